@@ -1,0 +1,4 @@
+from embed.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

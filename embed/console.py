@@ -1,0 +1,98 @@
+"""The conventions of every command: exit codes, one JSON document, progress on stderr.
+
+0 done; 1 a fault of ours, with its traceback; 2 the user's input, in one line; 130 interrupted.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from embed.spec import InputError
+
+Command = Callable[[argparse.Namespace], Any]
+
+
+def command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: Command, help: str
+) -> argparse.ArgumentParser:
+    """A subcommand's parser with the options that all share. `run(args)` returns what `--json` prints."""
+    parser = commands.add_parser(name, help=help, description=help)
+    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, nothing else")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def main(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    """Run the chosen command and give its exit code."""
+    args = parser.parse_args(argv)
+    try:
+        result = args.run(args)
+        if args.json:
+            json.dump(result, sys.stdout, allow_nan=False)
+            sys.stdout.write("\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has gone; Python would complain again while closing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (InputError, OSError) as error:
+        print(f"{parser.prog}: {one_line(error)}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def one_line(error: Exception) -> str:
+    """The error's message without line breaks; an OSError names its file."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return " ".join(text.split())
+
+
+def say(args: argparse.Namespace, *lines: str) -> None:
+    """Print for people; under `--json` stdout is kept for the document."""
+    for line in lines:
+        print(line, file=sys.stderr if args.json else sys.stdout)
+
+
+def warn(text: str) -> None:
+    """One line on stderr that a person should not miss."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Aligned lines, the first column to the left and the others to the right."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        first, *rest = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join([first, *rest]).rstrip()
+
+    return [line(row) for row in cells]
+
+
+def progress(total: int | None, unit: str, description: str) -> Any:
+    """A tqdm bar on stderr that stays out of the way of short work (under two seconds)."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit=f" {unit}", desc=description, delay=2, file=sys.stderr, dynamic_ncols=True)
+
+
+def unknown_name(what: str, got: str, known: Iterable[str]) -> InputError:
+    """An error that lists the names nearest to what was typed."""
+    import difflib
+
+    names = sorted(known)
+    near = difflib.get_close_matches(got, names, n=5, cutoff=0.4)
+    hint = f"near names: {', '.join(near)}" if near else f"known: {', '.join(names[:20])}"
+    return InputError(f"unknown {what} {got!r}; {hint}")

@@ -1,0 +1,77 @@
+"""Whole files or none: everything is written under a temporary name, synced, and renamed into place."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from embed.spec import InputError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that appears at `path`, whole, when the block ends, and not at all when it fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def write_with(path: Path, writer: Callable[[BinaryIO], object]) -> None:
+    """Like `atomic_write`, for a writer that takes the open file."""
+    with atomic_write(path) as file:
+        writer(file)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the renames inside a folder durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Sorted, indented JSON that ends in a newline: equal data gives equal bytes."""
+    text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def read_manifest(path: Path, what: str, formats: tuple[int, ...]) -> dict[str, Any]:
+    """The JSON object at `path`, its `format` checked against the ones this version reads.
+
+    `what` names the kind of artifact for the message, such as "cache" or "bundle".
+    """
+    if not path.is_file():
+        raise InputError(f"{path.parent} is not a {what}: it has no {path.name}")
+    try:
+        manifest = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged ({error}); make the {what} again") from None
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise InputError(f"{path} is not the manifest of a {what}: it has no field 'format'")
+    if manifest["format"] not in formats:
+        raise InputError(
+            f"{path} has {what} format {manifest['format']!r}; this version of plaudit reads {list(formats)}:"
+            f" upgrade plaudit, or make the {what} again"
+        )
+    return manifest
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

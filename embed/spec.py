@@ -1,0 +1,104 @@
+"""The nouns that every package shares: how a picture is prepared, and what makes two vectors comparable.
+
+Standard library only. Nothing here reads a file, loads a model or knows an array.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+# Raised whenever the same picture or prompt, under the same weights, would become another vector.
+PIPELINE_VERSION = 1
+
+RESIZE_MODES = ("shortest", "longest", "squash")
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+
+class InputError(ValueError):
+    """What the user gave cannot be used; the message says what was got, what was wanted, and what to do.
+
+    The command line prints it as one line and exits with 2; every other exception is a fault of ours.
+    """
+
+
+class IdentityMismatch(InputError):
+    """Two artifacts come from different backbones, so their vectors must not meet."""
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a decoded picture becomes uint8 pixels (h, w, 3), and how the backbone then normalises them."""
+
+    size: tuple[int, int]  # height, width in pixels
+    resize_mode: str
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fill_color: int = 0  # of the border that `longest` leaves
+    ignore_exif: bool = False  # True is open_clip's habit: a picture stored sideways stays sideways
+
+    def __post_init__(self) -> None:
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise InputError(f"Preprocess.size is {self.size}; wanted (height, width) in pixels")
+        if self.resize_mode not in RESIZE_MODES:
+            raise InputError(f"Preprocess.resize_mode is {self.resize_mode!r}; wanted one of {RESIZE_MODES}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise InputError(f"Preprocess.interpolation is {self.interpolation!r}; wanted one of {INTERPOLATIONS}")
+        if min(self.std) <= 0:
+            raise InputError(f"Preprocess.std is {self.std}; every channel must be positive")
+
+
+@dataclass(frozen=True)
+class Source:
+    """How to load a backbone again. Not part of its identity: a path may move, the weights decide."""
+
+    model: str
+    pretrained: str | None = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides whether two vectors are comparable. Equal identities give equal vectors."""
+
+    model: str
+    weights: str  # SHA-256 over every tensor's name, type, shape and bytes
+    preprocess: Preprocess
+    activation: str
+    tokenizer: str
+    context_length: int
+    dim: int
+    pipeline: int = PIPELINE_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Identity":
+        values = dict(known_fields(cls, data))
+        preprocess = dict(known_fields(Preprocess, values["preprocess"]))
+        for name in ("size", "mean", "std"):
+            preprocess[name] = tuple(preprocess[name])
+        values["preprocess"] = Preprocess(**preprocess)
+        return cls(**values)
+
+    def differences(self, other: "Identity") -> list[str]:
+        """One line per field that differs, `field: ours / theirs`."""
+        mine, theirs = self.to_json(), other.to_json()
+        return [f"{name}: {mine[name]} / {theirs[name]}" for name in mine if mine[name] != theirs[name]]
+
+
+def known_fields(cls: type, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`data` itself, once every key is a field of the dataclass `cls` and none without a default is missing."""
+    names = {field.name for field in fields(cls)}
+    if unknown := sorted(set(data) - names):
+        raise InputError(f"{cls.__name__}: unknown fields {unknown}; known are {sorted(names)}")
+    return data
+
+
+def require_same_identity(first: Identity, first_name: str, second: Identity, second_name: str) -> None:
+    """Nothing, or IdentityMismatch naming both sides and every field in which they differ."""
+    if lines := first.differences(second):
+        raise IdentityMismatch(
+            f"{first_name} and {second_name} come from different backbones ({first.model} and {second.model}): "
+            + "; ".join(lines)
+        )
