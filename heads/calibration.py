@@ -1,0 +1,140 @@
+"""What a score means: pair probabilities (a temperature or an isotonic map) and percentiles of a reference set.
+
+Fitting needs scipy or scikit-learn; what is fitted is plain numbers, applied with numpy alone, so that whoever
+serves a head needs only `np.interp` and a division. Knows scores and targets, no head. `target` is the probability
+that side a is preferred.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from embed.spec import InputError, known_fields
+
+Floats = NDArray[np.float64]
+
+PERCENTILE_KNOTS = 1001  # a thousandth of the reference set between neighbours
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """P(a preferred) = sigmoid((score_a - score_b) / value)."""
+
+    value: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value < np.inf:
+            raise InputError(f"a temperature is {self.value}; wanted a positive number")
+
+    def pair_probability(self, score_a: ArrayLike, score_b: ArrayLike) -> Floats:
+        """The probability that a is preferred, float64 of the scores' shape."""
+        difference = np.asarray(score_a, np.float64) - np.asarray(score_b, np.float64)
+        return 0.5 + 0.5 * np.tanh(difference / (2 * self.value))  # sigmoid without overflow
+
+    def to_json(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Temperature":
+        return cls(**known_fields(cls, data))
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A rising piecewise linear map through the knots (x, y), both (k,) float64, constant beyond its ends."""
+
+    x: Floats
+    y: Floats
+
+    def __post_init__(self) -> None:
+        rising = self.x.ndim == 1 and self.x.shape == self.y.shape and len(self.x) > 0
+        if not (rising and np.isfinite([self.x, self.y]).all() and (np.diff(self.x) > 0).all()):
+            raise InputError("a curve wants finite knots x (k,) and y (k,) with x strictly rising")
+        if (np.diff(self.y) < 0).any():
+            raise InputError("a curve's y falls; a calibration must not reverse the order of scores")
+
+    def __call__(self, x: ArrayLike) -> Floats:
+        return np.interp(np.asarray(x, np.float64), self.x, self.y)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"x": self.x.tolist(), "y": self.y.tolist()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Curve":
+        knots = known_fields(cls, data)
+        return cls(np.asarray(knots["x"], np.float64), np.asarray(knots["y"], np.float64))
+
+
+def fit_temperature(
+    score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, weight: ArrayLike | None = None
+) -> Temperature:
+    """The temperature with the highest likelihood of the targets (Guo et al. 2017, section 4.2). Arguments (m,).
+
+    InputError where none is best: the scores are no better than chance (it would be infinite), or order every
+    comparison right (it would be 0).
+    """
+    from scipy.optimize import brentq
+    from scipy.special import expit
+
+    difference, y, w = _comparisons(score_a, score_b, target, weight)
+
+    def slope(inverse: float) -> float:
+        """Derivative of the negative log likelihood by 1 / temperature; it only rises."""
+        return float(np.sum(w * difference * (expit(inverse * difference) - y)))
+
+    if slope(0.0) >= 0:
+        raise InputError(
+            f"no temperature fits: on these {len(y)} comparisons the scores are no better than chance;"
+            " calibrate on data like the training data"
+        )
+    if not np.sum(w * np.abs(difference) * np.where(difference > 0, 1 - y, y)) > 0:
+        raise InputError(
+            f"no temperature fits: the scores order all {len(y)} comparisons right; calibrate on comparisons that"
+            " the head was not trained on, or on more of them"
+        )
+    upper = 1 / np.abs(difference).max()
+    while slope(upper) < 0:
+        upper *= 2
+    return Temperature(1 / brentq(slope, 0.0, upper))
+
+
+def fit_isotonic(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, weight: ArrayLike | None = None) -> Curve:
+    """The rising map from score_a - score_b to P(a preferred) of least squared error (Zadrozny & Elkan 2002).
+
+    Every comparison is seen from both sides, so that the map gives p and 1 - p when the sides are exchanged.
+    Arguments (m,).
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    difference, y, w = _comparisons(score_a, score_b, target, weight)
+    fit = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
+    fit.fit(np.concatenate([difference, -difference]), np.concatenate([y, 1 - y]), np.concatenate([w, w]))
+    return Curve(fit.X_thresholds_, fit.y_thresholds_)
+
+
+def fit_percentiles(scores: ArrayLike) -> Curve:
+    """The map from a score to its place in [0, 1] among the reference scores (n,), exact at a thousand quantiles.
+
+    A score that many references share gets the middle of their places.
+    """
+    reference = np.asarray(scores, np.float64)
+    if not reference.size or np.isnan(reference).any():
+        raise InputError(f"percentiles want a reference set of scores without NaN; got {reference.size} scores")
+    places = np.linspace(0, 1, PERCENTILE_KNOTS)
+    x, knot = np.unique(np.quantile(reference, places), return_inverse=True)
+    return Curve(x, np.bincount(knot, places) / np.bincount(knot))
+
+
+def _comparisons(
+    score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, weight: ArrayLike | None
+) -> tuple[Floats, Floats, Floats]:
+    """Difference of scores, target and weight, each float64 (m,) and finite, with at least one comparison."""
+    difference = np.asarray(score_a, np.float64) - np.asarray(score_b, np.float64)
+    y = np.asarray(target, np.float64)
+    w = np.ones_like(y) if weight is None else np.asarray(weight, np.float64)
+    if not len(y) or not np.isfinite([difference, y, w]).all():
+        raise InputError(f"calibration wants comparisons with finite scores, targets and weights; got {len(y)}")
+    return difference, y, w

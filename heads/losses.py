@@ -1,0 +1,174 @@
+"""What training minimises: pure functions of scores or embeddings, one scalar each.
+
+They know no head, no data set and no optimiser. Half-precision arguments are widened to float32 before any
+arithmetic (float64 stays), and the gradient comes back in the argument's own type. An example that holds nothing
+to learn (a group of one, a batch without pairs) contributes 0 and a gradient of 0.
+
+`weight` is one number per example, in the papers 1 / (number of the prompt's examples); a weighted mean is
+sum_i w_i l_i / sum_j w_j over the batch. `target` is the probability that side a is preferred: 1, 0, 0.5 for a
+tie, or anything between. `group` holds a whole number per row; rows with equal numbers are compared with each
+other, wherever they stand in the batch. In `rank` the lowest number is the best.
+"""
+
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from embed.console import unknown_name
+
+DISTANCES = ("squared_euclidean", "euclidean", "cosine")
+REDUCTIONS = ("mean", "sum")
+
+
+def triplet_hinges(
+    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.3, distance: str = "squared_euclidean"
+) -> Tensor:
+    """relu(distance(a, p) - distance(a, n) + margin) of each triplet (n,); one above 0 is an active triplet.
+
+    `anchor`, `positive` and `negative` (n, d) are of unit norm, which the caller sees to. The squared Euclidean
+    distance is then 2 - 2 cos, and cosine distance 1 - cos: a margin means half as much for the first.
+    """
+    anchor, positive, negative = _wide(anchor, positive, negative)
+    if distance == "squared_euclidean":
+        gap = (anchor - positive).square().sum(1) - (anchor - negative).square().sum(1)
+    elif distance == "euclidean":
+        # vector_norm's gradient at distance 0 is 0, where a square root's is infinite.
+        gap = torch.linalg.vector_norm(anchor - positive, dim=1) - torch.linalg.vector_norm(anchor - negative, dim=1)
+    elif distance == "cosine":
+        gap = (anchor * (negative - positive)).sum(1)
+    else:
+        raise unknown_name("distance", distance, DISTANCES)
+    return torch.relu(gap + margin)
+
+
+def triplet(
+    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.3, distance: str = "squared_euclidean"
+) -> Tensor:
+    """Mean of `triplet_hinges`: exactly 0, with no gradient, when no triplet of the batch is active.
+
+    The default is Social Reward's loss, mean relu(|t - p|^2 - |t - n|^2 + 0.3): the anchor is the prompt.
+    """
+    return _reduce(triplet_hinges(anchor, positive, negative, margin, distance))
+
+
+def preference(
+    score_a: Tensor, score_b: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """KL(target || softmax(score_a, score_b)), weighted mean over the batch. All arguments (n,).
+
+    PickScore (Kirstain et al. 2023, section 3), ties included: an even target costs nothing where the scores agree.
+    `reduction="sum"` is HPSv2's: no division by the batch; HPSv2 leaves out the entropy of the target, which
+    changes the value for soft targets and the gradient for none.
+    """
+    score_a, score_b, target = _wide(score_a, score_b, target)
+    cross_entropy = F.binary_cross_entropy_with_logits(score_a - score_b, target, reduction="none")
+    return _reduce(cross_entropy - _entropy(target), weight, reduction)
+
+
+def preference_inbatch(
+    image_embeddings_a: Tensor,
+    image_embeddings_b: Tensor,
+    text_embeddings: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    logit_scale: Tensor | float = 1.0,
+) -> Tensor:
+    """PickScore's variant with the batch as negatives; embeddings (n, d) of unit norm, target and weight (n,).
+
+    With all 2n images against all n prompts, and CE the cross entropy of the right partner among the others,
+    l_i = 0.5 (y CE(a_i -> prompts) + (1 - y) CE(b_i -> prompts) + y CE(prompt_i -> images, a_i)
+    + (1 - y) CE(prompt_i -> images, b_i) - entropy(y)), weighted mean over i. `logit_scale` multiplies the cosines:
+    the exponential of CLIP's parameter. A prompt that occurs twice in the batch is its own negative, as there.
+    """
+    images_a, images_b, prompts = _wide(image_embeddings_a, image_embeddings_b, text_embeddings)
+    logits = logit_scale * torch.cat([images_a, images_b]) @ prompts.T  # (2n, n)
+    match_a, match_b, target = _wide(logits[: len(prompts)].diagonal(), logits[len(prompts) :].diagonal(), target)
+    over_prompts_a, over_prompts_b = logits.logsumexp(1).chunk(2)
+    over_images = logits.logsumexp(0)
+    prefers_a = over_prompts_a + over_images - 2 * match_a
+    prefers_b = over_prompts_b + over_images - 2 * match_b
+    return _reduce(0.5 * (target * prefers_a + (1 - target) * prefers_b - _entropy(target)), weight)
+
+
+def ranking(
+    scores: Tensor, group: Tensor, rank: Tensor, reduction: str = "mean", margin: float | None = None
+) -> Tensor:
+    """-log sigmoid(s_better - s_worse), mean over all pairs of one group with different ranks. Arguments (n,).
+
+    ImageReward (Xu et al. 2023, equation 1): pairs weigh the same, so larger groups weigh more; equal ranks are no
+    pair. With `margin` it is HPSv2's hinge, relu(margin - (s_better - s_worse) (rank_worse - rank_better)); HPSv2's
+    own mean also counts the diagonal, ties and padding, which only scales it. Memory grows with the pairs.
+    """
+    scores, rank = _wide(scores, rank)
+    first, second = _pairs(group)
+    lead = rank[second] - rank[first]  # positive where the first is the better
+    first, second, lead = first[lead != 0], second[lead != 0], lead[lead != 0]
+    # Here and below index_select, whose gradient is summed in a fixed order; that of scores[first] is not.
+    difference = scores.index_select(0, first) - scores.index_select(0, second)
+    if margin is None:
+        return _reduce(F.softplus(-difference * lead.sign()), None, reduction)
+    return _reduce(torch.relu(margin - difference * lead), None, reduction)
+
+
+def listwise(scores: Tensor, group: Tensor, rank: Tensor) -> Tensor:
+    """Plackett-Luce negative log likelihood of each group's ranking, mean over the groups of two rows or more.
+
+    Arguments (n,). Per group sum_i (log sum_{j: rank_j >= rank_i} exp(s_j) - s_i): the best is chosen from all, the
+    next from the rest (Plackett 1975; ListMLE, Xia et al. 2008). Rows of equal rank share one denominator that
+    holds all of them (Breslow 1974), so that tied rows are drawn to equal scores. Memory grows with the pairs.
+    """
+    scores, rank = _wide(scores, rank)
+    first, second = _pairs(group)
+    row = torch.arange(len(scores), device=scores.device)
+    no_worse, no_better = rank[first] <= rank[second], rank[first] >= rank[second]
+    chooser = torch.cat([row, first[no_worse], second[no_better]])
+    candidate = torch.cat([row, second[no_worse], first[no_better]])
+    offered = scores.index_select(0, candidate)
+    peak = scores.detach().scatter_reduce(0, chooser, offered.detach(), "amax")
+    total = torch.zeros_like(scores).index_add(0, chooser, (offered - peak.index_select(0, chooser)).exp())
+    return (peak + total.log() - scores).sum() / max(len(group[first].unique()), 1)
+
+
+def rating(scores: Tensor, ratings: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Weighted mean squared error between scores and ratings. All arguments (n,)."""
+    scores, ratings = _wide(scores, ratings)
+    return _reduce((scores - ratings).square(), weight)
+
+
+def _pairs(group: Tensor) -> tuple[Tensor, Tensor]:
+    """Row numbers of every pair of two different rows of one group, each pair once (sum k (k - 1) / 2,)."""
+    order = group.argsort(stable=True)
+    sizes = group.unique(return_counts=True)[1]
+    position = torch.arange(len(group), device=group.device)
+    partners = sizes.cumsum(0).repeat_interleave(sizes) - position - 1  # rows after this one in its group
+    first = position.repeat_interleave(partners)
+    nth = torch.arange(len(first), device=group.device) - (partners.cumsum(0) - partners)[first]
+    return order[first], order[first + 1 + nth]
+
+
+def _entropy(target: Tensor) -> Tensor:
+    """-y log y - (1 - y) log(1 - y), 0 at 0 and at 1."""
+    return -torch.xlogy(target, target) - torch.xlogy(1 - target, 1 - target)
+
+
+def _reduce(losses: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    if reduction not in REDUCTIONS:
+        raise unknown_name("reduction", reduction, REDUCTIONS)
+    if weight is None:
+        return losses.sum() / (max(len(losses), 1) if reduction == "mean" else 1)
+    losses, weight = _wide(losses, weight)
+    total = (weight * losses).sum()
+    return total / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny) if reduction == "mean" else total
+
+
+def _wide(*tensors: Tensor) -> list[Tensor]:
+    """The tensors in their common type, float32 at least, once their shapes agree.
+
+    (n,) beside (n, 1) would otherwise broadcast to (n, n).
+    """
+    if len({tensor.shape for tensor in tensors}) > 1:
+        raise ValueError(f"shapes {[tuple(tensor.shape) for tensor in tensors]} differ; a loss wants equal ones")
+    widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
+    return [tensor.to(widest) for tensor in tensors]

@@ -1,0 +1,275 @@
+"""How well scores agree with people, by the rule of each paper: numpy arrays in, one number per query out.
+
+Per-comparison functions give a credit in [0, 1] for each comparison and per-group functions one number per group,
+in the order of `np.unique(group)`; NaN marks what could not be judged. The caller averages (`np.nanmean`) and takes
+intervals (`heads.intervals`). Nothing here knows a head, a prompt or a file.
+
+`target` is the probability that side a is preferred (1, 0, 0.5 for a tie, or between). In `rank` the lowest number
+is the best; higher scores are better.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from embed.console import unknown_name
+from embed.spec import InputError
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.intp]
+
+TIE_CREDIT = {"half": 0.5, "correct": 1.0, "wrong": 0.0}
+TIE_THRESHOLDS = tuple(step / 10 for step in range(11))  # PickScore's grid
+
+
+def pair_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, tie: str = "half") -> Floats:
+    """1 where the scores order a comparison as people did, 0 where the other way round (m,).
+
+    Equal scores get `tie`: "correct" is Social Reward's rule (>=, so a constant scorer gets 1), "wrong" is strict
+    accuracy and ImageReward's, "half" PickScore's in training. Where people tied (target 0.5) there is no order to
+    find: NaN. A soft target counts as the side it leans to.
+    """
+    if tie not in TIE_CREDIT:
+        raise unknown_name("tie rule", tie, TIE_CREDIT)
+    a, b, y = _columns(score_a=score_a, score_b=score_b, target=target)
+    credit = np.where(a == b, TIE_CREDIT[tie], (a > b) == (y > 0.5))
+    return np.where(y == 0.5, np.nan, credit)
+
+
+def tie_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, threshold: float) -> Floats:
+    """PickScore's credit with three answers, a, b and tie (m,): 1 if right, 0.5 if one side of it is a tie, else 0.
+
+    A tie is predicted where |p_a - p_b| <= threshold with p = softmax(score_a, score_b), so the scores must be on
+    the logit scale. At threshold 0 only equal scores tie, at 1 everything. A soft target is a tie at exactly 0.5.
+    """
+    a, b, y = _columns(score_a=score_a, score_b=score_b, target=target)
+    gap = np.tanh(np.abs(a - b) / 2)  # |p_a - p_b| of a softmax over two
+    predicted = np.where(gap <= threshold, 0.0, np.sign(a - b))
+    return 1 - np.abs(predicted - np.sign(y - 0.5)) / 2
+
+
+def tie_threshold(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike) -> float:
+    """The first of `TIE_THRESHOLDS` with the highest mean `tie_credit`: found on validation, applied to test."""
+    means = [tie_credit(score_a, score_b, target, threshold).mean() for threshold in TIE_THRESHOLDS]
+    return TIE_THRESHOLDS[int(np.argmax(means))]
+
+
+def pairs_within(group: ArrayLike) -> tuple[Integers, Integers]:
+    """Row numbers of every pair of two different rows of one group, each pair once, as (first, second)."""
+    group = np.asarray(group)
+    order = np.argsort(group, kind="stable")
+    sizes = np.unique(group, return_counts=True)[1]
+    position = np.arange(len(group))
+    partners = np.repeat(np.cumsum(sizes), sizes) - position - 1  # rows after this one in its group
+    first = np.repeat(position, partners)
+    nth = np.arange(len(first)) - (np.cumsum(partners) - partners)[first]
+    return order[first], order[first + 1 + nth]
+
+
+def ranked_pairs(group: ArrayLike, rank: ArrayLike) -> tuple[Integers, Integers]:
+    """Row numbers (better, worse) of every pair of one group whose ranks differ: ImageReward's comparisons."""
+    (rank,) = _columns(rank=rank)
+    first, second = pairs_within(group)
+    better = np.where(rank[first] < rank[second], first, second)
+    worse = np.where(rank[first] < rank[second], second, first)
+    differ = rank[first] != rank[second]
+    return better[differ], worse[differ]
+
+
+def ranked_pair_credit(
+    scores: ArrayLike, group: ArrayLike, rank: ArrayLike, tie: str = "wrong"
+) -> tuple[Floats, NDArray[np.generic]]:
+    """The credit of each of `ranked_pairs` and its group, both (p,). The mean is ImageReward's micro accuracy.
+
+    There every pair weighs the same (so prompts with more images weigh more), people's ties are skipped and equal
+    scores are wrong.
+    """
+    (scores,) = _columns(scores=scores)
+    better, worse = ranked_pairs(group, rank)
+    return pair_credit(scores[better], scores[worse], np.ones(len(better)), tie), np.asarray(group)[better]
+
+
+def rank_accuracy(scores: ArrayLike, group: ArrayLike, rank: ArrayLike) -> Floats:
+    """HPSv2's 1 - inversions / (k (k - 1) / 2) of each group (g,); its mean is the macro accuracy.
+
+    Pairs that people tied are never inverted, so they count as right. HPSv2 orders equal scores arbitrarily; here
+    they are half an inversion, which is its mean over those orders. NaN for a group of one.
+    """
+    scores, rank = _columns(scores=scores, rank=rank)
+    groups, row = np.unique(np.asarray(group), return_inverse=True)
+    first, second = pairs_within(group)
+    agreement = np.sign(scores[first] - scores[second]) * np.sign(rank[second] - rank[first])
+    inverted = np.where(rank[first] == rank[second], 0.0, (1 - agreement) / 2)
+    pairs = _sums(row[first], np.ones(len(first)), len(groups))
+    inversions = _sums(row[first], inverted, len(groups))
+    return 1 - _ratio(inversions, pairs)
+
+
+def recall_at_k(scores: ArrayLike, group: ArrayLike, rank: ArrayLike, k: int) -> Floats:
+    """1 where the k highest scores of a group hold a picture that people ranked first, else 0 (g,).
+
+    ImageReward, appendix C.2. Equal scores are resolved against the scorer: the picture ranked first comes last
+    among its equals. NaN where k pictures could not miss: fewer than k are not ranked first.
+    """
+    scores, rank = _columns(scores=scores, rank=rank)
+    groups, row = np.unique(np.asarray(group), return_inverse=True)
+    first_rank = np.full(len(groups), np.inf)
+    np.minimum.at(first_rank, row, rank)
+    best = rank == first_rank[row]
+    top_score = np.full(len(groups), -np.inf)
+    np.maximum.at(top_score, row[best], scores[best])
+    others = np.bincount(row[~best], minlength=len(groups))
+    others_ahead = np.bincount(row[~best & (scores >= top_score[row])], minlength=len(groups))
+    return np.where(others < k, np.nan, others_ahead < k)
+
+
+def filter_at_k(scores: ArrayLike, group: ArrayLike, rank: ArrayLike, k: int) -> Floats:
+    """1 where the k lowest scores of a group hold a picture that people ranked last, else 0 (g,).
+
+    The mirror of `recall_at_k`, ties and NaN included. The paper's text leaves the rule open; this is our reading.
+    """
+    return recall_at_k(-np.asarray(scores, np.float64), group, -np.asarray(rank, np.float64), k)
+
+
+def spearman(scores: ArrayLike, values: ArrayLike) -> float:
+    """Spearman's rank correlation, ties at their mean rank; NaN where either side is constant."""
+    from scipy.stats import spearmanr
+
+    x, y = _columns(scores=scores, values=values)
+    return float(spearmanr(x, y).statistic) if _vary(x, y) else float("nan")
+
+
+def kendall(scores: ArrayLike, values: ArrayLike) -> float:
+    """Kendall's tau-b; NaN where either side is constant."""
+    from scipy.stats import kendalltau
+
+    x, y = _columns(scores=scores, values=values)
+    return float(kendalltau(x, y).statistic) if _vary(x, y) else float("nan")
+
+
+def spearman_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> Floats:
+    """`spearman` of each group's rows (g,)."""
+    x, y, row, first, second = _signs_of_pairs(scores, values, group)
+
+    def centred_rank(signs: Floats) -> Floats:
+        """Twice a row's rank in its group less the group's mean rank: the rows below it less those above."""
+        return _sums(first, signs, len(row)) - _sums(second, signs, len(row))
+
+    return _correlation(centred_rank(x), centred_rank(y), row, row.max(initial=-1) + 1)
+
+
+def kendall_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> Floats:
+    """`kendall` of each group's rows (g,)."""
+    x, y, row, first, _ = _signs_of_pairs(scores, values, group)
+    return _correlation(x, y, row[first], row.max(initial=-1) + 1)
+
+
+def ndcg(scores: ArrayLike, gain: ArrayLike, group: ArrayLike, k: int | None = None) -> Floats:
+    """Discounted cumulative gain of each group's first k by score, over that of its ideal order (g,).
+
+    Järvelin & Kekäläinen 2002. `gain` (n,) is used as it is and must not be negative; from ranks take, say, the
+    worst rank less the rank. The discount is 1 / log2(1 + position). Equal scores share the mean of their gains
+    (McSherry & Najork 2008). NaN where no gain of the group is above 0.
+    """
+    scores, gain = _columns(scores=scores, gain=gain)
+    if gain.size and gain.min() < 0:
+        raise InputError(f"a gain is {gain.min()}; NDCG wants gains of 0 or more")
+    groups, row, sizes = np.unique(np.asarray(group), return_inverse=True, return_counts=True)
+    position = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # in its group, from 0
+    discount = np.where(position < (len(row) if k is None else k), 1 / np.log2(2 + position), 0)
+
+    def total(by: Floats) -> Floats:
+        order = np.lexsort((-by, row))
+        same = (np.diff(row[order]) == 0) & (by[order][1:] == by[order][:-1])
+        level = np.cumsum(np.append(False, ~same)[: len(order)])  # one number for each value in each group
+        shared = np.bincount(level, gain[order]) / np.bincount(level)
+        return _sums(row[order], shared[level] * discount, len(groups))
+
+    return _ratio(total(scores), total(gain))
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """Comparisons whose confidence lies in [low, high): how many, how sure on average, how often right."""
+
+    low: float
+    high: float
+    count: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(probability: ArrayLike, target: ArrayLike, bins: int = 10) -> list[ReliabilityBin]:
+    """The non-empty ones of `bins` equal slices of confidence from 0.5 to 1; the last includes 1.
+
+    Which picture is called a is arbitrary, so a comparison counts by its likelier side: confidence is
+    max(p, 1 - p) and the outcome is the target of that side (0.5 at p = 0.5). Guo et al. 2017, section 2.
+    """
+    p, y = _columns(probability=probability, target=target)
+    confidence = np.maximum(p, 1 - p)
+    outcome = 0.5 + np.sign(p - 0.5) * (y - 0.5)
+    slot = np.minimum(((confidence - 0.5) * 2 * bins).astype(np.intp), bins - 1)
+    found = []
+    for index in np.unique(slot):
+        inside = slot == index
+        low, high = 0.5 + index / (2 * bins), 0.5 + (index + 1) / (2 * bins)
+        means = float(confidence[inside].mean()), float(outcome[inside].mean())
+        found.append(ReliabilityBin(float(low), float(high), int(inside.sum()), *means))
+    return found
+
+
+def expected_calibration_error(bins: list[ReliabilityBin]) -> float:
+    """Mean |confidence - accuracy| over the bins of `reliability`, weighted by count (Guo et al. 2017, equation 3)."""
+    total = sum(bin.count for bin in bins)
+    return sum(bin.count * abs(bin.confidence - bin.accuracy) for bin in bins) / total if total else float("nan")
+
+
+def brier(probability: ArrayLike, target: ArrayLike) -> Floats:
+    """(probability - target)^2 of each comparison (m,); the mean is the Brier score (Brier 1950)."""
+    p, y = _columns(probability=probability, target=target)
+    return np.square(p - y)
+
+
+def _signs_of_pairs(
+    scores: ArrayLike, values: ArrayLike, group: ArrayLike
+) -> tuple[Floats, Floats, Integers, Integers, Integers]:
+    """Of every pair within a group the signs of both differences, each row's group, and the pair's rows."""
+    x, y = _columns(scores=scores, values=values)
+    first, second = pairs_within(group)
+    row = np.unique(np.asarray(group), return_inverse=True)[1]
+    return np.sign(x[first] - x[second]), np.sign(y[first] - y[second]), row, first, second
+
+
+def _correlation(x: Floats, y: Floats, row: Integers, groups: int) -> Floats:
+    """sum x y / sqrt(sum x^2 sum y^2) within each group (g,)."""
+    xy, xx, yy = (_sums(row, product, groups) for product in (x * y, x * x, y * y))
+    return _ratio(xy, np.sqrt(xx * yy))
+
+
+def _sums(index: Integers, values: Floats, size: int) -> Floats:
+    """The sum of the values at each index (size,)."""
+    return np.bincount(index, values, size).astype(np.float64)
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """NaN where the denominator is 0."""
+    ratio = np.full(len(numerator), np.nan)
+    np.divide(numerator, denominator, out=ratio, where=denominator > 0)
+    return ratio
+
+
+def _vary(*columns: Floats) -> bool:
+    return all(column.size > 1 and np.ptp(column) > 0 for column in columns)
+
+
+def _columns(**named: ArrayLike) -> list[Floats]:
+    """The arguments as float64 (n,), of one length and without NaN, which would pass for a tie."""
+    columns = {name: np.asarray(values, np.float64) for name, values in named.items()}
+    if len({column.shape for column in columns.values()}) > 1 or any(c.ndim != 1 for c in columns.values()):
+        shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
+        raise ValueError(f"shapes differ or have more than one axis: {shapes}; wanted (n,) each")
+    for name, column in columns.items():
+        if missing := int(np.isnan(column).sum()):
+            raise InputError(f"{missing} of {len(column)} values of {name} are NaN; a metric needs every one")
+    return list(columns.values())

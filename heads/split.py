@@ -1,0 +1,104 @@
+"""Which rows are held out, so that no picture and no prompt stands on both sides."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.cache import ID_COLUMN, Cache
+from embed.spec import InputError
+from heads.comparisons import Labels, codes
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How rows are divided. Rows of one group stay together."""
+
+    by: str | None = None  # a column of the table; None: the prompt of comparisons and groups, else the picture
+    folds: int | None = None  # every row is held out once, by one of this many folds; None: one held-out part
+    test_fraction: float = 0.2  # of the groups, when there are no folds
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.folds is not None and self.folds < 2:
+            raise InputError(f"--folds is {self.folds}; wanted at least 2, or leave it out for one held-out part")
+        if not 0 < self.test_fraction < 1:
+            raise InputError(f"--test-fraction is {self.test_fraction}; wanted a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Split:
+    """`fold` (m,) int64: the fold that holds each row out, -1 for a row that is never held out; `group` (m,)."""
+
+    fold: np.ndarray
+    group: np.ndarray
+    folds: int
+
+    def test_rows(self, fold: int) -> np.ndarray:
+        """The rows that a fold holds out."""
+        return np.flatnonzero(self.fold == fold)
+
+
+def split_rows(labels: Labels, config: SplitConfig) -> Split:
+    """Folds of whole groups, of sizes as equal as the groups allow; the same table and seed give the same split."""
+    group = _groups(labels, config.by)
+    names, sizes = np.unique(group, return_counts=True)
+    folds = config.folds or 1
+    if len(names) < max(folds, 2):
+        raise InputError(
+            f"cannot hold out {folds} parts of {len(names)} different values of {config.by or 'prompt or picture'}"
+        )
+    order = np.random.default_rng(config.seed).permutation(len(names))
+    fold_of_group = np.full(len(names), -1, np.int64)
+    if config.folds is None:
+        fold_of_group[order[: max(1, round(config.test_fraction * len(names)))]] = 0
+    else:
+        # The largest groups first, each to the fold that has the fewest rows so far; the seed decides among equals.
+        load = np.zeros(folds)
+        for i in order[np.argsort(-sizes[order], kind="stable")]:
+            fold_of_group[i] = np.argmin(load)
+            load[fold_of_group[i]] += sizes[i]
+    return Split(fold_of_group[np.searchsorted(names, group)], group, folds)
+
+
+def _groups(labels: Labels, by: str | None) -> np.ndarray:
+    if by is not None:
+        if by not in labels.columns.schema.names:
+            raise InputError(f"--split-by {by!r} is no column of the table; it has {labels.columns.schema.names}")
+        return codes(labels.columns[by])
+    first = labels.items[:, 0]
+    return labels.prompt[first] if labels.kind in ("comparisons", "groups") else labels.image[first]
+
+
+def rows_apart_from(labels: Labels, held_out: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """The rows in `among` that share neither a picture nor a prompt with the rows `held_out`."""
+    apart = np.ones(len(among), bool)
+    for of_item in (labels.image, labels.prompt):
+        taken = np.zeros(of_item.max(initial=0) + 2, bool)
+        taken[of_item[labels.items[held_out]]] = True
+        taken[-1] = False  # where items without prompt (-1) land: lacking a prompt is nothing in common
+        apart &= ~taken[of_item[labels.items[among]]].any(axis=1)
+    return among[apart]
+
+
+def split_report(labels: Labels, split: Split, config: SplitConfig, cache: Cache) -> dict[str, Any]:
+    """What a head records about its split, with a hash over content, so that any cache of the same rows gives it."""
+    digest = hashlib.sha256(split.fold.astype(np.int64).tobytes())
+    for side, of_item in (("images", labels.image), ("prompts", labels.prompt)):
+        name = ID_COLUMN[side]
+        rows = pa.array(of_item[labels.items].ravel())
+        ids = cache.metadata(side, [name])[name].take(pc.if_else(pc.less(rows, 0), None, rows))
+        digest.update("\n".join(pc.fill_null(ids, "").to_pylist()).encode())
+    return {
+        "by": config.by,
+        "folds": config.folds,
+        "test_fraction": config.test_fraction if config.folds is None else None,
+        "seed": config.seed,
+        "rows": len(labels),
+        "held_out_rows": int((split.fold >= 0).sum()),
+        "groups": len(np.unique(split.group)),
+        "hash": digest.hexdigest(),
+    }

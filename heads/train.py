@@ -1,0 +1,224 @@
+"""Training a head on frozen embeddings: everything in memory, batches by gather, the best epoch kept.
+
+Knows no file and no table: features and pairs in, a trained head and its history out.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embed.console import progress, unknown_name
+from embed.spec import InputError
+from heads import losses
+from heads.comparisons import Pairs
+from heads.models import Head
+
+# A loss of scores: (score_a, score_b, target, weight) -> scalar.
+LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {"preference": losses.preference}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a head is trained; written beside it."""
+
+    loss: str = "preference"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1.0
+    batch_size: int = 16384  # pairs
+    epochs: int = 6  # at most: validation decides, see `fit`
+    patience: int = 3  # epochs without a better order of the validation rows before training stops
+    warmup: float = 0.05  # share of the steps in which the learning rate rises
+    max_grad_norm: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise unknown_name("loss", self.loss, LOSSES)
+        for name in ("learning_rate", "batch_size", "epochs", "patience", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"TrainConfig.{name} is {getattr(self, name)}; it must be positive")
+        if self.weight_decay < 0 or not 0 <= self.warmup < 1:
+            raise InputError(
+                f"TrainConfig: weight_decay is {self.weight_decay} and warmup {self.warmup};"
+                " wanted weight_decay >= 0 and 0 <= warmup < 1"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Features:
+    """The vectors a head reads and, per item, which of their rows: `image` (n,), `prompt` (n,) int64."""
+
+    image_embeddings: Tensor  # (N, d)
+    text_embeddings: Tensor  # (P, d)
+    image: Tensor
+    prompt: Tensor
+    image_pooled: Tensor | None = None  # (N, p)
+
+    def take(self, items: Tensor, inputs: tuple[str, ...]) -> dict[str, Tensor]:
+        """The named inputs of some items, (len(items), d) float32 each."""
+        source = {
+            "image_embedding": (self.image_embeddings, self.image),
+            "text_embedding": (self.text_embeddings, self.prompt),
+            "image_pooled": (self.image_pooled, self.image),
+        }
+        taken = {}
+        for name in inputs:
+            vectors, rows = source[name]
+            if vectors is None:
+                raise InputError(
+                    "the head reads pooled features and the cache has none; embed with --features projected,pooled"
+                )
+            taken[name] = vectors[rows[items]].float()
+        return taken
+
+
+def features_of(
+    image_embeddings: np.ndarray,
+    text_embeddings: np.ndarray,
+    image: np.ndarray,
+    prompt: np.ndarray,
+    image_pooled: np.ndarray | None = None,
+) -> Features:
+    """Features over numpy arrays, shared without a copy; refuses vectors that are not finite."""
+    for name, array in (("image", image_embeddings), ("prompt", text_embeddings), ("pooled image", image_pooled)):
+        if array is not None and not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+            raise InputError(f"the {name} vector in row {row} of the cache is not finite; embed it again")
+    pooled = None if image_pooled is None else torch.from_numpy(image_pooled)
+    return Features(
+        torch.from_numpy(image_embeddings),
+        torch.from_numpy(text_embeddings),
+        torch.from_numpy(image),
+        torch.from_numpy(prompt),
+        pooled,
+    )
+
+
+@torch.no_grad()
+def score_items(head: Head, features: Features, items: np.ndarray | None = None, batch_size: int = 16384) -> np.ndarray:
+    """(n,) float32 scores of the given items, or of all."""
+    head.eval()
+    chosen = torch.arange(len(features.image)) if items is None else torch.from_numpy(items)
+    parts = [head(**features.take(part, head.inputs)) for part in chosen.split(batch_size)]
+    return torch.cat(parts).numpy() if parts else np.empty(0, np.float32)
+
+
+def fit(
+    head: Head,
+    features: Features,
+    train: Pairs,
+    validation: Pairs | None,
+    config: TrainConfig,
+    epochs: int | None = None,
+) -> list[dict[str, float]]:
+    """Train `head` in place on `train` and leave it with the weights of its best epoch on `validation`; without
+    validation, with those of its last. `epochs` ends training early; the learning rate keeps its whole schedule.
+
+    Returns one record an epoch: train_loss, validation_accuracy (NaN without), learning_rate. Raises FloatingPointError
+    with the step when the loss is not finite.
+    """
+    if len(train) == 0 or (validation is not None and len(validation) == 0):
+        raise InputError(
+            f"nothing to train on: {len(train)} pairs for training, {len(validation or ())} for validation;"
+            " give more rows, or hold out less"
+        )
+    epochs = epochs or config.epochs
+    steps = math.ceil(len(train) / config.batch_size) * config.epochs
+    optimizer = torch.optim.AdamW(_decay_groups(head, config.weight_decay), lr=config.learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(steps, config.warmup))
+    best_accuracy, best_state, best_epoch = -1.0, copy.deepcopy(head.state_dict()), 0
+    history: list[dict[str, float]] = []
+    head.prepare(**features.take(torch.from_numpy(np.unique([train.a, train.b])), head.inputs))
+    # The order of the pairs and dropout come from the seed; the caller's generator is left as it was.
+    with torch.random.fork_rng(devices=[]), progress(epochs, "epoch", "training") as bar:
+        torch.manual_seed(config.seed)
+        for epoch in range(epochs):
+            train_loss = _train_epoch(head, features, train, config, optimizer, schedule, epoch)
+            accuracy = math.nan if validation is None else _expected_accuracy(head, features, validation)
+            rate = float(schedule.get_last_lr()[0])
+            history.append({"train_loss": train_loss, "validation_accuracy": accuracy, "learning_rate": rate})
+            bar.update()
+            if validation is None or accuracy > best_accuracy:
+                best_accuracy, best_state, best_epoch = accuracy, copy.deepcopy(head.state_dict()), epoch
+            elif epoch - best_epoch >= config.patience:
+                break
+    head.load_state_dict(best_state)
+    head.eval()
+    return history
+
+
+def _train_epoch(
+    head: Head,
+    features: Features,
+    pairs: Pairs,
+    config: TrainConfig,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    epoch: int,
+) -> float:
+    head.train()
+    losses_seen: list[float] = []
+    for batch in torch.randperm(len(pairs)).split(config.batch_size):
+        loss = _loss(head, features, pairs, batch, config.loss)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at epoch {epoch}, step {len(losses_seen)}; lower --learning-rate"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), config.max_grad_norm)
+        optimizer.step()
+        schedule.step()
+        losses_seen.append(loss.item())
+    return float(np.mean(losses_seen))
+
+
+def _loss(head: Head, features: Features, pairs: Pairs, batch: Tensor, loss: str) -> Tensor:
+    index = batch.numpy()
+    sides = torch.from_numpy(np.concatenate([pairs.a[index], pairs.b[index]]))
+    # Pairs of a batch share items: each item is scored once, however many pairs it stands in.
+    items, position = torch.unique(sides, return_inverse=True)
+    score_a, score_b = head(**features.take(items, head.inputs))[position].view(2, -1)
+    return LOSSES[loss](score_a, score_b, torch.from_numpy(pairs.target[index]), torch.from_numpy(pairs.weight[index]))
+
+
+def _expected_accuracy(head: Head, features: Features, pairs: Pairs) -> float:
+    """How often the scores are expected to agree with a choice drawn from each pair's target; equal scores half.
+
+    The accuracy and not the loss, as PickScore chooses its checkpoint: on few rows the loss rises with a head's
+    confidence while its order still improves.
+    """
+    scores = score_items(head, features)
+    a, b = scores[pairs.a], scores[pairs.b]
+    agreement = np.where(a == b, 0.5, np.where(a > b, pairs.target, 1 - pairs.target))
+    return float(np.average(agreement, weights=pairs.weight))
+
+
+def _decay_groups(head: Head, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay for matrices, none for biases and scalars."""
+    parameters = [p for p in head.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+
+
+def _warmup_cosine(steps: int, warmup: float) -> Callable[[int], float]:
+    """The learning rate's factor by step: a straight rise, then half a cosine down to zero."""
+    rise = max(1, round(warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+    return factor
