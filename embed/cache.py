@@ -5,14 +5,13 @@
     images/metadata/metadata_0000.parquet    image_path (the first name it was met under), image_id, width, height
     images/keys/keys_0000.parquet            image_path, image_id, size_bytes, mtime_ns: every name of a picture
     prompts/text_emb/..., prompts/metadata/... (caption, prompt_id)
-    failures.parquet                         key, stage, reason
+    failures.parquet                         key, stage, reason, detail, size_bytes, mtime_ns
 
 Each side is laid out as clip-retrieval lays out its embeddings. Only files that the manifest lists count: what a
 killed job left behind is removed when the cache is next opened for writing. Knows no model and no picture.
 """
 
 import fcntl
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embed.files import atomic_write, read_manifest, sha256_file, write_json
+from embed.files import atomic_write, read_manifest, sha256_file, temporary_name, write_json
 from embed.spec import Identity, InputError, Source, known_fields, require_same_identity
 
 FORMAT = 1
@@ -53,12 +52,16 @@ KEYS = pa.schema(
         ("mtime_ns", pa.int64()),
     ]
 )
-FAILURES = pa.schema([("key", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
-
-
-def content_id(data: bytes) -> str:
-    """The identity of a picture's or prompt's bytes: their SHA-256, cut to 128 bits, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()[:32]
+FAILURES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),  # one of few phrases, for counting
+        ("detail", pa.string()),
+        ("size_bytes", pa.int64()),  # as in KEYS: a picture that failed is read again once it has changed
+        ("mtime_ns", pa.int64()),
+    ]
+)
 
 
 class Cache:
@@ -79,7 +82,8 @@ class Cache:
     def files(self, side: str, folder: str) -> list[Path]:
         """The committed files of one folder, such as ("images", "metadata"), in row order."""
         prefix = f"{side}/{folder}/"
-        return [self.path / name for name in sorted(self.manifest["files"]) if name.startswith(prefix)]
+        names = [name for name in self.manifest["files"] if name.startswith(prefix)]
+        return [self.path / name for name in sorted(names, key=lambda name: (len(name), name))]
 
     def count(self, side: str) -> int:
         """How many different pictures or prompts have a vector."""
@@ -116,8 +120,12 @@ class Cache:
         """Every name under which a picture was met, with the content it had then."""
         return _read_tables(self.files("images", "keys"), KEYS, None)
 
+    def column(self, file: Path, name: str) -> pa.ChunkedArray:
+        """One column of one committed Parquet file."""
+        return pq.read_table(file, columns=[name])[name]
+
     def failures(self) -> pa.Table:
-        """The ledger: key, stage and reason of everything that got no vector."""
+        """The ledger: key, stage, reason and detail of everything that got no vector."""
         name = "failures.parquet"
         files = [self.path / name] if name in self.manifest["files"] else []
         return _read_tables(files, FAILURES, None)
@@ -146,6 +154,7 @@ class CacheWriter:
 
     def __init__(self, path: str | Path, identity: Identity, source: Source) -> None:
         self.path = Path(path)
+        _require_cache_or_nothing(self.path)
         self._locked = _locked(self.path)
         self._locked.__enter__()
         try:
@@ -171,8 +180,6 @@ class CacheWriter:
 
     def _open_or_create(self, identity: Identity, source: Source) -> dict[str, Any]:
         if not (self.path / "manifest.json").exists():
-            if foreign := sorted(name for name in os.listdir(self.path) if name != ".lock"):
-                raise InputError(f"{self.path} is not a cache and not empty (it has {foreign[0]}); choose another")
             manifest = {
                 "format": FORMAT,
                 "identity": identity.to_json(),
@@ -185,10 +192,17 @@ class CacheWriter:
         return dict(cache.manifest)
 
     def _remove_leftovers(self) -> None:
+        files, ledger = self._manifest["files"], self.path / "failures.parquet"
+        # The one file that is replaced rather than added: a job killed before its commit left the next one.
+        if ledger.name in files and (not ledger.exists() or sha256_file(ledger) != files[ledger.name]["sha256"]):
+            del files[ledger.name]
         for side in METADATA:
             for file in (self.path / side).rglob("*"):
-                if file.is_file() and file.relative_to(self.path).as_posix() not in self._manifest["files"]:
+                if file.is_file() and file.relative_to(self.path).as_posix() not in files:
                     file.unlink()
+        for file in (ledger, temporary_name(ledger), temporary_name(self.path / "manifest.json")):
+            if file.name not in files:
+                file.unlink(missing_ok=True)
 
     def append(self, side: str, metadata: pa.Table, **arrays: np.ndarray) -> None:
         """Write one shard: `metadata` (n rows) and its arrays by folder, such as `img_emb=(n, d) float16`."""
@@ -223,6 +237,15 @@ class CacheWriter:
 
     def _record(self, name: str, rows: int) -> None:
         self._manifest["files"][name] = {"rows": rows, "sha256": sha256_file(self.path / name)}
+
+
+def _require_cache_or_nothing(path: Path) -> None:
+    """InputError for a folder that holds other things: nothing may be written, or removed, there."""
+    manifest = path / "manifest.json"
+    if manifest.exists() or not path.exists():
+        return
+    if foreign := sorted(set(os.listdir(path)) - {".lock", temporary_name(manifest).name}):
+        raise InputError(f"{path} is not a cache and not empty (it has {foreign[0]}); choose another")
 
 
 @contextmanager

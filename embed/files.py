@@ -1,5 +1,6 @@
 """Whole files or none: everything is written under a temporary name, synced, and renamed into place."""
 
+import errno
 import hashlib
 import json
 import os
@@ -15,17 +16,26 @@ from embed.spec import InputError
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at `path`, whole, when the block ends, and not at all when it fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary_name(path)
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            # numpy and Arrow do not name the file, numpy not even the cause, when the disk is full.
+            code = error.errno or errno.ENOSPC
+            raise OSError(code, os.strerror(code), str(path)) from error
         raise
     sync_folder(path.parent)
+
+
+def temporary_name(path: Path) -> Path:
+    """Where `atomic_write` writes the file that will be `path`; a killed process leaves it behind."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def write_with(path: Path, writer: Callable[[BinaryIO], object]) -> None:
@@ -75,3 +85,8 @@ def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_id(data: bytes) -> str:
+    """The identity of a picture's or prompt's bytes: their SHA-256, cut to 128 bits, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()[:32]

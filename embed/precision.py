@@ -1,0 +1,243 @@
+"""Graphs at other precisions, and the rewriting of a patch embedding that every precision gains from.
+
+fp16 keeps float32 where half precision overflows or loses what matters; int8 multiplies whole numbers, with scales
+found per run for transformers and from calibration pictures for convolution trunks. Takes graphs and gives new
+ones; how good they are, a certificate says (embed.graphs).
+"""
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+# Operators that stay in float32 inside an fp16 graph: sums and squares over many values overflow 65504 or lose the
+# small ones, exp overflows above 11, and a mask's -3.4e38 is no half-precision number.
+FP32_ISLANDS = (
+    "LayerNormalization",
+    "Softmax",
+    "ReduceMean",
+    "ReduceSum",
+    "ReduceL2",
+    "GlobalAveragePool",
+    "AveragePool",
+    "Pow",
+    "Sqrt",
+    "Exp",
+    "Erf",
+    "Where",
+)
+
+
+def fold_patches(model: "ModelProto") -> "ModelProto":
+    """The same function of `pixels`, its patch embedding one matrix product on whole numbers; in place.
+
+    A convolution whose kernels tile the picture is a product of patches (n, rows * columns, kernel) and a matrix;
+    the pixels' scaling and normalisation go into the matrix and the bias. Other graphs are left as they are.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    producer = {name: node for node in graph.node for name in node.output}
+    conv = next((node for node in graph.node if node.op_type == "Conv"), None)
+    if conv is None or not (chain := _pixel_chain(conv, producer, constants)):
+        return model
+    weight = numpy_helper.to_array(constants[conv.input[1]]).astype(np.float64)  # (width, 3, p, q)
+    attributes = {a.name: helper.get_attribute_value(a) for a in conv.attribute}
+    kernel = weight.shape[2:]
+    height, width = (d.dim_value for d in graph.input[0].type.tensor_type.shape.dim[1:3])
+    tiles = (
+        tuple(attributes.get("strides", ())) == kernel
+        and attributes.get("group", 1) == 1
+        and not any(attributes.get("pads", ()))
+        and set(attributes.get("dilations", (1,))) == {1}
+        and (height % kernel[0], width % kernel[1]) == (0, 0)
+    )
+    flat, transposed = _flattened(conv, graph.node)
+    if not tiles or flat is None or transposed is None:
+        return model
+    scale, shift = _affine(chain, constants)
+    bias = numpy_helper.to_array(constants[conv.input[2]]) if len(conv.input) > 2 else np.zeros(len(weight))
+    # (p * q * 3, width), in the order of pixels (n, h, w, 3)
+    matrix = (weight * scale[:, None, None]).transpose(2, 3, 1, 0).reshape(-1, len(weight))
+    bias = bias + (weight * shift[:, None, None]).sum(axis=(1, 2, 3))
+    rows, columns = height // kernel[0], width // kernel[1]
+    new = {
+        "grid": np.array([-1, rows, kernel[0], columns, kernel[1] * 3]),
+        "patch": np.array([-1, rows * columns, len(matrix)]),
+        "matrix": matrix.astype(np.float32),
+        "bias": bias.astype(np.float32),
+    }
+    graph.initializer.extend(numpy_helper.from_array(values, f"patches.{name}") for name, values in new.items())
+    nodes = [
+        helper.make_node("Reshape", ["pixels", "patches.grid"], ["patches_grid"]),
+        helper.make_node("Transpose", ["patches_grid"], ["patches_sorted"], perm=[0, 1, 3, 2, 4]),
+        helper.make_node("Reshape", ["patches_sorted", "patches.patch"], ["patches_flat"]),
+        helper.make_node("Cast", ["patches_flat"], ["patches_float"], to=1),
+        helper.make_node("MatMul", ["patches_float", "patches.matrix"], ["patches_product"]),
+        helper.make_node("Add", ["patches_product", "patches.bias"], [transposed.output[0]]),
+    ]
+    for node in nodes:
+        node.name = f"patches.{node.output[0]}"
+    place = list(graph.node).index(conv)
+    for node in (*chain, conv, flat, transposed):
+        graph.node.remove(node)
+    first = place - len(chain)
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*rest[:first], *nodes, *rest[first:]])
+    return drop_unused(model)
+
+
+def _pixel_chain(
+    conv: "NodeProto", producer: dict[str, "NodeProto"], constants: dict[str, Any]
+) -> list["NodeProto"] | None:
+    """The nodes from `pixels` to the convolution when they are a cast to NCHW floats and affine steps alone."""
+    chain: list[NodeProto] = []
+    name = conv.input[0]
+    while name != "pixels":
+        node = producer.get(name)
+        simple = node is not None and (
+            node.op_type in ("Transpose", "Cast")
+            or (node.op_type in ("Div", "Sub", "Mul", "Add") and node.input[1] in constants)
+        )
+        if node is None or not simple:
+            return None
+        chain.insert(0, node)
+        name = node.input[0]
+    return chain
+
+
+def _affine(chain: Sequence["NodeProto"], constants: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Scale and shift (3,) of the channels that the chain applies to a pixel's value."""
+    from onnx import numpy_helper
+
+    scale, shift = np.ones(3), np.zeros(3)
+    for node in chain:
+        if node.op_type in ("Transpose", "Cast"):
+            continue
+        value = np.broadcast_to(numpy_helper.to_array(constants[node.input[1]]).astype(np.float64).reshape(-1), 3)
+        if node.op_type in ("Add", "Sub"):
+            shift = shift + (value if node.op_type == "Add" else -value)
+        else:
+            factor = value if node.op_type == "Mul" else 1 / value
+            scale, shift = scale * factor, shift * factor
+    return scale, shift
+
+
+def _flattened(conv: "NodeProto", nodes: Iterable["NodeProto"]) -> tuple["NodeProto | None", "NodeProto | None"]:
+    """The reshape to (n, width, patches) and the transpose to (n, patches, width) that alone follow the convolution."""
+
+    def only_user(name: str, kind: str) -> "NodeProto | None":
+        users = [node for node in nodes if name in node.input]
+        return users[0] if len(users) == 1 and users[0].op_type == kind else None
+
+    nodes = list(nodes)
+    flat = only_user(conv.output[0], "Reshape")
+    transposed = only_user(flat.output[0], "Transpose") if flat else None
+    if transposed is not None and list(transposed.attribute[0].ints) != [0, 2, 1]:
+        transposed = None
+    return flat, transposed
+
+
+def drop_unused(model: "ModelProto") -> "ModelProto":
+    """The model without initializers and nodes that nothing reads, in place."""
+    graph = model.graph
+    needed = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+            for attribute in node.attribute:
+                needed |= {name for inner in attribute.g.node for name in inner.input}
+    nodes, tensors = list(reversed(kept)), [t for t in graph.initializer if t.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+    return model
+
+
+def to_fp16(model: "ModelProto") -> "ModelProto":
+    """A copy with weights and products in half precision, inputs and outputs as before, and FP32_ISLANDS in float32."""
+    import onnx
+    from onnxruntime.transformers import float16
+
+    from embed.graphs import canonical
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    with quiet_tools():
+        converted = float16.convert_float_to_float16(
+            copy, keep_io_types=True, op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *FP32_ISLANDS]
+        )
+    return canonical(converted)
+
+
+def to_int8(model: "ModelProto", calibration: Sequence[NDArray[np.uint8]] = ()) -> "ModelProto":
+    """A copy that multiplies int8 weights, one scale a channel, and uint8 activations.
+
+    A trunk of convolutions needs `calibration`, batches of pixels (n, h, w, 3) of real pictures, from which the
+    ranges of its activations are taken once (static); a transformer finds them anew in each run (dynamic).
+    """
+    import onnx
+    from onnxruntime import quantization as q
+
+    from embed.graphs import canonical
+
+    weights = {"weight_type": q.QuantType.QInt8, "per_channel": True, "use_external_data_format": True}
+    with tempfile.TemporaryDirectory() as folder, quiet_tools():
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        copy = onnx.ModelProto()  # saving takes the weights out of what it saves
+        copy.CopyFrom(model)
+        onnx.save(copy, str(source), save_as_external_data=True, location="fp32.bin")
+        if is_convolutional(model):
+            if not calibration:
+                raise ValueError("a convolution trunk at int8 needs calibration pictures")
+            q.quantize_static(
+                source,
+                target,
+                _Reader(calibration),
+                op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "Mul", "Clip", "Relu", "GlobalAveragePool"],
+                activation_type=q.QuantType.QUInt8,
+                **weights,
+            )
+        else:
+            q.quantize_dynamic(source, target, op_types_to_quantize=["MatMul", "Gemm"], **weights)
+        return drop_unused(canonical(onnx.load(str(target))))
+
+
+def is_convolutional(model: "ModelProto") -> bool:
+    """Whether most of the graph's products are convolutions."""
+    kinds = [node.op_type for node in model.graph.node]
+    return kinds.count("Conv") > kinds.count("MatMul") + kinds.count("Gemm")
+
+
+class _Reader:
+    """Batches of pixels in the form that onnxruntime's calibration asks for."""
+
+    def __init__(self, batches: Sequence[NDArray[np.uint8]]) -> None:
+        self.batches = iter(batches)
+
+    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+        batch = next(self.batches, None)
+        return None if batch is None else {"pixels": batch}
+
+
+@contextlib.contextmanager
+def quiet_tools() -> Iterator[None]:
+    """onnxruntime's tools log advice to the root logger, which no user of ours can follow."""
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.root.setLevel(level)

@@ -1,0 +1,106 @@
+"""open_clip's transformers in the form that exports to the leanest graph: the same function with fewer copies.
+
+Tokens come first and the batch second, so that a runtime multiplies heads in place; attention is a few plain
+products; the last block of a picture tower that reads only its class token computes nothing else; a causal mask is
+cut to the tokens there are. Other architectures, timm's and Hugging Face's, are left as they are: they export well.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Transformer, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@contextlib.contextmanager
+def serving_form(tower: nn.Module) -> Iterator[None]:
+    """The tower's forward in its lean form; inference only."""
+    replaced: list[tuple[nn.Module, str]] = []
+
+    def replace(module: nn.Module, name: str, function: Callable[..., object]) -> None:
+        setattr(module, name, function)
+        replaced.append((module, name))
+
+    for module in tower.modules():
+        if isinstance(module, VisionTransformer) and _is_plain(module.transformer):
+            reads_class_token = module.attn_pool is None and module.pool_type == "tok"
+            replace(module.transformer, "forward", lean_forward(module.transformer, 1 if reads_class_token else None))
+        elif isinstance(module, TextTransformer):
+            if module.attn_mask is not None:
+                replace(module, "_embeds", _cutting_mask(module._embeds))
+            if _is_plain(module.transformer):
+                replace(module.transformer, "forward", lean_forward(module.transformer, None))
+    try:
+        yield
+    finally:
+        for module, name in replaced:
+            delattr(module, name)
+
+
+def _is_plain(transformer: nn.Module) -> bool:
+    blocks: Any = transformer.resblocks
+    return type(transformer) is Transformer and all(
+        type(block) is ResidualAttentionBlock and not hasattr(block, "ln_1_kv") and block.attn.in_proj_bias is not None
+        for block in blocks
+    )
+
+
+def _cutting_mask(embeds: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    def cut(tokens: Tensor) -> tuple[Tensor, Tensor]:
+        x, mask = embeds(tokens)
+        return x, mask[..., : x.shape[1], : x.shape[1]]
+
+    return cut
+
+
+def lean_forward(transformer: Transformer, rows: int | None) -> Callable[..., Tensor]:
+    """The transformer's forward as (n, s, w), mask -> (n, s, w); (n, rows, w) where `rows` is given."""
+    last = len(transformer.resblocks) - 1
+    blocks = [lean_block(block, rows if i == last else None) for i, block in enumerate(transformer.resblocks)]
+
+    def forward(x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        x = x.transpose(0, 1)
+        for block in blocks:
+            x = block(x, attn_mask)
+        return x.transpose(0, 1)
+
+    return forward
+
+
+def lean_block(block: ResidualAttentionBlock, rows: int | None) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """A function (s, n, w), mask -> (s, n, w) equal to the block's forward; only the first `rows` of s where given."""
+    attention, heads = block.attn, block.attn.num_heads
+    width = attention.embed_dim
+    # Cut here, not in the function, so that the graph holds weights and no slicing of weights.
+    weight, bias = attention.in_proj_weight.detach(), attention.in_proj_bias.detach()
+    parts = (
+        [(weight, bias)]
+        if rows is None
+        else [
+            (weight[:width].clone(), bias[:width].clone()),
+            (weight[width:].clone(), bias[width:].clone()),
+        ]
+    )
+
+    def split(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if rows is None:
+            query, key, value = F.linear(x, *parts[0]).split(width, dim=-1)
+        else:
+            query = F.linear(x[:rows], *parts[0])
+            key, value = F.linear(x, *parts[1]).split(width, dim=-1)
+        return query, key, value
+
+    def forward(x: Tensor, mask: Tensor | None) -> Tensor:
+        # (s, n * heads, d): a head's matrix is reached by strides, without moving it.
+        query, key, value = (part.reshape(part.shape[0], -1, width // heads) for part in split(block.ln_1(x)))
+        logits = (query.transpose(0, 1) @ key.permute(1, 2, 0)) * (width // heads) ** -0.5
+        if mask is not None:
+            logits = logits + mask
+        mixed = (logits.softmax(-1) @ value.transpose(0, 1)).transpose(0, 1)
+        x = x if rows is None else x[:rows]
+        x = x + block.ls_1(attention.out_proj(mixed.reshape(x.shape)))
+        return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+    return forward

@@ -1,0 +1,174 @@
+"""onnxruntime sessions that do what was asked or say why not: providers, threads, shapes.
+
+onnxruntime itself drops a provider that fails to start and goes on with the CPU; here that is an error. Imports
+onnxruntime only when a session is opened, and knows nothing of towers, heads or bundles.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed.console import unknown_name, warn
+from embed.spec import InputError
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+# Short names for the command line; onnxruntime's own names are taken too.
+PROVIDERS = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "rocm": "ROCMExecutionProvider",
+    "migraphx": "MIGraphXExecutionProvider",
+    "coreml": "CoreMLExecutionProvider",
+    "openvino": "OpenVINOExecutionProvider",
+    "directml": "DmlExecutionProvider",
+}
+# What a session takes when nothing is asked for: the first of these that is installed, then the CPU.
+PREFERRED = ("CUDAExecutionProvider", "ROCMExecutionProvider", "MIGraphXExecutionProvider")
+
+# Whose outputs arise in the memory of a CUDA device.
+DEVICE_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+
+# A provider by name, or with its options as onnxruntime takes them.
+Provider = str | tuple[str, Mapping[str, Any]]
+# Of one input or output: its numpy type, and its shape with a name where a dimension is free.
+Signature = tuple[str, tuple[int | str, ...]]
+
+
+def require_onnxruntime() -> Any:
+    """The module onnxruntime; InputError with the pip line that mends it when there is none, or two fight."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    if len(found) == 2:
+        raise InputError(
+            "both onnxruntime and onnxruntime-gpu are installed and overwrite each other's files; run:"
+            " pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'plaudit[cpu]' (or 'plaudit[gpu]')"
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise InputError(
+            f"onnxruntime cannot be imported ({error}); run: pip install 'plaudit[cpu]' (or 'plaudit[gpu]' for CUDA)"
+        ) from None
+    return onnxruntime
+
+
+def resolve_providers(
+    asked: Sequence[Provider] | None, available: Sequence[str], engine_cache: Path | None = None
+) -> list[tuple[str, dict[str, Any]]]:
+    """Providers with their options, in order, the CPU last; None asks for the best that is installed.
+
+    `engine_cache` is a folder for what TensorRT compiles, which takes minutes and is worth keeping.
+    """
+    if asked is None:
+        asked = [name for name in PREFERRED if name in available][:1]
+    chosen: dict[str, dict[str, Any]] = {}
+    for item in asked:
+        name, options = (item, {}) if isinstance(item, str) else item
+        full = PROVIDERS.get(name.lower(), name)
+        if full not in PROVIDERS.values():
+            raise unknown_name("provider", name, PROVIDERS)
+        if full not in available:
+            package = "plaudit[gpu]" if full in ("CUDAExecutionProvider", "TensorrtExecutionProvider") else "a build"
+            raise InputError(
+                f"{full} is asked for and not in this onnxruntime, which has {list(available)};"
+                f" install {package} that has it, or ask for another provider"
+            )
+        chosen[full] = {**_default_options(full, engine_cache), **options}
+    chosen.setdefault("CPUExecutionProvider", {})
+    return list(chosen.items())
+
+
+def _default_options(provider: str, engine_cache: Path | None) -> dict[str, Any]:
+    if provider == "CUDAExecutionProvider":
+        # The default doubles the arena at each growth and never gives memory back.
+        return {"arena_extend_strategy": "kSameAsRequested"}
+    if provider == "TensorrtExecutionProvider" and engine_cache is not None:
+        folder = str(engine_cache)
+        return {
+            "trt_engine_cache_enable": True,
+            "trt_engine_cache_path": folder,
+            "trt_timing_cache_enable": True,
+            "trt_timing_cache_path": folder,
+        }
+    return {}
+
+
+def open_session(
+    model: Path | bytes,
+    providers: Sequence[Provider] | None = None,
+    threads: int | None = None,
+    engine_cache: Path | None = None,
+) -> "InferenceSession":
+    """A session on an ONNX file, or on the bytes of one that needs no other file.
+
+    `threads` is the number inside one operator on the CPU; None is one for each core. InputError when a provider in
+    `providers` is unknown, missing or does not start, and when the graph cannot be loaded.
+    """
+    ort = require_onnxruntime()
+    wanted = resolve_providers(providers, ort.get_available_providers(), engine_cache)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors: a warning for each unused initializer helps nobody
+    name = str(model) if isinstance(model, Path) else f"a graph of {len(model)} bytes"
+    try:
+        session = ort.InferenceSession(
+            str(model) if isinstance(model, Path) else model, options, providers=wanted, enable_fallback=False
+        )
+    except Exception as error:  # onnxruntime's exceptions share no base but this
+        raise InputError(f"onnxruntime cannot load {name} with {[p for p, _ in wanted]}: {error}") from None
+    dropped = [provider for provider, _ in wanted if provider not in session.get_providers()]
+    if dropped:
+        text = f"{name}: {', '.join(dropped)} did not start; only {session.get_providers()} is active"
+        if providers is not None:
+            raise InputError(f"{text}. See onnxruntime's message above, or ask for --provider cpu")
+        warn(text)
+    return session
+
+
+def signature(session: "InferenceSession") -> dict[str, dict[str, Signature]]:
+    """`inputs` and `outputs` by name, such as {"inputs": {"pixels": ("uint8", ("n", 224, 224, 3))}, ...}."""
+    types = {"tensor(float)": "float32", "tensor(float16)": "float16"}
+    return {
+        side: {
+            node.name: (
+                types.get(node.type, node.type.removeprefix("tensor(").removesuffix(")")),
+                tuple(node.shape),
+            )
+            for node in nodes
+        }
+        for side, nodes in (("inputs", session.get_inputs()), ("outputs", session.get_outputs()))
+    }
+
+
+def run(session: "InferenceSession", inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """Every output of the session, in order, as arrays on the CPU.
+
+    On a GPU the inputs are bound and the outputs taken where they arise, so that nothing is copied twice.
+    """
+    if session.get_providers()[0] not in DEVICE_PROVIDERS:
+        return session.run(None, dict(inputs))
+    return run_bound(session, inputs, "cuda")
+
+
+def run_bound(session: "InferenceSession", inputs: Mapping[str, NDArray[Any]], device: str) -> list[NDArray[Any]]:
+    """`run` with the outputs made on the device ("cpu", "cuda") and copied once."""
+    binding = session.io_binding()
+    for name, values in inputs.items():
+        binding.bind_cpu_input(name, np.ascontiguousarray(values))
+    for output in session.get_outputs():
+        binding.bind_output(output.name, device)
+    session.run_with_iobinding(binding)
+    return binding.copy_outputs_to_cpu()
