@@ -1,0 +1,293 @@
+"""Backbone and head in torch to a bundle on disk, proven against torch before it takes its place.
+
+The bundle is built in a folder beside its destination and opened with the runtime's own `Scorer`, so that what is
+compared with torch is what will serve. Only when it agrees is it renamed into place.
+"""
+
+import importlib.metadata
+import io
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed.console import progress, unknown_name, warn
+from embed.files import atomic_write, sha256_file, sync_folder
+from embed.graphs import OPSET
+from embed.images import ImageError, load_pixels, preprocess
+from embed.precision import is_convolutional, to_fp16, to_int8
+from embed.spec import Identity, InputError, require_same_identity
+from export import card, compose, parity, vocabulary
+from export.measure import measure, torch_scores, torch_vectors
+from heads.calibration import Curve, Temperature
+from runtime.bundle import FORMAT, PRECISIONS, manifest_bytes
+from runtime.scorer import Scorer
+from runtime.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from embed.backbone import Backbone
+    from heads.models import Head
+
+REFERENCE_ROWS = 4
+CALIBRATION_BATCH = 16  # pictures
+LIBRARIES = ("plaudit", "torch", "open_clip_torch", "timm", "transformers", "onnx", "onnxscript", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What is exported, what it is measured on, and how much it may differ from torch."""
+
+    precisions: tuple[str, ...] = ("fp32",)
+    pictures: tuple[Path, ...] = ()  # real ones for the parity check; generated ones where empty
+    prompts: tuple[str, ...] = parity.PROMPTS
+    max_flips: float = parity.MAX_FLIPS
+
+    def __post_init__(self) -> None:
+        if not self.precisions or len(set(self.precisions)) != len(self.precisions):
+            raise InputError(f"ExportConfig.precisions is {self.precisions}; wanted one or more, each once")
+        for precision in self.precisions:
+            if precision not in PRECISIONS:
+                raise unknown_name("precision", precision, PRECISIONS)
+        if not self.prompts:
+            raise InputError("ExportConfig.prompts is empty; wanted at least one prompt to compare scores under")
+        if not 0 <= self.max_flips < 1:
+            raise InputError(f"ExportConfig.max_flips is {self.max_flips}; wanted 0 <= max_flips < 1")
+
+
+def export_bundle(
+    out: Path, backbone: "Backbone", head: "Head", head_manifest: Mapping[str, Any], config: ExportConfig
+) -> dict[str, Any]:
+    """Write the bundle to `out` and return its manifest; ParityError, and nothing written, where it is off."""
+    require_same_identity(
+        Identity.from_json(head_manifest["identity"]), "the head", backbone.identity, "the backbone loaded for it"
+    )
+    if out.exists() and not (out / "bundle.json").exists() and any(out.iterdir()):
+        raise InputError(f"{out} holds something that is not a bundle; choose another --out")
+    folder = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        manifest = _build(folder, backbone, head, head_manifest, config)
+        _replace(out, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return manifest
+
+
+def _build(
+    folder: Path, backbone: "Backbone", head: "Head", head_manifest: Mapping[str, Any], config: ExportConfig
+) -> dict[str, Any]:
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "opset": OPSET,
+        "identity": backbone.identity.to_json(),
+        "source": {"model": backbone.source.model, "pretrained": backbone.source.pretrained},
+        "head": {"inputs": list(head.inputs), "config": dict(head_manifest["head"])},
+        "precisions": list(config.precisions),
+        "tokenizer": None,
+        "calibration": head_manifest.get("calibration"),
+        "provenance": {
+            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+            **{name: head_manifest.get(name) for name in ("training", "data", "split", "metrics")},
+        },
+    }
+    with progress(5, "steps", "exporting the towers") as bar:
+        shortens = False
+        if "text_embedding" in head.inputs:
+            shortens = compose.text_shortens(backbone, config.prompts)
+            manifest["tokenizer"] = _write_tokenizer(folder, backbone, shortens, config.prompts)
+        parts = _export_parts(backbone, head, shortens, manifest["calibration"])
+        bar.update(2)
+        bar.set_description("writing the graphs")
+        calibration, pictures = _divide(parts["image"], config)
+        with atomic_write(folder / compose.WEIGHTS_FILE) as weights:
+            writer = compose.WeightsWriter(weights)
+            pixels = _calibration_pixels(calibration, backbone.identity)
+            at = {precision: _graphs_at(precision, parts, pixels) for precision in config.precisions}
+            manifest["graphs"] = {name: _write_graphs(folder, name, at, writer) for name in at}
+        _check_graphs(folder)
+        manifest["reference"] = _write_reference(folder, backbone, head, config.precisions)
+        _write_manifest(folder, manifest)
+        bar.update()
+        bar.set_description("comparing with torch")
+        manifest["parity"] = measure(
+            folder, backbone, head, config.precisions, pictures, config.prompts, config.max_flips
+        )
+        manifest["reference"] = _tolerances(folder, manifest)
+        bar.update()
+        bar.set_description("checking the bundle")
+        (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
+        manifest = _write_manifest(folder, manifest)
+        Scorer.load(folder).check_reference()
+        bar.update()
+    return manifest
+
+
+def _export_parts(
+    backbone: "Backbone", head: "Head", shortens: bool, calibration: Mapping[str, Any] | None
+) -> dict[str, "ModelProto"]:
+    """The parts of the bundle's graphs at fp32; "text" only where the head reads it."""
+    image = compose.export_image(backbone, head.inputs)
+    parts = {"image": image}
+    widths = {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in image.graph.output}
+    if "text_embedding" in head.inputs:
+        parts["text"] = compose.export_text(backbone, shortens)
+        widths["text_embedding"] = backbone.identity.dim
+    parts["head"] = compose.calibrate(compose.export_head(head, widths), **_calibration(calibration or {}))
+    return parts
+
+
+def _calibration(fitted: Mapping[str, Any]) -> dict[str, Any]:
+    temperature, percentiles = fitted.get("temperature"), fitted.get("percentiles")
+    return {
+        "temperature": temperature and Temperature.from_json(temperature),
+        "percentiles": percentiles and Curve.from_json(percentiles),
+    }
+
+
+def _divide(image: "ModelProto", config: ExportConfig) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+    """The pictures that calibrate a convolution trunk's int8, and the ones that all is measured on."""
+    if set(config.precisions) != {"fp32"} and not config.pictures:
+        raise InputError("fp16 and int8 are measured on real pictures; add --images FOLDER")
+    if "int8" not in config.precisions or not is_convolutional(image):
+        return (), config.pictures
+    if len(config.pictures) < 8:
+        raise InputError(f"{len(config.pictures)} pictures are too few to calibrate int8 and to measure it; give 8")
+    return config.pictures[::4], tuple(p for i, p in enumerate(config.pictures) if i % 4)
+
+
+def _calibration_pixels(paths: Sequence[Path], identity: Identity) -> list[NDArray[np.uint8]]:
+    """Batches (n, h, w, 3) of the pictures that can be read."""
+    pixels = []
+    for path in paths:
+        try:
+            pixels.append(load_pixels(path.read_bytes(), identity.preprocess)[0])
+        except ImageError as error:
+            warn(f"{path}: {error}")
+    return [np.stack(pixels[start : start + CALIBRATION_BATCH]) for start in range(0, len(pixels), CALIBRATION_BATCH)]
+
+
+def _graphs_at(
+    precision: str, parts: Mapping[str, "ModelProto"], pixels: Sequence[NDArray[np.uint8]]
+) -> dict[str, "ModelProto"]:
+    """Every graph of the bundle at a precision. The head is small and stays in float32."""
+    convert: dict[str, Callable[[str], ModelProto]] = {
+        "fp32": lambda part: parts[part],
+        "fp16": lambda part: to_fp16(parts[part]),
+        "int8": lambda part: to_int8(parts[part], pixels if part == "image" else ()),
+    }
+    towers = {part: convert[precision](part) for part in ("image", "text") if part in parts}
+    graphs = {**towers, "head": parts["head"]}
+    return {**graphs, "model": compose.join(towers["image"], towers.get("text"), parts["head"])}
+
+
+def _write_graphs(
+    folder: Path, precision: str, graphs: Mapping[str, Mapping[str, "ModelProto"]], writer: compose.WeightsWriter
+) -> dict[str, Any]:
+    """Write one precision's graphs, their weights moved to the shared file; returns their entries for the manifest."""
+    entries = {}
+    for part, model in graphs[precision].items():
+        writer.move(model)
+        plain = part == "head" or precision == next(iter(graphs))
+        name = f"{part}.onnx" if plain else f"{part}.{precision}.onnx"
+        with atomic_write(folder / name) as file:
+            file.write(model.SerializeToString(deterministic=True))
+        entries[part] = {
+            "file": name,
+            **{side: _signature(getattr(model.graph, side[:-1])) for side in ("inputs", "outputs")},
+        }
+    return entries
+
+
+def _signature(values: Iterable[Any]) -> dict[str, Any]:
+    from onnx import helper
+
+    return {
+        value.name: [
+            str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
+            [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
+        ]
+        for value in values
+    }
+
+
+def _check_graphs(folder: Path) -> None:
+    """The checker and strict shape inference of ONNX itself over every graph."""
+    import onnx
+
+    for path in sorted(folder.glob("*.onnx")):
+        onnx.checker.check_model(str(path), full_check=True)
+
+
+def _write_tokenizer(folder: Path, backbone: "Backbone", shortens: bool, prompts: Sequence[str]) -> dict[str, Any]:
+    text, config = vocabulary.convert(backbone.tokenizer, shortens)
+    vocabulary.require_same_tokens(Tokenizer(text, config), backbone.tokenize, prompts)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    return config.to_json()
+
+
+def _write_reference(
+    folder: Path, backbone: "Backbone", head: "Head", precisions: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Write reference.npz, from torch; the tolerances returned are open until `_tolerances` closes them.
+
+    Its pictures are generated: a bundle travels, and nobody's pictures should travel with it.
+    """
+    from PIL import Image
+
+    pictures = parity.generated_pictures(REFERENCE_ROWS, seed=1)
+    pixels = np.stack([preprocess(Image.fromarray(p), backbone.identity.preprocess) for p in pictures])
+    prompts = np.array(parity.PROMPTS[:REFERENCE_ROWS])
+    vectors = torch_vectors(backbone, head.inputs, pixels, list(prompts))
+    tokens = {"prompts": prompts, "tokens": backbone.tokenize(list(prompts))} if "text_embedding" in vectors else {}
+    score = torch_scores(head, vectors)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, pixels=pixels, score=score, **tokens, **vectors)
+    (folder / "reference.npz").write_bytes(buffer.getvalue())
+    names = ["score", *(name for name in vectors if name != "image_pooled")]
+    return {precision: dict.fromkeys(names, np.finfo(np.float32).max.item()) for precision in precisions}
+
+
+def _tolerances(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By how much another machine may be off the reference: twice the most that was seen here.
+
+    At fp32 the limits of the parity check; other kernels round otherwise, and at int8 much more so.
+    """
+    result = {}
+    for precision, figures in manifest["parity"]["precisions"].items():
+        seen = Scorer.load(folder, precision=precision).check_reference()
+        largest = {"score": figures["scores"]["max_score_difference"]}
+        largest |= {name: vector["max_difference"] for name, vector in figures["vectors"].items()}
+        least = {"score": figures["scores"]["limit"]} if precision == "fp32" else {}
+        result[precision] = {
+            name: max(2 * max(seen[name], largest[name]), least.get(name, 1e-4))
+            for name in manifest["reference"][precision]
+        }
+    return result
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Write bundle.json over every other file of the folder."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != "bundle.json")
+    files = {name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
+    complete = {**manifest, "files": files}
+    with atomic_write(folder / "bundle.json") as file:
+        file.write(manifest_bytes(complete))
+    return complete
+
+
+def _replace(out: Path, folder: Path) -> None:
+    """Put the finished folder in the place of whatever bundle was there."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        out.rename(old)
+    folder.rename(out)
+    sync_folder(out.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,79 @@
+"""The model card of a bundle, written from its manifest alone: what it is, what it was measured on, what it is for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def model_card(manifest: Mapping[str, Any]) -> str:
+    """README.md of the bundle, Markdown."""
+    identity, head, provenance = manifest["identity"], manifest["head"], manifest["provenance"]
+    sections = [
+        f"# A preference head on {identity['model']}",
+        "Scores how much a community is likely to applaud a picture"
+        + (" under a prompt. " if "text_embedding" in head["inputs"] else ". ")
+        + "Higher is preferred; a score has no unit, and only differences of scores"
+        + (" under one prompt" if "text_embedding" in head["inputs"] else "")
+        + " mean something.",
+        "## Use",
+        "```\npython -m runtime score BUNDLE --prompt 'a photo of a cat' 1.jpg\npython -m export check BUNDLE\n```",
+        "## What it is made of",
+        _list(
+            {
+                "Backbone": f"{identity['model']}, weights {identity['weights'][:16]}",
+                "Pixels": f"{identity['preprocess']['size'][0]} x {identity['preprocess']['size'][1]}, "
+                f"{identity['preprocess']['resize_mode']}, {identity['preprocess']['interpolation']}",
+                "Activation": identity["activation"],
+                "Tokenizer": f"{identity['tokenizer']}, context {identity['context_length']}",
+                "Head": _inline(head["config"]),
+                "Graphs": f"ONNX opset {manifest['opset']} at {', '.join(manifest['precisions'])}",
+            }
+        ),
+    ]
+    for title, name in (
+        ("Data", "data"),
+        ("Training", "training"),
+        ("Held-out split", "split"),
+        ("Figures", "metrics"),
+    ):
+        if provenance[name]:
+            sections += [f"## {title}", _list(provenance[name])]
+    sections += ["## Agreement with torch", *_parity(manifest["parity"])]
+    sections += [
+        "## Limits",
+        "The head has learnt the taste of the people in its data, and the backbone the biases of its own. It judges"
+        " pictures, not people; it should not decide alone what is shown or removed. Scores of pictures unlike the"
+        " data above are guesses.",
+        "## Made with",
+        _list(provenance["versions"]),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _parity(parity: Mapping[str, Any]) -> list[str]:
+    rows = ["| precision | largest score difference | rank correlation | pairs | order changed | lowest cosine |"]
+    rows.append("|---|---|---|---|---|---|")
+    for precision, figures in parity["precisions"].items():
+        scores = figures["scores"]
+        cosine = min(vector["cosine_min"] for vector in figures["vectors"].values())
+        rows.append(
+            f"| {precision} | {scores['max_score_difference']:.2e} | {scores['spearman']:.6f} "
+            f"| {scores['decided_pairs']} | {scores['flips']:.3%} | {cosine:.7f} |"
+        )
+    first = next(iter(parity["precisions"].values()))["scores"]
+    note = (
+        f"Measured on {first['pictures']} {parity['pictures']} pictures under {first['prompts']} prompts; torch's"
+        f" scores spread by {first['score_spread']:.3g}."
+    )
+    return [note, "\n".join(rows)]
+
+
+def _list(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"- {name}: {_inline(value)}" for name, value in values.items() if value is not None)
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_inline(inner)}" for name, inner in value.items() if inner is not None)
+    if isinstance(value, list | tuple):
+        return ", ".join(_inline(inner) for inner in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,150 @@
+"""A bundle against torch: the same pictures and prompts through both, and the figures of `export.parity`.
+
+What is compared is what serves: the bundle is opened with the runtime's own `Scorer`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed.console import warn
+from embed.graphs import certificate
+from embed.images import ImageError
+from embed.spec import InputError
+from export import parity
+from export.compose import FEATURES
+from runtime.scorer import Scorer
+
+if TYPE_CHECKING:
+    from embed.backbone import Backbone
+    from heads.models import Head
+
+Vectors = NDArray[np.float32]
+
+TORCH_BATCH = 16  # pictures
+GENERATED_PICTURES = 64
+
+
+def measure(
+    folder: Path,
+    backbone: "Backbone",
+    head: "Head | None",
+    precisions: Sequence[str],
+    pictures: Sequence[Path],
+    prompts: Sequence[str],
+    max_flips: float,
+) -> dict[str, Any]:
+    """The bundle's precisions against torch, on real pictures or, where none are given, on generated ones.
+
+    ParityError beyond the limits of fp32, or where more than `max_flips` of the decided pairs change their order.
+
+    Without a head in torch, its graph scores torch's vectors: then only the towers are compared.
+    """
+    sources = list(pictures) or parity.generated_pictures(GENERATED_PICTURES)
+    result: dict[str, Any] = {"pictures": "real" if pictures else "generated", "precisions": {}}
+    first = Scorer.load(folder, precision=precisions[0])
+    pixels = _pixels(first, sources)
+    reference = torch_vectors(backbone, first.inputs, pixels, prompts)
+
+    def score(vectors: dict[str, Vectors]) -> Vectors:
+        return torch_scores(head, vectors) if head else first.score_vectors(vectors)["score"]
+
+    theirs = score_matrix(reference, score)
+    noise = rounding_noise(backbone, first.inputs, pixels, reference, score)
+    limit = parity.MAX_SCORE_DIFFERENCE * max(1.0, float(np.abs(theirs).max()))
+    for precision in precisions:
+        scorer = Scorer.load(folder, precision=precision)
+        vectors = scorer.encode_pixels(pixels)
+        if scorer.reads_text:
+            vectors["text_embedding"] = scorer.embed_prompts(prompts)
+        ours = score_matrix(vectors, lambda rows: first.score_vectors(rows)["score"])
+        scores = parity.score_parity(precision, theirs, ours, noise)
+        certificates = {name: certificate(precision, reference[name], vectors[name]) for name in vectors}
+        cosine_min = min(c.cosine_min for c in certificates.values())
+        parity.require_parity(scores, cosine_min, limit, max_flips)
+        result["precisions"][precision] = {
+            "scores": {**scores.to_json(), "limit": limit if precision == "fp32" else None},
+            "vectors": {name: c.to_json() for name, c in certificates.items()},
+            "whole_graph": whole_graph_difference(scorer, pixels[:7], prompts, ours),
+        }
+    return result
+
+
+def rounding_noise(
+    backbone: "Backbone",
+    inputs: Sequence[str],
+    pixels: NDArray[np.uint8],
+    reference: Mapping[str, Vectors],
+    score: Callable[[dict[str, Vectors]], Vectors],
+) -> float:
+    """By how much rounding alone moves the difference of two scores: torch against torch, one picture at a time."""
+    few = pixels[:8]
+    alone = [
+        torch_vectors(backbone, [n for n in inputs if n != "text_embedding"], few[i : i + 1], ())
+        for i in range(len(few))
+    ]
+    again = {name: np.concatenate([vectors[name] for vectors in alone]) for name in alone[0]}
+    same = {name: values[: len(few)] for name, values in reference.items() if name != "text_embedding"}
+    text = {name: values for name, values in reference.items() if name == "text_embedding"}
+    difference = np.abs(score_matrix({**again, **text}, score) - score_matrix({**same, **text}, score))
+    return 2 * max(float(difference.max()), float(np.finfo(np.float32).eps))
+
+
+def _pixels(scorer: Scorer, sources: Sequence[Any]) -> NDArray[np.uint8]:
+    """(n, h, w, 3) of the pictures that can be read, at least two."""
+    decoded = [picture for picture in scorer.decode(sources) if not isinstance(picture, ImageError)]
+    if len(decoded) < 2:
+        raise InputError(f"{len(decoded)} of {len(sources)} pictures can be read; wanted at least two to compare")
+    if len(decoded) < len(sources):
+        warn(f"{len(sources) - len(decoded)} of {len(sources)} pictures cannot be read and are left out")
+    return np.stack(decoded)
+
+
+def score_matrix(vectors: Mapping[str, Vectors], score: Callable[[dict[str, Vectors]], Vectors]) -> Vectors:
+    """Scores (pictures, prompts) of every picture under every prompt; (pictures, 1) where no text is read."""
+    images = {name: values for name, values in vectors.items() if name != "text_embedding"}
+    if "text_embedding" not in vectors:
+        return score(images)[:, None]
+    count = len(images["image_embedding"])
+    columns = [
+        score({**images, "text_embedding": np.broadcast_to(text, (count, len(text))).copy()})
+        for text in vectors["text_embedding"]
+    ]
+    return np.stack(columns, axis=1)
+
+
+def whole_graph_difference(scorer: Scorer, pixels: NDArray[np.uint8], prompts: Sequence[str], parts: Vectors) -> float:
+    """The largest difference of scores between model.onnx and the same graphs run part by part, `parts` (n, p)."""
+    column = np.arange(len(pixels)) % parts.shape[1]
+    scores = scorer.run_whole(pixels, [prompts[i] for i in column])["score"]
+    return float(np.abs(scores - parts[np.arange(len(pixels)), column]).max())
+
+
+def torch_vectors(
+    backbone: "Backbone", inputs: Sequence[str], pixels: NDArray[np.uint8], prompts: Sequence[str]
+) -> dict[str, Vectors]:
+    """What a head with these inputs reads, from torch at fp32: of the pixels (n, h, w, 3) and of the prompts."""
+    import torch
+
+    names = [name for name in FEATURES if name == "image_embedding" or name in inputs]
+    tower = backbone.image_tower(tuple(FEATURES[name] for name in names))
+    with torch.inference_mode():
+        batches = [tower(part) for part in torch.from_numpy(pixels).split(TORCH_BATCH)]
+        batches = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
+        vectors = {name: torch.cat([batch[i] for batch in batches]).numpy() for i, name in enumerate(names)}
+        if "text_embedding" in inputs:
+            text = backbone.text_tower()
+            tokens = torch.from_numpy(backbone.tokenize(prompts))
+            vectors["text_embedding"] = torch.cat([text(part) for part in tokens.split(TORCH_BATCH)]).numpy()
+    return vectors
+
+
+def torch_scores(head: "Head", vectors: Mapping[str, Vectors]) -> Vectors:
+    """The head's scores (n,) of vectors with n rows each."""
+    import torch
+
+    with torch.inference_mode():
+        return head(**{name: torch.from_numpy(vectors[name]) for name in head.inputs}).numpy()

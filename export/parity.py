@@ -1,0 +1,156 @@
+"""How far a bundle is from the torch model it was made of, and whether that is too far.
+
+Pictures and prompts go through both; what is compared is what a user would notice: vectors, scores, and the order of
+pictures under a prompt. Arrays in, figures out: the models, the pictures and the disk are the caller's.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed.spec import InputError
+
+Floats = NDArray[np.float64]
+
+# Limits at fp32. Scores may be logits of any size: the limit is for scores up to 1 and grows with the largest.
+MAX_SCORE_DIFFERENCE = 1e-4
+MIN_COSINE = 0.999999
+MAX_FLIPS = 0.005  # share of decided pairs whose order may change, at any precision
+
+PROMPTS = (
+    "a photo of a cat",
+    "a red bicycle leaning against a brick wall, golden hour",
+    "smiling face with sunglasses",
+    "watercolor painting of a mountain lake at dawn",
+    "portrait of an old fisherman, oil on canvas, dramatic light",
+    "isometric render of a tiny cozy room, pastel colors",
+    "a bowl of ramen with a soft-boiled egg, top view",
+    "cyberpunk street in the rain, neon signs, reflections, 35mm",
+    "birthday cake",
+    "an astronaut riding a horse on the moon",
+    "minimalist logo of a fox, flat design, vector art",
+    "dog",
+)
+
+
+class ParityError(InputError):
+    """The exported graphs differ from torch by more than is allowed; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Of the decided pairs, the tenth between two margins: how many, and the share that changed its order."""
+
+    low: float
+    high: float
+    pairs: int
+    flips: float
+
+
+@dataclass(frozen=True)
+class ScoreParity:
+    """Scores of one precision against torch's, over all pairs of pictures under each prompt."""
+
+    precision: str
+    pictures: int
+    prompts: int
+    max_score_difference: float
+    score_spread: float  # standard deviation of torch's scores: what the difference is to be seen against
+    spearman: float  # lowest over the prompts
+    noise: float  # pairs that torch separates by no more than this are not decided
+    decided_pairs: int
+    flips: float  # share of the decided pairs whose order changed
+    margins: tuple[Margin, ...]  # the decided pairs in ten parts, from narrow to wide
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def score_parity(precision: str, reference: NDArray[Any], scores: NDArray[Any], noise: float) -> ScoreParity:
+    """Figures for `scores` against `reference`, both (pictures, prompts).
+
+    `noise` is by how much rounding alone moves the difference of two scores.
+    """
+    theirs, ours = np.asarray(reference, np.float64), np.asarray(scores, np.float64)
+    if theirs.shape != ours.shape or theirs.ndim != 2 or len(theirs) < 2:
+        raise ValueError(f"wanted two equal shapes (pictures >= 2, prompts); got {theirs.shape} and {ours.shape}")
+    difference = float(np.abs(ours - theirs).max())
+    first, second = np.triu_indices(len(theirs), k=1)
+    gap, new_gap = (theirs[first] - theirs[second]).ravel(), (ours[first] - ours[second]).ravel()
+    decided = np.abs(gap) > noise
+    margin = np.abs(gap[decided])
+    flipped = np.sign(gap[decided]) != np.sign(new_gap[decided])
+    return ScoreParity(
+        precision=precision,
+        pictures=theirs.shape[0],
+        prompts=theirs.shape[1],
+        max_score_difference=difference,
+        score_spread=float(theirs.std()),
+        spearman=min(spearman(theirs[:, i], ours[:, i]) for i in range(theirs.shape[1])),
+        noise=noise,
+        decided_pairs=int(decided.sum()),
+        flips=float(flipped.mean()) if len(flipped) else 0.0,
+        margins=_margins(margin, flipped),
+    )
+
+
+def _margins(margin: Floats, flipped: NDArray[np.bool_]) -> tuple[Margin, ...]:
+    order = np.argsort(margin, kind="stable")
+    return tuple(
+        Margin(float(margin[part[0]]), float(margin[part[-1]]), len(part), float(flipped[part].mean()))
+        for part in np.array_split(order, 10)
+        if len(part)
+    )
+
+
+def spearman(first: Floats, second: Floats) -> float:
+    """Rank correlation of two (n,) arrays, equal values sharing the mean of their ranks; 1 where both are constant."""
+    a, b = (_ranks(values) - (len(values) - 1) / 2 for values in (first, second))
+    norm = float(np.sqrt((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm else float(np.array_equal(a, b))
+
+
+def _ranks(values: Floats) -> Floats:
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count + 1) / 2)[place]
+
+
+def require_parity(parity: ScoreParity, cosine_min: float, score_limit: float, max_flips: float) -> None:
+    """Nothing, or ParityError that says what is how far off. `score_limit` and MIN_COSINE bind at fp32 alone."""
+    faults = []
+    if parity.precision == "fp32" and not parity.max_score_difference <= score_limit:
+        faults.append(f"a score differs by {parity.max_score_difference:.2e}, more than {score_limit:.2e}")
+    if parity.precision == "fp32" and not cosine_min >= MIN_COSINE:
+        faults.append(f"a vector's cosine is {cosine_min:.7f}, less than {MIN_COSINE}")
+    if not parity.flips <= max_flips:
+        faults.append(
+            f"{parity.flips:.2%} of {parity.decided_pairs} pairs change their order, more than {max_flips:.2%}"
+            " (--max-flips)"
+        )
+    if faults:
+        figures = f"rank correlation {parity.spearman:.4f}, lowest cosine {cosine_min:.6f}"
+        raise ParityError(f"{parity.precision} and torch disagree: {'; '.join(faults)}; {figures}")
+
+
+def generated_pictures(count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
+    """Pictures (h, w, 3) of coloured clouds with edges, for where no real ones are at hand: 1/f noise, cut by a disc.
+
+    Their spectrum is that of photographs (Field 1987); what they show is nothing.
+    """
+    generator = np.random.default_rng(seed)
+    pictures = []
+    for _ in range(count):
+        height, width = (int(n) for n in generator.integers(200, 480, 2))
+        frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+        frequency[0, 0] = 1
+        noise = generator.standard_normal((3, height, width))
+        clouds = np.fft.irfft2(np.fft.rfft2(noise) / frequency ** generator.uniform(0.8, 1.4), (height, width))
+        clouds /= clouds.std(axis=(1, 2), keepdims=True)
+        y, x, radius = generator.uniform(0.2, 0.8, 3) * (height, width, min(height, width) / 2)
+        disc = np.hypot(np.arange(height)[:, None] - y, np.arange(width)[None] - x) < radius
+        clouds[:, disc] += generator.uniform(-2, 2, (3, 1))
+        level = generator.uniform(60, 190, (3, 1, 1)) + generator.uniform(20, 60) * clouds
+        pictures.append(np.clip(np.rint(level), 0, 255).astype(np.uint8).transpose(1, 2, 0))
+    return pictures

@@ -1,0 +1,285 @@
+"""Scores from a bundle: pictures and prompts in, numbers out, through onnxruntime and without torch.
+
+Pictures are paths, bytes, PIL images or uint8 arrays (h, w, 3), decoded by threads ahead of the session; prompts are
+encoded once and remembered. One scorer may be used by many threads. Knows no table, no network and no catalogue.
+"""
+
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image, fromarray
+
+from embed.images import ImageError, Limits, load_image, preprocess
+from embed.sessions import Provider, open_session, run, signature
+from embed.spec import Identity, InputError
+from runtime.bundle import Bundle, BundleError, open_bundle
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Floats = NDArray[np.float32]
+Picture = str | os.PathLike[str] | bytes | Image | NDArray[np.uint8]
+
+LIMITS = Limits()
+
+BATCH = 32  # pictures a run: more is no faster on a CPU and takes more memory
+TEXT_BATCH = 64
+REMEMBERED_PROMPTS = 10_000
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Of n pictures: every output of the head (n,) float32 by name, NaN where `errors` has the picture's number."""
+
+    outputs: dict[str, Floats]
+    errors: dict[int, ImageError]
+
+    @property
+    def scores(self) -> Floats:
+        """(n,) float32; higher is preferred."""
+        return self.outputs["score"]
+
+
+class Scorer:
+    """A verified bundle, ready to score."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        providers: Sequence[Provider] | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        limits: Limits = LIMITS,
+        engine_cache: Path | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.precision = bundle.precision(precision)
+        self.limits = limits
+        self._session_options = (providers, threads, engine_cache)
+        self._sessions: dict[str, InferenceSession] = {}
+        self._prompts: OrderedDict[str, Floats] = OrderedDict()
+        self._lock = threading.RLock()
+        self._tokenizer = bundle.tokenizer() if bundle.tokenizer_config else None
+        self._pool = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="decode")
+
+    @classmethod
+    def load(cls, path: str | Path, **options: Any) -> "Scorer":
+        """The scorer of the bundle at `path`, every file of it verified; options as of the constructor.
+
+        BundleError where the bundle is damaged; InputError where a provider that is asked for cannot be had.
+        """
+        return cls(open_bundle(path), **options)
+
+    @property
+    def identity(self) -> Identity:
+        """Of the backbone: vectors of equal identity are comparable."""
+        return self.bundle.identity
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The vectors that the head reads (see heads.models.INPUTS)."""
+        return tuple(self.bundle.manifest["head"]["inputs"])
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the head gives for each picture (see runtime.bundle.OUTPUTS)."""
+        return tuple(self.bundle.graph(self.precision, "head").outputs)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the head's score depends on the prompt."""
+        return "text_embedding" in self.inputs
+
+    def score(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Floats:
+        """(n,) scores, higher is preferred, of n pictures under one prompt, or under n; ImageError for a bad one."""
+        scored = self.score_items(prompt, images)
+        for error in scored.errors.values():
+            raise error
+        return scored.scores
+
+    def rank(self, prompt: str, images: Iterable[Picture]) -> NDArray[np.int64]:
+        """The pictures' numbers (n,), the preferred one first; equal scores keep their order."""
+        return np.argsort(-self.score(prompt, images), kind="stable")
+
+    def probabilities(self, prompt: str, images: Iterable[Picture]) -> NDArray[np.float64]:
+        """(n,) softmax of the scores over the pictures: how likely each is the preferred one of all.
+
+        On the calibrated scores where the head has them; else as PickScore does, on the raw ones.
+        """
+        scored = self.score_items(prompt, images)
+        for error in scored.errors.values():
+            raise error
+        return softmax(scored.outputs.get("calibrated_score", scored.scores))
+
+    def score_items(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Scored:
+        """Like `score`, but a bad picture is an entry in `errors` and the others are scored."""
+        features, errors, count = self._features(images)
+        prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
+        if len(prompts) != count:
+            raise InputError(f"got {len(prompts)} prompts for {count} images; wanted one, or as many")
+        good = np.array([i for i in range(count) if i not in errors], np.int64)
+        if self.reads_text:
+            features["text_embedding"] = self.embed_prompts([prompts[i] for i in good])
+        outputs = {}
+        for name, values in self.score_vectors(features).items():
+            outputs[name] = np.full(count, np.nan, np.float32)
+            outputs[name][good] = values
+        return Scored(outputs, errors)
+
+    def score_vectors(self, features: dict[str, Floats]) -> dict[str, Floats]:
+        """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models)."""
+        values = {name: features[name] for name in self.inputs}
+        outputs = self._run("head", values)
+        for name, output in outputs.items():
+            if not np.isfinite(output).all():
+                raise FloatingPointError(f"{name} of {self.bundle.path} at {self.precision} is not finite")
+        return outputs
+
+    def embed_images(self, images: Iterable[Picture]) -> Floats:
+        """(n, d) unit vectors of the pictures; ImageError for a bad one."""
+        features, errors, _ = self._features(images)
+        for error in errors.values():
+            raise error
+        return features["image_embedding"]
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Floats:
+        """(n, d) unit vectors of the prompts."""
+        found: dict[str, Floats] = {}
+        with self._lock:
+            for prompt in dict.fromkeys(prompts):
+                if prompt in self._prompts:
+                    self._prompts.move_to_end(prompt)
+                    found[prompt] = self._prompts[prompt]
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
+        for start in range(0, len(missing), TEXT_BATCH):
+            part = missing[start : start + TEXT_BATCH]
+            found.update(zip(part, self._encode_prompts(part), strict=True))
+        with self._lock:
+            self._prompts.update((prompt, found[prompt]) for prompt in missing)
+            while len(self._prompts) > REMEMBERED_PROMPTS:
+                self._prompts.popitem(last=False)
+        vectors = np.array([found[prompt] for prompt in prompts], np.float32)
+        return vectors.reshape(len(prompts), self.identity.dim)
+
+    def decode(self, images: Iterable[Picture]) -> Iterator[NDArray[np.uint8] | ImageError]:
+        """Each picture's pixels (h, w, 3) for the backbone or what is wrong with it, in order, decoded ahead."""
+        waiting: deque[Future[NDArray[np.uint8] | ImageError]] = deque()
+        for image in images:
+            waiting.append(self._pool.submit(self._pixels, image))
+            if len(waiting) > 2 * BATCH:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def check_reference(self) -> dict[str, float]:
+        """How far this machine's scores and vectors lie from the ones recorded at export.
+
+        BundleError where that is beyond the tolerance of the bundle.
+        """
+        with np.load(self.bundle.path / "reference.npz", allow_pickle=False) as file:
+            reference = dict(file)
+        features = self._run("image", {"pixels": reference["pixels"]})
+        if self.reads_text:
+            tokens = self._encoder()(list(reference["prompts"]))
+            if not np.array_equal(tokens, reference["tokens"][:, : tokens.shape[1]]):
+                raise BundleError(f"{self.bundle.path}: tokenizer.json gives other tokens than were recorded at export")
+            features |= self._run("text", {"tokens": tokens})
+        features["score"] = self.score_vectors(features)["score"]
+        tolerance = self.bundle.manifest["reference"][self.precision]
+        result: dict[str, float] = {"rows": len(reference["pixels"])}
+        for name, limit in tolerance.items():
+            difference = float(np.abs(features[name] - reference[name]).max())
+            if not difference <= limit:
+                raise BundleError(
+                    f"{self.bundle.path}: on this machine {name} at {self.precision} is {difference:.2e} off the"
+                    f" reference, more than {limit:.2e}; export the bundle here, or use another precision or provider"
+                )
+            result[name] = difference
+        return result
+
+    def encode_pixels(self, pixels: NDArray[np.uint8]) -> dict[str, Floats]:
+        """Vectors (n, d) by name of decoded pictures, (n, h, w, 3) of the backbone's size."""
+        starts = range(0, max(1, len(pixels)), BATCH)
+        batches = [self._run("image", {"pixels": pixels[start : start + BATCH]}) for start in starts]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    def run_whole(self, pixels: NDArray[np.uint8], prompts: Sequence[str]) -> dict[str, Floats]:
+        """Outputs of the one graph that holds all parts, for pixels (n, h, w, 3) and n prompts."""
+        tokens = {"tokens": self._encoder()(prompts)} if self.reads_text else {}
+        return self._run("model", {"pixels": pixels, **tokens})
+
+    def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Floats], dict[int, ImageError], int]:
+        """Vectors of the good pictures, by name; the bad ones; and how many pictures there were."""
+        errors: dict[int, ImageError] = {}
+        batches: list[dict[str, Floats]] = []
+        pixels: list[NDArray[np.uint8]] = []
+        count = 0
+        for count, decoded in enumerate(self.decode(images), start=1):
+            if isinstance(decoded, ImageError):
+                errors[count - 1] = decoded
+                continue
+            pixels.append(decoded)
+            if len(pixels) == BATCH:
+                batches.append(self.encode_pixels(np.stack(pixels)))
+                pixels = []
+        if pixels or not batches:
+            empty = np.empty((0, *self.identity.preprocess.size, 3), np.uint8)
+            batches.append(self.encode_pixels(np.stack(pixels) if pixels else empty))
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}, errors, count
+
+    def _pixels(self, picture: Picture) -> NDArray[np.uint8] | ImageError:
+        spec = self.identity.preprocess
+        try:
+            if isinstance(picture, str | os.PathLike):
+                with open(picture, "rb") as file:
+                    picture = file.read(self.limits.max_bytes + 1)
+            if isinstance(picture, bytes):
+                picture = load_image(picture, self.limits, spec.ignore_exif)
+            elif isinstance(picture, np.ndarray):
+                if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+                    shape = f"{picture.dtype}{picture.shape}"
+                    raise ImageError("read", "wrong array", f"{shape}; wanted uint8 (height, width, 3)")
+                picture = fromarray(picture)
+            return preprocess(picture, spec)
+        except OSError as error:
+            return ImageError("read", "cannot be read", error.strerror or str(error))
+        except ImageError as error:
+            return error
+
+    def _encoder(self) -> Any:
+        return self._tokenizer or self.bundle.tokenizer()  # the latter says why there is none
+
+    def _encode_prompts(self, prompts: Sequence[str]) -> Floats:
+        return self._run("text", {"tokens": self._encoder()(prompts)})["text_embedding"]
+
+    def _session(self, part: str) -> "InferenceSession":
+        with self._lock:
+            if part not in self._sessions:
+                graph = self.bundle.graph(self.precision, part)
+                session = open_session(self.bundle.path / graph.file, *self._session_options)
+                found = signature(session)
+                for side, wanted in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+                    if found[side] != wanted:
+                        raise BundleError(
+                            f"{self.bundle.path / graph.file} has {side} {found[side]}, its manifest {dict(wanted)}"
+                        )
+                self._sessions[part] = session
+            return self._sessions[part]
+
+    def _run(self, part: str, inputs: dict[str, NDArray[Any]]) -> dict[str, Floats]:
+        session = self._session(part)
+        return dict(zip((output.name for output in session.get_outputs()), run(session, inputs), strict=True))
+
+
+def softmax(scores: Floats) -> NDArray[np.float64]:
+    """Positive numbers of sum 1 that keep the order of the scores (n,)."""
+    weights = np.exp(scores.astype(np.float64) - scores.max(initial=-np.inf))
+    return weights / weights.sum()

@@ -1,0 +1,96 @@
+"""How hard an index must try: the least effort whose measured recall holds, at several weights of popularity.
+
+Recall is the share of the true ten best, by exact search, that the index finds. Effort is chosen on one half of the
+sample queries and its recall reported on the other. Knows no file.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from embed.spec import InputError
+from runtime.indexes import Effort, Index
+from runtime.search import best_of, scan
+
+WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
+RECALL_AT = 10
+CANDIDATES = (32, 64, 128, 256, 512, 1024)
+LEAST_PROBES = 8
+MOST_BREADTH = 2048  # of a walk through a graph
+
+
+class RecallTooLow(InputError):
+    """No effort reaches the recall that was asked for; the message has the curve."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The effort that suffices at a weight, and the recall at ten that it reached on queries not used to choose it."""
+
+    weight: float
+    effort: Effort
+    recall: float
+
+
+def tune(
+    index: Index, vectors: np.ndarray, popularity: np.ndarray, queries: np.ndarray, min_recall: float
+) -> list[Tuned]:
+    """For each of WEIGHTS the least effort with a recall of at least `min_recall`; RecallTooLow where none has it.
+
+    queries (m, d) float32, m >= 2, unlike the vectors themselves.
+    """
+    choose, report = queries[::2], queries[1::2]
+    found = []
+    for weight in WEIGHTS:
+        effort = _least_effort(index, vectors, popularity, choose, weight, min_recall)
+        found.append(Tuned(weight, effort, measure(index, vectors, popularity, report, weight, effort)))
+    return found
+
+
+def measure(
+    index: Index, vectors: np.ndarray, popularity: np.ndarray, queries: np.ndarray, weight: float, effort: Effort
+) -> float:
+    """The recall at ten of one effort at one weight."""
+    weights = np.full(len(queries), weight, np.float32)
+    truth = exact_rows(vectors, popularity, queries, weights)
+    return float(_found(index.candidates(queries, weights, effort), truth).mean())
+
+
+def exact_rows(vectors: np.ndarray, popularity: np.ndarray, queries: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(m, RECALL_AT) int64: the true best rows; fewer columns where there are fewer vectors."""
+    k = min(RECALL_AT, len(vectors))
+    candidates = scan(vectors, popularity, queries, weights, k)
+    return best_of(candidates, vectors, popularity, queries, weights, k)[0]
+
+
+def _least_effort(
+    index: Index,
+    vectors: np.ndarray,
+    popularity: np.ndarray,
+    queries: np.ndarray,
+    weight: float,
+    min_recall: float,
+) -> Effort:
+    weights = np.full(len(queries), weight, np.float32)
+    truth = exact_rows(vectors, popularity, queries, weights)
+    most = index.lists or MOST_BREADTH
+    probes, curve = min(LEAST_PROBES, most), []
+    while True:
+        wide = index.candidates(queries, weights, Effort(probes, CANDIDATES[-1]))
+        for count in CANDIDATES:
+            recalls = _found(wide[:, :count], truth).mean(axis=1)
+            # One standard error to spare, so that what holds on these queries holds on others.
+            if recalls.mean() - recalls.std() / np.sqrt(len(recalls)) >= min_recall or recalls.min() == 1:
+                return Effort(probes, count)
+        curve.append(f"{recalls.mean():.4f} at {probes} probes")
+        if probes == most:
+            raise RecallTooLow(
+                f"no effort of the {index.kind} index reaches recall {min_recall} at weight {weight}:"
+                f" {'; '.join(curve)}; lower --min-recall, or choose another --index"
+            )
+        probes = min(2 * probes, most)
+
+
+def _found(candidates: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """(m, k) bool: whether each true row is among its query's candidates."""
+    return np.stack([np.isin(best, found) for best, found in zip(truth, candidates, strict=True)])
