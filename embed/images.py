@@ -140,7 +140,10 @@ def load_image(data: bytes, limits: Limits = Limits(), ignore_exif: bool = False
 def load_pixels(data: bytes, spec: Preprocess, limits: Limits = Limits()) -> tuple[np.ndarray, tuple[int, int]]:
     """Pixels for the backbone, uint8 (h, w, 3), and the (width, height) of the upright picture; or ImageError."""
     image = load_image(data, limits, spec.ignore_exif)
-    return preprocess(image, spec), image.size
+    try:
+        return preprocess(image, spec), image.size
+    except MemoryError as error:
+        raise _image_error(error) from error
 
 
 class _Reader(io.BytesIO):

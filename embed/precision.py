@@ -18,21 +18,14 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
+PRODUCTS = ("MatMul", "Gemm", "Conv")
+FP16_MAX = 65504.0
 # Operators that stay in float32 inside an fp16 graph: sums and squares over many values overflow 65504 or lose the
-# small ones, exp overflows above 11, and a mask's -3.4e38 is no half-precision number.
+# small ones, exponentials overflow above 11, and casts and masks carry numbers that half precision has no room for.
 FP32_ISLANDS = (
-    "LayerNormalization",
-    "Softmax",
-    "ReduceMean",
-    "ReduceSum",
-    "ReduceL2",
-    "GlobalAveragePool",
-    "AveragePool",
-    "Pow",
-    "Sqrt",
-    "Exp",
-    "Erf",
-    "Where",
+    *("LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "Softmax"),
+    *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "GlobalAveragePool", "AveragePool"),
+    *("Pow", "Sqrt", "Reciprocal", "Exp", "Log", "Erf", "Cast", "Where", "IsNaN", "Range", "ConstantOfShape"),
 )
 
 
@@ -61,18 +54,18 @@ def fold_patches(model: "ModelProto") -> "ModelProto":
         and set(attributes.get("dilations", (1,))) == {1}
         and (height % kernel[0], width % kernel[1]) == (0, 0)
     )
-    flat, transposed = _flattened(conv, graph.node)
-    if not tiles or flat is None or transposed is None:
+    rows, columns = height // kernel[0], width // kernel[1]
+    after = _tokens_after(conv, graph.node)
+    if not tiles or not after:
         return model
     scale, shift = _affine(chain, constants)
     bias = numpy_helper.to_array(constants[conv.input[2]]) if len(conv.input) > 2 else np.zeros(len(weight))
     # (p * q * 3, width), in the order of pixels (n, h, w, 3)
     matrix = (weight * scale[:, None, None]).transpose(2, 3, 1, 0).reshape(-1, len(weight))
     bias = bias + (weight * shift[:, None, None]).sum(axis=(1, 2, 3))
-    rows, columns = height // kernel[0], width // kernel[1]
     new = {
         "grid": np.array([-1, rows, kernel[0], columns, kernel[1] * 3]),
-        "patch": np.array([-1, rows * columns, len(matrix)]),
+        "patch": np.array([-1, *((rows * columns,) if len(after) == 2 else (rows, columns)), len(matrix)]),
         "matrix": matrix.astype(np.float32),
         "bias": bias.astype(np.float32),
     }
@@ -83,12 +76,12 @@ def fold_patches(model: "ModelProto") -> "ModelProto":
         helper.make_node("Reshape", ["patches_sorted", "patches.patch"], ["patches_flat"]),
         helper.make_node("Cast", ["patches_flat"], ["patches_float"], to=1),
         helper.make_node("MatMul", ["patches_float", "patches.matrix"], ["patches_product"]),
-        helper.make_node("Add", ["patches_product", "patches.bias"], [transposed.output[0]]),
+        helper.make_node("Add", ["patches_product", "patches.bias"], [after[-1].output[0]]),
     ]
     for node in nodes:
         node.name = f"patches.{node.output[0]}"
     place = list(graph.node).index(conv)
-    for node in (*chain, conv, flat, transposed):
+    for node in (*chain, conv, *after):
         graph.node.remove(node)
     first = place - len(chain)
     rest = list(graph.node)
@@ -133,19 +126,21 @@ def _affine(chain: Sequence["NodeProto"], constants: dict[str, Any]) -> tuple[ND
     return scale, shift
 
 
-def _flattened(conv: "NodeProto", nodes: Iterable["NodeProto"]) -> tuple["NodeProto | None", "NodeProto | None"]:
-    """The reshape to (n, width, patches) and the transpose to (n, patches, width) that alone follow the convolution."""
+def _tokens_after(conv: "NodeProto", nodes: Sequence["NodeProto"]) -> list["NodeProto"]:
+    """The nodes after the convolution that put its channels last: to (n, patches, width) or (n, rows, columns, width)."""
 
-    def only_user(name: str, kind: str) -> "NodeProto | None":
+    def only_user(name: str) -> "NodeProto | None":
         users = [node for node in nodes if name in node.input]
-        return users[0] if len(users) == 1 and users[0].op_type == kind else None
+        return users[0] if len(users) == 1 else None
 
-    nodes = list(nodes)
-    flat = only_user(conv.output[0], "Reshape")
-    transposed = only_user(flat.output[0], "Transpose") if flat else None
-    if transposed is not None and list(transposed.attribute[0].ints) != [0, 2, 1]:
-        transposed = None
-    return flat, transposed
+    def is_transpose(node: "NodeProto | None", order: list[int]) -> bool:
+        return node is not None and node.op_type == "Transpose" and list(node.attribute[0].ints) == order
+
+    first = only_user(conv.output[0])
+    if first is not None and is_transpose(first, [0, 2, 3, 1]):
+        return [first]
+    second = only_user(first.output[0]) if first is not None and first.op_type == "Reshape" else None
+    return [first, second] if first is not None and second is not None and is_transpose(second, [0, 2, 1]) else []
 
 
 def drop_unused(model: "ModelProto") -> "ModelProto":
@@ -167,19 +162,78 @@ def drop_unused(model: "ModelProto") -> "ModelProto":
 
 
 def to_fp16(model: "ModelProto") -> "ModelProto":
-    """A copy with weights and products in half precision, inputs and outputs as before, and FP32_ISLANDS in float32."""
+    """A copy in half precision with inputs and outputs as before.
+
+    FP32_ISLANDS stay in float32, and so do the steps from the last product to an output, which make its length 1, and
+    a folded patch embedding, whose sums of raw pixels are far larger than what is left once the bias is taken off.
+    """
     import onnx
-    from onnxruntime.transformers import float16
+    from onnx import TensorProto, helper, numpy_helper
 
-    from embed.graphs import canonical
+    floats = _float_values(model)
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    tail = _tail(model)
+    half: set[str] = set()  # values that are computed in half precision
+    made: dict[str, str] = {}  # a value or constant -> its counterpart in the other precision
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
 
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    with quiet_tools():
-        converted = float16.convert_float_to_float16(
-            copy, keep_io_types=True, op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *FP32_ISLANDS]
+    def counterpart(name: str) -> str:
+        if name not in made:
+            made[name] = f"{name}.{'fp32' if name in half else 'fp16'}"
+            if name in constants:
+                values = np.clip(numpy_helper.to_array(constants[name]), -FP16_MAX, FP16_MAX).astype(np.float16)
+                result.graph.initializer.append(numpy_helper.from_array(values, made[name]))
+            else:
+                kind = TensorProto.FLOAT if name in half else TensorProto.FLOAT16
+                result.graph.node.append(helper.make_node("Cast", [name], [made[name]], name=made[name], to=kind))
+        return made[name]
+
+    for original in model.graph.node:
+        if any(attribute.HasField("g") for attribute in original.attribute):
+            raise ValueError(f"a graph with {original.op_type} is not converted to fp16")
+        island = (
+            original.op_type in FP32_ISLANDS
+            or original.name.startswith("patches.")
+            or not floats.intersection(original.input)
+            or bool(tail.intersection(original.output))
         )
-    return canonical(converted)
+        node = onnx.NodeProto()
+        node.CopyFrom(original)
+        for i, name in enumerate(node.input):
+            if name in floats and (name in half) == island:
+                node.input[i] = counterpart(name)
+        if not island:
+            half.update(floats.intersection(node.output))
+        result.graph.node.append(node)
+    return drop_unused(result)
+
+
+def _tail(model: "ModelProto") -> set[str]:
+    """The values between the last products and the outputs."""
+    found = {value.name for value in model.graph.output}
+    for node in reversed(model.graph.node):
+        if found.intersection(node.output) and node.op_type not in PRODUCTS:
+            found.update(node.input)
+    return found - {name for node in model.graph.node if node.op_type in PRODUCTS for name in node.output}
+
+
+def _float_values(model: "ModelProto") -> set[str]:
+    """The names of all float32 values and constants."""
+    import onnx
+
+    light = onnx.ModelProto()  # types need no weights, and a graph with large ones cannot be inferred in memory
+    light.CopyFrom(model)
+    for tensor in light.graph.initializer:
+        if len(tensor.raw_data) > 1024:
+            tensor.ClearField("raw_data")
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            tensor.external_data.add(key="location", value="none")
+    graph = onnx.shape_inference.infer_shapes(light, strict_mode=True).graph
+    values = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    values |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    return {name for name, kind in values.items() if kind == onnx.TensorProto.FLOAT}
 
 
 def to_int8(model: "ModelProto", calibration: Sequence[NDArray[np.uint8]] = ()) -> "ModelProto":
@@ -206,7 +260,7 @@ def to_int8(model: "ModelProto", calibration: Sequence[NDArray[np.uint8]] = ()) 
                 source,
                 target,
                 _Reader(calibration),
-                op_types_to_quantize=["Conv", "Gemm", "MatMul", "Add", "Mul", "Clip", "Relu", "GlobalAveragePool"],
+                op_types_to_quantize=["Conv", "Add", "Clip", "Relu", "GlobalAveragePool", "AveragePool"],
                 activation_type=q.QuantType.QUInt8,
                 **weights,
             )

@@ -4,7 +4,7 @@ Standard library only. Nothing here reads a file, loads a model or knows an arra
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 # Raised whenever the same picture or prompt, under the same weights, would become another vector.
@@ -92,6 +92,9 @@ def known_fields(cls: type, data: Mapping[str, Any]) -> Mapping[str, Any]:
     names = {field.name for field in fields(cls)}
     if unknown := sorted(set(data) - names):
         raise InputError(f"{cls.__name__}: unknown fields {unknown}; known are {sorted(names)}")
+    needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+    if missing := sorted(needed - set(data)):
+        raise InputError(f"{cls.__name__}: fields {missing} are missing")
     return data
 
 

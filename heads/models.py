@@ -75,8 +75,8 @@ class Fusion(Head):
             nn.Linear(config.hidden, 1),
         )
         # Scores start at zero, so that the first gradients come from the labels and not from chance.
-        nn.init.zeros_(self.layers[-1].weight)
-        nn.init.zeros_(self.layers[-1].bias)
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(  # type: ignore[override]
         self, image_embedding: Tensor, text_embedding: Tensor, image_pooled: Tensor | None = None

@@ -187,7 +187,8 @@ def _loss(head: Head, features: Features, pairs: Pairs, batch: Tensor, loss: str
     sides = torch.from_numpy(np.concatenate([pairs.a[index], pairs.b[index]]))
     # Pairs of a batch share items: each item is scored once, however many pairs it stands in.
     items, position = torch.unique(sides, return_inverse=True)
-    score_a, score_b = head(**features.take(items, head.inputs))[position].view(2, -1)
+    # index_select and not [position]: the gradient of the latter is summed in no fixed order.
+    score_a, score_b = head(**features.take(items, head.inputs)).index_select(0, position).view(2, -1)
     return LOSSES[loss](score_a, score_b, torch.from_numpy(pairs.target[index]), torch.from_numpy(pairs.weight[index]))
 
 

@@ -201,9 +201,6 @@ def _report(args: argparse.Namespace, catalogue: "Catalogue", rows: "PopularRows
     ]
     if efforts:
         console.say(args, *console.table(["popularity weight", "probes", "candidates", "recall at 10"], efforts))
-        for one in index["efforts"]:
-            if one["recall_at_10"] < index["min_recall"] - 0.02:
-                console.warn(f"recall fell to {one['recall_at_10']:.3f} at weight {one['weight']}: index it anew")
     return {
         "catalogue": str(catalogue.path),
         "version": catalogue.manifest["version"],

@@ -267,7 +267,7 @@ def refill_graph(index: Any, nodes: np.ndarray, vectors: np.ndarray, popularity:
     added = np.setdiff1d(np.arange(len(vectors), dtype=np.int32), nodes)
     _grow_graph(index, vectors, popularity, added)
     nodes = np.concatenate([nodes, added]).astype(np.int32)
-    codes = index.storage.codes
+    codes = faiss.downcast_index(index.storage).codes
     stored = faiss.rev_swig_ptr(codes.data(), codes.size()).view(np.float16).reshape(len(nodes), index.d)
     stored[:, Layout.of("hnsw", vectors.shape[1]).popularity] = np.where(nodes >= 0, popularity[nodes], 0)
     return nodes

@@ -27,6 +27,14 @@ def unit_vectors(n: int, dim: int, seed: int = 0, clusters: int = 0) -> np.ndarr
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
+def between(vectors: np.ndarray, n: int, seed: int = 5) -> np.ndarray:
+    """(n, d) float32 unit vectors, each somewhere near one of `vectors`."""
+    rng = np.random.default_rng(seed)
+    near, far = vectors[rng.choice(len(vectors), (2, n))].astype(np.float32)
+    mixed = near + 0.4 * far
+    return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+
+
 def make_cache(path: Path, vectors: np.ndarray, weights: str = "w") -> Cache:
     """A cache whose pictures p0.png, p1.png ... have these vectors."""
     n, dim = vectors.shape

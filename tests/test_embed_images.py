@@ -165,7 +165,9 @@ def test_strip_without_bound_is_resized_only_where_the_crop_looks(monkeypatch: p
                 difference = np.abs(preprocess(image, spec) - plain)
                 # Pillow may take the two directions in another order, and rounds in between.
                 assert difference.max() <= 2 and difference.mean() < 0.2
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert load_pixels(encoded(picture(60_000, 1), "PNG"), SQUARE)[0].shape == (224, 224, 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB; the whole would take 12 GB
 
 
 def test_pixels_may_be_written_to() -> None:
@@ -309,7 +311,8 @@ def test_wide_pixels_in_8_bits(values: np.ndarray, expected: list[int]) -> None:
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_pixels_that_are_no_numbers_are_an_error(bad: float) -> None:
-    assert failure(encoded(Image.fromarray(np.array([[0, bad]], np.float32)), "TIFF")).reason == "damaged"
+    error = failure(encoded(Image.fromarray(np.array([[0, bad]], np.float32)), "TIFF"))
+    assert str(error) == "damaged: pixels that are infinite or no numbers"
 
 
 def test_cmyk_bilevel_lab_and_first_frames() -> None:
@@ -519,6 +522,15 @@ def test_whatever_pillow_raises_is_an_image_error(
     monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", load)
     caught = failure(encoded(picture(8, 8), "JPEG"))
     assert caught.reason == reason and caught.__cause__ is error
+
+
+def test_no_memory_left_to_resize_is_an_image_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resize(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "resize", resize)
+    with pytest.raises(ImageError, match="out of memory"):
+        load_pixels(encoded(Image.new("RGB", (8, 8)), "PNG"), SQUARE)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

@@ -8,7 +8,7 @@ import pytest
 from embed.spec import InputError
 from runtime import catalogue as module
 from runtime.catalogue import Catalogue, hit_json
-from catalogue_fakes import assert_best, brute_force, make_catalogue, make_labels, unit_vectors
+from catalogue_fakes import assert_best, between, brute_force, make_catalogue, make_labels, unit_vectors
 
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
 
@@ -134,22 +134,21 @@ def test_what_is_no_catalogue_or_damaged_is_said(catalogue, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["ivf-pq", "ivf-sq", "hnsw"])
-def test_an_index_gives_exact_scores_and_never_fewer_hits(kind, tmp_path, queries, monkeypatch):
+def test_an_index_gives_exact_scores_and_never_fewer_hits(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SCAN_ROWS", 100)
     monkeypatch.setattr(module, "SCAN_COST", 1e9)  # the index whenever it can be used at all
     indexed = make_catalogue(tmp_path, unit_vectors(3000, 32, clusters=30), make_labels(3000), index=kind)
     assert indexed.index is not None
-    for options in ({}, {"min_percentile": 80}, {"where": "creator = 'c3'"}, {"where": "kind = 'objects'"}):
-        some = queries[:200]
-        rows, _, scores = indexed.search_rows(some, 10, 0.3, **options)
-        allowed = indexed.popularity >= np.float32(options.get("min_percentile", 0) / 100)
-        if "where" in options:
-            allowed &= np.array(
-                [row["kind"] == "objects" or "c3" in options["where"] for row in indexed.rows.to_pylist()]
-            )
-            if "c3" in options["where"]:
-                allowed = np.array([row["creator"] == "c3" for row in indexed.rows.to_pylist()])
-        truth = brute_force(indexed, some, np.float32(0.3), allowed)
+    queries = between(indexed.vectors, 200)
+    creators, kinds = (np.asarray(indexed.rows[name]) for name in ("creator", "kind"))
+    for options, allowed in (
+        ({}, np.ones(3000, bool)),
+        ({"min_percentile": 80}, indexed.popularity >= np.float32(0.8)),
+        ({"where": "creator = 'c3'"}, creators == "c3"),
+        ({"where": "kind = 'objects'"}, kinds == "objects"),
+    ):
+        rows, _, scores = indexed.search_rows(queries, 10, 0.3, **options)
+        truth = brute_force(indexed, queries, np.float32(0.3), allowed)
         assert (rows >= 0).all()
         np.testing.assert_allclose(scores, np.take_along_axis(truth, rows, axis=1), atol=1e-12)
         best = np.argsort(-truth, axis=1)[:, :10]

@@ -13,10 +13,11 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from report import Picture, Point, Query, page
 
@@ -27,7 +28,8 @@ TABLE = FOLDER / "emoji.parquet"
 WEIGHTS = (0.0, 0.3, 1.0)
 IMAGE_QUERIES = ("images/1f436.webp", "images/1f355.webp", "images/1f697.webp")  # a dog, a pizza, a car
 TEXT_QUERIES = ("a happy face", "something to drink")
-SHOWN = 24
+SHOWN = 20  # pictures at either end
+HITS = 9
 ACCURACIES = {
     "pair_accuracy": "pair accuracy, head, held out",
     "zero_shot_pair_accuracy": "pair accuracy, zero-shot cosine",
@@ -63,11 +65,12 @@ def main() -> None:
         "parity"
     ]
     run("export", "check", bundle, "--runtime-only")
-    run("runtime", "score", bundle, "--prompt", "dog face", *(str(FOLDER / name) for name in IMAGE_QUERIES))
+    dog, *others = (str(FOLDER / image) for image in IMAGE_QUERIES)
+    run("runtime", "score", bundle, "--prompt", "dog face", dog, *others)
     run("runtime", "index", cache, "--popularity", str(TABLE), "--bundle", bundle, "--out", catalogue)
     names = {row["image"]: row["name"] for row in pq.read_table(TABLE, columns=["image", "name"]).to_pylist()}
-    queries = [find(catalogue, [str(FOLDER / image)], f"like this: {names[image]}", names) for image in IMAGE_QUERIES]
-    queries += [find(catalogue, ["--text", text], f"in words: {text}", names) for text in TEXT_QUERIES]
+    run("runtime", "similar", catalogue, dog, "-k", "10", "--popularity-weight", "0.3")
+    queries = find_similar(catalogue, bundle, names)
 
     rows = sorted(pq.read_table(scores).to_pylist(), key=lambda row: -row["percentile"])
     shown = [Picture(FOLDER / row["image"], row["name"], f"used {row['count']:,.0f}×") for row in rows]
@@ -89,17 +92,24 @@ def main() -> None:
     print(f"{time.monotonic() - start:.0f} s in all. Look at {out / 'report.html'}")
 
 
-def find(catalogue: str, query: Sequence[str], title: str, names: Mapping[str, str]) -> Query:
-    """One query at every weight."""
-    found = {}
-    for weight in WEIGHTS:
-        options = ["-k", str(SHOWN // 2), "--popularity-weight", str(weight)]
-        hits = run("runtime", "similar", catalogue, *query, *options)["hits"]
-        found[f"weight {weight:g}"] = [
-            Picture(FOLDER / h["key"], names[h["key"]], f"{h['similarity']:.2f} · {100 * h['popularity']:.0f} %")
-            for h in hits
-        ]
-    return Query(title, found)
+def find_similar(catalogue_path: str, bundle: str, names: Mapping[str, str]) -> list[Query]:
+    """Every query at every weight: what `runtime similar` does, without starting a process for each."""
+    from runtime.catalogue import Catalogue
+    from runtime.scorer import Scorer
+
+    catalogue, scorer = Catalogue.open(catalogue_path), Scorer.load(bundle)
+    titles = [f"like this: {names[image]}" for image in IMAGE_QUERIES] + [f"in words: {text}" for text in TEXT_QUERIES]
+    images = scorer.embed_images([FOLDER / image for image in IMAGE_QUERIES])
+    vectors = np.concatenate([images, scorer.embed_prompts(TEXT_QUERIES)])
+    found = {weight: catalogue.search(vectors, HITS, popularity_weight=weight) for weight in WEIGHTS}
+    return [
+        Query(title, {f"weight {weight:g}": [_hit(hit, names) for hit in hits[i]] for weight, hits in found.items()})
+        for i, title in enumerate(titles)
+    ]
+
+
+def _hit(hit: Any, names: Mapping[str, str]) -> Picture:
+    return Picture(FOLDER / hit.key, names[hit.key], f"{hit.similarity:.2f} · {100 * hit.popularity:.0f} %")
 
 
 def summarise(embedded: Any, accuracy: Any, parity: Any) -> list[list[str]]:
