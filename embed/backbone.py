@@ -203,7 +203,7 @@ def weights_hash(state_dict: Mapping[str, torch.Tensor]) -> str:
     """
 
     def line(name: str) -> bytes:
-        tensor = state_dict[name].detach().cpu().contiguous()
+        tensor = state_dict[name].detach().cpu()
         data = tensor.reshape(-1).view(torch.uint8).numpy().data
         return f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(data).hexdigest()}\n".encode()
 

@@ -47,6 +47,7 @@ class BuildConfig:
     ray_actors: int = 2
     num_gpus: float = 0  # of each actor
     machine_cache: Path | None = None
+    trial_records: int = 5000  # with fewer, trying the engines costs more than the fastest one saves
 
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
@@ -158,6 +159,16 @@ def _with_engine(cache: Cache, side: str, engine: Engine) -> dict[str, Any]:
     return {**cache.manifest.get("engines", {}), side: [other.to_json() for other in [*used, engine]]}
 
 
+def _at_least(count: int, side: str, tables: Sequence[Records]) -> bool:
+    """Whether the tables hold that many pictures or prompts; reads no further than that."""
+    for records in tables if count else ():
+        for batch in records.images() if side == "images" else records.prompts():
+            count -= len(batch)
+            if count <= 0:
+                return True
+    return count <= 0
+
+
 def _settled_engine(
     side: str,
     config: BuildConfig,
@@ -170,7 +181,7 @@ def _settled_engine(
 ) -> Engine | None:
     """The engine the cache was made with, else the one this machine chose before, else the winner of a trial.
 
-    None where there is nothing to embed.
+    Without a word about engines, little work goes to the reference untried. None where there is nothing to embed.
     """
     wanted = config.wanted
     for engine in reversed(_engines(cache, side)):
@@ -179,6 +190,10 @@ def _settled_engine(
     if (found := towers.find(side, wanted, device)) is not None:
         reporter.engine(side, found, None)
         return found
+    if (wanted.runner, wanted.precision) == ("auto", "auto") and not _at_least(config.trial_records, side, tables):
+        engine = Engine("torch", "fp32", device)
+        reporter.engine(side, engine, None)
+        return engine
     sample: np.ndarray | None
     if side == "images":
         sample = job.sample_pixels(tables, cache, _decoder(config, cache), SAMPLE)

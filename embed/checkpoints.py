@@ -315,11 +315,9 @@ def _download(function: Callable[..., str], *args: Any, **kwargs: Any) -> Path:
 
 
 def is_downloaded(recipe: Config) -> bool:
-    """Whether open_clip would find the weights of an entry of its table on this machine."""
+    """Whether the weights of an entry of open_clip's table lie in the hub's cache on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
-    if not recipe["hf_hub"]:
-        return (Path("~/.cache/clip").expanduser() / Path(recipe["url"]).name).is_file()
     repository, file = os.path.split(recipe["hf_hub"])
     file = file or HF_WEIGHTS_NAME
     names = (file, f"{os.path.splitext(file)[0]}.safetensors", HF_SAFE_WEIGHTS_NAME)

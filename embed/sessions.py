@@ -34,6 +34,9 @@ PREFERRED = ("CUDAExecutionProvider", "ROCMExecutionProvider", "MIGraphXExecutio
 # Whose outputs arise in the memory of a CUDA device.
 DEVICE_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 
+# onnxruntime 1.31 dies of a segmentation fault when this one meets the casts of an fp16 graph on the CPU.
+DISABLED_OPTIMIZERS = {"fp16": ["MatmulTransposeFusion"]}
+
 # A provider by name, or with its options as onnxruntime takes them.
 Provider = str | tuple[str, Mapping[str, Any]]
 # Of one input or output: its numpy type, and its shape with a name where a dimension is free.
@@ -110,11 +113,13 @@ def open_session(
     providers: Sequence[Provider] | None = None,
     threads: int | None = None,
     engine_cache: Path | None = None,
+    precision: str = "fp32",
 ) -> "InferenceSession":
     """A session on an ONNX file, or on the bytes of one that needs no other file.
 
-    `threads` is the number inside one operator on the CPU; None is one for each core. InputError when a provider in
-    `providers` is unknown, missing or does not start, and when the graph cannot be loaded.
+    `threads` is the number inside one operator on the CPU; None is one for each core; `precision` is the graph's.
+    InputError when a provider in `providers` is unknown, missing or does not start, and when the graph cannot be
+    loaded.
     """
     ort = require_onnxruntime()
     wanted = resolve_providers(providers, ort.get_available_providers(), engine_cache)
@@ -125,7 +130,11 @@ def open_session(
     name = str(model) if isinstance(model, Path) else f"a graph of {len(model)} bytes"
     try:
         session = ort.InferenceSession(
-            str(model) if isinstance(model, Path) else model, options, providers=wanted, enable_fallback=False
+            str(model) if isinstance(model, Path) else model,
+            options,
+            providers=wanted,
+            enable_fallback=False,
+            disabled_optimizers=DISABLED_OPTIMIZERS.get(precision, []),
         )
     except Exception as error:  # onnxruntime's exceptions share no base but this
         raise InputError(f"onnxruntime cannot load {name} with {[p for p, _ in wanted]}: {error}") from None

@@ -56,7 +56,7 @@ def measure(
     noise = rounding_noise(backbone, first.inputs, pixels, reference, score)
     limit = parity.MAX_SCORE_DIFFERENCE * max(1.0, float(np.abs(theirs).max()))
     for precision in precisions:
-        scorer = Scorer.load(folder, precision=precision)
+        scorer = first if precision == precisions[0] else Scorer.load(folder, precision=precision)
         vectors = scorer.encode_pixels(pixels)
         if scorer.reads_text:
             vectors["text_embedding"] = scorer.embed_prompts(prompts)

@@ -27,7 +27,7 @@ from embed.files import read_manifest
 from embed.spec import Identity, InputError
 from runtime.filters import matching
 from runtime.indexes import Effort, Index
-from runtime.search import best_of, pareto_front, scan, similarities
+from runtime.search import SPARE, best_of, pareto_front, scan, similarities
 
 FORMAT = 1
 
@@ -241,7 +241,7 @@ class Catalogue:
             share = max(count, 1) / len(self)
             # Confined to a share of the rows, as many that count are seen by looking at so many more.
             probes = int(np.ceil(effort.probes / share))
-            candidates = max(effort.candidates, 4 * k)
+            candidates = max(effort.candidates, k + SPARE)
             looked_at = min(1.0, probes / self.index.lists) * len(self) if self.index.lists else 64 * probes
             if count > SCAN_ROWS and SCAN_COST * count > looked_at and candidates <= MOST_CANDIDATES:
                 efforts.append((Effort(probes, candidates), chosen == i))

@@ -63,7 +63,7 @@ class Scorer:
         self.bundle = bundle
         self.precision = bundle.precision(precision)
         self.limits = limits
-        self._session_options = (providers, threads, engine_cache)
+        self._session_options = (providers, threads, engine_cache, self.precision)
         self._sessions: dict[str, InferenceSession] = {}
         self._prompts: OrderedDict[str, Floats] = OrderedDict()
         self._lock = threading.RLock()

@@ -7,6 +7,7 @@ import numpy as np
 
 # Vectors turned to float32 at a time, bounding memory to some tens of MB.
 BLOCK_ROWS = 16_384
+SCAN_QUERIES = 1024
 RESCORE_VECTORS = 32_768
 
 # Sums in float32 are off by less than 1e-6 here; so many more candidates than asked for are summed again in float64,
@@ -41,30 +42,51 @@ def scan(
     k: int,
     rows: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(m, c) int64, c >= min(k, n): the rows of highest blended score, of all n or of `rows` (n,); -1 for none.
+    """(m, c) int64, c >= min(k, n), in no order: the rows of highest blended score, of all n or of `rows` (n,).
 
     vectors (N, d) float16, popularity (N,), queries (m, d) float32, weights (m,).
     """
-    import faiss
-
     n = len(vectors) if rows is None else len(rows)
-    count = min(k + SPARE, n)
-    if not count or not len(queries):
-        return np.empty((len(queries), 0), np.int64)
-    blended = np.concatenate([queries, weights[:, None]], axis=1).astype(np.float32)
-    best = faiss.ResultHeap(len(queries), count, keep_max=True)
-    block = np.empty((min(BLOCK_ROWS, n), vectors.shape[1] + 1), np.float32)
-    plain = np.empty((len(block), vectors.shape[1]), np.float32)
-    for start in range(0, n, BLOCK_ROWS):
+    found = np.empty((len(queries), min(k + SPARE, n)), np.int64)
+    for start in range(0, len(queries), SCAN_QUERIES):
+        some = slice(start, start + SCAN_QUERIES)
+        found[some] = _scan(vectors, popularity, queries[some], weights[some], found.shape[1], rows, n)
+    return found if rows is None else rows[found]
+
+
+def _scan(
+    vectors: np.ndarray,
+    popularity: np.ndarray,
+    queries: np.ndarray,
+    weights: np.ndarray,
+    count: int,
+    rows: np.ndarray | None,
+    n: int,
+) -> np.ndarray:
+    best = np.full((len(queries), count), -np.inf, np.float32)
+    found = np.zeros((len(queries), count), np.int64)
+    buffer = np.empty((min(BLOCK_ROWS, n), vectors.shape[1]), np.float32)
+    for start in range(0, n if count else 0, BLOCK_ROWS):
         some = slice(start, min(start + BLOCK_ROWS, n)) if rows is None else rows[start : start + BLOCK_ROWS]
         half = vectors[some]
-        size = len(half)
-        block[:size, :-1] = to_float32(half, plain[:size])
-        block[:size, -1] = popularity[some]
-        scores, found = faiss.knn(blended, block[:size], min(count, size), faiss.METRIC_INNER_PRODUCT)
-        best.add_result(scores, found + start)
-    best.finalize()
-    return best.I if rows is None else rows[best.I]
+        scores = queries @ to_float32(half, buffer[: len(half)]).T
+        scores += weights[:, None] * popularity[some]
+        least = best.min(axis=1, keepdims=True)
+        if start == 0 or np.isinf(least).any():
+            columns = np.argpartition(-scores, min(count, len(half)) - 1, axis=1)[:, :count]
+            best = np.concatenate([best, np.take_along_axis(scores, columns, axis=1)], axis=1)
+            found = np.concatenate([found, columns + start], axis=1)
+            kept = np.argpartition(-best, count - 1, axis=1)[:, :count]
+            best, found = np.take_along_axis(best, kept, axis=1), np.take_along_axis(found, kept, axis=1)
+            continue
+        # Few of a block's scores are better than the worst kept: those alone are sorted in, query by query.
+        query, column = np.nonzero(scores > least)
+        owner = np.concatenate([np.repeat(np.arange(len(best)), count), query])
+        all_scores = np.concatenate([best.ravel(), scores[query, column]])
+        order = np.lexsort((-all_scores, owner))
+        kept = order[np.searchsorted(owner[order], np.arange(len(best)))[:, None] + np.arange(count)]
+        best, found = all_scores[kept], np.concatenate([found.ravel(), column + start])[kept]
+    return found
 
 
 def similarities(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from runtime.search import best_of, scan
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
 RECALL_AT = 10
 CANDIDATES = (32, 64, 128, 256, 512, 1024)
-LEAST_PROBES = 8
+LEAST_PROBES = 16
 MOST_BREADTH = 2048  # of a walk through a graph
 
 
@@ -76,8 +76,10 @@ def _least_effort(
     most = index.lists or MOST_BREADTH
     probes, curve = min(LEAST_PROBES, most), []
     while True:
-        wide = index.candidates(queries, weights, Effort(probes, CANDIDATES[-1]))
-        for count in CANDIDATES:
+        # A walk through a graph ends with as many candidates as it is broad.
+        counts = [count for count in CANDIDATES if index.lists or count <= probes] or [probes]
+        wide = index.candidates(queries, weights, Effort(probes, counts[-1]))
+        for count in counts:
             recalls = _found(wide[:, :count], truth).mean(axis=1)
             # One standard error to spare, so that what holds on these queries holds on others.
             if recalls.mean() - recalls.std() / np.sqrt(len(recalls)) >= min_recall or recalls.min() == 1:

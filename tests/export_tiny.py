@@ -1,4 +1,4 @@
-"""Small backbones of each family with random weights, and one bundle of the smallest, for tests of export and runtime."""
+"""Small backbones of each family with random weights, and one bundle of the smallest, for export and runtime."""
 
 import fcntl
 import json

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
@@ -83,6 +84,18 @@ def test_a_failed_download_names_the_way_without_a_hub(monkeypatch: pytest.Monke
     monkeypatch.setattr(checkpoints, "download_pretrained_from_hf", no_download)
     for source in (Source("ViT-B-32", "laion2b_s34b_b79k"), Source("hf-hub:someone/model")):
         assert error(source) == "download failed (no network here); a file, or a folder as local-dir:PATH, needs none"
+
+
+def test_weights_downloaded_before_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = open_clip.get_pretrained_cfg("ViT-B-32", "openai")
+    stored: dict[str, Any] = {}
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda repository, name: stored.get(name))
+    assert recipe["hf_hub"].endswith("/")  # the repository's usual file
+    assert not checkpoints.is_downloaded(recipe)
+    stored["open_clip_model.safetensors"] = object()  # how the hub's library notes that a file does not exist
+    assert not checkpoints.is_downloaded(recipe)
+    stored["open_clip_model.safetensors"] = "/cache/open_clip_model.safetensors"
+    assert checkpoints.is_downloaded(recipe)
 
 
 # GELU or QuickGELU, and how pictures are prepared

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from embed.spec import InputError
-from heads.models import INPUTS, HeadConfig, build_head, config_from_json
+from heads.models import INPUTS, Dropout, HeadConfig, build_head, config_from_json
 
 
 def inputs(n: int, dim: int, pooled_dim: int) -> dict[str, torch.Tensor]:
@@ -61,3 +61,17 @@ def test_configuration_survives_json_and_refuses_what_it_does_not_know() -> None
         HeadConfig("fusoin", 8)
     with pytest.raises(InputError, match=r"HeadConfig.dropout is 1.0; wanted 0 <= dropout < 1"):
         HeadConfig("fusion", 8, dropout=1.0)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.25, 0.6])
+def test_dropout_drops_its_share_and_keeps_the_mean(probability: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(333, 301)
+    dropout = Dropout(probability)
+    dropped = dropout(x)
+    assert (dropped == 0).float().mean().item() == pytest.approx(probability, abs=0.005)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.01)
+    # Every coordinate and row alike: bytes of one word are not tied to each other.
+    assert ((dropped == 0).float().mean(dim=0) - probability).abs().max() < 0.12
+    assert ((dropped == 0).float().mean(dim=1) - probability).abs().max() < 0.12
+    assert torch.equal(dropout.eval()(x), x)

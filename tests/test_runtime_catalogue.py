@@ -4,11 +4,11 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+from catalogue_fakes import assert_best, between, brute_force, make_catalogue, make_labels, unit_vectors
 
 from embed.spec import InputError
 from runtime import catalogue as module
 from runtime.catalogue import Catalogue, hit_json
-from catalogue_fakes import assert_best, between, brute_force, make_catalogue, make_labels, unit_vectors
 
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
 
@@ -41,6 +41,12 @@ def test_a_least_percentile_is_exact(catalogue, queries, percentile):
     allowed = catalogue.popularity >= np.float32(percentile / 100)
     scores = brute_force(catalogue, queries[:50], np.float32(0.3), allowed)
     assert_best(catalogue.search_rows(queries[:50], 10, 0.3, percentile), scores, 10)
+
+
+def test_the_percentile_of_a_picture_itself_is_enough(catalogue, queries):
+    percentile = 100 * float(catalogue.popularity[17])
+    expected = (catalogue.popularity >= catalogue.popularity[17]).sum()
+    assert (catalogue.search_rows(queries[:1], 3000, 0.3, percentile)[0] >= 0).sum() == expected
 
 
 @pytest.mark.parametrize("where", ["kind = 'objects' and year >= 2015", "creator = 'c3'", "image = 'p77.png'"])
@@ -116,7 +122,7 @@ def test_bad_queries_are_said(catalogue):
         catalogue.search(np.ones((1, 31)))
     with pytest.raises(InputError, match="not finite"):
         catalogue.search(np.full((1, 32), np.nan))
-    with pytest.raises(InputError, match="no picture named 'p9999.png'"):
+    with pytest.raises(InputError, match=r"no picture named 'p9999\.png'"):
         catalogue.row_of("p9999.png")
 
 
@@ -153,8 +159,10 @@ def test_an_index_gives_exact_scores_and_never_fewer_hits(kind, tmp_path, monkey
         np.testing.assert_allclose(scores, np.take_along_axis(truth, rows, axis=1), atol=1e-12)
         best = np.argsort(-truth, axis=1)[:, :10]
         assert np.mean([np.isin(b, r).mean() for b, r in zip(best, rows, strict=True)]) > 0.85
-    # More hits than an index would look for come from a scan.
+    # More hits than an index would look for come from a scan, and so do those that it does not find.
     assert (indexed.search_rows(queries[:2], 2500, 0.3)[0] >= 0).all()
+    monkeypatch.setattr(indexed.index, "candidates", lambda queries, *_: np.full((len(queries), 32), -1))
+    assert_best(indexed.search_rows(queries, 10, 0.3), brute_force(indexed, queries, np.float32(0.3)), 10)
 
 
 def test_a_narrow_filter_is_scanned(tmp_path, queries):

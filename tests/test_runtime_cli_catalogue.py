@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-
 from catalogue_fakes import identity, make_cache, unit_vectors
+
 from embed import console
 from runtime import cli_catalogue
 
@@ -56,7 +56,7 @@ def index(*options):
 
 def similar(capsys, *options):
     capsys.readouterr()
-    assert run("similar", "cat", "--json", *options) == 0
+    assert run("similar", "cat", *options, "--json") == 0
     return [hit["key"] for hit in json.loads(capsys.readouterr().out)["hits"]]
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-
 from catalogue_fakes import make_cache, make_catalogue, make_labels, unit_vectors
+
 from embed.spec import IdentityMismatch, InputError
 from runtime.catalogue_writer import IndexConfig, build, refresh
 from runtime.popularity_table import PopularityConfig

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from catalogue_fakes import make_catalogue, make_labels, unit_vectors
 from PIL import Image
 
-from catalogue_fakes import make_catalogue, make_labels, unit_vectors
 from embed.spec import InputError
 from runtime.contact_sheet import TILE, write_sheet
 from runtime.queries import Wish, distinct_rows, find, mixed_query
@@ -48,6 +48,14 @@ def test_constraints_are_met_and_cost_no_hit(catalogue):
     found = find(catalogue, query, wish)
     assert [hit.key for hit in found] == [hit.key for hit in expected[:30]]
     assert len(found) == 21  # seven creators, three each: all there are
+    # So strict a wish that more must be fetched again and again.
+    kept = []
+    for hit in ranked:
+        if not any(vectors[hit.key] @ vectors[other.key] > 0.3 for other in kept):
+            kept.append(hit)
+    found = find(catalogue, query, Wish(len(kept), 0.3, dedup=0.3))
+    assert [hit.key for hit in found] == [hit.key for hit in kept]
+    assert ranked.index(kept[-1]) > 4 * len(kept)
 
 
 def test_grouping_by_a_column_that_is_not_there(catalogue):

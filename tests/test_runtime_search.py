@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from catalogue_fakes import unit_vectors
 
 from runtime.search import best_of, pareto_front, scan, similarities, to_float32
-from catalogue_fakes import unit_vectors
 
 
 def test_every_finite_half_becomes_the_same_float():

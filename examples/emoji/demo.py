@@ -8,6 +8,7 @@ summary, and writes `report.html`. Needs the extras train, cpu and starter.
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -23,7 +24,7 @@ from report import Picture, Point, Query, page
 
 from embed.console import table
 
-FOLDER = Path(__file__).parent
+FOLDER = Path(os.path.relpath(Path(__file__).parent))
 TABLE = FOLDER / "emoji.parquet"
 WEIGHTS = (0.0, 0.3, 1.0)
 IMAGE_QUERIES = ("images/1f436.webp", "images/1f355.webp", "images/1f697.webp")  # a dog, a pizza, a car
@@ -68,8 +69,8 @@ def main() -> None:
     dog, *others = (str(FOLDER / image) for image in IMAGE_QUERIES)
     run("runtime", "score", bundle, "--prompt", "dog face", dog, *others)
     run("runtime", "index", cache, "--popularity", str(TABLE), "--bundle", bundle, "--out", catalogue)
-    names = {row["image"]: row["name"] for row in pq.read_table(TABLE, columns=["image", "name"]).to_pylist()}
     run("runtime", "similar", catalogue, dog, "-k", "10", "--popularity-weight", "0.3")
+    names = {row["image"]: row["name"] for row in pq.read_table(TABLE, columns=["image", "name"]).to_pylist()}
     queries = find_similar(catalogue, bundle, names)
 
     rows = sorted(pq.read_table(scores).to_pylist(), key=lambda row: -row["percentile"])

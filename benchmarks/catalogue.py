@@ -1,0 +1,424 @@
+"""Similar popular pictures: plaudit's catalogue against the usual ways, in recall, throughput, memory and build time.
+
+    python benchmarks/catalogue.py --out results                       1,000,000 x 512, about an hour on two cores
+    python benchmarks/catalogue.py --out results --n 50000 --kinds ivf-pq
+    python benchmarks/catalogue.py --out results --cache CACHE --popularity TABLE     real vectors in place of made ones
+
+Writes results/catalogue.json, catalogue.md and catalogue.svg (recall against throughput). All is timed in one run, in
+batches of one size, after one warm-up; compare ratios, not figures of two machines.
+
+The made vectors follow what CLIP embeddings look like. Topics lie within themes and pictures within topics, each level
+a Gaussian whose variances fall as 1/rank (a low effective dimension without a sharp end); all is shifted into one cone,
+so that two random pictures have a cosine near 0.5; topics' sizes follow a power law. Picture queries are drawn as the
+catalogue is; text queries lie in a cone of their own, at a cosine of 0.3 to 0.4 from the nearest pictures. Counts are
+log-normal with a mean that depends on the topic; about a third are 0. The report has the local intrinsic dimension
+(maximum likelihood, Levina and Bickel 2004, over 100 neighbours), which says how hard the search is.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
+from embed.spec import Identity, Preprocess  # noqa: E402
+from runtime.catalogue import Catalogue  # noqa: E402
+from runtime.catalogue_writer import IndexConfig, build, refresh  # noqa: E402
+from runtime.indexes import Effort, Index  # noqa: E402
+from runtime.popularity_table import PopularityConfig  # noqa: E402
+from runtime.search import best_of  # noqa: E402
+from runtime.tuning import exact_rows  # noqa: E402
+
+K = 10
+WEIGHT = 0.3
+WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
+PERCENTILES = (90.0, 99.0, 99.9)
+MILVUS_PICTURES = 20_000  # its embedded server takes rows one by one
+
+
+@dataclass(frozen=True)
+class Data:
+    vectors: np.ndarray  # (n, d) float16
+    counts: np.ndarray  # (n,)
+    queries: np.ndarray  # (m, d) float32, half pictures, half texts
+    tuning: np.ndarray  # (t, d) float32, other such queries, to tune indexes on
+    images: list[str]
+
+
+class ArrayPictures:
+    """Vectors that are in memory, as `build` wants them."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        half = (0.5, 0.5, 0.5)
+        preprocess = Preprocess((224, 224), "shortest", "bicubic", half, half)
+        self.identity = Identity("made", "none", preprocess, "none", "none", 77, data.vectors.shape[1])
+
+    def image_embeddings(self) -> np.ndarray:
+        return self.data.vectors
+
+    def metadata(self, side: str) -> pa.Table:
+        n = len(self.data.vectors)
+        sides = pa.array(np.full(n, 224, np.int32))
+        return pa.table({"image_path": self.data.images, "image_id": self.data.images, "width": sides, "height": sides})
+
+    def image_rows(self, keys: pa.ChunkedArray) -> np.ndarray:
+        return np.asarray(pa.compute.index_in(keys, value_set=pa.array(self.data.images))).astype(np.int64)
+
+
+def made_data(n: int, dim: int, queries: int, seed: int = 0) -> Data:
+    rng = np.random.default_rng(seed)
+    topics, themes = max(50, n // 50), max(10, n // 2000)
+    scale = np.arange(1, dim + 1) ** -0.5
+    scale = (scale / np.linalg.norm(scale)).astype(np.float32)
+    basis = np.linalg.qr(rng.standard_normal((dim, dim)))[0].astype(np.float32)
+
+    def gaussian(rows: int) -> np.ndarray:
+        return rng.standard_normal((rows, dim)).astype(np.float32) * scale
+
+    def cone() -> np.ndarray:
+        direction = rng.standard_normal(dim)
+        return (1.3 * direction / np.linalg.norm(direction)).astype(np.float32)
+
+    centres = 0.7 * gaussian(themes)[rng.integers(themes, size=topics)] + 0.7 * gaussian(topics)
+    share = np.arange(1, topics + 1) ** -0.8
+    share /= share.sum()
+    warmth = rng.standard_normal(topics)
+    pictures, texts = cone(), cone()
+
+    def draw(rows: int, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        topic = rng.choice(topics, rows, p=share)
+        spread = 0.9 * rng.lognormal(0, 0.25, (rows, 1)).astype(np.float32)
+        drawn = (centres[topic] + spread * gaussian(rows)) @ basis + place
+        return drawn / np.linalg.norm(drawn, axis=1, keepdims=True), topic
+
+    vectors, topic = np.empty((n, dim), np.float16), np.empty(n, np.int64)
+    for start in range(0, n, 50_000):
+        some = slice(start, min(start + 50_000, n))
+        vectors[some], topic[some] = draw(some.stop - start, pictures)
+    counts = np.floor(2 * np.exp(1.7 * rng.standard_normal(n) + 0.8 * warmth[topic]))
+
+    def ask(count: int) -> np.ndarray:
+        return rng.permutation(np.concatenate([draw(count // 2, pictures)[0], draw(count - count // 2, texts)[0]]))
+
+    return Data(vectors, counts, ask(queries), ask(400), [f"{i}.jpg" for i in range(n)])
+
+
+def real_data(cache_path: Path, table: Path, queries: int) -> Data:
+    """A cache's pictures with their counts; queries are its prompts and points between its pictures."""
+    from embed.cache import Cache
+    from embed.records import read_records
+    from runtime.catalogue_writer import tuning_queries
+
+    cache = Cache.open(cache_path)
+    labels = read_records(table, "popularity").labels()
+    rows = cache.image_rows(labels["image"])
+    vectors = cache.image_embeddings()[rows[rows >= 0]]
+    counts, images = (np.asarray(labels[name])[rows >= 0] for name in ("count", "image"))
+    asked = tuning_queries(vectors, cache.text_embeddings(), queries + 400)
+    return Data(vectors, counts, asked[:queries], asked[queries:], images.tolist())
+
+
+def hardness(data: Data) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    some = data.queries[:100]
+    nearest = np.sort(some @ data.vectors[rng.permutation(len(data.vectors))[:100_000]].astype(np.float32).T, axis=1)
+    distances = np.sqrt(np.maximum(2 - 2 * nearest[:, :-101:-1], 1e-12))
+    dimension = 1 / np.log(distances[:, -1:] / distances[:, :-1]).mean(axis=1)
+    pairs = data.vectors[rng.integers(len(data.vectors), size=(2, 1000))].astype(np.float32)
+    return {
+        "local_intrinsic_dimension": round(float(np.median(dimension)), 1),
+        "cosine_of_random_pairs": round(float((pairs[0] * pairs[1]).sum(axis=1).mean()), 3),
+        "zero_counts": round(float((data.counts == 0).mean()), 3),
+    }
+
+
+Search = Callable[[np.ndarray], np.ndarray]  # (m, d) queries -> (m, K) rows
+
+
+class Bench:
+    """Runs searches over the same queries in the same batches."""
+
+    def __init__(self, catalogue: Catalogue, queries: np.ndarray, batch: int) -> None:
+        self.catalogue = catalogue
+        self.queries = queries
+        self.batch = batch
+        self.results: list[dict[str, Any]] = []
+        self._truth: dict[tuple[float, float], np.ndarray] = {}
+
+    def truth(self, weight: float, percentile: float) -> np.ndarray:
+        """(m, K): the true rows, by the exact scan that the tests compare with float64 brute force."""
+        if (weight, percentile) not in self._truth:
+            c = self.catalogue
+            n = int((c.popularity >= np.float32(percentile / 100)).sum())
+            weights = np.full(len(self.queries), weight, np.float32)
+            self._truth[weight, percentile] = exact_rows(c.vectors[:n], c.popularity[:n], self.queries, weights)
+        return self._truth[weight, percentile]
+
+    def run(
+        self, name: str, search: Search, weight: float = WEIGHT, percentile: float = 0.0, most: int = 10**9
+    ) -> None:
+        queries = self.queries[:most]
+        search(queries[: self.batch])
+        found, start = [], time.perf_counter()
+        for first in range(0, len(queries), self.batch):
+            found.append(search(queries[first : first + self.batch]))
+        elapsed_s = time.perf_counter() - start
+        truth, rows = self.truth(weight, percentile)[: len(queries)], np.concatenate(found)
+        recall = np.mean([np.isin(t, r).mean() for t, r in zip(truth, rows, strict=True)])
+        row = {"name": name, "weight": weight, "min_percentile": percentile, "recall_at_10": round(float(recall), 4)}
+        self.results.append(row | {"queries_per_s": round(len(queries) / elapsed_s, 1)})
+        print(self.results[-1], flush=True)
+
+
+def ours(catalogue: Catalogue, weight: float = WEIGHT, percentile: float = 0.0) -> Search:
+    return lambda queries: catalogue.search_rows(queries, K, weight, percentile)[0]
+
+
+def at_effort(catalogue: Catalogue, effort: Effort, weight: float = WEIGHT) -> Search:
+    def search(queries: np.ndarray) -> np.ndarray:
+        weights = np.full(len(queries), weight, np.float32)
+        assert catalogue.index is not None
+        found = catalogue.index.candidates(queries, weights, effort)
+        return best_of(found, catalogue.vectors, catalogue.popularity, queries, weights, K)[0]
+
+    return search
+
+
+def rivals(bench: Bench, graph: Catalogue | None) -> None:
+    """The usual ways. All have the vectors in memory as float32, which is twice what the catalogue stores."""
+    c = bench.catalogue
+    plain = c.vectors.astype(np.float32)
+    flat = faiss.IndexFlatIP(plain.shape[1])
+    flat.add(plain)
+    blended = faiss.IndexFlatIP(plain.shape[1] + 1)
+    blended.add(np.concatenate([plain, c.popularity[:, None]], axis=1))
+    few = 4 * bench.batch
+
+    def exact(queries: np.ndarray) -> np.ndarray:
+        return blended.search(np.pad(queries, ((0, 0), (0, 1)), constant_values=WEIGHT), K)[1]
+
+    def overfetch(queries: np.ndarray) -> np.ndarray:
+        similar, rows = flat.search(queries, 10 * K)
+        order = np.argsort(-(similar + WEIGHT * c.popularity[rows]), axis=1)[:, :K]
+        return np.take_along_axis(rows, order, axis=1)
+
+    popular = plain[: max(1, len(plain) // 100)].mean(axis=0)
+    popular /= np.linalg.norm(popular)
+
+    def shifted(queries: np.ndarray) -> np.ndarray:
+        moved = queries + 0.5 * popular
+        return flat.search(moved / np.linalg.norm(moved, axis=1, keepdims=True), K)[1]
+
+    bench.run("FAISS flat on [x, popularity]", exact, most=few)
+    bench.run("(a) FAISS flat, 10x over-fetch, re-rank", overfetch, most=few)
+    bench.run("(d) query shift towards the popular", shifted, most=few)
+    for percentile in PERCENTILES:
+        allowed = c.popularity >= np.float32(percentile / 100)
+        parameters = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little")))
+        selected = lambda queries, parameters=parameters: flat.search(queries, K, params=parameters)[1]  # noqa: E731
+        bench.run("(c) FAISS flat with IDSelectorBitmap", selected, 0.0, percentile, few)
+        if graph is not None and graph.index is not None:
+            index = graph.index
+
+            def post_filtered(queries: np.ndarray, index: Index = index, allowed: np.ndarray = allowed) -> np.ndarray:
+                rows = index.candidates(queries, np.zeros(len(queries), np.float32), Effort(128, 10 * K))
+                kept = np.where((rows >= 0) & allowed[rows], rows, -1)
+                return np.take_along_axis(kept, np.argsort(kept < 0, axis=1, kind="stable")[:, :K], axis=1)
+
+            def selected_graph(queries: np.ndarray, index: Index = index, allowed: np.ndarray = allowed) -> np.ndarray:
+                return index.candidates(queries, np.zeros(len(queries), np.float32), Effort(128, K), allowed)
+
+            bench.run("(b) HNSW, 10x over-fetch, post-filter", post_filtered, 0.0, percentile)
+            bench.run("(c) HNSW with IDSelectorBitmap", selected_graph, 0.0, percentile)
+
+
+def milvus(data: Data, out: Path, queries: np.ndarray, batch: int) -> list[dict[str, Any]]:
+    """(e) Milvus Lite beside ours, both on the first pictures only."""
+    try:
+        import pymilvus  # noqa: F401
+
+        from runtime.milvus import upload
+    except ImportError:
+        print("pymilvus is not installed: no (e)")
+        return []
+    n = min(MILVUS_PICTURES, len(data.vectors))
+    small = Data(data.vectors[:n], data.counts[:n], data.queries, data.tuning, data.images[:n])
+    catalogue, _ = build(out / "small", ArrayPictures(small), labels(small), PopularityConfig(), IndexConfig("exact"))
+    there = upload(catalogue, str(out / "milvus.db"))
+    row_of = {key: row for row, key in enumerate(catalogue.rows["image"].to_pylist())}
+    bench = Bench(catalogue, queries[: 2 * batch], batch)
+    for percentile in (0.0, *PERCENTILES):
+
+        def search(queries: np.ndarray, percentile: float = percentile) -> np.ndarray:
+            hits = there.search(queries, K, WEIGHT, percentile)
+            return np.array([[row_of[hit.key] for hit in one] for one in hits])
+
+        bench.run(f"ours, {n} pictures", ours(catalogue, WEIGHT, percentile), WEIGHT, percentile)
+        bench.run(f"(e) Milvus Lite, {n} pictures", search, WEIGHT, percentile)
+    there.close()
+    return bench.results
+
+
+def labels(data: Data, seed: int | None = None) -> pa.Table:
+    """The counts; with a seed, each changed as a day changes them."""
+    counts = data.counts
+    if seed is not None:
+        counts = np.floor(counts * np.random.default_rng(seed).lognormal(0.1, 0.3, len(counts)))
+    return pa.table({"image": data.images, "count": counts})
+
+
+def size_bytes(catalogue: Catalogue, *names: str) -> int:
+    return sum((catalogue.folder / name).stat().st_size for name in names if (catalogue.folder / name).exists())
+
+
+def built(kind: str, data: Data, out: Path) -> tuple[Catalogue, dict[str, Any]]:
+    start = time.perf_counter()
+    options = PopularityConfig(), IndexConfig(kind)
+    catalogue, _ = build(out / kind, ArrayPictures(data), labels(data), *options, queries=data.tuning)
+    build_s = time.perf_counter() - start
+    start = time.perf_counter()
+    catalogue = Catalogue.open(out / kind)
+    opening_s = time.perf_counter() - start
+    index = size_bytes(catalogue, "index.faiss", "cells.npy", "nodes.npy", "popularity.npy")
+    facts = {
+        "kind": kind,
+        "build_s": round(build_s, 1),
+        "open_s": round(opening_s, 3),
+        "memory_ratio": round((index + size_bytes(catalogue, "vectors.npy")) / data.vectors.nbytes, 3),
+        "index_ratio": round(index / data.vectors.nbytes, 3),
+        "index": catalogue.manifest["index"],
+    }
+    print(facts, flush=True)
+    return catalogue, facts
+
+
+def curve(bench: Bench, catalogue: Catalogue, kind: str) -> None:
+    """Recall against throughput, effort by effort."""
+    tuned = next(one for one in catalogue.manifest["index"]["efforts"] if one["weight"] == WEIGHT)
+    for factor in (1 / 8, 1 / 4, 1 / 2, 2, 4):
+        effort = Effort(max(1, int(tuned["probes"] * factor)), tuned["candidates"])
+        bench.run(f"ours, {kind}", at_effort(catalogue, effort))
+
+
+def markdown(report: dict[str, Any]) -> str:
+    lines = [f"{report['n']:,} x {report['dim']}, batches of {report['batch']}, {report['hardness']}", ""]
+    lines += ["| way | weight | least percentile | recall@10 | queries/s | to exact |", "|---|---|---|---|---|---|"]
+    for row in report["results"]:
+        ratio = row["queries_per_s"] / report["exact_queries_per_s"]
+        cells = [row["name"], row["weight"], row["min_percentile"], row["recall_at_10"], row["queries_per_s"]]
+        lines.append(f"| {' | '.join(map(str, cells))} | {ratio:.1f}x |")
+    lines += ["", "| index | build s | open s | index / vectors | both / vectors |", "|---|---|---|---|---|"]
+    for row in report["builds"]:
+        cells = [row[name] for name in ("kind", "build_s", "open_s", "index_ratio", "memory_ratio")]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    lines += ["", f"Refresh of all counts: {report['refresh_s']} s"]
+    return "\n".join(lines) + "\n"
+
+
+def plot(results: list[dict[str, Any]]) -> str:
+    """An SVG of recall (across) against queries a second (up, logarithmic) at the one weight, no filter."""
+    rows = [row for row in results if row["weight"] == WEIGHT and row["min_percentile"] == 0]
+    names = list(dict.fromkeys(row["name"] for row in rows))
+    speeds = np.log10([row["queries_per_s"] for row in rows])
+    low, high = np.floor(speeds.min()), np.ceil(speeds.max() + 1e-9)
+    least = min(0.8, min(row["recall_at_10"] for row in rows))
+    colors = ("#1b6ca8", "#d1495b", "#2e933c", "#8b5fbf", "#e08e1b", "#555555", "#00a6a6", "#b36a5e")
+
+    def place(row: dict[str, Any]) -> tuple[float, float]:
+        across = (row["recall_at_10"] - least) / (1 - least)
+        return 70 + 500 * across, 370 - 340 * (np.log10(row["queries_per_s"]) - low) / (high - low)
+
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" width="900" height="430" font-family="sans-serif" font-size="12">'
+    ]
+    parts.append('<rect width="900" height="430" fill="white"/><path d="M70 30V370H570" fill="none" stroke="#333"/>')
+    for power in range(int(low), int(high) + 1):
+        y = 370 - 340 * (power - low) / (high - low)
+        parts.append(f'<text x="62" y="{y + 4:.0f}" text-anchor="end">{10**power}</text>')
+        parts.append(f'<path d="M70 {y:.0f}H570" stroke="#ddd"/>')
+    for recall in np.linspace(least, 1, 5):
+        x = 70 + 500 * (recall - least) / (1 - least)
+        parts.append(f'<text x="{x:.0f}" y="388" text-anchor="middle">{recall:.3f}</text>')
+    parts.append('<text x="320" y="412" text-anchor="middle">recall at 10 of the blended score, weight 0.3</text>')
+    parts.append('<text x="70" y="18">queries a second</text>')
+    for i, name in enumerate(names):
+        color = colors[i % len(colors)]
+        points = sorted(place(row) for row in rows if row["name"] == name)
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"/>' for x, y in points]
+        parts.append(f'<circle cx="592" cy="{46 + 22 * i}" r="5" fill="{color}"/>')
+        parts.append(f'<text x="604" y="{50 + 22 * i}">{name}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--n", type=int, default=1_000_000)
+    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--queries", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kinds", nargs="*", default=["ivf-pq", "ivf-sq", "hnsw"])
+    parser.add_argument("--cache", type=Path)
+    parser.add_argument("--popularity", type=Path)
+    args = parser.parse_args()
+    faiss.omp_set_num_threads(args.threads)
+    work = args.out / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    if args.cache:
+        data = real_data(args.cache, args.popularity, args.queries)
+    else:
+        data = made_data(args.n, args.dim, args.queries)
+    report: dict[str, Any] = {"n": len(data.vectors), "dim": data.vectors.shape[1], "batch": args.batch}
+    report["hardness"] = hardness(data)
+    print(report, flush=True)
+
+    exact, facts = built("exact", data, work)
+    bench, builds, graph = Bench(exact, data.queries, args.batch), [facts], None
+    few = 4 * args.batch
+    bench.run("ours, exact", ours(exact), most=few)
+    for percentile in PERCENTILES:
+        bench.run("ours, exact", ours(exact, WEIGHT, percentile), WEIGHT, percentile)
+    for kind in args.kinds:
+        catalogue, facts = built(kind, data, work)
+        builds.append(facts)
+        for weight in WEIGHTS:
+            bench.run(f"ours, {kind}", ours(catalogue, weight), weight)
+        for percentile in PERCENTILES:
+            bench.run(f"ours, {kind}", ours(catalogue, WEIGHT, percentile), WEIGHT, percentile)
+        curve(bench, catalogue, kind)
+        graph = catalogue if kind == "hnsw" else graph
+    rivals(bench, graph)
+    last = work / (args.kinds[0] if args.kinds else "exact")
+    start = time.perf_counter()
+    refreshed, _ = refresh(last, labels(data, seed=1))
+    report["refresh_s"] = round(time.perf_counter() - start, 1)
+    report["refreshed_index"] = refreshed.manifest["index"]
+    report["exact_queries_per_s"] = max(
+        row["queries_per_s"]
+        for row in bench.results
+        if row["name"] in ("ours, exact", "FAISS flat on [x, popularity]") and row["min_percentile"] == 0
+    )
+    report["results"] = bench.results + milvus(data, work, data.queries, args.batch)
+    report["builds"] = builds
+    (args.out / "catalogue.json").write_text(json.dumps(report, indent=1) + "\n")
+    (args.out / "catalogue.md").write_text(markdown(report))
+    (args.out / "catalogue.svg").write_text(plot(bench.results))
+    shutil.rmtree(work)
+    print(markdown(report))
+
+
+if __name__ == "__main__":
+    main()
