@@ -22,6 +22,9 @@ from embed.machine import machine_cache
 from embed.records import Records, read_records
 from embed.spec import InputError, Source, known_fields
 
+# With fewer pictures or prompts, trying the engines costs more than the fastest one saves.
+TRIAL_RECORDS = 5000
+
 FEATURES = (("projected",), ("projected", "pooled"))
 
 
@@ -47,7 +50,6 @@ class BuildConfig:
     ray_actors: int = 2
     num_gpus: float = 0  # of each actor
     machine_cache: Path | None = None
-    trial_records: int = 5000  # with fewer, trying the engines costs more than the fastest one saves
 
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
@@ -190,7 +192,7 @@ def _settled_engine(
     if (found := towers.find(side, wanted, device)) is not None:
         reporter.engine(side, found, None)
         return found
-    if (wanted.runner, wanted.precision) == ("auto", "auto") and not _at_least(config.trial_records, side, tables):
+    if (wanted.runner, wanted.precision) == ("auto", "auto") and not _at_least(TRIAL_RECORDS, side, tables):
         engine = Engine("torch", "fp32", device)
         reporter.engine(side, engine, None)
         return engine

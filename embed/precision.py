@@ -127,7 +127,7 @@ def _affine(chain: Sequence["NodeProto"], constants: dict[str, Any]) -> tuple[ND
 
 
 def _tokens_after(conv: "NodeProto", nodes: Sequence["NodeProto"]) -> list["NodeProto"]:
-    """The nodes after the convolution that put its channels last: to (n, patches, width) or (n, rows, columns, width)."""
+    """The nodes after the convolution that put its channels last: (n, patches, width) or (n, rows, columns, width)."""
 
     def only_user(name: str) -> "NodeProto | None":
         users = [node for node in nodes if name in node.input]
@@ -231,7 +231,9 @@ def _float_values(model: "ModelProto") -> set[str]:
             tensor.data_location = onnx.TensorProto.EXTERNAL
             tensor.external_data.add(key="location", value="none")
     graph = onnx.shape_inference.infer_shapes(light, strict_mode=True).graph
-    values = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.output)}
+    values = {
+        value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)
+    }
     values |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     return {name for name, kind in values.items() if kind == onnx.TensorProto.FLOAT}
 

@@ -50,10 +50,13 @@ def test_cache_embeds_a_table_and_says_what_it_did(table: Path, capsys: pytest.C
 
 
 def test_auto_writes_its_certificate_and_a_second_run_keeps_to_it(
-    table: Path, capsys: pytest.CaptureFixture[str]
+    table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = table.parent / "c"
     command = ["cache", str(table), "--model", "tiny", "--out", str(out), "--workers", "1", "--device", "cpu"]
+    assert cli.main([*command[:-5], str(table.parent / "small"), *command[-4:]]) == 0
+    assert "torch fp32 on cpu" in capsys.readouterr().err, "little work is not worth a trial"
+    monkeypatch.setattr("embed.build.TRIAL_RECORDS", 3)
     assert cli.main(command) == 0
     assert "cosine to fp32 at least" in capsys.readouterr().err
     (engine,) = Cache.open(out).manifest["engines"]["images"]
