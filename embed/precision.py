@@ -172,7 +172,7 @@ def to_fp16(model: "ModelProto") -> "ModelProto":
 
     floats = _float_values(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    tail = _tail(model)
+    tail, outputs = _tail(model), {value.name for value in model.graph.output}
     half: set[str] = set()  # values that are computed in half precision
     made: dict[str, str] = {}  # a value or constant -> its counterpart in the other precision
     result = onnx.ModelProto()
@@ -197,7 +197,7 @@ def to_fp16(model: "ModelProto") -> "ModelProto":
             original.op_type in FP32_ISLANDS
             or original.name.startswith("patches.")
             or not floats.intersection(original.input)
-            or bool(tail.intersection(original.output))
+            or bool((tail | outputs).intersection(original.output))
         )
         node = onnx.NodeProto()
         node.CopyFrom(original)
@@ -211,12 +211,13 @@ def to_fp16(model: "ModelProto") -> "ModelProto":
 
 
 def _tail(model: "ModelProto") -> set[str]:
-    """The values between the last products and the outputs."""
-    found = {value.name for value in model.graph.output}
+    """The values between the last products and the outputs, and the outputs themselves."""
+    outputs = {value.name for value in model.graph.output}
+    found = set(outputs)
     for node in reversed(model.graph.node):
         if found.intersection(node.output) and node.op_type not in PRODUCTS:
             found.update(node.input)
-    return found - {name for node in model.graph.node if node.op_type in PRODUCTS for name in node.output}
+    return outputs | found - {name for node in model.graph.node if node.op_type in PRODUCTS for name in node.output}
 
 
 def _float_values(model: "ModelProto") -> set[str]:
