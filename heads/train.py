@@ -77,7 +77,13 @@ class Features:
                 raise InputError(
                     "the head reads pooled features and the cache has none; embed with --features projected,pooled"
                 )
-            taken[name] = vectors[rows[items]].float()
+            chosen = rows[items]
+            if len(chosen) and int(chosen.min()) < 0:
+                raise InputError(
+                    "the head reads prompts and some rows of the table have none; choose --head linear, or --head mlp"
+                    " --reads image"
+                )
+            taken[name] = vectors[chosen].float()
         return taken
 
 

@@ -87,6 +87,9 @@ def test_nonsense_is_refused(features: Features) -> None:
     with pytest.raises(FloatingPointError, match="at epoch 0, step 0"):
         broken = Pairs(pairs.a, pairs.b, np.full(len(pairs), np.nan, np.float32), pairs.weight, pairs.a, pairs.b)
         fit(build_head(HEAD), features, broken, None, TrainConfig())
+    with pytest.raises(InputError, match="some rows of the table have none"):
+        score_items(build_head(HEAD), Features(features.image_embeddings, features.text_embeddings,
+                                               features.image, torch.full_like(features.prompt, -1)))  # fmt: skip
     with pytest.raises(InputError, match=r"image vector in row 2 of the cache is not finite"):
         bad = np.zeros((4, DIM), np.float16)
         bad[2, 3] = np.nan
