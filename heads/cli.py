@@ -34,7 +34,12 @@ def _add_train(commands: Any) -> None:
     _add_data_options(parser)
     parser.add_argument("--out", required=True, metavar="HEAD", help="the folder to write the head to")
     parser.add_argument("--head", default="fusion", help="cosine, linear, mlp or fusion (default fusion)")
-    parser.add_argument("--loss", default="preference", help="what it minimises (default preference)")
+    parser.add_argument(
+        "--loss",
+        default="preference",
+        help="preference (any table; default), ranking or listwise (ranked groups), rating (ratings), triplet or"
+        " preference-inbatch (head cosine, both pictures of one prompt)",
+    )
     parser.add_argument("--split-by", metavar="COLUMN", help="hold out whole groups of rows with one value of COLUMN")
     parser.add_argument("--folds", type=int, help="hold every group out once, in this many parts")
     parser.add_argument("--test-fraction", type=float, default=0.2, help="share held out without --folds (default 0.2)")
@@ -43,7 +48,7 @@ def _add_train(commands: Any) -> None:
     for name, kind, default, text in [
         ("--epochs", int, 6, "at most; rows kept aside decide"),
         ("--patience", int, 3, "epochs without improvement before stopping"),
-        ("--batch-size", int, 16384, "pairs a step"),
+        ("--batch-size", int, 16384, "pairs, groups or ratings a step"),
         ("--learning-rate", float, 1e-3, "highest, after warm-up"),
         ("--weight-decay", float, 1.0, "of AdamW, on matrices"),
         ("--hidden", int, 128, "width of fusion's hidden layer"),
@@ -171,7 +176,7 @@ def _labels_and_features(args: argparse.Namespace, cache: Any) -> tuple[Any, Any
 
     from embed.records import parse_columns, read_records
     from heads.comparisons import match_labels
-    from heads.train import features_of
+    from heads.features import features_of
 
     records = read_records(args.data, args.format, columns=parse_columns(args.columns))
     labels = match_labels(records, cache, args.max_missing)
