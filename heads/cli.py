@@ -33,8 +33,13 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("cache", metavar="CACHE", help="a folder made by `python -m embed cache`")
     _add_data_options(parser)
     parser.add_argument("--out", required=True, metavar="HEAD", help="the folder to write the head to")
-    parser.add_argument("--head", default="fusion", help="kind of head (default fusion)")
-    parser.add_argument("--loss", default="preference", help="what it minimises (default preference)")
+    parser.add_argument("--head", default="fusion", help="cosine, linear, mlp or fusion (default fusion)")
+    parser.add_argument(
+        "--loss",
+        default="preference",
+        help="preference (any table; default), ranking or listwise (ranked groups), rating (ratings), triplet or"
+        " preference-inbatch (head cosine, both pictures of one prompt)",
+    )
     parser.add_argument("--split-by", metavar="COLUMN", help="hold out whole groups of rows with one value of COLUMN")
     parser.add_argument("--folds", type=int, help="hold every group out once, in this many parts")
     parser.add_argument("--test-fraction", type=float, default=0.2, help="share held out without --folds (default 0.2)")
@@ -43,14 +48,16 @@ def _add_train(commands: Any) -> None:
     for name, kind, default, text in [
         ("--epochs", int, 6, "at most; rows kept aside decide"),
         ("--patience", int, 3, "epochs without improvement before stopping"),
-        ("--batch-size", int, 16384, "pairs a step"),
+        ("--batch-size", int, 16384, "pairs, groups or ratings a step"),
         ("--learning-rate", float, 1e-3, "highest, after warm-up"),
         ("--weight-decay", float, 1.0, "of AdamW, on matrices"),
-        ("--hidden", int, 128, "width of the hidden layer"),
-        ("--dropout", float, 0.5, "of the hidden layer"),
-        ("--input-dropout", float, 0.6, "of the inputs; less for millions of pairs"),
+        ("--hidden", int, 128, "width of fusion's hidden layer"),
+        ("--dropout", float, 0.5, "of fusion's hidden layer"),
+        ("--input-dropout", float, 0.6, "of fusion's inputs; less for millions of pairs"),
+        ("--reads", str, "both", "what mlp reads: both, image or text"),
     ]:
         parser.add_argument(name, type=kind, default=default, help=f"{text} (default {default})")
+    parser.add_argument("--no-activations", action="store_true", help="make mlp affine, as the published ones are")
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -88,7 +95,16 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     )
     labels, features = _labels_and_features(args, cache)
     pooled_dim = 0 if features.image_pooled is None else features.image_pooled.shape[1]
-    head_config = HeadConfig(args.head, cache.identity.dim, pooled_dim, args.hidden, args.dropout, args.input_dropout)
+    head_config = HeadConfig(
+        args.head,
+        cache.identity.dim,
+        pooled_dim,
+        args.hidden,
+        args.dropout,
+        args.input_dropout,
+        args.reads,
+        activations=not args.no_activations,
+    )
     rows = split.split_rows(labels, split_config)
     trained = folds.train_heads(
         labels, features, rows, head_config, config, args.min_ratio, report=lambda text: say(args, text)
@@ -160,7 +176,7 @@ def _labels_and_features(args: argparse.Namespace, cache: Any) -> tuple[Any, Any
 
     from embed.records import parse_columns, read_records
     from heads.comparisons import match_labels
-    from heads.train import features_of
+    from heads.features import features_of
 
     records = read_records(args.data, args.format, columns=parse_columns(args.columns))
     labels = match_labels(records, cache, args.max_missing)

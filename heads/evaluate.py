@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 from embed.files import atomic_write
 from embed.spec import InputError
 from heads.comparisons import Labels, Pairs, pairs_among
+from heads.features import Features
 from heads.intervals import Interval, mean_of_folds_interval
 from heads.metrics import pair_credit
 from heads.models import Head
 from heads.split import Split
-from heads.train import Features, score_items
+from heads.train import score_items
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embed.console import warn
 from embed.spec import InputError
 from heads.comparisons import Labels, Pairs, pairs_among
+from heads.features import Features
 from heads.models import Head, HeadConfig, build_head
+from heads.objectives import Examples, examples_for
 from heads.split import Split, rows_apart_from
-from heads.train import Features, TrainConfig, fit
+from heads.train import TrainConfig, fit
 
 VALIDATION_SHARE = 0.1  # of the training groups, kept for choosing the epoch
 
@@ -54,7 +57,13 @@ def train_heads(
         histories.append(history)
     rows = everything if folds else rows_apart_from(labels, split.test_rows(0), np.flatnonzero(split.fold != 0))
     head, history = _train_one(labels, features, split, rows, head_config, config, min_ratio)
-    return TrainedHeads(head, fold_heads, rows, [history, *histories])
+    histories = [history, *histories]
+    if idle := sum(int(record["idle_batches"]) for epochs in histories for record in epochs):
+        warn(
+            f"{idle} batches had a {config.loss} loss of exactly 0 and taught nothing"
+            + (": every triplet in them is right by the margin" if config.loss == "triplet" else "")
+        )
+    return TrainedHeads(head, fold_heads, rows, histories)
 
 
 def _train_one(
@@ -68,17 +77,17 @@ def _train_one(
 ) -> tuple[Head, list[dict[str, float]]]:
     """A head on all of `rows`, trained for as many epochs as served rows kept aside best; and that first history."""
     rng = np.random.default_rng(config.seed)
-    train, validation = _train_and_validation(labels, split, rows, rng, min_ratio)
+    train, validation = _train_and_validation(labels, split, rows, rng, min_ratio, config.loss)
     history = fit(build_head(head_config, config.seed), features, train, validation, config)
     best = int(np.argmax([record["validation_accuracy"] for record in history])) + 1
     head = build_head(head_config, config.seed)
-    fit(head, features, pairs_among(labels, rows, rng, min_ratio), None, config, epochs=best)
+    fit(head, features, examples_for(config.loss, labels, rows, rng, min_ratio), None, config, epochs=best)
     return head, history
 
 
 def _train_and_validation(
-    labels: Labels, split: Split, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None
-) -> tuple[Pairs, Pairs]:
+    labels: Labels, split: Split, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None, loss: str
+) -> tuple[Examples, Pairs]:
     names = np.unique(split.group[rows])
     if len(names) < 2:
         raise InputError(f"{len(names)} group is left to train on; hold out less, or split by another column")
@@ -87,6 +96,6 @@ def _train_and_validation(
     validation_rows = rows[is_validation]
     train_rows = rows_apart_from(labels, validation_rows, rows[~is_validation])
     return (
-        pairs_among(labels, train_rows, rng, min_ratio),
+        examples_for(loss, labels, train_rows, rng, min_ratio),
         pairs_among(labels, validation_rows, rng, min_ratio),
     )

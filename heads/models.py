@@ -1,20 +1,28 @@
 """Heads: small networks that turn frozen embeddings into one score. Know nothing of losses, data or disk.
 
+    cosine  exp(s) cos(A v, B t): starts as zero-shot CLIP, and is a space to search in
+    linear  w.v + b, LAION's first aesthetic predictor
+    mlp     1024-128-64-16-1, ImageReward's and the improved aesthetic predictor's
+    fusion  one hidden layer on [v, t, v*t, |v-t|]
+
 Every head reads some of three inputs, all with one row per scored pair of picture and prompt:
 `image_embedding` (n, d) and `text_embedding` (n, d), unit norm, and `image_pooled` (n, p), the unit-norm features of
 the image tower before its projection. `inputs` names the ones it reads, in the order of its ONNX graph.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from embed.console import unknown_name
 from embed.spec import InputError, known_fields
 
 INPUTS = ("image_embedding", "text_embedding", "image_pooled")
+READS = {"both": INPUTS[:2], "image": INPUTS[:1], "text": INPUTS[1:2]}
 
 
 @dataclass(frozen=True)
@@ -23,10 +31,12 @@ class HeadConfig:
 
     kind: str
     dim: int  # of image_embedding and text_embedding
-    pooled_dim: int = 0  # of image_pooled; 0 for a head that does not read it
+    pooled_dim: int = 0  # of image_pooled, which only fusion reads; 0 where there is none
     hidden: int = 128  # width of fusion's hidden layer
-    dropout: float = 0.5  # of the hidden layer
-    input_dropout: float = 0.6  # of the inputs: what keeps a head honest that has hundreds of rows, not millions
+    dropout: float = 0.5  # of fusion's hidden layer
+    input_dropout: float = 0.6  # of fusion's inputs: keeps a head honest that has hundreds of rows, not millions
+    reads: str = "both"  # what mlp reads: both sides, the image alone or the text alone
+    activations: bool = True  # ReLU between the layers of mlp; both published heads do without
 
     def __post_init__(self) -> None:
         if self.kind not in HEADS:
@@ -36,6 +46,8 @@ class HeadConfig:
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"HeadConfig.{name} is {getattr(self, name)}; wanted 0 <= {name} < 1")
+        if self.reads not in READS:
+            raise unknown_name("value of reads", self.reads, READS)
 
 
 class Head(nn.Module):
@@ -105,7 +117,6 @@ class Fusion(Head):
         self.center.copy_(self._features(**inputs).mean(dim=0))
 
     def _features(self, image_embedding: Tensor, text_embedding: Tensor, image_pooled: Tensor | None = None) -> Tensor:
-        # The square root of its length brings the coordinates of a unit vector to the order of one.
         scale = image_embedding.shape[-1] ** 0.5
         product = (self.PRODUCT_SCALE * scale**2) * image_embedding * text_embedding
         difference = (self.PRODUCT_SCALE * scale) * (image_embedding - text_embedding).abs()
@@ -115,7 +126,90 @@ class Fusion(Head):
         return torch.cat(features, dim=-1)
 
 
-HEADS: dict[str, type[Head]] = {"fusion": Fusion}
+class Cosine(Head):
+    """exp(s) cos(A v, B t). A and B start as the identity: untrained, it orders as zero-shot CLIP does.
+
+    `embed_image` and `embed_text` give the unit vectors A v / |A v| and B t / |B t|, whose inner product orders as the
+    score does: what losses of embeddings compare, and what an index can hold.
+    """
+
+    # CLIP's own scale once trained, where OpenAI clipped it; PickScore goes on from it (Radford et al. 2021, 2.5).
+    LOGIT_SCALE = math.log(100)
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        # A = I + image_residual: weight decay then draws towards the backbone's own space, and not towards nothing.
+        self.image_residual = nn.Parameter(torch.zeros(config.dim, config.dim))
+        self.text_residual = nn.Parameter(torch.zeros(config.dim, config.dim))
+        self.logit_scale = nn.Parameter(torch.tensor(self.LOGIT_SCALE))
+
+    def embed_image(self, image_embedding: Tensor) -> Tensor:
+        """(n, d) unit vectors of pictures."""
+        return F.normalize(image_embedding + F.linear(image_embedding, self.image_residual), dim=-1)
+
+    def embed_text(self, text_embedding: Tensor) -> Tensor:
+        """(n, d) unit vectors of prompts."""
+        return F.normalize(text_embedding + F.linear(text_embedding, self.text_residual), dim=-1)
+
+    def forward(self, image_embedding: Tensor, text_embedding: Tensor) -> Tensor:  # type: ignore[override]
+        cosine = (self.embed_image(image_embedding) * self.embed_text(text_embedding)).sum(dim=-1)
+        return self.logit_scale.exp() * cosine
+
+
+class Linear(Head):
+    """w.v + b on the image alone, as LAION's first aesthetic predictor. Scores start at zero."""
+
+    inputs = READS["image"]
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.layer = nn.Linear(config.dim, 1)
+        for parameter in self.layer.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, image_embedding: Tensor) -> Tensor:  # type: ignore[override]
+        return self.layer(_order_one(image_embedding)).squeeze(-1)
+
+
+class Mlp(Head):
+    """1024-128-64-16-1 on the sides that the configuration names.
+
+    Widths, dropouts and initialisation are ImageReward's (Xu et al. 2023). Without activations, as ImageReward and the
+    improved aesthetic predictor have it, the score is affine in its inputs.
+    """
+
+    WIDTHS, DROPOUTS = (1024, 128, 64, 16, 1), (0.2, 0.2, 0.1)
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.inputs = READS[config.reads]
+        widths = (config.dim * len(self.inputs), *self.WIDTHS)
+        layers: list[nn.Module] = []
+        for i, (before, after) in enumerate(zip(widths, self.WIDTHS, strict=False)):
+            linear = nn.Linear(before, after)
+            nn.init.normal_(linear.weight, std=1 / (before + 1))
+            nn.init.zeros_(linear.bias)
+            layers.append(linear)
+            if config.activations and after > 1:
+                layers.append(nn.ReLU())
+            if i < len(self.DROPOUTS):
+                layers.append(nn.Dropout(self.DROPOUTS[i]))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(  # type: ignore[override]
+        self, image_embedding: Tensor | None = None, text_embedding: Tensor | None = None
+    ) -> Tensor:
+        given = [_order_one(side) for side in (image_embedding, text_embedding) if side is not None]
+        return self.layers(torch.cat(given, dim=-1)).squeeze(-1)
+
+
+def _order_one(unit_vectors: Tensor) -> Tensor:
+    """The vectors times the square root of their length: coordinates of the order of one, as initialisations and
+    learning rates expect them."""
+    return unit_vectors * unit_vectors.shape[-1] ** 0.5
+
+
+HEADS: dict[str, type[Head]] = {"cosine": Cosine, "linear": Linear, "mlp": Mlp, "fusion": Fusion}
 
 
 def build_head(config: HeadConfig, seed: int = 0) -> Head:

@@ -1,6 +1,6 @@
 """Training a head on frozen embeddings: everything in memory, batches by gather, the best epoch kept.
 
-Knows no file and no table: features and pairs in, a trained head and its history out.
+Knows no file and no table: features and examples in, a trained head and its history out.
 """
 
 import copy
@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from embed.console import progress, unknown_name
 from embed.spec import InputError
-from heads import losses
 from heads.comparisons import Pairs
+from heads.features import Features
 from heads.models import Head
+from heads.objectives import OBJECTIVES, Examples, items_of, require_head
 
-# A loss of scores: (score_a, score_b, target, weight) -> scalar.
-LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {"preference": losses.preference}
+MAX_INBATCH = 4096  # pairs of a batch with in-batch negatives, whose similarities are twice its square
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class TrainConfig:
     loss: str = "preference"
     learning_rate: float = 1e-3
     weight_decay: float = 1.0
-    batch_size: int = 16384  # pairs
+    batch_size: int = 16384  # pairs, groups or ratings
     epochs: int = 6  # at most: validation decides, see `fit`
     patience: int = 3  # epochs without a better order of the validation rows before training stops
     warmup: float = 0.05  # share of the steps in which the learning rate rises
@@ -38,8 +37,13 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise unknown_name("loss", self.loss, LOSSES)
+        if self.loss not in OBJECTIVES:
+            raise unknown_name("loss", self.loss, OBJECTIVES)
+        if self.loss == "preference-inbatch" and self.batch_size > MAX_INBATCH:
+            raise InputError(
+                f"the loss preference-inbatch compares every picture with every prompt of a batch of {self.batch_size}"
+                f" pairs; give --batch-size {MAX_INBATCH} or less (PickScore's is 128)"
+            )
         for name in ("learning_rate", "batch_size", "epochs", "patience", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise InputError(f"TrainConfig.{name} is {getattr(self, name)}; it must be positive")
@@ -51,56 +55,6 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
-
-
-@dataclass(frozen=True)
-class Features:
-    """The vectors a head reads and, per item, which of their rows: `image` (n,), `prompt` (n,) int64."""
-
-    image_embeddings: Tensor  # (N, d)
-    text_embeddings: Tensor  # (P, d)
-    image: Tensor
-    prompt: Tensor
-    image_pooled: Tensor | None = None  # (N, p)
-
-    def take(self, items: Tensor, inputs: tuple[str, ...]) -> dict[str, Tensor]:
-        """The named inputs of some items, (len(items), d) float32 each."""
-        source = {
-            "image_embedding": (self.image_embeddings, self.image),
-            "text_embedding": (self.text_embeddings, self.prompt),
-            "image_pooled": (self.image_pooled, self.image),
-        }
-        taken = {}
-        for name in inputs:
-            vectors, rows = source[name]
-            if vectors is None:
-                raise InputError(
-                    "the head reads pooled features and the cache has none; embed with --features projected,pooled"
-                )
-            taken[name] = vectors[rows[items]].float()
-        return taken
-
-
-def features_of(
-    image_embeddings: np.ndarray,
-    text_embeddings: np.ndarray,
-    image: np.ndarray,
-    prompt: np.ndarray,
-    image_pooled: np.ndarray | None = None,
-) -> Features:
-    """Features over numpy arrays, shared without a copy; refuses vectors that are not finite."""
-    for name, array in (("image", image_embeddings), ("prompt", text_embeddings), ("pooled image", image_pooled)):
-        if array is not None and not np.isfinite(array).all():
-            row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
-            raise InputError(f"the {name} vector in row {row} of the cache is not finite; embed it again")
-    pooled = None if image_pooled is None else torch.from_numpy(image_pooled)
-    return Features(
-        torch.from_numpy(image_embeddings),
-        torch.from_numpy(text_embeddings),
-        torch.from_numpy(image),
-        torch.from_numpy(prompt),
-        pooled,
-    )
 
 
 @torch.no_grad()
@@ -115,7 +69,7 @@ def score_items(head: Head, features: Features, items: np.ndarray | None = None,
 def fit(
     head: Head,
     features: Features,
-    train: Pairs,
+    train: Examples,
     validation: Pairs | None,
     config: TrainConfig,
     epochs: int | None = None,
@@ -123,12 +77,14 @@ def fit(
     """Train `head` in place on `train` and leave it with the weights of its best epoch on `validation`; without
     validation, with those of its last. `epochs` ends training early; the learning rate keeps its whole schedule.
 
-    Returns one record an epoch: train_loss, validation_accuracy (NaN without), learning_rate. Raises FloatingPointError
-    with the step when the loss is not finite.
+    Returns one record an epoch: train_loss, validation_accuracy (NaN without), learning_rate, idle_batches (with a
+    loss of 0, they teach nothing). Raises FloatingPointError with the step when the loss is not finite.
     """
+    require_head(config.loss, head)
     if len(train) == 0 or (validation is not None and len(validation) == 0):
         raise InputError(
-            f"nothing to train on: {len(train)} pairs for training, {len(validation or ())} for validation;"
+            f"nothing to train on: {len(train)} {OBJECTIVES[config.loss].unit} for training,"
+            f" {len(validation or ())} pairs for validation;"
             " give more rows, or hold out less"
         )
     epochs = epochs or config.epochs
@@ -137,15 +93,22 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(steps, config.warmup))
     best_accuracy, best_state, best_epoch = -1.0, copy.deepcopy(head.state_dict()), 0
     history: list[dict[str, float]] = []
-    head.prepare(**features.take(torch.from_numpy(np.unique([train.a, train.b])), head.inputs))
+    head.prepare(**features.take(torch.from_numpy(items_of(train)), head.inputs))
     # The order of the pairs and dropout come from the seed; the caller's generator is left as it was.
     with torch.random.fork_rng(devices=[]), progress(epochs, "epoch", "training") as bar:
         torch.manual_seed(config.seed)
         for epoch in range(epochs):
-            train_loss = _train_epoch(head, features, train, config, optimizer, schedule, epoch)
+            batch_losses = _train_epoch(head, features, train, config, optimizer, schedule, epoch)
             accuracy = math.nan if validation is None else _expected_accuracy(head, features, validation)
             rate = float(schedule.get_last_lr()[0])
-            history.append({"train_loss": train_loss, "validation_accuracy": accuracy, "learning_rate": rate})
+            history.append(
+                {
+                    "train_loss": float(np.mean(batch_losses)),
+                    "validation_accuracy": accuracy,
+                    "learning_rate": rate,
+                    "idle_batches": batch_losses.count(0.0),
+                }
+            )
             bar.update()
             if validation is None or accuracy > best_accuracy:
                 best_accuracy, best_state, best_epoch = accuracy, copy.deepcopy(head.state_dict()), epoch
@@ -159,16 +122,17 @@ def fit(
 def _train_epoch(
     head: Head,
     features: Features,
-    pairs: Pairs,
+    examples: Examples,
     config: TrainConfig,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     epoch: int,
-) -> float:
+) -> list[float]:
+    """The loss of each batch."""
     head.train()
     losses_seen: list[float] = []
-    for batch in torch.randperm(len(pairs)).split(config.batch_size):
-        loss = _loss(head, features, pairs, batch, config.loss)
+    for batch in torch.randperm(len(examples)).split(config.batch_size):
+        loss = OBJECTIVES[config.loss].loss(head, features, examples, batch.numpy())
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at epoch {epoch}, step {len(losses_seen)}; lower --learning-rate"
@@ -179,17 +143,7 @@ def _train_epoch(
         optimizer.step()
         schedule.step()
         losses_seen.append(loss.item())
-    return float(np.mean(losses_seen))
-
-
-def _loss(head: Head, features: Features, pairs: Pairs, batch: Tensor, loss: str) -> Tensor:
-    index = batch.numpy()
-    sides = torch.from_numpy(np.concatenate([pairs.a[index], pairs.b[index]]))
-    # Pairs of a batch share items: each item is scored once, however many pairs it stands in.
-    items, position = torch.unique(sides, return_inverse=True)
-    # index_select and not [position]: the gradient of the latter is summed in no fixed order.
-    score_a, score_b = head(**features.take(items, head.inputs)).index_select(0, position).view(2, -1)
-    return LOSSES[loss](score_a, score_b, torch.from_numpy(pairs.target[index]), torch.from_numpy(pairs.weight[index]))
+    return losses_seen
 
 
 def _expected_accuracy(head: Head, features: Features, pairs: Pairs) -> float:

@@ -7,8 +7,9 @@ from scipy.stats import spearmanr
 
 from embed.spec import InputError
 from heads.comparisons import Pairs
+from heads.features import Features, features_of
 from heads.models import HeadConfig, build_head
-from heads.train import Features, TrainConfig, features_of, fit, score_items
+from heads.train import TrainConfig, fit, score_items
 
 ITEMS, DIM = 120, 8
 HEAD = HeadConfig("fusion", DIM, dropout=0.0, input_dropout=0.0, hidden=16)
@@ -87,10 +88,17 @@ def test_nonsense_is_refused(features: Features) -> None:
     with pytest.raises(FloatingPointError, match="at epoch 0, step 0"):
         broken = Pairs(pairs.a, pairs.b, np.full(len(pairs), np.nan, np.float32), pairs.weight, pairs.a, pairs.b)
         fit(build_head(HEAD), features, broken, None, TrainConfig())
+    with pytest.raises(InputError, match="some rows of the table have none"):
+        score_items(build_head(HEAD), Features(features.image_embeddings, features.text_embeddings,
+                                               features.image, torch.full_like(features.prompt, -1)))  # fmt: skip
     with pytest.raises(InputError, match=r"image vector in row 2 of the cache is not finite"):
         bad = np.zeros((4, DIM), np.float16)
         bad[2, 3] = np.nan
         features_of(bad, bad[:1], np.arange(4), np.zeros(4, np.int64))
+    with pytest.raises(InputError, match=r"preference-inbatch .* --batch-size 4096 or less"):
+        TrainConfig(loss="preference-inbatch")
+    with pytest.raises(InputError, match=r"the loss triplet compares embeddings.*--head cosine"):
+        fit(build_head(HEAD), features, pairs, None, TrainConfig(loss="triplet"))
     with pytest.raises(InputError, match="unknown loss 'preferences'; near names: preference"):
         TrainConfig(loss="preferences")
     with pytest.raises(InputError, match=r"TrainConfig\.epochs is 0; it must be positive"):

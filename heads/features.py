@@ -1,0 +1,65 @@
+"""The vectors that heads read, in memory, and which of them belong to which item. Knows no head and no label."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embed.spec import InputError
+
+
+@dataclass(frozen=True)
+class Features:
+    """The vectors a head reads and, per item, which of their rows: `image` (n,), `prompt` (n,) int64."""
+
+    image_embeddings: Tensor  # (N, d)
+    text_embeddings: Tensor  # (P, d)
+    image: Tensor
+    prompt: Tensor
+    image_pooled: Tensor | None = None  # (N, p)
+
+    def take(self, items: Tensor, inputs: tuple[str, ...]) -> dict[str, Tensor]:
+        """The named inputs of some items, (len(items), d) float32 each."""
+        source = {
+            "image_embedding": (self.image_embeddings, self.image),
+            "text_embedding": (self.text_embeddings, self.prompt),
+            "image_pooled": (self.image_pooled, self.image),
+        }
+        taken = {}
+        for name in inputs:
+            vectors, rows = source[name]
+            if vectors is None:
+                raise InputError(
+                    "the head reads pooled features and the cache has none; embed with --features projected,pooled"
+                )
+            chosen = rows[items]
+            if len(chosen) and int(chosen.min()) < 0:
+                raise InputError(
+                    "the head reads prompts and some rows of the table have none; choose --head linear, or --head mlp"
+                    " --reads image"
+                )
+            taken[name] = vectors[chosen].float()
+        return taken
+
+
+def features_of(
+    image_embeddings: np.ndarray,
+    text_embeddings: np.ndarray,
+    image: np.ndarray,
+    prompt: np.ndarray,
+    image_pooled: np.ndarray | None = None,
+) -> Features:
+    """Features over numpy arrays, shared without a copy; refuses vectors that are not finite."""
+    for name, array in (("image", image_embeddings), ("prompt", text_embeddings), ("pooled image", image_pooled)):
+        if array is not None and not np.isfinite(array).all():
+            row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
+            raise InputError(f"the {name} vector in row {row} of the cache is not finite; embed it again")
+    pooled = None if image_pooled is None else torch.from_numpy(image_pooled)
+    return Features(
+        torch.from_numpy(image_embeddings),
+        torch.from_numpy(text_embeddings),
+        torch.from_numpy(image),
+        torch.from_numpy(prompt),
+        pooled,
+    )

@@ -1,0 +1,183 @@
+"""What each loss trains on: which tables it fits, what its examples are, and its value on a batch of them.
+
+The formulas are `losses`'; here items become scores or embeddings, each once a batch, however many examples share it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embed.spec import InputError
+from heads import losses
+from heads.comparisons import Labels, Pairs, pairs_among
+from heads.features import Features
+from heads.models import Cosine, Head
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Ranked groups of two items or more: group i is members start[i] to start[i + 1]."""
+
+    start: np.ndarray  # (g + 1,) int64
+    item: np.ndarray  # (m,) int64
+    rank: np.ndarray  # (m,) float32, the lowest is the best
+
+    def __len__(self) -> int:
+        return len(self.start) - 1
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Items with a number each that their score should be."""
+
+    item: np.ndarray  # (m,) int64
+    rating: np.ndarray  # (m,) float32
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+
+Examples = Pairs | Groups | Ratings
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss with its data. `examples(labels, rows, rng, min_ratio)` are those that some rows of a table state;
+    `loss(head, features, examples, batch)` is the scalar of the examples numbered `batch` (b,)."""
+
+    unit: str
+    examples: Callable[[Labels, np.ndarray, np.random.Generator, float | None], Examples]
+    loss: Callable[[Head, Features, "Examples", np.ndarray], Tensor]
+    embeds: bool = False  # compares vectors of pictures and prompts, not scores: for the cosine head alone
+
+
+def examples_for(
+    loss: str, labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None = None
+) -> Examples:
+    """The examples that `rows` state for a loss; InputError where the table is not of its kind."""
+    return OBJECTIVES[loss].examples(labels, rows, rng, min_ratio)
+
+
+def require_head(loss: str, head: Head) -> None:
+    """Nothing, or InputError where the loss needs embeddings and the head has none."""
+    if OBJECTIVES[loss].embeds and not isinstance(head, Cosine):
+        raise InputError(f"the loss {loss} compares embeddings, which only the cosine head has; choose --head cosine")
+
+
+def items_of(examples: Examples) -> np.ndarray:
+    """The different items among the examples."""
+    return np.unique([examples.a, examples.b] if isinstance(examples, Pairs) else examples.item)
+
+
+def _pairs_of_one_prompt(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None) -> Pairs:
+    pairs = pairs_among(labels, rows, rng, min_ratio)
+    prompt_a, prompt_b = labels.prompt[pairs.a], labels.prompt[pairs.b]
+    if bad := int(((prompt_a != prompt_b) | (prompt_a < 0)).sum()):
+        raise InputError(
+            f"{bad} of {len(pairs)} pairs do not compare two pictures of one prompt, which a loss of embeddings wants;"
+            " choose --loss preference"
+        )
+    return pairs
+
+
+def _triplets(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None) -> Pairs:
+    """Pairs whose first item is the preferred one; ties have no positive and are left out."""
+    pairs = _pairs_of_one_prompt(labels, rows, rng, min_ratio)
+    keep = np.flatnonzero(pairs.target != 0.5)
+    pairs = Pairs(**{name: getattr(pairs, name)[keep] for name in pairs.__dataclass_fields__})
+    a_wins = pairs.target > 0.5
+    return replace(
+        pairs,
+        a=np.where(a_wins, pairs.a, pairs.b),
+        b=np.where(a_wins, pairs.b, pairs.a),
+        target=np.maximum(pairs.target, 1 - pairs.target),
+        row_a=np.where(a_wins, pairs.row_a, pairs.row_b),
+        row_b=np.where(a_wins, pairs.row_b, pairs.row_a),
+    )
+
+
+def _groups(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None) -> Groups:
+    if labels.kind != "groups":
+        raise InputError(
+            f"losses of ranked groups want a table with ranks, and this one has {labels.kind}; choose --loss preference"
+        )
+    rows = rows[np.argsort(labels.values["group"][rows], kind="stable")]
+    _, position, size = np.unique(labels.values["group"][rows], return_inverse=True, return_counts=True)
+    rows, size = rows[size[position] > 1], size[size > 1]  # a group of one compares nothing
+    start = np.concatenate([[0], np.cumsum(size)])
+    return Groups(start, labels.items[rows, 0], labels.values["rank"][rows].astype(np.float32))
+
+
+def _ratings(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None) -> Ratings:
+    if labels.kind != "ratings":
+        raise InputError(
+            f"the loss rating wants a table with ratings, and this one has {labels.kind}; choose --loss preference"
+        )
+    return Ratings(labels.items[rows, 0], labels.values["rating"][rows].astype(np.float32))
+
+
+def _scores(head: Head, features: Features, wanted: np.ndarray) -> Tensor:
+    """(len(wanted),) scores of items, each item scored once."""
+    items, position = torch.unique(torch.from_numpy(wanted), return_inverse=True)
+    # index_select and not [position]: the gradient of the latter is summed in no fixed order.
+    return head(**features.take(items, head.inputs)).index_select(0, position)
+
+
+def _embeddings(head: Head, features: Features, a: np.ndarray, b: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """(m, d) unit vectors of the pictures of items a and b, and of their prompt, each vector computed once."""
+    assert isinstance(head, Cosine)
+    items = torch.from_numpy(np.concatenate([a, b]))
+    images, at_image = torch.unique(features.image[items], return_inverse=True)
+    prompts, at_prompt = torch.unique(features.prompt[items[: len(a)]], return_inverse=True)
+    image = head.embed_image(features.image_embeddings[images].float()).index_select(0, at_image)
+    text = head.embed_text(features.text_embeddings[prompts].float()).index_select(0, at_prompt)
+    return image[: len(a)], image[len(a) :], text
+
+
+def _preference(head: Head, features: Features, pairs: Examples, batch: np.ndarray) -> Tensor:
+    assert isinstance(pairs, Pairs)
+    score_a, score_b = _scores(head, features, np.concatenate([pairs.a[batch], pairs.b[batch]])).view(2, -1)
+    target, weight = torch.from_numpy(pairs.target[batch]), torch.from_numpy(pairs.weight[batch])
+    return losses.preference(score_a, score_b, target, weight)
+
+
+def _preference_inbatch(head: Head, features: Features, pairs: Examples, batch: np.ndarray) -> Tensor:
+    assert isinstance(pairs, Pairs) and isinstance(head, Cosine)
+    image_a, image_b, text = _embeddings(head, features, pairs.a[batch], pairs.b[batch])
+    target, weight = torch.from_numpy(pairs.target[batch]), torch.from_numpy(pairs.weight[batch])
+    return losses.preference_inbatch(image_a, image_b, text, target, weight, head.logit_scale.exp())
+
+
+def _triplet(head: Head, features: Features, pairs: Examples, batch: np.ndarray) -> Tensor:
+    assert isinstance(pairs, Pairs)
+    positive, negative, anchor = _embeddings(head, features, pairs.a[batch], pairs.b[batch])
+    return losses.triplet(anchor, positive, negative)
+
+
+def _of_groups(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
+    def value(head: Head, features: Features, groups: Examples, batch: np.ndarray) -> Tensor:
+        assert isinstance(groups, Groups)
+        members = np.concatenate([np.arange(groups.start[i], groups.start[i + 1]) for i in batch])
+        group = np.repeat(np.arange(len(batch)), groups.start[batch + 1] - groups.start[batch])
+        scores = _scores(head, features, groups.item[members])
+        return loss(scores, torch.from_numpy(group), torch.from_numpy(groups.rank[members]))
+
+    return value
+
+
+def _rating(head: Head, features: Features, ratings: Examples, batch: np.ndarray) -> Tensor:
+    assert isinstance(ratings, Ratings)
+    return losses.rating(_scores(head, features, ratings.item[batch]), torch.from_numpy(ratings.rating[batch]))
+
+
+OBJECTIVES = {
+    "preference": Objective("pairs", pairs_among, _preference),
+    "preference-inbatch": Objective("pairs", _pairs_of_one_prompt, _preference_inbatch, embeds=True),
+    "triplet": Objective("pairs", _triplets, _triplet, embeds=True),
+    "ranking": Objective("groups", _groups, _of_groups(losses.ranking)),
+    "listwise": Objective("groups", _groups, _of_groups(losses.listwise)),
+    "rating": Objective("ratings", _ratings, _rating),
+}
