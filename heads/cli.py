@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands)
     _add_evaluate(commands)
+    _add_import(commands)
     return console.main(parser, argv)
 
 
@@ -70,6 +71,15 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--min-ratio", type=float, default=2.0, help="counts must differ so many times to make a pair (default 2)"
     )
+
+
+def _add_import(commands: Any) -> None:
+    parser = command(commands, "import", import_published, "make a head of one that others published")
+    parser.add_argument("weights", metavar="FILE", help="aesthetic predictor: .pth or .safetensors, tensors alone")
+    parser.add_argument(
+        "--cache", required=True, metavar="CACHE", help="a cache of the backbone that the head was published for"
+    )
+    parser.add_argument("--out", required=True, metavar="HEAD", help="the folder to write the head to")
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
@@ -161,6 +171,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
             )
         rows = Split(np.where(trained & (not args.all), -1, 0), rows.group, 1)
         part = "all rows" if args.all else part
+    if "published" in manifest:
+        part = "all rows; what the published head was trained on is unknown"
     if seen:
         warn(f"{seen} of {len(labels)} rows have a picture or prompt that the head was TRAINED on: not an honest test")
     result = evaluate(labels, features, heads, rows, Protocol(min_ratio=args.min_ratio, seed=recorded["seed"]))
@@ -169,6 +181,39 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     result |= {"part": part, "rows": int((rows.fold >= 0).sum()), "trained_rows": seen, "split": recorded}
     say(args, f"{args.head} on {args.data}: {part}", *_accuracy_lines(result))
     return result
+
+
+def import_published(args: argparse.Namespace) -> dict[str, Any]:
+    """Write a published head as one of ours, for the backbone of a cache."""
+    import pyarrow as pa
+
+    from embed.cache import Cache
+    from embed.files import sha256_file
+    from embed.spec import InputError
+    from heads import store
+    from heads.published import read_published
+
+    cache = Cache.open(args.cache)
+    head, config = read_published(args.weights)
+    if config.dim != cache.identity.dim:
+        raise InputError(
+            f"{args.weights} reads vectors of {config.dim} numbers and {args.cache} has {cache.identity.dim}"
+            f" ({cache.identity.model}); give a cache of the backbone that the head was published for"
+        )
+    manifest = {
+        "head": asdict(config),
+        "identity": cache.identity.to_json(),
+        "source": asdict(cache.source),
+        "published": {"file": Path(args.weights).name, "sha256": sha256_file(Path(args.weights))},
+        "split": {"by": None, "folds": None, "test_fraction": None, "seed": 0, "hash": None},
+    }
+    store.save_head(Path(args.out), head, [], pa.array([], pa.string()), manifest)
+    say(
+        args,
+        f"{config.kind} head for vectors of {config.dim} numbers, written to {args.out}",
+        f"the file does not say which backbone it is for: that it is {cache.identity.model} is taken from {args.cache}",
+    )
+    return {"head": str(args.out), "kind": config.kind, "model": cache.identity.model}
 
 
 def _labels_and_features(args: argparse.Namespace, cache: Any) -> tuple[Any, Any]:
