@@ -4,6 +4,7 @@ The bundle is built in a folder beside its destination and opened with the runti
 compared with torch is what will serve. Only when it agrees is it renamed into place.
 """
 
+import gc
 import importlib.metadata
 import io
 import shutil
@@ -116,6 +117,10 @@ def _build(
         _write_manifest(folder, manifest)
         bar.update()
         bar.set_description("comparing with torch")
+        # The exporter leaves hundreds of megabytes in reference cycles, as large as the model; they would add to the
+        # sessions that are opened next.
+        del parts, at
+        gc.collect()
         manifest["parity"] = measure(
             folder, backbone, head, config.precisions, pictures, config.prompts, config.max_flips
         )
