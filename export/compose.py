@@ -117,7 +117,8 @@ def _interpolate(curve: Curve, constant: Any, node: Any) -> None:
     score = node("Cast", ["score"], "calibration_score", to=11)
     clipped = node("Clip", [score, constant("lowest", x[0]), constant("highest", x[-1])], "calibration_clipped")
     column = node("Unsqueeze", [clipped, constant("last_axis", np.array([-1]))], "calibration_column")
-    reached = node("GreaterOrEqual", [column, constant("inner_knots", x[1:-1])], "calibration_reached")
+    inner = x[1:-1] if len(x) > 2 else np.array([np.inf])  # operators differ in what they make of nothing
+    reached = node("GreaterOrEqual", [column, constant("inner_knots", inner)], "calibration_reached")
     counted = node("Cast", [reached], "calibration_counted", to=7)
     segment = node("ReduceSum", [counted, "calibration.last_axis"], "calibration_segment", keepdims=0)
     start = node("Gather", [constant("x", x[:-1]), segment], "calibration_start")

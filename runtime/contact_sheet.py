@@ -43,7 +43,7 @@ def write_sheet(path: Path, hits: Sequence[Hit], images_root: str | Path, title:
 
 def caption(hit: Hit) -> tuple[str, str]:
     """Two lines: the scores, and the name."""
-    numbers = f"{hit.score:.3f} = {hit.similarity:.3f} similar, {100 * hit.popularity:.1f} % popular"
+    numbers = f"{hit.score:.3f}: cos {hit.similarity:.3f}, {100 * hit.popularity:.1f} %"
     return numbers, hit.key
 
 

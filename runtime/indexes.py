@@ -28,6 +28,11 @@ ADD_ROWS = 65_536
 LINKS = 32  # of a picture in the graph
 BUILD_EFFORT = 100
 
+# A graph sees popularity this many times as far apart, and weights as much smaller, so that its links also lead from a
+# picture to more popular ones. On 30,000 made vectors recall@10 at breadth 128 for weights 0, 0.3, 1 and 3 is .98 .99
+# .97 .91 at a stretch of 1; .97 .99 .99 .98 at 2; .68 .99 1.00 .99 at 3.
+STRETCH = 2.0
+
 Step = Callable[[int], object]  # told how many rows were added
 
 
@@ -41,10 +46,11 @@ class Effort:
 
 @dataclass(frozen=True)
 class Layout:
-    """The row that an index holds: a vector, at `popularity` the extra dimension, zeros up to `width`."""
+    """The row that an index holds: a vector, at `popularity` the extra dimension times `stretch`, zeros to `width`."""
 
     popularity: int
     width: int
+    stretch: float = 1.0
 
     @classmethod
     def of(cls, kind: str, dim: int) -> "Layout":
@@ -52,10 +58,17 @@ class Layout:
         if kind == "ivf-pq":
             start = -(-dim // SUBVECTOR) * SUBVECTOR
             return cls(start, start + SUBVECTOR)
-        return cls(dim, -(-(dim + 1) // 16) * 16)
+        return cls(dim, -(-(dim + 1) // 16) * 16, STRETCH if kind == "hnsw" else 1.0)
 
-    def rows(self, vectors: np.ndarray, last: np.ndarray) -> np.ndarray:
-        """(n, width) float32 of (n, d) vectors, float16 or float32, and (n,) popularities, or weights of queries."""
+    def pictures(self, vectors: np.ndarray, popularity: np.ndarray) -> np.ndarray:
+        """(n, width) float32 of (n, d) vectors, float16 or float32, and (n,) percentiles."""
+        return self._rows(vectors, popularity * self.stretch)
+
+    def queries(self, vectors: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """(m, width) float32 of (m, d) vectors and (m,) weights."""
+        return self._rows(vectors, weights / self.stretch)
+
+    def _rows(self, vectors: np.ndarray, last: np.ndarray) -> np.ndarray:
         rows = np.zeros((len(vectors), self.width), np.float32)
         if vectors.dtype == np.float16:
             vectors = to_float32(vectors, np.empty(vectors.shape, np.float32))
@@ -105,7 +118,7 @@ class Index:
             selector = faiss.IDSelectorRange(0, rows)
         else:
             selector = faiss.IDSelectorBitmap(np.packbits(rows, bitorder="little"))
-        blended = self.layout.rows(queries, weights)
+        blended = self.layout.queries(queries, weights)
         if self.kind != "hnsw":
             lists, products = self._best_lists(queries, weights, min(effort.probes, self.lists))
             parameters = faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector)
@@ -192,7 +205,7 @@ def fill_ivf(
     lists = _lists(cells, popularity)
     for start in range(0, len(vectors), ADD_ROWS):
         some = slice(start, start + ADD_ROWS)
-        rows = layout.rows(vectors[some], popularity[some])
+        rows = layout.pictures(vectors[some], popularity[some])
         ids = np.arange(start, start + len(rows))
         chosen = np.ascontiguousarray(lists[some])
         filled.add_core(len(rows), faiss.swig_ptr(rows), faiss.swig_ptr(ids), faiss.swig_ptr(chosen))
@@ -218,7 +231,7 @@ def _train_ivf(kind: str, vectors: np.ndarray, popularity: np.ndarray, rng: np.r
     sample = _sample(vectors, cells * TRAIN_PER_CELL, rng)[1]
     kmeans = faiss.Kmeans(dim, cells, niter=TRAIN_ITERATIONS, seed=int(rng.integers(2**31)), min_points_per_centroid=1)
     kmeans.train(sample)
-    centroids = layout.rows(np.repeat(kmeans.centroids, len(TIER_MEANS), axis=0), np.tile(TIER_MEANS, cells))
+    centroids = layout.pictures(np.repeat(kmeans.centroids, len(TIER_MEANS), axis=0), np.tile(TIER_MEANS, cells))
     quantizer = faiss.IndexFlatIP(layout.width)
     quantizer.add(centroids)
     if kind == "ivf-pq":
@@ -233,7 +246,7 @@ def _train_ivf(kind: str, vectors: np.ndarray, popularity: np.ndarray, rng: np.r
 
     rows, sample = _sample(vectors, TRAIN_CODES, rng)
     nearest = kmeans.index.search(sample, 1)[1][:, 0]
-    residuals = layout.rows(sample, popularity[rows]) - centroids[_lists(nearest, popularity[rows])]
+    residuals = layout.pictures(sample, popularity[rows]) - centroids[_lists(nearest, popularity[rows])]
     (index.pq if kind == "ivf-pq" else index.sq).train(residuals)
     index.is_trained = True
     return index
@@ -269,7 +282,8 @@ def refill_graph(index: Any, nodes: np.ndarray, vectors: np.ndarray, popularity:
     nodes = np.concatenate([nodes, added]).astype(np.int32)
     codes = faiss.downcast_index(index.storage).codes
     stored = faiss.rev_swig_ptr(codes.data(), codes.size()).view(np.float16).reshape(len(nodes), index.d)
-    stored[:, Layout.of("hnsw", vectors.shape[1]).popularity] = np.where(nodes >= 0, popularity[nodes], 0)
+    layout = Layout.of("hnsw", vectors.shape[1])
+    stored[:, layout.popularity] = np.where(nodes >= 0, popularity[nodes] * layout.stretch, 0)
     return nodes
 
 
@@ -284,7 +298,7 @@ def _grow_graph(
     _walk_by(index, faiss.METRIC_L2)
     for start in range(0, len(rows), ADD_ROWS):
         some = rows[start : start + ADD_ROWS]
-        index.add(layout.rows(vectors[some], popularity[some]))
+        index.add(layout.pictures(vectors[some], popularity[some]))
         step(len(some))
     _walk_by(index, faiss.METRIC_INNER_PRODUCT)
 

@@ -20,7 +20,7 @@ from PIL.Image import Image, fromarray
 from embed.images import ImageError, Limits, load_image, preprocess
 from embed.sessions import Provider, open_session, run, signature
 from embed.spec import Identity, InputError
-from runtime.bundle import Bundle, BundleError, open_bundle
+from runtime.bundle import OUTPUTS, Bundle, BundleError, open_bundle
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -91,7 +91,8 @@ class Scorer:
     @property
     def outputs(self) -> tuple[str, ...]:
         """What the head gives for each picture (see runtime.bundle.OUTPUTS)."""
-        return tuple(self.bundle.graph(self.precision, "head").outputs)
+        given = self.bundle.graph(self.precision, "head").outputs
+        return tuple(name for name in OUTPUTS if name in given)
 
     @property
     def reads_text(self) -> bool:
@@ -137,11 +138,11 @@ class Scorer:
     def score_vectors(self, features: dict[str, Floats]) -> dict[str, Floats]:
         """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models)."""
         values = {name: features[name] for name in self.inputs}
-        outputs = self._run("head", values)
-        for name, output in outputs.items():
-            if not np.isfinite(output).all():
+        given = self._run("head", values)
+        for name in self.outputs:
+            if not np.isfinite(given[name]).all():
                 raise FloatingPointError(f"{name} of {self.bundle.path} at {self.precision} is not finite")
-        return outputs
+        return {name: given[name] for name in self.outputs}
 
     def embed_images(self, images: Iterable[Picture]) -> Floats:
         """(n, d) unit vectors of the pictures; ImageError for a bad one."""
@@ -276,6 +277,9 @@ class Scorer:
 
     def _run(self, part: str, inputs: dict[str, NDArray[Any]]) -> dict[str, Floats]:
         session = self._session(part)
+        if not len(next(iter(inputs.values()))):  # operators differ in what they make of nothing
+            outputs = self.bundle.graph(self.precision, part).outputs
+            return {name: np.empty((0, *map(int, shape[1:])), kind) for name, (kind, shape) in outputs.items()}
         return dict(zip((output.name for output in session.get_outputs()), run(session, inputs), strict=True))
 
 

@@ -87,12 +87,12 @@ def score_batch(scorer: "Scorer", batch: pa.RecordBatch, folder: Path, config: T
     scored = scorer.score_items([prompts[i] for i in good], [images[i] for i in good])
     for number, error in scored.errors.items():
         errors[good[number]] = str(error)
-    result = pa.table({name: batch.column(name) for name in batch.schema.names if not _holds_bytes(batch.schema, name)})
+    columns = {name: batch.column(name) for name in batch.schema.names if not _holds_bytes(batch.schema, name)}
     for name, values in scored.outputs.items():
         full = np.full(len(images), np.nan, np.float32)
         full[good] = values
-        result = result.append_column(name, pa.array(full, mask=np.isnan(full)))
-    return result.append_column("error", pa.array(errors, pa.string()))
+        columns[name] = pa.array(full, mask=np.isnan(full))
+    return pa.table({**columns, "error": pa.array(errors, pa.string())})
 
 
 def _picture(value: Any, folder: Path) -> Any:

@@ -62,7 +62,7 @@ class Tokenizer:
             if not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
                 raise InputError(f"prompt {prompt!r} holds half of a surrogate pair; it is not valid Unicode")
         encoded = self.encoder.encode_batch_fast([clean(prompt, config.cleaning) for prompt in prompts])
-        ids = np.array([e.ids for e in encoded], np.int32).reshape(len(prompts), -1)
+        ids = np.array([e.ids for e in encoded], np.int32).reshape(len(prompts), config.context_length)
         if config.zeroed_id is not None:
             ids[ids == config.zeroed_id] = 0
         if config.shortens and len(prompts):

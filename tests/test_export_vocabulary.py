@@ -1,0 +1,88 @@
+"""tokenizer.json gives open_clip's ids, whatever the prompt."""
+
+import unicodedata
+
+import numpy as np
+import open_clip
+import pytest
+
+from embed.spec import InputError
+from export import vocabulary
+from export.vocabulary import CORPUS, convert, require_same_tokens
+from runtime.tokenizer import Tokenizer
+
+
+def random_prompts(count: int) -> list[str]:
+    """Assigned characters of every plane, mixed with ASCII and what cleaning looks for."""
+    generator = np.random.default_rng(0)
+    pieces = ["&amp;", "&#39;", "&lt", " ", "\n", "'s", "'RE", "Ã©", "’", "ﬀ", "É", "12", "_"]
+    prompts = []
+    for _ in range(count):
+        length = int(generator.integers(1, 40))
+        high = generator.choice([0x80, 0x500, 0x3000, 0x10000, 0x1F700], length)
+        letters = [chr(int(generator.integers(1, h))) for h in high]
+        kept = [c for c in letters if unicodedata.category(c) not in ("Cn", "Cs", "Co") and c != "\u0345"]
+        kept += list(generator.choice(pieces, int(generator.integers(0, 6))))
+        generator.shuffle(kept)
+        prompts.append("".join(kept))
+    return prompts
+
+
+def test_known_differences_are_these_two_alone() -> None:
+    """open_clip reads a special token's name after punctuation as text, and drops one combining mark."""
+    theirs = open_clip.SimpleTokenizer()
+    ours = Tokenizer(*convert(theirs, shortens=False))
+    for prompt in ("!<end_of_text>", "\u0345"):
+        assert not np.array_equal(ours([prompt]), theirs([prompt]).numpy())
+
+
+def tokenizers() -> dict[str, open_clip.SimpleTokenizer]:
+    return {
+        "clip": open_clip.SimpleTokenizer(),
+        "short": open_clip.SimpleTokenizer(context_length=8, clean="whitespace"),
+        "canonical": open_clip.SimpleTokenizer(context_length=32, clean="canonicalize"),
+    }
+
+
+@pytest.mark.parametrize("name", list(tokenizers()))
+def test_ids_equal_open_clips_on_awkward_and_random_prompts(name: str) -> None:
+    theirs = tokenizers()[name]
+    ours = Tokenizer(*convert(theirs, shortens=False))
+    for prompt in (*CORPUS, *random_prompts(300)):
+        wanted = theirs([prompt]).numpy()
+        assert np.array_equal(ours([prompt]), wanted), prompt
+    assert ours(["a", "b c"]).dtype == np.int32
+
+
+def test_truncation_keeps_the_end_of_text() -> None:
+    theirs = open_clip.SimpleTokenizer()
+    ids = Tokenizer(*convert(theirs, shortens=False))(["word " * 200])
+    assert ids.shape == (1, 77)
+    assert ids[0, 0] == theirs.sot_token_id and ids[0, -1] == theirs.eot_token_id
+
+
+def test_hugging_face_tokenizer_of_the_starter() -> None:
+    starter = pytest.importorskip("embed.starter")
+    if not starter.is_installed():
+        pytest.skip("the starter's packages are not installed")
+    theirs = starter.load_starter()[1]
+    ours = Tokenizer(*convert(theirs, shortens=False))
+    for prompt in (*CORPUS, *random_prompts(100)):
+        assert np.array_equal(ours([prompt]), theirs([prompt]).numpy()), prompt
+
+
+def test_a_difference_is_an_error_that_shows_it() -> None:
+    theirs = open_clip.SimpleTokenizer()
+    ours = Tokenizer(*convert(theirs, shortens=False))
+    assert require_same_tokens(ours, lambda prompts: theirs(prompts).numpy(), ["more"]) == len(CORPUS) + 1
+    with pytest.raises(InputError, match="cannot be exported"):
+        require_same_tokens(ours, lambda prompts: theirs(prompts).numpy() + 1, [])
+
+
+def test_tokenizers_that_no_file_can_hold_are_refused() -> None:
+    with pytest.raises(InputError, match="at random"):
+        convert(open_clip.SimpleTokenizer(reduction_mask="random"), shortens=False)
+    with pytest.raises(InputError, match="no fast tokenizer"):
+        convert(object(), shortens=False)
+    with pytest.raises(InputError, match="known are"):
+        vocabulary.cleaning_of(str.upper)
