@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embed.allocator import keep_freed_memory
 from embed.files import write_json
 from embed.machine import engine_folder, remember_identity, remembered_identity
 from embed.spec import Identity, InputError, Source, known_fields
@@ -286,6 +287,9 @@ def _torch_runner(tower: Any, precision: str, device: str) -> Run:
     if precision not in ("fp32", "bf16", "fp16"):
         raise InputError(f"torch runs no {precision} here; ask for --engine onnx")
     tower = _cast(tower, precision).to(device)
+    if device == "cpu":
+        keep_freed_memory()
+        tower = tower.to(memory_format=torch.channels_last)  # as pixels come; convolutions need no reordering then
 
     def run(inputs: np.ndarray) -> list[np.ndarray]:
         with torch.inference_mode():
