@@ -4,7 +4,7 @@ Everything before the encoder runs in a thread of its own, decodes in processes,
 ready. What a shard holds is decided by the order of the data and by nothing else: `SHARD_ROWS` new pictures close it,
 and so do `SHARD_NAMES` names. A job that was killed finds what it had committed, skips it, and so cuts the rest in the
 same places and into the same batches: its cache has the bytes of an uninterrupted one. Memory does not grow with the
-number of pictures, but for 16 bytes per name and per content. Knows no model: see embed.encoders.
+number of pictures, but for 10 bytes per name and per content. Knows no model: see embed.encoders.
 """
 
 import time

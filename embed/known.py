@@ -1,4 +1,4 @@
-"""What a cache already has, in 16 bytes an entry: sets of 128-bit ids, and the fingerprints of names.
+"""What a cache already has, in 10 bytes an entry: sets of ids, and the fingerprints of names.
 
 Ten million Python strings in a set cost over a gigabyte, and a job of ten million pictures needs two such sets.
 """
@@ -11,63 +11,62 @@ import pyarrow as pa
 
 from embed.cache import KEYS, Cache
 
+LONGEST_RUN = 1 << 17  # merging takes memory for some 40 bytes an id
+
 
 class IdSet:
-    """A growing set of 128-bit ids, each given as two uint64 words.
+    """A growing set of ids, each given as two uint64 words of a cryptographic hash, of which it keeps 80 bits.
 
-    An open hash table in one numpy array, at most 60 % full. The id of all zero bits marks a free slot; ids are
-    parts of cryptographic hashes, so it does not occur.
+    That two of ten million ids look the same has a chance of 4e-11. Sorted runs of ids in two plain arrays, merged
+    while they are short: a larger set takes no more memory than its ids, not even while it grows.
     """
 
     def __init__(self) -> None:
-        self._slots = np.zeros((1 << 12, 2), np.uint64)
-        self._count = 0
+        self._runs: list[tuple[np.ndarray, np.ndarray]] = []  # uint64 and uint16, sorted by the first, then the second
 
     def __len__(self) -> int:
-        return self._count
+        return sum(len(high) for high, _ in self._runs)
 
     def contains(self, ids: np.ndarray) -> np.ndarray:
         """(n,) bool for ids (n, 2) uint64."""
-        return self._slots[self._find(ids)].any(axis=1)
+        return self._has(ids[:, 0], ids[:, 1].astype(np.uint16))
 
     def add(self, ids: np.ndarray) -> np.ndarray:
         """(n,) bool: which of the ids (n, 2) were new, the first one where some are equal."""
-        self._grow(self._count + len(ids))
+        high, low = ids[:, 0], ids[:, 1].astype(np.uint16)
+        order = np.lexsort((low, high))
+        high, low = high[order], low[order]
+        first = np.ones(len(ids), bool)
+        first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+        first &= ~self._has(high, low)
+        if first.any():
+            self._runs.append((high[first], low[first]))
+            self._merge()
         new = np.zeros(len(ids), bool)
-        pending = np.arange(len(ids))
-        while len(pending):
-            slot = self._find(ids[pending])
-            absent = ~self._slots[slot].any(axis=1)
-            pending, slot = pending[absent], slot[absent]
-            # Several may want one free slot: the first takes it, the others look again.
-            _, first = np.unique(slot, return_index=True)
-            self._slots[slot[first]] = ids[pending[first]]
-            new[pending[first]] = True
-            pending = np.delete(pending, first)
-        self._count += int(new.sum())
+        new[order[first]] = True
         return new
 
-    def _find(self, ids: np.ndarray) -> np.ndarray:
-        """For each id the slot that holds it, or the free one where it belongs."""
-        last = np.uint64(len(self._slots) - 1)
-        slot = (ids[:, 0] & last).astype(np.int64)
-        active = np.arange(len(ids))
-        while len(active):
-            held = self._slots[slot[active]]
-            settled = (held == ids[active]).all(axis=1) | ~held.any(axis=1)
-            active = active[~settled]
-            slot[active] = (slot[active] + 1) & int(last)
-        return slot
+    def _has(self, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+        found = np.zeros(len(high), bool)
+        for run_high, run_low in self._runs:
+            at = np.searchsorted(run_high, high)
+            near = np.flatnonzero(at < len(run_high))
+            near = near[run_high[at[near]] == high[near]]
+            while len(near):  # more than once only where 64 bits are equal and the other 16 are not
+                found[near] |= run_low[at[near]] == low[near]
+                at[near] += 1
+                near = near[at[near] < len(run_high)]
+                near = near[run_high[at[near]] == high[near]]
+        return found
 
-    def _grow(self, count: int) -> None:
-        capacity = len(self._slots)
-        while count > 0.6 * capacity:
-            capacity *= 2
-        if capacity > len(self._slots):
-            old, self._slots, self._count = self._slots, np.zeros((capacity, 2), np.uint64), 0
-            for start in range(0, len(old), 1 << 16):
-                part = old[start : start + (1 << 16)]
-                self.add(part[part.any(axis=1)])
+    def _merge(self) -> None:
+        while len(self._runs) > 1:
+            (high_a, low_a), (high_b, low_b) = self._runs[-2:]
+            if len(high_a) > 2 * len(high_b) or len(high_a) + len(high_b) > LONGEST_RUN:
+                return
+            high, low = np.concatenate([high_a, high_b]), np.concatenate([low_a, low_b])
+            order = np.lexsort((low, high))
+            self._runs[-2:] = [(high[order], low[order])]
 
 
 def words(ids: pa.ChunkedArray | Sequence[str]) -> np.ndarray:

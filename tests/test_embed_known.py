@@ -1,7 +1,9 @@
 import hashlib
 
 import numpy as np
+import pytest
 
+from embed import known
 from embed.known import IdSet, name_fingerprint, stack, words
 
 
@@ -9,7 +11,11 @@ def ids(numbers: list[int]) -> np.ndarray:
     return stack([hashlib.blake2b(str(n).encode(), digest_size=16).digest() for n in numbers])
 
 
-def test_it_agrees_with_pythons_set_through_growth_and_repeats() -> None:
+@pytest.mark.parametrize("longest_run", [1000, known.LONGEST_RUN])
+def test_it_agrees_with_pythons_set_through_growth_and_repeats(
+    longest_run: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "LONGEST_RUN", longest_run)
     rng = np.random.default_rng(0)
     ours, theirs = IdSet(), set[int]()
     for size in (1, 7, 500, 3000, 9000):
@@ -25,7 +31,7 @@ def test_it_agrees_with_pythons_set_through_growth_and_repeats() -> None:
     assert ours.contains(ids(everything)).tolist() == [n in theirs for n in everything]
 
 
-def test_ids_that_want_the_same_slot_are_told_apart() -> None:
+def test_ids_that_begin_alike_are_told_apart() -> None:
     clash = np.array([[5, 1], [5, 2], [5, 3], [5, 2], [6, 1]], np.uint64)
     ours = IdSet()
     assert ours.add(clash).tolist() == [True, True, True, False, True]
@@ -36,7 +42,7 @@ def test_empty_batches() -> None:
     assert IdSet().add(words([])).shape == (0,)
 
 
-def test_words_keep_all_128_bits() -> None:
+def test_words_are_the_whole_id() -> None:
     first = "00112233445566778899aabbccddeeff"
     assert words([first, "f" * 32]).tobytes() == bytes.fromhex(first) + b"\xff" * 16
 
