@@ -5,7 +5,6 @@ Every candidate runs the same sample of the user's own inputs. Those whose vecto
 kept in the machine's cache (see embed.machine), and so are exported graphs: a run that finds both never imports torch.
 """
 
-import copy
 import json
 import logging
 import math
@@ -14,7 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embed.allocator import keep_freed_memory
 from embed.files import write_json
 from embed.machine import engine_folder, remember_identity, remembered_identity
+from embed.runners import Run, cast, onnx_runner, torch_runner
 from embed.spec import Identity, InputError, Source, known_fields
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ INPUT = {"images": "pixels", "prompts": "tokens"}
 SAMPLE = 256  # inputs on which candidates are compared
 TRIAL_S = 20.0  # a reference slower than this stops early: the certificate then rests on fewer inputs
 HOPELESS = 3.0  # a candidate this many times slower than the best on its first batch is not tried further
-
-Run = Callable[[np.ndarray], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -208,8 +205,8 @@ class Towers:
     def runner(self, side: str, engine: Engine, threads: int | None = None) -> Run:
         """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 (n, d) unit vectors, one array a feature."""
         if engine.runner == "onnx":
-            return _onnx_runner(self._graph(side, engine.precision), INPUT[side], engine.device, threads)
-        return _torch_runner(self._tower(side), engine.precision, engine.device)
+            return onnx_runner(self._graph(side, engine.precision), INPUT[side], engine.device, threads)
+        return torch_runner(self._tower(side), engine.precision, engine.device)
 
     def _tower(self, side: str) -> Any:
         return self._backbone.image_tower(self.features) if side == "images" else self._backbone.text_tower()
@@ -255,17 +252,9 @@ class Towers:
             else torch.from_numpy(self._backbone.tokenize(["a photo of a cat", "a dog"]))
         )
         outputs = self.features if side == "images" else ("projected",)
-        tower = _cast(self._tower(side), precision)
+        tower = cast(self._tower(side), precision)
         graph = export_tower(tower, {INPUT[side]: example}, outputs, {INPUT[side]: {0: "n"}})
         onnx.save_model(graph, path, save_as_external_data=True, location="model.data")
-
-
-def _cast(tower: Any, precision: str) -> Any:
-    import torch
-
-    if precision == "fp32":
-        return tower
-    return copy.deepcopy(tower).to({"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
 def _quantize(fp32: Path, int8: Path) -> None:
@@ -279,32 +268,6 @@ def _quantize(fp32: Path, int8: Path) -> None:
         quantize_dynamic(fp32, int8, weight_type=QuantType.QInt8, per_channel=True)
     finally:
         root.setLevel(level)
-
-
-def _torch_runner(tower: Any, precision: str, device: str) -> Run:
-    import torch
-
-    if precision not in ("fp32", "bf16", "fp16"):
-        raise InputError(f"torch runs no {precision} here; ask for --engine onnx")
-    tower = _cast(tower, precision).to(device)
-    if device == "cpu":
-        keep_freed_memory()
-        tower = tower.to(memory_format=torch.channels_last)  # as pixels come; convolutions need no reordering then
-
-    def run(inputs: np.ndarray) -> list[np.ndarray]:
-        with torch.inference_mode():
-            outputs = tower(torch.from_numpy(inputs).to(device))
-        return [output.cpu().numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
-
-    return run
-
-
-def _onnx_runner(graph: Path, name: str, device: str, threads: int | None) -> Run:
-    from embed.sessions import open_session
-
-    kind, _, index = device.partition(":")
-    session = open_session(graph, [(kind, {"device_id": index}) if index else kind], threads)
-    return lambda inputs: session.run(None, {name: inputs})
 
 
 def _batches(inputs: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from embed_fakes import PREPROCESS, colors, picture
+from PIL import Image
 
 from embed.decoding import Chunk, DecodePool, Picture, decode
 from embed.files import content_id
@@ -109,3 +111,15 @@ def test_a_decoder_that_never_ends_is_ended() -> None:
 def test_a_fault_of_the_whole_table_stops_the_job() -> None:
     with pytest.raises(InputError, match="nosuchscheme"):
         run(DecodePool(PREPROCESS, Limits(), 1), chunks(Picture("k", "nosuchscheme://bucket/a.png")))
+
+
+def test_libraries_write_nothing_on_our_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 100).convert("RGB").save(file, "TIFF", compression="tiff_lzw")
+    damaged = bytearray(file.getvalue())
+    damaged[20:200] = b"\xff" * 180
+    decode(Picture("here", None, bytes(damaged)), PREPROCESS, Limits())
+    assert "Using code not yet in table" in capfd.readouterr().err
+    (one,) = run(DecodePool(PREPROCESS, Limits(), 1), chunks(Picture("there", None, bytes(damaged))))
+    assert one.failure is not None and one.failure.reason == "damaged"
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,107 @@
+"""Hard and mutated files through the whole job: each must end as a row or as a line of the ledger.
+
+    python benchmarks/fuzz_job.py --seeds PICTURES --extra FOLDER --count 2000
+
+`embed cache` with the starter over copies of every file in FOLDER and `count` mutations of PICTURES (see
+fuzz_images.py), in a process of its own. Prints how many files ended how, the peak memory of the job with all its
+decoders (the sum of their proportional set sizes, read ten times a second) and whether any decoder had to be replaced;
+the last line of stdout is a JSON document. The exit code is 1 where a file is lost, a process died, or memory went over
+1.5 GB.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from fuzz_images import mutated, read_seeds
+
+sys.path[0] = str(Path(__file__).parents[1])  # this folder has a file that would be taken for the package `embed`
+
+from embed.cache import Cache  # noqa: E402
+
+MAX_BYTES = 1_500_000_000
+
+
+def family(pid: int) -> list[int]:
+    """A process and all its descendants."""
+    found = [pid]
+    for process in found:
+        for task in Path(f"/proc/{process}/task").glob("*/children"):
+            found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def memory_bytes(pid: int) -> int:
+    """What a process and its descendants take, shared pages counted once."""
+    total = 0
+    for process in family(pid):
+        try:
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+        except OSError:
+            continue  # gone meanwhile
+        total += 1024 * sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    return total
+
+
+def watched(command: list[str]) -> tuple[int, int, set[int]]:
+    """Exit code, peak memory in bytes, and every descendant's process number that was seen."""
+    peak, seen = 0, set[int]()
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            seen.update(family(process.pid)[1:])
+            peak = max(peak, memory_bytes(process.pid))
+            time.sleep(0.1)
+    return process.returncode, peak, seen
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", nargs="*", type=Path, default=[], metavar="PICTURE_OR_FOLDER")
+    parser.add_argument("--extra", nargs="*", type=Path, default=[], metavar="FOLDER")
+    parser.add_argument("--count", type=int, default=2000, help="mutated pictures (default 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the generator (default 0)")
+    parser.add_argument("--workers", type=int, default=2, help="processes that decode (default 2)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        data, out = Path(name, "data"), Path(name, "cache")
+        for i, folder in enumerate(args.extra):
+            shutil.copytree(folder, data / f"extra{i}")
+        (data / "mutated").mkdir(parents=True)
+        seeds = read_seeds(args.seeds)
+        for i in range(args.count):
+            (data / "mutated" / f"{i:05d}.jpg").write_bytes(mutated(seeds, args.seed, i))
+        files = {file.relative_to(data).as_posix() for file in data.rglob("*") if file.is_file()}
+        command = [sys.executable, "-m", "embed", "cache", str(data), "--model", "starter", "--out", str(out)]
+        code, peak_bytes, seen = watched([*command, "--workers", str(args.workers)])
+        cache = Cache.open(out)
+        rows = set(cache.keys()["image_path"].to_pylist())
+        failures = cache.failures().to_pylist()
+    lost = sorted(files - rows - {row["key"] for row in failures})
+    reasons = Counter(f"{row['stage']}: {row['reason']}" for row in failures)
+    for reason, number in [("embedded, or equal to one that was", len(files & rows)), *reasons.most_common()]:
+        print(f"{number:7} {reason}")
+    # Beside the decoders, Python's resource tracker is a child of the job.
+    replaced = len(seen) > args.workers + 1 or any("crashed" in reason for reason in reasons)
+    print(
+        json.dumps(
+            {
+                "files": len(files),
+                "lost": lost,
+                "exit_code": code,
+                "processes": len(seen),
+                "replaced": replaced,
+                "peak_mb": round(peak_bytes / 1e6),
+            }
+        )
+    )
+    return int(bool(lost) or code != 0 or replaced or peak_bytes > MAX_BYTES)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
