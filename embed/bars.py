@@ -20,8 +20,8 @@ class Bars(Reporter):
         proof = f", cosine to fp32 at least {engine.cosine_min:.6f} on {engine.rows} of yours" if engine.rows else ""
         print(f"{NOUN[side]}: {engine}{rate}{proof}", file=sys.stderr)
 
-    def start(self, side: str) -> None:
-        self._bar = console.progress(None, NOUN[side], NOUN[side])
+    def start(self, side: str, total: int | None) -> None:
+        self._bar = console.progress(total, NOUN[side], NOUN[side])
 
     def step(self, records: int, failures: int) -> None:
         self._bar.set_postfix(failures=failures, refresh=False)

@@ -65,8 +65,8 @@ class Reporter:
     def engine(self, side: str, engine: Engine, per_s: float | None) -> None:
         """The engine of a side is settled; `per_s` where it was measured just now."""
 
-    def start(self, side: str) -> None:
-        """Embedding of a side begins."""
+    def start(self, side: str, total: int | None) -> None:
+        """Embedding of a side begins, with so many records where that is known."""
 
     def step(self, records: int, failures: int) -> None:
         """So many more records are done, and so many failures there are."""
@@ -93,7 +93,7 @@ def build_cache(config: BuildConfig, reporter: Reporter) -> dict[str, Any]:
             if engine is not None:
                 engines[side] = engine
                 fields = {"engines": _with_engine(cache, side, engine)}
-            reporter.start(side)
+            reporter.start(side, _total(tables, side))
             if side == "images":
                 decoder = _ray_decoder(config, engine, batch_size) if config.ray and engine else _decoder(config, cache)
                 counts[side] = job.embed_images(
@@ -159,6 +159,11 @@ def _engines(cache: Cache, side: str) -> list[Engine]:
 def _with_engine(cache: Cache, side: str, engine: Engine) -> dict[str, Any]:
     used = [other for other in _engines(cache, side) if other != engine]
     return {**cache.manifest.get("engines", {}), side: [other.to_json() for other in [*used, engine]]}
+
+
+def _total(tables: Sequence[Records], side: str) -> int | None:
+    counts = [records.count(side) for records in tables]
+    return None if None in counts else sum(filter(None, counts))
 
 
 def _at_least(count: int, side: str, tables: Sequence[Records]) -> bool:

@@ -34,16 +34,20 @@ from embed.record_columns import (
 from embed.record_labels import Kind
 from embed.samples import FolderTable, JsonArrayTable, TarTable
 from embed.spec import InputError
-from embed.tables import CsvTable, JsonLinesTable, ParquetTable, Table
+from embed.tables import CsvTable, JsonLinesTable, ParquetTable, Table, holds_bytes
 
 Batches = Iterator[pa.RecordBatch]
 
 
 @dataclass(frozen=True)
 class Format:
-    """`needs` lists columns; of each entry the table has at least one. A format without labels has no `kind`."""
+    """`needs` lists columns; of each entry the table has at least one. A format without labels has no `kind`.
+
+    `per_row` is how many pictures a row has, None where it has a list of them.
+    """
 
     kind: Kind | None
+    per_row: int | None
     needs: tuple[tuple[str, ...], ...]
     images: Callable[[Table], Batches]
     prompts: Callable[[Table], Batches]
@@ -61,6 +65,7 @@ def _sides(*names: str) -> Callable[[Table], Batches]:
 def _hpd(kind: Kind, preference: str, labels: Callable[[Table], pa.Table]) -> Format:
     return Format(
         kind,
+        None,
         (("prompt",), ("image_path", "file_path"), (preference,)),
         lambda table: listed_pictures(table, record_labels.hpd_paths(table)),
         prompts("prompt", required=True),
@@ -68,13 +73,14 @@ def _hpd(kind: Kind, preference: str, labels: Callable[[Table], pa.Table]) -> Fo
     )
 
 
-_PLAIN = Format(None, (("image",),), _sides("image"), prompts("prompt", required=False), None)
+_PLAIN = Format(None, 1, (("image",),), _sides("image"), prompts("prompt", required=False), None)
 
 # HPD has two shapes; a table has the first whose needs it meets.
 FORMATS: dict[str, tuple[Format, ...]] = {
     "social-reward": (
         Format(
             "comparisons",
+            2,
             (("prompt",), ("pos_path",), ("neg_path",)),
             _sides("pos_path", "neg_path"),
             prompts("prompt", required=True),
@@ -84,6 +90,7 @@ FORMATS: dict[str, tuple[Format, ...]] = {
     "pick-a-pic": (
         Format(
             "comparisons",
+            2,
             (("caption",), ("jpg_0", "image_0_url"), ("jpg_1", "image_1_url"), ("label_0",), ("label_1",)),
             lambda table: pictures(table, [pick_a_pic_picture(table, side) for side in (0, 1)]),
             prompts("caption", required=True),
@@ -93,6 +100,7 @@ FORMATS: dict[str, tuple[Format, ...]] = {
     "imagereward": (
         Format(
             "groups",
+            None,
             (("prompt",), ("generations",), ("ranking",)),
             lambda table: listed_pictures(table, "generations"),
             prompts("prompt", required=True),
@@ -106,6 +114,7 @@ FORMATS: dict[str, tuple[Format, ...]] = {
     "ratings": (
         Format(
             "ratings",
+            1,
             (("image",), ("rating",)),
             _sides("image"),
             prompts("prompt", required=False),
@@ -115,6 +124,7 @@ FORMATS: dict[str, tuple[Format, ...]] = {
     "popularity": (
         Format(
             "counts",
+            1,
             (("image",), ("count",)),
             _sides("image"),
             prompts("prompt", required=False),
@@ -153,6 +163,16 @@ class Records:
         """The prompts as batches of PROMPTS, each once a batch."""
         table, format = self._open()
         yield from format.prompts(table)
+
+    def count(self, side: str) -> int | None:
+        """How many rows `images` or `prompts` will give, None where only reading the pictures would tell."""
+        table, format = self._open()
+        has_bytes = isinstance(table, TarTable) or any(map(holds_bytes, table.types.values()))
+        if side == "images" and has_bytes:
+            return table.rows * format.per_row if table.rows is not None and format.per_row else None
+        if isinstance(table, TarTable):
+            return None
+        return sum(map(len, self.images() if side == "images" else self.prompts()))
 
     def labels(self) -> pa.Table:
         """The labels, with the columns of `record_labels.LABELS[kind]` first; InputError for those nobody can mean."""

@@ -27,6 +27,7 @@ class Table:
 
     # What a source without labels is called among the formats.
     plain_format = "images"
+    rows: int | None = None  # where that is known without reading them
 
     def __init__(self, path: str, aliases: Mapping[str, str]) -> None:
         self.path = path
@@ -97,7 +98,9 @@ class ParquetTable(Table):
     def _read_schema(self) -> pa.Schema:
         import pyarrow.parquet as pq
 
-        return pq.read_schema(self.path)
+        metadata = pq.read_metadata(self.path)
+        self.rows = metadata.num_rows
+        return metadata.schema.to_arrow_schema()
 
     def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq

@@ -1,6 +1,7 @@
 """Files of every kind, how their format is recognised, and what is said of those that cannot be read."""
 
 import gzip
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,19 @@ def test_values_of_the_wrong_kind() -> None:
         read_records(write("t.json", [{"image": "1.jpg", "count": "many"}])).labels()
     # Numbers written as text are numbers.
     assert labels(read_records(write("t.parquet", [{"image": "1.jpg", "count": "12"}])))[0][2] == 12
+
+
+def test_records_are_counted_without_reading_pictures(here: Path) -> None:
+    for name in ("t.parquet", "t.csv"):
+        records = read_records(write(name, [{"prompt": "a", "pos_path": "1", "neg_path": "2"}] * 3))
+        assert (records.count("images"), records.count("prompts")) == (len(images(records)), 1) == (6, 1)
+    side = {"label_0": 1, "label_1": 0, "has_label": True, "image_0_uid": "a", "image_1_uid": "b"}
+    rows = [{"caption": f"c{i}", "jpg_0": b"x", "jpg_1": b"y", **side} for i in range(3)]
+    records = read_records(write("p.parquet", rows))
+    assert (records.count("images"), records.count("prompts")) == (len(images(records)), 3) == (6, 3)
+    groups = [{"id": "1", "prompt": "p", "generations": ["a", "b", "c"], "ranking": [1, 2, 3]}]
+    assert read_records(write("g.json", groups)).count("images") == 3
+    with tarfile.open("t.tar", "w") as tar:
+        (here / "a.jpg").write_bytes(b"x")
+        tar.add("a.jpg")
+    assert read_records("t.tar").count("images") is None
