@@ -2,7 +2,8 @@
 
 Every candidate runs the same sample of the user's own inputs. Those whose vectors keep a cosine of at least
 `min_cosine` to torch in fp32, on the worst input, are admissible; the fastest of them is chosen. What was measured is
-kept in the machine's cache (see embed.machine), and so are exported graphs: a run that finds both never imports torch.
+kept in the machine's cache (see embed.machine), and so are exported graphs: a run that finds both never imports torch:
+the tokenizer is kept beside them.
 """
 
 import json
@@ -25,6 +26,7 @@ from embed.files import write_json
 from embed.machine import engine_folder, remember_identity, remembered_identity
 from embed.runners import Run, cast, onnx_runner, torch_runner
 from embed.spec import Identity, InputError, Source, known_fields
+from embed.tokenizer import Tokenizer, kept_tokenizer
 
 if TYPE_CHECKING:
     from embed.backbone import Backbone
@@ -175,7 +177,13 @@ class Towers:
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[np.ndarray, int]:
         """int32 (n, c) tokens, and how many prompts were cut."""
+        if (kept := self._kept_tokenizer) is not None:
+            return kept(prompts), kept.count_truncated(prompts)
         return self._backbone.tokenize(prompts), self._backbone.count_truncated(prompts)
+
+    @cached_property
+    def _kept_tokenizer(self) -> Tokenizer | None:
+        return kept_tokenizer(engine_folder(self.identity, self._root))
 
     def find(self, side: str, wanted: Wanted, device: str) -> Engine | None:
         """The engine to use, where no trial is needed: the reference is asked for, or was measured before."""
@@ -245,12 +253,15 @@ class Towers:
         import torch
 
         from embed.graphs import export_tower
+        from embed.vocabulary import keep_tokenizer
 
         example = (
             torch.zeros((2, *self.identity.preprocess.size, 3), dtype=torch.uint8)
             if side == "images"
             else torch.from_numpy(self._backbone.tokenize(["a photo of a cat", "a dog"]))
         )
+        if side == "prompts":
+            keep_tokenizer(engine_folder(self.identity, self._root), self._backbone.tokenizer)
         outputs = self.features if side == "images" else ("projected",)
         tower = cast(self._tower(side), precision)
         graph = export_tower(tower, {INPUT[side]: example}, outputs, {INPUT[side]: {0: "n"}})

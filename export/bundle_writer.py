@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embed import vocabulary
 from embed.console import progress, unknown_name, warn
 from embed.files import atomic_write, sha256_file, sync_folder
 from embed.graphs import OPSET
 from embed.images import ImageError, load_pixels, preprocess
 from embed.precision import is_convolutional, to_fp16, to_int8
 from embed.spec import Identity, InputError, require_same_identity
-from export import card, compose, parity, vocabulary
+from embed.tokenizer import Tokenizer
+from export import card, compose, parity
 from export.measure import measure, torch_scores, torch_vectors
 from heads.calibration import Curve, Temperature
 from runtime.bundle import FORMAT, PRECISIONS, manifest_bytes
 from runtime.scorer import Scorer
-from runtime.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from onnx import ModelProto

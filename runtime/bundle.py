@@ -26,7 +26,7 @@ from typing import Any
 
 from embed.files import read_manifest, sha256_file
 from embed.spec import Identity, InputError, Source, known_fields
-from runtime.tokenizer import Tokenizer, TokenizerConfig
+from embed.tokenizer import Tokenizer, TokenizerConfig
 
 FORMAT = 1
 PRECISIONS = ("fp32", "fp16", "int8")

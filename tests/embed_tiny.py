@@ -43,6 +43,7 @@ class TextTower(nn.Module):
 class TinyBackbone:
     source: Source
     identity: Identity = IDENTITY
+    tokenizer: None = None  # of no kind that is known
 
     def tokenize(self, prompts: Sequence[str]) -> np.ndarray:
         return np.array([list(prompt.encode()[:6].ljust(6, b"\0")) for prompt in prompts], np.int32)

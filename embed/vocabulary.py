@@ -1,15 +1,17 @@
 """open_clip's tokenizers as a tokenizer.json and a TokenizerConfig, and the proof that both give the same ids."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from open_clip import tokenizer as open_clip_tokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors
 
+from embed.files import write_json
 from embed.spec import InputError
-from runtime import tokenizer as runtime_tokenizer
-from runtime.tokenizer import TokenizerConfig
+from embed.tokenizer import CLEANINGS, KEPT_NAME, TokenizerConfig
+from embed.tokenizer import Tokenizer as OurTokenizer
 
 # Awkward on purpose: mojibake, entities, ligatures, every kind of space and quote, scripts, emoji with joiners, words
 # that are special tokens, nothing at all, and more than any context holds.
@@ -68,10 +70,10 @@ def convert(tokenizer: Any, shortens: bool) -> tuple[str, TokenizerConfig]:
 
 def cleaning_of(clean: Callable[[str], str]) -> str:
     """The name of open_clip's cleaning function."""
-    for name in runtime_tokenizer.CLEANINGS:
+    for name in CLEANINGS:
         if clean is open_clip_tokenizer.get_clean_fn(name):
             return name
-    raise InputError(f"the tokenizer cleans prompts with {clean!r}; known are {runtime_tokenizer.CLEANINGS}")
+    raise InputError(f"the tokenizer cleans prompts with {clean!r}; known are {CLEANINGS}")
 
 
 def _from_simple(simple: open_clip_tokenizer.SimpleTokenizer) -> Tokenizer:
@@ -96,7 +98,7 @@ def _from_simple(simple: open_clip_tokenizer.SimpleTokenizer) -> Tokenizer:
     return encoder
 
 
-def require_same_tokens(ours: runtime_tokenizer.Tokenizer, tokenize: Callable[..., Any], prompts: Sequence[str]) -> int:
+def require_same_tokens(ours: OurTokenizer, tokenize: Callable[..., Any], prompts: Sequence[str]) -> int:
     """How many prompts both tokenizers turned into the same ids; InputError showing the first that differs."""
     for prompt in (*CORPUS, *prompts):
         got, wanted = ours([prompt]), tokenize([prompt])
@@ -107,3 +109,13 @@ def require_same_tokens(ours: runtime_tokenizer.Tokenizer, tokenize: Callable[..
                 " this tokenizer cannot be exported"
             )
     return len(CORPUS) + len(prompts)
+
+
+def keep_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """Leave what embed.tokenizer needs in the folder; nothing for a tokenizer that cannot be written down."""
+    try:
+        text, config = convert(tokenizer, shortens=False)
+        require_same_tokens(OurTokenizer(text, config), tokenizer, ())
+    except InputError:
+        return
+    write_json(folder / KEPT_NAME, {"tokenizer": text, "config": config.to_json()})

@@ -1,15 +1,17 @@
 """tokenizer.json gives open_clip's ids, whatever the prompt."""
 
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 
+from embed import vocabulary
+from embed.backbone import token_counts
 from embed.spec import InputError
-from export import vocabulary
-from export.vocabulary import CORPUS, convert, require_same_tokens
-from runtime.tokenizer import Tokenizer
+from embed.tokenizer import Tokenizer, kept_tokenizer
+from embed.vocabulary import CORPUS, convert, require_same_tokens
 
 
 def random_prompts(count: int) -> list[str]:
@@ -86,3 +88,20 @@ def test_tokenizers_that_no_file_can_hold_are_refused() -> None:
         convert(object(), shortens=False)
     with pytest.raises(InputError, match="known are"):
         vocabulary.cleaning_of(str.upper)
+
+
+@pytest.mark.parametrize("context_length", [8, 77])
+def test_a_kept_tokenizer_tokenizes_and_counts_as_open_clip_does(tmp_path: Path, context_length: int) -> None:
+    theirs = open_clip.SimpleTokenizer(context_length=context_length)
+    vocabulary.keep_tokenizer(tmp_path, theirs)
+    ours = kept_tokenizer(tmp_path)
+    assert ours is not None
+    prompts = [*CORPUS, *random_prompts(50)]
+    assert np.array_equal(ours(prompts), theirs(prompts).numpy())
+    counts = token_counts(theirs, prompts)
+    assert ours.count_truncated(prompts) == sum(count > context_length for count in counts) >= 4
+
+
+def test_nothing_is_kept_of_a_tokenizer_that_cannot_be_written_down(tmp_path: Path) -> None:
+    vocabulary.keep_tokenizer(tmp_path, open_clip.SimpleTokenizer(reduction_mask="random"))
+    assert kept_tokenizer(tmp_path) is None

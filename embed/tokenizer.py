@@ -6,10 +6,12 @@ the mode that the bundle names.
 """
 
 import html
+import json
 import re
 import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 
 from embed.spec import InputError
 
+KEPT_NAME = "tokenizer.json"
 CLEANINGS = ("lower", "whitespace", "canonicalize")
 # ASCII that can hold no entity, escape or control character: ftfy and html.unescape leave such a text as it is.
 PLAIN = re.compile(r"[\x20-\x25\x27-\x7e]*")
@@ -58,16 +61,33 @@ class Tokenizer:
     def __call__(self, prompts: Sequence[str]) -> NDArray[np.int32]:
         """Ids (n, c) int32; c is the context length, or the longest prompt's where the text tower allows it."""
         config = self.config
-        for prompt in prompts:
-            if not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
-                raise InputError(f"prompt {prompt!r} holds half of a surrogate pair; it is not valid Unicode")
-        encoded = self.encoder.encode_batch_fast([clean(prompt, config.cleaning) for prompt in prompts])
+        encoded = self._encode(prompts)
         ids = np.array([e.ids for e in encoded], np.int32).reshape(len(prompts), config.context_length)
         if config.zeroed_id is not None:
             ids[ids == config.zeroed_id] = 0
         if config.shortens and len(prompts):
             ids = ids[:, : max(sum(e.attention_mask) for e in encoded)]
         return ids
+
+    def count_truncated(self, prompts: Sequence[str]) -> int:
+        """How many prompts lose tokens to the context length."""
+        return sum(bool(e.overflowing) for e in self._encode(prompts))
+
+    def _encode(self, prompts: Sequence[str]) -> list[Any]:
+        for prompt in prompts:
+            if not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
+                raise InputError(f"prompt {prompt!r} holds half of a surrogate pair; it is not valid Unicode")
+        encoded: list[Any] = self.encoder.encode_batch_fast([clean(p, self.config.cleaning) for p in prompts])
+        return encoded
+
+
+def kept_tokenizer(folder: Path) -> Tokenizer | None:
+    """What `embed.vocabulary.keep_tokenizer` left in the folder, if it did."""
+    try:
+        kept = json.loads((folder / KEPT_NAME).read_text())
+    except (OSError, ValueError):
+        return None
+    return Tokenizer(kept["tokenizer"], TokenizerConfig(**kept["config"]))
 
 
 def clean(text: str, cleaning: str) -> str:

@@ -8,8 +8,8 @@ import pytest
 from open_clip.tokenizer import get_clean_fn
 
 from embed.spec import InputError
-from export.vocabulary import CORPUS, convert
-from runtime.tokenizer import CLEANINGS, PLAIN, Tokenizer, TokenizerConfig, clean
+from embed.tokenizer import CLEANINGS, PLAIN, Tokenizer, TokenizerConfig, clean
+from embed.vocabulary import CORPUS, convert
 
 
 @pytest.mark.parametrize("cleaning", CLEANINGS)
