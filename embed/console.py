@@ -12,6 +12,11 @@ from typing import Any
 
 from embed.spec import InputError
 
+# What the base install does without, by the extra that brings it.
+EXTRAS = dict.fromkeys(
+    ("torch", "torchvision", "open_clip", "timm", "transformers", "safetensors", "sklearn", "scipy", "onnx"), "train"
+)
+
 Command = Callable[[argparse.Namespace], Any]
 
 
@@ -40,6 +45,12 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module not in EXTRAS:
+            raise
+        print(f"{parser.prog}: needs {module}; run: pip install 'plaudit[{EXTRAS[module]}]'", file=sys.stderr)
+        return 2
     except (InputError, OSError) as error:
         print(f"{parser.prog}: {one_line(error)}", file=sys.stderr)
         return 2
