@@ -104,6 +104,10 @@ class Cache:
         """(n, d) float16 unit-norm vectors of the pictures, in memory."""
         return self._concatenated("images")
 
+    def pooled_embeddings(self) -> np.ndarray | None:
+        """(n, p) float16 unit-norm features of the pictures before the projection, in memory; None without them."""
+        return np.concatenate(arrays) if (arrays := self.arrays("images", "pooled_emb")) else None
+
     def text_embeddings(self) -> np.ndarray:
         """(n, d) float16 unit-norm vectors of the prompts, in memory."""
         return self._concatenated("prompts")

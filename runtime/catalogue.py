@@ -108,8 +108,12 @@ class Catalogue:
         return None if self.manifest["bundle"] is None else (self.path / self.manifest["bundle"]).resolve()
 
     def image_embeddings(self) -> np.ndarray:
-        """(n, d) float16. This, `metadata` and `image_rows` are what a cache offers too: one version makes the next."""
+        """(n, d) float16. This and the next three are what a cache offers too: one version makes the next."""
         return self.vectors
+
+    def pooled_embeddings(self) -> np.ndarray | None:
+        """None: a catalogue has no features before the projection."""
+        return None
 
     def metadata(self, side: str) -> pa.Table:
         """image_path, image_id, width and height of each row; a catalogue has the side `images` only."""

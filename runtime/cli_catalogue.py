@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     import numpy as np
 
     from runtime.catalogue import Catalogue
-    from runtime.popularity_table import PopularityConfig, PopularRows, Predict
+    from runtime.popularity_table import Pictures, PopularityConfig, PopularRows, Predict
     from runtime.scorer import Scorer
 
 PREDICTED = "predicted:"
+PREDICTED_ROWS = 65_536  # at a time
 
 
 def add_commands(commands: Any) -> None:
@@ -170,18 +171,28 @@ def predictor(scorer: "Scorer") -> "Predict":
     """The scorer's head as what predicts popularity from vectors; InputError where it reads what is not there."""
     import numpy as np
 
-    def predict(vectors: "np.ndarray", prompts: Any) -> "np.ndarray":
-        features = {"image_embedding": np.asarray(vectors, np.float32)}
-        if scorer.reads_text:
-            if prompts.null_count:
+    def predict(pictures: "Pictures", rows: "np.ndarray", prompts: Any) -> "np.ndarray":
+        stored = {"image_embedding": pictures.image_embeddings()}
+        if "image_pooled" in scorer.inputs:
+            if (pooled := pictures.pooled_embeddings()) is None:
                 raise InputError(
-                    f"{scorer.bundle.path} predicts from picture and prompt, and {prompts.null_count} pictures have no"
-                    " prompt: give a table with the columns image, prompt and count, the last empty where unknown"
+                    f"{scorer.bundle.path} predicts from features before the projection, which are not there; index"
+                    " (or refresh with --cache) from a cache made with --features projected,pooled"
                 )
-            features["text_embedding"] = scorer.embed_prompts(prompts.to_pylist())
-        if unknown := set(scorer.inputs) - set(features):
-            raise InputError(f"{scorer.bundle.path} predicts from {', '.join(sorted(unknown))}, which no cache has")
-        return scorer.score_vectors(features)["score"]
+            stored["image_pooled"] = pooled
+        if scorer.reads_text and prompts.null_count:
+            raise InputError(
+                f"{scorer.bundle.path} predicts from picture and prompt, and {prompts.null_count} pictures have no"
+                " prompt: give a table with the columns image, prompt and count, the last empty where unknown"
+            )
+        scores = []
+        for start in range(0, len(rows), PREDICTED_ROWS):
+            some = slice(start, start + PREDICTED_ROWS)
+            features = {name: array[rows[some]].astype(np.float32) for name, array in stored.items()}
+            if scorer.reads_text:
+                features["text_embedding"] = scorer.embed_prompts(prompts[some].to_pylist())
+            scores.append(scorer.score_vectors(features)["score"])
+        return np.concatenate(scores)
 
     return predict
 

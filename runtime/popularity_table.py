@@ -16,8 +16,6 @@ from runtime.popularity import decayed, percentiles, posterior_rates
 
 MISSING = ("drop", "zero", "median", "predicted")
 
-# (n, d) vectors and their prompts, null where there is none -> (n,) scores, higher is more popular.
-Predict = Callable[[np.ndarray, pa.ChunkedArray], np.ndarray]
 
 # What a catalogue's rows have of their own; the other columns are the table's.
 OWN_COLUMNS = ("popularity", "image_id", "width", "height")
@@ -29,8 +27,13 @@ class Pictures(Protocol):
     identity: Identity
 
     def image_embeddings(self) -> np.ndarray: ...
+    def pooled_embeddings(self) -> np.ndarray | None: ...
     def metadata(self, side: str) -> pa.Table: ...
     def image_rows(self, keys: pa.ChunkedArray) -> np.ndarray: ...
+
+
+# Pictures, (n,) rows of theirs, and the prompts of these, null where there is none -> (n,) scores, higher is better.
+Predict = Callable[[Pictures, np.ndarray, pa.ChunkedArray], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,7 @@ def _with_predicted(
     prompts = (
         table["prompt"] if "prompt" in table.column_names else pa.chunked_array([pa.nulls(len(table), pa.string())])
     )
-    predicted = percentiles(predict(pictures.image_embeddings()[vector_rows], prompts)).astype(np.float64)
+    predicted = percentiles(predict(pictures, vector_rows, prompts)).astype(np.float64)
     known = ~np.isnan(values)
     predicted[known] = percentiles(values[known])
     return predicted

@@ -122,19 +122,33 @@ def test_predicted_popularity(place, capsys, monkeypatch):
     assert "come from different backbones" in capsys.readouterr().err
 
 
-def test_a_predictor_that_reads_what_is_not_there():
+def test_a_predictor_reads_what_the_cache_has(monkeypatch):
     import pyarrow as pa
 
     from embed.spec import InputError
 
-    scorer = FakeScorer()
+    class Pictures:
+        pooled = None
+
+        def image_embeddings(self):
+            return VECTORS
+
+        def pooled_embeddings(self):
+            return self.pooled
+
+    scorer, pictures, rows = FakeScorer(), Pictures(), np.array([5, 3, 8])
     scorer.bundle = argparse.Namespace(path="b")
     scorer.inputs = ("image_embedding", "image_pooled")
-    with pytest.raises(InputError, match="predicts from image_pooled, which no cache has"):
-        cli_catalogue.predictor(scorer)(VECTORS, pa.chunked_array([["a"] * 60]))
+    scorer.score_vectors = lambda f: {"score": f["image_embedding"][:, 0] + f["image_pooled"][:, 0]}
+    prompts = pa.chunked_array([["a", "b", None]])
+    with pytest.raises(InputError, match="features before the projection, which are not there"):
+        cli_catalogue.predictor(scorer)(pictures, rows, prompts)
+    pictures.pooled = 10 * VECTORS
+    monkeypatch.setattr(cli_catalogue, "PREDICTED_ROWS", 2)
+    np.testing.assert_allclose(cli_catalogue.predictor(scorer)(pictures, rows, prompts), 11 * VECTORS[rows, 0])
     scorer.reads_text = True
     with pytest.raises(InputError, match="1 pictures have no prompt"):
-        cli_catalogue.predictor(scorer)(VECTORS[:2], pa.chunked_array([["a", None]]))
+        cli_catalogue.predictor(scorer)(pictures, rows, prompts)
 
 
 def test_the_sheet(place, capsys):

@@ -48,8 +48,8 @@ def test_pictures_without_a_count(cache, missing, expected):
 def test_what_nobody_has_seen_takes_its_predicted_place(cache):
     labels = pa.table({"image": names(0, 1, 2), "count": [1.0, 5.0, 9.0], "prompt": list("abc")})
 
-    def predict(vectors, prompts):
-        assert np.array_equal(vectors, cache.image_embeddings())
+    def predict(pictures, rows, prompts):
+        assert pictures is cache and rows.tolist() == [0, 1, 2, 3, 4, 5]
         assert prompts.to_pylist() == ["a", "b", "c", None, None, None]
         return np.array([0, 0, 0, 3, 2, 1])
 
@@ -59,7 +59,7 @@ def test_what_nobody_has_seen_takes_its_predicted_place(cache):
         pa.table({"image": pa.array([], pa.string())}),
         cache,
         PopularityConfig("predicted"),
-        lambda vectors, _: vectors[:, 0],
+        lambda pictures, rows, _: pictures.image_embeddings()[rows, 0],
     )
     assert nothing_seen.vector_rows.tolist() == np.argsort(-cache.image_embeddings()[:, 0], kind="stable").tolist()
     with pytest.raises(InputError, match="takes a bundle"):
