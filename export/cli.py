@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="fp32, fp16, int8; the first is what the runtime takes when not told otherwise (default fp32)",
     )
+    onnx.add_argument("--space", action="store_true", help="put a cosine head's matrices into the embeddings")
     _add_measure_options(onnx)
     check = command(commands, "check", check_bundle, "prove that a bundle still gives the scores it gave at export")
     check.add_argument("bundle", type=Path, metavar="BUNDLE")
@@ -57,6 +58,12 @@ def export_onnx(args: argparse.Namespace) -> dict[str, Any]:
 
     head, head_manifest = load_head(args.head)
     backbone = load_backbone(Source(**known_fields(Source, head_manifest["source"])))
+    if args.space:
+        from export.space import into_space
+        from heads.project import require_cosine
+
+        backbone, head = into_space(backbone, require_cosine(head, str(args.head)))
+        head_manifest = {**head_manifest, "identity": backbone.identity.to_json()}
     manifest = export_bundle(args.out, backbone, head, head_manifest, _config(args, tuple(args.precision)))
     say(args, *_parity_table(manifest["parity"]), f"written to {args.out}")
     size_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
