@@ -31,6 +31,7 @@ IMAGE_QUERIES = ("images/1f436.webp", "images/1f355.webp", "images/1f697.webp") 
 TEXT_QUERIES = ("a happy face", "something to drink")
 SHOWN = 20  # pictures at either end
 HITS = 9
+SAMPLES = 100  # pictures, and prompts, on which ONNX is compared with torch
 ACCURACIES = {
     "pair_accuracy": "pair accuracy, head, held out",
     "zero_shot_pair_accuracy": "pair accuracy, zero-shot cosine",
@@ -62,20 +63,21 @@ def main() -> None:
     run("heads", "train", cache, "--data", str(TABLE), "--head", "fusion", "--loss", "preference",
         "--split-by", "subcategory", "--folds", "5", "--out", head)  # fmt: skip
     accuracy = run("heads", "evaluate", head, "--cache", cache, "--data", str(TABLE), "--scores", scores)
-    parity = run("export", "onnx", head, "--out", bundle, "--images", str(FOLDER / "images"), "--samples", "100")[
-        "parity"
-    ]
+    names = {row["image"]: row["name"] for row in pq.read_table(TABLE, columns=["image", "name"]).to_pylist()}
+    prompts = out / "prompts.txt"
+    prompts.write_text("".join(f"{name}\n" for name in list(names.values())[:SAMPLES]), encoding="utf-8")
+    exported = run("export", "onnx", head, "--out", bundle, "--images", str(FOLDER / "images"),
+                   "--prompts", str(prompts), "--samples", str(SAMPLES))  # fmt: skip
     run("export", "check", bundle, "--runtime-only")
     dog, *others = (str(FOLDER / image) for image in IMAGE_QUERIES)
     run("runtime", "score", bundle, "--prompt", "dog face", dog, *others)
     run("runtime", "index", cache, "--popularity", str(TABLE), "--bundle", bundle, "--out", catalogue)
     run("runtime", "similar", catalogue, dog, "-k", "10", "--popularity-weight", "0.3")
-    names = {row["image"]: row["name"] for row in pq.read_table(TABLE, columns=["image", "name"]).to_pylist()}
     queries = find_similar(catalogue, bundle, names)
 
     rows = sorted(pq.read_table(scores).to_pylist(), key=lambda row: -row["percentile"])
     shown = [Picture(FOLDER / row["image"], row["name"], f"used {row['count']:,.0f}×") for row in rows]
-    summary = summarise(embedded, accuracy, parity)
+    summary = summarise(embedded, accuracy, exported["parity"])
     protocol = (
         f"Pair accuracy over {accuracy['pairs']:,} pairs of held-out pictures ({accuracy['protocol']['pairs']}), "
         f"{accuracy['protocol']['folds']} folds of whole subcategories; {accuracy['protocol']['interval']}."
