@@ -28,18 +28,16 @@ def fold_constants(model: "ModelProto", sizes: tuple[Mapping[str, int], Mapping[
     from onnx import numpy_helper
 
     graph = model.graph
-    for node in [node for node in graph.node if node.op_type == "Constant"]:
-        tensor = node.attribute[0].t
-        tensor.name = node.output[0]
-        graph.initializer.append(tensor)
-        graph.node.remove(node)
     _drop_copies(model)
-    (first, shapes), (second, other_shapes) = (_known_values(model, at) for at in sizes)
+    first, shapes = _known_values(model, sizes[0])
+    second, other_shapes = _known_values(model, sizes[1])
     computed = {name for node in graph.node for name in node.output} & first.keys() & second.keys()
     constants = {name: first[name] for name in computed if np.array_equal(first[name], second[name])}
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[1] not in constants:
-            target = _target(*((at.get(node.input[0]), at.get(node.output[0])) for at in (shapes, other_shapes)))
+            target = _target(
+                *(at.get(name) for at in (shapes, other_shapes) for name in (node.input[0], node.output[0]))
+            )
             if target is not None:
                 node.input[1] = f"{node.output[0]}.shape"
                 constants[node.input[1]] = target
@@ -55,19 +53,34 @@ def fold_constants(model: "ModelProto", sizes: tuple[Mapping[str, int], Mapping[
     return drop_unused(model)
 
 
-def _target(first: tuple[Shape, Shape], second: tuple[Shape, Shape]) -> NDArray[np.int64] | None:
-    """What a Reshape aims at, for any size, from the shapes of its input and output at two sizes.
+def _target(taken: Shape, given: Shape, other_taken: Shape, other_given: Shape) -> NDArray[np.int64] | None:
+    """What a Reshape aims at, for any size, from the shapes that it takes and gives at two sizes.
 
-    A dimension that is free is the input's (0), or else the one that is left over (-1); None where two are left over.
+    A dimension that is free is the one it takes there (0), or else what is left over (-1); None where two would be.
     """
-    if not all((*first, *second)):
+    if taken is None or given is None or other_taken is None or other_given is None:
         return None
-    target = [at if at == other else -1 for at, other in zip(first[1], second[1], strict=True)]
-    for axis, dim in enumerate(target):
-        given = [inputs[axis : axis + 1] == outputs[axis : axis + 1] for inputs, outputs in (first, second)]
-        if dim == -1 and all(given):
+    target = [size if size == other else -1 for size, other in zip(given, other_given, strict=True)]
+    for axis in range(min(len(taken), len(target))):
+        if target[axis] == -1 and (taken[axis], other_taken[axis]) == (given[axis], other_given[axis]):
             target[axis] = 0
     return np.array(target, np.int64) if target.count(-1) <= 1 else None
+
+
+def hoist_constants(model: "ModelProto") -> "ModelProto":
+    """The model with its constants as initializers, in place."""
+    graph = model.graph
+    rest = []
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensor = node.attribute[0].t
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+        else:
+            rest.append(node)
+    del graph.node[:]
+    graph.node.extend(rest)
+    return model
 
 
 def _drop_copies(model: "ModelProto") -> None:
@@ -138,7 +151,7 @@ def _evaluate(node: "NodeProto", known: Values, shapes: Mapping[str, Shape]) -> 
         inputs = {node.input[0]: np.empty(shape, np.bool_)}
     if any(values is None for values in inputs.values()) or node.op_type.startswith("Random"):
         return None
-    results = ReferenceEvaluator(node, opsets={"": 20}).run(None, inputs)
+    results: Any = ReferenceEvaluator(node, opsets={"": 20}).run(None, inputs)
     return dict(zip(node.output, results, strict=True)) if all(np.size(r) <= MAX_ELEMENTS for r in results) else None
 
 
@@ -154,13 +167,18 @@ def without_weights(model: "ModelProto") -> "ModelProto":
     """A copy whose large tensors have a type and a shape only: inference needs no more, and has a limit of 2 GB."""
     import onnx
 
-    light = onnx.ModelProto()
-    light.CopyFrom(model)
-    for tensor in light.graph.initializer:
-        if len(tensor.raw_data) > MAX_ELEMENTS:
-            tensor.ClearField("raw_data")
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            tensor.external_data.add(key="location", value="none")
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph = light.graph
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) <= MAX_ELEMENTS:
+            graph.initializer.append(tensor)
+        else:
+            large = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            large.data_location = onnx.TensorProto.EXTERNAL
+            large.external_data.add(key="location", value="none")
     return light
 
 

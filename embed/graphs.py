@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embed.folding import fold_constants, without_weights
+from embed.folding import fold_constants, hoist_constants, without_weights
 
 if TYPE_CHECKING:
     import torch
@@ -71,17 +71,21 @@ def export_tower(
     import torch
 
     other = {name: _resized(tensor, free.get(name, {})) for name, tensor in example.items()}
-    sizes = tuple(
+    size, other_size = (
         {dim: inputs[name].shape[axis] for name, axes in free.items() for axis, dim in axes.items()}
         for inputs in (example, other)
     )
     with quiet_exporter(), torch.no_grad():
+        structure = _structure(_trace(tower, other, output_names, free))
         traced = _trace(tower, example, output_names, free)
-        if traced is not None:
-            again = _trace(tower, other, output_names, free)
-            if again is not None and without_weights(traced) == without_weights(again):
-                return canonical(fold_constants(traced, sizes))
+        if traced is not None and _structure(traced) == structure:
+            return canonical(fold_constants(traced, (size, other_size)))
         return canonical(_capture(tower, example, output_names, free))
+
+
+def _structure(model: "ModelProto | None") -> "ModelProto | None":
+    """The graph but for its weights."""
+    return None if model is None else without_weights(model)
 
 
 def _resized(example: "torch.Tensor", free: Mapping[int, str]) -> "torch.Tensor":
@@ -104,7 +108,7 @@ def _trace(
     import onnx
     import torch
 
-    file = io.BytesIO()
+    file: Any = io.BytesIO()  # which the tracing exporter takes, other than its types say
     try:
         torch.onnx.export(
             tower,
@@ -120,7 +124,7 @@ def _trace(
     except Exception as error:  # of any kind, as it runs the module's own code in an unusual way
         logger.debug("%s cannot be traced: %s", type(tower).__name__, error)
         return None
-    return onnx.load_from_string(file.getvalue())
+    return hoist_constants(onnx.load_from_string(file.getvalue()))
 
 
 def _capture(

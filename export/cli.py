@@ -21,10 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     onnx.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the folder to write the bundle to")
     onnx.add_argument(
         "--precision",
-        nargs="+",
-        default=["fp32"],
-        metavar="NAME",
-        help="fp32, fp16, int8; the first is what the runtime takes when not told otherwise (default fp32)",
+        type=lambda names: tuple(names.split(",")),
+        default=("fp32",),
+        metavar="NAME,...",
+        help="of fp32,fp16,int8; the first is what the runtime takes when not told otherwise (default fp32)",
     )
     _add_measure_options(onnx)
     check = command(commands, "check", check_bundle, "prove that a bundle still gives the scores it gave at export")
@@ -57,7 +57,7 @@ def export_onnx(args: argparse.Namespace) -> dict[str, Any]:
 
     head, head_manifest = load_head(args.head)
     backbone = load_backbone(Source(**known_fields(Source, head_manifest["source"])))
-    manifest = export_bundle(args.out, backbone, head, head_manifest, _config(args, tuple(args.precision)))
+    manifest = export_bundle(args.out, backbone, head, head_manifest, _config(args, args.precision))
     say(args, *_parity_table(manifest["parity"]), f"written to {args.out}")
     size_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
     return {"bundle": str(args.out), "size_bytes": size_bytes, "parity": manifest["parity"]}
