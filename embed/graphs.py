@@ -5,6 +5,7 @@ time the same module is exported. Knows no backbone, no head and no bundle; `emb
 """
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,11 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embed.folding import fold_constants, hoist_constants, without_weights
+
 if TYPE_CHECKING:
     import torch
     from onnx import ModelProto
 
 OPSET = 20
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,22 +63,90 @@ def export_tower(
     """The module as an fp32 graph whose inputs have the names of its `forward`'s arguments.
 
     Dimensions in `free` ({"tokens": {0: "n", 1: "c"}}) may take any size; the example needs at least two in each.
-    Raises torch's own errors where the module cannot be traced, or needs a dimension to be fixed.
+    Raises torch's own errors where the module cannot be exported, or needs a dimension to be fixed.
+
+    Tracing takes a second where torch's newer exporter takes ten, but freezes what Python decides on the way. A
+    module that traces differently at another size, or not at all, goes to the newer one.
     """
     import torch
 
+    other = {name: _resized(tensor, free.get(name, {})) for name, tensor in example.items()}
+    size, other_size = (
+        {dim: inputs[name].shape[axis] for name, axes in free.items() for axis, dim in axes.items()}
+        for inputs in (example, other)
+    )
     with quiet_exporter(), torch.no_grad():
-        program = torch.onnx.export(
+        structure = _structure(_trace(tower, other, output_names, free))
+        traced = _trace(tower, example, output_names, free)
+        if traced is not None and _structure(traced) == structure:
+            return canonical(fold_constants(traced, (size, other_size)))
+        return canonical(_capture(tower, example, output_names, free))
+
+
+def _structure(model: "ModelProto | None") -> "ModelProto | None":
+    """The graph but for its weights."""
+    return None if model is None else without_weights(model)
+
+
+def _resized(example: "torch.Tensor", free: Mapping[int, str]) -> "torch.Tensor":
+    """The example with every free dimension longer or shorter by one."""
+    import torch
+
+    for axis in free:
+        size = example.shape[axis]
+        example = example.index_select(axis, torch.arange(size - 1 if size > 2 else size + 1) % size)
+    return example
+
+
+def _trace(
+    tower: "torch.nn.Module",
+    example: Mapping[str, "torch.Tensor"],
+    output_names: Sequence[str],
+    free: Mapping[str, Mapping[int, str]],
+) -> "ModelProto | None":
+    """The module as torch's tracing exporter gives it, None where that cannot."""
+    import onnx
+    import torch
+
+    file: Any = io.BytesIO()  # which the tracing exporter takes, other than its types say
+    try:
+        torch.onnx.export(
             tower,
+            (),
+            file,
             kwargs=dict(example),
+            input_names=list(example),
             output_names=list(output_names),
-            dynamic_shapes={name: dict(free.get(name, {})) for name in example},
+            dynamic_axes={**free, **{name: {0: "n"} for name in output_names}},
             opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
+            dynamo=False,
         )
+    except Exception as error:  # of any kind, as it runs the module's own code in an unusual way
+        logger.debug("%s cannot be traced: %s", type(tower).__name__, error)
+        return None
+    return hoist_constants(onnx.load_from_string(file.getvalue()))
+
+
+def _capture(
+    tower: "torch.nn.Module",
+    example: Mapping[str, "torch.Tensor"],
+    output_names: Sequence[str],
+    free: Mapping[str, Mapping[int, str]],
+) -> "ModelProto":
+    """The module as torch's newer exporter gives it."""
+    import torch
+
+    program = torch.onnx.export(
+        tower,
+        kwargs=dict(example),
+        output_names=list(output_names),
+        dynamic_shapes={name: dict(free.get(name, {})) for name in example},
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+    )
     assert program is not None
-    return canonical(program.model_proto)
+    return program.model_proto
 
 
 @contextlib.contextmanager

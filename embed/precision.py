@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embed.folding import drop_unused, inferred
+
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
@@ -143,24 +145,6 @@ def _tokens_after(conv: "NodeProto", nodes: Sequence["NodeProto"]) -> list["Node
     return [first, second] if first is not None and second is not None and is_transpose(second, [0, 2, 1]) else []
 
 
-def drop_unused(model: "ModelProto") -> "ModelProto":
-    """The model without initializers and nodes that nothing reads, in place."""
-    graph = model.graph
-    needed = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if needed & set(node.output):
-            kept.append(node)
-            needed |= set(node.input)
-            for attribute in node.attribute:
-                needed |= {name for inner in attribute.g.node for name in inner.input}
-    nodes, tensors = list(reversed(kept)), [t for t in graph.initializer if t.name in needed]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(tensors)
-    return model
-
-
 def to_fp16(model: "ModelProto") -> "ModelProto":
     """A copy in half precision with inputs and outputs as before.
 
@@ -224,18 +208,8 @@ def _float_values(model: "ModelProto") -> set[str]:
     """The names of all float32 values and constants."""
     import onnx
 
-    light = onnx.ModelProto()  # types need no weights, and a graph with large ones cannot be inferred in memory
-    light.CopyFrom(model)
-    for tensor in light.graph.initializer:
-        if len(tensor.raw_data) > 1024:
-            tensor.ClearField("raw_data")
-            tensor.data_location = onnx.TensorProto.EXTERNAL
-            tensor.external_data.add(key="location", value="none")
-    graph = onnx.shape_inference.infer_shapes(light, strict_mode=True).graph
-    values = {
-        value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.value_info, *graph.output)
-    }
-    values |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    values = {value.name: value.type.tensor_type.elem_type for value in inferred(model)}
+    values |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
     return {name for name, kind in values.items() if kind == onnx.TensorProto.FLOAT}
 
 

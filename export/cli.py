@@ -21,10 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     onnx.add_argument("--out", type=Path, required=True, metavar="BUNDLE", help="the folder to write the bundle to")
     onnx.add_argument(
         "--precision",
-        nargs="+",
-        default=["fp32"],
-        metavar="NAME",
-        help="fp32, fp16, int8; the first is what the runtime takes when not told otherwise (default fp32)",
+        type=lambda names: tuple(names.split(",")),
+        default=("fp32",),
+        metavar="NAME,...",
+        help="of fp32,fp16,int8; the first is what the runtime takes when not told otherwise (default fp32)",
     )
     onnx.add_argument("--space", action="store_true", help="put a cosine head's matrices into the embeddings")
     _add_measure_options(onnx)
@@ -64,7 +64,7 @@ def export_onnx(args: argparse.Namespace) -> dict[str, Any]:
 
         backbone, head = into_space(backbone, require_cosine(head, str(args.head)))
         head_manifest = {**head_manifest, "identity": backbone.identity.to_json()}
-    manifest = export_bundle(args.out, backbone, head, head_manifest, _config(args, tuple(args.precision)))
+    manifest = export_bundle(args.out, backbone, head, head_manifest, _config(args, args.precision))
     say(args, *_parity_table(manifest["parity"]), f"written to {args.out}")
     size_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
     return {"bundle": str(args.out), "size_bytes": size_bytes, "parity": manifest["parity"]}

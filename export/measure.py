@@ -16,6 +16,7 @@ from embed.images import ImageError
 from embed.spec import InputError
 from export import parity
 from export.compose import FEATURES
+from runtime.bundle import open_bundle
 from runtime.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -45,22 +46,20 @@ def measure(
     """
     sources = list(pictures) or parity.generated_pictures(GENERATED_PICTURES)
     result: dict[str, Any] = {"pictures": "real" if pictures else "generated", "precisions": {}}
-    first = Scorer.load(folder, precision=precisions[0])
-    pixels = _pixels(first, sources)
-    reference = torch_vectors(backbone, first.inputs, pixels, prompts)
+    bundle = open_bundle(folder)
+    exported = Scorer(bundle)  # only its head runs, which is the same at any precision
+    pixels = _pixels(exported, sources)
+    reference = torch_vectors(backbone, exported.inputs, pixels, prompts)
 
     def score(vectors: dict[str, Vectors]) -> Vectors:
-        return torch_scores(head, vectors) if head else first.score_vectors(vectors)["score"]
+        return torch_scores(head, vectors) if head else exported.score_vectors(vectors)["score"]
 
     theirs = score_matrix(reference, score)
-    noise = rounding_noise(backbone, first.inputs, pixels, reference, score)
+    noise = rounding_noise(backbone, exported.inputs, pixels, reference, score)
     limit = parity.MAX_SCORE_DIFFERENCE * max(1.0, float(np.abs(theirs).max()))
     for precision in precisions:
-        scorer = first if precision == precisions[0] else Scorer.load(folder, precision=precision)
-        vectors = scorer.encode_pixels(pixels)
-        if scorer.reads_text:
-            vectors["text_embedding"] = scorer.embed_prompts(prompts)
-        ours = score_matrix(vectors, lambda rows: first.score_vectors(rows)["score"])
+        vectors = bundle_vectors(Scorer(bundle, precision=precision), pixels, prompts)
+        ours = score_matrix(vectors, lambda rows: exported.score_vectors(rows)["score"])
         scores = parity.score_parity(precision, theirs, ours, noise)
         certificates = {name: certificate(precision, reference[name], vectors[name]) for name in vectors}
         cosine_min = min(c.cosine_min for c in certificates.values())
@@ -68,9 +67,15 @@ def measure(
         result["precisions"][precision] = {
             "scores": {**scores.to_json(), "limit": limit if precision == "fp32" else None},
             "vectors": {name: c.to_json() for name, c in certificates.items()},
-            "whole_graph": whole_graph_difference(scorer, pixels[:7], prompts, ours),
+            "whole_graph": whole_graph_difference(Scorer(bundle, precision=precision), pixels[:7], prompts, ours),
         }
     return result
+
+
+def bundle_vectors(scorer: Scorer, pixels: NDArray[np.uint8], prompts: Sequence[str]) -> dict[str, Vectors]:
+    """What the head reads, from the bundle's graphs: of the pixels (n, h, w, 3) and of the prompts."""
+    vectors = scorer.encode_pixels(pixels)
+    return {**vectors, "text_embedding": scorer.embed_prompts(prompts)} if scorer.reads_text else vectors
 
 
 def rounding_noise(

@@ -1,0 +1,200 @@
+"""What a graph computes anew in each run though it is known beforehand, computed once: above all, shapes.
+
+A trace writes down how torch finds every size, also those that are the same for any batch; runtimes fold only shapes
+whose every dimension is known. Takes graphs and gives the same functions. Knows no torch and runs no session.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+MAX_ELEMENTS = 1024  # of a value that is computed here: sizes have few, and weights need not be looked at
+
+Values = dict[str, NDArray[Any]]
+Shape = tuple[int, ...] | None  # None where a dimension is not known
+
+
+def fold_constants(model: "ModelProto", sizes: tuple[Mapping[str, int], Mapping[str, int]]) -> "ModelProto":
+    """The model without nodes that compute what no input decides, in place; its outputs get their shapes.
+
+    Such values are computed for two `sizes` of the free dimensions, such as ({"n": 2}, {"n": 3}): what comes out the
+    same is a constant.
+    """
+    from onnx import numpy_helper
+
+    graph = model.graph
+    _drop_copies(model)
+    first, shapes = _known_values(model, sizes[0])
+    second, other_shapes = _known_values(model, sizes[1])
+    computed = {name for node in graph.node for name in node.output} & first.keys() & second.keys()
+    constants = {name: first[name] for name in computed if np.array_equal(first[name], second[name])}
+    for node in graph.node:
+        if node.op_type == "Reshape" and node.input[1] not in constants:
+            target = _target(
+                *(at.get(name) for at in (shapes, other_shapes) for name in (node.input[0], node.output[0]))
+            )
+            if target is not None:
+                node.input[1] = f"{node.output[0]}.shape"
+                constants[node.input[1]] = target
+    kept = [node for node in graph.node if not constants.keys() >= set(node.output)]
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in sorted(constants.items()))
+    for output in graph.output:
+        at, other = shapes[output.name] or (), other_shapes[output.name] or ()
+        for dim, size, other_size in zip(output.type.tensor_type.shape.dim, at, other, strict=False):
+            if size == other_size:
+                dim.dim_value = size
+    return drop_unused(model)
+
+
+def _target(taken: Shape, given: Shape, other_taken: Shape, other_given: Shape) -> NDArray[np.int64] | None:
+    """What a Reshape aims at, for any size, from the shapes that it takes and gives at two sizes.
+
+    A dimension that is free is the one it takes there (0), or else what is left over (-1); None where two would be.
+    """
+    if taken is None or given is None or other_taken is None or other_given is None:
+        return None
+    target = [size if size == other else -1 for size, other in zip(given, other_given, strict=True)]
+    for axis in range(min(len(taken), len(target))):
+        if target[axis] == -1 and (taken[axis], other_taken[axis]) == (given[axis], other_given[axis]):
+            target[axis] = 0
+    return np.array(target, np.int64) if target.count(-1) <= 1 else None
+
+
+def hoist_constants(model: "ModelProto") -> "ModelProto":
+    """The model with its constants as initializers, in place."""
+    graph = model.graph
+    rest = []
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            tensor = node.attribute[0].t
+            tensor.name = node.output[0]
+            graph.initializer.append(tensor)
+        else:
+            rest.append(node)
+    del graph.node[:]
+    graph.node.extend(rest)
+    return model
+
+
+def _drop_copies(model: "ModelProto") -> None:
+    """Take out nodes that give what they get: Identity, and Cast to the type that a value has."""
+    outputs = {value.name for value in model.graph.output}
+    types = {value.name: value.type.tensor_type.elem_type for value in inferred(model)}
+    types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    source: dict[str, str] = {}
+    kept = []
+    for node in model.graph.node:
+        node.input[:] = [source.get(name, name) for name in node.input]
+        same = node.op_type == "Identity" or (
+            node.op_type == "Cast" and types.get(node.input[0]) == node.attribute[0].i
+        )
+        if same and node.output[0] not in outputs:
+            source[node.output[0]] = node.input[0]
+        else:
+            kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+
+
+def _known_values(model: "ModelProto", sizes: Mapping[str, int]) -> tuple[Values, dict[str, Shape]]:
+    """All small values that the sizes of the inputs decide, constants included; and the shapes that they decide."""
+    from onnx import numpy_helper
+
+    light = without_weights(model)
+    for value in light.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_value = sizes[dim.dim_param]
+    for value in light.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    known = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if np.prod(tensor.dims) <= MAX_ELEMENTS
+    }
+    while True:  # a value that is found may decide the shape of others
+        shapes = {value.name: _shape(value) for value in inferred(light)}
+        found: Values = {}
+        for node in light.graph.node:
+            if value := _evaluate(node, known | found, shapes):
+                found |= value
+        if not found:
+            return known, shapes
+        known |= found
+        rest = [node for node in light.graph.node if not found.keys() >= set(node.output)]
+        del light.graph.node[:]
+        light.graph.node.extend(rest)
+        light.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in found.items())
+
+
+def _shape(value: Any) -> Shape:
+    dims = value.type.tensor_type.shape.dim
+    return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+
+
+def _evaluate(node: "NodeProto", known: Values, shapes: Mapping[str, Shape]) -> Values | None:
+    """The node's outputs, where its inputs, or for Shape its input's shape, are known, and the outputs are small."""
+    from onnx.reference import ReferenceEvaluator
+
+    inputs = {name: known.get(name) for name in node.input if name}
+    if node.op_type == "Shape":
+        shape = shapes.get(node.input[0])
+        if shape is None:
+            return None
+        inputs = {node.input[0]: np.empty(shape, np.bool_)}
+    if any(values is None for values in inputs.values()) or node.op_type.startswith("Random"):
+        return None
+    results: Any = ReferenceEvaluator(node, opsets={"": 20}).run(None, inputs)
+    return dict(zip(node.output, results, strict=True)) if all(np.size(r) <= MAX_ELEMENTS for r in results) else None
+
+
+def inferred(model: "ModelProto") -> list[Any]:
+    """Name, type and shape of every value that ONNX can infer, inputs and outputs included."""
+    import onnx
+
+    graph = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
+    return [*graph.input, *graph.value_info, *graph.output]
+
+
+def without_weights(model: "ModelProto") -> "ModelProto":
+    """A copy whose large tensors have a type and a shape only: inference needs no more, and has a limit of 2 GB."""
+    import onnx
+
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    graph = light.graph
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if len(tensor.raw_data) <= MAX_ELEMENTS:
+            graph.initializer.append(tensor)
+        else:
+            large = graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            large.data_location = onnx.TensorProto.EXTERNAL
+            large.external_data.add(key="location", value="none")
+    return light
+
+
+def drop_unused(model: "ModelProto") -> "ModelProto":
+    """The model without initializers and nodes that nothing reads, in place."""
+    graph = model.graph
+    needed = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            kept.append(node)
+            needed |= set(node.input)
+            for attribute in node.attribute:
+                needed |= {name for inner in attribute.g.node for name in inner.input}
+    nodes, tensors = list(reversed(kept)), [t for t in graph.initializer if t.name in needed]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+    return model
