@@ -59,7 +59,7 @@ def main() -> None:
 
     embedded = run("embed", "cache", str(TABLE), "--model", "starter", "--features", "projected,pooled", "--out", cache)
     scores = str(out / "held_out_scores.parquet")
-    run("heads", "train", cache, "--data", str(TABLE), "--head", "fusion", "--loss", "preference",
+    run("heads", "train", cache, "--data", str(TABLE), "--head", "kernel", "--loss", "rating",
         "--split-by", "subcategory", "--folds", "5", "--out", head)  # fmt: skip
     accuracy = run("heads", "evaluate", head, "--cache", cache, "--data", str(TABLE), "--scores", scores)
     parity = run("export", "onnx", head, "--out", bundle, "--images", str(FOLDER / "images"), "--samples", "100")[
