@@ -14,11 +14,12 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("cache", metavar="CACHE", help="a folder made by `python -m embed cache`")
     add_data_options(parser)
     parser.add_argument("--out", required=True, metavar="HEAD", help="the folder to write the head to")
-    parser.add_argument("--head", default="fusion", help="cosine, linear, mlp or fusion (default fusion)")
+    parser.add_argument("--head", default="fusion", help="cosine, linear, mlp, fusion or kernel (default fusion)")
     parser.add_argument(
         "--loss",
         default="preference",
-        help="preference (any table; default), ranking or listwise (ranked groups), rating (ratings), triplet or"
+        help="preference (any table; default), ranking or listwise (ranked groups), rating (ratings, or counts: the log"
+        " rate), triplet or"
         " preference-inbatch (head cosine, both pictures of one prompt)",
     )
     parser.add_argument("--split-by", metavar="COLUMN", help="hold out whole groups of rows with one value of COLUMN")
@@ -38,6 +39,9 @@ def add_commands(commands: Any) -> None:
         ("--reads", str, "both", "what mlp reads: both, image or text"),
     ]:
         parser.add_argument(name, type=kind, default=default, help=f"{text} (default {default})")
+    parser.add_argument(
+        "--penalty", type=float, help="of linear and kernel (default: the best of 13 on rows kept aside)"
+    )
     parser.add_argument("--no-activations", action="store_true", help="make mlp affine, as the published ones are")
 
 
@@ -60,6 +64,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         batch_size=args.batch_size,
         epochs=args.epochs,
         patience=args.patience,
+        penalty=args.penalty,
         seed=args.seed,
     )
     labels, features = labels_and_features(args, cache)
@@ -83,7 +88,12 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         "head": asdict(head_config),
         "identity": cache.identity.to_json(),
         "source": asdict(cache.source),
-        "training": {**config.to_json(), "min_ratio": args.min_ratio, "epochs_run": len(trained.histories[0])},
+        "training": {
+            **config.to_json(),
+            "min_ratio": args.min_ratio,
+            "chosen": trained.chosen,
+            "history": trained.histories[0],
+        },
         "data": {"table": Path(args.data).name, "kind": labels.kind, "rows": len(labels), "missing": labels.missing},
         "split": split.split_report(labels, rows, split_config, cache),
         "metrics": result,

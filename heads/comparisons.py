@@ -50,6 +50,12 @@ class Pairs:
         return len(self.a)
 
 
+def expected_accuracy(score_a: np.ndarray, score_b: np.ndarray, pairs: Pairs) -> float:
+    """How often the scores of `pairs` are expected to agree with a choice drawn from each target; equal scores half."""
+    agreement = np.where(score_a == score_b, 0.5, np.where(score_a > score_b, pairs.target, 1 - pairs.target))
+    return float(np.average(agreement, weights=pairs.weight))
+
+
 def match_labels(records: Records, cache: Cache, max_missing: float = 0.01) -> Labels:
     """The records' labels as rows of `cache`; more than `max_missing` of rows without vectors is an error."""
     table = records.labels()
@@ -139,13 +145,16 @@ def _groups(labels: Labels, rows: np.ndarray) -> np.ndarray:
     return labels.values["group"][rows] if "group" in labels.values else np.zeros(len(rows), np.int64)
 
 
+def exposures_of(values: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """How often each row of a table of counts was shown; None where the table does not say."""
+    exposures = values.get("exposures")
+    return None if exposures is None or np.isnan(exposures).all() else exposures
+
+
 def _count_target(
     values: Mapping[str, np.ndarray], a: np.ndarray, b: np.ndarray, min_ratio: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    count = values["count"]
-    exposures = values.get("exposures")
-    if exposures is not None and np.isnan(exposures).all():
-        exposures = None
+    count, exposures = values["count"], exposures_of(values)
     if min_ratio is not None:
         popularity = count if exposures is None else count / exposures
         return hard_target(popularity[a], popularity[b], min_ratio)

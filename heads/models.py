@@ -4,6 +4,7 @@
     linear  w.v + b, LAION's first aesthetic predictor
     mlp     1024-128-64-16-1, ImageReward's and the improved aesthetic predictor's
     fusion  one hidden layer on [v, t, v*t, |v-t|]
+    kernel  sum_i a_i exp(-|x - z_i|^2) + b on [v, t], the z_i being training items: for hundreds or thousands of rows
 
 Every head reads some of three inputs, all with one row per scored pair of picture and prompt:
 `image_embedding` (n, d) and `text_embedding` (n, d), unit norm, and `image_pooled` (n, p), the unit-norm features of
@@ -11,6 +12,7 @@ the image tower before its projection. `inputs` names the ones it reads, in the 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,14 +37,15 @@ class HeadConfig:
     hidden: int = 128  # width of fusion's hidden layer
     dropout: float = 0.5  # of fusion's hidden layer
     input_dropout: float = 0.6  # of fusion's inputs: keeps a head honest that has hundreds of rows, not millions
-    reads: str = "both"  # what mlp reads: both sides, the image alone or the text alone
+    reads: str = "both"  # what mlp and kernel read: both sides, the image alone or the text alone
     activations: bool = True  # ReLU between the layers of mlp; both published heads do without
+    landmarks: int = 512  # training items that kernel compares with, at most
 
     def __post_init__(self) -> None:
         if self.kind not in HEADS:
             raise unknown_name("head", self.kind, HEADS)
-        if self.dim < 1 or self.hidden < 1 or self.pooled_dim < 0:
-            raise InputError(f"{self}: dim and hidden must be positive, pooled_dim not negative")
+        if min(self.dim, self.hidden, self.landmarks) < 1 or self.pooled_dim < 0:
+            raise InputError(f"{self}: dim, hidden and landmarks must be positive, pooled_dim not negative")
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"HeadConfig.{name} is {getattr(self, name)}; wanted 0 <= {name} < 1")
@@ -156,7 +159,22 @@ class Cosine(Head):
         return self.logit_scale.exp() * cosine
 
 
-class Linear(Head):
+class Convex(Head):
+    """A head whose score is basis(inputs).w + b, so that training it is a convex problem: `convex` solves it.
+
+    The penalty on w is the one that belongs to the head: |w|^2.
+    """
+
+    def basis(self, **inputs: Tensor) -> Tensor:
+        """(n, k) float32."""
+        raise NotImplementedError
+
+    def set_weights(self, weight: Tensor, bias: Tensor) -> None:
+        """Make the score basis(inputs).weight + bias: (k,) and ()."""
+        raise NotImplementedError
+
+
+class Linear(Convex):
     """w.v + b on the image alone, as LAION's first aesthetic predictor. Scores start at zero."""
 
     inputs = READS["image"]
@@ -169,6 +187,84 @@ class Linear(Head):
 
     def forward(self, image_embedding: Tensor) -> Tensor:  # type: ignore[override]
         return self.layer(_order_one(image_embedding)).squeeze(-1)
+
+    def basis(self, **inputs: Tensor) -> Tensor:
+        return inputs["image_embedding"]
+
+    @torch.no_grad()
+    def set_weights(self, weight: Tensor, bias: Tensor) -> None:
+        self.layer.weight.copy_(weight * weight.shape[-1] ** -0.5)
+        self.layer.bias.copy_(bias)
+
+
+class Kernel(Convex):
+    """sum_i a_i exp(-|x - z_i|^2) + b, x being both sides, each centered and brought to a mean square norm of 1/2.
+
+    A Gaussian kernel whose width is scikit-learn's gamma="scale"; the z_i are training items, all of them or evenly
+    spaced ones (Williams & Seeger 2001). The image's side is its pooled features where there are any: its embedding
+    is a projection of them. Scores start at zero.
+    """
+
+    SMALLEST_EIGENVALUE = 1e-6  # of the landmarks' kernel beside the largest: below it float32 knows no direction
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        image = ("image_pooled", config.pooled_dim) if config.pooled_dim else ("image_embedding", config.dim)
+        sides = {"image": [image], "text": [("text_embedding", config.dim)]}
+        chosen = sides.get(config.reads, sides["text"] + sides["image"])
+        self.inputs = tuple(name for name in INPUTS if name in dict(chosen))
+        width = sum(dict(chosen).values())
+        self.center: Tensor
+        self.scale: Tensor
+        self.landmarks: Tensor
+        self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        self.register_buffer("landmarks", torch.zeros(config.landmarks, width))
+        self.weight = nn.Parameter(torch.zeros(config.landmarks))
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        return self._kernel(self._standardised(inputs)) @ self.weight + self.bias
+
+    @torch.no_grad()
+    def prepare(self, **inputs: Tensor) -> None:
+        """Take center, scale and landmarks from the training items."""
+        sides = [inputs[name] for name in self.inputs]
+        center = [side.mean(dim=0) for side in sides]
+        spread = [(side - middle).square().sum(dim=1).mean() for side, middle in zip(sides, center, strict=True)]
+        self.center.copy_(torch.cat(center))
+        scale = [
+            (len(sides) * x.clamp(min=torch.finfo(x.dtype).tiny)).rsqrt().expand(side.shape[1])
+            for x, side in zip(spread, sides, strict=True)
+        ]
+        self.scale.copy_(torch.cat(scale))
+        x = self._standardised(inputs)
+        chosen = torch.linspace(0, len(x) - 1, min(len(self.landmarks), len(x)), device=x.device).round().long()
+        self.landmarks.zero_()
+        self.landmarks[: len(chosen)] = x[chosen]
+
+    @torch.no_grad()
+    def basis(self, **inputs: Tensor) -> Tensor:
+        """(n, k): inner products are the kernel's, exactly between landmarks (the Nystrom features)."""
+        return self._kernel(self._standardised(inputs)) @ self._whitening()
+
+    @torch.no_grad()
+    def set_weights(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight.copy_(self._whitening() @ weight)
+        self.bias.copy_(bias)
+
+    def _standardised(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        return (torch.cat([inputs[name] for name in self.inputs], dim=-1) - self.center) * self.scale
+
+    def _kernel(self, x: Tensor) -> Tensor:
+        squares = x.square().sum(dim=1, keepdim=True) + self.landmarks.square().sum(dim=1)
+        return (2 * x @ self.landmarks.T - squares).clamp(max=0).exp()
+
+    def _whitening(self) -> Tensor:
+        """(landmarks, k): U S^-1/2 of the landmarks' own kernel U S U^T, without its vanishing part."""
+        value, vector = torch.linalg.eigh(self._kernel(self.landmarks).double())
+        kept = value > self.SMALLEST_EIGENVALUE * value[-1]
+        return (vector[:, kept] * value[kept].rsqrt()).float()
 
 
 class Mlp(Head):
@@ -209,7 +305,7 @@ def _order_one(unit_vectors: Tensor) -> Tensor:
     return unit_vectors * unit_vectors.shape[-1] ** 0.5
 
 
-HEADS: dict[str, type[Head]] = {"cosine": Cosine, "linear": Linear, "mlp": Mlp, "fusion": Fusion}
+HEADS: dict[str, type[Head]] = {"cosine": Cosine, "linear": Linear, "mlp": Mlp, "fusion": Fusion, "kernel": Kernel}
 
 
 def build_head(config: HeadConfig, seed: int = 0) -> Head:

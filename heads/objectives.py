@@ -1,6 +1,7 @@
 """What each loss trains on: which tables it fits, what its examples are, and its value on a batch of them.
 
 The formulas are `losses`'; here items become scores or embeddings, each once a batch, however many examples share it.
+A loss of scores is a number of the scores alone, so that a solver can have it without a head.
 """
 
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from embed.spec import InputError
 from heads import losses
-from heads.comparisons import Labels, Pairs, pairs_among
+from heads.comparisons import Labels, Pairs, exposures_of, pairs_among
 from heads.features import Features
 from heads.models import Cosine, Head
+from heads.popularity import expected_log_rate
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,36 @@ class Ratings:
 Examples = Pairs | Groups | Ratings
 
 
+# The items that a batch scores, one more than once where examples share it, and the loss of those scores.
+Bound = tuple[np.ndarray, Callable[[Tensor], Tensor]]
+
+
 @dataclass(frozen=True)
 class Objective:
     """A loss with its data. `examples(labels, rows, rng, min_ratio)` are those that some rows of a table state;
-    `loss(head, features, examples, batch)` is the scalar of the examples numbered `batch` (b,)."""
+    `loss(head, features, examples, batch)` is the scalar of the examples numbered `batch` (b,).
+
+    `of_scores(examples, batch)` is the same as a function of scores alone, where there is one.
+    """
 
     unit: str
     examples: Callable[[Labels, np.ndarray, np.random.Generator, float | None], Examples]
     loss: Callable[[Head, Features, "Examples", np.ndarray], Tensor]
-    embeds: bool = False  # compares vectors of pictures and prompts, not scores: for the cosine head alone
+    of_scores: Callable[["Examples", np.ndarray], Bound] | None = None
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it compares vectors of pictures and prompts, not scores: for the cosine head alone."""
+        return self.of_scores is None
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one table teaches: its examples, their loss, and what that loss counts for beside other parts'."""
+
+    loss: str
+    examples: Examples
+    weight: float = 1.0
 
 
 def examples_for(
@@ -112,11 +135,21 @@ def _groups(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_rati
 
 
 def _ratings(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None) -> Ratings:
-    if labels.kind != "ratings":
+    """Ratings as they are; of counts the log rate, less the mean of its group."""
+    if labels.kind == "ratings":
+        rating = labels.values["rating"][rows]
+    elif labels.kind == "counts":
+        exposures = exposures_of(labels.values)
+        rating = expected_log_rate(labels.values["count"][rows], None if exposures is None else exposures[rows])
+        if "group" in labels.values:
+            _, group, size = np.unique(labels.values["group"][rows], return_inverse=True, return_counts=True)
+            rating -= (np.bincount(group, rating) / size)[group]  # groups compare nothing with each other
+    else:
         raise InputError(
-            f"the loss rating wants a table with ratings, and this one has {labels.kind}; choose --loss preference"
+            f"the loss rating wants a table with ratings or counts, and this one has {labels.kind}; choose --loss"
+            " preference"
         )
-    return Ratings(labels.items[rows, 0], labels.values["rating"][rows].astype(np.float32))
+    return Ratings(labels.items[rows, 0], rating.astype(np.float32))
 
 
 def _scores(head: Head, features: Features, wanted: np.ndarray) -> Tensor:
@@ -137,11 +170,23 @@ def _embeddings(head: Head, features: Features, a: np.ndarray, b: np.ndarray) ->
     return image[: len(a)], image[len(a) :], text
 
 
-def _preference(head: Head, features: Features, pairs: Examples, batch: np.ndarray) -> Tensor:
+def _through_scores(of_scores: Callable[[Examples, np.ndarray], Bound]) -> Callable[..., Tensor]:
+    def loss(head: Head, features: Features, examples: Examples, batch: np.ndarray) -> Tensor:
+        items, value = of_scores(examples, batch)
+        return value(_scores(head, features, items))
+
+    return loss
+
+
+def _preference(pairs: Examples, batch: np.ndarray) -> Bound:
     assert isinstance(pairs, Pairs)
-    score_a, score_b = _scores(head, features, np.concatenate([pairs.a[batch], pairs.b[batch]])).view(2, -1)
     target, weight = torch.from_numpy(pairs.target[batch]), torch.from_numpy(pairs.weight[batch])
-    return losses.preference(score_a, score_b, target, weight)
+
+    def value(scores: Tensor) -> Tensor:
+        score_a, score_b = scores.view(2, -1)
+        return losses.preference(score_a, score_b, target.to(scores.device), weight.to(scores.device))
+
+    return np.concatenate([pairs.a[batch], pairs.b[batch]]), value
 
 
 def _preference_inbatch(head: Head, features: Features, pairs: Examples, batch: np.ndarray) -> Tensor:
@@ -157,27 +202,32 @@ def _triplet(head: Head, features: Features, pairs: Examples, batch: np.ndarray)
     return losses.triplet(anchor, positive, negative)
 
 
-def _of_groups(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[..., Tensor]:
-    def value(head: Head, features: Features, groups: Examples, batch: np.ndarray) -> Tensor:
+def _of_groups(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Examples, np.ndarray], Bound]:
+    def bind(groups: Examples, batch: np.ndarray) -> Bound:
         assert isinstance(groups, Groups)
         members = np.concatenate([np.arange(groups.start[i], groups.start[i + 1]) for i in batch])
-        group = np.repeat(np.arange(len(batch)), groups.start[batch + 1] - groups.start[batch])
-        scores = _scores(head, features, groups.item[members])
-        return loss(scores, torch.from_numpy(group), torch.from_numpy(groups.rank[members]))
+        group = torch.from_numpy(np.repeat(np.arange(len(batch)), groups.start[batch + 1] - groups.start[batch]))
+        rank = torch.from_numpy(groups.rank[members])
+        return groups.item[members], lambda scores: loss(scores, group.to(scores.device), rank.to(scores.device))
 
-    return value
+    return bind
 
 
-def _rating(head: Head, features: Features, ratings: Examples, batch: np.ndarray) -> Tensor:
+def _rating(ratings: Examples, batch: np.ndarray) -> Bound:
     assert isinstance(ratings, Ratings)
-    return losses.rating(_scores(head, features, ratings.item[batch]), torch.from_numpy(ratings.rating[batch]))
+    rating = torch.from_numpy(ratings.rating[batch])
+    return ratings.item[batch], lambda scores: losses.rating(scores, rating.to(scores.device))
+
+
+def _objective(unit: str, examples: Callable[..., Examples], of_scores: Callable[..., Bound]) -> Objective:
+    return Objective(unit, examples, _through_scores(of_scores), of_scores)
 
 
 OBJECTIVES = {
-    "preference": Objective("pairs", pairs_among, _preference),
-    "preference-inbatch": Objective("pairs", _pairs_of_one_prompt, _preference_inbatch, embeds=True),
-    "triplet": Objective("pairs", _triplets, _triplet, embeds=True),
-    "ranking": Objective("groups", _groups, _of_groups(losses.ranking)),
-    "listwise": Objective("groups", _groups, _of_groups(losses.listwise)),
-    "rating": Objective("ratings", _ratings, _rating),
+    "preference": _objective("pairs", pairs_among, _preference),
+    "preference-inbatch": Objective("pairs", _pairs_of_one_prompt, _preference_inbatch),
+    "triplet": Objective("pairs", _triplets, _triplet),
+    "ranking": _objective("groups", _groups, _of_groups(losses.ranking)),
+    "listwise": _objective("groups", _groups, _of_groups(losses.listwise)),
+    "rating": _objective("ratings", _ratings, _rating),
 }

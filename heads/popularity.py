@@ -39,6 +39,17 @@ def rate_posterior_target(
     return np.clip(_edgeworth(parameters) - correction, 0.0, 1.0)
 
 
+def expected_log_rate(count: np.ndarray, exposures: np.ndarray | None = None, prior: float = 1.0) -> np.ndarray:
+    """(n,) posterior mean of the log of a picture's rate, up to a constant; of its log odds where there are exposures.
+
+    The posteriors are those of `count_posterior_target` and `rate_posterior_target`: a Gamma(k, .) variable's log has
+    the mean digamma(k), and a Beta(k, m) variable's log odds digamma(k) - digamma(m).
+    """
+    from scipy.special import psi
+
+    return psi(count + prior) - (0.0 if exposures is None else psi(exposures - count + prior))
+
+
 def _raise_small(p: np.ndarray) -> np.ndarray:
     """What P(X > Y) grows by while every entry of `p` is raised, in place, by ones until it is large.
 

@@ -14,7 +14,7 @@ import torch
 
 from embed.console import progress, unknown_name
 from embed.spec import InputError
-from heads.comparisons import Pairs
+from heads.comparisons import Pairs, expected_accuracy
 from heads.features import Features
 from heads.models import Head
 from heads.objectives import OBJECTIVES, Examples, items_of, require_head
@@ -34,6 +34,7 @@ class TrainConfig:
     patience: int = 3  # epochs without a better order of the validation rows before training stops
     warmup: float = 0.05  # share of the steps in which the learning rate rises
     max_grad_norm: float = 1.0
+    penalty: float | None = None  # of linear and kernel, see `heads.convex`; None: validation decides
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -47,6 +48,8 @@ class TrainConfig:
         for name in ("learning_rate", "batch_size", "epochs", "patience", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise InputError(f"TrainConfig.{name} is {getattr(self, name)}; it must be positive")
+        if self.penalty is not None and not self.penalty > 0:
+            raise InputError(f"TrainConfig.penalty is {self.penalty}; it must be positive")
         if self.weight_decay < 0 or not 0 <= self.warmup < 1:
             raise InputError(
                 f"TrainConfig: weight_decay is {self.weight_decay} and warmup {self.warmup};"
@@ -99,7 +102,7 @@ def fit(
         torch.manual_seed(config.seed)
         for epoch in range(epochs):
             batch_losses = _train_epoch(head, features, train, config, optimizer, schedule, epoch)
-            accuracy = math.nan if validation is None else _expected_accuracy(head, features, validation)
+            accuracy = math.nan if validation is None else _validation_accuracy(head, features, validation)
             rate = float(schedule.get_last_lr()[0])
             history.append(
                 {
@@ -146,16 +149,12 @@ def _train_epoch(
     return losses_seen
 
 
-def _expected_accuracy(head: Head, features: Features, pairs: Pairs) -> float:
-    """How often the scores are expected to agree with a choice drawn from each pair's target; equal scores half.
-
-    The accuracy and not the loss, as PickScore chooses its checkpoint: on few rows the loss rises with a head's
-    confidence while its order still improves.
-    """
-    scores = score_items(head, features)
-    a, b = scores[pairs.a], scores[pairs.b]
-    agreement = np.where(a == b, 0.5, np.where(a > b, pairs.target, 1 - pairs.target))
-    return float(np.average(agreement, weights=pairs.weight))
+def _validation_accuracy(head: Head, features: Features, pairs: Pairs) -> float:
+    """The accuracy and not the loss, as PickScore chooses its checkpoint: on few rows the loss rises with a head's
+    confidence while its order still improves."""
+    items = items_of(pairs)
+    scores = score_items(head, features, items)
+    return expected_accuracy(scores[np.searchsorted(items, pairs.a)], scores[np.searchsorted(items, pairs.b)], pairs)
 
 
 def _decay_groups(head: Head, weight_decay: float) -> list[dict[str, Any]]:

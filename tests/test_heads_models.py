@@ -21,6 +21,10 @@ ALL_KINDS = [
     HeadConfig("mlp", 8, reads="text"),
     HeadConfig("fusion", 8),
     HeadConfig("fusion", 8, 12),
+    HeadConfig("kernel", 8, landmarks=6),
+    HeadConfig("kernel", 8, 12, landmarks=6),
+    HeadConfig("kernel", 8, reads="image", landmarks=6),
+    HeadConfig("kernel", 8, reads="text", landmarks=6),
 ]
 
 
@@ -37,6 +41,7 @@ def shaken(config: HeadConfig) -> Head:
     for name, parameter in head.named_parameters():
         if name != "logit_scale":
             parameter.data.normal_(0, 0.3, generator=generator)
+    head.prepare(**given(head, 7))
     return head
 
 

@@ -136,7 +136,7 @@ def test_a_loss_refuses_a_table_that_it_cannot_use(features: Features) -> None:
     for loss in ("ranking", "listwise"):
         with pytest.raises(InputError, match="want a table with ranks, and this one has comparisons"):
             examples_for(loss, comparisons, rows, RNG)
-    with pytest.raises(InputError, match=r"want.* a table with ratings, and this one has groups"):
+    with pytest.raises(InputError, match=r"want.* a table with ratings or counts, and this one has groups"):
         examples_for("rating", groups, rows, RNG)
     for loss in ("triplet", "preference-inbatch"):
         comparisons.items[3] = (0, 1)  # of two prompts
@@ -165,3 +165,26 @@ def test_idle_batches_are_said_once(
     assert captured.err.count("taught nothing: every triplet in them is right by the margin") == 1
     result = json.loads(captured.out)
     assert result["pair_accuracy"]["value"] == result["zero_shot_pair_accuracy"]["value"] == 1.0
+
+
+def test_counts_are_rated_by_their_log_rate_within_their_group() -> None:
+    counts, groups = np.array([0.0, 9, 99, 5, 7]), np.array([4, 4, 4, 1, 1])
+    labels = Labels(
+        "counts", np.arange(5), np.arange(5), np.arange(5)[:, None], {"count": counts, "group": groups}, pa.table({}), 0
+    )
+    rng = np.random.default_rng(0)
+    ratings = examples_for("rating", labels, np.array([4, 0, 1, 2]), RNG)
+    assert isinstance(ratings, Ratings)
+    assert ratings.item.tolist() == [4, 0, 1, 2]
+    # The posterior of a rate after a count is Gamma(count + 1): its mean log, by drawing from it.
+    drawn = np.log(rng.gamma(counts[:3, None] + 1, size=(3, 200_000))).mean(axis=1)
+    np.testing.assert_allclose(ratings.rating, [0, *(drawn - drawn.mean())], atol=0.01)
+
+    shown = Labels(
+        "counts", np.arange(2), np.arange(2), np.arange(2)[:, None],
+        {"count": np.array([2.0, 1]), "exposures": np.array([10.0, 30])}, pa.table({}), 0,
+    )  # fmt: skip
+    ratings = examples_for("rating", shown, np.arange(2), RNG)
+    assert isinstance(ratings, Ratings)
+    rate = rng.beta([[3.0], [2.0]], [[9.0], [30.0]], size=(2, 200_000))
+    np.testing.assert_allclose(ratings.rating, np.log(rate / (1 - rate)).mean(axis=1), atol=0.01)

@@ -60,7 +60,7 @@ def main() -> None:
 
     embedded = run("embed", "cache", str(TABLE), "--model", "starter", "--features", "projected,pooled", "--out", cache)
     scores = str(out / "held_out_scores.parquet")
-    run("heads", "train", cache, "--data", str(TABLE), "--head", "fusion", "--loss", "preference",
+    run("heads", "train", cache, "--data", str(TABLE), "--head", "kernel", "--loss", "rating",
         "--split-by", "subcategory", "--folds", "5", "--out", head)  # fmt: skip
     accuracy = run("heads", "evaluate", head, "--cache", cache, "--data", str(TABLE), "--scores", scores)
     names = {row["image"]: row["name"] for row in pq.read_table(TABLE, columns=["image", "name"]).to_pylist()}
