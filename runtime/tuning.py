@@ -16,6 +16,7 @@ WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
 RECALL_AT = 10
 CANDIDATES = (32, 64, 128, 256, 512, 1024)
 LEAST_PROBES = 16
+LADDER = 1.4  # from one number of probes to the next to try
 MOST_BREADTH = 2048  # of a walk through a graph
 
 
@@ -90,7 +91,7 @@ def _least_effort(
                 f"no effort of the {index.kind} index reaches recall {min_recall} at weight {weight}:"
                 f" {'; '.join(curve)}; lower --min-recall, or choose another --index"
             )
-        probes = min(2 * probes, most)
+        probes = min(int(LADDER * probes), most)
 
 
 def _found(candidates: np.ndarray, truth: np.ndarray) -> np.ndarray:
