@@ -101,6 +101,29 @@ def codes(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(encoded.indices).astype(np.int64)
 
 
+def appeal(labels: Labels) -> np.ndarray:
+    """(m,) float64: how much people liked each row's picture, higher is better: minus its rank, its rating, its count,
+    or count / exposures where there are any. Comparisons have none."""
+    if labels.kind == "groups":
+        return -labels.values["rank"]
+    if labels.kind == "ratings":
+        return labels.values["rating"]
+    exposures = _exposures(labels.values)
+    return labels.values["count"] if exposures is None else labels.values["count"] / exposures
+
+
+def values_of(labels: Labels, columns: str) -> np.ndarray:
+    """(m, sides) int64: a number for each different value of a column of the table; for comparisons of two columns
+    `A,B`, one for each picture."""
+    names, sides = [name.strip() for name in columns.split(",")], labels.items.shape[1]
+    known = labels.columns.schema.names
+    if len(names) != sides or not set(names) <= set(known):
+        wanted = "two columns A,B, one for each picture," if sides == 2 else "one column"
+        raise InputError(f"{columns!r}: wanted {wanted} of the table, which has {', '.join(known)}")
+    chunks = [chunk for name in names for chunk in labels.columns[name].cast(pa.string()).chunks]
+    return codes(pa.chunked_array(chunks, pa.string())).reshape(sides, -1).T
+
+
 def pairs_among(
     labels: Labels,
     rows: np.ndarray,
@@ -142,10 +165,7 @@ def _groups(labels: Labels, rows: np.ndarray) -> np.ndarray:
 def _count_target(
     values: Mapping[str, np.ndarray], a: np.ndarray, b: np.ndarray, min_ratio: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    count = values["count"]
-    exposures = values.get("exposures")
-    if exposures is not None and np.isnan(exposures).all():
-        exposures = None
+    count, exposures = values["count"], _exposures(values)
     if min_ratio is not None:
         popularity = count if exposures is None else count / exposures
         return hard_target(popularity[a], popularity[b], min_ratio)
@@ -154,3 +174,8 @@ def _count_target(
     else:
         target = rate_posterior_target(count[a], exposures[a], count[b], exposures[b])
     return target, np.ones(len(a), bool)
+
+
+def _exposures(values: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    exposures = values.get("exposures")
+    return None if exposures is None or np.isnan(exposures).all() else exposures
