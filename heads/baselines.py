@@ -59,7 +59,7 @@ def prior_scores(labels: Labels, split: Split, by: str) -> Floats:
     An outcome is a comparison's target, minus a rank, a rating, log(1 + count), or count / exposures. Comparisons have
     a column for each side, `A,B`. A value that training never saw gets the mean of all.
     """
-    value, outcome = values_of(labels, by), _outcomes(labels)
+    (value, _), outcome = values_of(labels, by), _outcomes(labels)
     scores = np.full(labels.items.shape, np.nan)
     for fold in range(split.folds):
         held_out = split.test_rows(fold)

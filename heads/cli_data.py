@@ -15,9 +15,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_held_out_options(parser: argparse.ArgumentParser) -> None:
+def add_held_out_options(parser: argparse.ArgumentParser, cache_required: bool = True) -> None:
     """What every command needs that measures heads on rows that they have not seen."""
-    parser.add_argument("--cache", required=True, metavar="CACHE", help="the cache with the vectors of the table")
+    parser.add_argument(
+        "--cache", required=cache_required, metavar="CACHE", help="the cache with the vectors of the table"
+    )
     add_data_options(parser)
     parser.add_argument("--all", action="store_true", help="score every row, those it was trained on included")
     parser.add_argument("--strict", action="store_true", help="refuse a table that shares pictures with training")

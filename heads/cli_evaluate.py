@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from embed.console import command, say, table
-from heads.cli_data import add_data_options, add_held_out_options, labels_and_features, protocol_line
+from heads.cli_data import add_held_out_options, labels_and_features, protocol_line
 
 SHOWN_SLICES = 20
 SCORERS = {

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from embed.console import warn
 from embed.files import atomic_write
 from embed.spec import InputError
+from heads.calibration import fit_calibration
 from heads.comparisons import Labels, Pairs, pairs_among
 from heads.features import Features
 from heads.intervals import Interval, mean_of_folds_interval
@@ -170,6 +171,35 @@ def pair_accuracies(measured: Measured, scores: Mapping[str, Floats]) -> dict[st
         credit = pair_credit(*measured.of_pairs(scores[name]), measured.pairs.target) if name in scores else None
         result[key] = None if credit is None else measured.interval(credit).to_json()
     return {**result, "pairs": int(measured.decided.sum()), "protocol": measured.describe()}
+
+
+def calibration_of(measured: Measured, scores: Floats) -> dict[str, Any]:
+    """The calibration of a head by its scores (m, sides) of what it has not seen, and what it was fitted on.
+
+    With folds the scores are those of the folds' heads, pooled: the head to use has seen every row. The reference set
+    of the percentiles is every item scored.
+    """
+    reference = scores[~np.isnan(scores)]
+    fitted_on = {
+        "rows": int((measured.split.fold >= 0).sum()),
+        "pairs": len(measured.pairs),
+        "folds": measured.split.folds,
+        "pairs_are": measured.describe()["pairs"],
+        "reference": len(reference),
+    }
+    return {**fit_calibration(*measured.of_pairs(scores), measured.pairs.target, reference), "fitted_on": fitted_on}
+
+
+def calibrate(
+    labels: Labels, features: Features, heads: Sequence[Head], split: Split, protocol: Protocol
+) -> dict[str, Any] | None:
+    """`calibration_of` freshly trained heads; None, with a warning, where no temperature fits."""
+    measured = measure_pairs(labels, split, protocol)
+    try:
+        return calibration_of(measured, head_scores(heads, labels, features, split))
+    except InputError as error:
+        warn(f"the head is stored without a calibration: {error}")
+        return None
 
 
 def write_scores(path: Path, labels: Labels, split: Split, scores: Floats) -> None:

@@ -1,4 +1,4 @@
-"""Which rows of a table a head may be measured on, and what of them it had seen. Reads heads from disk, measures nothing.
+"""Which rows of a table a head may be measured on. Reads heads from disk, measures nothing.
 
 On the table that a head was trained from, found again by the hash of its split, these are the rows held out, each
 scored by the head that never saw it. On any other table they are the rows that share no picture and no prompt with

@@ -230,9 +230,9 @@ def _draws(rng: np.random.Generator, clusters: int, resamples: int, rows: int) -
     at_once = max(1, COUNTS_AT_ONCE // rows)
     for start in range(0, resamples, at_once):
         some = slice(start, min(start + at_once, resamples))
-        draws = [rng.integers(clusters, size=clusters) for _ in range(some.start, some.stop)]
-        counts = np.stack([np.bincount(draw, minlength=clusters) for draw in draws], axis=1).astype(np.float64)
-        yield some, counts
+        number = some.stop - some.start
+        drawn = rng.integers(clusters, size=(number, clusters)) * number + np.arange(number)[:, None]
+        yield some, np.bincount(drawn.ravel(), minlength=clusters * number).reshape(clusters, number).astype(np.float64)
 
 
 def _rank_correlation(x: Floats, y: Floats, counts: Floats) -> Floats:

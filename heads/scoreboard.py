@@ -15,7 +15,7 @@ import numpy as np
 from embed.spec import InputError
 from heads import metrics
 from heads.calibration import fit_isotonic, fit_temperature
-from heads.comparisons import appeal
+from heads.comparisons import appeal, groups_of
 from heads.evaluate import Floats, Measured
 from heads.intervals import Interval, clustered_interval, mean_of_folds_interval, paired_interval, spearman_interval
 from heads.popularity import sample_pairs
@@ -43,10 +43,8 @@ class Board:
     @cached_property
     def group(self) -> np.ndarray:
         """(r,) the group and fold of each row; rows of one number may be ranked against each other."""
-        labels = self.measured.labels
-        group = labels.prompt[labels.items[:, 0]] if labels.kind == "ratings" else labels.values["group"]
-        fold = self.measured.split.fold[self.rows]
-        return np.unique(group[self.rows] * (fold.max(initial=0) + 1) + fold, return_inverse=True)[1]
+        group, fold = groups_of(self.measured.labels, self.rows), self.measured.split.fold[self.rows]
+        return np.unique(group * self.measured.split.folds + fold, return_inverse=True)[1]
 
     @cached_property
     def part(self) -> np.ndarray:
@@ -135,7 +133,7 @@ def _hps_accuracy(board: Board, scores: Floats) -> Interval:
     # The same of pairs: the share of a prompt's pairs that are not inverted, where people's ties never are.
     pairs = measured.pairs
     credit = np.nan_to_num(metrics.pair_credit(*measured.of_pairs(scores), pairs.target), nan=1.0)
-    prompt = measured.labels.prompt[pairs.a] * (measured.fold.max() + 1) + measured.fold
+    prompt = measured.labels.prompt[pairs.a] * measured.split.folds + measured.fold
     group = np.unique(prompt, return_inverse=True)[1]
     return board.by_group(np.bincount(group, credit) / np.bincount(group), group, pairs.row_a)
 
@@ -148,7 +146,7 @@ def _at_k(credit: Callable[..., Floats], k: int) -> Value:
 
 
 def _ndcg(board: Board, scores: Floats) -> Interval:
-    better, worse = metrics.ranked_pairs(board.group, -board.liked)
+    better, _ = metrics.ranked_pairs(board.group, -board.liked)
     gain = np.bincount(better, minlength=len(board.rows))
     return board.by_group(metrics.ndcg(scores[board.rows, 0], gain, board.group), board.group, board.rows)
 
@@ -232,8 +230,8 @@ def _ece(map: str) -> Value:
 NEEDS = {
     "pairs": "",
     "ties": "no labelled ties among the pairs",
-    "prompts": "wants pictures in groups (of one prompt, or of the table's column group)",
-    "groups": "wants pictures in groups (of one prompt, or of the table's column group), and not pairs alone",
+    "prompts": "wants groups of pictures, of one prompt or of the table's column group",
+    "groups": "wants groups of pictures, of one prompt or of the table's column group",
     "values": "wants ratings or counts, which mean the same everywhere",
     "logits": "",
 }
@@ -266,14 +264,14 @@ METRICS: dict[str, Metric] = {
     ),
     "hps_accuracy": Metric(
         "HPS rank accuracy, macro",
-        "1 - inversions / pairs of each group, mean over groups; labelled ties are right, equal scores half an inversion",
+        "1 - inversions / pairs of a group, mean over groups; labelled ties are right, equal scores half an inversion",
         _hps_accuracy,
         "prompts",
     ),
     **{
         f"{name}_at_{k}": Metric(
             f"{name}@{k}",
-            f"share of groups whose {k} {side} scores hold a picture that people ranked {end}; equal scores count against",
+            f"share of groups whose {k} {side} scores hold one that people ranked {end}; equal scores count against",
             _at_k(credit, k),
             "groups",
         )

@@ -1,6 +1,7 @@
 """Pair accuracy on parts of what is held out: for whom, or for what, a head works. Knows scores, no head."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,15 @@ import pyarrow.compute as pc
 from embed.spec import InputError
 from heads.comparisons import codes
 from heads.evaluate import Floats, Measured
+from heads.intervals import Interval, clustered_interval
 from heads.metrics import pair_credit
 
 BINS = 4  # of a column of many different numbers
 
 
 def pair_accuracy_by(measured: Measured, scores: Mapping[str, Floats], column: str) -> dict[str, Any]:
-    """Pair accuracy (tie = ½) of the pairs whose both rows have one value of a column of the table, most pairs first.
+    """Pair accuracy (tie = ½) of the pairs whose both rows have one value of a column of the table, pooled over parts,
+    most pairs first.
 
     A column of more than twice BINS different numbers is cut into BINS parts of equally many rows held out.
     `across` counts the pairs with a winner whose sides have different values: they are in no slice.
@@ -27,12 +30,23 @@ def pair_accuracy_by(measured: Measured, scores: Mapping[str, Floats], column: s
     found = []
     for number in np.unique(a[(a == b) & measured.decided]):
         inside = (a == number) & (b == number)
-        accuracy = {n: measured.interval(np.where(inside, c, np.nan)).to_json() for n, c in credit.items()}
+        accuracy = {n: _pooled(measured, np.where(inside, c, np.nan)).to_json() for n, c in credit.items()}
         found.append(
             {"value": name[number], "pairs": int((inside & measured.decided).sum()), "pair_accuracy": accuracy}
         )
     across = int(((a != b) & measured.decided).sum())
     return {"by": column, "across": across, "slices": sorted(found, key=lambda one: -one["pairs"])}
+
+
+def _pooled(measured: Measured, credit: Floats) -> Interval:
+    """The mean over all parts: of a thin slice, some part may have next to nothing."""
+    return clustered_interval(
+        credit,
+        cluster_a=measured.cluster[measured.pairs.row_a],
+        cluster_b=measured.cluster[measured.pairs.row_b],
+        rng=np.random.default_rng(measured.protocol.seed),
+        resamples=measured.protocol.resamples,
+    )
 
 
 def _slice_of_rows(measured: Measured, column: str) -> tuple[list[str], np.ndarray]:
@@ -55,5 +69,5 @@ def _slice_of_rows(measured: Measured, column: str) -> tuple[list[str], np.ndarr
         return names, number
     edges = np.unique(np.nanquantile(numeric[measured.split.fold >= 0], np.linspace(0, 1, BINS + 1)[1:-1]))
     ends = ["-∞", *(f"{edge:.4g}" for edge in edges), "∞"]
-    names = [f"{low} to {high}" for low, high in zip(ends, ends[1:], strict=False)]
+    names = [f"{low} to {high}" for low, high in pairwise(ends)]
     return [*names, "unknown"], np.where(np.isnan(numeric), len(names), np.digitize(numeric, edges))

@@ -1,6 +1,7 @@
 """A head on disk: `head.json` (what it is and where it comes from) and safetensors; no pickle.
 
-head.json           format, head (its shape), identity and source of the backbone, loss, protocol, split, metrics
+head.json           format, head (its shape), identity and source of the backbone, loss, protocol, split, metrics,
+                    calibration (heads.calibration; absent until fitted)
 head.safetensors    its weights
 folds.safetensors   one head for each fold, which scores the rows that fold holds out; absent without --folds
 trained.parquet     id: the content ids of every picture and prompt that head.safetensors was trained on
@@ -38,6 +39,12 @@ def save_head(
     with atomic_write(path / "trained.parquet") as file:
         pq.write_table(pa.table({"id": trained_ids}), file)
     write_json(path / "head.json", {"format": FORMAT, **manifest})
+
+
+def save_calibration(path: str | Path, calibration: Mapping[str, Any]) -> None:
+    """Put a calibration into the manifest of the head at `path`, in the place of any that it had."""
+    manifest = read_manifest(Path(path) / "head.json", "head", (FORMAT,))
+    write_json(Path(path) / "head.json", {**manifest, "calibration": calibration})
 
 
 def load_head(path: str | Path) -> tuple[Head, dict[str, Any]]:
