@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from embed.console import command, say
-from heads.cli_data import add_held_out_options, labels_and_features
+from heads.cli_data import add_held_out_options, cache_labels_features
 
 
 def add_commands(commands: Any) -> None:
@@ -17,13 +17,11 @@ def add_commands(commands: Any) -> None:
 
 def calibrate(args: argparse.Namespace) -> dict[str, Any]:
     """Fit a temperature, an isotonic map and percentiles on rows that the head has not seen; store them with it."""
-    from embed.cache import Cache
     from heads.evaluate import Protocol, calibration_of, head_scores, measure_pairs
     from heads.held_out import hold_out
     from heads.store import save_calibration
 
-    cache = Cache.open(args.cache)
-    labels, features = labels_and_features(args, cache)
+    cache, labels, features = cache_labels_features(args, args.head)
     held = hold_out(args.head, cache, labels, args.all, args.strict)
     measured = measure_pairs(labels, held.split, Protocol(args.min_ratio, seed=held.manifest["split"]["seed"]))
     calibration = calibration_of(measured, head_scores(held.heads, labels, features, held.split))

@@ -28,6 +28,17 @@ def add_held_out_options(parser: argparse.ArgumentParser, cache_required: bool =
     )
 
 
+def cache_labels_features(args: argparse.Namespace, *heads: str) -> tuple[Any, Any, Any]:
+    """The cache of `args`, which must be of the heads' backbone, and the table's labels and vectors."""
+    from embed.cache import Cache
+    from heads.held_out import require_backbone
+
+    cache = Cache.open(args.cache)
+    for head in heads:
+        require_backbone(head, cache)
+    return cache, *labels_and_features(args, cache)
+
+
 def labels_and_features(args: argparse.Namespace, cache: Any) -> tuple[Any, Any]:
     import numpy as np
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from embed.console import command, say, table
-from heads.cli_data import add_held_out_options, labels_and_features, protocol_line
+from heads.cli_data import add_held_out_options, cache_labels_features, protocol_line
 
 SHOWN_SLICES = 20
 SCORERS = {
@@ -44,14 +44,12 @@ def add_commands(commands: Any) -> None:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the head on its held-out rows, or on those of a table that it has not seen, by every rule."""
-    from embed.cache import Cache
     from heads.evaluate import Protocol, fast_scores, measure_pairs, pair_accuracies, write_scores
     from heads.held_out import hold_out
     from heads.scoreboard import Board, lead, scoreboard
     from heads.slices import pair_accuracy_by
 
-    cache = Cache.open(args.cache)
-    labels, features = labels_and_features(args, cache)
+    cache, labels, features = cache_labels_features(args, args.head)
     held = hold_out(args.head, cache, labels, args.all, args.strict)
     protocol = Protocol(min_ratio=args.min_ratio, seed=held.manifest["split"]["seed"])
     measured = measure_pairs(labels, held.split, protocol)
@@ -84,14 +82,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Both heads' pair accuracy on the rows that neither has seen, and the paired test of their difference."""
-    from embed.cache import Cache
     from heads.evaluate import Protocol, head_scores, measure_pairs
     from heads.held_out import hold_out, in_common
     from heads.metrics import pair_credit
     from heads.scoreboard import Board, lead
 
-    cache = Cache.open(args.cache)
-    labels, features = labels_and_features(args, cache)
+    cache, labels, features = cache_labels_features(args, args.first, args.second)
     both = in_common(*(hold_out(path, cache, labels, args.all, args.strict) for path in (args.first, args.second)))
     measured = measure_pairs(labels, both[0].split, Protocol(args.min_ratio, seed=both[0].manifest["split"]["seed"]))
     scores = {

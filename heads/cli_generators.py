@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from embed.console import command, say, table, warn
-from heads.cli_data import add_held_out_options, labels_and_features
+from heads.cli_data import add_held_out_options, cache_labels_features
 
 
 def add_commands(commands: Any) -> None:
@@ -60,12 +60,10 @@ def generators(args: argparse.Namespace) -> dict[str, Any]:
 
 def _scored(args: argparse.Namespace) -> tuple[Any, Any, Any, str]:
     """The labels, the head's scores (m, sides) of what it has not seen, each row's fold, and which rows these are."""
-    from embed.cache import Cache
     from heads.evaluate import head_scores
     from heads.held_out import hold_out
 
-    cache = Cache.open(args.cache)
-    labels, features = labels_and_features(args, cache)
+    cache, labels, features = cache_labels_features(args, args.head)
     held = hold_out(args.head, cache, labels, args.all, args.strict)
     return labels, head_scores(held.heads, labels, features, held.split), held.split.fold, held.part
 

@@ -38,16 +38,20 @@ class HeldOut:
         return int((self.split.fold >= 0).sum())
 
 
+def require_backbone(path: str, cache: Cache) -> None:
+    """Nothing, or IdentityMismatch where the head at `path` is of another backbone than the cache."""
+    identity = Identity.from_json(store.load_manifest(path)["identity"])
+    require_same_identity(identity, f"the head {path}", cache.identity, f"the cache {cache.path}")
+
+
 def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, strict: bool = False) -> HeldOut:
     """What the head at `path` may be measured on; with `everything`, all rows.
 
     Rows that it was trained on are counted in a warning, or in the error that `strict` makes of it. InputError for a
     head of another backbone, and where no row is left.
     """
+    require_backbone(path, cache)
     head, manifest = store.load_head(path)
-    require_same_identity(
-        Identity.from_json(manifest["identity"]), f"the head {path}", cache.identity, f"the cache {cache.path}"
-    )
     recorded = manifest["split"]
     config = SplitConfig(recorded["by"], recorded["folds"], recorded["test_fraction"] or 0.2, recorded["seed"])
     same_columns = config.by is None or config.by in labels.columns.schema.names

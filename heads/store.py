@@ -43,19 +43,23 @@ def save_head(
 
 def save_calibration(path: str | Path, calibration: Mapping[str, Any]) -> None:
     """Put a calibration into the manifest of the head at `path`, in the place of any that it had."""
-    manifest = read_manifest(Path(path) / "head.json", "head", (FORMAT,))
-    write_json(Path(path) / "head.json", {**manifest, "calibration": calibration})
+    write_json(Path(path) / "head.json", {**load_manifest(path), "calibration": calibration})
+
+
+def load_manifest(path: str | Path) -> dict[str, Any]:
+    """What head.json holds; InputError where there is none."""
+    return read_manifest(Path(path) / "head.json", "head", (FORMAT,))
 
 
 def load_head(path: str | Path) -> tuple[Head, dict[str, Any]]:
     """The head in eval mode and its manifest."""
-    manifest = read_manifest(Path(path) / "head.json", "head", (FORMAT,))
+    manifest = load_manifest(path)
     return _restore(manifest, _read(Path(path) / "head.safetensors"), path), manifest
 
 
 def load_fold_heads(path: str | Path) -> list[Head]:
     """The heads of the folds in order; empty when the head was trained without folds."""
-    manifest = read_manifest(Path(path) / "head.json", "head", (FORMAT,))
+    manifest = load_manifest(path)
     folds = manifest["split"]["folds"] or 0
     weights = _read(Path(path) / "folds.safetensors") if folds else {}
     return [
