@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from embed.console import command, say, table
+from embed.console import command, say, table, warn
 from heads.cli_data import add_held_out_options, cache_labels_features, protocol_line
 
 SHOWN_SLICES = 20
@@ -44,7 +44,7 @@ def add_commands(commands: Any) -> None:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the head on its held-out rows, or on those of a table that it has not seen, by every rule."""
-    from heads.evaluate import Protocol, fast_scores, measure_pairs, pair_accuracies, write_scores
+    from heads.evaluate import Protocol, fast_scores, lone_rows, measure_pairs, pair_accuracies, write_scores
     from heads.held_out import hold_out
     from heads.scoreboard import Board, lead, scoreboard
     from heads.slices import pair_accuracy_by
@@ -53,6 +53,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     held = hold_out(args.head, cache, labels, args.all, args.strict)
     protocol = Protocol(min_ratio=args.min_ratio, seed=held.manifest["split"]["seed"])
     measured = measure_pairs(labels, held.split, protocol)
+    if alone := lone_rows(labels, held.split):
+        warn(f"{alone} of {held.rows} rows are alone in their group, and compare nothing")
     scores = fast_scores(measured, features, held.heads)
     baselines = _baselines(args, labels, features, held, scores)
     board = Board(measured)
@@ -84,36 +86,30 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Both heads' pair accuracy on the rows that neither has seen, and the paired test of their difference."""
     from heads.evaluate import Protocol, head_scores, measure_pairs
     from heads.held_out import hold_out, in_common
-    from heads.metrics import pair_credit
-    from heads.scoreboard import Board, lead
+    from heads.scoreboard import compared
 
     cache, labels, features = cache_labels_features(args, args.first, args.second)
     both = in_common(*(hold_out(path, cache, labels, args.all, args.strict) for path in (args.first, args.second)))
     measured = measure_pairs(labels, both[0].split, Protocol(args.min_ratio, seed=both[0].manifest["split"]["seed"]))
-    scores = {
-        name: head_scores(held.heads, labels, features, held.split)
-        for name, held in zip(("head", "other"), both, strict=True)
-    }
-    accuracy = [
-        measured.interval(pair_credit(*measured.of_pairs(s), measured.pairs.target)).to_json() for s in scores.values()
-    ]
-    test = lead(Board(measured), scores)["other"]
     result = {
-        "pair_accuracy": {"first": accuracy[0], "second": accuracy[1]},
-        **test,
+        **compared(measured, *(head_scores(held.heads, labels, features, held.split) for held in both)),
         "part": both[0].part,
         "rows": both[0].rows,
         "trained_rows": [held.seen_rows for held in both],
         "pairs": int(measured.decided.sum()),
-        "protocol": measured.describe(),
+        "protocol": {**measured.describe(), "average": "over pairs of all parts"},
     }
-    rows = [(args.first, *_value_and_interval(accuracy[0])), (args.second, *_value_and_interval(accuracy[1]))]
-    rows.append(("difference", *_value_and_interval(test["difference"], sign="+")))
+    accuracy = result["pair_accuracy"]
+    rows = [
+        (args.first, *_value_and_interval(accuracy["first"])),
+        (args.second, *_value_and_interval(accuracy["second"])),
+        ("difference", *_value_and_interval(result["difference"], sign="+")),
+    ]
     say(
         args,
         f"{args.data}: {both[0].part}",
         *table(("pair accuracy, tie = ½", "mean", "95 % interval"), rows),
-        f"p = {_number(test['p_value'], '.3g')} (paired bootstrap, two-sided)",
+        f"p = {_number(result['p_value'], '.3g')} (paired bootstrap, two-sided)",
         protocol_line(result),
     )
     return result

@@ -18,9 +18,9 @@ from embed.console import warn
 from embed.files import atomic_write
 from embed.spec import InputError
 from heads.calibration import fit_calibration
-from heads.comparisons import Labels, Pairs, pairs_among
+from heads.comparisons import Labels, Pairs, groups_of, pairs_among
 from heads.features import Features
-from heads.intervals import Interval, mean_of_folds_interval
+from heads.intervals import Interval, clustered_interval, mean_of_folds_interval
 from heads.metrics import pair_credit
 from heads.models import Head
 from heads.split import Split
@@ -75,6 +75,16 @@ class Measured:
             resamples=self.protocol.resamples,
         )
 
+    def pooled_interval(self, credit: Floats) -> Interval:
+        """The mean credit (p,) of the pairs of all folds: where some folds may have next to none."""
+        return clustered_interval(
+            credit,
+            cluster_a=self.cluster[self.pairs.row_a],
+            cluster_b=self.cluster[self.pairs.row_b],
+            rng=np.random.default_rng(self.protocol.seed),
+            resamples=self.protocol.resamples,
+        )
+
     def describe(self) -> dict[str, Any]:
         """The protocol in words and numbers, for the report."""
         kind = self.labels.kind
@@ -102,9 +112,11 @@ def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:
     pairs = Pairs(**{name: np.concatenate([getattr(p, name) for p in folds]) for name in Pairs.__dataclass_fields__})
     empty = sum(not (p.target != 0.5).any() for p in folds)
     if empty == len(folds):
+        alone = lone_rows(labels, split)
         raise InputError(
-            f"nothing to measure: no pair with a winner among the {int((split.fold >= 0).sum())} rows held out;"
-            " hold out more, or lower --min-ratio"
+            f"nothing to measure: no pair with a winner among the {int((split.fold >= 0).sum())} rows held out"
+            + (f", of which {alone} are alone in their group" if alone else "")
+            + "; hold out more, or lower --min-ratio"
         )
     if empty:
         warn(f"{empty} of {len(folds)} held-out parts have no pair with a winner and do not count")
@@ -119,6 +131,15 @@ def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:
         labels.prompt[labels.items[:, 0]] if shared else split.group,
         "prompts" if shared else "split groups",
     )
+
+
+def lone_rows(labels: Labels, split: Split) -> int:
+    """How many of the rows held out have no other of their group beside them, and so are in no pair."""
+    if labels.kind == "comparisons":
+        return 0
+    rows = np.flatnonzero(split.fold >= 0)
+    number = np.unique(groups_of(labels, rows) * split.folds + split.fold[rows], return_counts=True)[1]
+    return int((number == 1).sum())
 
 
 def head_scores(heads: Sequence[Head], labels: Labels, features: Features, split: Split) -> Floats:

@@ -178,10 +178,8 @@ def intervals(estimates: Sequence[Estimate], reference: float, label: str) -> st
     marks = [plot.line([(reference, 0), (reference, len(estimates))], "reference")]
     for i, e in enumerate(estimates):
         height = len(estimates) - i - 0.5
-        row = plot.at(low, height)[1] + 4
-        marks.append(
-            f'<text class="name" x="{plot.left - 12}" y="{row:.1f}" text-anchor="end">{html.escape(_short(e.name))}</text>'
-        )
+        name, down = html.escape(_short(e.name)), plot.at(low, height)[1] + 4
+        marks.append(f'<text class="name" x="{plot.left - 12}" y="{down:.1f}" text-anchor="end">{name}</text>')
         if e.low is not None and e.high is not None:
             marks.append(plot.line([(e.low, height), (e.high, height)], f"{e.kind} whisker"))
         marks.append(plot.dot(e.value, height, e.kind, title=f"{e.name}: {e.value:.3f}"))

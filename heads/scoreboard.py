@@ -17,7 +17,7 @@ from heads import metrics
 from heads.calibration import fit_isotonic, fit_temperature
 from heads.comparisons import appeal, groups_of
 from heads.evaluate import Floats, Measured
-from heads.intervals import Interval, clustered_interval, mean_of_folds_interval, paired_interval, spearman_interval
+from heads.intervals import Interval, mean_of_folds_interval, paired_interval, spearman_interval
 from heads.popularity import sample_pairs
 
 # Their scores are no logits, so that a probability made of them says nothing.
@@ -105,13 +105,7 @@ def _pair_accuracy(tie: str) -> Value:
 
 def _imagereward_accuracy(board: Board, scores: Floats) -> Interval:
     measured = board.measured
-    return clustered_interval(
-        metrics.pair_credit(*measured.of_pairs(scores), measured.pairs.target, "wrong"),
-        cluster_a=measured.cluster[measured.pairs.row_a],
-        cluster_b=measured.cluster[measured.pairs.row_b],
-        rng=np.random.default_rng(measured.protocol.seed),
-        resamples=measured.protocol.resamples,
-    )
+    return measured.pooled_interval(metrics.pair_credit(*measured.of_pairs(scores), measured.pairs.target, "wrong"))
 
 
 def _pickscore_accuracy(board: Board, scores: Floats) -> Interval:
@@ -322,21 +316,35 @@ def scoreboard(board: Board, scores: Mapping[str, Floats]) -> dict[str, Any]:
 def lead(board: Board, scores: Mapping[str, Floats]) -> dict[str, Any]:
     """By how much the head's pair accuracy exceeds each other scorer's, on the same pairs: {scorer: {difference,
     p_value}}, with intervals of the paired bootstrap."""
-    measured = board.measured
-    credit = {n: metrics.pair_credit(*measured.of_pairs(s), measured.pairs.target) for n, s in scores.items()}
+    credit = {name: _credit(board.measured, s) for name, s in scores.items()}
+    fold = board.measured.fold
     return {
-        name: paired_interval(
-            credit["head"],
-            other,
-            fold=measured.fold,
-            cluster_a=measured.cluster[measured.pairs.row_a],
-            cluster_b=measured.cluster[measured.pairs.row_b],
-            rng=np.random.default_rng(measured.protocol.seed),
-            resamples=measured.protocol.resamples,
-        ).to_json()
-        for name, other in credit.items()
-        if name != "head"
+        name: _paired(board.measured, credit["head"], other, fold) for name, other in credit.items() if name != "head"
     }
+
+
+def compared(measured: Measured, first: Floats, second: Floats) -> dict[str, Any]:
+    """`pair_accuracy` of two scorers (m, sides), `first` and `second`, and the paired test of their `difference`, all
+    over the pairs of all folds: two heads may have few rows in common in some fold."""
+    credit = {"first": _credit(measured, first), "second": _credit(measured, second)}
+    accuracy = {name: measured.pooled_interval(c).to_json() for name, c in credit.items()}
+    return {"pair_accuracy": accuracy, **_paired(measured, credit["first"], credit["second"], None)}
+
+
+def _credit(measured: Measured, scores: Floats) -> Floats:
+    return metrics.pair_credit(*measured.of_pairs(scores), measured.pairs.target)
+
+
+def _paired(measured: Measured, first: Floats, second: Floats, fold: np.ndarray | None) -> dict[str, Any]:
+    return paired_interval(
+        first,
+        second,
+        fold=fold,
+        cluster_a=measured.cluster[measured.pairs.row_a],
+        cluster_b=measured.cluster[measured.pairs.row_b],
+        rng=np.random.default_rng(measured.protocol.seed),
+        resamples=measured.protocol.resamples,
+    ).to_json()
 
 
 def _has(board: Board) -> set[str]:

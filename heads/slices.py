@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from embed.spec import InputError
 from heads.comparisons import codes
 from heads.evaluate import Floats, Measured
-from heads.intervals import Interval, clustered_interval
 from heads.metrics import pair_credit
 
 BINS = 4  # of a column of many different numbers
@@ -30,23 +29,12 @@ def pair_accuracy_by(measured: Measured, scores: Mapping[str, Floats], column: s
     found = []
     for number in np.unique(a[(a == b) & measured.decided]):
         inside = (a == number) & (b == number)
-        accuracy = {n: _pooled(measured, np.where(inside, c, np.nan)).to_json() for n, c in credit.items()}
+        accuracy = {n: measured.pooled_interval(np.where(inside, c, np.nan)).to_json() for n, c in credit.items()}
         found.append(
             {"value": name[number], "pairs": int((inside & measured.decided).sum()), "pair_accuracy": accuracy}
         )
     across = int(((a != b) & measured.decided).sum())
     return {"by": column, "across": across, "slices": sorted(found, key=lambda one: -one["pairs"])}
-
-
-def _pooled(measured: Measured, credit: Floats) -> Interval:
-    """The mean over all parts: of a thin slice, some part may have next to nothing."""
-    return clustered_interval(
-        credit,
-        cluster_a=measured.cluster[measured.pairs.row_a],
-        cluster_b=measured.cluster[measured.pairs.row_b],
-        rng=np.random.default_rng(measured.protocol.seed),
-        resamples=measured.protocol.resamples,
-    )
 
 
 def _slice_of_rows(measured: Measured, column: str) -> tuple[list[str], np.ndarray]:
