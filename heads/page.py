@@ -7,6 +7,7 @@ Knows no head and no file.
 import base64
 import html
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -189,10 +190,10 @@ def intervals(estimates: Sequence[Estimate], reference: float, label: str) -> st
 def ticks(low: float, high: float, about: int = 6) -> list[tuple[float, str]]:
     """Some six round numbers between two, and how they are written."""
     raw = (high - low) / about
-    power = 10.0 ** int(f"{raw:e}".split("e")[1])
+    power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
-    first, last = -(-low // step), high // step
-    return [(i * step, f"{i * step:.10g}") for i in range(int(first), int(last) + 1)]
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)  # 0.3 / 0.1 is below 3
+    return [(i * step, f"{i * step:.10g}") for i in range(first, last + 1)]
 
 
 def _cells(values: Sequence[str], tag: str) -> str:

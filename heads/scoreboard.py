@@ -6,7 +6,7 @@ its groups, and applied to the other. Knows scores, no head.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ class Board:
     """What the metrics look at, beside the scores."""
 
     measured: Measured
+    fitted: dict[tuple[int, str], Floats] = field(default_factory=dict)  # of `pair_probability`, by id of the scores
 
     @cached_property
     def rows(self) -> np.ndarray:
@@ -191,6 +192,8 @@ def pair_probability(board: Board, scores: Floats, map: str) -> Floats:
     fitted on the other parts; NaN where nothing fits."""
     a, b = board.measured.of_pairs(scores)
     target = board.measured.pairs.target
+    if map == "raw":
+        return 0.5 + 0.5 * np.tanh((a - b) / 2)
 
     def fitted(others: np.ndarray, part: np.ndarray) -> Floats:
         try:
@@ -200,7 +203,9 @@ def pair_probability(board: Board, scores: Floats, map: str) -> Floats:
         except InputError:  # scores that order no better than chance, or without a fault
             return np.full(len(part), np.nan)
 
-    return 0.5 + 0.5 * np.tanh((a - b) / 2) if map == "raw" else board.crossed(fitted)
+    if (id(scores), map) not in board.fitted:
+        board.fitted[id(scores), map] = board.crossed(fitted)
+    return board.fitted[id(scores), map]
 
 
 def _brier(map: str) -> Value:
