@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from heads_tiny import make_cache
-from PIL import Image
 
 from heads.cli import main
 from heads.store import load_manifest

@@ -80,7 +80,7 @@ def test_pickscore_accuracy_takes_the_threshold_of_the_other_folds() -> None:
     means = []
     for fold in range(3):
         others = [f for f in range(3) if f != fold]
-        means_of_others = [np.mean(sum((points(f, t) for f in others), [])) for t in thresholds]
+        means_of_others = [np.mean([p for f in others for p in points(f, t)]) for t in thresholds]
         means.append(np.mean(points(fold, thresholds[int(np.argmax(means_of_others))])))
     got = scoreboard(Board(one), {"head": scores})["pickscore_accuracy"]["scores"]["head"]["value"]
     assert got == pytest.approx(np.mean(means))
