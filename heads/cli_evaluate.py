@@ -44,9 +44,10 @@ def add_commands(commands: Any) -> None:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the head on its held-out rows, or on those of a table that it has not seen, by every rule."""
+    from heads.board import Board
     from heads.evaluate import Protocol, fast_scores, lone_rows, measure_pairs, pair_accuracies, write_scores
     from heads.held_out import hold_out
-    from heads.scoreboard import Board, lead, scoreboard
+    from heads.scoreboard import MAPS, lead, reliability, scoreboard, tie_thresholds
     from heads.slices import pair_accuracy_by
 
     cache, labels, features = cache_labels_features(args, args.head)
@@ -63,6 +64,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         **pair_accuracies(measured, scores),
         "metrics": scoreboard(board, scores),
         "lead": lead(board, scores),
+        "tie_thresholds": tie_thresholds(board, scores["head"]),
+        "reliability": {map: [vars(bin) for bin in reliability(board, scores["head"], map)] for map in MAPS},
         "baselines": baselines,
         "slices": pair_accuracy_by(measured, scores, args.slice_by) if args.slice_by else None,
         "part": held.part,
@@ -151,6 +154,9 @@ def _lines(result: dict[str, Any]) -> list[str]:
     rows.append(("head's lead in pair accuracy", *(_cell(one and one["difference"], "+") for one in leads)))
     rows.append(("  p, paired bootstrap", *("" if one is None else _number(one["p_value"], ".3g") for one in leads)))
     lines = table(("", *(SCORERS[name] for name in names)), rows)
+    if result["tie_thresholds"]:
+        thresholds = ", ".join(f"{threshold:g}" for threshold in result["tie_thresholds"])
+        lines.append(f"PickScore's tie threshold for the head, of each part the best on the others: {thresholds}")
     lines += [f"without {', '.join(labels)}: {reason}" for reason, labels in missing.items()]
     lines += [f"without {SCORERS[name]}: {reason}" for name, reason in result["baselines"].items() if reason]
     if sliced := result["slices"]:

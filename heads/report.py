@@ -16,11 +16,12 @@ from embed.cache import Cache
 from embed.files import atomic_write
 from embed.records import Records
 from embed.spec import InputError
+from heads.board import Board
 from heads.comparisons import appeal
 from heads.evaluate import Floats, Measured
-from heads.metrics import expected_calibration_error, reliability
+from heads.metrics import expected_calibration_error
 from heads.page import Axis, Estimate, Picture, Plot, cards, data_uri, document, intervals, text_table, ticks
-from heads.scoreboard import MAPS, Board, pair_probability
+from heads.scoreboard import MAPS, reliability
 
 SHOWN = 18  # pictures at either end
 SHOWN_PAIRS = 12
@@ -174,11 +175,9 @@ def _reliability(board: Board, scores: Floats) -> str:
     plot = Plot(Axis(0.5, 1, halves, "how sure the head is"), Axis(0.4, 1, ticks(0.4, 1), "how often right"), 640, 420)
     marks, said = [plot.line([(0.5, 0.5), (1, 1)], "reference")], []
     for map, kind in (("raw", "other"), ("temperature", "mark")):
-        probability = pair_probability(board, scores, map)
-        known = np.flatnonzero(~np.isnan(probability))
-        if not len(known):
+        bins = reliability(board, scores, map)
+        if not bins:
             continue
-        bins = reliability(probability[known], board.measured.pairs.target[known])
         points = [(b.confidence, max(b.accuracy, 0.4)) for b in bins]
         marks.append(plot.line(points, kind))
         for b, point in zip(bins, points, strict=True):

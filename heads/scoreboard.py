@@ -1,86 +1,25 @@
 """Every paper's figure of how well scores agree with people, on the same held-out rows, side by side.
 
 Each metric says its rule, and why it is missing where the labels do not permit it. What a metric must fit (a tie
-threshold, a temperature) is fitted on the held-out parts that it is not applied to; with a single part on one half of
-its groups, and applied to the other. Knows scores, no head.
+threshold, a temperature) is fitted on other held-out parts than it is applied to. Knows scores, no head.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from embed.spec import InputError
 from heads import metrics
+from heads.board import Board
 from heads.calibration import fit_isotonic, fit_temperature
-from heads.comparisons import appeal, groups_of
 from heads.evaluate import Floats, Measured
 from heads.intervals import Interval, mean_of_folds_interval, paired_interval, spearman_interval
 from heads.popularity import sample_pairs
 
 # Their scores are no logits, so that a probability made of them says nothing.
 UNCALIBRATED = ("prior", "chance")
-
-
-@dataclass(frozen=True)
-class Board:
-    """What the metrics look at, beside the scores."""
-
-    measured: Measured
-    fitted: dict[tuple[int, str], Floats] = field(default_factory=dict)  # of `pair_probability`, by id of the scores
-
-    @cached_property
-    def rows(self) -> np.ndarray:
-        """(r,) the rows held out."""
-        return np.flatnonzero(self.measured.split.fold >= 0)
-
-    @cached_property
-    def liked(self) -> Floats:
-        """(r,) how much people liked them, higher is better."""
-        return appeal(self.measured.labels)[self.rows]
-
-    @cached_property
-    def group(self) -> np.ndarray:
-        """(r,) the group and fold of each row; rows of one number may be ranked against each other."""
-        group, fold = groups_of(self.measured.labels, self.rows), self.measured.split.fold[self.rows]
-        return np.unique(group * self.measured.split.folds + fold, return_inverse=True)[1]
-
-    @cached_property
-    def part(self) -> np.ndarray:
-        """(p,) which pairs are left out together when something is fitted; -1 for pairs that must be left out of all.
-
-        The folds; for a single one its halves, and pairs across them in neither.
-        """
-        measured = self.measured
-        if len(np.unique(measured.fold)) > 1:
-            return measured.fold
-        names = np.unique(measured.split.group[self.rows])
-        chosen = np.random.default_rng(measured.protocol.seed).permutation(names)[: len(names) // 2]
-        half = np.isin(measured.split.group, chosen).astype(np.int64)
-        a, b = half[measured.pairs.row_a], half[measured.pairs.row_b]
-        return np.where(a == b, a, -1)
-
-    def crossed(self, fitted: Callable[[np.ndarray, np.ndarray], Floats]) -> Floats:
-        """(p,) `fitted(others, part)` of each part: made for its pairs from the pairs of the others."""
-        values = np.full(len(self.part), np.nan)
-        for name in np.unique(self.part[self.part >= 0]):
-            part, others = np.flatnonzero(self.part == name), np.flatnonzero((self.part != name) & (self.part >= 0))
-            values[part] = fitted(others, part) if len(others) else np.nan
-        return values
-
-    def by_group(self, credit: Floats, group: np.ndarray, row: np.ndarray) -> Interval:
-        """Mean over folds of the mean of one credit a group (g,); `group` and `row` (n,) say which rows it has."""
-        first = row[np.unique(group, return_index=True)[1]]
-        measured = self.measured
-        return mean_of_folds_interval(
-            credit,
-            fold=measured.split.fold[first],
-            cluster_a=measured.cluster[first],
-            rng=np.random.default_rng(measured.protocol.seed),
-            resamples=measured.protocol.resamples,
-        )
 
 
 Value = Callable[[Board, Floats], Interval]
@@ -118,6 +57,21 @@ def _pickscore_accuracy(board: Board, scores: Floats) -> Interval:
         return metrics.tie_credit(a[part], b[part], target[part], threshold)
 
     return board.measured.interval(board.crossed(fitted))
+
+
+def tie_thresholds(board: Board, scores: Floats) -> list[float]:
+    """The threshold that each part is judged with by PickScore's rule: the best one on the other parts. Empty where
+    no pair is a labelled tie."""
+    a, b = board.measured.of_pairs(scores)
+    target, found = board.measured.pairs.target, list[float]()
+
+    def fitted(others: np.ndarray, part: np.ndarray) -> Floats:
+        found.append(metrics.tie_threshold(a[others], b[others], target[others]))
+        return target[part]
+
+    if "ties" in _has(board):
+        board.crossed(fitted)
+    return found
 
 
 def _hps_accuracy(board: Board, scores: Floats) -> Interval:
@@ -208,6 +162,13 @@ def pair_probability(board: Board, scores: Floats, map: str) -> Floats:
     return board.fitted[id(scores), map]
 
 
+def reliability(board: Board, scores: Floats, map: str) -> list[metrics.ReliabilityBin]:
+    """Ten bins of confidence from 0.5 to 1 of `pair_probability`, the empty ones left out."""
+    probability = pair_probability(board, scores, map)
+    known = np.flatnonzero(~np.isnan(probability))
+    return metrics.reliability(probability[known], board.measured.pairs.target[known])
+
+
 def _brier(map: str) -> Value:
     def value(board: Board, scores: Floats) -> Interval:
         probability = pair_probability(board, scores, map)
@@ -218,10 +179,7 @@ def _brier(map: str) -> Value:
 
 def _ece(map: str) -> Value:
     def value(board: Board, scores: Floats) -> Interval:
-        probability = pair_probability(board, scores, map)
-        known = np.flatnonzero(~np.isnan(probability))
-        bins = metrics.reliability(probability[known], board.measured.pairs.target[known])
-        return Interval(metrics.expected_calibration_error(bins), np.nan, np.nan)
+        return Interval(metrics.expected_calibration_error(reliability(board, scores, map)), np.nan, np.nan)
 
     return value
 

@@ -8,8 +8,9 @@ import pytest
 from heads_labels import GROUPS, SIZE, comparisons, measured, single
 from scipy.stats import kendalltau, spearmanr
 
+from heads.board import Board
 from heads.evaluate import Measured
-from heads.scoreboard import METRICS, Board, compared, lead, scoreboard
+from heads.scoreboard import METRICS, compared, lead, scoreboard, tie_thresholds
 
 RNG = np.random.default_rng(5)
 
@@ -77,14 +78,16 @@ def test_pickscore_accuracy_takes_the_threshold_of_the_other_folds() -> None:
         return found
 
     thresholds = [step / 10 for step in range(11)]
-    means = []
+    means, chosen = [], []
     for fold in range(3):
         others = [f for f in range(3) if f != fold]
         means_of_others = [np.mean([p for f in others for p in points(f, t)]) for t in thresholds]
-        means.append(np.mean(points(fold, thresholds[int(np.argmax(means_of_others))])))
+        chosen.append(thresholds[int(np.argmax(means_of_others))])
+        means.append(np.mean(points(fold, chosen[-1])))
     got = scoreboard(Board(one), {"head": scores})["pickscore_accuracy"]["scores"]["head"]["value"]
     assert got == pytest.approx(np.mean(means))
-    assert len({*means}) > 1
+    assert tie_thresholds(Board(one), scores) == chosen
+    assert tie_thresholds(Board(measured(comparisons(np.ones(9), np.arange(9)))), np.zeros((9, 2))) == []
 
 
 def test_a_single_part_is_fitted_on_one_half_and_applied_to_the_other() -> None:
