@@ -39,6 +39,7 @@ td:first-child, th:first-child { text-align: left; } thead th { border-top: 0; c
         text-align: center; font-size: .7rem; line-height: 1.25; color: var(--faint); overflow-wrap: anywhere; }
 .card img { width: 48px; height: 48px; object-fit: contain; display: block; margin: 0 auto .25rem; }
 .large .card { width: 136px; } .large .card img { width: 128px; height: 128px; }
+.pairs { gap: 1rem 2rem; }
 .card b { color: var(--ink); font-weight: 500; display: block; }
 .query { border-left: 3px solid var(--mark); padding-left: .9rem; margin: 1.25rem 0; }
 .query > .row { margin: .5rem 0; }

@@ -311,7 +311,7 @@ def _wrong(measured: Measured, scores: Floats, pairs: Sequence[int], tiles: Mapp
         rows.append(f'<div class="row large">{cards(shown)}</div>')
     return (
         "<h2>Most surely wrong</h2><p>People preferred the left picture of each two, the head the right one.</p>"
-        f'<div class="row">{"".join(rows)}</div>'
+        f'<div class="row pairs">{"".join(rows)}</div>'
     )
 
 
