@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ SHOWN = 18  # pictures at either end
 SHOWN_PAIRS = 12
 SHOWN_SLICES = 20
 TILE = 192  # pixels
+MAX_CAPTION = 90  # letters
 SCORERS = {
     "head": "this head",
     "zero_shot": "zero-shot CLIP",
@@ -45,7 +47,7 @@ class _Item:
     prompt: int
     score: float
     percentile: float
-    liked: str  # what people said of it
+    said: str  # by people
 
 
 def write_report(
@@ -69,9 +71,8 @@ def write_report(
     prompts = cache.metadata("prompts", ["caption"])["caption"]
 
     def picture(item: _Item) -> Picture:
-        name = prompts[item.prompt].as_py() if item.prompt >= 0 else ""
-        detail = f"scored above {item.percentile:.0f} %{item.liked and ', ' + item.liked}"
-        return Picture(tiles[item.image], name, detail)
+        detail = f"scored above {item.percentile:.0f} %{item.said and ', ' + item.said}"
+        return Picture(tiles[item.image], _caption(prompts, item.prompt), detail)
 
     sections = [
         f"<h1>{html.escape(title)}</h1>",
@@ -167,7 +168,8 @@ def _slices(sliced: Mapping[str, Any] | None) -> str:
     )
     if rest := len(sliced["slices"]) - len(shown):
         note += f" {rest} more values have fewer pairs."
-    return f"<h2>Pair accuracy by {by}</h2><p>{note}</p>" + intervals(estimates, 0.5, "pair accuracy of the head")
+    drawn = intervals(estimates, 0.5, "pair accuracy of the head") if estimates else ""
+    return f"<h2>Pair accuracy by {by}</h2><p>{note}</p>{drawn}"
 
 
 def _reliability(board: Board, scores: Floats) -> str:
@@ -265,6 +267,11 @@ def _items(measured: Measured, scores: Floats) -> list[_Item]:
     ]
 
 
+def _caption(prompts: Any, row: int) -> str:
+    """The prompt in some row of the cache, cut to what fits beneath a picture; nothing for row -1."""
+    return shorten(prompts[row].as_py(), MAX_CAPTION, placeholder=" …") if row >= 0 else ""
+
+
 def _said(measured: Measured, row: int) -> str:
     values = measured.labels.values
     for name in ("rank", "rating", "count"):
@@ -302,7 +309,7 @@ def _wrong(measured: Measured, scores: Floats, pairs: Sequence[int], tiles: Mapp
         shown = [
             Picture(
                 tiles[int(labels.image[item])],
-                prompts[int(labels.prompt[item])].as_py() if labels.prompt[item] >= 0 else "",
+                _caption(prompts, int(labels.prompt[item])),
                 f"score {score:.2f}{said and ', ' + said}",
             )
             for item, score, row in preferred
