@@ -37,6 +37,9 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     ):
         if provenance[name]:
             sections += [f"## {title}", _list(provenance[name])]
+    if calibration := manifest["calibration"]:
+        fitted = {"Temperature": calibration["temperature"]["value"], **calibration.get("fitted_on", {})}
+        sections += ["## Calibration", _list(fitted)]
     sections += ["## Agreement with torch", *_parity(manifest["parity"])]
     sections += [
         "## Limits",

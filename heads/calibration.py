@@ -1,6 +1,6 @@
 """What a score means: pair probabilities (a temperature or an isotonic map) and percentiles of a reference set.
 
-Fitting needs scipy or scikit-learn; what is fitted is plain numbers, applied with numpy alone, so that whoever
+Fitting needs scipy; what is fitted is plain numbers, applied with numpy alone, so that whoever
 serves a head needs only `np.interp` and a division. Knows scores and targets, no head. `target` is the probability
 that side a is preferred.
 """
@@ -68,6 +68,19 @@ class Curve:
         return cls(np.asarray(knots["x"], np.float64), np.asarray(knots["y"], np.float64))
 
 
+def fit_calibration(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
+    """What a head's manifest keeps: `temperature`, `isotonic` and `percentiles` as JSON.
+
+    The first two are fitted on comparisons (m,) that the head was not trained on, the last on the scores (n,) of the
+    reference set. InputError where no temperature fits.
+    """
+    return {
+        "temperature": fit_temperature(score_a, score_b, target).to_json(),
+        "isotonic": fit_isotonic(score_a, score_b, target).to_json(),
+        "percentiles": fit_percentiles(reference).to_json(),
+    }
+
+
 def fit_temperature(
     score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, weight: ArrayLike | None = None
 ) -> Temperature:
@@ -107,12 +120,17 @@ def fit_isotonic(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, weig
     Every comparison is seen from both sides, so that the map gives p and 1 - p when the sides are exchanged.
     Arguments (m,).
     """
-    from sklearn.isotonic import IsotonicRegression
+    from scipy.optimize import isotonic_regression
 
     difference, y, w = _comparisons(score_a, score_b, target, weight)
-    fit = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
-    fit.fit(np.concatenate([difference, -difference]), np.concatenate([y, 1 - y]), np.concatenate([w, w]))
-    return Curve(fit.X_thresholds_, fit.y_thresholds_)
+    x, knot = np.unique(np.concatenate([difference, -difference]), return_inverse=True)
+    weights = np.bincount(knot, np.concatenate([w, w]))
+    x, knot, weights = x[weights > 0], np.cumsum(weights > 0)[knot] - 1, weights[weights > 0]
+    total = np.bincount(knot, np.concatenate([w * y, w * (1 - y)]), len(x))
+    fitted = np.clip(isotonic_regression(total / weights, weights=weights).x, 0.0, 1.0)
+    # Inside a flat stretch a knot says nothing.
+    ends = np.append(True, np.diff(fitted) > 0) | np.append(np.diff(fitted) > 0, True)
+    return Curve(x[ends], fitted[ends])
 
 
 def fit_percentiles(scores: ArrayLike) -> Curve:

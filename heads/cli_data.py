@@ -15,6 +15,30 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_held_out_options(parser: argparse.ArgumentParser, cache_required: bool = True) -> None:
+    """What every command needs that measures heads on rows that they have not seen."""
+    parser.add_argument(
+        "--cache", required=cache_required, metavar="CACHE", help="the cache with the vectors of the table"
+    )
+    add_data_options(parser)
+    parser.add_argument("--all", action="store_true", help="score every row, those it was trained on included")
+    parser.add_argument("--strict", action="store_true", help="refuse a table that shares pictures with training")
+    parser.add_argument(
+        "--min-ratio", type=float, default=2.0, help="counts must differ so many times to make a pair (default 2)"
+    )
+
+
+def cache_labels_features(args: argparse.Namespace, *heads: str) -> tuple[Any, Any, Any]:
+    """The cache of `args`, which must be of the heads' backbone, and the table's labels and vectors."""
+    from embed.cache import Cache
+    from heads.held_out import require_backbone
+
+    cache = Cache.open(args.cache)
+    for head in heads:
+        require_backbone(head, cache)
+    return cache, *labels_and_features(args, cache)
+
+
 def labels_and_features(args: argparse.Namespace, cache: Any) -> tuple[Any, Any]:
     import numpy as np
 
@@ -42,8 +66,12 @@ def accuracy_lines(result: dict[str, Any]) -> list[str]:
         if interval := result[name]:
             shown = f"{interval['low']:.3f} to {interval['high']:.3f}"
             rows.append((name.replace("_", " "), f"{interval['value']:.3f}", shown))
+    return [*table(("", "mean", "95 % interval"), rows), protocol_line(result)]
+
+
+def protocol_line(result: dict[str, Any]) -> str:
     protocol = result["protocol"]
-    return [
-        *table(("", "mean", "95 % interval"), rows),
-        f"{result['pairs']} pairs ({protocol['pairs']}), {protocol['folds']} held-out parts, {protocol['average']}",
-    ]
+    return (
+        f"{result['pairs']} pairs ({protocol['pairs']}), {protocol['folds']} held-out parts, {protocol['average']};"
+        f" intervals {protocol['interval']}"
+    )

@@ -51,7 +51,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
     from embed.cache import Cache
     from heads import folds, split, store
-    from heads.evaluate import Protocol, evaluate
+    from heads.evaluate import Protocol, calibrate, evaluate
     from heads.models import HeadConfig
     from heads.train import TrainConfig
 
@@ -83,7 +83,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     trained = folds.train_heads(
         labels, features, rows, head_config, config, args.min_ratio, report=lambda text: say(args, text)
     )
-    result = evaluate(labels, features, trained.fold_heads or [trained.head], rows, Protocol(seed=args.seed))
+    measured = (labels, features, trained.fold_heads or [trained.head], rows, Protocol(seed=args.seed))
+    result = evaluate(*measured)
     manifest = {
         "head": asdict(head_config),
         "identity": cache.identity.to_json(),
@@ -97,6 +98,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         "data": {"table": Path(args.data).name, "kind": labels.kind, "rows": len(labels), "missing": labels.missing},
         "split": split.split_report(labels, rows, split_config, cache),
         "metrics": result,
+        "calibration": calibrate(*measured),
         "versions": {"torch": torch.__version__},
     }
     store.save_head(

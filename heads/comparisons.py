@@ -73,7 +73,26 @@ def match_labels(records: Records, cache: Cache, max_missing: float = 0.01) -> L
     table, images, prompts = table.filter(pa.array(found)), images[found], prompts[found]
     if len(table) == 0:
         raise InputError(f"{records.path}: no row to use")
-    if records.kind == "comparisons":
+    return _labels(records.kind or "", table, images, prompts, missing)
+
+
+def labels_alone(records: Records) -> Labels:
+    """The records' labels without vectors: `image` and `prompt` are numbers of names, and not rows of a cache."""
+    table = records.labels()
+    sides = ("_a", "_b") if records.kind == "comparisons" else ("",)
+    images, prompts = (
+        codes(pa.chunked_array([chunk for side in sides for chunk in table[name + side].chunks], pa.string()))
+        .reshape(len(sides), -1)
+        .T
+        for name in ("image", "prompt")
+    )
+    return _labels(records.kind or "", table, images, prompts, 0)
+
+
+def _labels(kind: str, table: pa.Table, images: np.ndarray, prompts: np.ndarray, missing: int) -> Labels:
+    """Labels of a table whose pictures and prompts are numbers, (m, sides) each; sides of one number are one item."""
+    sides = ("_a", "_b") if kind == "comparisons" else ("",)
+    if kind == "comparisons":
         code, inverse = np.unique(images * (prompts.max() + 2) + prompts + 1, return_inverse=True)
         image, prompt = np.divmod(code, prompts.max() + 2)
         items = inverse.reshape(images.shape)
@@ -91,7 +110,7 @@ def match_labels(records: Records, cache: Cache, max_missing: float = 0.01) -> L
     columns = table.drop_columns(
         [name for name in table.schema.names if name in standard - {"group", "image", "prompt"}]
     )
-    return Labels(records.kind or "", image, prompt, items, values, columns, missing)
+    return Labels(kind, image, prompt, items, values, columns, missing)
 
 
 def _prompt_rows(prompts: pa.ChunkedArray, cache: Cache) -> np.ndarray:
@@ -105,6 +124,31 @@ def codes(column: pa.ChunkedArray) -> np.ndarray:
     """(m,) int64: one small number for each different value, in order of first appearance; null is a value."""
     encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
     return np.asarray(encoded.indices).astype(np.int64)
+
+
+def appeal(labels: Labels) -> np.ndarray:
+    """(m,) float64: how much people liked each row's picture, higher is better: minus its rank, its rating, its count,
+    or count / exposures where there are any. Comparisons have none."""
+    if labels.kind == "groups":
+        return -labels.values["rank"]
+    if labels.kind == "ratings":
+        return labels.values["rating"]
+    exposures = exposures_of(labels.values)
+    return labels.values["count"] if exposures is None else labels.values["count"] / exposures
+
+
+def values_of(labels: Labels, columns: str) -> tuple[np.ndarray, list[str]]:
+    """The different values of a column of the table, as text, and which of them each row has (m, sides) int64; for
+    comparisons of two columns `A,B`, one for each picture."""
+    names, sides = [name.strip() for name in columns.split(",")], labels.items.shape[1]
+    known = labels.columns.schema.names
+    if len(names) != sides or not set(names) <= set(known):
+        wanted = "two columns A,B, one for each picture," if sides == 2 else "one column"
+        raise InputError(f"{columns!r}: wanted {wanted} of the table, which has {', '.join(known)}")
+    chunks = [chunk for name in names for chunk in labels.columns[name].cast(pa.string()).chunks]
+    encoded = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode(null_encoding="encode")
+    number = np.asarray(encoded.indices).astype(np.int64).reshape(sides, -1).T
+    return number, [str(value) for value in encoded.dictionary.to_pylist()]
 
 
 def pairs_among(
@@ -125,7 +169,7 @@ def pairs_among(
         a, b = labels.items[rows].T
         target, weight = labels.values["target"][rows], labels.values["weight"][rows]
         return Pairs(a, b, target.astype(np.float32), weight.astype(np.float32), rows, rows)
-    first, second = sample_pairs(_groups(labels, rows), max_pairs, rng)
+    first, second = sample_pairs(groups_of(labels, rows), max_pairs, rng)
     row_a, row_b = rows[first], rows[second]
     if labels.kind == "counts":
         target, keep = _count_target(labels.values, row_a, row_b, min_ratio)
@@ -138,8 +182,8 @@ def pairs_among(
     return Pairs(labels.items[row_a, 0], labels.items[row_b, 0], target.astype(np.float32), weight, row_a, row_b)
 
 
-def _groups(labels: Labels, rows: np.ndarray) -> np.ndarray:
-    """Which rows may be compared: those with the same number; all of them when the table has no groups."""
+def groups_of(labels: Labels, rows: np.ndarray) -> np.ndarray:
+    """Which of the rows may be compared: those with the same number; all of them when the table has no groups."""
     if labels.kind == "ratings":
         return labels.prompt[labels.items[rows, 0]]
     return labels.values["group"][rows] if "group" in labels.values else np.zeros(len(rows), np.int64)

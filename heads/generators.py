@@ -1,10 +1,11 @@
 """Which image generator people (or a head) prefer: a ranking of generators from pairwise choices.
 
 A choice is (a, b, target): two generators and the probability that a's picture is preferred; a tie is half a win
-for each. Knows no picture and no head: `choices` turns ratings or scores into choices, so that people and a head
-are ranked by the same code.
+for each. Knows no picture and no head: `choices` turns ratings or scores into choices, so that people and a head are
+ranked by the same code.
 """
 
+import re
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embed.spec import InputError
+from heads.comparisons import Labels, appeal, groups_of, values_of
 from heads.intervals import Interval
 from heads.metrics import pairs_within, spearman
 
@@ -76,6 +78,52 @@ def choices(values: ArrayLike, prompt: ArrayLike, generator: ArrayLike) -> Choic
     target = 0.5 + 0.5 * np.sign(values[first] - values[second])
     generators = tuple(str(name) for name in names)
     return Choices(generators, number[first], number[second], target, np.asarray(prompt)[first])
+
+
+def choices_in(
+    labels: Labels, generator: NDArray[np.generic], fold: ArrayLike, scores: Floats | None = None
+) -> Choices:
+    """The choices that people made in a table, or the ones that `scores` (m, sides) make of the same pairs.
+
+    `generator` (m, sides) says who made each picture. Rows of one group (or prompt) and one `fold` (m,) meet; those of
+    fold -1 are left out.
+    """
+    fold = np.asarray(fold)
+    rows = np.flatnonzero(fold >= 0)
+    if labels.kind != "comparisons":
+        values = appeal(labels) if scores is None else scores[:, 0]
+        meeting = groups_of(labels, rows) * (fold.max(initial=0) + 1) + fold[rows]
+        return choices(values[rows], meeting, generator[rows, 0])
+    names, number = np.unique(generator, return_inverse=True)
+    a, b = number.reshape(-1, 2)[rows].T
+    target = labels.values["target"][rows] if scores is None else 0.5 + 0.5 * np.sign(scores[rows, 0] - scores[rows, 1])
+    if not (a != b).any():
+        raise InputError(f"no choice between two of the {len(names)} generators")
+    prompt = labels.prompt[labels.items[rows, 0]]
+    return Choices(tuple(map(str, names)), *(column[a != b] for column in (a, b, target, prompt)))
+
+
+def generators_of(labels: Labels, columns: str, pattern: str | None = None) -> NDArray[np.generic]:
+    """(m, sides) str: what a column of the table (`A,B` for comparisons) says made each picture, or the part of it
+    that the regular expression `pattern` finds first."""
+    number, names = values_of(labels, columns)
+    if pattern is not None:
+        try:
+            found = [re.search(pattern, name) for name in names]
+        except re.error as error:
+            raise InputError(f"--pattern {pattern!r} is no regular expression: {error}") from None
+        if lost := [name for name, match in zip(names, found, strict=True) if match is None]:
+            raise InputError(f"--pattern {pattern!r} finds nothing in {lost[0]!r}, a value of {columns}")
+        names = [match.group() for match in found if match is not None]
+    return np.asarray(names)[number]
+
+
+def win_rates(choices: Choices) -> dict[str, float | None]:
+    """The share of its choices that each generator won, a tie as one half; None for one without any."""
+    count = len(choices.generators)
+    won = np.bincount(choices.a, choices.target, count) + np.bincount(choices.b, 1 - choices.target, count)
+    met = np.bincount(choices.a, minlength=count) + np.bincount(choices.b, minlength=count)
+    return {name: float(w / m) if m else None for name, w, m in zip(choices.generators, won, met, strict=True)}
 
 
 def elo(choices: Choices, rng: np.random.Generator, orders: int = 50) -> Elo:

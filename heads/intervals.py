@@ -5,6 +5,7 @@ with replacement. Knows credits, weights and cluster numbers, not what they stan
 and one seed gives one interval. NaN credits (what a metric could not judge) are left out first.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -76,15 +77,42 @@ def mean_of_folds_interval(
     `fold` (m,) is each comparison's fold; the rest is as in `clustered_interval`. A fold without a single credit
     does not count.
     """
-    judged = _judged(credit, weight, cluster_a, cluster_b)
-    fold = np.asarray(fold)[~np.isnan(np.asarray(credit, np.float64))]
-    folds = [
-        _resampled(_Judged(*(column[fold == name] for column in judged)), rng, resamples) for name in np.unique(fold)
-    ]
-    if not folds:
+    value, means = _of_folds(credit, weight, fold, cluster_a, cluster_b, rng, resamples)
+    return _interval(value, means, level)
+
+
+def spearman_interval(
+    scores: ArrayLike,
+    values: ArrayLike,
+    *,
+    fold: ArrayLike,
+    cluster: ArrayLike,
+    rng: np.random.Generator,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Interval:
+    """The mean over folds of Spearman's correlation of scores and values, all (n,), resampled by cluster.
+
+    Ranks are taken anew in each resample: a row drawn twice is two rows of equal value. A fold in which either side is
+    constant does not count.
+    """
+    x, y, fold, cluster = np.asarray(scores), np.asarray(values), np.asarray(fold), np.asarray(cluster)
+    found = []
+    for name in np.unique(fold):
+        rows = np.flatnonzero(fold == name)
+        whole = _rank_correlation(x[rows], y[rows], np.ones((len(rows), 1)))[0]
+        if np.isnan(whole):
+            continue
+        names, number = np.unique(cluster[rows], return_inverse=True)
+        correlations = np.full(resamples, np.nan)
+        if len(names) > 1:
+            for some, counts in _draws(rng, len(names), resamples, max(len(rows), len(names))):
+                correlations[some] = _rank_correlation(x[rows], y[rows], counts[number])
+        found.append((whole, correlations))
+    if not found:
         return Interval(np.nan, np.nan, np.nan)
-    value = float(np.mean([value for value, _ in folds]))
-    return _interval(value, np.mean([means for _, means in folds], axis=0), level)
+    value = float(np.mean([whole for whole, _ in found]))
+    return _interval(value, np.mean([correlations for _, correlations in found], axis=0), level)
 
 
 def paired_interval(
@@ -92,6 +120,7 @@ def paired_interval(
     credit_2: ArrayLike,
     weight: ArrayLike | None = None,
     *,
+    fold: ArrayLike | None = None,
     cluster_a: ArrayLike,
     cluster_b: ArrayLike | None = None,
     rng: np.random.Generator,
@@ -102,9 +131,11 @@ def paired_interval(
 
     Both are judged on each resample, so what is hard for both cancels. p = 2 min(share of resampled differences
     <= 0, share >= 0), each share as (1 + count) / (1 + resamples) (Davison & Hinkley 1997, chapter 4): never 0.
+    With `fold`, the mean over folds as in `mean_of_folds_interval`.
     """
     difference = np.asarray(credit_1, np.float64) - np.asarray(credit_2, np.float64)
-    value, means = _resampled(_judged(difference, weight, cluster_a, cluster_b), rng, resamples)
+    one = np.zeros(len(difference), np.int64) if fold is None else fold
+    value, means = _of_folds(difference, weight, one, cluster_a, cluster_b, rng, resamples)
     means = means[~np.isnan(means)]
     fewer = min((means <= 0).sum(), (means >= 0).sum())
     p_value = min(1.0, 2 * (1 + fewer) / (1 + len(means))) if len(means) else np.nan
@@ -130,6 +161,26 @@ def _judged(credit: ArrayLike, weight: ArrayLike | None, cluster_a: ArrayLike, c
     a = np.asarray(cluster_a)
     columns = (values, weights, a, a if cluster_b is None else np.asarray(cluster_b))
     return _Judged(*(column[~np.isnan(values)] for column in columns))
+
+
+def _of_folds(
+    credit: ArrayLike,
+    weight: ArrayLike | None,
+    fold: ArrayLike,
+    cluster_a: ArrayLike,
+    cluster_b: ArrayLike | None,
+    rng: np.random.Generator,
+    resamples: int,
+) -> tuple[float, Floats]:
+    """The mean over folds of `_resampled`; NaN without a single credit."""
+    judged = _judged(credit, weight, cluster_a, cluster_b)
+    fold = np.asarray(fold)[~np.isnan(np.asarray(credit, np.float64))]
+    folds = [
+        _resampled(_Judged(*(column[fold == name] for column in judged)), rng, resamples) for name in np.unique(fold)
+    ]
+    if not folds:
+        return np.nan, np.full(resamples, np.nan)
+    return float(np.mean([value for value, _ in folds])), np.mean([means for _, means in folds], axis=0)
 
 
 def _interval(value: float, means: Floats, level: float) -> Interval:
@@ -163,13 +214,42 @@ def _resampled(judged: _Judged, rng: np.random.Generator, resamples: int) -> tup
     within = [np.bincount(a[same], column[same], clusters) for column in columns]
     between = [csr_array((column[cross], (a[cross], b[cross])), (clusters, clusters)) for column in columns]
     means = np.empty(resamples)
-    at_once = max(1, COUNTS_AT_ONCE // clusters)
-    for start in range(0, resamples, at_once):
-        some = slice(start, min(start + at_once, resamples))
-        draws = [rng.integers(clusters, size=clusters) for _ in means[some]]
-        counts = np.stack([np.bincount(draw, minlength=clusters) for draw in draws], axis=1).astype(np.float64)
+    for some, counts in _draws(rng, clusters, resamples, clusters):
         sums = [inside @ counts for inside in within]
         if cross.any():
             sums = [s + np.einsum("cr,cr->r", counts, pair @ counts) for s, pair in zip(sums, between, strict=True)]
         means[some] = np.divide(sums[0], sums[1], out=np.full(len(sums[0]), np.nan), where=sums[1] > 0)
     return value, means
+
+
+def _draws(rng: np.random.Generator, clusters: int, resamples: int, rows: int) -> Iterator[tuple[slice, Floats]]:
+    """How often each resample holds each cluster: which resamples, and their counts (clusters, that many).
+
+    `rows` is how many counts a resample becomes in the caller's memory.
+    """
+    at_once = max(1, COUNTS_AT_ONCE // rows)
+    for start in range(0, resamples, at_once):
+        some = slice(start, min(start + at_once, resamples))
+        number = some.stop - some.start
+        drawn = rng.integers(clusters, size=(number, clusters)) * number + np.arange(number)[:, None]
+        yield some, np.bincount(drawn.ravel(), minlength=clusters * number).reshape(clusters, number).astype(np.float64)
+
+
+def _rank_correlation(x: Floats, y: Floats, counts: Floats) -> Floats:
+    """(r,) Spearman's correlation of x and y, (n,) each, row i taken counts[i] (n, r) times; NaN where constant."""
+    weight = counts / counts.sum(axis=0)
+    ranks = [_ranks(side, counts) for side in (x, y)]
+    a, b = (rank - np.einsum("nr,nr->r", weight, rank) for rank in ranks)
+    ab, aa, bb = (np.einsum("nr,nr,nr->r", weight, left, right) for left, right in ((a, b), (a, a), (b, b)))
+    # Ranks are of the order of n, and what a constant side leaves is rounding.
+    tiny = 1e-12 * len(x) ** 2
+    return np.divide(ab, np.sqrt(aa * bb), out=np.full(len(ab), np.nan), where=(aa > tiny) & (bb > tiny))
+
+
+def _ranks(values: Floats, counts: Floats) -> Floats:
+    """(n, r) mean rank of each row less one half, where row i stands counts[i] (n, r) times."""
+    distinct, level = np.unique(values, return_inverse=True)
+    order = np.argsort(level, kind="stable")
+    starts = np.searchsorted(level[order], np.arange(len(distinct)))
+    at_level = np.add.reduceat(counts[order], starts, axis=0)
+    return (np.cumsum(at_level, axis=0) - at_level / 2)[level]

@@ -1,6 +1,7 @@
 """A head on disk: `head.json` (what it is and where it comes from) and safetensors; no pickle.
 
-head.json           format, head (its shape), identity and source of the backbone, loss, protocol, split, metrics
+head.json           format, head (its shape), identity and source of the backbone, loss, protocol, split, metrics,
+                    calibration (heads.calibration; absent until fitted)
 head.safetensors    its weights
 folds.safetensors   one head for each fold, which scores the rows that fold holds out; absent without --folds
 trained.parquet     id: the content ids of every picture and prompt that head.safetensors was trained on
@@ -40,15 +41,25 @@ def save_head(
     write_json(path / "head.json", {"format": FORMAT, **manifest})
 
 
+def save_calibration(path: str | Path, calibration: Mapping[str, Any]) -> None:
+    """Put a calibration into the manifest of the head at `path`, in the place of any that it had."""
+    write_json(Path(path) / "head.json", {**load_manifest(path), "calibration": calibration})
+
+
+def load_manifest(path: str | Path) -> dict[str, Any]:
+    """What head.json holds; InputError where there is none."""
+    return read_manifest(Path(path) / "head.json", "head", (FORMAT,))
+
+
 def load_head(path: str | Path) -> tuple[Head, dict[str, Any]]:
     """The head in eval mode and its manifest."""
-    manifest = read_manifest(Path(path) / "head.json", "head", (FORMAT,))
+    manifest = load_manifest(path)
     return _restore(manifest, _read(Path(path) / "head.safetensors"), path), manifest
 
 
 def load_fold_heads(path: str | Path) -> list[Head]:
     """The heads of the folds in order; empty when the head was trained without folds."""
-    manifest = read_manifest(Path(path) / "head.json", "head", (FORMAT,))
+    manifest = load_manifest(path)
     folds = manifest["split"]["folds"] or 0
     weights = _read(Path(path) / "folds.safetensors") if folds else {}
     return [

@@ -11,7 +11,7 @@ from heads_tiny import make_cache
 from embed.cache import Cache
 from embed.records import read_records
 from embed.spec import InputError
-from heads.comparisons import Labels, match_labels, pairs_among
+from heads.comparisons import Labels, labels_alone, match_labels, pairs_among
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +92,14 @@ def test_rows_without_vectors_are_counted_or_refused(tmp_path: Path, cache: Cach
     pq.write_table(pa.table({"image": ["p0.png"], "count": [1], "prompt": ["never embedded"]}), path)
     with pytest.raises(InputError, match="1 of 1 rows"):
         match_labels(read_records(path), cache)
+
+
+def test_labels_alone_are_those_met_with_a_cache_under_other_numbers(tmp_path: Path, cache: Cache) -> None:
+    columns = {"prompt": ["prompt 2", "prompt 0"], "pos_path": ["p4.png", "p1.png"], "neg_path": ["p1.png", "p0.png"]}
+    met = read(tmp_path, cache, **columns)
+    alone = labels_alone(read_records(tmp_path / "table.parquet"))
+    for name in ("target", "weight"):
+        np.testing.assert_array_equal(met.values[name], alone.values[name])
+    for of_item in ("image", "prompt"):
+        met_ids, alone_ids = (getattr(one, of_item)[one.items].ravel() for one in (met, alone))
+        np.testing.assert_array_equal(met_ids[:, None] == met_ids, alone_ids[:, None] == alone_ids)

@@ -4,11 +4,13 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.linear_model import LogisticRegression
 
 from embed.spec import InputError
-from heads.generators import Choices, bradley_terry, choices, elo, elo_agreement
+from heads.comparisons import Labels
+from heads.generators import Choices, bradley_terry, choices, choices_in, elo, elo_agreement, generators_of, win_rates
 
 AGIQA = Path(__file__).parents[2] / "shared" / "data" / "agiqa3k" / "data.csv"
 
@@ -135,3 +137,42 @@ def test_six_generators_come_out_in_the_order_of_their_mean_quality() -> None:
     noisy = choices(quality + np.random.default_rng(1).normal(0, 1.0, len(quality)), prompt, generator)
     mean, sd = elo_agreement(people, noisy, np.random.default_rng(0))
     assert 0.8 < mean <= 1 and sd < 0.2
+
+
+def test_choices_of_a_table_and_of_a_head_are_the_same_pairs() -> None:
+    # Six pictures of two prompts by three generators; the last prompt's rows lie in different folds.
+    rank = np.array([1.0, 2.0, 2.0, 3.0, 1.0, 2.0])
+    table = pa.table({"file": ["x_0", "y_0", "z_0", "x_1", "y_1", "z_1"]})
+    group = np.repeat([0, 1], 3)
+    labels = Labels("groups", np.arange(6), group, np.arange(6)[:, None], {"rank": rank, "group": group}, table, 0)
+    names = generators_of(labels, "file", "^[a-z]")
+    fold = np.array([0, 0, 0, 0, 0, 1])
+    people = choices_in(labels, names, fold)
+    rows = list(zip(people.a.tolist(), people.b.tolist(), people.target.tolist(), strict=True))
+    assert rows == [(0, 1, 1.0), (0, 2, 1.0), (1, 2, 0.5), (0, 1, 0.0)]
+    head = choices_in(labels, names, fold, -np.arange(6.0)[:, None])
+    np.testing.assert_array_equal(head.a, people.a)
+    assert head.target.tolist() == [1.0, 1.0, 1.0, 1.0]
+    assert win_rates(people) == {"x": 2 / 3, "y": 1.5 / 3, "z": 0.5 / 2}
+    with pytest.raises(InputError, match="finds nothing in 'x_0'"):
+        generators_of(labels, "file", "^[0-9]")
+    with pytest.raises(InputError, match="no regular expression"):
+        generators_of(labels, "file", "(")
+
+
+def test_comparisons_name_a_generator_on_each_side() -> None:
+    table = pa.table({"a": ["x", "y", "x"], "b": ["y", "z", "x"]})
+    own = {"target": np.array([1.0, 0.5, 0.0]), "weight": np.ones(3)}
+    labels = Labels("comparisons", np.arange(6), np.repeat([0, 1, 2], 2), np.arange(6).reshape(3, 2), own, table, 0)
+    names = generators_of(labels, "a,b")
+    people = choices_in(labels, names, np.zeros(3, int))
+    # x against x says nothing about generators.
+    assert [(people.generators[a], people.generators[b]) for a, b in zip(people.a, people.b, strict=True)] == [
+        ("x", "y"),
+        ("y", "z"),
+    ]
+    assert people.target.tolist() == [1.0, 0.5]
+    head = choices_in(labels, names, np.zeros(3, int), np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 0.0]]))
+    assert head.target.tolist() == [0.0, 1.0]
+    with pytest.raises(InputError, match="no choice between two"):
+        choices_in(labels, names, np.array([-1, -1, 0]))

@@ -4,10 +4,16 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, spearmanr
 
 from heads import intervals
-from heads.intervals import clustered_interval, mean_of_folds_interval, paired_interval
+from heads.intervals import (
+    _rank_correlation,
+    clustered_interval,
+    mean_of_folds_interval,
+    paired_interval,
+    spearman_interval,
+)
 
 
 def example(seed: int, m: int = 300, clusters: int = 9):
@@ -135,3 +141,43 @@ def test_one_seed_gives_one_interval() -> None:
     ]
     other = clustered_interval(credit, weight, cluster_a=a, cluster_b=b, rng=np.random.default_rng(2))
     assert twice[0] == twice[1] != other
+
+
+def test_spearman_of_a_resample_is_that_of_its_rows_taken_as_often() -> None:
+    rng = np.random.default_rng(3)
+    x, y = rng.integers(0, 8, 30).astype(float), rng.integers(0, 8, 30).astype(float)
+    counts = rng.integers(0, 4, (30, 5)).astype(float)
+    for i, got in enumerate(_rank_correlation(x, y, counts)):
+        rows = np.repeat(np.arange(30), counts[:, i].astype(int))
+        assert got == pytest.approx(spearmanr(x[rows], y[rows]).statistic)
+    assert np.isnan(_rank_correlation(np.ones(30), y, counts)).all()
+
+
+def test_spearman_interval_covers_the_truth_and_resamples_clusters() -> None:
+    rng = np.random.default_rng(4)
+    covered = 0
+    for _ in range(100):
+        x = rng.normal(size=120)
+        y = x + rng.normal(size=120)  # Pearson's is sqrt(1/2), and Spearman's 6/pi asin of half that
+        got = spearman_interval(
+            x, y, fold=np.repeat([0, 1], 60), cluster=np.arange(120), rng=np.random.default_rng(0), resamples=200
+        )
+        covered += got.low <= 6 / np.pi * np.arcsin(np.sqrt(0.5) / 2) <= got.high
+    assert 85 <= covered <= 100
+    # Every row ten times over is ten times the rows, and no more to go by.
+    once = spearman_interval(x, y, fold=np.zeros(120), cluster=np.arange(120), rng=np.random.default_rng(0))
+    ten = spearman_interval(
+        np.tile(x, 10), np.tile(y, 10), fold=np.zeros(1200), cluster=np.tile(np.arange(120), 10),
+        rng=np.random.default_rng(0),
+    )  # fmt: skip
+    assert (ten.low, ten.high) == pytest.approx((once.low, once.high))
+    assert np.isnan(spearman_interval([1.0, 1.0], [1.0, 2.0], fold=[0, 0], cluster=[0, 1], rng=rng).value)
+
+
+def test_a_paired_interval_can_be_a_mean_over_folds() -> None:
+    credit = np.array([1.0, 1.0, 1.0, 0.0, 0.0, 1.0])
+    fold, cluster = np.array([0, 0, 0, 0, 1, 1]), np.arange(6)
+    got = paired_interval(credit, np.zeros(6), fold=fold, cluster_a=cluster, rng=np.random.default_rng(0))
+    assert got.difference.value == pytest.approx((3 / 4 + 1 / 2) / 2)
+    alone = mean_of_folds_interval(credit, fold=fold, cluster_a=cluster, rng=np.random.default_rng(0))
+    assert got.difference == alone

@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-from report import Picture, Point, Query, page
+from report import Point, Query, page, picture
 
 from embed.console import table
+from heads.page import Picture
 
 FOLDER = Path(os.path.relpath(Path(__file__).parent))
 TABLE = FOLDER / "emoji.parquet"
@@ -76,7 +77,10 @@ def main() -> None:
     queries = find_similar(catalogue, bundle, names)
 
     rows = sorted(pq.read_table(scores).to_pylist(), key=lambda row: -row["percentile"])
-    shown = [Picture(FOLDER / row["image"], row["name"], f"used {row['count']:,.0f}×") for row in rows]
+    shown = [
+        picture(FOLDER / row["image"], row["name"], f"used {row['count']:,.0f}×")
+        for row in (*rows[:SHOWN], *rows[-SHOWN:])
+    ]
     summary = summarise(embedded, accuracy, exported["parity"])
     protocol = (
         f"Pair accuracy over {accuracy['pairs']:,} pairs of held-out pictures ({accuracy['protocol']['pairs']}), "
@@ -112,7 +116,7 @@ def find_similar(catalogue_path: str, bundle: str, names: Mapping[str, str]) -> 
 
 
 def _hit(hit: Any, names: Mapping[str, str]) -> Picture:
-    return Picture(FOLDER / hit.key, names[hit.key], f"{hit.similarity:.2f} · {100 * hit.popularity:.0f} %")
+    return picture(FOLDER / hit.key, names[hit.key], f"{hit.similarity:.2f} · {100 * hit.popularity:.0f} %")
 
 
 def summarise(embedded: Any, accuracy: Any, parity: Any) -> list[list[str]]:

@@ -1,0 +1,40 @@
+"""`python -m heads calibrate`."""
+
+import argparse
+from typing import Any
+
+from embed.console import command, say
+from heads.cli_data import add_held_out_options, cache_labels_features
+
+
+def add_commands(commands: Any) -> None:
+    parser = command(
+        commands, "calibrate", calibrate, "make a head's scores mean something: probabilities, percentiles"
+    )
+    parser.add_argument("head", metavar="HEAD", help="a folder made by `python -m heads train` or `import`; is changed")
+    add_held_out_options(parser)
+
+
+def calibrate(args: argparse.Namespace) -> dict[str, Any]:
+    """Fit a temperature, an isotonic map and percentiles on rows that the head has not seen; store them with it."""
+    from heads.evaluate import Protocol, calibration_of, head_scores, measure_pairs
+    from heads.held_out import hold_out
+    from heads.store import save_calibration
+
+    cache, labels, features = cache_labels_features(args, args.head)
+    held = hold_out(args.head, cache, labels, args.all, args.strict)
+    measured = measure_pairs(labels, held.split, Protocol(args.min_ratio, seed=held.manifest["split"]["seed"]))
+    calibration = calibration_of(measured, head_scores(held.heads, labels, features, held.split))
+    calibration["fitted_on"] |= {"table": args.data, "part": held.part, "trained_rows": held.seen_rows}
+    save_calibration(args.head, calibration)
+    say(args, *calibration_lines(calibration), f"stored in {args.head}; export it again to serve it")
+    return {"head": args.head, **calibration}
+
+
+def calibration_lines(calibration: dict[str, Any]) -> list[str]:
+    fitted = calibration["fitted_on"]
+    return [
+        f"temperature {calibration['temperature']['value']:.4g}, fitted on {fitted['pairs']} held-out pairs"
+        f" ({fitted['pairs_are']}): sigmoid(difference / temperature) is the probability that one is preferred",
+        f"percentiles of {fitted['reference']} held-out scores",
+    ]

@@ -1,0 +1,67 @@
+"""What the page shows: the ends of the ranking, the surest mistakes, and pictures wherever they come from."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from heads_labels import GROUPS, SIZE, comparisons, measured, single
+from heads_tiny import make_cache
+from PIL import Image
+
+from embed.records import read_records
+from heads import report
+from heads.report import _items, _percentiles, _slices, _tiles, _wrong_pairs
+
+RNG = np.random.default_rng(2)
+
+
+def test_the_ends_of_the_ranking_by_percentile_within_the_part() -> None:
+    n = GROUPS * SIZE
+    one = measured(single("ratings", RNG.integers(1, 9, n)))
+    scores = RNG.normal(size=(n, 1)) + 10 * one.split.fold[:, None]  # heads whose scores mean different things
+    percentile = np.empty(n)
+    for row in range(n):
+        part = [scores[i, 0] for i in range(n) if one.split.fold[i] == one.split.fold[row]]
+        percentile[row] = 100 * sum(s < scores[row, 0] for s in part) / (len(part) - 1)
+    np.testing.assert_allclose(_percentiles(one, scores)[:, 0], percentile)
+    order = np.argsort(-percentile, kind="stable")
+    got = [item.image for item in _items(one, scores)]
+    assert got == [*order[: report.SHOWN], *order[-report.SHOWN :]]
+    assert _items(one, scores)[0].said == f"rating {one.labels.values['rating'][order[0]]:g}"
+
+
+def test_the_surest_mistakes_show_each_picture_once() -> None:
+    target = RNG.choice([0.0, 0.5, 1.0], 60)
+    labels = comparisons(target, np.arange(60))
+    labels.image[:] = RNG.integers(0, 40, 120)  # the same pictures meet again and again
+    one, scores = measured(labels), RNG.normal(size=(60, 2))
+    lead = np.where(one.pairs.target > 0.5, 1, -1) * (one.of_pairs(scores)[0] - one.of_pairs(scores)[1])
+    met: set[int] = set()
+    expected = []
+    for i in sorted(range(60), key=lambda i: lead[i]):
+        pictures = {labels.image[one.pairs.a[i]], labels.image[one.pairs.b[i]]}
+        if one.pairs.target[i] != 0.5 and lead[i] < 0 and not pictures & met:
+            expected.append(i)
+            met |= pictures
+    assert _wrong_pairs(one, scores) == expected[: report.SHOWN_PAIRS]
+    assert len(expected) > 4
+
+
+def test_pictures_come_from_files_and_from_the_table_itself(tmp_path: Path) -> None:
+    for name, colour in (("a.png", (250, 0, 0)), ("b.png", (0, 250, 0))):
+        Image.new("RGB", (30, 30), colour).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    names = ["a.png", "b.png", "broken.png", "gone.png"]
+    cache = make_cache(tmp_path / "cache", names, [])
+    data = [(tmp_path / name).read_bytes() if name == "b.png" else None for name in names]
+    table = {"image": names, "bytes": pa.array(data, pa.binary()), "rating": [1.0, 2.0, 3.0, 4.0]}
+    pq.write_table(pa.table(table), tmp_path / "table.parquet")
+    (tmp_path / "b.png").unlink()
+    tiles = _tiles(read_records(tmp_path / "table.parquet"), cache, {0, 1, 2, 3})
+    assert len({tiles[0], tiles[1], tiles[2]}) == 3 and tiles[2] == tiles[3]  # grey
+
+
+def test_slices_without_a_pair_draw_nothing() -> None:
+    text = _slices({"by": "<x>", "across": 7, "slices": []})
+    assert "&lt;x&gt;" in text and "7 pairs" in text and "svg" not in text
