@@ -1,6 +1,7 @@
 """The service in a thread of the test, on loopback, with a real client."""
 
 import base64
+import io
 import threading
 import time
 from collections.abc import Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import uvicorn
+from PIL import Image
 
 from runtime.service import create_app
 from runtime.service_state import Service, ServiceConfig
@@ -35,6 +38,14 @@ def serving(bundle: Path, **options: Any) -> Iterator[tuple[httpx.Client, Servic
     finally:
         server.should_exit = True
         thread.join()
+
+
+def small_picture(seed: int) -> bytes:
+    """A PNG of a few kilobytes that looks like no other."""
+    shade = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(shade).resize((96, 80), Image.Resampling.BICUBIC).save(file, "PNG")
+    return file.getvalue()
 
 
 def base64_of(data: bytes) -> str:

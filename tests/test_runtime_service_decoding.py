@@ -1,6 +1,5 @@
 """Decoder processes that die, hang or are fed garbage cost one picture at most."""
 
-import io
 import os
 import signal
 import time
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from export_tiny import MEAN, STD
-from PIL import Image
+from service_server import small_picture
 
 from embed.images import ImageError, Limits, load_pixels
 from embed.spec import Preprocess
@@ -18,13 +17,6 @@ from runtime.service_decoding import Decoders
 
 SPEC = Preprocess((32, 32), "shortest", "bicubic", MEAN, STD)
 LIMITS = Limits(max_bytes=1 << 20, max_pixels=1 << 22)
-
-
-def picture(width: int = 50, height: int = 40, seed: int = 0) -> bytes:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +32,7 @@ def pids(decoders: Decoders) -> list[int]:
 
 
 def test_pixels_are_those_of_load_pixels(pool: tuple[Decoders, list[str]]) -> None:
-    pictures = [picture(seed=i) for i in range(8)]
+    pictures = [small_picture(i) for i in range(8)]
     futures = [pool[0].submit(data, SPEC) for data in pictures]
     for data, future in zip(pictures, futures, strict=True):
         np.testing.assert_array_equal(future.result(60), load_pixels(data, SPEC, LIMITS)[0])
@@ -62,12 +54,12 @@ def test_bad_pictures_carry_their_reason(pool: tuple[Decoders, list[str]]) -> No
 
 def test_dead_processes_are_replaced_and_the_picture_decoded(pool: tuple[Decoders, list[str]]) -> None:
     decoders, replaced = pool
-    decoders.submit(picture(), SPEC).result(60)
+    decoders.submit(small_picture(0), SPEC).result(60)
     before = pids(decoders)
     for pid in before:
         os.kill(pid, signal.SIGKILL)
     time.sleep(0.1)
-    for answer in [decoders.submit(picture(seed=i), SPEC) for i in range(4)]:
+    for answer in [decoders.submit(small_picture(i), SPEC) for i in range(4)]:
         assert isinstance(answer.result(60), np.ndarray)
     assert len(replaced) >= 1
     assert set(pids(decoders)) != set(before)
@@ -75,11 +67,11 @@ def test_dead_processes_are_replaced_and_the_picture_decoded(pool: tuple[Decoder
 
 def test_a_process_that_hangs_is_replaced(pool: tuple[Decoders, list[str]]) -> None:
     decoders, replaced = pool
-    decoders.submit(picture(), SPEC).result(60)
+    decoders.submit(small_picture(0), SPEC).result(60)
     count = len(replaced)
     for pid in pids(decoders):
         os.kill(pid, signal.SIGSTOP)
-    assert isinstance(decoders.submit(picture(), SPEC).result(60), np.ndarray)
+    assert isinstance(decoders.submit(small_picture(0), SPEC).result(60), np.ndarray)
     assert len(replaced) > count
 
 
@@ -98,18 +90,18 @@ def test_a_picture_that_always_kills_is_blamed(
         patch.setattr(service_decoding._Worker, "decode", dies)
         assert reason(decoders.submit(b"killer", SPEC).result(60)) == "the decoder crashed or stalled"
     assert calls == [6, 6]
-    assert isinstance(decoders.submit(picture(), SPEC).result(60), np.ndarray)
+    assert isinstance(decoders.submit(small_picture(0), SPEC).result(60), np.ndarray)
 
 
 def test_cancelled_pictures_are_not_decoded() -> None:
     decoders = Decoders(1, LIMITS, stall_s=30)
     try:
-        decoders.submit(picture(), SPEC).result(60)
+        decoders.submit(small_picture(0), SPEC).result(60)
         os.kill(pids(decoders)[0], signal.SIGSTOP)
         pid = pids(decoders)[0]
-        first = decoders.submit(picture(), SPEC)
+        first = decoders.submit(small_picture(0), SPEC)
         time.sleep(0.05)
-        second = decoders.submit(picture(), SPEC)
+        second = decoders.submit(small_picture(0), SPEC)
         assert second.cancel()
         os.kill(pid, signal.SIGCONT)
         assert isinstance(first.result(60), np.ndarray)
