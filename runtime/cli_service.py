@@ -59,7 +59,6 @@ def serve_bundle(args: argparse.Namespace) -> dict[str, Any]:
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; run: pip install 'plaudit[cpu,serve]'") from None
     config = service_config(args)
-    log_json_lines()
     if args.engine == "ray":
         from runtime.service_ray import serve_on_ray
 
@@ -128,6 +127,7 @@ def serve_locally(args: argparse.Namespace, config: "ServiceConfig") -> None:
     from runtime.service import create_app
 
     app = create_app(config)
+    log_json_lines()
     server = uvicorn.Server(
         uvicorn.Config(
             app,
