@@ -102,7 +102,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
                     assert engine.catalogue is not None
                     return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
 
-    if service.config.token is not None:
+    if service.config.token is not None and service.config.may_reload:
 
         @app.post("/admin/reload", responses=errors)  # type: ignore[arg-type]
         async def reload() -> dict[str, str]:

@@ -45,6 +45,7 @@ class ServiceConfig:
     decoders: int = field(default_factory=lambda: max(2, (os.cpu_count() or 2) // 2))
     url_hosts: tuple[str, ...] = ()
     token: str | None = field(default=None, repr=False)
+    may_reload: bool = True  # whether POST /admin/reload is served, to who has the token
 
     def __post_init__(self) -> None:
         for name in ("max_items", "max_prompt_chars", "max_body_bytes", "max_batch", "deadline_s", "decoders"):
