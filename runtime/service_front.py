@@ -29,6 +29,7 @@ log = logging.getLogger("plaudit.service")
 CLIENT_GONE = 499  # in log and metrics, as nginx counts it; nobody is there to receive it
 GUARDED = ("/v1/", "/admin/")
 BODY_TIMEOUT_S = 30.0
+PIECE_BYTES = 1 << 20  # of a body, handed to the routes at a time
 MOST_RETRY_AFTER_S = 30
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -192,14 +193,16 @@ class Front:
             raise Problem(408, "body too slow", f"it did not arrive within {BODY_TIMEOUT_S:g} s") from None
 
     async def _within_deadline(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> int:
-        sent = False
+        position = 0
 
         async def replay() -> Message:
-            nonlocal sent
-            if not sent:
-                sent = True
-                return {"type": "http.request", "body": body, "more_body": False}
-            return await asyncio.shield(gone)
+            nonlocal position
+            if position and position >= len(body):
+                return await asyncio.shield(gone)
+            if position:
+                await asyncio.sleep(0)  # a form of many megabytes must not hold up everybody else
+            piece, position = body[position : position + PIECE_BYTES], position + PIECE_BYTES
+            return {"type": "http.request", "body": piece, "more_body": position < len(body)}
 
         # Loading a bundle takes its time.
         timeout_s = None if scope["path"].startswith("/admin/") else self._deadline_s

@@ -34,12 +34,8 @@ def deployment(config: ServiceConfig, replicas: int) -> Any:
             await self.app.state.service.ready()
 
     # What is beyond a replica's queue is answered 429 by the service itself, not held back by Ray.
-    return serve.deployment(
-        serve.ingress()(Replica),
-        name=NAME,
-        num_replicas=replicas,
-        max_ongoing_requests=2 * config.max_queue,
-    ).bind(config)
+    deployed = serve.deployment(name=NAME, num_replicas=replicas, max_ongoing_requests=2 * config.max_queue)
+    return deployed(serve.ingress()(Replica)).bind(config)
 
 
 def serve_on_ray(config: ServiceConfig, host: str, port: int, replicas: int) -> None:
