@@ -101,14 +101,17 @@ class Engine:
 
     async def pixels(self, picture: Picture) -> NDArray[np.uint8] | ImageError:
         """The picture ready for the backbone, or what is wrong with it."""
-        try:
-            if isinstance(picture, UrlPicture):
-                picture = await self._fetcher.fetch(picture.url)
-        except ImageError as error:
-            return error
-        if isinstance(picture, ImageError):
-            return picture
-        return await asyncio.wrap_future(self._decoders.submit(picture, self.scorer.identity.preprocess))
+        if isinstance(picture, UrlPicture):
+            # One of few until it is decoded: what is fetched takes memory that no request has announced.
+            async with self._fetcher.slots:
+                try:
+                    return await self._decoded(await self._fetcher.fetch(picture.url))
+                except ImageError as error:
+                    return error
+        return picture if isinstance(picture, ImageError) else await self._decoded(picture)
+
+    async def _decoded(self, data: bytes) -> NDArray[np.uint8] | ImageError:
+        return await asyncio.wrap_future(self._decoders.submit(data, self.scorer.identity.preprocess))
 
     async def score(self, prompts: Sequence[str | None], pictures: Sequence[Picture]) -> list[Outcome | ImageError]:
         """The head's outputs by name, of each picture under its prompt, or what is wrong with it."""

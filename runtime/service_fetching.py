@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import httpcore
 
 PORTS = {"http": 80, "https": 443}
+SLOTS = 8
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
@@ -63,6 +64,7 @@ class Fetcher:
         self._timeout_s = timeout_s
         self._resolve = resolve
         self._is_allowed = is_allowed
+        self.slots = asyncio.Semaphore(SLOTS)  # for callers to hold as long as they hold a picture
 
     async def fetch(self, url: str) -> bytes:
         """The picture's bytes; ImageError where the URL is not allowed or gives none."""

@@ -72,7 +72,8 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         self.gate = Gate(config.max_queue, config.max_pending_bytes)
-        self.fetcher = Fetcher(config.url_hosts, config.limits.max_bytes, config.deadline_s)
+        # A host that hangs is its item's error, not the whole request's.
+        self.fetcher = Fetcher(config.url_hosts, config.limits.max_bytes, config.deadline_s / 2)
         self.decoders = Decoders(config.decoders, config.limits, config.deadline_s, self.metrics.decoders_replaced.inc)
         try:
             self.room = EngineRoom(self._load)

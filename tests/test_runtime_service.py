@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,47 @@ def test_a_bad_picture_is_an_error_of_its_own(running: Running, scorer: Scorer, 
     assert found == [(stage, reason) for _, stage, reason in bad]
     metrics = client.get("/metrics").text
     assert 'plaudit_decode_errors_total{reason="truncated",stage="decode"}' in metrics
+
+
+def test_pictures_by_url(bundle: Path, scorer: Scorer, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Host(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/hangs":
+                time.sleep(1.5)
+                return
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(pictures[int(self.path[1:])])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    async def loopback(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Host)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    host = f"pictures.example:{server.server_port}"
+    try:
+        with serving(bundle, url_hosts=(host,), deadline_s=2.0) as (client, service):
+            monkeypatch.setattr(service.fetcher, "_resolve", loopback)
+            urls = [f"http://{host}/{path}" for path in (*range(6), "hangs")]
+            refused = client.post("/v1/score", json={"prompt": "a", "images": [{"url": url} for url in urls]})
+            assert [item["error"]["reason"] for item in refused.json()["items"]] == ["host not allowed"] * 7
+            monkeypatch.setattr(service.fetcher, "_is_allowed", lambda address: address == "127.0.0.1")
+            by_json = client.post("/v1/score", json={"prompt": "a", "images": [{"url": url} for url in urls]})
+            by_form = client.post("/v1/score", data={"prompt": "a", "url": urls[:6]}, files=form(pictures[:1]))
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    expected = scorer.score("a", [*pictures, pictures[0]])
+    *items, hangs = by_json.json()["items"]
+    np.testing.assert_allclose([item["score"] for item in items], expected[:6], atol=1e-5)
+    assert hangs["error"]["reason"] == "fetch failed"
+    found = [item["score"] for item in by_form.json()["items"]]
+    np.testing.assert_allclose(found, [expected[0], *expected[:6]], atol=1e-5)
 
 
 def test_rank_and_probabilities(running: Running, scorer: Scorer, pictures: list[bytes]) -> None:
