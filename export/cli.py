@@ -34,6 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     check.add_argument("--head", type=Path, help="the head it was made of, to run that in torch too")
     check.add_argument("--runtime-only", action="store_true", help="do not compare with torch, even where it is there")
     _add_measure_options(check)
+    triton = command(commands, "triton", export_triton, "write a bundle as a model repository of NVIDIA Triton")
+    triton.add_argument("bundle", type=Path, metavar="BUNDLE")
+    triton.add_argument("--out", type=Path, required=True, metavar="REPO", help="the folder to write; not there yet")
+    triton.add_argument("--precision", help="one of the bundle's (its first)")
+    triton.add_argument("--name", default="plaudit", help="of the model; its parts are NAME_image, ... (%(default)s)")
     return console.main(parser, argv)
 
 
@@ -89,6 +94,16 @@ def check_bundle(args: argparse.Namespace) -> dict[str, Any]:
         say(args, f"not compared with torch: {reason}")
         return {**result, "torch": None}
     return {**result, "torch": _compare_with_torch(args, bundle)}
+
+
+def export_triton(args: argparse.Namespace) -> dict[str, Any]:
+    """Write a model repository; mirrors export.triton.export_repository."""
+    from export.triton import export_repository
+    from runtime.bundle import open_bundle
+
+    models = export_repository(open_bundle(args.bundle), args.out, args.precision, args.name)
+    say(args, f"models {', '.join(models)} written to {args.out}")
+    return {"out": str(args.out), "models": models}
 
 
 def _missing_for_torch() -> str | None:

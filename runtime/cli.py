@@ -1,10 +1,10 @@
-"""`python -m runtime`: score pictures, index them, find similar popular ones."""
+"""`python -m runtime`: score pictures, index them, find similar popular ones, serve all that."""
 
 import argparse
 from collections.abc import Sequence
 
 from embed import console
-from runtime import cli_catalogue, cli_scorer
+from runtime import cli_catalogue, cli_scorer, cli_service
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -13,4 +13,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     cli_scorer.add_commands(commands)
     cli_catalogue.add_commands(commands)
+    cli_service.add_commands(commands)
     return console.main(parser, argv)

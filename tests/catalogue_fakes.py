@@ -35,12 +35,12 @@ def between(vectors: np.ndarray, n: int, seed: int = 5) -> np.ndarray:
     return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
 
 
-def make_cache(path: Path, vectors: np.ndarray, weights: str = "w") -> Cache:
+def make_cache(path: Path, vectors: np.ndarray, weights: str = "w", of: Identity | None = None) -> Cache:
     """A cache whose pictures p0.png, p1.png ... have these vectors."""
     n, dim = vectors.shape
     names, ids = [f"p{i}.png" for i in range(n)], [f"{i:032x}" for i in range(n)]
     sides = pa.array([8] * n, pa.int32())
-    with CacheWriter(path, identity(dim, weights), Source("fake")) as writer:
+    with CacheWriter(path, of or identity(dim, weights), Source("fake")) as writer:
         writer.append(
             "images",
             pa.table({"image_path": names, "image_id": ids, "width": sides, "height": sides}),

@@ -1,0 +1,22 @@
+# The service on a CPU:  docker build -t plaudit .
+#   docker run -p 8000:8000 -v /path/to/bundle:/bundle:ro -e PLAUDIT_TOKEN=... plaudit
+# Written with care, and not run: no Docker was at hand where it was written.
+FROM python:3.12-slim
+
+# Bytes of strangers are decoded here: no root, and nothing that could be written but /tmp.
+RUN useradd --system --create-home --uid 10001 plaudit
+WORKDIR /app
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY embed embed
+COPY heads heads
+COPY export export
+COPY runtime runtime
+RUN pip install --no-cache-dir '.[cpu,serve]' && rm -rf /app/*
+USER plaudit
+ENV PYTHONUNBUFFERED=1
+
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=15s --timeout=12s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health/ready', timeout=11)"]
+ENTRYPOINT ["python", "-m", "runtime", "serve", "/bundle", "--host", "0.0.0.0"]

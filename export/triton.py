@@ -1,0 +1,98 @@
+"""A bundle as a model repository of NVIDIA Triton: the same graphs, told to be batched.
+
+    REPO/NAME/config.pbtxt          pixels and tokens -> scores and vectors in one model
+    REPO/NAME/1/model.onnx
+    REPO/NAME/1/weights.bin         one file on disk under several names (hard links) where the file system has that
+    REPO/NAME_image/ NAME_text/ NAME_head/    the parts, so that a prompt is encoded once for many pictures
+
+Triton gets pixels and tokens: decoding, resizing and tokenising are its clients'. Requests of prompts with unequal
+numbers of tokens are not batched together. Nothing here needs Triton; the graphs are the bundle's, byte for byte.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from embed.files import sync_folder
+from embed.spec import InputError
+from export.compose import WEIGHTS_FILE
+from runtime.bundle import PARTS, Bundle, Graph
+
+MAX_BATCH = 64
+QUEUE_DELAY_US = 2000
+MAX_QUEUE = 256
+TIMEOUT_US = 10_000_000
+
+TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32", "float16": "TYPE_FP16"}
+
+
+def export_repository(bundle: Bundle, out: Path, precision: str | None = None, name: str = "plaudit") -> list[str]:
+    """Write the repository to `out`, which must not be there, and give the names of its models."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise InputError(f"a model's name is {name!r}; wanted letters, digits, - and _")
+    if out.exists():
+        raise InputError(f"{out} is there already; choose another --out")
+    graphs = bundle.graphs[bundle.precision(precision)]
+    models = {name if part == "model" else f"{name}_{part}": graphs[part] for part in PARTS if part in graphs}
+    folder = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        first: Path | None = None
+        for model, graph in models.items():
+            version = folder / model / "1"
+            version.mkdir(parents=True)
+            (folder / model / "config.pbtxt").write_text(model_config(model, graph), encoding="utf-8")
+            shutil.copyfile(bundle.path / graph.file, version / "model.onnx")
+            weights = version / WEIGHTS_FILE
+            if first is None:
+                first = shutil.copyfile(bundle.path / WEIGHTS_FILE, weights)
+            else:
+                _link_or_copy(first, weights)
+        folder.rename(out)
+        sync_folder(out.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return list(models)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def model_config(name: str, graph: Graph) -> str:
+    """The text of config.pbtxt, Triton's ModelConfig: batches of any size up to MAX_BATCH, formed while they wait."""
+    lines = [
+        f'name: "{name}"',
+        'backend: "onnxruntime"',
+        'default_model_filename: "model.onnx"',
+        f"max_batch_size: {MAX_BATCH}",
+        *_tensors("input", graph.inputs),
+        *_tensors("output", graph.outputs),
+        "dynamic_batching {",
+        f"  max_queue_delay_microseconds: {QUEUE_DELAY_US}",
+        "  default_queue_policy {",
+        f"    max_queue_size: {MAX_QUEUE}",
+        f"    default_timeout_microseconds: {TIMEOUT_US}",
+        "    timeout_action: REJECT",
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _tensors(side: str, tensors: Mapping[str, tuple[str, tuple[int | str, ...]]]) -> Iterator[str]:
+    """One block for each input or output, without the dimension of the batch, a free one as -1."""
+    for name, (kind, shape) in tensors.items():
+        dims = [dim if isinstance(dim, int) else -1 for dim in shape[1:]]
+        yield f"{side} {{"
+        yield f'  name: "{name}"'
+        yield f"  data_type: {TYPES[kind]}"
+        yield f"  dims: {dims or [1]}"
+        if not dims:  # Triton knows no tensor without a dimension beside the batch's
+            yield "  reshape { shape: [ ] }"
+        yield "}"
