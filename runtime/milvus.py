@@ -6,6 +6,7 @@ stands in a collection of one entity beside, `<name>_manifest`. Needs the extra 
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,10 +85,17 @@ class MilvusCatalogue:
         self.client.close()
 
 
-def upload(catalogue: Catalogue, uri: str, collection: str = "plaudit", index_type: str = "FLAT") -> MilvusCatalogue:
+def upload(
+    catalogue: Catalogue,
+    uri: str,
+    collection: str = "plaudit",
+    index_type: str = "FLAT",
+    step: Callable[[int], object] = lambda rows: None,
+) -> MilvusCatalogue:
     """Make the collection equal to the catalogue, in bounded memory: upserts what is there, deletes what is gone.
 
-    `index_type` is one of Milvus's; FLAT is exact. IdentityMismatch where the collection holds other vectors.
+    `index_type` is one of Milvus's; FLAT is exact. `step` is told of rows upserted.
+    IdentityMismatch where the collection holds other vectors.
     """
     client = _client(uri)
     if not client.has_collection(collection):
@@ -103,6 +111,7 @@ def upload(catalogue: Catalogue, uri: str, collection: str = "plaudit", index_ty
         rows = catalogue.rows.slice(start, UPSERT_ROWS).to_pylist()
         vectors = catalogue.vectors[start : start + UPSERT_ROWS].astype(np.float32)
         milvus.client.upsert(collection, [_entity(row, vector) for row, vector in zip(rows, vectors, strict=True)])
+        step(len(rows))
     _delete_others(milvus, set(catalogue.rows["image"].to_pylist()))
     return milvus
 

@@ -106,6 +106,14 @@ def test_refresh_and_deletion(place, capsys):
     assert "nothing to do" in capsys.readouterr().err
 
 
+def test_index_refresh_is_refresh(place, capsys):
+    from runtime.cli import main
+
+    index()
+    assert main(["index", "refresh", "cat", "--delete", "p3.png"]) == 0
+    assert "49 pictures in cat" in capsys.readouterr().out
+
+
 def test_predicted_popularity(place, capsys, monkeypatch):
     import runtime.scorer
 

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -94,3 +96,17 @@ def test_columns_that_milvus_needs_itself(tmp_path):
     labels = make_labels(N).append_column("key", pa.array(["k"] * N))
     with pytest.raises(InputError, match="called 'key'"):
         upload(make_catalogue(tmp_path, VECTORS, labels), str(tmp_path / "m.db"))
+
+
+def test_the_command_uploads_what_a_connection_then_finds(both, tmp_path, capsys):
+    from runtime.cli import main
+    from runtime.milvus import MilvusCatalogue
+
+    local = both[0]
+    uri = str(tmp_path / "other.db")
+    assert main(["upload", str(local.path), uri, "--collection", "mine", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"uri": uri, "collection": "mine", "pictures": N}
+    there = MilvusCatalogue(uri, "mine")
+    query = unit_vectors(1, 16, seed=4)
+    assert [h.key for h in there.search(query, 5, 0.3)[0]] == [h.key for h in local.search(query, 5, 0.3)[0]]
+    there.close()
