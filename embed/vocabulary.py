@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from open_clip import tokenizer as open_clip_tokenizer
-from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from embed.files import write_json
 from embed.spec import InputError
@@ -77,25 +77,44 @@ def cleaning_of(clean: Callable[[str], str]) -> str:
 
 
 def _from_simple(simple: open_clip_tokenizer.SimpleTokenizer) -> Tokenizer:
-    """CLIP's byte-level BPE. Its words are matched after lower-casing, so the pattern needs no other case."""
+    """CLIP's byte-level BPE.
+
+    A special token's name is a word of open_clip's pattern, found only where a word may begin, whereas the special
+    tokens of `tokenizers` are found everywhere. So here it is an ordinary word, which merges of its own put together.
+    """
     specials = [simple.decoder[i] for i in simple.all_special_ids]
+    vocabulary = {token: number for token, number in simple.encoder.items() if token not in specials}
     merges = sorted(simple.bpe_ranks, key=simple.bpe_ranks.__getitem__)
-    encoder = Tokenizer(
-        models.BPE(vocab=simple.encoder, merges=merges, end_of_word_suffix="</w>", unk_token=specials[1])
-    )
-    pattern = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+    for special, number in zip(specials, simple.all_special_ids, strict=True):
+        first, *rest = _bpe(simple, special)
+        for i, part in enumerate(rest, start=1):
+            merges.append((first, part))
+            first += part
+            # The steps on the way never come out: no other word holds both brackets and letters.
+            vocabulary.setdefault(first, number if i == len(rest) else len(simple.encoder) + len(merges))
+    start, end = (f"{special}</w>" for special in specials[:2])
+    encoder = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>", unk_token=end))
+    # To `regex`, which open_clip uses, U+0345 in any case is neither letter nor punctuation: it only parts words.
+    encoder.normalizer = normalizers.Replace("\u0345", " ")
     encoder.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(pattern), behavior="removed", invert=True),
+            pre_tokenizers.Split(Regex(f"(?i){simple.pat.pattern}"), behavior="removed", invert=True),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    encoder.add_special_tokens([AddedToken(token, normalized=False) for token in specials])
-    start, end = specials[:2]
     encoder.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", special_tokens=[(start, simple.sot_token_id), (end, simple.eot_token_id)]
     )
     return encoder
+
+
+def _bpe(simple: open_clip_tokenizer.SimpleTokenizer, word: str) -> list[str]:
+    """The parts of a word that is in no cache, as open_clip's tokenizer splits it."""
+    cached = simple.cache.pop(word)
+    try:
+        return str(simple.bpe(word)).split(" ")
+    finally:
+        simple.cache[word] = cached
 
 
 def require_same_tokens(ours: OurTokenizer, tokenize: Callable[..., Any], prompts: Sequence[str]) -> int:

@@ -65,6 +65,19 @@ def test_fp16_is_finite_and_near_at_the_extremes(family: str) -> None:
     assert {o.type.tensor_type.elem_type for o in model.graph.output} == {TensorProto.FLOAT}
 
 
+@pytest.mark.parametrize("family", ["vit", "siglip"])
+def test_fp16_text_is_finite_and_near_for_the_longest_and_the_empty(family: str) -> None:
+    backbone = tiny_backbone(family)
+    tokens = backbone.tokenize(["", "word " * 200, "!" * 300, "a photo of a cat"])
+    example = {"tokens": torch.from_numpy(tokens[2:])}
+    model = export_tower(backbone.text_tower(), example, ["text_embedding"], {"tokens": {0: "n"}})
+    outputs = [
+        open_session(graph.SerializeToString(), precision=kind).run(None, {"tokens": tokens})[0]
+        for graph, kind in ((model, "fp32"), (precision.to_fp16(model), "fp16"))
+    ]
+    assert certificate("fp16", *outputs).cosine_min > 0.99999
+
+
 def test_fp16_keeps_large_sums_in_islands() -> None:
     """A mean over squares of 300 overflows in half precision, whose largest number is 65504."""
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 8]) for name in "xy")

@@ -1,5 +1,7 @@
 """tokenizer.json gives open_clip's ids, whatever the prompt."""
 
+import csv
+import json
 import unicodedata
 from pathlib import Path
 
@@ -17,25 +19,46 @@ from embed.vocabulary import CORPUS, convert, require_same_tokens
 def random_prompts(count: int) -> list[str]:
     """Assigned characters of every plane, mixed with ASCII and what cleaning looks for."""
     generator = np.random.default_rng(0)
-    pieces = ["&amp;", "&#39;", "&lt", " ", "\n", "'s", "'RE", "Ã©", "’", "ﬀ", "É", "12", "_"]
+    pieces = [
+        "&amp;",
+        "&#39;",
+        "&lt",
+        " ",
+        "\n",
+        "'s",
+        "'RE",
+        "Ã©",
+        "’",
+        "ﬀ",
+        "É",
+        "12",
+        "_",
+        "\u0345",
+        "<END_OF_text>",
+    ]
+    pieces += ["<start_of_text>", "<", "ſ", "K", "İ", "ᾳ", "\u0301"]
     prompts = []
     for _ in range(count):
         length = int(generator.integers(1, 40))
         high = generator.choice([0x80, 0x500, 0x3000, 0x10000, 0x1F700], length)
         letters = [chr(int(generator.integers(1, h))) for h in high]
-        kept = [c for c in letters if unicodedata.category(c) not in ("Cn", "Cs", "Co") and c != "\u0345"]
+        kept = [c for c in letters if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
         kept += list(generator.choice(pieces, int(generator.integers(0, 6))))
         generator.shuffle(kept)
         prompts.append("".join(kept))
     return prompts
 
 
-def test_known_differences_are_these_two_alone() -> None:
-    """open_clip reads a special token's name after punctuation as text, and drops one combining mark."""
-    theirs = open_clip.SimpleTokenizer()
+@pytest.mark.parametrize("clean", ["lower", "whitespace"])
+def test_names_of_special_tokens_are_read_where_a_word_may_begin(clean: str) -> None:
+    """After punctuation they are more punctuation, and in other case than written they are no special tokens."""
+    theirs = open_clip.SimpleTokenizer(clean=clean)
     ours = Tokenizer(*convert(theirs, shortens=False))
-    for prompt in ("!<end_of_text>", "\u0345"):
-        assert not np.array_equal(ours([prompt]), theirs([prompt]).numpy())
+    special = "<start_of_text>", "<end_of_text>"
+    for name in (*special, "<END_of_text>", "<end_of_text", "end_of_text>"):
+        for prompt in (name, f"a{name}b", f"1{name}", f"!{name}", f"<{name}>", f"'s{name}", f"{name}{name} x"):
+            assert np.array_equal(ours([prompt]), theirs([prompt]).numpy()), prompt
+    assert theirs(["a<end_of_text>b"])[0, 2] == theirs.eot_token_id
 
 
 def tokenizers() -> dict[str, open_clip.SimpleTokenizer]:
@@ -54,6 +77,19 @@ def test_ids_equal_open_clips_on_awkward_and_random_prompts(name: str) -> None:
         wanted = theirs([prompt]).numpy()
         assert np.array_equal(ours([prompt]), wanted), prompt
     assert ours(["a", "b c"]).dtype == np.int32
+
+
+def test_ids_equal_open_clips_on_the_prompts_of_two_data_sets() -> None:
+    data = Path(__file__).parents[2] / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip(f"{data} is not on this machine")
+    prompts = {item["prompt"] for item in json.loads((data / "imagereward" / "test.json").read_text())}
+    with open(data / "agiqa3k" / "data.csv", encoding="utf-8") as file:
+        prompts |= {row["prompt"] for row in csv.DictReader(file)}
+    theirs = open_clip.SimpleTokenizer()
+    ours = Tokenizer(*convert(theirs, shortens=False))
+    assert len(prompts) > 700
+    assert np.array_equal(ours(sorted(prompts)), theirs(sorted(prompts)).numpy())
 
 
 def test_truncation_keeps_the_end_of_text() -> None:

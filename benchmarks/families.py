@@ -1,0 +1,91 @@
+"""Every family of backbones exported and compared with torch on real pictures: how far off, how long, how much memory.
+
+    python benchmarks/families.py --images FOLDER... [--models NAME...] [--precision fp32,fp16,int8] [--samples 200]
+
+Full shapes with random weights (the starter with its own): a graph is right or wrong whatever the weights, and
+nothing is downloaded. The score is that of a fusion head with random weights. Each model has a process of its own.
+The last line is one JSON document. ViT-L/14 takes some minutes and 6 GB.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
+from embed.backbone import load_backbone  # noqa: E402
+from embed.console import table  # noqa: E402
+from embed.spec import Source  # noqa: E402
+from export.bundle_writer import ExportConfig, export_bundle  # noqa: E402
+from export.cli import some_pictures  # noqa: E402
+from heads.models import HeadConfig, build_head  # noqa: E402
+
+MODELS = ("starter", "ViT-B-32", "RN50", "convnext_base_w", "ViT-B-16-SigLIP", "ViT-L-14")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of pictures")
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--precision", type=lambda names: tuple(names.split(",")), default=("fp32",))
+    parser.add_argument("--samples", type=int, default=200, help="pictures, the folders taking equal parts")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the model of this process
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(args.one, args)))
+        return
+    rows, results = [], {}
+    for model in args.models:
+        done = subprocess.run([sys.executable, *sys.argv, "--one", model], stdout=subprocess.PIPE, text=True)
+        results[model] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": True}
+        for precision, figures in results[model].get("parity", {}).items():
+            scores = figures["scores"]
+            cosine = min(vectors["cosine_min"] for vectors in figures["vectors"].values())
+            rows.append(
+                [
+                    f"{model} {precision}",
+                    f"{scores['max_score_difference']:.1e}",
+                    f"{scores['score_spread']:.2g}",
+                    f"{cosine:.8f}",
+                    f"{scores['flips']:.3%}",
+                    f"{results[model]['export_s']:.0f}",
+                    f"{results[model]['peak_mb']:.0f}",
+                ]
+            )
+    header = ["backbone", "score off by", "spread of scores", "lowest cosine", "pairs flipped", "seconds", "peak MB"]
+    print("", *table(header, rows), sep="\n", file=sys.stderr)
+    print(json.dumps(results))
+
+
+def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Export one model and give its parity, seconds and peak memory."""
+    source = Source(name) if name == "starter" else Source(name, "random:0")
+    backbone = load_backbone(source)
+    head = build_head(HeadConfig("fusion", backbone.identity.dim)).eval()
+    generator = torch.Generator().manual_seed(0)
+    list(head.parameters())[-2].data.normal_(0, 0.05, generator=generator)  # or every score would be zero
+    manifest = {"head": {"kind": "fusion"}, "identity": backbone.identity.to_json()}
+    share = -(-args.samples // len(args.images))
+    pictures = tuple(path for folder in args.images for path in some_pictures(folder, share))
+    # Random weights say nothing about how pictures compare, so any share of flips is let through and printed.
+    config = ExportConfig(args.precision, pictures[: args.samples], max_flips=0.99)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = export_bundle(Path(folder) / "bundle", backbone, head, manifest, config)
+    status = Path("/proc/self/status").read_text()
+    peak_kb = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
+    return {
+        "parity": bundle["parity"]["precisions"],
+        "export_s": time.perf_counter() - start,
+        "peak_mb": int(peak_kb) / 1000,
+    }
+
+
+if __name__ == "__main__":
+    main()
