@@ -32,6 +32,7 @@ from torch import nn
 
 from embed.console import unknown_name
 from embed.files import sha256_file
+from embed.hugging_face import is_clip_model, to_open_clip
 from embed.spec import InputError, Source
 
 Weights = Mapping[str, torch.Tensor]
@@ -158,7 +159,7 @@ def fit(model: nn.Module, weights: Weights, name: str) -> None:
 
     Nothing is resized: open_clip would stretch positional embeddings to another picture size or context length.
     """
-    state = convert_state_dict(model, dict(weights))
+    state = to_open_clip(weights) if is_clip_model(weights) else convert_state_dict(model, dict(weights))
     for key in (*OPENAI_KEYS, "text.transformer.embeddings.position_ids"):
         state.pop(key, None)
     if "positional_embedding" in state:

@@ -6,8 +6,15 @@ from typing import Any
 from embed.console import table, warn
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", required=True, metavar="TABLE", help="labels: parquet, csv, json or json lines")
+def add_data_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    parser.add_argument(
+        "--data",
+        required=True,
+        metavar="TABLE",
+        action="append" if several else "store",
+        help="labels: parquet, csv, json or json lines"
+        + ("; give it again for tables that only teach: the first is held out from and measured" if several else ""),
+    )
     parser.add_argument("--format", help="the table's format, when its columns do not tell")
     parser.add_argument("--columns", metavar="NAME=YOURS,...", help="what your table calls the columns needed")
     parser.add_argument(
@@ -40,23 +47,29 @@ def cache_labels_features(args: argparse.Namespace, *heads: str) -> tuple[Any, A
 
 
 def labels_and_features(args: argparse.Namespace, cache: Any) -> tuple[Any, Any]:
-    import numpy as np
+    (labels,), features = tables_and_features(args, cache, [args.data])
+    return labels, features
 
+
+def tables_and_features(args: argparse.Namespace, cache: Any, paths: list[str]) -> tuple[list[Any], Any]:
+    """The labels of some tables over one numbering of items, and the vectors of those."""
     from embed.records import parse_columns, read_records
-    from heads.comparisons import match_labels
+    from heads.comparisons import join_labels, match_labels
     from heads.features import features_of
 
-    records = read_records(args.data, args.format, columns=parse_columns(args.columns))
-    labels = match_labels(records, cache, args.max_missing)
-    if labels.missing:
-        warn(f"{labels.missing} rows of {args.data} left out: no vector in {cache.path}")
-    pooled = cache.arrays("images", "pooled_emb")
-    return labels, features_of(
+    tables = []
+    for path in paths:
+        records = read_records(path, args.format, columns=parse_columns(args.columns))
+        tables.append(match_labels(records, cache, args.max_missing))
+        if tables[-1].missing:
+            warn(f"{tables[-1].missing} rows of {path} left out: no vector in {cache.path}")
+    tables = join_labels(tables)
+    return tables, features_of(
         cache.image_embeddings(),
         cache.text_embeddings(),
-        labels.image,
-        labels.prompt,
-        np.concatenate(pooled) if pooled else None,
+        tables[0].image,
+        tables[0].prompt,
+        cache.pooled_embeddings(),
     )
 
 

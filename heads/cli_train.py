@@ -1,90 +1,132 @@
 """`python -m heads train`."""
 
 import argparse
-from dataclasses import asdict
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from embed.console import command, say
-from heads.cli_data import accuracy_lines, add_data_options, labels_and_features
+from embed.console import command, say, table
+from heads.cli_data import accuracy_lines, add_data_options, tables_and_features
+
+# Options that decide what is trained and how; a file for --config names them as here, with underscores.
+# name: type, of which heads (none: of all), help
+SOLVED = ("linear", "kernel")
+STEPPED = ("cosine", "mlp", "fusion")
+OPTIONS: dict[str, tuple[type, tuple[str, ...], str]] = {
+    "head": (
+        str,
+        (),
+        "cosine, linear, mlp, fusion (default), or kernel for tables of some hundreds or thousands of rows",
+    ),
+    "loss": (
+        str,
+        (),
+        "preference (any table; default), ranking or listwise (ranked groups), rating (ratings, or counts: their log"
+        " rate), triplet or preference-inbatch (head cosine, both pictures of one prompt); with several tables one for"
+        " all, or one each, by commas",
+    ),
+    "epochs": (int, STEPPED, "at most; rows kept aside decide (default 6)"),
+    "patience": (int, STEPPED, "epochs without improvement before stopping (default 3)"),
+    "batch_size": (int, STEPPED, "pairs, groups or ratings a step (default 16384)"),
+    "learning_rate": (float, STEPPED, "highest, after warm-up (default 0.001)"),
+    "weight_decay": (float, STEPPED, "of AdamW, on matrices (default 1)"),
+    "penalty": (float, SOLVED, "on the squared weights (default of linear: the best for rows kept aside)"),
+    "hidden": (int, ("fusion",), "width of fusion's hidden layer (default 128)"),
+    "dropout": (float, ("fusion",), "of fusion's hidden layer (default 0.5)"),
+    "input_dropout": (float, ("fusion",), "of fusion's inputs; less for millions of pairs (default 0.6)"),
+    "landmarks": (int, ("kernel",), "training items that kernel compares with, at most (default 512)"),
+    "reads": (str, ("mlp", "kernel"), "what mlp and kernel read: both (default), image or text"),
+}
 
 
 def add_commands(commands: Any) -> None:
     parser = command(commands, "train", train, "train a head on the vectors of a cache")
     parser.add_argument("cache", metavar="CACHE", help="a folder made by `python -m embed cache`")
-    add_data_options(parser)
+    add_data_options(parser, several=True)
+    parser.add_argument("--weights", metavar="W,...", help="what the loss of each --data counts for (default 1 each)")
     parser.add_argument("--out", required=True, metavar="HEAD", help="the folder to write the head to")
-    parser.add_argument("--head", default="fusion", help="cosine, linear, mlp, fusion or kernel (default fusion)")
-    parser.add_argument(
-        "--loss",
-        default="preference",
-        help="preference (any table; default), ranking or listwise (ranked groups), rating (ratings, or counts: the log"
-        " rate), triplet or"
-        " preference-inbatch (head cosine, both pictures of one prompt)",
-    )
-    parser.add_argument("--split-by", metavar="COLUMN", help="hold out whole groups of rows with one value of COLUMN")
+    add_split_options(parser)
     parser.add_argument("--folds", type=int, help="hold every group out once, in this many parts")
+    for name, (kind, _, text) in OPTIONS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
+    parser.add_argument(
+        "--no-activations",
+        action="store_false",
+        dest="activations",
+        default=None,
+        help="make mlp affine, as the published ones are",
+    )
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="options from a file, as `python -m heads sweep` writes it"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="train from so many seeds, and print how far they differ")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda, which must be there")
+    parser.add_argument("--resume", action="store_true", help="go on where a training with the same options was ended")
+    parser.add_argument("--log-dir", type=Path, metavar="FOLDER", help="write what TensorBoard shows")
+
+
+def add_split_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--split-by", metavar="COLUMN", help="hold out whole groups of rows with one value of COLUMN")
     parser.add_argument("--test-fraction", type=float, default=0.2, help="share held out without --folds (default 0.2)")
     parser.add_argument("--min-ratio", type=float, help="train on pairs whose counts differ at least so many times")
     parser.add_argument("--seed", type=int, default=0)
-    for name, kind, default, text in [
-        ("--epochs", int, 6, "at most; rows kept aside decide"),
-        ("--patience", int, 3, "epochs without improvement before stopping"),
-        ("--batch-size", int, 16384, "pairs, groups or ratings a step"),
-        ("--learning-rate", float, 1e-3, "highest, after warm-up"),
-        ("--weight-decay", float, 1.0, "of AdamW, on matrices"),
-        ("--hidden", int, 128, "width of fusion's hidden layer"),
-        ("--dropout", float, 0.5, "of fusion's hidden layer"),
-        ("--input-dropout", float, 0.6, "of fusion's inputs; less for millions of pairs"),
-        ("--reads", str, "both", "what mlp reads: both, image or text"),
-    ]:
-        parser.add_argument(name, type=kind, default=default, help=f"{text} (default {default})")
-    parser.add_argument(
-        "--penalty", type=float, help="of linear and kernel (default: the best of 13 on rows kept aside)"
-    )
-    parser.add_argument("--no-activations", action="store_true", help="make mlp affine, as the published ones are")
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Train, evaluate on what was held out, and write the head."""
+    import numpy as np
     import torch
 
     from embed.cache import Cache
     from heads import folds, split, store
+    from heads.checkpoint import Checkpoints
     from heads.evaluate import Protocol, calibrate, evaluate
-    from heads.models import HeadConfig
-    from heads.train import TrainConfig
 
+    require_device(args.device)
     cache = Cache.open(args.cache)
     split_config = split.SplitConfig(args.split_by, args.folds, args.test_fraction, args.seed)
-    config = TrainConfig(
-        loss=args.loss,
-        learning_rate=args.learning_rate,
-        weight_decay=args.weight_decay,
-        batch_size=args.batch_size,
-        epochs=args.epochs,
-        patience=args.patience,
-        penalty=args.penalty,
-        seed=args.seed,
-    )
-    labels, features = labels_and_features(args, cache)
-    pooled_dim = 0 if features.image_pooled is None else features.image_pooled.shape[1]
-    head_config = HeadConfig(
-        args.head,
-        cache.identity.dim,
-        pooled_dim,
-        args.hidden,
-        args.dropout,
-        args.input_dropout,
-        args.reads,
-        activations=not args.no_activations,
-    )
+    options = chosen_options(args)
+    (labels, *more), features = tables_and_features(args, cache, args.data)
+    losses, weights = per_table(options.pop("loss", "preference"), args.weights, len(args.data))
+    head_config, config = configs(options, losses[0], args.seed, cache.identity.dim, features)
+    others = [folds.OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
     rows = split.split_rows(labels, split_config)
-    trained = folds.train_heads(
-        labels, features, rows, head_config, config, args.min_ratio, report=lambda text: say(args, text)
-    )
-    measured = (labels, features, trained.fold_heads or [trained.head], rows, Protocol(seed=args.seed))
-    result = evaluate(*measured)
+    splitting = split.split_report(labels, rows, split_config, cache)
+    facts = [splitting, asdict(head_config), config.to_json(), losses, weights, args.min_ratio, args.device]
+    checkpoints = Checkpoints(Path(f"{args.out}.checkpoints"), _identity(cache, [labels, *more], facts))
+    if not args.resume:
+        checkpoints.clear()
+    metrics, heads = [], []
+    for seed in range(args.seed, args.seed + args.seeds):
+        with tensorboard(args.log_dir and args.log_dir / f"seed-{seed}") as observe:
+            trained = folds.train_heads(
+                labels,
+                features,
+                rows,
+                head_config,
+                replace(config, seed=seed),
+                args.min_ratio,
+                report=lambda text: say(args, text),
+                others=others,
+                device=args.device,
+                observe=observe,
+                checkpoints=checkpoints.part(f"seed-{seed}"),
+            )
+        heads.append(trained)
+        metrics.append(evaluate(labels, features, trained.fold_heads or [trained.head], rows, Protocol(seed=args.seed)))
+    trained, result = heads[0], metrics[0]
+    fold_heads = trained.fold_heads or [trained.head]
+    if args.seeds > 1:
+        values = [metric["pair_accuracy"]["value"] for metric in metrics]
+        result["seeds"] = {
+            "seeds": list(range(args.seed, args.seed + args.seeds)),
+            "pair_accuracy": values,
+            "mean": float(np.mean(values)),
+            "sd": float(np.std(values, ddof=1)),
+        }
     manifest = {
         "head": asdict(head_config),
         "identity": cache.identity.to_json(),
@@ -95,25 +137,155 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             "chosen": trained.chosen,
             "history": trained.histories[0],
         },
-        "data": {"table": Path(args.data).name, "kind": labels.kind, "rows": len(labels), "missing": labels.missing},
-        "split": split.split_report(labels, rows, split_config, cache),
+        "data": _described(args.data[0], labels),
+        "other_data": [
+            {**_described(path, other.labels), "loss": other.loss, "weight": other.weight, "used": len(seen)}
+            for path, other, seen in zip(args.data[1:], others, trained.other_rows, strict=True)
+        ],
+        "split": splitting,
         "metrics": result,
-        "calibration": calibrate(*measured),
+        "calibration": calibrate(labels, features, fold_heads, rows, Protocol(seed=args.seed)),
         "versions": {"torch": torch.__version__},
     }
-    store.save_head(
-        Path(args.out), trained.head, trained.fold_heads, _content_ids(cache, labels, trained.rows), manifest
-    )
-    say(args, *accuracy_lines(result), f"written to {args.out}")
+    seen = [labels.items[trained.rows], *(o.labels.items[r] for o, r in zip(others, trained.other_rows, strict=True))]
+    ids = _content_ids(cache, labels, np.concatenate([items.ravel() for items in seen]))
+    store.save_head(Path(args.out), trained.head, trained.fold_heads, ids, manifest)
+    checkpoints.clear()
+    say(args, *accuracy_lines(result), *_seed_lines(result), f"written to {args.out}")
     return {"head": str(args.out), "split": manifest["split"], **result}
 
 
-def _content_ids(cache: Any, labels: Any, rows: Any) -> Any:
-    """The ids of every picture and prompt in some rows, as an Arrow array."""
+def require_device(name: str) -> None:
+    """Nothing, or InputError: a device that is not there is never replaced by the CPU."""
+    import torch
+
+    from embed.spec import InputError
+
+    if name != "cpu" and not (name.partition(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise InputError(f"--device {name} is not there; torch {torch.__version__} finds no such device here")
+
+
+def chosen_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options given, on the command line or else in --config; InputError for one that the head ignores."""
+    from embed.console import unknown_name
+    from embed.spec import InputError
+    from heads.models import HEADS
+
+    given: dict[str, Any] = {}
+    known = {**OPTIONS, "activations": (bool, ("mlp",), "")}
+    if args.config:
+        try:
+            given = json.loads(args.config.read_text())
+            for name, value in given.items():
+                if name not in known:
+                    raise unknown_name(f"option in {args.config}:", name, known)
+                given[name] = known[name][0](value)
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{args.config} is no file of options ({error})") from None
+    given |= {name: getattr(args, name) for name in known if getattr(args, name) is not None}
+    head = given.get("head", "fusion")
+    if head not in HEADS:
+        raise unknown_name("head", head, HEADS)
+    for name in given:
+        if (of := known[name][1]) and head not in of:
+            option = "no-activations" if name == "activations" else name.replace("_", "-")
+            raise InputError(f"--{option} is of {' and '.join(of)} and does nothing for the head {head}; leave it out")
+    return given
+
+
+def configs(options: Mapping[str, Any], loss: str, seed: int, dim: int, features: Any) -> tuple[Any, Any]:
+    """The configurations of the head and of its training that the options name, theirs being the defaults."""
+    from dataclasses import fields
+
+    from heads.models import HeadConfig
+    from heads.train import TrainConfig
+
+    of_head = {field.name for field in fields(HeadConfig)} & options.keys()
+    pooled_dim = 0 if features.image_pooled is None else features.image_pooled.shape[1]
+    head = HeadConfig(options.get("head", "fusion"), dim, pooled_dim, **{name: options[name] for name in of_head})
+    rest = {name: value for name, value in options.items() if name not in of_head and name != "head"}
+    if loss == "preference-inbatch":
+        rest.setdefault("batch_size", 128)  # PickScore's
+    return head, TrainConfig(loss=loss, seed=seed, **rest)
+
+
+def per_table(loss: str, weights: str | None, tables: int) -> tuple[list[str], list[float]]:
+    """A loss and a weight for each table, the first's weight 1."""
+    from embed.console import unknown_name
+    from embed.spec import InputError
+    from heads.objectives import OBJECTIVES
+
+    losses = loss.split(",")
+    losses = losses * tables if len(losses) == 1 else losses
+    try:
+        numbers = [float(weight) for weight in weights.split(",")] if weights else [1.0] * tables
+    except ValueError:
+        raise InputError(f"--weights is {weights!r}; wanted numbers and commas, such as 1,0.5") from None
+    for name, values in (("--loss", losses), ("--weights", numbers)):
+        if len(values) != tables:
+            raise InputError(f"{name} names {len(values)} and there are {tables} tables; give one for each --data")
+    for name in losses:
+        if name not in OBJECTIVES:
+            raise unknown_name("loss", name, OBJECTIVES)
+    if not all(0 < number < float("inf") for number in numbers):
+        raise InputError(f"--weights is {weights!r}; every weight must be positive")
+    return losses, [number / numbers[0] for number in numbers]
+
+
+@contextmanager
+def tensorboard(folder: Path | None) -> Iterator[Any]:
+    """A `folds.Observer` that writes TensorBoard's files, a run for each stage; None without a folder."""
+    writers: dict[str, Any] = {}
+
+    def write(stage: str, step: int, record: Mapping[str, float]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        if stage not in writers:
+            writers[stage] = SummaryWriter(f"{folder}/{stage}")
+        for name, value in record.items():
+            if value == value:  # NaN: an accuracy without validation
+                writers[stage].add_scalar(name, value, step)
+
+    yield write if folder else None
+    for writer in writers.values():
+        writer.close()
+
+
+def _identity(cache: Any, tables: list[Any], facts: list[Any]) -> str:
+    """A hash of everything that decides what a training comes to."""
+    import hashlib
+
+    digest = hashlib.sha256(json.dumps([cache.identity.to_json(), facts], sort_keys=True).encode())
+    for labels in tables:
+        for values in (labels.image, labels.prompt, labels.items, *labels.values.values()):
+            digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _described(path: str, labels: Any) -> dict[str, Any]:
+    return {"table": Path(path).name, "kind": labels.kind, "rows": len(labels), "missing": labels.missing}
+
+
+def _seed_lines(result: Mapping[str, Any]) -> list[str]:
+    if "seeds" not in result:
+        return []
+    spread = result["seeds"]
+    rows = [(seed, f"{value:.3f}") for seed, value in zip(spread["seeds"], spread["pair_accuracy"], strict=True)]
+    return [
+        "",
+        *table(("seed", "pair accuracy"), rows),
+        f"{spread['mean']:.3f} ± {spread['sd']:.3f} (standard deviation); kept is the head of {spread['seeds'][0]}",
+    ]
+
+
+def _content_ids(cache: Any, labels: Any, items: Any) -> Any:
+    """The ids of every picture and prompt of some items, as an Arrow array."""
     import numpy as np
     import pyarrow as pa
 
-    items = np.unique(labels.items[rows])
+    items = np.unique(items)
     prompts = np.unique(labels.prompt[items])
     images = cache.metadata("images", ["image_id"])["image_id"].take(pa.array(np.unique(labels.image[items])))
     texts = cache.metadata("prompts", ["prompt_id"])["prompt_id"].take(pa.array(prompts[prompts >= 0]))

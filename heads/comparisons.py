@@ -4,8 +4,8 @@ An item is what a head scores: a picture with its prompt. A row is a line of the
 comparison, one for everything else. Pairs are what losses and metrics see. Knows no model.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -111,6 +111,16 @@ def _labels(kind: str, table: pa.Table, images: np.ndarray, prompts: np.ndarray,
         [name for name in table.schema.names if name in standard - {"group", "image", "prompt"}]
     )
     return Labels(kind, image, prompt, items, values, columns, missing)
+
+
+def join_labels(tables: Sequence[Labels]) -> list[Labels]:
+    """The tables over one numbering of items, which one `Features` then serves."""
+    offsets = np.cumsum([0] + [len(table.image) for table in tables])
+    image, prompt = (np.concatenate([getattr(table, side) for table in tables]) for side in ("image", "prompt"))
+    return [
+        replace(table, image=image, prompt=prompt, items=table.items + offset)
+        for table, offset in zip(tables, offsets, strict=False)
+    ]
 
 
 def _prompt_rows(prompts: pa.ChunkedArray, cache: Cache) -> np.ndarray:

@@ -15,7 +15,8 @@ from embed.spec import InputError
 from heads.comparisons import Pairs, expected_accuracy
 from heads.features import Features
 from heads.models import Convex
-from heads.objectives import OBJECTIVES, Part, items_of
+from heads.objectives import OBJECTIVES, Diverged, Part, items_of
+from heads.train import items_of_parts, require_examples
 
 PENALTIES = tuple(10 ** (-step / 2) for step in range(13))  # 1 to 1e-6, the strongest first
 # L-BFGS stops where no coordinate of the gradient, in the coordinates of `Problem`, exceeds this.
@@ -48,7 +49,7 @@ class Problem:
     """
 
     def __init__(self, head: Convex, features: Features, parts: Sequence[Part], batch_size: int = 16384) -> None:
-        items = _items(parts)
+        items = items_of_parts(parts)
         basis = basis_of(head, features, items, batch_size)
         self._mean = basis.mean(dim=0)
         basis -= self._mean
@@ -71,7 +72,7 @@ class Problem:
         return lambda scores: part.weight * loss(scores.index_select(0, position))
 
     def solve(self, penalty: float) -> Solution:
-        """The best weights; the search starts from the last penalty's. Raises FloatingPointError when it diverges."""
+        """The best weights; the search starts from the last penalty's. Raises Diverged when it is not finite."""
         from scipy.optimize import minimize
 
         stretch = np.append(1 / np.sqrt(self._curvature * self._variance + penalty), 1.0)
@@ -88,7 +89,7 @@ class Problem:
         options = {"maxiter": MAX_ITERATIONS, "gtol": GRADIENT_TOLERANCE, "ftol": 0.0, "maxcor": 20}
         found = minimize(objective, self._start / stretch, jac=True, method="L-BFGS-B", options=options)
         if not np.isfinite(found.fun):
-            raise FloatingPointError(f"the objective is {found.fun} at penalty {penalty:g}")
+            raise Diverged(f"the objective is {found.fun} at penalty {penalty:g}; look for labels that are no numbers")
         self._start = found.x * stretch
         weight = self._axes @ torch.from_numpy(self._start[:-1]).to(self._axes) * self._scale
         bias = self._start[-1] - weight @ self._mean.double()
@@ -113,12 +114,13 @@ def prior_penalty(parts: Sequence[Part]) -> float:
     """The penalty that says beforehand that scores differ as much as single labels err: for squared errors and a
     kernel it is scikit-learn's KernelRidge with its default, alpha=1, but for the centering. It fades as items grow
     many."""
-    return curvature(parts) / max(1, len(_items(parts)))
+    return curvature(parts) / max(1, len(items_of_parts(parts)))
 
 
 def solve(head: Convex, features: Features, parts: Sequence[Part], penalty: float) -> Solution:
     """Train `head` in place on `parts`."""
-    head.prepare(**features.take(torch.from_numpy(_items(parts)), head.inputs))
+    require_examples(parts, None)
+    head.prepare(**features.take(torch.from_numpy(items_of_parts(parts)), head.inputs))
     solution = Problem(head, features, parts).solve(penalty)
     head.set_weights(solution.weight, solution.bias)
     head.eval()
@@ -139,7 +141,7 @@ def choose_penalty(
     solvers = []
     for parts, validation in rounds:
         head = new_head()
-        head.prepare(**features.take(torch.from_numpy(_items(parts)), head.inputs))
+        head.prepare(**features.take(torch.from_numpy(items_of_parts(parts)), head.inputs))
         items = items_of(validation)
         solvers.append((Problem(head, features, parts), validation, items, basis_of(head, features, items)))
     best, history = 0, list[dict[str, float]]()
@@ -164,7 +166,3 @@ def choose_penalty(
         elif len(history) - 1 - best >= PATIENCE:
             break
     return history[best]["penalty"], history
-
-
-def _items(parts: Sequence[Part]) -> np.ndarray:
-    return np.unique(np.concatenate([items_of(part.examples) for part in parts]))

@@ -19,6 +19,12 @@ class Features:
     prompt: Tensor
     image_pooled: Tensor | None = None  # (N, p)
 
+    def to(self, device: torch.device | str) -> "Features":
+        """The same vectors on another device."""
+        pooled = None if self.image_pooled is None else self.image_pooled.to(device)
+        image, text = self.image_embeddings.to(device), self.text_embeddings.to(device)
+        return Features(image, text, self.image.to(device), self.prompt.to(device), pooled)
+
     def take(self, items: Tensor, inputs: tuple[str, ...]) -> dict[str, Tensor]:
         """The named inputs of some items, (len(items), d) float32 each."""
         source = {
@@ -27,6 +33,7 @@ class Features:
             "image_pooled": (self.image_pooled, self.image),
         }
         taken = {}
+        items = items.to(self.image.device)
         for name in inputs:
             vectors, rows = source[name]
             if vectors is None:

@@ -1,6 +1,6 @@
 """One head for every fold and one for use: who is trained on which rows, and who scores which."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -9,6 +9,7 @@ import numpy as np
 from embed.console import progress, warn
 from embed.spec import InputError
 from heads import convex
+from heads.checkpoint import Checkpoints
 from heads.comparisons import Labels, Pairs, pairs_among
 from heads.features import Features
 from heads.models import HEADS, Convex, Head, HeadConfig, Kernel, build_head
@@ -22,6 +23,16 @@ FEW_ROWS = 5000
 INNER_FOLDS = 5
 
 History = list[dict[str, float]]
+Observer = Callable[[str, int, dict[str, float]], None]  # of a stage's record, as it comes
+
+
+@dataclass(frozen=True)
+class OtherTable:
+    """A table that teaches beside the one that is measured; its items are numbered by `comparisons.join_labels`."""
+
+    labels: Labels
+    loss: str
+    weight: float = 1.0  # of its loss; the measured table's is 1
 
 
 @dataclass(frozen=True)
@@ -33,10 +44,11 @@ class TrainedHeads:
     rows: np.ndarray
     histories: list[History]  # of `head`, then of each fold's: one record an epoch, or a penalty
     chosen: dict[str, float]  # what validation chose for `head`: epochs, or penalty and how its solution was found
+    other_rows: list[np.ndarray]  # of each other table, seen by `head`
 
 
 @dataclass(frozen=True)
-class _Task:
+class Task:
     """What stays the same for every fold."""
 
     labels: Labels
@@ -44,10 +56,28 @@ class _Task:
     split: Split
     head_config: HeadConfig
     config: TrainConfig
-    min_ratio: float | None
+    min_ratio: float | None = None
+    others: Sequence[OtherTable] = ()
+    device: str = "cpu"
+    observe: Observer | None = None
+    checkpoints: Checkpoints | None = None
 
-    def part(self, rows: np.ndarray, rng: np.random.Generator) -> Part:
-        return Part(self.config.loss, examples_for(self.config.loss, self.labels, rows, rng, self.min_ratio))
+    def new_head(self) -> Head:
+        return build_head(self.head_config, self.config.seed).to(self.device)
+
+    def parts(self, rows: np.ndarray, held_out: np.ndarray, rng: np.random.Generator) -> list[Part]:
+        """What `rows` teach, and all rows of other tables that share nothing with the rows held out."""
+        parts = [Part(self.config.loss, examples_for(self.config.loss, self.labels, rows, rng, self.min_ratio))]
+        for other, seen in zip(self.others, self.other_rows(held_out), strict=True):
+            examples = examples_for(other.loss, other.labels, seen, rng, self.min_ratio)
+            if len(examples):
+                parts.append(Part(other.loss, examples, other.weight))
+        return parts
+
+    def other_rows(self, held_out: np.ndarray) -> list[np.ndarray]:
+        return [
+            rows_apart_from(self.labels, held_out, np.arange(len(other.labels)), other.labels) for other in self.others
+        ]
 
 
 def train_heads(
@@ -58,37 +88,43 @@ def train_heads(
     config: TrainConfig,
     min_ratio: float | None = None,
     report: Callable[[str], None] = lambda _: None,
+    others: Sequence[OtherTable] = (),
+    device: str = "cpu",
+    observe: Observer | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> TrainedHeads:
     """Train as the split says. With folds, one head a fold on the other folds' rows, then one on every row; without,
-    one head on what is not held out.
+    one head on what is not held out. The heads come back on the CPU.
 
-    Rows that share a picture or a prompt with the rows held out are left out of training, and counted by `report`.
+    Rows that share a picture or a prompt with the rows held out are left out of training, those of `labels` counted
+    by `report`. `others` only teach: what is held out is of `labels` alone.
     """
-    task = _Task(labels, features, split, head_config, config, min_ratio)
-    folds = range(split.folds) if split.folds > 1 else range(0)
-    rows_of = [rows_apart_from(labels, split.test_rows(fold), np.flatnonzero(split.fold != fold)) for fold in folds]
-    for fold, rows in enumerate(rows_of):
-        held_out = len(split.test_rows(fold))
-        left_out = len(labels) - held_out - len(rows)
-        report(
-            f"fold {fold + 1} of {split.folds}: {len(rows)} rows to train on, {held_out} held out"
-            + (f", {left_out} left out for a picture or prompt they share with those" if left_out else "")
-        )
-    rows = (
-        np.arange(len(labels))
-        if folds
-        else rows_apart_from(labels, split.test_rows(0), np.flatnonzero(split.fold != 0))
+    task = Task(
+        labels, features.to(device), split, head_config, config, min_ratio, others, device, observe, checkpoints
     )
+    folds = range(split.folds) if split.folds > 1 else range(0)
+    nothing = np.empty(0, np.int64)
+    runs = [(f"fold {fold + 1}", split.test_rows(fold)) for fold in folds]
+    runs.append(("head", nothing if folds else split.test_rows(0)))
     train_one = _solve_one if issubclass(HEADS[head_config.kind], Convex) else _train_one
     trained = []
-    with progress(len(rows_of) + 1, "head", "training") as bar:
-        for seen in [*rows_of, rows]:
-            trained.append(train_one(task, seen))
+    with progress(len(runs), "head", "heads") as bar:
+        for name, held_out in runs:
+            among = np.setdiff1d(np.arange(len(labels)), held_out)
+            rows = rows_apart_from(labels, held_out, among)
+            left_out = len(among) - len(rows)
+            if len(held_out) and (folds or left_out):
+                report(
+                    f"{name}: {len(rows)} rows to train on, {len(held_out)} held out"
+                    + (f", {left_out} left out for a picture or prompt they share with those" if left_out else "")
+                )
+            trained.append(train_one(task, rows, held_out, name.replace(" ", "-")))
             bar.update()
     *of_folds, (head, history, chosen) = trained
     histories = [history, *(history for _, history, _ in of_folds)]
     _warn_of(histories, config)
-    return TrainedHeads(head, [fold_head for fold_head, _, _ in of_folds], rows, histories, chosen)
+    fold_heads = [fold_head.cpu() for fold_head, _, _ in of_folds]
+    return TrainedHeads(head.cpu(), fold_heads, rows, histories, chosen, task.other_rows(held_out))
 
 
 def _warn_of(histories: list[History], config: TrainConfig) -> None:
@@ -100,47 +136,66 @@ def _warn_of(histories: list[History], config: TrainConfig) -> None:
         )
 
 
-def _train_one(task: _Task, rows: np.ndarray) -> tuple[Head, History, dict[str, float]]:
+def _train_one(task: Task, rows: np.ndarray, held_out: np.ndarray, name: str) -> tuple[Head, History, dict[str, float]]:
     """A head on all of `rows`, trained for as many epochs as served rows kept aside best; and that first history."""
-    config, rng = task.config, np.random.default_rng(task.config.seed)
-    ((part, validation),) = _rounds(task, rows, rng, 1)
-    history = fit(build_head(task.head_config, config.seed), task.features, part.examples, validation, config)
+    rng = np.random.default_rng(task.config.seed)
+
+    def run(stage: str, parts: Sequence[Part], validation: Pairs | None, epochs: int | None) -> tuple[Head, History]:
+        def observe(epoch: int, record: dict[str, float]) -> None:
+            if task.observe:
+                task.observe(stage, epoch, record)
+
+        head = task.new_head()
+        return head, fit(head, task.features, parts, validation, task.config, epochs, observe, task.checkpoints, stage)
+
+    ((parts, validation),) = validation_rounds(task, rows, held_out, rng, 1)
+    _, history = run(f"{name}-choosing", parts, validation, None)
     best = int(np.argmax([record["validation_accuracy"] for record in history])) + 1
-    head = build_head(task.head_config, config.seed)
-    fit(head, task.features, task.part(rows, rng).examples, None, config, epochs=best)
+    head, _ = run(name, task.parts(rows, held_out, rng), None, best)
     return head, history, {"epochs": best}
 
 
-def _solve_one(task: _Task, rows: np.ndarray) -> tuple[Head, History, dict[str, float]]:
+def _solve_one(task: Task, rows: np.ndarray, held_out: np.ndarray, name: str) -> tuple[Head, History, dict[str, float]]:
     """A convex head on all of `rows`, and what each penalty did for rows kept aside.
 
     The kernel's default penalty is its prior's: some hundreds of rows choose one worse than that (measured on the emoji
     example, over splits of its training folds). The linear head's is the one that served rows kept aside best.
     """
-    config, rng = task.config, np.random.default_rng(task.config.seed)
-
-    def new_head() -> Convex:
-        return cast(Convex, build_head(task.head_config, config.seed))
-
-    head, history = new_head(), History()
-    require_head(config.loss, head)
-    part, penalty = task.part(rows, rng), config.penalty
+    rng = np.random.default_rng(task.config.seed)
+    head, history, penalty = cast(Convex, task.new_head()), History(), task.config.penalty
+    parts = task.parts(rows, held_out, rng)
+    for part in parts:
+        require_head(part.loss, head)
     if penalty is None and isinstance(head, Kernel):
-        penalty = convex.prior_penalty([part])
+        penalty = convex.prior_penalty(parts)
     elif penalty is None:
-        rounds = _rounds(task, rows, rng, INNER_FOLDS if len(rows) <= FEW_ROWS else 1)
-        penalty, history = convex.choose_penalty(new_head, task.features, [([kept], pairs) for kept, pairs in rounds])
-    solution = convex.solve(head, task.features, [part], penalty)
+        penalty, history = choose_penalty(task, rows, held_out, rng)
+        for i, record in enumerate(history):
+            if task.observe:
+                task.observe(name, i, record)
+    solution = convex.solve(head, task.features, parts, penalty)
     if not solution.converged:
         warn(f"the solver stopped after {solution.iterations} iterations; give a larger --penalty than {penalty:g}")
     found = {"penalty": penalty, "iterations": solution.iterations, "objective": solution.objective}
     return head, history, found
 
 
-def _rounds(task: _Task, rows: np.ndarray, rng: np.random.Generator, count: int) -> Iterator[tuple[Part, Pairs]]:
-    """Training part and validation pairs, `count` times; no picture and no prompt is on both sides.
+def choose_penalty(
+    task: Task, rows: np.ndarray, held_out: np.ndarray, rng: np.random.Generator
+) -> tuple[float, History]:
+    """The penalty that serves rows kept aside best: a tenth of many rows, each fifth of few."""
+    count = INNER_FOLDS if len(rows) <= FEW_ROWS else 1
+    rounds = list(validation_rounds(task, rows, held_out, rng, count))
+    return convex.choose_penalty(lambda: cast(Convex, task.new_head()), task.features, rounds)
 
-    One round keeps VALIDATION_SHARE of the groups aside, and several keep every group aside once.
+
+def validation_rounds(
+    task: Task, rows: np.ndarray, held_out: np.ndarray, rng: np.random.Generator, count: int
+) -> Iterator[tuple[list[Part], Pairs]]:
+    """Training parts and validation pairs, `count` times; no picture and no prompt is on both sides.
+
+    One round keeps VALIDATION_SHARE of the groups aside, and several keep every group aside once. InputError where
+    no round has something on either side.
     """
     names = np.unique(task.split.group[rows])
     if len(names) < 2:
@@ -152,16 +207,16 @@ def _rounds(task: _Task, rows: np.ndarray, rng: np.random.Generator, count: int)
         asides = np.array_split(shuffled, min(count, len(names)))
     found = False
     for aside in asides:
-        is_validation = np.isin(task.split.group[rows], aside)
-        validation_rows = rows[is_validation]
-        train_rows = rows_apart_from(task.labels, validation_rows, rows[~is_validation])
-        part, pairs = task.part(train_rows, rng), pairs_among(task.labels, validation_rows, rng, task.min_ratio)
-        if len(part.examples) and len(pairs):
+        is_aside = np.isin(task.split.group[rows], aside)
+        train_rows = rows_apart_from(task.labels, rows[is_aside], rows[~is_aside])
+        parts = task.parts(train_rows, np.concatenate([held_out, rows[is_aside]]), rng)
+        pairs = pairs_among(task.labels, rows[is_aside], rng, task.min_ratio)
+        if len(parts[0].examples) and len(pairs):
             found = True
-            yield part, pairs
+            yield parts, pairs
     if not found:
-        unit = OBJECTIVES[task.config.loss].unit
         raise InputError(
-            f"nothing to train on: of {len(rows)} rows no part can be kept aside that leaves {unit} for training and"
-            " pairs for validation; give more rows, or hold out less"
+            f"nothing to train on: of {len(rows)} rows no part can be kept aside that leaves"
+            f" {OBJECTIVES[task.config.loss].unit} for training and pairs for validation; give more rows, or hold out"
+            " less"
         )

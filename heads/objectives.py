@@ -45,6 +45,10 @@ class Ratings:
 Examples = Pairs | Groups | Ratings
 
 
+class Diverged(InputError, FloatingPointError):
+    """Training met a loss that is not finite; the message says where."""
+
+
 # The items that a batch scores, one more than once where examples share it, and the loss of those scores.
 Bound = tuple[np.ndarray, Callable[[Tensor], Tensor]]
 
@@ -155,6 +159,7 @@ def _ratings(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_rat
 def _scores(head: Head, features: Features, wanted: np.ndarray) -> Tensor:
     """(len(wanted),) scores of items, each item scored once."""
     items, position = torch.unique(torch.from_numpy(wanted), return_inverse=True)
+    position = position.to(features.image.device)
     # index_select and not [position]: the gradient of the latter is summed in no fixed order.
     return head(**features.take(items, head.inputs)).index_select(0, position)
 
@@ -162,7 +167,7 @@ def _scores(head: Head, features: Features, wanted: np.ndarray) -> Tensor:
 def _embeddings(head: Head, features: Features, a: np.ndarray, b: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
     """(m, d) unit vectors of the pictures of items a and b, and of their prompt, each vector computed once."""
     assert isinstance(head, Cosine)
-    items = torch.from_numpy(np.concatenate([a, b]))
+    items = torch.from_numpy(np.concatenate([a, b])).to(features.image.device)
     images, at_image = torch.unique(features.image[items], return_inverse=True)
     prompts, at_prompt = torch.unique(features.prompt[items[: len(a)]], return_inverse=True)
     image = head.embed_image(features.image_embeddings[images].float()).index_select(0, at_image)
@@ -192,7 +197,8 @@ def _preference(pairs: Examples, batch: np.ndarray) -> Bound:
 def _preference_inbatch(head: Head, features: Features, pairs: Examples, batch: np.ndarray) -> Tensor:
     assert isinstance(pairs, Pairs) and isinstance(head, Cosine)
     image_a, image_b, text = _embeddings(head, features, pairs.a[batch], pairs.b[batch])
-    target, weight = torch.from_numpy(pairs.target[batch]), torch.from_numpy(pairs.weight[batch])
+    target = torch.from_numpy(pairs.target[batch]).to(text.device)
+    weight = torch.from_numpy(pairs.weight[batch]).to(text.device)
     return losses.preference_inbatch(image_a, image_b, text, target, weight, head.logit_scale.exp())
 
 

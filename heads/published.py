@@ -3,6 +3,10 @@
 LAION's aesthetic predictor (`sa_0_4_vit_*_linear.pth`: weight (1, d), bias (1,)) becomes `linear`; the improved
 aesthetic predictor (`sac+logos+ava1-l14-linearMSE.pth`: five affine layers from d to 1) becomes `mlp` without
 activations. A file is a torch state dict or safetensors.
+
+A fine-tuned scorer in CLIP form (PickScore, HPSv2, Social Reward) is a backbone of its own, whose cache is made with
+`embed cache --pretrained FILE`. Its head is what its own score adds to the vectors: exp(logit_scale) cos(v, t), the
+`cosine` head untrained.
 """
 
 import pickle
@@ -14,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from embed.spec import InputError
-from heads.models import Head, HeadConfig, Mlp, build_head
+from heads.models import Cosine, Head, HeadConfig, Mlp, build_head
 
 
 def read_published(path: str | Path) -> tuple[Head, HeadConfig]:
@@ -45,6 +49,27 @@ def read_published(path: str | Path) -> tuple[Head, HeadConfig]:
             scale = config.dim**-0.5 if i == 0 else 1.0
             linear.weight.copy_(values[2 * i].double() * scale)
             linear.bias.copy_(values[2 * i + 1])
+    return head.eval(), config
+
+
+def read_scorer(path: str | Path, dim: int) -> tuple[Head, HeadConfig] | None:
+    """The cosine head of a CLIP checkpoint, with its own scale, for vectors of `dim` numbers; None for a file that is
+    no such checkpoint."""
+    from embed.checkpoints import read_state_dict
+
+    try:
+        scale = read_state_dict(Path(path)).get("logit_scale")
+    except InputError:
+        return None
+    if scale is None:
+        return None
+    if scale.numel() != 1 or not torch.isfinite(scale).all():
+        raise InputError(f"{path}: its logit_scale is {tuple(scale.shape)} {scale.flatten()[:3].tolist()}, no number")
+    config = HeadConfig("cosine", dim)
+    head = build_head(config)
+    assert isinstance(head, Cosine)
+    with torch.no_grad():
+        head.logit_scale.copy_(scale.reshape(()))
     return head.eval(), config
 
 

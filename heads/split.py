@@ -73,14 +73,18 @@ def _groups(labels: Labels, by: str | None) -> np.ndarray:
     return labels.prompt[first] if labels.kind in ("comparisons", "groups") else labels.image[first]
 
 
-def rows_apart_from(labels: Labels, held_out: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """The rows in `among` that share neither a picture nor a prompt with the rows `held_out`."""
+def rows_apart_from(labels: Labels, held_out: np.ndarray, among: np.ndarray, other: Labels | None = None) -> np.ndarray:
+    """The rows in `among` that share neither a picture nor a prompt with the rows `held_out`.
+
+    `among` are rows of `other` where it is given, a table of the same items (`comparisons.join_labels`).
+    """
     apart = np.ones(len(among), bool)
+    items = (other or labels).items[among]
     for of_item in (labels.image, labels.prompt):
         taken = np.zeros(of_item.max(initial=0) + 2, bool)
         taken[of_item[labels.items[held_out]]] = True
         taken[-1] = False  # where items without prompt (-1) land: lacking a prompt is nothing in common
-        apart &= ~taken[of_item[labels.items[among]]].any(axis=1)
+        apart &= ~taken[of_item[items]].any(axis=1)
     return among[apart]
 
 

@@ -1,11 +1,11 @@
 """Training a head on frozen embeddings: everything in memory, batches by gather, the best epoch kept.
 
-Knows no file and no table: features and examples in, a trained head and its history out.
+Knows no table and no format: features and examples in, a trained head and its history out.
 """
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,12 +14,15 @@ import torch
 
 from embed.console import progress, unknown_name
 from embed.spec import InputError
+from heads.checkpoint import Checkpoints
 from heads.comparisons import Pairs, expected_accuracy
 from heads.features import Features
 from heads.models import Head
-from heads.objectives import OBJECTIVES, Examples, items_of, require_head
+from heads.objectives import OBJECTIVES, Diverged, Examples, Part, items_of, require_head
 
 MAX_INBATCH = 4096  # pairs of a batch with in-batch negatives, whose similarities are twice its square
+
+Observer = Callable[[int, dict[str, float]], None]  # of each epoch's record, as it ends
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class TrainConfig:
     patience: int = 3  # epochs without a better order of the validation rows before training stops
     warmup: float = 0.05  # share of the steps in which the learning rate rises
     max_grad_norm: float = 1.0
-    penalty: float | None = None  # of linear and kernel, see `heads.convex`; None: validation decides
+    penalty: float | None = None  # of linear and kernel, see `heads.convex`; None: theirs
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,88 +68,182 @@ def score_items(head: Head, features: Features, items: np.ndarray | None = None,
     """(n,) float32 scores of the given items, or of all."""
     head.eval()
     chosen = torch.arange(len(features.image)) if items is None else torch.from_numpy(items)
-    parts = [head(**features.take(part, head.inputs)) for part in chosen.split(batch_size)]
+    parts = [head(**features.take(part, head.inputs)).cpu() for part in chosen.split(batch_size)]
     return torch.cat(parts).numpy() if parts else np.empty(0, np.float32)
 
 
 def fit(
     head: Head,
     features: Features,
-    train: Examples,
+    train: Examples | Sequence[Part],
     validation: Pairs | None,
     config: TrainConfig,
     epochs: int | None = None,
+    observe: Observer | None = None,
+    checkpoints: Checkpoints | None = None,
+    stage: str = "fit",
 ) -> list[dict[str, float]]:
     """Train `head` in place on `train` and leave it with the weights of its best epoch on `validation`; without
     validation, with those of its last. `epochs` ends training early; the learning rate keeps its whole schedule.
 
+    `train` is the examples of `config.loss`, or what several tables teach, whose losses are added by their weights:
+    every batch then holds the same share of each table. Head and features are on one device. With `checkpoints`, a
+    training that was interrupted goes on at the epoch saved under `stage` and, on a CPU, ends with the same bytes.
+
     Returns one record an epoch: train_loss, validation_accuracy (NaN without), learning_rate, idle_batches (with a
-    loss of 0, they teach nothing). Raises FloatingPointError with the step when the loss is not finite.
+    loss of 0, they teach nothing). Raises Diverged with the step and the batch when the loss is not finite.
     """
-    require_head(config.loss, head)
-    if len(train) == 0 or (validation is not None and len(validation) == 0):
-        raise InputError(
-            f"nothing to train on: {len(train)} {OBJECTIVES[config.loss].unit} for training,"
-            f" {len(validation or ())} pairs for validation;"
-            " give more rows, or hold out less"
-        )
+    parts = [Part(config.loss, train)] if isinstance(train, Examples) else list(train)
+    for part in parts:
+        require_head(part.loss, head)
+    require_examples(parts, validation)
     epochs = epochs or config.epochs
-    steps = math.ceil(len(train) / config.batch_size) * config.epochs
-    optimizer = torch.optim.AdamW(_decay_groups(head, config.weight_decay), lr=config.learning_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warmup_cosine(steps, config.warmup))
-    best_accuracy, best_state, best_epoch = -1.0, copy.deepcopy(head.state_dict()), 0
-    history: list[dict[str, float]] = []
-    head.prepare(**features.take(torch.from_numpy(items_of(train)), head.inputs))
-    # The order of the pairs and dropout come from the seed; the caller's generator is left as it was.
+    sizes = [len(part.examples) for part in parts]
+    steps = min(math.ceil(sum(sizes) / config.batch_size), max(sizes))
+    head.prepare(**features.take(torch.from_numpy(items_of_parts(parts)), head.inputs))
+    run = _Run(head, config, steps)
+    if checkpoints and (saved := checkpoints.load(stage)):
+        run.restore(saved)
+    # The order of the examples and dropout come from the seed; the caller's generator is left as it was.
     with torch.random.fork_rng(devices=[]), progress(epochs, "epoch", "training") as bar:
         torch.manual_seed(config.seed)
-        for epoch in range(epochs):
-            batch_losses = _train_epoch(head, features, train, config, optimizer, schedule, epoch)
-            accuracy = math.nan if validation is None else _validation_accuracy(head, features, validation)
-            rate = float(schedule.get_last_lr()[0])
-            history.append(
-                {
-                    "train_loss": float(np.mean(batch_losses)),
-                    "validation_accuracy": accuracy,
-                    "learning_rate": rate,
-                    "idle_batches": batch_losses.count(0.0),
-                }
-            )
-            bar.update()
-            if validation is None or accuracy > best_accuracy:
-                best_accuracy, best_state, best_epoch = accuracy, copy.deepcopy(head.state_dict()), epoch
-            elif epoch - best_epoch >= config.patience:
+        if run.generator is not None:
+            torch.set_rng_state(run.generator)
+        bar.update(len(run.history))
+        for epoch in range(len(run.history), epochs):
+            if run.over(config):
                 break
-    head.load_state_dict(best_state)
+            batch_losses = _train_epoch(run, features, parts, config, steps, epoch)
+            accuracy = math.nan if validation is None else _validation_accuracy(head, features, validation)
+            record = {
+                "train_loss": float(np.mean(batch_losses)),
+                "validation_accuracy": accuracy,
+                "learning_rate": float(run.schedule.get_last_lr()[0]),
+                "idle_batches": batch_losses.count(0.0),
+            }
+            run.note(record)
+            bar.update()
+            if observe:
+                observe(epoch, record)
+            if checkpoints and checkpoints.due():
+                checkpoints.save(stage, run.state())
+    head.load_state_dict(run.best_state)
     head.eval()
-    return history
+    return run.history
+
+
+class _Run:
+    """What a training is made of besides its data: all that a checkpoint holds."""
+
+    def __init__(self, head: Head, config: TrainConfig, steps: int) -> None:
+        self.head = head
+        self.optimizer = torch.optim.AdamW(_decay_groups(head, config.weight_decay), lr=config.learning_rate)
+        factor = _warmup_cosine(steps * config.epochs, config.warmup)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, factor)
+        self.best_state, self.best_epoch = copy.deepcopy(head.state_dict()), -1
+        self.history: list[dict[str, float]] = []
+        self.generator: torch.Tensor | None = None  # where a restored run's random numbers go on
+
+    def note(self, record: dict[str, float]) -> None:
+        """Add an epoch; keep its weights if it is the best, or if nothing says which is."""
+        accuracy = record["validation_accuracy"]
+        self.history.append(record)
+        if self.best_epoch < 0 or not accuracy <= self.history[self.best_epoch]["validation_accuracy"]:
+            self.best_state, self.best_epoch = copy.deepcopy(self.head.state_dict()), len(self.history) - 1
+
+    def over(self, config: TrainConfig) -> bool:
+        return len(self.history) - 1 - self.best_epoch >= config.patience and bool(self.history)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "head": self.head.state_dict(),
+            "best_state": self.best_state,
+            "best_epoch": self.best_epoch,
+            "history": self.history,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "generator": torch.get_rng_state(),
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        self.head.load_state_dict(saved["head"])
+        self.best_state, self.best_epoch = saved["best_state"], saved["best_epoch"]
+        self.history, self.generator = saved["history"], saved["generator"]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.schedule.load_state_dict(saved["schedule"])
 
 
 def _train_epoch(
-    head: Head,
-    features: Features,
-    examples: Examples,
-    config: TrainConfig,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    epoch: int,
+    run: _Run, features: Features, parts: Sequence[Part], config: TrainConfig, steps: int, epoch: int
 ) -> list[float]:
     """The loss of each batch."""
-    head.train()
+    run.head.train()
     losses_seen: list[float] = []
-    for batch in torch.randperm(len(examples)).split(config.batch_size):
-        loss = OBJECTIVES[config.loss].loss(head, features, examples, batch.numpy())
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss.item()} at epoch {epoch}, step {len(losses_seen)}; lower --learning-rate"
-            )
-        optimizer.zero_grad(set_to_none=True)
+    orders = [np.array_split(_order(part, features), steps) for part in parts]
+    for batches in zip(*orders, strict=True):
+        loss = _batch_loss(run.head, features, parts, batches)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise _diverged(value, epoch, len(losses_seen), parts, batches)
+        run.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), config.max_grad_norm)
-        optimizer.step()
-        schedule.step()
-        losses_seen.append(loss.item())
+        torch.nn.utils.clip_grad_norm_(run.head.parameters(), config.max_grad_norm)
+        run.optimizer.step()
+        run.schedule.step()
+        losses_seen.append(value)
     return losses_seen
+
+
+def _batch_loss(head: Head, features: Features, parts: Sequence[Part], batches: Sequence[np.ndarray]) -> torch.Tensor:
+    terms = [
+        part.weight * OBJECTIVES[part.loss].loss(head, features, part.examples, batch)
+        for part, batch in zip(parts, batches, strict=True)
+        if len(batch)
+    ]
+    return torch.stack(terms).sum()
+
+
+def _order(part: Part, features: Features) -> np.ndarray:
+    """(n,) the examples in an order drawn anew: prompt by prompt where the pairs are of one prompt each.
+
+    The pairs of a prompt share its pictures, which are then scored once a batch and not once a pair. In-batch
+    negatives want the opposite, as many different prompts as there can be.
+    """
+    order = torch.randperm(len(part.examples)).numpy()
+    if not isinstance(part.examples, Pairs) or part.loss == "preference-inbatch":
+        return order
+    prompt = features.prompt.cpu().numpy()
+    of_pair = prompt[part.examples.a]
+    if of_pair.min() < 0 or not np.array_equal(of_pair, prompt[part.examples.b]):
+        return order
+    turn = torch.randperm(int(of_pair.max()) + 1).numpy()
+    return order[np.argsort(turn[of_pair[order]], kind="stable")]
+
+
+def _diverged(value: float, epoch: int, step: int, parts: Sequence[Part], batches: Sequence[np.ndarray]) -> Diverged:
+    held = [
+        f"{len(batch)} {OBJECTIVES[part.loss].unit}, the first of number {', '.join(map(str, batch[:5]))}"
+        for part, batch in zip(parts, batches, strict=True)
+    ]
+    return Diverged(
+        f"the loss is {value} at epoch {epoch}, step {step}, of a batch of {' and '.join(held)};"
+        " lower --learning-rate, or look for labels that are no numbers"
+    )
+
+
+def items_of_parts(parts: Sequence[Part]) -> np.ndarray:
+    """The different items among the examples of all parts."""
+    return np.unique(np.concatenate([items_of(part.examples) for part in parts]))
+
+
+def require_examples(parts: Sequence[Part], validation: Pairs | None) -> None:
+    """Nothing, or InputError where there is nothing to train on or nothing to validate with."""
+    if not any(len(part.examples) for part in parts) or (validation is not None and len(validation) == 0):
+        counts = " and ".join(f"{len(part.examples)} {OBJECTIVES[part.loss].unit}" for part in parts)
+        raise InputError(
+            f"nothing to train on: {counts} for training, {len(validation or ())} pairs for validation;"
+            " give more rows, or hold out less"
+        )
 
 
 def _validation_accuracy(head: Head, features: Features, pairs: Pairs) -> float:

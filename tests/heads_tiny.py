@@ -24,9 +24,11 @@ def unit(rows: int, seed: int) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
 
 
-def make_cache(path: Path, images: list[str], prompts: list[str], of: Identity | None = None) -> Cache:
+def make_cache(
+    path: Path, images: list[str], prompts: list[str], of: Identity | None = None, source: Source | None = None
+) -> Cache:
     """Row i is the i-th name; the content of a picture is its name."""
-    with CacheWriter(path, of or identity(), Source("tiny")) as writer:
+    with CacheWriter(path, of or identity(), source or Source("tiny")) as writer:
         ids = [content_id(name.encode()) for name in images]
         sizes = [8] * len(images)
         writer.append(

@@ -1,5 +1,6 @@
 """`python -m heads` from a cache to an honest number."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from heads_tiny import identity, make_cache
 
 from heads.cli import main
@@ -116,3 +118,98 @@ def test_a_head_with_other_weights_is_refused(folder: Path, capsys: pytest.Captu
     (folder / "head" / "head.safetensors").write_bytes(before[:100])
     with pytest.raises(ValueError, match="cannot be read"):
         load_head("head")
+
+
+def test_a_table_that_only_teaches_is_kept_from_what_is_held_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Ratings against the counts, of the same pictures and in the end strong enough to turn the head.
+    table = pq.read_table("table.parquet")
+    rating = pa.array(-np.log(table["count"].to_numpy() + 1.0))
+    pq.write_table(pa.table({"image": table["image"], "prompt": table["prompt"], "rating": rating}), "ratings.parquet")
+    both = (*TRAIN, "--data", "ratings.parquet", "--loss", "preference,rating", "--folds", "2")
+    plain = run(capsys, *TRAIN, "--folds", "2", "--out", "plain")
+    light = run(capsys, *both, "--weights", "1,0.001", "--out", "light")
+    heavy = run(capsys, *both, "--weights", "1,1000", "--out", "heavy")
+    assert heavy["pair_accuracy"]["value"] < 0.3 < 0.7 < light["pair_accuracy"]["value"]
+    assert light["split"]["hash"] == plain["split"]["hash"]
+    (other,) = load_head("light")[1]["other_data"]
+    assert other == {"table": "ratings.parquet", "kind": "ratings", "rows": ROWS, "missing": 0, "loss": "rating",
+                     "weight": 0.001, "used": ROWS}  # fmt: skip
+    # Without folds the pictures held out of the first table are left out of the second.
+    once = run(capsys, *both[:-2], "--out", "once")
+    assert load_head("once")[1]["other_data"][0]["used"] == ROWS - once["split"]["held_out_rows"]
+
+
+def test_seeds_and_logs_and_a_file_of_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Path("options.json").write_text(json.dumps({"hidden": 16, "epochs": 2, "head": "fusion"}))
+    argv = ("train", "cache", "--data", "table.parquet", "--split-by", "sub", "--config", "options.json")
+    result = run(capsys, *argv, "--seeds", "3", "--log-dir", "logs", "--dropout", "0.1", "--out", "head")
+    spread = result["seeds"]
+    assert spread["seeds"] == [0, 1, 2]
+    assert spread["pair_accuracy"][0] == result["pair_accuracy"]["value"]
+    assert spread["mean"] == pytest.approx(np.mean(spread["pair_accuracy"]))
+    assert spread["sd"] == pytest.approx(np.std(spread["pair_accuracy"]) * np.sqrt(3 / 2))
+    manifest = load_head("head")[1]
+    assert (manifest["head"]["hidden"], manifest["head"]["dropout"], manifest["training"]["epochs"]) == (16, 0.1, 2)
+    alone = run(capsys, *argv, "--seed", "0", "--dropout", "0.1", "--out", "alone")
+    assert (folder / "alone/head.safetensors").read_bytes() == (folder / "head/head.safetensors").read_bytes()
+    assert alone["pair_accuracy"] == result["pair_accuracy"]
+    log = EventAccumulator("logs/seed-0/head-choosing").Reload()
+    assert [event.step for event in log.Scalars("train_loss")] == [0, 1]
+    values = [record["validation_accuracy"] for record in manifest["training"]["history"]]
+    assert [event.value for event in log.Scalars("validation_accuracy")] == pytest.approx(values)
+
+
+def test_a_command_resumes_to_the_same_bytes(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = (*TRAIN, "--folds", "2", "--out")
+    run(capsys, *argv, "whole")
+    monkeypatch.setattr("heads.checkpoint.EVERY_S", 0.0)
+    epochs = []
+
+    def die(*parts: object) -> None:
+        epochs.append(parts)
+        if len(epochs) == 8:
+            raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("heads.cli_train.tensorboard", lambda _: contextlib.nullcontext(die))
+        with pytest.raises(ZeroDivisionError):
+            main([*argv, "again"])
+    assert len(list(Path("again.checkpoints").iterdir())) == 3
+    assert main([*argv, "again", "--hidden", "5", "--resume"]) == 2
+    assert "of another training" in capsys.readouterr().err
+    run(capsys, *argv, "again", "--resume")
+    for file in ("head.json", "head.safetensors", "folds.safetensors", "trained.parquet"):
+        assert (folder / "whole" / file).read_bytes() == (folder / "again" / file).read_bytes(), file
+    assert not Path("again.checkpoints").exists()
+
+
+def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = ("train", "cache", "--data", "table.parquet", "--out", "head")
+
+    def fails(*argv: str) -> str:
+        assert main([*start, *argv]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "--dropout is of fusion and does nothing for the head linear" in fails(
+        "--head", "linear", "--dropout", "0.1"
+    )
+    assert "--learning-rate is of cosine and mlp and fusion" in fails("--head", "kernel", "--learning-rate", "1")
+    assert "--penalty is of linear and kernel" in fails("--penalty", "1")
+    assert "--no-activations is of mlp" in fails("--no-activations")
+    assert "--device cuda is not there" in fails("--device", "cuda") or torch.cuda.is_available()
+    assert "--weights names 2 and there are 1 tables" in fails("--weights", "1,2")
+    assert "every weight must be positive" in fails("--weights", "-1")
+    assert "near names: preference" in fails("--loss", "preferenc")
+    Path("options.json").write_text('{"colour": 1}')
+    assert "unknown option in options.json: 'colour'" in fails("--config", "options.json")
+    Path("options.json").write_text('{"hidden": "wide"}')
+    assert "options.json is no file of options" in fails("--config", "options.json")
+    assert not Path("head").exists()

@@ -10,9 +10,9 @@ import torch
 from heads_tiny import DIM, make_cache
 from safetensors.torch import save_file
 
-from embed.spec import Identity, InputError
+from embed.spec import Identity, InputError, Source
 from heads.cli import main
-from heads.published import read_published
+from heads.published import read_published, read_scorer
 from heads.store import load_head
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "data" / "golden"
@@ -80,6 +80,43 @@ def test_an_imported_head_is_measured_like_any_other(
     assert main(["import", "wide.safetensors", "--cache", "cache", "--out", "other"]) == 2
     assert f"reads vectors of {DIM + 1} numbers" in capsys.readouterr().err
     assert not Path("other").exists()
+
+
+SCALE = 3.5
+SCORERS = {
+    "pickscore.safetensors": {"visual_projection.weight": torch.zeros(2, 2), "logit_scale": torch.tensor(SCALE)},
+    "hps.pt": {"state_dict": {"module.logit_scale": torch.tensor([SCALE]), "module.text_projection": torch.zeros(2)}},
+    "social.pth": {"visual.proj": torch.zeros(2, 2), "logit_scale": torch.tensor(SCALE, dtype=torch.float16)},
+}
+
+
+@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("form", ["{}", "some_tag@{}"])
+def test_a_scorer_in_clip_form_scores_by_its_own_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, form: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (save_file if name.endswith("safetensors") else torch.save)(SCORERS[name], name)
+    cache = make_cache(tmp_path / "cache", ["a", "b", "c"], ["x", "y", "z"], None, Source("ViT", form.format(name)))
+    assert main(["import", name, "--cache", "cache", "--out", "head", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "cosine"
+    head, manifest = load_head("head")
+    assert Identity.from_json(manifest["identity"]) == cache.identity
+    v, t = (torch.from_numpy(x).float() for x in (cache.image_embeddings(), cache.text_embeddings()))
+    cosine = torch.nn.functional.cosine_similarity(v, t)
+    torch.testing.assert_close(head(image_embedding=v, text_embedding=t), np.exp(SCALE) * cosine)
+
+    make_cache(tmp_path / "other", ["a"], ["x"], None, Source("ViT", "laion2b"))
+    assert main(["import", name, "--cache", "other", "--out", "no"]) == 2
+    assert "is a backbone of its own, and other was not made with it" in capsys.readouterr().err
+
+
+def test_a_scorer_without_a_number_for_its_scale_is_refused(tmp_path: Path) -> None:
+    torch.save({"logit_scale": torch.tensor(torch.nan)}, tmp_path / "nan.pt")
+    with pytest.raises(InputError, match=r"logit_scale is \(\) \[nan\], no number"):
+        read_scorer(tmp_path / "nan.pt", 8)
+    torch.save({"weight": torch.zeros(1, 8), "bias": torch.zeros(1)}, tmp_path / "linear.pt")
+    assert read_scorer(tmp_path / "linear.pt", 8) is None
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -1,15 +1,20 @@
 """Training finds a planted preference, repeats itself, and stops where it should."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import spearmanr
 
 from embed.spec import InputError
+from heads.checkpoint import Checkpoints
 from heads.comparisons import Pairs
 from heads.features import Features, features_of
 from heads.models import HeadConfig, build_head
-from heads.train import TrainConfig, fit, score_items
+from heads.objectives import Part, Ratings
+from heads.train import TrainConfig, _order, fit, score_items
 
 ITEMS, DIM = 120, 8
 HEAD = HeadConfig("fusion", DIM, dropout=0.0, input_dropout=0.0, hidden=16)
@@ -103,3 +108,110 @@ def test_nonsense_is_refused(features: Features) -> None:
         TrainConfig(loss="preferences")
     with pytest.raises(InputError, match=r"TrainConfig\.epochs is 0; it must be positive"):
         TrainConfig(epochs=0)
+
+
+class Killed(Exception):
+    """The process ends here."""
+
+
+def kill_after(epochs: int) -> Callable[[int, dict[str, float]], None]:
+    def observe(epoch: int, record: dict[str, float]) -> None:
+        if epoch + 1 == epochs:
+            raise Killed
+
+    return observe
+
+
+@pytest.mark.parametrize("killed_after", [2, 3, 5])
+def test_a_killed_training_goes_on_to_the_same_bytes(features: Features, tmp_path: Path, killed_after: int) -> None:
+    train, validation = planted_pairs(features, 1), planted_pairs(features, 2)
+    shape = HeadConfig("fusion", DIM, hidden=16)  # with dropout, which draws random numbers
+    config = TrainConfig(batch_size=256, epochs=8, patience=2, learning_rate=1e-2)
+    whole = build_head(shape, 0)
+    expected = fit(whole, features, train, validation, config)
+    assert len(expected) > killed_after
+
+    saved = Checkpoints(tmp_path, "this", every_s=0)
+    with pytest.raises(Killed):
+        fit(build_head(shape, 0), features, train, validation, config, None, kill_after(killed_after), saved)
+    seen: list[int] = []
+    head = build_head(shape, 0)
+    history = fit(
+        head,
+        features,
+        train,
+        validation,
+        config,
+        None,
+        lambda epoch, _: seen.append(epoch),
+        Checkpoints(tmp_path, "this"),
+    )
+    # The epoch in which it was killed had not been saved.
+    assert seen == list(range(killed_after - 1, len(expected)))
+    assert history == expected
+    assert all(torch.equal(x, y) for x, y in zip(head.parameters(), whole.parameters(), strict=True))
+    with pytest.raises(InputError, match="of another training"):
+        fit(build_head(shape, 0), features, train, validation, config, checkpoints=Checkpoints(tmp_path, "other"))
+    (tmp_path / "fit.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(InputError, match=r"fit.pt is damaged"):
+        fit(build_head(shape, 0), features, train, validation, config, checkpoints=Checkpoints(tmp_path, "this"))
+
+
+def test_checkpoints_are_written_now_and_then_and_cleared(tmp_path: Path) -> None:
+    now = [0.0]
+    saved = Checkpoints(tmp_path / "c", "this", 60, lambda: now[0]).part("seed-0")
+    assert not saved.due()
+    now[0] = 60
+    assert saved.due()
+    saved.save("fit", {"x": torch.arange(3)})
+    assert not saved.due()
+    assert (tmp_path / "c" / "seed-0-fit.pt").is_file()
+    found = saved.load("fit")
+    assert found is not None and torch.equal(found["x"], torch.arange(3))
+    assert saved.load("other") is None
+    saved.clear()
+    assert not (tmp_path / "c").exists()
+
+
+def test_several_tables_teach_by_their_weights_in_every_batch(features: Features) -> None:
+    pairs = planted_pairs(features, 1)
+    quality = features.image_embeddings[:, 0].float().numpy()
+    contrary = Ratings(np.arange(ITEMS), -5 * quality)
+    for weight, sign in ((0.001, 1), (100.0, -1)):
+        head = build_head(HEAD, 0)
+        config = TrainConfig(batch_size=256, epochs=25, learning_rate=1e-2)
+        parts = [Part("preference", pairs), Part("rating", contrary, weight)]
+        history = fit(head, features, parts, None, config)
+        assert sign * spearmanr(score_items(head, features), quality).statistic > 0.8
+        assert len(history) == 25
+    # One table of a single example still has its place in one batch of every epoch.
+    lone = Part("rating", Ratings(np.array([0]), np.float32([3])))
+    fit(build_head(HEAD, 0), features, [Part("preference", pairs), lone], None, TrainConfig(batch_size=1, epochs=1))
+
+
+def test_batches_hold_whole_prompts_so_that_pictures_are_scored_once(features: Features) -> None:
+    prompt = features.prompt.numpy()
+    a, b = np.array([(a, b) for a in range(ITEMS) for b in range(a) if prompt[a] == prompt[b]]).T
+    one = np.ones(len(a), np.float32)
+    of_prompt = Part("preference", Pairs(a, b, one, one, a, b))
+    torch.manual_seed(0)
+    order, other = _order(of_prompt, features), _order(of_prompt, features)
+    assert sorted(order) == list(range(len(a)))
+    assert (np.diff(prompt[a[order]]) != 0).sum() == len(np.unique(prompt)) - 1
+    assert not np.array_equal(prompt[a[order]], prompt[a[other]])
+    inside = order[prompt[a[order]] == prompt[a[order[0]]]]
+    assert not (np.diff(inside) > 0).all(), "the pairs of a prompt are drawn anew as well"
+    # In-batch negatives, and pairs across prompts, are shuffled one by one.
+    scattered = _order(Part("preference-inbatch", of_prompt.examples), features)
+    assert (np.diff(prompt[a[scattered]]) != 0).mean() > 0.8
+    across = planted_pairs(features, 1)
+    assert sorted(_order(Part("preference", across), features)) == list(range(len(across)))
+
+
+def test_a_loss_that_is_no_number_names_its_step_and_batch(features: Features) -> None:
+    pairs = planted_pairs(features, 1)
+    target = pairs.target.copy()
+    target[77] = np.nan
+    broken = Pairs(pairs.a, pairs.b, target, pairs.weight, pairs.a, pairs.b)
+    with pytest.raises(InputError, match=r"the loss is nan at epoch 0, step \d+, of a batch of 1 pairs, .* number 77;"):
+        fit(build_head(HEAD), features, broken, None, TrainConfig(batch_size=1))
