@@ -41,7 +41,7 @@ def add_commands(commands: Any) -> None:
     serve.add_argument("--engine-cache", type=Path, metavar="FOLDER", help="where TensorRT keeps what it compiles")
     serve.add_argument("--decoders", type=int, help="processes that decode pictures (half the cores, at least 2)")
     serve.add_argument("--deadline", type=float, metavar="SECONDS", help="answer 504 beyond (10)")
-    serve.add_argument("--max-batch", type=int, metavar="ITEMS", help="run together (16)")
+    serve.add_argument("--max-batch", type=int, metavar="ITEMS", help="run together (8 on a CPU, 32 elsewhere)")
     serve.add_argument("--max-queue", type=int, metavar="ITEMS", help="under way at once; answer 429 beyond (256)")
     serve.add_argument("--max-items", type=int, metavar="N", help="of one request (64)")
     serve.add_argument("--max-body-mb", type=float, metavar="MB", help="of one request (32)")

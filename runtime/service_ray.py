@@ -27,11 +27,12 @@ def deployment(config: ServiceConfig, replicas: int) -> Any:
         def __serve_build_asgi_app__(self) -> Any:
             from runtime.service import create_app
 
-            self.app = create_app(self.config)
-            return self.app
+            application = create_app(self.config)
+            self.service = application.state.service
+            return application
 
         async def check_health(self) -> None:
-            await self.app.state.service.ready()
+            await self.service.ready()
 
     # What is beyond a replica's queue is answered 429 by the service itself, not held back by Ray.
     deployed = serve.deployment(name=NAME, num_replicas=replicas, max_ongoing_requests=2 * config.max_queue)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embed.images import ImageError, Limits
-from embed.sessions import Provider
+from embed.sessions import Provider, require_onnxruntime, resolve_providers
 from embed.spec import InputError
-from runtime.scorer import Scorer
+from runtime.scorer import BATCH, Scorer
 from runtime.service_decoding import Decoders
 from runtime.service_engine import Engine, EngineRoom
 from runtime.service_fetching import Fetcher
@@ -40,7 +40,7 @@ class ServiceConfig:
     max_body_bytes: int = 32 << 20
     max_pending_bytes: int = 256 << 20  # bodies of all requests under way
     max_queue: int = 256  # items under way, decoding included
-    max_batch: int = 16
+    max_batch: int | None = None  # see `default_batch`
     deadline_s: float = 10.0
     decoders: int = field(default_factory=lambda: max(2, (os.cpu_count() or 2) // 2))
     url_hosts: tuple[str, ...] = ()
@@ -49,7 +49,7 @@ class ServiceConfig:
 
     def __post_init__(self) -> None:
         for name in ("max_items", "max_prompt_chars", "max_body_bytes", "max_batch", "deadline_s", "decoders"):
-            if not getattr(self, name) > 0:
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"ServiceConfig.{name} is {getattr(self, name)}; wanted a positive number")
         if self.max_queue < self.max_items:
             raise InputError(
@@ -63,6 +63,12 @@ class ServiceConfig:
             )
         if self.token == "":
             raise InputError("the token is empty; give one, or none at all")
+
+
+def default_batch(providers: Sequence[Provider] | None) -> int:
+    """Items to run together: a CPU gains nothing beyond a few, and answers the first of them later."""
+    available = require_onnxruntime().get_available_providers()
+    return 8 if resolve_providers(providers, available)[0][0] == "CPUExecutionProvider" else BATCH
 
 
 class Service:
@@ -106,7 +112,8 @@ class Service:
             from runtime.catalogue import Catalogue
 
             catalogue = Catalogue.open(config.catalogue)
-        return Engine(scorer, catalogue, self.decoders, self.fetcher, config.max_batch, self.metrics.observe_batch)
+        max_batch = config.max_batch or default_batch(config.providers)
+        return Engine(scorer, catalogue, self.decoders, self.fetcher, max_batch, self.metrics.observe_batch)
 
     async def reload(self) -> Engine:
         """Load bundle and catalogue anew; on failure the old ones stay, with the error raised and logged."""

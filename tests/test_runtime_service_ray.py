@@ -21,7 +21,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.filterwarnings("default")  # Ray's own, of its many parts
-def test_replicas_score_like_the_scorer(bundle: Path) -> None:
+def test_replicas_score_like_the_scorer(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ray gives its workers the lowest priority, and up after seconds, which fails on a machine that is busy.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    for what in ("READY_CHECK", "HEALTH_CHECK"):
+        monkeypatch.setenv(f"RAY_SERVE_PROXY_{what}_TIMEOUT_S", "60")
     import ray
     from ray import serve
 
