@@ -79,10 +79,7 @@ class ImageTower(nn.Module):
         self.features = tuple(features)
 
     def forward(self, pixels: torch.Tensor) -> Any:
-        # Not buffers: casting the tower to half precision must not round them.
-        mean = torch.tensor(self.preprocess.mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self.preprocess.std, device=pixels.device).view(3, 1, 1)
-        x = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        x = normalize_pixels(pixels, self.preprocess)
         x = x.to(next(self.visual.parameters()).dtype)
         if self.features == ("projected",):
             return unit(self.visual(x))
@@ -90,6 +87,14 @@ class ImageTower(nn.Module):
         by_name = {"pooled": unit(pooled), "projected": unit(projected)}
         outputs = tuple(by_name[name] for name in self.features)
         return outputs if len(outputs) > 1 else outputs[0]
+
+
+def normalize_pixels(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """float32 (n, 3, h, w), as picture towers take them, from uint8 (n, h, w, 3)."""
+    # Made here and no buffers of a module: casting the tower to half precision must not round them.
+    mean = torch.tensor(preprocess.mean, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(preprocess.std, device=pixels.device).view(3, 1, 1)
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
 class TextTower(nn.Module):

@@ -54,6 +54,9 @@ def add_cache(commands: Any) -> None:
     parser.add_argument("--ray-actors", type=int, default=2, help="that encode side by side (%(default)s)")
     parser.add_argument("--num-gpus", type=float, default=0, help="of each actor (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of the onnx engine (one for each core)")
+    parser.add_argument("--boundary", metavar="MODE", help="also keep what unfreezing by this mode is trained from")
+    parser.add_argument("--boundary-dtype", default="float16", help="float16, bfloat16, int8, float32 (%(default)s)")
+    parser.add_argument("--max-gb", type=float, default=100.0, help="that --boundary may add (%(default)g)")
     parser.add_argument("--rehash", action="store_true", help="read pictures again whose size and time are unchanged")
     parser.add_argument("--ignore-exif", action="store_true", help="take pictures as stored, as open_clip does")
     parser.add_argument("--max-pixels", type=int, default=Limits.max_pixels, help="of one picture (%(default)s)")
@@ -72,6 +75,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 def make_cache(args: argparse.Namespace) -> dict[str, Any]:
     from embed.bars import Bars
     from embed.build import BuildConfig, build_cache
+    from embed.modes import parse_mode
     from embed.records import parse_columns
 
     config = BuildConfig(
@@ -96,6 +100,7 @@ def make_cache(args: argparse.Namespace) -> dict[str, Any]:
         num_gpus=args.num_gpus,
         machine_cache=args.machine_cache,
     )
+    mode = parse_mode(args.boundary) if args.boundary else None
     result = build_cache(config, Bars())
     header = ["", "embedded", "per second", "known", "failed", "cut short", "in the cache"]
     keys = ("embedded", "per_s", "known", "failed", "truncated", "in_cache")
@@ -103,6 +108,14 @@ def make_cache(args: argparse.Namespace) -> dict[str, Any]:
     console.say(args, *console.table(header, rows))
     if result["images"]["failed"]:
         console.say(args, f"what failed, and why: python -m embed inspect {args.out}")
+    if mode is not None:
+        from embed.boundary_job import BoundaryConfig, extend_cache
+
+        boundary = BoundaryConfig(mode, args.boundary_dtype, args.max_gb)
+        result["boundary"] = extend_cache(config, boundary, Bars(), lambda line: console.say(args, line))
+        for side, found in result["boundary"].items():
+            if found["missing"]:
+                console.warn(f"{found['missing']} {NOUN[side]} of the cache lack activations: not in these tables")
     return result
 
 
