@@ -23,7 +23,7 @@ from open_clip.utils import to_2tuple
 from torch import nn
 from torch.nn import functional as F
 
-from embed import checkpoints, starter
+from embed import checkpoints, delta, starter
 from embed.console import warn
 from embed.spec import Identity, InputError, Preprocess, Source
 
@@ -133,10 +133,13 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
     """The frozen model that `source` names, with its identity.
 
     `model` is "starter", a name of open_clip, `local-dir:FOLDER` or `hf-hub:REPOSITORY` with an
-    open_clip_config.json; `pretrained` is a tag, a file, `TAG@FILE` (a file that descends from a tag's weights), or
-    `random:SEED`. InputError where these are unknown, contradict each other, or leave open what decides the vectors.
+    open_clip_config.json; `pretrained` is a tag, a file, `TAG@FILE` (a file that descends from a tag's weights),
+    `random:SEED`, or `delta:FOLDER` (tuned by `heads unfreeze`). InputError where these are unknown, contradict each
+    other, or leave open what decides the vectors.
     """
     target = _device(device)
+    if (source.pretrained or "").startswith(delta.PREFIX):
+        return delta.load_delta(source, device)
     if source.model == starter.NAME:
         if source.pretrained is not None:
             raise InputError(f"the starter brings its own weights; leave --pretrained {source.pretrained} out")

@@ -108,7 +108,8 @@ def plan_boundary(writer: CacheWriter, backbone: Backbone, config: BoundaryConfi
     size_bytes, free = sum(todo.size_bytes for todo in work), shutil.disk_usage(cache.path).free
     if size_bytes > config.max_gb * GB:
         raise InputError(
-            f"the boundary of {config.mode.name} would take {size_bytes / GB:.2f} GB, and --max-gb is {config.max_gb:g}:"
+            f"the boundary of {config.mode.name} would take {size_bytes / GB:.2f} GB, and --max-gb is"
+            f" {config.max_gb:g}:"
             " raise that, choose --boundary-dtype int8, or a mode with fewer tokens or blocks"
         )
     if size_bytes > free:

@@ -33,6 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     merging = console.command(commands, "merge", merge, "make one cache of several")
     merging.add_argument("caches", nargs="+", type=Path, metavar="CACHE")
     merging.add_argument("--out", type=Path, required=True, help="a new cache, or one to add to")
+    refreshing = console.command(
+        commands, "refresh", refresh, "a cache's vectors under a tuned backbone, no picture read"
+    )
+    refreshing.add_argument("cache", type=Path)
+    refreshing.add_argument("--tuned", type=Path, required=True, help="a folder made by `python -m heads unfreeze`")
+    refreshing.add_argument("--out", type=Path, required=True, metavar="CACHE", help="the new cache")
+    refreshing.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; an absent one is an error")
     return console.main(parser, argv)
 
 
@@ -181,5 +188,17 @@ def merge(args: argparse.Namespace) -> dict[str, Any]:
     total = sum(Cache.open(path).count(side) for path in args.caches for side in NOUN)
     with console.progress(total, "rows", "merging") as bar:
         result = merge_caches(args.caches, args.out, bar.update)
+    console.say(args, f"{args.out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
+    return result
+
+
+def refresh(args: argparse.Namespace) -> dict[str, Any]:
+    from embed.cache import Cache
+    from embed.engines import resolve_device
+    from embed.refresh import refresh_cache
+
+    cache = Cache.open(args.cache)
+    with console.progress(sum(cache.count(side) for side in NOUN), "rows", "refreshing") as bar:
+        result = refresh_cache(args.cache, args.tuned, args.out, resolve_device(args.device), bar.update)
     console.say(args, f"{args.out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
     return result

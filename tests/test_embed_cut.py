@@ -193,7 +193,7 @@ def test_what_cannot_be_cut_says_what_can(folder: Path) -> None:
     with pytest.raises(InputError, match="a cut 3 blocks from the top of TextTransformer; it has 2"):
         cut_prompts(backbone(folder, "vit").model.text, 3)
     for bad in ("blocks=3", "blocks=0,0", "blocks=-1,2", "fix_rate=1", "fix_rate=x"):
-        with pytest.raises(InputError, match="wanted blocks=3,2 or fix_rate=0.7"):
+        with pytest.raises(InputError, match=r"wanted blocks=3,2 or fix_rate=0\.7"):
             parse_mode(bad)
     with pytest.raises(InputError, match="near names: visual_last_layer"):
         parse_mode("visual_last_layers")
