@@ -88,8 +88,9 @@ def plan_boundary(writer: CacheWriter, backbone: Backbone, config: BoundaryConfi
     work = []
     if visual:
         cut, dtype = cut_pictures(model.visual, visual, preprocess), config.dtype
+        shape: tuple[int, ...] = (*preprocess.size, 3)
         if visual == WHOLE:
-            shape, dtype = (*preprocess.size, 3), "uint8"
+            dtype = "uint8"
         else:
             with torch.inference_mode():
                 shape = tuple(cut.below(torch.zeros((1, *preprocess.size, 3), dtype=torch.uint8))[0].shape[1:])

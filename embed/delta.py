@@ -59,6 +59,19 @@ def tuned_source(path: Path) -> Source:
     return Source(read_tuned(path)["base"]["source"]["model"], f"{PREFIX}{path}")
 
 
+def published_state(state: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """A model's state dict in the layout that OpenAI's CLIP and open_clip share, the text tower's tensors at the top;
+    open_clip's CustomTextCLIP layout, which it is in, where that has no room for the text tower."""
+    text = "text."
+    names = {name for name in state if name.startswith(text)}
+    plain = {"positional_embedding", "text_projection", "token_embedding", "transformer", "ln_final"}
+    if "text.cls_emb" in names or not all(name.split(".")[1] in plain for name in names):
+        return dict(state)
+    if "text.text_projection" not in names or "text.token_embedding.weight" not in names:
+        return dict(state)
+    return {name.removeprefix(text): tensor for name, tensor in state.items()}
+
+
 def load_delta(source: Source, device: str) -> "Backbone":
     """The backbone of `source`, whose `pretrained` is `delta:FOLDER`; InputError where model, base or weights differ
     from what the folder was made of."""

@@ -23,7 +23,7 @@ TOWERS = {"images": "visual", "prompts": "text"}
 
 
 class Rows(Protocol):
-    """Something with a row for each of a cache's pictures or prompts: embed.boundary.Boundary, or one of those below."""
+    """A row for each of a cache's pictures or prompts: embed.boundary.Boundary, or what is in memory."""
 
     def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
         """What stands in these rows (m, ...), and how many leading tokens of each matter."""
@@ -94,8 +94,9 @@ def sides_of(cache: Cache, backbone: Backbone, mode: Mode, live: bool = False) -
             boundary = find_boundary(cache, side, WHOLE if live else depth)
             if boundary is None:
                 wanted = "visual" if live else mode.name
+                what = "pixels" if live else f"activations of its {side}"
                 raise InputError(
-                    f"{cache.path} has no activations of its {side} to train {mode.name} {'live ' * live}from; add them:"
+                    f"{cache.path} has no {what} to train {mode.name} from; add them:"
                     f" python -m embed cache TABLE --out {cache.path} --boundary {wanted} (its --model as before)"
                 )
             sides[side] = Side(boundary, cut_at(depth if live else boundary.depth), live=live and depth != WHOLE)

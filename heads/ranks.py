@@ -55,14 +55,14 @@ class _Gather(torch.autograd.Function):
     """All processes' tensors (count, n, d). Every process's loss adds to every vector's gradient."""
 
     @staticmethod
-    def forward(context: Any, vectors: Tensor, count: int, rank: int) -> Tensor:  # type: ignore[override]
+    def forward(context: Any, vectors: Tensor, count: int, rank: int) -> Tensor:
         context.rank = rank
         gathered = [torch.empty_like(vectors) for _ in range(count)]
         torch.distributed.all_gather(gathered, vectors.contiguous())
         return torch.stack(gathered)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         gradient = gradient.contiguous()
         torch.distributed.all_reduce(gradient)
         return gradient[context.rank], None, None

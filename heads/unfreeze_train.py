@@ -225,7 +225,7 @@ class Trainer:
 
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dictionary
         if state["settings"] != self._settings():
             raise InputError(f"{path} belongs to a run with other settings or data; finish that, or remove the file")
         trained = self.unfrozen.trained()
