@@ -31,7 +31,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
 
-WORDS = "a an oil painting of the old harbour at dawn with two red boats and gulls highly detailed soft light".split()
+WORDS = ("painting", "of", "the", "old", "harbour", "at", "dawn", "with", "two", "red", "boats", "and", "soft", "light")
 PICTURES_A_PAIR = 2
 KINDS = ("boundary", "live", "original")
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from embed.backbone import Backbone, unit
 from embed.boundary import find_boundary
@@ -51,9 +52,21 @@ class Side:
     live: bool = False
     pooled: Rows | None = None  # the cache's pooled vectors, of a tower that does not move
 
-    def vectors(self, rows: np.ndarray, device: str, bf16: bool = False) -> tuple[Tensor | None, Tensor]:
-        """(m, p) pooled vectors, None where there are none, and (m, d) in the shared space, float32."""
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether pictures themselves go through here."""
+        return self.rows.take(np.array([0]))[0].dtype == torch.uint8
+
+    def vectors(
+        self, rows: np.ndarray, device: str, bf16: bool = False, augment: bool = False
+    ) -> tuple[Tensor | None, Tensor]:
+        """(m, p) pooled vectors, None where there are none, and (m, d) in the shared space, float32.
+
+        `augment` changes pictures at random (see `augmented`), where the rows are pixels.
+        """
         values, lengths = self.rows.take(rows)
+        if augment and values.dtype == torch.uint8:
+            values = augmented(values)
         values, lengths = values.to(device), None if lengths is None else lengths.to(device)
         if self.cut is None:
             pooled = None if self.pooled is None else self.pooled.take(rows)[0].to(device).float()
@@ -64,6 +77,22 @@ class Side:
                     values, lengths = self.cut.below(values)
             pooled, projected = self.cut.above(values, lengths)
         return None if pooled is None else unit(pooled), unit(projected)
+
+
+SMALLEST_CROP = 0.8  # of a side; the labels are about the whole picture
+
+
+def augmented(pixels: Tensor) -> Tensor:
+    """uint8 (n, h, w, 3): half of the pictures mirrored, each cropped at random and resized to what it was."""
+    n, scale = len(pixels), torch.empty(len(pixels), 1).uniform_(SMALLEST_CROP, 1)
+    mirror = torch.where(torch.rand(n, 1) < 0.5, -1.0, 1.0)
+    shift = torch.empty(n, 2).uniform_(-1, 1) * (1 - scale)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = (scale * mirror).squeeze(1), scale.squeeze(1), shift
+    x = pixels.permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def sides_of(cache: Cache, backbone: Backbone, mode: Mode, live: bool = False) -> dict[str, Side]:

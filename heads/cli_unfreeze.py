@@ -52,6 +52,7 @@ def add_commands(commands: Any) -> None:
         parser.add_argument(name, type=kind, default=default, help=text + shown)
     parser.add_argument("--bf16", action="store_true", help="compute the blocks in bfloat16")
     parser.add_argument("--checkpointing", action="store_true", help="compute blocks twice, and keep less in memory")
+    parser.add_argument("--augment", action="store_true", help="mirror and crop pictures at random, with --live")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; an absent one is an error")
     writing = command(commands, "export-checkpoint", export_checkpoint, "a tuned backbone as a whole state dict")
     writing.add_argument("tuned", type=Path, metavar="TUNED", help="a folder made by `python -m heads unfreeze`")

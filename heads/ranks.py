@@ -75,5 +75,5 @@ def find_ranks(device: str) -> Ranks:
     try:
         from accelerate import Accelerator
     except ImportError:
-        raise InputError("several processes need the package accelerate: pip install accelerate") from None
+        raise InputError("several processes need accelerate: pip install 'plaudit[distributed]'") from None
     return Ranks(Accelerator(cpu=device == "cpu"))

@@ -26,7 +26,7 @@ from heads.objectives import Examples, examples_for
 from heads.ranks import Ranks
 from heads.split import Split, rows_apart_from
 from heads.store import save_head
-from heads.train import TrainConfig, fit
+from heads.train import MAX_INBATCH, TrainConfig, fit
 from heads.unfreeze import Unfrozen, unfrozen
 from heads.unfreeze_train import Data, Trainer, UnfreezeConfig, interpolate
 
@@ -80,7 +80,7 @@ def tune(
     on_top = None
     if head is not None:
         on_top = build_head(head, config.seed)
-        fit(on_top, features, train, validation, TrainConfig(loss=config.loss, batch_size=4096, seed=config.seed))
+        fit(on_top, features, train, validation, _head_config(config))
     free = unfrozen(
         cache,
         backbone,
@@ -90,6 +90,7 @@ def tune(
         config.checkpointing,
         device=device,
         bf16=config.bf16,
+        augment=config.augment,
         ranks=ranks,
     )
     frozen_head = copy.deepcopy(free.head)
@@ -125,6 +126,11 @@ def save_tuned(
     }
     save_head(path / "head", tuned.unfrozen.head, [], trained_ids, described)
     (path / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _head_config(config: UnfreezeConfig) -> TrainConfig:
+    size = MAX_INBATCH if config.loss == "preference-inbatch" else TrainConfig.batch_size
+    return TrainConfig(loss=config.loss, batch_size=size, seed=config.seed)
 
 
 def _train_and_validation(

@@ -18,6 +18,7 @@ from embed.cache import Cache
 from embed.cut import moved_names
 from embed.modes import Mode
 from embed.sides import Side, release_frozen, sides_of
+from embed.spec import InputError
 from heads.comparisons import Pairs
 from heads.features import Features
 from heads.models import Cosine, Head, HeadConfig
@@ -36,12 +37,16 @@ class Unfrozen:
         sides: Mapping[str, Side],
         device: str = "cpu",
         bf16: bool = False,
+        augment: bool = False,
         ranks: Ranks | None = None,
     ) -> None:
         self.model = model
         self.head = head  # on the CPU, as the loss: both are small
         self.sides = sides
         self.device, self.bf16, self.ranks = device, bf16, ranks or Ranks()
+        if augment and not any(side.cut is not None and side.takes_pixels for side in sides.values()):
+            raise InputError("pictures can be changed at random only where pixels are trained from; add --live")
+        self.augment = augment
         # Always in eval mode: dropout and batch statistics would make the frozen part another one at every step.
         model.requires_grad_(False).eval()
         parameters = dict(model.named_parameters())
@@ -84,7 +89,7 @@ class Unfrozen:
     def _vectors(self, side: str, rows: np.ndarray) -> tuple[Tensor | None, Tensor]:
         if not len(rows):
             return None, torch.empty((0, 1))
-        pooled, projected = self.sides[side].vectors(self.ranks.share(rows), self.device, self.bf16)
+        pooled, projected = self.sides[side].vectors(self.ranks.share(rows), self.device, self.bf16, self.augment)
         gathered = None if pooled is None else self.ranks.gather(pooled, len(rows)).cpu()
         return gathered, self.ranks.gather(projected, len(rows)).cpu()
 

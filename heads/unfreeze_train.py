@@ -51,6 +51,7 @@ class UnfreezeConfig:
     ema: float | None = None  # decay a step of a running mean of the weights, which is then what is kept
     bf16: bool = False
     checkpointing: bool = False
+    augment: bool = False  # pictures mirrored and cropped at random, where pixels are trained from
     head_learning_rate: float = 1e-3
     head_weight_decay: float = 1.0
     seed: int = 0

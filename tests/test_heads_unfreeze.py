@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from embed.backbone import Backbone
 from embed.boundary import decode, encode
 from embed.modes import MODES, Mode, parse_mode
-from embed.sides import InMemory
+from embed.sides import InMemory, augmented
+from embed.spec import InputError
 from heads.comparisons import Pairs
 from heads.models import HeadConfig, build_head
 from heads.objectives import OBJECTIVES
@@ -229,3 +230,20 @@ def test_examples_are_taken_and_renumbered(loss: str) -> None:
         assert np.array_equal(some.item[:size], found.item[found.start[3] : found.start[4]])
         even = type(some)(some.start, some.item // 2 * 2, some.rank)
         assert np.array_equal(items[renumbered(even, items).item], even.item)
+
+
+def test_augmentation_changes_pictures_and_needs_pixels(folder: Path) -> None:
+    torch.manual_seed(0)
+    ramp = torch.arange(32, dtype=torch.uint8).mul(8).view(1, 1, 32, 1).expand(64, 32, 32, 3)
+    changed = augmented(ramp).float()
+    rising = changed[:, 16, 31, 0] > changed[:, 16, 0, 0]
+    assert changed.shape == ramp.shape and 10 < int(rising.sum()) < 54
+    width = (changed[:, 16, 31, 0] - changed[:, 16, 0, 0]).abs()
+    assert 0.75 * 248 < float(width.min()) and float(width.max()) <= 248 and width.unique().numel() > 10
+    with pytest.raises(InputError, match="only where pixels are trained from; add --live"):
+        tiny.from_memory(tiny.load(folder), MODES[UPPER], augment=True)
+    losses = []
+    for augment in (False, True, True):
+        unfrozen = tiny.from_memory(tiny.load(folder), MODES["visual"], augment=augment)
+        losses.append(run(unfrozen, MODES["visual"], 3))
+    assert losses[1] == losses[2] != losses[0]
