@@ -9,10 +9,10 @@
                 picture and prompt of a triplet goes through the model, as its loop has it
 
 Each runs in a process of its own on the same pictures, prompts and pairs (random weights: time does not depend on
-them). Seconds a step are medians; memory is the peak resident size of the process, in MiB, once without and once with
-what loading the whole model takes before the frozen part is released. `embed` is the job that makes the boundary:
-below-the-cut seconds a picture and a prompt, from which follows after how many epochs the boundary is the faster way
-altogether. The last line of stdout is a JSON document.
+them). Seconds a step are medians, of the clock and of the processors; memory is the peak resident size, in MiB, of the
+steps alone (`peak_mib`, Linux only) and of the whole process, which has loaded all of the model before it releases what
+is frozen. Making the boundary is timed too; from that follows after how many epochs it has paid for itself. The last
+line of stdout is a JSON document.
 """
 
 import argparse
@@ -121,16 +121,23 @@ def train(args: argparse.Namespace, kind: str, path: Path) -> dict[str, Any]:
             trainer.step += 1
             return loss
 
-    seconds, losses = [], []
+    seconds, processors, losses = [], [], []
+    whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     for _ in range(args.steps + 1):
-        start = time.monotonic()
+        start, start_cpu = time.monotonic(), time.process_time()
         losses.append(step())
         seconds.append(time.monotonic() - start)
+        processors.append(time.process_time() - start_cpu)
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    peak = int(status["VmHWM"].split()[0]) / 1024
     return {
         "step_s": statistics.median(seconds[1:]),
+        "step_cpu_s": statistics.median(processors[1:]),
         "steps_s": seconds[1:],
         "losses": losses,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak,
+        "process_mib": max(whole, peak),
     }
 
 
@@ -192,7 +199,8 @@ def main() -> int:
             command = [sys.executable, __file__, *options, "--run", kind, str(path)]
             done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
             results[kind] = json.loads(done.stdout.splitlines()[-1])
-            print(f"{kind:9} {results[kind]['step_s']:8.3f} s a step {results[kind]['peak_mib']:8.0f} MiB", flush=True)
+            shown = {name: f"{value:.3f}" for name, value in results[kind].items() if isinstance(value, float)}
+            print(kind, *(f"{name} {value}" for name, value in shown.items()), flush=True)
     # What the boundary costs a step's worth of data, once.
     once_s = args.pairs * (PICTURES_A_PAIR * below.get("images", 0.0) + below.get("prompts", 0.0))
     summary: dict[str, Any] = {"model": args.model, "mode": args.mode, "pairs": args.pairs, "once_s": once_s}
@@ -201,6 +209,7 @@ def main() -> int:
         theirs = results[kind]
         summary[kind] = {
             "times_as_fast": theirs["step_s"] / ours["step_s"],
+            "times_as_fast_cpu": theirs["step_cpu_s"] / ours["step_cpu_s"],
             "share_of_memory": ours["peak_mib"] / theirs["peak_mib"],
             "break_even_epochs": once_s / max(1e-9, theirs["step_s"] - ours["step_s"]),
             "loss_difference": max(abs(a - b) for a, b in zip(ours["losses"], theirs["losses"], strict=True)),

@@ -110,8 +110,7 @@ def plan_boundary(writer: CacheWriter, backbone: Backbone, config: BoundaryConfi
     if size_bytes > config.max_gb * GB:
         raise InputError(
             f"the boundary of {config.mode.name} would take {size_bytes / GB:.2f} GB, and --max-gb is"
-            f" {config.max_gb:g}:"
-            " raise that, choose --boundary-dtype int8, or a mode with fewer tokens or blocks"
+            f" {config.max_gb:g}: raise that, choose --boundary-dtype int8, or another mode"
         )
     if size_bytes > free:
         raise InputError(f"the boundary would take {size_bytes / GB:.2f} GB; {cache.path} has {free / GB:.2f} GB free")
@@ -127,8 +126,7 @@ def add_boundary(
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Do the work of `plan_boundary`. Returns for each side rows, size_bytes, missing (no picture of theirs was found
-    or could be read: these stand in the ledger) and what the storage does to the final vectors.
-    """
+    or could be read: these stand in the ledger) and what the storage does to the final vectors."""
     done = {}
     for todo in work:
         parts = PartWriter(writer, todo.side, todo.cut.depth, todo.dtype)

@@ -148,6 +148,9 @@ def inspect(args: argparse.Namespace) -> dict[str, Any]:
     lines += [f"{name:15} {value}" for name, value in result["identity"]["preprocess"].items()]
     lines += [f"{'made by':15} {NOUN[side]}: {engine}" for side, engine in result["engines"]]
     lines += [f"{name:15} {result[name]:,}" for name in ("images", "names", "prompts", "failures")]
+    for name, entry in result["boundary"].items():
+        least = (entry.get("certificate") or {}).get("cosine_min", 1.0)
+        lines.append(f"{'boundary':15} {name}: cosine of what it gives to fp32 at least {least:.6f}")
     console.say(args, *lines)
     if result["failures"]:
         rows = [(f"{row['stage']}: {row['reason']}", f"{row['count']:,}", row["example"]) for row in result["reasons"]]

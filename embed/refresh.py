@@ -38,7 +38,7 @@ def refresh_cache(
     require_same_identity(base, f"the base of {tuned}", cache.identity, f"the cache {path}")
     backbone = load_backbone(tuned_source(tuned), device)
     sides = sides_of(cache, backbone, parse_mode(manifest["mode"]))
-    release_frozen(sides)
+    release_frozen(backbone.model, sides)
     preprocess = replace(backbone.identity.preprocess, ignore_exif=ignore_exif)
     with CacheWriter(out, replace(backbone.identity, preprocess=preprocess), backbone.source) as writer:
         for side in EMBEDDINGS:

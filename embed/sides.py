@@ -132,8 +132,11 @@ def sides_of(cache: Cache, backbone: Backbone, mode: Mode, live: bool = False) -
     return sides
 
 
-def release_frozen(sides: Mapping[str, Side]) -> None:
-    """Free the weights that nothing will use: below the cuts, and towers that do not move."""
-    for side in sides.values():
-        if side.cut is not None and not side.live:
+def release_frozen(model: Any, sides: Mapping[str, Side]) -> None:
+    """Free the weights that nothing will use: what lies below the cuts, and towers that do not move."""
+    for name, side in sides.items():
+        if side.cut is None:
+            for parameter in getattr(model, TOWERS[name]).parameters():
+                parameter.data = parameter.data.new_empty(0)
+        elif not side.live:
             side.cut.release_below()

@@ -165,7 +165,7 @@ def unfrozen(
     for side in sides.values():
         if side.cut is not None:
             side.cut.checkpointing = checkpointing
-    release_frozen(sides)
+    release_frozen(backbone.model, sides)
     if head is None:
         head = plain_head(backbone, "logit_scale" in names)
     return Unfrozen(backbone.model, head, names, sides, **options)

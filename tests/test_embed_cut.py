@@ -197,3 +197,17 @@ def test_what_cannot_be_cut_says_what_can(folder: Path) -> None:
             parse_mode(bad)
     with pytest.raises(InputError, match="near names: visual_last_layer"):
         parse_mode("visual_last_layers")
+
+
+def test_the_starters_own_towers() -> None:
+    model = load_backbone(Source("starter"))
+    preprocess = model.identity.preprocess
+    shown, tokens = pixels(preprocess.size, 2), torch.from_numpy(model.tokenize(PROMPTS))
+    with torch.no_grad():
+        whole = model.model.visual((shown.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5), model.model.text(tokens)
+    check(cut_pictures(model.model.visual, 2, preprocess), shown, whole[0])
+    check(cut_prompts(model.model.text, 2), tokens, whole[1])
+    moved = moved_names(MODES[UPPER], model.model, preprocess)
+    assert {name.split(".")[3] for name in moved if "trunk.blocks" in name} == set("456")
+    assert "visual.trunk.conv_head.weight" in moved and "visual.head.proj.weight" not in moved
+    assert {name.split(".")[4] for name in moved if name.startswith("text.")} == set("45")

@@ -92,7 +92,7 @@ def run(unfrozen: Unfrozen, mode: Mode, steps: int, loss: str = "triplet", **opt
 
 @pytest.mark.parametrize(
     "name, steps",
-    [(UPPER, 50), ("visual_last_layer", 15), ("visual_upper_layers", 15), (DEEPER, 15), ("visual", 15), ("all", 15)],
+    [(UPPER, 50), ("visual_last_layer", 8), ("visual_upper_layers", 8), (DEEPER, 8), ("visual", 8), ("all", 8)],
 )
 def test_losses_and_weights_are_those_of_social_rewards_loop(name: str, steps: int, folder: Path) -> None:
     backbone, mode = tiny.load(folder), parse_mode(name)
@@ -239,7 +239,7 @@ def test_augmentation_changes_pictures_and_needs_pixels(folder: Path) -> None:
     rising = changed[:, 16, 31, 0] > changed[:, 16, 0, 0]
     assert changed.shape == ramp.shape and 10 < int(rising.sum()) < 54
     width = (changed[:, 16, 31, 0] - changed[:, 16, 0, 0]).abs()
-    assert 0.75 * 248 < float(width.min()) and float(width.max()) <= 248 and width.unique().numel() > 10
+    assert float(width.min()) > 0.75 * 248 and float(width.max()) <= 248 and width.unique().numel() > 10
     with pytest.raises(InputError, match="only where pixels are trained from; add --live"):
         tiny.from_memory(tiny.load(folder), MODES[UPPER], augment=True)
     losses = []
