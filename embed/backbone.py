@@ -23,7 +23,7 @@ from open_clip.utils import to_2tuple
 from torch import nn
 from torch.nn import functional as F
 
-from embed import checkpoints, starter
+from embed import checkpoints, delta, starter
 from embed.console import warn
 from embed.spec import Identity, InputError, Preprocess, Source
 
@@ -79,10 +79,7 @@ class ImageTower(nn.Module):
         self.features = tuple(features)
 
     def forward(self, pixels: torch.Tensor) -> Any:
-        # Not buffers: casting the tower to half precision must not round them.
-        mean = torch.tensor(self.preprocess.mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self.preprocess.std, device=pixels.device).view(3, 1, 1)
-        x = (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+        x = normalize_pixels(pixels, self.preprocess)
         x = x.to(next(self.visual.parameters()).dtype)
         if self.features == ("projected",):
             return unit(self.visual(x))
@@ -90,6 +87,14 @@ class ImageTower(nn.Module):
         by_name = {"pooled": unit(pooled), "projected": unit(projected)}
         outputs = tuple(by_name[name] for name in self.features)
         return outputs if len(outputs) > 1 else outputs[0]
+
+
+def normalize_pixels(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """float32 (n, 3, h, w), as picture towers take them, from uint8 (n, h, w, 3)."""
+    # Made here and no buffers of a module: casting the tower to half precision must not round them.
+    mean = torch.tensor(preprocess.mean, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(preprocess.std, device=pixels.device).view(3, 1, 1)
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
 class TextTower(nn.Module):
@@ -128,10 +133,13 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
     """The frozen model that `source` names, with its identity.
 
     `model` is "starter", a name of open_clip, `local-dir:FOLDER` or `hf-hub:REPOSITORY` with an
-    open_clip_config.json; `pretrained` is a tag, a file, `TAG@FILE` (a file that descends from a tag's weights), or
-    `random:SEED`. InputError where these are unknown, contradict each other, or leave open what decides the vectors.
+    open_clip_config.json; `pretrained` is a tag, a file, `TAG@FILE` (a file that descends from a tag's weights),
+    `random:SEED`, or `delta:FOLDER` (tuned by `heads unfreeze`). InputError where these are unknown, contradict each
+    other, or leave open what decides the vectors.
     """
     target = _device(device)
+    if (source.pretrained or "").startswith(delta.PREFIX):
+        return delta.load_delta(source, device)
     if source.model == starter.NAME:
         if source.pretrained is not None:
             raise InputError(f"the starter brings its own weights; leave --pretrained {source.pretrained} out")

@@ -214,11 +214,14 @@ class CacheWriter:
         for folder, array in arrays.items():
             if len(array) != len(metadata):
                 raise ValueError(f"{folder} has {len(array)} rows, its metadata {len(metadata)}")
-            name = f"{side}/{folder}/{folder}_{shard:04d}.npy"
-            with atomic_write(self.path / name) as file:
-                np.save(file, array, allow_pickle=False)
-            self._record(name, len(array))
+            self.write_array(f"{side}/{folder}/{folder}_{shard:04d}.npy", array)
         self._write_table(f"{side}/metadata/metadata_{shard:04d}.parquet", metadata.cast(METADATA[side]))
+
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        """Write one .npy file, `name` being its path inside the cache and starting with a side."""
+        with atomic_write(self.path / name) as file:
+            np.save(file, array, allow_pickle=False)
+        self._record(name, len(array))
 
     def append_keys(self, keys: pa.Table) -> None:
         """Write names that pictures were met under; those of the shard just appended, or new ones of old pictures."""

@@ -33,6 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     merging = console.command(commands, "merge", merge, "make one cache of several")
     merging.add_argument("caches", nargs="+", type=Path, metavar="CACHE")
     merging.add_argument("--out", type=Path, required=True, help="a new cache, or one to add to")
+    refreshing = console.command(
+        commands, "refresh", refresh, "a cache's vectors under a tuned backbone, no picture read"
+    )
+    refreshing.add_argument("cache", type=Path)
+    refreshing.add_argument("--tuned", type=Path, required=True, help="a folder made by `python -m heads unfreeze`")
+    refreshing.add_argument("--out", type=Path, required=True, metavar="CACHE", help="the new cache")
+    refreshing.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps; an absent one is an error")
     return console.main(parser, argv)
 
 
@@ -54,6 +61,9 @@ def add_cache(commands: Any) -> None:
     parser.add_argument("--ray-actors", type=int, default=2, help="that encode side by side (%(default)s)")
     parser.add_argument("--num-gpus", type=float, default=0, help="of each actor (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads of the onnx engine (one for each core)")
+    parser.add_argument("--boundary", metavar="MODE", help="also keep what unfreezing by this mode is trained from")
+    parser.add_argument("--boundary-dtype", default="float16", help="float16, bfloat16, int8, float32 (%(default)s)")
+    parser.add_argument("--max-gb", type=float, default=100.0, help="that --boundary may add (%(default)g)")
     parser.add_argument("--rehash", action="store_true", help="read pictures again whose size and time are unchanged")
     parser.add_argument("--ignore-exif", action="store_true", help="take pictures as stored, as open_clip does")
     parser.add_argument("--max-pixels", type=int, default=Limits.max_pixels, help="of one picture (%(default)s)")
@@ -72,6 +82,7 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 def make_cache(args: argparse.Namespace) -> dict[str, Any]:
     from embed.bars import Bars
     from embed.build import BuildConfig, build_cache
+    from embed.modes import parse_mode
     from embed.records import parse_columns
 
     config = BuildConfig(
@@ -96,6 +107,7 @@ def make_cache(args: argparse.Namespace) -> dict[str, Any]:
         num_gpus=args.num_gpus,
         machine_cache=args.machine_cache,
     )
+    mode = parse_mode(args.boundary) if args.boundary else None
     result = build_cache(config, Bars())
     header = ["", "embedded", "per second", "known", "failed", "cut short", "in the cache"]
     keys = ("embedded", "per_s", "known", "failed", "truncated", "in_cache")
@@ -103,6 +115,14 @@ def make_cache(args: argparse.Namespace) -> dict[str, Any]:
     console.say(args, *console.table(header, rows))
     if result["images"]["failed"]:
         console.say(args, f"what failed, and why: python -m embed inspect {args.out}")
+    if mode is not None:
+        from embed.boundary_job import BoundaryConfig, extend_cache
+
+        boundary = BoundaryConfig(mode, args.boundary_dtype, args.max_gb)
+        result["boundary"] = extend_cache(config, boundary, Bars(), lambda line: console.say(args, line))
+        for side, found in result["boundary"].items():
+            if found["missing"]:
+                console.warn(f"{found['missing']} {NOUN[side]} of the cache lack activations: not in these tables")
     return result
 
 
@@ -128,6 +148,9 @@ def inspect(args: argparse.Namespace) -> dict[str, Any]:
     lines += [f"{name:15} {value}" for name, value in result["identity"]["preprocess"].items()]
     lines += [f"{'made by':15} {NOUN[side]}: {engine}" for side, engine in result["engines"]]
     lines += [f"{name:15} {result[name]:,}" for name in ("images", "names", "prompts", "failures")]
+    for name, entry in result["boundary"].items():
+        least = (entry.get("certificate") or {}).get("cosine_min", 1.0)
+        lines.append(f"{'boundary':15} {name}: cosine of what it gives to fp32 at least {least:.6f}")
     console.say(args, *lines)
     if result["failures"]:
         rows = [(f"{row['stage']}: {row['reason']}", f"{row['count']:,}", row["example"]) for row in result["reasons"]]
@@ -168,5 +191,17 @@ def merge(args: argparse.Namespace) -> dict[str, Any]:
     total = sum(Cache.open(path).count(side) for path in args.caches for side in NOUN)
     with console.progress(total, "rows", "merging") as bar:
         result = merge_caches(args.caches, args.out, bar.update)
+    console.say(args, f"{args.out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
+    return result
+
+
+def refresh(args: argparse.Namespace) -> dict[str, Any]:
+    from embed.cache import Cache
+    from embed.engines import resolve_device
+    from embed.refresh import refresh_cache
+
+    cache = Cache.open(args.cache)
+    with console.progress(sum(cache.count(side) for side in NOUN), "rows", "refreshing") as bar:
+        result = refresh_cache(args.cache, args.tuned, args.out, resolve_device(args.device), bar.update)
     console.say(args, f"{args.out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
     return result

@@ -61,7 +61,8 @@ def _identity_file(source: Source, root: Path) -> Path:
 
 def _local_files(source: Source) -> Iterator[tuple[str, int, int]]:
     """Path, size and time of every file that the source names, and of what the starter adds to its packages."""
-    names = [source.model.removeprefix("local-dir:"), (source.pretrained or "").rpartition("@")[2]]
+    pretrained = (source.pretrained or "").removeprefix("delta:")
+    names = [source.model.removeprefix("local-dir:"), pretrained.rpartition("@")[2]]
     paths = [Path(name) for name in names if name] + [Path(__file__).with_name("starter_bridge.safetensors")]
     for path in paths:
         files = sorted(path.rglob("*")) if path.is_dir() else [path]

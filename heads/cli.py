@@ -4,9 +4,27 @@ import argparse
 from collections.abc import Sequence
 
 from embed import console
-from heads import cli_calibrate, cli_evaluate, cli_generators, cli_project, cli_published, cli_train
+from heads import (
+    cli_calibrate,
+    cli_evaluate,
+    cli_generators,
+    cli_papers,
+    cli_project,
+    cli_published,
+    cli_train,
+    cli_unfreeze,
+)
 
-PARTS = (cli_train, cli_evaluate, cli_calibrate, cli_generators, cli_published, cli_project)
+PARTS = (
+    cli_train,
+    cli_evaluate,
+    cli_calibrate,
+    cli_generators,
+    cli_published,
+    cli_project,
+    cli_unfreeze,
+    cli_papers,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -46,7 +46,8 @@ class Features:
                     "the head reads prompts and some rows of the table have none; choose --head linear, or --head mlp"
                     " --reads image"
                 )
-            taken[name] = vectors[chosen].float()
+            # Not vectors[chosen], whose gradient is summed in no fixed order.
+            taken[name] = vectors.index_select(0, chosen).float()
         return taken
 
 

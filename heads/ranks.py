@@ -1,0 +1,79 @@
+"""Several processes training one model, each on its share of every batch's pictures and prompts.
+
+Vectors are gathered with their gradients and every process computes the loss of the whole batch, as PickScore does, so
+that losses which compare a batch with itself mean the same on one process and on many; gradients are then averaged.
+Started by `accelerate launch -m heads unfreeze ...`.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embed.spec import InputError
+
+
+class Ranks:
+    """This process among `count`; alone, everything here is the identity."""
+
+    def __init__(self, accelerator: Any = None) -> None:
+        self._accelerator = accelerator
+        self.count: int = 1 if accelerator is None else accelerator.num_processes
+        self.rank: int = 0 if accelerator is None else accelerator.process_index
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """This process's rows of a batch; every process gets equally many, the first row filling up."""
+        if self.count == 1:
+            return rows
+        filled = np.concatenate([rows, np.repeat(rows[:1], -len(rows) % self.count)])
+        return filled[self.rank :: self.count]
+
+    def gather(self, vectors: Tensor, count: int) -> Tensor:
+        """(count, d): the vectors of the whole batch in its order, from every process's share."""
+        if self.count == 1:
+            return vectors
+        shares = _Gather.apply(vectors, self.count, self.rank)
+        return shares.transpose(0, 1).reshape(-1, vectors.shape[1])[:count]
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """The mean over the processes of every gradient."""
+        if self.count > 1:
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    parameter.grad = self._accelerator.reduce(parameter.grad, "mean")
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.count > 1:
+            self._accelerator.wait_for_everyone()
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' tensors (count, n, d). Every process's loss adds to every vector's gradient."""
+
+    @staticmethod
+    def forward(context: Any, vectors: Tensor, count: int, rank: int) -> Tensor:
+        context.rank = rank
+        gathered = [torch.empty_like(vectors) for _ in range(count)]
+        torch.distributed.all_gather(gathered, vectors.contiguous())
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradient.contiguous()
+        torch.distributed.all_reduce(gradient)
+        return gradient[context.rank], None, None
+
+
+def find_ranks(device: str) -> Ranks:
+    """The processes that `accelerate launch` or torchrun started; this one alone where they did not."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Ranks()
+    try:
+        from accelerate import Accelerator
+    except ImportError:
+        raise InputError("several processes need accelerate: pip install 'plaudit[distributed]'") from None
+    return Ranks(Accelerator(cpu=device == "cpu"))
