@@ -38,12 +38,19 @@ def _add_bundle_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--provider", action="append", help="cpu, cuda, tensorrt, ... (the best installed)")
     parser.add_argument("--precision", help="one of the bundle's (its first)")
     parser.add_argument("--threads", type=int, help="of the CPU (one for each core)")
+    parser.add_argument("--engine-cache", type=Path, metavar="FOLDER", help="where TensorRT keeps what it compiles")
 
 
 def _scorer(args: argparse.Namespace) -> Any:
     from runtime.scorer import Scorer
 
-    return Scorer.load(args.bundle, providers=args.provider, precision=args.precision, threads=args.threads)
+    return Scorer.load(
+        args.bundle,
+        providers=args.provider,
+        precision=args.precision,
+        threads=args.threads,
+        engine_cache=args.engine_cache,
+    )
 
 
 def score_images(args: argparse.Namespace) -> dict[str, Any]:
