@@ -62,6 +62,12 @@ def test_a_head_that_reads_prompts_alone_finds_a_leak() -> None:
         scores = trained_scores(name, labels, whole, split, manifest)
         accuracy[name] = np.nanmean(pair_credit(*measured.of_pairs(scores), measured.pairs.target))
     assert accuracy["prompt_only"] > 0.9 > 0.65 > accuracy["image_only"]
+    # A head that reads pictures as pooled features alone reads both sides too.
+    pooled = Features(**{**vars(whole), "image_pooled": unit(N, 4)})
+    kernel = {"head": vars(HeadConfig("kernel", DIM, 4, landmarks=16)), "training": manifest["training"]}
+    assert "image_embedding" not in build_head(HeadConfig("kernel", DIM, 4)).inputs
+    scores = trained_scores("prompt_only", labels, pooled, split, kernel)
+    assert np.nanmean(pair_credit(*measured.of_pairs(scores), measured.pairs.target)) > 0.7
     linear = {"head": vars(HeadConfig("linear", DIM)), "training": manifest["training"]}
     assert trained_scores("prompt_only", labels, whole, split, linear) is None
 
