@@ -9,7 +9,7 @@ from heads_labels import GROUPS, SIZE, comparisons, single
 from embed.spec import InputError
 from heads.baselines import image_only, prior_scores, prompt_only, trained_scores
 from heads.comparisons import Labels
-from heads.evaluate import Protocol, measure_pairs
+from heads.evaluate import Protocol, fast_scores, measure_pairs
 from heads.features import Features
 from heads.metrics import pair_credit
 from heads.models import HeadConfig, build_head
@@ -43,6 +43,17 @@ def test_a_blinded_head_does_not_see_the_side_it_is_denied() -> None:
         kept = Features(**{**vars(whole), {"prompt": "image", "image": "prompt"}[side]: shuffled})
         assert not np.allclose(score_items(head, blind(whole)), score_items(head, blind(kept)), atol=1e-3)
     assert image_only(whole).text_embeddings.norm().item() == pytest.approx(1)
+
+
+def test_zero_shot_scores_are_those_of_an_untrained_cosine_head() -> None:
+    whole = features()
+    labels = comparisons(RNG.choice([0.0, 1.0], N // 2), np.arange(N // 2))
+    measured = measure_pairs(labels, Split(np.zeros(N // 2, np.int64), np.arange(N // 2), 1), Protocol())
+    got = fast_scores(measured, whole, [build_head(HeadConfig("cosine", DIM))])
+    np.testing.assert_allclose(got["zero_shot"], got["head"], rtol=1e-5)
+    assert np.ptp(got["zero_shot"]) > 50  # logits, not cosines
+    assert "zero_shot" not in fast_scores(measured, Features(**{**vars(whole), "prompt": -1 + 0 * whole.prompt}),
+                                          [build_head(HeadConfig("linear", DIM))])  # fmt: skip
 
 
 def test_a_head_that_reads_prompts_alone_finds_a_leak() -> None:
