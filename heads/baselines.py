@@ -14,7 +14,7 @@ from heads.comparisons import Labels, appeal, values_of
 from heads.evaluate import Floats, head_scores
 from heads.features import Features
 from heads.folds import train_heads
-from heads.models import READS, build_head, config_from_json
+from heads.models import build_head, config_from_json
 from heads.split import Split, rows_apart_from
 from heads.train import TrainConfig
 
@@ -41,7 +41,8 @@ def trained_scores(
     """The scores of a head of the same shape that sees what BLINDED[name] leaves, trained as `manifest` says the head
     was, on the same rows. None where the head reads one side alone anyway."""
     config = config_from_json(manifest["head"])
-    if not set(READS["both"]) <= set(build_head(config).inputs):
+    inputs = set(build_head(config).inputs)
+    if "text_embedding" not in inputs or inputs == {"text_embedding"}:
         return None
     recorded = manifest["training"]
     training = TrainConfig(**{f.name: recorded[f.name] for f in fields(TrainConfig) if f.name in recorded})

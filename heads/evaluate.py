@@ -4,6 +4,7 @@ Scores are (m, sides): one for each item of each row of a table, given by the he
 no head may. `heads.scoreboard` measures the same pairs by every paper's rule.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from heads.comparisons import Labels, Pairs, groups_of, pairs_among
 from heads.features import Features
 from heads.intervals import Interval, clustered_interval, mean_of_folds_interval
 from heads.metrics import pair_credit
-from heads.models import Head
+from heads.models import Cosine, Head
 from heads.split import Split
 from heads.train import score_items
 
@@ -170,7 +171,8 @@ def fast_scores(measured: Measured, features: Features, heads: Sequence[Head]) -
     labels = measured.labels
     found = {"head": head_scores(heads, labels, features, measured.split)}
     if (zero_shot := zero_shot_scores(features)) is not None:
-        found["zero_shot"] = zero_shot.astype(np.float64)[labels.items]
+        # On the scale that CLIP was trained with, so that ties and probabilities mean something.
+        found["zero_shot"] = math.exp(Cosine.LOGIT_SCALE) * zero_shot.astype(np.float64)[labels.items]
     # A scorer that knows nothing, measured on the same pairs: its interval says what luck alone can reach.
     chance = np.random.default_rng(measured.protocol.seed).normal(size=len(labels.image))
     return {**found, "chance": chance[labels.items]}

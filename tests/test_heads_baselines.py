@@ -9,7 +9,7 @@ from heads_labels import GROUPS, SIZE, comparisons, single
 from embed.spec import InputError
 from heads.baselines import image_only, prior_scores, prompt_only, trained_scores
 from heads.comparisons import Labels
-from heads.evaluate import Protocol, measure_pairs
+from heads.evaluate import Protocol, fast_scores, measure_pairs
 from heads.features import Features
 from heads.metrics import pair_credit
 from heads.models import HeadConfig, build_head
@@ -45,6 +45,17 @@ def test_a_blinded_head_does_not_see_the_side_it_is_denied() -> None:
     assert image_only(whole).text_embeddings.norm().item() == pytest.approx(1)
 
 
+def test_zero_shot_scores_are_those_of_an_untrained_cosine_head() -> None:
+    whole = features()
+    labels = comparisons(RNG.choice([0.0, 1.0], N // 2), np.arange(N // 2))
+    measured = measure_pairs(labels, Split(np.zeros(N // 2, np.int64), np.arange(N // 2), 1), Protocol())
+    got = fast_scores(measured, whole, [build_head(HeadConfig("cosine", DIM))])
+    np.testing.assert_allclose(got["zero_shot"], got["head"], rtol=1e-5)
+    assert np.ptp(got["zero_shot"]) > 50  # logits, not cosines
+    assert "zero_shot" not in fast_scores(measured, Features(**{**vars(whole), "prompt": -1 + 0 * whole.prompt}),
+                                          [build_head(HeadConfig("linear", DIM))])  # fmt: skip
+
+
 def test_a_head_that_reads_prompts_alone_finds_a_leak() -> None:
     """Ratings that the prompt gives away: the prompt-only head orders held-out pairs, the image-only head cannot."""
     whole = features(pooled=False)
@@ -62,6 +73,12 @@ def test_a_head_that_reads_prompts_alone_finds_a_leak() -> None:
         scores = trained_scores(name, labels, whole, split, manifest)
         accuracy[name] = np.nanmean(pair_credit(*measured.of_pairs(scores), measured.pairs.target))
     assert accuracy["prompt_only"] > 0.9 > 0.65 > accuracy["image_only"]
+    # A head that reads pictures as pooled features alone reads both sides too.
+    pooled = Features(**{**vars(whole), "image_pooled": unit(N, 4)})
+    kernel = {"head": vars(HeadConfig("kernel", DIM, 4, landmarks=16)), "training": manifest["training"]}
+    assert "image_embedding" not in build_head(HeadConfig("kernel", DIM, 4)).inputs
+    scores = trained_scores("prompt_only", labels, pooled, split, kernel)
+    assert np.nanmean(pair_credit(*measured.of_pairs(scores), measured.pairs.target)) > 0.7
     linear = {"head": vars(HeadConfig("linear", DIM)), "training": manifest["training"]}
     assert trained_scores("prompt_only", labels, whole, split, linear) is None
 

@@ -178,6 +178,9 @@ def test_what_the_labels_do_not_permit_is_said() -> None:
     assert "groups" in got["recall_at_1"]["missing"]
     assert "ratings or counts" in got["spearman"]["missing"]
     assert "scores" in got["hps_accuracy"]
+    one, scores = ranked()
+    got = scoreboard(Board(one), {"head": scores})
+    assert "ratings or counts" in got["spearman"]["missing"]  # ranks of two groups have no common scale
     counts = single("counts", RNG.integers(1, 1000, GROUPS * SIZE))
     counts.values["group"][:] = 0  # a table without groups
     got = scoreboard(Board(measured(counts)), {"head": RNG.normal(size=(GROUPS * SIZE, 1))})
