@@ -11,12 +11,14 @@ from heads import (
     cli_papers,
     cli_project,
     cli_published,
+    cli_sweep,
     cli_train,
     cli_unfreeze,
 )
 
 PARTS = (
     cli_train,
+    cli_sweep,
     cli_evaluate,
     cli_calibrate,
     cli_generators,

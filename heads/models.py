@@ -24,6 +24,7 @@ from embed.console import unknown_name
 from embed.spec import InputError, known_fields
 
 INPUTS = ("image_embedding", "text_embedding", "image_pooled")
+SMALLEST_NORM = 1e-12  # torch's own
 READS = {"both": INPUTS[:2], "image": INPUTS[:1], "text": INPUTS[1:2]}
 
 
@@ -96,6 +97,14 @@ class Fusion(Head):
         super().__init__()
         self.inputs = INPUTS if config.pooled_dim else INPUTS[:2]
         width = 4 * config.dim + config.pooled_dim
+        of_each = [(1.0, config.dim**0.5)] * 2 + [
+            (self.PRODUCT_SCALE, config.dim),
+            (self.PRODUCT_SCALE, config.dim**0.5),
+        ]
+        scale = [torch.full((config.dim,), part * order) for part, order in of_each]
+        scale.append(torch.full((config.pooled_dim,), self.POOLED_SCALE * config.pooled_dim**0.5))
+        self.scale: Tensor
+        self.register_buffer("scale", torch.cat(scale), persistent=False)
         self.center: Tensor
         self.register_buffer("center", torch.zeros(width))
         self.layers = nn.Sequential(
@@ -113,19 +122,21 @@ class Fusion(Head):
         self, image_embedding: Tensor, text_embedding: Tensor, image_pooled: Tensor | None = None
     ) -> Tensor:
         features = self._features(image_embedding, text_embedding, image_pooled)
-        return self.layers(features - self.center).squeeze(-1)
+        return self.layers(torch.addcmul(-self.center, features, self.scale)).squeeze(-1)
 
     def prepare(self, **inputs: Tensor) -> None:
         """Center the features on the mean of the training items."""
-        self.center.copy_(self._features(**inputs).mean(dim=0))
+        self.center.copy_(self._features(**inputs).mean(dim=0) * self.scale)
 
     def _features(self, image_embedding: Tensor, text_embedding: Tensor, image_pooled: Tensor | None = None) -> Tensor:
-        scale = image_embedding.shape[-1] ** 0.5
-        product = (self.PRODUCT_SCALE * scale**2) * image_embedding * text_embedding
-        difference = (self.PRODUCT_SCALE * scale) * (image_embedding - text_embedding).abs()
-        features = [scale * image_embedding, scale * text_embedding, product, difference]
+        features = [
+            image_embedding,
+            text_embedding,
+            image_embedding * text_embedding,
+            (image_embedding - text_embedding).abs(),
+        ]
         if image_pooled is not None:
-            features.append((self.POOLED_SCALE * image_pooled.shape[-1] ** 0.5) * image_pooled)
+            features.append(image_pooled)
         return torch.cat(features, dim=-1)
 
 
@@ -148,15 +159,17 @@ class Cosine(Head):
 
     def embed_image(self, image_embedding: Tensor) -> Tensor:
         """(n, d) unit vectors of pictures."""
-        return F.normalize(image_embedding + F.linear(image_embedding, self.image_residual), dim=-1)
+        return F.normalize(_moved(image_embedding, self.image_residual), dim=-1)
 
     def embed_text(self, text_embedding: Tensor) -> Tensor:
         """(n, d) unit vectors of prompts."""
-        return F.normalize(text_embedding + F.linear(text_embedding, self.text_residual), dim=-1)
+        return F.normalize(_moved(text_embedding, self.text_residual), dim=-1)
 
     def forward(self, image_embedding: Tensor, text_embedding: Tensor) -> Tensor:  # type: ignore[override]
-        cosine = (self.embed_image(image_embedding) * self.embed_text(text_embedding)).sum(dim=-1)
-        return self.logit_scale.exp() * cosine
+        image, text = _moved(image_embedding, self.image_residual), _moved(text_embedding, self.text_residual)
+        # The norms of the product's factors and not unit vectors: half the passes over memory, in both directions.
+        norms = torch.linalg.vector_norm(image, dim=-1) * torch.linalg.vector_norm(text, dim=-1)
+        return self.logit_scale.exp() * (image * text).sum(dim=-1) / norms.clamp(min=SMALLEST_NORM)
 
 
 class Convex(Head):
@@ -297,6 +310,11 @@ class Mlp(Head):
     ) -> Tensor:
         given = [_order_one(side) for side in (image_embedding, text_embedding) if side is not None]
         return self.layers(torch.cat(given, dim=-1)).squeeze(-1)
+
+
+def _moved(vectors: Tensor, residual: Tensor) -> Tensor:
+    """(I + residual) x of each row x."""
+    return torch.addmm(vectors, vectors, residual.T)
 
 
 def _order_one(unit_vectors: Tensor) -> Tensor:
