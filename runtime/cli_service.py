@@ -37,7 +37,10 @@ def add_commands(commands: Any) -> None:
     )
     serve.add_argument("--provider", action="append", help="cpu, cuda, tensorrt, ... (the best installed)")
     serve.add_argument("--precision", help="one of the bundle's (its first)")
-    serve.add_argument("--threads", type=int, help="of the session on the CPU (one for each core)")
+    serve.add_argument("--threads", type=int, help="inside one run on the CPU (1 to 4)")
+    serve.add_argument(
+        "--streams", type=int, metavar="N", help="runs side by side (cores / threads on a CPU, 1 elsewhere)"
+    )
     serve.add_argument("--engine-cache", type=Path, metavar="FOLDER", help="where TensorRT keeps what it compiles")
     serve.add_argument("--decoders", type=int, help="processes that decode pictures (half the cores, at least 2)")
     serve.add_argument("--deadline", type=float, metavar="SECONDS", help="answer 504 beyond (10)")
@@ -78,6 +81,7 @@ def service_config(args: argparse.Namespace) -> "ServiceConfig":
 
     given = {
         "threads": args.threads,
+        "streams": args.streams,
         "decoders": args.decoders,
         "deadline_s": args.deadline,
         "max_batch": args.max_batch,
@@ -135,6 +139,7 @@ def serve_locally(args: argparse.Namespace, config: "ServiceConfig") -> None:
             port=args.port,
             log_config=None,
             access_log=False,  # service_front writes that line
+            timeout_keep_alive=75,  # longer than load balancers keep theirs, or they send on what is just being closed
             timeout_graceful_shutdown=int(config.deadline_s) + 5,
             server_header=False,
         )

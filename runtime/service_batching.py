@@ -18,20 +18,25 @@ Observe = Callable[[int, float, float], None]  # items of a batch, seconds the o
 
 
 class Batcher(Generic[Item, Answer]):
-    """Runs `run` in one thread on up to `max_batch` items at a time, first come first served.
+    """Runs `run` on up to `max_batch` items at a time, first come first served, in `streams` threads side by side.
 
     Used from one event loop. What is no longer waited for when its turn comes is not run.
     """
 
     def __init__(
-        self, run: Callable[[Sequence[Item]], Sequence[Answer]], max_batch: int, observe: Observe | None = None
+        self,
+        run: Callable[[Sequence[Item]], Sequence[Answer]],
+        max_batch: int,
+        observe: Observe | None = None,
+        streams: int = 1,
     ) -> None:
         self._run = run
         self._max_batch = max_batch
         self._observe = observe
         self._waiting: deque[tuple[Item, asyncio.Future[Answer], float]] = deque()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="session")
-        self._worker: asyncio.Task[None] | None = None
+        self._streams = streams
+        self._threads = ThreadPoolExecutor(streams, thread_name_prefix="session")
+        self._workers: set[asyncio.Task[None]] = set()
         self.dropped = 0  # items whose caller had gone before their turn
 
     def __len__(self) -> int:
@@ -42,19 +47,21 @@ class Batcher(Generic[Item, Answer]):
         """The item's answer; or the exception of `run` on this item."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, time.monotonic()))
-        if self._worker is None or self._worker.done():
-            self._worker = asyncio.create_task(self._work())
+        if len(self._workers) < self._streams:
+            worker = asyncio.create_task(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
         return await future
 
     async def run_alone(self, items: Sequence[Item]) -> Sequence[Answer]:
-        """Answers of one batch of exactly these items, run in the same thread between two others."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, items)
+        """Answers of one batch of exactly these items, run in one of the same threads between two others."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, items)
 
     async def close(self) -> None:
-        """Finish what waits, then end the thread."""
-        while self._worker is not None and not self._worker.done():
-            await self._worker
-        self._thread.shutdown(wait=False)
+        """Finish what waits, then end the threads."""
+        while self._workers:
+            await asyncio.wait(self._workers)
+        self._threads.shutdown(wait=False)
 
     async def _work(self) -> None:
         while batch := self._next_batch():

@@ -69,6 +69,7 @@ class Engine:
         decoders: Decoders,
         fetcher: Fetcher,
         max_batch: int,
+        streams: int = 1,
         observe: Observe | None = None,
     ) -> None:
         if catalogue is not None:
@@ -90,7 +91,9 @@ class Engine:
         self._tolerance = scorer.bundle.manifest["reference"][scorer.precision]["score"]
         self._decoders = decoders
         self._fetcher = fetcher
-        self.batcher: Batcher[Work, Outcome] = Batcher(lambda works: run_batch(scorer, works), max_batch, observe)
+        self.batcher: Batcher[Work, Outcome] = Batcher(
+            lambda works: run_batch(scorer, works), max_batch, observe, streams
+        )
         self._searches = ThreadPoolExecutor(2, thread_name_prefix="search")
         self.users = 0
 

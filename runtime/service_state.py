@@ -32,7 +32,8 @@ class ServiceConfig:
     catalogue: Path | None = None
     providers: tuple[Provider, ...] | None = None
     precision: str | None = None
-    threads: int | None = None
+    threads: int | None = None  # inside one run on a CPU; None: see `sizes`
+    streams: int | None = None  # runs side by side
     engine_cache: Path | None = None
     limits: Limits = LIMITS
     max_items: int = 64  # of one request
@@ -40,7 +41,7 @@ class ServiceConfig:
     max_body_bytes: int = 32 << 20
     max_pending_bytes: int = 256 << 20  # bodies of all requests under way
     max_queue: int = 256  # items under way, decoding included
-    max_batch: int | None = None  # see `default_batch`
+    max_batch: int | None = None  # items of one run
     deadline_s: float = 10.0
     decoders: int = field(default_factory=lambda: max(2, (os.cpu_count() or 2) // 2))
     url_hosts: tuple[str, ...] = ()
@@ -48,7 +49,15 @@ class ServiceConfig:
     may_reload: bool = True  # whether POST /admin/reload is served, to who has the token
 
     def __post_init__(self) -> None:
-        for name in ("max_items", "max_prompt_chars", "max_body_bytes", "max_batch", "deadline_s", "decoders"):
+        for name in (
+            "max_items",
+            "max_prompt_chars",
+            "max_body_bytes",
+            "max_batch",
+            "streams",
+            "deadline_s",
+            "decoders",
+        ):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise InputError(f"ServiceConfig.{name} is {getattr(self, name)}; wanted a positive number")
         if self.max_queue < self.max_items:
@@ -65,10 +74,26 @@ class ServiceConfig:
             raise InputError("the token is empty; give one, or none at all")
 
 
-def default_batch(providers: Sequence[Provider] | None) -> int:
-    """Items to run together: a CPU gains nothing beyond a few, and answers the first of them later."""
+@dataclass(frozen=True)
+class Sizes:
+    """How the session is used: items of one run, runs side by side, threads inside one run."""
+
+    max_batch: int
+    streams: int
+    threads: int
+
+
+def sizes(config: ServiceConfig, cores: int) -> Sizes:
+    """What the configuration says, and what serves well where it says nothing.
+
+    A CPU gains nothing from more than a few items a run. Threads of one run wait for each other at every operator, and
+    the core that one of them waits for may be decoding: several runs of few threads each lose less than one of many.
+    """
     available = require_onnxruntime().get_available_providers()
-    return 8 if resolve_providers(providers, available)[0][0] == "CPUExecutionProvider" else BATCH
+    if resolve_providers(config.providers, available)[0][0] != "CPUExecutionProvider":
+        return Sizes(config.max_batch or BATCH, config.streams or 1, config.threads or cores)
+    streams = config.streams or max(1, cores // (config.threads or min(4, (cores + 1) // 2)))
+    return Sizes(config.max_batch or 8, streams, config.threads or max(1, cores // streams))
 
 
 class Service:
@@ -99,11 +124,12 @@ class Service:
 
     def _load(self) -> Engine:
         config = self.config
+        use = sizes(config, os.cpu_count() or 1)
         scorer = Scorer.load(
             config.bundle,
             providers=config.providers,
             precision=config.precision,
-            threads=config.threads,
+            threads=use.threads,
             limits=config.limits,
             engine_cache=config.engine_cache,
         )
@@ -112,8 +138,9 @@ class Service:
             from runtime.catalogue import Catalogue
 
             catalogue = Catalogue.open(config.catalogue)
-        max_batch = config.max_batch or default_batch(config.providers)
-        return Engine(scorer, catalogue, self.decoders, self.fetcher, max_batch, self.metrics.observe_batch)
+        return Engine(
+            scorer, catalogue, self.decoders, self.fetcher, use.max_batch, use.streams, self.metrics.observe_batch
+        )
 
     async def reload(self) -> Engine:
         """Load bundle and catalogue anew; on failure the old ones stay, with the error raised and logged."""

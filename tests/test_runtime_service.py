@@ -22,7 +22,7 @@ from service_server import TOKEN, base64_of, serving, small_picture
 from embed.images import Limits
 from embed.spec import InputError
 from runtime.scorer import Scorer, softmax
-from runtime.service_state import Service, ServiceConfig
+from runtime.service_state import Service, ServiceConfig, sizes
 
 Running = tuple[httpx.Client, Service]
 
@@ -302,7 +302,7 @@ class Brake:
 
 
 def test_full_late_and_gone(bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(bundle, max_queue=8, max_items=8, max_batch=1, deadline_s=1.5) as (client, service):
+    with serving(bundle, max_queue=8, max_items=8, max_batch=1, streams=1, deadline_s=1.5) as (client, service):
         asked = {"prompt": "a cat", "images": [base64_of(pictures[0])]}
         assert client.post("/v1/score", json=asked).status_code == 200
         brake = Brake(service, monkeypatch)
@@ -421,7 +421,7 @@ def test_reload_drops_no_request(two_bundles: tuple[Path, Path], tmp_path: Path,
             thread.join()
         assert set(statuses) == {200} and set(digests) == {first.scorer.bundle.digest, new}
         assert digests[-1] == new != first.scorer.bundle.digest
-        assert first.batcher._thread._shutdown and first.users == 0
+        assert first.batcher._threads._shutdown and first.users == 0
 
         (two_bundles[1] / "head.onnx").write_bytes(b"damaged")
         refused = client.post("/admin/reload")
@@ -442,3 +442,20 @@ def test_reload_drops_no_request(two_bundles: tuple[Path, Path], tmp_path: Path,
 def test_a_configuration_that_cannot_serve(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ServiceConfig(Path("bundle"), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "cores", "expected"),
+    [
+        ({}, 1, (8, 1, 1)),
+        ({}, 2, (8, 2, 1)),
+        ({}, 4, (8, 2, 2)),
+        ({}, 16, (8, 4, 4)),
+        ({"threads": 2}, 2, (8, 1, 2)),
+        ({"streams": 3}, 12, (8, 3, 4)),
+        ({"streams": 1, "threads": 1, "max_batch": 5}, 8, (5, 1, 1)),
+    ],
+)
+def test_runs_side_by_side_share_the_cores(options: dict[str, int], cores: int, expected: tuple[int, int, int]) -> None:
+    use = sizes(ServiceConfig(Path("bundle"), providers=("cpu",), **options), cores)
+    assert (use.max_batch, use.streams, use.threads) == expected

@@ -107,3 +107,17 @@ def test_each_batch_is_observed() -> None:
 
     asyncio.run(scenario())
     assert [size for size, _, _ in seen] == [1] and all(s >= 0 for one in seen for s in one[1:])
+
+
+def test_streams_run_side_by_side_and_no_more_than_there_are() -> None:
+    run = Doubler()
+
+    async def scenario() -> list[int]:
+        batcher = Batcher(run, max_batch=1, streams=2)
+        run.allowed.clear()
+        tasks = await started(batcher, 1, 2, 3, 4)
+        assert len(batcher) == 2  # two are being run
+        run.allowed.set()
+        return [await task for task in tasks]
+
+    assert asyncio.run(scenario()) == [2, 4, 6, 8]
