@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embed.backbone import weights_hash
 from embed.console import progress, unknown_name
 from embed.files import atomic_write
 from embed.modes import parse_mode
@@ -117,6 +118,7 @@ class Trainer:
         self.on_step = on_step
         self.epoch_steps = math.ceil(len(data.train) / config.batch_size)
         self.optimizer = _optimizer(unfrozen, config)
+        self._base = weights_hash(unfrozen.moved)
         self.step = 0
         self.losses: list[float] = []  # of the present epoch
         self.history: list[dict[str, float]] = []
@@ -243,7 +245,7 @@ class Trainer:
         self.best_accuracy, self.best_epoch = state["best"]
 
     def _settings(self) -> dict[str, Any]:
-        return {**self.config.to_json(), "data": self.data.fingerprint(), "base": sorted(self.unfrozen.trained())}
+        return {**self.config.to_json(), "data": self.data.fingerprint(), "base": self._base}
 
 
 def accuracy_of(unfrozen: Unfrozen, data: Data) -> float:

@@ -22,7 +22,7 @@ from embed.images import Limits, load_pixels
 from embed.spec import Source
 from heads.cli import main as heads
 
-ROWS = 120
+ROWS = 90
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def run(capsys: pytest.CaptureFixture[str], main: Any, *argv: str) -> dict[str, 
 
 CACHE = ("cache", "counts.parquet", "--model", "local-dir:clip", "--out", "cache", "--workers", "1")
 TUNE = ("unfreeze", "cache", "--data", "counts.parquet", "--loss", "preference", "--out", "tuned",
-        "--learning-rate", "1e-3", "--epochs", "2", "--batch-size", "128", "--device", "cpu")  # fmt: skip
+        "--learning-rate", "2e-3", "--epochs", "2", "--batch-size", "512", "--device", "cpu")  # fmt: skip
 
 
 def test_tuned_refreshed_evaluated_and_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,8 @@ def test_a_checkpoint_of_another_run_is_refused(folder: Path, tmp_path: Path) ->
     trainer(folder, tmp_path).run(3)
     with pytest.raises(InputError, match="other settings or data; finish that, or remove the file"):
         trainer(folder, tmp_path, learning_rate=2e-3)
+    with pytest.raises(InputError, match="other settings or data"):
+        trainer(tiny.make_folder(tmp_path / "clip", seed=1), tmp_path)
 
 
 def test_the_best_epoch_is_kept_even_if_it_is_the_first(folder: Path) -> None:

@@ -1,6 +1,9 @@
 """A CLIP of four picture blocks and three text blocks, with pictures, prompts and labels, all in memory."""
 
+import copy
 import json
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +42,15 @@ def make_folder(folder: Path, seed: int = 0) -> Path:
 
 
 def load(folder: Path) -> Backbone:
+    """The backbone in that folder, whose model is the caller's to change."""
+    file = folder / "open_clip_model.safetensors"
+    loaded = _load(folder, file.stat().st_mtime_ns)
+    return replace(loaded, model=copy.deepcopy(loaded.model))
+
+
+@cache
+def _load(folder: Path, mtime_ns: int) -> Backbone:
+    # Most of loading is the tokenizer.
     return load_backbone(Source(f"local-dir:{folder}"))
 
 

@@ -12,6 +12,8 @@ document.
 import argparse
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,14 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from embed.bars import Bars
-from embed.boundary_job import BoundaryConfig, extend_cache
-from embed.build import BuildConfig, build_cache
 from embed.cache import Cache
 from embed.console import table
-from embed.modes import parse_mode
 from embed.records import read_records
-from embed.spec import Source
 from heads.comparisons import match_labels
 from heads.evaluate import Protocol, evaluate
 from heads.features import Features, features_of
@@ -74,11 +71,12 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-5)
     parser.add_argument("--batch-size", type=int, default=4096, help="pairs a step; each picture is computed once")
     args = parser.parse_args()
-    build = BuildConfig((str(TABLE),), args.out / "cache", Source("starter"), features=("projected", "pooled"))
-    build_cache(build, Bars())
+    path = args.out / "cache"
+    embed = ["embed", "cache", str(TABLE), "--model", "starter", "--features", "projected,pooled", "--out", str(path)]
     for mode in args.modes:
-        extend_cache(build, BoundaryConfig(parse_mode(mode)), Bars(), print)
-    cache = Cache.open(build.out)
+        # A process of its own: those that decode import its main module again, and this one's is slow to import.
+        subprocess.run([sys.executable, "-m", *embed, "--boundary", mode], check=True)
+    cache = Cache.open(path)
     labels = match_labels(read_records(str(TABLE)), cache)
     pooled = np.concatenate(cache.arrays("images", "pooled_emb"))
     vectors = cache.image_embeddings(), cache.text_embeddings()
