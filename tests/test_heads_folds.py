@@ -35,7 +35,6 @@ def task(kind: str = "linear") -> Task:
 
 def test_rounds_keep_held_out_and_validation_pictures_from_every_part() -> None:
     given = task()
-    # Ratings are compared within a prompt; without prompts within the table.
     held_out = given.split.test_rows(1)
     rows = np.flatnonzero(given.split.fold != 1)
     image = given.labels.image
