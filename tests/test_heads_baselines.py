@@ -71,14 +71,14 @@ def test_a_head_that_reads_prompts_alone_finds_a_leak() -> None:
                     {"count": np.exp(4 + rating)}, table, 0)  # fmt: skip
     split = Split(np.arange(N) % 3, np.arange(N), 3)
     config = HeadConfig("fusion", DIM, hidden=16, dropout=0.0, input_dropout=0.0)
-    training = TrainConfig(epochs=25, patience=25, learning_rate=0.02, weight_decay=0.01, batch_size=128).to_json()
+    training = TrainConfig(epochs=6, learning_rate=0.02, weight_decay=0.01, batch_size=128).to_json()
     manifest = {"head": vars(config), "training": {**training, "min_ratio": None, "epochs_run": 6}}
     measured = measure_pairs(labels, split, Protocol(min_ratio=1.5))
     accuracy = {}
     for name in ("image_only", "prompt_only"):
         scores = trained_scores(name, labels, whole, split, manifest)
         accuracy[name] = np.nanmean(pair_credit(*measured.of_pairs(scores), measured.pairs.target))
-    assert accuracy["prompt_only"] > 0.85 > 0.7 > accuracy["image_only"]
+    assert accuracy["prompt_only"] > 0.7 > 0.65 > accuracy["image_only"]
     # A head that reads pictures as pooled features alone reads both sides too.
     pooled = Features(**{**vars(whole), "image_pooled": unit(N, 4)})
     kernel = {"head": vars(HeadConfig("kernel", DIM, 4, landmarks=16)), "training": manifest["training"]}
