@@ -160,7 +160,7 @@ def _solve_one(task: Task, rows: np.ndarray, held_out: np.ndarray, name: str) ->
 
     The kernel's default penalty is its prior's: some hundreds of rows choose one worse than that. On the emoji example,
     whole subcategories held out, a penalty chosen by rows kept aside orders 0.753 of the pairs and the prior's 0.759;
-    but that comparison was made on the very rows held out. The linear head's is the one that served rows kept aside best.
+    but that was compared on the very rows held out. The linear head's is the one that served rows kept aside best.
     """
     rng = np.random.default_rng(task.config.seed)
     head, history, penalty = cast(Convex, task.new_head()), History(), task.config.penalty
