@@ -33,6 +33,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
 
+from embed.build import TRIAL_RECORDS  # noqa: E402
 from embed.console import table  # noqa: E402
 from embed.engines import Engine, Towers  # noqa: E402
 from embed.spec import Source  # noqa: E402
@@ -122,13 +123,15 @@ def compute_only_in_its_own_process(source: Source, machine: Path, engine: Engin
     return float(done.stdout.splitlines()[-1])
 
 
-def measure(folder: Path, source: Source, count: int, rivals: dict[str, list[str]]) -> dict[str, Any]:
+def measure(
+    folder: Path, source: Source, count: int, ways: dict[str, list[str]], rivals: dict[str, list[str]]
+) -> dict[str, Any]:
     """Pictures per second of everything, for one backbone."""
     pictures, machine = folder / "pictures", folder / "machine"
     seconds: dict[str, float] = {}
     once: dict[str, float] = {}
     engines: dict[str, Engine] = {}
-    for name, options in (("plaudit auto", []), ("plaudit fp32", ["--precision", "fp32"])):
+    for name, options in ways.items():
         out = folder / name.replace(" ", "-")
         once[name] = timed(ours(folder / "first", out, source, machine, *options), f"{source.model}, {name}, once")
         shutil.rmtree(out)
@@ -153,7 +156,7 @@ def measure(folder: Path, source: Source, count: int, rivals: dict[str, list[str
 def ratios(result: dict[str, Any]) -> dict[str, float]:
     rates = result["per_s"]
     found = {}
-    for name in ("plaudit auto", "plaudit fp32"):
+    for name in result["engines"]:
         for other in ("clip-retrieval", "open_clip"):
             if other in rates:
                 found[f"{name} / {other}"] = rates[name] / rates[other]
@@ -167,6 +170,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--clip-retrieval", type=Path, help="its command; left out of the comparison where not given")
     parser.add_argument("--models", nargs="+", choices=("vit", "starter"), default=["vit", "starter"])
+    parser.add_argument("--precisions", nargs="+", choices=("auto", "fp32"), default=["auto", "fp32"])
     parser.add_argument("--compute", help=argparse.SUPPRESS)
     parser.add_argument("--open-clip", nargs=3, type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -179,11 +183,12 @@ def main() -> int:
         return 0
     if not args.photos:
         parser.error("--photos is needed")
+    ways = {f"plaudit {name}": ["--precision", name] for name in args.precisions}
     results = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_pictures(args.photos, folder / "pictures", args.count)
-        write_pictures(args.photos, folder / "first", 256)
+        write_pictures(args.photos, folder / "first", TRIAL_RECORDS)
         if "vit" in args.models:
             checkpoint = folder / "vit.pt"
             write_checkpoint(checkpoint)
@@ -200,9 +205,9 @@ def main() -> int:
                     *("--clip_model", f"open_clip:{MODEL}/{checkpoint}", "--use_jit", "False"),
                     *("--enable_text", "False"),
                 ]
-            results.append(measure(folder, Source(MODEL, f"{TAG}@{checkpoint}"), args.count, rivals))
+            results.append(measure(folder, Source(MODEL, f"{TAG}@{checkpoint}"), args.count, ways, rivals))
         if "starter" in args.models:
-            results.append(measure(folder, Source("starter"), args.count, {}))
+            results.append(measure(folder, Source("starter"), args.count, ways, {}))
     for result in results:
         result["ratios"] = ratios(result)
         print(f"\n{result['model']}, {result['pictures']} pictures")
@@ -211,7 +216,7 @@ def main() -> int:
         for line in table(["", "ratio"], [(k, f"{v:.2f}") for k, v in result["ratios"].items()]):
             print(line)
         for k, v in result["once_s"].items():
-            print(f"{k}: first run on a machine, with 256 pictures, {v:.0f} s")
+            print(f"{k}: first run on a machine, with {TRIAL_RECORDS} pictures, {v:.0f} s")
     print(json.dumps(results))
     return 0
 

@@ -23,7 +23,7 @@ from embed.records import Records, read_records
 from embed.spec import InputError, Source, known_fields
 
 # With fewer pictures or prompts, trying the engines costs more than the fastest one saves.
-TRIAL_RECORDS = 5000
+TRIAL_RECORDS = 1000
 
 FEATURES = (("projected",), ("projected", "pooled"))
 

@@ -11,8 +11,8 @@ import numpy as np
 from embed.allocator import keep_freed_memory
 from embed.spec import InputError
 
-# Pictures; on a CPU a convolution trunk is no faster with more, and takes far more memory.
-CONVOLVED_AT_ONCE = 8
+# Inputs; on a CPU neither a convolution trunk nor onnxruntime is faster with more, and both take more memory.
+AT_ONCE_ON_CPU = 8
 
 Run = Callable[[np.ndarray], list[np.ndarray]]
 
@@ -37,7 +37,7 @@ def torch_runner(tower: Any, precision: str, device: str) -> Run:
     if device == "cpu":
         keep_freed_memory()
         if sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 1:
-            at_once = CONVOLVED_AT_ONCE
+            at_once = AT_ONCE_ON_CPU
             tower = tower.to(memory_format=torch.channels_last)  # as pixels come: nothing is reordered then
 
     def run(inputs: np.ndarray) -> list[np.ndarray]:
@@ -57,4 +57,11 @@ def onnx_runner(graph: Path, name: str, device: str, threads: int | None) -> Run
 
     kind, _, index = device.partition(":")
     session = open_session(graph, [(kind, {"device_id": index}) if index else kind], threads)
-    return lambda inputs: session.run(None, {name: inputs})
+    at_once = AT_ONCE_ON_CPU if kind == "cpu" else sys.maxsize
+
+    def run(inputs: np.ndarray) -> list[np.ndarray]:
+        starts = range(0, max(1, len(inputs)), at_once)
+        parts = [session.run(None, {name: inputs[start : start + at_once]}) for start in starts]
+        return [np.concatenate(feature) for feature in zip(*parts, strict=True)]
+
+    return run
