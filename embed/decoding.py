@@ -296,13 +296,16 @@ def _serve(connection: Connection, memory: Any, shape: tuple[int, ...], preproce
     """The worker: chunks in, outcomes out, pixels in the shared memory, until the parent goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     _silence_libraries()
-    descriptor = memory.detach()
+    try:
+        descriptor = memory.detach()
+    except OSError:
+        return  # the parent was killed meanwhile
     position, pixels = _shared(descriptor, shape)
     os.close(descriptor)
     while True:
         try:
             pictures: list[Picture] = connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             return
         try:
             for i, picture in enumerate(pictures):
