@@ -87,13 +87,13 @@ def build_cache(config: BuildConfig, reporter: Reporter) -> dict[str, Any]:
         encoder = _encoder(config, towers, engines, batch_size)
         counts = {}
         for side in EMBEDDINGS:
-            cache = writer.cache()
-            engine = _settled_engine(side, config, cache, towers, tables, device, batch_size, reporter)
+            cache, total = writer.cache(), _total(tables, side)
+            engine = _settled_engine(side, config, cache, towers, tables, total, device, batch_size, reporter)
             fields = {}
             if engine is not None:
                 engines[side] = engine
                 fields = {"engines": _with_engine(cache, side, engine)}
-            reporter.start(side, _total(tables, side))
+            reporter.start(side, total)
             if side == "images":
                 decoder = _ray_decoder(config, engine, batch_size) if config.ray and engine else _decoder(config, cache)
                 counts[side] = job.embed_images(
@@ -182,11 +182,12 @@ def _settled_engine(
     cache: Cache,
     towers: Towers,
     tables: Sequence[Records],
+    total: int | None,
     device: str,
     batch_size: int,
     reporter: Reporter,
 ) -> Engine | None:
-    """The engine the cache was made with, else the one this machine chose before, else the winner of a trial.
+    """The engine the cache was made with, else the best of those this machine measured before, else of a trial now.
 
     Without a word about engines, little work goes to the reference untried. None where there is nothing to embed.
     """
@@ -194,7 +195,7 @@ def _settled_engine(
     for engine in reversed(_engines(cache, side)):
         if engine.device == device and wanted.admits(engine):
             return engine
-    if (found := towers.find(side, wanted, device)) is not None:
+    if (found := towers.find(side, wanted, device, total)) is not None:
         reporter.engine(side, found, None)
         return found
     if (wanted.runner, wanted.precision) == ("auto", "auto") and not _at_least(TRIAL_RECORDS, side, tables):
@@ -209,6 +210,6 @@ def _settled_engine(
         sample = towers.tokenize(prompts)[0] if prompts else None
     if sample is None:
         return None
-    trial = towers.measure(side, sample, wanted, device, batch_size)
+    trial = towers.measure(side, sample, wanted, device, batch_size, total)
     reporter.engine(side, trial.engine, trial.per_s)
     return trial.engine

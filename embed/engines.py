@@ -1,9 +1,10 @@
 """Engines: which library runs a tower, at which precision, on which device, and how `auto` decides.
 
 Every candidate runs the same sample of the user's own inputs. Those whose vectors keep a cosine of at least
-`min_cosine` to torch in fp32, on the worst input, are admissible; the fastest of them is chosen. What was measured is
-kept in the machine's cache (see embed.machine), and so are exported graphs: a run that finds both never imports torch:
-the tokenizer is kept beside them.
+`min_cosine` to torch in fp32, on the worst input, are admissible; the one that ends the job first is chosen, its start
+included: to import torch takes as long as onnxruntime takes for hundreds of pictures. What was measured is kept in the
+machine's cache (see embed.machine), and so are exported graphs: a run that finds both never imports torch: the
+tokenizer is kept beside them.
 """
 
 import json
@@ -63,6 +64,11 @@ class Trial:
 
     engine: Engine
     per_s: float
+    start_s: float = 0.0  # from nothing to an engine that can run; of torch with its import and the whole backbone
+
+    def expected_s(self, count: int) -> float:
+        """For so many inputs."""
+        return self.start_s + count / self.per_s
 
 
 @dataclass(frozen=True)
@@ -139,8 +145,9 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def choose(trials: Sequence[Trial], wanted: Wanted) -> Trial:
-    """The fastest admissible one; InputError with all measurements where there is none."""
+def choose(trials: Sequence[Trial], wanted: Wanted, count: int | None = None) -> Trial:
+    """The admissible one that ends `count` inputs first, or that is the fastest where nobody knows how many there are;
+    InputError with all measurements where there is none."""
     good = [trial for trial in trials if wanted.admits(trial.engine)]
     if not good:
         measured = ", ".join(f"{trial.engine}: {trial.engine.cosine_min:.6f}" for trial in trials)
@@ -148,7 +155,7 @@ def choose(trials: Sequence[Trial], wanted: Wanted) -> Trial:
             f"no engine that was asked for keeps a cosine of {wanted.min_cosine} to fp32 (measured {measured});"
             " ask for --precision fp32, or lower --min-cosine"
         )
-    return max(good, key=lambda trial: trial.per_s)
+    return min(good, key=lambda trial: 1 / trial.per_s if count is None else trial.expected_s(count))
 
 
 class Towers:
@@ -159,6 +166,7 @@ class Towers:
         self.features = tuple(features)
         self._root = root
         self._ignore_exif = ignore_exif
+        self._backbone_s = 0.0  # what loading the backbone took, torch's import included
 
     @cached_property
     def identity(self) -> Identity:
@@ -171,9 +179,12 @@ class Towers:
 
     @cached_property
     def _backbone(self) -> "Backbone":
+        start = time.monotonic()
         from embed.backbone import load_backbone
 
-        return load_backbone(self.source)
+        backbone = load_backbone(self.source)
+        self._backbone_s = time.monotonic() - start
+        return backbone
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[np.ndarray, int]:
         """int32 (n, c) tokens, and how many prompts were cut."""
@@ -185,30 +196,44 @@ class Towers:
     def _kept_tokenizer(self) -> Tokenizer | None:
         return kept_tokenizer(engine_folder(self.identity, self._root))
 
-    def find(self, side: str, wanted: Wanted, device: str) -> Engine | None:
-        """The engine to use, where no trial is needed: the reference is asked for, or was measured before."""
+    def find(self, side: str, wanted: Wanted, device: str, count: int | None = None) -> Engine | None:
+        """The engine to use for `count` inputs, where no trial is needed: the reference is asked for, or all that come
+        into question were measured before."""
         if candidates(wanted, device) == [("torch", "fp32")]:
             return Engine("torch", "fp32", device)
         trials = self._trials(side, device)
         measured = {(trial.engine.runner, trial.engine.precision) for trial in trials}
-        return choose(trials, wanted).engine if measured >= set(candidates(wanted, device)) else None
+        return choose(trials, wanted, count).engine if measured >= set(candidates(wanted, device)) else None
 
-    def measure(self, side: str, inputs: np.ndarray, wanted: Wanted, device: str, batch_size: int) -> Trial:
-        """Try the candidates on `inputs`, remember what came out, and give the one to use."""
+    def measure(
+        self,
+        side: str,
+        inputs: np.ndarray,
+        wanted: Wanted,
+        device: str,
+        batch_size: int,
+        count: int | None = None,
+    ) -> Trial:
+        """Try the candidates on `inputs`, remember what came out, and give the one to use for `count` inputs."""
         reference, rate = _reference(self.runner(side, Engine("torch", "fp32", device)), inputs, batch_size)
         inputs = inputs[: len(reference)]
         trials = {(t.engine.runner, t.engine.precision): t for t in self._trials(side, device)}
-        trials["torch", "fp32"] = Trial(Engine("torch", "fp32", device, len(inputs)), rate)
+        trials["torch", "fp32"] = Trial(Engine("torch", "fp32", device, len(inputs)), rate, self._backbone_s)
         best = rate
         for runner, precision in candidates(wanted, device):
             if (runner, precision) == ("torch", "fp32"):
                 continue
-            run = self.runner(side, Engine(runner, precision, device), wanted.threads)
-            trial = _try(run, Engine(runner, precision, device), inputs, reference, batch_size, best)
+            engine = Engine(runner, precision, device)
+            if runner == "onnx":
+                self._graph(side, precision)
+            start = time.monotonic()
+            run = self.runner(side, engine, wanted.threads)
+            start_s = time.monotonic() - start + (self._backbone_s if runner == "torch" else 0.0)
+            trial = _try(run, engine, inputs, reference, batch_size, best)
             best = max(best, trial.per_s)
-            trials[runner, precision] = trial
+            trials[runner, precision] = replace(trial, start_s=start_s)
         write_json(self._trials_file(side, device), {"trials": [asdict(trial) for trial in trials.values()]})
-        return choose(list(trials.values()), wanted)
+        return choose(list(trials.values()), wanted, count)
 
     def runner(self, side: str, engine: Engine, threads: int | None = None) -> Run:
         """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 (n, d) unit vectors, one array a feature."""
@@ -228,7 +253,10 @@ class Towers:
     def _trials(self, side: str, device: str) -> list[Trial]:
         try:
             entries = json.loads(self._trials_file(side, device).read_text())["trials"]
-            return [Trial(Engine(**known_fields(Engine, entry["engine"])), entry["per_s"]) for entry in entries]
+            return [
+                Trial(Engine(**known_fields(Engine, entry["engine"])), entry["per_s"], entry["start_s"])
+                for entry in entries
+            ]
         except (OSError, ValueError, KeyError, TypeError):
             return []
 

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import embed_tiny
@@ -48,6 +49,15 @@ TRIALS = [
 def test_the_fastest_that_is_near_enough_wins(wanted: Wanted, winner: tuple[str, str]) -> None:
     engine = choose(TRIALS, wanted).engine
     assert (engine.runner, engine.precision) == winner
+
+
+def test_the_start_counts_as_much_as_the_work() -> None:
+    slow = Trial(Engine("torch", "bf16", "cpu"), 50.0, 8.0)
+    quick = Trial(Engine("onnx", "int8", "cpu"), 36.0, 0.5)
+    meet = (8.0 - 0.5) / (1 / 36 - 1 / 50)  # 964 inputs
+    assert choose([slow, quick], Wanted(), math.floor(meet)) == quick
+    assert choose([slow, quick], Wanted(), math.ceil(meet)) == slow
+    assert choose([slow, quick], Wanted()) == slow
 
 
 def test_where_none_is_near_enough_the_measurements_are_told() -> None:
@@ -111,6 +121,7 @@ def test_a_trial_is_remembered_and_with_its_graph_needs_no_model(tmp_path: Path)
     (file,) = tmp_path.glob("engines/*/images-projected.cpu.json")
     measured = {(t["engine"]["runner"], t["engine"]["precision"]) for t in json.loads(file.read_text())["trials"]}
     assert measured == {("torch", "fp32"), ("onnx", "fp32"), ("onnx", "int8")}
+    assert all(t["start_s"] > 0 for t in json.loads(file.read_text())["trials"])
 
 
 def test_the_reference_itself_needs_no_trial(tmp_path: Path) -> None:
