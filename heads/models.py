@@ -122,6 +122,11 @@ class Fusion(Head):
         self, image_embedding: Tensor, text_embedding: Tensor, image_pooled: Tensor | None = None
     ) -> Tensor:
         features = self._features(image_embedding, text_embedding, image_pooled)
+        if self.training and not self.layers[0].dropped:
+            # The same with center and scale moved into the first layer: a pass less over what is largest.
+            weight = self.layers[1].weight * self.scale
+            bias = self.layers[1].bias - self.layers[1].weight @ self.center
+            return self.layers[2:](F.linear(features, weight, bias)).squeeze(-1)
         return self.layers(torch.addcmul(-self.center, features, self.scale)).squeeze(-1)
 
     def prepare(self, **inputs: Tensor) -> None:
@@ -165,11 +170,16 @@ class Cosine(Head):
         """(n, d) unit vectors of prompts."""
         return F.normalize(_moved(text_embedding, self.text_residual), dim=-1)
 
-    def forward(self, image_embedding: Tensor, text_embedding: Tensor) -> Tensor:  # type: ignore[override]
-        image, text = _moved(image_embedding, self.image_residual), _moved(text_embedding, self.text_residual)
-        # The norms of the product's factors and not unit vectors: half the passes over memory, in both directions.
-        norms = torch.linalg.vector_norm(image, dim=-1) * torch.linalg.vector_norm(text, dim=-1)
-        return self.logit_scale.exp() * (image * text).sum(dim=-1) / norms.clamp(min=SMALLEST_NORM)
+    def forward(  # type: ignore[override]
+        self, image_embedding: Tensor, text_embedding: Tensor, text_row: Tensor | None = None
+    ) -> Tensor:
+        """With `text_row` (n,), picture i belongs to prompt text_row[i]: a prompt of many pictures is moved once."""
+        image, text = _moved(image_embedding, self.image_residual), self.embed_text(text_embedding)
+        if text_row is not None:
+            text = text.index_select(0, text_row)
+        # The product's norm and not a unit vector: half the passes over memory, in both directions.
+        norm = torch.linalg.vector_norm(image, dim=-1)
+        return self.logit_scale.exp() * (image * text).sum(dim=-1) / norm.clamp(min=SMALLEST_NORM)
 
 
 class Convex(Head):

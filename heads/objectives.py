@@ -161,6 +161,11 @@ def _scores(head: Head, features: Features, wanted: np.ndarray) -> Tensor:
     items, position = torch.unique(torch.from_numpy(wanted), return_inverse=True)
     position = position.to(features.image.device)
     # index_select and not [position]: the gradient of the latter is summed in no fixed order.
+    if isinstance(head, Cosine):
+        prompts, text_row = torch.unique(features.prompt[items], return_inverse=True)
+        one_of_each = torch.empty_like(prompts).scatter_(0, text_row, items.to(prompts.device))
+        given = features.take(items, ("image_embedding",)) | features.take(one_of_each, ("text_embedding",))
+        return head(**given, text_row=text_row).index_select(0, position)
     return head(**features.take(items, head.inputs)).index_select(0, position)
 
 

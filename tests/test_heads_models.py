@@ -86,6 +86,16 @@ def test_cosine_is_its_formula_and_a_space_to_search_in() -> None:
         assert float(images[i].norm()) == pytest.approx(1, abs=1e-5)
 
 
+def test_fusion_without_dropout_trains_on_the_scores_that_it_gives() -> None:
+    head = shaken(HeadConfig("fusion", 8, 12, dropout=0.0, input_dropout=0.0))
+    gradients = []
+    for training in (False, True):
+        scores = head.train(training)(**given(head, 5))
+        gradients.append([scores, *torch.autograd.grad(scores.square().sum(), list(head.parameters()))])
+    for evaluated, trained in zip(*gradients, strict=True):
+        torch.testing.assert_close(trained, evaluated, rtol=1e-4, atol=1e-4)
+
+
 def test_linear_is_affine_in_the_picture() -> None:
     head = shaken(HeadConfig("linear", 8))
     weight, bias = math.sqrt(8) * head.layer.weight[0], head.layer.bias
