@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embed.allocator import release_freed_memory
 from embed.files import write_json
 from embed.machine import engine_folder, remember_identity, remembered_identity
 from embed.runners import Run, cast, onnx_runner, torch_runner
@@ -232,8 +233,13 @@ class Towers:
             trial = _try(run, engine, inputs, reference, batch_size, best)
             best = max(best, trial.per_s)
             trials[runner, precision] = replace(trial, start_s=start_s)
+            del run  # not beside the next one's
         write_json(self._trials_file(side, device), {"trials": [asdict(trial) for trial in trials.values()]})
-        return choose(list(trials.values()), wanted, count)
+        chosen = choose(list(trials.values()), wanted, count)
+        if chosen.engine.runner == "onnx":
+            self.__dict__.pop("_backbone", None)  # its weights are in the graph; who wants them yet loads them again
+        release_freed_memory()
+        return chosen
 
     def runner(self, side: str, engine: Engine, threads: int | None = None) -> Run:
         """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 (n, d) unit vectors, one array a feature."""
@@ -270,6 +276,7 @@ class Towers:
                 _quantize(self._graph(side, "fp32"), making / "model.onnx")
             else:
                 self._export(side, precision, making / "model.onnx")
+            release_freed_memory()
             try:
                 making.rename(folder)
             except OSError:  # another process made the same meanwhile

@@ -25,3 +25,23 @@ def page_faults(how: str) -> int:
 @pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")
 def test_blocks_that_were_freed_are_used_again_without_page_faults() -> None:
     assert page_faults("keep") < page_faults("leave") / 10
+
+
+COUNT_PAGES = """
+from embed.allocator import keep_freed_memory, release_freed_memory
+def pages():
+    return int(open("/proc/self/statm").read().split()[1])
+keep_freed_memory()
+before = pages()
+b"x" * (64 << 20)
+kept = pages()
+release_freed_memory()
+print(before, kept, pages())
+"""
+
+
+@pytest.mark.skipif(not keep_freed_memory(), reason="the C library is not glibc")
+def test_what_is_kept_can_be_handed_back() -> None:
+    done = subprocess.run([sys.executable, "-c", COUNT_PAGES], capture_output=True, check=True)
+    before, kept, released = map(int, done.stdout.split())
+    assert kept - before > 10_000 and released - before < 2_000  # pages of 4 KiB, of 16,384
