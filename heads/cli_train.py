@@ -28,6 +28,9 @@ OPTIONS: dict[str, tuple[type, tuple[str, ...], str]] = {
         " rate), triplet or preference-inbatch (head cosine, both pictures of one prompt); with several tables one for"
         " all, or one each, by commas",
     ),
+    "distance": (str, ("cosine",), "of triplet: squared_euclidean (default), euclidean or cosine"),
+    "margin": (float, STEPPED, "of triplet (default 0.3); with ranking it gives HPSv2's hinge, whose own is 1"),
+    "reduction": (str, STEPPED, "of preference and ranking: mean over a batch (default), or sum, as HPSv2"),
     "epochs": (int, STEPPED, "at most; rows kept aside decide (default 6)"),
     "patience": (int, STEPPED, "epochs without improvement before stopping (default 3)"),
     "batch_size": (int, STEPPED, "pairs, groups or ratings a step (default 16384)"),
@@ -84,6 +87,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     from heads import folds, split, store
     from heads.checkpoint import Checkpoints
     from heads.evaluate import Protocol, calibrate, evaluate
+    from heads.objectives import require_use
 
     require_device(args.device)
     cache = Cache.open(args.cache)
@@ -92,6 +96,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     (labels, *more), features = tables_and_features(args, cache, args.data)
     losses, weights = per_table(options.pop("loss", "preference"), args.weights, len(args.data))
     head_config, config = configs(options, losses[0], args.seed, cache.identity.dim, features)
+    require_use(config, losses)
     others = [folds.OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
     rows = split.split_rows(labels, split_config)
     splitting = split.split_report(labels, rows, split_config, cache)

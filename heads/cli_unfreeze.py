@@ -34,6 +34,9 @@ def add_commands(commands: Any) -> None:
         "--wise", default="1", help="share of the tuned weights in the mean with the old; auto: validated"
     )
     for name, kind, default, text in [
+        ("--distance", str, None, "of triplet: squared_euclidean (default), euclidean or cosine"),
+        ("--margin", float, None, "of triplet (default 0.3); with ranking it gives HPSv2's hinge, whose own is 1"),
+        ("--reduction", str, None, "of preference and ranking: mean over a batch (default), or sum, as HPSv2"),
         ("--learning-rate", float, 3e-5, "of the blocks"),
         ("--optimizer", str, None, "adam or adamw; the mode's own else"),
         ("--weight-decay", float, 0.01, "of adamw"),

@@ -67,11 +67,13 @@ class Task:
 
     def parts(self, rows: np.ndarray, held_out: np.ndarray, rng: np.random.Generator) -> list[Part]:
         """What `rows` teach, and all rows of other tables that share nothing with the rows held out."""
-        parts = [Part(self.config.loss, examples_for(self.config.loss, self.labels, rows, rng, self.min_ratio))]
+        config = self.config
+        examples = examples_for(config.loss, self.labels, rows, rng, self.min_ratio)
+        parts = [Part(config.loss, examples, options=config)]
         for other, seen in zip(self.others, self.other_rows(held_out), strict=True):
             examples = examples_for(other.loss, other.labels, seen, rng, self.min_ratio)
             if len(examples):
-                parts.append(Part(other.loss, examples, other.weight))
+                parts.append(Part(other.loss, examples, other.weight, config))
         return parts
 
     def other_rows(self, held_out: np.ndarray) -> list[np.ndarray]:

@@ -189,6 +189,39 @@ def test_a_command_resumes_to_the_same_bytes(
     assert not Path("again.checkpoints").exists()
 
 
+def test_the_options_of_a_loss_reach_it_and_its_resuming(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"p{i}.png" for i in range(ROWS)]
+    table = [
+        {"prompt": f"prompt {i // 2}", "pos_path": names[i], "neg_path": names[i + 1]} for i in range(0, ROWS - 1, 2)
+    ]
+    Path("pairs.json").write_text(json.dumps(table))
+    argv = ("train", "cache", "--data", "pairs.json", "--head", "cosine", "--loss", "triplet", "--epochs", "2")
+    run(capsys, *argv, "--out", "plain")
+    run(capsys, *argv, "--margin", "0.3", "--distance", "squared_euclidean", "--out", "own")
+    run(capsys, *argv, "--margin", "0.15", "--distance", "cosine", "--out", "half")
+
+    def first_loss(head: str) -> float:
+        return load_head(head)[1]["training"]["history"][0]["train_loss"]
+
+    assert (folder / "plain/head.safetensors").read_bytes() == (folder / "own/head.safetensors").read_bytes()
+    # |t - p|^2 - |t - n|^2 + 0.3 = 2 (cos(t, n) - cos(t, p) + 0.15)
+    assert first_loss("plain") == pytest.approx(2 * first_loss("half"), rel=1e-5)
+    recorded = load_head("half")[1]["training"]
+    assert (recorded["margin"], recorded["distance"], recorded["reduction"]) == (0.15, "cosine", None)
+
+    def killed(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("heads.checkpoint.EVERY_S", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr("heads.evaluate.evaluate", killed)
+        main([*argv, "--margin", "0.2", "--out", "again"])
+    assert main([*argv, "--margin", "0.4", "--out", "again", "--resume"]) == 2
+    assert "of another training" in capsys.readouterr().err
+
+
 def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = ("train", "cache", "--data", "table.parquet", "--out", "head")
 
@@ -205,6 +238,9 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
     assert "--penalty is of linear and kernel" in fails("--penalty", "1")
     assert "--no-activations is of mlp" in fails("--no-activations")
     assert "--device cuda is not there" in fails("--device", "cuda") or torch.cuda.is_available()
+    assert "--margin is of triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
+    assert "--reduction is of cosine and mlp and fusion" in fails("--head", "linear", "--reduction", "sum")
+    assert "TrainConfig.margin is -1.0; it must be positive" in fails("--loss", "ranking", "--margin", "-1")
     assert "--weights names 2 and there are 1 tables" in fails("--weights", "1,2")
     assert "every weight must be positive" in fails("--weights", "-1")
     assert "near names: preference" in fails("--loss", "preferenc")

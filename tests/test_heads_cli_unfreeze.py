@@ -126,6 +126,8 @@ def test_a_mode_is_asked_for_once(folder: Path, capsys: pytest.CaptureFixture[st
         assert "give one of --mode, --fix-rate" in capsys.readouterr().err
     assert heads([*TUNE, "--mode", "all", "--wise", "2"]) == 2
     assert "--wise is '2'; wanted auto" in capsys.readouterr().err
+    assert heads([*TUNE, "--mode", "all", "--distance", "cosine"]) == 2
+    assert "--distance is of triplet and does nothing for the loss preference" in capsys.readouterr().err
 
 
 def test_social_rewards_commands_write_its_files(

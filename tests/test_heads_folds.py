@@ -46,6 +46,7 @@ def test_rounds_keep_held_out_and_validation_pictures_from_every_part() -> None:
         kept_aside += aside
         assert [(part.loss, part.weight) for part in parts] == [("rating", 1.0), ("rating", 0.5)]
         for part in parts:
+            assert part.options == given.config
             seen = set(image[items_of(part.examples)])
             assert not seen & aside
             assert not seen & set(image[given.labels.items[held_out, 0]])
