@@ -53,6 +53,13 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--out", required=True, metavar="HEAD", help="the folder to write the head to")
     add_split_options(parser)
     parser.add_argument("--folds", type=int, help="hold every group out once, in this many parts")
+    parser.add_argument(
+        "--split",
+        metavar="pickscore",
+        help="hold out PickScore's way: one comparison of each of some prompts of different users (column user_id),"
+        " of which one half chooses the epoch and the other is measured",
+    )
+    parser.add_argument("--held-out-prompts", type=int, metavar="N", help="of --split pickscore (default 1000)")
     for name, (kind, _, text) in OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     parser.add_argument(
@@ -91,7 +98,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
     require_device(args.device)
     cache = Cache.open(args.cache)
-    split_config = split.SplitConfig(args.split_by, args.folds, args.test_fraction, args.seed)
+    split_config = _split_config(args)
     options = chosen_options(args)
     (labels, *more), features = tables_and_features(args, cache, args.data)
     losses, weights = per_table(options.pop("loss", "preference"), args.weights, len(args.data))
@@ -158,6 +165,21 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     checkpoints.clear()
     say(args, *accuracy_lines(result), *_seed_lines(result), f"written to {args.out}")
     return {"head": str(args.out), "split": manifest["split"], **result}
+
+
+def _split_config(args: argparse.Namespace) -> Any:
+    from embed.console import unknown_name
+    from embed.spec import InputError
+    from heads.split import PICKSCORE_PROMPTS, SplitConfig
+
+    if args.split not in (None, "pickscore"):
+        raise unknown_name("split", args.split, ("pickscore",))
+    if args.split is None and args.held_out_prompts is not None:
+        raise InputError("--held-out-prompts is of --split pickscore; give that too, or leave it out")
+    prompts = args.held_out_prompts
+    if args.split and prompts is None:
+        prompts = PICKSCORE_PROMPTS
+    return SplitConfig(args.split_by, args.folds, args.test_fraction, args.seed, prompts)
 
 
 def require_device(name: str) -> None:

@@ -167,9 +167,12 @@ def zero_shot_scores(features: Features) -> np.ndarray | None:
 
 
 def fast_scores(measured: Measured, features: Features, heads: Sequence[Head]) -> dict[str, Floats]:
-    """The scores (m, sides) that need no training: head, zero_shot (absent where items have no prompt), and chance."""
+    """The scores (m, sides) that need no training: head, zero_shot (absent where items have no prompt), and chance.
+
+    The head's are of rows held out and of the split's rows for validation, which fit PickScore's tie threshold.
+    """
     labels = measured.labels
-    found = {"head": head_scores(heads, labels, features, measured.split)}
+    found = {"head": head_scores(heads, labels, features, measured.split.with_validation())}
     if (zero_shot := zero_shot_scores(features)) is not None:
         # On the scale that CLIP was trained with, so that ties and probabilities mean something.
         found["zero_shot"] = math.exp(Cosine.LOGIT_SCALE) * zero_shot.astype(np.float64)[labels.items]

@@ -51,6 +51,8 @@ def _imagereward_accuracy(board: Board, scores: Floats) -> Interval:
 def _pickscore_accuracy(board: Board, scores: Floats) -> Interval:
     a, b = board.measured.of_pairs(scores)
     target = board.measured.pairs.target
+    if (threshold := _validated_threshold(board, scores)) is not None:
+        return board.measured.interval(metrics.tie_credit(a, b, target, threshold))
 
     def fitted(others: np.ndarray, part: np.ndarray) -> Floats:
         threshold = metrics.tie_threshold(a[others], b[others], target[others])
@@ -59,9 +61,17 @@ def _pickscore_accuracy(board: Board, scores: Floats) -> Interval:
     return board.measured.interval(board.crossed(fitted))
 
 
+def _validated_threshold(board: Board, scores: Floats) -> float | None:
+    """The tie threshold that is best on the split's rows for validation; None where it has none."""
+    rows = board.measured.split.validation
+    if rows is None:
+        return None
+    return metrics.tie_threshold(scores[rows, 0], scores[rows, 1], board.measured.labels.values["target"][rows])
+
+
 def tie_thresholds(board: Board, scores: Floats) -> list[float]:
-    """The threshold that each part is judged with by PickScore's rule: the best one on the other parts. Empty where
-    no pair is a labelled tie."""
+    """The threshold that each part is judged with by PickScore's rule: the best one on the rows for validation, or
+    else on the other parts. Empty where no pair is a labelled tie."""
     a, b = board.measured.of_pairs(scores)
     target, found = board.measured.pairs.target, list[float]()
 
@@ -70,6 +80,8 @@ def tie_thresholds(board: Board, scores: Floats) -> list[float]:
         return target[part]
 
     if "ties" in _has(board):
+        if (threshold := _validated_threshold(board, scores)) is not None:
+            return [threshold]
         board.crossed(fitted)
     return found
 
@@ -210,7 +222,7 @@ METRICS: dict[str, Metric] = {
     "pickscore_accuracy": Metric(
         "PickScore accuracy, with ties",
         "three answers, half a point where one side is a tie; a tie is |P(a) - P(b)| <= the threshold of 0, 0.1, ..., 1"
-        " that is best on the other parts",
+        " that is best on the split's rows for validation, or else on the other parts",
         _pickscore_accuracy,
         "ties",
     ),

@@ -222,6 +222,58 @@ def test_the_options_of_a_loss_reach_it_and_its_resuming(
     assert "of another training" in capsys.readouterr().err
 
 
+def pick_a_pic(path: str) -> None:
+    """Comparisons of pictures p0 to p59 under prompts 0 to 29, four a prompt, each by another user; some are ties."""
+    rng = np.random.default_rng(4)
+    rows = []
+    for row in range(120):
+        prompt, (a, b) = row % 30, rng.permutation(2)
+        one, other = (2 * prompt + a, 2 * prompt + b)
+        label = 0.5 if row % 5 == 0 else float(one < other)
+        rows.append({"caption": f"prompt {prompt}", "jpg_0": b"", "jpg_1": b"", "image_0_uid": f"p{one}.png",
+                     "image_1_uid": f"p{other}.png", "label_0": label, "label_1": 1 - label, "has_label": label != 0.5,
+                     "num_example_per_prompt": 4, "user_id": row % 40,
+                     "model_0": row % 3, "model_1": row % 2})  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def test_pickscores_split_from_training_to_its_threshold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pick_a_pic("picks.parquet")
+    argv = ("train", "cache", "--data", "picks.parquet", "--split", "pickscore", "--epochs", "2", "--out", "head")
+    trained = run(capsys, *argv, "--held-out-prompts", "20")
+    split = trained["split"]
+    assert (split["held_out_prompts"], split["held_out_rows"], split["validation_rows"]) == (20, 10, 10)
+    assert (split["by"], split["folds"], split["test_fraction"]) == (None, None, None)
+    ids = pq.read_table("head/trained.parquet")["id"]
+    assert len(ids) == 10 * 3, "ten prompts and their two pictures each"
+
+    evaluate = ("evaluate", "head", "--cache", "cache", "--data", "picks.parquet")
+    files = ("--scores", "scores.parquet", "--report", "page.html")
+    found = run(capsys, *evaluate, "--baselines", "--prior-by", "model_0,model_1", *files)
+    assert found["rows"] == 10 and found["part"].startswith("held out by split")
+    assert found["pair_accuracy"] == trained["pair_accuracy"]
+    assert len(found["tie_thresholds"]) <= 1 and found["tie_thresholds_of"] == "the best on the rows for validation"
+    assert pq.read_table("scores.parquet").num_rows == 20
+    # Another table of as many prompts: only what is new to the head is measured.
+    table = pq.read_table("picks.parquet")
+    pq.write_table(table.take(np.arange(119, -1, -1)), "picks.parquet")
+    again = run(capsys, *evaluate)
+    assert again["rows"] == 80 and again["tie_thresholds_of"] == "of each part the best on the others"
+    assert run(capsys, "evaluate", "head", "--cache", "cache", "--data", "table.parquet")["rows"] < ROWS
+
+    for wrong, told in (
+        ((), "wants 1000 prompts that share no picture and no user; the table has 30 prompts, 60 pictures, 40 users"),
+        (("--held-out-prompts", "7"), "wanted an even number"),
+        (("--folds", "3"), "leave out --split-by and --folds"),
+        (("--split", "pickscoer"), "near names: pickscore"),
+    ):
+        assert main([*argv, *wrong]) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1
+    assert main(["train", "cache", "--data", "picks.parquet", "--held-out-prompts", "4", "--out", "head"]) == 2
+    assert "--held-out-prompts is of --split pickscore" in capsys.readouterr().err
+
+
 def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = ("train", "cache", "--data", "table.parquet", "--out", "head")
 
