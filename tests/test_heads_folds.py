@@ -98,7 +98,10 @@ def validated(one: Task, head: Head) -> float:
 def test_rows_for_validation_choose_the_epoch_and_the_head_is_the_one_they_chose() -> None:
     one, rows = chosen_by_validation("fusion", epochs=6, patience=6, batch_size=60, learning_rate=1e-2)
     told: list[str] = []
-    trained = train_heads(one.labels, one.features, one.split, one.head_config, one.config, report=told.append)
+    stages: list[str] = []
+    trained = train_heads(one.labels, one.features, one.split, one.head_config, one.config, report=told.append,
+                          observe=lambda stage, *_: stages.append(stage))  # fmt: skip
+    assert set(stages) == {"head-choosing"}, "nothing is trained twice"
     assert trained.rows.tolist() == rows.tolist() and len(rows) == 180
     assert told == ["head: 180 rows to train on, 20 held out and 20 for validation, 80 left out for a picture or"
                     " prompt they share with those"]  # fmt: skip
