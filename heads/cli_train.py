@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embed.console import command, say, table
-from heads.cli_data import accuracy_lines, add_data_options, tables_and_features
+from heads.cli_data import accuracy_lines, add_data_options, content_ids, tables_and_features
 
 # Options that decide what is trained and how; a file for --config names them as here, with underscores.
 # name: type, of which heads (none: of all), help
@@ -160,7 +160,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         "versions": {"torch": torch.__version__},
     }
     seen = [labels.items[trained.rows], *(o.labels.items[r] for o, r in zip(others, trained.other_rows, strict=True))]
-    ids = _content_ids(cache, labels, np.concatenate([items.ravel() for items in seen]))
+    ids = content_ids(cache, labels, np.concatenate([items.ravel() for items in seen]))
     store.save_head(Path(args.out), trained.head, trained.fold_heads, ids, manifest)
     checkpoints.clear()
     say(args, *accuracy_lines(result), *_seed_lines(result), f"written to {args.out}")
@@ -305,15 +305,3 @@ def _seed_lines(result: Mapping[str, Any]) -> list[str]:
         *table(("seed", "pair accuracy"), rows),
         f"{spread['mean']:.3f} ± {spread['sd']:.3f} (standard deviation); kept is the head of {spread['seeds'][0]}",
     ]
-
-
-def _content_ids(cache: Any, labels: Any, items: Any) -> Any:
-    """The ids of every picture and prompt of some items, as an Arrow array."""
-    import numpy as np
-    import pyarrow as pa
-
-    items = np.unique(items)
-    prompts = np.unique(labels.prompt[items])
-    images = cache.metadata("images", ["image_id"])["image_id"].take(pa.array(np.unique(labels.image[items])))
-    texts = cache.metadata("prompts", ["prompt_id"])["prompt_id"].take(pa.array(prompts[prompts >= 0]))
-    return pa.chunked_array([*images.chunks, *texts.chunks], pa.string()).combine_chunks()

@@ -8,7 +8,7 @@ from typing import Any
 from embed.console import command, say
 from embed.modes import MODES
 from embed.spec import InputError
-from heads.cli_data import accuracy_lines, add_data_options, labels_and_features
+from heads.cli_data import accuracy_lines, add_data_options, content_ids, labels_and_features
 
 
 def add_commands(commands: Any) -> None:
@@ -160,13 +160,6 @@ def _wise(text: str) -> float | None:
     if not 0 <= value <= 1:
         raise InputError(f"--wise is {text!r}; wanted auto, or a share from 0 (the old weights) to 1 (the tuned ones)")
     return value
-
-
-def content_ids(cache: Any, labels: Any, rows: Any) -> Any:
-    """The ids of every picture and prompt in some rows, as an Arrow array."""
-    from heads.cli_train import _content_ids
-
-    return _content_ids(cache, labels, rows)
 
 
 def export_checkpoint(args: argparse.Namespace) -> dict[str, Any]:
