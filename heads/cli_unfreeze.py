@@ -119,7 +119,7 @@ def unfreeze(args: argparse.Namespace) -> dict[str, Any]:
         "metrics": result,
         "versions": {"torch": torch.__version__},
     }
-    tune.save_tuned(args.out, tuned, cache, config, content_ids(cache, labels, rows), manifest)
+    tune.save_tuned(args.out, tuned, cache, config, content_ids(cache, labels, labels.items[rows]), manifest)
     parameters = sum(parameter.numel() for parameter in tuned.unfrozen.moved.values())
     say(args, f"{parameters:,} parameters of {config.mode} moved; the best epoch of {config.epochs} on validation:")
     accuracies = [record["validation_accuracy"] for record in tuned.history]
