@@ -88,12 +88,10 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Train, evaluate on what was held out, and write the head."""
     import numpy as np
-    import torch
 
     from embed.cache import Cache
     from heads import folds, split, store
     from heads.checkpoint import Checkpoints
-    from heads.evaluate import Protocol, calibrate, evaluate
     from heads.objectives import require_use
 
     require_device(args.device)
@@ -111,60 +109,76 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     checkpoints = Checkpoints(Path(f"{args.out}.checkpoints"), _identity(cache, [labels, *more], facts))
     if not args.resume:
         checkpoints.clear()
-    metrics, heads = [], []
-    for seed in range(args.seed, args.seed + args.seeds):
+    task = folds.Task(labels, features, rows, head_config, config, args.min_ratio, others, args.device)
+    trained, result = _train_seeds(args, task, checkpoints)
+    seen = [labels.items[trained.rows], *(o.labels.items[r] for o, r in zip(others, trained.other_rows, strict=True))]
+    ids = content_ids(cache, labels, np.concatenate([items.ravel() for items in seen]))
+    manifest = _manifest(args, cache, task, trained) | {"split": splitting, "metrics": result}
+    store.save_head(Path(args.out), trained.head, trained.fold_heads, ids, manifest)
+    checkpoints.clear()
+    say(args, *accuracy_lines(result), *_seed_lines(result), f"written to {args.out}")
+    return {"head": str(args.out), "split": splitting, **result}
+
+
+def _train_seeds(args: argparse.Namespace, task: Any, checkpoints: Any) -> tuple[Any, dict[str, Any]]:
+    """The heads of the first seed and what was measured of them, with the spread where there are several seeds."""
+    import numpy as np
+
+    from heads.evaluate import Protocol, evaluate
+    from heads.folds import train_heads
+
+    seeds = range(args.seed, args.seed + args.seeds)
+    heads, metrics = [], []
+    for seed in seeds:
         with tensorboard(args.log_dir and args.log_dir / f"seed-{seed}") as observe:
-            trained = folds.train_heads(
-                labels,
-                features,
-                rows,
-                head_config,
-                replace(config, seed=seed),
-                args.min_ratio,
+            trained = train_heads(
+                task.labels,
+                task.features,
+                task.split,
+                task.head_config,
+                replace(task.config, seed=seed),
+                task.min_ratio,
                 report=lambda text: say(args, text),
-                others=others,
-                device=args.device,
+                others=task.others,
+                device=task.device,
                 observe=observe,
                 checkpoints=checkpoints.part(f"seed-{seed}"),
             )
         heads.append(trained)
-        metrics.append(evaluate(labels, features, trained.fold_heads or [trained.head], rows, Protocol(seed=args.seed)))
-    trained, result = heads[0], metrics[0]
-    fold_heads = trained.fold_heads or [trained.head]
+        scorers, protocol = trained.fold_heads or [trained.head], Protocol(seed=args.seed)
+        metrics.append(evaluate(task.labels, task.features, scorers, task.split, protocol))
     if args.seeds > 1:
         values = [metric["pair_accuracy"]["value"] for metric in metrics]
-        result["seeds"] = {
-            "seeds": list(range(args.seed, args.seed + args.seeds)),
-            "pair_accuracy": values,
-            "mean": float(np.mean(values)),
-            "sd": float(np.std(values, ddof=1)),
-        }
-    manifest = {
-        "head": asdict(head_config),
+        spread = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
+        metrics[0]["seeds"] = {"seeds": list(seeds), "pair_accuracy": values, **spread}
+    return heads[0], metrics[0]
+
+
+def _manifest(args: argparse.Namespace, cache: Any, task: Any, trained: Any) -> dict[str, Any]:
+    """What head.json says of a training; its split and its figures come beside."""
+    import torch
+
+    from heads.evaluate import Protocol, calibrate
+
+    scorers, protocol = trained.fold_heads or [trained.head], Protocol(seed=args.seed)
+    return {
+        "head": asdict(task.head_config),
         "identity": cache.identity.to_json(),
         "source": asdict(cache.source),
         "training": {
-            **config.to_json(),
+            **task.config.to_json(),
             "min_ratio": args.min_ratio,
             "chosen": trained.chosen,
             "history": trained.histories[0],
         },
-        "data": _described(args.data[0], labels),
+        "data": _described(args.data[0], task.labels),
         "other_data": [
             {**_described(path, other.labels), "loss": other.loss, "weight": other.weight, "used": len(seen)}
-            for path, other, seen in zip(args.data[1:], others, trained.other_rows, strict=True)
+            for path, other, seen in zip(args.data[1:], task.others, trained.other_rows, strict=True)
         ],
-        "split": splitting,
-        "metrics": result,
-        "calibration": calibrate(labels, features, fold_heads, rows, Protocol(seed=args.seed)),
+        "calibration": calibrate(task.labels, task.features, scorers, task.split, protocol),
         "versions": {"torch": torch.__version__},
     }
-    seen = [labels.items[trained.rows], *(o.labels.items[r] for o, r in zip(others, trained.other_rows, strict=True))]
-    ids = content_ids(cache, labels, np.concatenate([items.ravel() for items in seen]))
-    store.save_head(Path(args.out), trained.head, trained.fold_heads, ids, manifest)
-    checkpoints.clear()
-    say(args, *accuracy_lines(result), *_seed_lines(result), f"written to {args.out}")
-    return {"head": str(args.out), "split": manifest["split"], **result}
 
 
 def _split_config(args: argparse.Namespace) -> Any:
