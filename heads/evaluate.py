@@ -199,13 +199,14 @@ def pair_accuracies(measured: Measured, scores: Mapping[str, Floats]) -> dict[st
     return {**result, "pairs": int(measured.decided.sum()), "protocol": measured.describe()}
 
 
-def calibration_of(measured: Measured, scores: Floats) -> dict[str, Any]:
+def calibration_of(measured: Measured, scores: Floats, reference: Floats | None = None) -> dict[str, Any]:
     """The calibration of a head by its scores (m, sides) of what it has not seen, and what it was fitted on.
 
     With folds the scores are those of the folds' heads, pooled: the head to use has seen every row. The reference set
-    of the percentiles is every item scored.
+    of the percentiles is the scores `reference` (NaN left out), or every item scored.
     """
-    reference = scores[~np.isnan(scores)]
+    reference = scores if reference is None else reference
+    reference = reference[~np.isnan(reference)]
     fitted_on = {
         "rows": int((measured.split.fold >= 0).sum()),
         "pairs": len(measured.pairs),
