@@ -15,7 +15,13 @@ from heads import metrics
 from heads.board import Board
 from heads.calibration import fit_isotonic, fit_temperature
 from heads.evaluate import Floats, Measured
-from heads.intervals import Interval, mean_of_folds_interval, paired_interval, spearman_interval
+from heads.intervals import (
+    Interval,
+    calibration_error_interval,
+    mean_of_folds_interval,
+    paired_interval,
+    spearman_interval,
+)
 from heads.popularity import sample_pairs
 
 # Their scores are no logits, so that a probability made of them says nothing.
@@ -191,7 +197,17 @@ def _brier(map: str) -> Value:
 
 def _ece(map: str) -> Value:
     def value(board: Board, scores: Floats) -> Interval:
-        return Interval(metrics.expected_calibration_error(reliability(board, scores, map)), np.nan, np.nan)
+        measured, probability = board.measured, pair_probability(board, scores, map)
+        known = np.flatnonzero(~np.isnan(probability))
+        confidence, outcome, slot = metrics.confidences(probability[known], measured.pairs.target[known])
+        return calibration_error_interval(
+            confidence - outcome,
+            slot,
+            cluster_a=measured.cluster[measured.pairs.row_a[known]],
+            cluster_b=measured.cluster[measured.pairs.row_b[known]],
+            rng=np.random.default_rng(measured.protocol.seed),
+            resamples=measured.protocol.resamples,
+        )
 
     return value
 
@@ -265,7 +281,10 @@ METRICS: dict[str, Metric] = {
     },
     **{
         f"ece_{key}": Metric(
-            f"ECE, {label}", f"ten bins of confidence from 0.5 to 1, {rule}; no interval", _ece(key), "logits"
+            f"ECE, {label}",
+            f"ten bins of confidence from 0.5 to 1, {rule}; its interval allows for what few pairs add",
+            _ece(key),
+            "logits",
         )
         for key, (label, rule) in MAPS.items()
     },
