@@ -145,7 +145,7 @@ def calibration_error_interval(
     around = _interval(value, errors, level)
     if np.isnan(around.low):
         return around
-    added = np.nanmean(errors) - value
+    added = float(np.nanmean(errors)) - value
     return Interval(value, max(0.0, around.low - (2 + 2**0.5) * added), max(0.0, around.high - added))
 
 

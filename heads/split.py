@@ -108,9 +108,12 @@ def _one_row_a_prompt(labels: Labels, prompts: int, seed: int) -> np.ndarray:
         raise InputError(f"--split pickscore wants a table of comparisons, and this one has {labels.kind}")
     prompt = labels.prompt[labels.items[:, 0]]
     rng = np.random.default_rng(seed)
-    rows = rng.permutation(np.flatnonzero((prompt >= 0) & (prompt == labels.prompt[labels.items[:, 1]])))
-    turn = rng.permutation(prompt.max(initial=0) + 1)
-    rows = rows[np.argsort(turn[prompt[rows]], kind="stable")]
+    rows = np.flatnonzero((prompt >= 0) & (prompt == labels.prompt[labels.items[:, 1]]))
+    # Numbered as the table names them first, and not by the cache, so that any cache gives the same split.
+    _, first, number = np.unique(prompt[rows], return_index=True, return_inverse=True)
+    turn = rng.permutation(len(first))[np.argsort(np.argsort(first))][number]
+    shuffled = rng.permutation(len(rows))
+    rows = rows[shuffled][np.argsort(turn[shuffled], kind="stable")]
     kinds = {"prompt": prompt[rows, None], "picture": labels.image[labels.items[rows]]}
     if "user_id" in labels.columns.schema.names:
         kinds["user"] = codes(labels.columns["user_id"])[rows, None]

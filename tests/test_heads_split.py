@@ -1,5 +1,7 @@
 """No picture and no prompt stands on both sides, whatever the table looks like."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -120,6 +122,10 @@ def test_pickscores_split_is_drawn_by_its_seed_and_evenly_over_prompts() -> None
         return [*split.test_rows(0), *split.validation]
 
     assert chosen(1) == chosen(1) != chosen(2)
+    # Another cache numbers the same prompts otherwise.
+    elsewhere = np.random.default_rng(0).permutation(200)[labels.prompt]
+    other = split_rows(replace(labels, prompt=elsewhere), SplitConfig(held_out_prompts=6, seed=1))
+    assert [*other.test_rows(0), *other.validation] == chosen(1)
     # A prompt of many rows is held out as often as one of few.
     prompt = labels.prompt[labels.items[:, 0]]
     drawn = np.bincount([prompt[row] for seed in range(300) for row in chosen(seed)], minlength=60)
