@@ -122,7 +122,7 @@ def _one_row_a_prompt(labels: Labels, prompts: int, seed: int) -> np.ndarray:
     for i, row in enumerate(rows):
         own = {kind: set(numbers[i].tolist()) for kind, numbers in kinds.items()}
         if all(own[kind].isdisjoint(taken[kind]) for kind in kinds):
-            chosen.append(row)
+            chosen.append(int(row))
             for kind in kinds:
                 taken[kind] |= own[kind]
             if len(chosen) == prompts:
