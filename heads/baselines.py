@@ -48,7 +48,7 @@ def trained_scores(
     training = TrainConfig(**{f.name: recorded[f.name] for f in fields(TrainConfig) if f.name in recorded})
     blinded = BLINDED[name](features)
     trained = train_heads(labels, blinded, split, config, training, recorded.get("min_ratio"))
-    return head_scores(trained.fold_heads or [trained.head], labels, blinded, split)
+    return head_scores(trained.fold_heads or [trained.head], labels, blinded, split.with_validation())
 
 
 BLINDED = {"image_only": image_only, "prompt_only": prompt_only}
@@ -63,8 +63,8 @@ def prior_scores(labels: Labels, split: Split, by: str) -> Floats:
     (value, _), outcome = values_of(labels, by), _outcomes(labels)
     scores = np.full(labels.items.shape, np.nan)
     for fold in range(split.folds):
-        held_out = split.test_rows(fold)
-        train = rows_apart_from(labels, held_out, np.flatnonzero(split.fold != fold))
+        held_out = split.withheld_rows(fold)
+        train = rows_apart_from(labels, held_out, np.setdiff1d(np.arange(len(labels)), held_out))
         number = np.bincount(value[train].ravel(), minlength=value.max() + 1)
         total = np.bincount(value[train].ravel(), outcome[train].ravel(), minlength=value.max() + 1)
         means = np.full(len(total), outcome[train].mean() if len(train) else 0.0)

@@ -73,6 +73,18 @@ def tables_and_features(args: argparse.Namespace, cache: Any, paths: list[str]) 
     )
 
 
+def content_ids(cache: Any, labels: Any, items: Any) -> Any:
+    """The ids of every picture and prompt of some items, as an Arrow array."""
+    import numpy as np
+    import pyarrow as pa
+
+    items = np.unique(items)
+    prompts = np.unique(labels.prompt[items])
+    images = cache.metadata("images", ["image_id"])["image_id"].take(pa.array(np.unique(labels.image[items])))
+    texts = cache.metadata("prompts", ["prompt_id"])["prompt_id"].take(pa.array(prompts[prompts >= 0]))
+    return pa.chunked_array([*images.chunks, *texts.chunks], pa.string()).combine_chunks()
+
+
 def accuracy_lines(result: dict[str, Any]) -> list[str]:
     rows = []
     for name in ("pair_accuracy", "zero_shot_pair_accuracy", "chance"):

@@ -44,6 +44,8 @@ def add_commands(commands: Any) -> None:
 
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Measure the head on its held-out rows, or on those of a table that it has not seen, by every rule."""
+    import numpy as np
+
     from heads.board import Board
     from heads.evaluate import Protocol, fast_scores, lone_rows, measure_pairs, pair_accuracies, write_scores
     from heads.held_out import hold_out
@@ -65,6 +67,9 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         "metrics": scoreboard(board, scores),
         "lead": lead(board, scores),
         "tie_thresholds": tie_thresholds(board, scores["head"]),
+        "tie_thresholds_of": "of each part the best on the others"
+        if held.split.validation is None
+        else "the best on the rows for validation",
         "reliability": {map: [vars(bin) for bin in reliability(board, scores["head"], map)] for map in MAPS},
         "baselines": baselines,
         "slices": pair_accuracy_by(measured, scores, args.slice_by) if args.slice_by else None,
@@ -80,6 +85,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         from heads.report import write_report
 
         records = read_records(args.data, args.format, columns=parse_columns(args.columns))
+        held_out = (held.split.fold >= 0)[:, None]
+        scores = {name: np.where(held_out, values, np.nan) for name, values in scores.items()}
         write_report(args.report, f"{args.head} on {args.data}", result, board, scores, records, cache)
     say(args, f"{args.head} on {args.data}: {held.part}", *_lines(result))
     return result
@@ -156,7 +163,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines = table(("", *(SCORERS[name] for name in names)), rows)
     if result["tie_thresholds"]:
         thresholds = ", ".join(f"{threshold:g}" for threshold in result["tie_thresholds"])
-        lines.append(f"PickScore's tie threshold for the head, of each part the best on the others: {thresholds}")
+        lines.append(f"PickScore's tie threshold for the head, {result['tie_thresholds_of']}: {thresholds}")
     lines += [f"without {', '.join(labels)}: {reason}" for reason, labels in missing.items()]
     lines += [f"without {SCORERS[name]}: {reason}" for name, reason in result["baselines"].items() if reason]
     if sliced := result["slices"]:

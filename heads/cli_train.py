@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embed.console import command, say, table
-from heads.cli_data import accuracy_lines, add_data_options, tables_and_features
+from heads.cli_data import accuracy_lines, add_data_options, content_ids, tables_and_features
 
 # Options that decide what is trained and how; a file for --config names them as here, with underscores.
 # name: type, of which heads (none: of all), help
@@ -28,6 +28,9 @@ OPTIONS: dict[str, tuple[type, tuple[str, ...], str]] = {
         " rate), triplet or preference-inbatch (head cosine, both pictures of one prompt); with several tables one for"
         " all, or one each, by commas",
     ),
+    "distance": (str, ("cosine",), "of triplet: squared_euclidean (default), euclidean or cosine"),
+    "margin": (float, STEPPED, "of triplet (default 0.3); with ranking it gives HPSv2's hinge, whose own is 1"),
+    "reduction": (str, STEPPED, "of preference and ranking: mean over a batch (default), or sum, as HPSv2"),
     "epochs": (int, STEPPED, "at most; rows kept aside decide (default 6)"),
     "patience": (int, STEPPED, "epochs without improvement before stopping (default 3)"),
     "batch_size": (int, STEPPED, "pairs, groups or ratings a step (default 16384)"),
@@ -50,6 +53,13 @@ def add_commands(commands: Any) -> None:
     parser.add_argument("--out", required=True, metavar="HEAD", help="the folder to write the head to")
     add_split_options(parser)
     parser.add_argument("--folds", type=int, help="hold every group out once, in this many parts")
+    parser.add_argument(
+        "--split",
+        metavar="pickscore",
+        help="hold out PickScore's way: one comparison of each of some prompts of different users (column user_id),"
+        " of which one half chooses the epoch and the other is measured",
+    )
+    parser.add_argument("--held-out-prompts", type=int, metavar="N", help="of --split pickscore (default 1000)")
     for name, (kind, _, text) in OPTIONS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
     parser.add_argument(
@@ -78,20 +88,20 @@ def add_split_options(parser: argparse.ArgumentParser) -> None:
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Train, evaluate on what was held out, and write the head."""
     import numpy as np
-    import torch
 
     from embed.cache import Cache
     from heads import folds, split, store
     from heads.checkpoint import Checkpoints
-    from heads.evaluate import Protocol, calibrate, evaluate
+    from heads.objectives import require_use
 
     require_device(args.device)
     cache = Cache.open(args.cache)
-    split_config = split.SplitConfig(args.split_by, args.folds, args.test_fraction, args.seed)
+    split_config = _split_config(args)
     options = chosen_options(args)
     (labels, *more), features = tables_and_features(args, cache, args.data)
     losses, weights = per_table(options.pop("loss", "preference"), args.weights, len(args.data))
     head_config, config = configs(options, losses[0], args.seed, cache.identity.dim, features)
+    require_use(config, losses)
     others = [folds.OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
     rows = split.split_rows(labels, split_config)
     splitting = split.split_report(labels, rows, split_config, cache)
@@ -99,60 +109,91 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     checkpoints = Checkpoints(Path(f"{args.out}.checkpoints"), _identity(cache, [labels, *more], facts))
     if not args.resume:
         checkpoints.clear()
-    metrics, heads = [], []
-    for seed in range(args.seed, args.seed + args.seeds):
+    task = folds.Task(labels, features, rows, head_config, config, args.min_ratio, others, args.device)
+    trained, result = _train_seeds(args, task, checkpoints)
+    seen = [labels.items[trained.rows], *(o.labels.items[r] for o, r in zip(others, trained.other_rows, strict=True))]
+    ids = content_ids(cache, labels, np.concatenate([items.ravel() for items in seen]))
+    manifest = _manifest(args, cache, task, trained) | {"split": splitting, "metrics": result}
+    store.save_head(Path(args.out), trained.head, trained.fold_heads, ids, manifest)
+    checkpoints.clear()
+    say(args, *accuracy_lines(result), *_seed_lines(result), f"written to {args.out}")
+    return {"head": str(args.out), "split": splitting, **result}
+
+
+def _train_seeds(args: argparse.Namespace, task: Any, checkpoints: Any) -> tuple[Any, dict[str, Any]]:
+    """The heads of the first seed and what was measured of them, with the spread where there are several seeds."""
+    import numpy as np
+
+    from heads.evaluate import Protocol, evaluate
+    from heads.folds import train_heads
+
+    seeds = range(args.seed, args.seed + args.seeds)
+    heads, metrics = [], []
+    for seed in seeds:
         with tensorboard(args.log_dir and args.log_dir / f"seed-{seed}") as observe:
-            trained = folds.train_heads(
-                labels,
-                features,
-                rows,
-                head_config,
-                replace(config, seed=seed),
-                args.min_ratio,
+            trained = train_heads(
+                task.labels,
+                task.features,
+                task.split,
+                task.head_config,
+                replace(task.config, seed=seed),
+                task.min_ratio,
                 report=lambda text: say(args, text),
-                others=others,
-                device=args.device,
+                others=task.others,
+                device=task.device,
                 observe=observe,
                 checkpoints=checkpoints.part(f"seed-{seed}"),
             )
         heads.append(trained)
-        metrics.append(evaluate(labels, features, trained.fold_heads or [trained.head], rows, Protocol(seed=args.seed)))
-    trained, result = heads[0], metrics[0]
-    fold_heads = trained.fold_heads or [trained.head]
+        scorers, protocol = trained.fold_heads or [trained.head], Protocol(seed=args.seed)
+        metrics.append(evaluate(task.labels, task.features, scorers, task.split, protocol))
     if args.seeds > 1:
         values = [metric["pair_accuracy"]["value"] for metric in metrics]
-        result["seeds"] = {
-            "seeds": list(range(args.seed, args.seed + args.seeds)),
-            "pair_accuracy": values,
-            "mean": float(np.mean(values)),
-            "sd": float(np.std(values, ddof=1)),
-        }
-    manifest = {
-        "head": asdict(head_config),
+        spread = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
+        metrics[0]["seeds"] = {"seeds": list(seeds), "pair_accuracy": values, **spread}
+    return heads[0], metrics[0]
+
+
+def _manifest(args: argparse.Namespace, cache: Any, task: Any, trained: Any) -> dict[str, Any]:
+    """What head.json says of a training; its split and its figures come beside."""
+    import torch
+
+    from heads.evaluate import Protocol, calibrate
+
+    scorers, protocol = trained.fold_heads or [trained.head], Protocol(seed=args.seed)
+    return {
+        "head": asdict(task.head_config),
         "identity": cache.identity.to_json(),
         "source": asdict(cache.source),
         "training": {
-            **config.to_json(),
+            **task.config.to_json(),
             "min_ratio": args.min_ratio,
             "chosen": trained.chosen,
             "history": trained.histories[0],
         },
-        "data": _described(args.data[0], labels),
+        "data": _described(args.data[0], task.labels),
         "other_data": [
             {**_described(path, other.labels), "loss": other.loss, "weight": other.weight, "used": len(seen)}
-            for path, other, seen in zip(args.data[1:], others, trained.other_rows, strict=True)
+            for path, other, seen in zip(args.data[1:], task.others, trained.other_rows, strict=True)
         ],
-        "split": splitting,
-        "metrics": result,
-        "calibration": calibrate(labels, features, fold_heads, rows, Protocol(seed=args.seed)),
+        "calibration": calibrate(task.labels, task.features, scorers, task.split, protocol),
         "versions": {"torch": torch.__version__},
     }
-    seen = [labels.items[trained.rows], *(o.labels.items[r] for o, r in zip(others, trained.other_rows, strict=True))]
-    ids = _content_ids(cache, labels, np.concatenate([items.ravel() for items in seen]))
-    store.save_head(Path(args.out), trained.head, trained.fold_heads, ids, manifest)
-    checkpoints.clear()
-    say(args, *accuracy_lines(result), *_seed_lines(result), f"written to {args.out}")
-    return {"head": str(args.out), "split": manifest["split"], **result}
+
+
+def _split_config(args: argparse.Namespace) -> Any:
+    from embed.console import unknown_name
+    from embed.spec import InputError
+    from heads.split import PICKSCORE_PROMPTS, SplitConfig
+
+    if args.split not in (None, "pickscore"):
+        raise unknown_name("split", args.split, ("pickscore",))
+    if args.split is None and args.held_out_prompts is not None:
+        raise InputError("--held-out-prompts is of --split pickscore; give that too, or leave it out")
+    prompts = args.held_out_prompts
+    if args.split and prompts is None:
+        prompts = PICKSCORE_PROMPTS
+    return SplitConfig(args.split_by, args.folds, args.test_fraction, args.seed, prompts)
 
 
 def require_device(name: str) -> None:
@@ -278,15 +319,3 @@ def _seed_lines(result: Mapping[str, Any]) -> list[str]:
         *table(("seed", "pair accuracy"), rows),
         f"{spread['mean']:.3f} ± {spread['sd']:.3f} (standard deviation); kept is the head of {spread['seeds'][0]}",
     ]
-
-
-def _content_ids(cache: Any, labels: Any, items: Any) -> Any:
-    """The ids of every picture and prompt of some items, as an Arrow array."""
-    import numpy as np
-    import pyarrow as pa
-
-    items = np.unique(items)
-    prompts = np.unique(labels.prompt[items])
-    images = cache.metadata("images", ["image_id"])["image_id"].take(pa.array(np.unique(labels.image[items])))
-    texts = cache.metadata("prompts", ["prompt_id"])["prompt_id"].take(pa.array(prompts[prompts >= 0]))
-    return pa.chunked_array([*images.chunks, *texts.chunks], pa.string()).combine_chunks()

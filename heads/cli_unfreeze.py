@@ -8,7 +8,7 @@ from typing import Any
 from embed.console import command, say
 from embed.modes import MODES
 from embed.spec import InputError
-from heads.cli_data import accuracy_lines, add_data_options, labels_and_features
+from heads.cli_data import accuracy_lines, add_data_options, content_ids, labels_and_features
 
 
 def add_commands(commands: Any) -> None:
@@ -34,6 +34,9 @@ def add_commands(commands: Any) -> None:
         "--wise", default="1", help="share of the tuned weights in the mean with the old; auto: validated"
     )
     for name, kind, default, text in [
+        ("--distance", str, None, "of triplet: squared_euclidean (default), euclidean or cosine"),
+        ("--margin", float, None, "of triplet (default 0.3); with ranking it gives HPSv2's hinge, whose own is 1"),
+        ("--reduction", str, None, "of preference and ranking: mean over a batch (default), or sum, as HPSv2"),
         ("--learning-rate", float, 3e-5, "of the blocks"),
         ("--optimizer", str, None, "adam or adamw; the mode's own else"),
         ("--weight-decay", float, 0.01, "of adamw"),
@@ -116,7 +119,7 @@ def unfreeze(args: argparse.Namespace) -> dict[str, Any]:
         "metrics": result,
         "versions": {"torch": torch.__version__},
     }
-    tune.save_tuned(args.out, tuned, cache, config, content_ids(cache, labels, rows), manifest)
+    tune.save_tuned(args.out, tuned, cache, config, content_ids(cache, labels, labels.items[rows]), manifest)
     parameters = sum(parameter.numel() for parameter in tuned.unfrozen.moved.values())
     say(args, f"{parameters:,} parameters of {config.mode} moved; the best epoch of {config.epochs} on validation:")
     accuracies = [record["validation_accuracy"] for record in tuned.history]
@@ -157,13 +160,6 @@ def _wise(text: str) -> float | None:
     if not 0 <= value <= 1:
         raise InputError(f"--wise is {text!r}; wanted auto, or a share from 0 (the old weights) to 1 (the tuned ones)")
     return value
-
-
-def content_ids(cache: Any, labels: Any, rows: Any) -> Any:
-    """The ids of every picture and prompt in some rows, as an Arrow array."""
-    from heads.cli_train import _content_ids
-
-    return _content_ids(cache, labels, rows)
 
 
 def export_checkpoint(args: argparse.Namespace) -> dict[str, Any]:

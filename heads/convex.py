@@ -49,6 +49,8 @@ class Problem:
     """
 
     def __init__(self, head: Convex, features: Features, parts: Sequence[Part], batch_size: int = 16384) -> None:
+        if any(part.options.of(part.loss) for part in parts):
+            raise InputError("a penalty is measured by the losses' own means; leave out margin and reduction here")
         items = items_of_parts(parts)
         basis = basis_of(head, features, items, batch_size)
         self._mean = basis.mean(dim=0)
@@ -67,7 +69,7 @@ class Problem:
     def _term(self, part: Part, items: np.ndarray) -> Callable[[Tensor], Tensor]:
         of_scores = OBJECTIVES[part.loss].of_scores
         assert of_scores is not None
-        wanted, loss = of_scores(part.examples, np.arange(len(part.examples)))
+        wanted, loss = of_scores(part.examples, np.arange(len(part.examples)), part.options)
         position = torch.from_numpy(np.searchsorted(items, wanted)).to(self._basis.device)
         return lambda scores: part.weight * loss(scores.index_select(0, position))
 

@@ -167,9 +167,12 @@ def zero_shot_scores(features: Features) -> np.ndarray | None:
 
 
 def fast_scores(measured: Measured, features: Features, heads: Sequence[Head]) -> dict[str, Floats]:
-    """The scores (m, sides) that need no training: head, zero_shot (absent where items have no prompt), and chance."""
+    """The scores (m, sides) that need no training: head, zero_shot (absent where items have no prompt), and chance.
+
+    The head's are of rows held out and of the split's rows for validation, which fit PickScore's tie threshold.
+    """
     labels = measured.labels
-    found = {"head": head_scores(heads, labels, features, measured.split)}
+    found = {"head": head_scores(heads, labels, features, measured.split.with_validation())}
     if (zero_shot := zero_shot_scores(features)) is not None:
         # On the scale that CLIP was trained with, so that ties and probabilities mean something.
         found["zero_shot"] = math.exp(Cosine.LOGIT_SCALE) * zero_shot.astype(np.float64)[labels.items]
@@ -196,13 +199,14 @@ def pair_accuracies(measured: Measured, scores: Mapping[str, Floats]) -> dict[st
     return {**result, "pairs": int(measured.decided.sum()), "protocol": measured.describe()}
 
 
-def calibration_of(measured: Measured, scores: Floats) -> dict[str, Any]:
+def calibration_of(measured: Measured, scores: Floats, reference: Floats | None = None) -> dict[str, Any]:
     """The calibration of a head by its scores (m, sides) of what it has not seen, and what it was fitted on.
 
     With folds the scores are those of the folds' heads, pooled: the head to use has seen every row. The reference set
-    of the percentiles is every item scored.
+    of the percentiles is the scores `reference` (NaN left out), or every item scored.
     """
-    reference = scores[~np.isnan(scores)]
+    reference = scores if reference is None else reference
+    reference = reference[~np.isnan(reference)]
     fitted_on = {
         "rows": int((measured.split.fold >= 0).sum()),
         "pairs": len(measured.pairs),

@@ -1,7 +1,7 @@
 """One head for every fold and one for use: who is trained on which rows, and who scores which."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from heads.features import Features
 from heads.models import HEADS, Convex, Head, HeadConfig, Kernel, build_head
 from heads.objectives import OBJECTIVES, Part, examples_for, require_head
 from heads.split import Split, rows_apart_from
-from heads.train import TrainConfig, fit
+from heads.train import TrainConfig, fit, require_examples
 
 VALIDATION_SHARE = 0.1  # of the training groups, kept for choosing the epoch or the penalty
 # Up to so many rows a tenth of them is too few to choose by: a penalty is then chosen by cross-validation.
@@ -67,11 +67,13 @@ class Task:
 
     def parts(self, rows: np.ndarray, held_out: np.ndarray, rng: np.random.Generator) -> list[Part]:
         """What `rows` teach, and all rows of other tables that share nothing with the rows held out."""
-        parts = [Part(self.config.loss, examples_for(self.config.loss, self.labels, rows, rng, self.min_ratio))]
+        config = self.config
+        examples = examples_for(config.loss, self.labels, rows, rng, self.min_ratio)
+        parts = [Part(config.loss, examples, options=config)]
         for other, seen in zip(self.others, self.other_rows(held_out), strict=True):
             examples = examples_for(other.loss, other.labels, seen, rng, self.min_ratio)
             if len(examples):
-                parts.append(Part(other.loss, examples, other.weight))
+                parts.append(Part(other.loss, examples, other.weight, config))
         return parts
 
     def other_rows(self, held_out: np.ndarray) -> list[np.ndarray]:
@@ -104,18 +106,19 @@ def train_heads(
     )
     folds = range(split.folds) if split.folds > 1 else range(0)
     nothing = np.empty(0, np.int64)
-    runs = [(f"fold {fold + 1}", split.test_rows(fold)) for fold in folds]
-    runs.append(("head", nothing if folds else split.test_rows(0)))
+    runs = [(f"fold {fold + 1}", split.test_rows(fold), split.withheld_rows(fold)) for fold in folds]
+    runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
     train_one = _solve_one if issubclass(HEADS[head_config.kind], Convex) else _train_one
     trained = []
     with progress(len(runs), "head", "heads") as bar:
-        for name, held_out in runs:
-            among = np.setdiff1d(np.arange(len(labels)), held_out)
-            rows = rows_apart_from(labels, held_out, among)
-            left_out = len(among) - len(rows)
-            if len(held_out) and (folds or left_out):
+        for name, test, held_out in runs:
+            rows = rows_apart_from(labels, held_out, np.setdiff1d(np.arange(len(labels)), held_out))
+            validation = 0 if split.validation is None else len(split.validation)
+            left_out = len(labels) - len(rows) - len(test) - validation
+            if len(test) and (folds or left_out):
                 report(
-                    f"{name}: {len(rows)} rows to train on, {len(held_out)} held out"
+                    f"{name}: {len(rows)} rows to train on, {len(test)} held out"
+                    + (f" and {validation} for validation" if validation else "")
                     + (f", {left_out} left out for a picture or prompt they share with those" if left_out else "")
                 )
             trained.append(train_one(task, rows, held_out, name.replace(" ", "-")))
@@ -137,7 +140,10 @@ def _warn_of(histories: list[History], config: TrainConfig) -> None:
 
 
 def _train_one(task: Task, rows: np.ndarray, held_out: np.ndarray, name: str) -> tuple[Head, History, dict[str, float]]:
-    """A head on all of `rows`, trained for as many epochs as served rows kept aside best; and that first history."""
+    """A head on all of `rows`, trained for as many epochs as served rows kept aside best; and that first history.
+
+    Where the split has rows for validation nothing is kept aside: the head is the one that those chose.
+    """
     rng = np.random.default_rng(task.config.seed)
 
     def run(stage: str, parts: Sequence[Part], validation: Pairs | None, epochs: int | None) -> tuple[Head, History]:
@@ -149,9 +155,10 @@ def _train_one(task: Task, rows: np.ndarray, held_out: np.ndarray, name: str) ->
         return head, fit(head, task.features, parts, validation, task.config, epochs, observe, task.checkpoints, stage)
 
     ((parts, validation),) = validation_rounds(task, rows, held_out, rng, 1)
-    _, history = run(f"{name}-choosing", parts, validation, None)
+    head, history = run(f"{name}-choosing", parts, validation, None)
     best = int(np.argmax([record["validation_accuracy"] for record in history])) + 1
-    head, _ = run(name, task.parts(rows, held_out, rng), None, best)
+    if task.split.validation is None:
+        head, _ = run(name, task.parts(rows, held_out, rng), None, best)
     return head, history, {"epochs": best}
 
 
@@ -195,9 +202,19 @@ def validation_rounds(
 ) -> Iterator[tuple[list[Part], Pairs]]:
     """Training parts and validation pairs, `count` times; no picture and no prompt is on both sides.
 
-    One round keeps VALIDATION_SHARE of the groups aside, and several keep every group aside once. InputError where
-    no round has something on either side.
+    Where the split has rows for validation there is one round, of all `rows` and those. Else one round keeps
+    VALIDATION_SHARE of the groups aside, and several keep every group aside once. InputError where no round has
+    something on either side.
     """
+    if task.split.validation is not None:
+        pairs = pairs_among(task.labels, task.split.validation, rng, task.min_ratio)
+        if not (pairs.target != 0.5).any():
+            raise InputError(f"none of the {len(pairs)} comparisons for validation has a winner; try another --seed")
+        parts = task.parts(rows, held_out, rng)
+        require_examples(parts, pairs)
+        # One comparison a prompt: each counts the same, however many others its prompt has.
+        yield parts, replace(pairs, weight=np.ones_like(pairs.weight))
+        return
     names = np.unique(task.split.group[rows])
     if len(names) < 2:
         raise InputError(f"{len(names)} group is left to train on; hold out less, or split by another column")

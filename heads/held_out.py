@@ -18,7 +18,7 @@ from embed.spec import Identity, InputError, require_same_identity
 from heads import store
 from heads.comparisons import Labels
 from heads.models import Head
-from heads.split import Split, SplitConfig, split_report, split_rows
+from heads.split import Split, SplitConfig, split_groups, split_report, split_rows
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,9 @@ def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, 
     """
     require_backbone(path, cache)
     head, manifest = store.load_head(path)
-    recorded = manifest["split"]
-    config = SplitConfig(recorded["by"], recorded["folds"], recorded["test_fraction"] or 0.2, recorded["seed"])
-    same_columns = config.by is None or config.by in labels.columns.schema.names
-    split = split_rows(labels, config if same_columns else SplitConfig())
-    same_split = same_columns and split_report(labels, split, config, cache)["hash"] == recorded["hash"]
-    if same_split and not everything:
-        part = f"held out by split {recorded['hash'][:12]}"
+    split = None if everything else _own_split(cache, labels, manifest["split"])
+    if split is not None:
+        part = f"held out by split {manifest['split']['hash'][:12]}"
         return HeldOut(path, manifest, store.load_fold_heads(path) or [head], split, part, True)
 
     seen, shared = _seen(cache, labels, store.load_trained_ids(path))
@@ -76,7 +72,9 @@ def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, 
     if "published" in manifest:
         part = "all rows; what the published head was trained on is unknown"
     fold = np.where(seen & (not everything), -1, 0)
-    return HeldOut(path, manifest, [head], Split(fold, split.group, 1), part, False, count if everything else 0)
+    by = manifest["split"]["by"]
+    group = split_groups(labels, by if by in labels.columns.schema.names else None)
+    return HeldOut(path, manifest, [head], Split(fold, group, 1), part, False, count if everything else 0)
 
 
 def in_common(first: HeldOut, second: HeldOut) -> tuple[HeldOut, HeldOut]:
@@ -92,6 +90,22 @@ def in_common(first: HeldOut, second: HeldOut) -> tuple[HeldOut, HeldOut]:
         replace(first, heads=[first.heads[c // second.split.folds] for c in codes], split=split, part=part),
         replace(second, heads=[second.heads[c % second.split.folds] for c in codes], split=split, part=part),
     )
+
+
+def _own_split(cache: Cache, labels: Labels, recorded: dict[str, Any]) -> Split | None:
+    """The split that training held out by, where the table is the one that it was trained from."""
+    config = SplitConfig(
+        recorded["by"],
+        recorded["folds"],
+        recorded["test_fraction"] or SplitConfig.test_fraction,
+        recorded["seed"],
+        recorded.get("held_out_prompts"),
+    )
+    try:
+        split = split_rows(labels, config)
+    except InputError:  # a table that cannot be split so
+        return None
+    return split if split_report(labels, split, config, cache)["hash"] == recorded["hash"] else None
 
 
 def _seen(cache: Cache, labels: Labels, trained_ids: pa.ChunkedArray) -> tuple[np.ndarray, str]:

@@ -5,7 +5,7 @@ with replacement. Knows credits, weights and cluster numbers, not what they stan
 and one seed gives one interval. NaN credits (what a metric could not judge) are left out first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -115,6 +115,40 @@ def spearman_interval(
     return _interval(value, np.mean([correlations for _, correlations in found], axis=0), level)
 
 
+def calibration_error_interval(
+    gap: ArrayLike,
+    bin: ArrayLike,
+    *,
+    cluster_a: ArrayLike,
+    cluster_b: ArrayLike,
+    rng: np.random.Generator,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Interval:
+    """sum over bins |sum of their gaps| / m, of the gaps (m,) between confidence and outcome, and its interval.
+
+    Noise raises a sum of absolute values, and as a resample has the noise twice, it raises that sqrt(2) times as much
+    where the true error is 0. Of `added`, the resamples' mean less the value, the upper quantile is therefore lowered
+    once, and the lower one by all the noise that there can be, sqrt(2) / (sqrt(2) - 1) = 2 + sqrt(2) times. With 400
+    and 3,000 simulated comparisons in 3 and 8 bins the 95 % interval held true errors from 0.02 to 0.1 in 96 to 99
+    cases of 100, and 0 in 88 to 92.
+    """
+    gaps, bins = np.asarray(gap, np.float64), np.asarray(bin)
+    columns = [*(np.where(bins == name, gaps, 0.0) for name in np.unique(bins)), np.ones_like(gaps)]
+    if not len(gaps):
+        return Interval(np.nan, np.nan, np.nan)
+    value = float(sum(abs(column.sum()) for column in columns[:-1]) / len(gaps))
+    errors = np.full(resamples, np.nan)
+    for some, sums in _resampled_sums(columns, cluster_a, cluster_b, rng, resamples):
+        apart = np.abs(sums[:-1]).sum(axis=0)
+        errors[some] = np.divide(apart, sums[-1], out=np.full(len(apart), np.nan), where=sums[-1] > 0)
+    around = _interval(value, errors, level)
+    if np.isnan(around.low):
+        return around
+    added = float(np.nanmean(errors)) - value
+    return Interval(value, max(0.0, around.low - (2 + 2**0.5) * added), max(0.0, around.high - added))
+
+
 def paired_interval(
     credit_1: ArrayLike,
     credit_2: ArrayLike,
@@ -196,30 +230,39 @@ def _resampled(judged: _Judged, rng: np.random.Generator, resamples: int) -> tup
 
     A resample that happens to give no comparison any weight is NaN, and so are all with fewer than two clusters.
     """
-    from scipy.sparse import csr_array
-
+    means = np.full(resamples, np.nan)
     weights = judged.weight.sum()
     if not weights > 0:
-        return np.nan, np.full(resamples, np.nan)
-    value = float(judged.weight @ judged.credit / weights)
-    names, number = np.unique(np.concatenate([judged.cluster_a, judged.cluster_b]), return_inverse=True)
+        return np.nan, means
+    columns = (judged.weight * judged.credit, judged.weight)
+    for some, (total, weight) in _resampled_sums(columns, judged.cluster_a, judged.cluster_b, rng, resamples):
+        means[some] = np.divide(total, weight, out=np.full(len(total), np.nan), where=weight > 0)
+    return float(judged.weight @ judged.credit / weights), means
+
+
+def _resampled_sums(
+    columns: Sequence[Floats], cluster_a: ArrayLike, cluster_b: ArrayLike, rng: np.random.Generator, resamples: int
+) -> Iterator[tuple[slice, list[Floats]]]:
+    """The sum of each column (m,) over the comparisons of each resample: which resamples, and their sums. Nothing of
+    fewer than two clusters."""
+    from scipy.sparse import csr_array
+
+    names, number = np.unique(np.concatenate([cluster_a, cluster_b]), return_inverse=True)
     clusters = len(names)
     if clusters < 2:
-        return value, np.full(resamples, np.nan)
-
-    # Of each cluster, or pair of clusters, only two sums matter: of weight * credit and of weight.
+        return
+    # Of each cluster, or pair of clusters, only the sums of the columns matter.
     a, b = np.split(number, 2)
-    same, cross = a == b, a != b
-    columns = (judged.weight * judged.credit, judged.weight)
-    within = [np.bincount(a[same], column[same], clusters) for column in columns]
-    between = [csr_array((column[cross], (a[cross], b[cross])), (clusters, clusters)) for column in columns]
-    means = np.empty(resamples)
+    within, between = [], []
+    for column in columns:
+        same, cross = (a == b) & (column != 0), (a != b) & (column != 0)
+        within.append(np.bincount(a[same], column[same], clusters))
+        between.append(csr_array((column[cross], (a[cross], b[cross])), (clusters, clusters)))
     for some, counts in _draws(rng, clusters, resamples, clusters):
         sums = [inside @ counts for inside in within]
-        if cross.any():
+        if (a != b).any():
             sums = [s + np.einsum("cr,cr->r", counts, pair @ counts) for s, pair in zip(sums, between, strict=True)]
-        means[some] = np.divide(sums[0], sums[1], out=np.full(len(sums[0]), np.nan), where=sums[1] > 0)
-    return value, means
+        yield some, sums
 
 
 def _draws(rng: np.random.Generator, clusters: int, resamples: int, rows: int) -> Iterator[tuple[slice, Floats]]:

@@ -200,8 +200,9 @@ class ReliabilityBin:
     accuracy: float
 
 
-def reliability(probability: ArrayLike, target: ArrayLike, bins: int = 10) -> list[ReliabilityBin]:
-    """The non-empty ones of `bins` equal slices of confidence from 0.5 to 1; the last includes 1.
+def confidences(probability: ArrayLike, target: ArrayLike, bins: int = 10) -> tuple[Floats, Floats, Integers]:
+    """Of each comparison (m,) its confidence, its outcome and which of `bins` equal slices of confidence from 0.5 to 1
+    it is in; the last includes 1.
 
     Which picture is called a is arbitrary, so a comparison counts by its likelier side: confidence is
     max(p, 1 - p) and the outcome is the target of that side (0.5 at p = 0.5). Guo et al. 2017, section 2.
@@ -209,7 +210,12 @@ def reliability(probability: ArrayLike, target: ArrayLike, bins: int = 10) -> li
     p, y = _columns(probability=probability, target=target)
     confidence = np.maximum(p, 1 - p)
     outcome = 0.5 + np.sign(p - 0.5) * (y - 0.5)
-    slot = np.minimum(((confidence - 0.5) * 2 * bins).astype(np.intp), bins - 1)
+    return confidence, outcome, np.minimum(((confidence - 0.5) * 2 * bins).astype(np.intp), bins - 1)
+
+
+def reliability(probability: ArrayLike, target: ArrayLike, bins: int = 10) -> list[ReliabilityBin]:
+    """The non-empty ones of the `bins` slices of `confidences`."""
+    confidence, outcome, slot = confidences(probability, target, bins)
     found = []
     for index in np.unique(slot):
         inside = slot == index

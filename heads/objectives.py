@@ -4,13 +4,16 @@ The formulas are `losses`'; here items become scores or embeddings, each once a 
 A loss of scores is a number of the scores alone, so that a solver can have it without a head.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from embed.console import unknown_name
 from embed.spec import InputError
 from heads import losses
 from heads.comparisons import Labels, Pairs, exposures_of, pairs_among
@@ -45,6 +48,45 @@ class Ratings:
 Examples = Pairs | Groups | Ratings
 
 
+# What a loss leaves to choose, and the losses that do.
+LOSS_OPTIONS = {
+    "distance": ("triplet",),
+    "margin": ("triplet", "ranking"),
+    "reduction": ("preference", "ranking"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """What losses leave to choose; None is a loss's own choice, see `losses`."""
+
+    distance: str | None = None  # of triplet: one of losses.DISTANCES
+    margin: float | None = None  # of triplet; of ranking, which then is HPSv2's hinge
+    reduction: str | None = None  # of preference and ranking: one of losses.REDUCTIONS
+
+    def __post_init__(self) -> None:
+        for name, known in (("distance", losses.DISTANCES), ("reduction", losses.REDUCTIONS)):
+            if (value := getattr(self, name)) is not None and value not in known:
+                raise unknown_name(name, value, known)
+        if self.margin is not None and not 0 < self.margin < math.inf:
+            raise InputError(f"{type(self).__name__}.margin is {self.margin}; it must be positive")
+
+    def of(self, loss: str) -> dict[str, Any]:
+        """The arguments chosen for a loss: those it has."""
+        chosen = {name: getattr(self, name) for name, users in LOSS_OPTIONS.items() if loss in users}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+def require_use(options: LossOptions, chosen: Sequence[str]) -> None:
+    """Nothing, or InputError for an option that none of the chosen losses uses."""
+    for name, users in LOSS_OPTIONS.items():
+        if getattr(options, name) is not None and not set(users) & set(chosen):
+            raise InputError(
+                f"--{name} is of {' and '.join(users)} and does nothing for the loss {' and '.join(chosen)};"
+                " leave it out"
+            )
+
+
 class Diverged(InputError, FloatingPointError):
     """Training met a loss that is not finite; the message says where."""
 
@@ -56,15 +98,15 @@ Bound = tuple[np.ndarray, Callable[[Tensor], Tensor]]
 @dataclass(frozen=True)
 class Objective:
     """A loss with its data. `examples(labels, rows, rng, min_ratio)` are those that some rows of a table state;
-    `loss(head, features, examples, batch)` is the scalar of the examples numbered `batch` (b,).
+    `loss(head, features, examples, batch, options)` is the scalar of the examples numbered `batch` (b,).
 
-    `of_scores(examples, batch)` is the same as a function of scores alone, where there is one.
+    `of_scores(examples, batch, options)` is the same as a function of scores alone, where there is one.
     """
 
     unit: str
     examples: Callable[[Labels, np.ndarray, np.random.Generator, float | None], Examples]
-    loss: Callable[[Head, Features, "Examples", np.ndarray], Tensor]
-    of_scores: Callable[["Examples", np.ndarray], Bound] | None = None
+    loss: Callable[[Head, Features, "Examples", np.ndarray, LossOptions], Tensor]
+    of_scores: Callable[["Examples", np.ndarray, LossOptions], Bound] | None = None
 
     @property
     def embeds(self) -> bool:
@@ -79,6 +121,7 @@ class Part:
     loss: str
     examples: Examples
     weight: float = 1.0
+    options: LossOptions = LossOptions()
 
 
 def examples_for(
@@ -180,26 +223,29 @@ def _embeddings(head: Head, features: Features, a: np.ndarray, b: np.ndarray) ->
     return image[: len(a)], image[len(a) :], text
 
 
-def _through_scores(of_scores: Callable[[Examples, np.ndarray], Bound]) -> Callable[..., Tensor]:
-    def loss(head: Head, features: Features, examples: Examples, batch: np.ndarray) -> Tensor:
-        items, value = of_scores(examples, batch)
+def _through_scores(of_scores: Callable[[Examples, np.ndarray, LossOptions], Bound]) -> Callable[..., Tensor]:
+    def loss(head: Head, features: Features, examples: Examples, batch: np.ndarray, options: LossOptions) -> Tensor:
+        items, value = of_scores(examples, batch, options)
         return value(_scores(head, features, items))
 
     return loss
 
 
-def _preference(pairs: Examples, batch: np.ndarray) -> Bound:
+def _preference(pairs: Examples, batch: np.ndarray, options: LossOptions) -> Bound:
     assert isinstance(pairs, Pairs)
     target, weight = torch.from_numpy(pairs.target[batch]), torch.from_numpy(pairs.weight[batch])
+    chosen = options.of("preference")
 
     def value(scores: Tensor) -> Tensor:
         score_a, score_b = scores.view(2, -1)
-        return losses.preference(score_a, score_b, target.to(scores.device), weight.to(scores.device))
+        return losses.preference(score_a, score_b, target.to(scores.device), weight.to(scores.device), **chosen)
 
     return np.concatenate([pairs.a[batch], pairs.b[batch]]), value
 
 
-def _preference_inbatch(head: Head, features: Features, pairs: Examples, batch: np.ndarray) -> Tensor:
+def _preference_inbatch(
+    head: Head, features: Features, pairs: Examples, batch: np.ndarray, options: LossOptions
+) -> Tensor:
     assert isinstance(pairs, Pairs) and isinstance(head, Cosine)
     image_a, image_b, text = _embeddings(head, features, pairs.a[batch], pairs.b[batch])
     target = torch.from_numpy(pairs.target[batch]).to(text.device)
@@ -207,24 +253,28 @@ def _preference_inbatch(head: Head, features: Features, pairs: Examples, batch: 
     return losses.preference_inbatch(image_a, image_b, text, target, weight, head.logit_scale.exp())
 
 
-def _triplet(head: Head, features: Features, pairs: Examples, batch: np.ndarray) -> Tensor:
+def _triplet(head: Head, features: Features, pairs: Examples, batch: np.ndarray, options: LossOptions) -> Tensor:
     assert isinstance(pairs, Pairs)
     positive, negative, anchor = _embeddings(head, features, pairs.a[batch], pairs.b[batch])
-    return losses.triplet(anchor, positive, negative)
+    return losses.triplet(anchor, positive, negative, **options.of("triplet"))
 
 
-def _of_groups(loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Callable[[Examples, np.ndarray], Bound]:
-    def bind(groups: Examples, batch: np.ndarray) -> Bound:
+def _of_groups(name: str, loss: Callable[..., Tensor]) -> Callable[[Examples, np.ndarray, LossOptions], Bound]:
+    def bind(groups: Examples, batch: np.ndarray, options: LossOptions) -> Bound:
         assert isinstance(groups, Groups)
         members = np.concatenate([np.arange(groups.start[i], groups.start[i + 1]) for i in batch])
         group = torch.from_numpy(np.repeat(np.arange(len(batch)), groups.start[batch + 1] - groups.start[batch]))
-        rank = torch.from_numpy(groups.rank[members])
-        return groups.item[members], lambda scores: loss(scores, group.to(scores.device), rank.to(scores.device))
+        rank, chosen = torch.from_numpy(groups.rank[members]), options.of(name)
+
+        def value(scores: Tensor) -> Tensor:
+            return loss(scores, group.to(scores.device), rank.to(scores.device), **chosen)
+
+        return groups.item[members], value
 
     return bind
 
 
-def _rating(ratings: Examples, batch: np.ndarray) -> Bound:
+def _rating(ratings: Examples, batch: np.ndarray, options: LossOptions) -> Bound:
     assert isinstance(ratings, Ratings)
     rating = torch.from_numpy(ratings.rating[batch])
     return ratings.item[batch], lambda scores: losses.rating(scores, rating.to(scores.device))
@@ -238,7 +288,7 @@ OBJECTIVES = {
     "preference": _objective("pairs", pairs_among, _preference),
     "preference-inbatch": Objective("pairs", _pairs_of_one_prompt, _preference_inbatch),
     "triplet": Objective("pairs", _triplets, _triplet),
-    "ranking": _objective("groups", _groups, _of_groups(losses.ranking)),
-    "listwise": _objective("groups", _groups, _of_groups(losses.listwise)),
+    "ranking": _objective("groups", _groups, _of_groups("ranking", losses.ranking)),
+    "listwise": _objective("groups", _groups, _of_groups("listwise", losses.listwise)),
     "rating": _objective("ratings", _ratings, _rating),
 }

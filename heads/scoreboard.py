@@ -15,7 +15,13 @@ from heads import metrics
 from heads.board import Board
 from heads.calibration import fit_isotonic, fit_temperature
 from heads.evaluate import Floats, Measured
-from heads.intervals import Interval, mean_of_folds_interval, paired_interval, spearman_interval
+from heads.intervals import (
+    Interval,
+    calibration_error_interval,
+    mean_of_folds_interval,
+    paired_interval,
+    spearman_interval,
+)
 from heads.popularity import sample_pairs
 
 # Their scores are no logits, so that a probability made of them says nothing.
@@ -51,6 +57,8 @@ def _imagereward_accuracy(board: Board, scores: Floats) -> Interval:
 def _pickscore_accuracy(board: Board, scores: Floats) -> Interval:
     a, b = board.measured.of_pairs(scores)
     target = board.measured.pairs.target
+    if (threshold := _validated_threshold(board, scores)) is not None:
+        return board.measured.interval(metrics.tie_credit(a, b, target, threshold))
 
     def fitted(others: np.ndarray, part: np.ndarray) -> Floats:
         threshold = metrics.tie_threshold(a[others], b[others], target[others])
@@ -59,9 +67,17 @@ def _pickscore_accuracy(board: Board, scores: Floats) -> Interval:
     return board.measured.interval(board.crossed(fitted))
 
 
+def _validated_threshold(board: Board, scores: Floats) -> float | None:
+    """The tie threshold that is best on the split's rows for validation; None where it has none."""
+    rows = board.measured.split.validation
+    if rows is None:
+        return None
+    return metrics.tie_threshold(scores[rows, 0], scores[rows, 1], board.measured.labels.values["target"][rows])
+
+
 def tie_thresholds(board: Board, scores: Floats) -> list[float]:
-    """The threshold that each part is judged with by PickScore's rule: the best one on the other parts. Empty where
-    no pair is a labelled tie."""
+    """The threshold that each part is judged with by PickScore's rule: the best one on the rows for validation, or
+    else on the other parts. Empty where no pair is a labelled tie."""
     a, b = board.measured.of_pairs(scores)
     target, found = board.measured.pairs.target, list[float]()
 
@@ -70,6 +86,8 @@ def tie_thresholds(board: Board, scores: Floats) -> list[float]:
         return target[part]
 
     if "ties" in _has(board):
+        if (threshold := _validated_threshold(board, scores)) is not None:
+            return [threshold]
         board.crossed(fitted)
     return found
 
@@ -179,7 +197,17 @@ def _brier(map: str) -> Value:
 
 def _ece(map: str) -> Value:
     def value(board: Board, scores: Floats) -> Interval:
-        return Interval(metrics.expected_calibration_error(reliability(board, scores, map)), np.nan, np.nan)
+        measured, probability = board.measured, pair_probability(board, scores, map)
+        known = np.flatnonzero(~np.isnan(probability))
+        confidence, outcome, slot = metrics.confidences(probability[known], measured.pairs.target[known])
+        return calibration_error_interval(
+            confidence - outcome,
+            slot,
+            cluster_a=measured.cluster[measured.pairs.row_a[known]],
+            cluster_b=measured.cluster[measured.pairs.row_b[known]],
+            rng=np.random.default_rng(measured.protocol.seed),
+            resamples=measured.protocol.resamples,
+        )
 
     return value
 
@@ -210,7 +238,7 @@ METRICS: dict[str, Metric] = {
     "pickscore_accuracy": Metric(
         "PickScore accuracy, with ties",
         "three answers, half a point where one side is a tie; a tie is |P(a) - P(b)| <= the threshold of 0, 0.1, ..., 1"
-        " that is best on the other parts",
+        " that is best on the split's rows for validation, or else on the other parts",
         _pickscore_accuracy,
         "ties",
     ),
@@ -253,7 +281,10 @@ METRICS: dict[str, Metric] = {
     },
     **{
         f"ece_{key}": Metric(
-            f"ECE, {label}", f"ten bins of confidence from 0.5 to 1, {rule}; no interval", _ece(key), "logits"
+            f"ECE, {label}",
+            f"ten bins of confidence from 0.5 to 1, {rule}; its interval allows for what few pairs add",
+            _ece(key),
+            "logits",
         )
         for key, (label, rule) in MAPS.items()
     },

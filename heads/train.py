@@ -18,7 +18,7 @@ from heads.checkpoint import Checkpoints
 from heads.comparisons import Pairs, expected_accuracy
 from heads.features import Features
 from heads.models import Head
-from heads.objectives import OBJECTIVES, Diverged, Examples, Part, items_of, require_head
+from heads.objectives import OBJECTIVES, Diverged, Examples, LossOptions, Part, items_of, require_head
 
 MAX_INBATCH = 4096  # pairs of a batch with in-batch negatives, whose similarities are twice its square
 
@@ -26,8 +26,8 @@ Observer = Callable[[int, dict[str, float]], None]  # of each epoch's record, as
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """How a head is trained; written beside it."""
+class TrainConfig(LossOptions):
+    """How a head is trained; written beside it. `loss` is the measured table's, the loss options are for all tables."""
 
     loss: str = "preference"
     learning_rate: float = 1e-3
@@ -41,6 +41,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.loss not in OBJECTIVES:
             raise unknown_name("loss", self.loss, OBJECTIVES)
         if self.loss == "preference-inbatch" and self.batch_size > MAX_INBATCH:
@@ -93,7 +94,7 @@ def fit(
     Returns one record an epoch: train_loss, validation_accuracy (NaN without), learning_rate, idle_batches (with a
     loss of 0, they teach nothing). Raises Diverged with the step and the batch when the loss is not finite.
     """
-    parts = [Part(config.loss, train)] if isinstance(train, Examples) else list(train)
+    parts = [Part(config.loss, train, options=config)] if isinstance(train, Examples) else list(train)
     for part in parts:
         require_head(part.loss, head)
     require_examples(parts, validation)
@@ -196,7 +197,7 @@ def _train_epoch(
 
 def _batch_loss(head: Head, features: Features, parts: Sequence[Part], batches: Sequence[np.ndarray]) -> torch.Tensor:
     terms = [
-        part.weight * OBJECTIVES[part.loss].loss(head, features, part.examples, batch)
+        part.weight * OBJECTIVES[part.loss].loss(head, features, part.examples, batch, part.options)
         for part, batch in zip(parts, batches, strict=True)
         if len(batch)
     ]

@@ -22,7 +22,7 @@ from embed.spec import InputError, require_same_identity
 from heads.comparisons import Labels, Pairs, pairs_among
 from heads.features import Features
 from heads.models import Head, HeadConfig, build_head
-from heads.objectives import Examples, examples_for
+from heads.objectives import LOSS_OPTIONS, Examples, examples_for
 from heads.ranks import Ranks
 from heads.split import Split, rows_apart_from
 from heads.store import save_head
@@ -130,7 +130,8 @@ def save_tuned(
 
 def _head_config(config: UnfreezeConfig) -> TrainConfig:
     size = MAX_INBATCH if config.loss == "preference-inbatch" else TrainConfig.batch_size
-    return TrainConfig(loss=config.loss, batch_size=size, seed=config.seed)
+    chosen = {name: getattr(config, name) for name in LOSS_OPTIONS}
+    return TrainConfig(loss=config.loss, batch_size=size, seed=config.seed, **chosen)
 
 
 def _train_and_validation(

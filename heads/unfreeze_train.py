@@ -26,7 +26,7 @@ from embed.modes import parse_mode
 from embed.spec import InputError
 from heads.comparisons import Pairs
 from heads.metrics import pair_credit
-from heads.objectives import OBJECTIVES, Examples, require_head
+from heads.objectives import OBJECTIVES, Examples, LossOptions, require_head, require_use
 from heads.train import score_items
 from heads.unfreeze import Unfrozen, taken
 
@@ -35,7 +35,7 @@ SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
-class UnfreezeConfig:
+class UnfreezeConfig(LossOptions):
     """How a mode is trained. The defaults are Social Reward's, but for the loss: constant rate, no clipping."""
 
     mode: str
@@ -58,6 +58,7 @@ class UnfreezeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         parse_mode(self.mode)
         for value, known, what in (
             (self.loss, OBJECTIVES, "loss"),
@@ -66,6 +67,7 @@ class UnfreezeConfig:
         ):
             if value not in known:
                 raise unknown_name(what, value, known)
+        require_use(self, [self.loss])
         for name in ("learning_rate", "head_learning_rate", "batch_size", "accumulate", "epochs"):
             if not getattr(self, name) > 0:
                 raise InputError(f"UnfreezeConfig.{name} is {getattr(self, name)}; it must be positive")
@@ -161,7 +163,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence([config.seed, self.step]).generate_state(1)[0]))
             for part in np.array_split(batch, min(config.accumulate, len(batch))):
-                loss = self.loss(part) * _share(config.loss, self.data.train, part, batch)
+                loss = self.loss(part) * _share(config, self.data.train, part, batch)
                 loss.backward()
                 total += loss.item()
         if not math.isfinite(total):
@@ -182,7 +184,8 @@ class Trainer:
         """The loss of the training examples numbered `batch`, with gradients."""
         examples = taken(self.data.train, batch)
         features, examples = self.unfrozen.local(self.data.image, self.data.prompt, examples)
-        return OBJECTIVES[self.config.loss].loss(self.unfrozen.head, features, examples, np.arange(len(examples)))
+        loss = OBJECTIVES[self.config.loss].loss
+        return loss(self.unfrozen.head, features, examples, np.arange(len(examples)), self.config)
 
     def _end_epoch(self) -> None:
         epoch = len(self.history)
@@ -319,8 +322,10 @@ def _factor(step: int, steps: int, config: UnfreezeConfig) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def _share(loss: str, examples: Examples, part: np.ndarray, batch: np.ndarray) -> float:
-    """What a part's mean counts in its batch's, so that losses that are means over examples come out the same."""
-    if isinstance(examples, Pairs) and loss.startswith("preference"):
+def _share(config: UnfreezeConfig, examples: Examples, part: np.ndarray, batch: np.ndarray) -> float:
+    """What a part's loss counts in its batch's, so that sums and means over examples come out the same."""
+    if config.of(config.loss).get("reduction") == "sum":
+        return 1.0
+    if isinstance(examples, Pairs) and config.loss.startswith("preference"):
         return float(examples.weight[part].sum() / examples.weight[batch].sum())
     return len(part) / len(batch)

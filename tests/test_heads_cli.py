@@ -189,6 +189,91 @@ def test_a_command_resumes_to_the_same_bytes(
     assert not Path("again.checkpoints").exists()
 
 
+def test_the_options_of_a_loss_reach_it_and_its_resuming(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"p{i}.png" for i in range(ROWS)]
+    table = [
+        {"prompt": f"prompt {i // 2}", "pos_path": names[i], "neg_path": names[i + 1]} for i in range(0, ROWS - 1, 2)
+    ]
+    Path("pairs.json").write_text(json.dumps(table))
+    argv = ("train", "cache", "--data", "pairs.json", "--head", "cosine", "--loss", "triplet", "--epochs", "2")
+    run(capsys, *argv, "--out", "plain")
+    run(capsys, *argv, "--margin", "0.3", "--distance", "squared_euclidean", "--out", "own")
+    run(capsys, *argv, "--margin", "0.15", "--distance", "cosine", "--out", "half")
+
+    def first_loss(head: str) -> float:
+        return load_head(head)[1]["training"]["history"][0]["train_loss"]
+
+    assert (folder / "plain/head.safetensors").read_bytes() == (folder / "own/head.safetensors").read_bytes()
+    # |t - p|^2 - |t - n|^2 + 0.3 = 2 (cos(t, n) - cos(t, p) + 0.15)
+    assert first_loss("plain") == pytest.approx(2 * first_loss("half"), rel=1e-5)
+    recorded = load_head("half")[1]["training"]
+    assert (recorded["margin"], recorded["distance"], recorded["reduction"]) == (0.15, "cosine", None)
+
+    def killed(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("heads.checkpoint.EVERY_S", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr("heads.evaluate.evaluate", killed)
+        main([*argv, "--margin", "0.2", "--out", "again"])
+    assert main([*argv, "--margin", "0.4", "--out", "again", "--resume"]) == 2
+    assert "of another training" in capsys.readouterr().err
+
+
+def pick_a_pic(path: str) -> None:
+    """Comparisons of pictures p0 to p59 under prompts 0 to 29, four a prompt, each by another user; some are ties."""
+    rng = np.random.default_rng(4)
+    rows = []
+    for row in range(120):
+        prompt, (a, b) = row % 30, rng.permutation(2)
+        one, other = (2 * prompt + a, 2 * prompt + b)
+        label = 0.5 if row % 5 == 0 else float(one < other)
+        rows.append({"caption": f"prompt {prompt}", "jpg_0": b"", "jpg_1": b"", "image_0_uid": f"p{one}.png",
+                     "image_1_uid": f"p{other}.png", "label_0": label, "label_1": 1 - label, "has_label": label != 0.5,
+                     "num_example_per_prompt": 4, "user_id": row % 40,
+                     "model_0": row % 3, "model_1": row % 2})  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def test_pickscores_split_from_training_to_its_threshold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pick_a_pic("picks.parquet")
+    argv = ("train", "cache", "--data", "picks.parquet", "--split", "pickscore", "--epochs", "2", "--out", "head")
+    trained = run(capsys, *argv, "--held-out-prompts", "20")
+    split = trained["split"]
+    assert (split["held_out_prompts"], split["held_out_rows"], split["validation_rows"]) == (20, 10, 10)
+    assert (split["by"], split["folds"], split["test_fraction"]) == (None, None, None)
+    ids = pq.read_table("head/trained.parquet")["id"]
+    assert len(ids) == 10 * 3, "ten prompts and their two pictures each"
+
+    evaluate = ("evaluate", "head", "--cache", "cache", "--data", "picks.parquet")
+    files = ("--scores", "scores.parquet", "--report", "page.html")
+    found = run(capsys, *evaluate, "--baselines", "--prior-by", "model_0,model_1", *files)
+    assert found["rows"] == 10 and found["part"].startswith("held out by split")
+    assert found["pair_accuracy"] == trained["pair_accuracy"]
+    assert len(found["tie_thresholds"]) <= 1 and found["tie_thresholds_of"] == "the best on the rows for validation"
+    assert pq.read_table("scores.parquet").num_rows == 20
+    # Another table of as many prompts: only what is new to the head is measured.
+    table = pq.read_table("picks.parquet")
+    pq.write_table(table.take(np.arange(119, -1, -1)), "picks.parquet")
+    again = run(capsys, *evaluate)
+    assert again["rows"] == 80 and again["tie_thresholds_of"] == "of each part the best on the others"
+    assert run(capsys, "evaluate", "head", "--cache", "cache", "--data", "table.parquet")["rows"] < ROWS
+
+    for wrong, told in (
+        ((), "wants 1000 prompts that share no picture and no user; the table has 30 prompts, 60 pictures, 40 users"),
+        (("--held-out-prompts", "7"), "wanted an even number"),
+        (("--folds", "3"), "leave out --split-by and --folds"),
+        (("--split", "pickscoer"), "near names: pickscore"),
+    ):
+        assert main([*argv, *wrong]) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1
+    assert main(["train", "cache", "--data", "picks.parquet", "--held-out-prompts", "4", "--out", "head"]) == 2
+    assert "--held-out-prompts is of --split pickscore" in capsys.readouterr().err
+
+
 def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start = ("train", "cache", "--data", "table.parquet", "--out", "head")
 
@@ -205,6 +290,9 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
     assert "--penalty is of linear and kernel" in fails("--penalty", "1")
     assert "--no-activations is of mlp" in fails("--no-activations")
     assert "--device cuda is not there" in fails("--device", "cuda") or torch.cuda.is_available()
+    assert "--margin is of triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
+    assert "--reduction is of cosine and mlp and fusion" in fails("--head", "linear", "--reduction", "sum")
+    assert "TrainConfig.margin is -1.0; it must be positive" in fails("--loss", "ranking", "--margin", "-1")
     assert "--weights names 2 and there are 1 tables" in fails("--weights", "1,2")
     assert "every weight must be positive" in fails("--weights", "-1")
     assert "near names: preference" in fails("--loss", "preferenc")

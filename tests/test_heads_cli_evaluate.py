@@ -127,6 +127,27 @@ def test_a_calibration_is_stored_with_the_head_and_reaches_export(run: Run, fold
     assert _calibration(after["calibration"])["temperature"].value == said["temperature"]["value"]
 
 
+def test_percentiles_may_compare_with_another_table(run: Run, fails: Fails) -> None:
+    from export.bundle_writer import _calibration
+
+    run(*TRAIN, "--test-fraction", "0.5", "--out", "head")
+    run("evaluate", "head", *HELD_OUT, "--scores", "scores.parquet")
+    scored = pq.read_table("scores.parquet")
+    scores = dict(zip(scored["image"].to_pylist(), scored["score"].to_pylist(), strict=True))
+    # Every other row, those that training saw among them, which are no reference.
+    pq.write_table(pq.read_table("ratings.parquet").take(np.arange(0, PROMPTS * PICTURES, 2)), "other.parquet")
+    known = sorted(scores[name] for name in pq.read_table("other.parquet")["image"].to_pylist() if name in scores)
+    plain = run("calibrate", "head", *HELD_OUT)
+    found = run("calibrate", "head", *HELD_OUT, "--reference", "other.parquet")
+    assert found["fitted_on"]["reference"] == len(known) < plain["fitted_on"]["reference"] == len(scores)
+    assert found["fitted_on"]["reference_table"] == "other.parquet"
+    assert "no picture or prompt with training" in found["fitted_on"]["reference_part"]
+    assert (found["temperature"], found["isotonic"]) == (plain["temperature"], plain["isotonic"])
+    percentile = _calibration(load_manifest("head")["calibration"])["percentiles"]
+    np.testing.assert_allclose(percentile(known), np.linspace(0, 1, len(known)), atol=0.01)
+    assert "missing.parquet" in fails("calibrate", "head", *HELD_OUT, "--reference", "missing.parquet")
+
+
 def test_heads_are_compared_where_neither_was_trained(
     run: Run, fails: Fails, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -104,6 +104,40 @@ def test_tuned_refreshed_evaluated_and_exported(folder: Path, capsys: pytest.Cap
     assert heads(["export-checkpoint", "tuned", "--out", "whole.onnx"]) == 2
 
 
+def test_the_pictures_of_comparisons_that_were_trained_on_are_kept(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = {"prompt": [f"prompt {i}" for i in range(ROWS // 2)], "pos_path": [f"{i}.png" for i in range(0, ROWS, 2)],
+             "neg_path": [f"{i}.png" for i in range(1, ROWS, 2)]}  # fmt: skip
+    pq.write_table(pa.table(table), "prompts.parquet")
+    run(capsys, embed, "cache", "prompts.parquet", *CACHE[2:], "--boundary", "blocks=1,0")
+    argv = (
+        "unfreeze",
+        "cache",
+        "--data",
+        "prompts.parquet",
+        "--mode",
+        "blocks=1,0",
+        "--epochs",
+        "1",
+        "--device",
+        "cpu",
+    )
+    tuned = run(capsys, heads, *argv, "--loss", "triplet", "--margin", "0.5", "--distance", "cosine", "--out", "tuned")
+    assert tuned["split"]["held_out_rows"] == ROWS // 10
+    trained = set(pq.read_table("tuned/head/trained.parquet")["id"].to_pylist())
+    cache = Cache.open("cache")
+    prompts = cache.metadata("prompts", ["caption", "prompt_id"])
+    seen = {int(name.split()[1]) for name, id in zip(*map(pa.ChunkedArray.to_pylist, prompts.columns), strict=True)
+            if id in trained}  # fmt: skip
+    assert len(seen) == ROWS // 2 - ROWS // 10
+    images = cache.metadata("images", ["image_path", "image_id"]).to_pylist()
+    pictures = {int(Path(row["image_path"]).stem) for row in images if row["image_id"] in trained}
+    assert pictures == {2 * i + side for i in seen for side in (0, 1)}
+    training = json.loads(Path("tuned/head/head.json").read_text())["training"]
+    assert (training["margin"], training["distance"], training["reduction"]) == (0.5, "cosine", None)
+
+
 def test_live_training_reads_pixels_and_gives_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, embed, *CACHE, "--boundary", "blocks=1,0", "--boundary-dtype", "float32")
     cached = run(capsys, heads, *TUNE, "--mode", "blocks=1,0")
@@ -126,6 +160,8 @@ def test_a_mode_is_asked_for_once(folder: Path, capsys: pytest.CaptureFixture[st
         assert "give one of --mode, --fix-rate" in capsys.readouterr().err
     assert heads([*TUNE, "--mode", "all", "--wise", "2"]) == 2
     assert "--wise is '2'; wanted auto" in capsys.readouterr().err
+    assert heads([*TUNE, "--mode", "all", "--distance", "cosine"]) == 2
+    assert "--distance is of triplet and does nothing for the loss preference" in capsys.readouterr().err
 
 
 def test_social_rewards_commands_write_its_files(

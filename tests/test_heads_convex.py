@@ -11,7 +11,7 @@ from heads import convex
 from heads.comparisons import Pairs
 from heads.features import Features, features_of
 from heads.models import HeadConfig, Kernel, Linear, build_head
-from heads.objectives import Groups, Part, Ratings
+from heads.objectives import Groups, LossOptions, Part, Ratings
 from heads.train import score_items
 
 N = 90
@@ -130,11 +130,14 @@ def test_the_penalty_is_chosen_on_the_rows_kept_aside(features: Features) -> Non
     assert len(history) == len(penalties) or worse_after_best == convex.PATIENCE
 
 
-def test_nothing_to_learn_from_is_said() -> None:
+def test_nothing_to_learn_from_is_said(features: Features) -> None:
     same = features_of(unit(1, 1).repeat(5, axis=0), unit(1, 2), np.arange(5), np.zeros(5, np.int64))
     ratings = Ratings(np.arange(5), np.arange(5, dtype=np.float32))
     with pytest.raises(InputError, match="all 5 items to train on have the same vectors"):
         convex.solve(build_head(HeadConfig("linear", DIM)), same, [Part("rating", ratings)], 1.0)
+    with pytest.raises(InputError, match="leave out margin and reduction"):
+        summed = Part("preference", some_pairs(1), options=LossOptions(reduction="sum"))
+        convex.solve(build_head(HeadConfig("linear", DIM)), features, [summed], 1.0)
     with pytest.raises(FloatingPointError, match="objective is nan at penalty 1"):
         broken = Ratings(np.arange(5), np.full(5, np.nan, np.float32))
         other = features_of(unit(5, 1), unit(1, 2), np.arange(5), np.zeros(5, np.int64))

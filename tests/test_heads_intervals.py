@@ -9,6 +9,7 @@ from scipy.stats import binomtest, spearmanr
 from heads import intervals
 from heads.intervals import (
     _rank_correlation,
+    calibration_error_interval,
     clustered_interval,
     mean_of_folds_interval,
     paired_interval,
@@ -79,6 +80,43 @@ def test_the_truth_is_inside_as_often_as_stated() -> None:
     assert 0.91 <= np.mean(inside) <= 0.985
 
 
+@pytest.mark.parametrize("sides", [1, 2])
+def test_calibration_error_is_that_of_copied_comparisons(sides: int) -> None:
+    _, gap, a, b = example(4, m=80)
+    b, bins = (a if sides == 1 else b), np.random.default_rng(0).integers(3, size=80)
+    gap = gap - 0.4
+
+    def error(copies: np.ndarray) -> float:
+        return sum(abs((copies * gap)[bins == name].sum()) for name in range(3)) / copies.sum()
+
+    rng, names, errors = np.random.default_rng(5), np.unique([*a, *b]).tolist(), []
+    for _ in range(60):
+        drawn = [names[i] for i in rng.integers(len(names), size=len(names))]
+        copies = [drawn.count(x) if x == y else drawn.count(x) * drawn.count(y) for x, y in zip(a, b, strict=True)]
+        errors.append(error(np.array(copies)))
+    got = calibration_error_interval(gap, bins, cluster_a=a, cluster_b=b, rng=np.random.default_rng(5), resamples=60)
+    value = error(np.ones(80))
+    low, high = np.quantile(errors, [0.025, 0.975])
+    assert got.value == pytest.approx(value)
+    added = np.mean(errors) - value
+    assert (got.low, got.high) == pytest.approx((max(0, low - 3.414214 * added), high - added))
+
+
+@pytest.mark.parametrize(("true", "often"), [(0.0, 0.85), (0.05, 0.93)])
+def test_the_true_calibration_error_is_inside(true: float, often: float) -> None:
+    rng = np.random.default_rng(2)
+    inside = []
+    for _ in range(150):
+        confidence = rng.uniform(0.6, 0.9, 400)
+        outcome = rng.random(400) < confidence - true
+        slot = (confidence * 10).astype(int)
+        cluster = np.arange(400)
+        got = calibration_error_interval(confidence - outcome, slot, cluster_a=cluster, cluster_b=cluster, rng=rng,
+                                         resamples=150)  # fmt: skip
+        inside.append(got.low <= true <= got.high)
+    assert np.mean(inside) >= often
+
+
 def test_mean_of_folds() -> None:
     credit, weight, a, b = example(2)
     fold = np.arange(300) % 3
@@ -126,6 +164,10 @@ def test_too_little_to_say_is_missing_not_certain() -> None:
     rng = np.random.default_rng(0)
     one_cluster = clustered_interval([1.0, 0.0], cluster_a=["p", "p"], rng=rng)
     assert one_cluster.to_json() == {"value": 0.5, "low": None, "high": None}
+    for nothing in (([], [], []), ([0.3], [0], [1])):  # no comparison, or one cluster
+        gap, bins, cluster = nothing
+        error = calibration_error_interval(gap, bins, cluster_a=cluster, cluster_b=cluster, rng=rng)
+        assert np.isnan([error.low, error.high]).all() and np.isnan(error.value) == (not gap)
     nothing = clustered_interval([np.nan], cluster_a=[0], rng=rng)
     assert nothing.to_json() == {"value": None, "low": None, "high": None}
     folds = mean_of_folds_interval([np.nan], fold=[0], cluster_a=[0], rng=rng)

@@ -12,14 +12,15 @@ from heads_tiny import make_cache, unit
 from embed.spec import InputError
 from heads import losses
 from heads.cli import main
-from heads.comparisons import Labels
+from heads.comparisons import Labels, Pairs
 from heads.features import Features, features_of
 from heads.models import Cosine, Head, HeadConfig, build_head
-from heads.objectives import OBJECTIVES, Groups, Ratings, examples_for, items_of
+from heads.objectives import OBJECTIVES, Groups, LossOptions, Ratings, examples_for, items_of, require_use
 from heads.train import TrainConfig, fit, score_items
 
 N, PROMPTS = 60, 12
 RNG = np.random.default_rng(0)
+OWN = LossOptions()  # the losses' own choices
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +85,10 @@ def test_losses_of_groups_see_whole_groups(features: Features) -> None:
     item, rank = torch.tensor(groups.item[members]), torch.tensor(groups.rank[members])
     group = torch.tensor([0, 0, 0, 0, 1, 1, 1])
     for name, formula in (("ranking", losses.ranking), ("listwise", losses.listwise)):
-        value = OBJECTIVES[name].loss(head, features, groups, batch)
+        value = OBJECTIVES[name].loss(head, features, groups, batch, OWN)
         torch.testing.assert_close(value, formula(scores[item], group, rank))
     ratings = Ratings(np.array([4, 9, 30]), np.float32([1, 2, 3]))
-    value = OBJECTIVES["rating"].loss(head, features, ratings, np.array([2, 0]))
+    value = OBJECTIVES["rating"].loss(head, features, ratings, np.array([2, 0]), OWN)
     torch.testing.assert_close(value, ((scores[[30, 4]] - torch.tensor([3.0, 1.0])) ** 2).mean())
 
 
@@ -108,7 +109,7 @@ def test_losses_of_embeddings_compare_projected_vectors(features: Features) -> N
         better, worse = (a, b) if labels.values["target"][row] == 1 else (b, a)
         gap = (prompts[a] - images[better]).square().sum() - (prompts[a] - images[worse]).square().sum()
         hinges.append(max(float(gap) + 0.3, 0))
-    assert float(OBJECTIVES["triplet"].loss(head, features, triplets, batch)) == pytest.approx(
+    assert float(OBJECTIVES["triplet"].loss(head, features, triplets, batch, OWN)) == pytest.approx(
         np.mean(hinges), abs=1e-5
     )
 
@@ -117,8 +118,72 @@ def test_losses_of_embeddings_compare_projected_vectors(features: Features) -> N
     expected = losses.preference_inbatch(
         images[a], images[b], prompts[a], torch.tensor(labels.values["target"][batch]).float(), logit_scale=100.0
     )
-    value = OBJECTIVES["preference-inbatch"].loss(head, features, pairs, batch)
+    value = OBJECTIVES["preference-inbatch"].loss(head, features, pairs, batch, OWN)
     torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("distance", losses.DISTANCES)
+def test_distance_and_margin_of_triplets_are_chosen(features: Features, distance: str) -> None:
+    head = moved(features)
+    assert isinstance(head, Cosine)
+    images = head.embed_image(features.image_embeddings.float()).double()
+    prompts = head.embed_text(features.text_embeddings.float()).double()[features.prompt]
+    triplets = examples_for("triplet", labels_of(features, "comparisons"), np.arange(20), RNG)
+    batch = np.array([3, 11, 0, 7])
+
+    def apart(anchor: torch.Tensor, picture: torch.Tensor) -> float:
+        squared = sum((float(x) - float(y)) ** 2 for x, y in zip(anchor, picture, strict=True))
+        return {"squared_euclidean": squared, "euclidean": squared**0.5, "cosine": squared / 2}[distance]
+
+    assert isinstance(triplets, Pairs)
+    hinges = [
+        max(apart(prompts[a], images[a]) - apart(prompts[a], images[b]) + 0.9, 0)
+        for a, b in zip(triplets.a[batch], triplets.b[batch], strict=True)
+    ]
+    value = OBJECTIVES["triplet"].loss(head, features, triplets, batch, LossOptions(distance=distance, margin=0.9))
+    assert float(value) == pytest.approx(np.mean(hinges), abs=1e-5)
+
+
+@torch.no_grad()
+def test_hpsv2_sums_and_its_hinge_are_chosen(features: Features) -> None:
+    head = moved(features)
+    scores = head(**features.take(torch.arange(N), head.inputs)).double()
+    pairs = examples_for("preference", labels_of(features, "comparisons"), np.arange(30), RNG)
+    assert isinstance(pairs, Pairs)
+    pairs.target[:3], batch = 0.7, np.arange(2, 9)
+    total = 0.0
+    for i in batch:
+        p = torch.softmax(scores[[pairs.a[i], pairs.b[i]]], 0)
+        y = torch.tensor([pairs.target[i], 1 - pairs.target[i]])
+        total += float((torch.xlogy(y, y) - torch.xlogy(y, p)).sum())
+    value = OBJECTIVES["preference"].loss(head, features, pairs, batch, LossOptions(reduction="sum", margin=3.0))
+    assert float(value) == pytest.approx(total, rel=1e-4)
+
+    groups = examples_for("ranking", labels_of(features, "groups"), np.arange(N), RNG)
+    assert isinstance(groups, Groups)
+    hinges = [
+        max(1.5 - float(scores[groups.item[i]] - scores[groups.item[j]]) * (groups.rank[j] - groups.rank[i]), 0)
+        for first, last in ((groups.start[g], groups.start[g + 1]) for g in (4, 1))
+        for i in range(first, last) for j in range(first, last) if groups.rank[i] < groups.rank[j]
+    ]  # fmt: skip
+    for reduction, expected in (("mean", np.mean(hinges)), ("sum", np.sum(hinges))):
+        options = LossOptions(margin=1.5, reduction=reduction)
+        value = OBJECTIVES["ranking"].loss(head, features, groups, np.array([4, 1]), options)
+        assert float(value) == pytest.approx(expected, rel=1e-4)
+
+
+def test_loss_options_that_mean_nothing_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown distance 'euclidian'; near names: euclidean"):
+        LossOptions(distance="euclidian")
+    with pytest.raises(InputError, match="unknown reduction 'total'"):
+        LossOptions(reduction="total")
+    for margin in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"LossOptions.margin is .*; it must be positive"):
+            LossOptions(margin=margin)
+    require_use(LossOptions(margin=1.0, reduction="sum"), ["rating", "ranking"])
+    with pytest.raises(InputError, match="--distance is of triplet and does nothing for the loss rating and ranking"):
+        require_use(LossOptions(distance="cosine"), ["rating", "ranking"])
 
 
 def test_groups_of_one_are_left_out(features: Features) -> None:

@@ -9,8 +9,9 @@ from heads_labels import GROUPS, SIZE, comparisons, measured, single
 from scipy.stats import kendalltau, spearmanr
 
 from heads.board import Board
-from heads.evaluate import Measured
+from heads.evaluate import Measured, Protocol, measure_pairs
 from heads.scoreboard import METRICS, compared, lead, scoreboard, tie_thresholds
+from heads.split import Split
 
 RNG = np.random.default_rng(5)
 
@@ -88,6 +89,24 @@ def test_pickscore_accuracy_takes_the_threshold_of_the_other_folds() -> None:
     assert got == pytest.approx(np.mean(means))
     assert tie_thresholds(Board(one), scores) == chosen
     assert tie_thresholds(Board(measured(comparisons(np.ones(9), np.arange(9)))), np.zeros((9, 2))) == []
+
+
+def test_pickscores_threshold_comes_from_the_rows_for_validation_where_there_are_some() -> None:
+    one, scores = compared_pairs()
+    validation = np.arange(0, 200, 2)
+    split = Split(np.arange(200) % 2 - 1, one.split.group, 1, validation)
+    one = measure_pairs(one.labels, split, Protocol(resamples=100))
+
+    def points(rows: np.ndarray, threshold: float) -> float:
+        p = [np.exp(scores[row]) / np.exp(scores[row]).sum() for row in rows]
+        said = [0.5 if abs(a - b) <= threshold else float(a > b) for a, b in p]
+        return float(np.mean(1 - np.abs(said - one.labels.values["target"][rows])))
+
+    steps = [step / 10 for step in range(11)]
+    best = steps[int(np.argmax([points(validation, step) for step in steps]))]
+    got = scoreboard(Board(one), {"head": scores})["pickscore_accuracy"]["scores"]["head"]["value"]
+    assert got == pytest.approx(points(np.arange(1, 200, 2), best))
+    assert tie_thresholds(Board(one), scores) == [best]
 
 
 def test_a_single_part_is_fitted_on_one_half_and_applied_to_the_other() -> None:

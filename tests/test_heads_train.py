@@ -85,6 +85,16 @@ def test_weights_decide_what_is_learned(features: Features) -> None:
     assert spearmanr(score_items(head, features), quality).statistic < -0.9
 
 
+def test_losses_are_summed_and_not_averaged_where_that_is_chosen(features: Features) -> None:
+    pairs = planted_pairs(features, 1)
+    weighted = Pairs(pairs.a, pairs.b, pairs.target, np.full(len(pairs), 0.5, np.float32), pairs.a, pairs.b)
+    first = [
+        fit(build_head(HEAD, 0), features, weighted, None, TrainConfig(epochs=1, reduction=reduction))[0]["train_loss"]
+        for reduction in (None, "mean", "sum")
+    ]
+    assert first[0] == first[1] == pytest.approx(first[2] / (0.5 * len(pairs)), rel=1e-5)
+
+
 def test_nonsense_is_refused(features: Features) -> None:
     pairs = planted_pairs(features, 1)
     empty = Pairs(*(getattr(pairs, name)[:0] for name in pairs.__dataclass_fields__))

@@ -35,6 +35,15 @@ def trainer(folder: Path, out: Path | None = None, head: str | None = None, **op
     return Trainer(unfrozen, tiny.data(config.loss, validation=True), config, out, checkpoint_steps=3)
 
 
+@pytest.mark.parametrize("loss", ["preference", "ranking"])
+def test_a_sum_is_the_same_computed_whole_or_in_parts(loss: str, folder: Path) -> None:
+    one = [trainer(folder, loss=loss, reduction="sum", accumulate=parts, epochs=1) for parts in (1, 3)]
+    assert one[0].data.fingerprint() == one[1].data.fingerprint()
+    whole, in_parts = (each.run()[1]["train_loss"] for each in one)
+    mean = trainer(folder, loss=loss, epochs=1).run()[1]["train_loss"]
+    assert whole == pytest.approx(in_parts, rel=1e-4) and whole > 3 * mean
+
+
 RICH = {"ema": 0.7, "warmup": 0.2, "schedule": "cosine", "max_grad_norm": 0.05, "accumulate": 2, "head": "mlp"}
 
 
