@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -75,6 +76,14 @@ def say(args: argparse.Namespace, *lines: str) -> None:
 def warn(text: str) -> None:
     """One line on stderr that a person should not miss."""
     print(f"warning: {text}", file=sys.stderr)
+
+
+def silence_libraries() -> None:
+    """Leave this process's stderr to us: C libraries and Pillow write a line there for every damaged TIFF."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
