@@ -19,7 +19,8 @@ from embed.boundary import DTYPES, Boundary, PartWriter, decode, encode, row_byt
 from embed.build import BuildConfig, Reporter
 from embed.cache import ID_COLUMN, CacheWriter
 from embed.console import unknown_name
-from embed.cut import Cut, block_counts, cut_pictures, cut_prompts
+from embed.cut import Cut
+from embed.cut_towers import block_counts, cut_pictures, cut_prompts
 from embed.decoding import CHUNK, Chunk, DecodePool, Picture
 from embed.engines import resolve_device
 from embed.graphs import certificate

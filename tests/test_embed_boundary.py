@@ -17,11 +17,11 @@ from embed.boundary_job import BoundaryConfig, add_boundary, plan_boundary
 from embed.build import Reporter
 from embed.cache import METADATA, Cache, CacheWriter
 from embed.cli import main
-from embed.cut import WHOLE, cut_pictures, cut_prompts
+from embed.cut_towers import cut_pictures, cut_prompts
 from embed.decoding import Chunk, Picture
 from embed.files import content_id
 from embed.job import _table, embed_images
-from embed.modes import parse_mode
+from embed.modes import WHOLE, parse_mode
 from embed.spec import InputError, Source
 
 MODE = parse_mode("blocks=1,1")
