@@ -143,7 +143,7 @@ def add_boundary(
                 reporter.step(len(todo.rows[part]), 0)
         below.finish()
         reporter.end()
-        entry = writer.cache().manifest["boundary"][parts.name]
+        entry = writer.cache().boundaries[parts.name]
         done[todo.side] = {
             "rows": below.rows,
             "missing": len(todo.rows) - below.rows,

@@ -90,6 +90,11 @@ class Cache:
         prefix = f"{side}/{EMBEDDINGS[side]}/"
         return sum(entry["rows"] for name, entry in self.manifest["files"].items() if name.startswith(prefix))
 
+    @property
+    def boundaries(self) -> dict[str, Any]:
+        """What the manifest says of each boundary, by its folder; see embed.boundary."""
+        return self.manifest.get("boundary", {})
+
     def arrays(self, side: str, folder: str | None = None) -> list[np.ndarray]:
         """Memory-mapped (n_i, d) float16 arrays, one a shard, in row order."""
         found = [
