@@ -195,8 +195,8 @@ async def read_json_request(request: Request, model: Any) -> Any:
 
 
 async def decoded(given: Sequence[str | UrlPicture], service: Service) -> list[Picture]:
-    """The pictures' bytes, once they are known to be not too many."""
-    check_count(len(given), service)
+    """The pictures' bytes, once they are known to be not too many; there may be none."""
+    check_count(len(given), service, least=0)
     size = sum(len(picture) for picture in given if isinstance(picture, str))
     return await in_thread_if_large(size, lambda: [shapes.picture_of(picture) for picture in given])
 
@@ -218,9 +218,9 @@ def is_form(request: Request) -> bool:
     return media_type(request) == MULTIPART
 
 
-def check_count(count: int, service: Service) -> None:
-    """Nothing, or Problem where there are no items or too many."""
-    if not count:
+def check_count(count: int, service: Service, least: int = 1) -> None:
+    """Nothing, or Problem where there are fewer items than `least`, or too many."""
+    if count < least:
         raise Problem(422, "invalid request", "nothing to do: wanted at least one item")
     if count > service.config.max_items:
         raise Problem(413, "too many items", f"got {count}, at most {service.config.max_items} allowed in one request")

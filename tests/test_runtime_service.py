@@ -177,6 +177,9 @@ def test_vectors_are_the_scorers(running: Running, scorer: Scorer, pictures: lis
     np.testing.assert_allclose(prompts, scorer.embed_prompts(["a cat", "a dog"]), atol=1e-5)
     by_form = client.post("/v1/embed", data={"prompt": "a cat"}, files=form(pictures[:1])).json()
     np.testing.assert_allclose(by_form["images"][0]["embedding"], images[0], atol=1e-5)
+    alone = client.post("/v1/embed", json={"prompts": ["a dog"]})
+    assert alone.status_code == 200 and alone.json()["images"] == []
+    np.testing.assert_allclose(alone.json()["prompts"][0]["embedding"], prompts[1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
