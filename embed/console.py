@@ -67,6 +67,17 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text: torch and the hubs write many."""
+    return str(error).partition("\n")[0].strip()
+
+
+def few(names: Iterable[str]) -> str:
+    """The first four, and how many more there are."""
+    first, rest = list(names)[:4], list(names)[4:]
+    return ", ".join(first) + (f" and {len(rest)} more" if rest else "")
+
+
 def say(args: argparse.Namespace, *lines: str) -> None:
     """Print for people; under `--json` stdout is kept for the document."""
     for line in lines:
