@@ -238,41 +238,6 @@ def way_triplet(args: argparse.Namespace) -> dict[str, Any]:
     return {"pairs_per_s": len(pairs) / train_s}
 
 
-SENTENCE_TRANSFORMERS = """
-import json, sys, time
-import numpy as np, torch
-from sentence_transformers.losses import TripletLoss, TripletDistanceMetric
-from torch.utils.data import DataLoader, Dataset
-folder, sample, batch = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-image, text = np.load(folder + "/img.npy"), np.load(folder + "/txt.npy")
-a, b, wins = np.load(folder + "/pairs.npy")
-each, dim = len(image) // len(text), image.shape[1]
-class Triplets(Dataset):
-    def __len__(self):
-        return min(len(a), sample)
-    def __getitem__(self, i):
-        first, second = (a[i], b[i]) if wins[i] else (b[i], a[i])
-        return tuple(torch.from_numpy(x).float() for x in (text[a[i] // each], image[first], image[second]))
-class Sides(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.sides = torch.nn.ModuleDict({side: torch.nn.Linear(dim, dim, bias=False) for side in ("text", "image")})
-    def forward(self, features):
-        vectors = self.sides[features["side"]](features["vectors"])
-        return {"sentence_embedding": torch.nn.functional.normalize(vectors, dim=-1)}
-model = Sides()
-loss = TripletLoss(model, distance_metric=TripletDistanceMetric.EUCLIDEAN, triplet_margin=0.3)
-optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-start = time.monotonic()
-for anchor, positive, negative in DataLoader(Triplets(), batch_size=batch, shuffle=True):
-    sides = zip(("text", "image", "image"), (anchor, positive, negative))
-    value = loss([{"side": side, "vectors": x} for side, x in sides], torch.zeros(len(anchor)))
-    optimizer.zero_grad()
-    value.backward()
-    optimizer.step()
-print(json.dumps({"pairs_per_s": min(len(a), sample) / (time.monotonic() - start)}))
-"""
-
 WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "linear": way_linear, "cosine": way_stepped, "fusion": way_stepped, "loader": way_loader, "clip": way_clip,
     "triplet": way_triplet,
@@ -329,7 +294,8 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     else:
         print("CLIP is left out: give --photos", file=sys.stderr)
     if args.sentence_transformers:
-        command = [args.sentence_transformers, "-c", SENTENCE_TRANSFORMERS, folder, str(args.sample), str(BATCH)]
+        script = Path(__file__).with_name("triplet_loss.py").read_text()  # as text: beside it lie names of packages
+        command = [args.sentence_transformers, "-c", script, folder, str(args.sample), str(BATCH)]
         results["TripletLoss"] = run("TripletLoss", command)
     else:
         print("TripletLoss is left out: give --sentence-transformers PYTHON", file=sys.stderr)

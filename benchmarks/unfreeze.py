@@ -57,9 +57,8 @@ def make_cache(args: argparse.Namespace, path: Path) -> dict[str, float]:
     from embed.boundary import PartWriter
     from embed.boundary_job import BoundaryConfig, plan_boundary
     from embed.cache import METADATA, CacheWriter
-    from embed.cut import WHOLE
     from embed.files import content_id
-    from embed.modes import parse_mode
+    from embed.modes import WHOLE, parse_mode
 
     count = args.pairs * args.batches
     backbone = load_backbone(source(args))
@@ -147,7 +146,8 @@ def _original(cache: Any, backbone: Any, mode: Any, data: Any, pairs: Any, confi
 
     from embed.backbone import normalize_pixels
     from embed.boundary import Boundary
-    from embed.cut import WHOLE, moved_names
+    from embed.modes import WHOLE
+    from embed.moved import moved_names
 
     model, preprocess = backbone.model.requires_grad_(True), backbone.identity.preprocess
     names = set(moved_names(mode, model, preprocess))

@@ -10,7 +10,7 @@ bfloat16 is stored as its bits in uint16. Parts hold their rows in the order in 
 where stands in `rows`. Knows no tower.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +89,11 @@ class Boundary:
     def parts(self) -> int:
         return len(self._rows)
 
+    def stored(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+        """Each part as it lies on disk: its (k, 2) rows and tokens, its values and, of int8, their scales."""
+        for i, rows in enumerate(self._rows):
+            yield rows, self._values[i], self._scales[i] if self._scales else None
+
     def has(self, rows: np.ndarray) -> np.ndarray:
         """(m,) bool: which rows of the cache have activations here."""
         return self._part[rows] >= 0
@@ -128,7 +133,7 @@ def find_boundary(cache: Cache, side: str, depth: int) -> Boundary | None:
     """The cache's boundary from which `depth` blocks can be trained: the shallowest that is deep enough, fp32 first."""
     wanted = depth if depth != WHOLE else 10**6
     found = []
-    for name, entry in cache.manifest.get("boundary", {}).items():
+    for name, entry in cache.boundaries.items():
         deep = entry["depth"] if entry["depth"] != WHOLE else 10**6
         if name.startswith(f"{side}/") and deep >= wanted:
             found.append((deep, [*("float32", "float16", "bfloat16", "int8"), "uint8"].index(entry["dtype"]), entry))
@@ -148,8 +153,8 @@ class PartWriter:
         self._writer = writer
         self._dtype = dtype
         self._entry = {"depth": depth, "dtype": dtype}
-        existing = Boundary(writer.cache(), side, depth, dtype)
-        self._ragged, self.name, self._part = existing.ragged, existing.name, existing.parts
+        self._existing = Boundary(writer.cache(), side, depth, dtype)
+        self._ragged, self.name, self._part = self._existing.ragged, self._existing.name, self._existing.parts
         self._clear()
 
     def _clear(self) -> None:
@@ -163,11 +168,24 @@ class PartWriter:
         if self._ragged:
             kept = np.arange(values.shape[1]) < tokens[:, None]
             stored, scales = stored[kept], None if scales is None else scales[kept]
-        for name, array in (("values", stored), ("scales", scales)):
+        return self._add(np.stack([rows, tokens], axis=1).astype(np.int64), stored, scales)
+
+    def copy(self, other: Boundary, row_of: np.ndarray) -> None:
+        """Take over what another cache's boundary has and this one lacks; `row_of` (n,) is this cache's row of each of
+        that cache's rows."""
+        for rows, values, scales in other.stored():
+            ours, tokens = row_of[rows[:, 0]], rows[:, 1]
+            new = ~self._existing.has(ours)
+            if new.any():
+                kept = np.repeat(new, tokens) if self._ragged else new
+                self._add(np.stack([ours, tokens], axis=1)[new], values[kept], None if scales is None else scales[kept])
+
+    def _add(self, rows: np.ndarray, values: np.ndarray, scales: np.ndarray | None) -> bool:
+        for name, array in (("values", values), ("scales", scales)):
             if array is not None:
                 self._arrays[name].append(array)
                 self._bytes += array.nbytes
-        self._arrays["rows"].append(np.stack([rows, tokens], axis=1).astype(np.int64))
+        self._arrays["rows"].append(rows)
         self._count += len(rows)
         full = self._bytes >= self.PART_BYTES or self._count >= self.PART_ROWS
         if full:
@@ -177,7 +195,7 @@ class PartWriter:
     def commit(self, **about: object) -> None:
         """Write what there is as a part; `about` goes into the manifest's entry of this boundary."""
         cache = self._writer.cache()
-        entries = cache.manifest.get("boundary", {})
+        entries = cache.boundaries
         for name, arrays in self._arrays.items():
             if arrays:
                 self._writer.write_array(f"{self.name}/{name}_{self._part:05d}.npy", np.concatenate(arrays))

@@ -19,7 +19,8 @@ from embed.boundary import DTYPES, Boundary, PartWriter, decode, encode, row_byt
 from embed.build import BuildConfig, Reporter
 from embed.cache import ID_COLUMN, CacheWriter
 from embed.console import unknown_name
-from embed.cut import Cut, block_counts, cut_pictures, cut_prompts
+from embed.cut import Cut
+from embed.cut_towers import block_counts, cut_pictures, cut_prompts
 from embed.decoding import CHUNK, Chunk, DecodePool, Picture
 from embed.engines import resolve_device
 from embed.graphs import certificate
@@ -142,7 +143,7 @@ def add_boundary(
                 reporter.step(len(todo.rows[part]), 0)
         below.finish()
         reporter.end()
-        entry = writer.cache().manifest["boundary"][parts.name]
+        entry = writer.cache().boundaries[parts.name]
         done[todo.side] = {
             "rows": below.rows,
             "missing": len(todo.rows) - below.rows,

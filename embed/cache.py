@@ -11,10 +11,8 @@ Each side is laid out as clip-retrieval lays out its embeddings. Only files that
 killed job left behind is removed when the cache is next opened for writing. Knows no model and no picture.
 """
 
-import fcntl
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embed.files import atomic_write, read_manifest, sha256_file, temporary_name, write_json
+from embed.files import atomic_write, locked, read_manifest, sha256_file, temporary_name, write_json
 from embed.spec import Identity, InputError, Source, known_fields, require_same_identity
 
 FORMAT = 1
@@ -89,6 +87,11 @@ class Cache:
         """How many different pictures or prompts have a vector."""
         prefix = f"{side}/{EMBEDDINGS[side]}/"
         return sum(entry["rows"] for name, entry in self.manifest["files"].items() if name.startswith(prefix))
+
+    @property
+    def boundaries(self) -> dict[str, Any]:
+        """What the manifest says of each boundary, by its folder; see embed.boundary."""
+        return self.manifest.get("boundary", {})
 
     def arrays(self, side: str, folder: str | None = None) -> list[np.ndarray]:
         """Memory-mapped (n_i, d) float16 arrays, one a shard, in row order."""
@@ -159,7 +162,7 @@ class CacheWriter:
     def __init__(self, path: str | Path, identity: Identity, source: Source) -> None:
         self.path = Path(path)
         _require_cache_or_nothing(self.path)
-        self._locked = _locked(self.path)
+        self._locked = locked(self.path)
         self._locked.__enter__()
         try:
             self._manifest = self._open_or_create(identity, source)
@@ -253,17 +256,6 @@ def _require_cache_or_nothing(path: Path) -> None:
         return
     if foreign := sorted(set(os.listdir(path)) - {".lock", temporary_name(manifest).name}):
         raise InputError(f"{path} is not a cache and not empty (it has {foreign[0]}); choose another")
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another job is writing {path}; wait for it, or choose another --out") from None
-        yield
 
 
 def _read_tables(files: Iterable[Path], schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Checkpoints: which weights a source means, what they need of an architecture, and fitting one to the other.
+"""Checkpoints: which weights a source means, and what they need of an architecture.
 
 Three things about a CLIP checkpoint are not in its tensors and, when guessed, make wrong vectors without a word: the
 activation (GELU or QuickGELU), how pictures are resized and normalised, and the tokenizer. They are taken from
@@ -10,9 +10,7 @@ tag that the file descends from: `TAG@FILE`.
 import hashlib
 import json
 import os
-import pickle
-import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,29 +19,20 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
-from open_clip.convert import convert_state_dict
-from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
 from open_clip.utils import to_2tuple
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
 
-from embed.console import unknown_name
+from embed.console import few, first_line, unknown_name
 from embed.files import sha256_file
-from embed.hugging_face import is_clip_model, to_open_clip
 from embed.spec import InputError, Source
+from embed.state_dicts import OPENAI_KEYS, SUFFIXES, Weights, fit, read_state_dict
 
-Weights = Mapping[str, torch.Tensor]
 Config = Mapping[str, Any]
 
 FOLDER, HUB, RANDOM = "local-dir:", "hf-hub:", "random:"
 CONFIG = "open_clip_config.json"
 FOLDER_WEIGHTS = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
-# Stored beside the weights in the checkpoints that OpenAI published; all of them were trained with QuickGELU.
-OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
 PREPARATION = ("mean", "std", "interpolation", "resize_mode", "fill_color")
 # Others can drop tokens at random or run code from the hub.
 TOKENIZER_OPTIONS = {"clean", "strip_sep_token", "language"}
@@ -95,7 +84,7 @@ def build(plan: Plan) -> open_clip.CustomTextCLIP | open_clip.CoCa:
         try:
             model = kind(**config)
         except (OSError, RuntimeError, TypeError) as error:
-            raise InputError(f"{plan.name} cannot be built from its configuration ({_line(error)})") from None
+            raise InputError(f"{plan.name} cannot be built from its configuration ({first_line(error)})") from None
     if plan.weights is not None:
         fit(model, plan.weights, plan.name)
     return model.eval()
@@ -119,68 +108,7 @@ def load_tokenizer(source: Source, plan: Plan) -> SimpleTokenizer | HFTokenizer:
         mode = text.get("tokenizer_mode")
         return HFTokenizer(name, context_length, tokenizer_mode=mode, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
-        raise InputError(f"the tokenizer of {plan.name} cannot be loaded ({_line(error)})") from None
-
-
-def read_state_dict(path: Path) -> Weights:
-    """Named tensors from a .safetensors or torch file, without running anything that the file holds."""
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise InputError(f"{path} cannot be read ({_line(error)})") from None
-    if path.suffix not in SUFFIXES:
-        raise InputError(f"{path} is no checkpoint that can be read; wanted one of {', '.join(SUFFIXES)}")
-    if _is_torchscript(path):
-        raise InputError(
-            f"{path} is a TorchScript archive, and loading one runs the code inside. If you trust it, convert it once:"
-            f" python -c \"import torch; torch.save(torch.jit.load('{path}', 'cpu').state_dict(),"
-            f" '{path.with_suffix('.tensors.pt')}')\""
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise InputError(
-            f"{path} cannot be read as plain tensors ({_line(error)}); save its state_dict() alone, as .safetensors"
-        ) from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    others = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others or not state:
-        raise InputError(
-            f"{path} is not a state dict (it holds {_few(others) or type(content).__name__});"
-            " wanted named tensors, or a dictionary that has them under 'state_dict'"
-        )
-    parallel = "module."  # what DistributedDataParallel puts before every name
-    return {key.removeprefix(parallel): tensor for key, tensor in state.items()}
-
-
-def fit(model: nn.Module, weights: Weights, name: str) -> None:
-    """Copy the weights into the model; InputError naming what is missing, unexpected or of another shape.
-
-    Nothing is resized: open_clip would stretch positional embeddings to another picture size or context length.
-    """
-    state = to_open_clip(weights) if is_clip_model(weights) else convert_state_dict(model, dict(weights))
-    for key in (*OPENAI_KEYS, "text.transformer.embeddings.position_ids"):
-        state.pop(key, None)
-    if "positional_embedding" in state:
-        state = convert_to_custom_text_state_dict(state)
-    wanted = model.state_dict()
-    for key in ("logit_scale", "logit_bias"):  # a number, kept with or without an axis
-        if key in state and key in wanted and state[key].numel() == 1:
-            state[key] = state[key].reshape(wanted[key].shape)
-    problems = []
-    if missing := sorted(wanted.keys() - state.keys()):
-        problems.append(f"{len(missing)} tensors are missing ({_few(missing)})")
-    if unexpected := sorted(state.keys() - wanted.keys()):
-        problems.append(f"{len(unexpected)} are not of this architecture ({_few(unexpected)})")
-    problems += [
-        f"{key} is {tuple(state[key].shape)} and should be {tuple(wanted[key].shape)}"
-        for key in sorted(wanted.keys() & state.keys())
-        if state[key].shape != wanted[key].shape
-    ]
-    if problems:
-        raise InputError(f"the checkpoint does not fit {name}: {_few(problems)}")
-    model.load_state_dict(state)
+        raise InputError(f"the tokenizer of {plan.name} cannot be loaded ({first_line(error)})") from None
 
 
 def _weights_and_recipe(name: str, config: Config, pretrained: str, tags: list[str]) -> tuple[Weights, Config]:
@@ -237,7 +165,7 @@ def _recipe_of_file(name: str, path: Path, weights: Weights, tags: list[str]) ->
         digest = sha256_file(path)
         tags = [tag for tag in tags if digest.startswith(_published_hash(recipes[tag]["url"]) or "unknown")]
         if not tags:
-            listed = "; ".join(f"{kind}: {_few(members)}" for kind, members in kinds.items())
+            listed = "; ".join(f"{kind}: {few(members)}" for kind, members in kinds.items())
             raise InputError(
                 f"{path} does not say how it was trained, and weights of {name} differ. Name a tag that it descends"
                 f" from, as --pretrained TAG@{path}, TAG being for {listed}"
@@ -301,7 +229,7 @@ def _weights_in(folder: Path) -> Path:
     found = [path for path in usual if path in files][:1] or files
     if len(found) != 1:
         raise InputError(
-            f"{folder} holds {len(found)} checkpoints ({_few([file.name for file in found])}); wanted one,"
+            f"{folder} holds {len(found)} checkpoints ({few([file.name for file in found])}); wanted one,"
             f" such as {FOLDER_WEIGHTS[0]}.safetensors"
         )
     return found[0]
@@ -312,7 +240,9 @@ def _download(function: Callable[..., str], *args: Any, **kwargs: Any) -> Path:
     try:
         return Path(function(*args, **kwargs))
     except (OSError, RuntimeError) as error:
-        raise InputError(f"download failed ({_line(error)}); a file, or a folder as {FOLDER}PATH, needs none") from None
+        raise InputError(
+            f"download failed ({first_line(error)}); a file, or a folder as {FOLDER}PATH, needs none"
+        ) from None
 
 
 def is_downloaded(recipe: Config) -> bool:
@@ -325,13 +255,6 @@ def is_downloaded(recipe: Config) -> bool:
     return any(isinstance(try_to_load_from_cache(repository, name), str) for name in names)
 
 
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
-
-
 def _seed(pretrained: str) -> int | None:
     """The number in `random:NUMBER`; None for anything that is not of this form."""
     kind, _, number = pretrained.partition(":")
@@ -340,13 +263,3 @@ def _seed(pretrained: str) -> int | None:
 
 def _preparation(recipe: Config) -> dict[str, Any]:
     return {key: recipe[key] for key in PREPARATION if recipe.get(key) is not None}
-
-
-def _few(names: Iterable[str]) -> str:
-    first, rest = list(names)[:4], list(names)[4:]
-    return ", ".join(first) + (f" and {len(rest)} more" if rest else "")
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error's text: torch and the hubs write many."""
-    return str(error).partition("\n")[0].strip()

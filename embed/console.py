@@ -5,6 +5,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -66,6 +67,17 @@ def one_line(error: Exception) -> str:
     return " ".join(text.split())
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's text: torch and the hubs write many."""
+    return str(error).partition("\n")[0].strip()
+
+
+def few(names: Iterable[str]) -> str:
+    """The first four, and how many more there are."""
+    first, rest = list(names)[:4], list(names)[4:]
+    return ", ".join(first) + (f" and {len(rest)} more" if rest else "")
+
+
 def say(args: argparse.Namespace, *lines: str) -> None:
     """Print for people; under `--json` stdout is kept for the document."""
     for line in lines:
@@ -75,6 +87,14 @@ def say(args: argparse.Namespace, *lines: str) -> None:
 def warn(text: str) -> None:
     """One line on stderr that a person should not miss."""
     print(f"warning: {text}", file=sys.stderr)
+
+
+def silence_libraries() -> None:
+    """Leave this process's stderr to us: C libraries and Pillow write a line there for every damaged TIFF."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    with open(os.devnull, "w") as nothing:
+        os.dup2(nothing.fileno(), 2)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

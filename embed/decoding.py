@@ -6,13 +6,11 @@ becomes a ledger row. Chunks come out in the order they went in. Knows no cache 
 """
 
 import contextlib
-import logging
 import mmap
 import multiprocessing
 import os
 import re
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -25,7 +23,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from embed.console import one_line
+from embed.console import one_line, silence_libraries
 from embed.fetch import read_bytes
 from embed.files import content_id
 from embed.images import ImageError, Limits, load_pixels
@@ -284,18 +282,10 @@ def _shared(descriptor: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.nda
     return np.frombuffer(memory, np.int64, count=1), pixels
 
 
-def _silence_libraries() -> None:
-    """Leave stderr to us: C libraries and Pillow write a line there for every damaged TIFF."""
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
-    sys.stderr = os.fdopen(os.dup(2), "w")
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
-
-
 def _serve(connection: Connection, memory: Any, shape: tuple[int, ...], preprocess: Preprocess, limits: Limits) -> None:
     """The worker: chunks in, outcomes out, pixels in the shared memory, until the parent goes away."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    _silence_libraries()
+    silence_libraries()
     try:
         descriptor = memory.detach()
     except OSError:

@@ -1,4 +1,7 @@
-"""Whole files or none: everything is written under a temporary name, synced, and renamed into place."""
+"""Whole files or none: everything is written under a temporary name, synced, and renamed into place.
+
+One process at a time writes a folder.
+"""
 
 import errno
 import hashlib
@@ -51,6 +54,20 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Alone in writing the folder `path`, which is made, until the block ends or the process dies."""
+    import fcntl  # not on Windows, where what is only read may still be read
+
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another job is writing {path}; wait for it, or choose another --out") from None
+        yield
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embed.cache import EMBEDDINGS, FAILURES, ID_COLUMN, KEYS, Cache, CacheWriter
+from embed.console import warn
 from embed.job import FEATURE_FOLDERS
 from embed.known import IdSet, Known, words
 from embed.spec import InputError, require_same_identity
@@ -19,7 +21,8 @@ Step = Callable[[int], None]
 def merge_caches(paths: Sequence[Path], out: Path, step: Step = lambda rows: None) -> dict[str, Any]:
     """Add to `out`, new or old, what the caches hold: a content once, under all its names.
 
-    Where two caches give a name different contents, that of the later one counts. Killed and run again, it goes on.
+    Where two caches give a name different contents, that of the later one counts. A boundary that all of them have is
+    kept, and any other left out with a warning. Killed and run again, it goes on.
     IdentityMismatch where two come from different backbones; InputError where they hold different features.
     """
     caches = [Cache.open(path) for path in paths]
@@ -41,6 +44,7 @@ def merge_caches(paths: Sequence[Path], out: Path, step: Step = lambda rows: Non
         if not failures.equals(writer.cache().failures()):
             writer.replace_failures(failures)
             writer.commit()
+        _copy_boundaries(caches, writer)
         merged = writer.cache()
     return {"cache": str(out), **{side: merged.count(side) for side in EMBEDDINGS}, "failures": len(failures)}
 
@@ -77,6 +81,31 @@ def _copy_keys(cache: Cache, writer: CacheWriter, known: Known) -> None:
         if lacking.any():
             writer.append_keys(keys.filter(pa.array(lacking)))
             writer.commit()
+
+
+def _copy_boundaries(caches: Sequence[Cache], writer: CacheWriter) -> None:
+    """Append the activations that every cache has: unfreezing would refuse a boundary that lacks rows."""
+    for name in sorted({name for cache in caches for name in cache.boundaries}):
+        side = name.split("/")[0]
+        if lacking := [str(cache.path) for cache in caches if cache.count(side) and name not in cache.boundaries]:
+            warn(f"{name} is left out, as it is not in {', '.join(lacking)}")
+            continue
+        from embed.boundary import Boundary, PartWriter  # needs torch, which merging does not
+
+        ours = _ids(writer.cache(), side)
+        for cache in caches:
+            if entry := cache.boundaries.get(name):
+                row_of = np.asarray(pc.index_in(_ids(cache, side), value_set=ours), np.int64)
+                parts = PartWriter(writer, side, entry["depth"], entry["dtype"])
+                parts.copy(Boundary(cache, side, entry["depth"], entry["dtype"]), row_of)
+                parts.commit()
+        held = [cache.boundaries[name] for cache in [writer.cache(), *caches] if name in cache.boundaries]
+        if certificates := [entry["certificate"] for entry in held if entry.get("certificate")]:
+            parts.commit(certificate=min(certificates, key=lambda certificate: certificate["cosine_min"]))
+
+
+def _ids(cache: Cache, side: str) -> pa.ChunkedArray:
+    return cache.metadata(side, [ID_COLUMN[side]])[ID_COLUMN[side]]
 
 
 def _failures(caches: Sequence[Cache], embedded: pa.ChunkedArray) -> pa.Table:

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from embed.backbone import Backbone, unit
 from embed.boundary import find_boundary
 from embed.cache import Cache
-from embed.cut import Cut, block_counts, cut_pictures, cut_prompts
+from embed.cut import Cut
+from embed.cut_towers import block_counts, cut_pictures, cut_prompts
 from embed.modes import WHOLE, Mode
 from embed.spec import InputError
 

@@ -34,7 +34,7 @@ def inspect_cache(cache: Cache) -> dict[str, Any]:
         "names": len(cache.keys()),
         "prompts": cache.count("prompts"),
         "failures": len(cache.failures()),
-        "boundary": cache.manifest.get("boundary", {}),
+        "boundary": cache.boundaries,
         "reasons": reasons,
     }
 

@@ -55,7 +55,7 @@ def read_published(path: str | Path) -> tuple[Head, HeadConfig]:
 def read_scorer(path: str | Path, dim: int) -> tuple[Head, HeadConfig] | None:
     """The cosine head of a CLIP checkpoint, with its own scale, for vectors of `dim` numbers; None for a file that is
     no such checkpoint."""
-    from embed.checkpoints import read_state_dict
+    from embed.state_dicts import read_state_dict
 
     try:
         scale = read_state_dict(Path(path)).get("logit_scale")

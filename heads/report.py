@@ -1,11 +1,7 @@
-"""The page of `heads evaluate --report`: figures, plots, and the best and worst pictures, in one file.
-
-Pictures come from the table that was measured, through the safe decoder; one that cannot be read leaves a grey tile.
-"""
+"""The page of `heads evaluate --report`: figures, plots, and the best and worst pictures, in one file."""
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -16,18 +12,17 @@ import numpy as np
 from embed.cache import Cache
 from embed.files import atomic_write
 from embed.records import Records
-from embed.spec import InputError
 from heads.board import Board
 from heads.comparisons import appeal
 from heads.evaluate import Floats, Measured
 from heads.metrics import expected_calibration_error
-from heads.page import Axis, Estimate, Picture, Plot, cards, data_uri, document, intervals, text_table, ticks
+from heads.page import Axis, Estimate, Picture, Plot, cards, document, intervals, text_table, ticks
 from heads.scoreboard import MAPS, reliability
+from heads.tiles import read_tiles
 
 SHOWN = 18  # pictures at either end
 SHOWN_PAIRS = 12
 SHOWN_SLICES = 20
-TILE = 192  # pixels
 MAX_CAPTION = 90  # letters
 SCORERS = {
     "head": "this head",
@@ -67,7 +62,7 @@ def write_report(
     a, b = measured.pairs.a, measured.pairs.b
     image = measured.labels.image
     wanted = {item.image for item in (*best, *worst)} | {int(image[side[i]]) for i in pairs for side in (a, b)}
-    tiles = _tiles(records, cache, wanted)
+    tiles = read_tiles(records, cache, wanted)
     prompts = cache.metadata("prompts", ["caption"])["caption"]
 
     def picture(item: _Item) -> Picture:
@@ -320,34 +315,3 @@ def _wrong(measured: Measured, scores: Floats, pairs: Sequence[int], tiles: Mapp
         "<h2>Most surely wrong</h2><p>People preferred the left picture of each two, the head the right one.</p>"
         f'<div class="row pairs">{"".join(rows)}</div>'
     )
-
-
-def _tiles(records: Records, cache: Cache, wanted: set[int]) -> dict[int, str]:
-    """The pictures of some rows of the cache, as sources of <img>; grey where one cannot be read."""
-    from PIL import Image
-
-    from embed.images import ImageError, load_image
-
-    tiles: dict[int, str] = {}
-    for row, data in _pictures(records, cache, wanted):
-        with suppress(ImageError):
-            tiles[row] = data_uri(load_image(data), TILE)
-    grey = data_uri(Image.new("RGB", (8, 8), (160, 160, 160)), 8)
-    return {row: tiles.get(row, grey) for row in wanted}
-
-
-def _pictures(records: Records, cache: Cache, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
-    """The row in the cache and the bytes of each picture wanted that the table leads to."""
-    from embed.fetch import read_bytes
-
-    left = set(wanted)
-    for batch in records.images():
-        rows = cache.image_rows(batch["key"])
-        for i in np.flatnonzero(np.isin(rows, list(left))):
-            row, data, uri = int(rows[i]), batch["bytes"][int(i)].as_py(), batch["uri"][int(i)].as_py()
-            if row in left and (data or uri):
-                left.discard(row)
-                with suppress(InputError, OSError):
-                    yield row, data or read_bytes(uri)
-        if not left:
-            return

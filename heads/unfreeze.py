@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from embed.backbone import Backbone
 from embed.cache import Cache
-from embed.cut import moved_names
 from embed.modes import Mode
+from embed.moved import moved_names
 from embed.sides import Side, release_frozen, sides_of
 from embed.spec import InputError
 from heads.comparisons import Pairs

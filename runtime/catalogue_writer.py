@@ -4,7 +4,6 @@ Whoever reads goes on with the version that it opened. The version before stays 
 are just opening it; what killed writers left is removed then. Knows no model.
 """
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.files import atomic_write, sync_folder, write_json
+from embed.files import atomic_write, locked, sync_folder, write_json
 from embed.spec import InputError, require_same_identity
 from runtime.catalogue import FORMAT, Catalogue
 from runtime.indexes import KINDS, Effort, Index, assign_cells, build_index, bytes_per_vector, fill_ivf, refill_graph
@@ -243,12 +242,7 @@ def _writing(path: Path) -> Iterator[Path]:
         foreign = sorted(name for name in os.listdir(path) if name[0] != "." and not _is_version(name))
         if foreign:
             raise InputError(f"{path} is not a catalogue and not empty (it has {foreign[0]}); choose another")
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another job is writing {path}; wait for it, or choose another --out") from None
+    with locked(path):
         current = Catalogue.open(path).manifest["version"] if (path / "manifest.json").exists() else "v000000"
         for entry in path.iterdir():
             if _is_version(entry.name) and entry.name != current:

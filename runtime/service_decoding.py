@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 import numpy as np
 from numpy.typing import NDArray
 
+from embed.console import silence_libraries
 from embed.images import ImageError, Limits, load_pixels
 from embed.spec import Preprocess
 
@@ -112,6 +113,7 @@ def _serve(connection: Connection) -> None:
     """The worker: a picture in, an answer out, until the parent goes away."""
     for number in (signal.SIGINT, signal.SIGHUP):  # sent to the process group, they are the parent's to handle
         signal.signal(number, signal.SIG_IGN)
+    silence_libraries()
     with contextlib.suppress(EOFError, BrokenPipeError):
         connection.send_bytes(b"started")
         while True:

@@ -59,6 +59,11 @@ class ScoreRequest(_Closed):
     ] = None
     images: Annotated[list[JsonPicture], Field(min_length=1)]
 
+    @property
+    def prompts(self) -> list[str]:
+        """None, one, or one for each picture."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt or []
+
 
 class EmbedRequest(_Closed):
     """Pictures and prompts to turn into vectors."""

@@ -158,13 +158,7 @@ def openapi(app: FastAPI, service: Service) -> dict[str, Any]:
 
 async def read_score_request(request: Request, service: Service) -> tuple[list[str], list[Picture]]:
     """None, one or as many prompts as there are pictures, and the pictures; Problem where they are too many."""
-    if is_form(request):
-        files, texts = await shapes.read_form(request, service.config.max_items)
-        prompts, pictures = texts.get("prompts", []), form_pictures(files, texts)
-    else:
-        asked = await read_json_request(request, shapes.ScoreRequest)
-        prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt or []
-        pictures = await decoded(asked.images, service)
+    prompts, pictures = await read_items(request, service, shapes.ScoreRequest)
     check_count(len(pictures), service)
     if len(prompts) not in (0, 1, len(pictures)):
         raise Problem(
@@ -176,15 +170,19 @@ async def read_score_request(request: Request, service: Service) -> tuple[list[s
 
 async def read_embed_request(request: Request, service: Service) -> tuple[list[str], list[Picture]]:
     """Prompts and pictures to embed; Problem where they are none or too many."""
-    if is_form(request):
-        files, texts = await shapes.read_form(request, service.config.max_items)
-        prompts, pictures = texts.get("prompts", []), form_pictures(files, texts)
-    else:
-        asked = await read_json_request(request, shapes.EmbedRequest)
-        prompts, pictures = asked.prompts, await decoded(asked.images, service)
+    prompts, pictures = await read_items(request, service, shapes.EmbedRequest)
     check_count(len(pictures) + len(prompts), service)
     shapes.check_prompts(prompts, service.config.max_prompt_chars)
     return prompts, pictures
+
+
+async def read_items(request: Request, service: Service, model: Any) -> tuple[list[str], list[Picture]]:
+    """The prompts and pictures of a form, or of a JSON body of that model."""
+    if is_form(request):
+        files, texts = await shapes.read_form(request, service.config.max_items)
+        return texts.get("prompts", []), form_pictures(files, texts)
+    asked = await read_json_request(request, model)
+    return asked.prompts, await decoded(asked.images, service)
 
 
 async def read_json_request(request: Request, model: Any) -> Any:
@@ -197,8 +195,8 @@ async def read_json_request(request: Request, model: Any) -> Any:
 
 
 async def decoded(given: Sequence[str | UrlPicture], service: Service) -> list[Picture]:
-    """The pictures' bytes, once they are known to be not too many."""
-    check_count(len(given), service)
+    """The pictures' bytes, once they are known to be not too many; there may be none."""
+    check_count(len(given), service, least=0)
     size = sum(len(picture) for picture in given if isinstance(picture, str))
     return await in_thread_if_large(size, lambda: [shapes.picture_of(picture) for picture in given])
 
@@ -220,9 +218,9 @@ def is_form(request: Request) -> bool:
     return media_type(request) == MULTIPART
 
 
-def check_count(count: int, service: Service) -> None:
-    """Nothing, or Problem where there are no items or too many."""
-    if not count:
+def check_count(count: int, service: Service, least: int = 1) -> None:
+    """Nothing, or Problem where there are fewer items than `least`, or too many."""
+    if count < least:
         raise Problem(422, "invalid request", "nothing to do: wanted at least one item")
     if count > service.config.max_items:
         raise Problem(413, "too many items", f"got {count}, at most {service.config.max_items} allowed in one request")

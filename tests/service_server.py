@@ -50,3 +50,16 @@ def small_picture(seed: int) -> bytes:
 
 def base64_of(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def form(pictures: list[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
+    """The pictures as the files of a multipart form."""
+    return [("images", (f"{i}.png", data)) for i, data in enumerate(pictures)]
+
+
+def wait_until(true: Any, timeout_s: float = 10.0) -> None:
+    """Returns once it is true; AssertionError where that takes too long."""
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)

@@ -17,11 +17,12 @@ from embed.boundary_job import BoundaryConfig, add_boundary, plan_boundary
 from embed.build import Reporter
 from embed.cache import METADATA, Cache, CacheWriter
 from embed.cli import main
-from embed.cut import WHOLE, cut_pictures, cut_prompts
+from embed.cut_towers import cut_pictures, cut_prompts
 from embed.decoding import Chunk, Picture
 from embed.files import content_id
 from embed.job import _table, embed_images
-from embed.modes import parse_mode
+from embed.merge import merge_caches
+from embed.modes import WHOLE, parse_mode
 from embed.spec import InputError, Source
 
 MODE = parse_mode("blocks=1,1")
@@ -60,16 +61,16 @@ class Ones:
         raise NotImplementedError
 
 
-def table(n: int = 70) -> Table:
-    return Table([(f"p{i}.png", picture(color)) for i, color in enumerate(colors(n))], PROMPTS)
+def table(n: int = 70, part: slice = slice(None)) -> Table:
+    return Table([(f"p{i}.png", picture(color)) for i, color in enumerate(colors(n))][part], PROMPTS[part])
 
 
-def fill(path: Path, backbone: Backbone, n: int = 70) -> Cache:
+def fill(path: Path, backbone: Backbone, n: int = 70, part: slice = slice(None)) -> Cache:
     """A cache with the table's pictures and prompts, whose vectors mean nothing."""
     size = backbone.identity.preprocess.size
     with CacheWriter(path, backbone.identity, backbone.source) as writer:
-        embed_images([table(n)], writer, Ones(), Pool(size))
-        rows = [(text, content_id(text.encode())) for text in PROMPTS]
+        embed_images([table(n, part)], writer, Ones(), Pool(size))
+        rows = [(text, content_id(text.encode())) for text in PROMPTS[part]]
         if not writer.cache().count("prompts"):
             writer.append("prompts", _table(rows, METADATA["prompts"]), text_emb=np.zeros((len(rows), 32), np.float16))
         writer.commit()
@@ -121,6 +122,39 @@ def test_what_was_stored_is_what_the_tower_computes(
         assert done[side]["size_bytes"] == stored
         assert 1 - 0.01 * error - 1e-6 <= done[side]["certificate"]["cosine_min"] <= 1 + 1e-6
         assert (done[side]["certificate"]["max_difference"] > 0) == (dtype != "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_merged_caches_keep_what_all_of_them_have(
+    dtype: str, tmp_path: Path, backbone: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {"whole": slice(None), "a": slice(0, 4), "b": slice(None, 1, -1)}
+    for name, part in parts.items():
+        fill(tmp_path / name, backbone, 7, part)
+        extend(tmp_path / name, backbone, BoundaryConfig(MODE, dtype), n=7)
+    inputs, out = [tmp_path / "b", tmp_path / "a"], tmp_path / "ba"
+    merge_caches(inputs, out)
+    whole, merged = Cache.open(tmp_path / "whole"), Cache.open(out)
+    for side, keys in (("images", [f"p{i}.png" for i in range(7)]), ("prompts", PROMPTS)):
+        rows_in = [(c.image_rows if side == "images" else c.prompt_rows)(keys) for c in (whole, merged)]
+        assert sorted(rows_in[1]) == list(range(len(keys))) and not np.array_equal(*rows_in)
+        values, lengths = Boundary(whole, side, 1, dtype).take(rows_in[0])
+        found, of_found = Boundary(merged, side, 1, dtype).take(rows_in[1])
+        assert torch.equal(found, values)
+        assert lengths is None or torch.equal(of_found, lengths)
+        worst = min(Cache.open(path).boundaries[f"{side}/boundary_1_{dtype}"]["certificate"]["cosine_min"]
+                    for path in inputs)  # fmt: skip
+        assert merged.boundaries[f"{side}/boundary_1_{dtype}"]["certificate"]["cosine_min"] == worst
+    before = folder_bytes(out)
+    merge_caches(inputs, out)
+    assert folder_bytes(out) == before and not capsys.readouterr().err
+    fill(tmp_path / "bare", backbone, 7)
+    merge_caches([*inputs, tmp_path / "bare"], tmp_path / "mixed")
+    assert not Cache.open(tmp_path / "mixed").boundaries
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {side}/boundary_1_{dtype} is left out, as it is not in {tmp_path / 'bare'}"
+        for side in ("images", "prompts")
+    ]
 
 
 def test_int8_scales_each_token() -> None:

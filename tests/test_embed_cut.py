@@ -1,4 +1,4 @@
-"""Towers in two against the towers themselves, and the parameter sets against the papers' published ones."""
+"""Towers in two against the towers themselves."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from open_clip.hf_model import HFTextEncoder
 from test_embed_backbone import make_folder
 
 from embed.backbone import Backbone, load_backbone
-from embed.cut import WHOLE, Cut, cut_pictures, cut_prompts, moved_names
-from embed.modes import MODES, parse_mode
+from embed.cut import Cut
+from embed.cut_towers import cut_pictures, cut_prompts
+from embed.modes import WHOLE
 from embed.spec import InputError, Preprocess, Source
 
 PROMPTS = ["red apple", "a", "a grinning face, please, with many words around its ears", ""]
 PLAIN = Preprocess((224, 224), "shortest", "bicubic", (0.5,) * 3, (0.5,) * 3)
-UPPER = "visual_upper_layers_textual_upper_layers"
 
 
 @pytest.fixture(scope="module")
@@ -120,58 +120,6 @@ def test_stages_of_timm_trunks(name: str, channels: int) -> None:
         check(cut_pictures(visual, depth, preprocess), shown, whole)
 
 
-@pytest.mark.parametrize(
-    "mode, count",
-    [
-        ("visual_last_layer", 12_598_272),
-        ("visual_upper_layers", 37_790_720),
-        (UPPER, 52_557_824),
-        (f"{UPPER}_deeper", 72_241_920),
-        ("blocks=3,2", 52_557_824),
-    ],
-)
-def test_modes_move_as_many_parameters_as_social_reward_on_its_backbone(mode: str, count: int) -> None:
-    with torch.device("meta"):
-        model = open_clip.CustomTextCLIP(**open_clip.get_model_config("ViT-L-14"))
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    assert sum(sizes[name] for name in moved_names(parse_mode(mode), model, PLAIN)) == count
-    assert len(moved_names(MODES["all"], model, PLAIN)) == len(sizes)
-    visual = moved_names(MODES["visual"], model, PLAIN)
-    assert visual == [name for name in sizes if name.startswith("visual.")] and "visual.proj" in visual
-
-
-def test_modes_hold_exactly_these_names(folder: Path) -> None:
-    model = backbone(folder, "vit").model
-    block = {name.removeprefix("transformer.resblocks.1.") for name, _ in model.text.named_parameters()
-             if name.startswith("transformer.resblocks.1.")}  # fmt: skip
-    assert len(block) == 12
-    norm = {"weight", "bias"}
-    wanted = {f"visual.transformer.resblocks.1.{name}" for name in block} | {f"visual.ln_post.{n}" for n in norm}
-    assert set(moved_names(MODES["visual_last_layer"], model, PLAIN)) == wanted
-    wanted = {f"text.transformer.resblocks.1.{name}" for name in block} | {f"text.ln_final.{n}" for n in norm}
-    assert set(moved_names(parse_mode("blocks=0,1"), model, PLAIN)) == wanted | {"text.text_projection"}
-    with pytest.raises(InputError, match="unfreezes 3 blocks of the picture tower, which has 2"):
-        moved_names(MODES["visual_upper_layers"], model, PLAIN)
-
-
-def test_fix_rate_freezes_in_order_as_imagereward_does() -> None:
-    with torch.device("meta"):
-        model = open_clip.CustomTextCLIP(**open_clip.get_model_config("ViT-L-14"))
-    moved = moved_names(parse_mode("fix_rate=0.7"), model, PLAIN)
-    # Its loop, over both towers: freeze, and stop after the first name that holds the block at the rate.
-    wanted = []
-    for side, tower, layers in (("visual", model.visual, 24), ("text", model.text, 12)):
-        frozen = True
-        for name, _ in tower.named_parameters():
-            if not frozen and not name.endswith("proj"):
-                wanted.append(f"{side}.{name}")
-            if f"resblocks.{int(layers * 0.7)}." in name:
-                frozen = False
-    assert moved == wanted
-    assert "visual.transformer.resblocks.16.ln_1.weight" not in moved
-    assert "visual.transformer.resblocks.16.ln_1.bias" in moved
-
-
 def test_memory_below_is_released_and_above_still_works(folder: Path) -> None:
     model = backbone(folder, "vit")
     cut = cut_prompts(model.model.text, 1)
@@ -192,11 +140,6 @@ def test_what_cannot_be_cut_says_what_can(folder: Path) -> None:
         cut_pictures(torch.nn.Linear(1, 1), 1, PLAIN)
     with pytest.raises(InputError, match="a cut 3 blocks from the top of TextTransformer; it has 2"):
         cut_prompts(backbone(folder, "vit").model.text, 3)
-    for bad in ("blocks=3", "blocks=0,0", "blocks=-1,2", "fix_rate=1", "fix_rate=x"):
-        with pytest.raises(InputError, match=r"wanted blocks=3,2 or fix_rate=0\.7"):
-            parse_mode(bad)
-    with pytest.raises(InputError, match="near names: visual_last_layer"):
-        parse_mode("visual_last_layers")
 
 
 def test_the_starters_own_towers() -> None:
@@ -207,7 +150,3 @@ def test_the_starters_own_towers() -> None:
         whole = model.model.visual((shown.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5), model.model.text(tokens)
     check(cut_pictures(model.model.visual, 2, preprocess), shown, whole[0])
     check(cut_prompts(model.model.text, 2), tokens, whole[1])
-    moved = moved_names(MODES[UPPER], model.model, preprocess)
-    assert {name.split(".")[3] for name in moved if "trunk.blocks" in name} == set("456")
-    assert "visual.trunk.conv_head.weight" in moved and "visual.head.proj.weight" not in moved
-    assert {name.split(".")[4] for name in moved if name.startswith("text.")} == set("45")

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPModel
 
-from embed.checkpoints import fit, read_state_dict
 from embed.spec import InputError
+from embed.state_dicts import fit, read_state_dict
 
 WIDTH, SIZE, WORDS, CONTEXT, DIM = 32, 16, 50, 9, 24
 

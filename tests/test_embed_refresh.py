@@ -11,7 +11,7 @@ import unfreeze_tiny as tiny
 from embed.backbone import Backbone
 from embed.boundary import PartWriter
 from embed.cache import METADATA, Cache, CacheWriter
-from embed.cut import cut_pictures
+from embed.cut_towers import cut_pictures
 from embed.delta import load_delta, save_delta, tuned_source
 from embed.refresh import refresh_cache
 from embed.spec import IdentityMismatch, InputError

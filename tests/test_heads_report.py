@@ -1,17 +1,10 @@
-"""What the page shows: the ends of the ranking, the surest mistakes, and pictures wherever they come from."""
-
-from pathlib import Path
+"""What the page shows: the ends of the ranking, the surest mistakes, and slices."""
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from heads_labels import GROUPS, SIZE, comparisons, measured, single
-from heads_tiny import make_cache
-from PIL import Image
 
-from embed.records import read_records
 from heads import report
-from heads.report import _items, _percentiles, _slices, _tiles, _wrong_pairs
+from heads.report import _items, _percentiles, _slices, _wrong_pairs
 
 RNG = np.random.default_rng(2)
 
@@ -46,20 +39,6 @@ def test_the_surest_mistakes_show_each_picture_once() -> None:
             met |= pictures
     assert _wrong_pairs(one, scores) == expected[: report.SHOWN_PAIRS]
     assert len(expected) > 4
-
-
-def test_pictures_come_from_files_and_from_the_table_itself(tmp_path: Path) -> None:
-    for name, colour in (("a.png", (250, 0, 0)), ("b.png", (0, 250, 0))):
-        Image.new("RGB", (30, 30), colour).save(tmp_path / name)
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    names = ["a.png", "b.png", "broken.png", "gone.png"]
-    cache = make_cache(tmp_path / "cache", names, [])
-    data = [(tmp_path / name).read_bytes() if name == "b.png" else None for name in names]
-    table = {"image": names, "bytes": pa.array(data, pa.binary()), "rating": [1.0, 2.0, 3.0, 4.0]}
-    pq.write_table(pa.table(table), tmp_path / "table.parquet")
-    (tmp_path / "b.png").unlink()
-    tiles = _tiles(read_records(tmp_path / "table.parquet"), cache, {0, 1, 2, 3})
-    assert len({tiles[0], tiles[1], tiles[2]}) == 3 and tiles[2] == tiles[3]  # grey
 
 
 def test_slices_without_a_pair_draw_nothing() -> None:

@@ -1,10 +1,7 @@
-"""The running service over loopback: right answers, errors one by one, limits, overload, reload, readiness."""
+"""The running service over loopback: right answers, errors one by one, and what it says of itself."""
 
 import json
 import logging
-import os
-import shutil
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -16,13 +13,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from export_tiny import changed_manifest, make_bundle
-from service_server import TOKEN, base64_of, serving, small_picture
+from export_tiny import make_bundle
+from service_server import base64_of, form, serving, small_picture, wait_until
 
 from embed.images import Limits
-from embed.spec import InputError
 from runtime.scorer import Scorer, softmax
-from runtime.service_state import Service, ServiceConfig, sizes
+from runtime.service_state import Service
 
 Running = tuple[httpx.Client, Service]
 
@@ -47,10 +43,6 @@ def running(bundle: Path) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def scorer(bundle: Path) -> Scorer:
     return Scorer.load(bundle, threads=1)
-
-
-def form(pictures: list[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
-    return [("images", (f"{i}.png", data)) for i, data in enumerate(pictures)]
 
 
 def test_scores_are_the_scorers(running: Running, scorer: Scorer, pictures: list[bytes]) -> None:
@@ -177,6 +169,9 @@ def test_vectors_are_the_scorers(running: Running, scorer: Scorer, pictures: lis
     np.testing.assert_allclose(prompts, scorer.embed_prompts(["a cat", "a dog"]), atol=1e-5)
     by_form = client.post("/v1/embed", data={"prompt": "a cat"}, files=form(pictures[:1])).json()
     np.testing.assert_allclose(by_form["images"][0]["embedding"], images[0], atol=1e-5)
+    alone = client.post("/v1/embed", json={"prompts": ["a dog"]})
+    assert alone.status_code == 200 and alone.json()["images"] == []
+    np.testing.assert_allclose(alone.json()["prompts"][0]["embedding"], prompts[1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -260,202 +255,3 @@ def test_log_lines_name_requests_but_never_what_they_hold(
     ]
     text = " ".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
     assert "secret" not in text and picture[:40] not in text
-
-
-def wait_until(true: Any, timeout_s: float = 10.0) -> None:
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.01)
-
-
-def test_only_the_token_opens(bundle: Path, pictures: list[bytes]) -> None:
-    with serving(bundle, token=TOKEN) as (client, _):
-        asked = {"prompt": "a cat", "images": [base64_of(pictures[0])]}
-        assert client.post("/v1/score", json=asked).status_code == 200
-        for wrong in ("", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"):
-            headers = {"Authorization": wrong.encode("latin-1")}
-            refused = client.post("/v1/score", json=asked, headers=headers)
-            assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
-            assert client.post("/admin/reload", headers=headers).status_code == 401
-        for path in ("/health/live", "/health/ready", "/metrics"):
-            assert client.get(path, headers={"Authorization": ""}).status_code == 200
-        secured = client.get("/openapi.json").json()["paths"]["/v1/score"]["post"]["security"]
-        assert secured == [{"token": []}]
-
-
-class Brake:
-    """Holds the session until it is let go."""
-
-    def __init__(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.go = threading.Event()
-        self.runs: list[int] = []
-        batcher = service.room.engine.batcher
-        run = batcher._run
-
-        def held(works: Any) -> Any:
-            self.runs.append(len(works))
-            assert self.go.wait(30)
-            return run(works)
-
-        monkeypatch.setattr(batcher, "_run", held)
-
-
-def test_full_late_and_gone(bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(bundle, max_queue=8, max_items=8, max_batch=1, streams=1, deadline_s=1.5) as (client, service):
-        asked = {"prompt": "a cat", "images": [base64_of(pictures[0])]}
-        assert client.post("/v1/score", json=asked).status_code == 200
-        brake = Brake(service, monkeypatch)
-        with ThreadPoolExecutor(16) as pool:
-            started = time.monotonic()
-            answers = list(pool.map(lambda _: client.post("/v1/score", json=asked), range(16)))
-        statuses = sorted(answer.status_code for answer in answers)
-        assert statuses == [429] * 8 + [504] * 8 and time.monotonic() - started < 10
-        assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status_code == 429)
-        assert service.gate.items == service.gate.requests == service.gate.bytes == 0
-
-        # Its own timeout makes this client go away; nothing is run for it.
-        with pytest.raises(httpx.ReadTimeout):
-            client.post("/v1/score", json=asked, timeout=0.3)
-        wait_until(lambda: service.gate.items == 0)
-        ran = len(brake.runs)
-        brake.go.set()
-        assert client.post("/v1/score", json=asked).status_code == 200
-        # One run was under way all the time; those of the seven that came too late, and of the one gone, never began.
-        assert len(brake.runs) == ran + 1
-        assert service.room.engine.batcher.dropped == 8
-        metrics = client.get("/metrics").text
-        assert 'plaudit_requests_total{route="/v1/score",status="504"} 8.0' in metrics
-        assert 'plaudit_requests_total{route="/v1/score",status="499"} 1.0' in metrics
-
-
-def test_a_body_that_dawdles_is_refused(bundle: Path, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.service_front.BODY_TIMEOUT_S", 0.3)
-
-    def slow() -> Iterator[bytes]:
-        yield b"{"
-        time.sleep(0.8)
-        yield b"}"
-
-    assert running[0].post("/v1/score", content=slow()).status_code == 408
-
-
-def test_decoders_that_die_cost_nothing(running: Running, pictures: list[bytes]) -> None:
-    client, service = running
-    asked = {"prompt": "a cat", "images": [base64_of(data) for data in pictures]}
-    before = client.post("/v1/score", json=asked).json()
-    pids = [worker.process.pid for worker in service.decoders._idle]
-    for pid in pids:
-        assert pid
-        os.kill(pid, signal.SIGKILL)
-    time.sleep(0.1)
-    assert client.post("/v1/score", json=asked).json() == before
-    assert (service.metrics.registry.get_sample_value("plaudit_decoders_replaced_total") or 0) >= 1
-    assert client.get("/health/ready").status_code == 200
-
-
-def test_ready_means_that_the_reference_scores_right(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    client, service = running
-    monkeypatch.setattr("runtime.service_state.READY_S", 0.0)
-    assert client.get("/health/ready").json()["status"] == "ready"
-    engine = service.room.engine
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "_reference_scores", engine._reference_scores + 0.1)
-        refused = client.get("/health/ready")
-        assert refused.status_code == 503 and "off by 1.00e-01" in refused.json()["error"]["message"]
-    with monkeypatch.context() as patch:
-        patch.setattr(engine.batcher, "_run", lambda works: 1 / 0)
-        assert client.get("/health/ready").status_code == 503
-        assert client.get("/health/live").status_code == 200
-    assert client.get("/health/ready").status_code == 200
-
-
-def test_a_fault_of_ours_is_500_with_a_traceback_in_the_log_only(
-    running: Running, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    client, service = running
-    monkeypatch.setattr(service.room.engine.batcher, "_run", lambda works: 1 / 0)
-    answer = client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1]))
-    assert answer.status_code == 500 and answer.json()["error"]["reason"] == "fault"
-    assert "ZeroDivision" not in answer.text
-    assert any(record.exc_info for record in caplog.records)
-
-
-@pytest.fixture
-def two_bundles(bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Two that differ in their manifests only."""
-    folders = (tmp_path / "one", tmp_path / "two")
-    for folder in folders:
-        shutil.copytree(bundle, folder)
-        changed_manifest(folder, lambda manifest, name=folder.name: manifest["provenance"].update(training=name))
-    return folders
-
-
-def test_reload_drops_no_request(two_bundles: tuple[Path, Path], tmp_path: Path, pictures: list[bytes]) -> None:
-    current = tmp_path / "current"
-    current.symlink_to(two_bundles[0])
-    with serving(current, token=TOKEN) as (client, service):
-        stop = threading.Event()
-        statuses: list[int] = []
-        digests: list[str] = []
-
-        def ask() -> None:
-            while not stop.is_set():
-                answer = client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:2]))
-                statuses.append(answer.status_code)
-                digests.append(answer.json()["bundle"])
-
-        threads = [threading.Thread(target=ask) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        wait_until(lambda: len(statuses) > 5)
-        first = service.room.engine
-        current.unlink()
-        current.symlink_to(two_bundles[1])
-        shutil.rmtree(two_bundles[0])  # nothing of the old one is read any more
-        new = client.post("/admin/reload").json()["bundle"]
-        after = len(statuses)
-        wait_until(lambda: len(statuses) > after + 8)
-        stop.set()
-        for thread in threads:
-            thread.join()
-        assert set(statuses) == {200} and set(digests) == {first.scorer.bundle.digest, new}
-        assert digests[-1] == new != first.scorer.bundle.digest
-        assert first.batcher._threads._shutdown and first.users == 0
-
-        (two_bundles[1] / "head.onnx").write_bytes(b"damaged")
-        refused = client.post("/admin/reload")
-        assert refused.status_code == 422 and "is damaged" in refused.json()["error"]["message"]
-        assert client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1])).json()["bundle"] == new
-        assert client.get("/health/ready").status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"max_queue": 3, "max_items": 4}, "max_queue is 3; wanted at least max_items"),
-        ({"max_pending_bytes": 10}, "max_pending_bytes is 10"),
-        ({"deadline_s": 0}, "deadline_s is 0"),
-        ({"token": ""}, "the token is empty"),
-    ],
-)
-def test_a_configuration_that_cannot_serve(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        ServiceConfig(Path("bundle"), **options)
-
-
-@pytest.mark.parametrize(
-    ("options", "cores", "expected"),
-    [
-        ({}, 1, (8, 1, 1)),
-        ({}, 2, (8, 2, 1)),
-        ({}, 4, (8, 2, 2)),
-        ({}, 16, (8, 4, 4)),
-        ({"threads": 2}, 2, (8, 1, 2)),
-        ({"streams": 3}, 12, (8, 3, 4)),
-        ({"streams": 1, "threads": 1, "max_batch": 5}, 8, (5, 1, 1)),
-    ],
-)
-def test_runs_side_by_side_share_the_cores(options: dict[str, int], cores: int, expected: tuple[int, int, int]) -> None:
-    use = sizes(ServiceConfig(Path("bundle"), providers=("cpu",), **options), cores)
-    assert (use.max_batch, use.streams, use.threads) == expected

@@ -1,5 +1,6 @@
 """Decoder processes that die, hang or are fed garbage cost one picture at most."""
 
+import io
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from export_tiny import MEAN, STD
+from PIL import Image
 from service_server import small_picture
 
 from embed.images import ImageError, Limits, load_pixels
@@ -107,3 +109,16 @@ def test_cancelled_pictures_are_not_decoded() -> None:
         assert isinstance(first.result(60), np.ndarray)
     finally:
         decoders.close()
+
+
+def test_libraries_write_nothing_on_our_stderr(capfd: pytest.CaptureFixture[str]) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 100).convert("RGB").save(file, "TIFF", compression="tiff_lzw")
+    damaged = file.getvalue()[:20] + b"\xff" * 180 + file.getvalue()[200:]
+    with pytest.raises(ImageError, match="damaged"):
+        load_pixels(damaged, SPEC, LIMITS)
+    assert "Using code not yet in table" in capfd.readouterr().err
+    decoders = Decoders(1, LIMITS, stall_s=60.0)
+    assert reason(decoders.submit(damaged, SPEC).result(60)) == "damaged"
+    decoders.close()
+    assert capfd.readouterr().err == ""

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from embed.backbone import Backbone, load_backbone
-from embed.cut import WHOLE, block_counts, cut_pictures, cut_prompts, moved_names
-from embed.modes import Mode
+from embed.cut_towers import block_counts, cut_pictures, cut_prompts
+from embed.modes import WHOLE, Mode
+from embed.moved import moved_names
 from embed.sides import InMemory, Side
 from embed.spec import Source
 from heads.comparisons import Pairs
