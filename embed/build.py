@@ -16,11 +16,12 @@ from embed import job
 from embed.cache import EMBEDDINGS, Cache, CacheWriter
 from embed.decoding import DecodePool
 from embed.encoders import TowerEncoder
-from embed.engines import SAMPLE, Engine, Towers, Wanted, resolve_device
+from embed.engines import Engine, Wanted, resolve_device
 from embed.images import Limits
 from embed.machine import machine_cache
 from embed.records import Records, read_records
 from embed.spec import InputError, Source, known_fields
+from embed.towers import SAMPLE, Towers
 
 # With fewer pictures or prompts, trying the engines costs more than the fastest one saves.
 TRIAL_RECORDS = 1000

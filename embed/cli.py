@@ -160,9 +160,9 @@ def inspect(args: argparse.Namespace) -> dict[str, Any]:
 
 def verify(args: argparse.Namespace) -> dict[str, Any]:
     from embed.cache import Cache
-    from embed.engines import Towers
     from embed.machine import machine_cache
     from embed.records import parse_columns, read_records
+    from embed.towers import Towers
     from embed.verify import verify_cache
 
     cache = Cache.open(args.cache)

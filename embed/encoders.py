@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from embed.engines import Engine, Run, Towers
+from embed.engines import Engine
+from embed.runners import Run
+from embed.towers import Towers
 
 
 class TowerEncoder:

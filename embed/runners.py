@@ -56,7 +56,9 @@ def onnx_runner(graph: Path, name: str, device: str, threads: int | None) -> Run
     from embed.sessions import open_session
 
     kind, _, index = device.partition(":")
-    session = open_session(graph, [(kind, {"device_id": index}) if index else kind], threads)
+    session = open_session(
+        graph, [(kind, {"device_id": index}) if index else kind], threads, spin=False
+    )  # decoders share the cores
     at_once = AT_ONCE_ON_CPU if kind == "cpu" else sys.maxsize
 
     def run(inputs: np.ndarray) -> list[np.ndarray]:

@@ -9,11 +9,12 @@ import pyarrow.compute as pc
 
 from embed.cache import Cache
 from embed.decoding import Picture, decode
-from embed.engines import Engine, Towers
+from embed.engines import Engine
 from embed.files import sha256_file
 from embed.images import Limits
 from embed.job import Records
 from embed.spec import InputError, known_fields, require_same_identity
+from embed.towers import Towers
 
 
 def inspect_cache(cache: Cache) -> dict[str, Any]:

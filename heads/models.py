@@ -14,7 +14,7 @@ the image tower before its projection. `inputs` names the ones it reads, in the 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -122,11 +122,12 @@ class Fusion(Head):
         self, image_embedding: Tensor, text_embedding: Tensor, image_pooled: Tensor | None = None
     ) -> Tensor:
         features = self._features(image_embedding, text_embedding, image_pooled)
-        if self.training and not self.layers[0].dropped:
+        dropout, first, *_ = self.layers
+        if self.training and not cast(Dropout, dropout).dropped:
             # The same with center and scale moved into the first layer: a pass less over what is largest.
-            weight = self.layers[1].weight * self.scale
-            bias = self.layers[1].bias - self.layers[1].weight @ self.center
-            return self.layers[2:](F.linear(features, weight, bias)).squeeze(-1)
+            weight, bias = cast(nn.Linear, first).parameters()
+            hidden = F.linear(features, weight * self.scale, bias - weight @ self.center)
+            return self.layers[2:](hidden).squeeze(-1)
         return self.layers(torch.addcmul(-self.center, features, self.scale)).squeeze(-1)
 
     def prepare(self, **inputs: Tensor) -> None:

@@ -11,8 +11,9 @@ import unfreeze_tiny as tiny
 
 from embed.backbone import weights_hash
 from embed.delta import load_delta, published_state, read_tuned, save_delta, tuned_source
-from embed.engines import Towers, Wanted
+from embed.engines import Wanted
 from embed.spec import IdentityMismatch, InputError, Source
+from embed.towers import Towers
 
 NAME = "visual.ln_post.weight"
 

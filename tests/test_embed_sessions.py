@@ -88,7 +88,7 @@ class Dropping:
     """An onnxruntime whose CUDA does not start, as with a wrong driver."""
 
     class SessionOptions:
-        pass
+        def add_session_config_entry(self, name: str, value: str) -> None: ...
 
     @staticmethod
     def get_available_providers() -> list[str]:
