@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from embed.runners import AT_ONCE_ON_CPU, cast, torch_runner
+from embed.runners import TORCH_AT_ONCE, cast, torch_runner
 
 
 class Tower(torch.nn.Module):
@@ -21,12 +21,12 @@ class Tower(torch.nn.Module):
 def test_a_convolution_trunk_sees_few_pictures_at_once_and_gives_what_it_gives_for_all() -> None:
     torch.manual_seed(0)
     tower = Tower().eval()
-    pixels = np.random.default_rng(0).integers(0, 256, (2 * AT_ONCE_ON_CPU + 3, 32, 32, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (2 * TORCH_AT_ONCE + 3, 32, 32, 3), dtype=np.uint8)
     with torch.inference_mode():
         whole = [output.numpy() for output in tower(torch.from_numpy(pixels))]
     tower.seen.clear()
     parts = torch_runner(tower, "fp32", "cpu")(pixels)
-    assert tower.seen == [AT_ONCE_ON_CPU, AT_ONCE_ON_CPU, 3]
+    assert tower.seen == [TORCH_AT_ONCE, TORCH_AT_ONCE, 3]
     for part, expected in zip(parts, whole, strict=True):
         np.testing.assert_allclose(part, expected, atol=1e-6)
 
