@@ -104,8 +104,11 @@ def real_data(cache_path: Path, table: Path, queries: int) -> Data:
 def hardness(data: Data) -> dict[str, float]:
     rng = np.random.default_rng(0)
     some = data.queries[:100]
-    nearest = np.sort(some @ data.vectors[rng.permutation(len(data.vectors))[:100_000]].astype(np.float32).T, axis=1)
-    distances = np.sqrt(np.maximum(2 - 2 * nearest[:, :-101:-1], 1e-12))
+    nearest = np.empty((len(some), 0), np.float32)
+    for start in range(0, len(data.vectors), 50_000):
+        block = some @ data.vectors[start : start + 50_000].astype(np.float32).T
+        nearest = np.sort(np.concatenate([nearest, block], axis=1), axis=1)[:, -100:]
+    distances = np.sqrt(np.maximum(2 - 2 * nearest[:, ::-1], 1e-12))
     dimension = 1 / np.log(distances[:, -1:] / distances[:, :-1]).mean(axis=1)
     pairs = data.vectors[rng.integers(len(data.vectors), size=(2, 1000))].astype(np.float32)
     return {
