@@ -22,7 +22,6 @@ JSON document.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -273,7 +272,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.way:
         result = WAYS[args.way](args)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        status = Path("/proc/self/status").read_text()  # getrusage would give the parent's peak, where that is larger
+        peak = 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
         print(json.dumps({**result, "peak_memory_bytes": peak}))
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -124,26 +124,25 @@ class Fusion(Head):
         features = self._features(image_embedding, text_embedding, image_pooled)
         dropout, first, *_ = self.layers
         if self.training and not cast(Dropout, dropout).dropped:
-            # The same with center and scale moved into the first layer: a pass less over what is largest.
+            # The same without a copy of what is largest: center and scale in the first layer, which takes it in parts.
             weight, bias = cast(nn.Linear, first).parameters()
-            hidden = F.linear(features, weight * self.scale, bias - weight @ self.center)
+            hidden = (bias - weight @ self.center).expand(len(image_embedding), -1)
+            columns = (weight * self.scale).split([part.shape[-1] for part in features], dim=1)
+            for part, column in zip(features, columns, strict=True):
+                hidden = torch.addmm(hidden, part, column.T)
             return self.layers[2:](hidden).squeeze(-1)
-        return self.layers(torch.addcmul(-self.center, features, self.scale)).squeeze(-1)
+        return self.layers(torch.addcmul(-self.center, torch.cat(features, dim=-1), self.scale)).squeeze(-1)
 
     def prepare(self, **inputs: Tensor) -> None:
         """Center the features on the mean of the training items."""
-        self.center.copy_(self._features(**inputs).mean(dim=0) * self.scale)
+        self.center.copy_(torch.cat([part.mean(dim=0) for part in self._features(**inputs)]) * self.scale)
 
-    def _features(self, image_embedding: Tensor, text_embedding: Tensor, image_pooled: Tensor | None = None) -> Tensor:
-        features = [
-            image_embedding,
-            text_embedding,
-            image_embedding * text_embedding,
-            (image_embedding - text_embedding).abs(),
-        ]
-        if image_pooled is not None:
-            features.append(image_pooled)
-        return torch.cat(features, dim=-1)
+    def _features(
+        self, image_embedding: Tensor, text_embedding: Tensor, image_pooled: Tensor | None = None
+    ) -> list[Tensor]:
+        products, differences = image_embedding * text_embedding, (image_embedding - text_embedding).abs()
+        pooled = [] if image_pooled is None else [image_pooled]
+        return [image_embedding, text_embedding, products, differences, *pooled]
 
 
 class Cosine(Head):

@@ -22,6 +22,8 @@ from heads.objectives import OBJECTIVES, Diverged, Examples, LossOptions, Part, 
 
 MAX_INBATCH = 4096  # pairs of a batch with in-batch negatives, whose similarities are twice its square
 
+PREPARE_ITEMS = 50_000  # of which a head takes its means, at most: all of a million would not fit in memory
+
 Observer = Callable[[int, dict[str, float]], None]  # of each epoch's record, as it ends
 
 
@@ -101,7 +103,9 @@ def fit(
     epochs = epochs or config.epochs
     sizes = [len(part.examples) for part in parts]
     steps = min(math.ceil(sum(sizes) / config.batch_size), max(sizes))
-    head.prepare(**features.take(torch.from_numpy(items_of_parts(parts)), head.inputs))
+    items = items_of_parts(parts)
+    items = items[:: math.ceil(len(items) / PREPARE_ITEMS)]
+    head.prepare(**features.take(torch.from_numpy(items), head.inputs))
     run = _Run(head, config, steps)
     if checkpoints and (saved := checkpoints.load(stage)):
         run.restore(saved)

@@ -9,6 +9,7 @@ import torch
 from scipy.stats import spearmanr
 
 from embed.spec import InputError
+from heads import train
 from heads.checkpoint import Checkpoints
 from heads.comparisons import Pairs
 from heads.features import Features, features_of
@@ -216,6 +217,22 @@ def test_batches_hold_whole_prompts_so_that_pictures_are_scored_once(features: F
     assert (np.diff(prompt[a[scattered]]) != 0).mean() > 0.8
     across = planted_pairs(features, 1)
     assert sorted(_order(Part("preference", across), features)) == list(range(len(across)))
+
+
+def test_a_head_takes_its_means_from_no_more_items_than_fit(
+    features: Features, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs, config = planted_pairs(features, 1), TrainConfig(epochs=1, learning_rate=1e-9)
+    centers = []
+    for most in (10**9, 7):
+        monkeypatch.setattr(train, "PREPARE_ITEMS", most)
+        head = build_head(HeadConfig("fusion", features.image_embeddings.shape[1]))
+        fit(head, features, pairs, None, config)
+        centers.append(head.center / head.scale)
+    items = np.unique([pairs.a, pairs.b])
+    for center, some in zip(centers, (items, items[:: -(-len(items) // 7)]), strict=True):
+        image = features.image_embeddings[features.image[some]]
+        torch.testing.assert_close(center[: image.shape[1]], image.float().mean(dim=0))
 
 
 def test_a_loss_that_is_no_number_names_its_step_and_batch(features: Features) -> None:
