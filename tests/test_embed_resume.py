@@ -16,9 +16,10 @@ from embed.verify import damaged_files
 ROOT = Path(__file__).parents[1]
 # `python -m embed` with a tiny backbone that takes its time.
 COMMAND = """
-import os, sys, time
+import os, signal, sys, time
 import embed_tiny
 from embed import backbone, cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 tower = embed_tiny.ImageTower.forward
 def forward(self, pixels):
     print("encoding", file=sys.stderr, flush=True)

@@ -48,6 +48,8 @@ def test_a_life_from_start_to_sigterm(bundle: Path, tmp_path: Path) -> None:
         "1",
         "--decoders",
         "1",
+        "--deadline",
+        "60",  # of what runs beside the tests there is no saying
     ]
     with open(log, "wb") as file:
         process = subprocess.Popen(
