@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from embed.allocator import release_freed_memory
 from embed.backbone import Backbone, unit
 from embed.boundary import find_boundary
 from embed.cache import Cache
@@ -141,3 +142,4 @@ def release_frozen(model: Any, sides: Mapping[str, Side]) -> None:
                 parameter.data = parameter.data.new_empty(0)
         elif not side.live:
             side.cut.release_below()
+    release_freed_memory()

@@ -5,9 +5,7 @@
       v000001/vectors.npy      (n, d) float16, unit norm; row i is the i-th most popular picture
       v000001/popularity.npy   (n,) float32 percentiles in (0, 1), descending
       v000001/rows.arrow       row i: image (its name), image_id, width, height, count, ..., and the table's columns
-      v000001/index.faiss      where the index is not exact (see indexes); ids are rows
-      v000001/cells.npy        (n,) int32: the cell of each row, for an IVF
-      v000001/nodes.npy        (nodes,) int32: the row of each node of a graph, -1 for pictures deleted since
+      v000001/index.faiss ...  where the index is not exact: see runtime.ivf and runtime.hnsw
 
 The score of picture i for query q is cos(q, x_i) + popularity_weight * popularity_i. A least percentile is a prefix of
 rows. Everything is memory-mapped; an open catalogue goes on serving its version whatever a writer does. Knows no
@@ -26,10 +24,11 @@ import pyarrow.compute as pc
 from embed.files import read_manifest
 from embed.spec import Identity, InputError
 from runtime.filters import matching
-from runtime.indexes import Effort, Index
+from runtime.indexes import Effort, read_index
 from runtime.search import SPARE, best_of, pareto_front, scan, similarities
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # of 1 all but the lists of an IVF are the same
 
 # A scan of so few is quicker than any index. Beyond, a vector scanned costs what this many looked at in an index do,
 # and an index confined to a share of the rows must look at so many more to find as much.
@@ -71,10 +70,9 @@ class Catalogue:
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow"))).read_all()
         self.index = None
         if manifest["index"]["kind"] != "exact":
-            nodes = np.load(folder / "nodes.npy", allow_pickle=False) if (folder / "nodes.npy").exists() else None
-            self.index = Index.read(
-                str(folder / "index.faiss"), manifest["index"]["kind"], self.vectors.shape[1], nodes
-            )
+            if manifest["format"] == 1 and manifest["index"]["kind"] != "hnsw":
+                raise InputError(f"{path} has an index of an older plaudit; make it again: python -m runtime index")
+            self.index = read_index(folder, manifest["index"]["kind"])
         self._efforts = [
             (entry["weight"], Effort(entry["probes"], entry["candidates"]))
             for entry in manifest["index"].get("efforts", [])
@@ -85,12 +83,12 @@ class Catalogue:
         """The newest version of the catalogue at `path`; InputError where there is none or it is damaged."""
         path = Path(path)
         while True:
-            manifest = read_manifest(path / "manifest.json", "catalogue", (FORMAT,))
+            manifest = read_manifest(path / "manifest.json", "catalogue", READABLE)
             try:
                 return cls(path, manifest)
             except FileNotFoundError:
                 # A writer may have replaced the version between our two looks; if not, a file is really missing.
-                if read_manifest(path / "manifest.json", "catalogue", (FORMAT,))["version"] == manifest["version"]:
+                if read_manifest(path / "manifest.json", "catalogue", READABLE)["version"] == manifest["version"]:
                     raise
 
     def __len__(self) -> int:

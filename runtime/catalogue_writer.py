@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from embed.files import atomic_write, locked, sync_folder, write_json
 from embed.spec import InputError, require_same_identity
 from runtime.catalogue import FORMAT, Catalogue
-from runtime.indexes import KINDS, Effort, Index, assign_cells, build_index, bytes_per_vector, fill_ivf, refill_graph
+from runtime.indexes import KINDS, Effort, build_index, bytes_per_vector, read_index
 from runtime.popularity_table import (
     OWN_COLUMNS,
     Pictures,
@@ -144,14 +144,13 @@ def _build_index(
         if config.max_memory_bytes is not None and size_bytes > config.max_memory_bytes:
             refused.append(f"{kind} takes {size_bytes} bytes, more than {config.max_memory_bytes}")
             continue
-        index, cells = build_index(kind, vectors, popularity, step=step)
-        nodes = np.arange(len(vectors), dtype=np.int32) if kind == "hnsw" else None
-        _write_index(folder, index, cells, nodes)
+        index = build_index(kind, vectors, popularity, step=step)
         try:
-            tuned = tune(Index(kind, vectors.shape[1], index, nodes), vectors, popularity, queries, config.min_recall)
+            tuned = tune(index, vectors, popularity, queries, config.min_recall)
         except RecallTooLow as error:
             refused.append(str(error))
             continue
+        index.write(folder)
         return _index_manifest(kind, config.min_recall, tuned)
     raise InputError("; ".join(refused))
 
@@ -160,28 +159,13 @@ def _carry_index(
     folder: Path, old: Catalogue, rows: PopularRows, vectors: np.ndarray, popularity: np.ndarray, step: Step
 ) -> dict[str, Any]:
     """Write the old version's index with the new rows in it; what the manifest says of it."""
-    import faiss
-
     was = old.manifest["index"]
     if was["kind"] == "exact":
         return {"kind": "exact"}
-    kind, before = was["kind"], old.folder
     # A picture is known by its content; one content under two names has one vector, so that any row of it will do.
     known = np.asarray(pc.fill_null(pc.index_in(rows.table["image_id"], value_set=old.rows["image_id"]), -1))
-    index = faiss.read_index(str(before / "index.faiss"))
-    cells = nodes = None
-    if kind == "hnsw":
-        old_nodes = np.load(before / "nodes.npy", allow_pickle=False)
-        row_now = np.full(len(old) + 1, -1, np.int32)  # the last entry serves the nodes whose picture is away
-        row_now[known[known >= 0]] = np.flatnonzero(known >= 0)
-        nodes = refill_graph(index, row_now[old_nodes], vectors, popularity)
-    else:
-        cells = np.empty(len(vectors), np.int32)
-        cells[known >= 0] = np.load(before / "cells.npy", allow_pickle=False)[known[known >= 0]]
-        cells[known < 0] = assign_cells(index, vectors[known < 0])
-        index = fill_ivf(index, kind, vectors, popularity, cells, step)
-    _write_index(folder, index, cells, nodes)
-    new = Index(kind, vectors.shape[1], index, nodes)
+    new = read_index(old.folder, was["kind"], mapped=False).refilled(known, vectors, popularity, step)
+    new.write(folder)
     queries = tuning_queries(vectors, None, REFRESH_QUERIES)
     tuned = []
     for entry in was["efforts"]:
@@ -191,7 +175,7 @@ def _carry_index(
     if min(one.recall for one in tuned) < was["min_recall"] - RECALL_SLACK:
         # The counts moved so far that the efforts no longer suffice.
         tuned = tune(new, vectors, popularity, tuning_queries(vectors, None), was["min_recall"])
-    return _index_manifest(kind, was["min_recall"], tuned)
+    return _index_manifest(was["kind"], was["min_recall"], tuned)
 
 
 def _index_manifest(kind: str, min_recall: float, tuned: Sequence[Tuned]) -> dict[str, Any]:
@@ -213,21 +197,6 @@ def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[np
     with atomic_write(folder / "rows.arrow") as file, pa.ipc.new_file(file, rows.table.schema) as writer:
         writer.write_table(rows.table.combine_chunks())
     return np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False), popularity
-
-
-def _write_index(folder: Path, index: Any, cells: np.ndarray | None, nodes: np.ndarray | None) -> None:
-    """Write index.faiss and what belongs to it."""
-    import faiss
-
-    path = folder / "index.faiss"
-    faiss.write_index(index, str(path))
-    for name, array in (("cells.npy", cells), ("nodes.npy", nodes)):
-        if array is not None:
-            _write_array(folder / name, array)
-        else:
-            (folder / name).unlink(missing_ok=True)
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def _write_array(path: Path, array: np.ndarray) -> None:

@@ -266,4 +266,4 @@ def test_fifty_kills_leave_a_whole_version(tmp_path):
     killer.wait()
     # Some were killed after the new version counted, most within one that never did.
     assert len(versions) > 1 and leftovers > 10
-    assert json.loads((made.path / "manifest.json").read_text())["format"] == 1
+    assert json.loads((made.path / "manifest.json").read_text())["format"] == 2
