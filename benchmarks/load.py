@@ -90,16 +90,17 @@ async def load(port: int, photos: Path, clients: int, rate: float | None, second
 def naive(bundle_path: Path, precision: str, port: int) -> None:
     """One request, one run, in FastAPI's threads; decoding and model are plaudit's own."""
     import numpy as np
+    import onnxruntime
     import uvicorn
     from fastapi import FastAPI, File, Form, UploadFile
     from PIL import Image
 
     from embed.images import preprocess
-    from embed.sessions import open_session
     from runtime.bundle import open_bundle
 
     bundle = open_bundle(bundle_path)
-    session = open_session(bundle_path / bundle.graph(precision, "model").file, precision=precision)
+    graph = bundle_path / bundle.graph(precision, "model").file
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
     tokenizer = bundle.tokenizer()
     app = FastAPI()
 

@@ -69,7 +69,7 @@ def onnx_runner(graph: Path, name: str, device: str, threads: int | None) -> Run
         return lambda inputs: session.run(None, {name: inputs})
     cores = threads or os.cpu_count() or 1
     lanes = min(cores, LANES)
-    session = open_session(graph, [provider], cores // lanes, spin=False)  # decoders share the cores
+    session = open_session(graph, [provider], cores // lanes)
     pool = ThreadPoolExecutor(lanes, thread_name_prefix="session")
 
     def run_part(part: np.ndarray) -> list[np.ndarray]:

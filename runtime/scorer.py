@@ -1,13 +1,14 @@
 """Scores from a bundle: pictures and prompts in, numbers out, through onnxruntime and without torch.
 
 Pictures are paths, bytes, PIL images or uint8 arrays (h, w, 3), decoded by threads ahead of the session; prompts are
-encoded once and remembered. One scorer may be used by many threads. Knows no table, no network and no catalogue.
+encoded meanwhile, once, and remembered. One scorer may be used by many threads. Knows no table, no network and no
+catalogue.
 """
 
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ Picture = str | os.PathLike[str] | bytes | Image | NDArray[np.uint8]
 LIMITS = Limits()
 
 BATCH = 32  # pictures a run: more is no faster on a CPU and takes more memory
-TEXT_BATCH = 64
+TEXT_BATCH = 64  # prompts a run, at most: runs of one thread each go on side by side, beside the pictures'
 REMEMBERED_PROMPTS = 10_000
 
 
@@ -63,12 +64,14 @@ class Scorer:
         self.bundle = bundle
         self.precision = bundle.precision(precision)
         self.limits = limits
-        self._session_options = (providers, threads, engine_cache, self.precision)
+        self._session_options = (providers, threads, engine_cache)
         self._sessions: dict[str, InferenceSession] = {}
         self._prompts: OrderedDict[str, Floats] = OrderedDict()
         self._lock = threading.RLock()
         self._tokenizer = bundle.tokenizer() if bundle.tokenizer_config else None
         self._pool = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="decode")
+        self._text_workers = os.cpu_count() or 1
+        self._text_pool = ThreadPoolExecutor(self._text_workers, thread_name_prefix="text")
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> "Scorer":
@@ -122,13 +125,14 @@ class Scorer:
 
     def score_items(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Scored:
         """Like `score`, but a bad picture is an entry in `errors` and the others are scored."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        text_embeddings = self._begin_prompts(prompts) if self.reads_text else None
         features, errors, count = self._features(images)
-        prompts = [prompt] * count if isinstance(prompt, str) else list(prompt)
-        if len(prompts) != count:
+        if not isinstance(prompt, str) and len(prompts) != count:
             raise InputError(f"got {len(prompts)} prompts for {count} images; wanted one, or as many")
         good = np.array([i for i in range(count) if i not in errors], np.int64)
-        if self.reads_text:
-            features["text_embedding"] = self.embed_prompts([prompts[i] for i in good])
+        if text_embeddings is not None:
+            features["text_embedding"] = text_embeddings()[good if len(prompts) == count else np.zeros_like(good)]
         outputs = {}
         for name, values in self.score_vectors(features).items():
             outputs[name] = np.full(count, np.nan, np.float32)
@@ -153,6 +157,10 @@ class Scorer:
 
     def embed_prompts(self, prompts: Sequence[str]) -> Floats:
         """(n, d) unit vectors of the prompts."""
+        return self._begin_prompts(prompts)()
+
+    def _begin_prompts(self, prompts: Sequence[str]) -> Callable[[], Floats]:
+        """Begin to encode prompts that are not remembered; the function waits and gives what `embed_prompts` does."""
         found: dict[str, Floats] = {}
         with self._lock:
             for prompt in dict.fromkeys(prompts):
@@ -160,15 +168,21 @@ class Scorer:
                     self._prompts.move_to_end(prompt)
                     found[prompt] = self._prompts[prompt]
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
-        for start in range(0, len(missing), TEXT_BATCH):
-            part = missing[start : start + TEXT_BATCH]
-            found.update(zip(part, self._encode_prompts(part), strict=True))
-        with self._lock:
-            self._prompts.update((prompt, found[prompt]) for prompt in missing)
-            while len(self._prompts) > REMEMBERED_PROMPTS:
-                self._prompts.popitem(last=False)
-        vectors = np.array([found[prompt] for prompt in prompts], np.float32)
-        return vectors.reshape(len(prompts), self.identity.dim)
+        size = min(TEXT_BATCH, max(1, -(-len(missing) // self._text_workers)))
+        parts = [missing[start : start + size] for start in range(0, len(missing), size)]
+        encoded = [self._text_pool.submit(self._encode_prompts, part) for part in parts]
+
+        def finish() -> Floats:
+            for part, running in zip(parts, encoded, strict=True):
+                found.update(zip(part, running.result(), strict=True))
+            with self._lock:
+                self._prompts.update((prompt, found[prompt]) for prompt in missing)
+                while len(self._prompts) > REMEMBERED_PROMPTS:
+                    self._prompts.popitem(last=False)
+            vectors = np.array([found[prompt] for prompt in prompts], np.float32)
+            return vectors.reshape(len(prompts), self.identity.dim)
+
+        return finish
 
     def decode(self, images: Iterable[Picture]) -> Iterator[NDArray[np.uint8] | ImageError]:
         """Each picture's pixels (h, w, 3) for the backbone or what is wrong with it, in order, decoded ahead."""
@@ -265,7 +279,10 @@ class Scorer:
         with self._lock:
             if part not in self._sessions:
                 graph = self.bundle.graph(self.precision, part)
-                session = open_session(self.bundle.path / graph.file, *self._session_options)
+                providers, threads, engine_cache = self._session_options
+                if part not in ("image", "model"):
+                    threads = 1  # too little work to share
+                session = open_session(self.bundle.path / graph.file, providers, threads, engine_cache, self.precision)
                 found = signature(session)
                 for side, wanted in (("inputs", graph.inputs), ("outputs", graph.outputs)):
                     if found[side] != wanted:

@@ -98,16 +98,45 @@ def test_calibrated_outputs_come_with_the_score(scorer: Scorer, pictures: list[P
 
 def test_prompts_are_encoded_once_and_the_oldest_are_forgotten(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scorer = Scorer.load(bundle)
-    asked: list[list[str]] = []
+    asked: list[str] = []
     encode = scorer._encode_prompts
-    monkeypatch.setattr(scorer, "_encode_prompts", lambda prompts: asked.append(list(prompts)) or encode(prompts))
+    monkeypatch.setattr(scorer, "_encode_prompts", lambda prompts: asked.extend(prompts) or encode(prompts))
     monkeypatch.setattr(scorer_module, "REMEMBERED_PROMPTS", 2)
     first = scorer.embed_prompts(["a", "b", "a"])
-    assert asked == [["a", "b"]] and np.array_equal(first[0], first[2])
+    assert sorted(asked) == ["a", "b"] and np.array_equal(first[0], first[2])
     scorer.embed_prompts(["a"])  # now b is the oldest
     scorer.embed_prompts(["c"])
     scorer.embed_prompts(["a", "b"])
-    assert asked == [["a", "b"], ["c"], ["b"]]
+    assert asked[2:] == ["c", "b"]
+
+
+def test_prompts_are_encoded_beside_the_pictures(
+    bundle: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = Scorer.load(bundle)
+    begun, encode_prompts, encode_pixels = threading.Event(), scorer._encode_prompts, scorer.encode_pixels
+    monkeypatch.setattr(scorer, "_encode_prompts", lambda prompts: begun.set() or encode_prompts(prompts))
+    monkeypatch.setattr(scorer, "encode_pixels", lambda pixels: begun.wait(60) and encode_pixels(pixels))
+    assert np.isfinite(scorer.score("a cat", pictures)).all()
+
+
+def test_many_prompts_give_what_one_at_a_time_gives(bundle: Path) -> None:
+    prompts = [f"{'very ' * (i % 5)}number {i}" for i in range(200)]
+    together, alone = Scorer.load(bundle).embed_prompts(prompts), Scorer.load(bundle)
+    np.testing.assert_allclose(together, [alone.embed_prompts([prompt])[0] for prompt in prompts], atol=1e-5)
+
+
+def test_a_prompt_that_cannot_be_encoded_ends_the_call(
+    bundle: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scorer = Scorer.load(bundle)
+
+    def fails(prompts: list[str]) -> None:
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(scorer, "_encode_prompts", fails)
+    with pytest.raises(RuntimeError, match="no"):
+        scorer.score("a cat", pictures)
 
 
 def test_vectors_have_unit_length(scorer: Scorer, pictures: list[Path]) -> None:
