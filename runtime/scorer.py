@@ -11,15 +11,17 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image, fromarray
 
 from embed.images import ImageError, Limits, load_image, preprocess
-from embed.sessions import Provider, open_session, run, signature
+from embed.sessions import Provider, open_session, require_onnxruntime, resolve_providers, run, signature
 from embed.spec import Identity, InputError
 from runtime.bundle import OUTPUTS, Bundle, BundleError, open_bundle
 
@@ -29,9 +31,14 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float32]
 Picture = str | os.PathLike[str] | bytes | Image | NDArray[np.uint8]
 
+Item = TypeVar("Item")
+# Vectors of the good pictures by name, the bad ones by number, and how many pictures there were.
+Encoded = tuple[dict[str, Floats], dict[int, ImageError], int]
+
 LIMITS = Limits()
 
-BATCH = 32  # pictures a run: more is no faster on a CPU and takes more memory
+BATCH = 32  # pictures a run where they go through one session in turn
+RUN = 4  # pictures a run where runs of one thread each go on side by side
 TEXT_BATCH = 64  # prompts a run, at most: runs of one thread each go on side by side, beside the pictures'
 REMEMBERED_PROMPTS = 10_000
 
@@ -65,13 +72,13 @@ class Scorer:
         self.precision = bundle.precision(precision)
         self.limits = limits
         self._session_options = (providers, threads, engine_cache)
-        self._sessions: dict[str, InferenceSession] = {}
+        self._sessions: dict[tuple[str, bool], InferenceSession] = {}
         self._prompts: OrderedDict[str, Floats] = OrderedDict()
         self._lock = threading.RLock()
         self._tokenizer = bundle.tokenizer() if bundle.tokenizer_config else None
-        self._pool = ThreadPoolExecutor(threads or os.cpu_count(), thread_name_prefix="decode")
-        self._text_workers = os.cpu_count() or 1
-        self._text_pool = ThreadPoolExecutor(self._text_workers, thread_name_prefix="text")
+        self._workers = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="pictures")
+        self._text_pool = ThreadPoolExecutor(self._workers, thread_name_prefix="prompts")
 
     @classmethod
     def load(cls, path: str | Path, **options: Any) -> "Scorer":
@@ -168,7 +175,7 @@ class Scorer:
                     self._prompts.move_to_end(prompt)
                     found[prompt] = self._prompts[prompt]
         missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
-        size = min(TEXT_BATCH, max(1, -(-len(missing) // self._text_workers)))
+        size = min(TEXT_BATCH, max(1, -(-len(missing) // self._workers)))
         parts = [missing[start : start + size] for start in range(0, len(missing), size)]
         encoded = [self._text_pool.submit(self._encode_prompts, part) for part in parts]
 
@@ -233,22 +240,51 @@ class Scorer:
 
     def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Floats], dict[int, ImageError], int]:
         """Vectors of the good pictures, by name; the bad ones; and how many pictures there were."""
+        images = iter(images)
+        first = list(islice(images, RUN * self._workers))
+        images = chain(first, images)
+        if len(first) >= self._workers and self._on_cpu:
+            parts = self._side_by_side(images, min(RUN, -(-len(first) // self._workers)))
+        else:
+            parts = map(self._encode, _groups(self.decode(images), BATCH))
+        vectors: list[dict[str, Floats]] = []
         errors: dict[int, ImageError] = {}
-        batches: list[dict[str, Floats]] = []
-        pixels: list[NDArray[np.uint8]] = []
         count = 0
-        for count, decoded in enumerate(self.decode(images), start=1):
-            if isinstance(decoded, ImageError):
-                errors[count - 1] = decoded
-                continue
-            pixels.append(decoded)
-            if len(pixels) == BATCH:
-                batches.append(self.encode_pixels(np.stack(pixels)))
-                pixels = []
-        if pixels or not batches:
-            empty = np.empty((0, *self.identity.preprocess.size, 3), np.uint8)
-            batches.append(self.encode_pixels(np.stack(pixels) if pixels else empty))
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}, errors, count
+        for found, bad, size in parts:
+            vectors.append(found)
+            errors.update((count + number, error) for number, error in bad.items())
+            count += size
+        if not vectors:
+            vectors.append(self._encode([])[0])
+        return {name: np.concatenate([found[name] for found in vectors]) for name in vectors[0]}, errors, count
+
+    def _side_by_side(self, images: Iterable[Picture], size: int) -> Iterator[Encoded]:
+        """`size` pictures at a time decoded and run in a thread, with a session that takes no other for help.
+
+        Threads inside a run wait for each other at every operator, and for pictures still to be decoded.
+        """
+        waiting: deque[Future[Encoded]] = deque()
+        for group in _groups(images, size):
+            waiting.append(self._pool.submit(self._decode_and_encode, group))
+            if len(waiting) > 2 * self._workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def _decode_and_encode(self, images: Sequence[Picture]) -> Encoded:
+        return self._encode([self._pixels(image) for image in images], alone=True)
+
+    def _encode(self, decoded: Sequence[NDArray[np.uint8] | ImageError], alone: bool = False) -> Encoded:
+        errors = {number: found for number, found in enumerate(decoded) if isinstance(found, ImageError)}
+        pixels = [found for found in decoded if not isinstance(found, ImageError)]
+        stacked = np.stack(pixels) if pixels else np.empty((0, *self.identity.preprocess.size, 3), np.uint8)
+        return self._run("image", {"pixels": stacked}, alone), errors, len(decoded)
+
+    @cached_property
+    def _on_cpu(self) -> bool:
+        providers, _, engine_cache = self._session_options
+        available = require_onnxruntime().get_available_providers()
+        return resolve_providers(providers, available, engine_cache)[0][0] == "CPUExecutionProvider"
 
     def _pixels(self, picture: Picture) -> NDArray[np.uint8] | ImageError:
         spec = self.identity.preprocess
@@ -275,13 +311,13 @@ class Scorer:
     def _encode_prompts(self, prompts: Sequence[str]) -> Floats:
         return self._run("text", {"tokens": self._encoder()(prompts)})["text_embedding"]
 
-    def _session(self, part: str) -> "InferenceSession":
+    def _session(self, part: str, alone: bool = False) -> "InferenceSession":
         with self._lock:
-            if part not in self._sessions:
+            if (part, alone) not in self._sessions:
                 graph = self.bundle.graph(self.precision, part)
                 providers, threads, engine_cache = self._session_options
-                if part not in ("image", "model"):
-                    threads = 1  # too little work to share
+                if alone or part in ("text", "head"):  # the latter are too little work to share
+                    threads = 1
                 session = open_session(self.bundle.path / graph.file, providers, threads, engine_cache, self.precision)
                 found = signature(session)
                 for side, wanted in (("inputs", graph.inputs), ("outputs", graph.outputs)):
@@ -289,15 +325,21 @@ class Scorer:
                         raise BundleError(
                             f"{self.bundle.path / graph.file} has {side} {found[side]}, its manifest {dict(wanted)}"
                         )
-                self._sessions[part] = session
-            return self._sessions[part]
+                self._sessions[part, alone] = session
+            return self._sessions[part, alone]
 
-    def _run(self, part: str, inputs: dict[str, NDArray[Any]]) -> dict[str, Floats]:
-        session = self._session(part)
+    def _run(self, part: str, inputs: dict[str, NDArray[Any]], alone: bool = False) -> dict[str, Floats]:
+        session = self._session(part, alone)
         if not len(next(iter(inputs.values()))):  # operators differ in what they make of nothing
             outputs = self.bundle.graph(self.precision, part).outputs
             return {name: np.empty((0, *map(int, shape[1:])), kind) for name, (kind, shape) in outputs.items()}
         return dict(zip((output.name for output in session.get_outputs()), run(session, inputs), strict=True))
+
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    items = iter(items)
+    while group := list(islice(items, size)):
+        yield group
 
 
 def softmax(scores: Floats) -> NDArray[np.float64]:

@@ -86,6 +86,10 @@ def test_rank_and_probabilities_follow_the_scores(scorer: Scorer, pictures: list
     np.testing.assert_allclose(probabilities, weights / weights.sum(), rtol=1e-4)
 
 
+def random_picture(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
 def test_softmax_does_not_overflow() -> None:
     np.testing.assert_allclose(softmax(np.array([1000, 1000, -1000], np.float32)), [0.5, 0.5, 0])
 
@@ -114,10 +118,23 @@ def test_prompts_are_encoded_beside_the_pictures(
     bundle: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = Scorer.load(bundle)
-    begun, encode_prompts, encode_pixels = threading.Event(), scorer._encode_prompts, scorer.encode_pixels
+    begun, encode_prompts, encode = threading.Event(), scorer._encode_prompts, scorer._encode
     monkeypatch.setattr(scorer, "_encode_prompts", lambda prompts: begun.set() or encode_prompts(prompts))
-    monkeypatch.setattr(scorer, "encode_pixels", lambda pixels: begun.wait(60) and encode_pixels(pixels))
+    monkeypatch.setattr(scorer, "_encode", lambda *args, **options: begun.wait(60) and encode(*args, **options))
     assert np.isfinite(scorer.score("a cat", pictures)).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 23])
+def test_side_by_side_gives_what_one_after_another_gives(bundle: Path, tmp_path: Path, count: int) -> None:
+    """With a bad picture among them, first, last or alone."""
+    images: list[Any] = [random_picture(i) for i in range(count)]
+    images[count // 2] = b"junk"
+    scorer = Scorer.load(bundle, threads=2)
+    scored = scorer.score_items("a cat", iter(images))
+    assert list(scored.errors) == [count // 2] and np.isnan(scored.scores[count // 2])
+    alone = [scorer.score("a cat", [image])[0] for i, image in enumerate(images) if i != count // 2]
+    np.testing.assert_allclose(np.delete(scored.scores, count // 2), alone, atol=1e-5)
+    assert (("image", True) in scorer._sessions) == (count >= 2)
 
 
 def test_many_prompts_give_what_one_at_a_time_gives(bundle: Path) -> None:
