@@ -172,6 +172,7 @@ class Towers:
 
         from embed.graphs import export_tower
         from embed.precision import fold_patches
+        from embed.serving import serving_form
         from embed.vocabulary import keep_tokenizer
 
         example = (
@@ -182,7 +183,9 @@ class Towers:
         if side == "prompts":
             keep_tokenizer(engine_folder(self.identity, self._root), self._backbone.tokenizer)
         outputs = self.features if side == "images" else ("projected",)
-        graph = export_tower(self._tower(side), {INPUT[side]: example}, outputs, {INPUT[side]: {0: "n"}})
+        tower = self._tower(side)
+        with serving_form(tower):
+            graph = export_tower(tower, {INPUT[side]: example}, outputs, {INPUT[side]: {0: "n"}})
         onnx.save_model(fold_patches(graph), path, save_as_external_data=True, location="model.data")
 
 
