@@ -17,7 +17,7 @@ RECALL_AT = 10
 CANDIDATES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 LEAST_PROBES = 16
 LADDER = 1.25  # from one number of probes to the next to try
-CODES = 128  # that are read from a list in the time in which one candidate is scored anew
+CODES = 256  # that are read from a list in the time in which one candidate is scored anew
 MOST_BREADTH = 2048  # of a walk through a graph
 
 
