@@ -36,7 +36,8 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
     search_config = SweepConfig(args.minutes, seed=args.seed)
     cache = Cache.open(args.cache)
     (labels,), features = tables_and_features(args, cache, [args.data])
-    split_config = split.SplitConfig(args.split_by, None, args.test_fraction, args.seed)
+    fraction = split.SplitConfig.test_fraction if args.test_fraction is None else args.test_fraction
+    split_config = split.SplitConfig(args.split_by, None, fraction, args.seed)
     rows = split.split_rows(labels, split_config)
     held_out = rows.test_rows(0)
     kept = split.rows_apart_from(labels, held_out, (rows.fold != 0).nonzero()[0])

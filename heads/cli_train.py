@@ -80,7 +80,7 @@ def add_commands(commands: Any) -> None:
 
 def add_split_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split-by", metavar="COLUMN", help="hold out whole groups of rows with one value of COLUMN")
-    parser.add_argument("--test-fraction", type=float, default=0.2, help="share held out without --folds (default 0.2)")
+    parser.add_argument("--test-fraction", type=float, help="share held out without --folds (default 0.2)")
     parser.add_argument("--min-ratio", type=float, help="train on pairs whose counts differ at least so many times")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -193,7 +193,11 @@ def _split_config(args: argparse.Namespace) -> Any:
     prompts = args.held_out_prompts
     if args.split and prompts is None:
         prompts = PICKSCORE_PROMPTS
-    return SplitConfig(args.split_by, args.folds, args.test_fraction, args.seed, prompts)
+    if args.test_fraction is not None and (args.folds is not None or prompts is not None):
+        other = f"--folds {args.folds}" if prompts is None else "--split pickscore"
+        raise InputError(f"--test-fraction {args.test_fraction} would be ignored beside {other}; leave one of them out")
+    fraction = SplitConfig.test_fraction if args.test_fraction is None else args.test_fraction
+    return SplitConfig(args.split_by, args.folds, fraction, args.seed, prompts)
 
 
 def require_device(name: str) -> None:
