@@ -40,13 +40,22 @@ def test_codes_and_queries_multiply_to_the_blended_score(learned):
     popularity = np.linspace(1, 0, N, dtype=np.float32)
     queries, weights = between(vectors, 20), np.linspace(0, 3, 20, dtype=np.float32)
     asked = lists.askable(queries, weights)
-    chosen, centres = lists.best(asked, queries, weights, len(lists.centroids) * len(TIER_MEANS))
-    of_list = np.empty_like(centres)
-    np.put_along_axis(of_list, chosen, centres, axis=1)
+    chosen, starts = lists.best(asked, queries, weights, len(lists.centroids) * len(TIER_MEANS))
+    of_list = np.empty_like(starts)
+    np.put_along_axis(of_list, chosen, starts, axis=1)
     own = cells * len(TIER_MEANS) + np.searchsorted([0.5, 0.8], popularity, side="right")
     scores = of_list[:, own] + asked @ lists.codable(vectors, popularity, cells).T
     expected = queries @ plain(vectors).T + weights[:, None] * popularity
     np.testing.assert_allclose(scores, expected, atol=2e-5)
+
+
+def test_popularity_is_coded_to_a_five_hundredth(learned):
+    """Each of its two coordinates has 16 values at most, or 16 that lie as near."""
+    lists, vectors, cells = learned
+    popularity = np.linspace(1, 0, N, dtype=np.float32)
+    whole, left = lists.codable(vectors, popularity, cells)[:, [-2 * SUBVECTOR, -SUBVECTOR]].T
+    assert len(np.unique(np.round(whole, 6))) == 16
+    assert left.min() >= 0 and left.max() <= 16 / 512
 
 
 def test_the_lists_with_the_best_prospects_are_chosen(learned):
