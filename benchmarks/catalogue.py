@@ -194,8 +194,8 @@ def built(kind: str, data: Data, out: Path) -> tuple[Catalogue, dict[str, Any]]:
 def curve(bench: Bench, catalogue: Catalogue, kind: str) -> None:
     """Recall against throughput, effort by effort."""
     tuned = next(one for one in catalogue.manifest["index"]["efforts"] if one["weight"] == WEIGHT)
-    for factor in (1 / 8, 1 / 4, 1 / 2, 2, 4):
-        effort = Effort(max(1, int(tuned["probes"] * factor)), tuned["candidates"])
+    for probes, candidates in ((1 / 8, 1), (1 / 4, 1), (1 / 3, 3 / 4), (0.4, 3 / 4), (1 / 2, 1), (2, 1), (4, 1)):
+        effort = Effort(max(1, int(tuned["probes"] * probes)), max(2 * K, int(tuned["candidates"] * candidates)))
         bench.run(f"ours, {kind}", at_effort(catalogue, effort))
 
 
