@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # before this folder, where another `embed` lies
@@ -26,7 +25,7 @@ from catalogue_data import ArrayPictures, Data, hardness, labels, made_data, rea
 
 from runtime.catalogue import Catalogue
 from runtime.catalogue_writer import IndexConfig, build, refresh
-from runtime.indexes import Effort, Index
+from runtime.indexes import Effort, Index, let_threads_sleep
 from runtime.popularity_table import PopularityConfig
 from runtime.search import best_of
 from runtime.tuning import exact_rows
@@ -93,6 +92,8 @@ def at_effort(catalogue: Catalogue, effort: Effort, weight: float = WEIGHT) -> S
 
 def rivals(bench: Bench, graph: Catalogue | None) -> None:
     """The usual ways. All have the vectors in memory as float32, which is twice what the catalogue stores."""
+    import faiss
+
     c = bench.catalogue
     plain = c.vectors.astype(np.float32)
     flat = faiss.IndexFlatIP(plain.shape[1])
@@ -263,6 +264,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--popularity", type=Path)
     args = parser.parse_args()
+    let_threads_sleep()
+    import faiss
+
     faiss.omp_set_num_threads(args.threads)
     work = args.out / "work"
     shutil.rmtree(work, ignore_errors=True)

@@ -1,8 +1,10 @@
+import os
+
 import numpy as np
 import pytest
 from catalogue_fakes import between, unit_vectors
 
-from runtime.indexes import KINDS, Effort, build_index, bytes_per_vector, read_index
+from runtime.indexes import KINDS, Effort, build_index, bytes_per_vector, let_threads_sleep, read_index
 from runtime.search import best_of
 from runtime.tuning import RecallTooLow, exact_rows, measure, tune
 
@@ -100,3 +102,12 @@ def test_what_is_written_is_read_and_as_large_as_foretold(data, kind, tmp_path):
     per_list = 40 + 32 * bytes_per_vector(kind, DIM) // 2  # codes come in blocks of 32, the last half empty
     foretold = bytes_per_vector(kind, DIM) * N
     assert 0.9 * foretold < size_bytes < 1.05 * foretold + per_list * built.lists
+
+
+def test_threads_sleep_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    let_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    let_threads_sleep()
+    assert os.environ["OMP_WAIT_POLICY"] == "active"
