@@ -216,16 +216,17 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def plot(results: list[dict[str, Any]]) -> str:
-    """An SVG of recall (across) against queries a second (up, logarithmic) at the one weight, no filter."""
+    """An SVG of recall (across, by decades of what is missed) against queries a second (up, logarithmic) at the one
+    weight, without a filter."""
     rows = [row for row in results if row["weight"] == WEIGHT and row["min_percentile"] == 0]
     names = list(dict.fromkeys(row["name"] for row in rows))
     speeds = np.log10([row["queries_per_s"] for row in rows])
     low, high = np.floor(speeds.min()), np.ceil(speeds.max() + 1e-9)
-    least = min(0.8, min(row["recall_at_10"] for row in rows))
+    decades = 4  # of the share that is missed, from all of it to one in ten thousand, where none is
     colors = ("#1b6ca8", "#d1495b", "#2e933c", "#8b5fbf", "#e08e1b", "#555555", "#00a6a6", "#b36a5e")
 
     def place(row: dict[str, Any]) -> tuple[float, float]:
-        across = (row["recall_at_10"] - least) / (1 - least)
+        across = -np.log10(max(1 - row["recall_at_10"], 10.0**-decades)) / decades
         return 70 + 500 * across, 370 - 340 * (np.log10(row["queries_per_s"]) - low) / (high - low)
 
     parts = [
@@ -236,9 +237,8 @@ def plot(results: list[dict[str, Any]]) -> str:
         y = 370 - 340 * (power - low) / (high - low)
         parts.append(f'<text x="62" y="{y + 4:.0f}" text-anchor="end">{10**power}</text>')
         parts.append(f'<path d="M70 {y:.0f}H570" stroke="#ddd"/>')
-    for recall in np.linspace(least, 1, 5):
-        x = 70 + 500 * (recall - least) / (1 - least)
-        parts.append(f'<text x="{x:.0f}" y="388" text-anchor="middle">{recall:.3f}</text>')
+    for i, recall in enumerate(("0", "0.9", "0.99", "0.999", "1")):
+        parts.append(f'<text x="{70 + 500 * i / decades:.0f}" y="388" text-anchor="middle">{recall}</text>')
     parts.append('<text x="320" y="412" text-anchor="middle">recall at 10 of the blended score, weight 0.3</text>')
     parts.append('<text x="70" y="18">queries a second</text>')
     for i, name in enumerate(names):

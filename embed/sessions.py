@@ -126,8 +126,8 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
-    # Threads that wait busily for a session's next run slow down decoders, and other sessions: a picture and a prompt of
-    # ViT-B/32 in int8, 25 and 9 ms alone, took 51 one after the other.
+    # Threads that wait busily for a session's next run slow down decoders and other sessions: a picture and a prompt
+    # of ViT-B/32 in int8, 25 and 9 ms alone, took 51 one after the other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors: a warning for each unused initializer helps nobody
     name = str(model) if isinstance(model, Path) else f"a graph of {len(model)} bytes"
