@@ -6,7 +6,7 @@ from typing import Any
 
 from embed.console import command, say, table
 from heads.cli_data import add_data_options, tables_and_features
-from heads.cli_train import add_split_options, configs, require_device
+from heads.cli_train import add_split_options, configs, require_device, test_fraction
 
 DEFAULT = {"head": "fusion", "loss": "preference"}  # of `heads train`
 SHOWN = 10
@@ -36,8 +36,7 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
     search_config = SweepConfig(args.minutes, seed=args.seed)
     cache = Cache.open(args.cache)
     (labels,), features = tables_and_features(args, cache, [args.data])
-    fraction = split.SplitConfig.test_fraction if args.test_fraction is None else args.test_fraction
-    split_config = split.SplitConfig(args.split_by, None, fraction, args.seed)
+    split_config = split.SplitConfig(args.split_by, None, test_fraction(args), args.seed)
     rows = split.split_rows(labels, split_config)
     held_out = rows.test_rows(0)
     kept = split.rows_apart_from(labels, held_out, (rows.fold != 0).nonzero()[0])

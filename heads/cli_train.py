@@ -196,8 +196,14 @@ def _split_config(args: argparse.Namespace) -> Any:
     if args.test_fraction is not None and (args.folds is not None or prompts is not None):
         other = f"--folds {args.folds}" if prompts is None else "--split pickscore"
         raise InputError(f"--test-fraction {args.test_fraction} would be ignored beside {other}; leave one of them out")
-    fraction = SplitConfig.test_fraction if args.test_fraction is None else args.test_fraction
-    return SplitConfig(args.split_by, args.folds, fraction, args.seed, prompts)
+    return SplitConfig(args.split_by, args.folds, test_fraction(args), args.seed, prompts)
+
+
+def test_fraction(args: argparse.Namespace) -> float:
+    """What --test-fraction says, or else the default."""
+    from heads.split import SplitConfig
+
+    return SplitConfig.test_fraction if args.test_fraction is None else float(args.test_fraction)
 
 
 def require_device(name: str) -> None:

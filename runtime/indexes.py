@@ -56,9 +56,7 @@ class Index(ABC):
         """Write everything that `read_index` wants."""
 
 
-def build_index(
-    kind: str, vectors: np.ndarray, popularity: np.ndarray, seed: int = 0, step: Step = lambda rows: None
-) -> Index:
+def build_index(kind: str, vectors: np.ndarray, popularity: np.ndarray, step: Step = lambda rows: None) -> Index:
     """An index of (n, d) float16 vectors and (n,) percentiles."""
     let_threads_sleep()
     from runtime.hnsw import GraphIndex
@@ -66,7 +64,7 @@ def build_index(
 
     if kind == "hnsw":
         return GraphIndex.build(vectors, popularity, step)
-    return IvfIndex.build(kind, vectors, popularity, seed, step)
+    return IvfIndex.build(kind, vectors, popularity, step)
 
 
 def read_index(folder: Path, kind: str, mapped: bool = True) -> Index:

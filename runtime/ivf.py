@@ -85,7 +85,7 @@ class Lists:
     def codable(self, vectors: np.ndarray, popularity: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """(n, width) float32: turned residuals, and in two subvectors more what popularity has beyond its tier's
         start."""
-        beyond = popularity - TIER_STARTS[np.searchsorted(TIERS, popularity, side="right")]
+        beyond = popularity - TIER_STARTS[tiers_of(popularity)]
         whole = np.floor(beyond / STEP) * STEP
         return self._turned(plain(vectors) - self.centroids[cells], whole, beyond - whole)
 
@@ -104,7 +104,9 @@ class Lists:
         rows[:, -2 * SUBVECTOR], rows[:, -SUBVECTOR] = whole, left
         return rows
 
-    def best(self, asked: np.ndarray, queries: np.ndarray, weights: np.ndarray, probes: int) -> tuple[Any, Any]:
+    def best(
+        self, asked: np.ndarray, queries: np.ndarray, weights: np.ndarray, probes: int
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The lists (m, probes) int64 whose best pictures may score highest, and the scores (m, probes) float32 to
         which their codes add; `asked` is what `askable` makes of the others."""
         count = len(queries)
@@ -116,6 +118,11 @@ class Lists:
         first = hopes[0].size - probes
         lists = np.argpartition(hopes.reshape(count, -1), first, axis=1)[:, first:]
         return np.ascontiguousarray(lists), np.take_along_axis(starts.reshape(count, -1), lists, axis=1)
+
+
+def tiers_of(popularity: np.ndarray) -> np.ndarray:
+    """(n,) int64: the tier of each percentile."""
+    return np.searchsorted(TIERS, popularity, side="right")
 
 
 def principal_axes(covariance: np.ndarray) -> np.ndarray:
@@ -150,8 +157,8 @@ class IvfIndex(Index):
         self._cells = cells
 
     @classmethod
-    def build(cls, kind: str, vectors: np.ndarray, popularity: np.ndarray, seed: int, step: Step) -> "IvfIndex":
-        rng = np.random.default_rng(seed)
+    def build(cls, kind: str, vectors: np.ndarray, popularity: np.ndarray, step: Step) -> "IvfIndex":
+        rng = np.random.default_rng(0)
         learned = Lists.learn(vectors, rng)
         cells = learned.cells_of(vectors)
         index = _empty(kind, learned)
@@ -253,7 +260,7 @@ def _filled(
     import faiss
 
     index.by_residual = False  # residuals are what it is given
-    lists = cells.astype(np.int64) * len(TIER_MEANS) + np.searchsorted(TIERS, popularity, side="right")
+    lists = cells.astype(np.int64) * len(TIER_MEANS) + tiers_of(popularity)
     for start in range(0, len(vectors), ADD_ROWS):
         some = slice(start, start + ADD_ROWS)
         rows = learned.codable(vectors[some], popularity[some], cells[some])

@@ -32,6 +32,7 @@ Floats = NDArray[np.float32]
 Picture = str | os.PathLike[str] | bytes | Image | NDArray[np.uint8]
 
 Item = TypeVar("Item")
+Done = TypeVar("Done")
 # Vectors of the good pictures by name, the bad ones by number, and how many pictures there were.
 Encoded = tuple[dict[str, Floats], dict[int, ImageError], int]
 
@@ -193,10 +194,14 @@ class Scorer:
 
     def decode(self, images: Iterable[Picture]) -> Iterator[NDArray[np.uint8] | ImageError]:
         """Each picture's pixels (h, w, 3) for the backbone or what is wrong with it, in order, decoded ahead."""
-        waiting: deque[Future[NDArray[np.uint8] | ImageError]] = deque()
-        for image in images:
-            waiting.append(self._pool.submit(self._pixels, image))
-            if len(waiting) > 2 * BATCH:
+        return self._ahead(self._pixels, images, 2 * BATCH)
+
+    def _ahead(self, work: Callable[[Item], Done], items: Iterable[Item], most: int) -> Iterator[Done]:
+        """What `work` makes of each item, in order, in the threads of the pool; `most` may wait to be taken."""
+        waiting: deque[Future[Done]] = deque()
+        for item in items:
+            waiting.append(self._pool.submit(work, item))
+            if len(waiting) > most:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -244,7 +249,9 @@ class Scorer:
         first = list(islice(images, RUN * self._workers))
         images = chain(first, images)
         if len(first) >= self._workers and self._on_cpu:
-            parts = self._side_by_side(images, min(RUN, -(-len(first) // self._workers)))
+            # Threads inside a run wait for each other at every operator, and for pictures still to be decoded.
+            groups = _groups(images, min(RUN, -(-len(first) // self._workers)))
+            parts = self._ahead(self._decode_and_encode, groups, 2 * self._workers)
         else:
             parts = map(self._encode, _groups(self.decode(images), BATCH))
         vectors: list[dict[str, Floats]] = []
@@ -258,20 +265,8 @@ class Scorer:
             vectors.append(self._encode([])[0])
         return {name: np.concatenate([found[name] for found in vectors]) for name in vectors[0]}, errors, count
 
-    def _side_by_side(self, images: Iterable[Picture], size: int) -> Iterator[Encoded]:
-        """`size` pictures at a time decoded and run in a thread, with a session that takes no other for help.
-
-        Threads inside a run wait for each other at every operator, and for pictures still to be decoded.
-        """
-        waiting: deque[Future[Encoded]] = deque()
-        for group in _groups(images, size):
-            waiting.append(self._pool.submit(self._decode_and_encode, group))
-            if len(waiting) > 2 * self._workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
     def _decode_and_encode(self, images: Sequence[Picture]) -> Encoded:
+        """In this thread, with a session that takes no other for help."""
         return self._encode([self._pixels(image) for image in images], alone=True)
 
     def _encode(self, decoded: Sequence[NDArray[np.uint8] | ImageError], alone: bool = False) -> Encoded:

@@ -267,3 +267,15 @@ def test_fifty_kills_leave_a_whole_version(tmp_path):
     # Some were killed after the new version counted, most within one that never did.
     assert len(versions) > 1 and leftovers > 10
     assert json.loads((made.path / "manifest.json").read_text())["format"] == 2
+
+
+def test_an_index_of_the_first_format_is_named_and_the_rest_still_opens(tmp_path):
+    for kind in ("ivf-pq", "hnsw", "exact"):
+        path = make_catalogue(tmp_path / kind, VECTORS, LABELS, index=kind).path
+        manifest = json.loads((path / "manifest.json").read_text())
+        (path / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+        if kind == "ivf-pq":
+            with pytest.raises(InputError, match="an index of an older plaudit; make it again"):
+                Catalogue.open(path)
+        else:
+            assert len(Catalogue.open(path)) == len(VECTORS)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from catalogue_fakes import between, unit_vectors
 
-from runtime.ivf import REACH, SUBVECTOR, TIER_MEANS, Lists, plain, principal_axes
+from runtime.ivf import REACH, SUBVECTOR, TIER_MEANS, Lists, plain, principal_axes, tiers_of
 
 N, DIM = 4000, 30
 
@@ -43,7 +43,7 @@ def test_codes_and_queries_multiply_to_the_blended_score(learned):
     chosen, starts = lists.best(asked, queries, weights, len(lists.centroids) * len(TIER_MEANS))
     of_list = np.empty_like(starts)
     np.put_along_axis(of_list, chosen, starts, axis=1)
-    own = cells * len(TIER_MEANS) + np.searchsorted([0.5, 0.8], popularity, side="right")
+    own = cells * len(TIER_MEANS) + tiers_of(popularity)
     scores = of_list[:, own] + asked @ lists.codable(vectors, popularity, cells).T
     expected = queries @ plain(vectors).T + weights[:, None] * popularity
     np.testing.assert_allclose(scores, expected, atol=2e-5)
