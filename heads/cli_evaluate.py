@@ -49,7 +49,8 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from heads.board import Board
     from heads.evaluate import Protocol, fast_scores, lone_rows, measure_pairs, pair_accuracies, write_scores
     from heads.held_out import hold_out
-    from heads.scoreboard import MAPS, lead, reliability, scoreboard, tie_thresholds
+    from heads.paired import lead
+    from heads.scoreboard import MAPS, reliability, scoreboard, tie_thresholds
     from heads.slices import pair_accuracy_by
 
     cache, labels, features = cache_labels_features(args, args.head)
@@ -96,7 +97,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Both heads' pair accuracy on the rows that neither has seen, and the paired test of their difference."""
     from heads.evaluate import Protocol, head_scores, measure_pairs
     from heads.held_out import hold_out, in_common
-    from heads.scoreboard import compared
+    from heads.paired import compared
 
     cache, labels, features = cache_labels_features(args, args.first, args.second)
     both = in_common(*(hold_out(path, cache, labels, args.all, args.strict) for path in (args.first, args.second)))

@@ -14,19 +14,17 @@ from embed.spec import InputError
 from heads import metrics
 from heads.board import Board
 from heads.calibration import fit_isotonic, fit_temperature
-from heads.evaluate import Floats, Measured
+from heads.evaluate import Floats
 from heads.intervals import (
     Interval,
     calibration_error_interval,
     mean_of_folds_interval,
-    paired_interval,
     spearman_interval,
 )
 from heads.popularity import sample_pairs
 
 # Their scores are no logits, so that a probability made of them says nothing.
 UNCALIBRATED = ("prior", "chance")
-
 
 Value = Callable[[Board, Floats], Interval]
 
@@ -305,40 +303,6 @@ def scoreboard(board: Board, scores: Mapping[str, Floats]) -> dict[str, Any]:
         judged = {name: s for name, s in scores.items() if metric.needs != "logits" or name not in UNCALIBRATED}
         result[key]["scores"] = {name: metric.value(board, s).to_json() for name, s in judged.items()}
     return result
-
-
-def lead(board: Board, scores: Mapping[str, Floats]) -> dict[str, Any]:
-    """By how much the head's pair accuracy exceeds each other scorer's, on the same pairs: {scorer: {difference,
-    p_value}}, with intervals of the paired bootstrap."""
-    credit = {name: _credit(board.measured, s) for name, s in scores.items()}
-    fold = board.measured.fold
-    return {
-        name: _paired(board.measured, credit["head"], other, fold) for name, other in credit.items() if name != "head"
-    }
-
-
-def compared(measured: Measured, first: Floats, second: Floats) -> dict[str, Any]:
-    """`pair_accuracy` of two scorers (m, sides), `first` and `second`, and the paired test of their `difference`, all
-    over the pairs of all folds: two heads may have few rows in common in some fold."""
-    credit = {"first": _credit(measured, first), "second": _credit(measured, second)}
-    accuracy = {name: measured.pooled_interval(c).to_json() for name, c in credit.items()}
-    return {"pair_accuracy": accuracy, **_paired(measured, credit["first"], credit["second"], None)}
-
-
-def _credit(measured: Measured, scores: Floats) -> Floats:
-    return metrics.pair_credit(*measured.of_pairs(scores), measured.pairs.target)
-
-
-def _paired(measured: Measured, first: Floats, second: Floats, fold: np.ndarray | None) -> dict[str, Any]:
-    return paired_interval(
-        first,
-        second,
-        fold=fold,
-        cluster_a=measured.cluster[measured.pairs.row_a],
-        cluster_b=measured.cluster[measured.pairs.row_b],
-        rng=np.random.default_rng(measured.protocol.seed),
-        resamples=measured.protocol.resamples,
-    ).to_json()
 
 
 def _has(board: Board) -> set[str]:

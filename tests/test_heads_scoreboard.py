@@ -10,7 +10,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from heads.board import Board
 from heads.evaluate import Measured, Protocol, measure_pairs
-from heads.scoreboard import METRICS, compared, lead, scoreboard, tie_thresholds
+from heads.scoreboard import METRICS, scoreboard, tie_thresholds
 from heads.split import Split
 
 RNG = np.random.default_rng(5)
@@ -207,20 +207,3 @@ def test_what_the_labels_do_not_permit_is_said() -> None:
     assert "groups" in got["hps_accuracy"]["missing"]
     assert "scores" in got["spearman"]
     assert list(got) == list(METRICS)
-
-
-def test_lead_and_comparison_are_differences_on_the_same_pairs() -> None:
-    one, scores = compared_pairs()
-    other = RNG.normal(size=scores.shape)
-    board = Board(one)
-    figures = scoreboard(board, {"head": scores, "chance": other})["pair_accuracy"]["scores"]
-    got = lead(board, {"head": scores, "chance": other})["chance"]
-    assert got["difference"]["value"] == pytest.approx(figures["head"]["value"] - figures["chance"]["value"])
-    assert got["p_value"] == pytest.approx(2 / 101)  # the fewest that 100 resamples can say
-    assert lead(board, {"head": scores, "chance": scores})["chance"]["p_value"] == 1
-
-    test = compared(one, other, scores)
-    pooled = [np.concatenate(by_loop(one, s, accuracy(0.5))).mean() for s in (other, scores)]
-    assert test["pair_accuracy"]["first"]["value"] == pytest.approx(pooled[0])
-    assert test["difference"]["value"] == pytest.approx(pooled[0] - pooled[1])
-    assert test["difference"]["high"] < 0
