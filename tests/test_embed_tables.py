@@ -71,7 +71,9 @@ def test_streams_are_flat_in_the_number_of_rows(name: str, tmp_path: Path) -> No
         batches = list(open_table(str(path), {}).stream({"image": pa.string()}))
         assert max(map(len, batches)) <= BATCH_ROWS
         assert pa.chunked_array([batch["image"] for batch in batches]).to_pylist() == names
-        peaks.append(arrow_peak_bytes(path, "[None for batch in table.stream({'image': pa.string()})]"))
+        # How many blocks Arrow has read ahead depends on who is scheduled when.
+        reading = "[None for batch in table.stream({'image': pa.string()})]"
+        peaks.append(max(arrow_peak_bytes(path, reading) for _ in range(3)))
     assert peaks[1] < 1.5 * peaks[0]
 
 
