@@ -8,18 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_tiny import ImageOnly, head_manifest, make_bundle, tiny_backbone, tiny_head, write_pictures
+from export_tiny import ImageOnly, head_manifest, tiny_backbone, tiny_head, write_pictures
 
 from embed.spec import IdentityMismatch, InputError
 from export import bundle_writer, measure
 from export.bundle_writer import ExportConfig, export_bundle
 from export.parity import ParityError
 from runtime.scorer import Scorer
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)

@@ -6,18 +6,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from export_tiny import head_manifest, make_bundle, tiny_backbone, tiny_head, write_pictures
+from export_tiny import head_manifest, tiny_backbone, tiny_head, write_pictures
 
 from embed import backbone as backbone_module
 from embed.spec import InputError, Source
 from export import measure
 from export.cli import main, some_pictures
 from heads.store import save_head
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from export_tiny import make_bundle
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as schema
 
@@ -19,14 +18,9 @@ from runtime.scorer import Scorer
 NUMPY = {"TYPE_UINT8": "uint8", "TYPE_INT32": "int32", "TYPE_FP32": "float32"}
 
 
-@pytest.fixture(scope="session")
-def bundle_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory)
-
-
 @pytest.fixture(scope="module")
-def bundle(bundle_path: Path) -> Bundle:
-    return open_bundle(bundle_path)
+def opened(bundle: Path) -> Bundle:
+    return open_bundle(bundle)
 
 
 def config_of(folder: Path) -> schema.ModelConfig:
@@ -42,8 +36,8 @@ def shape_of_tensor(tensor: schema.ModelInput | schema.ModelOutput) -> tuple[int
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_configurations_describe_the_graphs(bundle: Bundle, tmp_path: Path, precision: str) -> None:
-    names = export_repository(bundle, tmp_path / "repo", precision, "scores")
+def test_configurations_describe_the_graphs(opened: Bundle, tmp_path: Path, precision: str) -> None:
+    names = export_repository(opened, tmp_path / "repo", precision, "scores")
     assert names == ["scores", "scores_image", "scores_text", "scores_head"]
     assert sorted(path.name for path in (tmp_path / "repo").iterdir()) == sorted(names)
     for name in names:
@@ -65,33 +59,33 @@ def test_configurations_describe_the_graphs(bundle: Bundle, tmp_path: Path, prec
             assert all(tensor.dims for tensor in tensors)  # Triton refuses a tensor without
 
 
-def test_the_models_score_like_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
-    export_repository(bundle, tmp_path / "repo")
-    pixels = np.random.default_rng(0).integers(0, 256, (3, *bundle.identity.preprocess.size, 3), dtype=np.uint8)
+def test_the_models_score_like_the_bundle(opened: Bundle, tmp_path: Path) -> None:
+    export_repository(opened, tmp_path / "repo")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, *opened.identity.preprocess.size, 3), dtype=np.uint8)
     prompts = ["a cat", "a dog", "a long and winding road"]
     session = onnxruntime.InferenceSession(tmp_path / "repo" / "plaudit" / "1" / "model.onnx")
-    (score,) = session.run(["score"], {"pixels": pixels, "tokens": bundle.tokenizer()(prompts)})
-    np.testing.assert_allclose(score, Scorer(bundle, threads=1).run_whole(pixels, prompts)["score"], atol=1e-6)
+    (score,) = session.run(["score"], {"pixels": pixels, "tokens": opened.tokenizer()(prompts)})
+    np.testing.assert_allclose(score, Scorer(opened, threads=1).run_whole(pixels, prompts)["score"], atol=1e-6)
 
 
-def test_the_weights_lie_on_disk_once(bundle: Bundle, tmp_path: Path) -> None:
-    export_repository(bundle, tmp_path / "repo")
+def test_the_weights_lie_on_disk_once(opened: Bundle, tmp_path: Path) -> None:
+    export_repository(opened, tmp_path / "repo")
     weights = [path.stat() for path in (tmp_path / "repo").rglob("weights.bin")]
     assert len(weights) == 4 and len({status.st_ino for status in weights}) == 1
 
 
-def test_nothing_is_overwritten_and_names_are_checked(bundle: Bundle, tmp_path: Path) -> None:
+def test_nothing_is_overwritten_and_names_are_checked(opened: Bundle, tmp_path: Path) -> None:
     (tmp_path / "repo").mkdir()
     with pytest.raises(InputError, match="is there already"):
-        export_repository(bundle, tmp_path / "repo")
+        export_repository(opened, tmp_path / "repo")
     with pytest.raises(InputError, match="wanted letters"):
-        export_repository(bundle, tmp_path / "other", name="../evil")
+        export_repository(opened, tmp_path / "other", name="../evil")
     assert list(tmp_path.iterdir()) == [tmp_path / "repo"]
 
 
-def test_the_command(bundle_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "repo"
-    assert main(["triton", str(bundle_path), "--out", str(out), "--precision", "int8", "--json"]) == 0
+    assert main(["triton", str(bundle), "--out", str(out), "--precision", "int8", "--json"]) == 0
     assert '"plaudit_image"' in capsys.readouterr().out
-    assert main(["triton", str(bundle_path), "--out", str(out)]) == 2
+    assert main(["triton", str(bundle), "--out", str(out)]) == 2
     assert "choose another --out" in capsys.readouterr().err

@@ -4,14 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from export_tiny import make_bundle, write_pictures
+from export_tiny import write_pictures
 
 from runtime.cli import main
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory)
 
 
 @pytest.fixture

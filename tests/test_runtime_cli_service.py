@@ -11,18 +11,13 @@ from pathlib import Path
 
 import httpx
 import pytest
-from export_tiny import changed_manifest, make_bundle
+from export_tiny import changed_manifest
 from service_server import base64_of, small_picture
 
 from runtime.cli import main
 from runtime.cli_service import read_token
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory)
 
 
 def children(pid: int) -> list[int]:

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from export_tiny import make_bundle
 from service_server import base64_of, form, serving, small_picture, wait_until
 
 from embed.images import Limits
@@ -21,11 +20,6 @@ from runtime.scorer import Scorer, softmax
 from runtime.service_state import Service
 
 Running = tuple[httpx.Client, Service]
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from pathlib import Path
 import httpx
 import pytest
 import schemathesis
-from export_tiny import make_bundle
 from hypothesis import HealthCheck, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
@@ -26,11 +25,6 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 CASES = 10  # of each operation and mode; CONTRIBUTING.md has the command for thousands
 
 Running = tuple[httpx.Client, Service]
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

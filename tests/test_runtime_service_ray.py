@@ -6,18 +6,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from export_tiny import make_bundle
 from service_server import TOKEN, base64_of, small_picture
 
 from runtime.scorer import Scorer
 from runtime.service_state import ServiceConfig
 
 pytest.importorskip("ray.serve", reason="needs the extra ray", exc_type=ImportError)
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory)
 
 
 @pytest.mark.filterwarnings("default")  # Ray's own, of its many parts

@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from catalogue_fakes import make_cache, make_labels
-from export_tiny import make_bundle
 from service_server import base64_of, serving, small_picture
 
 from embed.spec import IdentityMismatch
@@ -21,11 +20,6 @@ from runtime.queries import Wish, find, mixed_query
 from runtime.scorer import Scorer
 
 COUNT = 60
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,12 @@ from typing import Any
 
 import httpx
 import pytest
-from export_tiny import changed_manifest, make_bundle
+from export_tiny import changed_manifest
 from service_server import TOKEN, base64_of, form, serving, small_picture, wait_until
 
 from runtime.service_state import Service
 
 Running = tuple[httpx.Client, Service]
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

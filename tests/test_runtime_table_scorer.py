@@ -7,17 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from export_tiny import make_bundle, write_pictures
+from export_tiny import write_pictures
 
 from embed.spec import InputError
 from runtime import table_scorer
 from runtime.scorer import Scorer
 from runtime.table_scorer import TableConfig, score_table
-
-
-@pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
