@@ -238,7 +238,9 @@ class Trainer:
         by_kind: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
-            by_kind.setdefault(kind, {})[rest] = value.to(trained[rest].device)
+            # Laid out in memory as the parameter is: the fused optimiser takes that for granted.
+            like = torch.empty_like(trained[rest]) if value.ndim else value.to(trained[rest].device)
+            by_kind.setdefault(kind, {})[rest] = like.copy_(value)
         self.unfrozen.load(by_kind.pop("weight"))
         self.running, self.best = by_kind.pop("running", {}), by_kind.pop("best", {})
         for kind, values in by_kind.items():

@@ -28,10 +28,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trainer(folder: Path, out: Path | None = None, head: str | None = None, **options: Any) -> Trainer:
-    settings = {"loss": "preference", "learning_rate": 1e-3, "batch_size": 16, "epochs": 3, **options}
-    config = UnfreezeConfig(MODE, **settings)
+    settings = {"mode": MODE, "loss": "preference", "learning_rate": 1e-3, "batch_size": 16, "epochs": 3, **options}
+    config = UnfreezeConfig(**settings)
     on_top = None if head is None else build_head(HeadConfig(head, 16))
-    unfrozen = tiny.from_memory(tiny.load(folder), parse_mode(MODE), on_top)
+    unfrozen = tiny.from_memory(tiny.load(folder), parse_mode(config.mode), on_top)
     return Trainer(unfrozen, tiny.data(config.loss, validation=True), config, out, checkpoint_steps=3)
 
 
@@ -47,7 +47,7 @@ def test_a_sum_is_the_same_computed_whole_or_in_parts(loss: str, folder: Path) -
 RICH = {"ema": 0.7, "warmup": 0.2, "schedule": "cosine", "max_grad_norm": 0.05, "accumulate": 2, "head": "mlp"}
 
 
-@pytest.mark.parametrize("options", [{}, RICH])
+@pytest.mark.parametrize("options", [{}, RICH, {"mode": "visual"}])  # the last has a convolution, its channels innermost
 def test_interrupted_anywhere_and_resumed_it_ends_with_the_same_bits(
     options: dict[str, Any], folder: Path, tmp_path: Path
 ) -> None:
