@@ -11,24 +11,20 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image, fromarray
 
 from embed.images import ImageError, Limits, load_image, preprocess
-from embed.sessions import Provider, open_session, require_onnxruntime, resolve_providers, run, signature
+from embed.sessions import Provider
 from embed.spec import Identity, InputError
 from runtime.bundle import OUTPUTS, Bundle, BundleError, open_bundle
+from runtime.sessions import BATCH, Floats, Pixels, Sessions
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-Floats = NDArray[np.float32]
 Picture = str | os.PathLike[str] | bytes | Image | NDArray[np.uint8]
 
 Item = TypeVar("Item")
@@ -38,7 +34,6 @@ Encoded = tuple[dict[str, Floats], dict[int, ImageError], int]
 
 LIMITS = Limits()
 
-BATCH = 32  # pictures a run where they go through one session in turn
 RUN = 4  # pictures a run where runs of one thread each go on side by side
 TEXT_BATCH = 64  # prompts a run, at most: runs of one thread each go on side by side, beside the pictures'
 REMEMBERED_PROMPTS = 10_000
@@ -72,8 +67,7 @@ class Scorer:
         self.bundle = bundle
         self.precision = bundle.precision(precision)
         self.limits = limits
-        self._session_options = (providers, threads, engine_cache)
-        self._sessions: dict[tuple[str, bool], InferenceSession] = {}
+        self._sessions = Sessions(bundle, self.precision, providers, threads, engine_cache)
         self._prompts: OrderedDict[str, Floats] = OrderedDict()
         self._lock = threading.RLock()
         self._tokenizer = bundle.tokenizer() if bundle.tokenizer_config else None
@@ -150,7 +144,7 @@ class Scorer:
     def score_vectors(self, features: dict[str, Floats]) -> dict[str, Floats]:
         """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models)."""
         values = {name: features[name] for name in self.inputs}
-        given = self._run("head", values)
+        given = self._sessions.run("head", values)
         for name in self.outputs:
             if not np.isfinite(given[name]).all():
                 raise FloatingPointError(f"{name} of {self.bundle.path} at {self.precision} is not finite")
@@ -213,12 +207,12 @@ class Scorer:
         """
         with np.load(self.bundle.path / "reference.npz", allow_pickle=False) as file:
             reference = dict(file)
-        features = self._run("image", {"pixels": reference["pixels"]})
+        features = self._sessions.run("image", {"pixels": reference["pixels"]})
         if self.reads_text:
             tokens = self._encoder()(list(reference["prompts"]))
             if not np.array_equal(tokens, reference["tokens"][:, : tokens.shape[1]]):
                 raise BundleError(f"{self.bundle.path}: tokenizer.json gives other tokens than were recorded at export")
-            features |= self._run("text", {"tokens": tokens})
+            features |= self._sessions.run("text", {"tokens": tokens})
         features["score"] = self.score_vectors(features)["score"]
         tolerance = self.bundle.manifest["reference"][self.precision]
         result: dict[str, float] = {"rows": len(reference["pixels"])}
@@ -232,23 +226,23 @@ class Scorer:
             result[name] = difference
         return result
 
-    def encode_pixels(self, pixels: NDArray[np.uint8]) -> dict[str, Floats]:
-        """Vectors (n, d) by name of decoded pictures, (n, h, w, 3) of the backbone's size."""
+    def encode_pixels(self, pixels: Pixels) -> dict[str, Floats]:
+        """Vectors (n, d) by name of n decoded pictures."""
         starts = range(0, max(1, len(pixels)), BATCH)
-        batches = [self._run("image", {"pixels": pixels[start : start + BATCH]}) for start in starts]
+        batches = [self._sessions.encode(pixels[start : start + BATCH]) for start in starts]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
     def run_whole(self, pixels: NDArray[np.uint8], prompts: Sequence[str]) -> dict[str, Floats]:
         """Outputs of the one graph that holds all parts, for pixels (n, h, w, 3) and n prompts."""
         tokens = {"tokens": self._encoder()(prompts)} if self.reads_text else {}
-        return self._run("model", {"pixels": pixels, **tokens})
+        return self._sessions.run("model", {"pixels": pixels, **tokens})
 
     def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Floats], dict[int, ImageError], int]:
         """Vectors of the good pictures, by name; the bad ones; and how many pictures there were."""
         images = iter(images)
         first = list(islice(images, RUN * self._workers))
         images = chain(first, images)
-        if len(first) >= self._workers and self._on_cpu:
+        if len(first) >= self._workers and self._sessions.provider == "CPUExecutionProvider":
             # Threads inside a run wait for each other at every operator, and for pictures still to be decoded.
             groups = _groups(images, min(RUN, -(-len(first) // self._workers)))
             parts = self._ahead(self._decode_and_encode, groups, 2 * self._workers)
@@ -272,14 +266,7 @@ class Scorer:
     def _encode(self, decoded: Sequence[NDArray[np.uint8] | ImageError], alone: bool = False) -> Encoded:
         errors = {number: found for number, found in enumerate(decoded) if isinstance(found, ImageError)}
         pixels = [found for found in decoded if not isinstance(found, ImageError)]
-        stacked = np.stack(pixels) if pixels else np.empty((0, *self.identity.preprocess.size, 3), np.uint8)
-        return self._run("image", {"pixels": stacked}, alone), errors, len(decoded)
-
-    @cached_property
-    def _on_cpu(self) -> bool:
-        providers, _, engine_cache = self._session_options
-        available = require_onnxruntime().get_available_providers()
-        return resolve_providers(providers, available, engine_cache)[0][0] == "CPUExecutionProvider"
+        return self._sessions.encode(pixels, alone), errors, len(decoded)
 
     def _pixels(self, picture: Picture) -> NDArray[np.uint8] | ImageError:
         spec = self.identity.preprocess
@@ -304,31 +291,7 @@ class Scorer:
         return self._tokenizer or self.bundle.tokenizer()  # the latter says why there is none
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Floats:
-        return self._run("text", {"tokens": self._encoder()(prompts)})["text_embedding"]
-
-    def _session(self, part: str, alone: bool = False) -> "InferenceSession":
-        with self._lock:
-            if (part, alone) not in self._sessions:
-                graph = self.bundle.graph(self.precision, part)
-                providers, threads, engine_cache = self._session_options
-                if alone or part in ("text", "head"):  # the latter are too little work to share
-                    threads = 1
-                session = open_session(self.bundle.path / graph.file, providers, threads, engine_cache, self.precision)
-                found = signature(session)
-                for side, wanted in (("inputs", graph.inputs), ("outputs", graph.outputs)):
-                    if found[side] != wanted:
-                        raise BundleError(
-                            f"{self.bundle.path / graph.file} has {side} {found[side]}, its manifest {dict(wanted)}"
-                        )
-                self._sessions[part, alone] = session
-            return self._sessions[part, alone]
-
-    def _run(self, part: str, inputs: dict[str, NDArray[Any]], alone: bool = False) -> dict[str, Floats]:
-        session = self._session(part, alone)
-        if not len(next(iter(inputs.values()))):  # operators differ in what they make of nothing
-            outputs = self.bundle.graph(self.precision, part).outputs
-            return {name: np.empty((0, *map(int, shape[1:])), kind) for name, (kind, shape) in outputs.items()}
-        return dict(zip((output.name for output in session.get_outputs()), run(session, inputs), strict=True))
+        return self._sessions.run("text", {"tokens": self._encoder()(prompts)})["text_embedding"]
 
 
 def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:

@@ -41,10 +41,9 @@ Outcome = dict[str, Any]  # vectors (d,) and outputs of the head, by name
 def run_batch(scorer: Scorer, works: Sequence[Work]) -> list[Outcome]:
     """Of each work the vectors of what it has and the head's outputs where wanted, all in as few runs as can be."""
     outcomes: list[Outcome] = [{} for _ in works]
-    pictures = [i for i, work in enumerate(works) if work.pixels is not None]
+    pictures = {i: work.pixels for i, work in enumerate(works) if work.pixels is not None}
     if pictures:
-        vectors = scorer.encode_pixels(np.stack([works[i].pixels for i in pictures]))  # type: ignore[misc]
-        for name, rows in vectors.items():
+        for name, rows in scorer.encode_pixels(list(pictures.values())).items():
             for i, row in zip(pictures, rows, strict=True):
                 outcomes[i][name] = row
     texts = [i for i, work in enumerate(works) if work.prompt is not None]

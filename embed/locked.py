@@ -1,0 +1,43 @@
+"""Memory whose pages are locked, which a CUDA device reads by itself: the driver makes no copy of its own in between.
+
+Numpy and the standard library only. The CUDA runtime is the one that onnxruntime has loaded; where none is, or where
+it locks nothing, memory is as usual. No machine with such a device has run this yet.
+"""
+
+import ctypes
+import re
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PORTABLE = 1  # cudaHostRegisterPortable: locked for every device and thread of the process
+MAPS = Path("/proc/self/maps")
+
+
+def locked_array(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """A uint8 array of any content, its pages locked for as long as it or a view of it lives, where that can be done.
+
+    Locking takes longer than copying as much: an array is worth keeping.
+    """
+    array = np.empty(shape, np.uint8)
+    runtime = cuda_runtime()
+    if runtime is None or not array.size:
+        return array
+    address = ctypes.c_void_p(array.ctypes.data)
+    if runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(PORTABLE)):
+        runtime.cudaGetLastError()  # forgets the error, or onnxruntime's next call would take it for its own
+    else:
+        weakref.finalize(array, runtime.cudaHostUnregister, address).atexit = False  # CUDA may be gone by then
+    return array
+
+
+def cuda_runtime(maps: Path = MAPS) -> Any:
+    """The CUDA runtime library that this process has loaded, None where it has none."""
+    try:
+        found = re.search(r"/\S*libcudart[-.\w]*\.so[.\d]*$", maps.read_text(), re.MULTILINE)
+    except OSError:  # no Linux
+        return None
+    return ctypes.CDLL(found[0]) if found else None
