@@ -13,8 +13,13 @@ import numpy as np
 import open_clip
 import torch
 from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 
-from embed.backbone import Backbone, activation, tokenizer_name, weights_hash
+from embed.backbone import Backbone, activation, load_backbone, tokenizer_name, weights_hash
 from embed.spec import Identity, Preprocess, Source
 from export.bundle_writer import ExportConfig, export_bundle
 from export.parity import generated_pictures
@@ -56,6 +61,31 @@ def tiny_backbone(family: str = "vit") -> Backbone:
         dim=dim,
     )
     return Backbone(identity, Source(identity.model), model, tokenizer)
+
+
+def huggingface_backbone(folder: Path, kind: str) -> Backbone:
+    """A backbone whose text tower is transformers' `kind` ("bert", "roberta"), from a folder that is written here."""
+    from transformers import BertConfig, PreTrainedTokenizerFast, RobertaConfig
+
+    words = WordLevel({word: i for i, word in enumerate(("<s>", "<pad>", "</s>", "<unk>", *"abcdefghij"))}, "<unk>")
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    config = {"bert": BertConfig, "roberta": RobertaConfig}[kind](
+        vocab_size=14, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=96,
+        max_position_embeddings=80, pad_token_id=1,
+    )  # fmt: skip
+    config.save_pretrained(folder)
+    named = {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder), "hf_model_pretrained": False}
+    text = {**named, "hf_pooler_type": "mean_pooler", "context_length": 32}
+    content = {"embed_dim": 32, "vision_cfg": FAMILIES["vit"][0], "text_cfg": text}
+    torch.manual_seed(0)
+    save_file(open_clip.CustomTextCLIP(**content).state_dict(), folder / "open_clip_model.safetensors")
+    prepared = {"model_cfg": content, "preprocess_cfg": {"mean": MEAN, "std": STD}}
+    (folder / "open_clip_config.json").write_text(json.dumps(prepared))
+    return load_backbone(Source(f"local-dir:{folder}"))
 
 
 def tiny_head(dim: int = 32) -> Head:

@@ -7,7 +7,15 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_tiny import CALIBRATION, FAMILIES, ImageOnly, random_pixels, tiny_backbone, tiny_head
+from export_tiny import (
+    CALIBRATION,
+    FAMILIES,
+    ImageOnly,
+    huggingface_backbone,
+    random_pixels,
+    tiny_backbone,
+    tiny_head,
+)
 
 from embed.sessions import open_session
 from export import compose
@@ -44,6 +52,21 @@ def test_text_tower_equals_torch_by_its_own_end_of_text(family: str, shortens: b
         np.testing.assert_allclose(session.run(None, {"tokens": short})[0], expected[:1], atol=2e-6)
     else:
         assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [0, 64]
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])  # the latter counts positions from its padding
+def test_text_towers_of_transformers_equal_torch(kind: str, tmp_path: Path) -> None:
+    backbone = huggingface_backbone(tmp_path, kind)
+    prompts = ["a b c", "", "d", "e f g h i j " * 20, "unheard of"]
+    shortens = compose.text_shortens(backbone, prompts)
+    session = open_session(compose.export_text(backbone, shortens).SerializeToString())
+    tokens = backbone.tokenize(prompts)
+    expected = backbone.text_tower()(torch.from_numpy(tokens)).numpy()
+    assert np.abs(expected - expected[0])[1:].max(axis=1).min() > 1e-3
+    for rows in (1, 5):
+        np.testing.assert_allclose(session.run(None, {"tokens": tokens[:rows]})[0], expected[:rows], atol=2e-6)
+    assert shortens
+    np.testing.assert_allclose(session.run(None, {"tokens": tokens[:1, :5]})[0], expected[:1], atol=2e-6)
 
 
 def test_pooled_features_are_given_where_the_head_reads_them() -> None:
