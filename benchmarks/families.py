@@ -2,8 +2,9 @@
 
     python benchmarks/families.py --images FOLDER... [--models NAME...] [--precision fp32,fp16,int8] [--samples 200]
 
-Full shapes with random weights (the starter with its own): a graph is right or wrong whatever the weights, and
-nothing is downloaded. The score is that of a fusion head with random weights. Each model has a process of its own.
+Full shapes with random weights (the starter with its own): a graph is right or wrong whatever the weights, and nothing
+is downloaded; a tokenizer that is on the hub is replaced by a small one, trained on the spot. The score is that of a
+fusion head with random weights. Each model has a process of its own.
 The last line is one JSON document. ViT-L/14 takes some minutes and 6 GB.
 """
 
@@ -19,14 +20,15 @@ from typing import Any
 import torch
 
 sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
-from embed.backbone import load_backbone  # noqa: E402
+from embed.backbone import Backbone, load_backbone  # noqa: E402
 from embed.console import table  # noqa: E402
 from embed.spec import Source  # noqa: E402
 from export.bundle_writer import ExportConfig, export_bundle  # noqa: E402
 from export.cli import some_pictures  # noqa: E402
+from export.parity import PROMPTS  # noqa: E402
 from heads.models import HeadConfig, build_head  # noqa: E402
 
-MODELS = ("starter", "ViT-B-32", "RN50", "convnext_base_w", "ViT-B-16-SigLIP", "ViT-L-14")
+MODELS = ("starter", "ViT-B-32", "RN50", "convnext_base_w", "ViT-B-16-SigLIP", "roberta-ViT-B-32", "ViT-L-14")
 
 
 def main() -> None:
@@ -63,10 +65,48 @@ def main() -> None:
     print(json.dumps(results))
 
 
+def load(name: str) -> Backbone:
+    """The backbone with random weights from a seed, or the starter."""
+    import open_clip
+
+    if name == "starter":
+        return load_backbone(Source(name))
+    config = open_clip.get_model_config(name)
+    if not config["text_cfg"].get("hf_tokenizer_name"):
+        return load_backbone(Source(name, "random:0"))
+    with tempfile.TemporaryDirectory() as folder:
+        return load_backbone(stand_in(config, Path(folder)))
+
+
+def stand_in(config: dict[str, Any], folder: Path) -> Source:
+    """A checkpoint of the configuration in `folder`, which needs nothing of the hub."""
+    import open_clip
+    from safetensors.torch import save_file
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast, RobertaConfig
+
+    special = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(PROMPTS, vocab_size=600, special_tokens=list(special.values()), show_progress=False)
+    trained.post_processor = TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(trained.to_str()), **special).save_pretrained(folder)
+    text = config["text_cfg"]
+    text["hf_tokenizer_name"] = str(folder)
+    if "hf_model_name" in text:
+        RobertaConfig().save_pretrained(folder)  # roberta-base
+        text |= {"hf_model_name": str(folder), "hf_model_pretrained": False}
+    config.pop("custom_text", None)
+    torch.manual_seed(0)
+    save_file(open_clip.CustomTextCLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    content = {"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    return Source(f"local-dir:{folder}")
+
+
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Export one model and give its parity, seconds and peak memory."""
-    source = Source(name) if name == "starter" else Source(name, "random:0")
-    backbone = load_backbone(source)
+    backbone = load(name)
     head = build_head(HeadConfig("fusion", backbone.identity.dim)).eval()
     generator = torch.Generator().manual_seed(0)
     list(head.parameters())[-2].data.normal_(0, 0.05, generator=generator)  # or every score would be zero
