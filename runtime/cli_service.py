@@ -37,7 +37,7 @@ def add_commands(commands: Any) -> None:
     )
     serve.add_argument("--provider", action="append", help="cpu, cuda, tensorrt, ... (the best installed)")
     serve.add_argument("--precision", help="one of the bundle's (its first)")
-    serve.add_argument("--threads", type=int, help="inside one run on the CPU (1 to 4)")
+    serve.add_argument("--threads", type=int, help="inside every run on the CPU (1 to 4, all cores for a lone run)")
     serve.add_argument(
         "--streams", type=int, metavar="N", help="runs side by side (cores / threads on a CPU, 1 elsewhere)"
     )

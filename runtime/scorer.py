@@ -128,7 +128,7 @@ class Scorer:
     def score_items(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Scored:
         """Like `score`, but a bad picture is an entry in `errors` and the others are scored."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        text_embeddings = self._begin_prompts(prompts) if self.reads_text else None
+        text_embeddings = self.begin_prompts(prompts) if self.reads_text else None
         features, errors, count = self._features(images)
         if not isinstance(prompt, str) and len(prompts) != count:
             raise InputError(f"got {len(prompts)} prompts for {count} images; wanted one, or as many")
@@ -159,9 +159,9 @@ class Scorer:
 
     def embed_prompts(self, prompts: Sequence[str]) -> Floats:
         """(n, d) unit vectors of the prompts."""
-        return self._begin_prompts(prompts)()
+        return self.begin_prompts(prompts)()
 
-    def _begin_prompts(self, prompts: Sequence[str]) -> Callable[[], Floats]:
+    def begin_prompts(self, prompts: Sequence[str]) -> Callable[[], Floats]:
         """Begin to encode prompts that are not remembered; the function waits and gives what `embed_prompts` does."""
         found: dict[str, Floats] = {}
         with self._lock:
@@ -226,10 +226,10 @@ class Scorer:
             result[name] = difference
         return result
 
-    def encode_pixels(self, pixels: Pixels) -> dict[str, Floats]:
-        """Vectors (n, d) by name of n decoded pictures."""
+    def encode_pixels(self, pixels: Pixels, threads: int | None = None) -> dict[str, Floats]:
+        """Vectors (n, d) by name of n decoded pictures; with other `threads` than the scorer's, in another session."""
         starts = range(0, max(1, len(pixels)), BATCH)
-        batches = [self._sessions.encode(pixels[start : start + BATCH]) for start in starts]
+        batches = [self._sessions.encode(pixels[start : start + BATCH], threads) for start in starts]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
     def run_whole(self, pixels: NDArray[np.uint8], prompts: Sequence[str]) -> dict[str, Floats]:
@@ -261,12 +261,12 @@ class Scorer:
 
     def _decode_and_encode(self, images: Sequence[Picture]) -> Encoded:
         """In this thread, with a session that takes no other for help."""
-        return self._encode([self._pixels(image) for image in images], alone=True)
+        return self._encode([self._pixels(image) for image in images], threads=1)
 
-    def _encode(self, decoded: Sequence[NDArray[np.uint8] | ImageError], alone: bool = False) -> Encoded:
+    def _encode(self, decoded: Sequence[NDArray[np.uint8] | ImageError], threads: int | None = None) -> Encoded:
         errors = {number: found for number, found in enumerate(decoded) if isinstance(found, ImageError)}
         pixels = [found for found in decoded if not isinstance(found, ImageError)]
-        return self._sessions.encode(pixels, alone), errors, len(decoded)
+        return self._sessions.encode(pixels, threads), errors, len(decoded)
 
     def _pixels(self, picture: Picture) -> NDArray[np.uint8] | ImageError:
         spec = self.identity.preprocess

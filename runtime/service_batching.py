@@ -43,6 +43,11 @@ class Batcher(Generic[Item, Answer]):
         """Items that wait for their turn."""
         return len(self._waiting)
 
+    @property
+    def lone(self) -> bool:
+        """Whether nothing waits, and no more than one run is under way."""
+        return not self._waiting and len(self._workers) <= 1
+
     async def submit(self, item: Item) -> Answer:
         """The item's answer; or the exception of `run` on this item."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

@@ -38,16 +38,17 @@ class Work:
 Outcome = dict[str, Any]  # vectors (d,) and outputs of the head, by name
 
 
-def run_batch(scorer: Scorer, works: Sequence[Work]) -> list[Outcome]:
+def run_batch(scorer: Scorer, works: Sequence[Work], threads: int | None = None) -> list[Outcome]:
     """Of each work the vectors of what it has and the head's outputs where wanted, all in as few runs as can be."""
     outcomes: list[Outcome] = [{} for _ in works]
+    texts = [i for i, work in enumerate(works) if work.prompt is not None]
+    text_embeddings = scorer.begin_prompts([str(works[i].prompt) for i in texts])
     pictures = {i: work.pixels for i, work in enumerate(works) if work.pixels is not None}
     if pictures:
-        for name, rows in scorer.encode_pixels(list(pictures.values())).items():
+        for name, rows in scorer.encode_pixels(list(pictures.values()), threads).items():
             for i, row in zip(pictures, rows, strict=True):
                 outcomes[i][name] = row
-    texts = [i for i, work in enumerate(works) if work.prompt is not None]
-    for i, row in zip(texts, scorer.embed_prompts([str(works[i].prompt) for i in texts]) if texts else (), strict=True):
+    for i, row in zip(texts, text_embeddings(), strict=True):
         outcomes[i]["text_embedding"] = row
     scored = [i for i, work in enumerate(works) if work.scored]
     if scored:
@@ -69,6 +70,7 @@ class Engine:
         fetcher: Fetcher,
         max_batch: int,
         streams: int = 1,
+        lone_threads: int | None = None,
         observe: Observe | None = None,
     ) -> None:
         if catalogue is not None:
@@ -90,9 +92,12 @@ class Engine:
         self._tolerance = scorer.bundle.manifest["reference"][scorer.precision]["score"]
         self._decoders = decoders
         self._fetcher = fetcher
-        self.batcher: Batcher[Work, Outcome] = Batcher(
-            lambda works: run_batch(scorer, works), max_batch, observe, streams
-        )
+        run_batch(scorer, self._reference, lone_threads)  # opens its session too
+
+        def run(works: Sequence[Work]) -> list[Outcome]:
+            return run_batch(scorer, works, lone_threads if self.batcher.lone else None)
+
+        self.batcher: Batcher[Work, Outcome] = Batcher(run, max_batch, observe, streams)
         self._searches = ThreadPoolExecutor(2, thread_name_prefix="search")
         self.users = 0
 

@@ -76,11 +76,12 @@ class ServiceConfig:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How the session is used: items of one run, runs side by side, threads inside one run."""
+    """How the session is used: items of one run, runs side by side, threads inside one run, and inside a lone one."""
 
     max_batch: int
     streams: int
     threads: int
+    lone_threads: int
 
 
 def sizes(config: ServiceConfig, cores: int) -> Sizes:
@@ -88,12 +89,16 @@ def sizes(config: ServiceConfig, cores: int) -> Sizes:
 
     A CPU gains nothing from more than a few items a run. Threads of one run wait for each other at every operator, and
     the core that one of them waits for may be decoding: several runs of few threads each lose less than one of many.
+    But a run with no other beside it has all cores, or the first client of a quiet hour waits for one while the others
+    idle.
     """
     available = require_onnxruntime().get_available_providers()
     if resolve_providers(config.providers, available)[0][0] != "CPUExecutionProvider":
-        return Sizes(config.max_batch or BATCH, config.streams or 1, config.threads or cores)
+        threads = config.threads or cores
+        return Sizes(config.max_batch or BATCH, config.streams or 1, threads, threads)
     streams = config.streams or max(1, cores // (config.threads or min(4, (cores + 1) // 2)))
-    return Sizes(config.max_batch or 8, streams, config.threads or max(1, cores // streams))
+    threads = config.threads or max(1, cores // streams)
+    return Sizes(config.max_batch or 8, streams, threads, config.threads or cores)
 
 
 class Service:
@@ -139,7 +144,14 @@ class Service:
 
             catalogue = Catalogue.open(config.catalogue)
         return Engine(
-            scorer, catalogue, self.decoders, self.fetcher, use.max_batch, use.streams, self.metrics.observe_batch
+            scorer,
+            catalogue,
+            self.decoders,
+            self.fetcher,
+            use.max_batch,
+            use.streams,
+            use.lone_threads,
+            self.metrics.observe_batch,
         )
 
     async def reload(self) -> Engine:

@@ -47,7 +47,7 @@ class Sessions:
         self._bundle = bundle
         self._precision = precision
         self._options = (providers, threads, engine_cache)
-        self._open: dict[tuple[str, bool], InferenceSession] = {}
+        self._open: dict[tuple[str, int | None], InferenceSession] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
 
@@ -58,17 +58,20 @@ class Sessions:
         available = require_onnxruntime().get_available_providers()
         return resolve_providers(providers, available, engine_cache)[0][0]
 
-    def run(self, part: str, inputs: dict[str, NDArray[Any]], alone: bool = False) -> dict[str, Floats]:
-        """Outputs (n, ...) by name; `alone` in the calling thread, which takes no other for help."""
-        session = self._session(part, alone)
+    def run(self, part: str, inputs: dict[str, NDArray[Any]], threads: int | None = None) -> dict[str, Floats]:
+        """Outputs (n, ...) by name; on a CPU with so many threads, the calling one among them.
+
+        Every number of threads is a session of its own, with weights of its own.
+        """
+        session = self._session(part, threads)
         if not len(next(iter(inputs.values()))):  # operators differ in what they make of nothing
             outputs = self._bundle.graph(self._precision, part).outputs
             return {name: np.empty((0, *map(int, shape[1:])), kind) for name, (kind, shape) in outputs.items()}
         return dict(zip((output.name for output in session.get_outputs()), run(session, inputs), strict=True))
 
-    def encode(self, pixels: Pixels, alone: bool = False) -> dict[str, Floats]:
-        """Vectors (n, d) by name of up to BATCH decoded pictures."""
-        return self.run("image", {"pixels": self._stack(pixels)}, alone)
+    def encode(self, pixels: Pixels, threads: int | None = None) -> dict[str, Floats]:
+        """Vectors (n, d) by name of up to BATCH decoded pictures; threads as of `run`."""
+        return self.run("image", {"pixels": self._stack(pixels)}, threads)
 
     def _stack(self, pixels: Pixels) -> NDArray[np.uint8]:
         """The pictures as one array; on a CUDA device this thread's own, until it stacks the next."""
@@ -83,17 +86,19 @@ class Sessions:
             place[:] = picture
         return batch
 
-    def _session(self, part: str, alone: bool = False) -> "InferenceSession":
+    def _session(self, part: str, threads: int | None = None) -> "InferenceSession":
+        providers, default, engine_cache = self._options
+        if part in ("text", "head"):  # too little work to share
+            threads = 1
+        elif threads is None or self.provider != "CPUExecutionProvider":
+            threads = default
         with self._lock:
-            if (part, alone) not in self._open:
+            if (part, threads) not in self._open:
                 path, graph = self._bundle.path, self._bundle.graph(self._precision, part)
-                providers, threads, engine_cache = self._options
-                if alone or part in ("text", "head"):  # the latter are too little work to share
-                    threads = 1
                 session = open_session(path / graph.file, providers, threads, engine_cache, self._precision)
                 found = signature(session)
                 for side, wanted in (("inputs", graph.inputs), ("outputs", graph.outputs)):
                     if found[side] != wanted:
                         raise BundleError(f"{path / graph.file} has {side} {found[side]}, its manifest {dict(wanted)}")
-                self._open[part, alone] = session
-            return self._open[part, alone]
+                self._open[part, threads] = session
+            return self._open[part, threads]

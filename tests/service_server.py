@@ -23,7 +23,7 @@ TOKEN = "a token for tests"
 @contextmanager
 def serving(bundle: Path, **options: Any) -> Iterator[tuple[httpx.Client, Service]]:
     """A client of a running service, and the service itself."""
-    app = create_app(ServiceConfig(bundle, threads=1, **options))
+    app = create_app(ServiceConfig(bundle, **{"threads": 1, **options}))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()

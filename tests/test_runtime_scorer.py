@@ -129,7 +129,7 @@ def test_side_by_side_gives_what_one_after_another_gives(bundle: Path, tmp_path:
     assert list(scored.errors) == [count // 2] and np.isnan(scored.scores[count // 2])
     alone = [scorer.score("a cat", [image])[0] for i, image in enumerate(images) if i != count // 2]
     np.testing.assert_allclose(np.delete(scored.scores, count // 2), alone, atol=1e-5)
-    assert (("image", True) in scorer._sessions._open) == (count >= 2)
+    assert (("image", 1) in scorer._sessions._open) == (count >= 2)
 
 
 def test_many_prompts_give_what_one_at_a_time_gives(bundle: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from service_server import base64_of, form, serving, small_picture, wait_until
 
 from embed.images import Limits
+from runtime import service_engine
 from runtime.scorer import Scorer, softmax
 from runtime.service_state import Service
 
@@ -249,3 +250,20 @@ def test_log_lines_name_requests_but_never_what_they_hold(
     ]
     text = " ".join(f"{record.getMessage()} {record.__dict__}" for record in caplog.records)
     assert "secret" not in text and picture[:40] not in text
+
+
+def test_a_lone_request_has_all_cores(bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, run_batch = [], service_engine.run_batch
+
+    def noted(scorer: Scorer, works: Any, threads: int | None = None) -> Any:
+        seen.append(threads)
+        return run_batch(scorer, works, threads)
+
+    monkeypatch.setattr(service_engine, "run_batch", noted)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    with serving(bundle, streams=2, threads=None) as (client, service):
+        sessions = service.room.engine.scorer._sessions._open
+        assert {threads for part, threads in sessions if part == "image"} == {2, 4}
+        del seen[:]
+        assert client.post("/v1/score", data={"prompt": "a cat"}, files=form(pictures[:1])).status_code == 200
+        assert seen == [4]

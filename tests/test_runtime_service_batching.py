@@ -121,3 +121,20 @@ def test_streams_run_side_by_side_and_no_more_than_there_are() -> None:
         return [await task for task in tasks]
 
     assert asyncio.run(scenario()) == [2, 4, 6, 8]
+
+
+def test_a_run_is_lone_with_nothing_beside_or_behind_it() -> None:
+    run, lone = Doubler(), []
+
+    async def scenario() -> None:
+        batcher = Batcher(lambda items: lone.append((*items, batcher.lone)) or run(items), max_batch=1, streams=2)
+        assert await batcher.submit(1) == 2
+        run.allowed.clear()
+        first = await started(batcher, 2)
+        tasks = first + await started(batcher, 3, 4)
+        run.allowed.set()
+        await asyncio.gather(*tasks)
+        assert await batcher.submit(5) == 10
+
+    asyncio.run(scenario())
+    assert dict(lone) == {1: True, 2: True, 3: False, 4: False, 5: True}

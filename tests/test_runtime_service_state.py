@@ -26,15 +26,15 @@ def test_a_configuration_that_cannot_serve(options: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("options", "cores", "expected"),
     [
-        ({}, 1, (8, 1, 1)),
-        ({}, 2, (8, 2, 1)),
-        ({}, 4, (8, 2, 2)),
-        ({}, 16, (8, 4, 4)),
-        ({"threads": 2}, 2, (8, 1, 2)),
-        ({"streams": 3}, 12, (8, 3, 4)),
-        ({"streams": 1, "threads": 1, "max_batch": 5}, 8, (5, 1, 1)),
+        ({}, 1, (8, 1, 1, 1)),
+        ({}, 2, (8, 2, 1, 2)),
+        ({}, 4, (8, 2, 2, 4)),
+        ({}, 16, (8, 4, 4, 16)),
+        ({"threads": 2}, 2, (8, 1, 2, 2)),
+        ({"streams": 3}, 12, (8, 3, 4, 12)),
+        ({"streams": 1, "threads": 1, "max_batch": 5}, 8, (5, 1, 1, 1)),
     ],
 )
-def test_runs_side_by_side_share_the_cores(options: dict[str, int], cores: int, expected: tuple[int, int, int]) -> None:
+def test_runs_side_by_side_share_the_cores(options: dict[str, int], cores: int, expected: tuple[int, ...]) -> None:
     use = sizes(ServiceConfig(Path("bundle"), providers=("cpu",), **options), cores)
-    assert (use.max_batch, use.streams, use.threads) == expected
+    assert (use.max_batch, use.streams, use.threads, use.lone_threads) == expected
