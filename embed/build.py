@@ -205,7 +205,9 @@ def _settled_engine(
         return engine
     sample: np.ndarray | None
     if side == "images":
-        sample = job.sample_pixels(tables, cache, _decoder(config, cache), SAMPLE)
+        # One decoder: torch is in memory, and each may need some hundred megabytes beside it.
+        decoder = DecodePool(cache.identity.preprocess, config.limits, workers=1)
+        sample = job.sample_pixels(tables, cache, decoder, SAMPLE)
     else:
         prompts = job.sample_prompts(tables, cache, SAMPLE)
         sample = towers.tokenize(prompts)[0] if prompts else None

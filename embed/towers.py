@@ -61,6 +61,7 @@ class Towers:
 
         backbone = load_backbone(self.source)
         self._backbone_s = time.monotonic() - start
+        release_freed_memory()
         return backbone
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[np.ndarray, int]:
