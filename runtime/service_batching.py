@@ -53,9 +53,7 @@ class Batcher(Generic[Item, Answer]):
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, time.monotonic()))
         if len(self._workers) < self._streams:
-            worker = asyncio.create_task(self._work())
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._workers.add(asyncio.create_task(self._work()))
         return await future
 
     async def run_alone(self, items: Sequence[Item]) -> Sequence[Answer]:
@@ -69,12 +67,16 @@ class Batcher(Generic[Item, Answer]):
         self._threads.shutdown(wait=False)
 
     async def _work(self) -> None:
-        while batch := self._next_batch():
-            waited_s = time.monotonic() - batch[0][2]
-            start = time.monotonic()
-            await self._answer(batch)
-            if self._observe:
-                self._observe(len(batch), waited_s, time.monotonic() - start)
+        try:
+            while batch := self._next_batch():
+                waited_s = time.monotonic() - batch[0][2]
+                start = time.monotonic()
+                await self._answer(batch)
+                if self._observe:
+                    self._observe(len(batch), waited_s, time.monotonic() - start)
+        finally:
+            # Now, and not when the task is seen to have ended: an item that comes in between would wait for the next.
+            self._workers.discard(asyncio.current_task())
 
     def _next_batch(self) -> list[tuple[Item, "asyncio.Future[Answer]", float]]:
         batch: list[tuple[Item, asyncio.Future[Answer], float]] = []

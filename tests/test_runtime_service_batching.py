@@ -123,6 +123,15 @@ def test_streams_run_side_by_side_and_no_more_than_there_are() -> None:
     assert asyncio.run(scenario()) == [2, 4, 6, 8]
 
 
+def test_an_item_that_comes_as_the_last_run_ends_is_run() -> None:
+    async def scenario() -> list[int]:
+        batcher = Batcher(Doubler(), max_batch=1)
+        # Whoever waited goes on before anyone learns that the run's task has ended.
+        return [await batcher.submit(item) for item in range(9)]
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 30)) == [2 * item for item in range(9)]
+
+
 def test_a_run_is_lone_with_nothing_beside_or_behind_it() -> None:
     run, lone = Doubler(), []
 
@@ -130,11 +139,13 @@ def test_a_run_is_lone_with_nothing_beside_or_behind_it() -> None:
         batcher = Batcher(lambda items: lone.append((*items, batcher.lone)) or run(items), max_batch=1, streams=2)
         assert await batcher.submit(1) == 2
         run.allowed.clear()
-        first = await started(batcher, 2)
-        tasks = first + await started(batcher, 3, 4)
+        tasks = await started(batcher, 2)
+        while len(lone) < 2:
+            await asyncio.sleep(0.01)
+        tasks += await started(batcher, 3)
         run.allowed.set()
         await asyncio.gather(*tasks)
         assert await batcher.submit(5) == 10
 
     asyncio.run(scenario())
-    assert dict(lone) == {1: True, 2: True, 3: False, 4: False, 5: True}
+    assert dict(lone) == {1: True, 2: True, 3: False, 5: True}
