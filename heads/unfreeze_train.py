@@ -239,8 +239,10 @@ class Trainer:
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             # Laid out in memory as the parameter is: the fused optimiser takes that for granted.
-            like = torch.empty_like(trained[rest]) if value.ndim else value.to(trained[rest].device)
-            by_kind.setdefault(kind, {})[rest] = like.copy_(value)
+            kept = trained[rest]
+            by_kind.setdefault(kind, {})[rest] = (
+                torch.empty_like(kept).copy_(value) if value.ndim else value.to(kept.device)
+            )
         self.unfrozen.load(by_kind.pop("weight"))
         self.running, self.best = by_kind.pop("running", {}), by_kind.pop("best", {})
         for kind, values in by_kind.items():

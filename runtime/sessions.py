@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embed.locked import locked_array
 from embed.sessions import (
     DEVICE_PROVIDERS,
     Provider,
@@ -23,6 +22,7 @@ from embed.sessions import (
     signature,
 )
 from runtime.bundle import Bundle, BundleError
+from runtime.locked import locked_array
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -47,9 +47,10 @@ def test_a_sum_is_the_same_computed_whole_or_in_parts(loss: str, folder: Path) -
 RICH = {"ema": 0.7, "warmup": 0.2, "schedule": "cosine", "max_grad_norm": 0.05, "accumulate": 2, "head": "mlp"}
 
 
-@pytest.mark.parametrize(
-    "options", [{}, RICH, {"mode": "visual"}]
-)  # the last has a convolution, its channels innermost
+CONVOLUTION = {"mode": "visual"}  # moves one, which has its channels innermost
+
+
+@pytest.mark.parametrize("options", [{}, RICH, CONVOLUTION])
 def test_interrupted_anywhere_and_resumed_it_ends_with_the_same_bits(
     options: dict[str, Any], folder: Path, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embed import locked
+from runtime import locked
 
 
 class Runtime:
