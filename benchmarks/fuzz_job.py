@@ -88,8 +88,9 @@ def main() -> int:
     reasons = Counter(f"{row['stage']}: {row['reason']}" for row in failures)
     for reason, number in [("embedded, or equal to one that was", len(files & rows)), *reasons.most_common()]:
         print(f"{number:7} {reason}")
-    # Beside the decoders, the one of the engines' sample and Python's resource tracker are children of the job.
-    replaced = len(seen) > args.workers + 2 or any("crashed" in reason for reason in reasons)
+    # Beside the decoders, children of the job are Python's resource tracker, the process that learns the identity, the
+    # one that tries engines and the decoder of their sample.
+    replaced = len(seen) > args.workers + 4 or any("crashed" in reason for reason in reasons)
     print(
         json.dumps(
             {

@@ -4,6 +4,7 @@ Decides what the job itself does not know: the identity, the limits, the engine 
 engine at the first commit, and later runs on that cache keep to it.
 """
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from embed import job
+from embed.allocator import release_freed_memory
+from embed.apart import TowersApart
 from embed.cache import EMBEDDINGS, Cache, CacheWriter
 from embed.decoding import DecodePool
 from embed.encoders import TowerEncoder
-from embed.engines import Engine, Wanted, resolve_device
+from embed.engines import REFERENCE, Engine, Wanted, candidates, resolve_device
 from embed.images import Limits
 from embed.machine import machine_cache
 from embed.records import Records, read_records
@@ -80,66 +83,128 @@ def build_cache(config: BuildConfig, reporter: Reporter) -> dict[str, Any]:
     """Add every picture and prompt of the tables that the cache lacks, and say what was done."""
     tables = [read_records(table, config.format, config.images_root, config.columns) for table in config.tables]
     device = resolve_device(config.wanted.device)
+    if config.ray:
+        from embed.ray_job import connect
+
+        connect(config.ray_address)
     batch_size = config.batch_size or (32 if device == "cpu" else 256)
-    towers = Towers(config.source, config.machine_cache or machine_cache(), config.features, config.ignore_exif)
-    with CacheWriter(config.out, towers.identity, config.source) as writer:
-        _require_features(writer.cache(), config.features)
-        engines: dict[str, Engine] = {}
-        encoder = _encoder(config, towers, engines, batch_size)
-        counts = {}
-        for side in EMBEDDINGS:
-            cache, total = writer.cache(), _total(tables, side)
-            engine = _settled_engine(side, config, cache, towers, tables, total, device, batch_size, reporter)
-            fields = {}
-            if engine is not None:
-                engines[side] = engine
-                fields = {"engines": _with_engine(cache, side, engine)}
-            reporter.start(side, total)
-            if side == "images":
-                decoder = _ray_decoder(config, engine, batch_size) if config.ray and engine else _decoder(config, cache)
-                counts[side] = job.embed_images(
-                    tables, writer, encoder, decoder, rehash=config.rehash, step=reporter.step, fields=fields
-                )
-            else:
-                counts[side] = job.embed_prompts(tables, writer, encoder, step=reporter.step, fields=fields)
-            reporter.end()
-        cache = writer.cache()
+    root = config.machine_cache or machine_cache()
+    towers = Towers(config.source, root, config.features, config.ignore_exif)
+    with contextlib.closing(TowersApart(towers)) as apart:
+        build = _Build(config, reporter, tables, device, batch_size, root, towers, apart)
+        if towers.needs_backbone and any(build.worth_trials(side) for side in EMBEDDINGS):
+            apart.learn_identity()
+            apart.close()  # its memory is wanted for the decoder of the sample
+        engines, counts = {}, {}
+        with CacheWriter(config.out, towers.identity, config.source) as writer:
+            _require_features(writer.cache(), config.features)
+            for side in EMBEDDINGS:
+                engines[side] = build.settle_engine(side, writer.cache())
+                apart.close()  # and here for the job
+                counts[side] = build.embed(side, engines[side], writer)
+            cache = writer.cache()
     return {
         "cache": str(config.out),
         "device": device,
         **{side: {**count.to_json(), "in_cache": cache.count(side)} for side, count in counts.items()},
-        "engines": {side: engine.to_json() for side, engine in engines.items()},
+        "engines": {side: engine.to_json() for side, engine in engines.items() if engine is not None},
     }
 
 
-def _encoder(config: BuildConfig, towers: Towers, engines: dict[str, Engine], batch_size: int) -> TowerEncoder:
-    if not config.ray:
-        return TowerEncoder(towers, engines, batch_size, config.wanted.threads)
-    from embed.ray_job import RayEncoder, connect
+@dataclass(frozen=True)
+class _Build:
+    """The two steps of a side: to settle its engine, and to embed."""
 
-    connect(config.ray_address)
-    return RayEncoder(towers, engines, batch_size, config.wanted.threads)
+    config: BuildConfig
+    reporter: Reporter
+    tables: Sequence[Records]
+    device: str
+    batch_size: int
+    root: Path  # the machine's cache
+    towers: Towers
+    apart: TowersApart
 
+    def worth_trials(self, side: str) -> bool:
+        """Whether engines would be tried on a side of which nothing is known.
 
-def _ray_decoder(config: BuildConfig, engine: Engine, batch_size: int) -> job.Decoder:
-    from embed.ray_job import RayDecoder
+        Without a word about engines, little work goes to the reference untried.
+        """
+        wanted = self.config.wanted
+        if candidates(wanted, self.device) == [REFERENCE]:
+            return False
+        return (wanted.runner, wanted.precision) != ("auto", "auto") or _at_least(TRIAL_RECORDS, side, self.tables)
 
-    return RayDecoder(
-        config.source,
-        engine,
-        config.features,
-        machine_cache=config.machine_cache or machine_cache(),
-        limits=config.limits,
-        ignore_exif=config.ignore_exif,
-        batch_size=batch_size,
-        actors=config.ray_actors,
-        workers=config.workers or 1,
-        num_gpus=config.num_gpus,
-    )
+    def settle_engine(self, side: str, cache: Cache) -> Engine | None:
+        """The engine the cache was made with, else the best of those this machine measured before, else of a trial now.
 
+        None where there is nothing to embed.
+        """
+        wanted, total = self.config.wanted, _total(self.tables, side)
+        for engine in reversed(_engines(cache, side)):
+            if engine.device == self.device and wanted.admits(engine):
+                return engine
+        found, per_s = self.towers.find(side, wanted, self.device, total), None
+        if found is None and not self.worth_trials(side):
+            found = Engine(*REFERENCE, self.device)
+        if found is None:
+            sample = self._sample(side, cache)
+            if sample is None or not len(sample):
+                return None
+            release_freed_memory()  # what a side before this one took
+            # A process that has torch anyway does not need another one.
+            towers = self.towers if self.towers.has_backbone else self.apart
+            trial = towers.measure(side, sample, wanted, self.device, self.batch_size, total)
+            found, per_s = trial.engine, trial.per_s
+        self.reporter.engine(side, found, per_s)
+        return found
 
-def _decoder(config: BuildConfig, cache: Cache) -> DecodePool:
-    return DecodePool(cache.identity.preprocess, config.limits, config.workers or os.cpu_count() or 1)
+    def _sample(self, side: str, cache: Cache) -> np.ndarray | list[str] | None:
+        if side == "prompts":
+            return job.sample_prompts(self.tables, cache, SAMPLE)
+        # One decoder: each may need some hundred megabytes, beside all that torch takes.
+        decoder = DecodePool(cache.identity.preprocess, self.config.limits, workers=1)
+        return job.sample_pixels(self.tables, cache, decoder, SAMPLE)
+
+    def embed(self, side: str, engine: Engine | None, writer: CacheWriter) -> job.Counts:
+        """The job itself; `engine` is noted in the cache."""
+        cache, step = writer.cache(), self.reporter.step
+        encoder = self._encoder({} if engine is None else {side: engine})
+        fields = {} if engine is None else {"engines": _with_engine(cache, side, engine)}
+        self.reporter.start(side, _total(self.tables, side))
+        if side == "images":
+            decoder = self._decoder(cache, engine)
+            rehash = self.config.rehash
+            counts = job.embed_images(self.tables, writer, encoder, decoder, rehash=rehash, step=step, fields=fields)
+        else:
+            counts = job.embed_prompts(self.tables, writer, encoder, step=step, fields=fields)
+        self.reporter.end()
+        return counts
+
+    def _encoder(self, engines: dict[str, Engine]) -> TowerEncoder:
+        if not self.config.ray:
+            return TowerEncoder(self.towers, engines, self.batch_size, self.config.wanted.threads)
+        from embed.ray_job import RayEncoder
+
+        return RayEncoder(self.towers, engines, self.batch_size, self.config.wanted.threads)
+
+    def _decoder(self, cache: Cache, engine: Engine | None) -> job.Decoder:
+        config = self.config
+        if not config.ray or engine is None:
+            return DecodePool(cache.identity.preprocess, config.limits, config.workers or os.cpu_count() or 1)
+        from embed.ray_job import RayDecoder
+
+        return RayDecoder(
+            config.source,
+            engine,
+            config.features,
+            machine_cache=self.root,
+            limits=config.limits,
+            ignore_exif=config.ignore_exif,
+            batch_size=self.batch_size,
+            actors=config.ray_actors,
+            workers=config.workers or 1,
+            num_gpus=config.num_gpus,
+        )
 
 
 def _require_features(cache: Cache, features: Sequence[str]) -> None:
@@ -175,44 +240,3 @@ def _at_least(count: int, side: str, tables: Sequence[Records]) -> bool:
             if count <= 0:
                 return True
     return count <= 0
-
-
-def _settled_engine(
-    side: str,
-    config: BuildConfig,
-    cache: Cache,
-    towers: Towers,
-    tables: Sequence[Records],
-    total: int | None,
-    device: str,
-    batch_size: int,
-    reporter: Reporter,
-) -> Engine | None:
-    """The engine the cache was made with, else the best of those this machine measured before, else of a trial now.
-
-    Without a word about engines, little work goes to the reference untried. None where there is nothing to embed.
-    """
-    wanted = config.wanted
-    for engine in reversed(_engines(cache, side)):
-        if engine.device == device and wanted.admits(engine):
-            return engine
-    if (found := towers.find(side, wanted, device, total)) is not None:
-        reporter.engine(side, found, None)
-        return found
-    if (wanted.runner, wanted.precision) == ("auto", "auto") and not _at_least(TRIAL_RECORDS, side, tables):
-        engine = Engine("torch", "fp32", device)
-        reporter.engine(side, engine, None)
-        return engine
-    sample: np.ndarray | None
-    if side == "images":
-        # One decoder: torch is in memory, and each may need some hundred megabytes beside it.
-        decoder = DecodePool(cache.identity.preprocess, config.limits, workers=1)
-        sample = job.sample_pixels(tables, cache, decoder, SAMPLE)
-    else:
-        prompts = job.sample_prompts(tables, cache, SAMPLE)
-        sample = towers.tokenize(prompts)[0] if prompts else None
-    if sample is None:
-        return None
-    trial = towers.measure(side, sample, wanted, device, batch_size, total)
-    reporter.engine(side, trial.engine, trial.per_s)
-    return trial.engine

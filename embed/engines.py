@@ -23,6 +23,7 @@ from embed.spec import InputError
 
 RUNNERS = ("torch", "onnx")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+REFERENCE = ("torch", "fp32")  # what all others are compared with
 TRIAL_S = 20.0  # a reference slower than this stops early: the certificate then rests on fewer inputs
 HOPELESS = 3.0  # a candidate this many times slower than the best on its first batch is not tried further
 
@@ -91,7 +92,7 @@ def candidates(wanted: Wanted, device: str) -> list[tuple[str, str]]:
     on_cpu = device == "cpu"
     pairs = [("onnx", "fp32"), ("onnx", "int8" if on_cpu else "fp16"), ("torch", "bf16")]
     pairs += [] if on_cpu else [("torch", "fp16")]  # no processor computes it natively
-    pairs += [("torch", "fp32")]
+    pairs += [REFERENCE]
     return [
         (runner, precision)
         for runner, precision in pairs

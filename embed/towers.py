@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed.allocator import release_freed_memory
-from embed.engines import Engine, Trial, Wanted, candidates, choose, run_reference, try_engine
+from embed.engines import REFERENCE, Engine, Trial, Wanted, candidates, choose, run_reference, try_engine
 from embed.files import write_json
 from embed.machine import engine_folder, remember_identity, remembered_identity
 from embed.runners import Run, onnx_runner, torch_runner
@@ -39,11 +39,22 @@ class Towers:
     """The two towers of a source by engine, with everything about them that this machine remembers."""
 
     def __init__(self, source: Source, root: Path, features: Sequence[str], ignore_exif: bool = False) -> None:
+        self.settings = (source, root, tuple(features), ignore_exif)  # what makes another of these
         self.source = source
         self.features = tuple(features)
         self._root = root
         self._ignore_exif = ignore_exif
         self._backbone_s = 0.0  # what loading the backbone took, torch's import included
+
+    @property
+    def needs_backbone(self) -> bool:
+        """Whether to tell the identity, the backbone has to be loaded."""
+        return remembered_identity(self.source, self._root) is None
+
+    @property
+    def has_backbone(self) -> bool:
+        """Whether it is loaded, and with it torch."""
+        return "_backbone" in self.__dict__
 
     @cached_property
     def identity(self) -> Identity:
@@ -77,8 +88,8 @@ class Towers:
     def find(self, side: str, wanted: Wanted, device: str, count: int | None = None) -> Engine | None:
         """The engine to use for `count` inputs, where no trial is needed: the reference is asked for, or all that come
         into question were measured before."""
-        if candidates(wanted, device) == [("torch", "fp32")]:
-            return Engine("torch", "fp32", device)
+        if candidates(wanted, device) == [REFERENCE]:
+            return Engine(*REFERENCE, device)
         trials = self._trials(side, device)
         measured = {(trial.engine.runner, trial.engine.precision) for trial in trials}
         return choose(trials, wanted, count).engine if measured >= set(candidates(wanted, device)) else None
@@ -86,20 +97,22 @@ class Towers:
     def measure(
         self,
         side: str,
-        inputs: np.ndarray,
+        inputs: np.ndarray | Sequence[str],
         wanted: Wanted,
         device: str,
         batch_size: int,
         count: int | None = None,
     ) -> Trial:
-        """Try the candidates on `inputs`, remember what came out, and give the one to use for `count` inputs."""
-        reference, rate = run_reference(self.runner(side, Engine("torch", "fp32", device)), inputs, batch_size)
+        """Try the candidates on pixels or prompts, remember what came out, and give the one to use for `count` such."""
+        inputs = inputs if isinstance(inputs, np.ndarray) else self.tokenize(inputs)[0]
+        reference, rate = run_reference(self.runner(side, Engine(*REFERENCE, device)), inputs, batch_size)
         inputs = inputs[: len(reference)]
+        release_freed_memory()
         trials = {(t.engine.runner, t.engine.precision): t for t in self._trials(side, device)}
-        trials["torch", "fp32"] = Trial(Engine("torch", "fp32", device, len(inputs)), rate, self._backbone_s)
+        trials[REFERENCE] = Trial(Engine(*REFERENCE, device, len(inputs)), rate, self._backbone_s)
         best = rate
         for runner, precision in candidates(wanted, device):
-            if (runner, precision) == ("torch", "fp32"):
+            if (runner, precision) == REFERENCE:
                 continue
             engine = Engine(runner, precision, device)
             try:
@@ -117,12 +130,9 @@ class Towers:
             best = max(best, trial.per_s)
             trials[runner, precision] = replace(trial, start_s=start_s)
             del run  # not beside the next one's
+            release_freed_memory()
         write_json(self._trials_file(side, device), {"trials": [asdict(trial) for trial in trials.values()]})
-        chosen = choose(list(trials.values()), wanted, count)
-        if chosen.engine.runner == "onnx":
-            self.__dict__.pop("_backbone", None)  # its weights are in the graph; who wants them yet loads them again
-        release_freed_memory()
-        return chosen
+        return choose(list(trials.values()), wanted, count)
 
     def runner(self, side: str, engine: Engine, threads: int | None = None) -> Run:
         """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 (n, d) unit vectors, one array a feature."""

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from embed.spec import Identity, InputError, Preprocess, Source
+from embed.towers import Towers
 
 IDENTITY = Identity(
     "tiny", "1" * 64, Preprocess((8, 8), "squash", "bicubic", (0.5,) * 3, (0.5,) * 3), "gelu", "bytes", 6, 16
@@ -69,3 +70,14 @@ def load_tiny(source: Source, device: str = "cpu") -> TinyBackbone:
         raise InputError(f"unknown model {source.model!r}; near names: tiny")
     LOADED.append(source)
     return TinyBackbone(source)
+
+
+class TowersHere:
+    """In the place of embed.apart.TowersApart: another process does not know `load_tiny`."""
+
+    def __init__(self, towers: Towers) -> None:
+        self.measure = towers.measure
+
+    def learn_identity(self) -> None: ...
+
+    def close(self) -> None: ...

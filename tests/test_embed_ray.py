@@ -19,12 +19,13 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 import embed_tiny
-from embed import backbone
+from embed import backbone, build
 from embed.build import BuildConfig, Reporter, build_cache
 from embed.engines import Wanted
 from embed.spec import Source
 if __name__ == "__main__":
     backbone.load_backbone = embed_tiny.load_tiny
+    build.TowersApart = embed_tiny.TowersHere
     from ray.cluster_utils import Cluster
     import ray
     folder = sys.argv[1]
