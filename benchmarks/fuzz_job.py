@@ -89,8 +89,8 @@ def main() -> int:
     for reason, number in [("embedded, or equal to one that was", len(files & rows)), *reasons.most_common()]:
         print(f"{number:7} {reason}")
     # Beside the decoders, children of the job are Python's resource tracker, the process that learns the identity, the
-    # one that tries engines and the decoder of their sample.
-    replaced = len(seen) > args.workers + 4 or any("crashed" in reason for reason in reasons)
+    # decoders of a sample and the process that tries engines on it.
+    replaced = len(seen) > 2 * args.workers + 3 or any("crashed" in reason for reason in reasons)
     print(
         json.dumps(
             {

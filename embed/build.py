@@ -94,7 +94,7 @@ def build_cache(config: BuildConfig, reporter: Reporter) -> dict[str, Any]:
         build = _Build(config, reporter, tables, device, batch_size, root, towers, apart)
         if towers.needs_backbone and any(build.worth_trials(side) for side in EMBEDDINGS):
             apart.learn_identity()
-            apart.close()  # its memory is wanted for the decoder of the sample
+            apart.close()  # its memory is wanted for decoding a sample
         engines, counts = {}, {}
         with CacheWriter(config.out, towers.identity, config.source) as writer:
             _require_features(writer.cache(), config.features)
@@ -161,9 +161,7 @@ class _Build:
     def _sample(self, side: str, cache: Cache) -> np.ndarray | list[str] | None:
         if side == "prompts":
             return job.sample_prompts(self.tables, cache, SAMPLE)
-        # One decoder: each may need some hundred megabytes, beside all that torch takes.
-        decoder = DecodePool(cache.identity.preprocess, self.config.limits, workers=1)
-        return job.sample_pixels(self.tables, cache, decoder, SAMPLE)
+        return job.sample_pixels(self.tables, cache, self._decoder(cache, None), SAMPLE)
 
     def embed(self, side: str, engine: Engine | None, writer: CacheWriter) -> job.Counts:
         """The job itself; `engine` is noted in the cache."""
