@@ -99,7 +99,7 @@ def digests(cache: Path) -> dict[str, str]:
 
 
 def rounds(table: Path, folder: Path, kills: int, seed: int) -> Iterator[dict[str, object]]:
-    """One entry a kill: when it fell, what had been committed, and whether all was well in the end."""
+    """When a kill fell, what had been committed, and whether all was well in the end, until `kills` came in time."""
     whole = folder / "whole"
     start = time.monotonic()
     if start_job(table, whole).wait() != 0:
@@ -107,7 +107,7 @@ def rounds(table: Path, folder: Path, kills: int, seed: int) -> Iterator[dict[st
     duration_s = time.monotonic() - start
     expected = digests(whole)
     generator = random.Random(seed)
-    for _ in range(kills):
+    while kills > 0:
         out = folder / "cache"
         shutil.rmtree(out, ignore_errors=True)
         after_s = generator.uniform(0.1 * duration_s, duration_s)
@@ -115,6 +115,7 @@ def rounds(table: Path, folder: Path, kills: int, seed: int) -> Iterator[dict[st
         time.sleep(after_s)
         process.send_signal(signal.SIGKILL)
         killed = process.wait() == -signal.SIGKILL
+        kills -= killed
         committed, damaged = -1, 0
         if (out / "manifest.json").exists():
             left = Cache.open(out)
