@@ -86,11 +86,12 @@ class Wanted:
 
 
 def candidates(wanted: Wanted, device: str) -> list[tuple[str, str]]:
-    """The (runner, precision) pairs worth trying on a device, the fp32 of torch last."""
+    """The (runner, precision) pairs worth trying on a device, the likely fastest first: beside it others look hopeless
+    sooner."""
     if wanted.runner != "auto" and wanted.precision != "auto":
         return [(wanted.runner, wanted.precision)]
     on_cpu = device == "cpu"
-    pairs = [("onnx", "fp32"), ("onnx", "int8" if on_cpu else "fp16"), ("torch", "bf16")]
+    pairs = [("onnx", "int8" if on_cpu else "fp16"), ("onnx", "fp32"), ("torch", "bf16")]
     pairs += [] if on_cpu else [("torch", "fp16")]  # no processor computes it natively
     pairs += [REFERENCE]
     return [

@@ -127,7 +127,8 @@ class Towers:
             run = self.runner(side, engine, wanted.threads)
             start_s = time.monotonic() - start + (self._backbone_s if runner == "torch" else 0.0)
             trial = try_engine(run, engine, inputs, reference, batch_size, best)
-            best = max(best, trial.per_s)
+            if wanted.admits(trial.engine):
+                best = max(best, trial.per_s)
             trials[runner, precision] = replace(trial, start_s=start_s)
             del run  # not beside the next one's
             release_freed_memory()

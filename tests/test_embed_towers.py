@@ -1,6 +1,7 @@
 """A source's towers give the same vectors by every engine, and a machine remembers what was tried."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import embed_tiny
@@ -9,7 +10,8 @@ import pytest
 import torch
 
 from embed import backbone
-from embed.engines import Engine, Wanted
+from embed.engines import Engine, Trial, Wanted
+from embed.runners import Run
 from embed.spec import InputError, Source
 from embed.towers import Towers
 
@@ -63,6 +65,22 @@ def test_a_trial_is_remembered_and_with_its_graph_needs_no_model(tmp_path: Path)
     measured = {(t["engine"]["runner"], t["engine"]["precision"]) for t in json.loads(file.read_text())["trials"]}
     assert measured == {("torch", "fp32"), ("onnx", "fp32"), ("onnx", "int8")}
     assert all(t["start_s"] > 0 for t in json.loads(file.read_text())["trials"])
+
+
+@pytest.mark.parametrize("cosine, hopeless_beside", [(0.99, 1e6), (0.5, None)])
+def test_others_look_hopeless_beside_the_best_that_may_be_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cosine: float, hopeless_beside: float | None
+) -> None:
+    bests = []
+
+    def instant(run: Run, engine: Engine, inputs: np.ndarray, reference: np.ndarray, size: int, best: float) -> Trial:
+        bests.append(best)
+        return Trial(replace(engine, cosine_min=cosine if engine.precision == "int8" else 1.0), 1e6)
+
+    monkeypatch.setattr("embed.towers.try_engine", instant)
+    monkeypatch.setattr("embed.towers.run_reference", lambda run, inputs, size: (inputs, 7.0))
+    towers(tmp_path).measure("images", PIXELS, Wanted("onnx", "auto", "cpu", 0.9), "cpu", 16)
+    assert bests == [7.0, hopeless_beside or 7.0]
 
 
 def test_the_reference_itself_needs_no_trial(tmp_path: Path) -> None:
