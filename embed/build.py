@@ -140,6 +140,8 @@ class _Build:
         None where there is nothing to embed.
         """
         wanted, total = self.config.wanted, _total(self.tables, side)
+        if total == 0:
+            return None
         for engine in reversed(_engines(cache, side)):
             if engine.device == self.device and wanted.admits(engine):
                 return engine

@@ -50,6 +50,17 @@ def test_cache_embeds_a_table_and_says_what_it_did(table: Path, capsys: pytest.C
     assert "4" in capsys.readouterr().out
 
 
+def test_a_side_without_records_has_no_engine(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pictures := table.parent / "pictures").mkdir()
+    (table.parent / "0.png").rename(pictures / "0.png")
+    assert (
+        cli.main(["cache", str(pictures), "--model", "tiny", "--out", str(table.parent / "c"), *TORCH, "--json"]) == 0
+    )
+    said = capsys.readouterr()
+    assert "pictures: torch fp32 on cpu" in said.err and "prompts: torch" not in said.err
+    assert list(json.loads(said.out)["engines"]) == ["images"]
+
+
 def test_auto_writes_its_certificate_and_a_second_run_keeps_to_it(
     table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
