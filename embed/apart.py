@@ -22,8 +22,10 @@ from embed.towers import Towers
 
 
 class TowersApart:
-    """The methods raise what they raise there, and InputError where the process ends unasked; the first call starts it,
-    and a call after `close` another one."""
+    """Stands for towers in a process that a method starts when it is first called, or first after `close`.
+
+    Methods raise what is raised there, and InputError where the process ends unasked.
+    """
 
     def __init__(self, towers: Towers) -> None:
         self._settings = towers.settings
