@@ -1,101 +1,59 @@
-"""Towers in a process of their own, for what is done once: its memory, torch's most of all, ends with it.
-
-What the process learns is in the machine's cache, where the towers it stands for find it.
-"""
+"""A call in a process of its own, for what is done once: its memory, torch's most of all, ends with it."""
 
 import multiprocessing
 import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from operator import attrgetter, methodcaller
-from typing import Any
+from typing import TypeVar, TypeVarTuple
 
-import numpy as np
-
-from embed.engines import Trial, Wanted
 from embed.spec import InputError
-from embed.towers import Towers
+
+Answer = TypeVar("Answer")
+Arguments = TypeVarTuple("Arguments")
 
 
-class TowersApart:
-    """Stands for towers in a process that a method starts when it is first called, or first after `close`.
+def call_apart(function: Callable[[*Arguments], Answer], *arguments: *Arguments) -> Answer:
+    """What `function` returns or raises there; InputError where the process ends unasked.
 
-    Methods raise what is raised there, and InputError where the process ends unasked.
+    Function, arguments and answer are pickled. The process is spawned, leaves Ctrl-C to this one, and ends with it.
     """
-
-    def __init__(self, towers: Towers) -> None:
-        self._settings = towers.settings
-        self._process: BaseProcess | None = None
-        self._connection: Connection | None = None
-
-    def learn_identity(self) -> None:
-        """See Towers.identity."""
-        self._ask(attrgetter("identity"))
-
-    def measure(
-        self,
-        side: str,
-        inputs: np.ndarray | Sequence[str],
-        wanted: Wanted,
-        device: str,
-        batch_size: int,
-        count: int | None = None,
-    ) -> Trial:
-        """See Towers.measure."""
-        trial = self._ask(methodcaller("measure", side, inputs, wanted, device, batch_size, count))
-        assert isinstance(trial, Trial)
-        return trial
-
-    def close(self) -> None:
-        """End the process, if there is one, whatever it is at."""
-        if self._process is not None and self._connection is not None:
-            self._connection.close()
-            self._process.kill()
-            self._process.join()
-            self._process.close()
-            self._process = None
-
-    def _ask(self, what: Callable[[Towers], Any]) -> Any:
-        if self._process is None:
-            context = multiprocessing.get_context("spawn")
-            self._connection, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(theirs, self._settings), daemon=True)
-            self._process.start()
-            theirs.close()
-        assert self._connection is not None
-        try:
-            self._connection.send(what)
-            answer = self._connection.recv()
-        except (EOFError, OSError):
-            self._process.join()
-            raise InputError(
-                f"the process that tries engines ended with exit code {self._process.exitcode}, perhaps for lack of"
-                " memory; --engine torch --precision fp32 needs no trial"
-            ) from None
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    context = multiprocessing.get_context("spawn")
+    connection, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        connection.send((function, arguments))
+        answer: Answer | Exception = connection.recv()
+    except (EOFError, OSError):
+        process.join()
+        raise InputError(
+            f"the process that tries engines ended with exit code {process.exitcode}, perhaps for lack of memory;"
+            " --engine torch --precision fp32 needs no trial"
+        ) from None
+    finally:
+        connection.close()
+        process.kill()
+        process.join()
+        process.close()
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
-def _serve(connection: Connection, settings: tuple[Any, ...]) -> None:
-    """The process: questions in, answers and errors out, until the parent goes away."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+def _serve(connection: Connection) -> None:
+    """The process: one call in, its answer or error out."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    towers = Towers(*settings)
-    while True:
-        try:
-            what: Callable[[Towers], Any] = connection.recv()
-        except (EOFError, OSError):
-            return
-        try:
-            connection.send(what(towers))
-        except Exception as error:
-            error.add_note("".join(traceback.format_exception(error)))
-            connection.send(error)
+    try:
+        function, arguments = connection.recv()
+        connection.send(function(*arguments))
+    except Exception as error:
+        error.add_note("".join(traceback.format_exception(error)))
+        connection.send(error)
 
 
 def _end_with_parent() -> None:

@@ -4,10 +4,10 @@ Decides what the job itself does not know: the identity, the limits, the engine 
 engine at the first commit, and later runs on that cache keep to it.
 """
 
-import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from embed import job
 from embed.allocator import release_freed_memory
-from embed.apart import TowersApart
+from embed.apart import call_apart
 from embed.cache import EMBEDDINGS, Cache, CacheWriter
 from embed.decoding import DecodePool
 from embed.encoders import TowerEncoder
@@ -90,19 +90,16 @@ def build_cache(config: BuildConfig, reporter: Reporter) -> dict[str, Any]:
     batch_size = config.batch_size or (32 if device == "cpu" else 256)
     root = config.machine_cache or machine_cache()
     towers = Towers(config.source, root, config.features, config.ignore_exif)
-    with contextlib.closing(TowersApart(towers)) as apart:
-        build = _Build(config, reporter, tables, device, batch_size, root, towers, apart)
-        if towers.needs_backbone and any(build.worth_trials(side) for side in EMBEDDINGS):
-            apart.learn_identity()
-            apart.close()  # its memory is wanted for decoding a sample
-        engines, counts = {}, {}
-        with CacheWriter(config.out, towers.identity, config.source) as writer:
-            _require_features(writer.cache(), config.features)
-            for side in EMBEDDINGS:
-                engines[side] = build.settle_engine(side, writer.cache())
-                apart.close()  # and here for the job
-                counts[side] = build.embed(side, engines[side], writer)
-            cache = writer.cache()
+    build = _Build(config, reporter, tables, device, batch_size, root, towers)
+    if towers.needs_backbone and any(build.worth_trials(side) for side in EMBEDDINGS):
+        call_apart(attrgetter("identity"), towers)  # torch would stay here
+    engines, counts = {}, {}
+    with CacheWriter(config.out, towers.identity, config.source) as writer:
+        _require_features(writer.cache(), config.features)
+        for side in EMBEDDINGS:
+            engines[side] = build.settle_engine(side, writer.cache())
+            counts[side] = build.embed(side, engines[side], writer)
+        cache = writer.cache()
     return {
         "cache": str(config.out),
         "device": device,
@@ -122,7 +119,6 @@ class _Build:
     batch_size: int
     root: Path  # the machine's cache
     towers: Towers
-    apart: TowersApart
 
     def worth_trials(self, side: str) -> bool:
         """Whether engines would be tried on a side of which nothing is known.
@@ -153,9 +149,9 @@ class _Build:
             if sample is None or not len(sample):
                 return None
             release_freed_memory()  # what a side before this one took
+            measure, arguments = self.towers.measure, (side, sample, wanted, self.device, self.batch_size, total)
             # A process that has torch anyway does not need another one.
-            towers = self.towers if self.towers.has_backbone else self.apart
-            trial = towers.measure(side, sample, wanted, self.device, self.batch_size, total)
+            trial = measure(*arguments) if self.towers.has_backbone else call_apart(measure, *arguments)
             found, per_s = trial.engine, trial.per_s
         self.reporter.engine(side, found, per_s)
         return found

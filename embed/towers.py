@@ -39,12 +39,15 @@ class Towers:
     """The two towers of a source by engine, with everything about them that this machine remembers."""
 
     def __init__(self, source: Source, root: Path, features: Sequence[str], ignore_exif: bool = False) -> None:
-        self.settings = (source, root, tuple(features), ignore_exif)  # what makes another of these
         self.source = source
         self.features = tuple(features)
         self._root = root
         self._ignore_exif = ignore_exif
         self._backbone_s = 0.0  # what loading the backbone took, torch's import included
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process gets them with nothing loaded."""
+        return Towers, (self.source, self._root, self.features, self._ignore_exif)
 
     @property
     def needs_backbone(self) -> bool:

@@ -1,6 +1,6 @@
 """A backbone of a few hundred parameters, for tests of whatever runs towers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from embed.spec import Identity, InputError, Preprocess, Source
-from embed.towers import Towers
 
 IDENTITY = Identity(
     "tiny", "1" * 64, Preprocess((8, 8), "squash", "bicubic", (0.5,) * 3, (0.5,) * 3), "gelu", "bytes", 6, 16
@@ -72,12 +71,6 @@ def load_tiny(source: Source, device: str = "cpu") -> TinyBackbone:
     return TinyBackbone(source)
 
 
-class TowersHere:
-    """In the place of embed.apart.TowersApart: another process does not know `load_tiny`."""
-
-    def __init__(self, towers: Towers) -> None:
-        self.measure = towers.measure
-
-    def learn_identity(self) -> None: ...
-
-    def close(self) -> None: ...
+def call_here(function: Callable[..., Any], *args: Any) -> Any:
+    """In the place of embed.apart.call_apart: another process does not know `load_tiny`."""
+    return function(*args)

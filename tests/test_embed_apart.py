@@ -1,19 +1,22 @@
-"""Trials in a process of their own: their results and errors come back, its memory and its end do not stay."""
+"""A call in a process of its own: its answer and error come back, its memory and its end do not stay."""
 
 import json
+import math
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+import apart_calls
 import pytest
 import unfreeze_tiny
 from embed_fakes import colors, picture
 
-from embed.apart import TowersApart
+from embed.apart import call_apart
 from embed.cache import Cache
 from embed.engines import Wanted
 from embed.machine import remembered_identity
@@ -29,46 +32,38 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     return Source(f"local-dir:{unfreeze_tiny.make_folder(tmp_path_factory.mktemp('model'))}")
 
 
-@pytest.fixture(scope="module")
-def towers(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Towers:
-    return Towers(source, tmp_path_factory.mktemp("machine"), ["projected"])
-
-
-@pytest.fixture(scope="module")
-def apart(towers: Towers) -> Iterator[TowersApart]:
-    """One for several tests: each process imports torch."""
+def test_what_the_process_learns_is_known_here(source: Source, tmp_path: Path) -> None:
+    towers, wanted = Towers(source, tmp_path, ["projected"]), Wanted("onnx", "fp32", "cpu")
     assert towers.needs_backbone
-    made = TowersApart(towers)
-    made.learn_identity()
-    yield made
-    made.close()
-
-
-def test_what_the_process_learns_is_known_here(towers: Towers, apart: TowersApart) -> None:
-    assert not towers.needs_backbone and remembered_identity(*towers.settings[:2]) == towers.identity
-    wanted = Wanted("onnx", "fp32", "cpu")
-    chosen = apart.measure("prompts", PROMPTS, wanted, "cpu", 4).engine
+    chosen = call_apart(towers.measure, "prompts", PROMPTS, wanted, "cpu", 4, None).engine
     assert chosen.rows == len(PROMPTS) and chosen.cosine_min > 0.99999
+    assert not towers.needs_backbone and remembered_identity(source, tmp_path) == towers.identity
     assert towers.find("prompts", wanted, "cpu") == chosen
     vectors = towers.runner("prompts", chosen)(towers.tokenize(PROMPTS)[0])[0]
     assert vectors.shape == (len(PROMPTS), towers.identity.dim) and not towers.has_backbone
 
 
-def test_errors_come_back_as_they_are_with_where_they_arose(towers: Towers, apart: TowersApart) -> None:
-    with pytest.raises(InputError, match=r"no engine .* keeps a cosine of 1\.0") as caught:
-        apart.measure("prompts", PROMPTS, Wanted("onnx", "int8", "cpu", min_cosine=1.0), "cpu", 4)
-    assert "in choose" in caught.value.__notes__[0]
-    apart.learn_identity()  # the process goes on
+def test_answers_and_errors_come_back_as_they_are_with_where_they_arose() -> None:
+    assert call_apart(math.hypot, 3.0, 4.0) == 5.0
+    with pytest.raises(InputError, match="no engine") as caught:
+        call_apart(apart_calls.reject, "engine")
+    assert "in reject" in caught.value.__notes__[0]
 
 
-def test_a_process_that_is_killed_is_an_error_that_says_what_to_do(apart: TowersApart) -> None:
-    apart.learn_identity()
-    assert apart._process is not None and apart._process.pid is not None
-    os.kill(apart._process.pid, signal.SIGKILL)
+def test_a_process_that_is_killed_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(InputError, match=r"exit code -9.*--engine torch --precision fp32"):
-        apart.learn_identity()
-    apart.close()
-    assert apart._process is None  # the next question starts another one
+        call_apart(apart_calls.die)
+
+
+def test_ctrl_c_ends_the_process_at_once() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest ignore it
+    try:
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+        with pytest.raises(KeyboardInterrupt):
+            call_apart(time.sleep, 60.0)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert multiprocessing.active_children() == []
 
 
 def test_a_first_run_on_a_machine_keeps_torch_out_of_the_job(source: Source, tmp_path: Path) -> None:
@@ -94,16 +89,9 @@ def test_a_first_run_on_a_machine_keeps_torch_out_of_the_job(source: Source, tmp
     assert Cache.open(tmp_path / "c").count("images") == 5
 
 
-def test_the_process_ends_in_the_midst_of_work_with_a_parent_that_is_killed(source: Source, tmp_path: Path) -> None:
-    code = (
-        "import sys; from pathlib import Path; from embed.apart import TowersApart; from embed.engines import Wanted;"
-        " from embed.spec import Source; from embed.towers import Towers;"
-        " apart = TowersApart(Towers(Source(sys.argv[1]), Path(sys.argv[2]), ['projected']));"
-        " apart.learn_identity(); print(apart._process.pid, flush=True);"
-        " apart.measure('prompts', ['many words'] * 1_000_000, Wanted(), 'cpu', 4)"
-    )
+def test_the_process_ends_in_the_midst_of_work_with_a_parent_that_is_killed() -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", code, source.model, str(tmp_path)],
+        [sys.executable, apart_calls.__file__],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         text=True,
@@ -111,7 +99,6 @@ def test_the_process_ends_in_the_midst_of_work_with_a_parent_that_is_killed(sour
     assert parent.stdout is not None
     with parent.stdout:
         process = Path("/proc", parent.stdout.readline().strip())
-    time.sleep(1)
     assert process.exists()
     parent.kill()
     parent.wait()

@@ -18,7 +18,7 @@ TORCH = ("--engine", "torch", "--precision", "fp32", "--device", "cpu", "--worke
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(backbone, "load_backbone", embed_tiny.load_tiny)
-    monkeypatch.setattr("embed.build.TowersApart", embed_tiny.TowersHere)
+    monkeypatch.setattr("embed.build.call_apart", embed_tiny.call_here)
     monkeypatch.setenv("PLAUDIT_CACHE", str(tmp_path / "machine"))
     embed_tiny.LOADED.clear()
 

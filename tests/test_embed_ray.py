@@ -25,7 +25,7 @@ from embed.engines import Wanted
 from embed.spec import Source
 if __name__ == "__main__":
     backbone.load_backbone = embed_tiny.load_tiny
-    build.TowersApart = embed_tiny.TowersHere
+    build.call_apart = embed_tiny.call_here
     from ray.cluster_utils import Cluster
     import ray
     folder = sys.argv[1]
