@@ -17,8 +17,8 @@ import numpy as np
 
 sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
 from embed.console import progress  # noqa: E402
-from runtime.bundle import BundleError  # noqa: E402
-from runtime.scorer import Scorer  # noqa: E402
+from runtime.scoring.bundle import BundleError  # noqa: E402
+from runtime.scoring.scorer import Scorer  # noqa: E402
 
 
 def main() -> None:

@@ -23,12 +23,12 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))  # before this folder, where another `embed` lies
 from catalogue_data import ArrayPictures, Data, hardness, labels, made_data, real_data
 
-from runtime.catalogue import Catalogue
-from runtime.catalogue_writer import IndexConfig, build, refresh
-from runtime.indexes import Effort, Index, let_threads_sleep
-from runtime.popularity_table import PopularityConfig
-from runtime.search import best_of
-from runtime.tuning import exact_rows
+from runtime.catalogue.reader import Catalogue
+from runtime.catalogue.rows import PopularityConfig
+from runtime.catalogue.writer import IndexConfig, build, refresh
+from runtime.index.base import Effort, Index, let_threads_sleep
+from runtime.index.blend import best_of
+from runtime.index.effort import exact_rows
 
 K = 10
 WEIGHT = 0.3
@@ -145,7 +145,7 @@ def milvus(data: Data, out: Path, queries: np.ndarray, batch: int) -> list[dict[
     try:
         import pymilvus  # noqa: F401
 
-        from runtime.milvus import upload
+        from runtime.catalogue.milvus import upload
     except ImportError:
         print("pymilvus is not installed: no (e)")
         return []

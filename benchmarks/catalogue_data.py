@@ -88,9 +88,9 @@ def made_data(n: int, dim: int, queries: int, seed: int = 0) -> Data:
 
 def real_data(cache_path: Path, table: Path, queries: int) -> Data:
     """A cache's pictures with their counts; queries are its prompts and points between its pictures."""
-    from embed.cache import Cache
-    from embed.records import read_records
-    from runtime.catalogue_writer import tuning_queries
+    from embed.cache.store import Cache
+    from embed.records.formats import read_records
+    from runtime.catalogue.writer import tuning_queries
 
     cache = Cache.open(cache_path)
     labels = read_records(table, "popularity").labels()

@@ -34,11 +34,11 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
 
-from embed.build import TRIAL_RECORDS  # noqa: E402
 from embed.console import table  # noqa: E402
-from embed.engines import Engine  # noqa: E402
+from embed.engines.choice import Engine  # noqa: E402
+from embed.engines.towers import Towers  # noqa: E402
+from embed.jobs.build import TRIAL_RECORDS  # noqa: E402
 from embed.spec import Source  # noqa: E402
-from embed.towers import Towers  # noqa: E402
 
 MODEL = "ViT-B-32"
 TAG = "laion2b_s34b_b79k"  # whose preprocessing the random weights are taken to have

@@ -1,4 +1,4 @@
-"""Thousands of mutated pictures through `embed.images.load_pixels`: each must end as pixels or as an ImageError.
+"""Thousands of mutated pictures through `embed.inputs.images.load_pixels`: each must end as pixels or as an ImageError.
 
     python benchmarks/fuzz_images.py [PICTURE_OR_FOLDER ...] --count 2000 --seed 0 [--json]
 
@@ -25,7 +25,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from embed.images import ImageError, load_pixels
+from embed.inputs.images import ImageError, load_pixels
 from embed.spec import Preprocess
 
 SPEC = Preprocess((224, 224), "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -23,7 +23,7 @@ from fuzz_images import mutated, read_seeds
 
 sys.path[0] = str(Path(__file__).parents[1])  # this folder has a file that would be taken for the package `embed`
 
-from embed.cache import Cache  # noqa: E402
+from embed.cache.store import Cache  # noqa: E402
 
 MAX_BYTES = 1_500_000_000
 

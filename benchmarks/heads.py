@@ -65,8 +65,8 @@ def write_data(folder: Path, images: int, prompts: int, pairs: int, dim: int) ->
 
 def load(folder: Path) -> tuple[Any, Any]:
     """Features and pairs, as `heads train` has them: one item an image."""
-    from heads.comparisons import Pairs
-    from heads.features import features_of
+    from heads.data.comparisons import Pairs
+    from heads.data.features import features_of
 
     image, text = np.load(folder / "img.npy"), np.load(folder / "txt.npy")
     a, b, wins = np.load(folder / "pairs.npy")
@@ -84,10 +84,10 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 def way_linear(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
-    from heads import convex
-    from heads.comparisons import Pairs
+    from heads.data.comparisons import Pairs
     from heads.models import HeadConfig, Linear, build_head
-    from heads.objectives import Part
+    from heads.training import convex
+    from heads.training.objectives import Part
 
     features, pairs = load(args.folder)
     dim = features.image_embeddings.shape[1]
@@ -125,8 +125,8 @@ def way_stepped(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from heads.models import HeadConfig, build_head
-    from heads.objectives import Part
-    from heads.train import TrainConfig, _order, fit
+    from heads.training.objectives import Part
+    from heads.training.train import TrainConfig, _order, fit
 
     features, pairs = load(args.folder)
     dim = features.image_embeddings.shape[1]
@@ -225,8 +225,8 @@ def way_clip(args: argparse.Namespace) -> dict[str, Any]:
 def way_triplet(args: argparse.Namespace) -> dict[str, Any]:
     """Our triplet loss with the cosine head, one epoch."""
     from heads.models import HeadConfig, build_head
-    from heads.objectives import Part
-    from heads.train import TrainConfig, fit
+    from heads.training.objectives import Part
+    from heads.training.train import TrainConfig, fit
 
     features, pairs = load(args.folder)
     swapped = np.where(pairs.target > 0.5, pairs.a, pairs.b), np.where(pairs.target > 0.5, pairs.b, pairs.a)

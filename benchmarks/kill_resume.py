@@ -30,13 +30,13 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
 
-from embed import job  # noqa: E402
-from embed.cache import Cache, CacheWriter  # noqa: E402
-from embed.decoding import DecodePool  # noqa: E402
-from embed.images import Limits  # noqa: E402
-from embed.records import read_records  # noqa: E402
+from embed.cache.store import Cache, CacheWriter  # noqa: E402
+from embed.inputs.decoding import DecodePool  # noqa: E402
+from embed.inputs.images import Limits  # noqa: E402
+from embed.jobs import run  # noqa: E402
+from embed.jobs.verify import damaged_files  # noqa: E402
+from embed.records.formats import read_records  # noqa: E402
 from embed.spec import Identity, Preprocess, Source  # noqa: E402
-from embed.verify import damaged_files  # noqa: E402
 
 PICTURES = 150
 SHARD_ROWS = 16
@@ -78,11 +78,11 @@ def write_data(folder: Path) -> Path:
 
 def run_job(table: Path, out: Path) -> None:
     """The job, in this process."""
-    job.SHARD_ROWS = SHARD_ROWS
+    run.SHARD_ROWS = SHARD_ROWS
     tables = [read_records(table)]
     with CacheWriter(out, IDENTITY, Source("stub")) as writer:
-        job.embed_images(tables, writer, StubEncoder(), DecodePool(IDENTITY.preprocess, Limits(), 1))
-        job.embed_prompts(tables, writer, StubEncoder())
+        run.embed_images(tables, writer, StubEncoder(), DecodePool(IDENTITY.preprocess, Limits(), 1))
+        run.embed_prompts(tables, writer, StubEncoder())
 
 
 def start_job(table: Path, out: Path) -> "subprocess.Popen[bytes]":

@@ -95,8 +95,8 @@ def naive(bundle_path: Path, precision: str, port: int) -> None:
     from fastapi import FastAPI, File, Form, UploadFile
     from PIL import Image
 
-    from embed.images import preprocess
-    from runtime.bundle import open_bundle
+    from embed.inputs.images import preprocess
+    from runtime.scoring.bundle import open_bundle
 
     bundle = open_bundle(bundle_path)
     graph = bundle_path / bundle.graph(precision, "model").file

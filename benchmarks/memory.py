@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
 
-from embed.cache import CacheWriter  # noqa: E402
-from embed.decoding import DecodePool  # noqa: E402
-from embed.images import Limits  # noqa: E402
-from embed.job import embed_images  # noqa: E402
-from embed.records import read_records  # noqa: E402
+from embed.cache.store import CacheWriter  # noqa: E402
+from embed.inputs.decoding import DecodePool  # noqa: E402
+from embed.inputs.images import Limits  # noqa: E402
+from embed.jobs.run import embed_images  # noqa: E402
+from embed.records.formats import read_records  # noqa: E402
 from embed.spec import Identity, Preprocess, Source  # noqa: E402
 
 ROW_GROUP = 10_000

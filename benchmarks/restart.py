@@ -20,11 +20,11 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
 
 from benchmarks.memory import IDENTITY, StubEncoder, tiny_png  # noqa: E402
-from embed.cache import CacheWriter  # noqa: E402
-from embed.decoding import DecodePool  # noqa: E402
-from embed.images import Limits  # noqa: E402
-from embed.job import embed_images  # noqa: E402
-from embed.records import read_records  # noqa: E402
+from embed.cache.store import CacheWriter  # noqa: E402
+from embed.inputs.decoding import DecodePool  # noqa: E402
+from embed.inputs.images import Limits  # noqa: E402
+from embed.jobs.run import embed_images  # noqa: E402
+from embed.records.formats import read_records  # noqa: E402
 from embed.spec import Source  # noqa: E402
 
 

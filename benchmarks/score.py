@@ -30,13 +30,14 @@ import torch
 from PIL import Image
 
 sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
-from embed.backbone import Backbone, load_backbone  # noqa: E402
+from embed.backbones.backbone import Backbone  # noqa: E402
+from embed.backbones.load import load_backbone  # noqa: E402
 from embed.console import table  # noqa: E402
 from embed.spec import Source  # noqa: E402
 from export.bundle_writer import ExportConfig, export_bundle  # noqa: E402
 from export.cli import some_pictures  # noqa: E402
 from heads.models import HeadConfig, build_head  # noqa: E402
-from runtime.scorer import Scorer  # noqa: E402
+from runtime.scoring.scorer import Scorer  # noqa: E402
 
 # Between two ways: threads that spin after their work, of torch and onnxruntime, would slow down the next one.
 PAUSE_S = 0.1
@@ -148,7 +149,7 @@ def open_clip_way(backbone: Backbone) -> Way:
 def cold_start(bundle: Path, picture: str) -> dict[str, float]:
     """Seconds from starting a process to its exit, and its peak memory; the second of two runs, with warm files."""
     argv = ["score", str(bundle), "--prompt", "a cat", picture]
-    code = f"from runtime.cli import main; main({argv!r}); print(open('/proc/self/status').read())"
+    code = f"from runtime.cli.main import main; main({argv!r}); print(open('/proc/self/status').read())"
     for _ in range(2):
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -37,7 +37,7 @@ LOAD = Path(__file__).with_name("load.py")
 
 def load_torch(checkpoint: Path) -> Any:
     """The backbone with seeded random weights."""
-    from embed.backbone import load_backbone
+    from embed.backbones.load import load_backbone
     from embed.spec import Source
 
     if not checkpoint.exists():

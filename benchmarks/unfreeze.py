@@ -55,12 +55,12 @@ def make_cache(args: argparse.Namespace, path: Path) -> dict[str, float]:
     import pyarrow as pa
     import torch
 
-    from embed.backbone import load_backbone
-    from embed.boundary import PartWriter
-    from embed.boundary_job import BoundaryConfig, plan_boundary
-    from embed.cache import METADATA, CacheWriter
+    from embed.backbones.load import load_backbone
+    from embed.cache.boundary import PartWriter
+    from embed.cache.store import METADATA, CacheWriter
     from embed.files import content_id
     from embed.modes import WHOLE, parse_mode
+    from embed.unfreeze.fill import BoundaryConfig, plan_boundary
 
     count = args.pairs * args.batches
     backbone = load_backbone(source(args))
@@ -97,12 +97,12 @@ def train(args: argparse.Namespace, kind: str, path: Path) -> dict[str, Any]:
     """Seconds of each step after the first, the losses, and the peak memory."""
     import torch
 
-    from embed.backbone import load_backbone
-    from embed.cache import Cache
+    from embed.backbones.load import load_backbone
+    from embed.cache.store import Cache
     from embed.modes import parse_mode
-    from heads.comparisons import Pairs
-    from heads.unfreeze import unfrozen
-    from heads.unfreeze_train import Data, Trainer, UnfreezeConfig
+    from heads.data.comparisons import Pairs
+    from heads.unfreeze.model import unfrozen
+    from heads.unfreeze.train import Data, Trainer, UnfreezeConfig
 
     libraries = _resident_mib("VmRSS")
     torch.set_num_threads(args.threads)
@@ -154,10 +154,10 @@ def _original(cache: Any, backbone: Any, mode: Any, data: Any, pairs: Any, confi
     import torch
     from torch.nn import functional as F
 
-    from embed.backbone import normalize_pixels
-    from embed.boundary import Boundary
+    from embed.backbones.backbone import normalize_pixels
+    from embed.cache.boundary import Boundary
     from embed.modes import WHOLE
-    from embed.moved import moved_names
+    from embed.unfreeze.trainable import moved_names
 
     model, preprocess = backbone.model.requires_grad_(True), backbone.identity.preprocess
     names = set(moved_names(mode, model, preprocess))

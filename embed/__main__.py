@@ -1,4 +1,4 @@
-from embed.cli import main
+from embed.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

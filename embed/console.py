@@ -18,6 +18,8 @@ EXTRAS = dict.fromkeys(
     ("torch", "torchvision", "open_clip", "timm", "transformers", "safetensors", "sklearn", "scipy", "onnx"), "train"
 )
 
+NOUN = {"images": "pictures", "prompts": "prompts"}  # what people read of a cache's two sides
+
 Command = Callable[[argparse.Namespace], Any]
 
 

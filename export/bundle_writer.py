@@ -16,24 +16,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embed import vocabulary
 from embed.console import progress, unknown_name, warn
 from embed.files import atomic_write, sha256_file, sync_folder
-from embed.graphs import OPSET
-from embed.images import ImageError, load_pixels, preprocess
-from embed.precision import is_convolutional, to_fp16, to_int8
+from embed.graphs.precision import is_convolutional, to_fp16, to_int8
+from embed.graphs.trace import OPSET
+from embed.inputs import vocabulary
+from embed.inputs.images import ImageError, load_pixels, preprocess
+from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError, require_same_identity
-from embed.tokenizer import Tokenizer
 from export import card, compose, parity
 from export.measure import measure, torch_scores, torch_vectors
-from heads.calibration import Curve, Temperature
-from runtime.bundle import FORMAT, PRECISIONS, manifest_bytes
-from runtime.scorer import Scorer
+from heads.evaluation.calibration import Curve, Temperature
+from runtime.scoring.bundle import FORMAT, PRECISIONS, manifest_bytes
+from runtime.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from embed.backbone import Backbone
+    from embed.backbones.backbone import Backbone
     from heads.models import Head
 
 REFERENCE_ROWS = 4

@@ -56,16 +56,16 @@ def _add_measure_options(parser: argparse.ArgumentParser) -> None:
 
 def export_onnx(args: argparse.Namespace) -> dict[str, Any]:
     """Export, compare with torch, write."""
-    from embed.backbone import load_backbone
+    from embed.backbones.load import load_backbone
     from embed.spec import Source, known_fields
     from export.bundle_writer import export_bundle
-    from heads.store import load_head
+    from heads.store.disk import load_head
 
     head, head_manifest = load_head(args.head)
     backbone = load_backbone(Source(**known_fields(Source, head_manifest["source"])))
     if args.space:
         from export.space import into_space
-        from heads.project import require_cosine
+        from heads.store.project import require_cosine
 
         backbone, head = into_space(backbone, require_cosine(head, str(args.head)))
         head_manifest = {**head_manifest, "identity": backbone.identity.to_json()}
@@ -77,8 +77,8 @@ def export_onnx(args: argparse.Namespace) -> dict[str, Any]:
 
 def check_bundle(args: argparse.Namespace) -> dict[str, Any]:
     """Two halves: the reference through this machine's sessions, and torch itself where it and the weights are."""
-    from runtime.bundle import open_bundle
-    from runtime.scorer import Scorer
+    from runtime.scoring.bundle import open_bundle
+    from runtime.scoring.scorer import Scorer
 
     bundle = open_bundle(args.bundle)
     reference = {
@@ -99,7 +99,7 @@ def check_bundle(args: argparse.Namespace) -> dict[str, Any]:
 def export_triton(args: argparse.Namespace) -> dict[str, Any]:
     """Write a model repository; mirrors export.triton.export_repository."""
     from export.triton import export_repository
-    from runtime.bundle import open_bundle
+    from runtime.scoring.bundle import open_bundle
 
     models = export_repository(open_bundle(args.bundle), args.out, args.precision, args.name)
     say(args, f"models {', '.join(models)} written to {args.out}")
@@ -114,7 +114,7 @@ def _missing_for_torch() -> str | None:
 
 
 def _compare_with_torch(args: argparse.Namespace, bundle: Any) -> dict[str, Any] | None:
-    from embed.backbone import load_backbone
+    from embed.backbones.load import load_backbone
     from embed.spec import require_same_identity
     from export.measure import measure
 
@@ -141,7 +141,7 @@ def _compare_with_torch(args: argparse.Namespace, bundle: Any) -> dict[str, Any]
 
 
 def _head_in_torch(args: argparse.Namespace) -> Any:
-    from heads.store import load_head
+    from heads.store.disk import load_head
 
     return load_head(args.head)[0] if args.head else None
 

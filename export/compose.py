@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from embed.graphs import canonical, export_tower
-from embed.precision import fold_patches
-from embed.serving import serving_form
-from heads.calibration import Curve, Temperature
+from embed.graphs.precision import fold_patches
+from embed.graphs.rewrite import serving_form
+from embed.graphs.trace import canonical, export_tower
+from heads.evaluation.calibration import Curve, Temperature
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto
 
-    from embed.backbone import Backbone
+    from embed.backbones.backbone import Backbone
     from heads.models import Head
 
 WEIGHTS_FILE = "weights.bin"
@@ -80,7 +80,7 @@ def text_shortens(backbone: "Backbone", prompts: Sequence[str]) -> bool:
 
 
 def calibrate(head: "ModelProto", temperature: Temperature | None, percentiles: Curve | None) -> "ModelProto":
-    """The head's graph with calibrated_score and percentile beside its score (see runtime.bundle.OUTPUTS)."""
+    """The head's graph with calibrated_score and percentile beside its score (see runtime.scoring.bundle.OUTPUTS)."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

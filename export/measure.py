@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.console import warn
-from embed.graphs import certificate
-from embed.images import ImageError
+from embed.graphs.trace import certificate
+from embed.inputs.images import ImageError
 from embed.spec import InputError
 from export import parity
 from export.compose import FEATURES
-from runtime.bundle import open_bundle
-from runtime.scorer import Scorer
+from runtime.scoring.bundle import open_bundle
+from runtime.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
-    from embed.backbone import Backbone
+    from embed.backbones.backbone import Backbone
     from heads.models import Head
 
 Vectors = NDArray[np.float32]

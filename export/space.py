@@ -1,13 +1,13 @@
-"""A backbone whose vectors lie in a cosine head's own space (see heads.project), to be exported as any other."""
+"""A backbone whose vectors lie in a cosine head's own space (see heads.store.project), to be exported as any other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from embed.backbone import Backbone
+from embed.backbones.backbone import Backbone
 from heads.models import Cosine, Head, HeadConfig, build_head
-from heads.project import projected_identity
+from heads.store.project import projected_identity
 
 
 @dataclass(frozen=True)

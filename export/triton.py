@@ -18,7 +18,7 @@ from pathlib import Path
 from embed.files import sync_folder
 from embed.spec import InputError
 from export.compose import WEIGHTS_FILE
-from runtime.bundle import PARTS, Bundle, Graph
+from runtime.scoring.bundle import PARTS, Bundle, Graph
 
 MAX_BATCH = 64
 QUEUE_DELAY_US = 2000

@@ -1,4 +1,4 @@
-from heads.cli import main
+from heads.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -2,7 +2,7 @@
 
 Per-comparison functions give a credit in [0, 1] for each comparison and per-group functions one number per group,
 in the order of `np.unique(group)`; NaN marks what could not be judged. The caller averages (`np.nanmean`) and takes
-intervals (`heads.intervals`). Nothing here knows a head, a prompt or a file.
+intervals (`heads.evaluation.intervals`). Nothing here knows a head, a prompt or a file.
 
 `target` is the probability that side a is preferred (1, 0, 0.5 for a tie, or between). In `rank` the lowest number
 is the best; higher scores are better.

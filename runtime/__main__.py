@@ -1,4 +1,4 @@
-from runtime.cli import main
+from runtime.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

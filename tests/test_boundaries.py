@@ -1,15 +1,58 @@
-"""The import rule: data flows from embed to heads to export, and serving needs no torch."""
+"""The import rule: which folder may import which, with lazy imports counted; and that serving needs no torch.
+
+Data flows from embed to heads to export; runtime reads of embed what names no torch.
+"""
 
 import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).parents[1]
-MAY_IMPORT = {"embed": {"embed"}, "heads": {"embed", "heads"}, "runtime": {"embed", "runtime"}}
+PACKAGES = ("embed", "heads", "export", "runtime")
+# What each folder may import, itself and the top of its own package aside. Whoever adds a row or an entry says in
+# CONTRIBUTING.md what it is for.
+MAY_IMPORT = {
+    "embed": set(),
+    "embed.process": set(),
+    "embed.records": set(),
+    "embed.inputs": set(),
+    "embed.backbones": set(),
+    "embed.graphs": set(),
+    "embed.cache": set(),
+    "embed.engines": {"embed.process", "embed.inputs", "embed.backbones", "embed.graphs"},
+    "embed.jobs": {"embed.process", "embed.records", "embed.inputs", "embed.engines", "embed.cache"},
+    "embed.unfreeze": {
+        *("embed.process", "embed.records", "embed.inputs", "embed.backbones", "embed.graphs"),
+        *("embed.cache", "embed.engines", "embed.jobs"),
+    },
+    "heads": {"embed"},
+    "heads.data": {"embed", "embed.records", "embed.cache"},
+    "heads.store": {"embed", "embed.backbones", "embed.cache"},
+    "heads.training": {"embed", "heads.data"},
+    "heads.evaluation": {"embed", "embed.cache", "heads.data", "heads.store", "heads.training"},
+    "heads.report": {"embed", "embed.records", "embed.inputs", "embed.cache", "heads.data", "heads.evaluation"},
+    "heads.unfreeze": {
+        *("embed", "embed.backbones", "embed.cache", "embed.unfreeze"),
+        *("heads.data", "heads.store", "heads.training"),
+    },
+    "runtime": set(),
+    "runtime.scoring": {"embed", "embed.inputs", "embed.engines"},
+    "runtime.index": {"embed"},
+    "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
+    "runtime.service": {"embed", "embed.inputs", "embed.engines", "runtime.scoring", "runtime.catalogue"},
+}
+# Commands may import all of these packages.
+COMMANDS = {
+    "embed.cli": {"embed"},
+    "heads.cli": {"embed", "heads"},
+    "runtime.cli": {"embed", "runtime"},
+    "export": {"embed", "heads", "export", "runtime"},
+}
 HEAVY = ("torch", "torchvision", "open_clip", "timm", "transformers")
 # Block what serving must do without, as if it were not installed; then import all of runtime.
 WITHOUT_TORCH = f"""
@@ -24,38 +67,80 @@ sys.meta_path.insert(0, Absent())
 """
 
 
-def modules(package: str) -> list[Path]:
+def files(package: str) -> list[Path]:
     return sorted((ROOT / package).rglob("*.py"))
 
 
-def imports(path: Path) -> Iterator[str]:
+def imported(path: Path) -> Iterator[str]:
+    """Every name that a file imports, inside functions too: modules, and what is taken out of them."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
             yield node.module or ""
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("package", MAY_IMPORT)
-def test_packages_import_only_what_they_may(package: str) -> None:
-    ours = {"embed", "heads", "export", "runtime"}
-    for path in modules(package):
-        used = {name.split(".")[0] for name in imports(path)} & ours
-        assert used <= MAY_IMPORT[package], f"{path} imports {used - MAY_IMPORT[package]}"
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+MODULES = {module(path): path for package in PACKAGES for path in files(package) if path.stem != "__init__"}
+IMPORTS = {name: {used for used in imported(path) if used in MODULES} for name, path in MODULES.items()}
+
+
+def folder(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("name", sorted({folder(name) for name in MODULES}))
+def test_folders_import_only_what_they_may(name: str) -> None:
+    """A new folder fails here until the table names it."""
+    package = name.partition(".")[0]
+    for one in MODULES:
+        if folder(one) != name or one.endswith(".__main__"):  # which only starts its package's commands
+            continue
+        used = {folder(other) for other in IMPORTS[one]}
+        if name in COMMANDS:
+            wrong = {other for other in used if other.partition(".")[0] not in COMMANDS[name]}
+        else:
+            wrong = used - MAY_IMPORT[name] - {name, package}
+        assert not wrong, f"{one} imports {wrong}"
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    """Neither between files nor between folders."""
+    between = {folder(name): set[str]() for name in MODULES}
+    for name, used in IMPORTS.items():
+        # A package's top is what its folders share, and `__main__` starts its commands.
+        above = {folder(other) for other in used if not name.endswith(".__main__")}
+        between[folder(name)] |= above - {folder(name)}
+    for graph in (IMPORTS, between):
+        try:
+            TopologicalSorter(graph).prepare()
+        except CycleError as error:
+            pytest.fail(" -> ".join(error.args[1]))
+
+
+def test_folders_and_files_can_be_taken_in_at_a_look() -> None:
+    for path in {path.parent for package in PACKAGES for path in files(package)}:
+        found = [file.name for file in path.glob("*.py")]
+        assert len(found) <= 13, f"{path} holds {len(found)} Python files: make a folder of those that do one job"
+    for path in MODULES.values():
+        lines = len(path.read_text().splitlines())
+        assert lines <= 350, f"{path} has {lines} lines: take out what is a job of its own"
 
 
 def test_what_runtime_uses_of_embed_names_no_torch() -> None:
-    waiting, seen = modules("runtime"), set()
+    waiting, seen = [name for name in MODULES if name.startswith("runtime.")], set[str]()
     while waiting:
-        path = waiting.pop()
-        seen.add(path)
-        for name in imports(path):
-            assert name.split(".")[0] not in HEAVY, f"{path} imports {name}"
-            file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-            if file.is_file() and file not in seen:
-                waiting.append(file)
-    assert ROOT / "embed" / "images.py" in seen
+        name = waiting.pop()
+        seen.add(name)
+        for used in imported(MODULES[name]):
+            assert used.split(".")[0] not in HEAVY, f"{name} imports {used}"
+        waiting += IMPORTS[name] - seen
+    assert "embed.inputs.images" in seen
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
@@ -63,9 +148,8 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_runtime_imports_where_torch_is_not_installed() -> None:
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in modules("runtime")]
-    wanted = "".join(f"import {name}\n" for name in names if not name.endswith("__main__"))
-    done = python(WITHOUT_TORCH + wanted)
+    names = [name for name in MODULES if name.startswith("runtime.") and not name.endswith("__main__")]
+    done = python(WITHOUT_TORCH + "".join(f"import {name}\n" for name in names))
     assert done.returncode == 0, done.stderr
     # The block works: what needs torch cannot be imported behind it.
     assert "torch is not installed" in python(WITHOUT_TORCH + "import heads.losses").stderr

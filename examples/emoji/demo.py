@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from report import Point, Query, page, picture
 
 from embed.console import table
-from heads.page import Picture
+from heads.report.page import Picture
 
 FOLDER = Path(os.path.relpath(Path(__file__).parent))
 TABLE = FOLDER / "emoji.parquet"
@@ -101,8 +101,8 @@ def main() -> None:
 
 def find_similar(catalogue_path: str, bundle: str, names: Mapping[str, str]) -> list[Query]:
     """Every query at every weight: what `runtime similar` does, without starting a process for each."""
-    from runtime.catalogue import Catalogue
-    from runtime.scorer import Scorer
+    from runtime.catalogue.reader import Catalogue
+    from runtime.scoring.scorer import Scorer
 
     catalogue, scorer = Catalogue.open(catalogue_path), Scorer.load(bundle)
     titles = [f"like this: {names[image]}" for image in IMAGE_QUERIES] + [f"in words: {text}" for text in TEXT_QUERIES]

@@ -1,4 +1,4 @@
-"""Make embed/starter_bridge.safetensors: the linear map from the starter's picture features into its text space.
+"""Make embed/backbones/starter_bridge.safetensors: the map from the starter's picture features into its text space.
 
     python examples/emoji/make_bridge.py --emoji FOLDER
 
@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 import torch
 from safetensors.numpy import save
 
-from embed.backbone import ImageTower, TextTower, weights_hash
+from embed.backbones.backbone import ImageTower, TextTower, weights_hash
+from embed.backbones.starter import BRIDGE, PREPROCESS, load_towers
 from embed.console import progress
 from embed.files import atomic_write
-from embed.images import load_pixels
-from embed.starter import BRIDGE, PREPROCESS, load_towers
+from embed.inputs.images import load_pixels
 
 RIDGE = 1.0  # the best of 0.1, 0.3, 1, 3, 10 and 30 over five splits; an intercept adds less than 0.01 of recall
 HELD_OUT = 352

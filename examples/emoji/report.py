@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from heads.page import Axis, Picture, Plot, cards, data_uri, document, text_table
+from heads.report.page import Axis, Picture, Plot, cards, data_uri, document, text_table
 
 
 def picture(path: Path, name: str, detail: str) -> Picture:

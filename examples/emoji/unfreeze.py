@@ -23,17 +23,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from embed.cache import Cache
+from embed.cache.store import Cache
 from embed.console import table
-from embed.records import read_records
-from heads.comparisons import match_labels
-from heads.evaluate import Protocol, evaluate
-from heads.features import Features, features_of
+from embed.records.formats import read_records
+from heads.data.comparisons import match_labels
+from heads.data.features import Features, features_of
+from heads.data.split import SplitConfig, rows_apart_from, split_rows
+from heads.evaluation.evaluate import Protocol, evaluate
 from heads.models import Head, HeadConfig
-from heads.split import SplitConfig, rows_apart_from, split_rows
-from heads.train import score_items
-from heads.tune import tune
-from heads.unfreeze_train import UnfreezeConfig
+from heads.training.train import score_items
+from heads.unfreeze.train import UnfreezeConfig
+from heads.unfreeze.tune import tune
 
 TABLE = Path(os.path.relpath(Path(__file__).parent)) / "emoji.parquet"
 MODES = ("visual_last_layer", "blocks=1,1", "visual_upper_layers", "visual_upper_layers_textual_upper_layers")

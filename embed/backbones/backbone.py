@@ -1,0 +1,216 @@
+"""Backbones: any open_clip model as two towers that take uint8 pixels and int32 tokens and give unit vectors.
+
+Every model is held as open_clip's `CustomTextCLIP` (or `CoCa`), whatever its checkpoint's layout: the picture tower
+is `model.visual`, the text tower `model.text`. This module knows no picture files, no cache and no ONNX; what a
+checkpoint is and needs is `embed.backbones.checkpoints`' business; `embed.backbones.load` loads one.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from open_clip.timm_model import TimmModel
+from open_clip.tokenizer import SimpleTokenizer, basic_clean, canonicalize_text
+from open_clip.transformer import VisionTransformer
+from torch import nn
+from torch.nn import functional as F
+
+from embed.spec import Identity, InputError, Preprocess, Source
+
+FEATURES = ("projected", "pooled")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen model with everything that decides its vectors."""
+
+    identity: Identity
+    source: Source
+    model: open_clip.CustomTextCLIP  # or CoCa, which has the same towers; eval mode, no gradients
+    tokenizer: Callable[..., torch.Tensor]
+
+    def tokenize(self, prompts: Sequence[str]) -> np.ndarray:
+        """Token ids, int32 (n, context_length); a longer prompt is cut as open_clip cuts it."""
+        if not len(prompts):
+            return np.empty((0, self.identity.context_length), dtype=np.int32)
+        return self.tokenizer(list(prompts)).numpy().astype(np.int32)
+
+    def count_truncated(self, prompts: Sequence[str]) -> int:
+        """How many prompts lose tokens to the context length."""
+        return sum(n > self.identity.context_length for n in token_counts(self.tokenizer, prompts))
+
+    def image_tower(self, features: Sequence[str] = ("projected",)) -> nn.Module:
+        """uint8 (n, h, w, 3) to float32 (n, d) unit vectors; a tuple of them where several features are asked for.
+
+        "projected" lies in the space shared with the text, "pooled" is what the projection started from. The tower
+        shares the model's weights: copy it before casting it to another precision.
+        """
+        return ImageTower(self.model.visual, self.identity.preprocess, features).eval()
+
+    def text_tower(self) -> nn.Module:
+        """int32 (n, context_length) to float32 (n, d) unit vectors, sharing the model's weights."""
+        return TextTower(self.model.text).eval()
+
+
+class ImageTower(nn.Module):
+    """Pixel normalisation, open_clip's picture tower, and the division by the vector's length."""
+
+    def __init__(self, visual: nn.Module, preprocess: Preprocess, features: Sequence[str]) -> None:
+        super().__init__()
+        if not features or not set(features) <= set(FEATURES):
+            raise InputError(f"features {list(features)}; wanted one or both of {list(FEATURES)}")
+        if "pooled" in features and not _has_projection(visual):
+            raise InputError(
+                f"this picture tower ({type(visual).__name__}) has no projection after its pooling, so there are no"
+                " 'pooled' features: use --features projected"
+            )
+        self.visual = visual
+        self.preprocess = preprocess
+        self.features = tuple(features)
+
+    def forward(self, pixels: torch.Tensor) -> Any:
+        x = normalize_pixels(pixels, self.preprocess)
+        x = x.to(next(self.visual.parameters()).dtype)
+        if self.features == ("projected",):
+            return unit(self.visual(x))
+        pooled, projected = pooled_and_projected(self.visual, x)
+        by_name = {"pooled": unit(pooled), "projected": unit(projected)}
+        outputs = tuple(by_name[name] for name in self.features)
+        return outputs if len(outputs) > 1 else outputs[0]
+
+
+def normalize_pixels(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
+    """float32 (n, 3, h, w), as picture towers take them, from uint8 (n, h, w, 3)."""
+    # Made here and no buffers of a module: casting the tower to half precision must not round them.
+    mean = torch.tensor(preprocess.mean, device=pixels.device).view(3, 1, 1)
+    std = torch.tensor(preprocess.std, device=pixels.device).view(3, 1, 1)
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+
+
+class TextTower(nn.Module):
+    """open_clip's text tower and the division by the vector's length."""
+
+    def __init__(self, text: nn.Module) -> None:
+        super().__init__()
+        self.text = text
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return unit(self.text(tokens))
+
+
+def unit(x: Any) -> torch.Tensor:
+    """float32 rows of length 1. CoCa's towers also give their tokens; the vector comes first."""
+    return F.normalize((x[0] if isinstance(x, tuple) else x).float(), dim=-1)
+
+
+def _has_projection(visual: nn.Module) -> bool:
+    """Whether pooling and projection are two steps, as they are not in CLIP's ResNets and in SigLIP."""
+    if isinstance(visual, TimmModel):
+        return len(visual.head) > 0 and not hasattr(visual.head, "pool")
+    return isinstance(visual, VisionTransformer) and visual.proj is not None
+
+
+def pooled_and_projected(visual: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `visual(x)` computes, before and after the projection; neither is of unit length."""
+    if isinstance(visual, TimmModel):
+        pooled = visual.trunk(x)
+        return pooled, visual.head(pooled)
+    pooled, _ = visual._pool(visual.transformer(visual._embeds(x)))
+    return pooled, pooled @ visual.proj
+
+
+def weights_hash(state_dict: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over each tensor's name, dtype, shape and the SHA-256 of its bytes, sorted by name.
+
+    Bytes are hashed tensor by tensor so that all cores take part.
+    """
+
+    def line(name: str) -> bytes:
+        tensor = state_dict[name].detach().cpu()
+        data = tensor.reshape(-1).view(torch.uint8).numpy().data
+        return f"{name} {tensor.dtype} {tuple(tensor.shape)} {hashlib.sha256(data).hexdigest()}\n".encode()
+
+    with ThreadPoolExecutor() as pool:
+        return hashlib.sha256(b"".join(pool.map(line, sorted(state_dict)))).hexdigest()
+
+
+# Enough to tell apart what CLIP models use; compared by value, so any library's module will do.
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "hard_swish": F.hardswish,
+    "hard_sigmoid": F.hardsigmoid,
+}
+ACTIVATION_WORDS = ("elu", "swish", "silu", "sigmoid", "activation")
+
+
+def activation(model: open_clip.CustomTextCLIP) -> str:
+    """The nonlinearities of both towers, such as "gelu" or "image relu6, text gelu".
+
+    Read from what the modules compute, not from a configuration's claim.
+    """
+    image, text = ("+".join(sorted(_activations(tower))) for tower in (model.visual, model.text))
+    return image if image == text else f"image {image}, text {text}"
+
+
+def _activations(tower: nn.Module) -> set[str]:
+    x = torch.linspace(-8, 8, 101)
+    names = set()
+    for module in tower.modules():
+        kind = type(module).__name__
+        if [*module.children(), *module.parameters()]:
+            continue
+        if any(word in kind.lower() for word in ACTIVATION_WORDS):
+            y = module(x.clone())  # a copy: some work in place
+            same = [name for name, function in ACTIVATIONS.items() if torch.allclose(y, function(x), atol=1e-6)]
+            names.add(same[0] if same else kind)
+    return names
+
+
+PROBES = (
+    "a photo of a cat",
+    "A Photo, of A CAT!",
+    "  two   spaces\tand a tab\n",
+    "naïve café, Ωmega, 北京, 😀",
+    "don't &amp; <b>bold</b> 3.14 can't",
+    "",
+    "word " * 200,
+)
+
+
+def tokenizer_name(tokenizer: Any) -> str:
+    """The kind of tokenizer and a hash of its vocabulary and of what it makes of a few awkward prompts."""
+    content = [sorted(vocabulary(tokenizer).items()), tokenizer(list(PROBES)).tolist()]
+    return f"{type(tokenizer).__name__} {hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
+
+
+def vocabulary(tokenizer: Any) -> dict[str, int]:
+    if isinstance(tokenizer, SimpleTokenizer):
+        return tokenizer.encoder
+    return tokenizer.tokenizer.get_vocab()
+
+
+def token_counts(tokenizer: Any, prompts: Sequence[str]) -> list[int]:
+    """How many tokens each prompt has, special ones included, before it is cut to the context length."""
+    if isinstance(tokenizer, SimpleTokenizer):
+        return [len(tokenizer.encode(prompt)) + 2 for prompt in prompts]
+    if not len(prompts):
+        return []
+    clean = getattr(tokenizer, "clean_fn", lambda prompt: canonicalize_text(basic_clean(prompt)))
+    # The mode `clips` puts three special tokens around the text by itself.
+    clips = getattr(tokenizer, "tokenizer_mode", "") == "clips"
+    encoded = tokenizer.tokenizer(
+        [clean(prompt) for prompt in prompts], add_special_tokens=not clips, truncation=False, verbose=False
+    )
+    return [len(ids) + 3 * clips for ids in encoded["input_ids"]]

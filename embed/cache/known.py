@@ -1,0 +1,138 @@
+"""What a cache already has, in 10 bytes an entry: sets of ids, and the fingerprints of names.
+
+Ten million Python strings in a set cost over a gigabyte, and a job of ten million pictures needs two such sets.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from embed.cache.store import KEYS, Cache
+
+LONGEST_RUN = 1 << 17  # merging takes memory for some 40 bytes an id
+
+
+class IdSet:
+    """A growing set of ids, each given as two uint64 words of a cryptographic hash, of which it keeps 80 bits.
+
+    That two of ten million ids look the same has a chance of 4e-11. Sorted runs of ids in two plain arrays, merged
+    while they are short: a larger set takes no more memory than its ids, not even while it grows.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[np.ndarray, np.ndarray]] = []  # uint64 and uint16, sorted by the first, then the second
+
+    def __len__(self) -> int:
+        return sum(len(high) for high, _ in self._runs)
+
+    def contains(self, ids: np.ndarray) -> np.ndarray:
+        """(n,) bool for ids (n, 2) uint64."""
+        return self._has(ids[:, 0], ids[:, 1].astype(np.uint16))
+
+    def add(self, ids: np.ndarray) -> np.ndarray:
+        """(n,) bool: which of the ids (n, 2) were new, the first one where some are equal."""
+        high, low = ids[:, 0], ids[:, 1].astype(np.uint16)
+        order = np.lexsort((low, high))
+        high, low = high[order], low[order]
+        first = np.ones(len(ids), bool)
+        first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+        first &= ~self._has(high, low)
+        if first.any():
+            self._runs.append((high[first], low[first]))
+            self._merge()
+        new = np.zeros(len(ids), bool)
+        new[order[first]] = True
+        return new
+
+    def _has(self, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+        found = np.zeros(len(high), bool)
+        for run_high, run_low in self._runs:
+            at = np.searchsorted(run_high, high)
+            near = np.flatnonzero(at < len(run_high))
+            near = near[run_high[at[near]] == high[near]]
+            while len(near):  # more than once only where 64 bits are equal and the other 16 are not
+                found[near] |= run_low[at[near]] == low[near]
+                at[near] += 1
+                near = near[at[near] < len(run_high)]
+                near = near[run_high[at[near]] == high[near]]
+        return found
+
+    def _merge(self) -> None:
+        while len(self._runs) > 1:
+            (high_a, low_a), (high_b, low_b) = self._runs[-2:]
+            if len(high_a) > 2 * len(high_b) or len(high_a) + len(high_b) > LONGEST_RUN:
+                return
+            high, low = np.concatenate([high_a, high_b]), np.concatenate([low_a, low_b])
+            order = np.lexsort((low, high))
+            self._runs[-2:] = [(high[order], low[order])]
+
+
+def words(ids: pa.ChunkedArray | Sequence[str]) -> np.ndarray:
+    """(n, 2) uint64 for n ids of 32 hexadecimal digits."""
+    texts = ids.to_pylist() if isinstance(ids, pa.ChunkedArray) else ids
+    return np.frombuffer(bytes.fromhex("".join(texts)), np.uint64).reshape(-1, 2)
+
+
+def fingerprint(key: str, *state: object) -> bytes:
+    """16 bytes for a name in a state, such as its picture's size and modification time."""
+    return hashlib.blake2b("\0".join([key, *map(str, state)]).encode(), digest_size=16).digest()
+
+
+def stack(fingerprints: list[bytes]) -> np.ndarray:
+    """(n, 2) uint64 for n fingerprints."""
+    return np.frombuffer(b"".join(fingerprints), np.uint64).reshape(-1, 2)
+
+
+def name_fingerprint(key: str, id: str | None, size_bytes: int | None, mtime_ns: int | None) -> bytes:
+    """By what a name is met again without reading its picture.
+
+    A local file by its size and modification time, bytes in a table (no size) by their hash, a remote file (no time)
+    by its name alone.
+    """
+    if mtime_ns is not None:
+        return fingerprint(key, size_bytes, mtime_ns)
+    return fingerprint(key) if id is None or size_bytes is not None else fingerprint(key, id)
+
+
+class Known:
+    """The contents and the names that a cache has, growing as a job goes on."""
+
+    def __init__(self, cache: Cache, rehash: bool) -> None:
+        self.contents = IdSet()
+        self.names = IdSet()  # in `name_fingerprint`s
+        self._noted = IdSet() if rehash else None  # in fingerprints of whole rows
+        for file in cache.files("images", "metadata"):
+            self.contents.add(words(cache.column(file, "image_id")))
+        for rows in _latest_names(cache):
+            if self._noted is not None:
+                self._noted.add(stack([fingerprint(*row) for row in rows]))
+            else:
+                self.names.add(stack([name_fingerprint(*row) for row in rows]))
+        if not rehash:
+            # A file that could not be decoded is read again once it has changed; one that was missing, at once.
+            failures = cache.failures().select(["key", "size_bytes", "mtime_ns"]).to_pylist()
+            local = [row for row in failures if row["mtime_ns"] is not None]
+            marks = [name_fingerprint(row["key"], None, row["size_bytes"], row["mtime_ns"]) for row in local]
+            self.names.add(stack(marks))
+
+    def has(self, ids: Sequence[str]) -> np.ndarray:
+        """(n,) bool: which contents the cache has."""
+        return self.contents.contains(words(ids))
+
+    def note(self, rows: Sequence[tuple[str, str | None, int | None, int | None]]) -> np.ndarray:
+        """(n,) bool: which of the rows, in the columns of a cache's keys and just read, the cache lacks."""
+        if self._noted is None:
+            return np.ones(len(rows), bool)  # the others were skipped before they were read
+        return self._noted.add(stack([fingerprint(*row) for row in rows]))
+
+
+def _latest_names(cache: Cache) -> Iterator[list[tuple[str, str, int | None, int | None]]]:
+    """The rows of a cache's keys, part by part; of a local file that was replaced only the last one."""
+    met = IdSet()
+    for file in reversed(cache.files("images", "keys")):
+        columns = [cache.column(file, name).to_pylist() for name in KEYS.names]
+        rows = list(zip(*columns, strict=True))[::-1]
+        last = met.add(stack([fingerprint(key) for key, *_ in rows]))
+        yield [row for row, is_last in zip(rows, last, strict=True) if is_last or row[3] is None]

@@ -1,0 +1,272 @@
+"""The cache: a folder of unit-norm vectors that anyone's tools can read, and the ledger of what failed.
+
+    manifest.json                            identity, source, every file with its rows and SHA-256; written last
+    images/img_emb/img_emb_0000.npy          (n, d) float16; row i belongs to row i of
+    images/metadata/metadata_0000.parquet    image_path (the first name it was met under), image_id, width, height
+    images/keys/keys_0000.parquet            image_path, image_id, size_bytes, mtime_ns: every name of a picture
+    prompts/text_emb/..., prompts/metadata/... (caption, prompt_id)
+    failures.parquet                         key, stage, reason, detail, size_bytes, mtime_ns
+
+Each side is laid out as clip-retrieval lays out its embeddings. Only files that the manifest lists count: what a
+killed job left behind is removed when the cache is next opened for writing. Knows no model and no picture.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from embed.files import atomic_write, locked, read_manifest, sha256_file, temporary_name, write_json
+from embed.spec import Identity, InputError, Source, known_fields, require_same_identity
+
+FORMAT = 1
+
+# The column that names a row, the column that holds the hash of its content, and the folder of its vectors.
+KEY_COLUMN = {"images": "image_path", "prompts": "caption"}
+ID_COLUMN = {"images": "image_id", "prompts": "prompt_id"}
+EMBEDDINGS = {"images": "img_emb", "prompts": "text_emb"}
+
+METADATA = {
+    "images": pa.schema(
+        [
+            ("image_path", pa.string()),
+            ("image_id", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+        ]
+    ),
+    "prompts": pa.schema([("caption", pa.string()), ("prompt_id", pa.string())]),
+}
+KEYS = pa.schema(
+    [
+        ("image_path", pa.string()),
+        ("image_id", pa.string()),
+        ("size_bytes", pa.int64()),  # null for a picture that is no local file
+        ("mtime_ns", pa.int64()),
+    ]
+)
+FAILURES = pa.schema(
+    [
+        ("key", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),  # one of few phrases, for counting
+        ("detail", pa.string()),
+        ("size_bytes", pa.int64()),  # as in KEYS: a picture that failed is read again once it has changed
+        ("mtime_ns", pa.int64()),
+    ]
+)
+
+
+class Cache:
+    """A finished or growing cache, read only."""
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.identity = Identity.from_json(manifest["identity"])
+        self.source = Source(**known_fields(Source, manifest["source"]))
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Cache":
+        """The cache at `path`; InputError where there is none or its format is unknown."""
+        path = Path(path)
+        return cls(path, read_manifest(path / "manifest.json", "cache", (FORMAT,)))
+
+    def files(self, side: str, folder: str) -> list[Path]:
+        """The committed files of one folder, such as ("images", "metadata"), in row order."""
+        prefix = f"{side}/{folder}/"
+        names = [name for name in self.manifest["files"] if name.startswith(prefix)]
+        return [self.path / name for name in sorted(names, key=lambda name: (len(name), name))]
+
+    def count(self, side: str) -> int:
+        """How many different pictures or prompts have a vector."""
+        prefix = f"{side}/{EMBEDDINGS[side]}/"
+        return sum(entry["rows"] for name, entry in self.manifest["files"].items() if name.startswith(prefix))
+
+    @property
+    def boundaries(self) -> dict[str, Any]:
+        """What the manifest says of each boundary, by its folder; see embed.cache.boundary."""
+        return self.manifest.get("boundary", {})
+
+    def arrays(self, side: str, folder: str | None = None) -> list[np.ndarray]:
+        """Memory-mapped (n_i, d) float16 arrays, one a shard, in row order."""
+        found = [
+            np.load(file, mmap_mode="r", allow_pickle=False) for file in self.files(side, folder or EMBEDDINGS[side])
+        ]
+        for array in found:
+            if array.ndim != 2 or array.dtype != np.float16:
+                raise InputError(f"{self.path}: a shard of {side} is {array.dtype}{array.shape}; wanted float16 (n, d)")
+        return found
+
+    def image_embeddings(self) -> np.ndarray:
+        """(n, d) float16 unit-norm vectors of the pictures, in memory."""
+        return self._concatenated("images")
+
+    def pooled_embeddings(self) -> np.ndarray | None:
+        """(n, p) float16 unit-norm features of the pictures before the projection, in memory; None without them."""
+        return np.concatenate(arrays) if (arrays := self.arrays("images", "pooled_emb")) else None
+
+    def text_embeddings(self) -> np.ndarray:
+        """(n, d) float16 unit-norm vectors of the prompts, in memory."""
+        return self._concatenated("prompts")
+
+    def _concatenated(self, side: str) -> np.ndarray:
+        arrays = self.arrays(side)
+        return np.concatenate(arrays) if arrays else np.empty((0, self.identity.dim), np.float16)
+
+    def metadata(self, side: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The metadata of one side, row i belonging to vector i."""
+        return _read_tables(self.files(side, "metadata"), METADATA[side], columns)
+
+    def keys(self) -> pa.Table:
+        """Every name under which a picture was met, with the content it had then."""
+        return _read_tables(self.files("images", "keys"), KEYS, None)
+
+    def column(self, file: Path, name: str) -> pa.ChunkedArray:
+        """One column of one committed Parquet file."""
+        return pq.read_table(file, columns=[name])[name]
+
+    def failures(self) -> pa.Table:
+        """The ledger: key, stage, reason and detail of everything that got no vector."""
+        name = "failures.parquet"
+        files = [self.path / name] if name in self.manifest["files"] else []
+        return _read_tables(files, FAILURES, None)
+
+    def image_rows(self, keys: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
+        """(m,) int64: the vector row of each picture key, -1 where the cache does not have it."""
+        names = self.keys()
+        # A name whose picture was replaced stands twice: the last content is the one it has now.
+        last_first = pc.subtract(len(names) - 1, pa.array(np.arange(len(names))))
+        names = names.take(last_first)
+        found = _positions(keys, names["image_path"])
+        ids = self.metadata("images", ["image_id"])["image_id"]
+        row_of_name = _positions(names["image_id"], ids)
+        return np.where(found >= 0, row_of_name[found], -1) if len(names) else found
+
+    def prompt_rows(self, prompts: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
+        """(m,) int64: the vector row of each prompt, -1 where the cache does not have it."""
+        return _positions(prompts, self.metadata("prompts", ["caption"])["caption"])
+
+
+class CacheWriter:
+    """Appends shards to a cache, new or old; nothing counts before `commit`.
+
+    Takes a lock, so that two jobs never write one cache. Use as a context manager.
+    """
+
+    def __init__(self, path: str | Path, identity: Identity, source: Source) -> None:
+        self.path = Path(path)
+        _require_cache_or_nothing(self.path)
+        self._locked = locked(self.path)
+        self._locked.__enter__()
+        try:
+            self._manifest = self._open_or_create(identity, source)
+            self._remove_leftovers()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> "CacheWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the lock back. What was not committed is lost."""
+        self._locked.__exit__(None, None, None)
+
+    def cache(self) -> Cache:
+        """What has been written so far, committed or not."""
+        return Cache(self.path, self._manifest)
+
+    def _open_or_create(self, identity: Identity, source: Source) -> dict[str, Any]:
+        if not (self.path / "manifest.json").exists():
+            manifest = {
+                "format": FORMAT,
+                "identity": identity.to_json(),
+                "source": {"model": source.model, "pretrained": source.pretrained},
+                "files": {},
+            }
+            write_json(self.path / "manifest.json", manifest)
+        cache = Cache.open(self.path)
+        require_same_identity(cache.identity, f"the cache {self.path}", identity, "the backbone asked for")
+        return dict(cache.manifest)
+
+    def _remove_leftovers(self) -> None:
+        files, ledger = self._manifest["files"], self.path / "failures.parquet"
+        # The one file that is replaced rather than added: a job killed before its commit left the next one.
+        if ledger.name in files and (not ledger.exists() or sha256_file(ledger) != files[ledger.name]["sha256"]):
+            del files[ledger.name]
+        for side in METADATA:
+            for file in (self.path / side).rglob("*"):
+                if file.is_file() and file.relative_to(self.path).as_posix() not in files:
+                    file.unlink()
+        for file in (ledger, temporary_name(ledger), temporary_name(self.path / "manifest.json")):
+            if file.name not in files:
+                file.unlink(missing_ok=True)
+
+    def append(self, side: str, metadata: pa.Table, **arrays: np.ndarray) -> None:
+        """Write one shard: `metadata` (n rows) and its arrays by folder, such as `img_emb=(n, d) float16`."""
+        shard = len(self.cache().files(side, "metadata"))
+        for folder, array in arrays.items():
+            if len(array) != len(metadata):
+                raise ValueError(f"{folder} has {len(array)} rows, its metadata {len(metadata)}")
+            self.write_array(f"{side}/{folder}/{folder}_{shard:04d}.npy", array)
+        self._write_table(f"{side}/metadata/metadata_{shard:04d}.parquet", metadata.cast(METADATA[side]))
+
+    def write_array(self, name: str, array: np.ndarray) -> None:
+        """Write one .npy file, `name` being its path inside the cache and starting with a side."""
+        with atomic_write(self.path / name) as file:
+            np.save(file, array, allow_pickle=False)
+        self._record(name, len(array))
+
+    def append_keys(self, keys: pa.Table) -> None:
+        """Write names that pictures were met under; those of the shard just appended, or new ones of old pictures."""
+        shard = len(self.cache().files("images", "keys"))
+        self._write_table(f"images/keys/keys_{shard:04d}.parquet", keys.cast(KEYS))
+
+    def replace_failures(self, failures: pa.Table) -> None:
+        """Write the whole ledger."""
+        self._write_table("failures.parquet", failures.cast(FAILURES))
+
+    def commit(self, **fields: Any) -> None:
+        """Make everything written since the last commit part of the cache; `fields` go into the manifest."""
+        self._manifest.update(fields)
+        write_json(self.path / "manifest.json", self._manifest)
+
+    def _write_table(self, name: str, table: pa.Table) -> None:
+        with atomic_write(self.path / name) as file:
+            pq.write_table(table, file)
+        self._record(name, len(table))
+
+    def _record(self, name: str, rows: int) -> None:
+        self._manifest["files"][name] = {"rows": rows, "sha256": sha256_file(self.path / name)}
+
+
+def _require_cache_or_nothing(path: Path) -> None:
+    """InputError for a folder that holds other things: nothing may be written, or removed, there."""
+    manifest = path / "manifest.json"
+    if manifest.exists() or not path.exists():
+        return
+    if foreign := sorted(set(os.listdir(path)) - {".lock", temporary_name(manifest).name}):
+        raise InputError(f"{path} is not a cache and not empty (it has {foreign[0]}); choose another")
+
+
+def _read_tables(files: Iterable[Path], schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
+    tables = [pq.read_table(file, columns=columns) for file in files]
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
+    return pa.concat_tables(tables) if tables else schema.empty_table()
+
+
+def _positions(values: pa.Array | pa.ChunkedArray | Sequence[str], among: pa.ChunkedArray) -> np.ndarray:
+    if not isinstance(values, pa.Array | pa.ChunkedArray):
+        values = pa.array(values, pa.string())
+    found = pc.index_in(values.cast(pa.string()), value_set=among.cast(pa.string()))
+    return np.asarray(pc.fill_null(found, -1)).astype(np.int64)

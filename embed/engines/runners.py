@@ -1,0 +1,82 @@
+"""A tower at a precision on a device as a function of arrays: by torch, or by onnxruntime."""
+
+import copy
+import os
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embed.process.allocator import keep_freed_memory
+from embed.spec import InputError
+
+# Inputs of one run on a CPU: with more, a convolution trunk and onnxruntime are no faster and take more memory.
+TORCH_AT_ONCE, ONNX_AT_ONCE = 8, 4
+LANES = 8  # runs side by side, at most: a batch of 32 holds no more
+
+Run = Callable[[np.ndarray], list[np.ndarray]]
+
+
+def cast(tower: Any, precision: str) -> Any:
+    """The tower itself in fp32, else a copy in that precision."""
+    import torch
+
+    if precision == "fp32":
+        return tower
+    return copy.deepcopy(tower).to({"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
+
+
+def torch_runner(tower: Any, precision: str, device: str) -> Run:
+    """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 arrays; moves the tower to the device."""
+    import torch
+
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise InputError(f"torch runs no {precision} here; ask for --engine onnx")
+    tower = cast(tower, precision).to(device)
+    at_once = sys.maxsize
+    if device == "cpu":
+        keep_freed_memory()
+        if sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 1:
+            at_once = TORCH_AT_ONCE
+            tower = tower.to(memory_format=torch.channels_last)  # as pixels come: nothing is reordered then
+
+    def run(inputs: np.ndarray) -> list[np.ndarray]:
+        parts = []
+        with torch.inference_mode():
+            for part in torch.from_numpy(inputs).split(at_once):
+                outputs = tower(part.to(device))
+                parts.append(outputs if isinstance(outputs, tuple) else (outputs,))
+        return [torch.cat(feature).cpu().numpy() for feature in zip(*parts, strict=True)]
+
+    return run
+
+
+def onnx_runner(graph: Path, name: str, device: str, threads: int | None) -> Run:
+    """The same for an exported tower, whose input is called `name`.
+
+    On a CPU a batch is shared out among runs side by side: threads inside a run wait for each other at every operator,
+    and two of them on two cores do ViT-B/32 in int8 a quarter slower than two runs of one thread each.
+    """
+    from embed.engines.sessions import open_session
+
+    kind, _, index = device.partition(":")
+    provider = (kind, {"device_id": index}) if index else kind
+    if kind != "cpu":
+        session = open_session(graph, [provider], threads)
+        return lambda inputs: session.run(None, {name: inputs})
+    cores = threads or os.cpu_count() or 1
+    lanes = min(cores, LANES)
+    session = open_session(graph, [provider], cores // lanes)
+    pool = ThreadPoolExecutor(lanes, thread_name_prefix="session")
+
+    def run_part(part: np.ndarray) -> list[np.ndarray]:
+        return session.run(None, {name: part})
+
+    def run(inputs: np.ndarray) -> list[np.ndarray]:
+        parts = [inputs[start : start + ONNX_AT_ONCE] for start in range(0, max(1, len(inputs)), ONNX_AT_ONCE)]
+        return [np.concatenate(feature) for feature in zip(*pool.map(run_part, parts), strict=True)]
+
+    return run

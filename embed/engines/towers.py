@@ -1,0 +1,221 @@
+"""The towers of a source as functions of arrays, by the engine wanted, and all that this machine remembers of them.
+
+Graphs are exported once in fp32, rewritten and converted (see embed.graphs.precision), and kept with the trials'
+results and the tokenizer in the machine's cache (see embed.engines.machine).
+"""
+
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embed.engines.choice import REFERENCE, Engine, Trial, Wanted, candidates, choose, run_reference, try_engine
+from embed.engines.machine import engine_folder, remember_identity, remembered_identity
+from embed.engines.runners import Run, onnx_runner, torch_runner
+from embed.files import write_json
+from embed.inputs.tokenizer import Tokenizer, kept_tokenizer
+from embed.process.allocator import release_freed_memory
+from embed.spec import Identity, InputError, Source, known_fields
+
+if TYPE_CHECKING:
+    from embed.backbones.backbone import Backbone
+
+INPUT = {"images": "pixels", "prompts": "tokens"}
+SAMPLE = 256  # inputs on which candidates are compared
+
+
+class NoSuchEngine(InputError):
+    """A tower that a runner cannot have at a precision."""
+
+
+class Towers:
+    """The two towers of a source by engine, with everything about them that this machine remembers."""
+
+    def __init__(self, source: Source, root: Path, features: Sequence[str], ignore_exif: bool = False) -> None:
+        self.source = source
+        self.features = tuple(features)
+        self._root = root
+        self._ignore_exif = ignore_exif
+        self._backbone_s = 0.0  # what loading the backbone took, torch's import included
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process gets them with nothing loaded."""
+        return Towers, (self.source, self._root, self.features, self._ignore_exif)
+
+    @property
+    def needs_backbone(self) -> bool:
+        """Whether to tell the identity, the backbone has to be loaded."""
+        return remembered_identity(self.source, self._root) is None
+
+    @property
+    def has_backbone(self) -> bool:
+        """Whether it is loaded, and with it torch."""
+        return "_backbone" in self.__dict__
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Without loading the weights, where this machine has seen them before."""
+        identity = remembered_identity(self.source, self._root)
+        if identity is None:
+            identity = self._backbone.identity
+            remember_identity(self.source, identity, self._root)
+        return replace(identity, preprocess=replace(identity.preprocess, ignore_exif=self._ignore_exif))
+
+    @cached_property
+    def _backbone(self) -> "Backbone":
+        start = time.monotonic()
+        from embed.backbones.load import load_backbone
+
+        backbone = load_backbone(self.source)
+        self._backbone_s = time.monotonic() - start
+        release_freed_memory()
+        return backbone
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[np.ndarray, int]:
+        """int32 (n, c) tokens, and how many prompts were cut."""
+        if (kept := self._kept_tokenizer) is not None:
+            return kept(prompts), kept.count_truncated(prompts)
+        return self._backbone.tokenize(prompts), self._backbone.count_truncated(prompts)
+
+    @cached_property
+    def _kept_tokenizer(self) -> Tokenizer | None:
+        return kept_tokenizer(engine_folder(self.identity, self._root))
+
+    def find(self, side: str, wanted: Wanted, device: str, count: int | None = None) -> Engine | None:
+        """The engine to use for `count` inputs, where no trial is needed: the reference is asked for, or all that come
+        into question were measured before."""
+        if candidates(wanted, device) == [REFERENCE]:
+            return Engine(*REFERENCE, device)
+        trials = self._trials(side, device)
+        measured = {(trial.engine.runner, trial.engine.precision) for trial in trials}
+        return choose(trials, wanted, count).engine if measured >= set(candidates(wanted, device)) else None
+
+    def measure(
+        self,
+        side: str,
+        inputs: np.ndarray | Sequence[str],
+        wanted: Wanted,
+        device: str,
+        batch_size: int,
+        count: int | None = None,
+    ) -> Trial:
+        """Try the candidates on pixels or prompts, remember what came out, and give the one to use for `count` such."""
+        inputs = inputs if isinstance(inputs, np.ndarray) else self.tokenize(inputs)[0]
+        reference, rate = run_reference(self.runner(side, Engine(*REFERENCE, device)), inputs, batch_size)
+        inputs = inputs[: len(reference)]
+        release_freed_memory()
+        trials = {(t.engine.runner, t.engine.precision): t for t in self._trials(side, device)}
+        trials[REFERENCE] = Trial(Engine(*REFERENCE, device, len(inputs)), rate, self._backbone_s)
+        best = rate
+        for runner, precision in candidates(wanted, device):
+            if (runner, precision) == REFERENCE:
+                continue
+            engine = Engine(runner, precision, device)
+            try:
+                if runner == "onnx":
+                    self._graph(side, precision)
+            except NoSuchEngine:
+                if wanted.precision == precision:
+                    raise
+                trials[runner, precision] = Trial(replace(engine, cosine_mean=0.0, cosine_min=0.0), 0.0)
+                continue
+            start = time.monotonic()
+            run = self.runner(side, engine, wanted.threads)
+            start_s = time.monotonic() - start + (self._backbone_s if runner == "torch" else 0.0)
+            trial = try_engine(run, engine, inputs, reference, batch_size, best)
+            if wanted.admits(trial.engine):
+                best = max(best, trial.per_s)
+            trials[runner, precision] = replace(trial, start_s=start_s)
+            del run  # not beside the next one's
+            release_freed_memory()
+        write_json(self._trials_file(side, device), {"trials": [asdict(trial) for trial in trials.values()]})
+        return choose(list(trials.values()), wanted, count)
+
+    def runner(self, side: str, engine: Engine, threads: int | None = None) -> Run:
+        """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 (n, d) unit vectors, one array a feature."""
+        if engine.runner == "onnx":
+            return onnx_runner(self._graph(side, engine.precision), INPUT[side], engine.device, threads)
+        return torch_runner(self._tower(side), engine.precision, engine.device)
+
+    def _tower(self, side: str) -> Any:
+        return self._backbone.image_tower(self.features) if side == "images" else self._backbone.text_tower()
+
+    def _name(self, side: str) -> str:
+        return "-".join([side, *(self.features if side == "images" else ())])
+
+    def _trials_file(self, side: str, device: str) -> Path:
+        return engine_folder(self.identity, self._root) / f"{self._name(side)}.{device.replace(':', '')}.json"
+
+    def _trials(self, side: str, device: str) -> list[Trial]:
+        try:
+            entries = json.loads(self._trials_file(side, device).read_text())["trials"]
+            return [
+                Trial(Engine(**known_fields(Engine, entry["engine"])), entry["per_s"], entry["start_s"])
+                for entry in entries
+            ]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
+
+    def _graph(self, side: str, precision: str) -> Path:
+        """The exported tower, made now unless this machine has it."""
+        folder = engine_folder(self.identity, self._root) / f"{self._name(side)}.{precision}"
+        if not folder.exists():
+            fp32 = self._graph(side, "fp32") if precision != "fp32" else None
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as making:
+                done = Path(making) / "done"
+                done.mkdir()
+                if fp32 is None:
+                    self._export(side, done / "model.onnx")
+                else:
+                    _convert(fp32, precision, done / "model.onnx")
+                release_freed_memory()
+                with contextlib.suppress(OSError):  # another process made the same meanwhile
+                    done.rename(folder)
+        return folder / "model.onnx"
+
+    def _export(self, side: str, path: Path) -> None:
+        import onnx
+        import torch
+
+        from embed.graphs.precision import fold_patches
+        from embed.graphs.rewrite import serving_form
+        from embed.graphs.trace import export_tower
+        from embed.inputs.vocabulary import keep_tokenizer
+
+        example = (
+            torch.zeros((2, *self.identity.preprocess.size, 3), dtype=torch.uint8)
+            if side == "images"
+            else torch.from_numpy(self._backbone.tokenize(["a photo of a cat", "a dog"]))
+        )
+        if side == "prompts":
+            keep_tokenizer(engine_folder(self.identity, self._root), self._backbone.tokenizer)
+        outputs = self.features if side == "images" else ("projected",)
+        tower = self._tower(side)
+        with serving_form(tower):
+            graph = export_tower(tower, {INPUT[side]: example}, outputs, {INPUT[side]: {0: "n"}})
+        onnx.save_model(fold_patches(graph), path, save_as_external_data=True, location="model.data")
+
+
+def _convert(fp32: Path, precision: str, path: Path) -> None:
+    """The graph at another precision; InputError where there is none."""
+    import onnx
+
+    from embed.graphs.precision import is_convolutional, quantize_dynamic, to_fp16
+
+    if precision == "fp16":
+        onnx.save_model(to_fp16(onnx.load(fp32)), path, save_as_external_data=True, location="model.data")
+    elif is_convolutional(onnx.load(fp32, load_external_data=False)):
+        raise NoSuchEngine(
+            "int8 of a convolution trunk wants calibration pictures, and a cache's vectors must not depend on which;"
+            " ask for another precision"
+        )
+    else:
+        quantize_dynamic(fp32, path)

@@ -1,0 +1,102 @@
+"""Prompts to token ids, equal to open_clip's tokenizers, with `tokenizers` alone: no torch, no transformers.
+
+A file tokenizer.json holds the vocabulary, the special tokens, the cut to the context length and the padding. What
+it cannot hold is the cleaning that open_clip does before (mojibake, HTML entities, whitespace), which is done here in
+the mode that the bundle names.
+"""
+
+import html
+import json
+import re
+import string
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed.spec import InputError
+
+KEPT_NAME = "tokenizer.json"
+CLEANINGS = ("lower", "whitespace", "canonicalize")
+# ASCII that can hold no entity, escape or control character: ftfy and html.unescape leave such a text as it is.
+PLAIN = re.compile(r"[\x20-\x25\x27-\x7e]*")
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """What tokenizer.json leaves open; part of a bundle's manifest."""
+
+    cleaning: str  # one of CLEANINGS, open_clip's names
+    context_length: int
+    pad_id: int
+    zeroed_id: int | None = None  # a token that is replaced by 0: the separator of some BERT towers
+    shortens: bool = False  # whether columns of padding may be cut off without changing a vector
+
+    def __post_init__(self) -> None:
+        if self.cleaning not in CLEANINGS:
+            raise InputError(f"TokenizerConfig.cleaning is {self.cleaning!r}; wanted one of {CLEANINGS}")
+        if self.context_length < 1:
+            raise InputError(f"TokenizerConfig.context_length is {self.context_length}; wanted a positive number")
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Tokenizer:
+    """Token ids of prompts, from the text of a tokenizer.json and its configuration."""
+
+    def __init__(self, text: str, config: TokenizerConfig) -> None:
+        from tokenizers import Tokenizer as Encoder
+
+        self.config = config
+        try:
+            self.encoder = Encoder.from_str(text)
+        except Exception as error:  # tokenizers raises bare Exception
+            raise InputError(f"tokenizer.json cannot be read ({error}); export the bundle again") from None
+
+    def __call__(self, prompts: Sequence[str]) -> NDArray[np.int32]:
+        """Ids (n, c) int32; c is the context length, or the longest prompt's where the text tower allows it."""
+        config = self.config
+        encoded = self._encode(prompts)
+        ids = np.array([e.ids for e in encoded], np.int32).reshape(len(prompts), config.context_length)
+        if config.zeroed_id is not None:
+            ids[ids == config.zeroed_id] = 0
+        if config.shortens and len(prompts):
+            ids = ids[:, : max(sum(e.attention_mask) for e in encoded)]
+        return ids
+
+    def count_truncated(self, prompts: Sequence[str]) -> int:
+        """How many prompts lose tokens to the context length."""
+        return sum(bool(e.overflowing) for e in self._encode(prompts))
+
+    def _encode(self, prompts: Sequence[str]) -> list[Any]:
+        for prompt in prompts:
+            if not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
+                raise InputError(f"prompt {prompt!r} holds half of a surrogate pair; it is not valid Unicode")
+        encoded: list[Any] = self.encoder.encode_batch_fast([clean(p, self.config.cleaning) for p in prompts])
+        return encoded
+
+
+def kept_tokenizer(folder: Path) -> Tokenizer | None:
+    """What `embed.inputs.vocabulary.keep_tokenizer` left in the folder, if it did."""
+    try:
+        kept = json.loads((folder / KEPT_NAME).read_text())
+    except (OSError, ValueError):
+        return None
+    return Tokenizer(kept["tokenizer"], TokenizerConfig(**kept["config"]))
+
+
+def clean(text: str, cleaning: str) -> str:
+    """The text as open_clip's tokenizer of that cleaning sees it."""
+    if not PLAIN.fullmatch(text):
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    if cleaning == "canonicalize":
+        text = text.replace("_", " ").translate(NO_PUNCTUATION).lower()
+    text = " ".join(text.split())
+    return text.lower() if cleaning == "lower" else text

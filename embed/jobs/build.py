@@ -1,0 +1,238 @@
+"""`embed cache` as a function: from tables, a source and a folder to a grown cache.
+
+Decides what the job itself does not know: the identity, the limits, the engine of each side. The manifest records the
+engine at the first commit, and later runs on that cache keep to it.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
+from embed.engines.choice import REFERENCE, Engine, Wanted, candidates, resolve_device
+from embed.engines.encoders import TowerEncoder
+from embed.engines.machine import machine_cache
+from embed.engines.towers import SAMPLE, Towers
+from embed.inputs.decoding import DecodePool
+from embed.inputs.images import Limits
+from embed.jobs import run
+from embed.process.allocator import release_freed_memory
+from embed.process.child import call_apart
+from embed.records.formats import Records, read_records
+from embed.spec import InputError, Source, known_fields
+
+# With fewer pictures or prompts, trying the engines costs more than the fastest one saves.
+TRIAL_RECORDS = 1000
+
+FEATURES = (("projected",), ("projected", "pooled"))
+
+
+@dataclass(frozen=True)
+class BuildConfig:
+    """All that `embed cache` can be told."""
+
+    tables: tuple[str, ...]
+    out: Path
+    source: Source
+    format: str | None = None
+    images_root: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    wanted: Wanted = field(default_factory=Wanted)
+    features: tuple[str, ...] = ("projected",)
+    ignore_exif: bool = False
+    limits: Limits = field(default_factory=Limits)
+    workers: int | None = None  # processes that decode; None: one for each core
+    batch_size: int | None = None  # None: 32 on a CPU, 256 elsewhere
+    rehash: bool = False
+    ray: bool = False  # pictures are decoded and encoded by a Ray cluster
+    ray_address: str | None = None  # None: one of this machine alone
+    ray_actors: int = 2
+    num_gpus: float = 0  # of each actor
+    machine_cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.features not in FEATURES:
+            raise InputError(f"features {','.join(self.features)}; wanted one of projected and projected,pooled")
+        for name in ("workers", "batch_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise InputError(f"{name} is {value}; wanted at least 1")
+
+
+class Reporter:
+    """What a caller may want to watch; each method does nothing here."""
+
+    def engine(self, side: str, engine: Engine, per_s: float | None) -> None:
+        """The engine of a side is settled; `per_s` where it was measured just now."""
+
+    def start(self, side: str, total: int | None) -> None:
+        """Embedding of a side begins, with so many records where that is known."""
+
+    def step(self, records: int, failures: int) -> None:
+        """So many more records are done, and so many failures there are."""
+
+    def end(self) -> None:
+        """That side is done."""
+
+
+def build_cache(config: BuildConfig, reporter: Reporter) -> dict[str, Any]:
+    """Add every picture and prompt of the tables that the cache lacks, and say what was done."""
+    tables = [read_records(table, config.format, config.images_root, config.columns) for table in config.tables]
+    device = resolve_device(config.wanted.device)
+    if config.ray:
+        from embed.jobs.ray import connect
+
+        connect(config.ray_address)
+    batch_size = config.batch_size or (32 if device == "cpu" else 256)
+    root = config.machine_cache or machine_cache()
+    towers = Towers(config.source, root, config.features, config.ignore_exif)
+    build = _Build(config, reporter, tables, device, batch_size, root, towers)
+    if towers.needs_backbone and any(build.worth_trials(side) for side in EMBEDDINGS):
+        call_apart(attrgetter("identity"), towers)  # torch would stay here
+    engines, counts = {}, {}
+    with CacheWriter(config.out, towers.identity, config.source) as writer:
+        _require_features(writer.cache(), config.features)
+        for side in EMBEDDINGS:
+            engines[side] = build.settle_engine(side, writer.cache())
+            counts[side] = build.embed(side, engines[side], writer)
+        cache = writer.cache()
+    return {
+        "cache": str(config.out),
+        "device": device,
+        **{side: {**count.to_json(), "in_cache": cache.count(side)} for side, count in counts.items()},
+        "engines": {side: engine.to_json() for side, engine in engines.items() if engine is not None},
+    }
+
+
+@dataclass(frozen=True)
+class _Build:
+    """The two steps of a side: to settle its engine, and to embed."""
+
+    config: BuildConfig
+    reporter: Reporter
+    tables: Sequence[Records]
+    device: str
+    batch_size: int
+    root: Path  # the machine's cache
+    towers: Towers
+
+    def worth_trials(self, side: str) -> bool:
+        """Whether engines would be tried on a side of which nothing is known.
+
+        Without a word about engines, little work goes to the reference untried.
+        """
+        wanted = self.config.wanted
+        if candidates(wanted, self.device) == [REFERENCE]:
+            return False
+        return (wanted.runner, wanted.precision) != ("auto", "auto") or _at_least(TRIAL_RECORDS, side, self.tables)
+
+    def settle_engine(self, side: str, cache: Cache) -> Engine | None:
+        """The engine the cache was made with, else the best of those this machine measured before, else of a trial now.
+
+        None where there is nothing to embed.
+        """
+        wanted, total = self.config.wanted, _total(self.tables, side)
+        if total == 0:
+            return None
+        for engine in reversed(_engines(cache, side)):
+            if engine.device == self.device and wanted.admits(engine):
+                return engine
+        found, per_s = self.towers.find(side, wanted, self.device, total), None
+        if found is None and not self.worth_trials(side):
+            found = Engine(*REFERENCE, self.device)
+        if found is None:
+            sample = self._sample(side, cache)
+            if sample is None or not len(sample):
+                return None
+            release_freed_memory()  # what a side before this one took
+            measure, arguments = self.towers.measure, (side, sample, wanted, self.device, self.batch_size, total)
+            # A process that has torch anyway does not need another one.
+            trial = measure(*arguments) if self.towers.has_backbone else call_apart(measure, *arguments)
+            found, per_s = trial.engine, trial.per_s
+        self.reporter.engine(side, found, per_s)
+        return found
+
+    def _sample(self, side: str, cache: Cache) -> np.ndarray | list[str] | None:
+        if side == "prompts":
+            return run.sample_prompts(self.tables, cache, SAMPLE)
+        return run.sample_pixels(self.tables, cache, self._decoder(cache, None), SAMPLE)
+
+    def embed(self, side: str, engine: Engine | None, writer: CacheWriter) -> run.Counts:
+        """The job itself; `engine` is noted in the cache."""
+        cache, step = writer.cache(), self.reporter.step
+        encoder = self._encoder({} if engine is None else {side: engine})
+        fields = {} if engine is None else {"engines": _with_engine(cache, side, engine)}
+        self.reporter.start(side, _total(self.tables, side))
+        if side == "images":
+            decoder = self._decoder(cache, engine)
+            rehash = self.config.rehash
+            counts = run.embed_images(self.tables, writer, encoder, decoder, rehash=rehash, step=step, fields=fields)
+        else:
+            counts = run.embed_prompts(self.tables, writer, encoder, step=step, fields=fields)
+        self.reporter.end()
+        return counts
+
+    def _encoder(self, engines: dict[str, Engine]) -> TowerEncoder:
+        if not self.config.ray:
+            return TowerEncoder(self.towers, engines, self.batch_size, self.config.wanted.threads)
+        from embed.jobs.ray import RayEncoder
+
+        return RayEncoder(self.towers, engines, self.batch_size, self.config.wanted.threads)
+
+    def _decoder(self, cache: Cache, engine: Engine | None) -> run.Decoder:
+        config = self.config
+        if not config.ray or engine is None:
+            return DecodePool(cache.identity.preprocess, config.limits, config.workers or os.cpu_count() or 1)
+        from embed.jobs.ray import RayDecoder
+
+        return RayDecoder(
+            config.source,
+            engine,
+            config.features,
+            machine_cache=self.root,
+            limits=config.limits,
+            ignore_exif=config.ignore_exif,
+            batch_size=self.batch_size,
+            actors=config.ray_actors,
+            workers=config.workers or 1,
+            num_gpus=config.num_gpus,
+        )
+
+
+def _require_features(cache: Cache, features: Sequence[str]) -> None:
+    """InputError where the cache's shards hold other features: every row of a cache has the same ones."""
+    held = tuple(name for name, folder in run.FEATURE_FOLDERS.items() if cache.files("images", folder))
+    if held and held != tuple(features):
+        raise InputError(
+            f"{cache.path} holds the features {','.join(held)}, not {','.join(features)};"
+            f" say --features {','.join(held)}, or choose another --out"
+        )
+
+
+def _engines(cache: Cache, side: str) -> list[Engine]:
+    """What a cache's vectors were made with, the latest last."""
+    return [Engine(**known_fields(Engine, entry)) for entry in cache.manifest.get("engines", {}).get(side, [])]
+
+
+def _with_engine(cache: Cache, side: str, engine: Engine) -> dict[str, Any]:
+    used = [other for other in _engines(cache, side) if other != engine]
+    return {**cache.manifest.get("engines", {}), side: [other.to_json() for other in [*used, engine]]}
+
+
+def _total(tables: Sequence[Records], side: str) -> int | None:
+    counts = [records.count(side) for records in tables]
+    return None if None in counts else sum(filter(None, counts))
+
+
+def _at_least(count: int, side: str, tables: Sequence[Records]) -> bool:
+    """Whether the tables hold that many pictures or prompts; reads no further than that."""
+    for records in tables if count else ():
+        for batch in records.images() if side == "images" else records.prompts():
+            count -= len(batch)
+            if count <= 0:
+                return True
+    return count <= 0

@@ -1,0 +1,116 @@
+"""Several caches of one backbone made into one."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from embed.cache.known import IdSet, Known, words
+from embed.cache.store import EMBEDDINGS, FAILURES, ID_COLUMN, KEYS, Cache, CacheWriter
+from embed.console import warn
+from embed.jobs.run import FEATURE_FOLDERS
+from embed.spec import InputError, require_same_identity
+
+Step = Callable[[int], None]
+
+
+def merge_caches(paths: Sequence[Path], out: Path, step: Step = lambda rows: None) -> dict[str, Any]:
+    """Add to `out`, new or old, what the caches hold: a content once, under all its names.
+
+    Where two caches give a name different contents, that of the later one counts. A boundary that all of them have is
+    kept, and any other left out with a warning. Killed and run again, it goes on.
+    IdentityMismatch where two come from different backbones; InputError where they hold different features.
+    """
+    caches = [Cache.open(path) for path in paths]
+    for cache in caches[1:]:
+        require_same_identity(caches[0].identity, str(caches[0].path), cache.identity, str(cache.path))
+    with CacheWriter(out, caches[0].identity, caches[0].source) as writer:
+        held = {str(cache.path): folders for cache in [writer.cache(), *caches] if (folders := _folders(cache))}
+        if len(set(held.values())) > 1:
+            raise InputError(f"the caches hold different features: {held}; merge those that hold the same")
+        known = Known(writer.cache(), rehash=True)
+        prompts = IdSet()
+        for file in writer.cache().files("prompts", "metadata"):
+            prompts.add(words(writer.cache().column(file, "prompt_id")))
+        for cache in caches:
+            _copy(cache, writer, "images", known.contents, step)
+            _copy(cache, writer, "prompts", prompts, step)
+            _copy_keys(cache, writer, known)
+        failures = _failures([writer.cache(), *caches], writer.cache().keys()["image_path"])
+        if not failures.equals(writer.cache().failures()):
+            writer.replace_failures(failures)
+            writer.commit()
+        _copy_boundaries(caches, writer)
+        merged = writer.cache()
+    return {"cache": str(out), **{side: merged.count(side) for side in EMBEDDINGS}, "failures": len(failures)}
+
+
+def _folders(cache: Cache) -> tuple[str, ...]:
+    return tuple(folder for folder in FEATURE_FOLDERS.values() if cache.files("images", folder))
+
+
+def _copy(cache: Cache, writer: CacheWriter, side: str, known: IdSet, step: Step) -> None:
+    """Append the rows whose content is not known, shard by shard."""
+    folders = _folders(cache) if side == "images" else (EMBEDDINGS[side],)
+    arrays = {folder: cache.arrays(side, folder) for folder in folders}
+    for i, file in enumerate(cache.files(side, "metadata")):
+        metadata = pq.read_table(file)
+        new = known.add(words(metadata[ID_COLUMN[side]]))
+        if new.any():
+            shard = {folder: arrays[folder][i][new] for folder in folders}
+            writer.append(side, metadata.filter(pa.array(new)), **shard)
+            writer.commit(engines=_engines(writer.cache(), cache, side))
+        step(len(metadata))
+
+
+def _engines(ours: Cache, theirs: Cache, side: str) -> dict[str, Any]:
+    """The manifest's entry with what made the other cache's vectors."""
+    engines = ours.manifest.get("engines", {})
+    used = engines.get(side, [])
+    return {**engines, side: [*used, *(e for e in theirs.manifest.get("engines", {}).get(side, []) if e not in used)]}
+
+
+def _copy_keys(cache: Cache, writer: CacheWriter, known: Known) -> None:
+    for file in cache.files("images", "keys"):
+        keys = pq.read_table(file)
+        lacking = known.note(list(zip(*(keys[name].to_pylist() for name in KEYS.names), strict=True)))
+        if lacking.any():
+            writer.append_keys(keys.filter(pa.array(lacking)))
+            writer.commit()
+
+
+def _copy_boundaries(caches: Sequence[Cache], writer: CacheWriter) -> None:
+    """Append the activations that every cache has: unfreezing would refuse a boundary that lacks rows."""
+    for name in sorted({name for cache in caches for name in cache.boundaries}):
+        side = name.split("/")[0]
+        if lacking := [str(cache.path) for cache in caches if cache.count(side) and name not in cache.boundaries]:
+            warn(f"{name} is left out, as it is not in {', '.join(lacking)}")
+            continue
+        from embed.cache.boundary import Boundary, PartWriter  # needs torch, which merging does not
+
+        ours = _ids(writer.cache(), side)
+        for cache in caches:
+            if entry := cache.boundaries.get(name):
+                row_of = np.asarray(pc.index_in(_ids(cache, side), value_set=ours), np.int64)
+                parts = PartWriter(writer, side, entry["depth"], entry["dtype"])
+                parts.copy(Boundary(cache, side, entry["depth"], entry["dtype"]), row_of)
+                parts.commit()
+        held = [cache.boundaries[name] for cache in [writer.cache(), *caches] if name in cache.boundaries]
+        if certificates := [entry["certificate"] for entry in held if entry.get("certificate")]:
+            parts.commit(certificate=min(certificates, key=lambda certificate: certificate["cosine_min"]))
+
+
+def _ids(cache: Cache, side: str) -> pa.ChunkedArray:
+    return cache.metadata(side, [ID_COLUMN[side]])[ID_COLUMN[side]]
+
+
+def _failures(caches: Sequence[Cache], embedded: pa.ChunkedArray) -> pa.Table:
+    """The ledgers of all, one row a key, without what one of them has embedded."""
+    failures = pa.concat_tables([cache.failures().cast(FAILURES) for cache in caches])
+    failures = failures.filter(pc.invert(pc.is_in(failures["key"], value_set=embedded)))
+    first = {key: i for i, key in reversed(list(enumerate(failures["key"].to_pylist())))}
+    return failures.take(pa.array(sorted(first.values()), pa.int64())).combine_chunks()

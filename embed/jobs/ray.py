@@ -1,0 +1,204 @@
+"""The embedding job over a cluster: Ray Data decodes and encodes, with the same plan, functions and files.
+
+    plan (driver) -> decode and encode (a pool of actors, on all nodes) -> settle, shard, commit (driver)
+
+Only the driver writes, in the order of the data: a cache begun on one machine can be finished on a cluster and the
+other way round, and resuming goes by content, as in embed.jobs.run. The actors read the pictures, so paths must mean
+the same on every node. Batches are cut elsewhere than on one machine, by which vectors may differ in their last bits.
+Prompts, cheap beside pictures, are encoded by the driver.
+"""
+
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embed.engines.choice import Engine
+from embed.engines.encoders import TowerEncoder
+from embed.engines.towers import Towers
+from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Failure, Picture
+from embed.inputs.images import Limits
+from embed.spec import InputError, Source
+
+# Pictures handed to the cluster at a time, and their bytes where a table holds them: what the object store keeps.
+WINDOW_PICTURES = 65_536
+WINDOW_BYTES = 1 << 30
+
+TASK = pa.schema(
+    [
+        ("key", pa.string()),
+        ("uri", pa.string()),
+        ("data", pa.binary()),
+        ("size_bytes", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("id", pa.string()),
+    ]
+)
+RESULT = pa.schema(
+    [
+        ("size_bytes", pa.int64()),
+        ("id", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("stage", pa.string()),  # null where there is a vector
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("vector", pa.binary()),  # float32, the features one after the other
+    ]
+)
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at `address`, or start one of this machine alone; InputError where that cannot be."""
+    try:
+        import ray
+    except ImportError:
+        raise InputError("--engine ray needs the extra `ray`: pip install 'plaudit[ray]'") from None
+    if not ray.is_initialized():
+        try:
+            ray.init(address=address, log_to_driver=False)
+        except ConnectionError as error:
+            raise InputError(f"no Ray cluster at {address}: {error}") from None
+
+
+class RayEncoder(TowerEncoder):
+    """In the place of a TowerEncoder, for pictures that a RayDecoder has encoded already."""
+
+    def images(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """The vectors of each feature, from (n, all their dimensions)."""
+        dim = self._towers.identity.dim
+        parts = {"projected": pixels[:, :dim], "pooled": pixels[:, dim:]}
+        return [parts[name] for name in self.features]
+
+
+class RayDecoder:
+    """In the place of a DecodePool: pictures come back with their vectors where pixels would be.
+
+    `actors` work side by side, each with `num_gpus` and `workers` decoding processes of its own.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        engine: Engine,
+        features: Sequence[str],
+        *,
+        machine_cache: Path,
+        limits: Limits,
+        ignore_exif: bool = False,
+        batch_size: int = 32,
+        actors: int = 2,
+        workers: int = 1,
+        num_gpus: float = 0,
+    ) -> None:
+        self._settings = {
+            "source": source,
+            "engine": engine,
+            "features": tuple(features),
+            "machine_cache": machine_cache,
+            "limits": limits,
+            "ignore_exif": ignore_exif,
+            "workers": workers,
+        }
+        self._batch_size = batch_size
+        self._actors = actors
+        self._num_gpus = num_gpus
+        self._closed = False
+
+    def close(self) -> None:
+        """Make `run` end at its next chunk."""
+        self._closed = True
+
+    def run(self, chunks: Iterable[Chunk]) -> Generator[Chunk, None, None]:
+        """The chunks in their order, with vectors."""
+        for window in _windows(chunks):
+            results = self._results([picture for chunk in window for picture in chunk.work()])
+            for chunk in window:
+                if self._closed:
+                    return
+                for picture in chunk.work():
+                    _fill(picture, next(results))
+                yield chunk
+
+    def _results(self, pictures: Sequence[Picture]) -> Iterator[dict[str, Any]]:
+        """One RESULT row a picture, in their order."""
+        if not pictures:
+            return
+        import ray
+
+        ray.data.DataContext.get_current().execution_options.preserve_order = True
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        rows = [{name: getattr(picture, name) for name in TASK.names} for picture in pictures]
+        blocks = [
+            pa.Table.from_pylist(rows[i : i + self._batch_size], TASK) for i in range(0, len(rows), self._batch_size)
+        ]
+        vectors = ray.data.from_arrow(blocks).map_batches(
+            _Actor,
+            batch_size=self._batch_size,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self._actors),
+            fn_constructor_kwargs=self._settings,
+            num_gpus=self._num_gpus,
+        )
+        for batch in vectors.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from pa.table(batch).to_pylist()
+
+
+class _Actor:
+    """A worker of the pool: the towers, loaded once, and processes that decode."""
+
+    def __init__(
+        self,
+        source: Source,
+        engine: Engine,
+        features: Sequence[str],
+        machine_cache: Path,
+        limits: Limits,
+        ignore_exif: bool,
+        workers: int,
+    ) -> None:
+        towers = Towers(source, machine_cache, features, ignore_exif)
+        self._encode = towers.runner("images", engine)
+        self._decoder = DecodePool(towers.identity.preprocess, limits, workers)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        pictures = [Picture(**row) for row in batch.to_pylist()]
+        chunks = [Chunk(pictures[i : i + CHUNK]) for i in range(0, len(pictures), CHUNK)]
+        done = [picture for chunk in self._decoder.run(chunks) for picture in chunk.pictures]
+        sound = [picture.pixels for picture in done if picture.pixels is not None]
+        vectors = iter(np.concatenate(self._encode(np.stack(sound)), axis=1) if sound else ())
+        return pa.Table.from_pylist([_row(p, None if p.failure else next(vectors).tobytes()) for p in done], RESULT)
+
+
+def _row(picture: Picture, vector: bytes | None) -> dict[str, Any]:
+    failure = picture.failure
+    return {
+        **{name: getattr(picture, name) for name in ("size_bytes", "id", "width", "height")},
+        **({name: getattr(failure, name) for name in ("stage", "reason", "detail")} if failure else {}),
+        "vector": vector,
+    }
+
+
+def _fill(picture: Picture, row: dict[str, Any]) -> None:
+    picture.size_bytes, picture.id = row["size_bytes"], row["id"]
+    picture.width, picture.height = row["width"], row["height"]
+    if row["stage"] is not None:
+        picture.failure = Failure(row["stage"], row["reason"], row["detail"])
+    else:
+        picture.pixels = np.frombuffer(row["vector"], np.float32)
+
+
+def _windows(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:
+    window: list[Chunk] = []
+    pictures = size_bytes = 0
+    for chunk in chunks:
+        window.append(chunk)
+        pictures += len(chunk.pictures)
+        size_bytes += sum(len(picture.data or b"") for picture in chunk.pictures)
+        if pictures >= WINDOW_PICTURES or size_bytes >= WINDOW_BYTES:
+            yield window
+            window, pictures, size_bytes = [], 0, 0
+    if window:
+        yield window

@@ -1,0 +1,145 @@
+"""What a cache holds, and whether it still holds what was put in."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.cache.store import Cache
+from embed.engines.choice import Engine
+from embed.engines.towers import Towers
+from embed.files import sha256_file
+from embed.inputs.decoding import Picture, decode
+from embed.inputs.images import Limits
+from embed.jobs.run import Records
+from embed.spec import InputError, known_fields, require_same_identity
+
+
+def inspect_cache(cache: Cache) -> dict[str, Any]:
+    """Identity, engines, counts, and the failures by reason, most frequent first."""
+    grouped: dict[tuple[str, str], list[str]] = {}
+    for row in cache.failures().select(["stage", "reason", "key"]).to_pylist():
+        grouped.setdefault((row["stage"], row["reason"]), []).append(row["key"])
+    reasons = [
+        {"stage": stage, "reason": reason, "count": len(keys), "example": keys[0]}
+        for (stage, reason), keys in sorted(grouped.items(), key=lambda item: -len(item[1]))
+    ]
+    return {
+        "cache": str(cache.path),
+        "identity": cache.identity.to_json(),
+        "source": {"model": cache.source.model, "pretrained": cache.source.pretrained},
+        "engines": engines_of(cache),
+        "images": cache.count("images"),
+        "names": len(cache.keys()),
+        "prompts": cache.count("prompts"),
+        "failures": len(cache.failures()),
+        "boundary": cache.boundaries,
+        "reasons": reasons,
+    }
+
+
+def engines_of(cache: Cache) -> list[tuple[str, str]]:
+    """(side, engine) for everything that wrote vectors into the cache."""
+    return [
+        (side, str(Engine(**known_fields(Engine, entry))))
+        for side, entries in cache.manifest.get("engines", {}).items()
+        for entry in entries
+    ]
+
+
+def damaged_files(cache: Cache, step: Callable[[int], None] = lambda files: None) -> list[str]:
+    """The committed files that are missing or whose bytes have changed; `step(1)` is called after each."""
+    damaged = []
+    for name, entry in cache.manifest["files"].items():
+        path = cache.path / name
+        if not path.is_file() or sha256_file(path) != entry["sha256"]:
+            damaged.append(name)
+        step(1)
+    return damaged
+
+
+def sample_rows(count: int, size: int) -> np.ndarray:
+    """Up to `size` row numbers, evenly spread over `count`."""
+    return np.unique(np.linspace(0, count - 1, min(size, count)).astype(np.int64)) if count else np.empty(0, np.int64)
+
+
+def compare_prompts(cache: Cache, towers: Towers, size: int) -> np.ndarray:
+    """(m,) cosines of stored vectors to those that torch in fp32 gives for the same prompts now."""
+    rows = sample_rows(cache.count("prompts"), size)
+    if not len(rows):
+        return np.empty(0)
+    prompts = cache.metadata("prompts", ["caption"])["caption"].take(pa.array(rows)).to_pylist()
+    run = towers.runner("prompts", Engine("torch", "fp32", "cpu"))
+    return _cosines(cache.text_embeddings()[rows], run(towers.tokenize(prompts)[0])[0])
+
+
+def compare_images(cache: Cache, tables: Iterable[Records], towers: Towers, limits: Limits, size: int) -> np.ndarray:
+    """(m,) cosines of stored vectors to those that torch in fp32 gives for the tables' pictures now.
+
+    The tables say where pictures lie, which a cache does not know; those whose content has changed are left out.
+    """
+    ids = cache.metadata("images", ["image_id"])["image_id"]
+    wanted = set(ids.take(pa.array(sample_rows(len(ids), size))).to_pylist())
+    names = cache.keys()
+    names = names.filter(pc.is_in(names["image_id"], value_set=pa.array(wanted, pa.string())))
+    keys = names["image_path"].combine_chunks()
+    found: dict[str, np.ndarray] = {}
+    for records in tables:
+        for batch in records.images():
+            here = batch.filter(pc.is_in(batch["key"], value_set=keys))
+            for row in here.to_pylist():
+                picture = decode(Picture(row["key"], row["uri"], row["bytes"]), cache.identity.preprocess, limits)
+                if picture.pixels is not None and picture.id in wanted:
+                    found[str(picture.id)] = picture.pixels
+    if not found:
+        return np.empty(0)
+    rows = np.asarray(pc.index_in(pa.array(found, pa.string()), value_set=ids)).astype(np.int64)
+    run = towers.runner("images", Engine("torch", "fp32", "cpu"))
+    pixels = list(found.values())
+    now = np.concatenate([run(np.stack(pixels[i : i + 32]))[0] for i in range(0, len(pixels), 32)])
+    return _cosines(cache.image_embeddings()[rows], now)
+
+
+def _cosines(stored: np.ndarray, now: np.ndarray) -> np.ndarray:
+    stored = stored.astype(np.float64)
+    lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(now, axis=1)
+    return np.sum(stored * now, axis=1) / lengths
+
+
+def verify_cache(
+    cache: Cache,
+    tables: Sequence[Records],
+    towers: Towers,
+    limits: Limits,
+    *,
+    size: int,
+    min_cosine: float,
+    step: Callable[[int], None] = lambda files: None,
+) -> dict[str, Any]:
+    """Hashes of all files, then a sample embedded again; InputError where something is not as it was.
+
+    IdentityMismatch where the cache's source gives another backbone by now.
+    """
+    if damaged := damaged_files(cache, step):
+        more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+        raise InputError(
+            f"{cache.path} is damaged: {', '.join(damaged[:5])}{more} changed or gone; make the cache again,"
+            " or take the files from a copy"
+        )
+    result: dict[str, Any] = {"cache": str(cache.path), "files": len(cache.manifest["files"])}
+    require_same_identity(cache.identity, f"the cache {cache.path}", towers.identity, "what its source loads now")
+    cosines = {
+        "images": compare_images(cache, tables, towers, limits, size),
+        "prompts": compare_prompts(cache, towers, size),
+    }
+    for side, values in cosines.items():
+        least = float(values.min()) if len(values) else None
+        result[side] = {"compared": len(values), "cosine_min": least}
+        if least is not None and least < min_cosine:
+            raise InputError(
+                f"{cache.path}: of {len(values)} {side} embedded again, one has a cosine of {least:.6f} to its stored"
+                f" vector; wanted {min_cosine}. It was made by {', '.join(name for _, name in engines_of(cache))}"
+            )
+    return result

@@ -1,0 +1,152 @@
+"""What the columns of a table mean: pictures by path, by URI or by bytes, prompts, and what is refused.
+
+Everything is computed on Arrow columns, batch by batch.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.records.tables import Table, holds_bytes
+from embed.spec import InputError
+
+Column: TypeAlias = pa.Array | pa.ChunkedArray
+
+STRING, FLOAT = pa.string(), pa.float64()
+STRINGS, FLOATS = pa.list_(STRING), pa.list_(FLOAT)
+
+IMAGES = pa.schema([("key", STRING), ("uri", STRING), ("bytes", pa.binary())])
+PROMPTS = pa.schema([("text", STRING)])
+
+
+@dataclass(frozen=True)
+class Picture:
+    """The columns that hold one picture of a row: its name, where to read it, its bytes."""
+
+    key: str | None = None
+    uri: str | None = None
+    data: str | None = None
+
+    def types(self, table: Table) -> dict[str, pa.DataType]:
+        types = {name: STRING for name in (self.key, self.uri) if name}
+        if self.data:
+            types[self.data] = picture_type(table, self.data)
+        return types
+
+    def batch(self, rows: pa.RecordBatch) -> pa.RecordBatch:
+        """IMAGES rows. Without a name, bytes are named by their hash and anything else by its URI."""
+        uri = rows[self.uri] if self.uri else pa.nulls(len(rows), STRING)
+        data = rows[self.data] if self.data else pa.nulls(len(rows), pa.binary())
+        if pa.types.is_struct(data.type):  # as the `datasets` library stores an image: bytes, or else a path
+            uri = pc.coalesce(uri, pc.struct_field(data, "path").cast(STRING))
+            data = pc.struct_field(data, "bytes").cast(pa.binary())
+        uri = pc.if_else(data.is_valid(), None, uri)
+        key = rows[self.key] if self.key else pc.coalesce(_content_hashes(data), uri)
+        return pa.RecordBatch.from_arrays([key, uri, data], schema=IMAGES)
+
+    def keys(self, table: Table, rows: pa.Table) -> Column:
+        """The pictures' names; `rows` is the table as read with `key_types`."""
+        name = self.key or self.uri
+        if name in rows.column_names:
+            return rows[name]
+        return pa.chunked_array([self.batch(batch)["key"] for batch in table.stream(self.types(table))], STRING)
+
+    def key_types(self) -> dict[str, pa.DataType]:
+        name = self.key or (None if self.data else self.uri)
+        return {name: STRING} if name else {}
+
+
+def picture_type(table: Table, name: str) -> pa.DataType:
+    """How to read a column of pictures: as text, as bytes, or as the struct it is."""
+    own = table.types[name]
+    if not holds_bytes(own):
+        return STRING
+    return own if pa.types.is_struct(own) else pa.binary()
+
+
+def _content_hashes(data: pa.Array) -> pa.Array:
+    hashes = ["sha256:" + hashlib.sha256(item.as_buffer()).hexdigest() if item.is_valid else None for item in data]
+    return pa.array(hashes, STRING)
+
+
+def picture(table: Table, name: str) -> Picture:
+    """A column that holds paths, URIs, or bytes; beside names in `image`, `bytes` may hold the pictures themselves."""
+    if holds_bytes(table.types[name]):
+        return Picture(data=name)
+    return Picture(
+        name, name, "bytes" if name == "image" and holds_bytes(table.types.get("bytes", pa.null())) else None
+    )
+
+
+def pick_a_pic_picture(table: Table, side: int) -> Picture:
+    names = (f"image_{side}_uid", f"image_{side}_url", f"jpg_{side}")
+    return Picture(*(name if name in table.types else None for name in names))
+
+
+def pictures(table: Table, sides: Sequence[Picture]) -> Iterator[pa.RecordBatch]:
+    types = {name: type for side in sides for name, type in side.types(table).items()}
+    start = 0
+    for rows in table.stream(types):
+        for side in sides:
+            batch = side.batch(rows)
+            refuse(table, empty(batch["key"]), "a picture without a name", start)
+            yield batch
+        start += len(rows)
+
+
+def listed_pictures(table: Table, name: str) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for rows in table.stream({name: STRINGS}):
+        key = pc.list_flatten(rows[name])
+        refuse(table, any_in_list(empty(key), lengths(rows[name])), "a picture without a name", start)
+        yield pa.RecordBatch.from_arrays([key, key, pa.nulls(len(key), pa.binary())], schema=IMAGES)
+        start += len(rows)
+
+
+def prompts(name: str, required: bool) -> Callable[[Table], Iterator[pa.RecordBatch]]:
+    def prompts(table: Table) -> Iterator[pa.RecordBatch]:
+        start = 0
+        for rows in table.stream({name: STRING}) if name in table.types else ():
+            if required:
+                refuse(table, rows[name].is_null(), "no prompt", start)
+            yield pa.RecordBatch.from_arrays([pc.unique(rows[name].drop_null())], schema=PROMPTS)
+            start += len(rows)
+
+    return prompts
+
+
+def refuse(table: Table, bad: np.ndarray | Column, what: str, start: int = 0, ids: Column | None = None) -> None:
+    """InputError that says `what` is wrong with the rows where `bad`, if any; the first is the table's row `start`."""
+    rows = np.flatnonzero(np.asarray(bad))
+    if len(rows) == 0:
+        return
+    some = rows[:5]
+    names = [f"row {row}" for row in some + start] if ids is None else [repr(ids[int(row)].as_py()) for row in some]
+    more = f" and {len(rows) - len(some):,} more" if len(rows) > len(some) else ""
+    counted = " (counted from 0)" if ids is None else ""
+    raise InputError(f"{table.path}: {what}: {', '.join(names)}{more}{counted}")
+
+
+def valid(column: Column) -> np.ndarray:
+    return np.asarray(column.is_valid())
+
+
+def empty(column: Column) -> np.ndarray:
+    """(n,) whether a text is null or empty."""
+    return np.asarray(pc.fill_null(pc.equal(column, ""), True))
+
+
+def lengths(column: Column) -> np.ndarray:
+    """(n,) the length of each list, -1 for null."""
+    return np.asarray(pc.fill_null(pc.list_value_length(column), -1))
+
+
+def any_in_list(bad: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(n,) whether a list, of n joined end to end, has an entry that is bad."""
+    parents = np.repeat(np.arange(len(lengths)), np.maximum(lengths, 0))
+    return np.bincount(parents, weights=bad, minlength=len(lengths)) > 0

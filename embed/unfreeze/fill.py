@@ -1,0 +1,256 @@
+"""`embed cache --boundary`: the activations at a mode's cut for every row of a cache, from the tables' pictures.
+
+Works on caches old and new alike: it looks for the rows that lack activations, says how large they will be, decodes
+those pictures and runs the frozen part below the cut. Goes on where it was killed, by parts.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from embed.backbones.backbone import Backbone, unit
+from embed.backbones.load import load_backbone
+from embed.cache.boundary import DTYPES, Boundary, PartWriter, decode, encode, row_bytes
+from embed.cache.ledger import Ledger
+from embed.cache.store import ID_COLUMN, CacheWriter
+from embed.console import unknown_name
+from embed.engines.choice import resolve_device
+from embed.graphs.trace import certificate
+from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Picture
+from embed.jobs.build import BuildConfig, Reporter
+from embed.jobs.run import Decoder, Records
+from embed.modes import WHOLE, Mode
+from embed.records.formats import read_records
+from embed.spec import InputError
+from embed.unfreeze.cut import Cut
+from embed.unfreeze.families import block_counts, cut_pictures, cut_prompts
+
+CERTIFIED = 64  # inputs on which the error of what is stored is measured
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class BoundaryConfig:
+    """Which activations, and how they are kept."""
+
+    mode: Mode
+    dtype: str = "float16"
+    max_gb: float = 100.0  # 10^9 bytes, of what would be added
+    batch_size: int = 32
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise unknown_name("boundary dtype", self.dtype, DTYPES)
+
+
+def extend_cache(
+    config: BuildConfig, boundary: BoundaryConfig, reporter: Reporter, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Give the cache that `config` names the activations of a mode, from the tables it names; see `add_boundary`.
+
+    `say` is told the size before any work is done.
+    """
+    device = resolve_device(config.wanted.device)
+    boundary = replace(boundary, device=device, batch_size=config.batch_size or (32 if device == "cpu" else 256))
+    backbone = load_backbone(config.source)
+    preprocess = replace(backbone.identity.preprocess, ignore_exif=config.ignore_exif)
+    tables = [read_records(table, config.format, config.images_root, config.columns) for table in config.tables]
+    with CacheWriter(config.out, replace(backbone.identity, preprocess=preprocess), config.source) as writer:
+        work = plan_boundary(writer, backbone, boundary)
+        for todo in work:
+            say(f"{todo.side}: {len(todo.rows):,} rows to add, {todo.size_bytes / GB:,.3f} GB of {todo.dtype}")
+        decoder = DecodePool(preprocess, config.limits, config.workers or os.cpu_count() or 1)
+        return add_boundary(writer, tables, work, decoder, boundary, reporter)
+
+
+@dataclass
+class Todo:
+    """One side of the work: a cut, and the rows of the cache that lack its activations."""
+
+    side: str
+    cut: Cut
+    dtype: str
+    rows: np.ndarray
+    size_bytes: int
+    tokens: np.ndarray | None = None  # (len(rows), c) int32, of prompts
+
+
+def plan_boundary(writer: CacheWriter, backbone: Backbone, config: BoundaryConfig) -> list[Todo]:
+    """What has to be done for a mode, with its exact size; InputError where that is beyond `max_gb` or the disk."""
+    model, preprocess = backbone.model, backbone.identity.preprocess
+    visual, text = config.mode.depths(*block_counts(model, preprocess))
+    cache = writer.cache()
+    work = []
+    if visual:
+        cut, dtype = cut_pictures(model.visual, visual, preprocess), config.dtype
+        shape: tuple[int, ...] = (*preprocess.size, 3)
+        if visual == WHOLE:
+            dtype = "uint8"
+        else:
+            with torch.inference_mode():
+                shape = tuple(cut.below(torch.zeros((1, *preprocess.size, 3), dtype=torch.uint8))[0].shape[1:])
+        rows = _lacking(Boundary(cache, "images", visual, dtype), cache.count("images"))
+        work.append(Todo("images", cut, dtype, rows, len(rows) * row_bytes(shape, dtype)))
+    if text not in (0, WHOLE):  # tokens are made from the prompts themselves
+        cut = cut_prompts(model.text, text)
+        rows = _lacking(Boundary(cache, "prompts", text, config.dtype), cache.count("prompts"))
+        prompts = cache.metadata("prompts", ["caption"])["caption"].take(rows).to_pylist()
+        tokens = backbone.tokenize(prompts)
+        lengths = cut.lengths(torch.from_numpy(tokens))
+        count = tokens.size if lengths is None else int(lengths.sum())
+        with torch.inference_mode():
+            width = cut.below(torch.from_numpy(backbone.tokenize(["a"])))[0].shape[-1]
+        work.append(Todo("prompts", cut, config.dtype, rows, count * row_bytes((1, width), config.dtype), tokens))
+    size_bytes, free = sum(todo.size_bytes for todo in work), shutil.disk_usage(cache.path).free
+    if size_bytes > config.max_gb * GB:
+        raise InputError(
+            f"the boundary of {config.mode.name} would take {size_bytes / GB:.2f} GB, and --max-gb is"
+            f" {config.max_gb:g}: raise that, choose --boundary-dtype int8, or another mode"
+        )
+    if size_bytes > free:
+        raise InputError(f"the boundary would take {size_bytes / GB:.2f} GB; {cache.path} has {free / GB:.2f} GB free")
+    return work
+
+
+def add_boundary(
+    writer: CacheWriter,
+    tables: Iterable[Records],
+    work: Iterable[Todo],
+    decoder: Decoder,
+    config: BoundaryConfig,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Do the work of `plan_boundary`. Returns for each side rows, size_bytes, missing (no picture of theirs was found
+    or could be read: these stand in the ledger) and what the storage does to the final vectors."""
+    done = {}
+    for todo in work:
+        parts = PartWriter(writer, todo.side, todo.cut.depth, todo.dtype)
+        below = _Below(todo, parts, config)
+        reporter.start(todo.side, len(todo.rows))
+        if todo.side == "images":
+            _pictures(writer, tables, todo, decoder, below, config.batch_size, reporter)
+        else:
+            assert todo.tokens is not None
+            for start in range(0, len(todo.rows), config.batch_size):
+                part = slice(start, start + config.batch_size)
+                below.add(todo.rows[part], todo.tokens[part])
+                reporter.step(len(todo.rows[part]), 0)
+        below.finish()
+        reporter.end()
+        entry = writer.cache().boundaries[parts.name]
+        done[todo.side] = {
+            "rows": below.rows,
+            "missing": len(todo.rows) - below.rows,
+            "size_bytes": todo.size_bytes,
+            "boundary": parts.name,
+            "certificate": entry.get("certificate"),
+        }
+    return done
+
+
+class _Below:
+    """Inputs through the frozen part and into the parts; measures on the first ones what the storage costs."""
+
+    def __init__(self, todo: Todo, parts: PartWriter, config: BoundaryConfig) -> None:
+        self._cut = todo.cut.to(config.device).eval()
+        self._dtype, self._device = todo.dtype, config.device
+        self._parts = parts
+        self._exact: list[np.ndarray] = []
+        self._kept: list[np.ndarray] = []
+        self.rows = 0
+
+    @torch.inference_mode()
+    def add(self, rows: np.ndarray, inputs: np.ndarray) -> None:
+        values, lengths = self._cut.below(torch.from_numpy(inputs).to(self._device))
+        if self._dtype != "uint8" and sum(map(len, self._exact)) < CERTIFIED:
+            self._measure(values, lengths)
+        self._parts.add(rows, values.cpu(), None if lengths is None else lengths.cpu())
+        self.rows += len(rows)
+
+    def _measure(self, values: torch.Tensor, lengths: torch.Tensor | None) -> None:
+        kept = decode(*encode(values.cpu(), self._dtype), self._dtype).to(self._device)
+        for found, given in ((self._exact, values), (self._kept, kept)):
+            found.append(unit(self._cut.above(given, lengths)[1]).cpu().numpy())
+
+    def finish(self) -> None:
+        about = {}
+        if self._exact:
+            measured = certificate(self._dtype, np.concatenate(self._exact), np.concatenate(self._kept))
+            about = {"certificate": measured.to_json()}
+        self._parts.commit(**about)
+
+
+def _lacking(boundary: Boundary, count: int) -> np.ndarray:
+    return np.flatnonzero(~boundary.has(np.arange(count)))
+
+
+def _pictures(
+    writer: CacheWriter,
+    tables: Iterable[Records],
+    todo: Todo,
+    decoder: Decoder,
+    below: _Below,
+    batch_size: int,
+    reporter: Reporter,
+) -> None:
+    cache = writer.cache()
+    ids = cache.metadata("images", [ID_COLUMN["images"]])[ID_COLUMN["images"]].take(todo.rows).to_pylist()
+    row_of = dict(zip(ids, todo.rows.tolist(), strict=True))
+    keys = cache.keys()
+    wanted = {
+        key: id
+        for key, id in zip(keys["image_path"].to_pylist(), keys["image_id"].to_pylist(), strict=True)
+        if id in row_of
+    }
+    ledger = Ledger(cache.failures())
+    batch: list[tuple[int, np.ndarray]] = []
+
+    def flush() -> None:
+        if batch:
+            rows, pixels = zip(*batch, strict=True)
+            below.add(np.array(rows), np.stack(pixels))
+            reporter.step(len(batch), ledger.added)
+            batch.clear()
+
+    with closing(decoder), closing(decoder.run(_chunks(tables, wanted))) as chunks:
+        for chunk in chunks:
+            for picture in chunk.pictures:
+                row = None if picture.id is None else row_of.pop(picture.id, None)
+                if picture.failure is not None:
+                    failure = picture.failure
+                    ledger.add(
+                        picture.key, failure.stage, failure.reason, failure.detail, picture.size_bytes, picture.mtime_ns
+                    )
+                elif row is not None:
+                    batch.append((row, np.array(picture.pixels)))
+                    if len(batch) == batch_size:
+                        flush()
+    flush()
+    if ledger.settle():
+        writer.replace_failures(ledger.table)
+        writer.commit()
+
+
+def _chunks(tables: Iterable[Records], wanted: dict[str, str]) -> Iterator[Chunk]:
+    """The pictures to decode: each content under the first of its names that the tables have."""
+    planned: set[str] = set()
+    chunk = Chunk([])
+    for records in tables:
+        for batch in records.images():
+            columns = batch.to_pydict()
+            for key, uri, data in zip(columns["key"], columns["uri"], columns["bytes"], strict=True):
+                id = wanted.get(key)
+                if id is not None and id not in planned:
+                    planned.add(id)
+                    chunk.pictures.append(Picture(key, uri, data))
+                if len(chunk.pictures) == CHUNK:
+                    yield chunk
+                    chunk = Chunk([])
+    yield chunk

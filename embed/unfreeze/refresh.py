@@ -1,0 +1,69 @@
+"""A cache's vectors after its backbone was tuned, from its boundary: no picture is read again.
+
+The new cache has the old one's rows, names and ledger, and the tuned backbone's identity. Towers that did not move
+keep their vectors. Killed and run again, it goes on by shards.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from embed.backbones.delta import read_tuned, tuned_source
+from embed.backbones.load import load_backbone
+from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
+from embed.jobs.run import FEATURE_FOLDERS
+from embed.modes import parse_mode
+from embed.spec import Identity, require_same_identity
+from embed.unfreeze.top_blocks import release_frozen, sides_of
+
+BATCH = 256
+
+
+def refresh_cache(
+    path: Path, tuned: Path, out: Path, device: str = "cpu", step: Callable[[int], None] = lambda rows: None
+) -> dict[str, Any]:
+    """Write to `out` the cache at `path` as the backbone tuned in the folder `tuned` would have made it.
+
+    InputError where that was not tuned from the cache's backbone, or the cache has no boundary that is deep enough.
+    """
+    cache, manifest = Cache.open(path), read_tuned(tuned)
+    base = Identity.from_json(manifest["base"]["identity"])
+    ignore_exif = cache.identity.preprocess.ignore_exif
+    base = replace(base, preprocess=replace(base.preprocess, ignore_exif=ignore_exif))
+    require_same_identity(base, f"the base of {tuned}", cache.identity, f"the cache {path}")
+    backbone = load_backbone(tuned_source(tuned), device)
+    sides = sides_of(cache, backbone, parse_mode(manifest["mode"]))
+    release_frozen(backbone.model, sides)
+    preprocess = replace(backbone.identity.preprocess, ignore_exif=ignore_exif)
+    with CacheWriter(out, replace(backbone.identity, preprocess=preprocess), backbone.source) as writer:
+        for side in EMBEDDINGS:
+            done, start = len(writer.cache().files(side, "metadata")), 0
+            pooled = side == "images" and bool(cache.files(side, FEATURE_FOLDERS["pooled"]))
+            for shard, file in enumerate(cache.files(side, "metadata")):
+                metadata = pq.read_table(file)
+                rows = np.arange(start, start + len(metadata))
+                start += len(metadata)
+                if shard < done:
+                    continue
+                arrays: dict[str, list[np.ndarray]] = {}
+                for at in range(0, len(rows), BATCH):
+                    with torch.inference_mode():
+                        before, after = sides[side].vectors(rows[at : at + BATCH], device)
+                    arrays.setdefault(EMBEDDINGS[side], []).append(after.half().cpu().numpy())
+                    if pooled and before is not None:
+                        arrays.setdefault(FEATURE_FOLDERS["pooled"], []).append(before.half().cpu().numpy())
+                    step(len(after))
+                joined = {folder: np.concatenate(parts) for folder, parts in arrays.items()}
+                writer.append(side, metadata, **joined)
+                writer.commit()
+        for file in cache.files("images", "keys")[len(writer.cache().files("images", "keys")) :]:
+            writer.append_keys(pq.read_table(file))
+        writer.replace_failures(cache.failures())
+        writer.commit(refreshed_from=str(path))
+        result = writer.cache()
+    return {"cache": str(out), **{side: result.count(side) for side in EMBEDDINGS}}

@@ -1,0 +1,145 @@
+"""Vectors of a cache's rows through the blocks above a cut, with gradients where those are wanted.
+
+A tower that a mode leaves alone gives the cache's own vectors. One that it moves reads the cache's boundary, so that
+what lies below is never run; with `live`, stored pixels and tokens go through the whole tower.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from embed.backbones.backbone import Backbone, unit
+from embed.cache.boundary import find_boundary
+from embed.cache.store import Cache
+from embed.modes import WHOLE, Mode
+from embed.process.allocator import release_freed_memory
+from embed.spec import InputError
+from embed.unfreeze.cut import Cut
+from embed.unfreeze.families import block_counts, cut_pictures, cut_prompts
+
+TOWERS = {"images": "visual", "prompts": "text"}
+
+
+class Rows(Protocol):
+    """A row for each of a cache's pictures or prompts: embed.cache.boundary.Boundary, or what is in memory."""
+
+    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """What stands in these rows (m, ...), and how many leading tokens of each matter."""
+        ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Rows of one tensor."""
+
+    values: Tensor
+    lengths: Tensor | None = None
+
+    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        index = torch.from_numpy(rows)
+        return self.values[index], None if self.lengths is None else self.lengths[index]
+
+
+@dataclass
+class Side:
+    """One side's unit vectors: rows, through the cut where there is one; `live` rows are the tower's own inputs."""
+
+    rows: Rows
+    cut: Cut | None = None
+    live: bool = False
+    pooled: Rows | None = None  # the cache's pooled vectors, of a tower that does not move
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether pictures themselves go through here."""
+        return self.rows.take(np.array([0]))[0].dtype == torch.uint8
+
+    def vectors(
+        self, rows: np.ndarray, device: str, bf16: bool = False, augment: bool = False
+    ) -> tuple[Tensor | None, Tensor]:
+        """(m, p) pooled vectors, None where there are none, and (m, d) in the shared space, float32.
+
+        `augment` changes pictures at random (see `augmented`), where the rows are pixels.
+        """
+        values, lengths = self.rows.take(rows)
+        if augment and values.dtype == torch.uint8:
+            values = augmented(values)
+        values, lengths = values.to(device), None if lengths is None else lengths.to(device)
+        if self.cut is None:
+            pooled = None if self.pooled is None else self.pooled.take(rows)[0].to(device).float()
+            return pooled, values.float()
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            if self.live:
+                with torch.no_grad():
+                    values, lengths = self.cut.below(values)
+            pooled, projected = self.cut.above(values, lengths)
+        return None if pooled is None else unit(pooled), unit(projected)
+
+
+SMALLEST_CROP = 0.8  # of a side; the labels are about the whole picture
+
+
+def augmented(pixels: Tensor) -> Tensor:
+    """uint8 (n, h, w, 3): half of the pictures mirrored, each cropped at random and resized to what it was."""
+    n, scale = len(pixels), torch.empty(len(pixels), 1).uniform_(SMALLEST_CROP, 1)
+    mirror = torch.where(torch.rand(n, 1) < 0.5, -1.0, 1.0)
+    shift = torch.empty(n, 2).uniform_(-1, 1) * (1 - scale)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = (scale * mirror).squeeze(1), scale.squeeze(1), shift
+    x = pixels.permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+    x = F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return x.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def sides_of(cache: Cache, backbone: Backbone, mode: Mode, live: bool = False) -> dict[str, Side]:
+    """Where a mode's vectors come from: the cache's boundary, or with `live` its stored pixels through the whole tower.
+
+    InputError naming the command that makes the boundary where the cache has none that is deep enough.
+    """
+    preprocess = backbone.identity.preprocess
+    depths = mode.depths(*block_counts(backbone.model, preprocess))
+    sides = {}
+    for (side, tower), depth in zip(TOWERS.items(), depths, strict=True):
+        whole: Any = getattr(backbone.model, tower)
+
+        def cut_at(depth: int, side: str = side, whole: Any = whole) -> Cut:
+            return cut_pictures(whole, depth, preprocess) if side == "images" else cut_prompts(whole, depth)
+
+        if depth == 0:
+            vectors = cache.image_embeddings() if side == "images" else cache.text_embeddings()
+            pooled = cache.arrays("images", "pooled_emb") if side == "images" else []
+            sides[side] = Side(
+                InMemory(torch.from_numpy(vectors)),
+                pooled=InMemory(torch.from_numpy(np.concatenate(pooled))) if pooled else None,
+            )
+        elif side == "prompts" and (live or depth == WHOLE):
+            tokens = backbone.tokenize(cache.metadata(side, ["caption"])["caption"].to_pylist())
+            sides[side] = Side(InMemory(torch.from_numpy(tokens)), cut_at(depth), live=depth != WHOLE)
+        else:
+            boundary = find_boundary(cache, side, WHOLE if live else depth)
+            if boundary is None:
+                wanted = "visual" if live else mode.name
+                what = "pixels" if live else f"activations of its {side}"
+                raise InputError(
+                    f"{cache.path} has no {what} to train {mode.name} from; add them:"
+                    f" python -m embed cache TABLE --out {cache.path} --boundary {wanted} (its --model as before)"
+                )
+            sides[side] = Side(boundary, cut_at(depth if live else boundary.depth), live=live and depth != WHOLE)
+    return sides
+
+
+def release_frozen(model: Any, sides: Mapping[str, Side]) -> None:
+    """Free the weights that nothing will use: what lies below the cuts, and towers that do not move."""
+    for name, side in sides.items():
+        if side.cut is None:
+            for parameter in getattr(model, TOWERS[name]).parameters():
+                parameter.data = parameter.data.new_empty(0)
+        elif not side.live:
+            side.cut.release_below()
+    release_freed_memory()

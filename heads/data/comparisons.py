@@ -1,0 +1,219 @@
+"""Labels met with a cache: which vectors are compared, and who won.
+
+An item is what a head scores: a picture with its prompt. A row is a line of the user's table: two items for a
+comparison, one for everything else. Pairs are what losses and metrics see. Knows no model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.cache.store import Cache
+from embed.records.formats import Records
+from embed.spec import InputError
+from heads.data.counts import count_posterior_target, hard_target, rate_posterior_target, sample_pairs
+
+MAX_PAIRS = 2_000_000  # of one table of counts or groups at a time: 48 MB
+
+
+@dataclass(frozen=True)
+class Labels:
+    """A table whose pictures and prompts have become rows of a cache."""
+
+    kind: str
+    image: np.ndarray  # (n,) int64 row in the cache's image vectors, per item
+    prompt: np.ndarray  # (n,) int64 row in its prompt vectors, -1 for an item without prompt
+    items: np.ndarray  # (m, 2) int64 items of each row for comparisons, (m, 1) for other kinds
+    values: Mapping[str, np.ndarray]  # (m,) arrays: target, weight / group, rank / rating / count, exposures, group
+    columns: pa.Table  # the m rows' other columns, as the user's table has them
+    missing: int  # rows left out because the cache lacks a picture or prompt of theirs
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Comparisons of items: `target` is the probability that a is preferred to b, 0.5 a tie."""
+
+    a: np.ndarray  # (m,) int64 item
+    b: np.ndarray
+    target: np.ndarray  # (m,) float32 in [0, 1]
+    weight: np.ndarray  # (m,) float32, positive
+    row_a: np.ndarray  # (m,) int64 row of the table that a comes from
+    row_b: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+
+def expected_accuracy(score_a: np.ndarray, score_b: np.ndarray, pairs: Pairs) -> float:
+    """How often the scores of `pairs` are expected to agree with a choice drawn from each target; equal scores half."""
+    agreement = np.where(score_a == score_b, 0.5, np.where(score_a > score_b, pairs.target, 1 - pairs.target))
+    return float(np.average(agreement, weights=pairs.weight))
+
+
+def match_labels(records: Records, cache: Cache, max_missing: float = 0.01) -> Labels:
+    """The records' labels as rows of `cache`; more than `max_missing` of rows without vectors is an error."""
+    table = records.labels()
+    sides = ("_a", "_b") if records.kind == "comparisons" else ("",)
+    images = np.stack([cache.image_rows(table["image" + side]) for side in sides], axis=1)
+    prompts = np.stack([_prompt_rows(table["prompt" + side], cache) for side in sides], axis=1)
+    found = ((images >= 0) & (prompts >= -1)).all(axis=1)
+    missing = int(len(table) - found.sum())
+    if missing > max_missing * len(table):
+        first = table.filter(pa.array(~found))["image" + sides[0]][0].as_py()
+        raise InputError(
+            f"{records.path}: {missing} of {len(table)} rows have a picture or prompt without a vector in {cache.path}"
+            f" (first: {first!r}); embed this table into the cache, or raise --max-missing"
+        )
+    table, images, prompts = table.filter(pa.array(found)), images[found], prompts[found]
+    if len(table) == 0:
+        raise InputError(f"{records.path}: no row to use")
+    return _labels(records.kind or "", table, images, prompts, missing)
+
+
+def labels_alone(records: Records) -> Labels:
+    """The records' labels without vectors: `image` and `prompt` are numbers of names, and not rows of a cache."""
+    table = records.labels()
+    sides = ("_a", "_b") if records.kind == "comparisons" else ("",)
+    images, prompts = (
+        codes(pa.chunked_array([chunk for side in sides for chunk in table[name + side].chunks], pa.string()))
+        .reshape(len(sides), -1)
+        .T
+        for name in ("image", "prompt")
+    )
+    return _labels(records.kind or "", table, images, prompts, 0)
+
+
+def _labels(kind: str, table: pa.Table, images: np.ndarray, prompts: np.ndarray, missing: int) -> Labels:
+    """Labels of a table whose pictures and prompts are numbers, (m, sides) each; sides of one number are one item."""
+    sides = ("_a", "_b") if kind == "comparisons" else ("",)
+    if kind == "comparisons":
+        code, inverse = np.unique(images * (prompts.max() + 2) + prompts + 1, return_inverse=True)
+        image, prompt = np.divmod(code, prompts.max() + 2)
+        items = inverse.reshape(images.shape)
+        prompt -= 1
+    else:
+        image, prompt, items = images[:, 0], prompts[:, 0], np.arange(len(table))[:, None]
+    named = [
+        name for name in ("target", "weight", "rank", "rating", "count", "exposures") if name in table.schema.names
+    ]
+    values = {name: np.asarray(table[name].cast(pa.float64())) for name in named}
+    if "group" in table.schema.names:
+        values["group"] = codes(table["group"])
+    standard = {*named, "group", *(name + side for side in sides for name in ("image", "prompt"))}
+    # The group, the picture and the prompt stay available for splitting and slicing.
+    columns = table.drop_columns(
+        [name for name in table.schema.names if name in standard - {"group", "image", "prompt"}]
+    )
+    return Labels(kind, image, prompt, items, values, columns, missing)
+
+
+def join_labels(tables: Sequence[Labels]) -> list[Labels]:
+    """The tables over one numbering of items, which one `Features` then serves."""
+    offsets = np.cumsum([0] + [len(table.image) for table in tables])
+    image, prompt = (np.concatenate([getattr(table, side) for table in tables]) for side in ("image", "prompt"))
+    return [
+        replace(table, image=image, prompt=prompt, items=table.items + offset)
+        for table, offset in zip(tables, offsets, strict=False)
+    ]
+
+
+def _prompt_rows(prompts: pa.ChunkedArray, cache: Cache) -> np.ndarray:
+    """Rows of prompts in the cache: -1 for no prompt, -2 for a prompt without a vector."""
+    rows = cache.prompt_rows(prompts)
+    named = np.asarray(pc.is_valid(prompts))
+    return np.where(named & (rows < 0), -2, np.where(named, rows, -1))
+
+
+def codes(column: pa.ChunkedArray) -> np.ndarray:
+    """(m,) int64: one small number for each different value, in order of first appearance; null is a value."""
+    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    return np.asarray(encoded.indices).astype(np.int64)
+
+
+def appeal(labels: Labels) -> np.ndarray:
+    """(m,) float64: how much people liked each row's picture, higher is better: minus its rank, its rating, its count,
+    or count / exposures where there are any. Comparisons have none."""
+    if labels.kind == "groups":
+        return -labels.values["rank"]
+    if labels.kind == "ratings":
+        return labels.values["rating"]
+    exposures = exposures_of(labels.values)
+    return labels.values["count"] if exposures is None else labels.values["count"] / exposures
+
+
+def values_of(labels: Labels, columns: str) -> tuple[np.ndarray, list[str]]:
+    """The different values of a column of the table, as text, and which of them each row has (m, sides) int64; for
+    comparisons of two columns `A,B`, one for each picture."""
+    names, sides = [name.strip() for name in columns.split(",")], labels.items.shape[1]
+    known = labels.columns.schema.names
+    if len(names) != sides or not set(names) <= set(known):
+        wanted = "two columns A,B, one for each picture," if sides == 2 else "one column"
+        raise InputError(f"{columns!r}: wanted {wanted} of the table, which has {', '.join(known)}")
+    chunks = [chunk for name in names for chunk in labels.columns[name].cast(pa.string()).chunks]
+    encoded = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode(null_encoding="encode")
+    number = np.asarray(encoded.indices).astype(np.int64).reshape(sides, -1).T
+    return number, [str(value) for value in encoded.dictionary.to_pylist()]
+
+
+def pairs_among(
+    labels: Labels,
+    rows: np.ndarray,
+    rng: np.random.Generator,
+    min_ratio: float | None = None,
+    max_pairs: int = MAX_PAIRS,
+) -> Pairs:
+    """All pairs that the given rows of a table state, or a uniform sample of `max_pairs` of them.
+
+    Comparisons are pairs already. Ranked groups give every pair of a group, equal ranks as ties. Counts give every
+    pair of a group with a soft target: the posterior probability that a is more popular than b; with `min_ratio`
+    only pairs whose counts (rates, where there are exposures) differ at least that much, with a hard target.
+    Ratings give the pairs of one prompt, like groups.
+    """
+    if labels.kind == "comparisons":
+        a, b = labels.items[rows].T
+        target, weight = labels.values["target"][rows], labels.values["weight"][rows]
+        return Pairs(a, b, target.astype(np.float32), weight.astype(np.float32), rows, rows)
+    first, second = sample_pairs(groups_of(labels, rows), max_pairs, rng)
+    row_a, row_b = rows[first], rows[second]
+    if labels.kind == "counts":
+        target, keep = _count_target(labels.values, row_a, row_b, min_ratio)
+        row_a, row_b, target = row_a[keep], row_b[keep], target[keep]
+    else:
+        better = {"groups": ("rank", -1.0), "ratings": ("rating", 1.0)}[labels.kind]
+        difference = better[1] * (labels.values[better[0]][row_a] - labels.values[better[0]][row_b])
+        target = np.sign(difference) / 2 + 0.5
+    weight = np.ones(len(row_a), np.float32)
+    return Pairs(labels.items[row_a, 0], labels.items[row_b, 0], target.astype(np.float32), weight, row_a, row_b)
+
+
+def groups_of(labels: Labels, rows: np.ndarray) -> np.ndarray:
+    """Which of the rows may be compared: those with the same number; all of them when the table has no groups."""
+    if labels.kind == "ratings":
+        return labels.prompt[labels.items[rows, 0]]
+    return labels.values["group"][rows] if "group" in labels.values else np.zeros(len(rows), np.int64)
+
+
+def exposures_of(values: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """How often each row of a table of counts was shown; None where the table does not say."""
+    exposures = values.get("exposures")
+    return None if exposures is None or np.isnan(exposures).all() else exposures
+
+
+def _count_target(
+    values: Mapping[str, np.ndarray], a: np.ndarray, b: np.ndarray, min_ratio: float | None
+) -> tuple[np.ndarray, np.ndarray]:
+    count, exposures = values["count"], exposures_of(values)
+    if min_ratio is not None:
+        popularity = count if exposures is None else count / exposures
+        return hard_target(popularity[a], popularity[b], min_ratio)
+    if exposures is None:
+        target = count_posterior_target(count[a], count[b])
+    else:
+        target = rate_posterior_target(count[a], exposures[a], count[b], exposures[b])
+    return target, np.ones(len(a), bool)

@@ -1,0 +1,184 @@
+"""Which rows are held out, so that no picture and no prompt stands on both sides."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.cache.store import ID_COLUMN, Cache
+from embed.spec import InputError
+from heads.data.comparisons import Labels, codes
+
+PICKSCORE_PROMPTS = 1000  # held out by the paper
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How rows are divided. Rows of one group stay together."""
+
+    by: str | None = None  # a column of the table; None: the prompt of comparisons and groups, else the picture
+    folds: int | None = None  # every row is held out once, by one of this many folds; None: one held-out part
+    test_fraction: float = 0.2  # of the groups, when there are no folds
+    seed: int = 0
+    held_out_prompts: int | None = None  # PickScore's split, see `_one_row_a_prompt`: half validate, half test
+
+    def __post_init__(self) -> None:
+        if self.held_out_prompts is not None:
+            if self.by is not None or self.folds is not None:
+                raise InputError("--split pickscore holds out prompts in one part; leave out --split-by and --folds")
+            if self.held_out_prompts < 2 or self.held_out_prompts % 2:
+                raise InputError(
+                    f"--held-out-prompts is {self.held_out_prompts}; wanted an even number: half validate, half test"
+                )
+        if self.folds is not None and self.folds < 2:
+            raise InputError(f"--folds is {self.folds}; wanted at least 2, or leave it out for one held-out part")
+        if not 0 < self.test_fraction < 1:
+            raise InputError(f"--test-fraction is {self.test_fraction}; wanted a share between 0 and 1")
+
+
+@dataclass(frozen=True)
+class Split:
+    """`fold` (m,) int64: the fold that holds each row out, -1 for a row that is never held out; `group` (m,).
+
+    `validation` are the rows that choose the epoch, where the split says which; training keeps some aside elsewhere.
+    """
+
+    fold: np.ndarray
+    group: np.ndarray
+    folds: int
+    validation: np.ndarray | None = None
+
+    def test_rows(self, fold: int) -> np.ndarray:
+        """The rows that a fold holds out."""
+        return np.flatnonzero(self.fold == fold)
+
+    def withheld_rows(self, fold: int) -> np.ndarray:
+        """The rows kept from training: those that a fold holds out and, where the split has rows for validation, these
+        and every row of a prompt of either."""
+        rows = self.test_rows(fold)
+        if self.validation is None:
+            return rows
+        return np.flatnonzero(np.isin(self.group, self.group[np.concatenate([rows, self.validation])]))
+
+    def with_validation(self) -> "Split":
+        """The split that holds its rows for validation out as well, for scores of both."""
+        fold = self.fold.copy()
+        fold[[] if self.validation is None else self.validation] = 0
+        return replace(self, fold=fold)
+
+
+def split_rows(labels: Labels, config: SplitConfig) -> Split:
+    """Folds of whole groups, of sizes as equal as the groups allow; the same table and seed give the same split."""
+    group = split_groups(labels, config.by)
+    if config.held_out_prompts is not None:
+        rows = _one_row_a_prompt(labels, config.held_out_prompts, config.seed)
+        validation, test = np.sort(np.split(rows, 2))
+        fold = np.full(len(labels), -1, np.int64)
+        fold[test] = 0
+        return Split(fold, group, 1, validation)
+    names, sizes = np.unique(group, return_counts=True)
+    folds = config.folds or 1
+    if len(names) < max(folds, 2):
+        raise InputError(
+            f"cannot hold out {folds} parts of {len(names)} different values of {config.by or 'prompt or picture'}"
+        )
+    order = np.random.default_rng(config.seed).permutation(len(names))
+    fold_of_group = np.full(len(names), -1, np.int64)
+    if config.folds is None:
+        fold_of_group[order[: max(1, round(config.test_fraction * len(names)))]] = 0
+    else:
+        # The largest groups first, each to the fold that has the fewest rows so far; the seed decides among equals.
+        load = np.zeros(folds)
+        for i in order[np.argsort(-sizes[order], kind="stable")]:
+            fold_of_group[i] = np.argmin(load)
+            load[fold_of_group[i]] += sizes[i]
+    return Split(fold_of_group[np.searchsorted(names, group)], group, folds)
+
+
+def _one_row_a_prompt(labels: Labels, prompts: int, seed: int) -> np.ndarray:
+    """(prompts,) rows that no two of share a prompt, a picture or, where the table has the column, a `user_id`.
+
+    PickScore (Kirstain et al. 2023, section 2) holds out one comparison of each of 1,000 prompts of different users.
+    Prompts are drawn evenly, and of each the first row, in an order drawn too, that fits those before it.
+    """
+    if labels.kind != "comparisons":
+        raise InputError(f"--split pickscore wants a table of comparisons, and this one has {labels.kind}")
+    prompt = labels.prompt[labels.items[:, 0]]
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero((prompt >= 0) & (prompt == labels.prompt[labels.items[:, 1]]))
+    # Numbered as the table names them first, and not by the cache, so that any cache gives the same split.
+    _, first, number = np.unique(prompt[rows], return_index=True, return_inverse=True)
+    turn = rng.permutation(len(first))[np.argsort(np.argsort(first))][number]
+    shuffled = rng.permutation(len(rows))
+    rows = rows[shuffled][np.argsort(turn[shuffled], kind="stable")]
+    kinds = {"prompt": prompt[rows, None], "picture": labels.image[labels.items[rows]]}
+    if "user_id" in labels.columns.schema.names:
+        kinds["user"] = codes(labels.columns["user_id"])[rows, None]
+    taken: dict[str, set[int]] = {kind: set() for kind in kinds}
+    chosen: list[int] = []
+    for i, row in enumerate(rows):
+        own = {kind: set(numbers[i].tolist()) for kind, numbers in kinds.items()}
+        if all(own[kind].isdisjoint(taken[kind]) for kind in kinds):
+            chosen.append(int(row))
+            for kind in kinds:
+                taken[kind] |= own[kind]
+            if len(chosen) == prompts:
+                return np.array(chosen)
+    found = ", ".join(f"{len(np.unique(numbers))} {kind}s" for kind, numbers in kinds.items())
+    raise InputError(
+        f"--split pickscore wants {prompts} prompts that share no {' and no '.join(list(kinds)[1:])}; the table has"
+        f" {found}, and {len(chosen)} were found; lower --held-out-prompts"
+    )
+
+
+def split_groups(labels: Labels, by: str | None) -> np.ndarray:
+    """(m,) which rows stay together: those of one number."""
+    if by is not None:
+        if by not in labels.columns.schema.names:
+            raise InputError(f"--split-by {by!r} is no column of the table; it has {labels.columns.schema.names}")
+        return codes(labels.columns[by])
+    first = labels.items[:, 0]
+    return labels.prompt[first] if labels.kind in ("comparisons", "groups") else labels.image[first]
+
+
+def rows_apart_from(labels: Labels, held_out: np.ndarray, among: np.ndarray, other: Labels | None = None) -> np.ndarray:
+    """The rows in `among` that share neither a picture nor a prompt with the rows `held_out`.
+
+    `among` are rows of `other` where it is given, a table of the same items (`comparisons.join_labels`).
+    """
+    apart = np.ones(len(among), bool)
+    items = (other or labels).items[among]
+    for of_item in (labels.image, labels.prompt):
+        taken = np.zeros(of_item.max(initial=0) + 2, bool)
+        taken[of_item[labels.items[held_out]]] = True
+        taken[-1] = False  # where items without prompt (-1) land: lacking a prompt is nothing in common
+        apart &= ~taken[of_item[items]].any(axis=1)
+    return among[apart]
+
+
+def split_report(labels: Labels, split: Split, config: SplitConfig, cache: Cache) -> dict[str, Any]:
+    """What a head records about its split, with a hash over content, so that any cache of the same rows gives it."""
+    digest = hashlib.sha256(split.fold.astype(np.int64).tobytes())
+    validation = {}
+    if split.validation is not None:
+        digest.update(split.validation.astype(np.int64).tobytes())
+        validation = {"held_out_prompts": config.held_out_prompts, "validation_rows": len(split.validation)}
+    for side, of_item in (("images", labels.image), ("prompts", labels.prompt)):
+        name = ID_COLUMN[side]
+        rows = pa.array(of_item[labels.items].ravel())
+        ids = cache.metadata(side, [name])[name].take(pc.if_else(pc.less(rows, 0), None, rows))
+        digest.update("\n".join(pc.fill_null(ids, "").to_pylist()).encode())
+    return {
+        "by": config.by,
+        "folds": config.folds,
+        "test_fraction": config.test_fraction if config.folds is None and not validation else None,
+        **validation,
+        "seed": config.seed,
+        "rows": len(labels),
+        "held_out_rows": int((split.fold >= 0).sum()),
+        "groups": len(np.unique(split.group)),
+        "hash": digest.hexdigest(),
+    }

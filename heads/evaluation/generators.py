@@ -1,0 +1,246 @@
+"""Which image generator people (or a head) prefer: a ranking of generators from pairwise choices.
+
+A choice is (a, b, target): two generators and the probability that a's picture is preferred; a tie is half a win
+for each. Knows no picture and no head: `choices` turns ratings or scores into choices, so that people and a head are
+ranked by the same code.
+"""
+
+import re
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from embed.spec import InputError
+from heads.data.comparisons import Labels, appeal, groups_of, values_of
+from heads.evaluation.intervals import Interval
+from heads.metrics import pairs_within, spearman
+
+Floats = NDArray[np.float64]
+
+# As in chess: everyone's first rating, the most that one choice moves, and the lead that makes odds of ten to one.
+ELO_BASE = 1000.0
+ELO_K = 32.0
+ELO_SCALE = 400.0
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """m choices between generators: numbers a and b (m,) into `generators`, target (m,), prompt (m,)."""
+
+    generators: tuple[str, ...]
+    a: NDArray[np.intp]
+    b: NDArray[np.intp]
+    target: Floats
+    prompt: NDArray[np.generic]
+
+
+@dataclass(frozen=True, eq=False)
+class Elo:
+    """Ratings (orders, generators): one row for each order in which the choices were played."""
+
+    generators: tuple[str, ...]
+    ratings: Floats
+
+    def to_json(self) -> dict[str, Any]:
+        mean, sd = self.ratings.mean(0), self.ratings.std(0)
+        return {name: {"mean": float(m), "sd": float(s)} for name, m, s in zip(self.generators, mean, sd, strict=True)}
+
+
+@dataclass(frozen=True)
+class BradleyTerry:
+    """Strengths in natural log odds, of mean 0: P(i preferred to j) = sigmoid(strength_i - strength_j)."""
+
+    generators: tuple[str, ...]
+    strengths: tuple[Interval, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: s.to_json() for name, s in zip(self.generators, self.strengths, strict=True)}
+
+
+def choices(values: ArrayLike, prompt: ArrayLike, generator: ArrayLike) -> Choices:
+    """Every pair of pictures of one prompt by different generators; the higher value is preferred, equal is a tie.
+
+    `values` (n,) are ratings or scores of pictures, `prompt` and `generator` (n,) say whose. The same prompts and
+    generators give the same pairs in the same order, whatever the values.
+    """
+    values = np.asarray(values, np.float64)
+    if np.isnan(values).any():
+        raise InputError(f"{int(np.isnan(values).sum())} of {len(values)} values are NaN; leave those pictures out")
+    names, number = np.unique(np.asarray(generator), return_inverse=True)
+    first, second = pairs_within(prompt)
+    differ = number[first] != number[second]
+    first, second = first[differ], second[differ]
+    if not len(first):
+        raise InputError(f"no choice to make: no prompt has pictures by two of the {len(names)} generators")
+    target = 0.5 + 0.5 * np.sign(values[first] - values[second])
+    generators = tuple(str(name) for name in names)
+    return Choices(generators, number[first], number[second], target, np.asarray(prompt)[first])
+
+
+def choices_in(
+    labels: Labels, generator: NDArray[np.generic], fold: ArrayLike, scores: Floats | None = None
+) -> Choices:
+    """The choices that people made in a table, or the ones that `scores` (m, sides) make of the same pairs.
+
+    `generator` (m, sides) says who made each picture. Rows of one group (or prompt) and one `fold` (m,) meet; those of
+    fold -1 are left out.
+    """
+    fold = np.asarray(fold)
+    rows = np.flatnonzero(fold >= 0)
+    if labels.kind != "comparisons":
+        values = appeal(labels) if scores is None else scores[:, 0]
+        meeting = groups_of(labels, rows) * (fold.max(initial=0) + 1) + fold[rows]
+        return choices(values[rows], meeting, generator[rows, 0])
+    names, number = np.unique(generator, return_inverse=True)
+    a, b = number.reshape(-1, 2)[rows].T
+    target = labels.values["target"][rows] if scores is None else 0.5 + 0.5 * np.sign(scores[rows, 0] - scores[rows, 1])
+    if not (a != b).any():
+        raise InputError(f"no choice between two of the {len(names)} generators")
+    prompt = labels.prompt[labels.items[rows, 0]]
+    return Choices(tuple(map(str, names)), *(column[a != b] for column in (a, b, target, prompt)))
+
+
+def generators_of(labels: Labels, columns: str, pattern: str | None = None) -> NDArray[np.generic]:
+    """(m, sides) str: what a column of the table (`A,B` for comparisons) says made each picture, or the part of it
+    that the regular expression `pattern` finds first."""
+    number, names = values_of(labels, columns)
+    if pattern is not None:
+        try:
+            found = [re.search(pattern, name) for name in names]
+        except re.error as error:
+            raise InputError(f"--pattern {pattern!r} is no regular expression: {error}") from None
+        if lost := [name for name, match in zip(names, found, strict=True) if match is None]:
+            raise InputError(f"--pattern {pattern!r} finds nothing in {lost[0]!r}, a value of {columns}")
+        names = [match.group() for match in found if match is not None]
+    return np.asarray(names)[number]
+
+
+def win_rates(choices: Choices) -> dict[str, float | None]:
+    """The share of its choices that each generator won, a tie as one half; None for one without any."""
+    count = len(choices.generators)
+    won = np.bincount(choices.a, choices.target, count) + np.bincount(choices.b, 1 - choices.target, count)
+    met = np.bincount(choices.a, minlength=count) + np.bincount(choices.b, minlength=count)
+    return {name: float(w / m) if m else None for name, w, m in zip(choices.generators, won, met, strict=True)}
+
+
+def elo(choices: Choices, rng: np.random.Generator, orders: int = 50) -> Elo:
+    """Elo ratings after playing all choices once, in each of `orders` random orders (PickScore: 50).
+
+    Everyone starts at 1000; a choice moves a by 32 (target - 1 / (1 + 10^((r_b - r_a) / 400))) and b by as much the
+    other way. Time grows with choices, hardly with orders.
+    """
+    return Elo(choices.generators, _play(choices, choices.target, _orders(choices, rng, orders)))
+
+
+def elo_agreement(people: Choices, head: Choices, rng: np.random.Generator, orders: int = 50) -> tuple[float, float]:
+    """Mean and standard deviation, over random orders, of Spearman's correlation of people's Elo and a head's.
+
+    PickScore's measure of how well a scorer ranks generators. Both must hold the same pairs in the same order.
+    """
+    if not (np.array_equal(people.a, head.a) and np.array_equal(people.b, head.b)):
+        raise ValueError(f"{len(people.a)} and {len(head.a)} choices; wanted the same pairs in the same order")
+    order = _orders(people, rng, orders)
+    both = (_play(people, side.target, order) for side in (people, head))
+    agreement = [spearman(x, y) for x, y in zip(*both, strict=True)]
+    return float(np.mean(agreement)), float(np.std(agreement))
+
+
+def bradley_terry(choices: Choices, level: float = 0.95) -> BradleyTerry:
+    """The strengths of highest likelihood (Bradley & Terry 1952), with normal intervals around them.
+
+    The intervals come from the sandwich covariance with the prompt as cluster: choices of one prompt are made from
+    the same pictures and far from independent. InputError where some generators never win against, or never meet,
+    the others, for then no finite strengths are best (Ford 1957).
+    """
+    names = choices.generators
+    wins = np.zeros((len(names), len(names)))
+    np.add.at(wins, (choices.a, choices.b), choices.target)
+    np.add.at(wins, (choices.b, choices.a), 1 - choices.target)
+    _require_connected(names, wins)
+    strength = _most_likely_strengths(wins)
+
+    _, information = _gradient_and_information(wins, strength)
+    inverse = _inverse(information)
+    residual = choices.target - _sigmoid(strength[choices.a] - strength[choices.b])
+    prompts, number = np.unique(choices.prompt, return_inverse=True)
+    gradients = np.zeros((len(prompts), len(names)))
+    np.add.at(gradients, (number, choices.a), residual)
+    np.add.at(gradients, (number, choices.b), -residual)
+    few = len(prompts) / (len(prompts) - 1) if len(prompts) > 1 else np.nan
+    covariance = few * inverse @ gradients.T @ gradients @ inverse
+    reach = NormalDist().inv_cdf((1 + level) / 2) * np.sqrt(np.diag(covariance))
+    return BradleyTerry(
+        names, tuple(Interval(float(s), float(s - r), float(s + r)) for s, r in zip(strength, reach, strict=True))
+    )
+
+
+def _orders(choices: Choices, rng: np.random.Generator, orders: int) -> NDArray[np.intp]:
+    """Random orders of all choices (orders, m)."""
+    return rng.permuted(np.tile(np.arange(len(choices.a)), (orders, 1)), axis=1)
+
+
+def _play(choices: Choices, target: Floats, orders: NDArray[np.intp]) -> Floats:
+    """Ratings (orders, g) after the last choice; the orders are played side by side."""
+    ratings = np.full((len(orders), len(choices.generators)), ELO_BASE)
+    row = np.arange(len(orders))
+    for turn in orders.T:
+        a, b = choices.a[turn], choices.b[turn]
+        expected = 1 / (1 + 10 ** ((ratings[row, b] - ratings[row, a]) / ELO_SCALE))
+        move = ELO_K * (target[turn] - expected)
+        ratings[row, a] += move
+        ratings[row, b] -= move
+    return ratings
+
+
+def _require_connected(names: tuple[str, ...], wins: Floats) -> None:
+    from scipy.sparse.csgraph import connected_components
+
+    parts, part = connected_components(wins > 0, directed=True, connection="strong")
+    if parts != 1:
+        some = ", ".join(name for name, number in zip(names, part, strict=True) if number == part[0])
+        rest = ", ".join(name for name, number in zip(names, part, strict=True) if number != part[0])
+        raise InputError(
+            f"Bradley-Terry has no finite strengths: between ({some}) and ({rest}) one side never wins, or they never"
+            " meet; add choices between them, leave one side out, or use Elo"
+        )
+
+
+def _most_likely_strengths(wins: Floats) -> Floats:
+    """Strengths (g,) of sum 0 by Newton's method, its steps halved while they lose.
+
+    Connected wins give the concave likelihood one maximum.
+    """
+    wins = wins / wins.sum()  # a likelihood of the order of one, so that 1e-12 means the same for any number of wins
+    strength = np.zeros(len(wins))
+    while True:
+        gradient, information = _gradient_and_information(wins, strength)
+        step = _inverse(information) @ gradient
+        if gradient @ step < 1e-12:
+            return strength + step
+        while _log_likelihood(wins, strength + step) < _log_likelihood(wins, strength):
+            step = step / 2
+        strength = strength + step
+
+
+def _gradient_and_information(wins: Floats, strength: Floats) -> tuple[Floats, Floats]:
+    """First derivative (g,) of the log likelihood and its negative second (g, g), which is a graph's Laplacian."""
+    met = wins + wins.T
+    probability = _sigmoid(strength[:, None] - strength)
+    weight = met * probability * (1 - probability)
+    return (wins - met * probability).sum(1), np.diag(weight.sum(1)) - weight
+
+
+def _inverse(information: Floats) -> Floats:
+    """The inverse for vectors of sum 0. Choices say nothing about a common level, so that direction is filled in."""
+    return np.linalg.inv(information + np.trace(information) / information.size)
+
+
+def _log_likelihood(wins: Floats, strength: Floats) -> float:
+    return float(-(wins * np.logaddexp(0, strength - strength[:, None])).sum())
+
+
+def _sigmoid(x: Floats) -> Floats:
+    return 0.5 + 0.5 * np.tanh(x / 2)

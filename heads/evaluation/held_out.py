@@ -1,0 +1,121 @@
+"""Which rows of a table a head may be measured on. Reads heads from disk, measures nothing.
+
+On the table that a head was trained from, found again by the hash of its split, these are the rows held out, each
+scored by the head that never saw it. On any other table they are the rows that share no picture and no prompt with
+what the head was trained on.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.cache.store import ID_COLUMN, Cache
+from embed.console import warn
+from embed.spec import Identity, InputError, require_same_identity
+from heads.data.comparisons import Labels
+from heads.data.split import Split, SplitConfig, split_groups, split_report, split_rows
+from heads.models import Head
+from heads.store import disk
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """heads[i] scores the rows of fold i of `split`."""
+
+    name: str
+    manifest: dict[str, Any]
+    heads: list[Head]
+    split: Split
+    part: str  # which rows these are, in words
+    own_split: bool  # whether they are what training held out, so that the other rows are what it saw
+    seen_rows: int = 0  # measured in spite of having a picture or prompt that the head was trained on
+
+    @property
+    def rows(self) -> int:
+        return int((self.split.fold >= 0).sum())
+
+
+def require_backbone(path: str, cache: Cache) -> None:
+    """Nothing, or IdentityMismatch where the head at `path` is of another backbone than the cache."""
+    identity = Identity.from_json(disk.load_manifest(path)["identity"])
+    require_same_identity(identity, f"the head {path}", cache.identity, f"the cache {cache.path}")
+
+
+def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, strict: bool = False) -> HeldOut:
+    """What the head at `path` may be measured on; with `everything`, all rows.
+
+    Rows that it was trained on are counted in a warning, or in the error that `strict` makes of it. InputError for a
+    head of another backbone, and where no row is left.
+    """
+    require_backbone(path, cache)
+    head, manifest = disk.load_head(path)
+    split = None if everything else _own_split(cache, labels, manifest["split"])
+    if split is not None:
+        part = f"held out by split {manifest['split']['hash'][:12]}"
+        return HeldOut(path, manifest, disk.load_fold_heads(path) or [head], split, part, True)
+
+    seen, shared = _seen(cache, labels, disk.load_trained_ids(path))
+    count = int(seen.sum())
+    if count:
+        overlap = (
+            f"{count} of {len(labels)} rows have a picture or prompt that the head {path} was TRAINED on ({shared})"
+        )
+        if strict:
+            raise InputError(f"{overlap}; take them out of the table, or leave out --strict")
+        if not everything and count == len(labels):
+            raise InputError(f"{overlap}; give a table with new ones, or --all to score them in spite of that")
+        warn(f"{overlap}: " + ("not an honest test" if everything else "they are left out"))
+    part = "all rows" if everything else "rows that share no picture or prompt with training"
+    if "published" in manifest:
+        part = "all rows; what the published head was trained on is unknown"
+    fold = np.where(seen & (not everything), -1, 0)
+    by = manifest["split"]["by"]
+    group = split_groups(labels, by if by in labels.columns.schema.names else None)
+    return HeldOut(path, manifest, [head], Split(fold, group, 1), part, False, count if everything else 0)
+
+
+def in_common(first: HeldOut, second: HeldOut) -> tuple[HeldOut, HeldOut]:
+    """Both over the rows that neither has seen, in folds within which each is one head; InputError for no such row."""
+    both = (first.split.fold >= 0) & (second.split.fold >= 0)
+    if not both.any():
+        raise InputError(f"no row of the table is new to both {first.name} and {second.name}; give a table of new ones")
+    code = np.where(both, first.split.fold * second.split.folds + second.split.fold, -1)
+    codes = np.unique(code[both])
+    split = Split(np.where(both, np.searchsorted(codes, code), -1), first.split.group, len(codes))
+    part = first.part if first.part == second.part else "rows that neither head has seen"
+    return (
+        replace(first, heads=[first.heads[c // second.split.folds] for c in codes], split=split, part=part),
+        replace(second, heads=[second.heads[c % second.split.folds] for c in codes], split=split, part=part),
+    )
+
+
+def _own_split(cache: Cache, labels: Labels, recorded: dict[str, Any]) -> Split | None:
+    """The split that training held out by, where the table is the one that it was trained from."""
+    config = SplitConfig(
+        recorded["by"],
+        recorded["folds"],
+        recorded["test_fraction"] or SplitConfig.test_fraction,
+        recorded["seed"],
+        recorded.get("held_out_prompts"),
+    )
+    try:
+        split = split_rows(labels, config)
+    except InputError:  # a table that cannot be split so
+        return None
+    return split if split_report(labels, split, config, cache)["hash"] == recorded["hash"] else None
+
+
+def _seen(cache: Cache, labels: Labels, trained_ids: pa.ChunkedArray) -> tuple[np.ndarray, str]:
+    """(m,) bool: the rows with a picture or prompt among `trained_ids`; and how many of each there are, in words."""
+    seen, shared = np.zeros(len(labels), bool), []
+    for side, of_item in (("images", labels.image), ("prompts", labels.prompt)):
+        ids = cache.metadata(side, [ID_COLUMN[side]])[ID_COLUMN[side]]
+        known = np.asarray(pc.is_in(ids, value_set=trained_ids.combine_chunks()))
+        known = np.append(known, False)  # where items without prompt (-1) land
+        seen |= known[of_item[labels.items]].any(axis=1)
+        name = {"images": "pictures", "prompts": "prompts"}[side]
+        shared.append(f"{len(np.unique(of_item[known[of_item]]))} {name}")
+    return seen, ", ".join(shared)

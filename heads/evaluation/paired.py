@@ -1,0 +1,48 @@
+"""One scorer against another on the same held-out pairs, by the paired bootstrap.
+
+Knows scores, no head.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from heads import metrics
+from heads.evaluation.evaluate import Floats, Measured
+from heads.evaluation.groups import Board
+from heads.evaluation.intervals import paired_interval
+
+
+def lead(board: Board, scores: Mapping[str, Floats]) -> dict[str, Any]:
+    """By how much the head's pair accuracy exceeds each other scorer's, on the same pairs: {scorer: {difference,
+    p_value}}, with intervals of the paired bootstrap."""
+    credit = {name: _credit(board.measured, s) for name, s in scores.items()}
+    fold = board.measured.fold
+    return {
+        name: _paired(board.measured, credit["head"], other, fold) for name, other in credit.items() if name != "head"
+    }
+
+
+def compared(measured: Measured, first: Floats, second: Floats) -> dict[str, Any]:
+    """`pair_accuracy` of two scorers (m, sides), `first` and `second`, and the paired test of their `difference`, all
+    over the pairs of all folds: two heads may have few rows in common in some fold."""
+    credit = {"first": _credit(measured, first), "second": _credit(measured, second)}
+    accuracy = {name: measured.pooled_interval(c).to_json() for name, c in credit.items()}
+    return {"pair_accuracy": accuracy, **_paired(measured, credit["first"], credit["second"], None)}
+
+
+def _credit(measured: Measured, scores: Floats) -> Floats:
+    return metrics.pair_credit(*measured.of_pairs(scores), measured.pairs.target)
+
+
+def _paired(measured: Measured, first: Floats, second: Floats, fold: np.ndarray | None) -> dict[str, Any]:
+    return paired_interval(
+        first,
+        second,
+        fold=fold,
+        cluster_a=measured.cluster[measured.pairs.row_a],
+        cluster_b=measured.cluster[measured.pairs.row_b],
+        rng=np.random.default_rng(measured.protocol.seed),
+        resamples=measured.protocol.resamples,
+    ).to_json()

@@ -1,0 +1,317 @@
+"""The page of `heads evaluate --report`: figures, plots, and the best and worst pictures, in one file."""
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+
+from embed.cache.store import Cache
+from embed.files import atomic_write
+from embed.records.formats import Records
+from heads.data.comparisons import appeal
+from heads.evaluation.evaluate import Floats, Measured
+from heads.evaluation.groups import Board
+from heads.evaluation.scoreboard import MAPS, reliability
+from heads.metrics import expected_calibration_error
+from heads.report.page import Axis, Estimate, Picture, Plot, cards, document, intervals, text_table, ticks
+from heads.report.tiles import read_tiles
+
+SHOWN = 18  # pictures at either end
+SHOWN_PAIRS = 12
+SHOWN_SLICES = 20
+MAX_CAPTION = 90  # letters
+SCORERS = {
+    "head": "this head",
+    "zero_shot": "zero-shot CLIP",
+    "image_only": "same head, pictures only",
+    "prompt_only": "same head, prompts only",
+    "prior": "prior of training rows",
+    "chance": "chance",
+}
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One scored picture: its row in the cache, its score, and the percentile of that in its part."""
+
+    image: int
+    prompt: int
+    score: float
+    percentile: float
+    said: str  # by people
+
+
+def write_report(
+    path: Path,
+    title: str,
+    result: Mapping[str, Any],
+    board: Board,
+    scores: Mapping[str, Floats],
+    records: Records,
+    cache: Cache,
+) -> None:
+    """Write the page of what `heads evaluate` returns and the scores (m, sides) that it comes from."""
+    measured = board.measured
+    items = _items(measured, scores["head"])
+    best, worst = items[:SHOWN], items[: -SHOWN - 1 : -1]
+    pairs = _wrong_pairs(measured, scores["head"])
+    a, b = measured.pairs.a, measured.pairs.b
+    image = measured.labels.image
+    wanted = {item.image for item in (*best, *worst)} | {int(image[side[i]]) for i in pairs for side in (a, b)}
+    tiles = read_tiles(records, cache, wanted)
+    prompts = cache.metadata("prompts", ["caption"])["caption"]
+
+    def picture(item: _Item) -> Picture:
+        detail = f"scored above {item.percentile:.0f} %{item.said and ', ' + item.said}"
+        return Picture(tiles[item.image], _caption(prompts, item.prompt), detail)
+
+    sections = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{result['rows']:,} rows: {html.escape(result['part'])}. {html.escape(_protocol(result))}</p>",
+        _warning(result),
+        "<h2>Pair accuracy, equal scores half right</h2>",
+        intervals(
+            [
+                Estimate(SCORERS[name], one["value"], one["low"], one["high"], "mark" if name == "head" else "other")
+                for name, one in result["metrics"]["pair_accuracy"]["scores"].items()
+            ],
+            0.5,
+            "pair accuracy, with its 95 % interval",
+        ),
+        _absent(result),
+        "<h2>By every paper's rule</h2>",
+        _scoreboard(result, list(scores)),
+        _slices(result["slices"]),
+        "<h2>Does a score mean what it says?</h2>",
+        "<p>How often the head is right, by how sure it says it is, on pairs that its scores were not fitted on."
+        " On the dashed line they agree.</p>",
+        _reliability(board, scores["head"]),
+        "<h2>How far apart the preferred picture is scored</h2>",
+        _leads(measured, scores["head"]),
+        _scatter(measured, scores["head"]),
+        f'<h2>Scored highest</h2><div class="row large">{cards([picture(item) for item in best])}</div>',
+        f'<h2>Scored lowest</h2><div class="row large">{cards([picture(item) for item in worst])}</div>',
+        _wrong(measured, scores["head"], pairs, tiles, prompts),
+    ]
+    with atomic_write(path) as file:
+        file.write(document(title, "\n".join(filter(None, sections))).encode())
+
+
+def _protocol(result: Mapping[str, Any]) -> str:
+    protocol = result["protocol"]
+    return (
+        f"{result['pairs']:,} pairs ({protocol['pairs']}), {protocol['folds']} held-out parts, {protocol['average']};"
+        f" labelled ties {protocol['labelled_ties']}; intervals {protocol['interval']}.".replace("95 %", "95\u00a0%")
+    )
+
+
+def _warning(result: Mapping[str, Any]) -> str:
+    if not (seen := result["trained_rows"]):
+        return ""
+    return f"<p><strong>{seen:,} of these rows were trained on: this is not an honest test.</strong></p>"
+
+
+def _absent(result: Mapping[str, Any]) -> str:
+    absent = [f"{SCORERS[name]} ({reason})" for name, reason in result["baselines"].items() if reason]
+    return f"<p>Not measured: {html.escape('; '.join(absent))}.</p>" if absent else ""
+
+
+def _scoreboard(result: Mapping[str, Any], names: Sequence[str]) -> str:
+    rows, missing = [], dict[str, list[str]]()
+    for metric in result["metrics"].values():
+        if "missing" in metric:
+            missing.setdefault(metric["missing"], []).append(metric["label"])
+        else:
+            rows.append([f"{metric['label']}\n{metric['rule']}", *(_cell(metric["scores"].get(n)) for n in names)])
+    leads = [result["lead"].get(name) for name in names]
+    rows.append(
+        [
+            "The head's lead in pair accuracy\non the same pairs",
+            *(_cell(one and one["difference"], "+") for one in leads),
+        ]
+    )
+    rows.append(["p of no difference\npaired bootstrap", *(f"{one['p_value']:.3g}" if one else "" for one in leads)])
+    absent = "; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in missing.items())
+    note = f"<p>Not given for these labels: {html.escape(absent)}.</p>" if missing else ""
+    return text_table(["", *(SCORERS[name] for name in names)], rows) + note
+
+
+def _cell(interval: Mapping[str, float | None] | None, sign: str = "") -> str:
+    if interval is None or interval["value"] is None:
+        return "" if interval is None else "-"
+    low, high = interval["low"], interval["high"]
+    around = "" if low is None or high is None else f"\n{low:{sign}.3f} to {high:{sign}.3f}"
+    return f"{interval['value']:{sign}.3f}{around}"
+
+
+def _slices(sliced: Mapping[str, Any] | None) -> str:
+    if not sliced:
+        return ""
+    shown = [s for s in sliced["slices"] if s["pair_accuracy"]["head"]["value"] is not None][:SHOWN_SLICES]
+    estimates = [
+        Estimate(f"{s['value']} ({s['pairs']:,})", one["value"], one["low"], one["high"], "mark")
+        for s in shown
+        for one in [s["pair_accuracy"]["head"]]
+    ]
+    by = html.escape(sliced["by"])
+    note = (
+        f"Pairs of two pictures with the same {by}, and how many; {sliced['across']:,} pairs of two values are in none."
+    )
+    if rest := len(sliced["slices"]) - len(shown):
+        note += f" {rest} more values have fewer pairs."
+    drawn = intervals(estimates, 0.5, "pair accuracy of the head") if estimates else ""
+    return f"<h2>Pair accuracy by {by}</h2><p>{note}</p>{drawn}"
+
+
+def _reliability(board: Board, scores: Floats) -> str:
+    halves = [(step / 10, f"{step / 10:g}") for step in range(5, 11)]
+    plot = Plot(Axis(0.5, 1, halves, "how sure the head is"), Axis(0.4, 1, ticks(0.4, 1), "how often right"), 640, 420)
+    marks, said = [plot.line([(0.5, 0.5), (1, 1)], "reference")], []
+    for map, kind in (("raw", "other"), ("temperature", "mark")):
+        bins = reliability(board, scores, map)
+        if not bins:
+            continue
+        points = [(b.confidence, max(b.accuracy, 0.4)) for b in bins]
+        marks.append(plot.line(points, kind))
+        for b, point in zip(bins, points, strict=True):
+            title = f"{b.count:,} pairs: {b.confidence:.0%} sure, {b.accuracy:.0%} right"
+            marks.append(plot.dot(*point, kind, 4, title))
+        colour = "grey" if kind == "other" else "orange"
+        said.append(f"{colour}: {MAPS[map][0]} (ECE {expected_calibration_error(bins):.3f})")
+    return plot.svg(marks, "reliability") + f"<p>{'; '.join(said)}.</p>"
+
+
+def _leads(measured: Measured, scores: Floats) -> str:
+    """A histogram of the preferred picture's score less the other's: what is left of zero is wrong."""
+    a, b = measured.of_pairs(scores)
+    decided = np.flatnonzero(measured.decided)
+    difference = np.where(measured.pairs.target > 0.5, a - b, b - a)[decided]
+    reach = float(np.quantile(np.abs(difference), 0.995)) or 1.0
+    counts, edges = np.histogram(np.clip(difference, -reach, reach), 40, (-reach, reach))
+    share = counts / counts.sum()
+    plot = Plot(
+        Axis(-reach, reach, ticks(-reach, reach), "score of the preferred picture less that of the other"),
+        Axis(0, float(share.max()) * 1.05, [], "share of pairs"),
+        height=260,
+    )
+    marks = [
+        plot.bar(low, high, float(value), "mark" if low + high > 0 else "other", f"{value:.1%} of the pairs")
+        for low, high, value in zip(edges[:-1], edges[1:], share, strict=True)
+    ]
+    return "<p>Orange: ordered as people did. The outermost bars hold what lies beyond.</p>" + plot.svg(marks, "leads")
+
+
+def _scatter(measured: Measured, scores: Floats) -> str:
+    """The percentile of a score against what people said, for ratings and counts."""
+    labels = measured.labels
+    if labels.kind not in ("ratings", "counts"):
+        return ""
+    rows = np.flatnonzero(measured.split.fold >= 0)
+    rows = np.random.default_rng(measured.protocol.seed).permutation(rows)[:3000]  # what a page can draw
+    percentile = _percentiles(measured, scores)[rows, 0]
+    liked = appeal(labels)[rows]
+    logarithmic = labels.kind == "counts" and bool((liked >= 0).all() and liked.max() > 1)
+    drawn = np.log10(1 + liked) if logarithmic else liked
+    low, high = float(drawn.min()), float(drawn.max()) + (1e-9 if drawn.min() == drawn.max() else 0.0)
+    if logarithmic:
+        marks_at = [(float(np.log10(1 + 10.0**p)), f"{10**p:,}") for p in range(int(high) + 1) if low <= p <= high]
+    else:
+        marks_at = ticks(low, high)
+    name = {"counts": "count" if logarithmic else "rate", "ratings": "rating"}[labels.kind]
+    percents = [(p, f"{p} %") for p in (0, 25, 50, 75, 100)]
+    plot = Plot(Axis(low, high, marks_at, name), Axis(0, 100, percents), pad=6)
+    dots = [
+        plot.dot(float(x), float(y), "mark dot", 3, f"{name} {value:g}, scored above {y:.0f} %")
+        for x, y, value in zip(drawn, percentile, liked, strict=True)
+    ]
+    return f"<h2>Score against {name}</h2><p>Up: scored above more of its part.</p>" + plot.svg(dots, "scores")
+
+
+def _percentiles(measured: Measured, scores: Floats) -> Floats:
+    """(m, sides) share in percent of its part's scores that are lower: comparable between heads of folds."""
+    percentile = np.full(scores.shape, np.nan)
+    for fold in range(measured.split.folds):
+        part = scores[measured.split.fold == fold]
+        below = np.searchsorted(np.sort(part.ravel()), part.ravel()).reshape(part.shape)
+        percentile[measured.split.fold == fold] = 100 * below / max(1, part.size - 1)
+    return percentile
+
+
+def _items(measured: Measured, scores: Floats) -> list[_Item]:
+    """Every picture once with its prompt, by the percentile of its score, highest first."""
+    labels = measured.labels
+    row, side = np.nonzero(~np.isnan(scores))
+    percentile = _percentiles(measured, scores)[row, side]
+    order = np.argsort(-percentile, kind="stable")
+    item = labels.items[row, side][order]
+    first = np.sort(np.unique(item, return_index=True)[1])
+    ends = np.unique(np.concatenate([first[:SHOWN], first[-SHOWN:]]))
+    return [
+        _Item(
+            int(labels.image[item[i]]),
+            int(labels.prompt[item[i]]),
+            float(scores[row[order[i]], side[order[i]]]),
+            float(percentile[order[i]]),
+            _said(measured, int(row[order[i]])),
+        )
+        for i in ends
+    ]
+
+
+def _caption(prompts: Any, row: int) -> str:
+    """The prompt in some row of the cache, cut to what fits beneath a picture; nothing for row -1."""
+    return shorten(prompts[row].as_py(), MAX_CAPTION, placeholder=" …") if row >= 0 else ""
+
+
+def _said(measured: Measured, row: int) -> str:
+    values = measured.labels.values
+    for name in ("rank", "rating", "count"):
+        if name in values:
+            return f"{name} {values[name][row]:,g}"
+    return ""
+
+
+def _wrong_pairs(measured: Measured, scores: Floats) -> list[int]:
+    """The pairs ordered most surely wrong, each picture once."""
+    a, b = measured.of_pairs(scores)
+    lead = np.where(measured.pairs.target > 0.5, a - b, b - a)
+    found: list[int] = []
+    met: set[int] = set()
+    image = measured.labels.image
+    for i in np.argsort(np.where(measured.decided, lead, np.inf), kind="stable")[:10_000]:
+        pictures = {int(image[measured.pairs.a[i]]), int(image[measured.pairs.b[i]])}
+        if lead[i] >= 0 or len(found) == SHOWN_PAIRS:
+            break
+        if not pictures & met:
+            found.append(int(i))
+            met |= pictures
+    return found
+
+
+def _wrong(measured: Measured, scores: Floats, pairs: Sequence[int], tiles: Mapping[int, str], prompts: Any) -> str:
+    if not pairs:
+        return ""
+    labels, a, b = measured.labels, measured.pairs.a, measured.pairs.b
+    score_a, score_b = measured.of_pairs(scores)
+    rows = []
+    for i in pairs:
+        sides = [(a[i], score_a[i], measured.pairs.row_a[i]), (b[i], score_b[i], measured.pairs.row_b[i])]
+        preferred = sides if measured.pairs.target[i] > 0.5 else sides[::-1]
+        shown = [
+            Picture(
+                tiles[int(labels.image[item])],
+                _caption(prompts, int(labels.prompt[item])),
+                f"score {score:.2f}{said and ', ' + said}",
+            )
+            for item, score, row in preferred
+            for said in [_said(measured, int(row))]
+        ]
+        rows.append(f'<div class="row large">{cards(shown)}</div>')
+    return (
+        "<h2>Most surely wrong</h2><p>People preferred the left picture of each two, the head the right one.</p>"
+        f'<div class="row pairs">{"".join(rows)}</div>'
+    )

@@ -1,0 +1,108 @@
+"""A head on disk: `head.json` (what it is and where it comes from) and safetensors; no pickle.
+
+head.json           format, head (its shape), identity and source of the backbone, loss, protocol, split, metrics,
+                    calibration (heads.evaluation.calibration; absent until fitted)
+head.safetensors    its weights
+folds.safetensors   one head for each fold, which scores the rows that fold holds out; absent without --folds
+trained.parquet     id: the content ids of every picture and prompt that head.safetensors was trained on
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embed.files import atomic_write, read_manifest, write_json
+from embed.spec import InputError
+from heads.models import Head, build_head, config_from_json
+
+FORMAT = 1
+
+
+def save_head(
+    path: Path, head: Head, fold_heads: Sequence[Head], trained_ids: pa.Array, manifest: Mapping[str, Any]
+) -> None:
+    """Write a head, head.json last; `manifest` holds everything of head.json but its format."""
+    from safetensors.torch import save
+
+    if path.exists() and any(path.iterdir()) and not (path / "head.json").exists():
+        raise InputError(f"{path} holds something that is not a head; choose another --out")
+    (path / "head.json").unlink(missing_ok=True)
+    _write(path / "head.safetensors", save(_contiguous(head)))
+    if fold_heads:
+        weights = {f"{i}.{name}": t for i, fold in enumerate(fold_heads) for name, t in _contiguous(fold).items()}
+        _write(path / "folds.safetensors", save(weights))
+    else:
+        (path / "folds.safetensors").unlink(missing_ok=True)
+    with atomic_write(path / "trained.parquet") as file:
+        pq.write_table(pa.table({"id": trained_ids}), file)
+    write_json(path / "head.json", {"format": FORMAT, **manifest})
+
+
+def save_calibration(path: str | Path, calibration: Mapping[str, Any]) -> None:
+    """Put a calibration into the manifest of the head at `path`, in the place of any that it had."""
+    write_json(Path(path) / "head.json", {**load_manifest(path), "calibration": calibration})
+
+
+def load_manifest(path: str | Path) -> dict[str, Any]:
+    """What head.json holds; InputError where there is none."""
+    return read_manifest(Path(path) / "head.json", "head", (FORMAT,))
+
+
+def load_head(path: str | Path) -> tuple[Head, dict[str, Any]]:
+    """The head in eval mode and its manifest."""
+    manifest = load_manifest(path)
+    return _restore(manifest, _read(Path(path) / "head.safetensors"), path), manifest
+
+
+def load_fold_heads(path: str | Path) -> list[Head]:
+    """The heads of the folds in order; empty when the head was trained without folds."""
+    manifest = load_manifest(path)
+    folds = manifest["split"]["folds"] or 0
+    weights = _read(Path(path) / "folds.safetensors") if folds else {}
+    return [
+        _restore(
+            manifest, {name.removeprefix(f"{i}."): t for name, t in weights.items() if name.startswith(f"{i}.")}, path
+        )
+        for i in range(folds)
+    ]
+
+
+def load_trained_ids(path: str | Path) -> pa.ChunkedArray:
+    """The content ids of all pictures and prompts that the head was trained on."""
+    return pq.read_table(Path(path) / "trained.parquet")["id"]
+
+
+def _restore(manifest: Mapping[str, Any], weights: Mapping[str, Any], path: str | Path) -> Head:
+    head = build_head(config_from_json(manifest["head"]))
+    expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise InputError(
+            f"{path}: the weights do not fit head.json at {wrong[0]!r}:"
+            f" wanted shape {expected.get(wrong[0])}, got {found.get(wrong[0])}; train the head again"
+        )
+    head.load_state_dict(dict(weights))
+    return head.eval()
+
+
+def _contiguous(head: Head) -> dict[str, Any]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise InputError(f"{path} cannot be read ({error}); train the head again") from None

@@ -1,0 +1,60 @@
+"""A cosine head's own space: the cache whose vectors are already multiplied by its matrices.
+
+In that space the cosine of picture and prompt orders as the head does, so that an index can hold it and a bundle can
+encode its queries. It has an identity of its own: vectors of the two spaces never meet by mistake.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+
+from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
+from embed.spec import Identity, InputError, require_same_identity
+from heads.models import Cosine, Head
+
+Step = Callable[[int], object]
+
+
+def require_cosine(head: Head, name: str) -> Cosine:
+    """The head itself, if it has a space; InputError otherwise."""
+    if not isinstance(head, Cosine):
+        raise InputError(f"{name} is a {type(head).__name__.lower()} head; only a cosine head has a space of its own")
+    return head
+
+
+def projected_identity(identity: Identity, head: Cosine) -> Identity:
+    """The identity of the head's space over the backbone's."""
+    digest = hashlib.sha256(identity.weights.encode())
+    for matrix in (head.image_residual, head.text_residual):
+        digest.update(matrix.detach().numpy().tobytes())
+    return replace(identity, model=f"{identity.model} projected by a head", weights=digest.hexdigest())
+
+
+@torch.no_grad()
+def project_cache(
+    cache: Cache, head: Cosine, identity: Identity, out: Path, step: Step = lambda rows: None
+) -> Identity:
+    """Write the cache in the head's space to `out`; the new identity. `identity` is the backbone's that the head is
+    for. Killed and run again, it goes on. Features before the projection are left out: nothing projects them.
+    """
+    require_same_identity(identity, "the head", cache.identity, f"the cache {cache.path}")
+    projected = projected_identity(identity, head)
+    with CacheWriter(out, projected, cache.source) as writer:
+        for side, project in (("images", head.embed_image), ("prompts", head.embed_text)):
+            shards = list(zip(cache.files(side, "metadata"), cache.arrays(side), strict=True))
+            done = len(writer.cache().files(side, "metadata"))
+            for file, vectors in shards[done:]:
+                moved = project(torch.from_numpy(vectors.astype(np.float32))).numpy().astype(np.float16)
+                writer.append(side, pq.read_table(file), **{EMBEDDINGS[side]: moved})
+                writer.commit()
+                step(len(moved))
+        for file in cache.files("images", "keys")[len(writer.cache().files("images", "keys")) :]:
+            writer.append_keys(pq.read_table(file))
+        writer.replace_failures(cache.failures())
+        writer.commit()
+    return projected

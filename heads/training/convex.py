@@ -1,0 +1,170 @@
+"""Training heads that are linear in their weights: the one best answer, found by L-BFGS, and no learning rate.
+
+Minimised is sum over tables (weight x loss of its scores) + penalty / 2 |w|^2, the basis centered and of mean square
+norm 1 and the bias free, so that one penalty means the same for every backbone and number of rows. Knows no file.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embed.spec import InputError
+from heads.data.comparisons import Pairs, expected_accuracy
+from heads.data.features import Features
+from heads.models import Convex
+from heads.training.objectives import OBJECTIVES, Diverged, Part, items_of
+from heads.training.train import items_of_parts, require_examples
+
+PENALTIES = tuple(10 ** (-step / 2) for step in range(13))  # 1 to 1e-6, the strongest first
+# L-BFGS stops where no coordinate of the gradient, in the coordinates of `Problem`, exceeds this.
+GRADIENT_TOLERANCE = 1e-5
+MAX_ITERATIONS = 1000
+# Second derivative by one item's score, at most: 2 of a square, 2 x 1/4 of a logistic loss, which has two scores.
+CURVATURE = {"rating": 2.0}
+LOGISTIC_CURVATURE = 0.5
+PATIENCE = 2  # weaker penalties in a row that order the validation rows no better, before the search for one ends
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What `Problem.solve` found for one penalty."""
+
+    penalty: float
+    objective: float
+    iterations: int
+    converged: bool
+    weight: Tensor  # (k,) of the basis as the head gives it
+    bias: Tensor  # ()
+
+
+class Problem:
+    """A convex head's training examples over its basis, ready for any penalty.
+
+    The variables are the weights along the principal axes of the basis, each times the square root of the curvature
+    there: the objective of squared errors is then a sphere and those of the other losses are nearly one, so that a
+    few iterations do where thousands would be needed.
+    """
+
+    def __init__(self, head: Convex, features: Features, parts: Sequence[Part], batch_size: int = 16384) -> None:
+        if any(part.options.of(part.loss) for part in parts):
+            raise InputError("a penalty is measured by the losses' own means; leave out margin and reduction here")
+        items = items_of_parts(parts)
+        basis = basis_of(head, features, items, batch_size)
+        self._mean = basis.mean(dim=0)
+        basis -= self._mean
+        variance, self._axes = torch.linalg.eigh((basis.T @ basis / len(basis)).double())
+        total = float(variance.clamp(min=0).sum())
+        if total == 0:
+            raise InputError(f"all {len(items)} items to train on have the same vectors; nothing can be learned")
+        self._scale = total**-0.5
+        self._basis = basis @ (self._axes * self._scale).float()
+        self._variance = (variance.clamp(min=0) / total).numpy()
+        self._curvature = curvature(parts)
+        self._terms = [self._term(part, items) for part in parts]
+        self._start = np.zeros(len(self._variance) + 1)  # along the axes, and the bias
+
+    def _term(self, part: Part, items: np.ndarray) -> Callable[[Tensor], Tensor]:
+        of_scores = OBJECTIVES[part.loss].of_scores
+        assert of_scores is not None
+        wanted, loss = of_scores(part.examples, np.arange(len(part.examples)), part.options)
+        position = torch.from_numpy(np.searchsorted(items, wanted)).to(self._basis.device)
+        return lambda scores: part.weight * loss(scores.index_select(0, position))
+
+    def solve(self, penalty: float) -> Solution:
+        """The best weights; the search starts from the last penalty's. Raises Diverged when it is not finite."""
+        from scipy.optimize import minimize
+
+        stretch = np.append(1 / np.sqrt(self._curvature * self._variance + penalty), 1.0)
+
+        def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+            w = x * stretch
+            scores = (self._basis @ torch.from_numpy(w[:-1]).to(self._basis) + w[-1]).requires_grad_()
+            loss = torch.stack([term(scores) for term in self._terms]).sum()
+            (by_score,) = torch.autograd.grad(loss, scores)
+            gradient = np.append((self._basis.T @ by_score).cpu().double().numpy(), float(by_score.double().sum()))
+            gradient[:-1] += penalty * w[:-1]
+            return loss.item() + penalty / 2 * float(w[:-1] @ w[:-1]), gradient * stretch
+
+        options = {"maxiter": MAX_ITERATIONS, "gtol": GRADIENT_TOLERANCE, "ftol": 0.0, "maxcor": 20}
+        found = minimize(objective, self._start / stretch, jac=True, method="L-BFGS-B", options=options)
+        if not np.isfinite(found.fun):
+            raise Diverged(f"the objective is {found.fun} at penalty {penalty:g}; look for labels that are no numbers")
+        self._start = found.x * stretch
+        weight = self._axes @ torch.from_numpy(self._start[:-1]).to(self._axes) * self._scale
+        bias = self._start[-1] - weight @ self._mean.double()
+        # Where float32 can tell no lower value any more the line search gives up: that is convergence as well.
+        converged = found.nit < MAX_ITERATIONS
+        return Solution(penalty, float(found.fun), int(found.nit), converged, weight.float(), bias.float())
+
+
+@torch.no_grad()
+def basis_of(head: Convex, features: Features, items: np.ndarray, batch_size: int = 16384) -> Tensor:
+    """(n, k) float32 basis of some items."""
+    parts = torch.from_numpy(items).split(batch_size)
+    return torch.cat([head.basis(**features.take(part, head.inputs)).float() for part in parts])
+
+
+def curvature(parts: Sequence[Part]) -> float:
+    """The second derivative of the parts' losses by the score of an item, at most, if every item were in all."""
+    return sum(part.weight * CURVATURE.get(part.loss, LOGISTIC_CURVATURE) for part in parts)
+
+
+def prior_penalty(parts: Sequence[Part]) -> float:
+    """The penalty that says beforehand that scores differ as much as single labels err: for squared errors and a
+    kernel it is scikit-learn's KernelRidge with its default, alpha=1, but for the centering. It fades as items grow
+    many."""
+    return curvature(parts) / max(1, len(items_of_parts(parts)))
+
+
+def solve(head: Convex, features: Features, parts: Sequence[Part], penalty: float) -> Solution:
+    """Train `head` in place on `parts`."""
+    require_examples(parts, None)
+    head.prepare(**features.take(torch.from_numpy(items_of_parts(parts)), head.inputs))
+    solution = Problem(head, features, parts).solve(penalty)
+    head.set_weights(solution.weight, solution.bias)
+    head.eval()
+    return solution
+
+
+def choose_penalty(
+    new_head: Callable[[], Convex],
+    features: Features,
+    rounds: Sequence[tuple[Sequence[Part], Pairs]],
+    penalties: Sequence[float] = PENALTIES,
+) -> tuple[float, list[dict[str, float]]]:
+    """The penalty with the highest mean accuracy over the rounds of training parts and validation pairs.
+
+    Tried from the strongest on, until PATIENCE weaker ones in a row are no better. Returns it and one record a
+    penalty: penalty, validation_accuracy, iterations (mean), converged (share).
+    """
+    solvers = []
+    for parts, validation in rounds:
+        head = new_head()
+        head.prepare(**features.take(torch.from_numpy(items_of_parts(parts)), head.inputs))
+        items = items_of(validation)
+        solvers.append((Problem(head, features, parts), validation, items, basis_of(head, features, items)))
+    best, history = 0, list[dict[str, float]]()
+    for penalty in penalties:
+        accuracies, solutions = [], []
+        for problem, validation, items, basis in solvers:
+            solution = problem.solve(penalty)
+            scores = (basis @ solution.weight + solution.bias).cpu().numpy()
+            a, b = (scores[np.searchsorted(items, side)] for side in (validation.a, validation.b))
+            accuracies.append(expected_accuracy(a, b, validation))
+            solutions.append(solution)
+        history.append(
+            {
+                "penalty": penalty,
+                "validation_accuracy": float(np.mean(accuracies)),
+                "iterations": float(np.mean([solution.iterations for solution in solutions])),
+                "converged": float(np.mean([solution.converged for solution in solutions])),
+            }
+        )
+        if history[-1]["validation_accuracy"] > history[best]["validation_accuracy"]:
+            best = len(history) - 1
+        elif len(history) - 1 - best >= PATIENCE:
+            break
+    return history[best]["penalty"], history

@@ -1,0 +1,183 @@
+"""A search for the head, loss and options that order rows kept aside best, within a time.
+
+Options are a dictionary as `heads train --config` reads it; what they mean is the caller's `build`. Knows no file. The
+test part is never touched: rows given are all that is used.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from embed.spec import InputError
+from heads.data.comparisons import Labels, Pairs
+from heads.models import HEADS, Convex, Kernel
+from heads.training import convex
+from heads.training.folds import Task, validation_rounds
+from heads.training.objectives import Part
+from heads.training.train import fit
+
+Options = dict[str, Any]
+
+LOSSES = {
+    "comparisons": ["preference"],
+    "counts": ["preference", "rating"],
+    "groups": ["preference", "ranking", "listwise"],
+    "ratings": ["preference", "rating"],
+}
+KERNEL_ROWS = 20_000  # above which its landmarks say too little of a table to be worth a trial
+# name: lowest and highest, drawn evenly in their logarithm
+RANGES = {"learning_rate": (1e-4, 1e-2), "weight_decay": (1e-3, 1e1), "penalty": (1e-6, 1e-1)}
+WIDTHS = (64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Options, and the accuracy of each round of validation; fewer rounds than asked for where it was given up."""
+
+    options: Options
+    accuracies: list[float]
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        return float(np.mean(self.accuracies))
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """How long to search and how to compare."""
+
+    minutes: float = 5.0
+    folds: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.minutes > 0 or self.folds < 2:
+            raise InputError(f"--minutes is {self.minutes} and folds {self.folds}; wanted more than 0, and at least 2")
+
+
+def sweep(
+    task_of: Callable[[Options], Task],
+    rows: np.ndarray,
+    held_out: np.ndarray,
+    labels: Labels,
+    default: Options,
+    config: SweepConfig,
+    clock: Callable[[], float] = time.monotonic,
+    report: Callable[[Trial], None] = lambda _: None,
+) -> list[Trial]:
+    """All trials in order; the first is `default`, which is always finished. `task_of(options)` is how to train.
+
+    Trials that are worse after a round than half of the others were are given up, and so is the one that the end of
+    the time interrupts.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=config.seed),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
+    )
+    start = clock()
+    trials: list[Trial] = []
+
+    def late() -> bool:
+        return bool(trials) and clock() - start > 60 * config.minutes
+
+    while not late():
+        asked = study.ask() if trials else None
+        options = _suggest(asked, labels) if asked else default
+        began, accuracies, pruned = clock(), list[float](), False
+        for accuracy in _accuracies(task_of(options), rows, held_out, config, late):
+            accuracies.append(accuracy)
+            if asked:
+                asked.report(float(np.mean(accuracies)), len(accuracies))
+                if len(accuracies) < config.folds and asked.should_prune():
+                    pruned = True
+                    break
+        if asked and (late() or pruned):
+            study.tell(asked, state=optuna.trial.TrialState.PRUNED)
+        elif asked:
+            study.tell(asked, float(np.mean(accuracies)))
+        if accuracies:
+            trials.append(Trial(options, accuracies, clock() - began))
+            report(trials[-1])
+    return trials
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """The finished trial with the highest accuracy, if it beats the first by more than the standard error of their
+    differences over the rounds; the first otherwise, since the highest of many is high by luck as well."""
+    first = trials[0]
+    finished = [trial for trial in trials if len(trial.accuracies) == len(first.accuracies)]
+    best = max(finished, key=lambda trial: trial.accuracy)
+    lead = np.subtract(best.accuracies, first.accuracies)
+    return best if lead.mean() > lead.std(ddof=1) / np.sqrt(len(lead)) else first
+
+
+def _suggest(trial: Any, labels: Labels) -> Options:
+    """A point of the space that suits the table."""
+    has_prompts = len(labels.prompt) > 0 and int(labels.prompt[labels.items].min()) >= 0
+    heads = ["linear", "mlp", "fusion", "cosine"] if has_prompts else ["linear"]
+    if has_prompts and len(labels) <= KERNEL_ROWS:
+        heads.append("kernel")
+    head = trial.suggest_categorical("head", heads)
+    options: Options = {"head": head, "loss": trial.suggest_categorical("loss", LOSSES[labels.kind])}
+
+    def draw(name: str) -> None:
+        # Each head has its own best values, so that each has its own parameters.
+        low, high = RANGES[name]
+        options[name] = trial.suggest_float(f"{head} {name}", low, high, log=True)
+
+    if issubclass(HEADS[head], Convex):
+        draw("penalty")
+    else:
+        draw("learning_rate")
+        draw("weight_decay")
+    if head == "fusion":
+        options["hidden"] = trial.suggest_categorical("fusion hidden", WIDTHS)
+        options["input_dropout"] = trial.suggest_float("fusion input_dropout", 0.0, 0.7)
+    return options
+
+
+def _accuracies(
+    task: Task, rows: np.ndarray, held_out: np.ndarray, config: SweepConfig, late: Callable[[], bool]
+) -> Any:
+    """The accuracy of each round, as it is known; none that the end of the time interrupted."""
+    rng = np.random.default_rng(config.seed)  # the same rounds for every trial
+    for parts, validation in validation_rounds(task, rows, held_out, rng, config.folds):
+        accuracy = _accuracy(task, parts, validation, late)
+        if late():
+            return
+        yield accuracy
+
+
+class _OutOfTime(Exception):
+    pass
+
+
+def _accuracy(task: Task, parts: Sequence[Part], validation: Pairs, late: Callable[[], bool]) -> float:
+    head = task.new_head()
+    if isinstance(head, Convex):
+        penalty = task.config.penalty
+        if penalty is None and isinstance(head, Kernel):
+            penalty = convex.prior_penalty(parts)
+        penalties = convex.PENALTIES if penalty is None else (penalty,)
+        _, history = convex.choose_penalty(
+            lambda: cast(Convex, task.new_head()), task.features, [(parts, validation)], penalties
+        )
+    else:
+
+        def observe(epoch: int, record: Mapping[str, float]) -> None:
+            if late():
+                raise _OutOfTime
+
+        try:
+            history = fit(head, task.features, parts, validation, task.config, observe=observe)
+        except _OutOfTime:
+            return float("nan")
+    return max(record["validation_accuracy"] for record in history)

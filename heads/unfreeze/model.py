@@ -1,0 +1,192 @@
+"""A backbone whose top moves: vectors of a cache's rows with gradients, and the parameters that a mode sets free.
+
+What lies under a cut never changes, so it is read from a cache's boundary, and only the blocks above it run. A tower
+that a mode leaves alone gives the cache's own vectors. Knows no file of its own, no optimiser and no loss.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embed.backbones.backbone import Backbone
+from embed.cache.store import Cache
+from embed.modes import Mode
+from embed.spec import InputError
+from embed.unfreeze.top_blocks import Side, release_frozen, sides_of
+from embed.unfreeze.trainable import moved_names
+from heads.data.comparisons import Pairs
+from heads.data.features import Features
+from heads.models import Cosine, Head, HeadConfig
+from heads.training.objectives import Examples, Groups, Ratings, items_of
+from heads.unfreeze.distributed import Ranks
+
+
+class Unfrozen:
+    """A backbone and a head on it. `moved` are the free parameters of the model by name; nothing else ever changes."""
+
+    def __init__(
+        self,
+        model: Any,
+        head: Head,
+        names: list[str],
+        sides: Mapping[str, Side],
+        device: str = "cpu",
+        bf16: bool = False,
+        augment: bool = False,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.model = model
+        self.head = head  # on the CPU, as the loss: both are small
+        self.sides = sides
+        self.device, self.bf16, self.ranks = device, bf16, ranks or Ranks()
+        if augment and not any(side.cut is not None and side.takes_pixels for side in sides.values()):
+            raise InputError("pictures can be changed at random only where pixels are trained from; add --live")
+        self.augment = augment
+        # Always in eval mode: dropout and batch statistics would make the frozen part another one at every step.
+        model.requires_grad_(False).eval()
+        parameters = dict(model.named_parameters())
+        self.moved: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
+        for parameter in self.moved.values():
+            parameter.requires_grad_(True)
+            if parameter.ndim == 4:
+                # A step of convolutions takes 0.6 of the time with channels innermost.
+                parameter.data = parameter.data.to(memory_format=torch.channels_last)
+        for side in sides.values():
+            if side.cut is not None:
+                side.cut.to(device)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Everything that is trained by name: `model.` and the moved parameters, `head.` and the head's."""
+        of_head = {f"head.{name}": p for name, p in self.head.named_parameters() if p.requires_grad}
+        shared = {id(parameter) for parameter in self.moved.values()}
+        return {
+            **{f"model.{name}": parameter for name, parameter in self.moved.items()},
+            **{name: parameter for name, parameter in of_head.items() if id(parameter) not in shared},
+        }
+
+    def local(self, image: np.ndarray, prompt: np.ndarray, examples: Examples) -> tuple[Features, Examples]:
+        """The features of the items in `examples` alone, computed now, and the examples in their numbering.
+
+        `image` and `prompt` (n,) are the cache rows of each item. Each picture and prompt is computed once.
+        """
+        items = items_of(examples)
+        images, at_image = np.unique(image[items], return_inverse=True)
+        prompts = np.unique(prompt[items][prompt[items] >= 0])
+        at_prompt = np.where(prompt[items] >= 0, np.searchsorted(prompts, prompt[items]), -1)
+        pooled, image_vectors = self._vectors("images", images)
+        _, text_vectors = self._vectors("prompts", prompts if "text_embedding" in self.head.inputs else prompts[:0])
+        features = Features(
+            image_vectors,
+            text_vectors,
+            torch.from_numpy(at_image),
+            torch.from_numpy(at_prompt),
+            pooled if "image_pooled" in self.head.inputs else None,
+        )
+        return features, renumbered(examples, items)
+
+    def _vectors(self, side: str, rows: np.ndarray) -> tuple[Tensor | None, Tensor]:
+        if not len(rows):
+            return None, torch.empty((0, 1))
+        pooled, projected = self.sides[side].vectors(self.ranks.share(rows), self.device, self.bf16, self.augment)
+        gathered = None if pooled is None else self.ranks.gather(pooled, len(rows)).cpu()
+        return gathered, self.ranks.gather(projected, len(rows)).cpu()
+
+    @torch.no_grad()
+    def all_vectors(self, side: str, rows: np.ndarray, batch_size: int = 256) -> tuple[Tensor | None, Tensor]:
+        """Vectors of many rows, on the CPU; every process computes all of them."""
+        parts = [
+            self.sides[side].vectors(rows[start : start + batch_size], self.device, self.bf16)
+            for start in range(0, len(rows), batch_size)
+        ]
+        if not parts:
+            return None, torch.empty((0, 1))
+        pooled = [part[0].cpu() for part in parts if part[0] is not None]
+        return torch.cat(pooled) if pooled else None, torch.cat([part[1].cpu() for part in parts])
+
+    @torch.no_grad()
+    def features(self, image: np.ndarray, prompt: np.ndarray) -> Features:
+        """Features of all items, whose cache rows `image` and `prompt` (n,) are."""
+        images, at_image = np.unique(image, return_inverse=True)
+        prompts = np.unique(prompt[prompt >= 0])
+        at_prompt = np.where(prompt >= 0, np.searchsorted(prompts, prompt), -1)
+        pooled, image_vectors = self.all_vectors("images", images)
+        _, text_vectors = self.all_vectors("prompts", prompts)
+        return Features(image_vectors, text_vectors, torch.from_numpy(at_image), torch.from_numpy(at_prompt), pooled)
+
+    @contextmanager
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """The given values (names as in `trained`) in place of the present ones, inside the block."""
+        trained = self.trained()
+        before = {name: trained[name].detach().clone() for name in weights}
+        self.load(weights)
+        try:
+            yield
+        finally:
+            self.load(before)
+
+    @torch.no_grad()
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Set trained parameters, named as in `trained`."""
+        trained = self.trained()
+        for name, value in weights.items():
+            trained[name].copy_(value)
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of everything trained."""
+        return {name: parameter.detach().clone() for name, parameter in self.trained().items()}
+
+
+def plain_head(backbone: Backbone, moves_scale: bool) -> Head:
+    """CLIP's own score, exp(logit_scale) cos, with nothing of its own to train; the scale is the model's parameter
+    itself where the mode moves that."""
+    head = Cosine(HeadConfig("cosine", backbone.identity.dim)).requires_grad_(False)
+    scale = backbone.model.logit_scale
+    if moves_scale and scale.ndim == 0:
+        head.logit_scale = scale
+    else:
+        head.logit_scale.copy_(scale.reshape(()))
+    return head
+
+
+def unfrozen(
+    cache: Cache,
+    backbone: Backbone,
+    mode: Mode,
+    head: Head | None = None,
+    live: bool = False,
+    checkpointing: bool = False,
+    **options: Any,
+) -> Unfrozen:
+    """Everything put together for a cache. Without a head, the score is the backbone's own cosine."""
+    names = moved_names(mode, backbone.model, backbone.identity.preprocess)
+    sides = sides_of(cache, backbone, mode, live)
+    for side in sides.values():
+        if side.cut is not None:
+            side.cut.checkpointing = checkpointing
+    release_frozen(backbone.model, sides)
+    if head is None:
+        head = plain_head(backbone, "logit_scale" in names)
+    return Unfrozen(backbone.model, head, names, sides, **options)
+
+
+def taken(examples: Examples, batch: np.ndarray) -> Examples:
+    """The examples numbered `batch` alone."""
+    if isinstance(examples, Pairs):
+        return Pairs(**{name: getattr(examples, name)[batch] for name in examples.__dataclass_fields__})
+    if isinstance(examples, Ratings):
+        return Ratings(examples.item[batch], examples.rating[batch])
+    sizes = np.diff(examples.start)[batch]
+    members = np.concatenate([np.arange(examples.start[i], examples.start[i + 1]) for i in batch])
+    return Groups(np.concatenate([[0], np.cumsum(sizes)]), examples.item[members], examples.rank[members])
+
+
+def renumbered(examples: Examples, items: np.ndarray) -> Examples:
+    """The same examples, an item's number being its place in the sorted `items`."""
+    if isinstance(examples, Pairs):
+        return replace(examples, a=np.searchsorted(items, examples.a), b=np.searchsorted(items, examples.b))
+    return replace(examples, item=np.searchsorted(items, examples.item))

@@ -1,0 +1,151 @@
+"""Unfreezing as one function: from a cache with labels to a tuned backbone and head, and both on disk.
+
+OUT/tuned.json, OUT/delta.safetensors    the backbone: `--pretrained delta:OUT` (see embed.backbones.delta)
+OUT/head/                                a head like any other, whose backbone is that one (see heads.store.disk)
+OUT/checkpoint.safetensors               while it runs
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embed.backbones.backbone import Backbone
+from embed.backbones.delta import save_delta, tuned_source
+from embed.backbones.load import load_backbone
+from embed.cache.store import Cache
+from embed.modes import parse_mode
+from embed.spec import InputError, require_same_identity
+from heads.data.comparisons import Labels, Pairs, pairs_among
+from heads.data.features import Features
+from heads.data.split import Split, rows_apart_from
+from heads.models import Head, HeadConfig, build_head
+from heads.store.disk import save_head
+from heads.training.objectives import LOSS_OPTIONS, Examples, examples_for
+from heads.training.train import MAX_INBATCH, TrainConfig, fit
+from heads.unfreeze.distributed import Ranks
+from heads.unfreeze.model import Unfrozen, unfrozen
+from heads.unfreeze.train import Data, Trainer, UnfreezeConfig, interpolate
+
+VALIDATION_SHARE = 0.1  # of the groups that are trained on, kept for choosing the epoch and WiSE-FT's weight
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """`frozen_head` is the head as it was before anything was unfrozen."""
+
+    unfrozen: Unfrozen
+    head_config: HeadConfig
+    frozen_head: Head
+    history: list[dict[str, float]]
+    wise: float | None
+    wise_accuracy: dict[float, float]
+
+
+def same_backbone(cache: Cache, device: str = "cpu") -> Backbone:
+    """The backbone that a cache was made with; IdentityMismatch where its source gives another one today."""
+    backbone = load_backbone(cache.source, device)
+    preprocess = replace(backbone.identity.preprocess, ignore_exif=cache.identity.preprocess.ignore_exif)
+    identity = replace(backbone.identity, preprocess=preprocess)
+    require_same_identity(cache.identity, f"the cache {cache.path}", identity, "the backbone of its source")
+    return replace(backbone, identity=identity)
+
+
+def tune(
+    cache: Cache,
+    labels: Labels,
+    features: Features,
+    split: Split,
+    rows: np.ndarray,
+    config: UnfreezeConfig,
+    *,
+    head: HeadConfig | None = None,
+    wise: float | None = 1.0,
+    min_ratio: float | None = None,
+    live: bool = False,
+    device: str = "cpu",
+    folder: Path | None = None,
+    ranks: Ranks | None = None,
+) -> Tuned:
+    """Unfreeze by `config.mode` on `rows` of the labels, some of them kept aside for validation.
+
+    A head on top is first trained on the frozen vectors (`features`), so that the blocks do not follow the gradients
+    of a random one (Kumar et al. 2022). `wise` None lets validation choose.
+    """
+    train, validation = _train_and_validation(labels, split, rows, config, min_ratio)
+    backbone = same_backbone(cache)
+    on_top = None
+    if head is not None:
+        on_top = build_head(head, config.seed)
+        fit(on_top, features, train, validation, _head_config(config))
+    free = unfrozen(
+        cache,
+        backbone,
+        parse_mode(config.mode),
+        on_top,
+        live,
+        config.checkpointing,
+        device=device,
+        bf16=config.bf16,
+        augment=config.augment,
+        ranks=ranks,
+    )
+    frozen_head = copy.deepcopy(free.head)
+    base = free.state()
+    data = Data(labels.image, labels.prompt, train, validation)
+    trainer = Trainer(free, data, config, folder)
+    history = trainer.run()
+    measured: dict[float, float] = {}
+    if wise != 1.0:
+        wise, measured = interpolate(free, data, base, wise)
+    return Tuned(free, head or HeadConfig("cosine", cache.identity.dim), frozen_head, history, wise, measured)
+
+
+def save_tuned(
+    path: Path, tuned: Tuned, cache: Cache, config: UnfreezeConfig, trained_ids: pa.Array, manifest: Mapping[str, Any]
+) -> None:
+    """Write the folder; `manifest` holds what the head's manifest has beside head, identity and source."""
+    base = same_backbone(cache)
+    weights = {name: parameter.detach() for name, parameter in tuned.unfrozen.moved.items()}
+    about = {
+        "mode": config.mode,
+        "training": config.to_json(),
+        "history": [{k: v if np.isfinite(v) else None for k, v in record.items()} for record in tuned.history],
+        "wise": tuned.wise,
+        "wise_accuracy": {f"{w:g}": accuracy for w, accuracy in tuned.wise_accuracy.items()},
+    }
+    identity = save_delta(path, weights, base, about)
+    described = {
+        "head": asdict(tuned.head_config),
+        "identity": identity.to_json(),
+        "source": asdict(tuned_source(path)),
+        **manifest,
+    }
+    save_head(path / "head", tuned.unfrozen.head, [], trained_ids, described)
+    (path / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _head_config(config: UnfreezeConfig) -> TrainConfig:
+    size = MAX_INBATCH if config.loss == "preference-inbatch" else TrainConfig.batch_size
+    chosen = {name: getattr(config, name) for name in LOSS_OPTIONS}
+    return TrainConfig(loss=config.loss, batch_size=size, seed=config.seed, **chosen)
+
+
+def _train_and_validation(
+    labels: Labels, split: Split, rows: np.ndarray, config: UnfreezeConfig, min_ratio: float | None
+) -> tuple[Examples, Pairs]:
+    rng = np.random.default_rng(config.seed)
+    names = np.unique(split.group[rows])
+    if len(names) < 2:
+        raise InputError(f"{len(names)} group is left to train on; hold out less, or split by another column")
+    chosen = rng.choice(names, max(1, round(VALIDATION_SHARE * len(names))), replace=False)
+    is_validation = np.isin(split.group[rows], chosen)
+    train_rows = rows_apart_from(labels, rows[is_validation], rows[~is_validation])
+    return (
+        examples_for(config.loss, labels, train_rows, rng, min_ratio),
+        pairs_among(labels, rows[is_validation], rng, min_ratio),
+    )

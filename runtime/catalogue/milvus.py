@@ -1,0 +1,165 @@
+"""A catalogue in Milvus, for more pictures than one machine's memory holds; it answers `search` as a local one does.
+
+Each picture is one entity: key (its name), vector [x, popularity], popularity, id, count, and its other columns as
+dynamic fields. The extra dimension works there as it does here. What belongs to all, the identity and the columns,
+stands in a collection of one entity beside, `<name>_manifest`. Needs the extra `milvus`.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from embed.spec import Identity, InputError, require_same_identity
+from runtime.catalogue.filters import check_columns, milvus_expression, parse
+from runtime.catalogue.reader import HIT_COLUMNS, Catalogue, Hit, checked_queries, jsonable
+
+UPSERT_ROWS = 1000
+KEY_BYTES = 2048
+MANIFEST = "_manifest"
+
+
+class MilvusCatalogue:
+    """A collection that holds a catalogue."""
+
+    def __init__(self, uri: str, collection: str = "plaudit") -> None:
+        """Connect to a cluster, or to the file `uri` by Milvus Lite; InputError where there is no such catalogue."""
+        self.client = _client(uri)
+        self.collection = collection
+        if not self.client.has_collection(collection):
+            raise InputError(f"{uri} has no collection {collection!r}; it has {self.client.list_collections()}")
+        found = []
+        if self.client.has_collection(collection + MANIFEST):
+            found = self.client.get(collection + MANIFEST, ["manifest"], output_fields=["text"])
+        if not found:
+            raise InputError(f"the collection {collection!r} of {uri} was not made by plaudit")
+        manifest = json.loads(found[0]["text"])
+        self.identity = Identity.from_json(manifest["identity"])
+        self.columns: list[str] = manifest["columns"]
+        self.client.load_collection(collection)
+
+    def __len__(self) -> int:
+        return int(self.client.get_collection_stats(self.collection)["row_count"])
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int = 10,
+        popularity_weight: float | np.ndarray = 0.0,
+        min_percentile: float = 0.0,
+        where: str | None = None,
+    ) -> list[list[Hit]]:
+        """As `Catalogue.search`."""
+        queries, weights = checked_queries(queries, k, popularity_weight, self.identity.dim)
+        if not 0 <= min_percentile <= 100:
+            raise InputError(f"least percentile is {min_percentile}; wanted 0 to 100")
+        conditions = [f"popularity >= {np.float32(min_percentile / 100)!s}"] if min_percentile else []
+        if where is not None:
+            node = parse(where)
+            check_columns(node, self.columns)
+            names = {"image": "key", "image_id": "id"}
+            conditions.append(milvus_expression(node, names))
+        found = self.client.search(
+            self.collection,
+            data=np.concatenate([queries, weights[:, None]], axis=1).tolist(),
+            limit=k,
+            filter=" and ".join(conditions),
+            output_fields=["*"],
+        )
+        return [
+            sorted(
+                (_hit(query, weight, dict(one["entity"]), self.columns) for one in hits),
+                key=lambda hit: (-hit.score, hit.key),
+            )
+            for query, weight, hits in zip(queries, weights, found, strict=True)
+        ]
+
+    def vectors_of(self, keys: list[str]) -> np.ndarray:
+        """(n, d) float32 of pictures by name."""
+        found = {one["key"]: one["vector"] for one in self.client.get(self.collection, keys, output_fields=["vector"])}
+        return np.array([found[key][: self.identity.dim] for key in keys], np.float32)
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self.client.close()
+
+
+def upload(
+    catalogue: Catalogue,
+    uri: str,
+    collection: str = "plaudit",
+    index_type: str = "FLAT",
+    step: Callable[[int], object] = lambda rows: None,
+) -> MilvusCatalogue:
+    """Make the collection equal to the catalogue, in bounded memory: upserts what is there, deletes what is gone.
+
+    `index_type` is one of Milvus's; FLAT is exact. `step` is told of rows upserted.
+    IdentityMismatch where the collection holds other vectors.
+    """
+    client = _client(uri)
+    if not client.has_collection(collection):
+        _create(client, collection, KEY_BYTES, catalogue.vectors.shape[1] + 1, index_type)
+        _create(client, collection + MANIFEST, KEY_BYTES, 2, "FLAT")
+    else:
+        there = MilvusCatalogue(uri, collection).identity
+        require_same_identity(catalogue.identity, f"{catalogue.path}", there, f"the collection {collection!r}")
+    manifest = {"identity": catalogue.identity.to_json(), "columns": catalogue.rows.column_names}
+    client.upsert(collection + MANIFEST, [{"key": "manifest", "vector": [0.0, 0.0], "text": json.dumps(manifest)}])
+    milvus = MilvusCatalogue(uri, collection)
+    for start in range(0, len(catalogue), UPSERT_ROWS):
+        rows = catalogue.rows.slice(start, UPSERT_ROWS).to_pylist()
+        vectors = catalogue.vectors[start : start + UPSERT_ROWS].astype(np.float32)
+        milvus.client.upsert(collection, [_entity(row, vector) for row, vector in zip(rows, vectors, strict=True)])
+        step(len(rows))
+    _delete_others(milvus, set(catalogue.rows["image"].to_pylist()))
+    return milvus
+
+
+def _client(uri: str) -> Any:
+    try:
+        from pymilvus import MilvusClient
+    except ImportError:
+        raise InputError("Milvus needs its client: pip install 'plaudit[milvus]'") from None
+    return MilvusClient(uri)
+
+
+def _create(client: Any, name: str, key_bytes: int, dim: int, index_type: str) -> None:
+    from pymilvus import DataType
+
+    schema = client.create_schema(enable_dynamic_field=True)
+    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=key_bytes)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type=index_type, metric_type="IP")
+    client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
+
+
+def _entity(row: dict[str, Any], vector: np.ndarray) -> dict[str, Any]:
+    others = {name: value for name, value in row.items() if name not in ("image", "image_id", "popularity")}
+    if clash := set(others) & {"key", "id", "vector"}:
+        raise InputError(f"a column is called {clash.pop()!r}, which Milvus needs itself; rename it")
+    return jsonable(others) | {
+        "key": row["image"],
+        "id": row["image_id"],
+        "vector": [*vector.tolist(), row["popularity"]],
+        "popularity": row["popularity"],
+    }
+
+
+def _delete_others(milvus: MilvusCatalogue, keep: set[str]) -> None:
+    gone, iterator = [], milvus.client.query_iterator(milvus.collection, batch_size=UPSERT_ROWS, output_fields=["key"])
+    while batch := iterator.next():
+        gone += [one["key"] for one in batch if one["key"] not in keep]
+    iterator.close()
+    for start in range(0, len(gone), UPSERT_ROWS):
+        milvus.client.delete(milvus.collection, ids=gone[start : start + UPSERT_ROWS])
+
+
+def _hit(query: np.ndarray, weight: float, entity: dict[str, Any], columns: list[str]) -> Hit:
+    vector = np.asarray(entity["vector"], np.float64)
+    similarity = float(vector[:-1] @ query)
+    popularity = float(entity["popularity"])
+    score = similarity + float(weight) * popularity
+    metadata = {name: entity.get(name) for name in columns if name not in HIT_COLUMNS}
+    return Hit(entity["id"], entity["key"], similarity, popularity, entity.get("count"), score, metadata)

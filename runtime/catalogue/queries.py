@@ -1,0 +1,108 @@
+"""What a person asks of a catalogue beyond one vector: several likes and dislikes, no near-duplicates, few of a kind.
+
+Works on any catalogue that can `search` and give `vectors_of` its pictures. Knows no index and no encoder.
+"""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from embed.spec import InputError
+from runtime.catalogue.reader import Hit
+
+
+class Searchable(Protocol):
+    """A catalogue, here or in Milvus."""
+
+    def __len__(self) -> int: ...
+    def search(
+        self, queries: np.ndarray, k: int, popularity_weight: float, min_percentile: float, where: str | None
+    ) -> list[list[Hit]]: ...
+    def vectors_of(self, keys: list[str]) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the hits of one query must be like."""
+
+    k: int = 10
+    popularity_weight: float = 0.0
+    min_percentile: float = 0.0
+    where: str | None = None
+    dedup: float | None = None  # of hits whose cosine is above this only the best is kept
+    group_by: str | None = None  # a column, such as the creator, of which
+    per_group: int = 1  # no value has more hits than this; hits without a value are not counted
+    exclude: Collection[str] = ()  # ids that are no hits
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise InputError(f"k is {self.k}; wanted 1 or more")
+        if self.dedup is not None and not -1 <= self.dedup <= 1:
+            raise InputError(f"dedup is {self.dedup}; wanted a cosine, such as 0.95")
+        if self.per_group < 1:
+            raise InputError(f"per_group is {self.per_group}; wanted 1 or more")
+
+
+def mixed_query(likes: np.ndarray, dislikes: np.ndarray | None = None) -> np.ndarray:
+    """(d,) unit vector: the mean of `likes` (a, d), less the mean of `dislikes` (b, d) where there are any.
+
+    InputError where nothing is left, as when likes and dislikes are the same.
+    """
+    if not len(likes):
+        raise InputError("a query needs a picture, a text, an id or a vector that is liked")
+    mixed = likes.mean(axis=0, dtype=np.float64)
+    if dislikes is not None and len(dislikes):
+        mixed = mixed - dislikes.mean(axis=0, dtype=np.float64)
+    length = np.linalg.norm(mixed)
+    if not length > 1e-6:
+        raise InputError("likes and dislikes cancel each other out; nothing is left to search for")
+    return (mixed / length).astype(np.float32)
+
+
+def find(catalogue: Searchable, query: np.ndarray, wish: Wish) -> list[Hit]:
+    """The best hits for a query (d,) that meet the wish: k of them, or as many as there are.
+
+    More are fetched until enough are left, so what is taken out never costs a hit that exists.
+    """
+    fetch = wish.k + len(wish.exclude)
+    if wish.dedup is not None or wish.group_by is not None:
+        fetch *= 4
+    while True:
+        fetch = min(fetch, len(catalogue))
+        hits = catalogue.search(query[None], fetch, wish.popularity_weight, wish.min_percentile, wish.where)[0]
+        kept = _kept(catalogue, hits, wish)
+        if len(kept) >= wish.k or len(hits) < fetch or fetch == len(catalogue):
+            return kept[: wish.k]
+        fetch *= 4
+
+
+def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:
+    hits = [hit for hit in hits if hit.id not in wish.exclude]
+    if wish.dedup is not None and hits:
+        distinct = distinct_rows(catalogue.vectors_of([hit.key for hit in hits]), wish.dedup)
+        hits = [hit for hit, keep in zip(hits, distinct, strict=True) if keep]
+    if wish.group_by is None:
+        return hits
+    seen: Counter[Any] = Counter()
+    kept = []
+    for hit in hits:
+        if wish.group_by not in hit.metadata:
+            known = ", ".join(sorted(hit.metadata))
+            raise InputError(f"there is no column {wish.group_by!r} to group by; there are {known}")
+        group = hit.metadata[wish.group_by]
+        seen[group] += group is not None
+        if seen[group] <= wish.per_group:
+            kept.append(hit)
+    return kept
+
+
+def distinct_rows(vectors: np.ndarray, threshold: float) -> np.ndarray:
+    """(n,) bool: False for each vector whose cosine with an earlier one that is kept exceeds `threshold`."""
+    vectors = np.asarray(vectors, np.float32)
+    kept = np.zeros(len(vectors), bool)
+    for row, vector in enumerate(vectors):
+        kept[row] = not (vectors[:row][kept[:row]] @ vector > threshold).any()
+    return kept

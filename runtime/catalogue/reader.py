@@ -1,0 +1,292 @@
+"""A catalogue: pictures sorted by popularity, searched for what is similar and popular at once.
+
+    catalogue/
+      manifest.json            identity, bundle, counts, index, the version in force; replaced last, atomically
+      v000001/vectors.npy      (n, d) float16, unit norm; row i is the i-th most popular picture
+      v000001/popularity.npy   (n,) float32 percentiles in (0, 1), descending
+      v000001/rows.arrow       row i: image (its name), image_id, width, height, count, ..., and the table's columns
+      v000001/index.faiss ...  where the index is not exact: see runtime.index.ivf and runtime.index.hnsw
+
+The score of picture i for query q is cos(q, x_i) + popularity_weight * popularity_i. A least percentile is a prefix of
+rows. Everything is memory-mapped; an open catalogue goes on serving its version whatever a writer does. Knows no
+encoder: queries come as vectors.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.files import read_manifest
+from embed.spec import Identity, InputError
+from runtime.catalogue.filters import matching
+from runtime.index.base import Effort
+from runtime.index.blend import SPARE, best_of, pareto_front, scan, similarities
+from runtime.index.factory import read_index
+
+FORMAT = 2
+READABLE = (1, 2)  # of 1 all but the lists of an IVF are the same
+
+# A scan of so few is quicker than any index. Beyond, a vector scanned costs what this many looked at in an index do,
+# and an index confined to a share of the rows must look at so many more to find as much.
+SCAN_ROWS = 20_000
+SCAN_COST = 4
+MOST_CANDIDATES = 2048  # more hits than this come from a scan
+
+# Columns that a hit has as fields of its own; the others are its metadata.
+HIT_COLUMNS = ("image", "image_id", "count", "popularity")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One picture found. `similarity` is a cosine, `popularity` a percentile in (0, 1), `score` their blend."""
+
+    id: str  # hash of the picture's content
+    key: str  # its name
+    similarity: float
+    popularity: float
+    count: float | None  # as it was given; None where unknown
+    score: float
+    metadata: dict[str, Any]
+
+
+class Catalogue:
+    """One version of a catalogue, read only."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        folder = path / manifest["version"]
+        for name, size_bytes in manifest["files"].items():
+            if (found := (folder / name).stat().st_size) != size_bytes:
+                raise InputError(f"{folder / name} has {found} bytes; the catalogue wrote {size_bytes}: make it again")
+        self.path = path
+        self.folder = folder
+        self.manifest = manifest
+        self.identity = Identity.from_json(manifest["identity"])
+        self.vectors: np.ndarray = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        self.popularity: np.ndarray = np.load(folder / "popularity.npy", mmap_mode="r", allow_pickle=False)
+        self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow"))).read_all()
+        self.index = None
+        if manifest["index"]["kind"] != "exact":
+            if manifest["format"] == 1 and manifest["index"]["kind"] != "hnsw":
+                raise InputError(f"{path} has an index of an older plaudit; make it again: python -m runtime index")
+            self.index = read_index(folder, manifest["index"]["kind"])
+        self._efforts = [
+            (entry["weight"], Effort(entry["probes"], entry["candidates"]))
+            for entry in manifest["index"].get("efforts", [])
+        ]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Catalogue":
+        """The newest version of the catalogue at `path`; InputError where there is none or it is damaged."""
+        path = Path(path)
+        while True:
+            manifest = read_manifest(path / "manifest.json", "catalogue", READABLE)
+            try:
+                return cls(path, manifest)
+            except FileNotFoundError:
+                # A writer may have replaced the version between our two looks; if not, a file is really missing.
+                if read_manifest(path / "manifest.json", "catalogue", READABLE)["version"] == manifest["version"]:
+                    raise
+
+    def __len__(self) -> int:
+        return len(self.popularity)
+
+    @property
+    def images_root(self) -> str:
+        """The folder or URI where the names of pictures start."""
+        root = self.manifest["images_root"]
+        return str(root) if "://" in root else str((self.path / root).resolve())
+
+    @property
+    def bundle(self) -> Path | None:
+        """The bundle that encodes this catalogue's queries, where it was given one."""
+        return None if self.manifest["bundle"] is None else (self.path / self.manifest["bundle"]).resolve()
+
+    def image_embeddings(self) -> np.ndarray:
+        """(n, d) float16. This and the next three are what a cache offers too: one version makes the next."""
+        return self.vectors
+
+    def pooled_embeddings(self) -> np.ndarray | None:
+        """None: a catalogue has no features before the projection."""
+        return None
+
+    def metadata(self, side: str) -> pa.Table:
+        """image_path, image_id, width and height of each row; a catalogue has the side `images` only."""
+        return self.rows.select(["image", "image_id", "width", "height"]).rename_columns(
+            ["image_path", "image_id", "width", "height"]
+        )
+
+    def image_rows(self, keys: pa.ChunkedArray) -> np.ndarray:
+        """(m,) int64: the row of each picture's name, -1 where there is none."""
+        found = pc.index_in(keys.cast(pa.string()), value_set=self.rows["image"].cast(pa.string()))
+        return np.asarray(pc.fill_null(found, -1)).astype(np.int64)
+
+    def vectors_of(self, keys: list[str]) -> np.ndarray:
+        """(n, d) float16 of pictures by name."""
+        return self.vectors[self.image_rows(pa.chunked_array([pa.array(keys, pa.string())]))]
+
+    def front(
+        self,
+        query: np.ndarray,
+        min_percentile: float = 0.0,
+        where: str | None = None,
+        exclude: Collection[str] = (),
+    ) -> list[Hit]:
+        """The hits for a query (d,) that no other beats in similarity without being less popular, most similar first.
+
+        Their scores are their similarities; pictures whose id is in `exclude` are away. Looks at every picture.
+        """
+        queries, weights = checked_queries(query[None], 1, 0.0, self.vectors.shape[1])
+        allowed = self._allowed(min_percentile, where)
+        rows = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
+        if isinstance(allowed, int):
+            rows = np.arange(allowed)
+        if exclude:
+            away = pc.is_in(self.rows["image_id"], value_set=pa.array(exclude, pa.string()))
+            rows = rows[~np.asarray(away)[rows]]
+        similar = similarities(self.vectors, queries[0], rows)
+        front = rows[pareto_front(similar, self.popularity[rows])][None]
+        found = best_of(front, self.vectors, self.popularity, queries, weights, max(front.shape[1], 1))
+        return self.hits(*found)[0]
+
+    def row_of(self, key_or_id: str) -> int:
+        """The row of a picture by its name or by its image_id; InputError where there is none."""
+        for column in ("image", "image_id"):
+            row = pc.index(self.rows[column], key_or_id).as_py()
+            if row >= 0:
+                return int(row)
+        raise InputError(f"{self.path} has no picture named {key_or_id!r}, nor one with that id")
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int = 10,
+        popularity_weight: float | np.ndarray = 0.0,
+        min_percentile: float = 0.0,
+        where: str | None = None,
+    ) -> list[list[Hit]]:
+        """For each of `queries` (m, d), unit norm, its hits, best first: k, or as many as there are.
+
+        `popularity_weight` is one number or one a query (m,); `min_percentile` in [0, 100]; `where` is a filter on the
+        columns (see filters). InputError for a query of another length or a column that is not there.
+        """
+        found = self.search_rows(queries, k, popularity_weight, min_percentile, where)
+        return self.hits(*found)
+
+    def hits(self, rows: np.ndarray, similarities: np.ndarray, scores: np.ndarray) -> list[list[Hit]]:
+        """What `search_rows` found, with names and metadata."""
+        taken = iter(self.rows.take(rows[rows >= 0]).to_pylist())
+        return [
+            [_hit(next(taken), similarity, score) for row, similarity, score in zip(*one, strict=True) if row >= 0]
+            for one in zip(rows, similarities, scores, strict=True)
+        ]
+
+    def search_rows(
+        self,
+        queries: np.ndarray,
+        k: int = 10,
+        popularity_weight: float | np.ndarray = 0.0,
+        min_percentile: float = 0.0,
+        where: str | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows (m, k) int64, their cosines and their scores (m, k) float64, best first, row -1 past the last hit."""
+        queries, weights = checked_queries(queries, k, popularity_weight, self.vectors.shape[1])
+        allowed = self._allowed(min_percentile, where)
+        count = len(self) if allowed is None else allowed if isinstance(allowed, int) else int(allowed.sum())
+        best = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf), np.full((len(queries), k), -np.inf)
+        scanned = np.ones(len(queries), bool)
+        if self.index is not None:
+            for effort, chosen in self._by_effort(weights, k, count):
+                candidates = self.index.candidates(queries[chosen], weights[chosen], effort, allowed)
+                found = best_of(candidates, self.vectors, self.popularity, queries[chosen], weights[chosen], k)
+                for array, values in zip(best, found, strict=True):
+                    array[chosen] = values
+                # Never fewer hits than there are.
+                scanned[chosen] = (found[0] >= 0).sum(axis=1) < min(k, count)
+        if scanned.any():
+            part = queries[scanned], weights[scanned]
+            candidates = self._scan(*part, k, allowed)
+            for array, values in zip(best, best_of(candidates, self.vectors, self.popularity, *part, k), strict=True):
+                array[scanned] = values
+        return best
+
+    def _allowed(self, min_percentile: float, where: str | None) -> int | np.ndarray | None:
+        """None for every row, a number for the first so many, or a mask (n,) bool."""
+        if not 0 <= min_percentile <= 100:
+            raise InputError(f"least percentile is {min_percentile}; wanted 0 to 100")
+        prefix = int(np.searchsorted(-self.popularity, -np.float32(min_percentile / 100), side="right"))
+        if where is None:
+            return None if prefix == len(self) else prefix
+        mask = np.zeros(len(self), bool)
+        mask[:prefix] = matching(where, self.rows.slice(0, prefix))
+        return mask
+
+    def _scan(self, queries: np.ndarray, weights: np.ndarray, k: int, allowed: int | np.ndarray | None) -> np.ndarray:
+        if allowed is None or isinstance(allowed, int):
+            return scan(self.vectors[:allowed], self.popularity[:allowed], queries, weights, k)
+        return scan(self.vectors, self.popularity, queries, weights, k, np.flatnonzero(allowed))
+
+    def _by_effort(self, weights: np.ndarray, k: int, count: int) -> list[tuple[Effort, np.ndarray]]:
+        """The effort for each query, with the mask of its queries; queries that a scan answers sooner are in none.
+
+        An effort serves the weight it was tuned at and those up to the next: the lower the weight, the harder.
+        """
+        assert self.index is not None
+        efforts = []
+        bounds = [weight for weight, _ in self._efforts]
+        chosen = np.maximum(np.searchsorted(bounds, weights, side="right") - 1, 0)
+        for i in np.unique(chosen):
+            effort = self._efforts[i][1]
+            share = max(count, 1) / len(self)
+            # Confined to a share of the rows, as many that count are seen by looking at so many more.
+            probes = int(np.ceil(effort.probes / share))
+            candidates = max(effort.candidates, k + SPARE)
+            looked_at = min(1.0, probes / self.index.lists) * len(self) if self.index.lists else 64 * probes
+            if count > SCAN_ROWS and SCAN_COST * count > looked_at and candidates <= MOST_CANDIDATES:
+                efforts.append((Effort(probes, candidates), chosen == i))
+        return efforts
+
+
+def checked_queries(
+    queries: np.ndarray, k: int, popularity_weight: float | np.ndarray, dim: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Queries (m, d) and weights (m,) as float32; InputError for what cannot be searched with."""
+    queries = np.asarray(queries, np.float32)
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise InputError(f"queries have the shape {queries.shape}; the catalogue's vectors want (m, {dim})")
+    if not np.isfinite(queries).all():
+        raise InputError("a query holds numbers that are not finite")
+    if k < 1:
+        raise InputError(f"k is {k}; wanted 1 or more")
+    weights = np.asarray(popularity_weight, np.float32)
+    if weights.shape not in ((), (len(queries),)) or not np.isfinite(weights).all():
+        raise InputError(f"popularity weight is {popularity_weight}; wanted a number, or one a query ({len(queries)},)")
+    return queries, np.broadcast_to(weights, len(queries))
+
+
+def _hit(row: dict[str, Any], similarity: float, score: float) -> Hit:
+    metadata = {name: value for name, value in row.items() if name not in HIT_COLUMNS}
+    return Hit(
+        row["image_id"], row["image"], float(similarity), row["popularity"], row["count"], float(score), metadata
+    )
+
+
+def hit_json(hit: Hit) -> dict[str, Any]:
+    """What `--json` and the service give for a hit."""
+    return {name: getattr(hit, name) for name in hit.__dataclass_fields__} | {"metadata": jsonable(hit.metadata)}
+
+
+def jsonable(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata with dates and other values that JSON lacks as text, and numbers that are not finite as null."""
+    return {
+        name: value
+        if value is None or isinstance(value, str | int) or (isinstance(value, float) and np.isfinite(value))
+        else None
+        if isinstance(value, float)
+        else str(value)
+        for name, value in metadata.items()
+    }

@@ -1,0 +1,180 @@
+"""From a table of counts to a catalogue's rows: every picture with a vector, its popularity, most popular first.
+
+Knows no file format; tables are Arrow, vectors arrays.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.spec import Identity, InputError
+from runtime.catalogue.popularity import decayed, percentiles, posterior_rates
+
+MISSING = ("drop", "zero", "median", "predicted")
+
+
+# What a catalogue's rows have of their own; the other columns are the table's.
+OWN_COLUMNS = ("popularity", "image_id", "width", "height")
+
+
+class Pictures(Protocol):
+    """Where vectors come from: a cache, or a catalogue as it was."""
+
+    identity: Identity
+
+    def image_embeddings(self) -> np.ndarray: ...
+    def pooled_embeddings(self) -> np.ndarray | None: ...
+    def metadata(self, side: str) -> pa.Table: ...
+    def image_rows(self, keys: pa.ChunkedArray) -> np.ndarray: ...
+
+
+# Pictures, (n,) rows of theirs, and the prompts of these, null where there is none -> (n,) scores, higher is better.
+Predict = Callable[[Pictures, np.ndarray, pa.ChunkedArray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class PopularityConfig:
+    """How counts become popularity."""
+
+    missing: str = "drop"  # what pictures without a count get: left out, zero, the median count, or a predicted place
+    half_life_s: float | None = None  # counts fade by half in this time, as seen from the newest `timestamp`
+
+    def __post_init__(self) -> None:
+        if self.missing not in MISSING:
+            raise InputError(f"missing is {self.missing!r}; wanted one of {MISSING}")
+        if self.half_life_s is not None and not self.half_life_s > 0:
+            raise InputError(f"half_life_s is {self.half_life_s}; wanted a positive time in seconds")
+
+
+@dataclass(frozen=True)
+class PopularRows:
+    """A catalogue's rows, most popular first, and where the vector of each lies among the pictures' (n,) int64."""
+
+    table: pa.Table
+    vector_rows: np.ndarray
+    not_embedded: int  # pictures that the table names and that have no vector
+    without_count: int  # pictures with a vector whose count is unknown
+
+
+def popular_rows(
+    labels: pa.Table,
+    pictures: Pictures,
+    config: PopularityConfig,
+    predict: Predict | None = None,
+    leave_out: Sequence[str] = (),
+) -> PopularRows:
+    """The rows of a catalogue, without the pictures named in `leave_out`.
+
+    `labels` has `image`, and may have `count`, `exposures`, `timestamp`, `prompt` and whatever else shall be filtered
+    by. InputError for a picture named twice, a bad count, and a table none of whose pictures has a vector.
+    """
+    _refuse_repeated(labels["image"])
+    metadata = pictures.metadata("images")
+    if "count" not in labels.column_names:
+        labels = labels.append_column("count", pa.nulls(len(labels), pa.float64()))
+    found = pictures.image_rows(labels["image"])
+    labels, vector_rows = labels.filter(pa.array(found >= 0)), found[found >= 0]
+    unnamed = np.setdiff1d(np.arange(len(metadata)), vector_rows)
+    table = pa.concat_tables(
+        [labels, pa.table({"image": metadata["image_path"].take(unnamed)})], promote_options="default"
+    )
+    vector_rows = np.concatenate([vector_rows, unnamed])
+    if leave_out:
+        kept = ~np.asarray(pc.is_in(table["image"], value_set=pa.array(leave_out, pa.string())))
+        table, vector_rows = table.filter(pa.array(kept)), vector_rows[kept]
+
+    values = popularity_values(table, config.half_life_s)
+    without = int(np.isnan(values).sum())
+    if config.missing == "predicted":
+        values = _with_predicted(values, table, pictures, vector_rows, predict)
+    elif config.missing == "drop":
+        known = ~np.isnan(values)
+        table, vector_rows, values = table.filter(pa.array(known)), vector_rows[known], values[known]
+    else:
+        fill = 0.0 if config.missing == "zero" or without == len(values) else float(np.nanmedian(values))
+        values = np.where(np.isnan(values), fill, values)
+    if not len(table):
+        raise InputError("no picture has both a popularity and a vector: are they named as in the cache?")
+
+    filled = [name for name in table.column_names if name == "count" or table[name].null_count < len(table)]
+    table = table.select([name for name in filled if name not in OWN_COLUMNS])
+    table = table.append_column("popularity", pa.array(percentiles(values)))
+    for name in ("image_id", "width", "height"):
+        table = table.append_column(name, metadata[name].take(vector_rows))
+    order = np.argsort(-values, kind="stable")
+    return PopularRows(table.take(order), vector_rows[order], int((found < 0).sum()), without)
+
+
+def popularity_values(table: pa.Table, half_life_s: float | None) -> np.ndarray:
+    """(n,) float64: counts, or posterior rates where there are exposures, faded by age; NaN where there is no count."""
+    values = counts = _numbers(table, "count")
+    if "exposures" in table.column_names and table["exposures"].null_count < len(table):
+        exposures = _numbers(table, "exposures")
+        known = ~np.isnan(counts)
+        if (bad := known & ~(exposures >= counts)).any():
+            key = table["image"][int(np.argmax(bad))].as_py()
+            raise InputError(f"{int(bad.sum())} pictures have no exposures or fewer than their count, first {key!r}")
+        values = np.full(len(counts), np.nan)
+        values[known] = posterior_rates(counts[known], exposures[known])
+    if half_life_s is None:
+        return values
+    if "timestamp" not in table.column_names:
+        raise InputError(f"a half-life needs a column 'timestamp'; the table has {', '.join(table.column_names)}")
+    times = seconds(table["timestamp"])
+    if (untimed := ~np.isnan(values) & np.isnan(times)).any():
+        key = table["image"][int(np.argmax(untimed))].as_py()
+        raise InputError(f"{int(untimed.sum())} pictures with a count have no timestamp, first {key!r}")
+    return decayed(values, np.nanmax(times) - times, half_life_s) if (~np.isnan(times)).any() else values
+
+
+def seconds(column: pa.ChunkedArray) -> np.ndarray:
+    """(n,) float64 seconds, NaN for null, of a column of seconds since 1970, dates, times or ISO texts."""
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        try:
+            column = column.cast(pa.timestamp("us")).cast(pa.int64())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(f"column 'timestamp' holds no times: {error}") from None
+        return np.asarray(column.cast(pa.float64()).fill_null(np.nan)) / 1e6
+    return np.asarray(column.cast(pa.float64()).fill_null(np.nan))
+
+
+def _numbers(table: pa.Table, name: str) -> np.ndarray:
+    """(n,) float64, NaN for null; InputError for what is negative or not finite."""
+    column = table[name].cast(pa.float64())
+    values = np.asarray(column.fill_null(np.nan))
+    if (bad := np.asarray(column.is_valid()) & ~(np.isfinite(values) & (values >= 0))).any():
+        first = int(np.argmax(bad))
+        raise InputError(
+            f"{int(bad.sum())} values of {name!r} are negative or no number, first {values[first]} of"
+            f" {table['image'][first].as_py()!r}; wanted 0 or more, and nothing where it is unknown"
+        )
+    return values
+
+
+def _refuse_repeated(keys: pa.ChunkedArray) -> None:
+    counted = pc.value_counts(keys)
+    if len(counted) < len(keys):
+        repeated = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
+        raise InputError(
+            f"the table of popularity names {len(repeated)} pictures more than once, first {repeated[0].as_py()!r}:"
+            " wanted one row a picture"
+        )
+
+
+def _with_predicted(
+    values: np.ndarray, table: pa.Table, pictures: Pictures, vector_rows: np.ndarray, predict: Predict | None
+) -> np.ndarray:
+    """(n,) percentiles: of the known values among themselves; elsewhere of the predicted score among all predicted."""
+    if predict is None:
+        raise InputError("to predict the popularity of pictures without a count takes a bundle")
+    prompts = (
+        table["prompt"] if "prompt" in table.column_names else pa.chunked_array([pa.nulls(len(table), pa.string())])
+    )
+    predicted = percentiles(predict(pictures, vector_rows, prompts)).astype(np.float64)
+    known = ~np.isnan(values)
+    predicted[known] = percentiles(values[known])
+    return predicted

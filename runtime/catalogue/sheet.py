@@ -1,0 +1,90 @@
+"""Hits as pictures on one sheet: PNG, or a self-contained HTML page.
+
+Pictures are read through the safe decoder; one that cannot be read leaves a grey tile. Knows no catalogue.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embed.files import atomic_write
+from embed.spec import InputError
+from runtime.catalogue.reader import Hit
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+TILE = 192  # pixels
+CAPTION = 44
+COLUMNS = 5
+
+_PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
+<style>body{{font:14px system-ui;margin:2em}}ol{{display:flex;flex-wrap:wrap;gap:1em;padding:0;list-style:none}}
+li{{width:{tile}px}}img{{width:{tile}px;height:{tile}px;object-fit:contain;background:#eee}}
+small{{color:#555;overflow-wrap:anywhere}}</style>
+<h1>{title}</h1><ol>
+{tiles}
+</ol>
+"""
+
+
+def write_sheet(path: Path, hits: Sequence[Hit], images_root: str | Path, title: str) -> None:
+    """Write the hits' pictures to `path`, .png or .html; relative names start at `images_root`."""
+    if path.suffix not in (".png", ".html"):
+        raise InputError(f"{path} is neither .png nor .html")
+    tiles = [_tile(Path(images_root) / hit.key) for hit in hits]
+    data = _png(hits, tiles) if path.suffix == ".png" else _html(hits, tiles, title).encode()
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def caption(hit: Hit) -> tuple[str, str]:
+    """Two lines: the scores, and the name."""
+    numbers = f"{hit.score:.3f}: cos {hit.similarity:.3f}, {100 * hit.popularity:.1f} %"
+    return numbers, hit.key
+
+
+def _tile(path: Path) -> "Image":
+    from PIL import Image
+
+    from embed.inputs.images import ImageError, load_image
+
+    try:
+        image = load_image(path.read_bytes())
+    except (ImageError, OSError):
+        return Image.new("RGB", (TILE, TILE), (200, 200, 200))
+    image.thumbnail((TILE, TILE))
+    return image
+
+
+def _png(hits: Sequence[Hit], tiles: Sequence["Image"]) -> bytes:
+    from PIL import Image, ImageDraw
+
+    columns = min(COLUMNS, max(len(tiles), 1))
+    width, height = TILE + 8, TILE + CAPTION
+    sheet = Image.new("RGB", (columns * width, max(1, -(-len(tiles) // columns)) * height), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (hit, tile) in enumerate(zip(hits, tiles, strict=True)):
+        x, y = i % columns * width, i // columns * height
+        sheet.paste(tile, (x + (width - tile.width) // 2, y + (TILE - tile.height) // 2))
+        for line, text in enumerate(caption(hit)):
+            # The built-in font has Latin letters only.
+            shown = text.encode("latin-1", "replace").decode("latin-1")[-32:]
+            draw.text((x + 4, y + TILE + 4 + 18 * line), shown, fill="black")
+    out = io.BytesIO()
+    sheet.save(out, "PNG")
+    return out.getvalue()
+
+
+def _html(hits: Sequence[Hit], tiles: Sequence["Image"], title: str) -> str:
+    items = []
+    for hit, tile in zip(hits, tiles, strict=True):
+        out = io.BytesIO()
+        tile.save(out, "WEBP", quality=80)
+        source = "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
+        numbers, name = (html.escape(text) for text in caption(hit))
+        items.append(f'<li><img src="{source}" alt="{name}"><br>{numbers}<br><small>{name}</small></li>')
+    return _PAGE.format(title=html.escape(title), tile=TILE, tiles="\n".join(items))

@@ -1,0 +1,257 @@
+"""Making catalogues: every change is a new version, a folder of its own that counts once manifest.json names it.
+
+Whoever reads goes on with the version that it opened. The version before stays until the next write, for readers that
+are just opening it; what killed writers left is removed then. Knows no model.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.files import atomic_write, locked, sync_folder, write_json
+from embed.spec import InputError, require_same_identity
+from runtime.catalogue.reader import FORMAT, Catalogue
+from runtime.catalogue.rows import (
+    OWN_COLUMNS,
+    Pictures,
+    PopularityConfig,
+    PopularRows,
+    Predict,
+    popular_rows,
+)
+from runtime.index.base import Effort
+from runtime.index.effort import RecallTooLow, Tuned, measure, tune
+from runtime.index.factory import KINDS, build_index, bytes_per_vector, read_index
+
+COPY_ROWS = 65_536
+EXACT_UP_TO = 200_000  # vectors: beyond, `auto` takes an index
+TUNING_QUERIES = 400
+REFRESH_QUERIES = 64  # to measure the recall of a refreshed index anew
+RECALL_SLACK = 0.02  # what so few queries may show below the recall asked for
+
+Step = Callable[[int], object]
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Which index to build, and what it must reach."""
+
+    kind: str = "auto"  # one of KINDS, exact or auto
+    min_recall: float = 0.99  # at ten, at every weight of tuning.WEIGHTS
+    max_memory_bytes: int | None = None  # of the index beside the vectors; `auto` passes over kinds that need more
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("auto", "exact", *KINDS):
+            raise InputError(f"index is {self.kind!r}; wanted one of {('auto', 'exact', *KINDS)}")
+        if not 0 < self.min_recall <= 1:
+            raise InputError(f"min_recall is {self.min_recall}; wanted above 0, up to 1")
+
+
+def build(
+    out: str | Path,
+    pictures: Pictures,
+    labels: pa.Table,
+    config: PopularityConfig,
+    index: IndexConfig,
+    images_root: str | Path = ".",
+    bundle: str | Path | None = None,
+    predict: Predict | None = None,
+    queries: np.ndarray | None = None,
+    step: Step = lambda rows: None,
+) -> tuple[Catalogue, PopularRows]:
+    """A catalogue at `out` of the pictures to which `labels` gives a popularity (see runtime.catalogue.rows).
+
+    A catalogue that stands there gets a new version; InputError where something else does. An index is tuned on
+    mixtures of the pictures' own vectors and on `queries` (m, d), such as prompts. `images_root`, a folder or URI, is
+    where the pictures' names start; `step` is told of rows indexed.
+    """
+    out = Path(out)
+    with _writing(out) as folder:
+        rows = popular_rows(labels, pictures, config, predict)
+        vectors, popularity = _write_rows(folder, pictures, rows)
+        sample = tuning_queries(vectors, queries)
+        found = _build_index(folder, vectors, popularity, index, sample, step)
+        places = {
+            "images_root": _relative(images_root, out),
+            "bundle": None if bundle is None else _relative(bundle, out),
+        }
+        _commit(out, folder, pictures, config, found, places)
+    return Catalogue.open(out), rows
+
+
+def refresh(
+    path: str | Path,
+    labels: pa.Table | None = None,
+    pictures: Pictures | None = None,
+    config: PopularityConfig | None = None,
+    delete: Sequence[str] = (),
+    predict: Predict | None = None,
+    step: Step = lambda rows: None,
+) -> tuple[Catalogue, PopularRows]:
+    """The catalogue with new counts: what `build` would give from the same labels, without learning an index anew.
+
+    Pictures come from `pictures`, such as a cache that has grown, or else from the catalogue; `labels` and `config` are
+    the catalogue's own unless given. Pictures in `delete` are left out.
+    """
+    path = Path(path)
+    old = Catalogue.open(path)
+    if pictures is not None:
+        require_same_identity(old.identity, f"the catalogue {path}", pictures.identity, "the pictures to add")
+    config = config or PopularityConfig(**old.manifest["popularity"])
+    labels = old.rows.drop_columns(list(OWN_COLUMNS)) if labels is None else labels
+    for key in delete:
+        old.row_of(key)  # an error for a picture that is not there
+    with _writing(path) as folder:
+        source: Pictures = old if pictures is None else pictures
+        rows = popular_rows(labels, source, config, predict, delete)
+        vectors, popularity = _write_rows(folder, source, rows)
+        found = _carry_index(folder, old, rows, vectors, popularity, step)
+        places = {name: old.manifest[name] for name in ("images_root", "bundle")}
+        _commit(path, folder, source, config, found, places)
+    return Catalogue.open(path), rows
+
+
+def tuning_queries(vectors: np.ndarray, queries: np.ndarray | None, count: int = TUNING_QUERIES) -> np.ndarray:
+    """(m, d) float32 unit vectors: up to half of `count` from `queries`, the others between two neighbouring rows.
+
+    A row itself would find itself; halfway to another picture lies what neither is.
+    """
+    rng = np.random.default_rng(0)
+    given = np.empty((0, vectors.shape[1])) if queries is None else rng.permutation(queries)[: count // 2]
+    first, second = rng.choice(len(vectors), (2, count - len(given)))
+    mixed = 0.8 * vectors[first].astype(np.float32) + 0.2 * vectors[second].astype(np.float32)
+    sample = np.concatenate([given, mixed]).astype(np.float32)
+    return rng.permutation(sample / np.linalg.norm(sample, axis=1, keepdims=True))
+
+
+def _build_index(
+    folder: Path, vectors: np.ndarray, popularity: np.ndarray, config: IndexConfig, queries: np.ndarray, step: Step
+) -> dict[str, Any]:
+    """Write the index of a new version; what the manifest says of it."""
+    if config.kind == "exact" or (config.kind == "auto" and len(vectors) <= EXACT_UP_TO):
+        return {"kind": "exact"}
+    kinds = KINDS if config.kind == "auto" else (config.kind,)
+    refused = []
+    for kind in kinds:
+        size_bytes = bytes_per_vector(kind, vectors.shape[1]) * len(vectors)
+        if config.max_memory_bytes is not None and size_bytes > config.max_memory_bytes:
+            refused.append(f"{kind} takes {size_bytes} bytes, more than {config.max_memory_bytes}")
+            continue
+        index = build_index(kind, vectors, popularity, step=step)
+        try:
+            tuned = tune(index, vectors, popularity, queries, config.min_recall)
+        except RecallTooLow as error:
+            refused.append(str(error))
+            continue
+        index.write(folder)
+        return _index_manifest(kind, config.min_recall, tuned)
+    raise InputError("; ".join(refused))
+
+
+def _carry_index(
+    folder: Path, old: Catalogue, rows: PopularRows, vectors: np.ndarray, popularity: np.ndarray, step: Step
+) -> dict[str, Any]:
+    """Write the old version's index with the new rows in it; what the manifest says of it."""
+    was = old.manifest["index"]
+    if was["kind"] == "exact":
+        return {"kind": "exact"}
+    # A picture is known by its content; one content under two names has one vector, so that any row of it will do.
+    known = np.asarray(pc.fill_null(pc.index_in(rows.table["image_id"], value_set=old.rows["image_id"]), -1))
+    new = read_index(old.folder, was["kind"], mapped=False).refilled(known, vectors, popularity, step)
+    new.write(folder)
+    queries = tuning_queries(vectors, None, REFRESH_QUERIES)
+    tuned = []
+    for entry in was["efforts"]:
+        effort = Effort(entry["probes"], entry["candidates"])
+        recall = measure(new, vectors, popularity, queries, entry["weight"], effort)
+        tuned.append(Tuned(entry["weight"], effort, recall))
+    if min(one.recall for one in tuned) < was["min_recall"] - RECALL_SLACK:
+        # The counts moved so far that the efforts no longer suffice.
+        tuned = tune(new, vectors, popularity, tuning_queries(vectors, None), was["min_recall"])
+    return _index_manifest(was["kind"], was["min_recall"], tuned)
+
+
+def _index_manifest(kind: str, min_recall: float, tuned: Sequence[Tuned]) -> dict[str, Any]:
+    efforts = [{"weight": one.weight, **asdict(one.effort), "recall_at_10": one.recall} for one in tuned]
+    return {"kind": kind, "min_recall": min_recall, "efforts": efforts}
+
+
+def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[np.ndarray, np.ndarray]:
+    """Write vectors.npy, popularity.npy and rows.arrow; the vectors, memory-mapped, and the percentiles."""
+    vectors = pictures.image_embeddings()
+    with atomic_write(folder / "vectors.npy") as file:
+        header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows.vector_rows), vectors.shape[1])}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(rows.vector_rows), COPY_ROWS):
+            some = vectors[rows.vector_rows[start : start + COPY_ROWS]]
+            file.write(np.ascontiguousarray(some, "<f2").data)
+    popularity = np.asarray(rows.table["popularity"])
+    _write_array(folder / "popularity.npy", popularity)
+    with atomic_write(folder / "rows.arrow") as file, pa.ipc.new_file(file, rows.table.schema) as writer:
+        writer.write_table(rows.table.combine_chunks())
+    return np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False), popularity
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    with atomic_write(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[Path]:
+    """The folder of the next version, alone in writing the catalogue; removed again where the block fails."""
+    if path.exists() and not (path / "manifest.json").exists():
+        foreign = sorted(name for name in os.listdir(path) if name[0] != "." and not _is_version(name))
+        if foreign:
+            raise InputError(f"{path} is not a catalogue and not empty (it has {foreign[0]}); choose another")
+    with locked(path):
+        current = Catalogue.open(path).manifest["version"] if (path / "manifest.json").exists() else "v000000"
+        for entry in path.iterdir():
+            if _is_version(entry.name) and entry.name != current:
+                shutil.rmtree(entry)
+        folder = path / f"v{int(current[1:]) + 1:06d}"
+        folder.mkdir()
+        try:
+            yield folder
+        except BaseException:
+            if not (path / "manifest.json").exists() or Catalogue.open(path).manifest["version"] != folder.name:
+                shutil.rmtree(folder)
+            raise
+
+
+def _is_version(name: str) -> bool:
+    return name[0] == "v" and name[1:].isdigit()
+
+
+def _commit(
+    path: Path,
+    folder: Path,
+    pictures: Pictures,
+    config: PopularityConfig,
+    index: dict[str, Any],
+    places: dict[str, str | None],
+) -> None:
+    sync_folder(path)
+    manifest = {
+        "format": FORMAT,
+        "version": folder.name,
+        "identity": pictures.identity.to_json(),
+        **places,
+        "popularity": asdict(config),
+        "index": index,
+        "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+    }
+    write_json(path / "manifest.json", manifest)
+
+
+def _relative(place: str | Path, out: Path) -> str:
+    """A path as seen from the catalogue, so that both can move together; a URI as it is."""
+    return str(place) if "://" in str(place) else os.path.relpath(place, out)

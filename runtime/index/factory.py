@@ -1,0 +1,32 @@
+"""Indexes by the name of their kind: made, read, and how large they become."""
+
+from pathlib import Path
+
+import numpy as np
+
+from runtime.index import hnsw, ivf
+from runtime.index.base import Index, Step, let_threads_sleep
+from runtime.index.hnsw import GraphIndex
+from runtime.index.ivf import IvfIndex
+
+KINDS = ("ivf-pq", "ivf-sq", "hnsw")
+
+
+def build_index(kind: str, vectors: np.ndarray, popularity: np.ndarray, step: Step = lambda rows: None) -> Index:
+    """An index of (n, d) float16 vectors and (n,) percentiles."""
+    let_threads_sleep()
+    if kind == "hnsw":
+        return GraphIndex.build(vectors, popularity, step)
+    return IvfIndex.build(kind, vectors, popularity, step)
+
+
+def read_index(folder: Path, kind: str, mapped: bool = True) -> Index:
+    """The index that was written to a folder, `mapped` into memory, or else in memory and fit to be refilled."""
+    let_threads_sleep()
+    return GraphIndex.read(folder, mapped) if kind == "hnsw" else IvfIndex.read(folder, kind, mapped)
+
+
+def bytes_per_vector(kind: str, dim: int) -> int:
+    """What an index takes for each vector; what an IVF learns, a percent of the vectors, comes on top."""
+
+    return hnsw.bytes_per_vector(dim) if kind == "hnsw" else ivf.bytes_per_vector(kind, dim)

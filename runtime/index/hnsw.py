@@ -1,0 +1,125 @@
+"""A graph that joins pictures near in both vector and popularity, walked from neighbour to neighbour.
+
+index.faiss    the graph, with [x, popularity] in float16 at its nodes
+nodes.npy      (nodes,) int32: the row of each node, -1 for pictures deleted since
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embed.files import atomic_write
+from runtime.index.base import ADD_ROWS, Effort, Index, Step, read_faiss, selector, write_faiss
+
+LINKS = 32  # of a picture
+BUILD_EFFORT = 100
+
+# A graph sees popularity this many times as far apart, and weights as much smaller, so that its links also lead from a
+# picture to more popular ones. On 30,000 made vectors recall@10 at breadth 128 for weights 0, 0.3, 1 and 3 is .98 .99
+# .97 .91 at a stretch of 1; .97 .99 .99 .98 at 2; .68 .99 1.00 .99 at 3.
+STRETCH = 2.0
+
+
+def bytes_per_vector(dim: int) -> int:
+    """Of the vectors at the nodes and their links."""
+    return 2 * _width(dim) + 8 * LINKS + 12
+
+
+class GraphIndex(Index):
+    """FAISS's HNSW over [x, popularity]."""
+
+    kind = "hnsw"
+    lists = 0
+
+    def __init__(self, index: Any, nodes: np.ndarray) -> None:
+        self._index = index
+        self._nodes = nodes
+
+    @classmethod
+    def build(cls, vectors: np.ndarray, popularity: np.ndarray, step: Step) -> "GraphIndex":
+        import faiss
+
+        width = _width(vectors.shape[1])
+        index = faiss.IndexHNSWSQ(width, faiss.ScalarQuantizer.QT_fp16, LINKS)
+        index.hnsw.efConstruction = BUILD_EFFORT
+        index.train(np.zeros((1, width), np.float32))  # half precision has nothing to learn
+        rows = np.arange(len(vectors), dtype=np.int32)
+        _grow(index, vectors, popularity, rows, step)
+        return cls(index, rows)
+
+    @classmethod
+    def read(cls, folder: Path, mapped: bool) -> "GraphIndex":
+        index = read_faiss(folder / "index.faiss", mapped)
+        return cls(index, np.load(folder / "nodes.npy", allow_pickle=False))
+
+    def candidates(
+        self, queries: np.ndarray, weights: np.ndarray, effort: Effort, rows: int | np.ndarray | None = None
+    ) -> np.ndarray:
+        import faiss
+
+        if rows is not None:
+            rows = self._nodes < rows if isinstance(rows, int) else rows[self._nodes]
+        if (gone := self._nodes < 0).any():
+            rows = ~gone if rows is None else rows & ~gone
+        breadth = max(effort.probes, effort.candidates)
+        parameters = faiss.SearchParametersHNSW(efSearch=breadth, sel=selector(rows))
+        asked = _rows(queries, weights / STRETCH, self._index.d)
+        found = self._index.search(asked, effort.candidates, params=parameters)[1]
+        return np.where(found >= 0, self._nodes[found], -1)
+
+    def refilled(
+        self, known: np.ndarray, vectors: np.ndarray, popularity: np.ndarray, step: Step = lambda rows: None
+    ) -> "GraphIndex":
+        """The same nodes with new popularities, and nodes for the rows that have none. The links stay: they join
+        similar pictures, whatever is popular by now."""
+        import faiss
+
+        row_now = np.full(max(self._nodes.max(initial=-1), known.max(initial=-1)) + 2, -1, np.int32)
+        row_now[known[known >= 0]] = np.flatnonzero(known >= 0)  # the last entry serves nodes whose picture is away
+        nodes = row_now[self._nodes]
+        added = np.setdiff1d(np.arange(len(vectors), dtype=np.int32), nodes)
+        _grow(self._index, vectors, popularity, added, step)
+        nodes = np.concatenate([nodes, added]).astype(np.int32)
+        codes = faiss.downcast_index(self._index.storage).codes
+        stored = faiss.rev_swig_ptr(codes.data(), codes.size()).view(np.float16).reshape(len(nodes), self._index.d)
+        stored[:, vectors.shape[1]] = np.where(nodes >= 0, popularity[nodes] * STRETCH, 0)
+        return GraphIndex(self._index, nodes)
+
+    def write(self, folder: Path) -> None:
+        write_faiss(self._index, folder / "index.faiss")
+        with atomic_write(folder / "nodes.npy") as file:
+            np.save(file, self._nodes, allow_pickle=False)
+
+
+def _width(dim: int) -> int:
+    """Of [x, popularity], in whole SIMD registers."""
+    return -(-(dim + 1) // 16) * 16
+
+
+def _rows(vectors: np.ndarray, last: np.ndarray, width: int) -> np.ndarray:
+    """(n, width) float32: [x, last, zeros]."""
+    rows = np.zeros((len(vectors), width), np.float32)
+    rows[:, : vectors.shape[1]] = vectors
+    rows[:, vectors.shape[1]] = last
+    return rows
+
+
+def _grow(index: Any, vectors: np.ndarray, popularity: np.ndarray, rows: np.ndarray, step: Step) -> None:
+    import faiss
+
+    # Links join what is near by distance, which inner products of vectors of unequal length are not; the finished graph
+    # is walked by the inner product.
+    _walk_by(index, faiss.METRIC_L2)
+    for start in range(0, len(rows), ADD_ROWS):
+        some = rows[start : start + ADD_ROWS]
+        index.add(_rows(vectors[some], popularity[some] * STRETCH, index.d))
+        step(len(some))
+    _walk_by(index, faiss.METRIC_INNER_PRODUCT)
+
+
+def _walk_by(graph: Any, metric: int) -> None:
+    import faiss
+
+    graph.metric_type = graph.storage.metric_type = metric
+    graph.hnsw.is_similarity = metric == faiss.METRIC_INNER_PRODUCT

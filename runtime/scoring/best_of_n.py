@@ -1,0 +1,102 @@
+"""Best of n: many pictures generated for a prompt, the one that scores highest under it kept.
+
+After Pick-a-Pic (Kirstain et al. 2023, section 6), where 20 templates of a prompt times 5 seeds gave 100 candidates.
+A folder of candidates has one folder for each prompt, by its number, and in it files named TEMPLATE_SEED, such as
+0003/07_2.png; the templates are for the generator, scores are always under the prompt itself. Generates nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embed.spec import InputError
+
+if TYPE_CHECKING:
+    from runtime.scoring.scorer import Scorer
+
+# The first is the prompt unchanged, so that a template has to earn its place.
+TEMPLATES = (
+    "{prompt}",
+    "{prompt}, sharp focus, fine detail",
+    "{prompt}, soft morning light",
+    "{prompt}, warm light of the evening sun",
+    "{prompt}, dramatic shadows",
+    "{prompt}, studio photograph, plain background",
+    "{prompt}, photographed with a 50mm lens, shallow depth of field",
+    "{prompt}, seen from above",
+    "{prompt}, wide view with much sky",
+    "{prompt}, close-up",
+    "{prompt}, oil on canvas with thick brush strokes",
+    "{prompt}, loose watercolour on rough paper",
+    "{prompt}, ink drawing with clean lines",
+    "{prompt}, pencil sketch",
+    "{prompt}, flat vector illustration, few colours",
+    "{prompt}, picture book illustration",
+    "{prompt}, matte painting, epic scale",
+    "{prompt}, 3d render, soft global illumination",
+    "{prompt}, muted colours, misty mood",
+    "{prompt}, vivid complementary colours",
+)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The chosen picture of one prompt. `mean` is the mean score of its `candidates`, `unreadable` left out."""
+
+    prompt: str
+    image: str
+    template: str | None  # None where the file's name tells none
+    score: float
+    mean: float
+    candidates: int
+    unreadable: int
+
+
+def read_templates(path: Path) -> tuple[str, ...]:
+    """The templates of a file, one a line, each with {prompt} in it."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for number, line in enumerate(lines, start=1):
+        if "{prompt}" not in line:
+            raise InputError(f"{path}, line {number}: {line!r} has no {{prompt}} in it")
+    if not lines:
+        raise InputError(f"{path} holds no template")
+    return tuple(lines)
+
+
+def plan(prompts: Sequence[str], templates: Sequence[str], seeds: int) -> list[dict[str, Any]]:
+    """What to generate: the text, the seed, and the file, without its suffix, to write each candidate to."""
+    return [
+        {"file": f"{i:04d}/{j:02d}_{seed}", "seed": seed, "text": template.replace("{prompt}", prompt)}
+        for i, prompt in enumerate(prompts)
+        for j, template in enumerate(templates)
+        for seed in range(seeds)
+    ]
+
+
+def best_of_n(scorer: "Scorer", prompts: Sequence[str], templates: Sequence[str], folder: Path) -> list[Best]:
+    """The highest scored candidate of each prompt, the first by name where two are equal."""
+    return [_best(scorer, prompt, templates, folder / f"{i:04d}") for i, prompt in enumerate(prompts)]
+
+
+def _best(scorer: "Scorer", prompt: str, templates: Sequence[str], folder: Path) -> Best:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing: it should hold the candidates for the prompt {prompt!r}")
+    paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    scored = scorer.score_items(prompt, paths)
+    if len(scored.errors) == len(paths):
+        raise InputError(f"{folder} holds no picture that can be read for the prompt {prompt!r}")
+    first = int(np.nanargmax(scored.scores))
+    number = paths[first].stem.partition("_")[0]
+    known = number.isdecimal() and int(number) < len(templates)
+    return Best(
+        prompt=prompt,
+        image=str(paths[first]),
+        template=templates[int(number)] if known else None,
+        score=float(scored.scores[first]),
+        mean=float(np.nanmean(scored.scores)),
+        candidates=len(paths) - len(scored.errors),
+        unreadable=len(scored.errors),
+    )

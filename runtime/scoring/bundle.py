@@ -1,0 +1,185 @@
+"""A bundle: everything that turns a picture and a prompt into a score, in one folder, verified before it is used.
+
+    bundle.json      manifest: format, digest of itself, every file with its SHA-256 and size, identity of the
+                     backbone, head, tokenizer, calibration, graphs by precision, parity, provenance; written last
+    model.onnx       pixels (n, h, w, 3) uint8, tokens (n, c) int32
+                     -> score (n,), image_embedding (n, d), text_embedding (n, d)
+    image.onnx       pixels -> image_embedding, and image_pooled where the head reads it
+    text.onnx        tokens -> text_embedding; absent where the head reads no text
+    head.onnx        the vectors that the head reads -> score
+    weights.bin      the weights, each once, which all graphs name by offset
+    tokenizer.json   for the library `tokenizers`
+    reference.npz    a few inputs with the scores and vectors that torch gave
+    README.md        model card
+
+A calibrated head gives more outputs beside the score: see `OUTPUTS`. The first precision of a bundle has the names
+above, any other carries its own, as in `image.int8.onnx`. Reading a bundle runs no code from it. Knows no session.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embed.files import read_manifest, sha256_file
+from embed.inputs.tokenizer import Tokenizer, TokenizerConfig
+from embed.spec import Identity, InputError, Source, known_fields
+
+FORMAT = 1
+PRECISIONS = ("fp32", "fp16", "int8")
+PARTS = ("model", "image", "text", "head")
+# What a graph of scores may give, each float32 (n,).
+OUTPUTS = {
+    "score": "the head's own score",
+    "calibrated_score": "score / temperature: sigmoid(difference of two) is the probability that one is preferred",
+    "percentile": "share in [0, 1] of a reference set of scores that lies below",
+}
+
+
+class BundleError(InputError):
+    """The folder is no bundle, is damaged, or is not what its manifest says."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ONNX file and what it takes and gives: name -> (type, shape), a free dimension under its name."""
+
+    file: str
+    inputs: Mapping[str, tuple[str, tuple[int | str, ...]]]
+    outputs: Mapping[str, tuple[str, tuple[int | str, ...]]]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Graph":
+        values = known_fields(cls, data)
+        sides = (
+            {name: (kind, tuple(shape)) for name, (kind, shape) in values[side].items()}
+            for side in ("inputs", "outputs")
+        )
+        return cls(values["file"], *sides)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    identity: Identity
+    source: Source
+    graphs: Mapping[str, Mapping[str, Graph]]  # by precision, then by part
+    tokenizer_config: TokenizerConfig | None  # None where the head reads no text
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 that stands for every byte of the bundle."""
+        return str(self.manifest["digest"])
+
+    def precision(self, asked: str | None) -> str:
+        """The precision asked for, or the bundle's first; BundleError where it has none such."""
+        if asked is not None and asked not in self.graphs:
+            raise BundleError(
+                f"{self.path} has no graphs at {asked}, only at {list(self.graphs)};"
+                f" export it again with --precision {asked}"
+            )
+        return asked or next(iter(self.graphs))
+
+    def graph(self, precision: str, part: str) -> Graph:
+        """One part's graph; BundleError where the bundle has none."""
+        if part not in self.graphs[precision]:
+            raise BundleError(f"{self.path} has no {part} graph: its head reads {self.manifest['head']['inputs']}")
+        return self.graphs[precision][part]
+
+    def tokenizer(self) -> Tokenizer:
+        """The prompts' tokenizer; BundleError for a head that reads no text."""
+        if self.tokenizer_config is None:
+            raise BundleError(f"{self.path} has no tokenizer: its head reads {self.manifest['head']['inputs']}")
+        return Tokenizer((self.path / "tokenizer.json").read_text(encoding="utf-8"), self.tokenizer_config)
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """The bundle at `path` once every byte of it is what was exported; BundleError otherwise."""
+    path = Path(path)
+    manifest = _read_manifest(path / "bundle.json")
+    try:
+        verify_files(path, manifest["files"])
+        identity = Identity.from_json(manifest["identity"])
+        tokenizer = manifest["tokenizer"]
+        bundle = Bundle(
+            path=path,
+            manifest=manifest,
+            identity=identity,
+            source=Source(**known_fields(Source, manifest["source"])),
+            graphs={
+                precision: {part: Graph.from_json(graph) for part, graph in manifest["graphs"][precision].items()}
+                for precision in manifest["precisions"]
+            },
+            tokenizer_config=tokenizer and TokenizerConfig(**known_fields(TokenizerConfig, tokenizer)),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BundleError(
+            f"{path / 'bundle.json'} lacks or misuses a field ({error!r}); export the bundle again"
+        ) from None
+    _check_shapes(bundle)
+    return bundle
+
+
+def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+    """bundle.json's bytes: `manifest` and its digest, in the one spelling that `open_bundle` accepts."""
+    body = {name: value for name, value in manifest.items() if name != "digest"}
+    digest = hashlib.sha256(_spelled(body)).hexdigest()
+    return _spelled({**body, "digest": digest})
+
+
+def verify_files(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Nothing, or BundleError naming every file that is missing or is not the one that was exported."""
+
+    def fault(name: str) -> str | None:
+        file, expected = path / name, files[name]
+        if Path(name).name != name:
+            return f"{name} is outside of the folder"
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
+        if sha256_file(file) != expected["sha256"]:
+            return f"{name} is not the file that was exported (its SHA-256 differs)"
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        faults = [text for text in pool.map(fault, sorted(files)) if text]
+    if faults:
+        raise BundleError(f"{path} is damaged: {'; '.join(faults)}; copy or export it again")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = read_manifest(path, "bundle", (FORMAT,))
+    except InputError as error:
+        raise BundleError(str(error)) from None
+    try:
+        intact = manifest_bytes(manifest) == path.read_bytes()
+    except ValueError:  # a number became infinite
+        intact = False
+    if not intact:
+        raise BundleError(f"{path} was changed after the export: its digest does not fit; copy or export it again")
+    return manifest
+
+
+def _spelled(data: Mapping[str, Any]) -> bytes:
+    return (json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _check_shapes(bundle: Bundle) -> None:
+    """The manifest's graphs take the pixels and tokens that its identity makes, and give vectors of its length."""
+    identity = bundle.identity
+    pixels = ("uint8", ("n", *identity.preprocess.size, 3))
+    for precision, graphs in bundle.graphs.items():
+        for part, graph in graphs.items():
+            where = f"{bundle.path / 'bundle.json'}: the {part} graph at {precision}"
+            for name, wanted in (("pixels", pixels), ("image_embedding", ("float32", ("n", identity.dim)))):
+                for side in (graph.inputs, graph.outputs):
+                    if name in side and side[name] != wanted:
+                        raise BundleError(f"{where} has {name} {side[name]}, but the backbone's is {wanted}")

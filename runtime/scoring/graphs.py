@@ -1,0 +1,104 @@
+"""The sessions of a bundle's graphs: opened when first used, checked against the manifest, run by many threads.
+
+Knows arrays only: no picture, no prompt.
+"""
+
+import threading
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed.engines.sessions import (
+    DEVICE_PROVIDERS,
+    Provider,
+    open_session,
+    require_onnxruntime,
+    resolve_providers,
+    run,
+    signature,
+)
+from runtime.scoring.bundle import Bundle, BundleError
+from runtime.scoring.pinned import locked_array
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+Floats = NDArray[np.float32]
+Pixels = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]  # n pictures, each (h, w, 3) of the backbone's size
+
+BATCH = 32  # pictures a run, at most
+
+
+class Sessions:
+    """The graphs of `bundle` at one precision, by part: "image", "text", "head", and "model", which is all of them."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: str,
+        providers: Sequence[Provider] | None,
+        threads: int | None,
+        engine_cache: Path | None,
+    ) -> None:
+        self._bundle = bundle
+        self._precision = precision
+        self._options = (providers, threads, engine_cache)
+        self._open: dict[tuple[str, int | None], InferenceSession] = {}
+        self._lock = threading.Lock()
+        self._local = threading.local()
+
+    @cached_property
+    def provider(self) -> str:
+        """Which one onnxruntime is to run on, by its own name; InputError where it cannot be had."""
+        providers, _, engine_cache = self._options
+        available = require_onnxruntime().get_available_providers()
+        return resolve_providers(providers, available, engine_cache)[0][0]
+
+    def run(self, part: str, inputs: dict[str, NDArray[Any]], threads: int | None = None) -> dict[str, Floats]:
+        """Outputs (n, ...) by name; on a CPU with so many threads, the calling one among them.
+
+        Every number of threads is a session of its own, with weights of its own.
+        """
+        session = self._session(part, threads)
+        if not len(next(iter(inputs.values()))):  # operators differ in what they make of nothing
+            outputs = self._bundle.graph(self._precision, part).outputs
+            return {name: np.empty((0, *map(int, shape[1:])), kind) for name, (kind, shape) in outputs.items()}
+        return dict(zip((output.name for output in session.get_outputs()), run(session, inputs), strict=True))
+
+    def encode(self, pixels: Pixels, threads: int | None = None) -> dict[str, Floats]:
+        """Vectors (n, d) by name of up to BATCH decoded pictures; threads as of `run`."""
+        return self.run("image", {"pixels": self._stack(pixels)}, threads)
+
+    def _stack(self, pixels: Pixels) -> NDArray[np.uint8]:
+        """The pictures as one array; on a CUDA device this thread's own, until it stacks the next."""
+        size = (*self._bundle.identity.preprocess.size, 3)
+        if self.provider not in DEVICE_PROVIDERS:
+            return np.asarray(pixels) if len(pixels) else np.empty((0, *size), np.uint8)
+        if not hasattr(self._local, "batch"):
+            self._session("image")  # with which onnxruntime loads CUDA's library
+            self._local.batch = locked_array((BATCH, *size))
+        batch: NDArray[np.uint8] = self._local.batch[: len(pixels)]
+        for place, picture in zip(batch, pixels, strict=True):
+            place[:] = picture
+        return batch
+
+    def _session(self, part: str, threads: int | None = None) -> "InferenceSession":
+        providers, default, engine_cache = self._options
+        if part in ("text", "head"):  # too little work to share
+            threads = 1
+        elif threads is None or self.provider != "CPUExecutionProvider":
+            threads = default
+        with self._lock:
+            if (part, threads) not in self._open:
+                path, graph = self._bundle.path, self._bundle.graph(self._precision, part)
+                session = open_session(path / graph.file, providers, threads, engine_cache, self._precision)
+                found = signature(session)
+                for side, wanted in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+                    if found[side] != wanted:
+                        raise BundleError(f"{path / graph.file} has {side} {found[side]}, its manifest {dict(wanted)}")
+                self._open[part, threads] = session
+            return self._open[part, threads]

@@ -1,0 +1,306 @@
+"""Scores from a bundle: pictures and prompts in, numbers out, through onnxruntime and without torch.
+
+Pictures are paths, bytes, PIL images or uint8 arrays (h, w, 3), decoded by threads ahead of the session; prompts are
+encoded meanwhile, once, and remembered. One scorer may be used by many threads. Knows no table, no network and no
+catalogue.
+"""
+
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL.Image import Image, fromarray
+
+from embed.engines.sessions import Provider
+from embed.inputs.images import ImageError, Limits, load_image, preprocess
+from embed.spec import Identity, InputError
+from runtime.scoring.bundle import OUTPUTS, Bundle, BundleError, open_bundle
+from runtime.scoring.graphs import BATCH, Floats, Pixels, Sessions
+
+Picture = str | os.PathLike[str] | bytes | Image | NDArray[np.uint8]
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
+# Vectors of the good pictures by name, the bad ones by number, and how many pictures there were.
+Encoded = tuple[dict[str, Floats], dict[int, ImageError], int]
+
+LIMITS = Limits()
+
+RUN = 4  # pictures a run where runs of one thread each go on side by side
+TEXT_BATCH = 64  # prompts a run, at most: runs of one thread each go on side by side, beside the pictures'
+REMEMBERED_PROMPTS = 10_000
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Of n pictures: every output of the head (n,) float32 by name, NaN where `errors` has the picture's number."""
+
+    outputs: dict[str, Floats]
+    errors: dict[int, ImageError]
+
+    @property
+    def scores(self) -> Floats:
+        """(n,) float32; higher is preferred."""
+        return self.outputs["score"]
+
+
+class Scorer:
+    """A verified bundle, ready to score."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        providers: Sequence[Provider] | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        limits: Limits = LIMITS,
+        engine_cache: Path | None = None,
+    ) -> None:
+        self.bundle = bundle
+        self.precision = bundle.precision(precision)
+        self.limits = limits
+        self._sessions = Sessions(bundle, self.precision, providers, threads, engine_cache)
+        self._prompts: OrderedDict[str, Floats] = OrderedDict()
+        self._lock = threading.RLock()
+        self._tokenizer = bundle.tokenizer() if bundle.tokenizer_config else None
+        self._workers = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="pictures")
+        self._text_pool = ThreadPoolExecutor(self._workers, thread_name_prefix="prompts")
+
+    @classmethod
+    def load(cls, path: str | Path, **options: Any) -> "Scorer":
+        """The scorer of the bundle at `path`, every file of it verified; options as of the constructor.
+
+        BundleError where the bundle is damaged; InputError where a provider that is asked for cannot be had.
+        """
+        return cls(open_bundle(path), **options)
+
+    @property
+    def identity(self) -> Identity:
+        """Of the backbone: vectors of equal identity are comparable."""
+        return self.bundle.identity
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The vectors that the head reads (see heads.models.INPUTS)."""
+        return tuple(self.bundle.manifest["head"]["inputs"])
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the head gives for each picture (see runtime.scoring.bundle.OUTPUTS)."""
+        given = self.bundle.graph(self.precision, "head").outputs
+        return tuple(name for name in OUTPUTS if name in given)
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the head's score depends on the prompt."""
+        return "text_embedding" in self.inputs
+
+    def score(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Floats:
+        """(n,) scores, higher is preferred, of n pictures under one prompt, or under n; ImageError for a bad one."""
+        scored = self.score_items(prompt, images)
+        for error in scored.errors.values():
+            raise error
+        return scored.scores
+
+    def rank(self, prompt: str, images: Iterable[Picture]) -> NDArray[np.int64]:
+        """The pictures' numbers (n,), the preferred one first; equal scores keep their order."""
+        return np.argsort(-self.score(prompt, images), kind="stable")
+
+    def probabilities(self, prompt: str, images: Iterable[Picture]) -> NDArray[np.float64]:
+        """(n,) softmax of the scores over the pictures: how likely each is the preferred one of all.
+
+        On the calibrated scores where the head has them; else as PickScore does, on the raw ones.
+        """
+        scored = self.score_items(prompt, images)
+        for error in scored.errors.values():
+            raise error
+        return softmax(scored.outputs.get("calibrated_score", scored.scores))
+
+    def score_items(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Scored:
+        """Like `score`, but a bad picture is an entry in `errors` and the others are scored."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        text_embeddings = self.begin_prompts(prompts) if self.reads_text else None
+        features, errors, count = self._features(images)
+        if not isinstance(prompt, str) and len(prompts) != count:
+            raise InputError(f"got {len(prompts)} prompts for {count} images; wanted one, or as many")
+        good = np.array([i for i in range(count) if i not in errors], np.int64)
+        if text_embeddings is not None:
+            features["text_embedding"] = text_embeddings()[good if len(prompts) == count else np.zeros_like(good)]
+        outputs = {}
+        for name, values in self.score_vectors(features).items():
+            outputs[name] = np.full(count, np.nan, np.float32)
+            outputs[name][good] = values
+        return Scored(outputs, errors)
+
+    def score_vectors(self, features: dict[str, Floats]) -> dict[str, Floats]:
+        """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models)."""
+        values = {name: features[name] for name in self.inputs}
+        given = self._sessions.run("head", values)
+        for name in self.outputs:
+            if not np.isfinite(given[name]).all():
+                raise FloatingPointError(f"{name} of {self.bundle.path} at {self.precision} is not finite")
+        return {name: given[name] for name in self.outputs}
+
+    def embed_images(self, images: Iterable[Picture]) -> Floats:
+        """(n, d) unit vectors of the pictures; ImageError for a bad one."""
+        features, errors, _ = self._features(images)
+        for error in errors.values():
+            raise error
+        return features["image_embedding"]
+
+    def embed_prompts(self, prompts: Sequence[str]) -> Floats:
+        """(n, d) unit vectors of the prompts."""
+        return self.begin_prompts(prompts)()
+
+    def begin_prompts(self, prompts: Sequence[str]) -> Callable[[], Floats]:
+        """Begin to encode prompts that are not remembered; the function waits and gives what `embed_prompts` does."""
+        found: dict[str, Floats] = {}
+        with self._lock:
+            for prompt in dict.fromkeys(prompts):
+                if prompt in self._prompts:
+                    self._prompts.move_to_end(prompt)
+                    found[prompt] = self._prompts[prompt]
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in found]
+        size = min(TEXT_BATCH, max(1, -(-len(missing) // self._workers)))
+        parts = [missing[start : start + size] for start in range(0, len(missing), size)]
+        encoded = [self._text_pool.submit(self._encode_prompts, part) for part in parts]
+
+        def finish() -> Floats:
+            for part, running in zip(parts, encoded, strict=True):
+                found.update(zip(part, running.result(), strict=True))
+            with self._lock:
+                self._prompts.update((prompt, found[prompt]) for prompt in missing)
+                while len(self._prompts) > REMEMBERED_PROMPTS:
+                    self._prompts.popitem(last=False)
+            vectors = np.array([found[prompt] for prompt in prompts], np.float32)
+            return vectors.reshape(len(prompts), self.identity.dim)
+
+        return finish
+
+    def decode(self, images: Iterable[Picture]) -> Iterator[NDArray[np.uint8] | ImageError]:
+        """Each picture's pixels (h, w, 3) for the backbone or what is wrong with it, in order, decoded ahead."""
+        return self._ahead(self._pixels, images, 2 * BATCH)
+
+    def _ahead(self, work: Callable[[Item], Done], items: Iterable[Item], most: int) -> Iterator[Done]:
+        """What `work` makes of each item, in order, in the threads of the pool; `most` may wait to be taken."""
+        waiting: deque[Future[Done]] = deque()
+        for item in items:
+            waiting.append(self._pool.submit(work, item))
+            if len(waiting) > most:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+    def check_reference(self) -> dict[str, float]:
+        """How far this machine's scores and vectors lie from the ones recorded at export.
+
+        BundleError where that is beyond the tolerance of the bundle.
+        """
+        with np.load(self.bundle.path / "reference.npz", allow_pickle=False) as file:
+            reference = dict(file)
+        features = self._sessions.run("image", {"pixels": reference["pixels"]})
+        if self.reads_text:
+            tokens = self._encoder()(list(reference["prompts"]))
+            if not np.array_equal(tokens, reference["tokens"][:, : tokens.shape[1]]):
+                raise BundleError(f"{self.bundle.path}: tokenizer.json gives other tokens than were recorded at export")
+            features |= self._sessions.run("text", {"tokens": tokens})
+        features["score"] = self.score_vectors(features)["score"]
+        tolerance = self.bundle.manifest["reference"][self.precision]
+        result: dict[str, float] = {"rows": len(reference["pixels"])}
+        for name, limit in tolerance.items():
+            difference = float(np.abs(features[name] - reference[name]).max())
+            if not difference <= limit:
+                raise BundleError(
+                    f"{self.bundle.path}: on this machine {name} at {self.precision} is {difference:.2e} off the"
+                    f" reference, more than {limit:.2e}; export the bundle here, or use another precision or provider"
+                )
+            result[name] = difference
+        return result
+
+    def encode_pixels(self, pixels: Pixels, threads: int | None = None) -> dict[str, Floats]:
+        """Vectors (n, d) by name of n decoded pictures; with other `threads` than the scorer's, in another session."""
+        starts = range(0, max(1, len(pixels)), BATCH)
+        batches = [self._sessions.encode(pixels[start : start + BATCH], threads) for start in starts]
+        return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+    def run_whole(self, pixels: NDArray[np.uint8], prompts: Sequence[str]) -> dict[str, Floats]:
+        """Outputs of the one graph that holds all parts, for pixels (n, h, w, 3) and n prompts."""
+        tokens = {"tokens": self._encoder()(prompts)} if self.reads_text else {}
+        return self._sessions.run("model", {"pixels": pixels, **tokens})
+
+    def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Floats], dict[int, ImageError], int]:
+        """Vectors of the good pictures, by name; the bad ones; and how many pictures there were."""
+        images = iter(images)
+        first = list(islice(images, RUN * self._workers))
+        images = chain(first, images)
+        if len(first) >= self._workers and self._sessions.provider == "CPUExecutionProvider":
+            # Threads inside a run wait for each other at every operator, and for pictures still to be decoded.
+            groups = _groups(images, min(RUN, -(-len(first) // self._workers)))
+            parts = self._ahead(self._decode_and_encode, groups, 2 * self._workers)
+        else:
+            parts = map(self._encode, _groups(self.decode(images), BATCH))
+        vectors: list[dict[str, Floats]] = []
+        errors: dict[int, ImageError] = {}
+        count = 0
+        for found, bad, size in parts:
+            vectors.append(found)
+            errors.update((count + number, error) for number, error in bad.items())
+            count += size
+        if not vectors:
+            vectors.append(self._encode([])[0])
+        return {name: np.concatenate([found[name] for found in vectors]) for name in vectors[0]}, errors, count
+
+    def _decode_and_encode(self, images: Sequence[Picture]) -> Encoded:
+        """In this thread, with a session that takes no other for help."""
+        return self._encode([self._pixels(image) for image in images], threads=1)
+
+    def _encode(self, decoded: Sequence[NDArray[np.uint8] | ImageError], threads: int | None = None) -> Encoded:
+        errors = {number: found for number, found in enumerate(decoded) if isinstance(found, ImageError)}
+        pixels = [found for found in decoded if not isinstance(found, ImageError)]
+        return self._sessions.encode(pixels, threads), errors, len(decoded)
+
+    def _pixels(self, picture: Picture) -> NDArray[np.uint8] | ImageError:
+        spec = self.identity.preprocess
+        try:
+            if isinstance(picture, str | os.PathLike):
+                with open(picture, "rb") as file:
+                    picture = file.read(self.limits.max_bytes + 1)
+            if isinstance(picture, bytes):
+                picture = load_image(picture, self.limits, spec.ignore_exif)
+            elif isinstance(picture, np.ndarray):
+                if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+                    shape = f"{picture.dtype}{picture.shape}"
+                    raise ImageError("read", "wrong array", f"{shape}; wanted uint8 (height, width, 3)")
+                picture = fromarray(picture)
+            return preprocess(picture, spec)
+        except OSError as error:
+            return ImageError("read", "cannot be read", error.strerror or str(error))
+        except ImageError as error:
+            return error
+
+    def _encoder(self) -> Any:
+        return self._tokenizer or self.bundle.tokenizer()  # the latter says why there is none
+
+    def _encode_prompts(self, prompts: Sequence[str]) -> Floats:
+        return self._sessions.run("text", {"tokens": self._encoder()(prompts)})["text_embedding"]
+
+
+def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    items = iter(items)
+    while group := list(islice(items, size)):
+        yield group
+
+
+def softmax(scores: Floats) -> NDArray[np.float64]:
+    """Positive numbers of sum 1 that keep the order of the scores (n,)."""
+    weights = np.exp(scores.astype(np.float64) - scores.max(initial=-np.inf))
+    return weights / weights.sum()

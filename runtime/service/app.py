@@ -1,0 +1,84 @@
+"""The service: scores, vectors and similar popular pictures over HTTP.
+
+    POST /v1/score  /v1/rank  /v1/embed  /v1/similar     JSON, or multipart forms (not /v1/similar)
+    POST /admin/reload                                   load bundle and catalogue anew; only where there is a token
+    GET  /health/live  /health/ready  /metrics  /openapi.json  /docs
+
+Pictures are answered one by one, each with `ok` or an error. The parts: front (limits, deadline, log), routes,
+requests (shapes), state, engine (decoding and batches).
+"""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+
+from runtime.service import routes
+from runtime.service.front import Front, problem_json
+from runtime.service.requests import Problem
+from runtime.service.state import Service, ServiceConfig
+
+
+def create_app(config: ServiceConfig) -> FastAPI:
+    """The ASGI application, its bundle loaded and proven and its processes started.
+
+    BundleError or InputError where what is to be served cannot be.
+    """
+    service = Service(config)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
+            tasks = set()
+
+            def hang_up() -> None:
+                tasks.add(asyncio.ensure_future(reload_quietly(service)))
+
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
+        yield
+        await service.close()
+
+    app = FastAPI(
+        title="plaudit",
+        version=version("plaudit"),
+        description="What a community applauds: scores of pictures under prompts, and similar popular pictures.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.add_middleware(
+        Front,
+        gate=service.gate,
+        metrics=service.metrics,
+        token=config.token,
+        max_body_bytes=config.max_body_bytes,
+        deadline_s=config.deadline_s,
+    )
+    app.add_exception_handler(Problem, _answer_problem)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    routes.add_routes(app, service)
+    return app
+
+
+async def reload_quietly(service: Service) -> None:
+    """`Service.reload`, for callers that nobody answers to: a failure stands in the log."""
+    with contextlib.suppress(Exception):
+        await service.reload()
+
+
+async def _answer_problem(request: Request, problem: Exception) -> Response:
+    assert isinstance(problem, Problem)
+    body = problem_json(problem, request.state.request_id)
+    return Response(body, problem.status, problem.headers, "application/json")
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    problem = Problem(error.status_code, "bad request", str(error.detail), error.headers)
+    return await _answer_problem(request, problem)

@@ -1,0 +1,205 @@
+"""A loaded bundle at work: pictures decoded in processes, run in batches, answered one by one.
+
+An engine is one generation of the bundle, with a catalogue where the service has one. `EngineRoom` holds the engine in
+force and swaps it for a new one without dropping a request: who began with the old one ends with it. Knows no HTTP.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embed.inputs.images import ImageError
+from embed.spec import require_same_identity
+from runtime.scoring.scorer import Floats, Scorer
+from runtime.service.batching import Batcher, Observe
+from runtime.service.decoding import Decoders
+from runtime.service.fetching import Fetcher
+from runtime.service.requests import Picture, UrlPicture
+
+if TYPE_CHECKING:
+    from runtime.catalogue.reader import Catalogue
+
+
+@dataclass(frozen=True)
+class Work:
+    """One item of a batch: a picture, a prompt or both, and whether a score is wanted."""
+
+    pixels: NDArray[np.uint8] | None = None
+    prompt: str | None = None
+    scored: bool = False
+
+
+Outcome = dict[str, Any]  # vectors (d,) and outputs of the head, by name
+
+
+def run_batch(scorer: Scorer, works: Sequence[Work], threads: int | None = None) -> list[Outcome]:
+    """Of each work the vectors of what it has and the head's outputs where wanted, all in as few runs as can be."""
+    outcomes: list[Outcome] = [{} for _ in works]
+    texts = [i for i, work in enumerate(works) if work.prompt is not None]
+    text_embeddings = scorer.begin_prompts([str(works[i].prompt) for i in texts])
+    pictures = {i: work.pixels for i, work in enumerate(works) if work.pixels is not None}
+    if pictures:
+        for name, rows in scorer.encode_pixels(list(pictures.values()), threads).items():
+            for i, row in zip(pictures, rows, strict=True):
+                outcomes[i][name] = row
+    for i, row in zip(texts, text_embeddings(), strict=True):
+        outcomes[i]["text_embedding"] = row
+    scored = [i for i, work in enumerate(works) if work.scored]
+    if scored:
+        features = {name: np.stack([outcomes[i][name] for i in scored]) for name in scorer.inputs}
+        for name, values in scorer.score_vectors(features).items():
+            for i, value in zip(scored, values, strict=True):
+                outcomes[i][name] = float(value)
+    return outcomes
+
+
+class Engine:
+    """One bundle, loaded and proven by its own reference. Made in any thread, then used from one event loop."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        catalogue: "Catalogue | None",
+        decoders: Decoders,
+        fetcher: Fetcher,
+        max_batch: int,
+        streams: int = 1,
+        lone_threads: int | None = None,
+        observe: Observe | None = None,
+    ) -> None:
+        if catalogue is not None:
+            require_same_identity(
+                catalogue.identity,
+                f"the catalogue {catalogue.path}",
+                scorer.identity,
+                f"the bundle {scorer.bundle.path}",
+            )
+        self.scorer = scorer
+        self.catalogue = catalogue
+        scorer.check_reference()  # opens every session too, before files of the bundle can be replaced
+        with np.load(scorer.bundle.path / "reference.npz", allow_pickle=False) as reference:
+            prompts = list(map(str, reference["prompts"])) if scorer.reads_text else [None] * len(reference["pixels"])
+            self._reference = [
+                Work(pixels, prompt, scored=True) for pixels, prompt in zip(reference["pixels"], prompts, strict=True)
+            ]
+            self._reference_scores: Floats = reference["score"]
+        self._tolerance = scorer.bundle.manifest["reference"][scorer.precision]["score"]
+        self._decoders = decoders
+        self._fetcher = fetcher
+        run_batch(scorer, self._reference, lone_threads)  # opens its session too
+
+        def run(works: Sequence[Work]) -> list[Outcome]:
+            return run_batch(scorer, works, lone_threads if self.batcher.lone else None)
+
+        self.batcher: Batcher[Work, Outcome] = Batcher(run, max_batch, observe, streams)
+        self._searches = ThreadPoolExecutor(2, thread_name_prefix="search")
+        self.users = 0
+
+    @property
+    def names_itself(self) -> dict[str, str]:
+        """What every answer says of its origin."""
+        return {"bundle": self.scorer.bundle.digest, "precision": self.scorer.precision}
+
+    async def pixels(self, picture: Picture) -> NDArray[np.uint8] | ImageError:
+        """The picture ready for the backbone, or what is wrong with it."""
+        if isinstance(picture, UrlPicture):
+            # One of few until it is decoded: what is fetched takes memory that no request has announced.
+            async with self._fetcher.slots:
+                try:
+                    return await self._decoded(await self._fetcher.fetch(picture.url))
+                except ImageError as error:
+                    return error
+        return picture if isinstance(picture, ImageError) else await self._decoded(picture)
+
+    async def _decoded(self, data: bytes) -> NDArray[np.uint8] | ImageError:
+        return await asyncio.wrap_future(self._decoders.submit(data, self.scorer.identity.preprocess))
+
+    async def score(self, prompts: Sequence[str | None], pictures: Sequence[Picture]) -> list[Outcome | ImageError]:
+        """The head's outputs by name, of each picture under its prompt, or what is wrong with it."""
+
+        async def one(prompt: str | None, picture: Picture) -> Outcome | ImageError:
+            pixels = await self.pixels(picture)
+            if isinstance(pixels, ImageError):
+                return pixels
+            outcome = await self.batcher.submit(Work(pixels, prompt if self.scorer.reads_text else None, scored=True))
+            return {name: outcome[name] for name in self.scorer.outputs}
+
+        return await asyncio.gather(*map(one, prompts, pictures))
+
+    async def embed_images(self, pictures: Sequence[Picture]) -> list[Floats | ImageError]:
+        """Of each picture its unit vector (d,), or what is wrong with it."""
+
+        async def one(picture: Picture) -> Floats | ImageError:
+            pixels = await self.pixels(picture)
+            if isinstance(pixels, ImageError):
+                return pixels
+            return (await self.batcher.submit(Work(pixels)))["image_embedding"]
+
+        return await asyncio.gather(*map(one, pictures))
+
+    async def embed_prompts(self, prompts: Sequence[str]) -> list[Floats]:
+        """Of each prompt its unit vector (d,)."""
+        outcomes = await asyncio.gather(*(self.batcher.submit(Work(prompt=prompt)) for prompt in prompts))
+        return [outcome["text_embedding"] for outcome in outcomes]
+
+    async def search(self, search: Callable[[], Any]) -> Any:
+        """What `search` gives, run in a thread of its own."""
+        return await asyncio.get_running_loop().run_in_executor(self._searches, search)
+
+    async def probe(self) -> float:
+        """Greatest difference of the reference's scores from those of its export, run now through the real session.
+
+        RuntimeError where it is beyond the bundle's tolerance, or a decoder process does not do its work.
+        """
+        found = await self.batcher.run_alone(self._reference)
+        difference = float(np.abs([one["score"] for one in found] - self._reference_scores).max())
+        if not difference <= self._tolerance:
+            raise RuntimeError(f"scores of the reference are off by {difference:.2e}, more than {self._tolerance:.2e}")
+        decoded = await self.pixels(b"P6 1 1 255\n\xff\x00\x00")  # one red pixel
+        if isinstance(decoded, ImageError):
+            raise RuntimeError(f"a decoder process gave: {decoded}")
+        return difference
+
+    async def close(self) -> None:
+        """End the threads once they have done what waits."""
+        await self.batcher.close()
+        self._searches.shutdown(wait=False)
+
+
+class EngineRoom:
+    """The engine in force, and how to load the next."""
+
+    def __init__(self, load: Callable[[], Engine]) -> None:
+        self._load = load
+        self.engine = load()
+        self._loading = asyncio.Lock()
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[Engine]:
+        """The engine in force now, kept until the block ends."""
+        engine = self.engine
+        engine.users += 1
+        try:
+            yield engine
+        finally:
+            engine.users -= 1
+            if engine is not self.engine and not engine.users:
+                await engine.close()
+
+    async def reload(self) -> Engine:
+        """Load the bundle and catalogue anew, then put them in force; the old stay where that fails, with its error."""
+        async with self._loading:
+            new = await asyncio.to_thread(self._load)
+            old, self.engine = self.engine, new
+            if not old.users:
+                await old.close()
+            return new
+
+    async def close(self) -> None:
+        await self.engine.close()

@@ -1,0 +1,260 @@
+"""What stands between the network and the routes, the same for every request: identity, limits, deadline, log.
+
+A request is refused before its body is read where the token is wrong (401), the body too long (413) or too much is
+under way already (429 with Retry-After). The routes see whole bodies only. A request that is not answered by the
+deadline gets 504, and what it waits for is cancelled, as it is where its client goes away. Each leaves one line in the
+log: no bodies, no prompts, no pictures.
+"""
+
+import asyncio
+import hmac
+import json
+import logging
+import math
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from runtime.service.metrics import Metrics
+from runtime.service.requests import Problem
+
+log = logging.getLogger("plaudit.service")
+
+CLIENT_GONE = 499  # in log and metrics, as nginx counts it; nobody is there to receive it
+GUARDED = ("/v1/", "/admin/")
+BODY_TIMEOUT_S = 30.0
+PIECE_BYTES = 1 << 20  # of a body, handed to the routes at a time
+MOST_RETRY_AFTER_S = 30
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+@dataclass
+class Gate:
+    """How much may be under way at once: items, and bytes of bodies. What is refused is refused at once."""
+
+    max_items: int
+    max_bytes: int
+    items: int = 0
+    bytes: int = 0
+    requests: int = 0
+    _done: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
+    _rate: float = 0.0  # items a second, of late
+
+    @contextmanager
+    def admit(self, items: int = 0, bytes: int = 0, requests: int = 0) -> Iterator[None]:
+        """Room for so much until the block ends; Problem 429 where there is none."""
+        if (
+            self.items + items > self.max_items
+            or self.bytes + bytes > self.max_bytes
+            or self.requests + requests > self.max_items
+        ):
+            raise Problem(
+                429, "too busy", "too much is waiting already; try again later", {"Retry-After": str(self.wait_s())}
+            )
+        self.items, self.bytes, self.requests = self.items + items, self.bytes + bytes, self.requests + requests
+        try:
+            yield
+        finally:
+            self.items, self.bytes, self.requests = self.items - items, self.bytes - bytes, self.requests - requests
+            self._count(items)
+
+    def wait_s(self) -> int:
+        """Whole seconds, at least 1, until what waits now is likely done."""
+        return max(1, min(MOST_RETRY_AFTER_S, math.ceil(self.items / self._rate) if self._rate else 1))
+
+    def _count(self, items: int) -> None:
+        since, done = self._done
+        elapsed = time.monotonic() - since
+        if elapsed > 1.0:
+            self._rate, self._done = (done + items) / elapsed, (time.monotonic(), 0)
+        else:
+            self._done = (since, done + items)
+
+
+class Front:
+    """ASGI middleware around the whole application."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        metrics: Metrics,
+        token: str | None,
+        max_body_bytes: int,
+        deadline_s: float,
+    ) -> None:
+        self._app = app
+        self._gate = gate
+        self._metrics = metrics
+        self._token = token.encode() if token else None
+        self._max_body_bytes = max_body_bytes
+        self._deadline_s = deadline_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.monotonic()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"")
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
+            await send(message)
+
+        try:
+            outcome = await self._serve(scope, headers, receive, answer)
+            status = status or outcome
+        except Problem as problem:
+            if not status:
+                await send_problem(problem, request_id, answer)
+        except Exception:
+            log.exception("a fault of ours", extra={"fields": {"request_id": request_id}})
+            if not status:
+                await send_problem(Problem(500, "fault", "a fault of the service; see its log"), request_id, answer)
+        finally:
+            seconds = time.monotonic() - start
+            route = getattr(scope.get("route"), "path", "other")
+            self._metrics.requests.labels(route, str(status or CLIENT_GONE)).inc()
+            self._metrics.request_s.labels(route).observe(seconds)
+            level = logging.DEBUG if route.startswith(("/health", "/metrics")) else logging.INFO
+            fields = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "path": scope["path"][:200],
+                "status": status or CLIENT_GONE,
+                "ms": round(1000 * seconds, 1),
+                **scope["state"].get("log", {}),
+            }
+            log.log(level, "request", extra={"fields": fields})
+
+    async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> int:
+        """The answer sent, 0; or CLIENT_GONE. Problem where a request is refused or late."""
+        self._check_token(scope["path"], headers)
+        if scope["method"] != "POST":
+            return await self._within_deadline(scope, b"", receive, send)
+        size = self._body_size(headers)
+        with self._gate.admit(bytes=size, requests=1):
+            body = await self._read_body(receive)
+            if body is None:
+                return CLIENT_GONE
+            return await self._within_deadline(scope, body, receive, send)
+
+    def _check_token(self, path: str, headers: dict[bytes, bytes]) -> None:
+        if self._token is None or not path.startswith(GUARDED):
+            return
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        if not (hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"):
+            raise Problem(
+                401, "no token", "wanted the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
+            )
+
+    def _body_size(self, headers: dict[bytes, bytes]) -> int:
+        """What the body says to have; the most that is allowed where it does not say."""
+        text = headers.get(b"content-length", b"")
+        size = int(text) if text.isdigit() else self._max_body_bytes
+        if size > self._max_body_bytes:
+            raise self._too_long(size)
+        return size
+
+    def _too_long(self, size: int) -> Problem:
+        return Problem(413, "body too long", f"{size} bytes, at most {self._max_body_bytes} allowed in one request")
+
+    async def _read_body(self, receive: Receive) -> bytes | None:
+        """The whole body; None where the client goes away."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    parts.append(message.get("body", b""))
+                    size += len(parts[-1])
+                    if size > self._max_body_bytes:
+                        raise self._too_long(size)
+                    if not message.get("more_body"):
+                        return b"".join(parts)
+        except TimeoutError:
+            raise Problem(408, "body too slow", f"it did not arrive within {BODY_TIMEOUT_S:g} s") from None
+
+    async def _within_deadline(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> int:
+        position = 0
+
+        async def replay() -> Message:
+            nonlocal position
+            if position and position >= len(body):
+                return await asyncio.shield(gone)
+            if position:
+                await asyncio.sleep(0)  # a form of many megabytes must not hold up everybody else
+            piece, position = body[position : position + PIECE_BYTES], position + PIECE_BYTES
+            return {"type": "http.request", "body": piece, "more_body": position < len(body)}
+
+        # Loading a bundle takes its time.
+        timeout_s = None if scope["path"].startswith("/admin/") else self._deadline_s
+        gone = asyncio.ensure_future(_disconnected(receive))
+        answer = asyncio.ensure_future(self._app(scope, replay, send))
+        try:
+            await asyncio.wait({gone, answer}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                answer.result()
+                return 0
+            if gone.done():
+                return CLIENT_GONE
+            raise Problem(504, "too late", f"not done within {self._deadline_s:g} s")
+        finally:
+            gone.cancel()
+            if not answer.done():
+                answer.cancel()
+                await asyncio.wait({answer})
+
+
+async def _disconnected(receive: Receive) -> Message:
+    while (message := await receive())["type"] != "http.disconnect":
+        pass
+    return message
+
+
+async def send_problem(problem: Problem, request_id: str, send: Send) -> None:
+    """The error answer, in the one shape that all have."""
+    body = problem_json(problem, request_id)
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
+    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def problem_json(problem: Problem, request_id: str) -> bytes:
+    """Bytes of an ErrorAnswer."""
+    return json.dumps(
+        {"error": {"reason": problem.reason, "message": problem.message}, "request_id": request_id}
+    ).encode()
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line: time, level, event, and the fields of the record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)

@@ -1,0 +1,57 @@
+"""The same application on Ray Serve: replicas of it on a cluster, behind Ray's proxy.
+
+Each replica is a process with its own sessions and decoders; the bundle's path must be the same on every node. A new
+bundle is put in force by deploying again, which Ray does replica by replica. Needs the extra `ray`.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from embed.spec import InputError
+from runtime.service.state import ServiceConfig
+
+NAME = "plaudit"
+
+
+def deployment(config: ServiceConfig, replicas: int) -> Any:
+    """The application for `ray.serve.run`."""
+    from ray import serve
+
+    # A request to reload would reach one replica of many.
+    config = replace(config, may_reload=False)
+
+    class Replica:
+        def __init__(self, config: ServiceConfig) -> None:
+            self.config = config
+
+        def __serve_build_asgi_app__(self) -> Any:
+            from runtime.service.app import create_app
+
+            application = create_app(self.config)
+            self.service = application.state.service
+            return application
+
+        async def check_health(self) -> None:
+            await self.service.ready()
+
+    # What is beyond a replica's queue is answered 429 by the service itself, not held back by Ray.
+    deployed = serve.deployment(name=NAME, num_replicas=replicas, max_ongoing_requests=2 * config.max_queue)
+    return deployed(serve.ingress()(Replica)).bind(config)
+
+
+def serve_on_ray(config: ServiceConfig, host: str, port: int, replicas: int) -> None:
+    """Deploy on the cluster that RAY_ADDRESS names, or on one of this machine, and serve until interrupted."""
+    try:
+        from ray import serve
+    except ImportError as error:
+        raise InputError(
+            f"Ray Serve cannot be imported ({error.name}); run: pip install 'plaudit[cpu,serve,ray]'"
+        ) from None
+    if replicas < 1:
+        raise InputError(f"--replicas is {replicas}; wanted 1 or more")
+    application = deployment(config, replicas)
+    serve.start(http_options={"host": host, "port": port})
+    try:
+        serve.run(application, name=NAME, route_prefix="/", blocking=True)
+    finally:
+        serve.shutdown()

@@ -1,0 +1,273 @@
+"""What the service takes and gives: the shapes of its JSON, and requests read from JSON or multipart bodies.
+
+Pictures come as base64 in JSON or as files in multipart forms; a picture that is no base64 is that item's error and
+nobody else's. Knows no model and no network; only `Problem` speaks of HTTP.
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from embed.inputs.images import ImageError
+
+# A red pixel, so that the examples of the documentation work as they are.
+EXAMPLE_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+EXAMPLE_DIGEST = "6e3c8f0a" * 8
+
+JSON, MULTIPART = "application/json", "multipart/form-data"
+
+
+class Problem(Exception):
+    """A request that gets no answer but an error: the HTTP status, one of few phrases, and what to do about it."""
+
+    def __init__(self, status: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.headers = dict(headers or {})
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class UrlPicture(_Closed):
+    """A picture to fetch; its host must be one that the service was started with."""
+
+    url: Annotated[str, Field(max_length=2048)]
+
+
+Base64Picture = Annotated[str, Field(description="the bytes of a picture file in base64")]
+JsonPicture = Base64Picture | UrlPicture
+Picture = bytes | UrlPicture | ImageError  # the last where it is no base64
+
+
+class ScoreRequest(_Closed):
+    """Pictures to score under a prompt."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"prompt": "a red square", "images": [EXAMPLE_PICTURE, "bm8gcGljdHVyZQ=="]}]}
+    )
+    prompt: Annotated[
+        str | list[str] | None, Field(description="one, or one for each picture; needed where the head reads it")
+    ] = None
+    images: Annotated[list[JsonPicture], Field(min_length=1)]
+
+    @property
+    def prompts(self) -> list[str]:
+        """None, one, or one for each picture."""
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt or []
+
+
+class EmbedRequest(_Closed):
+    """Pictures and prompts to turn into vectors."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"images": [EXAMPLE_PICTURE], "prompts": ["a red square"]}]}
+    )
+    images: list[JsonPicture] = []
+    prompts: list[str] = []
+
+
+class Like(_Closed):
+    """One thing that a query names; exactly one field."""
+
+    image: Base64Picture | None = None
+    url: Annotated[str, Field(max_length=2048)] | None = None
+    id: Annotated[str, Field(description="of a picture of the catalogue: its name or id")] | None = None
+    text: str | None = None
+    vector: Annotated[list[FiniteFloat], Field(max_length=65_536)] | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> "Like":
+        if len(given := [name for name, value in self if value is not None]) != 1:
+            raise ValueError(f"wanted exactly one of image, url, id, text, vector; got {given or 'none'}")
+        return self
+
+
+class SimilarRequest(_Closed):
+    """Find pictures of the catalogue that are similar and popular; the fields mean what the command's options do."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"likes": [{"text": "a dog"}], "k": 3, "popularity_weight": 0.3}]}
+    )
+    likes: Annotated[list[Like], Field(min_length=1)]
+    dislikes: list[Like] = []
+    k: Annotated[int, Field(ge=1, le=1000)] = 10
+    popularity_weight: Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)] = 0.0
+    min_percentile: Annotated[FiniteFloat, Field(ge=0, le=100)] = 0.0
+    where: (
+        Annotated[str, Field(max_length=2000, description="such as: category = 'Objects' and year >= 2024")] | None
+    ) = None
+    dedup: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
+    group_by: Annotated[str, Field(max_length=200)] | None = None
+    per_group: Annotated[int, Field(ge=1, le=1000)] = 1
+    front: Annotated[bool, Field(description="all that no other beats in similarity and popularity")] = False
+
+
+class ItemError(BaseModel):
+    """Why one picture has no answer."""
+
+    stage: str
+    reason: str
+    message: str
+
+
+class ScoreItem(BaseModel):
+    """One picture's score, or its error."""
+
+    ok: bool
+    score: float | None = None
+    calibrated_score: float | None = None
+    percentile: float | None = None
+    error: ItemError | None = None
+
+
+class RankItem(ScoreItem):
+    """One picture's score and place, or its error."""
+
+    rank: Annotated[int | None, Field(description="1 is the preferred one")] = None
+    probability: Annotated[float | None, Field(description="of being the preferred one of all that are ok")] = None
+
+
+class EmbedItem(BaseModel):
+    """One vector of unit length, or its error."""
+
+    ok: bool
+    embedding: list[float] | None = None
+    error: ItemError | None = None
+
+
+class _Answer(BaseModel):
+    bundle: Annotated[str, Field(description="digest of the bundle that answered", examples=[EXAMPLE_DIGEST])]
+    precision: Annotated[str, Field(examples=["fp32"])]
+
+
+class ScoreAnswer(_Answer):
+    """One item for each picture, in the order of the request."""
+
+    items: list[ScoreItem]
+
+
+class RankAnswer(_Answer):
+    """One item for each picture, in the order of the request, and the order of preference."""
+
+    items: list[RankItem]
+    order: Annotated[list[int], Field(description="numbers of the pictures that are ok, the preferred one first")]
+
+
+class EmbedAnswer(_Answer):
+    """One item for each picture and prompt, in the order of the request."""
+
+    images: list[EmbedItem]
+    prompts: list[EmbedItem]
+
+
+class HitItem(BaseModel):
+    """One picture found; score = similarity + popularity_weight * popularity."""
+
+    id: str
+    key: str
+    similarity: float
+    popularity: float
+    count: float | None
+    score: float
+    metadata: dict[str, Any]
+
+
+class SimilarAnswer(_Answer):
+    """The hits, best first."""
+
+    catalogue: Annotated[str, Field(description="version of the catalogue", examples=["v000001"])]
+    hits: list[HitItem]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong: `reason` is one of few phrases, fit for programs; `message` is for people."""
+
+    reason: str
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """The answer of every request that has no other."""
+
+    error: ErrorBody
+    request_id: str
+
+
+def read_json(model: type[BaseModel], body: bytes) -> Any:
+    """A request of that model; Problem 422 that says which field is wrong."""
+    try:
+        return TypeAdapter(model).validate_json(body)
+    except ValidationError as error:
+        faults = error.errors(include_input=False, include_url=False, include_context=False)
+        raise _invalid([(".".join(map(str, fault["loc"])), fault["msg"]) for fault in faults]) from None
+
+
+def picture_of(given: str | UrlPicture) -> Picture:
+    """A picture's bytes from base64; an ImageError where it is none."""
+    if isinstance(given, UrlPicture):
+        return given
+    try:
+        return base64.b64decode(given, validate=True)
+    except (binascii.Error, ValueError) as error:
+        return ImageError("read", "no base64", str(error))
+
+
+async def read_form(request: Request, max_items: int) -> tuple[dict[str, list[bytes]], dict[str, list[str]]]:
+    """The files and the text fields of a multipart form, by name; starlette's HTTPException where it is none.
+
+    The fields `image` and `images`, `prompt` and `prompts` are the same.
+    """
+    files: dict[str, list[bytes]] = {}
+    texts: dict[str, list[str]] = {}
+    plural = {"image": "images", "prompt": "prompts", "url": "urls"}
+    async with request.form(max_files=max_items + 1, max_fields=2 * max_items + 2) as form:
+        for name, value in form.multi_items():
+            name = plural.get(name, name)
+            wanted = {"images": UploadFile, "prompts": str, "urls": str}.get(name)
+            if wanted is None:
+                raise _invalid([(name[:50], "unknown field; known are images (files), prompts, urls")])
+            if not isinstance(value, wanted):
+                raise _invalid([(name, "wanted a file" if wanted is UploadFile else "wanted text, not a file")])
+            if isinstance(value, UploadFile):
+                files.setdefault(name, []).append(await value.read())
+            else:
+                texts.setdefault(name, []).append(value)
+    return files, texts
+
+
+def item_error(error: ImageError) -> dict[str, Any]:
+    """An item's error as JSON; never with bytes of the picture beyond its first few."""
+    message = str(error).encode("utf-8", "backslashreplace").decode()
+    return {"ok": False, "error": {"stage": error.stage, "reason": error.reason, "message": message[:500]}}
+
+
+def check_prompts(prompts: Sequence[str], max_chars: int) -> None:
+    """Nothing, or Problem 422 for a prompt that is too long or no text."""
+    for i, prompt in enumerate(prompts):
+        if len(prompt) > max_chars:
+            raise _invalid([(f"prompt {i}", f"{len(prompt)} characters, at most {max_chars} allowed")])
+        if not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
+            raise _invalid([(f"prompt {i}", "holds half of a surrogate pair; it is not valid Unicode")])
+
+
+def _invalid(faults: Sequence[tuple[str, str]]) -> Problem:
+    shown = "; ".join(f"{where}: {what}" if where else what for where, what in faults[:5])
+    return Problem(422, "invalid request", shown.encode("utf-8", "backslashreplace").decode())
+
+
+def request_body(model: str, form_fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The part of a route's OpenAPI that says which bodies it reads."""
+    content: dict[str, Any] = {JSON: {"schema": {"$ref": f"#/components/schemas/{model}"}}}
+    if form_fields:
+        schema = {"type": "object", "properties": dict(form_fields), "additionalProperties": False}
+        content[MULTIPART] = {"schema": schema}
+    return {"requestBody": {"required": True, "content": content}}

@@ -1,0 +1,189 @@
+"""What a service is given and what it holds while it lives: its configuration, processes, engine and counters.
+
+Knows no route.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embed.engines.sessions import Provider, require_onnxruntime, resolve_providers
+from embed.inputs.images import ImageError, Limits
+from embed.spec import InputError
+from runtime.scoring.scorer import BATCH, Scorer
+from runtime.service.decoding import Decoders
+from runtime.service.engine import Engine, EngineRoom
+from runtime.service.fetching import Fetcher
+from runtime.service.front import Gate, log
+from runtime.service.metrics import Metrics
+
+LIMITS = Limits(max_bytes=16 << 20, max_pixels=1 << 25)  # at most half a GB of memory for each decoder
+READY_S = 5.0  # how long a proof of readiness counts
+
+
+@dataclass(frozen=True)
+class ServiceConfig:
+    """What is served, and how much of it at once."""
+
+    bundle: Path
+    catalogue: Path | None = None
+    providers: tuple[Provider, ...] | None = None
+    precision: str | None = None
+    threads: int | None = None  # inside one run on a CPU; None: see `sizes`
+    streams: int | None = None  # runs side by side
+    engine_cache: Path | None = None
+    limits: Limits = LIMITS
+    max_items: int = 64  # of one request
+    max_prompt_chars: int = 2000
+    max_body_bytes: int = 32 << 20
+    max_pending_bytes: int = 256 << 20  # bodies of all requests under way
+    max_queue: int = 256  # items under way, decoding included
+    max_batch: int | None = None  # items of one run
+    deadline_s: float = 10.0
+    decoders: int = field(default_factory=lambda: max(2, (os.cpu_count() or 2) // 2))
+    url_hosts: tuple[str, ...] = ()
+    token: str | None = field(default=None, repr=False)
+    may_reload: bool = True  # whether POST /admin/reload is served, to who has the token
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_items",
+            "max_prompt_chars",
+            "max_body_bytes",
+            "max_batch",
+            "streams",
+            "deadline_s",
+            "decoders",
+        ):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise InputError(f"ServiceConfig.{name} is {getattr(self, name)}; wanted a positive number")
+        if self.max_queue < self.max_items:
+            raise InputError(
+                f"ServiceConfig.max_queue is {self.max_queue}; wanted at least max_items, {self.max_items},"
+                " or a request of so many could never be served"
+            )
+        if self.max_pending_bytes < self.max_body_bytes:
+            raise InputError(
+                f"ServiceConfig.max_pending_bytes is {self.max_pending_bytes}; wanted at least max_body_bytes,"
+                f" {self.max_body_bytes}"
+            )
+        if self.token == "":
+            raise InputError("the token is empty; give one, or none at all")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How the session is used: items of one run, runs side by side, threads inside one run, and inside a lone one."""
+
+    max_batch: int
+    streams: int
+    threads: int
+    lone_threads: int
+
+
+def sizes(config: ServiceConfig, cores: int) -> Sizes:
+    """What the configuration says, and what serves well where it says nothing.
+
+    A CPU gains nothing from more than a few items a run. Threads of one run wait for each other at every operator, and
+    the core that one of them waits for may be decoding: several runs of few threads each lose less than one of many.
+    But a run with no other beside it has all cores, or the first client of a quiet hour waits for one while the others
+    idle.
+    """
+    available = require_onnxruntime().get_available_providers()
+    if resolve_providers(config.providers, available)[0][0] != "CPUExecutionProvider":
+        threads = config.threads or cores
+        return Sizes(config.max_batch or BATCH, config.streams or 1, threads, threads)
+    streams = config.streams or max(1, cores // (config.threads or min(4, (cores + 1) // 2)))
+    threads = config.threads or max(1, cores // streams)
+    return Sizes(config.max_batch or 8, streams, threads, config.threads or cores)
+
+
+class Service:
+    """Everything that lives as long as the process: decoders, the engine in force, counters."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self.gate = Gate(config.max_queue, config.max_pending_bytes)
+        # A host that hangs is its item's error, not the whole request's.
+        self.fetcher = Fetcher(config.url_hosts, config.limits.max_bytes, config.deadline_s / 2)
+        self.decoders = Decoders(config.decoders, config.limits, config.deadline_s, self.metrics.decoders_replaced.inc)
+        try:
+            self.room = EngineRoom(self._load)
+        except BaseException:
+            self.decoders.close()
+            raise
+        self._proven_at = -READY_S
+        self._proving = asyncio.Lock()
+        self.metrics.watch("items_under_way", "Items between arrival and answer", lambda: self.gate.items)
+        self.metrics.watch("batch_queue", "Items that wait for the session", lambda: len(self.room.engine.batcher))
+        self.metrics.watch("pending_bytes", "Bytes of bodies under way", lambda: self.gate.bytes)
+        self.metrics.watch(
+            "dropped_items",
+            "Items whose client had gone, of the engine in force",
+            lambda: self.room.engine.batcher.dropped,
+        )
+
+    def _load(self) -> Engine:
+        config = self.config
+        use = sizes(config, os.cpu_count() or 1)
+        scorer = Scorer.load(
+            config.bundle,
+            providers=config.providers,
+            precision=config.precision,
+            threads=use.threads,
+            limits=config.limits,
+            engine_cache=config.engine_cache,
+        )
+        catalogue = None
+        if config.catalogue is not None:
+            from runtime.catalogue.reader import Catalogue
+
+            catalogue = Catalogue.open(config.catalogue)
+        return Engine(
+            scorer,
+            catalogue,
+            self.decoders,
+            self.fetcher,
+            use.max_batch,
+            use.streams,
+            use.lone_threads,
+            self.metrics.observe_batch,
+        )
+
+    async def reload(self) -> Engine:
+        """Load bundle and catalogue anew; on failure the old ones stay, with the error raised and logged."""
+        try:
+            engine = await self.room.reload()
+        except Exception as error:
+            self.metrics.reloads.labels("failed").inc()
+            log.error("reload failed", extra={"fields": {"error": str(error)}})
+            raise
+        self._proven_at = -READY_S
+        self.metrics.reloads.labels("done").inc()
+        log.info("reloaded", extra={"fields": engine.names_itself})
+        return engine
+
+    async def ready(self) -> None:
+        """Nothing, or the exception that says why this process cannot serve; a proof counts for READY_S."""
+        async with self._proving:
+            if time.monotonic() - self._proven_at > READY_S:
+                async with self.room.use() as engine:
+                    await engine.probe()
+                self._proven_at = time.monotonic()
+
+    async def close(self) -> None:
+        await self.room.close()
+        await asyncio.to_thread(self.decoders.close)
+
+    def count(self, outcomes: Sequence[object]) -> dict[str, int]:
+        """Note the items of an answer in the metrics; gives what the log says of them."""
+        errors = [outcome for outcome in outcomes if isinstance(outcome, ImageError)]
+        for error in errors:
+            self.metrics.decode_errors.labels(error.stage, error.reason).inc()
+        self.metrics.items.labels("error").inc(len(errors))
+        self.metrics.items.labels("ok").inc(len(outcomes) - len(errors))
+        return {"items": len(outcomes), "errors": len(errors)}

@@ -1,0 +1,126 @@
+"""Sessions: what was asked for is active, or the error says what to do."""
+
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from embed.engines import sessions
+from embed.spec import InputError
+
+
+def doubling() -> bytes:
+    """y = x + x for x (n, 2)."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 2]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "doubling", [x], [y])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    def version(name: str) -> str:
+        if name in names:
+            return "1.0"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_session_gives_what_the_graph_computes() -> None:
+    session = sessions.open_session(doubling(), ["cpu"], threads=1)
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    assert np.array_equal(sessions.run(session, {"x": x})[0], 2 * x)
+    assert sessions.signature(session) == {
+        "inputs": {"x": ("float32", ("n", 2))},
+        "outputs": {"y": ("float32", ("n", 2))},
+    }
+
+
+def test_bound_run_equals_plain_run() -> None:
+    session = sessions.open_session(doubling())
+    x = np.arange(8, dtype=np.float32).reshape(2, 4)[:, ::2]  # not contiguous
+    assert np.array_equal(sessions.run_bound(session, {"x": x}, "cpu")[0], 2 * x)
+
+
+def test_both_packages_are_an_error_that_mends_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+    with pytest.raises(InputError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+        sessions.require_onnxruntime()
+
+
+def test_neither_package_is_an_error_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"pip install 'plaudit\[cpu\]'"):
+        sessions.require_onnxruntime()
+
+
+def test_unknown_provider_names_near_ones() -> None:
+    with pytest.raises(InputError, match="near names: cuda"):
+        sessions.resolve_providers(["cuda0"], ["CPUExecutionProvider"])
+
+
+def test_provider_that_is_not_installed_is_an_error() -> None:
+    with pytest.raises(InputError, match=r"CUDAExecutionProvider is asked for .* plaudit\[gpu\]"):
+        sessions.open_session(doubling(), ["cuda"])
+
+
+def test_best_installed_provider_is_taken_and_the_cpu_comes_last() -> None:
+    available = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    found = sessions.resolve_providers(None, available)
+    assert [name for name, _ in found] == ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert sessions.resolve_providers(None, ["CPUExecutionProvider"]) == [("CPUExecutionProvider", {})]
+
+
+def test_tensorrt_keeps_its_engines(tmp_path: Path) -> None:
+    available = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+    (name, options), _ = sessions.resolve_providers([("tensorrt", {"trt_fp16_enable": True})], available, tmp_path)
+    assert name == "TensorrtExecutionProvider"
+    assert options["trt_engine_cache_path"] == str(tmp_path)
+    assert options["trt_engine_cache_enable"] and options["trt_fp16_enable"]
+
+
+class Dropping:
+    """An onnxruntime whose CUDA does not start, as with a wrong driver."""
+
+    class SessionOptions:
+        def add_session_config_entry(self, name: str, value: str) -> None: ...
+
+    @staticmethod
+    def get_available_providers() -> list[str]:
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+    class InferenceSession:
+        def __init__(self, *args: Any, **options: Any) -> None:
+            pass
+
+        def get_providers(self) -> list[str]:
+            return ["CPUExecutionProvider"]
+
+
+def test_provider_that_does_not_start_is_an_error_where_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sessions, "require_onnxruntime", lambda: Dropping)
+    with pytest.raises(InputError, match="CUDAExecutionProvider did not start"):
+        sessions.open_session(b"", ["cuda"])
+    sessions.open_session(b"")
+    assert "CUDAExecutionProvider did not start" in capsys.readouterr().err
+
+
+def test_damaged_graph_names_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "broken.onnx"
+    path.write_bytes(b"no graph")
+    with pytest.raises(InputError, match=r"broken\.onnx"):
+        sessions.open_session(path)
+
+
+def test_newer_operators_than_the_runtime_knows_are_an_error() -> None:
+    model = onnx.load_from_string(doubling())
+    model.opset_import[0].version = 99
+    with pytest.raises(InputError, match="cannot load a graph of"):
+        sessions.open_session(model.SerializeToString())

@@ -1,0 +1,306 @@
+"""`python -m heads` from a cache to an honest number."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from heads_tiny import identity, make_cache
+
+from heads.cli.main import main
+from heads.store.disk import load_fold_heads, load_head
+
+ROWS = 60
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache, and a table whose counts follow the first coordinate of the pictures' vectors."""
+    monkeypatch.chdir(tmp_path)
+    images, prompts = [f"p{i}.png" for i in range(ROWS)], [f"prompt {i}" for i in range(ROWS)]
+    cache = make_cache(tmp_path / "cache", images, prompts)
+    count = np.exp(4 + 6 * cache.image_embeddings()[:, 0].astype(float)).round().astype(int)
+    group = [f"g{i % 12}" for i in range(ROWS)]
+    pq.write_table(pa.table({"image": images, "prompt": prompts, "count": count, "sub": group}), "table.parquet")
+    return tmp_path
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str) -> dict:
+    assert main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+TRAIN = ("train", "cache", "--data", "table.parquet", "--split-by", "sub", "--epochs", "3", "--input-dropout", "0")
+EVALUATE = ("evaluate", "head", "--cache", "cache", "--data", "table.parquet")
+
+
+def test_folds_are_trained_measured_and_found_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = run(capsys, *TRAIN, "--folds", "3", "--out", "head")
+    assert len(load_fold_heads("head")) == 3
+    evaluated = run(capsys, *EVALUATE, "--scores", "scores.parquet")
+    for key in ("pair_accuracy", "zero_shot_pair_accuracy", "chance"):
+        assert evaluated[key] == trained[key]
+        assert evaluated[key]["low"] <= evaluated[key]["value"] <= evaluated[key]["high"]
+    assert evaluated["pair_accuracy"]["value"] > 0.75 > 0.65 > abs(evaluated["chance"]["value"])
+    assert evaluated["split"]["hash"] == trained["split"]["hash"]
+
+    # The accuracy again, by a plain loop over the scores that were written.
+    rows = pq.read_table("scores.parquet").to_pylist()
+    assert sorted(row["image"] for row in rows) == sorted(f"p{i}.png" for i in range(ROWS))
+    by_fold = []
+    for fold in range(3):
+        held_out = [row for row in rows if row["fold"] == fold]
+        right = [
+            (a["score"] > b["score"]) == (a["count"] > b["count"])
+            for i, a in enumerate(held_out)
+            for b in held_out[i + 1 :]
+            if max(a["count"], b["count"]) >= 2 * min(a["count"], b["count"]) and a["count"] != b["count"]
+        ]
+        by_fold.append(np.mean(right))
+    assert evaluated["pair_accuracy"]["value"] == pytest.approx(np.mean(by_fold), abs=1e-9)
+
+
+def test_two_runs_give_the_same_bytes(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for out in ("first", "second"):
+        run(capsys, *TRAIN, "--folds", "2", "--out", out)
+    for file in ("head.json", "head.safetensors", "folds.safetensors", "trained.parquet"):
+        assert (folder / "first" / file).read_bytes() == (folder / "second" / file).read_bytes(), file
+
+
+def test_what_was_trained_on_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = run(capsys, *TRAIN, "--out", "head")
+    held_out = trained["split"]["held_out_rows"]
+    assert 0 < held_out < ROWS
+    # The same rows in another order are another split: only what training never saw is measured.
+    table = pq.read_table("table.parquet")
+    pq.write_table(table.take(np.random.default_rng(0).permutation(ROWS)), "table.parquet")
+    assert run(capsys, *EVALUATE)["rows"] == held_out
+    assert main([*EVALUATE, "--all", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert f"{ROWS - held_out} of {ROWS} rows" in captured.err
+    assert "TRAINED" in captured.err
+    assert json.loads(captured.out)["trained_rows"] == ROWS - held_out
+
+
+def test_bad_input_is_one_line_and_two(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(*argv: str) -> str:
+        assert main(list(argv)) == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1, captured.err
+        return captured.err
+
+    assert "nowhere is not a cache" in fails("train", "nowhere", "--data", "table.parquet", "--out", "head")
+    assert "missing.parquet" in fails("train", "cache", "--data", "missing.parquet", "--out", "head")
+    assert "near names: fusion" in fails(*TRAIN, "--out", "head", "--head", "fussion")
+    assert "'color' is no column" in fails(
+        "train", "cache", "--data", "table.parquet", "--out", "h", "--split-by", "color"
+    )
+    assert "holds something that is not a head" in fails(*TRAIN, "--out", "cache")
+    run(capsys, *TRAIN, "--out", "head")
+    make_cache(folder / "other", ["p0.png"], ["prompt 0"], identity("b" * 64))
+    error = fails("evaluate", "head", "--cache", "other", "--data", "table.parquet")
+    assert "a" * 64 in error
+    assert "b" * 64 in error
+
+
+def test_a_head_with_other_weights_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, *TRAIN, "--out", "head")
+    before = (folder / "head" / "head.safetensors").read_bytes()
+    run(capsys, *TRAIN, "--hidden", "7", "--out", "head")
+    (folder / "head" / "head.safetensors").write_bytes(before)
+    with pytest.raises(ValueError, match="the weights do not fit"):
+        load_head("head")
+    (folder / "head" / "head.safetensors").write_bytes(before[:100])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_head("head")
+
+
+def test_a_table_that_only_teaches_is_kept_from_what_is_held_out(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Ratings against the counts, of the same pictures and in the end strong enough to turn the head.
+    table = pq.read_table("table.parquet")
+    rating = pa.array(-np.log(table["count"].to_numpy() + 1.0))
+    pq.write_table(pa.table({"image": table["image"], "prompt": table["prompt"], "rating": rating}), "ratings.parquet")
+    both = (*TRAIN, "--data", "ratings.parquet", "--loss", "preference,rating", "--folds", "2")
+    plain = run(capsys, *TRAIN, "--folds", "2", "--out", "plain")
+    light = run(capsys, *both, "--weights", "1,0.001", "--out", "light")
+    heavy = run(capsys, *both, "--weights", "1,1000", "--out", "heavy")
+    assert heavy["pair_accuracy"]["value"] < 0.3 < 0.7 < light["pair_accuracy"]["value"]
+    assert light["split"]["hash"] == plain["split"]["hash"]
+    (other,) = load_head("light")[1]["other_data"]
+    assert other == {"table": "ratings.parquet", "kind": "ratings", "rows": ROWS, "missing": 0, "loss": "rating",
+                     "weight": 0.001, "used": ROWS}  # fmt: skip
+    # Without folds the pictures held out of the first table are left out of the second.
+    once = run(capsys, *both[:-2], "--out", "once")
+    assert load_head("once")[1]["other_data"][0]["used"] == ROWS - once["split"]["held_out_rows"]
+
+
+def test_seeds_and_logs_and_a_file_of_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Path("options.json").write_text(json.dumps({"hidden": 16, "epochs": 2, "head": "fusion"}))
+    argv = ("train", "cache", "--data", "table.parquet", "--split-by", "sub", "--config", "options.json")
+    result = run(capsys, *argv, "--seeds", "3", "--log-dir", "logs", "--dropout", "0.1", "--out", "head")
+    spread = result["seeds"]
+    assert spread["seeds"] == [0, 1, 2]
+    assert spread["pair_accuracy"][0] == result["pair_accuracy"]["value"]
+    assert spread["mean"] == pytest.approx(np.mean(spread["pair_accuracy"]))
+    assert spread["sd"] == pytest.approx(np.std(spread["pair_accuracy"]) * np.sqrt(3 / 2))
+    manifest = load_head("head")[1]
+    assert (manifest["head"]["hidden"], manifest["head"]["dropout"], manifest["training"]["epochs"]) == (16, 0.1, 2)
+    alone = run(capsys, *argv, "--seed", "0", "--dropout", "0.1", "--out", "alone")
+    assert (folder / "alone/head.safetensors").read_bytes() == (folder / "head/head.safetensors").read_bytes()
+    assert alone["pair_accuracy"] == result["pair_accuracy"]
+    log = EventAccumulator("logs/seed-0/head-choosing").Reload()
+    assert [event.step for event in log.Scalars("train_loss")] == [0, 1]
+    values = [record["validation_accuracy"] for record in manifest["training"]["history"]]
+    assert [event.value for event in log.Scalars("validation_accuracy")] == pytest.approx(values)
+
+
+def test_a_command_resumes_to_the_same_bytes(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = (*TRAIN, "--folds", "2", "--out")
+    run(capsys, *argv, "whole")
+    monkeypatch.setattr("heads.training.checkpoint.EVERY_S", 0.0)
+    epochs = []
+
+    def die(*parts: object) -> None:
+        epochs.append(parts)
+        if len(epochs) == 8:
+            raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("heads.cli.train.tensorboard", lambda _: contextlib.nullcontext(die))
+        with pytest.raises(ZeroDivisionError):
+            main([*argv, "again"])
+    assert len(list(Path("again.checkpoints").iterdir())) == 3
+    assert main([*argv, "again", "--hidden", "5", "--resume"]) == 2
+    assert "of another training" in capsys.readouterr().err
+    run(capsys, *argv, "again", "--resume")
+    for file in ("head.json", "head.safetensors", "folds.safetensors", "trained.parquet"):
+        assert (folder / "whole" / file).read_bytes() == (folder / "again" / file).read_bytes(), file
+    assert not Path("again.checkpoints").exists()
+
+
+def test_the_options_of_a_loss_reach_it_and_its_resuming(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"p{i}.png" for i in range(ROWS)]
+    table = [
+        {"prompt": f"prompt {i // 2}", "pos_path": names[i], "neg_path": names[i + 1]} for i in range(0, ROWS - 1, 2)
+    ]
+    Path("pairs.json").write_text(json.dumps(table))
+    argv = ("train", "cache", "--data", "pairs.json", "--head", "cosine", "--loss", "triplet", "--epochs", "2")
+    run(capsys, *argv, "--out", "plain")
+    run(capsys, *argv, "--margin", "0.3", "--distance", "squared_euclidean", "--out", "own")
+    run(capsys, *argv, "--margin", "0.15", "--distance", "cosine", "--out", "half")
+
+    def first_loss(head: str) -> float:
+        return load_head(head)[1]["training"]["history"][0]["train_loss"]
+
+    assert (folder / "plain/head.safetensors").read_bytes() == (folder / "own/head.safetensors").read_bytes()
+    # |t - p|^2 - |t - n|^2 + 0.3 = 2 (cos(t, n) - cos(t, p) + 0.15)
+    assert first_loss("plain") == pytest.approx(2 * first_loss("half"), rel=1e-5)
+    recorded = load_head("half")[1]["training"]
+    assert (recorded["margin"], recorded["distance"], recorded["reduction"]) == (0.15, "cosine", None)
+
+    def killed(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("heads.training.checkpoint.EVERY_S", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr("heads.evaluation.evaluate.evaluate", killed)
+        main([*argv, "--margin", "0.2", "--out", "again"])
+    assert main([*argv, "--margin", "0.4", "--out", "again", "--resume"]) == 2
+    assert "of another training" in capsys.readouterr().err
+
+
+def pick_a_pic(path: str) -> None:
+    """Comparisons of pictures p0 to p59 under prompts 0 to 29, four a prompt, each by another user; some are ties."""
+    rng = np.random.default_rng(4)
+    rows = []
+    for row in range(120):
+        prompt, (a, b) = row % 30, rng.permutation(2)
+        one, other = (2 * prompt + a, 2 * prompt + b)
+        label = 0.5 if row % 5 == 0 else float(one < other)
+        rows.append({"caption": f"prompt {prompt}", "jpg_0": b"", "jpg_1": b"", "image_0_uid": f"p{one}.png",
+                     "image_1_uid": f"p{other}.png", "label_0": label, "label_1": 1 - label, "has_label": label != 0.5,
+                     "num_example_per_prompt": 4, "user_id": row % 40,
+                     "model_0": row % 3, "model_1": row % 2})  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def test_pickscores_split_from_training_to_its_threshold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pick_a_pic("picks.parquet")
+    argv = ("train", "cache", "--data", "picks.parquet", "--split", "pickscore", "--epochs", "2", "--out", "head")
+    trained = run(capsys, *argv, "--held-out-prompts", "20")
+    split = trained["split"]
+    assert (split["held_out_prompts"], split["held_out_rows"], split["validation_rows"]) == (20, 10, 10)
+    assert (split["by"], split["folds"], split["test_fraction"]) == (None, None, None)
+    ids = pq.read_table("head/trained.parquet")["id"]
+    assert len(ids) == 10 * 3, "ten prompts and their two pictures each"
+
+    evaluate = ("evaluate", "head", "--cache", "cache", "--data", "picks.parquet")
+    files = ("--scores", "scores.parquet", "--report", "page.html")
+    found = run(capsys, *evaluate, "--baselines", "--prior-by", "model_0,model_1", *files)
+    assert found["rows"] == 10 and found["part"].startswith("held out by split")
+    assert found["pair_accuracy"] == trained["pair_accuracy"]
+    assert len(found["tie_thresholds"]) <= 1 and found["tie_thresholds_of"] == "the best on the rows for validation"
+    assert pq.read_table("scores.parquet").num_rows == 20
+    # Another table of as many prompts: only what is new to the head is measured.
+    table = pq.read_table("picks.parquet")
+    pq.write_table(table.take(np.arange(119, -1, -1)), "picks.parquet")
+    again = run(capsys, *evaluate)
+    assert again["rows"] == 80 and again["tie_thresholds_of"] == "of each part the best on the others"
+    assert run(capsys, "evaluate", "head", "--cache", "cache", "--data", "table.parquet")["rows"] < ROWS
+
+    for wrong, told in (
+        ((), "wants 1000 prompts that share no picture and no user; the table has 30 prompts, 60 pictures, 40 users"),
+        (("--held-out-prompts", "7"), "wanted an even number"),
+        (("--folds", "3"), "leave out --split-by and --folds"),
+        (("--split", "pickscoer"), "near names: pickscore"),
+    ):
+        assert main([*argv, *wrong]) == 2
+        error = capsys.readouterr().err
+        assert told in error and error.count("\n") == 1
+    assert main(["train", "cache", "--data", "picks.parquet", "--held-out-prompts", "4", "--out", "head"]) == 2
+    assert "--held-out-prompts is of --split pickscore" in capsys.readouterr().err
+
+
+def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start = ("train", "cache", "--data", "table.parquet", "--out", "head")
+
+    def fails(*argv: str) -> str:
+        assert main([*start, *argv]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    assert "--dropout is of fusion and does nothing for the head linear" in fails(
+        "--head", "linear", "--dropout", "0.1"
+    )
+    assert "--learning-rate is of cosine and mlp and fusion" in fails("--head", "kernel", "--learning-rate", "1")
+    assert "--penalty is of linear and kernel" in fails("--penalty", "1")
+    assert "--no-activations is of mlp" in fails("--no-activations")
+    assert "--device cuda is not there" in fails("--device", "cuda") or torch.cuda.is_available()
+    assert "--margin is of triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
+    assert "--reduction is of cosine and mlp and fusion" in fails("--head", "linear", "--reduction", "sum")
+    assert "TrainConfig.margin is -1.0; it must be positive" in fails("--loss", "ranking", "--margin", "-1")
+    for beside in (("--folds", "5"), ("--split", "pickscore")):
+        error = fails("--test-fraction", "0.1", *beside)
+        assert f"--test-fraction 0.1 would be ignored beside {' '.join(beside)}" in error
+    assert "--weights names 2 and there are 1 tables" in fails("--weights", "1,2")
+    assert "every weight must be positive" in fails("--weights", "-1")
+    assert "near names: preference" in fails("--loss", "preferenc")
+    Path("options.json").write_text('{"colour": 1}')
+    assert "unknown option in options.json: 'colour'" in fails("--config", "options.json")
+    Path("options.json").write_text('{"hidden": "wide"}')
+    assert "options.json is no file of options" in fails("--config", "options.json")
+    assert not Path("head").exists()

@@ -1,0 +1,46 @@
+"""What the page shows: the ends of the ranking, the surest mistakes, and slices."""
+
+import numpy as np
+from heads_labels import GROUPS, SIZE, comparisons, measured, single
+
+from heads.report import write
+from heads.report.write import _items, _percentiles, _slices, _wrong_pairs
+
+RNG = np.random.default_rng(2)
+
+
+def test_the_ends_of_the_ranking_by_percentile_within_the_part() -> None:
+    n = GROUPS * SIZE
+    one = measured(single("ratings", RNG.integers(1, 9, n)))
+    scores = RNG.normal(size=(n, 1)) + 10 * one.split.fold[:, None]  # heads whose scores mean different things
+    percentile = np.empty(n)
+    for row in range(n):
+        part = [scores[i, 0] for i in range(n) if one.split.fold[i] == one.split.fold[row]]
+        percentile[row] = 100 * sum(s < scores[row, 0] for s in part) / (len(part) - 1)
+    np.testing.assert_allclose(_percentiles(one, scores)[:, 0], percentile)
+    order = np.argsort(-percentile, kind="stable")
+    got = [item.image for item in _items(one, scores)]
+    assert got == [*order[: write.SHOWN], *order[-write.SHOWN :]]
+    assert _items(one, scores)[0].said == f"rating {one.labels.values['rating'][order[0]]:g}"
+
+
+def test_the_surest_mistakes_show_each_picture_once() -> None:
+    target = RNG.choice([0.0, 0.5, 1.0], 60)
+    labels = comparisons(target, np.arange(60))
+    labels.image[:] = RNG.integers(0, 40, 120)  # the same pictures meet again and again
+    one, scores = measured(labels), RNG.normal(size=(60, 2))
+    lead = np.where(one.pairs.target > 0.5, 1, -1) * (one.of_pairs(scores)[0] - one.of_pairs(scores)[1])
+    met: set[int] = set()
+    expected = []
+    for i in sorted(range(60), key=lambda i: lead[i]):
+        pictures = {labels.image[one.pairs.a[i]], labels.image[one.pairs.b[i]]}
+        if one.pairs.target[i] != 0.5 and lead[i] < 0 and not pictures & met:
+            expected.append(i)
+            met |= pictures
+    assert _wrong_pairs(one, scores) == expected[: write.SHOWN_PAIRS]
+    assert len(expected) > 4
+
+
+def test_slices_without_a_pair_draw_nothing() -> None:
+    text = _slices({"by": "<x>", "across": 7, "slices": []})
+    assert "&lt;x&gt;" in text and "7 pairs" in text and "svg" not in text

@@ -1,0 +1,100 @@
+"""The sweep begins with the default, keeps to its time, and never sees what is held out."""
+
+import json
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from heads_tiny import DIM, make_cache, unit
+
+from embed.spec import InputError
+from heads.cli.main import main
+from heads.cli.train import configs
+from heads.data.comparisons import Labels
+from heads.data.features import Features, features_of
+from heads.data.split import SplitConfig, split_rows
+from heads.training.folds import Task
+from heads.training.sweep import Options, SweepConfig, Trial, best_of, sweep
+
+ROWS = 80
+DEFAULT: Options = {"head": "fusion", "loss": "preference", "epochs": 2}
+
+
+def table() -> tuple[Labels, Features]:
+    """Counts that follow the first coordinate of the pictures."""
+    images = unit(ROWS, 1)
+    counts = np.exp(4 + 6 * images[:, 0].astype(float)).round()
+    rows = np.arange(ROWS)
+    labels = Labels("counts", rows, rows, rows[:, None], {"count": counts}, pa.table({"x": rows}), 0)
+    return labels, features_of(images, unit(ROWS, 2), rows, rows)
+
+
+def search(config: SweepConfig, seconds_a_look: float) -> list[Trial]:
+    """A sweep whose clock goes on at every look; what is held out is no number, which training would stumble over."""
+    labels, features = table()
+    split = split_rows(labels, SplitConfig())
+    held_out = split.test_rows(0)
+    features.image_embeddings[held_out] = np.nan
+    clock = count(0, seconds_a_look)
+
+    def task_of(options: Options) -> Task:
+        given = {name: value for name, value in options.items() if name != "loss"}
+        given |= {} if options["head"] in ("linear", "kernel") else {"epochs": 2, "batch_size": 512}
+        return Task(labels, features, split, *configs(given, options["loss"], 0, DIM, features))
+
+    kept = np.setdiff1d(np.arange(ROWS), held_out)
+    return sweep(task_of, kept, held_out, labels, DEFAULT, config, clock=lambda: float(next(clock)))
+
+
+def test_a_sweep_begins_with_the_default_and_repeats_itself() -> None:
+    trials = search(SweepConfig(minutes=2, seed=1), 1)
+    assert trials[0].options == DEFAULT
+    assert len(trials[0].accuracies) == 3
+    assert len(trials) > 5
+    assert {trial.options["head"] for trial in trials} >= {"fusion", "kernel"}
+    assert all(0 <= accuracy <= 1 for trial in trials for accuracy in trial.accuracies)
+    assert any(len(trial.accuracies) < 3 for trial in trials[1:]), "nothing was given up early"
+    again = search(SweepConfig(minutes=2, seed=1), 1)
+    assert [(x.options, x.accuracies) for x in again] == [(x.options, x.accuracies) for x in trials]
+
+
+def test_the_default_is_finished_whatever_the_time() -> None:
+    (only,) = search(SweepConfig(minutes=0.01), 100)
+    assert only.options == DEFAULT
+    assert len(only.accuracies) == 3
+    with pytest.raises(InputError, match="--minutes is 0"):
+        SweepConfig(minutes=0)
+
+
+def test_the_best_must_beat_the_default_clearly() -> None:
+    default = Trial({"head": "fusion"}, [0.70, 0.74, 0.72], 1)
+    lucky = Trial({"head": "mlp"}, [0.80, 0.70, 0.69], 1)  # +0.01 +- 0.05
+    better = Trial({"head": "kernel"}, [0.71, 0.75, 0.731], 1)
+    given_up = Trial({"head": "linear"}, [0.99], 1)
+    assert best_of([default, lucky, given_up]) is default
+    assert best_of([default, better, given_up]) is better
+    assert best_of([default]) is default
+
+
+def test_the_command_writes_what_train_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, prompts = [f"p{i}.png" for i in range(ROWS)], [f"prompt {i}" for i in range(ROWS)]
+    cache = make_cache(tmp_path / "cache", images, prompts)
+    counts = np.exp(4 + 6 * cache.image_embeddings()[:, 0].astype(float)).round().astype(int)
+    pq.write_table(pa.table({"image": images, "prompt": prompts, "count": counts}), "table.parquet")
+    start = ("cache", "--data", "table.parquet")
+    assert main(["sweep", *start, "--minutes", "0.05", "--out", "found", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["trials"][0]["options"] == {"head": "fusion", "loss": "preference"}
+    assert result["validation_accuracy"]["best"] >= result["validation_accuracy"]["default"]
+    assert json.loads(Path("found/sweep.json").read_text())["best"] == result["best"]
+    assert main(["train", *start, "--config", "found/best.json", "--out", "head", "--json"]) == 0
+    trained = json.loads(capsys.readouterr().out)
+    # The same split and training: the number that the sweep found when it opened the held-out part.
+    assert trained["pair_accuracy"] == result["test"]["best"]
+    assert trained["split"]["hash"] == result["split"]["hash"]

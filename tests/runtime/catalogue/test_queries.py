@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+from catalogue_fakes import make_catalogue, make_labels, unit_vectors
+from PIL import Image
+
+from embed.spec import InputError
+from runtime.catalogue.queries import Wish, distinct_rows, find, mixed_query
+from runtime.catalogue.sheet import TILE, write_sheet
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory):
+    vectors = unit_vectors(400, 16, clusters=12)
+    vectors[1::4] = vectors[::4]  # a quarter are twins
+    return make_catalogue(tmp_path_factory.mktemp("c"), vectors, make_labels(400))
+
+
+def test_likes_are_averaged_and_dislikes_taken_away():
+    likes, dislikes = unit_vectors(3, 16), unit_vectors(2, 16, seed=1)
+    query = mixed_query(likes, dislikes)
+    expected = likes.mean(axis=0) - dislikes.mean(axis=0)
+    np.testing.assert_allclose(query, expected / np.linalg.norm(expected), atol=1e-6)
+    np.testing.assert_allclose(mixed_query(likes[:1]), likes[0], atol=1e-6)
+    with pytest.raises(InputError, match="cancel each other out"):
+        mixed_query(likes, likes)
+    with pytest.raises(InputError, match="that is liked"):
+        mixed_query(likes[:0], dislikes)
+
+
+def test_a_plain_wish_is_a_search(catalogue):
+    query = unit_vectors(1, 16, seed=2)
+    assert find(catalogue, query[0], Wish(7, 0.3)) == catalogue.search(query, 7, 0.3)[0]
+
+
+def test_constraints_are_met_and_cost_no_hit(catalogue):
+    query = unit_vectors(1, 16, seed=2)[0]
+    ranked = catalogue.search(query[None], 400, 0.3)[0]
+    wish = Wish(30, 0.3, dedup=0.98, group_by="creator", per_group=3, exclude=[ranked[0].id, ranked[5].id])
+    vectors = {key: catalogue.vectors_of([key])[0].astype(np.float64) for key in (hit.key for hit in ranked)}
+    # The rule, one hit at a time.
+    distinct, expected = [], []
+    for hit in ranked:
+        if hit.id in wish.exclude or any(vectors[hit.key] @ vectors[other.key] > 0.98 for other in distinct):
+            continue
+        distinct.append(hit)
+        if sum(other.metadata["creator"] == hit.metadata["creator"] for other in expected) < 3:
+            expected.append(hit)
+    found = find(catalogue, query, wish)
+    assert [hit.key for hit in found] == [hit.key for hit in expected[:30]]
+    assert len(found) == 21  # seven creators, three each: all there are
+    # So strict a wish that more must be fetched again and again.
+    kept = []
+    for hit in ranked:
+        if not any(vectors[hit.key] @ vectors[other.key] > 0.3 for other in kept):
+            kept.append(hit)
+    found = find(catalogue, query, Wish(len(kept), 0.3, dedup=0.3))
+    assert [hit.key for hit in found] == [hit.key for hit in kept]
+    assert ranked.index(kept[-1]) > 4 * len(kept)
+
+
+def test_grouping_by_a_column_that_is_not_there(catalogue):
+    with pytest.raises(InputError, match="no column 'maker' to group by; there are creator"):
+        find(catalogue, unit_vectors(1, 16)[0], Wish(group_by="maker"))
+
+
+@pytest.mark.parametrize("options", [{"k": 0}, {"dedup": 2.0}, {"per_group": 0}])
+def test_bad_wishes_are_said(options):
+    with pytest.raises(InputError, match=f"{next(iter(options))} is"):
+        Wish(**options)
+
+
+def test_the_first_of_near_duplicates_stays():
+    x = np.array([[1, 0], [0.999, 0.0447], [0, 1], [0.7071, 0.7071]], np.float32)
+    assert distinct_rows(x, 0.99).tolist() == [True, False, True, True]
+    assert distinct_rows(x, 0.7).tolist() == [True, False, True, False]
+
+
+def test_a_contact_sheet_shows_the_pictures(catalogue, tmp_path):
+    hits = catalogue.search(unit_vectors(1, 16), 7)[0]
+    Image.new("RGB", (300, 100), (255, 0, 0)).save(tmp_path / hits[0].key)
+    (tmp_path / hits[1].key).write_bytes(b"no picture")
+    write_sheet(tmp_path / "sheet.png", hits, tmp_path, "red")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.getpixel((TILE // 2, TILE // 2)) == (255, 0, 0)
+        assert sheet.getpixel((TILE + 8 + TILE // 2, TILE // 2)) == (200, 200, 200)
+        assert sheet.width == 5 * (TILE + 8)
+    write_sheet(tmp_path / "sheet.html", hits, tmp_path, "<red & co>")
+    page = (tmp_path / "sheet.html").read_text()
+    assert page.count("data:image/webp;base64,") == 7
+    assert "<h1>&lt;red &amp; co&gt;</h1>" in page and hits[6].key in page
+    with pytest.raises(InputError, match=r"neither .png nor .html"):
+        write_sheet(tmp_path / "sheet.gif", hits, tmp_path, "")

@@ -1,0 +1,203 @@
+import argparse
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from catalogue_fakes import identity, make_cache, unit_vectors
+
+from embed import console
+from runtime.cli import catalogue
+
+VECTORS = unit_vectors(60, 16, clusters=6)
+
+
+class FakeScorer:
+    """Encodes a picture by the number in its name, a prompt by its length; its head scores the first number."""
+
+    identity = identity(16)
+    inputs = ("image_embedding",)
+    reads_text = False
+
+    def embed_images(self, images):
+        return VECTORS[[int(path.stem) for path in images]]
+
+    def embed_prompts(self, prompts):
+        return VECTORS[[len(prompt) for prompt in prompts]]
+
+    def score_vectors(self, features):
+        return {"score": features["image_embedding"][:, 0]}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_cache(tmp_path / "cache", VECTORS)
+    with open("counts.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "likes", "kind"])
+        writer.writerows([f"p{i}.png", (i * 7) % 61, "ab"[i % 2]] for i in range(50))
+        writer.writerow(["p50.png", "", "c"])
+    monkeypatch.setattr(catalogue, "load_encoder", lambda catalogue, bundle: FakeScorer())
+    return tmp_path
+
+
+def run(*argv):
+    parser = argparse.ArgumentParser(prog="runtime")
+    catalogue.add_commands(parser.add_subparsers(required=True))
+    return console.main(parser, list(map(str, argv)))
+
+
+def index(*options):
+    return run("index", "cache", "--popularity", "counts.csv", "--columns", "count=likes", "--out", "cat", *options)
+
+
+def similar(capsys, *options):
+    capsys.readouterr()
+    assert run("similar", "cat", *options, "--json") == 0
+    return [hit["key"] for hit in json.loads(capsys.readouterr().out)["hits"]]
+
+
+def expected(query, weight=0.0, k=10):
+    from runtime.catalogue.reader import Catalogue
+
+    return [hit.key for hit in Catalogue.open("cat").search(query.reshape(1, -1), k, weight)[0]]
+
+
+def test_index_says_what_was_left_out(place, capsys):
+    assert index("--json") == 0
+    out, err = capsys.readouterr()
+    report = json.loads(out)
+    assert (report["pictures"], report["without_count"], report["not_embedded"]) == (50, 10, 0)
+    assert report["index"] == {"kind": "exact"}
+    assert "10 pictures have no count and are left out" in err
+    assert index("--missing", "median") == 0
+    assert "60 pictures in cat" in capsys.readouterr().out
+
+
+def test_every_kind_of_query(place, capsys):
+    index("--missing", "zero")
+    (place / "3.jpg").write_bytes(b"a picture")
+    v = catalogue.Path("v.npy")
+    np.save(v, VECTORS[9] * 5)
+    assert similar(capsys, "3.jpg", "--popularity-weight", "0.3") == expected(VECTORS[3], 0.3)
+    assert similar(capsys, "--text", "hello") == expected(VECTORS[5])
+    mean = VECTORS[3] + VECTORS[5]
+    assert similar(capsys, "3.jpg", "--text", "hello", "-k", "4") == expected(mean / np.linalg.norm(mean), k=4)
+    assert similar(capsys, "--vector", v) == expected(VECTORS[9])
+    assert similar(capsys, "--id", "p8.png", "-k", "5") == [key for key in expected(VECTORS[8]) if key != "p8.png"][:5]
+    mixed = VECTORS[[3, 8]].mean(axis=0) - VECTORS[20]
+    got = similar(capsys, "--like", "3.jpg", "p8.png", "--dislike", "p20.png")
+    assert got == expected(mixed / np.linalg.norm(mixed))
+    assert similar(capsys, "--id", "p8.png", "--where", "kind = 'c'") == ["p50.png"]
+    assert "p8.png" not in similar(capsys, "--id", "p8.png", "--front")
+    assert len(similar(capsys, "--id", "p8.png", "--group-by", "kind", "--where", "kind is not null")) == 3
+
+
+def test_refresh_and_deletion(place, capsys):
+    index()
+    assert run("refresh", "cat", "--delete", "p3.png", "p4.png", "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["pictures"] == 48
+    assert run("refresh", "cat", "--popularity", "counts.csv", "--columns", "count=likes", "--cache", "cache") == 0
+    assert "50 pictures in cat" in capsys.readouterr().out
+    assert run("refresh", "cat") == 2
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_index_refresh_is_refresh(place, capsys):
+    from runtime.cli.main import main
+
+    index()
+    assert main(["index", "refresh", "cat", "--delete", "p3.png"]) == 0
+    assert "49 pictures in cat" in capsys.readouterr().out
+
+
+def test_predicted_popularity(place, capsys, monkeypatch):
+    import runtime.scoring.scorer
+
+    monkeypatch.setattr(runtime.scoring.scorer.Scorer, "load", lambda bundle: FakeScorer())
+    assert run("index", "cache", "--popularity", "predicted:bundle", "--out", "cat") == 0
+    from runtime.catalogue.reader import Catalogue
+
+    order = np.argsort(-VECTORS.astype(np.float16)[:, 0], kind="stable")
+    assert Catalogue.open("cat").rows["image"].to_pylist() == [f"p{i}.png" for i in order]
+    assert index("--missing", "predicted:bundle") == 0
+    assert len(Catalogue.open("cat")) == 60
+    monkeypatch.setattr(FakeScorer, "identity", identity(16, "other"))
+    assert run("index", "cache", "--popularity", "predicted:bundle", "--out", "cat") == 2
+    assert "come from different backbones" in capsys.readouterr().err
+
+
+def test_a_predictor_reads_what_the_cache_has(monkeypatch):
+    import pyarrow as pa
+
+    from embed.spec import InputError
+
+    class Pictures:
+        pooled = None
+
+        def image_embeddings(self):
+            return VECTORS
+
+        def pooled_embeddings(self):
+            return self.pooled
+
+    scorer, pictures, rows = FakeScorer(), Pictures(), np.array([5, 3, 8])
+    scorer.bundle = argparse.Namespace(path="b")
+    scorer.inputs = ("image_embedding", "image_pooled")
+    scorer.score_vectors = lambda f: {"score": f["image_embedding"][:, 0] + f["image_pooled"][:, 0]}
+    prompts = pa.chunked_array([["a", "b", None]])
+    with pytest.raises(InputError, match="features before the projection, which are not there"):
+        catalogue.predictor(scorer)(pictures, rows, prompts)
+    pictures.pooled = 10 * VECTORS
+    monkeypatch.setattr(catalogue, "PREDICTED_ROWS", 2)
+    np.testing.assert_allclose(catalogue.predictor(scorer)(pictures, rows, prompts), 11 * VECTORS[rows, 0])
+    scorer.reads_text = True
+    with pytest.raises(InputError, match="1 pictures have no prompt"):
+        catalogue.predictor(scorer)(pictures, rows, prompts)
+
+
+def test_the_sheet(place, capsys):
+    index()
+    assert run("similar", "cat", "--id", "p8.png", "--sheet", "s.html") == 0
+    assert "contact sheet: s.html" in capsys.readouterr().out
+    assert (place / "s.html").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (
+            ["index", "cache", "--popularity", "counts.csv", "--out", "x"],
+            "no column 'count'; it has image, likes, kind",
+        ),
+        (["index", "nowhere", "--popularity", "counts.csv", "--out", "x"], "nowhere is not a cache"),
+        (["index", "cache", "--popularity", "no.csv", "--out", "x"], "no.csv does not exist"),
+        (["similar", "cat"], "a query needs a picture"),
+        (["similar", "cat", "--id", "p99.png"], "no picture named 'p99.png'"),
+        (["similar", "cat", "--vector", "counts.csv"], "counts.csv is no .npy file"),
+        (["similar", "cat", "--vector", "short.npy"], r"holds float64(3,); the catalogue's vectors are float (16,)"),
+        (["similar", "cat", "--id", "p8.png", "--where", "x = 1"], "there are count, height"),
+        (["similar", "cat", "--id", "p8.png", "--sheet", "s.gif"], "neither .png nor .html"),
+    ],
+)
+def test_bad_input_is_one_line(place, capsys, argv, message):
+    index()
+    np.save("short.npy", np.ones(3))
+    capsys.readouterr()
+    assert run(*argv) == 2
+    err = capsys.readouterr().err.strip().splitlines()
+    assert len(err) == 1 and message in err[0]
+
+
+def test_the_commands_import_nothing_heavy():
+    code = (
+        "import sys, argparse; from runtime.cli import catalogue;"
+        "catalogue.add_commands(argparse.ArgumentParser().add_subparsers());"
+        "heavy = {'faiss', 'numpy', 'pyarrow', 'PIL', 'torch'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    failing = subprocess.run([sys.executable, "-c", "import numpy; " + code], capture_output=True)
+    assert failing.returncode != 0

@@ -1,0 +1,74 @@
+"""The commands: a table for people, one JSON document for machines, exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from export_tiny import write_pictures
+
+from runtime.cli.main import main
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[str]:
+    return [str(path) for path in write_pictures(tmp_path / "pictures", 3)]
+
+
+def test_table_has_the_preferred_first(bundle: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(bundle), "--prompt", "a cat", *pictures]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["image", "score", "calibrated_score", "percentile"]
+    scores = [float(row.split()[1]) for row in rows]
+    assert scores == sorted(scores, reverse=True) and len(scores) == 3
+
+
+def test_json_keeps_the_order_and_tells_of_errors(
+    bundle: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [pictures[0], "/nonexistent.png", pictures[1]]
+    assert main(["score", str(bundle), "--json", "--prompt", "a cat", *images]) == 0
+    captured = capsys.readouterr()
+    document = json.loads(captured.out)
+    assert [item["image"] for item in document["scores"]] == images
+    assert ["score" in item for item in document["scores"]] == [True, False, True]
+    assert "No such file" in document["scores"][1]["error"]
+    assert "/nonexistent.png: cannot be read" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--prompt", "a cat", "/nonexistent.png"], "none of 1 pictures can be scored"),
+        (["/nonexistent.png"], "add --prompt TEXT"),
+        (["--prompt", "a", "--precision", "fp8", "x.png"], "no graphs at fp8"),
+        (["--prompt", "a", "--provider", "cuda", "x.png"], "CUDAExecutionProvider is asked for"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    bundle: Path, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", str(bundle), *argv]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("python -m runtime: ") and message in last
+
+
+def test_no_bundle_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["score", str(tmp_path), "--prompt", "a", "x.png"]) == 2
+    assert "is not a bundle" in capsys.readouterr().err
+
+
+def test_plan_and_best_of_n(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompts, templates = tmp_path / "prompts.txt", tmp_path / "templates.txt"
+    prompts.write_text("a cat\na dog\n")
+    templates.write_text("{prompt}\n{prompt}, close-up\n")
+    options = ["best-of-n", str(bundle), "--prompts", str(prompts), "--templates", str(templates)]
+    assert main([*options, "--plan", "2"]) == 0
+    plan = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(plan) == 8 and plan[-1] == {"file": "0001/01_1", "seed": 1, "text": "a dog, close-up"}
+    for folder in ("0000", "0001"):
+        for path, name in zip(write_pictures(tmp_path / folder, 3), ("00_0", "00_1", "01_0"), strict=True):
+            path.rename(path.with_stem(name))
+    assert main([*options, "--images", str(tmp_path), "--json"]) == 0
+    best = json.loads(capsys.readouterr().out)["best"]
+    assert [b["prompt"] for b in best] == ["a cat", "a dog"]
+    assert main(options) == 2

@@ -1,0 +1,69 @@
+"""Best of n against hand-made scores."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from embed.inputs.images import ImageError
+from embed.spec import InputError
+from runtime.scoring.best_of_n import TEMPLATES, best_of_n, plan, read_templates
+from runtime.scoring.scorer import Scored
+
+
+class Sizes:
+    """Scores a picture by its file's size times the length of the prompt; an empty file is a bad picture."""
+
+    def score_items(self, prompt: str, images: list[Path]) -> Scored:
+        sizes = np.array([path.stat().st_size or np.nan for path in images], np.float32)
+        errors = {i: ImageError("read", "empty file") for i in np.flatnonzero(np.isnan(sizes)).tolist()}
+        return Scored({"score": sizes * len(prompt)}, errors)
+
+
+def candidates(folder: Path, sizes: dict[str, int]) -> None:
+    folder.mkdir()
+    for name, size in sizes.items():
+        (folder / name).write_bytes(b"x" * size)
+
+
+def test_the_highest_is_chosen_with_its_template(tmp_path: Path) -> None:
+    candidates(tmp_path / "0000", {"00_0.png": 3, "01_0.png": 7, "01_1.png": 7, "00_1.png": 0, ".hidden": 9})
+    candidates(tmp_path / "0001", {"other.png": 5})
+    scorer: Any = Sizes()
+    first, second = best_of_n(scorer, ["ab", "c"], ["{prompt}", "{prompt}!"], tmp_path)
+    assert (Path(first.image).name, first.template, first.score) == ("01_0.png", "{prompt}!", 14)
+    assert (first.mean, first.candidates, first.unreadable) == (pytest.approx(34 / 3), 3, 1)
+    assert (second.template, second.score) == (None, 5)
+
+
+def test_missing_or_unreadable_candidates_name_their_prompt(tmp_path: Path) -> None:
+    scorer: Any = Sizes()
+    with pytest.raises(InputError, match="candidates for the prompt 'a cat'"):
+        best_of_n(scorer, ["a cat"], TEMPLATES, tmp_path)
+    candidates(tmp_path / "0000", {"00_0.png": 0})
+    with pytest.raises(InputError, match="no picture that can be read"):
+        best_of_n(scorer, ["a cat"], TEMPLATES, tmp_path)
+
+
+def test_plan_is_every_template_and_seed_of_every_prompt() -> None:
+    found = plan(["a cat", "{odd}"], TEMPLATES, 5)
+    assert len(found) == 2 * 20 * 5 and len({item["file"] for item in found}) == 200
+    assert found[0] == {"file": "0000/00_0", "seed": 0, "text": "a cat"}
+    assert found[-1]["text"].startswith("{odd}, ")
+
+
+def test_twenty_different_templates_begin_with_the_prompt_itself() -> None:
+    assert len(set(TEMPLATES)) == 20 and TEMPLATES[0] == "{prompt}"
+
+
+def test_templates_are_read_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "t.txt"
+    path.write_text("{prompt}\n\n big {prompt} \n")
+    assert read_templates(path) == ("{prompt}", "big {prompt}")
+    path.write_text("{prompt}\nno place\n")
+    with pytest.raises(InputError, match=r"line 2: 'no place' has no \{prompt\}"):
+        read_templates(path)
+    path.write_text("\n")
+    with pytest.raises(InputError, match="no template"):
+        read_templates(path)

@@ -1,0 +1,128 @@
+"""Tables of pictures and prompts: scores equal the scorer's, a killed job goes on, bad rows carry their reason."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from export_tiny import write_pictures
+
+from embed.spec import InputError
+from runtime.scoring import tables
+from runtime.scoring.scorer import Scorer
+from runtime.scoring.tables import TableConfig, score_table
+
+
+@pytest.fixture(scope="module")
+def scorer(bundle: Path) -> Scorer:
+    return Scorer.load(bundle)
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    """Ten rows in two row groups, with paths, two of them bad."""
+    names = [path.name for path in write_pictures(tmp_path, 8)]
+    rows = {
+        "id": list(range(10)),
+        "image": [*names[:4], "missing.png", None, *names[4:]],
+        "prompt": [f"prompt {i % 3}" for i in range(10)],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "table.parquet", row_group_size=6)
+    return tmp_path / "table.parquet"
+
+
+def read(out: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("part-*.parquet"))])
+
+
+def test_rows_keep_their_order_and_get_the_scorers_scores(
+    scorer: Scorer, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "ROWS", 4)
+    summary = score_table(scorer, table, tmp_path / "out", TableConfig())
+    assert summary == {"format": 1, "rows": 10, "errors": 2}
+    found = read(tmp_path / "out")
+    assert found.schema.names == ["id", "image", "prompt", "score", "calibrated_score", "percentile", "error"]
+    assert found["id"].to_pylist() == list(range(10))
+    for row in found.to_pylist():
+        if row["id"] in (4, 5):
+            assert row["score"] is None and row["error"]
+        else:
+            expected = scorer.score(row["prompt"], [table.parent / row["image"]])[0]
+            assert row["error"] is None and row["score"] == pytest.approx(expected, abs=1e-5)
+    assert [len(pq.read_table(path)) for path in sorted((tmp_path / "out").glob("part-*"))] == [4, 2, 4]
+
+
+def test_bytes_and_hugging_face_pictures(scorer: Scorer, table: Path, tmp_path: Path) -> None:
+    data = (table.parent / "00.png").read_bytes()
+    for name, values in {
+        "bytes": [data, b"junk"],
+        "struct": [{"bytes": data, "path": "a"}, {"bytes": b"", "path": None}],
+    }.items():
+        source = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table({"jpg": values}), source)
+        score_table(scorer, source, tmp_path / name, TableConfig(image_column="jpg", prompt="a cat"))
+        found = read(tmp_path / name)
+        assert found.schema.names == ["score", "calibrated_score", "percentile", "error"]
+        assert found["score"][0].as_py() == pytest.approx(scorer.score("a cat", [data])[0], abs=1e-5)
+        assert found["error"][0].as_py() is None and found["error"][1].as_py()
+
+
+def test_a_stopped_job_goes_on_where_it_was_and_ends_the_same(
+    scorer: Scorer, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "ROWS", 2)
+    score_table(scorer, table, tmp_path / "whole", TableConfig())
+    actual, done = tables.score_batch, []
+
+    def stop_after_two(*args: Any) -> pa.Table:
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return actual(*args)
+
+    monkeypatch.setattr(tables, "score_batch", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        score_table(scorer, table, tmp_path / "out", TableConfig())
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    again: list[int] = []
+    monkeypatch.setattr(tables, "score_batch", lambda *args: again.append(1) or actual(*args))
+    score_table(scorer, table, tmp_path / "out", TableConfig())
+    assert len(again) == 3
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
+
+
+def test_another_job_in_the_same_folder_is_refused(scorer: Scorer, table: Path, tmp_path: Path) -> None:
+    score_table(scorer, table, tmp_path / "out", TableConfig())
+    with pytest.raises(InputError, match="another job: prompt differs"):
+        score_table(scorer, table, tmp_path / "out", TableConfig(prompt="a cat"))
+    with pytest.raises(InputError, match="not a job of scores"):
+        score_table(scorer, table, tmp_path, TableConfig())
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"picture": ["a"], "prompt": ["b"]}, "no column 'image', only"),
+        ({"image": ["a"], "text": ["b"]}, "no column 'prompt', only .* --prompt-column"),
+        ({"image": ["a"], "prompt": ["b"], "score": [1.0]}, "column 'score' already"),
+    ],
+)
+def test_columns_that_do_not_fit_are_named(
+    scorer: Scorer, tmp_path: Path, columns: dict[str, list[Any]], message: str
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=message):
+        score_table(scorer, tmp_path / "t.parquet", tmp_path / "out", TableConfig())
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_table_is_said(scorer: Scorer, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="missing; wanted a parquet file"):
+        score_table(scorer, tmp_path / "t.parquet", tmp_path / "out", TableConfig())
+    (tmp_path / "t.parquet").write_bytes(np.zeros(100, np.uint8).tobytes())
+    with pytest.raises(InputError, match="no parquet file"):
+        score_table(scorer, tmp_path / "t.parquet", tmp_path / "out", TableConfig())

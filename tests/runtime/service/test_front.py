@@ -1,0 +1,139 @@
+"""What every request meets first: room or none, whole bodies in pieces, a deadline, and word when the client goes."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from runtime.service.front import CLIENT_GONE, PIECE_BYTES, Front, Gate, JsonLines
+from runtime.service.metrics import Metrics
+from runtime.service.requests import Problem
+
+
+def test_gate_lets_in_what_fits_and_forgets_it_afterwards() -> None:
+    gate = Gate(max_items=4, max_bytes=100)
+    with gate.admit(items=3, bytes=60, requests=1):
+        for more in ({"items": 2}, {"bytes": 41}, {"requests": 4}):
+            with pytest.raises(Problem) as refused, gate.admit(**more):
+                raise AssertionError("let in")
+            assert refused.value.status == 429 and int(refused.value.headers["Retry-After"]) >= 1
+        with gate.admit(items=1, bytes=40, requests=3):
+            assert (gate.items, gate.bytes, gate.requests) == (4, 100, 4)
+    assert (gate.items, gate.bytes, gate.requests) == (0, 0, 0)
+
+
+def test_retry_after_is_what_waits_over_what_is_done_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    gate = Gate(max_items=1000, max_bytes=1)
+    for _ in range(3):  # 10 items a second
+        with gate.admit(items=20):
+            now += 2
+    with gate.admit(items=95):
+        assert gate.wait_s() == 10
+    with gate.admit(items=1000):
+        assert gate.wait_s() == 30
+
+
+class App:
+    """An application that reads its body and answers with the number of bytes, after a while."""
+
+    def __init__(self, wait_s: float = 0.0) -> None:
+        self.wait_s = wait_s
+        self.pieces: list[bytes] = []
+        self.outcome = "not called"
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        self.outcome = "called"
+        try:
+            while True:
+                message = await receive()
+                self.pieces.append(message["body"])
+                if not message["more_body"]:
+                    break
+            await asyncio.sleep(self.wait_s)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"done"})
+            self.outcome = "answered"
+            self.outcome = (await receive())["type"]
+        except asyncio.CancelledError:
+            self.outcome += ", cancelled"
+            raise
+
+
+def post(app: App, body: list[bytes], gate: Gate, gone: bool = False, **headers: str) -> tuple[list[Any], int]:
+    """What a Front around the app sends, and how many messages it took of the body."""
+    front = Front(app, gate, Metrics(), None, max_body_bytes=4 << 20, deadline_s=0.2)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/score",
+        "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
+    }
+    taken = 0
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        nonlocal taken
+        taken += 1
+        if taken <= len(body):
+            return {"type": "http.request", "body": body[taken - 1], "more_body": taken < len(body)}
+        if not gone:
+            await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(front(scope, receive, send))
+    return sent, taken
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])
+def test_the_body_arrives_whole(size: int) -> None:
+    data = bytes(i % 251 for i in range(256)) * (size // 256 + 1)
+    app = App()
+    sent, _ = post(app, [data[:size][i : i + 70_000] for i in range(0, size, 70_000)] or [b""], Gate(8, 1 << 30))
+    assert b"".join(app.pieces) == data[:size] and max(map(len, app.pieces)) <= PIECE_BYTES
+    assert sent[0]["status"] == 200 and dict(sent[0]["headers"])[b"x-request-id"]
+
+
+@pytest.mark.parametrize(
+    ("gate", "headers", "status"),
+    [
+        (Gate(8, 100), {"content_length": "101"}, 429),
+        (Gate(8, 100), {}, 429),  # of a body without length, the most is taken into account
+        (Gate(8, 1 << 30, requests=8), {"content_length": "3"}, 429),
+        (Gate(8, 1 << 30), {"content_length": str((4 << 20) + 1)}, 413),
+    ],
+)
+def test_refused_before_the_body_is_read(gate: Gate, headers: dict[str, str], status: int) -> None:
+    app = App()
+    sent, taken = post(app, [b"abc"], gate, **headers)
+    assert sent[0]["status"] == status and taken == 0 and app.outcome == "not called"
+
+
+def test_beyond_the_deadline_the_work_is_cancelled_before_504_is_sent() -> None:
+    app, gate = App(wait_s=5), Gate(8, 1 << 30)
+    sent, _ = post(app, [b"abc"], gate, content_length="3")
+    assert sent[0]["status"] == 504 and json.loads(sent[1]["body"])["error"]["reason"] == "too late"
+    assert app.outcome == "called, cancelled" and gate.requests == 0
+
+
+def test_who_goes_away_is_not_worked_for(caplog: pytest.LogCaptureFixture) -> None:
+    app = App(wait_s=5)
+    with caplog.at_level("INFO", "plaudit"):
+        sent, _ = post(app, [b"abc"], Gate(8, 1 << 30), gone=True, content_length="3")
+    assert sent == [] and app.outcome == "called, cancelled"
+    assert [record.fields["status"] for record in caplog.records] == [CLIENT_GONE]  # type: ignore[attr-defined]
+
+
+def test_log_lines_are_json() -> None:
+    import logging
+
+    record = logging.LogRecord("plaudit", logging.INFO, "file", 1, 'a "quoted"\nline', (), None)
+    record.fields = {"status": 200}
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    assert json.loads(line) | {"time": ""} == {"time": "", "level": "info", "event": 'a "quoted"\nline', "status": 200}

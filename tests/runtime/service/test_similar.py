@@ -1,0 +1,129 @@
+"""POST /v1/similar: the hits of the catalogue's own search, for every way to ask."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from catalogue_fakes import make_cache, make_labels
+from service_server import base64_of, serving, small_picture
+
+from embed.spec import IdentityMismatch
+from runtime.catalogue.queries import Wish, find, mixed_query
+from runtime.catalogue.reader import Catalogue
+from runtime.catalogue.rows import PopularityConfig
+from runtime.catalogue.writer import IndexConfig, build
+from runtime.scoring.scorer import Scorer
+
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def scorer(bundle: Path) -> Scorer:
+    return Scorer.load(bundle, threads=1)
+
+
+@pytest.fixture(scope="module")
+def catalogue(scorer: Scorer, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    folder = tmp_path_factory.mktemp("similar")
+    vectors = scorer.embed_images([small_picture(i) for i in range(COUNT)])
+    cache = make_cache(folder / "cache", vectors, of=scorer.identity)
+    labels: pa.Table = make_labels(COUNT)
+    return build(folder / "catalogue", cache, labels, PopularityConfig(), IndexConfig("exact", 0.9))[0]
+
+
+@pytest.fixture(scope="module")
+def client(bundle: Path, catalogue: Catalogue) -> Iterator[httpx.Client]:
+    with serving(bundle, catalogue=catalogue.path) as (client, _):
+        yield client
+
+
+def ask(client: httpx.Client, **asked: Any) -> list[dict[str, Any]]:
+    answer = client.post("/v1/similar", json=asked)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["catalogue"] == "v000001"
+    return answer.json()["hits"]  # type: ignore[no-any-return]
+
+
+def test_by_picture_text_id_and_vector(client: httpx.Client, catalogue: Catalogue, scorer: Scorer) -> None:
+    picture, other = small_picture(3), small_picture(100)
+    by_picture = ask(client, likes=[{"image": base64_of(picture)}], k=5)
+    assert by_picture[0]["key"] == "p3.png" and by_picture[0]["similarity"] == pytest.approx(1, abs=1e-3)
+    vector = scorer.embed_images([picture])[0]
+    by_vector = ask(client, likes=[{"vector": (7 * vector).tolist()}], k=5)
+    assert [hit["key"] for hit in by_vector] == [hit["key"] for hit in by_picture]
+    by_id = ask(client, likes=[{"id": "p3.png"}], k=4)
+    assert [hit["key"] for hit in by_id] == [hit["key"] for hit in by_picture[1:]]  # itself is no hit
+    mixed = ask(client, likes=[{"text": "a cat"}, {"image": base64_of(other)}], dislikes=[{"id": "p4.png"}], k=7)
+    query = mixed_query(
+        np.array([scorer.embed_prompts(["a cat"])[0], scorer.embed_images([other])[0]]),
+        catalogue.vectors[[catalogue.row_of("p4.png")]].astype(np.float32),
+    )
+    expected = find(catalogue, query, Wish(7))
+    assert [hit["key"] for hit in mixed] == [hit.key for hit in expected]
+    np.testing.assert_allclose([hit["score"] for hit in mixed], [hit.score for hit in expected], atol=1e-5)
+
+
+def test_wishes_are_the_catalogues(client: httpx.Client, catalogue: Catalogue, scorer: Scorer) -> None:
+    query = mixed_query(scorer.embed_prompts(["a dog"]))
+    wish = {
+        "k": 6,
+        "popularity_weight": 0.5,
+        "min_percentile": 20.0,
+        "where": "kind <> 'objects' and year >= 2005",
+        "dedup": 0.999,
+        "group_by": "creator",
+        "per_group": 2,
+    }
+    hits = ask(client, likes=[{"text": "a dog"}], **wish)
+    expected = find(catalogue, query, Wish(**wish))  # type: ignore[arg-type]
+    assert [hit["key"] for hit in hits] == [hit.key for hit in expected] and hits
+    assert all(hit["metadata"]["kind"] != "objects" for hit in hits)
+    front = ask(client, likes=[{"text": "a dog"}], front=True)
+    assert [hit["key"] for hit in front] == [hit.key for hit in catalogue.front(query)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"likes": []}, "likes"),
+        ({"likes": [{}]}, "exactly one of image"),
+        ({"likes": [{"text": "a", "id": "b"}]}, "exactly one of image"),
+        ({"likes": [{"id": "nobody"}]}, "no picture named 'nobody'"),
+        ({"likes": [{"vector": [1.0]}]}, "a vector of 1 numbers; the catalogue's have 32"),
+        ({"likes": [{"vector": [0.0] * 32}]}, "without a direction"),
+        ({"likes": [{"image": base64.b64encode(b"junk").decode()}]}, "unknown format"),
+        ({"likes": [{"url": "http://localhost/a.png"}]}, "host not allowed"),
+        ({"likes": [{"text": "a"}], "where": "nothing = 1"}, "nothing"),
+        ({"likes": [{"text": "a"}], "where": "__import__('os')"}, ""),
+        ({"likes": [{"text": "a"}], "group_by": "nothing"}, "no column 'nothing'"),
+        ({"likes": [{"text": "a"}], "k": 0}, "k"),
+        ({"likes": [{"id": "p1.png"}], "dislikes": [{"id": "p1.png"}]}, "cancel each other out"),
+    ],
+)
+def test_queries_that_cannot_be_answered(client: httpx.Client, asked: dict[str, Any], message: str) -> None:
+    answer = client.post("/v1/similar", json=asked)
+    assert answer.status_code == 422 and message in answer.json()["error"]["message"]
+
+
+def test_vectors_of_any_length_find_the_same(client: httpx.Client, scorer: Scorer) -> None:
+    vector = scorer.embed_prompts(["a dog"])[0].astype(np.float64)
+    found = [
+        [hit["key"] for hit in ask(client, likes=[{"vector": (scale * vector).tolist()}])]
+        for scale in (1, 1e-300, 1e300)
+    ]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_catalogue_of_another_backbone_is_refused(bundle: Path, tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache", np.eye(4, 32, dtype=np.float32))
+    build(tmp_path / "catalogue", cache, make_labels(4), PopularityConfig(), IndexConfig("exact", 0.9))
+    with (
+        pytest.raises(IdentityMismatch, match="different backbones"),
+        serving(bundle, catalogue=tmp_path / "catalogue"),
+    ):
+        pass

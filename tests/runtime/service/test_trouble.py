@@ -1,0 +1,192 @@
+"""The running service in trouble: strangers, overload, slow bodies, dead decoders, faults, reloads."""
+
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from export_tiny import changed_manifest
+from service_server import TOKEN, base64_of, form, serving, small_picture, wait_until
+
+from runtime.service.state import Service
+
+Running = tuple[httpx.Client, Service]
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[bytes]:
+    return [small_picture(seed) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def running(bundle: Path) -> Iterator[Running]:
+    with serving(bundle) as running:
+        yield running
+
+
+def test_only_the_token_opens(bundle: Path, pictures: list[bytes]) -> None:
+    with serving(bundle, token=TOKEN) as (client, _):
+        asked = {"prompt": "a cat", "images": [base64_of(pictures[0])]}
+        assert client.post("/v1/score", json=asked).status_code == 200
+        for wrong in ("", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"):
+            headers = {"Authorization": wrong.encode("latin-1")}
+            refused = client.post("/v1/score", json=asked, headers=headers)
+            assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
+            assert client.post("/admin/reload", headers=headers).status_code == 401
+        for path in ("/health/live", "/health/ready", "/metrics"):
+            assert client.get(path, headers={"Authorization": ""}).status_code == 200
+        secured = client.get("/openapi.json").json()["paths"]["/v1/score"]["post"]["security"]
+        assert secured == [{"token": []}]
+
+
+class Brake:
+    """Holds the session until it is let go."""
+
+    def __init__(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go = threading.Event()
+        self.runs: list[int] = []
+        batcher = service.room.engine.batcher
+        run = batcher._run
+
+        def held(works: Any) -> Any:
+            self.runs.append(len(works))
+            assert self.go.wait(30)
+            return run(works)
+
+        monkeypatch.setattr(batcher, "_run", held)
+
+
+def test_full_late_and_gone(bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(bundle, max_queue=8, max_items=8, max_batch=1, streams=1, deadline_s=1.5) as (client, service):
+        asked = {"prompt": "a cat", "images": [base64_of(pictures[0])]}
+        assert client.post("/v1/score", json=asked).status_code == 200
+        brake = Brake(service, monkeypatch)
+        with ThreadPoolExecutor(16) as pool:
+            started = time.monotonic()
+            answers = list(pool.map(lambda _: client.post("/v1/score", json=asked), range(16)))
+        statuses = sorted(answer.status_code for answer in answers)
+        assert statuses == [429] * 8 + [504] * 8 and time.monotonic() - started < 10
+        assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status_code == 429)
+        assert service.gate.items == service.gate.requests == service.gate.bytes == 0
+
+        # Its own timeout makes this client go away; nothing is run for it.
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/score", json=asked, timeout=0.3)
+        wait_until(lambda: service.gate.items == 0)
+        ran = len(brake.runs)
+        brake.go.set()
+        assert client.post("/v1/score", json=asked).status_code == 200
+        # One run was under way all the time; those of the seven that came too late, and of the one gone, never began.
+        assert len(brake.runs) == ran + 1
+        assert service.room.engine.batcher.dropped == 8
+        metrics = client.get("/metrics").text
+        assert 'plaudit_requests_total{route="/v1/score",status="504"} 8.0' in metrics
+        assert 'plaudit_requests_total{route="/v1/score",status="499"} 1.0' in metrics
+
+
+def test_a_body_that_dawdles_is_refused(bundle: Path, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runtime.service.front.BODY_TIMEOUT_S", 0.3)
+
+    def slow() -> Iterator[bytes]:
+        yield b"{"
+        time.sleep(0.8)
+        yield b"}"
+
+    assert running[0].post("/v1/score", content=slow()).status_code == 408
+
+
+def test_decoders_that_die_cost_nothing(running: Running, pictures: list[bytes]) -> None:
+    client, service = running
+    asked = {"prompt": "a cat", "images": [base64_of(data) for data in pictures]}
+    before = client.post("/v1/score", json=asked).json()
+    pids = [worker.process.pid for worker in service.decoders._idle]
+    for pid in pids:
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+    time.sleep(0.1)
+    assert client.post("/v1/score", json=asked).json() == before
+    assert (service.metrics.registry.get_sample_value("plaudit_decoders_replaced_total") or 0) >= 1
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_ready_means_that_the_reference_scores_right(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, service = running
+    monkeypatch.setattr("runtime.service.state.READY_S", 0.0)
+    assert client.get("/health/ready").json()["status"] == "ready"
+    engine = service.room.engine
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_reference_scores", engine._reference_scores + 0.1)
+        refused = client.get("/health/ready")
+        assert refused.status_code == 503 and "off by 1.00e-01" in refused.json()["error"]["message"]
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.batcher, "_run", lambda works: 1 / 0)
+        assert client.get("/health/ready").status_code == 503
+        assert client.get("/health/live").status_code == 200
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_a_fault_of_ours_is_500_with_a_traceback_in_the_log_only(
+    running: Running, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, service = running
+    monkeypatch.setattr(service.room.engine.batcher, "_run", lambda works: 1 / 0)
+    answer = client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1]))
+    assert answer.status_code == 500 and answer.json()["error"]["reason"] == "fault"
+    assert "ZeroDivision" not in answer.text
+    assert any(record.exc_info for record in caplog.records)
+
+
+@pytest.fixture
+def two_bundles(bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Two that differ in their manifests only."""
+    folders = (tmp_path / "one", tmp_path / "two")
+    for folder in folders:
+        shutil.copytree(bundle, folder)
+        changed_manifest(folder, lambda manifest, name=folder.name: manifest["provenance"].update(training=name))
+    return folders
+
+
+def test_reload_drops_no_request(two_bundles: tuple[Path, Path], tmp_path: Path, pictures: list[bytes]) -> None:
+    current = tmp_path / "current"
+    current.symlink_to(two_bundles[0])
+    with serving(current, token=TOKEN) as (client, service):
+        stop = threading.Event()
+        statuses: list[int] = []
+        digests: list[str] = []
+
+        def ask() -> None:
+            while not stop.is_set():
+                answer = client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:2]))
+                statuses.append(answer.status_code)
+                digests.append(answer.json()["bundle"])
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(statuses) > 5)
+        first = service.room.engine
+        current.unlink()
+        current.symlink_to(two_bundles[1])
+        shutil.rmtree(two_bundles[0])  # nothing of the old one is read any more
+        new = client.post("/admin/reload").json()["bundle"]
+        after = len(statuses)
+        wait_until(lambda: len(statuses) > after + 8)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert set(statuses) == {200} and set(digests) == {first.scorer.bundle.digest, new}
+        assert digests[-1] == new != first.scorer.bundle.digest
+        assert first.batcher._threads._shutdown and first.users == 0
+
+        (two_bundles[1] / "head.onnx").write_bytes(b"damaged")
+        refused = client.post("/admin/reload")
+        assert refused.status_code == 422 and "is damaged" in refused.json()["error"]["message"]
+        assert client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1])).json()["bundle"] == new
+        assert client.get("/health/ready").status_code == 200
