@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embed.arrays import UInt8s
 from embed.console import progress, unknown_name, warn
 from embed.files import atomic_write, sha256_file, sync_folder
 from embed.graphs.precision import is_convolutional, to_fp16, to_int8
@@ -168,7 +168,7 @@ def _divide(image: "ModelProto", config: ExportConfig) -> tuple[tuple[Path, ...]
     return config.pictures[::4], tuple(p for i, p in enumerate(config.pictures) if i % 4)
 
 
-def _calibration_pixels(paths: Sequence[Path], identity: Identity) -> list[NDArray[np.uint8]]:
+def _calibration_pixels(paths: Sequence[Path], identity: Identity) -> list[UInt8s]:
     """Batches (n, h, w, 3) of the pictures that can be read."""
     pixels = []
     for path in paths:
@@ -179,9 +179,7 @@ def _calibration_pixels(paths: Sequence[Path], identity: Identity) -> list[NDArr
     return [np.stack(pixels[start : start + CALIBRATION_BATCH]) for start in range(0, len(pixels), CALIBRATION_BATCH)]
 
 
-def _graphs_at(
-    precision: str, parts: Mapping[str, "ModelProto"], pixels: Sequence[NDArray[np.uint8]]
-) -> dict[str, "ModelProto"]:
+def _graphs_at(precision: str, parts: Mapping[str, "ModelProto"], pixels: Sequence[UInt8s]) -> dict[str, "ModelProto"]:
     """Every graph of the bundle at a precision. The head is small and stays in float32."""
     convert: dict[str, Callable[[str], ModelProto]] = {
         "fp32": lambda part: parts[part],

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embed.arrays import Float32s, UInt8s
 from embed.console import warn
 from embed.graphs.trace import certificate
 from embed.inputs.images import ImageError
@@ -22,8 +22,6 @@ from runtime.scoring.scorer import Scorer
 if TYPE_CHECKING:
     from embed.backbones.backbone import Backbone
     from heads.models import Head
-
-Vectors = NDArray[np.float32]
 
 TORCH_BATCH = 8  # pictures; more is no faster on a CPU and takes more memory
 GENERATED_PICTURES = 64
@@ -51,7 +49,7 @@ def measure(
     pixels = _pixels(exported, sources)
     reference = torch_vectors(backbone, exported.inputs, pixels, prompts)
 
-    def score(vectors: dict[str, Vectors]) -> Vectors:
+    def score(vectors: dict[str, Float32s]) -> Float32s:
         return torch_scores(head, vectors) if head else exported.score_vectors(vectors)["score"]
 
     theirs = score_matrix(reference, score)
@@ -72,7 +70,7 @@ def measure(
     return result
 
 
-def bundle_vectors(scorer: Scorer, pixels: NDArray[np.uint8], prompts: Sequence[str]) -> dict[str, Vectors]:
+def bundle_vectors(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str]) -> dict[str, Float32s]:
     """What the head reads, from the bundle's graphs: of the pixels (n, h, w, 3) and of the prompts."""
     vectors = scorer.encode_pixels(pixels)
     return {**vectors, "text_embedding": scorer.embed_prompts(prompts)} if scorer.reads_text else vectors
@@ -81,9 +79,9 @@ def bundle_vectors(scorer: Scorer, pixels: NDArray[np.uint8], prompts: Sequence[
 def rounding_noise(
     backbone: "Backbone",
     inputs: Sequence[str],
-    pixels: NDArray[np.uint8],
-    reference: Mapping[str, Vectors],
-    score: Callable[[dict[str, Vectors]], Vectors],
+    pixels: UInt8s,
+    reference: Mapping[str, Float32s],
+    score: Callable[[dict[str, Float32s]], Float32s],
 ) -> float:
     """By how much rounding alone moves the difference of two scores: torch against torch, one picture at a time."""
     few = pixels[:8]
@@ -98,7 +96,7 @@ def rounding_noise(
     return 2 * max(float(difference.max()), float(np.finfo(np.float32).eps))
 
 
-def _pixels(scorer: Scorer, sources: Sequence[Any]) -> NDArray[np.uint8]:
+def _pixels(scorer: Scorer, sources: Sequence[Any]) -> UInt8s:
     """(n, h, w, 3) of the pictures that can be read, at least two."""
     decoded = [picture for picture in scorer.decode(sources) if not isinstance(picture, ImageError)]
     if len(decoded) < 2:
@@ -108,7 +106,7 @@ def _pixels(scorer: Scorer, sources: Sequence[Any]) -> NDArray[np.uint8]:
     return np.stack(decoded)
 
 
-def score_matrix(vectors: Mapping[str, Vectors], score: Callable[[dict[str, Vectors]], Vectors]) -> Vectors:
+def score_matrix(vectors: Mapping[str, Float32s], score: Callable[[dict[str, Float32s]], Float32s]) -> Float32s:
     """Scores (pictures, prompts) of every picture under every prompt; (pictures, 1) where no text is read."""
     images = {name: values for name, values in vectors.items() if name != "text_embedding"}
     if "text_embedding" not in vectors:
@@ -121,7 +119,7 @@ def score_matrix(vectors: Mapping[str, Vectors], score: Callable[[dict[str, Vect
     return np.stack(columns, axis=1)
 
 
-def whole_graph_difference(scorer: Scorer, pixels: NDArray[np.uint8], prompts: Sequence[str], parts: Vectors) -> float:
+def whole_graph_difference(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str], parts: Float32s) -> float:
     """The largest difference of scores between model.onnx and the same graphs run part by part, `parts` (n, p)."""
     column = np.arange(len(pixels)) % parts.shape[1]
     scores = scorer.run_whole(pixels, [prompts[i] for i in column])["score"]
@@ -129,8 +127,8 @@ def whole_graph_difference(scorer: Scorer, pixels: NDArray[np.uint8], prompts: S
 
 
 def torch_vectors(
-    backbone: "Backbone", inputs: Sequence[str], pixels: NDArray[np.uint8], prompts: Sequence[str]
-) -> dict[str, Vectors]:
+    backbone: "Backbone", inputs: Sequence[str], pixels: UInt8s, prompts: Sequence[str]
+) -> dict[str, Float32s]:
     """What a head with these inputs reads, from torch at fp32: of the pixels (n, h, w, 3) and of the prompts."""
     import torch
 
@@ -147,7 +145,7 @@ def torch_vectors(
     return vectors
 
 
-def torch_scores(head: "Head", vectors: Mapping[str, Vectors]) -> Vectors:
+def torch_scores(head: "Head", vectors: Mapping[str, Float32s]) -> Float32s:
     """The head's scores (n,) of vectors with n rows each."""
     import torch
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embed.arrays import Floats, UInt8s
 from embed.spec import InputError
-
-Floats = NDArray[np.float64]
 
 # Limits at fp32. Scores may be logits of any size: the limit is for scores up to 1 and grows with the largest.
 MAX_SCORE_DIFFERENCE = 1e-4
@@ -134,7 +133,7 @@ def require_parity(parity: ScoreParity, cosine_min: float, score_limit: float, m
         raise ParityError(f"{parity.precision} and torch disagree: {'; '.join(faults)}; {figures}")
 
 
-def generated_pictures(count: int, seed: int = 0) -> list[NDArray[np.uint8]]:
+def generated_pictures(count: int, seed: int = 0) -> list[UInt8s]:
     """Pictures (h, w, 3) of coloured clouds with edges, for where no real ones are at hand: 1/f noise, cut by a disc.
 
     Their spectrum is that of photographs (Field 1987); what they show is nothing.

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from embed.arrays import Floats, Ints
 from embed.console import unknown_name
 from embed.spec import InputError
-
-Floats = NDArray[np.float64]
-Integers = NDArray[np.intp]
 
 TIE_CREDIT = {"half": 0.5, "correct": 1.0, "wrong": 0.0}
 TIE_THRESHOLDS = tuple(step / 10 for step in range(11))  # PickScore's grid
@@ -55,7 +53,7 @@ def tie_threshold(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike) -> 
     return TIE_THRESHOLDS[int(np.argmax(means))]
 
 
-def pairs_within(group: ArrayLike) -> tuple[Integers, Integers]:
+def pairs_within(group: ArrayLike) -> tuple[Ints, Ints]:
     """Row numbers of every pair of two different rows of one group, each pair once, as (first, second)."""
     group = np.asarray(group)
     order = np.argsort(group, kind="stable")
@@ -67,7 +65,7 @@ def pairs_within(group: ArrayLike) -> tuple[Integers, Integers]:
     return order[first], order[first + 1 + nth]
 
 
-def ranked_pairs(group: ArrayLike, rank: ArrayLike) -> tuple[Integers, Integers]:
+def ranked_pairs(group: ArrayLike, rank: ArrayLike) -> tuple[Ints, Ints]:
     """Row numbers (better, worse) of every pair of one group whose ranks differ: ImageReward's comparisons."""
     (rank,) = _columns(rank=rank)
     first, second = pairs_within(group)
@@ -200,7 +198,7 @@ class ReliabilityBin:
     accuracy: float
 
 
-def confidences(probability: ArrayLike, target: ArrayLike, bins: int = 10) -> tuple[Floats, Floats, Integers]:
+def confidences(probability: ArrayLike, target: ArrayLike, bins: int = 10) -> tuple[Floats, Floats, Ints]:
     """Of each comparison (m,) its confidence, its outcome and which of `bins` equal slices of confidence from 0.5 to 1
     it is in; the last includes 1.
 
@@ -237,9 +235,7 @@ def brier(probability: ArrayLike, target: ArrayLike) -> Floats:
     return np.square(p - y)
 
 
-def _signs_of_pairs(
-    scores: ArrayLike, values: ArrayLike, group: ArrayLike
-) -> tuple[Floats, Floats, Integers, Integers, Integers]:
+def _signs_of_pairs(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> tuple[Floats, Floats, Ints, Ints, Ints]:
     """Of every pair within a group the signs of both differences, each row's group, and the pair's rows."""
     x, y = _columns(scores=scores, values=values)
     first, second = pairs_within(group)
@@ -247,13 +243,13 @@ def _signs_of_pairs(
     return np.sign(x[first] - x[second]), np.sign(y[first] - y[second]), row, first, second
 
 
-def _correlation(x: Floats, y: Floats, row: Integers, groups: int) -> Floats:
+def _correlation(x: Floats, y: Floats, row: Ints, groups: int) -> Floats:
     """sum x y / sqrt(sum x^2 sum y^2) within each group (g,)."""
     xy, xx, yy = (_sums(row, product, groups) for product in (x * y, x * x, y * y))
     return _ratio(xy, np.sqrt(xx * yy))
 
 
-def _sums(index: Integers, values: Floats, size: int) -> Floats:
+def _sums(index: Ints, values: Floats, size: int) -> Floats:
     """The sum of the values at each index (size,)."""
     return np.bincount(index, values, size).astype(np.float64)
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embed.arrays import Ints
+
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
@@ -53,7 +55,7 @@ def fold_constants(model: "ModelProto", sizes: tuple[Mapping[str, int], Mapping[
     return drop_unused(model)
 
 
-def _target(taken: Shape, given: Shape, other_taken: Shape, other_given: Shape) -> NDArray[np.int64] | None:
+def _target(taken: Shape, given: Shape, other_taken: Shape, other_given: Shape) -> Ints | None:
     """What a Reshape aims at, for any size, from the shapes that it takes and gives at two sizes.
 
     A dimension that is free is the one it takes there (0), or else what is left over (-1); None where two would be.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embed.arrays import UInt8s
 from embed.graphs.folding import drop_unused, inferred
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _float_values(model: "ModelProto") -> set[str]:
     return {name for name, kind in values.items() if kind == onnx.TensorProto.FLOAT}
 
 
-def to_int8(model: "ModelProto", calibration: Sequence[NDArray[np.uint8]] = ()) -> "ModelProto":
+def to_int8(model: "ModelProto", calibration: Sequence[UInt8s] = ()) -> "ModelProto":
     """A copy that multiplies int8 weights, one scale a channel, and uint8 activations.
 
     A trunk of convolutions needs `calibration`, batches of pixels (n, h, w, 3) of real pictures, from which the
@@ -275,10 +276,10 @@ def is_convolutional(model: "ModelProto") -> bool:
 class _Reader:
     """Batches of pixels in the form that onnxruntime's calibration asks for."""
 
-    def __init__(self, batches: Sequence[NDArray[np.uint8]]) -> None:
+    def __init__(self, batches: Sequence[UInt8s]) -> None:
         self.batches = iter(batches)
 
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+    def get_next(self) -> dict[str, UInt8s] | None:
         batch = next(self.batches, None)
         return None if batch is None else {"pixels": batch}
 

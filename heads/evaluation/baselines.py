@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from embed.arrays import Floats
 from heads.data.comparisons import Labels, appeal, values_of
 from heads.data.features import Features
 from heads.data.split import Split, rows_apart_from
-from heads.evaluation.evaluate import Floats, head_scores
+from heads.evaluation.evaluate import head_scores
 from heads.models import build_head, config_from_json
 from heads.training.folds import train_heads
 from heads.training.train import TrainConfig

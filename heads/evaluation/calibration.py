@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from embed.arrays import Floats
 from embed.spec import InputError, known_fields
-
-Floats = NDArray[np.float64]
 
 PERCENTILE_KNOTS = 1001  # a thousandth of the reference set between neighbours
 

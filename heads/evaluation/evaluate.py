@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
+from embed.arrays import Floats
 from embed.console import warn
 from embed.files import atomic_write
 from embed.spec import InputError
@@ -26,8 +26,6 @@ from heads.evaluation.intervals import Interval, clustered_interval, mean_of_fol
 from heads.metrics import pair_credit
 from heads.models import Cosine, Head
 from heads.training.train import score_items
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

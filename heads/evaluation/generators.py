@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from embed.arrays import Floats, Ints
 from embed.spec import InputError
 from heads.data.comparisons import Labels, appeal, groups_of, values_of
 from heads.evaluation.intervals import Interval
 from heads.metrics import pairs_within, spearman
-
-Floats = NDArray[np.float64]
 
 # As in chess: everyone's first rating, the most that one choice moves, and the lead that makes odds of ten to one.
 ELO_BASE = 1000.0
@@ -31,8 +30,8 @@ class Choices:
     """m choices between generators: numbers a and b (m,) into `generators`, target (m,), prompt (m,)."""
 
     generators: tuple[str, ...]
-    a: NDArray[np.intp]
-    b: NDArray[np.intp]
+    a: Ints
+    b: Ints
     target: Floats
     prompt: NDArray[np.generic]
 
@@ -177,12 +176,12 @@ def bradley_terry(choices: Choices, level: float = 0.95) -> BradleyTerry:
     )
 
 
-def _orders(choices: Choices, rng: np.random.Generator, orders: int) -> NDArray[np.intp]:
+def _orders(choices: Choices, rng: np.random.Generator, orders: int) -> Ints:
     """Random orders of all choices (orders, m)."""
     return rng.permuted(np.tile(np.arange(len(choices.a)), (orders, 1)), axis=1)
 
 
-def _play(choices: Choices, target: Floats, orders: NDArray[np.intp]) -> Floats:
+def _play(choices: Choices, target: Floats, orders: Ints) -> Floats:
     """Ratings (orders, g) after the last choice; the orders are played side by side."""
     ratings = np.full((len(orders), len(choices.generators)), ELO_BASE)
     row = np.arange(len(orders))

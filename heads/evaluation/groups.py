@@ -9,8 +9,9 @@ from functools import cached_property
 
 import numpy as np
 
+from embed.arrays import Floats
 from heads.data.comparisons import appeal, groups_of
-from heads.evaluation.evaluate import Floats, Measured
+from heads.evaluation.evaluate import Measured
 from heads.evaluation.intervals import Interval, mean_of_folds_interval
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from embed.arrays import Floats
 
 # Resamples handled at once hold this many cluster counts (8 bytes each), so memory does not grow with resamples.
 COUNTS_AT_ONCE = 4_000_000

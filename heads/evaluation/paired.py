@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from embed.arrays import Floats
 from heads import metrics
-from heads.evaluation.evaluate import Floats, Measured
+from heads.evaluation.evaluate import Measured
 from heads.evaluation.groups import Board
 from heads.evaluation.intervals import paired_interval
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from embed.arrays import Floats
 from embed.spec import InputError
 from heads import metrics
 from heads.data.counts import sample_pairs
 from heads.evaluation.calibration import fit_isotonic, fit_temperature
-from heads.evaluation.evaluate import Floats
 from heads.evaluation.groups import Board
 from heads.evaluation.intervals import (
     Interval,

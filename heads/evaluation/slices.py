@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.arrays import Floats
 from embed.spec import InputError
 from heads.data.comparisons import codes
-from heads.evaluation.evaluate import Floats, Measured
+from heads.evaluation.evaluate import Measured
 from heads.metrics import pair_credit
 
 BINS = 4  # of a column of many different numbers

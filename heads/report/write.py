@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from embed.arrays import Floats
 from embed.cache.store import Cache
 from embed.files import atomic_write
 from embed.records.formats import Records
 from heads.data.comparisons import appeal
-from heads.evaluation.evaluate import Floats, Measured
+from heads.evaluation.evaluate import Measured
 from heads.evaluation.groups import Board
 from heads.evaluation.scoreboard import MAPS, reliability
 from heads.metrics import expected_calibration_error

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embed.arrays import Float32s, UInt8s
 from embed.engines.sessions import (
     DEVICE_PROVIDERS,
     Provider,
@@ -27,8 +28,7 @@ from runtime.scoring.pinned import locked_array
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-Floats = NDArray[np.float32]
-Pixels = Sequence[NDArray[np.uint8]] | NDArray[np.uint8]  # n pictures, each (h, w, 3) of the backbone's size
+Pixels = Sequence[UInt8s] | UInt8s  # n pictures, each (h, w, 3) of the backbone's size
 
 BATCH = 32  # pictures a run, at most
 
@@ -58,7 +58,7 @@ class Sessions:
         available = require_onnxruntime().get_available_providers()
         return resolve_providers(providers, available, engine_cache)[0][0]
 
-    def run(self, part: str, inputs: dict[str, NDArray[Any]], threads: int | None = None) -> dict[str, Floats]:
+    def run(self, part: str, inputs: dict[str, NDArray[Any]], threads: int | None = None) -> dict[str, Float32s]:
         """Outputs (n, ...) by name; on a CPU with so many threads, the calling one among them.
 
         Every number of threads is a session of its own, with weights of its own.
@@ -69,11 +69,11 @@ class Sessions:
             return {name: np.empty((0, *map(int, shape[1:])), kind) for name, (kind, shape) in outputs.items()}
         return dict(zip((output.name for output in session.get_outputs()), run(session, inputs), strict=True))
 
-    def encode(self, pixels: Pixels, threads: int | None = None) -> dict[str, Floats]:
+    def encode(self, pixels: Pixels, threads: int | None = None) -> dict[str, Float32s]:
         """Vectors (n, d) by name of up to BATCH decoded pictures; threads as of `run`."""
         return self.run("image", {"pixels": self._stack(pixels)}, threads)
 
-    def _stack(self, pixels: Pixels) -> NDArray[np.uint8]:
+    def _stack(self, pixels: Pixels) -> UInt8s:
         """The pictures as one array; on a CUDA device this thread's own, until it stacks the next."""
         size = (*self._bundle.identity.preprocess.size, 3)
         if self.provider not in DEVICE_PROVIDERS:
@@ -81,7 +81,7 @@ class Sessions:
         if not hasattr(self._local, "batch"):
             self._session("image")  # with which onnxruntime loads CUDA's library
             self._local.batch = locked_array((BATCH, *size))
-        batch: NDArray[np.uint8] = self._local.batch[: len(pixels)]
+        batch: UInt8s = self._local.batch[: len(pixels)]
         for place, picture in zip(batch, pixels, strict=True):
             place[:] = picture
         return batch

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from embed.arrays import UInt8s
 
 PORTABLE = 1  # cudaHostRegisterPortable: locked for every device and thread of the process
 MAPS = Path("/proc/self/maps")
 
 
-def locked_array(shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def locked_array(shape: tuple[int, ...]) -> UInt8s:
     """A uint8 array of any content, its pages locked for as long as it or a view of it lives, where that can be done.
 
     Locking takes longer than copying as much: an array is worth keeping.

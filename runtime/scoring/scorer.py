@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL.Image import Image, fromarray
 
+from embed.arrays import Float32s, Floats, Ints, UInt8s
 from embed.engines.sessions import Provider
 from embed.inputs.images import ImageError, Limits, load_image, preprocess
 from embed.spec import Identity, InputError
 from runtime.scoring.bundle import OUTPUTS, Bundle, BundleError, open_bundle
-from runtime.scoring.graphs import BATCH, Floats, Pixels, Sessions
+from runtime.scoring.graphs import BATCH, Pixels, Sessions
 
-Picture = str | os.PathLike[str] | bytes | Image | NDArray[np.uint8]
+Picture = str | os.PathLike[str] | bytes | Image | UInt8s
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
 # Vectors of the good pictures by name, the bad ones by number, and how many pictures there were.
-Encoded = tuple[dict[str, Floats], dict[int, ImageError], int]
+Encoded = tuple[dict[str, Float32s], dict[int, ImageError], int]
 
 LIMITS = Limits()
 
@@ -43,11 +43,11 @@ REMEMBERED_PROMPTS = 10_000
 class Scored:
     """Of n pictures: every output of the head (n,) float32 by name, NaN where `errors` has the picture's number."""
 
-    outputs: dict[str, Floats]
+    outputs: dict[str, Float32s]
     errors: dict[int, ImageError]
 
     @property
-    def scores(self) -> Floats:
+    def scores(self) -> Float32s:
         """(n,) float32; higher is preferred."""
         return self.outputs["score"]
 
@@ -68,7 +68,7 @@ class Scorer:
         self.precision = bundle.precision(precision)
         self.limits = limits
         self._sessions = Sessions(bundle, self.precision, providers, threads, engine_cache)
-        self._prompts: OrderedDict[str, Floats] = OrderedDict()
+        self._prompts: OrderedDict[str, Float32s] = OrderedDict()
         self._lock = threading.RLock()
         self._tokenizer = bundle.tokenizer() if bundle.tokenizer_config else None
         self._workers = threads or os.cpu_count() or 1
@@ -104,18 +104,18 @@ class Scorer:
         """Whether the head's score depends on the prompt."""
         return "text_embedding" in self.inputs
 
-    def score(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Floats:
+    def score(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Float32s:
         """(n,) scores, higher is preferred, of n pictures under one prompt, or under n; ImageError for a bad one."""
         scored = self.score_items(prompt, images)
         for error in scored.errors.values():
             raise error
         return scored.scores
 
-    def rank(self, prompt: str, images: Iterable[Picture]) -> NDArray[np.int64]:
+    def rank(self, prompt: str, images: Iterable[Picture]) -> Ints:
         """The pictures' numbers (n,), the preferred one first; equal scores keep their order."""
         return np.argsort(-self.score(prompt, images), kind="stable")
 
-    def probabilities(self, prompt: str, images: Iterable[Picture]) -> NDArray[np.float64]:
+    def probabilities(self, prompt: str, images: Iterable[Picture]) -> Floats:
         """(n,) softmax of the scores over the pictures: how likely each is the preferred one of all.
 
         On the calibrated scores where the head has them; else as PickScore does, on the raw ones.
@@ -141,7 +141,7 @@ class Scorer:
             outputs[name][good] = values
         return Scored(outputs, errors)
 
-    def score_vectors(self, features: dict[str, Floats]) -> dict[str, Floats]:
+    def score_vectors(self, features: dict[str, Float32s]) -> dict[str, Float32s]:
         """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models)."""
         values = {name: features[name] for name in self.inputs}
         given = self._sessions.run("head", values)
@@ -150,20 +150,20 @@ class Scorer:
                 raise FloatingPointError(f"{name} of {self.bundle.path} at {self.precision} is not finite")
         return {name: given[name] for name in self.outputs}
 
-    def embed_images(self, images: Iterable[Picture]) -> Floats:
+    def embed_images(self, images: Iterable[Picture]) -> Float32s:
         """(n, d) unit vectors of the pictures; ImageError for a bad one."""
         features, errors, _ = self._features(images)
         for error in errors.values():
             raise error
         return features["image_embedding"]
 
-    def embed_prompts(self, prompts: Sequence[str]) -> Floats:
+    def embed_prompts(self, prompts: Sequence[str]) -> Float32s:
         """(n, d) unit vectors of the prompts."""
         return self.begin_prompts(prompts)()
 
-    def begin_prompts(self, prompts: Sequence[str]) -> Callable[[], Floats]:
+    def begin_prompts(self, prompts: Sequence[str]) -> Callable[[], Float32s]:
         """Begin to encode prompts that are not remembered; the function waits and gives what `embed_prompts` does."""
-        found: dict[str, Floats] = {}
+        found: dict[str, Float32s] = {}
         with self._lock:
             for prompt in dict.fromkeys(prompts):
                 if prompt in self._prompts:
@@ -174,7 +174,7 @@ class Scorer:
         parts = [missing[start : start + size] for start in range(0, len(missing), size)]
         encoded = [self._text_pool.submit(self._encode_prompts, part) for part in parts]
 
-        def finish() -> Floats:
+        def finish() -> Float32s:
             for part, running in zip(parts, encoded, strict=True):
                 found.update(zip(part, running.result(), strict=True))
             with self._lock:
@@ -186,7 +186,7 @@ class Scorer:
 
         return finish
 
-    def decode(self, images: Iterable[Picture]) -> Iterator[NDArray[np.uint8] | ImageError]:
+    def decode(self, images: Iterable[Picture]) -> Iterator[UInt8s | ImageError]:
         """Each picture's pixels (h, w, 3) for the backbone or what is wrong with it, in order, decoded ahead."""
         return self._ahead(self._pixels, images, 2 * BATCH)
 
@@ -226,18 +226,18 @@ class Scorer:
             result[name] = difference
         return result
 
-    def encode_pixels(self, pixels: Pixels, threads: int | None = None) -> dict[str, Floats]:
+    def encode_pixels(self, pixels: Pixels, threads: int | None = None) -> dict[str, Float32s]:
         """Vectors (n, d) by name of n decoded pictures; with other `threads` than the scorer's, in another session."""
         starts = range(0, max(1, len(pixels)), BATCH)
         batches = [self._sessions.encode(pixels[start : start + BATCH], threads) for start in starts]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
-    def run_whole(self, pixels: NDArray[np.uint8], prompts: Sequence[str]) -> dict[str, Floats]:
+    def run_whole(self, pixels: UInt8s, prompts: Sequence[str]) -> dict[str, Float32s]:
         """Outputs of the one graph that holds all parts, for pixels (n, h, w, 3) and n prompts."""
         tokens = {"tokens": self._encoder()(prompts)} if self.reads_text else {}
         return self._sessions.run("model", {"pixels": pixels, **tokens})
 
-    def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Floats], dict[int, ImageError], int]:
+    def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Float32s], dict[int, ImageError], int]:
         """Vectors of the good pictures, by name; the bad ones; and how many pictures there were."""
         images = iter(images)
         first = list(islice(images, RUN * self._workers))
@@ -248,7 +248,7 @@ class Scorer:
             parts = self._ahead(self._decode_and_encode, groups, 2 * self._workers)
         else:
             parts = map(self._encode, _groups(self.decode(images), BATCH))
-        vectors: list[dict[str, Floats]] = []
+        vectors: list[dict[str, Float32s]] = []
         errors: dict[int, ImageError] = {}
         count = 0
         for found, bad, size in parts:
@@ -263,12 +263,12 @@ class Scorer:
         """In this thread, with a session that takes no other for help."""
         return self._encode([self._pixels(image) for image in images], threads=1)
 
-    def _encode(self, decoded: Sequence[NDArray[np.uint8] | ImageError], threads: int | None = None) -> Encoded:
+    def _encode(self, decoded: Sequence[UInt8s | ImageError], threads: int | None = None) -> Encoded:
         errors = {number: found for number, found in enumerate(decoded) if isinstance(found, ImageError)}
         pixels = [found for found in decoded if not isinstance(found, ImageError)]
         return self._sessions.encode(pixels, threads), errors, len(decoded)
 
-    def _pixels(self, picture: Picture) -> NDArray[np.uint8] | ImageError:
+    def _pixels(self, picture: Picture) -> UInt8s | ImageError:
         spec = self.identity.preprocess
         try:
             if isinstance(picture, str | os.PathLike):
@@ -290,7 +290,7 @@ class Scorer:
     def _encoder(self) -> Any:
         return self._tokenizer or self.bundle.tokenizer()  # the latter says why there is none
 
-    def _encode_prompts(self, prompts: Sequence[str]) -> Floats:
+    def _encode_prompts(self, prompts: Sequence[str]) -> Float32s:
         return self._sessions.run("text", {"tokens": self._encoder()(prompts)})["text_embedding"]
 
 
@@ -300,7 +300,7 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield group
 
 
-def softmax(scores: Floats) -> NDArray[np.float64]:
+def softmax(scores: Float32s) -> Floats:
     """Positive numbers of sum 1 that keep the order of the scores (n,)."""
     weights = np.exp(scores.astype(np.float64) - scores.max(initial=-np.inf))
     return weights / weights.sum()

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embed.arrays import Float32s
 from embed.inputs.images import ImageError
 from embed.spec import require_same_identity
-from runtime.scoring.scorer import Floats, Scorer
+from runtime.scoring.scorer import Scorer
 from runtime.service.batching import Batcher, Observe
 from runtime.service.decoding import Decoders
 from runtime.service.fetching import Fetcher
@@ -88,7 +89,7 @@ class Engine:
             self._reference = [
                 Work(pixels, prompt, scored=True) for pixels, prompt in zip(reference["pixels"], prompts, strict=True)
             ]
-            self._reference_scores: Floats = reference["score"]
+            self._reference_scores: Float32s = reference["score"]
         self._tolerance = scorer.bundle.manifest["reference"][scorer.precision]["score"]
         self._decoders = decoders
         self._fetcher = fetcher
@@ -132,10 +133,10 @@ class Engine:
 
         return await asyncio.gather(*map(one, prompts, pictures))
 
-    async def embed_images(self, pictures: Sequence[Picture]) -> list[Floats | ImageError]:
+    async def embed_images(self, pictures: Sequence[Picture]) -> list[Float32s | ImageError]:
         """Of each picture its unit vector (d,), or what is wrong with it."""
 
-        async def one(picture: Picture) -> Floats | ImageError:
+        async def one(picture: Picture) -> Float32s | ImageError:
             pixels = await self.pixels(picture)
             if isinstance(pixels, ImageError):
                 return pixels
@@ -143,7 +144,7 @@ class Engine:
 
         return await asyncio.gather(*map(one, pictures))
 
-    async def embed_prompts(self, prompts: Sequence[str]) -> list[Floats]:
+    async def embed_prompts(self, prompts: Sequence[str]) -> list[Float32s]:
         """Of each prompt its unit vector (d,)."""
         outcomes = await asyncio.gather(*(self.batcher.submit(Work(prompt=prompt)) for prompt in prompts))
         return [outcome["text_embedding"] for outcome in outcomes]

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from embed.arrays import Float32s
 from embed.inputs.images import ImageError
 from embed.spec import InputError
 from runtime.catalogue.queries import Wish, find, mixed_query
 from runtime.catalogue.reader import Catalogue, hit_json
-from runtime.scoring.scorer import Floats
 from runtime.service.engine import Engine
 from runtime.service.requests import Like, SimilarRequest, UrlPicture, picture_of
 
@@ -44,14 +44,14 @@ async def find_hits(engine: Engine, asked: SimilarRequest) -> list[dict[str, Any
     return await engine.search(search)
 
 
-async def _vectors(engine: Engine, likes: Sequence[Like]) -> Floats:
+async def _vectors(engine: Engine, likes: Sequence[Like]) -> Float32s:
     """(n, d) float32 unit vectors."""
     assert engine.catalogue is not None
     found = await asyncio.gather(*(_vector(engine, engine.catalogue, like) for like in likes))
     return np.array(found, np.float32).reshape(-1, engine.catalogue.vectors.shape[1])
 
 
-async def _vector(engine: Engine, catalogue: Catalogue, like: Like) -> Floats:
+async def _vector(engine: Engine, catalogue: Catalogue, like: Like) -> Float32s:
     if like.text is not None:
         if engine.scorer.bundle.tokenizer_config is None:
             raise InputError("this service's bundle reads no text; wanted pictures, ids or vectors")
@@ -68,7 +68,7 @@ async def _vector(engine: Engine, catalogue: Catalogue, like: Like) -> Floats:
     return outcome
 
 
-def _unit(vector: np.ndarray, dim: int) -> Floats:
+def _unit(vector: np.ndarray, dim: int) -> Float32s:
     if len(vector) != dim:
         raise InputError(f"got a vector of {len(vector)} numbers; the catalogue's have {dim}")
     largest = np.abs(vector).max()
