@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import open_clip
-import torch
 from open_clip.transform import PreprocessCfg
 from open_clip.utils import to_2tuple
 
 from embed.backbones import checkpoints, delta, starter
 from embed.backbones.backbone import Backbone, activation, tokenizer_name, vocabulary, weights_hash
 from embed.console import warn
+from embed.devices import resolve_device
 from embed.spec import Identity, InputError, Preprocess, Source
 
 
@@ -23,7 +23,7 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
     `random:SEED`, or `delta:FOLDER` (tuned by `heads unfreeze`). InputError where these are unknown, contradict each
     other, or leave open what decides the vectors.
     """
-    target = _device(device)
+    device = resolve_device(device)
     if (source.pretrained or "").startswith(delta.PREFIX):
         base = load_backbone(delta.base_source(source), device)
         return delta.apply_delta(base, source)
@@ -55,14 +55,7 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
         context_length=tokenizer.context_length,
         dim=dim,
     )
-    return Backbone(identity, source, model.requires_grad_(False).to(target), tokenizer)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used here: {str(error).partition(chr(10))[0]}") from None
+    return Backbone(identity, source, model.requires_grad_(False).to(device), tokenizer)
 
 
 def _preprocess(model: open_clip.CustomTextCLIP, preparation: Mapping[str, Any]) -> Preprocess:

@@ -196,7 +196,7 @@ def merge(args: argparse.Namespace) -> dict[str, Any]:
 
 def refresh(args: argparse.Namespace) -> dict[str, Any]:
     from embed.cache.store import Cache
-    from embed.engines.choice import resolve_device
+    from embed.devices import resolve_device
     from embed.unfreeze.refresh import refresh_cache
 
     cache = Cache.open(args.cache)

@@ -8,12 +8,9 @@ tokenizer is kept beside them.
 """
 
 import math
-import platform
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,28 +107,6 @@ def _onnx_has(device: str) -> bool:
         return PROVIDERS.get(device.partition(":")[0]) in require_onnxruntime().get_available_providers()
     except InputError:
         return False
-
-
-def resolve_device(name: str) -> str:
-    """The device asked for, or the best there is for "auto"; InputError where it is not there.
-
-    Imports torch only where there may be more than a CPU.
-    """
-    if name == "cpu":
-        return name
-    if name == "auto":
-        if not (Path("/dev/nvidiactl").exists() or (sys.platform, platform.machine()) == ("darwin", "arm64")):
-            return "cpu"
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used here: {str(error).partition(chr(10))[0]}") from None
-    return name
 
 
 def choose(trials: Sequence[Trial], wanted: Wanted, count: int | None = None) -> Trial:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
-from embed.engines.choice import REFERENCE, Engine, Wanted, candidates, resolve_device
+from embed.devices import resolve_device
+from embed.engines.choice import REFERENCE, Engine, Wanted, candidates
 from embed.engines.encoders import TowerEncoder
 from embed.engines.machine import machine_cache
 from embed.engines.towers import SAMPLE, Towers

@@ -20,7 +20,7 @@ from embed.cache.boundary import DTYPES, Boundary, PartWriter, decode, encode, r
 from embed.cache.ledger import Ledger
 from embed.cache.store import ID_COLUMN, CacheWriter
 from embed.console import unknown_name
-from embed.engines.choice import resolve_device
+from embed.devices import resolve_device
 from embed.graphs.trace import certificate
 from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Picture
 from embed.jobs.build import BuildConfig, Reporter

@@ -77,7 +77,7 @@ def finetune(args: argparse.Namespace) -> dict[str, Any]:
     from embed.backbones.delta import published_state
     from embed.cache.store import Cache
     from embed.cli.bars import Bars
-    from embed.engines.choice import resolve_device
+    from embed.devices import resolve_device
     from embed.modes import parse_mode
     from embed.records.formats import read_records
     from embed.unfreeze.fill import BoundaryConfig, extend_cache

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from embed.console import command, say, table
+from embed.devices import resolve_device
 from heads.cli.common import add_data_options, tables_and_features
-from heads.cli.train import add_split_options, configs, require_device, test_fraction
+from heads.cli.train import DEVICES, add_split_options, configs, test_fraction
 
 DEFAULT = {"head": "fusion", "loss": "preference"}  # of `heads train`
 SHOWN = 10
@@ -32,7 +33,7 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
     from heads.training.sweep import Options, SweepConfig, Trial, best_of
     from heads.training.sweep import sweep as search
 
-    require_device(args.device)
+    resolve_device(args.device, DEVICES)
     search_config = SweepConfig(args.minutes, seed=args.seed)
     cache = Cache.open(args.cache)
     (labels,), features = tables_and_features(args, cache, [args.data])

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from embed.console import command, say, table
+from embed.devices import resolve_device
 from heads.cli.common import accuracy_lines, add_data_options, content_ids, tables_and_features
 
+DEVICES = ("cpu", "cuda")  # that heads are trained on
 # Options that decide what is trained and how; a file for --config names them as here, with underscores.
 # name: type, of which heads (none: of all), help
 SOLVED = ("linear", "kernel")
@@ -96,7 +98,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     from heads.training.checkpoint import Checkpoints
     from heads.training.objectives import require_use
 
-    require_device(args.device)
+    resolve_device(args.device, DEVICES)
     cache = Cache.open(args.cache)
     split_config = _split_config(args)
     options = chosen_options(args)
@@ -206,16 +208,6 @@ def test_fraction(args: argparse.Namespace) -> float:
     from heads.data.split import SplitConfig
 
     return SplitConfig.test_fraction if args.test_fraction is None else float(args.test_fraction)
-
-
-def require_device(name: str) -> None:
-    """Nothing, or InputError: a device that is not there is never replaced by the CPU."""
-    import torch
-
-    from embed.spec import InputError
-
-    if name != "cpu" and not (name.partition(":")[0] == "cuda" and torch.cuda.is_available()):
-        raise InputError(f"--device {name} is not there; torch {torch.__version__} finds no such device here")
 
 
 def chosen_options(args: argparse.Namespace) -> dict[str, Any]:

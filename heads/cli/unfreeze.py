@@ -70,7 +70,7 @@ def unfreeze(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from embed.cache.store import Cache
-    from embed.engines.choice import resolve_device
+    from embed.devices import resolve_device
     from heads.data import split
     from heads.evaluation.evaluate import Protocol, evaluate
     from heads.models import HeadConfig

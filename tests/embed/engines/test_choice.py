@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from embed.engines.choice import Engine, Trial, Wanted, candidates, choose, resolve_device
+from embed.engines.choice import Engine, Trial, Wanted, candidates, choose
 from embed.spec import InputError
 
 
@@ -57,9 +57,3 @@ def test_candidates_follow_what_is_asked_for() -> None:
     assert all(runner == "torch" for runner, _ in candidates(Wanted(), "mps"))
     with pytest.raises(InputError, match="wanted auto or one of fp32"):
         Wanted(precision="fp64")
-
-
-def test_a_device_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(InputError, match="'cuda:77' cannot be used here"):
-        resolve_device("cuda:77")
-    assert resolve_device("cpu") == "cpu"

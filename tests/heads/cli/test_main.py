@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from heads_tiny import identity, make_cache
 
 from heads.cli.main import main
@@ -289,7 +288,8 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
     assert "--learning-rate is of cosine and mlp and fusion" in fails("--head", "kernel", "--learning-rate", "1")
     assert "--penalty is of linear and kernel" in fails("--penalty", "1")
     assert "--no-activations is of mlp" in fails("--no-activations")
-    assert "--device cuda is not there" in fails("--device", "cuda") or torch.cuda.is_available()
+    assert "device 'cuda:77' cannot be used here" in fails("--device", "cuda:77")
+    assert "--device auto is not supported here; use cpu or cuda" in fails("--device", "auto")
     assert "--margin is of triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
     assert "--reduction is of cosine and mlp and fusion" in fails("--head", "linear", "--reduction", "sum")
     assert "TrainConfig.margin is -1.0; it must be positive" in fails("--loss", "ranking", "--margin", "-1")

@@ -1,0 +1,34 @@
+"""Which device torch computes on."""
+
+import platform
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from embed.spec import InputError
+
+
+def resolve_device(name: str, supported: Collection[str] = ()) -> str:
+    """The device asked for, or the best there is for "auto". One that is not there is never replaced by the CPU.
+
+    `supported` names the kinds of device that the caller can use, such as ("cpu", "cuda"); empty, any will do and
+    "auto" too. Raises InputError if the device is of another kind, or torch cannot use it here. Imports torch only
+    where there may be more than a CPU.
+    """
+    if supported and name.partition(":")[0] not in supported:
+        raise InputError(f"--device {name} is not supported here; use {' or '.join(supported)}")
+    if name == "cpu":
+        return name
+    if name == "auto":
+        if not (Path("/dev/nvidiactl").exists() or (sys.platform, platform.machine()) == ("darwin", "arm64")):
+            return "cpu"
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used here: {str(error).partition(chr(10))[0]}") from None
+    return name
