@@ -42,6 +42,8 @@ HIDDEN = 256
 
 def write_data(folder: Path, images: int, prompts: int, pairs: int, dim: int) -> None:
     """img.npy, txt.npy (float16, unit norm), pairs.npy (3, pairs): two images of a prompt, 1 where the first wins."""
+    from scipy.special import expit
+
     rng = np.random.default_rng(0)
 
     def unit(rows: int) -> np.ndarray:
@@ -59,7 +61,7 @@ def write_data(folder: Path, images: int, prompts: int, pairs: int, dim: int) ->
     a, b = prompt * each + first, prompt * each + second
     direction = rng.normal(size=dim).astype(np.float32)
     lead = (image[a] - image[b]).astype(np.float32) @ direction
-    wins = rng.random(pairs) < 1 / (1 + np.exp(-4 * lead))
+    wins = rng.random(pairs) < expit(4 * lead)
     np.save(folder / "pairs.npy", np.stack([a, b, wins]))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from embed.arrays import Floats, UInt8s
 from embed.spec import InputError
+from heads.metrics import spearman
 
 # Limits at fp32. Scores may be logits of any size: the limit is for scores up to 1 and grows with the largest.
 MAX_SCORE_DIFFERENCE = 1e-4
@@ -87,7 +88,7 @@ def score_parity(precision: str, reference: NDArray[Any], scores: NDArray[Any], 
         prompts=theirs.shape[1],
         max_score_difference=difference,
         score_spread=float(theirs.std()),
-        spearman=min(spearman(theirs[:, i], ours[:, i]) for i in range(theirs.shape[1])),
+        spearman=min(_spearman(theirs[:, i], ours[:, i]) for i in range(theirs.shape[1])),
         noise=noise,
         decided_pairs=int(decided.sum()),
         flips=float(flipped.mean()) if len(flipped) else 0.0,
@@ -104,16 +105,10 @@ def _margins(margin: Floats, flipped: NDArray[np.bool_]) -> tuple[Margin, ...]:
     )
 
 
-def spearman(first: Floats, second: Floats) -> float:
-    """Rank correlation of two (n,) arrays, equal values sharing the mean of their ranks; 1 where both are constant."""
-    a, b = (_ranks(values) - (len(values) - 1) / 2 for values in (first, second))
-    norm = float(np.sqrt((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm else float(np.array_equal(a, b))
-
-
-def _ranks(values: Floats) -> Floats:
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count + 1) / 2)[place]
+def _spearman(theirs: Floats, ours: Floats) -> float:
+    """Spearman's correlation. A constant side has none; here it is 1 if both are constant, and else 0."""
+    constant = [np.ptp(side) == 0 for side in (theirs, ours)]
+    return float(all(constant)) if any(constant) else spearman(theirs, ours)
 
 
 def require_parity(parity: ScoreParity, cosine_min: float, score_limit: float, max_flips: float) -> None:

@@ -148,19 +148,27 @@ def kendall(scores: ArrayLike, values: ArrayLike) -> float:
 
 def spearman_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> Floats:
     """`spearman` of each group's rows (g,)."""
-    x, y, row, first, second = _signs_of_pairs(scores, values, group)
+    from scipy.stats import rankdata
 
-    def centred_rank(signs: Floats) -> Floats:
-        """Twice a row's rank in its group less the group's mean rank: the rows below it less those above."""
-        return _sums(first, signs, len(row)) - _sums(second, signs, len(row))
+    x, y = _columns(scores=scores, values=values)
+    groups, row, sizes = np.unique(np.asarray(group), return_inverse=True, return_counts=True)
 
-    return _correlation(centred_rank(x), centred_rank(y), row, row.max(initial=-1) + 1)
+    def centred_rank(column: Floats) -> Floats:
+        """A row's rank in its group less the group's mean rank."""
+        level = np.unique(column, return_inverse=True)[1]
+        rank = rankdata(row * len(row) + level)  # of all rows, group by group
+        return rank - (_sums(row, rank, len(groups)) / sizes)[row]
+
+    return _correlation(centred_rank(x), centred_rank(y), row, len(groups))
 
 
 def kendall_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> Floats:
     """`kendall` of each group's rows (g,)."""
-    x, y, row, first, _ = _signs_of_pairs(scores, values, group)
-    return _correlation(x, y, row[first], row.max(initial=-1) + 1)
+    x, y = _columns(scores=scores, values=values)
+    first, second = pairs_within(group)
+    groups, row = np.unique(np.asarray(group), return_inverse=True)
+    x, y = (np.sign(column[first] - column[second]) for column in (x, y))
+    return _correlation(x, y, row[first], len(groups))
 
 
 def ndcg(scores: ArrayLike, gain: ArrayLike, group: ArrayLike, k: int | None = None) -> Floats:
@@ -233,14 +241,6 @@ def brier(probability: ArrayLike, target: ArrayLike) -> Floats:
     """(probability - target)^2 of each comparison (m,); the mean is the Brier score (Brier 1950)."""
     p, y = _columns(probability=probability, target=target)
     return np.square(p - y)
-
-
-def _signs_of_pairs(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> tuple[Floats, Floats, Ints, Ints, Ints]:
-    """Of every pair within a group the signs of both differences, each row's group, and the pair's rows."""
-    x, y = _columns(scores=scores, values=values)
-    first, second = pairs_within(group)
-    row = np.unique(np.asarray(group), return_inverse=True)[1]
-    return np.sign(x[first] - x[second]), np.sign(y[first] - y[second]), row, first, second
 
 
 def _correlation(x: Floats, y: Floats, row: Ints, groups: int) -> Floats:

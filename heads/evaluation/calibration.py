@@ -1,8 +1,7 @@
 """What a score means: pair probabilities (a temperature or an isotonic map) and percentiles of a reference set.
 
-Fitting needs scipy; what is fitted is plain numbers, applied with numpy alone, so that whoever
-serves a head needs only `np.interp` and a division. Knows scores and targets, no head. `target` is the probability
-that side a is preferred.
+What is fitted is plain numbers, so that whoever serves a head needs no more than an interpolation and a division. Knows
+scores and targets, no head. `target` is the probability that side a is preferred.
 """
 
 from collections.abc import Mapping
@@ -30,8 +29,9 @@ class Temperature:
 
     def pair_probability(self, score_a: ArrayLike, score_b: ArrayLike) -> Floats:
         """The probability that a is preferred, float64 of the scores' shape."""
-        difference = np.asarray(score_a, np.float64) - np.asarray(score_b, np.float64)
-        return 0.5 + 0.5 * np.tanh(difference / (2 * self.value))  # sigmoid without overflow
+        from scipy.special import expit
+
+        return expit((np.asarray(score_a, np.float64) - np.asarray(score_b, np.float64)) / self.value)
 
     def to_json(self) -> dict[str, Any]:
         return {"value": self.value}

@@ -154,6 +154,8 @@ def bradley_terry(choices: Choices, level: float = 0.95) -> BradleyTerry:
     the same pictures and far from independent. InputError where some generators never win against, or never meet,
     the others, for then no finite strengths are best (Ford 1957).
     """
+    from scipy.special import expit
+
     names = choices.generators
     wins = np.zeros((len(names), len(names)))
     np.add.at(wins, (choices.a, choices.b), choices.target)
@@ -163,7 +165,7 @@ def bradley_terry(choices: Choices, level: float = 0.95) -> BradleyTerry:
 
     _, information = _gradient_and_information(wins, strength)
     inverse = _inverse(information)
-    residual = choices.target - _sigmoid(strength[choices.a] - strength[choices.b])
+    residual = choices.target - expit(strength[choices.a] - strength[choices.b])
     prompts, number = np.unique(choices.prompt, return_inverse=True)
     gradients = np.zeros((len(prompts), len(names)))
     np.add.at(gradients, (number, choices.a), residual)
@@ -226,8 +228,10 @@ def _most_likely_strengths(wins: Floats) -> Floats:
 
 def _gradient_and_information(wins: Floats, strength: Floats) -> tuple[Floats, Floats]:
     """First derivative (g,) of the log likelihood and its negative second (g, g), which is a graph's Laplacian."""
+    from scipy.special import expit
+
     met = wins + wins.T
-    probability = _sigmoid(strength[:, None] - strength)
+    probability = expit(strength[:, None] - strength)
     weight = met * probability * (1 - probability)
     return (wins - met * probability).sum(1), np.diag(weight.sum(1)) - weight
 
@@ -239,7 +243,3 @@ def _inverse(information: Floats) -> Floats:
 
 def _log_likelihood(wins: Floats, strength: Floats) -> float:
     return float(-(wins * np.logaddexp(0, strength - strength[:, None])).sum())
-
-
-def _sigmoid(x: Floats) -> Floats:
-    return 0.5 + 0.5 * np.tanh(x / 2)

@@ -14,7 +14,7 @@ from embed.arrays import Floats
 from embed.spec import InputError
 from heads import metrics
 from heads.data.counts import sample_pairs
-from heads.evaluation.calibration import fit_isotonic, fit_temperature
+from heads.evaluation.calibration import Temperature, fit_isotonic, fit_temperature
 from heads.evaluation.groups import Board
 from heads.evaluation.intervals import (
     Interval,
@@ -163,7 +163,7 @@ def pair_probability(board: Board, scores: Floats, map: str) -> Floats:
     a, b = board.measured.of_pairs(scores)
     target = board.measured.pairs.target
     if map == "raw":
-        return 0.5 + 0.5 * np.tanh((a - b) / 2)
+        return Temperature(1.0).pair_probability(a, b)
 
     def fitted(others: np.ndarray, part: np.ndarray) -> Floats:
         try:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from export import parity
-from export.parity import ParityError, require_parity, score_parity, spearman
+from export.parity import ParityError, require_parity, score_parity
 
 
 def scores() -> tuple[np.ndarray, np.ndarray]:
@@ -49,10 +49,14 @@ def test_a_tie_made_of_a_decided_pair_is_a_flip() -> None:
     assert found.flips == 1
 
 
-def test_spearman_with_ties_equals_scipy() -> None:
-    a, b = np.array([1.0, 1, 2, 3, 3, 3]), np.array([2.0, 1, 1, 5, 4, 5])
+def test_rank_correlation_with_ties_is_scipys_and_of_constant_scores_whether_both_are() -> None:
+    def spearman(a: list[float], b: list[float]) -> float:
+        return score_parity("int8", np.array(a)[:, None], np.array(b)[:, None], 0.0).spearman
+
+    a, b = [1.0, 1, 2, 3, 3, 3], [2.0, 1, 1, 5, 4, 5]
     assert spearman(a, b) == pytest.approx(stats.spearmanr(a, b)[0])
-    assert spearman(np.ones(3), np.ones(3)) == 1
+    assert spearman([1.0, 1, 1], [2.0, 2, 2]) == 1
+    assert spearman([1.0, 1, 1], [1.0, 1, 2]) == 0
 
 
 def test_limits_refuse_and_say_by_how_much() -> None:

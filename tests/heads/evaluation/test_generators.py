@@ -94,7 +94,7 @@ def test_two_generators_have_closed_forms() -> None:
     assert x.value == pytest.approx(np.log(wins / (m - wins)) / 2)
     half = 1.96 * np.sqrt(1 / wins + 1 / (m - wins)) / 2  # the standard error of log odds
     assert (x.low, x.high) == pytest.approx((x.value - half, x.value + half), rel=0.01)
-    assert y.value == -x.value
+    assert y.value == pytest.approx(-x.value)
     # Each choice written down five times under its prompt is no more evidence than once.
     five = Choices(("x", "y"), *(np.repeat(c, 5) for c in (*both, played.target, played.prompt)))
     again = bradley_terry(five).strengths[0]
