@@ -7,7 +7,7 @@ to learn (a group of one, a batch without pairs) contributes 0 and a gradient of
 `weight` is one number per example, in the papers 1 / (number of the prompt's examples); a weighted mean is
 sum_i w_i l_i / sum_j w_j over the batch. `target` is the probability that side a is preferred: 1, 0, 0.5 for a
 tie, or anything between. `group` holds a whole number per row; rows with equal numbers are compared with each
-other, wherever they stand in the batch. In `rank` the lowest number is the best.
+other, wherever they stand in the batch; it may stay on the CPU. In `rank` the lowest number is the best.
 """
 
 from functools import reduce
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from embed.console import unknown_name
+from heads.pairs import pairs_within
 
 DISTANCES = ("squared_euclidean", "euclidean", "cosine")
 REDUCTIONS = ("mean", "sum")
@@ -102,7 +103,7 @@ def ranking(
     own mean also counts the diagonal, ties and padding, which only scales it. Memory grows with the pairs.
     """
     scores, rank = _wide(scores, rank)
-    first, second = _pairs(group)
+    first, second = _pairs(group, scores.device)
     lead = rank[second] - rank[first]  # positive where the first is the better
     first, second, lead = first[lead != 0], second[lead != 0], lead[lead != 0]
     # Here and below index_select, whose gradient is summed in a fixed order; that of scores[first] is not.
@@ -120,7 +121,7 @@ def listwise(scores: Tensor, group: Tensor, rank: Tensor) -> Tensor:
     holds all of them (Breslow 1974), so that tied rows are drawn to equal scores. Memory grows with the pairs.
     """
     scores, rank = _wide(scores, rank)
-    first, second = _pairs(group)
+    first, second = _pairs(group, scores.device)
     row = torch.arange(len(scores), device=scores.device)
     no_worse, no_better = rank[first] <= rank[second], rank[first] >= rank[second]
     chooser = torch.cat([row, first[no_worse], second[no_better]])
@@ -128,7 +129,8 @@ def listwise(scores: Tensor, group: Tensor, rank: Tensor) -> Tensor:
     offered = scores.index_select(0, candidate)
     peak = scores.detach().scatter_reduce(0, chooser, offered.detach(), "amax")
     total = torch.zeros_like(scores).index_add(0, chooser, (offered - peak.index_select(0, chooser)).exp())
-    return (peak + total.log() - scores).sum() / max(len(group[first].unique()), 1)
+    groups = int((group.unique(return_counts=True)[1] > 1).sum())
+    return (peak + total.log() - scores).sum() / max(groups, 1)
 
 
 def rating(scores: Tensor, ratings: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -137,15 +139,10 @@ def rating(scores: Tensor, ratings: Tensor, weight: Tensor | None = None) -> Ten
     return _reduce((scores - ratings).square(), weight)
 
 
-def _pairs(group: Tensor) -> tuple[Tensor, Tensor]:
-    """Row numbers of every pair of two different rows of one group, each pair once (sum k (k - 1) / 2,)."""
-    order = group.argsort(stable=True)
-    sizes = group.unique(return_counts=True)[1]
-    position = torch.arange(len(group), device=group.device)
-    partners = sizes.cumsum(0).repeat_interleave(sizes) - position - 1  # rows after this one in its group
-    first = position.repeat_interleave(partners)
-    nth = torch.arange(len(first), device=group.device) - (partners.cumsum(0) - partners)[first]
-    return order[first], order[first + 1 + nth]
+def _pairs(group: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """`pairs_within` as tensors on a device."""
+    first, second = (torch.from_numpy(rows).to(device) for rows in pairs_within(group.numpy(force=True)))
+    return first, second
 
 
 def _entropy(target: Tensor) -> Tensor:

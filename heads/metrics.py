@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from embed.arrays import Floats, Ints
 from embed.console import unknown_name
 from embed.spec import InputError
+from heads.pairs import pairs_within
 
 TIE_CREDIT = {"half": 0.5, "correct": 1.0, "wrong": 0.0}
 TIE_THRESHOLDS = tuple(step / 10 for step in range(11))  # PickScore's grid
@@ -51,18 +52,6 @@ def tie_threshold(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike) -> 
     """The first of `TIE_THRESHOLDS` with the highest mean `tie_credit`: found on validation, applied to test."""
     means = [tie_credit(score_a, score_b, target, threshold).mean() for threshold in TIE_THRESHOLDS]
     return TIE_THRESHOLDS[int(np.argmax(means))]
-
-
-def pairs_within(group: ArrayLike) -> tuple[Ints, Ints]:
-    """Row numbers of every pair of two different rows of one group, each pair once, as (first, second)."""
-    group = np.asarray(group)
-    order = np.argsort(group, kind="stable")
-    sizes = np.unique(group, return_counts=True)[1]
-    position = np.arange(len(group))
-    partners = np.repeat(np.cumsum(sizes), sizes) - position - 1  # rows after this one in its group
-    first = np.repeat(position, partners)
-    nth = np.arange(len(first)) - (np.cumsum(partners) - partners)[first]
-    return order[first], order[first + 1 + nth]
 
 
 def ranked_pairs(group: ArrayLike, rank: ArrayLike) -> tuple[Ints, Ints]:

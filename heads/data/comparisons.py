@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 from embed.cache.store import Cache
 from embed.records.formats import Records
 from embed.spec import InputError
-from heads.data.counts import count_posterior_target, hard_target, rate_posterior_target, sample_pairs
+from heads.data.counts import count_posterior_target, hard_target, rate_posterior_target
+from heads.pairs import sample_pairs
 
 MAX_PAIRS = 2_000_000  # of one table of counts or groups at a time: 48 MB
 

@@ -1,4 +1,4 @@
-"""From counts to comparisons: how sure it is that one picture is more popular than another, and which pairs to ask.
+"""From counts to comparisons: how sure it is that one picture is more popular than another.
 
 Pure functions of arrays. Knows no table and no model.
 """
@@ -106,37 +106,3 @@ def hard_target(count_a: np.ndarray, count_b: np.ndarray, min_ratio: float) -> t
         raise InputError(f"min_ratio is {min_ratio}; wanted 1 or more")
     larger, smaller = np.maximum(count_a, count_b), np.minimum(count_a, count_b)
     return np.greater(count_a, count_b).astype(np.float64), (larger > smaller) & (larger >= min_ratio * smaller)
-
-
-def sample_pairs(groups: np.ndarray, max_pairs: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(m,), (m,) int64: pairs of items with the same entry in `groups` (n,), each pair once, a before b.
-
-    All of them where there are at most `max_pairs`, and otherwise a uniform sample of `max_pairs`. Time and memory
-    grow with n + max_pairs, never with the number of pairs there are.
-    """
-    order = np.argsort(groups, kind="stable")
-    first = np.flatnonzero(np.r_[True, np.diff(np.asarray(groups)[order]) != 0]) if len(order) else order
-    sizes = np.diff(np.r_[first, len(order)])
-    ends = np.cumsum(sizes * (sizes - 1) // 2)
-    total = int(ends[-1]) if len(ends) else 0
-    pair = np.arange(total) if total <= max_pairs else _distinct(total, max_pairs, rng)
-    group = np.searchsorted(ends, pair, side="right")
-    within = pair - np.r_[0, ends][group]
-    # Pair number j (j - 1) / 2 + i of a group is its items i < j.
-    j = ((1 + np.sqrt(1 + 8 * within.astype(np.float64))) / 2).astype(np.int64)
-    j -= j * (j - 1) // 2 > within
-    j += j * (j + 1) // 2 <= within
-    i = within - j * (j - 1) // 2
-    return order[first[group] + i], order[first[group] + j]
-
-
-def _distinct(total: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """(size,) different numbers below `total`, sorted, every set of them equally likely."""
-    if total <= 4 * size:
-        return np.sort(rng.permutation(total)[:size])
-    drawn = np.empty(0, np.int64)
-    while len(drawn) < size:
-        drawn = np.sort(np.r_[drawn, rng.integers(total, size=size + size // 4 + 1)])
-        drawn = drawn[np.r_[True, drawn[1:] != drawn[:-1]]]  # np.unique hashes, and is far slower
-    # Numbers were drawn without regard to their value, so any subset chosen blindly is uniform.
-    return np.sort(rng.choice(drawn, size, replace=False, shuffle=False))

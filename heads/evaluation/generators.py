@@ -17,7 +17,8 @@ from embed.arrays import Floats, Ints
 from embed.spec import InputError
 from heads.data.comparisons import Labels, appeal, groups_of, values_of
 from heads.evaluation.intervals import Interval
-from heads.metrics import pairs_within, spearman
+from heads.metrics import spearman
+from heads.pairs import pairs_within
 
 # As in chess: everyone's first rating, the most that one choice moves, and the lead that makes odds of ten to one.
 ELO_BASE = 1000.0
@@ -69,14 +70,18 @@ def choices(values: ArrayLike, prompt: ArrayLike, generator: ArrayLike) -> Choic
     if np.isnan(values).any():
         raise InputError(f"{int(np.isnan(values).sum())} of {len(values)} values are NaN; leave those pictures out")
     names, number = np.unique(np.asarray(generator), return_inverse=True)
+    prompt = np.asarray(prompt)
     first, second = pairs_within(prompt)
+    # By prompt and then as in the table: the order that a seed's random orders are drawn from.
+    order = np.lexsort((second, first, prompt[first]))
+    first, second = first[order], second[order]
     differ = number[first] != number[second]
     first, second = first[differ], second[differ]
     if not len(first):
         raise InputError(f"no choice to make: no prompt has pictures by two of the {len(names)} generators")
     target = 0.5 + 0.5 * np.sign(values[first] - values[second])
     generators = tuple(str(name) for name in names)
-    return Choices(generators, number[first], number[second], target, np.asarray(prompt)[first])
+    return Choices(generators, number[first], number[second], target, prompt[first])
 
 
 def choices_in(

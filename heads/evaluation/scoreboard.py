@@ -13,7 +13,6 @@ import numpy as np
 from embed.arrays import Floats
 from embed.spec import InputError
 from heads import metrics
-from heads.data.counts import sample_pairs
 from heads.evaluation.calibration import Temperature, fit_isotonic, fit_temperature
 from heads.evaluation.groups import Board
 from heads.evaluation.intervals import (
@@ -22,6 +21,7 @@ from heads.evaluation.intervals import (
     mean_of_folds_interval,
     spearman_interval,
 )
+from heads.pairs import sample_pairs
 
 # Their scores are no logits, so that a probability made of them says nothing.
 UNCALIBRATED = ("prior", "chance")

@@ -267,7 +267,7 @@ def _of_groups(name: str, loss: Callable[..., Tensor]) -> Callable[[Examples, np
         rank, chosen = torch.from_numpy(groups.rank[members]), options.of(name)
 
         def value(scores: Tensor) -> Tensor:
-            return loss(scores, group.to(scores.device), rank.to(scores.device), **chosen)
+            return loss(scores, group, rank.to(scores.device), **chosen)
 
         return groups.item[members], value
 

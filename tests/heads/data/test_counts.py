@@ -1,13 +1,12 @@
-"""Soft and hard targets against numeric integration and Monte Carlo; sampled pairs against all pairs."""
+"""Soft and hard targets against numeric integration and Monte Carlo."""
 
 import itertools
-import tracemalloc
 
 import numpy as np
 import pytest
 
 from embed.spec import InputError
-from heads.data.counts import count_posterior_target, hard_target, rate_posterior_target, sample_pairs
+from heads.data.counts import count_posterior_target, hard_target, rate_posterior_target
 
 
 def posterior_by_integration(a: float, b: float, c: float, d: float) -> float:
@@ -87,57 +86,3 @@ def test_hard_target_keeps_only_clear_pairs() -> None:
     for ratio in (0.5, float("nan")):
         with pytest.raises(InputError, match=r"min_ratio is .*; wanted 1 or more"):
             hard_target(count_a, count_b, ratio)
-
-
-def all_pairs(groups: np.ndarray) -> set[tuple[int, int]]:
-    return {(a, b) for a, b in itertools.combinations(range(len(groups)), 2) if groups[a] == groups[b]}
-
-
-@pytest.mark.parametrize("groups", [[], [5], [1, 2, 3], [7, 7], [2, 0, 2, 1, 0, 2, 2, 9], [0] * 40])
-def test_all_pairs_when_they_fit(groups: list[int]) -> None:
-    a, b = sample_pairs(np.array(groups, np.int64), 1000, np.random.default_rng(0))
-    assert (a < b).all()
-    assert sorted(zip(a.tolist(), b.tolist(), strict=True)) == sorted(all_pairs(np.array(groups)))
-
-
-@pytest.mark.parametrize("size", [3, 20])  # far fewer than there are, and most of them: two ways of drawing
-def test_a_sample_is_uniform_over_pairs_and_without_repeats(size: int) -> None:
-    groups = np.array([0, 1, 0, 0, 1, 0, 2, 1, 0, 3, 3])
-    if size == 20:
-        groups = np.r_[groups, 0, 0, 0]
-    counts = dict.fromkeys(all_pairs(groups), 0)
-    assert len(counts) == {3: 14, 20: 32}[size]
-    rng, rounds = np.random.default_rng(1), 4000
-    for _ in range(rounds):
-        a, b = sample_pairs(groups, size, rng)
-        pairs = set(zip(a.tolist(), b.tolist(), strict=True))
-        assert len(pairs) == size
-        for pair in pairs:
-            counts[pair] += 1  # a KeyError for a pair that does not exist
-    share = size / len(counts)
-    spread = np.sqrt(rounds * share * (1 - share))
-    assert np.abs(np.array(list(counts.values())) - rounds * share).max() < 4.5 * spread
-
-
-def test_a_group_of_a_million_is_sampled_without_building_its_pairs() -> None:
-    groups = np.zeros(1_000_000, np.int64)
-    tracemalloc.start()
-    try:
-        a, b = sample_pairs(groups, 100_000, np.random.default_rng(0))
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 50e6  # its 5e11 pairs would need 8 TB
-    assert len(np.unique(a * 1_000_000 + b)) == 100_000
-    assert ((a >= 0) & (a < b) & (b < 1_000_000)).all()
-    # For a uniform pair the expected smaller number is a third, the larger two thirds of the way.
-    assert abs(a.mean() / 1e6 - 1 / 3) < 0.005
-    assert abs(b.mean() / 1e6 - 2 / 3) < 0.005
-
-
-def test_the_last_pair_of_a_huge_group_is_found_exactly() -> None:
-    # Rounding of the square root must not lose or invent items at the ends of rows of the triangle.
-    groups = np.zeros(3000, np.int64)
-    a, b = sample_pairs(groups, 10_000_000, np.random.default_rng(0))
-    wanted_b, wanted_a = np.tril_indices(3000, -1)
-    np.testing.assert_array_equal(np.stack([a, b]), np.stack([wanted_a, wanted_b]))
