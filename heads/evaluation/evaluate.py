@@ -227,19 +227,30 @@ def calibrate(
         return None
 
 
+def percentiles(scores: Floats, fold: np.ndarray) -> Floats:
+    """(m, sides) share, in percent, of the other scores of its fold (m,) that are lower: comparable between the heads
+    of folds. NaN for rows that no fold holds out."""
+    percentile = np.full(scores.shape, np.nan)
+    for name in np.unique(fold[fold >= 0]):
+        part = scores[fold == name].ravel()
+        below = np.searchsorted(np.sort(part), part)
+        percentile[fold == name] = (100 * below / max(1, len(part) - 1)).reshape(-1, scores.shape[1])
+    return percentile
+
+
 def write_scores(path: Path, labels: Labels, split: Split, scores: Floats) -> None:
     """A parquet file with a row for every item of every row held out: the table's own columns, `fold`, `score`, and
     `percentile`, the share (0 to 100) of its fold's items that score lower, which can be compared between folds."""
-    tables = []
+    tables, percentile = [], percentiles(scores, split.fold)
     for fold in range(split.folds):
         rows = split.test_rows(fold)
+        values = {name: v[rows] for name, v in labels.values.items() if name != "group"}
+        values["fold"] = np.full(len(rows), fold)
         for side in range(labels.items.shape[1]):
-            scored = scores[rows, side].astype(np.float32)
-            percentile = 100 * np.searchsorted(np.sort(scored), scored) / max(1, len(scored) - 1)
-            new = {"fold": np.full(len(rows), fold), "score": scored, "percentile": percentile}
+            new = {"score": scores[rows, side].astype(np.float32), "percentile": percentile[rows, side]}
             table = labels.columns.take(pa.array(rows))
-            for name, values in {**{k: v[rows] for k, v in labels.values.items() if k != "group"}, **new}.items():
-                table = table.append_column(name, pa.array(values))
+            for name, column in {**values, **new}.items():
+                table = table.append_column(name, pa.array(column))
             tables.append(table)
     with atomic_write(path) as file:
         pq.write_table(pa.concat_tables(tables), file)

@@ -14,7 +14,7 @@ from embed.cache.store import Cache
 from embed.files import atomic_write
 from embed.records.formats import Records
 from heads.data.comparisons import appeal
-from heads.evaluation.evaluate import Measured
+from heads.evaluation.evaluate import Measured, percentiles
 from heads.evaluation.groups import Board
 from heads.evaluation.scoreboard import MAPS, reliability
 from heads.metrics import expected_calibration_error
@@ -213,7 +213,7 @@ def _scatter(measured: Measured, scores: Floats) -> str:
         return ""
     rows = np.flatnonzero(measured.split.fold >= 0)
     rows = np.random.default_rng(measured.protocol.seed).permutation(rows)[:3000]  # what a page can draw
-    percentile = _percentiles(measured, scores)[rows, 0]
+    percentile = percentiles(scores, measured.split.fold)[rows, 0]
     liked = appeal(labels)[rows]
     logarithmic = labels.kind == "counts" and bool((liked >= 0).all() and liked.max() > 1)
     drawn = np.log10(1 + liked) if logarithmic else liked
@@ -232,21 +232,11 @@ def _scatter(measured: Measured, scores: Floats) -> str:
     return f"<h2>Score against {name}</h2><p>Up: scored above more of its part.</p>" + plot.svg(dots, "scores")
 
 
-def _percentiles(measured: Measured, scores: Floats) -> Floats:
-    """(m, sides) share in percent of its part's scores that are lower: comparable between heads of folds."""
-    percentile = np.full(scores.shape, np.nan)
-    for fold in range(measured.split.folds):
-        part = scores[measured.split.fold == fold]
-        below = np.searchsorted(np.sort(part.ravel()), part.ravel()).reshape(part.shape)
-        percentile[measured.split.fold == fold] = 100 * below / max(1, part.size - 1)
-    return percentile
-
-
 def _items(measured: Measured, scores: Floats) -> list[_Item]:
     """Every picture once with its prompt, by the percentile of its score, highest first."""
     labels = measured.labels
     row, side = np.nonzero(~np.isnan(scores))
-    percentile = _percentiles(measured, scores)[row, side]
+    percentile = percentiles(scores, measured.split.fold)[row, side]
     order = np.argsort(-percentile, kind="stable")
     item = labels.items[row, side][order]
     first = np.sort(np.unique(item, return_index=True)[1])
