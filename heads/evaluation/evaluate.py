@@ -22,7 +22,7 @@ from heads.data.comparisons import Labels, Pairs, groups_of, pairs_among
 from heads.data.features import Features
 from heads.data.split import Split
 from heads.evaluation.calibration import fit_calibration
-from heads.evaluation.intervals import Interval, clustered_interval, mean_of_folds_interval
+from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
 from heads.metrics import pair_credit
 from heads.models import Cosine, Head
 from heads.training.train import score_items
@@ -63,26 +63,23 @@ class Measured:
         """The scores of both sides of each pair, (p,) each, from scores (m, sides)."""
         return scores[self.pairs.row_a, 0], scores[self.pairs.row_b, -1]
 
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """Of the pairs; the same resamples each time."""
+        return self.bootstrap_of(self.pairs.row_a, self.pairs.row_b)
+
+    def bootstrap_of(self, row_a: np.ndarray, row_b: np.ndarray) -> Bootstrap:
+        """Of other comparisons, given the rows of their two sides."""
+        rng = np.random.default_rng(self.protocol.seed)
+        return Bootstrap(self.cluster[row_a], self.cluster[row_b], rng, self.protocol.resamples)
+
     def interval(self, credit: Floats) -> Interval:
         """The mean over folds of the mean credit (p,) of their pairs, NaN left out."""
-        return mean_of_folds_interval(
-            credit,
-            fold=self.fold,
-            cluster_a=self.cluster[self.pairs.row_a],
-            cluster_b=self.cluster[self.pairs.row_b],
-            rng=np.random.default_rng(self.protocol.seed),
-            resamples=self.protocol.resamples,
-        )
+        return mean_interval(credit, self.bootstrap, self.fold)
 
     def pooled_interval(self, credit: Floats) -> Interval:
         """The mean credit (p,) of the pairs of all folds: where some folds may have next to none."""
-        return clustered_interval(
-            credit,
-            cluster_a=self.cluster[self.pairs.row_a],
-            cluster_b=self.cluster[self.pairs.row_b],
-            rng=np.random.default_rng(self.protocol.seed),
-            resamples=self.protocol.resamples,
-        )
+        return mean_interval(credit, self.bootstrap)
 
     def describe(self) -> dict[str, Any]:
         """The protocol in words and numbers, for the report."""

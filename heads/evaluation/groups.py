@@ -12,7 +12,7 @@ import numpy as np
 from embed.arrays import Floats
 from heads.data.comparisons import appeal, groups_of
 from heads.evaluation.evaluate import Measured
-from heads.evaluation.intervals import Interval, mean_of_folds_interval
+from heads.evaluation.intervals import Interval, mean_interval
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,4 @@ class Board:
         """Mean over folds of the mean of one credit a group (g,); `group` and `row` (n,) say which rows it has."""
         first = row[np.unique(group, return_index=True)[1]]
         measured = self.measured
-        return mean_of_folds_interval(
-            credit,
-            fold=measured.split.fold[first],
-            cluster_a=measured.cluster[first],
-            rng=np.random.default_rng(measured.protocol.seed),
-            resamples=measured.protocol.resamples,
-        )
+        return mean_interval(credit, measured.bootstrap_of(first, first), measured.split.fold[first])

@@ -1,19 +1,19 @@
-"""How far a mean of credits could be off: bootstrap intervals that resample clusters, not comparisons.
+"""How far a mean of credits could be off: 95 % bootstrap intervals that resample clusters, not comparisons.
 
 Comparisons that share a prompt (or whose pictures share a group) are not independent, so whole clusters are drawn
-with replacement. Knows credits, weights and cluster numbers, not what they stand for; the generator is passed in
-and one seed gives one interval. NaN credits (what a metric could not judge) are left out first.
+with replacement. Knows credits and cluster numbers, not what they stand for. NaN credits (what a metric could not
+judge) are left out first.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from embed.arrays import Floats
 
+ENDS = (0.025, 0.975)  # the quantiles of the resamples that an interval reaches from and to
 # Resamples handled at once hold this many cluster counts (8 bytes each), so memory does not grow with resamples.
 COUNTS_AT_ONCE = 4_000_000
 
@@ -41,90 +41,91 @@ class PairedInterval:
         return {"difference": self.difference.to_json(), "p_value": _number(self.p_value)}
 
 
-def clustered_interval(
-    credit: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    cluster_a: ArrayLike,
-    cluster_b: ArrayLike | None = None,
-    rng: np.random.Generator,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Interval:
-    """The weighted mean credit and its percentile interval under resampling of clusters. Arrays are (m,).
+@dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """The clusters of the two sides of each comparison (m,), equal where the sides share one, and how to resample them.
 
     Each resample draws as many clusters as there are; a comparison inside one cluster then weighs as often as that
     was drawn, one between two clusters the product of both (after the pigeonhole bootstrap, Owen 2007, which
-    errs on the wide side). `cluster_b` is None where both sides share the prompt.
+    errs on the wide side). One seed of `rng` gives one interval.
     """
-    value, means = _resampled(_judged(credit, weight, cluster_a, cluster_b), rng, resamples)
-    return _interval(value, means, level)
+
+    cluster_a: NDArray[np.generic]
+    cluster_b: NDArray[np.generic]
+    rng: np.random.Generator
+    resamples: int = 1000
+
+    def of(self, comparisons: np.ndarray) -> "Bootstrap":
+        """The same for some of the comparisons, given as their numbers or as a mask (m,)."""
+        return replace(self, cluster_a=self.cluster_a[comparisons], cluster_b=self.cluster_b[comparisons])
+
+    def sums(self, columns: Sequence[Floats]) -> Iterator[tuple[slice, list[Floats]]]:
+        """The sum of each column (m,) over the comparisons of each resample: which resamples, and their sums. Nothing
+        of fewer than two clusters."""
+        from scipy.sparse import csr_array
+
+        names, number = np.unique(np.concatenate([self.cluster_a, self.cluster_b]), return_inverse=True)
+        clusters = len(names)
+        if clusters < 2:
+            return
+        # Of each cluster, or pair of clusters, only the sums of the columns matter.
+        a, b = np.split(number, 2)
+        within, between = [], []
+        for column in columns:
+            same, cross = (a == b) & (column != 0), (a != b) & (column != 0)
+            within.append(np.bincount(a[same], column[same], clusters))
+            between.append(csr_array((column[cross], (a[cross], b[cross])), (clusters, clusters)))
+        for some, counts in self.draws(clusters, clusters):
+            sums = [inside @ counts for inside in within]
+            if (a != b).any():
+                sums = [s + np.einsum("cr,cr->r", counts, pair @ counts) for s, pair in zip(sums, between, strict=True)]
+            yield some, sums
+
+    def draws(self, clusters: int, rows: int) -> Iterator[tuple[slice, Floats]]:
+        """How often each resample holds each cluster: which resamples, and their counts (clusters, that many).
+
+        `rows` is how many counts a resample becomes in the caller's memory.
+        """
+        at_once = max(1, COUNTS_AT_ONCE // rows)
+        for start in range(0, self.resamples, at_once):
+            some = slice(start, min(start + at_once, self.resamples))
+            number = some.stop - some.start
+            drawn = self.rng.integers(clusters, size=(number, clusters)) * number + np.arange(number)[:, None]
+            counts = np.bincount(drawn.ravel(), minlength=clusters * number)
+            yield some, counts.reshape(clusters, number).astype(np.float64)
 
 
-def mean_of_folds_interval(
-    credit: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    fold: ArrayLike,
-    cluster_a: ArrayLike,
-    cluster_b: ArrayLike | None = None,
-    rng: np.random.Generator,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Interval:
-    """The mean over folds of each fold's weighted mean credit; clusters are resampled within each fold.
+def mean_interval(credit: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None = None) -> Interval:
+    """The mean credit of the comparisons, and its interval; with `fold` (m,), the mean over folds of each fold's mean.
 
-    `fold` (m,) is each comparison's fold; the rest is as in `clustered_interval`. A fold without a single credit
-    does not count.
+    Clusters are then resampled within each fold. A fold without a single credit does not count.
     """
-    value, means = _of_folds(credit, weight, fold, cluster_a, cluster_b, rng, resamples)
-    return _interval(value, means, level)
+    return _interval(*_resampled(credit, bootstrap, fold))
 
 
-def spearman_interval(
-    scores: ArrayLike,
-    values: ArrayLike,
-    *,
-    fold: ArrayLike,
-    cluster: ArrayLike,
-    rng: np.random.Generator,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Interval:
-    """The mean over folds of Spearman's correlation of scores and values, all (n,), resampled by cluster.
+def spearman_interval(scores: ArrayLike, values: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike) -> Interval:
+    """The mean over folds of Spearman's correlation of scores and values, all (n,), resampled by cluster (side a's).
 
     Ranks are taken anew in each resample: a row drawn twice is two rows of equal value. A fold in which either side is
     constant does not count.
     """
-    x, y, fold, cluster = np.asarray(scores), np.asarray(values), np.asarray(fold), np.asarray(cluster)
+    x, y, fold = np.asarray(scores), np.asarray(values), np.asarray(fold)
     found = []
     for name in np.unique(fold):
         rows = np.flatnonzero(fold == name)
         whole = _rank_correlation(x[rows], y[rows], np.ones((len(rows), 1)))[0]
         if np.isnan(whole):
             continue
-        names, number = np.unique(cluster[rows], return_inverse=True)
-        correlations = np.full(resamples, np.nan)
+        names, number = np.unique(bootstrap.cluster_a[rows], return_inverse=True)
+        correlations = np.full(bootstrap.resamples, np.nan)
         if len(names) > 1:
-            for some, counts in _draws(rng, len(names), resamples, max(len(rows), len(names))):
+            for some, counts in bootstrap.draws(len(names), max(len(rows), len(names))):
                 correlations[some] = _rank_correlation(x[rows], y[rows], counts[number])
         found.append((whole, correlations))
-    if not found:
-        return Interval(np.nan, np.nan, np.nan)
-    value = float(np.mean([whole for whole, _ in found]))
-    return _interval(value, np.mean([correlations for _, correlations in found], axis=0), level)
+    return _interval(*_mean_over_folds(found, bootstrap.resamples))
 
 
-def calibration_error_interval(
-    gap: ArrayLike,
-    bin: ArrayLike,
-    *,
-    cluster_a: ArrayLike,
-    cluster_b: ArrayLike,
-    rng: np.random.Generator,
-    resamples: int = 1000,
-    level: float = 0.95,
-) -> Interval:
+def calibration_error_interval(gap: ArrayLike, bin: ArrayLike, bootstrap: Bootstrap) -> Interval:
     """sum over bins |sum of their gaps| / m, of the gaps (m,) between confidence and outcome, and its interval.
 
     Noise raises a sum of absolute values, and as a resample has the noise twice, it raises that sqrt(2) times as much
@@ -138,11 +139,10 @@ def calibration_error_interval(
     if not len(gaps):
         return Interval(np.nan, np.nan, np.nan)
     value = float(sum(abs(column.sum()) for column in columns[:-1]) / len(gaps))
-    errors = np.full(resamples, np.nan)
-    for some, sums in _resampled_sums(columns, cluster_a, cluster_b, rng, resamples):
-        apart = np.abs(sums[:-1]).sum(axis=0)
-        errors[some] = np.divide(apart, sums[-1], out=np.full(len(apart), np.nan), where=sums[-1] > 0)
-    around = _interval(value, errors, level)
+    errors = np.full(bootstrap.resamples, np.nan)
+    for some, sums in bootstrap.sums(columns):
+        errors[some] = _ratio(np.abs(sums[:-1]).sum(axis=0), sums[-1])
+    around = _interval(value, errors)
     if np.isnan(around.low):
         return around
     added = float(np.nanmean(errors)) - value
@@ -150,132 +150,59 @@ def calibration_error_interval(
 
 
 def paired_interval(
-    credit_1: ArrayLike,
-    credit_2: ArrayLike,
-    weight: ArrayLike | None = None,
-    *,
-    fold: ArrayLike | None = None,
-    cluster_a: ArrayLike,
-    cluster_b: ArrayLike | None = None,
-    rng: np.random.Generator,
-    resamples: int = 1000,
-    level: float = 0.95,
+    credit_1: ArrayLike, credit_2: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None = None
 ) -> PairedInterval:
     """Whether one scorer beats another on the same comparisons: interval and p value of the difference of credits.
 
     Both are judged on each resample, so what is hard for both cancels. p = 2 min(share of resampled differences
     <= 0, share >= 0), each share as (1 + count) / (1 + resamples) (Davison & Hinkley 1997, chapter 4): never 0.
-    With `fold`, the mean over folds as in `mean_of_folds_interval`.
+    With `fold`, the mean over folds as in `mean_interval`.
     """
     difference = np.asarray(credit_1, np.float64) - np.asarray(credit_2, np.float64)
-    one = np.zeros(len(difference), np.int64) if fold is None else fold
-    value, means = _of_folds(difference, weight, one, cluster_a, cluster_b, rng, resamples)
-    means = means[~np.isnan(means)]
+    value, means = _resampled(difference, bootstrap, fold)
+    interval, means = _interval(value, means), means[~np.isnan(means)]
     fewer = min((means <= 0).sum(), (means >= 0).sum())
     p_value = min(1.0, 2 * (1 + fewer) / (1 + len(means))) if len(means) else np.nan
-    return PairedInterval(_interval(value, means, level), float(p_value))
+    return PairedInterval(interval, float(p_value))
 
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-class _Judged(NamedTuple):
-    """Comparisons that have a credit; all (m,)."""
-
-    credit: Floats
-    weight: Floats
-    cluster_a: Any
-    cluster_b: Any
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """NaN where the denominator is 0: of a resample that happens to hold no comparison."""
+    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
 
 
-def _judged(credit: ArrayLike, weight: ArrayLike | None, cluster_a: ArrayLike, cluster_b: ArrayLike | None) -> _Judged:
-    values = np.asarray(credit, np.float64)
-    weights = np.ones_like(values) if weight is None else np.asarray(weight, np.float64)
-    a = np.asarray(cluster_a)
-    columns = (values, weights, a, a if cluster_b is None else np.asarray(cluster_b))
-    return _Judged(*(column[~np.isnan(values)] for column in columns))
+def _resampled(credit: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None) -> tuple[float, Floats]:
+    """The mean over folds of the mean credit, and the same of each resample (resamples,); NaN without a credit."""
+    credit = np.asarray(credit, np.float64)
+    judged = ~np.isnan(credit)
+    fold = np.zeros(len(credit), np.int64) if fold is None else np.asarray(fold)
+    found = []
+    for name in np.unique(fold[judged]):
+        rows = np.flatnonzero(judged & (fold == name))
+        means = np.full(bootstrap.resamples, np.nan)
+        for some, (total, count) in bootstrap.of(rows).sums((credit[rows], np.ones(len(rows)))):
+            means[some] = _ratio(total, count)
+        found.append((float(credit[rows].mean()), means))
+    return _mean_over_folds(found, bootstrap.resamples)
 
 
-def _of_folds(
-    credit: ArrayLike,
-    weight: ArrayLike | None,
-    fold: ArrayLike,
-    cluster_a: ArrayLike,
-    cluster_b: ArrayLike | None,
-    rng: np.random.Generator,
-    resamples: int,
-) -> tuple[float, Floats]:
-    """The mean over folds of `_resampled`; NaN without a single credit."""
-    judged = _judged(credit, weight, cluster_a, cluster_b)
-    fold = np.asarray(fold)[~np.isnan(np.asarray(credit, np.float64))]
-    folds = [
-        _resampled(_Judged(*(column[fold == name] for column in judged)), rng, resamples) for name in np.unique(fold)
-    ]
-    if not folds:
+def _mean_over_folds(found: Sequence[tuple[float, Floats]], resamples: int) -> tuple[float, Floats]:
+    """The mean of the folds' values and of their resamples (resamples,); NaN without a fold."""
+    if not found:
         return np.nan, np.full(resamples, np.nan)
-    return float(np.mean([value for value, _ in folds])), np.mean([means for _, means in folds], axis=0)
+    return float(np.mean([value for value, _ in found])), np.mean([resampled for _, resampled in found], axis=0)
 
 
-def _interval(value: float, means: Floats, level: float) -> Interval:
-    means = means[~np.isnan(means)]
-    if not len(means):
+def _interval(value: float, resampled: Floats) -> Interval:
+    resampled = resampled[~np.isnan(resampled)]
+    if not len(resampled):
         return Interval(value, np.nan, np.nan)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(resampled, ENDS)
     return Interval(value, float(low), float(high))
-
-
-def _resampled(judged: _Judged, rng: np.random.Generator, resamples: int) -> tuple[float, Floats]:
-    """The weighted mean credit, and the same of each resample (resamples,).
-
-    A resample that happens to give no comparison any weight is NaN, and so are all with fewer than two clusters.
-    """
-    means = np.full(resamples, np.nan)
-    weights = judged.weight.sum()
-    if not weights > 0:
-        return np.nan, means
-    columns = (judged.weight * judged.credit, judged.weight)
-    for some, (total, weight) in _resampled_sums(columns, judged.cluster_a, judged.cluster_b, rng, resamples):
-        means[some] = np.divide(total, weight, out=np.full(len(total), np.nan), where=weight > 0)
-    return float(judged.weight @ judged.credit / weights), means
-
-
-def _resampled_sums(
-    columns: Sequence[Floats], cluster_a: ArrayLike, cluster_b: ArrayLike, rng: np.random.Generator, resamples: int
-) -> Iterator[tuple[slice, list[Floats]]]:
-    """The sum of each column (m,) over the comparisons of each resample: which resamples, and their sums. Nothing of
-    fewer than two clusters."""
-    from scipy.sparse import csr_array
-
-    names, number = np.unique(np.concatenate([cluster_a, cluster_b]), return_inverse=True)
-    clusters = len(names)
-    if clusters < 2:
-        return
-    # Of each cluster, or pair of clusters, only the sums of the columns matter.
-    a, b = np.split(number, 2)
-    within, between = [], []
-    for column in columns:
-        same, cross = (a == b) & (column != 0), (a != b) & (column != 0)
-        within.append(np.bincount(a[same], column[same], clusters))
-        between.append(csr_array((column[cross], (a[cross], b[cross])), (clusters, clusters)))
-    for some, counts in _draws(rng, clusters, resamples, clusters):
-        sums = [inside @ counts for inside in within]
-        if (a != b).any():
-            sums = [s + np.einsum("cr,cr->r", counts, pair @ counts) for s, pair in zip(sums, between, strict=True)]
-        yield some, sums
-
-
-def _draws(rng: np.random.Generator, clusters: int, resamples: int, rows: int) -> Iterator[tuple[slice, Floats]]:
-    """How often each resample holds each cluster: which resamples, and their counts (clusters, that many).
-
-    `rows` is how many counts a resample becomes in the caller's memory.
-    """
-    at_once = max(1, COUNTS_AT_ONCE // rows)
-    for start in range(0, resamples, at_once):
-        some = slice(start, min(start + at_once, resamples))
-        number = some.stop - some.start
-        drawn = rng.integers(clusters, size=(number, clusters)) * number + np.arange(number)[:, None]
-        yield some, np.bincount(drawn.ravel(), minlength=clusters * number).reshape(clusters, number).astype(np.float64)
 
 
 def _rank_correlation(x: Floats, y: Floats, counts: Floats) -> Floats:

@@ -6,8 +6,6 @@ Knows scores, no head.
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from embed.arrays import Floats
 from heads import metrics
 from heads.evaluation.evaluate import Measured
@@ -18,10 +16,12 @@ from heads.evaluation.intervals import paired_interval
 def lead(board: Board, scores: Mapping[str, Floats]) -> dict[str, Any]:
     """By how much the head's pair accuracy exceeds each other scorer's, on the same pairs: {scorer: {difference,
     p_value}}, with intervals of the paired bootstrap."""
-    credit = {name: _credit(board.measured, s) for name, s in scores.items()}
-    fold = board.measured.fold
+    measured = board.measured
+    credit = {name: _credit(measured, s) for name, s in scores.items()}
     return {
-        name: _paired(board.measured, credit["head"], other, fold) for name, other in credit.items() if name != "head"
+        name: paired_interval(credit["head"], other, measured.bootstrap, measured.fold).to_json()
+        for name, other in credit.items()
+        if name != "head"
     }
 
 
@@ -30,20 +30,11 @@ def compared(measured: Measured, first: Floats, second: Floats) -> dict[str, Any
     over the pairs of all folds: two heads may have few rows in common in some fold."""
     credit = {"first": _credit(measured, first), "second": _credit(measured, second)}
     accuracy = {name: measured.pooled_interval(c).to_json() for name, c in credit.items()}
-    return {"pair_accuracy": accuracy, **_paired(measured, credit["first"], credit["second"], None)}
+    return {
+        "pair_accuracy": accuracy,
+        **paired_interval(credit["first"], credit["second"], measured.bootstrap).to_json(),
+    }
 
 
 def _credit(measured: Measured, scores: Floats) -> Floats:
     return metrics.pair_credit(*measured.of_pairs(scores), measured.pairs.target)
-
-
-def _paired(measured: Measured, first: Floats, second: Floats, fold: np.ndarray | None) -> dict[str, Any]:
-    return paired_interval(
-        first,
-        second,
-        fold=fold,
-        cluster_a=measured.cluster[measured.pairs.row_a],
-        cluster_b=measured.cluster[measured.pairs.row_b],
-        rng=np.random.default_rng(measured.protocol.seed),
-        resamples=measured.protocol.resamples,
-    ).to_json()

@@ -5,7 +5,7 @@ threshold, a temperature) is fitted on other held-out parts than it is applied t
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,7 @@ from embed.spec import InputError
 from heads import metrics
 from heads.evaluation.calibration import Temperature, fit_isotonic, fit_temperature
 from heads.evaluation.groups import Board
-from heads.evaluation.intervals import (
-    Interval,
-    calibration_error_interval,
-    mean_of_folds_interval,
-    spearman_interval,
-)
+from heads.evaluation.intervals import Interval, calibration_error_interval, mean_interval, spearman_interval
 from heads.pairs import sample_pairs
 
 # Their scores are no logits, so that a probability made of them says nothing.
@@ -126,14 +121,8 @@ def _in_groups(correlation: Callable[..., Floats]) -> Value:
 
 def _spearman(board: Board, scores: Floats) -> Interval:
     measured = board.measured
-    return spearman_interval(
-        scores[board.rows, 0],
-        board.liked,
-        fold=measured.split.fold[board.rows],
-        cluster=measured.cluster[board.rows],
-        rng=np.random.default_rng(measured.protocol.seed),
-        resamples=measured.protocol.resamples,
-    )
+    bootstrap = measured.bootstrap_of(board.rows, board.rows)
+    return spearman_interval(scores[board.rows, 0], board.liked, bootstrap, measured.split.fold[board.rows])
 
 
 def _kendall(board: Board, scores: Floats) -> Interval:
@@ -146,15 +135,8 @@ def _kendall(board: Board, scores: Floats) -> Interval:
     fold = fold[first]
     untied_x, untied_y = np.bincount(fold, x * x), np.bincount(fold, y * y)
     scale = np.bincount(fold) / np.sqrt(np.where(untied_x * untied_y > 0, untied_x * untied_y, np.nan))
-    cluster = measured.cluster[board.rows]
-    return mean_of_folds_interval(
-        x * y * scale[fold],
-        fold=fold,
-        cluster_a=cluster[first],
-        cluster_b=cluster[second],
-        rng=rng,
-        resamples=measured.protocol.resamples,
-    )
+    bootstrap = replace(measured.bootstrap_of(board.rows[first], board.rows[second]), rng=rng)
+    return mean_interval(x * y * scale[fold], bootstrap, fold)
 
 
 def pair_probability(board: Board, scores: Floats, map: str) -> Floats:
@@ -198,14 +180,7 @@ def _ece(map: str) -> Value:
         measured, probability = board.measured, pair_probability(board, scores, map)
         known = np.flatnonzero(~np.isnan(probability))
         confidence, outcome, slot = metrics.confidences(probability[known], measured.pairs.target[known])
-        return calibration_error_interval(
-            confidence - outcome,
-            slot,
-            cluster_a=measured.cluster[measured.pairs.row_a[known]],
-            cluster_b=measured.cluster[measured.pairs.row_b[known]],
-            rng=np.random.default_rng(measured.protocol.seed),
-            resamples=measured.protocol.resamples,
-        )
+        return calibration_error_interval(confidence - outcome, slot, measured.bootstrap.of(known))
 
     return value
 
