@@ -47,7 +47,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from heads.evaluation.evaluate import Protocol, fast_scores, lone_rows, measure_pairs, pair_accuracies, write_scores
-    from heads.evaluation.groups import Board
+    from heads.evaluation.groups import GroupedRows
     from heads.evaluation.held_out import hold_out
     from heads.evaluation.paired import lead
     from heads.evaluation.scoreboard import MAPS, reliability, scoreboard, tie_thresholds
@@ -61,17 +61,17 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         warn(f"{alone} of {held.rows} rows are alone in their group, and compare nothing")
     scores = fast_scores(measured, features, held.heads)
     baselines = _baselines(args, labels, features, held, scores)
-    board = Board(measured)
+    grouped = GroupedRows(measured)
     scores = {name: scores[name] for name in SCORERS if name in scores}
     result = {
         **pair_accuracies(measured, scores),
-        "metrics": scoreboard(board, scores),
-        "lead": lead(board, scores),
-        "tie_thresholds": tie_thresholds(board, scores["head"]),
+        "metrics": scoreboard(grouped, scores),
+        "lead": lead(grouped, scores),
+        "tie_thresholds": tie_thresholds(grouped, scores["head"]),
         "tie_thresholds_of": "of each part the best on the others"
         if held.split.validation is None
         else "the best on the rows for validation",
-        "reliability": {map: [vars(bin) for bin in reliability(board, scores["head"], map)] for map in MAPS},
+        "reliability": {map: [vars(bin) for bin in reliability(grouped, scores["head"], map)] for map in MAPS},
         "baselines": baselines,
         "slices": pair_accuracy_by(measured, scores, args.slice_by) if args.slice_by else None,
         "part": held.part,
@@ -88,7 +88,7 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
         records = read_records(args.data, args.format, columns=parse_columns(args.columns))
         held_out = (held.split.fold >= 0)[:, None]
         scores = {name: np.where(held_out, values, np.nan) for name, values in scores.items()}
-        write_report(args.report, f"{args.head} on {args.data}", result, board, scores, records, cache)
+        write_report(args.report, f"{args.head} on {args.data}", result, grouped, scores, records, cache)
     say(args, f"{args.head} on {args.data}: {held.part}", *_lines(result))
     return result
 

@@ -1,4 +1,4 @@
-"""Held-out rows as metrics want them: in groups, with how much each was liked, and in parts for what must be fitted.
+"""Held-out rows prepared for metrics: in groups, with how much each was liked, and in parts for cross-fitting.
 
 Knows scores, no head and no metric.
 """
@@ -16,8 +16,8 @@ from heads.evaluation.intervals import Interval, mean_interval
 
 
 @dataclass(frozen=True)
-class Board:
-    """What the metrics look at, beside the scores."""
+class GroupedRows:
+    """The rows held out, in the groups that metrics compare within, and the pairs measured of them."""
 
     measured: Measured
     fitted: dict[tuple[int, str], Floats] = field(default_factory=dict)  # of pair_probability, by id of the scores

@@ -9,14 +9,14 @@ from typing import Any
 from embed.arrays import Floats
 from heads import metrics
 from heads.evaluation.evaluate import Measured
-from heads.evaluation.groups import Board
+from heads.evaluation.groups import GroupedRows
 from heads.evaluation.intervals import paired_interval
 
 
-def lead(board: Board, scores: Mapping[str, Floats]) -> dict[str, Any]:
+def lead(grouped: GroupedRows, scores: Mapping[str, Floats]) -> dict[str, Any]:
     """By how much the head's pair accuracy exceeds each other scorer's, on the same pairs: {scorer: {difference,
     p_value}}, with intervals of the paired bootstrap."""
-    measured = board.measured
+    measured = grouped.measured
     credit = {name: _credit(measured, s) for name, s in scores.items()}
     return {
         name: paired_interval(credit["head"], other, measured.bootstrap, measured.fold).to_json()

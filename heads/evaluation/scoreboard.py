@@ -14,19 +14,19 @@ from embed.arrays import Floats
 from embed.spec import InputError
 from heads import metrics
 from heads.evaluation.calibration import Temperature, fit_isotonic, fit_temperature
-from heads.evaluation.groups import Board
+from heads.evaluation.groups import GroupedRows
 from heads.evaluation.intervals import Interval, calibration_error_interval, mean_interval, spearman_interval
 from heads.pairs import sample_pairs
 
 # Their scores are no logits, so that a probability made of them says nothing.
 UNCALIBRATED = ("prior", "chance")
 
-Value = Callable[[Board, Floats], Interval]
+Value = Callable[[GroupedRows, Floats], Interval]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`value(board, scores)` is the figure of scores (m, sides). `needs` is one of NEEDS."""
+    """`value(grouped, scores)` is the figure of scores (m, sides). `needs` is one of NEEDS."""
 
     label: str
     rule: str
@@ -35,115 +35,116 @@ class Metric:
 
 
 def _pair_accuracy(tie: str) -> Value:
-    def value(board: Board, scores: Floats) -> Interval:
-        measured = board.measured
+    def value(grouped: GroupedRows, scores: Floats) -> Interval:
+        measured = grouped.measured
         return measured.interval(metrics.pair_credit(*measured.of_pairs(scores), measured.pairs.target, tie))
 
     return value
 
 
-def _imagereward_accuracy(board: Board, scores: Floats) -> Interval:
-    measured = board.measured
+def _imagereward_accuracy(grouped: GroupedRows, scores: Floats) -> Interval:
+    measured = grouped.measured
     return measured.pooled_interval(metrics.pair_credit(*measured.of_pairs(scores), measured.pairs.target, "wrong"))
 
 
-def _pickscore_accuracy(board: Board, scores: Floats) -> Interval:
-    a, b = board.measured.of_pairs(scores)
-    target = board.measured.pairs.target
-    if (threshold := _validated_threshold(board, scores)) is not None:
-        return board.measured.interval(metrics.tie_credit(a, b, target, threshold))
+def _pickscore_accuracy(grouped: GroupedRows, scores: Floats) -> Interval:
+    a, b = grouped.measured.of_pairs(scores)
+    target = grouped.measured.pairs.target
+    if (threshold := _validated_threshold(grouped, scores)) is not None:
+        return grouped.measured.interval(metrics.tie_credit(a, b, target, threshold))
 
     def fitted(others: np.ndarray, part: np.ndarray) -> Floats:
         threshold = metrics.tie_threshold(a[others], b[others], target[others])
         return metrics.tie_credit(a[part], b[part], target[part], threshold)
 
-    return board.measured.interval(board.crossed(fitted))
+    return grouped.measured.interval(grouped.crossed(fitted))
 
 
-def _validated_threshold(board: Board, scores: Floats) -> float | None:
+def _validated_threshold(grouped: GroupedRows, scores: Floats) -> float | None:
     """The tie threshold that is best on the split's rows for validation; None where it has none."""
-    rows = board.measured.split.validation
+    rows = grouped.measured.split.validation
     if rows is None:
         return None
-    return metrics.tie_threshold(scores[rows, 0], scores[rows, 1], board.measured.labels.values["target"][rows])
+    return metrics.tie_threshold(scores[rows, 0], scores[rows, 1], grouped.measured.labels.values["target"][rows])
 
 
-def tie_thresholds(board: Board, scores: Floats) -> list[float]:
+def tie_thresholds(grouped: GroupedRows, scores: Floats) -> list[float]:
     """The threshold that each part is judged with by PickScore's rule: the best one on the rows for validation, or
     else on the other parts. Empty where no pair is a labelled tie."""
-    a, b = board.measured.of_pairs(scores)
-    target, found = board.measured.pairs.target, list[float]()
+    a, b = grouped.measured.of_pairs(scores)
+    target, found = grouped.measured.pairs.target, list[float]()
 
     def fitted(others: np.ndarray, part: np.ndarray) -> Floats:
         found.append(metrics.tie_threshold(a[others], b[others], target[others]))
         return target[part]
 
-    if "ties" in _has(board):
-        if (threshold := _validated_threshold(board, scores)) is not None:
+    if "ties" in _has(grouped):
+        if (threshold := _validated_threshold(grouped, scores)) is not None:
             return [threshold]
-        board.crossed(fitted)
+        grouped.crossed(fitted)
     return found
 
 
-def _hps_accuracy(board: Board, scores: Floats) -> Interval:
-    measured = board.measured
+def _hps_accuracy(grouped: GroupedRows, scores: Floats) -> Interval:
+    measured = grouped.measured
     if measured.labels.kind != "comparisons":
-        credit = metrics.rank_accuracy(scores[board.rows, 0], board.group, -board.liked)
-        return board.by_group(credit, board.group, board.rows)
+        credit = metrics.rank_accuracy(scores[grouped.rows, 0], grouped.group, -grouped.liked)
+        return grouped.by_group(credit, grouped.group, grouped.rows)
     # The same of pairs: the share of a prompt's pairs that are not inverted, where people's ties never are.
     pairs = measured.pairs
     credit = np.nan_to_num(metrics.pair_credit(*measured.of_pairs(scores), pairs.target), nan=1.0)
     prompt = measured.labels.prompt[pairs.a] * measured.split.folds + measured.fold
     group = np.unique(prompt, return_inverse=True)[1]
-    return board.by_group(np.bincount(group, credit) / np.bincount(group), group, pairs.row_a)
+    return grouped.by_group(np.bincount(group, credit) / np.bincount(group), group, pairs.row_a)
 
 
 def _at_k(credit: Callable[..., Floats], k: int) -> Value:
-    def value(board: Board, scores: Floats) -> Interval:
-        return board.by_group(credit(scores[board.rows, 0], board.group, -board.liked, k), board.group, board.rows)
+    def value(grouped: GroupedRows, scores: Floats) -> Interval:
+        found = credit(scores[grouped.rows, 0], grouped.group, -grouped.liked, k)
+        return grouped.by_group(found, grouped.group, grouped.rows)
 
     return value
 
 
-def _ndcg(board: Board, scores: Floats) -> Interval:
-    better, _ = metrics.ranked_pairs(board.group, -board.liked)
-    gain = np.bincount(better, minlength=len(board.rows))
-    return board.by_group(metrics.ndcg(scores[board.rows, 0], gain, board.group), board.group, board.rows)
+def _ndcg(grouped: GroupedRows, scores: Floats) -> Interval:
+    better, _ = metrics.ranked_pairs(grouped.group, -grouped.liked)
+    gain = np.bincount(better, minlength=len(grouped.rows))
+    return grouped.by_group(metrics.ndcg(scores[grouped.rows, 0], gain, grouped.group), grouped.group, grouped.rows)
 
 
 def _in_groups(correlation: Callable[..., Floats]) -> Value:
-    def value(board: Board, scores: Floats) -> Interval:
-        credit = correlation(scores[board.rows, 0], board.liked, board.group)
-        return board.by_group(credit, board.group, board.rows)
+    def value(grouped: GroupedRows, scores: Floats) -> Interval:
+        credit = correlation(scores[grouped.rows, 0], grouped.liked, grouped.group)
+        return grouped.by_group(credit, grouped.group, grouped.rows)
 
     return value
 
 
-def _spearman(board: Board, scores: Floats) -> Interval:
-    measured = board.measured
-    bootstrap = measured.bootstrap_of(board.rows, board.rows)
-    return spearman_interval(scores[board.rows, 0], board.liked, bootstrap, measured.split.fold[board.rows])
+def _spearman(grouped: GroupedRows, scores: Floats) -> Interval:
+    measured = grouped.measured
+    bootstrap = measured.bootstrap_of(grouped.rows, grouped.rows)
+    return spearman_interval(scores[grouped.rows, 0], grouped.liked, bootstrap, measured.split.fold[grouped.rows])
 
 
-def _kendall(board: Board, scores: Floats) -> Interval:
+def _kendall(grouped: GroupedRows, scores: Floats) -> Interval:
     """tau-b as a mean over pairs, whose resamples keep the normalisation for ties that all pairs gave."""
-    measured = board.measured
-    fold = measured.split.fold[board.rows]
+    measured = grouped.measured
+    fold = measured.split.fold[grouped.rows]
     rng = np.random.default_rng(measured.protocol.seed)
     first, second = sample_pairs(fold, measured.protocol.max_pairs, rng)
-    x, y = (np.sign(side[first] - side[second]) for side in (scores[board.rows, 0], board.liked))
+    x, y = (np.sign(side[first] - side[second]) for side in (scores[grouped.rows, 0], grouped.liked))
     fold = fold[first]
     untied_x, untied_y = np.bincount(fold, x * x), np.bincount(fold, y * y)
     scale = np.bincount(fold) / np.sqrt(np.where(untied_x * untied_y > 0, untied_x * untied_y, np.nan))
-    bootstrap = replace(measured.bootstrap_of(board.rows[first], board.rows[second]), rng=rng)
+    bootstrap = replace(measured.bootstrap_of(grouped.rows[first], grouped.rows[second]), rng=rng)
     return mean_interval(x * y * scale[fold], bootstrap, fold)
 
 
-def pair_probability(board: Board, scores: Floats, map: str) -> Floats:
+def pair_probability(grouped: GroupedRows, scores: Floats, map: str) -> Floats:
     """(p,) P(a preferred): `map` is "raw" (the sigmoid of the difference of scores), "temperature" or "isotonic", both
     fitted on the other parts; NaN where nothing fits."""
-    a, b = board.measured.of_pairs(scores)
-    target = board.measured.pairs.target
+    a, b = grouped.measured.of_pairs(scores)
+    target = grouped.measured.pairs.target
     if map == "raw":
         return Temperature(1.0).pair_probability(a, b)
 
@@ -155,29 +156,29 @@ def pair_probability(board: Board, scores: Floats, map: str) -> Floats:
         except InputError:  # scores that order no better than chance, or without a fault
             return np.full(len(part), np.nan)
 
-    if (id(scores), map) not in board.fitted:
-        board.fitted[id(scores), map] = board.crossed(fitted)
-    return board.fitted[id(scores), map]
+    if (id(scores), map) not in grouped.fitted:
+        grouped.fitted[id(scores), map] = grouped.crossed(fitted)
+    return grouped.fitted[id(scores), map]
 
 
-def reliability(board: Board, scores: Floats, map: str) -> list[metrics.ReliabilityBin]:
+def reliability(grouped: GroupedRows, scores: Floats, map: str) -> list[metrics.ReliabilityBin]:
     """Ten bins of confidence from 0.5 to 1 of `pair_probability`, the empty ones left out."""
-    probability = pair_probability(board, scores, map)
+    probability = pair_probability(grouped, scores, map)
     known = np.flatnonzero(~np.isnan(probability))
-    return metrics.reliability(probability[known], board.measured.pairs.target[known])
+    return metrics.reliability(probability[known], grouped.measured.pairs.target[known])
 
 
 def _brier(map: str) -> Value:
-    def value(board: Board, scores: Floats) -> Interval:
-        probability = pair_probability(board, scores, map)
-        return board.measured.interval(np.square(probability - board.measured.pairs.target))
+    def value(grouped: GroupedRows, scores: Floats) -> Interval:
+        probability = pair_probability(grouped, scores, map)
+        return grouped.measured.interval(np.square(probability - grouped.measured.pairs.target))
 
     return value
 
 
 def _ece(map: str) -> Value:
-    def value(board: Board, scores: Floats) -> Interval:
-        measured, probability = board.measured, pair_probability(board, scores, map)
+    def value(grouped: GroupedRows, scores: Floats) -> Interval:
+        measured, probability = grouped.measured, pair_probability(grouped, scores, map)
         known = np.flatnonzero(~np.isnan(probability))
         confidence, outcome, slot = metrics.confidences(probability[known], measured.pairs.target[known])
         return calibration_error_interval(confidence - outcome, slot, measured.bootstrap.of(known))
@@ -264,7 +265,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def scoreboard(board: Board, scores: Mapping[str, Floats]) -> dict[str, Any]:
+def scoreboard(grouped: GroupedRows, scores: Mapping[str, Floats]) -> dict[str, Any]:
     """For each of METRICS its label, rule, and either `scores` {scorer: {value, low, high}} or `missing`, a reason.
 
     `scores` are named head, zero_shot, image_only, prompt_only, prior and chance, or some of these.
@@ -272,22 +273,22 @@ def scoreboard(board: Board, scores: Mapping[str, Floats]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, metric in METRICS.items():
         result[key] = {"label": metric.label, "rule": metric.rule}
-        if metric.needs not in _has(board):
+        if metric.needs not in _has(grouped):
             result[key]["missing"] = NEEDS[metric.needs]
             continue
         judged = {name: s for name, s in scores.items() if metric.needs != "logits" or name not in UNCALIBRATED}
-        result[key]["scores"] = {name: metric.value(board, s).to_json() for name, s in judged.items()}
+        result[key]["scores"] = {name: metric.value(grouped, s).to_json() for name, s in judged.items()}
     return result
 
 
-def _has(board: Board) -> set[str]:
+def _has(grouped: GroupedRows) -> set[str]:
     """What of NEEDS the labels meet."""
-    measured = board.measured
+    measured = grouped.measured
     found = {"pairs", "logits"} | ({"ties"} if not measured.decided.all() else set())
     if measured.labels.kind == "comparisons":
         return found | ({"prompts"} if measured.clusters == "prompts" else set())
     if measured.labels.kind != "groups":
         found.add("values")
     # A table of counts without groups is one group a fold, of which nothing can be said but its correlation.
-    grouped = len(np.unique(board.group)) > len(np.unique(measured.split.fold[board.rows]))
-    return found | ({"prompts", "groups"} if grouped else set())
+    several = len(np.unique(grouped.group)) > len(np.unique(measured.split.fold[grouped.rows]))
+    return found | ({"prompts", "groups"} if several else set())

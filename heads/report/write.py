@@ -15,7 +15,7 @@ from embed.files import atomic_write
 from embed.records.formats import Records
 from heads.data.comparisons import appeal
 from heads.evaluation.evaluate import Measured, percentiles
-from heads.evaluation.groups import Board
+from heads.evaluation.groups import GroupedRows
 from heads.evaluation.scoreboard import MAPS, reliability
 from heads.metrics import expected_calibration_error
 from heads.report.page import Axis, Estimate, Picture, Plot, cards, document, intervals, text_table, ticks
@@ -50,13 +50,13 @@ def write_report(
     path: Path,
     title: str,
     result: Mapping[str, Any],
-    board: Board,
+    grouped: GroupedRows,
     scores: Mapping[str, Floats],
     records: Records,
     cache: Cache,
 ) -> None:
     """Write the page of what `heads evaluate` returns and the scores (m, sides) that it comes from."""
-    measured = board.measured
+    measured = grouped.measured
     items = _items(measured, scores["head"])
     best, worst = items[:SHOWN], items[: -SHOWN - 1 : -1]
     pairs = _wrong_pairs(measured, scores["head"])
@@ -90,7 +90,7 @@ def write_report(
         "<h2>Does a score mean what it says?</h2>",
         "<p>How often the head is right, by how sure it says it is, on pairs that its scores were not fitted on."
         " On the dashed line they agree.</p>",
-        _reliability(board, scores["head"]),
+        _reliability(grouped, scores["head"]),
         "<h2>How far apart the preferred picture is scored</h2>",
         _leads(measured, scores["head"]),
         _scatter(measured, scores["head"]),
@@ -168,12 +168,12 @@ def _slices(sliced: Mapping[str, Any] | None) -> str:
     return f"<h2>Pair accuracy by {by}</h2><p>{note}</p>{drawn}"
 
 
-def _reliability(board: Board, scores: Floats) -> str:
+def _reliability(grouped: GroupedRows, scores: Floats) -> str:
     halves = [(step / 10, f"{step / 10:g}") for step in range(5, 11)]
     plot = Plot(Axis(0.5, 1, halves, "how sure the head is"), Axis(0.4, 1, ticks(0.4, 1), "how often right"), 640, 420)
     marks, said = [plot.line([(0.5, 0.5), (1, 1)], "reference")], []
     for map, kind in (("raw", "other"), ("temperature", "mark")):
-        bins = reliability(board, scores, map)
+        bins = reliability(grouped, scores, map)
         if not bins:
             continue
         points = [(b.confidence, max(b.accuracy, 0.4)) for b in bins]
