@@ -90,7 +90,7 @@ def rank_accuracy(scores: ArrayLike, group: ArrayLike, rank: ArrayLike) -> Float
     inverted = np.where(rank[first] == rank[second], 0.0, (1 - agreement) / 2)
     pairs = _sums(row[first], np.ones(len(first)), len(groups))
     inversions = _sums(row[first], inverted, len(groups))
-    return 1 - _ratio(inversions, pairs)
+    return 1 - ratio(inversions, pairs)
 
 
 def recall_at_k(scores: ArrayLike, group: ArrayLike, rank: ArrayLike, k: int) -> Floats:
@@ -181,7 +181,7 @@ def ndcg(scores: ArrayLike, gain: ArrayLike, group: ArrayLike, k: int | None = N
         shared = np.bincount(level, gain[order]) / np.bincount(level)
         return _sums(row[order], shared[level] * discount, len(groups))
 
-    return _ratio(total(scores), total(gain))
+    return ratio(total(scores), total(gain))
 
 
 @dataclass(frozen=True)
@@ -227,15 +227,15 @@ def expected_calibration_error(bins: list[ReliabilityBin]) -> float:
 
 
 def brier(probability: ArrayLike, target: ArrayLike) -> Floats:
-    """(probability - target)^2 of each comparison (m,); the mean is the Brier score (Brier 1950)."""
-    p, y = _columns(probability=probability, target=target)
-    return np.square(p - y)
+    """(probability - target)^2 of each comparison (m,), NaN where there is no probability; the mean is the Brier score
+    (Brier 1950)."""
+    return np.square(np.asarray(probability, np.float64) - np.asarray(target, np.float64))
 
 
 def _correlation(x: Floats, y: Floats, row: Ints, groups: int) -> Floats:
     """sum x y / sqrt(sum x^2 sum y^2) within each group (g,)."""
     xy, xx, yy = (_sums(row, product, groups) for product in (x * y, x * x, y * y))
-    return _ratio(xy, np.sqrt(xx * yy))
+    return ratio(xy, np.sqrt(xx * yy))
 
 
 def _sums(index: Ints, values: Floats, size: int) -> Floats:
@@ -243,8 +243,8 @@ def _sums(index: Ints, values: Floats, size: int) -> Floats:
     return np.bincount(index, values, size).astype(np.float64)
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """NaN where the denominator is 0."""
+def ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """(n,) and NaN where the denominator is 0."""
     ratio = np.full(len(numerator), np.nan)
     np.divide(numerator, denominator, out=ratio, where=denominator > 0)
     return ratio

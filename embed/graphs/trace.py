@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embed.arrays import cosines
 from embed.graphs.folding import fold_constants, hoist_constants, without_weights
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def certificate(precision: str, reference: NDArray[Any], outputs: NDArray[Any]) 
     if not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         bad = int((~np.isfinite(ours)).any(axis=1).sum())
         raise FloatingPointError(f"{bad} of {len(ours)} vectors at {precision} are not finite")
-    cosine = np.sum(ours * theirs, axis=1) / (np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1))
+    cosine = cosines(ours, theirs)
     return Certificate(
         precision, len(ours), float(cosine.mean()), float(cosine.min()), float(np.abs(ours - theirs).max())
     )

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.arrays import cosines
 from embed.cache.store import Cache
 from embed.engines.choice import Engine
 from embed.engines.towers import Towers
@@ -72,7 +73,7 @@ def compare_prompts(cache: Cache, towers: Towers, size: int) -> np.ndarray:
         return np.empty(0)
     prompts = cache.metadata("prompts", ["caption"])["caption"].take(pa.array(rows)).to_pylist()
     run = towers.runner("prompts", Engine("torch", "fp32", "cpu"))
-    return _cosines(cache.text_embeddings()[rows], run(towers.tokenize(prompts)[0])[0])
+    return cosines(cache.text_embeddings()[rows], run(towers.tokenize(prompts)[0])[0])
 
 
 def compare_images(cache: Cache, tables: Iterable[Records], towers: Towers, limits: Limits, size: int) -> np.ndarray:
@@ -99,13 +100,7 @@ def compare_images(cache: Cache, tables: Iterable[Records], towers: Towers, limi
     run = towers.runner("images", Engine("torch", "fp32", "cpu"))
     pixels = list(found.values())
     now = np.concatenate([run(np.stack(pixels[i : i + 32]))[0] for i in range(0, len(pixels), 32)])
-    return _cosines(cache.image_embeddings()[rows], now)
-
-
-def _cosines(stored: np.ndarray, now: np.ndarray) -> np.ndarray:
-    stored = stored.astype(np.float64)
-    lengths = np.linalg.norm(stored, axis=1) * np.linalg.norm(now, axis=1)
-    return np.sum(stored * now, axis=1) / lengths
+    return cosines(cache.image_embeddings()[rows], now)
 
 
 def verify_cache(
@@ -130,11 +125,11 @@ def verify_cache(
         )
     result: dict[str, Any] = {"cache": str(cache.path), "files": len(cache.manifest["files"])}
     require_same_identity(cache.identity, f"the cache {cache.path}", towers.identity, "what its source loads now")
-    cosines = {
+    found = {
         "images": compare_images(cache, tables, towers, limits, size),
         "prompts": compare_prompts(cache, towers, size),
     }
-    for side, values in cosines.items():
+    for side, values in found.items():
         least = float(values.min()) if len(values) else None
         result[side] = {"compared": len(values), "cosine_min": least}
         if least is not None and least < min_cosine:

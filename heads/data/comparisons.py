@@ -133,8 +133,13 @@ def _prompt_rows(prompts: pa.ChunkedArray, cache: Cache) -> np.ndarray:
 
 def codes(column: pa.ChunkedArray) -> np.ndarray:
     """(m,) int64: one small number for each different value, in order of first appearance; null is a value."""
+    return _encoded(column)[0]
+
+
+def _encoded(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """The codes, and the value that each one stands for."""
     encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
-    return np.asarray(encoded.indices).astype(np.int64)
+    return np.asarray(encoded.indices).astype(np.int64), encoded.dictionary
 
 
 def appeal(labels: Labels) -> np.ndarray:
@@ -157,9 +162,8 @@ def values_of(labels: Labels, columns: str) -> tuple[np.ndarray, list[str]]:
         wanted = "two columns A,B, one for each picture," if sides == 2 else "one column"
         raise InputError(f"{columns!r}: wanted {wanted} of the table, which has {', '.join(known)}")
     chunks = [chunk for name in names for chunk in labels.columns[name].cast(pa.string()).chunks]
-    encoded = pa.chunked_array(chunks, pa.string()).combine_chunks().dictionary_encode(null_encoding="encode")
-    number = np.asarray(encoded.indices).astype(np.int64).reshape(sides, -1).T
-    return number, [str(value) for value in encoded.dictionary.to_pylist()]
+    number, found = _encoded(pa.chunked_array(chunks, pa.string()))
+    return number.reshape(sides, -1).T, [str(value) for value in found.to_pylist()]
 
 
 def pairs_among(

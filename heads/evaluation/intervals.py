@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embed.arrays import Floats
+from heads.metrics import ratio
 
 ENDS = (0.025, 0.975)  # the quantiles of the resamples that an interval reaches from and to
 # Resamples handled at once hold this many cluster counts (8 bytes each), so memory does not grow with resamples.
@@ -141,7 +142,7 @@ def calibration_error_interval(gap: ArrayLike, bin: ArrayLike, bootstrap: Bootst
     value = float(sum(abs(column.sum()) for column in columns[:-1]) / len(gaps))
     errors = np.full(bootstrap.resamples, np.nan)
     for some, sums in bootstrap.sums(columns):
-        errors[some] = _ratio(np.abs(sums[:-1]).sum(axis=0), sums[-1])
+        errors[some] = ratio(np.abs(sums[:-1]).sum(axis=0), sums[-1])
     around = _interval(value, errors)
     if np.isnan(around.low):
         return around
@@ -170,11 +171,6 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """NaN where the denominator is 0: of a resample that happens to hold no comparison."""
-    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
-
-
 def _resampled(credit: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None) -> tuple[float, Floats]:
     """The mean over folds of the mean credit, and the same of each resample (resamples,); NaN without a credit."""
     credit = np.asarray(credit, np.float64)
@@ -185,7 +181,7 @@ def _resampled(credit: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None) 
         rows = np.flatnonzero(judged & (fold == name))
         means = np.full(bootstrap.resamples, np.nan)
         for some, (total, count) in bootstrap.of(rows).sums((credit[rows], np.ones(len(rows)))):
-            means[some] = _ratio(total, count)
+            means[some] = ratio(total, count)  # NaN where a resample happens to hold no comparison
         found.append((float(credit[rows].mean()), means))
     return _mean_over_folds(found, bootstrap.resamples)
 

@@ -171,7 +171,7 @@ def reliability(grouped: GroupedRows, scores: Floats, map: str) -> list[metrics.
 def _brier(map: str) -> Value:
     def value(grouped: GroupedRows, scores: Floats) -> Interval:
         probability = pair_probability(grouped, scores, map)
-        return grouped.measured.interval(np.square(probability - grouped.measured.pairs.target))
+        return grouped.measured.interval(metrics.brier(probability, grouped.measured.pairs.target))
 
     return value
 

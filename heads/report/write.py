@@ -186,11 +186,15 @@ def _reliability(grouped: GroupedRows, scores: Floats) -> str:
     return plot.svg(marks, "reliability") + f"<p>{'; '.join(said)}.</p>"
 
 
+def _lead(measured: Measured, scores: Floats) -> Floats:
+    """(p,) by how much the preferred picture of each pair is scored above the other."""
+    a, b = measured.of_pairs(scores)
+    return np.where(measured.pairs.target > 0.5, a - b, b - a)
+
+
 def _leads(measured: Measured, scores: Floats) -> str:
     """A histogram of the preferred picture's score less the other's: what is left of zero is wrong."""
-    a, b = measured.of_pairs(scores)
-    decided = np.flatnonzero(measured.decided)
-    difference = np.where(measured.pairs.target > 0.5, a - b, b - a)[decided]
+    difference = _lead(measured, scores)[measured.decided]
     reach = float(np.quantile(np.abs(difference), 0.995)) or 1.0
     counts, edges = np.histogram(np.clip(difference, -reach, reach), 40, (-reach, reach))
     share = counts / counts.sum()
@@ -268,8 +272,7 @@ def _said(measured: Measured, row: int) -> str:
 
 def _wrong_pairs(measured: Measured, scores: Floats) -> list[int]:
     """The pairs ordered most surely wrong, each picture once."""
-    a, b = measured.of_pairs(scores)
-    lead = np.where(measured.pairs.target > 0.5, a - b, b - a)
+    lead = _lead(measured, scores)
     found: list[int] = []
     met: set[int] = set()
     image = measured.labels.image

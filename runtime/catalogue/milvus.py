@@ -13,7 +13,7 @@ import numpy as np
 
 from embed.spec import Identity, InputError, require_same_identity
 from runtime.catalogue.filters import check_columns, milvus_expression, parse
-from runtime.catalogue.reader import HIT_COLUMNS, Catalogue, Hit, checked_queries, jsonable
+from runtime.catalogue.reader import HIT_COLUMNS, Catalogue, Hit, checked_queries, jsonable, least_popularity
 
 UPSERT_ROWS = 1000
 KEY_BYTES = 2048
@@ -52,9 +52,8 @@ class MilvusCatalogue:
     ) -> list[list[Hit]]:
         """As `Catalogue.search`."""
         queries, weights = checked_queries(queries, k, popularity_weight, self.identity.dim)
-        if not 0 <= min_percentile <= 100:
-            raise InputError(f"least percentile is {min_percentile}; wanted 0 to 100")
-        conditions = [f"popularity >= {np.float32(min_percentile / 100)!s}"] if min_percentile else []
+        least = least_popularity(min_percentile)
+        conditions = [f"popularity >= {least!s}"] if min_percentile else []
         if where is not None:
             node = parse(where)
             check_columns(node, self.columns)

@@ -216,9 +216,7 @@ class Catalogue:
 
     def _allowed(self, min_percentile: float, where: str | None) -> int | np.ndarray | None:
         """None for every row, a number for the first so many, or a mask (n,) bool."""
-        if not 0 <= min_percentile <= 100:
-            raise InputError(f"least percentile is {min_percentile}; wanted 0 to 100")
-        prefix = int(np.searchsorted(-self.popularity, -np.float32(min_percentile / 100), side="right"))
+        prefix = int(np.searchsorted(-self.popularity, -least_popularity(min_percentile), side="right"))
         if where is None:
             return None if prefix == len(self) else prefix
         mask = np.zeros(len(self), bool)
@@ -266,6 +264,13 @@ def checked_queries(
     if weights.shape not in ((), (len(queries),)) or not np.isfinite(weights).all():
         raise InputError(f"popularity weight is {popularity_weight}; wanted a number, or one a query ({len(queries)},)")
     return queries, np.broadcast_to(weights, len(queries))
+
+
+def least_popularity(min_percentile: float) -> np.float32:
+    """The popularity, 0 to 1, at a percentile from 0 to 100; InputError for any other number."""
+    if not 0 <= min_percentile <= 100:
+        raise InputError(f"least percentile is {min_percentile}; wanted 0 to 100")
+    return np.float32(min_percentile / 100)
 
 
 def _hit(row: dict[str, Any], similarity: float, score: float) -> Hit:
