@@ -2,11 +2,24 @@
 
 Decides what the job itself does not know: the identity, the limits, the engine of each side. The manifest records the
 engine at the first commit, and later runs on that cache keep to it.
+
+A table is opened once and then read from end to end three times, however little is new:
+
+1. to count its pictures and prompts, both at once: rows that nobody can mean are refused before a model is loaded, and
+   the totals decide whether engines are tried, and which is chosen;
+2. to embed the pictures;
+3. to embed the prompts, after all pictures: together they would need both towers in memory at a time.
+
+A table without prompts is not read for them. Where engines are tried, the side is read once more, up to its first
+SAMPLE new records. Tars are not counted, since that would be to read the pictures; only where their number decides
+whether engines are tried, each side is read up to TRIAL_RECORDS. A boundary (embed.unfreeze.fill) is one pass more over
+the pictures.
 """
 
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -63,6 +76,11 @@ class BuildConfig:
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InputError(f"{name} is {value}; wanted at least 1")
 
+    @cached_property
+    def records(self) -> list[Records]:
+        """The tables, opened once for all that is done with them."""
+        return [read_records(table, self.format, self.images_root, self.columns) for table in self.tables]
+
 
 class Reporter:
     """What a caller may want to watch; each method does nothing here."""
@@ -82,17 +100,16 @@ class Reporter:
 
 def build_cache(config: BuildConfig, reporter: Reporter) -> dict[str, Any]:
     """Add every picture and prompt of the tables that the cache lacks, and say what was done."""
-    tables = [read_records(table, config.format, config.images_root, config.columns) for table in config.tables]
+    tables = config.records
     device = resolve_device(config.wanted.device)
     if config.ray:
         from embed.jobs.ray import connect
 
         connect(config.ray_address)
     batch_size = config.batch_size or (32 if device == "cpu" else 256)
-    root = config.machine_cache or machine_cache()
-    towers = Towers(config.source, root, config.features, config.ignore_exif)
-    build = _Build(config, reporter, tables, device, batch_size, root, towers)
-    if towers.needs_backbone and any(build.worth_trials(side) for side in EMBEDDINGS):
+    towers = Towers(config.source, config.machine_cache or machine_cache(), config.features, config.ignore_exif)
+    build = _Build(config, reporter, _totals(tables), device, batch_size, towers)
+    if towers.needs_backbone and any(build.worth_trials.values()):
         call_apart(attrgetter("identity"), towers)  # torch would stay here
     engines, counts = {}, {}
     with CacheWriter(config.out, towers.identity, config.source) as writer:
@@ -115,35 +132,40 @@ class _Build:
 
     config: BuildConfig
     reporter: Reporter
-    tables: Sequence[Records]
+    totals: dict[str, int | None]  # records of each side, None where only reading the pictures would tell
     device: str
     batch_size: int
-    root: Path  # the machine's cache
     towers: Towers
 
-    def worth_trials(self, side: str) -> bool:
+    @cached_property
+    def worth_trials(self) -> dict[str, bool]:
         """Whether engines would be tried on a side of which nothing is known.
 
         Without a word about engines, little work goes to the reference untried.
         """
         wanted = self.config.wanted
         if candidates(wanted, self.device) == [REFERENCE]:
-            return False
-        return (wanted.runner, wanted.precision) != ("auto", "auto") or _at_least(TRIAL_RECORDS, side, self.tables)
+            return dict.fromkeys(self.totals, False)
+        if (wanted.runner, wanted.precision) != ("auto", "auto"):
+            return dict.fromkeys(self.totals, True)
+        return {
+            side: _at_least(TRIAL_RECORDS, side, self.config.records) if total is None else total >= TRIAL_RECORDS
+            for side, total in self.totals.items()
+        }
 
     def settle_engine(self, side: str, cache: Cache) -> Engine | None:
         """The engine the cache was made with, else the best of those this machine measured before, else of a trial now.
 
         None where there is nothing to embed.
         """
-        wanted, total = self.config.wanted, _total(self.tables, side)
+        wanted, total = self.config.wanted, self.totals[side]
         if total == 0:
             return None
         for engine in reversed(_engines(cache, side)):
             if engine.device == self.device and wanted.admits(engine):
                 return engine
         found, per_s = self.towers.find(side, wanted, self.device, total), None
-        if found is None and not self.worth_trials(side):
+        if found is None and not self.worth_trials[side]:
             found = Engine(*REFERENCE, self.device)
         if found is None:
             sample = self._sample(side, cache)
@@ -159,21 +181,21 @@ class _Build:
 
     def _sample(self, side: str, cache: Cache) -> np.ndarray | list[str] | None:
         if side == "prompts":
-            return run.sample_prompts(self.tables, cache, SAMPLE)
-        return run.sample_pixels(self.tables, cache, self._decoder(cache, None), SAMPLE)
+            return run.sample_prompts(self.config.records, cache, SAMPLE)
+        return run.sample_pixels(self.config.records, cache, self._decoder(cache, None), SAMPLE)
 
     def embed(self, side: str, engine: Engine | None, writer: CacheWriter) -> run.Counts:
         """The job itself; `engine` is noted in the cache."""
-        cache, step = writer.cache(), self.reporter.step
+        tables, cache, step = self.config.records, writer.cache(), self.reporter.step
         encoder = self._encoder({} if engine is None else {side: engine})
         fields = {} if engine is None else {"engines": _with_engine(cache, side, engine)}
-        self.reporter.start(side, _total(self.tables, side))
+        self.reporter.start(side, self.totals[side])
         if side == "images":
             decoder = self._decoder(cache, engine)
             rehash = self.config.rehash
-            counts = run.embed_images(self.tables, writer, encoder, decoder, rehash=rehash, step=step, fields=fields)
+            counts = run.embed_images(tables, writer, encoder, decoder, rehash=rehash, step=step, fields=fields)
         else:
-            counts = run.embed_prompts(self.tables, writer, encoder, step=step, fields=fields)
+            counts = run.embed_prompts(tables, writer, encoder, step=step, fields=fields)
         self.reporter.end()
         return counts
 
@@ -191,12 +213,9 @@ class _Build:
         from embed.jobs.ray import RayDecoder
 
         return RayDecoder(
-            config.source,
+            self.towers,
             engine,
-            config.features,
-            machine_cache=self.root,
-            limits=config.limits,
-            ignore_exif=config.ignore_exif,
+            config.limits,
             batch_size=self.batch_size,
             actors=config.ray_actors,
             workers=config.workers or 1,
@@ -224,14 +243,15 @@ def _with_engine(cache: Cache, side: str, engine: Engine) -> dict[str, Any]:
     return {**cache.manifest.get("engines", {}), side: [other.to_json() for other in [*used, engine]]}
 
 
-def _total(tables: Sequence[Records], side: str) -> int | None:
-    counts = [records.count(side) for records in tables]
-    return None if None in counts else sum(filter(None, counts))
+def _totals(tables: Sequence[Records]) -> dict[str, int | None]:
+    counts = [records.counts() for records in tables]
+    by_side = {side: [count[side] for count in counts] for side in EMBEDDINGS}
+    return {side: None if None in found else sum(filter(None, found)) for side, found in by_side.items()}
 
 
 def _at_least(count: int, side: str, tables: Sequence[Records]) -> bool:
     """Whether the tables hold that many pictures or prompts; reads no further than that."""
-    for records in tables if count else ():
+    for records in tables:
         for batch in records.images() if side == "images" else records.prompts():
             count -= len(batch)
             if count <= 0:

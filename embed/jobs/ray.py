@@ -9,7 +9,6 @@ Prompts, cheap beside pictures, are encoded by the driver.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from embed.engines.encoders import TowerEncoder
 from embed.engines.towers import Towers
 from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Failure, Picture
 from embed.inputs.images import Limits
-from embed.spec import InputError, Source
+from embed.spec import InputError
 
 # Pictures handed to the cluster at a time, and their bytes where a table holds them: what the object store keeps.
 WINDOW_PICTURES = 65_536
@@ -81,27 +80,16 @@ class RayDecoder:
 
     def __init__(
         self,
-        source: Source,
+        towers: Towers,
         engine: Engine,
-        features: Sequence[str],
-        *,
-        machine_cache: Path,
         limits: Limits,
-        ignore_exif: bool = False,
+        *,
         batch_size: int = 32,
         actors: int = 2,
         workers: int = 1,
         num_gpus: float = 0,
     ) -> None:
-        self._settings = {
-            "source": source,
-            "engine": engine,
-            "features": tuple(features),
-            "machine_cache": machine_cache,
-            "limits": limits,
-            "ignore_exif": ignore_exif,
-            "workers": workers,
-        }
+        self._actor = (towers, engine, limits, workers)
         self._batch_size = batch_size
         self._actors = actors
         self._num_gpus = num_gpus
@@ -139,7 +127,7 @@ class RayDecoder:
             batch_size=self._batch_size,
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=self._actors),
-            fn_constructor_kwargs=self._settings,
+            fn_constructor_args=self._actor,
             num_gpus=self._num_gpus,
         )
         for batch in vectors.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -149,17 +137,7 @@ class RayDecoder:
 class _Actor:
     """A worker of the pool: the towers, loaded once, and processes that decode."""
 
-    def __init__(
-        self,
-        source: Source,
-        engine: Engine,
-        features: Sequence[str],
-        machine_cache: Path,
-        limits: Limits,
-        ignore_exif: bool,
-        workers: int,
-    ) -> None:
-        towers = Towers(source, machine_cache, features, ignore_exif)
+    def __init__(self, towers: Towers, engine: Engine, limits: Limits, workers: int) -> None:
         self._encode = towers.runner("images", engine)
         self._decoder = DecodePool(towers.identity.preprocess, limits, workers)
 

@@ -4,7 +4,7 @@ Everything is computed on Arrow columns, batch by batch.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.records.tables import Table, holds_bytes
+from embed.records.tables import Table, Types, holds_bytes
 from embed.spec import InputError
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
@@ -22,6 +22,27 @@ STRINGS, FLOATS = pa.list_(STRING), pa.list_(FLOAT)
 
 IMAGES = pa.schema([("key", STRING), ("uri", STRING), ("bytes", pa.binary())])
 PROMPTS = pa.schema([("text", STRING)])
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is read of a table: columns, none where it has nothing of the kind, and what each batch of them holds."""
+
+    types: Types
+    batches: Callable[[pa.RecordBatch, int], Iterator[pa.RecordBatch]]  # of rows, and the number of the first
+    per_row: int | None = None  # how many rows these have for each of the table's, where that is always the same
+
+
+def stream(table: Table, readings: Mapping[str, Reading]) -> Iterator[tuple[str, pa.RecordBatch]]:
+    """What some readings find, each batch with the name of its reading, in one pass over the table."""
+    readings = {name: reading for name, reading in readings.items() if reading.types}
+    types = {column: type for reading in readings.values() for column, type in reading.types.items()}
+    start = 0
+    for rows in table.stream(types) if types else ():
+        for name, reading in readings.items():
+            for batch in reading.batches(rows, start):
+                yield name, batch
+        start += len(rows)
 
 
 @dataclass(frozen=True)
@@ -88,36 +109,34 @@ def pick_a_pic_picture(table: Table, side: int) -> Picture:
     return Picture(*(name if name in table.types else None for name in names))
 
 
-def pictures(table: Table, sides: Sequence[Picture]) -> Iterator[pa.RecordBatch]:
-    types = {name: type for side in sides for name, type in side.types(table).items()}
-    start = 0
-    for rows in table.stream(types):
+def pictures(table: Table, sides: Sequence[Picture]) -> Reading:
+    def batches(rows: pa.RecordBatch, start: int) -> Iterator[pa.RecordBatch]:
         for side in sides:
             batch = side.batch(rows)
             refuse(table, empty(batch["key"]), "a picture without a name", start)
             yield batch
-        start += len(rows)
+
+    return Reading({name: type for side in sides for name, type in side.types(table).items()}, batches, len(sides))
 
 
-def listed_pictures(table: Table, name: str) -> Iterator[pa.RecordBatch]:
-    start = 0
-    for rows in table.stream({name: STRINGS}):
+def listed_pictures(table: Table, name: str) -> Reading:
+    def batches(rows: pa.RecordBatch, start: int) -> Iterator[pa.RecordBatch]:
         key = pc.list_flatten(rows[name])
         refuse(table, any_in_list(empty(key), lengths(rows[name])), "a picture without a name", start)
         yield pa.RecordBatch.from_arrays([key, key, pa.nulls(len(key), pa.binary())], schema=IMAGES)
-        start += len(rows)
+
+    return Reading({name: STRINGS}, batches)
 
 
-def prompts(name: str, required: bool) -> Callable[[Table], Iterator[pa.RecordBatch]]:
-    def prompts(table: Table) -> Iterator[pa.RecordBatch]:
-        start = 0
-        for rows in table.stream({name: STRING}) if name in table.types else ():
-            if required:
-                refuse(table, rows[name].is_null(), "no prompt", start)
-            yield pa.RecordBatch.from_arrays([pc.unique(rows[name].drop_null())], schema=PROMPTS)
-            start += len(rows)
+def prompts(table: Table, name: str, required: bool) -> Reading:
+    """The texts of a column, each once a batch; nothing where the table has no such column."""
 
-    return prompts
+    def batches(rows: pa.RecordBatch, start: int) -> Iterator[pa.RecordBatch]:
+        if required:
+            refuse(table, rows[name].is_null(), "no prompt", start)
+        yield pa.RecordBatch.from_arrays([pc.unique(rows[name].drop_null())], schema=PROMPTS)
+
+    return Reading({name: STRING} if name in table.types else {}, batches)
 
 
 def refuse(table: Table, bad: np.ndarray | Column, what: str, start: int = 0, ids: Column | None = None) -> None:

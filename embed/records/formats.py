@@ -14,7 +14,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,12 +24,13 @@ from embed.console import unknown_name
 from embed.records import labels
 from embed.records.columns import (
     IMAGES,
+    Reading,
     listed_pictures,
     pick_a_pic_picture,
     picture,
-    picture_type,
     pictures,
     prompts,
+    stream,
 )
 from embed.records.labels import Kind
 from embed.records.samples import FolderTable, JsonArrayTable, TarTable
@@ -41,69 +42,57 @@ Batches = Iterator[pa.RecordBatch]
 
 @dataclass(frozen=True)
 class Format:
-    """`needs` lists columns; of each entry the table has at least one. A format without labels has no `kind`.
-
-    `per_row` is how many pictures a row has, None where it has a list of them.
-    """
+    """`needs` lists columns; of each entry the table has at least one. A format without labels has no `kind`."""
 
     kind: Kind | None
-    per_row: int | None
     needs: tuple[tuple[str, ...], ...]
-    images: Callable[[Table], Batches]
-    prompts: Callable[[Table], Batches]
-    labels: Callable[[Table], pa.Table] | None
+    pictures: Callable[[Table], Reading]
+    labels: Callable[[Table], pa.Table] | None = None
+    prompt: str = "prompt"  # the column; no row may lack one where it is among the needs
+
+    def prompts(self, table: Table) -> Reading:
+        return prompts(table, self.prompt, required=(self.prompt,) in self.needs)
 
     def missing(self, table: Table) -> list[str]:
         """What the table lacks, one text a need."""
         return [" or ".join(need) for need in self.needs if not table.types.keys() & set(need)]
 
 
-def _sides(*names: str) -> Callable[[Table], Batches]:
+def _sides(*names: str) -> Callable[[Table], Reading]:
     return lambda table: pictures(table, [picture(table, name) for name in names])
 
 
 def _hpd(kind: Kind, preference: str, read: Callable[[Table], pa.Table]) -> Format:
-    return Format(
-        kind,
-        None,
-        (("prompt",), ("image_path", "file_path"), (preference,)),
-        lambda table: listed_pictures(table, labels.hpd_paths(table)),
-        prompts("prompt", required=True),
-        read,
-    )
+    needs = (("prompt",), ("image_path", "file_path"), (preference,))
+    return Format(kind, needs, lambda table: listed_pictures(table, labels.hpd_paths(table)), read)
 
 
-_PLAIN = Format(None, 1, (("image",),), _sides("image"), prompts("prompt", required=False), None)
+_PLAIN = Format(None, (("image",),), _sides("image"))
 
 # HPD has two shapes; a table has the first whose needs it meets.
 FORMATS: dict[str, tuple[Format, ...]] = {
     "social-reward": (
         Format(
             "comparisons",
-            2,
             (("prompt",), ("pos_path",), ("neg_path",)),
             _sides("pos_path", "neg_path"),
-            prompts("prompt", required=True),
             labels.social_reward,
         ),
     ),
     "pick-a-pic": (
         Format(
             "comparisons",
-            2,
             (("caption",), ("jpg_0", "image_0_url"), ("jpg_1", "image_1_url"), ("label_0",), ("label_1",)),
             lambda table: pictures(table, [pick_a_pic_picture(table, side) for side in (0, 1)]),
-            prompts("caption", required=True),
             labels.pick_a_pic,
+            prompt="caption",
         ),
     ),
     "imagereward": (
         Format(
             "groups",
-            None,
             (("prompt",), ("generations",), ("ranking",)),
             lambda table: listed_pictures(table, "generations"),
-            prompts("prompt", required=True),
             labels.imagereward,
         ),
     ),
@@ -111,26 +100,8 @@ FORMATS: dict[str, tuple[Format, ...]] = {
         _hpd("groups", "rank", labels.hpd_ranks),
         _hpd("comparisons", "human_preference", labels.hpd_preferences),
     ),
-    "ratings": (
-        Format(
-            "ratings",
-            1,
-            (("image",), ("rating",)),
-            _sides("image"),
-            prompts("prompt", required=False),
-            labels.ratings,
-        ),
-    ),
-    "popularity": (
-        Format(
-            "counts",
-            1,
-            (("image",), ("count",)),
-            _sides("image"),
-            prompts("prompt", required=False),
-            labels.popularity,
-        ),
-    ),
+    "ratings": (Format("ratings", (("image",), ("rating",)), _sides("image"), labels.ratings),),
+    "popularity": (Format("counts", (("image",), ("count",)), _sides("image"), labels.popularity),),
     "images": (_PLAIN,),
     "folder": (_PLAIN,),
     "webdataset": (_PLAIN,),
@@ -139,13 +110,21 @@ FORMATS: dict[str, tuple[Format, ...]] = {
 
 @dataclass(frozen=True)
 class Records:
-    """A table, known by its format; it is read anew by every method."""
+    """A table that is open, and its format. Each method is one pass over the rows."""
 
-    path: str
+    table: Table
     format: str
-    kind: Kind | None  # of its labels; None where it has none
+    shape: Format
     images_root: str
-    columns: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return self.table.path
+
+    @property
+    def kind(self) -> Kind | None:
+        """Of its labels; None where it has none."""
+        return self.shape.kind
 
     def images(self) -> Batches:
         """The pictures as batches of IMAGES, in the table's order; a picture may come more than once.
@@ -153,37 +132,36 @@ class Records:
         A relative uri is joined to `images_root`. A picture has bytes, or else a uri; with neither it is missing from
         a table that names it.
         """
-        table, format = self._open()
-        for batch in format.images(table):
+        for _, batch in stream(self.table, {"images": self.shape.pictures(self.table)}):
             yield pa.RecordBatch.from_arrays(
                 [batch["key"], _absolute(batch["uri"], self.images_root), batch["bytes"]], schema=IMAGES
             )
 
     def prompts(self) -> Batches:
         """The prompts as batches of PROMPTS, each once a batch."""
-        table, format = self._open()
-        yield from format.prompts(table)
+        for _, batch in stream(self.table, {"prompts": self.shape.prompts(self.table)}):
+            yield batch
 
-    def count(self, side: str) -> int | None:
-        """How many rows `images` or `prompts` will give, None where only reading the pictures would tell."""
-        table, format = self._open()
-        has_bytes = isinstance(table, TarTable) or any(map(holds_bytes, table.types.values()))
-        if side == "images" and has_bytes:
-            return table.rows * format.per_row if table.rows is not None and format.per_row else None
-        if isinstance(table, TarTable):
-            return None
-        return sum(map(len, self.images() if side == "images" else self.prompts()))
+    def counts(self) -> dict[str, int | None]:
+        """How many rows `images` and `prompts` will give, from one pass for both; None where only reading the pictures
+        would tell. InputError for a row that they would refuse, where no pictures have to be read to see it."""
+        readings = {"images": self.shape.pictures(self.table), "prompts": self.shape.prompts(self.table)}
+        if isinstance(self.table, TarTable):
+            return dict.fromkeys(readings)
+        known: dict[str, int | None] = {}
+        if any(map(holds_bytes, readings["images"].types.values())):
+            rows, per_row = self.table.rows, readings.pop("images").per_row
+            known["images"] = rows * per_row if rows and per_row else None
+        counted = dict.fromkeys(readings, 0)
+        for side, batch in stream(self.table, readings):
+            counted[side] += len(batch)
+        return known | counted
 
     def labels(self) -> pa.Table:
         """The labels, with the columns of `labels.LABELS[kind]` first; InputError for those nobody can mean."""
-        table, format = self._open()
-        if format.labels is None:
-            raise InputError(f"{self.path} has no labels; it has the columns {', '.join(table.types)}")
-        return format.labels(table)
-
-    def _open(self) -> tuple[Table, Format]:
-        table = open_table(self.path, self.columns)
-        return table, _shape(self.format, table)
+        if self.shape.labels is None:
+            raise InputError(f"{self.path} has no labels; it has the columns {', '.join(self.table.types)}")
+        return self.shape.labels(self.table)
 
 
 def read_records(
@@ -200,14 +178,10 @@ def read_records(
     """
     path = str(path)
     table = open_table(path, columns or {})
-    if not table.types:
-        raise InputError(f"{path} has no rows")
+    if not (table.types and table.has_rows):
+        raise InputError(f"{path} has no {'pictures' if isinstance(table, FolderTable) else 'rows'}")
     name = format or _recognise(table)
-    shape = _shape(name, table)
-    first = shape.needs[0][0]
-    if not any(len(batch) for batch in table.stream({first: picture_type(table, first)})):
-        raise InputError(f"{path} has no rows" if name != "folder" else f"{path} has no pictures")
-    return Records(path, name, shape.kind, _root(path, images_root), dict(columns or {}))
+    return Records(table, name, _shape(name, table), _root(path, images_root))
 
 
 def parse_columns(text: str | None) -> dict[str, str]:

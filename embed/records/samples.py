@@ -32,10 +32,11 @@ class SampleTable(Table):
     def _samples(self, types: Types) -> Iterator[dict[str, Any]]:
         raise NotImplementedError
 
-    def _read_schema(self) -> pa.Schema:
+    def _open(self) -> tuple[pa.Schema, bool]:
         # The names are enough: columns are read with the types that are asked for.
-        first = itertools.islice(self._samples({}), 100)
-        return pa.schema([(name, pa.null()) for name in dict.fromkeys(itertools.chain.from_iterable(first))])
+        first = list(itertools.islice(self._samples({}), 100))
+        names = dict.fromkeys(itertools.chain.from_iterable(first))
+        return pa.schema([(name, pa.null()) for name in names]), bool(first)
 
     def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
         schema = pa.schema(list(types.items()))
@@ -79,8 +80,9 @@ class FolderTable(SampleTable):
 
     plain_format = "folder"
 
-    def _read_schema(self) -> pa.Schema:
-        return pa.schema([("image", pa.string()), ("prompt", pa.string())])
+    def _open(self) -> tuple[pa.Schema, bool]:
+        has_rows = next(_files(self.path, ""), None) is not None
+        return pa.schema([("image", pa.string()), ("prompt", pa.string())]), has_rows
 
     def _samples(self, types: Types) -> Iterator[dict[str, Any]]:
         for name in _files(self.path, ""):
@@ -100,10 +102,11 @@ class TarTable(SampleTable):
 
     plain_format = "webdataset"
 
-    def _read_schema(self) -> pa.Schema:
+    def _open(self) -> tuple[pa.Schema, bool]:
         fixed = {"image": pa.string(), "bytes": pa.binary(), "prompt": pa.string()}
-        others = [name for name in super()._read_schema().names if name not in fixed]
-        return pa.schema([*fixed.items(), *((name, pa.null()) for name in others)])
+        found, has_rows = super()._open()
+        others = [name for name in found.names if name not in fixed]
+        return pa.schema([*fixed.items(), *((name, pa.null()) for name in others)]), has_rows
 
     def _samples(self, types: Types) -> Iterator[dict[str, Any]]:
         first_keys: dict[str, str] = {}

@@ -23,7 +23,10 @@ Types = Mapping[str, pa.DataType]
 
 
 class Table:
-    """A source of rows. `aliases` gives columns a further name: {"rating": "mos_quality"} for {ours: theirs}."""
+    """A source of rows, opened once for what its columns are and whether there are rows; each reading is a pass.
+
+    `aliases` gives columns a further name: {"rating": "mos_quality"} for {ours: theirs}.
+    """
 
     # What a source without labels is called among the formats.
     plain_format = "images"
@@ -33,7 +36,7 @@ class Table:
         self.path = path
         self.aliases = aliases
         with self._readable():
-            self._own_schema = self._read_schema()
+            self._own_schema, self.has_rows = self._open()
         names = self._own_schema.names
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{path} has more than one column called {repeated[0]!r}")
@@ -84,7 +87,8 @@ class Table:
                 raise
             raise InputError(f"{self.path} cannot be read: {error}") from None  # Arrow's, of damaged data
 
-    def _read_schema(self) -> pa.Schema:
+    def _open(self) -> tuple[pa.Schema, bool]:
+        """The columns, and whether there are rows."""
         raise NotImplementedError
 
     def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
@@ -95,12 +99,12 @@ class Table:
 
 
 class ParquetTable(Table):
-    def _read_schema(self) -> pa.Schema:
+    def _open(self) -> tuple[pa.Schema, bool]:
         import pyarrow.parquet as pq
 
         metadata = pq.read_metadata(self.path)
         self.rows = metadata.num_rows
-        return metadata.schema.to_arrow_schema()
+        return metadata.schema.to_arrow_schema(), metadata.num_rows > 0
 
     def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq
@@ -137,7 +141,7 @@ class CsvTable(Table):
             ),
         }
 
-    def _read_schema(self) -> pa.Schema:
+    def _open(self) -> tuple[pa.Schema, bool]:
         import pyarrow.csv as csv
 
         with csv.open_csv(self.path, **self._options({}, only=False)) as reader:
@@ -145,7 +149,7 @@ class CsvTable(Table):
             texts = [
                 field.with_type(pa.string()) if pa.types.is_binary(field.type) else field for field in reader.schema
             ]
-            return pa.schema(texts)
+            return pa.schema(texts), any(map(len, reader))
 
     def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
         import pyarrow.csv as csv
@@ -170,11 +174,11 @@ class JsonLinesTable(Table):
             ),
         }
 
-    def _read_schema(self) -> pa.Schema:
+    def _open(self) -> tuple[pa.Schema, bool]:
         import pyarrow.json as paj
 
         with paj.open_json(self.path, **self._options({}, "infer")) as reader:
-            return reader.schema
+            return reader.schema, any(map(len, reader))
 
     def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
         import pyarrow.json as paj

@@ -26,7 +26,6 @@ from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Picture
 from embed.jobs.build import BuildConfig, Reporter
 from embed.jobs.run import Decoder, Records
 from embed.modes import WHOLE, Mode
-from embed.records.formats import read_records
 from embed.spec import InputError
 from embed.unfreeze.cut import Cut
 from embed.unfreeze.families import block_counts, cut_pictures, cut_prompts
@@ -61,7 +60,7 @@ def extend_cache(
     boundary = replace(boundary, device=device, batch_size=config.batch_size or (32 if device == "cpu" else 256))
     backbone = load_backbone(config.source)
     preprocess = replace(backbone.identity.preprocess, ignore_exif=config.ignore_exif)
-    tables = [read_records(table, config.format, config.images_root, config.columns) for table in config.tables]
+    tables = config.records
     with CacheWriter(config.out, replace(backbone.identity, preprocess=preprocess), config.source) as writer:
         work = plan_boundary(writer, backbone, boundary)
         for todo in work:

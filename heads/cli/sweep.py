@@ -39,27 +39,23 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
     (labels,), features = tables_and_features(args, cache, [args.data])
     split_config = split.SplitConfig(args.split_by, None, test_fraction(args), args.seed)
     rows = split.split_rows(labels, split_config)
-    held_out = rows.test_rows(0)
-    kept = split.rows_apart_from(labels, held_out, (rows.fold != 0).nonzero()[0])
     moved = features.to(args.device)
 
-    def built(options: Options) -> tuple[Any, Any]:
-        given = {name: value for name, value in options.items() if name != "loss"}
-        return configs(given, options["loss"], args.seed, cache.identity.dim, features)
-
     def task_of(options: Options) -> Task:
-        return Task(labels, moved, rows, *built(options), args.min_ratio, device=args.device)
+        given = {name: value for name, value in options.items() if name != "loss"}
+        built = configs(given, options["loss"], args.seed, cache.identity.dim, features)
+        return Task(labels, moved, rows, *built, args.min_ratio, device=args.device)
 
     def report(trial: Trial) -> None:
         say(args, f"{trial.accuracy:.4f} in {trial.seconds:.0f} s: {_shown(trial.options)}")
 
-    trials = search(task_of, kept, held_out, labels, DEFAULT, search_config, report=report)
+    trials = search(task_of, DEFAULT, search_config, report=report)
     best = best_of(trials)
     measured = {}
     for name, options in {"default": DEFAULT, "best": best.options}.items():
         if options != DEFAULT or name == "default":
-            trained = train_heads(labels, features, rows, *built(options), args.min_ratio, device=args.device)
-            measured[name] = evaluate(labels, features, [trained.head], rows, Protocol(seed=args.seed))
+            trained = train_heads(task_of(options))
+            measured[name] = evaluate(labels, features, trained.scorers, rows, Protocol(seed=args.seed))
     measured.setdefault("best", measured["default"])
     result = {
         "best": best.options,

@@ -6,11 +6,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embed.console import command, say, table
 from embed.devices import resolve_device
 from heads.cli.common import accuracy_lines, add_data_options, content_ids, tables_and_features
+
+if TYPE_CHECKING:
+    from embed.cache.store import Cache
+    from heads.training.checkpoint import Checkpoints
+    from heads.training.folds import Task, TrainedHeads
 
 DEVICES = ("cpu", "cuda")  # that heads are trained on
 # Options that decide what is trained and how; a file for --config names them as here, with underscores.
@@ -92,31 +97,18 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from embed.cache.store import Cache
-    from heads.data import split
     from heads.store import disk
-    from heads.training import folds
     from heads.training.checkpoint import Checkpoints
-    from heads.training.objectives import require_use
 
     resolve_device(args.device, DEVICES)
     cache = Cache.open(args.cache)
-    split_config = _split_config(args)
-    options = chosen_options(args)
-    (labels, *more), features = tables_and_features(args, cache, args.data)
-    losses, weights = per_table(options.pop("loss", "preference"), args.weights, len(args.data))
-    head_config, config = configs(options, losses[0], args.seed, cache.identity.dim, features)
-    require_use(config, losses)
-    others = [folds.OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
-    rows = split.split_rows(labels, split_config)
-    splitting = split.split_report(labels, rows, split_config, cache)
-    facts = [splitting, asdict(head_config), config.to_json(), losses, weights, args.min_ratio, args.device]
-    checkpoints = Checkpoints(Path(f"{args.out}.checkpoints"), _identity(cache, [labels, *more], facts))
+    task, splitting = _task(args, cache)
+    checkpoints = Checkpoints(Path(f"{args.out}.checkpoints"), _identity(cache, task, splitting))
     if not args.resume:
         checkpoints.clear()
-    task = folds.Task(labels, features, rows, head_config, config, args.min_ratio, others, args.device)
     trained, result = _train_seeds(args, task, checkpoints)
-    seen = [labels.items[trained.rows], *(o.labels.items[r] for o, r in zip(others, trained.other_rows, strict=True))]
-    ids = content_ids(cache, labels, np.concatenate([items.ravel() for items in seen]))
+    seen = zip(task.tables, [trained.rows, *trained.other_rows], strict=True)
+    ids = content_ids(cache, task.labels, np.concatenate([labels.items[rows].ravel() for labels, rows in seen]))
     manifest = _manifest(args, cache, task, trained) | {"split": splitting, "metrics": result}
     disk.save_head(Path(args.out), trained.head, trained.fold_heads, ids, manifest)
     checkpoints.clear()
@@ -124,7 +116,27 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     return {"head": str(args.out), "split": splitting, **result}
 
 
-def _train_seeds(args: argparse.Namespace, task: Any, checkpoints: Any) -> tuple[Any, dict[str, Any]]:
+def _task(args: argparse.Namespace, cache: "Cache") -> tuple["Task", dict[str, Any]]:
+    """What the command line asks for, and what head.json says of its split."""
+    from heads.data import split
+    from heads.training.folds import OtherTable, Task
+    from heads.training.objectives import require_use
+
+    split_config = _split_config(args)
+    options = chosen_options(args)
+    (labels, *more), features = tables_and_features(args, cache, args.data)
+    losses, weights = per_table(options.pop("loss", "preference"), args.weights, len(args.data))
+    head_config, config = configs(options, losses[0], args.seed, cache.identity.dim, features)
+    require_use(config, losses)
+    others = [OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
+    rows = split.split_rows(labels, split_config)
+    task = Task(labels, features, rows, head_config, config, args.min_ratio, others, args.device)
+    return task, split.split_report(labels, rows, split_config, cache)
+
+
+def _train_seeds(
+    args: argparse.Namespace, task: "Task", checkpoints: "Checkpoints"
+) -> tuple["TrainedHeads", dict[str, Any]]:
     """The heads of the first seed and what was measured of them, with the spread where there are several seeds."""
     import numpy as np
 
@@ -135,22 +147,11 @@ def _train_seeds(args: argparse.Namespace, task: Any, checkpoints: Any) -> tuple
     heads, metrics = [], []
     for seed in seeds:
         with tensorboard(args.log_dir and args.log_dir / f"seed-{seed}") as observe:
-            trained = train_heads(
-                task.labels,
-                task.features,
-                task.split,
-                task.head_config,
-                replace(task.config, seed=seed),
-                task.min_ratio,
-                report=lambda text: say(args, text),
-                others=task.others,
-                device=task.device,
-                observe=observe,
-                checkpoints=checkpoints.part(f"seed-{seed}"),
-            )
+            config, saved = replace(task.config, seed=seed), checkpoints.part(f"seed-{seed}")
+            of_seed = replace(task, config=config, observe=observe, checkpoints=saved)
+            trained = train_heads(of_seed, report=lambda text: say(args, text))
         heads.append(trained)
-        scorers, protocol = trained.fold_heads or [trained.head], Protocol(seed=args.seed)
-        metrics.append(evaluate(task.labels, task.features, scorers, task.split, protocol))
+        metrics.append(evaluate(task.labels, task.features, trained.scorers, task.split, Protocol(seed=args.seed)))
     if args.seeds > 1:
         values = [metric["pair_accuracy"]["value"] for metric in metrics]
         spread = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
@@ -158,20 +159,19 @@ def _train_seeds(args: argparse.Namespace, task: Any, checkpoints: Any) -> tuple
     return heads[0], metrics[0]
 
 
-def _manifest(args: argparse.Namespace, cache: Any, task: Any, trained: Any) -> dict[str, Any]:
+def _manifest(args: argparse.Namespace, cache: "Cache", task: "Task", trained: "TrainedHeads") -> dict[str, Any]:
     """What head.json says of a training; its split and its figures come beside."""
     import torch
 
     from heads.evaluation.evaluate import Protocol, calibrate
 
-    scorers, protocol = trained.fold_heads or [trained.head], Protocol(seed=args.seed)
     return {
         "head": asdict(task.head_config),
         "identity": cache.identity.to_json(),
         "source": asdict(cache.source),
         "training": {
             **task.config.to_json(),
-            "min_ratio": args.min_ratio,
+            "min_ratio": task.min_ratio,
             "chosen": trained.chosen,
             "history": trained.histories[0],
         },
@@ -180,7 +180,7 @@ def _manifest(args: argparse.Namespace, cache: Any, task: Any, trained: Any) -> 
             {**_described(path, other.labels), "loss": other.loss, "weight": other.weight, "used": len(seen)}
             for path, other, seen in zip(args.data[1:], task.others, trained.other_rows, strict=True)
         ],
-        "calibration": calibrate(task.labels, task.features, scorers, task.split, protocol),
+        "calibration": calibrate(task.labels, task.features, trained.scorers, task.split, Protocol(seed=args.seed)),
         "versions": {"torch": torch.__version__},
     }
 
@@ -298,12 +298,16 @@ def tensorboard(folder: Path | None) -> Iterator[Any]:
         writer.close()
 
 
-def _identity(cache: Any, tables: list[Any], facts: list[Any]) -> str:
+def _identity(cache: "Cache", task: "Task", splitting: dict[str, Any]) -> str:
     """A hash of everything that decides what a training comes to."""
     import hashlib
 
-    digest = hashlib.sha256(json.dumps([cache.identity.to_json(), facts], sort_keys=True).encode())
-    for labels in tables:
+    losses = [task.config.loss, *(other.loss for other in task.others)]
+    weights = [1.0, *(other.weight for other in task.others)]
+    options = [asdict(task.head_config), task.config.to_json(), losses, weights, task.min_ratio, task.device]
+    facts = [cache.identity.to_json(), [splitting, *options]]
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for labels in task.tables:
         for values in (labels.image, labels.prompt, labels.items, *labels.values.values()):
             digest.update(values.tobytes())
     return digest.hexdigest()

@@ -144,13 +144,17 @@ def split_groups(labels: Labels, by: str | None) -> np.ndarray:
     return labels.prompt[first] if labels.kind in ("comparisons", "groups") else labels.image[first]
 
 
-def rows_apart_from(labels: Labels, held_out: np.ndarray, among: np.ndarray, other: Labels | None = None) -> np.ndarray:
-    """The rows in `among` that share neither a picture nor a prompt with the rows `held_out`.
+def rows_apart_from(
+    labels: Labels, held_out: np.ndarray, among: np.ndarray | None = None, other: Labels | None = None
+) -> np.ndarray:
+    """The rows, or those of them in `among`, that share neither a picture nor a prompt with the rows `held_out`.
 
-    `among` are rows of `other` where it is given, a table of the same items (`comparisons.join_labels`).
+    They are rows of `other` where it is given, a table of the same items (`comparisons.join_labels`).
     """
+    table = labels if other is None else other
+    among = np.arange(len(table)) if among is None else among
     apart = np.ones(len(among), bool)
-    items = (other or labels).items[among]
+    items = table.items[among]
     for of_item in (labels.image, labels.prompt):
         taken = np.zeros(of_item.max(initial=0) + 2, bool)
         taken[of_item[labels.items[held_out]]] = True

@@ -16,7 +16,7 @@ from heads.data.features import Features
 from heads.data.split import Split, rows_apart_from
 from heads.evaluation.evaluate import head_scores
 from heads.models import build_head, config_from_json
-from heads.training.folds import train_heads
+from heads.training.folds import Task, train_heads
 from heads.training.train import TrainConfig
 
 
@@ -48,8 +48,8 @@ def trained_scores(
     recorded = manifest["training"]
     training = TrainConfig(**{f.name: recorded[f.name] for f in fields(TrainConfig) if f.name in recorded})
     blinded = BLINDED[name](features)
-    trained = train_heads(labels, blinded, split, config, training, recorded.get("min_ratio"))
-    return head_scores(trained.fold_heads or [trained.head], labels, blinded, split.with_validation())
+    trained = train_heads(Task(labels, blinded, split, config, training, recorded.get("min_ratio")))
+    return head_scores(trained.scorers, labels, blinded, split.with_validation())
 
 
 BLINDED = {"image_only": image_only, "prompt_only": prompt_only}
@@ -65,7 +65,7 @@ def prior_scores(labels: Labels, split: Split, by: str) -> Floats:
     scores = np.full(labels.items.shape, np.nan)
     for fold in range(split.folds):
         held_out = split.withheld_rows(fold)
-        train = rows_apart_from(labels, held_out, np.setdiff1d(np.arange(len(labels)), held_out))
+        train = rows_apart_from(labels, held_out)
         number = np.bincount(value[train].ravel(), minlength=value.max() + 1)
         total = np.bincount(value[train].ravel(), outcome[train].ravel(), minlength=value.max() + 1)
         means = np.full(len(total), outcome[train].mean() if len(train) else 0.0)

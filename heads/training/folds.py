@@ -46,10 +46,18 @@ class TrainedHeads:
     chosen: dict[str, float]  # what validation chose for `head`: epochs, or penalty and how its solution was found
     other_rows: list[np.ndarray]  # of each other table, seen by `head`
 
+    @property
+    def scorers(self) -> list[Head]:
+        """What scores the rows held out: each fold's head, or the one that there is."""
+        return self.fold_heads or [self.head]
+
 
 @dataclass(frozen=True)
 class Task:
-    """What stays the same for every fold."""
+    """What is trained on what: all that stays the same for every fold.
+
+    `others` only teach: what is held out is of `labels` alone.
+    """
 
     labels: Labels
     features: Features
@@ -62,13 +70,22 @@ class Task:
     observe: Observer | None = None
     checkpoints: Checkpoints | None = None
 
+    @property
+    def tables(self) -> list[Labels]:
+        """The measured table, then those that only teach."""
+        return [self.labels, *(other.labels for other in self.others)]
+
     def new_head(self) -> Head:
         return build_head(self.head_config, self.config.seed).to(self.device)
 
-    def parts(self, rows: np.ndarray, held_out: np.ndarray, rng: np.random.Generator) -> list[Part]:
-        """What `rows` teach, and all rows of other tables that share nothing with the rows held out."""
+    def rows(self, held_out: np.ndarray) -> np.ndarray:
+        """The rows to train on: those that share no picture and no prompt with the rows held out."""
+        return rows_apart_from(self.labels, held_out)
+
+    def parts(self, held_out: np.ndarray, rng: np.random.Generator) -> list[Part]:
+        """What all rows teach, those of other tables too, that share nothing with the rows held out."""
         config = self.config
-        examples = examples_for(config.loss, self.labels, rows, rng, self.min_ratio)
+        examples = examples_for(config.loss, self.labels, self.rows(held_out), rng, self.min_ratio)
         parts = [Part(config.loss, examples, options=config)]
         for other, seen in zip(self.others, self.other_rows(held_out), strict=True):
             examples = examples_for(other.loss, other.labels, seen, rng, self.min_ratio)
@@ -77,42 +94,27 @@ class Task:
         return parts
 
     def other_rows(self, held_out: np.ndarray) -> list[np.ndarray]:
-        return [
-            rows_apart_from(self.labels, held_out, np.arange(len(other.labels)), other.labels) for other in self.others
-        ]
+        return [rows_apart_from(self.labels, held_out, other=other.labels) for other in self.others]
 
 
-def train_heads(
-    labels: Labels,
-    features: Features,
-    split: Split,
-    head_config: HeadConfig,
-    config: TrainConfig,
-    min_ratio: float | None = None,
-    report: Callable[[str], None] = lambda _: None,
-    others: Sequence[OtherTable] = (),
-    device: str = "cpu",
-    observe: Observer | None = None,
-    checkpoints: Checkpoints | None = None,
-) -> TrainedHeads:
+def train_heads(task: Task, report: Callable[[str], None] = lambda _: None) -> TrainedHeads:
     """Train as the split says. With folds, one head a fold on the other folds' rows, then one on every row; without,
     one head on what is not held out. The heads come back on the CPU.
 
-    Rows that share a picture or a prompt with the rows held out are left out of training, those of `labels` counted
-    by `report`. `others` only teach: what is held out is of `labels` alone.
+    Rows that share a picture or a prompt with the rows held out are left out of training, those of the measured table
+    counted by `report`.
     """
-    task = Task(
-        labels, features.to(device), split, head_config, config, min_ratio, others, device, observe, checkpoints
-    )
+    task = replace(task, features=task.features.to(task.device))
+    labels, split = task.labels, task.split
     folds = range(split.folds) if split.folds > 1 else range(0)
     nothing = np.empty(0, np.int64)
     runs = [(f"fold {fold + 1}", split.test_rows(fold), split.withheld_rows(fold)) for fold in folds]
     runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
-    train_one = _solve_one if issubclass(HEADS[head_config.kind], Convex) else _train_one
+    train_one = _solve_one if issubclass(HEADS[task.head_config.kind], Convex) else _train_one
     trained = []
     with progress(len(runs), "head", "heads") as bar:
         for name, test, held_out in runs:
-            rows = rows_apart_from(labels, held_out, np.setdiff1d(np.arange(len(labels)), held_out))
+            rows = task.rows(held_out)
             validation = 0 if split.validation is None else len(split.validation)
             left_out = len(labels) - len(rows) - len(test) - validation
             if len(test) and (folds or left_out):
@@ -121,11 +123,11 @@ def train_heads(
                     + (f" and {validation} for validation" if validation else "")
                     + (f", {left_out} left out for a picture or prompt they share with those" if left_out else "")
                 )
-            trained.append(train_one(task, rows, held_out, name.replace(" ", "-")))
+            trained.append(train_one(task, held_out, name.replace(" ", "-")))
             bar.update()
     *of_folds, (head, history, chosen) = trained
     histories = [history, *(history for _, history, _ in of_folds)]
-    _warn_of(histories, config)
+    _warn_of(histories, task.config)
     fold_heads = [fold_head.cpu() for fold_head, _, _ in of_folds]
     return TrainedHeads(head.cpu(), fold_heads, rows, histories, chosen, task.other_rows(held_out))
 
@@ -139,8 +141,9 @@ def _warn_of(histories: list[History], config: TrainConfig) -> None:
         )
 
 
-def _train_one(task: Task, rows: np.ndarray, held_out: np.ndarray, name: str) -> tuple[Head, History, dict[str, float]]:
-    """A head on all of `rows`, trained for as many epochs as served rows kept aside best; and that first history.
+def _train_one(task: Task, held_out: np.ndarray, name: str) -> tuple[Head, History, dict[str, float]]:
+    """A head on what is apart from the rows held out, trained for as many epochs as served rows kept aside best; and
+    that first history.
 
     Where the split has rows for validation nothing is kept aside: the head is the one that those chose.
     """
@@ -154,16 +157,16 @@ def _train_one(task: Task, rows: np.ndarray, held_out: np.ndarray, name: str) ->
         head = task.new_head()
         return head, fit(head, task.features, parts, validation, task.config, epochs, observe, task.checkpoints, stage)
 
-    ((parts, validation),) = validation_rounds(task, rows, held_out, rng, 1)
+    ((parts, validation),) = validation_rounds(task, held_out, rng, 1)
     head, history = run(f"{name}-choosing", parts, validation, None)
     best = int(np.argmax([record["validation_accuracy"] for record in history])) + 1
     if task.split.validation is None:
-        head, _ = run(name, task.parts(rows, held_out, rng), None, best)
+        head, _ = run(name, task.parts(held_out, rng), None, best)
     return head, history, {"epochs": best}
 
 
-def _solve_one(task: Task, rows: np.ndarray, held_out: np.ndarray, name: str) -> tuple[Head, History, dict[str, float]]:
-    """A convex head on all of `rows`, and what each penalty did for rows kept aside.
+def _solve_one(task: Task, held_out: np.ndarray, name: str) -> tuple[Head, History, dict[str, float]]:
+    """A convex head on what is apart from the rows held out, and what each penalty did for rows kept aside.
 
     The kernel's default penalty is its prior's: some hundreds of rows choose one worse than that. On the emoji example,
     whole subcategories held out, a penalty chosen by rows kept aside orders 0.753 of the pairs and the prior's 0.759;
@@ -171,13 +174,13 @@ def _solve_one(task: Task, rows: np.ndarray, held_out: np.ndarray, name: str) ->
     """
     rng = np.random.default_rng(task.config.seed)
     head, history, penalty = cast(Convex, task.new_head()), History(), task.config.penalty
-    parts = task.parts(rows, held_out, rng)
+    parts = task.parts(held_out, rng)
     for part in parts:
         require_head(part.loss, head)
     if penalty is None and isinstance(head, Kernel):
         penalty = convex.prior_penalty(parts)
     elif penalty is None:
-        penalty, history = choose_penalty(task, rows, held_out, rng)
+        penalty, history = choose_penalty(task, held_out, rng)
         for i, record in enumerate(history):
             if task.observe:
                 task.observe(name, i, record)
@@ -188,33 +191,33 @@ def _solve_one(task: Task, rows: np.ndarray, held_out: np.ndarray, name: str) ->
     return head, history, found
 
 
-def choose_penalty(
-    task: Task, rows: np.ndarray, held_out: np.ndarray, rng: np.random.Generator
-) -> tuple[float, History]:
+def choose_penalty(task: Task, held_out: np.ndarray, rng: np.random.Generator) -> tuple[float, History]:
     """The penalty that serves rows kept aside best: a tenth of many rows, each fifth of few."""
-    count = INNER_FOLDS if len(rows) <= FEW_ROWS else 1
-    rounds = list(validation_rounds(task, rows, held_out, rng, count))
+    count = INNER_FOLDS if len(task.rows(held_out)) <= FEW_ROWS else 1
+    rounds = list(validation_rounds(task, held_out, rng, count))
     return convex.choose_penalty(lambda: cast(Convex, task.new_head()), task.features, rounds)
 
 
 def validation_rounds(
-    task: Task, rows: np.ndarray, held_out: np.ndarray, rng: np.random.Generator, count: int
+    task: Task, held_out: np.ndarray, rng: np.random.Generator, count: int
 ) -> Iterator[tuple[list[Part], Pairs]]:
-    """Training parts and validation pairs, `count` times; no picture and no prompt is on both sides.
+    """Training parts and validation pairs, `count` times; no picture and no prompt is on both sides, and none of the
+    rows held out is on either.
 
-    Where the split has rows for validation there is one round, of all `rows` and those. Else one round keeps
-    VALIDATION_SHARE of the groups aside, and several keep every group aside once. InputError where no round has
+    Where the split has rows for validation there is one round, of those and all that may be trained on. Else one round
+    keeps VALIDATION_SHARE of the groups aside, and several keep every group aside once. InputError where no round has
     something on either side.
     """
     if task.split.validation is not None:
         pairs = pairs_among(task.labels, task.split.validation, rng, task.min_ratio)
         if not (pairs.target != 0.5).any():
             raise InputError(f"none of the {len(pairs)} comparisons for validation has a winner; try another --seed")
-        parts = task.parts(rows, held_out, rng)
+        parts = task.parts(held_out, rng)
         require_examples(parts, pairs)
         # One comparison a prompt: each counts the same, however many others its prompt has.
         yield parts, replace(pairs, weight=np.ones_like(pairs.weight))
         return
+    rows = task.rows(held_out)
     names = np.unique(task.split.group[rows])
     if len(names) < 2:
         raise InputError(f"{len(names)} group is left to train on; hold out less, or split by another column")
@@ -225,10 +228,9 @@ def validation_rounds(
         asides = np.array_split(shuffled, min(count, len(names)))
     found = False
     for aside in asides:
-        is_aside = np.isin(task.split.group[rows], aside)
-        train_rows = rows_apart_from(task.labels, rows[is_aside], rows[~is_aside])
-        parts = task.parts(train_rows, np.concatenate([held_out, rows[is_aside]]), rng)
-        pairs = pairs_among(task.labels, rows[is_aside], rng, task.min_ratio)
+        rows_aside = rows[np.isin(task.split.group[rows], aside)]
+        parts = task.parts(np.concatenate([held_out, rows_aside]), rng)
+        pairs = pairs_among(task.labels, rows_aside, rng, task.min_ratio)
         if len(parts[0].examples) and len(pairs):
             found = True
             yield parts, pairs

@@ -1,11 +1,11 @@
 """A search for the head, loss and options that order rows kept aside best, within a time.
 
-Options are a dictionary as `heads train --config` reads it; what they mean is the caller's `build`. Knows no file. The
-test part is never touched: rows given are all that is used.
+Options are a dictionary as `heads train --config` reads it; what they mean is the caller's `task_of`. Knows no file.
+The test part is never touched.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -61,15 +61,13 @@ class SweepConfig:
 
 def sweep(
     task_of: Callable[[Options], Task],
-    rows: np.ndarray,
-    held_out: np.ndarray,
-    labels: Labels,
     default: Options,
     config: SweepConfig,
     clock: Callable[[], float] = time.monotonic,
     report: Callable[[Trial], None] = lambda _: None,
 ) -> list[Trial]:
-    """All trials in order; the first is `default`, which is always finished. `task_of(options)` is how to train.
+    """All trials in order; the first is `default`, which is always finished. `task_of(options)` is what to train,
+    always on one table and split, without folds.
 
     Trials that are worse after a round than half of the others were are given up, and so is the one that the end of
     the time interrupts.
@@ -82,7 +80,7 @@ def sweep(
         sampler=optuna.samplers.TPESampler(seed=config.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
     )
-    start = clock()
+    labels, start = task_of(default).labels, clock()
     trials: list[Trial] = []
 
     def late() -> bool:
@@ -92,7 +90,7 @@ def sweep(
         asked = study.ask() if trials else None
         options = _suggest(asked, labels) if asked else default
         began, accuracies, pruned = clock(), list[float](), False
-        for accuracy in _accuracies(task_of(options), rows, held_out, config, late):
+        for accuracy in _accuracies(task_of(options), config, late):
             accuracies.append(accuracy)
             if asked:
                 asked.report(float(np.mean(accuracies)), len(accuracies))
@@ -144,12 +142,10 @@ def _suggest(trial: Any, labels: Labels) -> Options:
     return options
 
 
-def _accuracies(
-    task: Task, rows: np.ndarray, held_out: np.ndarray, config: SweepConfig, late: Callable[[], bool]
-) -> Any:
+def _accuracies(task: Task, config: SweepConfig, late: Callable[[], bool]) -> Iterator[float]:
     """The accuracy of each round, as it is known; none that the end of the time interrupted."""
     rng = np.random.default_rng(config.seed)  # the same rounds for every trial
-    for parts, validation in validation_rounds(task, rows, held_out, rng, config.folds):
+    for parts, validation in validation_rounds(task, task.split.withheld_rows(0), rng, config.folds):
         accuracy = _accuracy(task, parts, validation, late)
         if late():
             return

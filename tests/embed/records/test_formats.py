@@ -73,7 +73,7 @@ def test_images_root(here: Path) -> None:
 def test_columns_under_other_names() -> None:
     rows = [{"name": "1.jpg", "mos": 2.5, "prompt": "long", "short": "a cat", "image": 5}]
     records = read_records(write("m.csv", rows), columns=parse_columns("image=name, rating=mos,prompt=short,who=name"))
-    assert (records.format, records.columns) == (
+    assert (records.format, records.table.aliases) == (
         "ratings",
         {"image": "name", "rating": "mos", "prompt": "short", "who": "name"},
     )
@@ -164,14 +164,14 @@ def test_values_of_the_wrong_kind() -> None:
 def test_records_are_counted_without_reading_pictures(here: Path) -> None:
     for name in ("t.parquet", "t.csv"):
         records = read_records(write(name, [{"prompt": "a", "pos_path": "1", "neg_path": "2"}] * 3))
-        assert (records.count("images"), records.count("prompts")) == (len(images(records)), 1) == (6, 1)
+        assert records.counts() == {"images": len(images(records)), "prompts": 1} == {"images": 6, "prompts": 1}
     side = {"label_0": 1, "label_1": 0, "has_label": True, "image_0_uid": "a", "image_1_uid": "b"}
     rows = [{"caption": f"c{i}", "jpg_0": b"x", "jpg_1": b"y", **side} for i in range(3)]
     records = read_records(write("p.parquet", rows))
-    assert (records.count("images"), records.count("prompts")) == (len(images(records)), 3) == (6, 3)
+    assert records.counts() == {"images": len(images(records)), "prompts": 3} == {"images": 6, "prompts": 3}
     groups = [{"id": "1", "prompt": "p", "generations": ["a", "b", "c"], "ranking": [1, 2, 3]}]
-    assert read_records(write("g.json", groups)).count("images") == 3
+    assert read_records(write("g.json", groups)).counts()["images"] == 3
     with tarfile.open("t.tar", "w") as tar:
         (here / "a.jpg").write_bytes(b"x")
         tar.add("a.jpg")
-    assert read_records("t.tar").count("images") is None
+    assert read_records("t.tar").counts() == {"images": None, "prompts": None}

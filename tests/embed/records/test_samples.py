@@ -53,7 +53,7 @@ def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").unlink()
     (tmp_path / "t.parquet").unlink()
     tmp_path.rmdir()
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         images(records)
 
 

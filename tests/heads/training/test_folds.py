@@ -1,5 +1,6 @@
 """No picture of what is held out or kept aside comes into training by way of another table."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def test_rounds_keep_held_out_and_validation_pictures_from_every_part() -> None:
     held_out = given.split.test_rows(1)
     rows = np.flatnonzero(given.split.fold != 1)
     image = given.labels.image
-    rounds = list(validation_rounds(given, rows, held_out, np.random.default_rng(0), 5))
+    rounds = list(validation_rounds(given, held_out, np.random.default_rng(0), 5))
     assert len(rounds) == 5
     kept_aside = []
     for parts, validation in rounds:
@@ -62,8 +63,7 @@ def test_rounds_keep_held_out_and_validation_pictures_from_every_part() -> None:
 def test_every_fold_and_the_head_itself_know_what_they_saw() -> None:
     given = task()
     told: list[str] = []
-    trained = train_heads(given.labels, given.features, given.split, given.head_config, given.config,
-                          report=told.append, others=given.others)  # fmt: skip
+    trained = train_heads(given, report=told.append)
     assert len(trained.fold_heads) == 4
     assert told == [f"fold {fold + 1}: 30 rows to train on, 10 held out" for fold in range(4)]
     assert trained.rows.tolist() == list(range(ROWS))
@@ -99,8 +99,7 @@ def test_rows_for_validation_choose_the_epoch_and_the_head_is_the_one_they_chose
     one, rows = chosen_by_validation("fusion", epochs=6, patience=6, batch_size=60, learning_rate=1e-2)
     told: list[str] = []
     stages: list[str] = []
-    trained = train_heads(one.labels, one.features, one.split, one.head_config, one.config, report=told.append,
-                          observe=lambda stage, *_: stages.append(stage))  # fmt: skip
+    trained = train_heads(replace(one, observe=lambda stage, *_: stages.append(stage)), report=told.append)
     assert set(stages) == {"head-choosing"}, "nothing is trained twice"
     assert trained.rows.tolist() == rows.tolist() and len(rows) == 180
     assert told == ["head: 180 rows to train on, 20 held out and 20 for validation, 80 left out for a picture or"
@@ -120,7 +119,7 @@ def test_rows_for_validation_choose_the_epoch_and_the_head_is_the_one_they_chose
 
 def test_rows_for_validation_choose_the_penalty() -> None:
     one, _ = chosen_by_validation("linear")
-    trained = train_heads(one.labels, one.features, one.split, one.head_config, one.config)
+    trained = train_heads(one)
     history = trained.histories[0]
     best = max(history, key=lambda record: record["validation_accuracy"])
     assert trained.chosen["penalty"] == best["penalty"]
@@ -132,9 +131,9 @@ def test_rows_for_validation_without_a_winner_choose_nothing() -> None:
     one, _ = chosen_by_validation("fusion")
     one.labels.values["target"][one.split.validation] = 0.5
     with pytest.raises(InputError, match="none of the 20 comparisons for validation has a winner"):
-        train_heads(one.labels, one.features, one.split, one.head_config, one.config)
+        train_heads(one)
     nothing_left = Split(np.zeros_like(one.split.fold), one.split.group, 1, one.split.validation)
     one.labels.values["target"][one.split.validation] = 1.0
     for kind in ("fusion", "linear"):
         with pytest.raises(InputError, match="nothing to train on: 0 pairs"):
-            train_heads(one.labels, one.features, nothing_left, HeadConfig(kind, DIM), one.config)
+            train_heads(replace(one, split=nothing_left, head_config=HeadConfig(kind, DIM)))

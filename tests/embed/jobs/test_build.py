@@ -1,0 +1,86 @@
+"""How often `embed cache` opens a table and passes over its rows, seen from the library that reads the file."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import embed_tiny
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+import pytest
+from embed_fakes import colors, picture
+
+from embed.backbones import load
+from embed.cli.main import main
+
+OPENED = "opened"
+COUNT, IMAGES, PROMPTS = ["image", "prompt"], ["image"], ["prompt"]  # the columns of each pass
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Any]:
+    """What was done with the table's file, in order: OPENED, or the columns of a pass."""
+    found: list[Any] = []
+    open_csv, read_metadata = csv.open_csv, pq.read_metadata
+
+    def opened_csv(path: str, *, convert_options: csv.ConvertOptions, **options: Any) -> csv.CSVStreamingReader:
+        found.append(list(convert_options.include_columns) or OPENED)
+        return open_csv(path, convert_options=convert_options, **options)
+
+    def opened_parquet(path: str) -> pq.FileMetaData:
+        found.append(OPENED)
+        return read_metadata(path)
+
+    class ParquetFile(pq.ParquetFile):
+        def iter_batches(self, *args: Any, columns: list[str], **options: Any) -> Iterator[pa.RecordBatch]:
+            found.append(columns)
+            return super().iter_batches(*args, columns=columns, **options)
+
+    monkeypatch.setattr(csv, "open_csv", opened_csv)
+    monkeypatch.setattr(pq, "read_metadata", opened_parquet)
+    monkeypatch.setattr(pq, "ParquetFile", ParquetFile)
+    monkeypatch.setattr(load, "load_backbone", embed_tiny.load_tiny)
+    monkeypatch.setattr("embed.jobs.build.call_apart", embed_tiny.call_here)
+    monkeypatch.setenv("PLAUDIT_CACHE", str(tmp_path / "machine"))
+    return found
+
+
+@pytest.fixture(params=["csv", "parquet"])
+def table(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    for i, color in enumerate(colors(4)):
+        (tmp_path / f"{i}.png").write_bytes(picture(color))
+    rows = {"image": [f"{i}.png" for i in range(4)], "rating": [1.0, 2, 3, 4], "prompt": ["a", "b", "c", "d"]}
+    path = tmp_path / f"t.{request.param}"
+    (csv.write_csv if path.suffix == ".csv" else pq.write_table)(pa.table(rows), path)
+    return path
+
+
+def embed(table: Path, *options: str) -> None:
+    out = str(table.parent / "c")
+    assert main(["cache", str(table), "--model", "tiny", "--out", out, "--device=cpu", "--workers=1", *options]) == 0
+
+
+def test_a_table_is_opened_once_counted_once_and_read_once_a_side(table: Path, reads: list[Any]) -> None:
+    embed(table)
+    assert reads == [OPENED, COUNT, IMAGES, PROMPTS]
+    reads.clear()
+    embed(table)  # nothing is new
+    assert reads == [OPENED, COUNT, IMAGES, PROMPTS]
+
+
+def test_a_trial_of_engines_reads_each_side_once_more(
+    table: Path, reads: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embed.jobs.build.TRIAL_RECORDS", 4)
+    embed(table)
+    assert reads == [OPENED, COUNT, IMAGES, IMAGES, PROMPTS, PROMPTS]
+    reads.clear()
+    embed(table)  # with the engines found
+    assert reads == [OPENED, COUNT, IMAGES, PROMPTS]
+
+
+def test_a_table_of_pictures_alone_is_not_read_for_prompts(tmp_path: Path, reads: list[Any]) -> None:
+    pq.write_table(pa.table({"image": [picture(color) for color in colors(4)]}), tmp_path / "t.parquet")
+    embed(tmp_path / "t.parquet")
+    assert reads == [OPENED, IMAGES], "the file itself knows how many pictures it has"
