@@ -59,10 +59,8 @@ def require_known_attention(transformer: Any) -> None:
         if type(block) is not ResidualAttentionBlock:
             continue
         attention = block.attn
-        if type(attention) is not nn.MultiheadAttention:
-            found = [f"{type(attention).__module__}.{type(attention).__qualname__}"]
-        else:
-            unusual = {
+        if type(attention) is nn.MultiheadAttention:
+            options = {
                 "bias=False": attention.in_proj_bias is None,
                 "add_bias_kv": attention.bias_k is not None,
                 "add_zero_attn": attention.add_zero_attn,
@@ -70,12 +68,14 @@ def require_known_attention(transformer: Any) -> None:
                 "dropout": attention.dropout > 0,
                 "batch_first=False": not attention.batch_first,
             }
-            found = [option for option, present in unusual.items() if present]
+            found = ", ".join(option for option, is_set in options.items() if is_set)
+        else:
+            found = f"{type(attention).__module__}.{type(attention).__qualname__}"
         if found:
             raise InputError(
-                f"the attention of this backbone's blocks is {', '.join(found)}; plaudit computes torch's"
-                " MultiheadAttention as open_clip 3 makes it, without options: run pip install"
-                " 'open_clip_torch>=3.3,<4', or choose another backbone"
+                f"a block of this backbone attends with {found}, and plaudit computes torch's MultiheadAttention alone,"
+                " as open_clip 3 makes it, with no option set: run pip install 'open_clip_torch>=3.3,<4', or choose"
+                " another backbone"
             )
 
 

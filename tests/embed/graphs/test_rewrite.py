@@ -76,6 +76,9 @@ def test_blocks_with_more_options_keep_their_own_forward(options: dict[str, bool
 def test_an_attention_that_is_not_written_down_is_refused(found: str) -> None:
     for tower in (picture_tower(), text_tower()):
         put_attention(tower, REFUSED[found])
-        with pytest.raises(InputError, match=rf"is {found}; .*'open_clip_torch>=3\.3,<4'"), serving_form(tower):
+        with (
+            pytest.raises(InputError, match=rf"attends with {found}, .*'open_clip_torch>=3\.3,<4'"),
+            serving_form(tower),
+        ):
             pass
         assert "forward" not in vars(tower.transformer) and "_embeds" not in vars(tower)  # it is left as it was

@@ -156,7 +156,7 @@ def test_options_of_the_blocks_are_kept_above_the_cut(options: dict[str, Any]) -
 @pytest.mark.parametrize("found", REFUSED)
 def test_an_attention_that_is_not_written_down_is_refused(found: str) -> None:
     model = SimpleNamespace(visual=picture_tower(), text=text_tower())
-    message = rf"is {found}; .*'open_clip_torch>=3\.3,<4'"
+    message = rf"attends with {found}, .*'open_clip_torch>=3\.3,<4'"
     put_attention(model.text, REFUSED[found])
     for make in (lambda: cut_prompts(model.text, 1), lambda: block_counts(model, PLAIN)):
         with pytest.raises(InputError, match=message):
