@@ -3,14 +3,26 @@ PYTHON ?= python3
 EXTRAS ?= train,cpu,starter,dev
 VENV := .venv
 BIN := $(VENV)/bin
+# Ray is large, and autofaiss wants numpy 1, with a pyarrow that still takes it.
+RAY := .venv-ray
+AUTOFAISS := .venv-autofaiss
+$(VENV)/installed: PACKAGES = --editable '.[$(EXTRAS)]'
+$(RAY)/installed: PACKAGES = --editable '.[train,cpu,serve,ray]' pytest httpx
+$(AUTOFAISS)/installed: PACKAGES = autofaiss 'pyarrow<26' pillow pytest
 
-.PHONY: demo test check fix clean
+.PHONY: demo test test-all check fix clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py --out demo
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n 2 $(TESTS)
+
+# Also what needs more than the development environment; a test that is skipped there fails.
+test-all: test $(RAY)/installed $(AUTOFAISS)/installed
+	$(BIN)/python -m pytest --no-skips tests/wheel.py
+	$(AUTOFAISS)/bin/python -m pytest --no-skips tests/embed/jobs/test_readers.py
+	$(RAY)/bin/python -m pytest --no-skips tests/embed/jobs/test_ray.py tests/runtime/service/test_ray.py
 
 check: $(VENV)/installed
 	$(BIN)/ruff format --check .
@@ -22,9 +34,9 @@ fix: $(VENV)/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) $(RAY) $(AUTOFAISS) demo build dist *.egg-info
 
-$(VENV)/installed: pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+%/installed: pyproject.toml
+	test -x $*/bin/python || $(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet $(PACKAGES)
 	touch $@

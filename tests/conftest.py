@@ -11,3 +11,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export_tiny import make_bundle  # imports torch, which most tests do without
 
     return make_bundle(tmp_path_factory)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="fail if a test is skipped")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """An environment that was made for some tests must run them."""
+    skipped = session.config.pluginmanager.get_plugin("terminalreporter").stats.get("skipped")
+    if session.config.getoption("no_skips") and skipped:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -101,7 +101,8 @@ def candidates(wanted: Wanted, device: str) -> list[tuple[str, str]]:
 
 
 def _onnx_has(device: str) -> bool:
-    from embed.engines.sessions import PROVIDERS, require_onnxruntime
+    from embed.engines.sessions import PROVIDERS
+    from embed.ort import require_onnxruntime
 
     try:
         return PROVIDERS.get(device.partition(":")[0]) in require_onnxruntime().get_available_providers()

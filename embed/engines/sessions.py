@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.console import unknown_name, warn
+from embed.ort import require_onnxruntime
 from embed.spec import InputError
 
 if TYPE_CHECKING:
@@ -41,30 +42,6 @@ DISABLED_OPTIMIZERS = {"fp16": ["MatmulTransposeFusion"]}
 Provider = str | tuple[str, Mapping[str, Any]]
 # Of one input or output: its numpy type, and its shape with a name where a dimension is free.
 Signature = tuple[str, tuple[int | str, ...]]
-
-
-def require_onnxruntime() -> Any:
-    """The module onnxruntime; InputError with the pip line that mends it when there is none, or two fight."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    if len(found) == 2:
-        raise InputError(
-            "both onnxruntime and onnxruntime-gpu are installed and overwrite each other's files; run:"
-            " pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'plaudit[cpu]' (or 'plaudit[gpu]')"
-        )
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise InputError(
-            f"onnxruntime cannot be imported ({error}); run: pip install 'plaudit[cpu]' (or 'plaudit[gpu]' for CUDA)"
-        ) from None
-    return onnxruntime
 
 
 def resolve_providers(

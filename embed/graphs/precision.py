@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from embed.arrays import UInt8s
 from embed.graphs.folding import drop_unused, inferred
+from embed.ort import require_onnxruntime
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -221,10 +222,10 @@ def to_int8(model: "ModelProto", calibration: Sequence[UInt8s] = ()) -> "ModelPr
     ranges of its activations are taken once (static); a transformer finds them anew in each run (dynamic).
     """
     import onnx
-    from onnxruntime import quantization as q
 
     from embed.graphs.trace import canonical
 
+    q = require_onnxruntime("onnxruntime.quantization")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         copy = onnx.ModelProto()  # saving takes the weights out of what it saves
@@ -254,8 +255,7 @@ def quantize_dynamic(fp32: Path, int8: Path) -> None:
 
     onnxruntime multiplies whole numbers quickly in products alone: a convolution of them takes longer than in float32.
     """
-    from onnxruntime import quantization as q
-
+    q = require_onnxruntime("onnxruntime.quantization")
     with quiet_tools():
         q.quantize_dynamic(
             fp32,

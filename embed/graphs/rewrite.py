@@ -13,26 +13,29 @@ from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Trans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from embed.spec import InputError
+
 
 @contextlib.contextmanager
 def serving_form(tower: nn.Module) -> Iterator[None]:
-    """The tower's forward in its lean form; inference only."""
+    """The tower's forward in its lean form; inference only. Raise InputError if that would leave something out."""
     replaced: list[tuple[nn.Module, str]] = []
 
     def replace(module: nn.Module, name: str, function: Callable[..., object]) -> None:
         setattr(module, name, function)
         replaced.append((module, name))
 
-    for module in tower.modules():
-        if isinstance(module, VisionTransformer) and _is_plain(module.transformer):
-            reads_class_token = module.attn_pool is None and module.pool_type == "tok"
-            replace(module.transformer, "forward", lean_forward(module.transformer, 1 if reads_class_token else None))
-        elif isinstance(module, TextTransformer):
-            if module.attn_mask is not None:
-                replace(module, "_embeds", _cutting_mask(module._embeds))
-            if _is_plain(module.transformer):
-                replace(module.transformer, "forward", lean_forward(module.transformer, None))
     try:
+        for module in tower.modules():
+            if isinstance(module, VisionTransformer) and _is_plain(module.transformer):
+                reads_class_token = module.attn_pool is None and module.pool_type == "tok"
+                rows = 1 if reads_class_token else None
+                replace(module.transformer, "forward", lean_forward(module.transformer, rows))
+            elif isinstance(module, TextTransformer):
+                if module.attn_mask is not None:
+                    replace(module, "_embeds", _cutting_mask(module._embeds))
+                if _is_plain(module.transformer):
+                    replace(module.transformer, "forward", lean_forward(module.transformer, None))
         yield
     finally:
         for module, name in replaced:
@@ -40,11 +43,40 @@ def serving_form(tower: nn.Module) -> Iterator[None]:
 
 
 def _is_plain(transformer: nn.Module) -> bool:
+    require_known_attention(transformer)
     blocks: Any = transformer.resblocks
-    return type(transformer) is Transformer and all(
-        type(block) is ResidualAttentionBlock and not hasattr(block, "ln_1_kv") and block.attn.in_proj_bias is not None
-        for block in blocks
-    )
+    return type(transformer) is Transformer and all(type(block) is ResidualAttentionBlock for block in blocks)
+
+
+def require_known_attention(transformer: Any) -> None:
+    """Raise InputError if one of open_clip's residual blocks attends in a way that `lean_block` and
+    `embed.unfreeze.families.block_at`, which compute attention themselves, would get wrong in silence.
+
+    They compute torch's MultiheadAttention as open_clip 3 makes it. Its CustomResidualAttentionBlock, which has more
+    options, they leave alone.
+    """
+    for block in transformer.resblocks:
+        if type(block) is not ResidualAttentionBlock:
+            continue
+        attention = block.attn
+        if type(attention) is nn.MultiheadAttention:
+            options = {
+                "bias=False": attention.in_proj_bias is None,
+                "add_bias_kv": attention.bias_k is not None,
+                "add_zero_attn": attention.add_zero_attn,
+                "kdim or vdim": attention.in_proj_weight is None,
+                "dropout": attention.dropout > 0,
+                "batch_first=False": not attention.batch_first,
+            }
+            found = ", ".join(option for option, is_set in options.items() if is_set)
+        else:
+            found = f"{type(attention).__module__}.{type(attention).__qualname__}"
+        if found:
+            raise InputError(
+                f"a block of this backbone attends with {found}, and plaudit computes torch's MultiheadAttention alone,"
+                " as open_clip 3 makes it, with no option set: run pip install 'open_clip_torch>=3.3,<4', or choose"
+                " another backbone"
+            )
 
 
 def _cutting_mask(embeds: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embed.backbones.backbone import normalize_pixels
+from embed.graphs.rewrite import require_known_attention
 from embed.modes import WHOLE
 from embed.spec import InputError, Preprocess
 from embed.unfreeze.cut import Cut
@@ -26,38 +27,46 @@ SUPPORTED = (
 )
 
 
+class CannotBeCut(InputError):
+    """A tower of a kind that nothing here cuts."""
+
+
 def cut_pictures(visual: nn.Module, depth: int, preprocess: Preprocess) -> Cut:
-    """The picture tower cut `depth` blocks from its top; InputError where it is of a kind that cannot be cut."""
+    """The picture tower cut `depth` blocks from its top. Raise CannotBeCut if it is of a kind that cannot be cut, and
+    InputError if its attention has options that `block_at` would leave out."""
     if isinstance(visual, VisionTransformer):
+        require_known_attention(visual.transformer)
         return VisionTransformerCut(visual, depth, preprocess)
     if isinstance(visual, ModifiedResNet):
         return ModifiedResNetCut(visual, depth, preprocess)
     trunk = getattr(visual, "trunk", None)
     if isinstance(visual, TimmModel) and _kind(trunk) in ("EfficientNet", "ConvNeXt", "VisionTransformer"):
         return TimmCut(visual, depth, preprocess)
-    raise InputError(f"the picture tower {_kind(trunk or visual)} cannot be cut; what can: {SUPPORTED}")
+    raise CannotBeCut(f"the picture tower {_kind(trunk or visual)} cannot be cut; what can: {SUPPORTED}")
 
 
 def cut_prompts(text: nn.Module, depth: int) -> Cut:
-    """The text tower cut `depth` blocks from its top; InputError where it is of a kind that cannot be cut."""
+    """The text tower cut `depth` blocks from its top. Raise CannotBeCut if it is of a kind that cannot be cut, and
+    InputError if its attention has options that `block_at` would leave out."""
     if isinstance(text, TextTransformer):
         if text.cls_emb is not None or text.use_pad_mask:
-            raise InputError("a text tower with a class token or a mask of padding, as CoCa's, cannot be cut")
+            raise CannotBeCut("a text tower with a class token or a mask of padding, as CoCa's, cannot be cut")
         if text.pool_type != "none":
+            require_known_attention(text.transformer)
             return TextTransformerCut(text, depth)
     transformer = getattr(text, "transformer", None)
     if isinstance(text, HFTextEncoder) and hasattr(getattr(transformer, "encoder", None), "layer"):
         return HuggingFaceCut(text, depth)
-    raise InputError(f"the text tower {_kind(transformer or text)} cannot be cut; what can: {SUPPORTED}")
+    raise CannotBeCut(f"the text tower {_kind(transformer or text)} cannot be cut; what can: {SUPPORTED}")
 
 
 def block_counts(model: Any, preprocess: Preprocess) -> tuple[int, int]:
-    """How many blocks the picture tower and the text tower have; 0 of a tower that cannot be cut."""
+    """How many blocks the picture tower and the text tower have; 0 of a tower of a kind that cannot be cut."""
     counts = []
     for make in (lambda: cut_pictures(model.visual, WHOLE, preprocess), lambda: cut_prompts(model.text, WHOLE)):
         try:
             counts.append(len(make().blocks()))
-        except InputError:
+        except CannotBeCut:
             counts.append(0)
     return counts[0], counts[1]
 

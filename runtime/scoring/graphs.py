@@ -17,11 +17,11 @@ from embed.engines.sessions import (
     DEVICE_PROVIDERS,
     Provider,
     open_session,
-    require_onnxruntime,
     resolve_providers,
     run,
     signature,
 )
+from embed.ort import require_onnxruntime
 from runtime.scoring.bundle import Bundle, BundleError
 from runtime.scoring.pinned import locked_array
 

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embed.engines.sessions import Provider, require_onnxruntime, resolve_providers
+from embed.engines.sessions import Provider, resolve_providers
 from embed.inputs.images import ImageError, Limits
+from embed.ort import require_onnxruntime
 from embed.spec import InputError
 from runtime.scoring.scorer import BATCH, Scorer
 from runtime.service.decoding import Decoders

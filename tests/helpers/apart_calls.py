@@ -18,7 +18,13 @@ def die() -> None:
 
 def work_on() -> None:
     print(os.getpid(), flush=True)
-    time.sleep(60)
+    time.sleep(600)  # until it is ended
+
+
+def press_ctrl_c() -> None:
+    """As a user does while this process is at work."""
+    os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(600)
 
 
 if __name__ == "__main__":

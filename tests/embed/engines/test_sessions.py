@@ -1,7 +1,5 @@
 """Sessions: what was asked for is active, or the error says what to do."""
 
-import importlib.metadata
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,6 @@ def doubling() -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
 
 
-def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    def version(name: str) -> str:
-        if name in names:
-            return "1.0"
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", version)
-
-
 def test_session_gives_what_the_graph_computes() -> None:
     session = sessions.open_session(doubling(), ["cpu"], threads=1)
     x = np.array([[1, 2], [3, 4]], np.float32)
@@ -44,19 +33,6 @@ def test_bound_run_equals_plain_run() -> None:
     session = sessions.open_session(doubling())
     x = np.arange(8, dtype=np.float32).reshape(2, 4)[:, ::2]  # not contiguous
     assert np.array_equal(sessions.run_bound(session, {"x": x}, "cpu")[0], 2 * x)
-
-
-def test_both_packages_are_an_error_that_mends_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
-    with pytest.raises(InputError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
-        sessions.require_onnxruntime()
-
-
-def test_neither_package_is_an_error_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch)
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"pip install 'plaudit\[cpu\]'"):
-        sessions.require_onnxruntime()
 
 
 def test_unknown_provider_names_near_ones() -> None:

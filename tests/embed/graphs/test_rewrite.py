@@ -5,8 +5,10 @@ import pytest
 import torch
 from export_tiny import random_pixels, tiny_backbone
 from open_clip.transformer import TextTransformer, VisionTransformer
+from unusual_attention import CUSTOM_BLOCKS, REFUSED, picture_tower, put_attention, text_tower
 
 from embed.graphs.rewrite import serving_form
+from embed.spec import InputError
 
 
 @pytest.mark.parametrize("options", [{}, {"pool_type": "avg"}, {"ls_init_value": 0.5}, {"attentional_pool": True}])
@@ -58,3 +60,25 @@ def test_other_families_are_left_as_they_are() -> None:
         expected = backbone.image_tower()(pixels).numpy()
         with serving_form(backbone.model.visual):
             assert np.array_equal(backbone.image_tower()(pixels).numpy(), expected)
+
+
+@pytest.mark.parametrize("options", CUSTOM_BLOCKS)
+def test_blocks_with_more_options_keep_their_own_forward(options: dict[str, bool]) -> None:
+    pictures, prompts = picture_tower(**options), text_tower(**options)
+    for tower, x in ((pictures, torch.randn(2, 3, 32, 32)), (prompts, torch.randint(1, 50, (2, 12)))):
+        expected = tower(x)
+        with serving_form(tower):
+            torch.testing.assert_close(tower(x), expected)
+            assert "forward" not in vars(tower.transformer)
+
+
+@pytest.mark.parametrize("found", REFUSED)
+def test_an_attention_that_is_not_written_down_is_refused(found: str) -> None:
+    for tower in (picture_tower(), text_tower()):
+        put_attention(tower, REFUSED[found])
+        with (
+            pytest.raises(InputError, match=rf"attends with {found}, .*'open_clip_torch>=3\.3,<4'"),
+            serving_form(tower),
+        ):
+            pass
+        assert "forward" not in vars(tower.transformer) and "_embeds" not in vars(tower)  # it is left as it was

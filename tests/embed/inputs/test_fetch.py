@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -22,7 +21,7 @@ def picture(tmp_path: Path) -> Path:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """/slow sends its ten bytes in two pieces, /short fewer than it promises, /endless never stops."""
+    """/pieces sends its ten bytes in two writes, /short fewer than it promises, /endless never stops."""
 
     protocol_version = "HTTP/1.0"
 
@@ -31,11 +30,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.path != "/endless":
             self.send_header("Content-Length", "0" if self.path == "/missing" else "10")
         self.end_headers()
-        if self.path in ("/slow", "/short"):
+        if self.path in ("/pieces", "/short"):
             self.wfile.write(b"01234")
             self.wfile.flush()
-        if self.path == "/slow":
-            time.sleep(0.1)
+        if self.path == "/pieces":
             self.wfile.write(b"56789")
         while self.path == "/endless":
             try:
@@ -99,9 +97,9 @@ def test_fsspec_file_systems() -> None:
 
 
 def test_the_web(server: str) -> None:
-    assert read_bytes(f"{server}/slow") == b"0123456789"
+    assert read_bytes(f"{server}/pieces") == b"0123456789"
     with pytest.raises(OSError, match=r"has more bytes than the limit of 9"):
-        read_bytes(f"{server}/slow", max_bytes=9)
+        read_bytes(f"{server}/pieces", max_bytes=9)
     with pytest.raises(OSError, match=r"has more bytes than the limit of 100,000"):
         read_bytes(f"{server}/endless", max_bytes=100_000)
     with pytest.raises(FileNotFoundError):

@@ -74,7 +74,7 @@ def test_a_cluster_of_two_nodes_gives_the_local_cache(tmp_path: Path) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
     }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=500
+        [sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=1500
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{"))) == {"nodes": 2}

@@ -73,11 +73,11 @@ def test_kills_at_random_moments_leave_the_bytes_of_an_uninterrupted_job() -> No
 
 
 def test_ctrl_c_ends_with_130_and_a_sound_cache(data: Path) -> None:
-    process = start(data, "--batch-size=4", batch_s=1, start_new_session=True)
+    process = start(data, "--batch-size=4", batch_s=600, start_new_session=True)
     assert process.stderr is not None
     assert any("encoding" in line for line in process.stderr)
     os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to every process of the group
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert process.returncode == 130 and error.splitlines()[-1] == "interrupted"
     assert "Traceback" not in error
     assert damaged_files(Cache.open(data / "c")) == []

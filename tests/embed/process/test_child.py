@@ -4,11 +4,10 @@ import json
 import math
 import multiprocessing
 import os
+import select
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import apart_calls
@@ -36,7 +35,8 @@ def test_what_the_process_learns_is_known_here(source: Source, tmp_path: Path) -
     towers, wanted = Towers(source, tmp_path, ["projected"]), Wanted("onnx", "fp32", "cpu")
     assert towers.needs_backbone
     chosen = call_apart(towers.measure, "prompts", PROMPTS, wanted, "cpu", 4, None).engine
-    assert chosen.rows == len(PROMPTS) and chosen.cosine_min > 0.99999
+    # On a busy machine one of the trials may look hopeless after its first batch of 4.
+    assert chosen.rows in (4, len(PROMPTS)) and chosen.cosine_min > 0.99999
     assert not towers.needs_backbone and remembered_identity(source, tmp_path) == towers.identity
     assert towers.find("prompts", wanted, "cpu") == chosen
     vectors = towers.runner("prompts", chosen)(towers.tokenize(PROMPTS)[0])[0]
@@ -58,9 +58,8 @@ def test_a_process_that_is_killed_is_an_error_that_says_what_to_do() -> None:
 def test_ctrl_c_ends_the_process_at_once() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest ignore it
     try:
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
         with pytest.raises(KeyboardInterrupt):
-            call_apart(time.sleep, 60.0)
+            call_apart(apart_calls.press_ctrl_c)
     finally:
         signal.signal(signal.SIGINT, before)
     assert multiprocessing.active_children() == []
@@ -98,11 +97,8 @@ def test_the_process_ends_in_the_midst_of_work_with_a_parent_that_is_killed() ->
     )
     assert parent.stdout is not None
     with parent.stdout:
-        process = Path("/proc", parent.stdout.readline().strip())
-    assert process.exists()
+        process = os.pidfd_open(int(parent.stdout.readline()))
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 10
-    while process.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not process.exists()
+    assert select.select([process], [], [], 120)[0], "it goes on"  # readable once the process has ended
+    os.close(process)

@@ -1,6 +1,7 @@
 """Towers in two against the towers themselves."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,14 @@ import pytest
 import torch
 from backbone_folders import make_folder
 from open_clip.hf_model import HFTextEncoder
+from unusual_attention import CUSTOM_BLOCKS, REFUSED, picture_tower, put_attention, text_tower
 
 from embed.backbones.backbone import Backbone
 from embed.backbones.load import load_backbone
 from embed.modes import WHOLE
 from embed.spec import InputError, Preprocess, Source
 from embed.unfreeze.cut import Cut
-from embed.unfreeze.families import cut_pictures, cut_prompts
+from embed.unfreeze.families import block_counts, cut_pictures, cut_prompts
 
 PROMPTS = ["red apple", "a", "a grinning face, please, with many words around its ears", ""]
 PLAIN = Preprocess((224, 224), "shortest", "bicubic", (0.5,) * 3, (0.5,) * 3)
@@ -141,6 +143,27 @@ def test_what_cannot_be_cut_says_what_can(folder: Path) -> None:
         cut_pictures(torch.nn.Linear(1, 1), 1, PLAIN)
     with pytest.raises(InputError, match="a cut 3 blocks from the top of TextTransformer; it has 2"):
         cut_prompts(backbone(folder, "vit").model.text, 3)
+
+
+@pytest.mark.parametrize("options", [*CUSTOM_BLOCKS, {"ls_init_value": 0.5}])
+def test_options_of_the_blocks_are_kept_above_the_cut(options: dict[str, Any]) -> None:
+    shown, tokens = pixels((32, 32)), torch.randint(1, 50, (3, 12), generator=torch.Generator().manual_seed(0))
+    pictures, prompts = picture_tower(**options), text_tower(**options)
+    check(cut_pictures(pictures, 2, PLAIN), shown, pictures((shown.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5))
+    check(cut_prompts(prompts, 2), tokens, prompts(tokens))
+
+
+@pytest.mark.parametrize("found", REFUSED)
+def test_an_attention_that_is_not_written_down_is_refused(found: str) -> None:
+    model = SimpleNamespace(visual=picture_tower(), text=text_tower())
+    message = rf"attends with {found}, .*'open_clip_torch>=3\.3,<4'"
+    put_attention(model.text, REFUSED[found])
+    for make in (lambda: cut_prompts(model.text, 1), lambda: block_counts(model, PLAIN)):
+        with pytest.raises(InputError, match=message):
+            make()
+    put_attention(model.visual, REFUSED[found])
+    with pytest.raises(InputError, match=message):
+        cut_pictures(model.visual, 1, PLAIN)
 
 
 def test_the_starters_own_towers() -> None:

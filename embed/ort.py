@@ -1,0 +1,33 @@
+"""The one place that imports onnxruntime: without its telemetry, and with what to do where it is not installed."""
+
+import importlib
+import os
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from embed.spec import InputError
+
+
+def require_onnxruntime(module: str = "onnxruntime") -> Any:
+    """onnxruntime, or the submodule asked for. Raise InputError with the pip line that mends it if it is not installed,
+    or if two packages of it fight.
+    """
+    # Since 1.29 it sends word of every session to its maker, unless this was set before it is first imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    found = []
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            found.append(version(name))
+        except PackageNotFoundError:
+            continue
+    if len(found) == 2:
+        raise InputError(
+            "both onnxruntime and onnxruntime-gpu are installed and overwrite each other's files; run:"
+            " pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'plaudit[cpu]' (or 'plaudit[gpu]')"
+        )
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"onnxruntime cannot be imported ({error}); run: pip install 'plaudit[cpu]' (or 'plaudit[gpu]' for CUDA)"
+        ) from None

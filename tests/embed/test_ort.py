@@ -1,0 +1,78 @@
+"""onnxruntime is imported in one place, which silences its telemetry first and says how to install it."""
+
+import ast
+import importlib.metadata
+import os
+import subprocess
+import sys
+
+import pytest
+from paths import ROOT
+
+from embed.ort import require_onnxruntime
+from embed.spec import InputError
+
+VARIABLE = "ORT_DISABLE_TELEMETRY"
+# onnxruntime reads the variable of the process, once, while it is imported.
+AT_IMPORT = f"""
+import os, sys
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "onnxruntime":
+            print(os.environ.get("{VARIABLE}"))
+sys.meta_path.insert(0, Watch())
+from embed.ort import require_onnxruntime
+assert "onnxruntime" not in sys.modules
+quantization = require_onnxruntime("onnxruntime.quantization")
+assert quantization is sys.modules["onnxruntime"].quantization
+"""
+
+
+def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    def version(name: str) -> str:
+        if name in names:
+            return "1.0"
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr("embed.ort.version", version)
+
+
+@pytest.mark.parametrize("users, seen", [(None, "1"), ("0", "0")])
+def test_telemetry_is_off_before_the_import_unless_the_user_decided(users: str | None, seen: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != VARIABLE}
+    environment |= {} if users is None else {VARIABLE: users}
+    done = subprocess.run([sys.executable, "-c", AT_IMPORT], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [seen]
+
+
+def test_nothing_else_imports_onnxruntime() -> None:
+    """But for the checkers of types, which run nothing."""
+    importers = []
+    for path in (
+        path for package in ("embed", "heads", "export", "runtime") for path in (ROOT / package).rglob("*.py")
+    ):
+        tree = ast.parse(path.read_text())
+        blocks = [
+            node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        ]
+        unrun = {id(node) for block in blocks for node in ast.walk(block)}
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if id(node) not in unrun and any(name.split(".")[0] == "onnxruntime" for name in names):
+                importers.append(path)
+    assert importers == []
+
+
+def test_both_packages_are_an_error_that_mends_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+    with pytest.raises(InputError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
+        require_onnxruntime()
+
+
+def test_neither_package_is_an_error_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match=r"pip install 'plaudit\[cpu\]'"):
+        require_onnxruntime()
