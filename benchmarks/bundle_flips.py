@@ -30,7 +30,7 @@ def main() -> None:
     generator = np.random.default_rng(args.seed)
     flips: Counter[str] = Counter()
     unnoticed = []
-    with tempfile.TemporaryDirectory() as folder, progress(args.times, "flips", "flipping") as bar:
+    with tempfile.TemporaryDirectory() as folder, progress(args.times, "flips", "flipping") as step:
         copy = Path(shutil.copytree(args.bundle, Path(folder) / "bundle"))
         files = sorted(copy.iterdir())
         for number in range(args.times):
@@ -44,7 +44,7 @@ def main() -> None:
                 pass
             flip(path, position, value)
             flips[path.name] += 1
-            bar.update()
+            step()
         Scorer.load(copy)  # whole again, or the flips above proved nothing
     print(json.dumps({"flips": dict(flips), "noticed": args.times - len(unnoticed), "unnoticed": unnoticed}))
 

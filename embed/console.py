@@ -8,17 +8,20 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+from embed.progress import Step
 from embed.spec import InputError
+from embed.wording import one_line
 
 # What the base install does without, by the extra that brings it.
 EXTRAS = dict.fromkeys(
     ("torch", "torchvision", "open_clip", "timm", "transformers", "safetensors", "sklearn", "scipy", "onnx"), "train"
 )
 
-NOUN = {"images": "pictures", "prompts": "prompts"}  # what people read of a cache's two sides
+PACKAGES = ("embed", "heads", "export", "runtime")  # whose logs the commands show
 
 Command = Callable[[argparse.Namespace], Any]
 
@@ -37,7 +40,8 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """Run the chosen command and give its exit code."""
     args = parser.parse_args(argv)
     try:
-        result = args.run(args)
+        with shown_logs():
+            result = args.run(args)
         if args.json:
             json.dump(result, sys.stdout, allow_nan=False)
             sys.stdout.write("\n")
@@ -60,26 +64,6 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     return 0
 
 
-def one_line(error: Exception) -> str:
-    """The error's message without line breaks; an OSError names its file."""
-    if isinstance(error, OSError) and error.strerror:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    else:
-        text = str(error)
-    return " ".join(text.split())
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text: torch and the hubs write many."""
-    return str(error).partition("\n")[0].strip()
-
-
-def few(names: Iterable[str]) -> str:
-    """The first four, and how many more there are."""
-    first, rest = list(names)[:4], list(names)[4:]
-    return ", ".join(first) + (f" and {len(rest)} more" if rest else "")
-
-
 def say(args: argparse.Namespace, *lines: str) -> None:
     """Print for people; under `--json` stdout is kept for the document."""
     for line in lines:
@@ -91,12 +75,32 @@ def warn(text: str) -> None:
     print(f"warning: {text}", file=sys.stderr)
 
 
-def silence_libraries() -> None:
-    """Leave this process's stderr to us: C libraries and Pillow write a line there for every damaged TIFF."""
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
-    sys.stderr = os.fdopen(os.dup(2), "w")
-    with open(os.devnull, "w") as nothing:
-        os.dup2(nothing.fileno(), 2)
+class _Lines(logging.Handler):
+    """A line on stderr for each record, what warns with that word in front."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            warn(record.getMessage())
+        else:
+            print(record.getMessage(), file=sys.stderr)
+
+
+@contextmanager
+def shown_logs() -> Iterator[None]:
+    """Show what our packages log while the block runs. The root logger is left to the service's own log."""
+    handler, loggers = _Lines(), [logging.getLogger(name) for name in PACKAGES]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
@@ -114,18 +118,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     return [line(row) for row in cells]
 
 
-def progress(total: int | None, unit: str, description: str) -> Any:
-    """A tqdm bar on stderr that stays out of the way of short work (under two seconds)."""
+@contextmanager
+def progress(total: int | None, unit: str, description: str, /) -> Iterator[Step]:
+    """A tqdm bar on stderr, as a `Progress`, that stays out of the way of short work (under two seconds)."""
     from tqdm import tqdm
 
-    return tqdm(total=total, unit=f" {unit}", desc=description, delay=2, file=sys.stderr, dynamic_ncols=True)
+    bar = tqdm(total=total, unit=f" {unit}", desc=description, delay=2, file=sys.stderr, dynamic_ncols=True)
 
+    def step(done: int = 1, note: str = "", /) -> None:
+        bar.set_postfix_str(note, refresh=False)
+        bar.update(done)
 
-def unknown_name(what: str, got: str, known: Iterable[str]) -> InputError:
-    """An error that lists the names nearest to what was typed."""
-    import difflib
-
-    names = sorted(known)
-    near = difflib.get_close_matches(got, names, n=5, cutoff=0.4)
-    hint = f"near names: {', '.join(near)}" if near else f"known: {', '.join(names[:20])}"
-    return InputError(f"unknown {what} {got!r}; {hint}")
+    with bar:
+        yield step

@@ -14,8 +14,8 @@ ImageReward's: the share F of both towers' blocks stays frozen.
 
 from dataclasses import dataclass
 
-from embed.console import unknown_name
 from embed.spec import InputError
+from embed.wording import unknown_name
 
 WHOLE = -1  # depth of a tower that is unfrozen altogether
 

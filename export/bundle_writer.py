@@ -7,6 +7,7 @@ compared with torch is what will serve. Only when it agrees is it renamed into p
 import gc
 import importlib.metadata
 import io
+import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed.arrays import UInt8s
-from embed.console import progress, unknown_name, warn
 from embed.files import atomic_write, sha256_file, sync_folder
 from embed.graphs.precision import is_convolutional, to_fp16, to_int8
 from embed.graphs.trace import OPSET
 from embed.inputs import vocabulary
 from embed.inputs.images import ImageError, load_pixels, preprocess
 from embed.inputs.tokenizer import Tokenizer
+from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity
+from embed.wording import unknown_name
 from export import card, compose, parity
 from export.measure import measure, torch_scores, torch_vectors
 from heads.evaluation.calibration import Curve, Temperature
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
     from embed.backbones.backbone import Backbone
     from heads.models import Head
+
+logger = logging.getLogger(__name__)
 
 REFERENCE_ROWS = 4
 CALIBRATION_BATCH = 16  # pictures
@@ -63,7 +67,12 @@ class ExportConfig:
 
 
 def export_bundle(
-    out: Path, backbone: "Backbone", head: "Head", head_manifest: Mapping[str, Any], config: ExportConfig
+    out: Path,
+    backbone: "Backbone",
+    head: "Head",
+    head_manifest: Mapping[str, Any],
+    config: ExportConfig,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write the bundle to `out` and return its manifest; ParityError, and nothing written, where it is off."""
     require_same_identity(
@@ -75,7 +84,8 @@ def export_bundle(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        manifest = _build(folder, backbone, head, head_manifest, config)
+        with progress(5, "steps", "export") as step:
+            manifest = _build(folder, backbone, head, head_manifest, config, step)
         _replace(out, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -83,7 +93,12 @@ def export_bundle(
 
 
 def _build(
-    folder: Path, backbone: "Backbone", head: "Head", head_manifest: Mapping[str, Any], config: ExportConfig
+    folder: Path,
+    backbone: "Backbone",
+    head: "Head",
+    head_manifest: Mapping[str, Any],
+    config: ExportConfig,
+    step: Step,
 ) -> dict[str, Any]:
     manifest: dict[str, Any] = {
         "format": FORMAT,
@@ -99,39 +114,34 @@ def _build(
             **{name: head_manifest.get(name) for name in ("training", "data", "split", "metrics")},
         },
     }
-    with progress(5, "steps", "exporting the towers") as bar:
-        shortens = False
-        if "text_embedding" in head.inputs:
-            shortens = compose.text_shortens(backbone, config.prompts)
-            manifest["tokenizer"] = _write_tokenizer(folder, backbone, shortens, config.prompts)
-        parts = _export_parts(backbone, head, shortens, manifest["calibration"])
-        bar.update(2)
-        bar.set_description("writing the graphs")
-        calibration, pictures = _divide(parts["image"], config)
-        with atomic_write(folder / compose.WEIGHTS_FILE) as weights:
-            writer = compose.WeightsWriter(weights)
-            pixels = _calibration_pixels(calibration, backbone.identity)
-            at = {precision: _graphs_at(precision, parts, pixels) for precision in config.precisions}
-            manifest["graphs"] = {name: _write_graphs(folder, name, at, writer) for name in at}
-        _check_graphs(folder)
-        manifest["reference"] = _write_reference(folder, backbone, head, config.precisions)
-        _write_manifest(folder, manifest)
-        bar.update()
-        bar.set_description("comparing with torch")
-        # The exporter leaves hundreds of megabytes in reference cycles, as large as the model; they would add to the
-        # sessions that are opened next.
-        del parts, at
-        gc.collect()
-        manifest["parity"] = measure(
-            folder, backbone, head, config.precisions, pictures, config.prompts, config.max_flips
-        )
-        manifest["reference"] = _tolerances(folder, manifest)
-        bar.update()
-        bar.set_description("checking the bundle")
-        (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
-        manifest = _write_manifest(folder, manifest)
-        Scorer.load(folder).check_reference()
-        bar.update()
+    step(0, "exporting the towers")
+    shortens = False
+    if "text_embedding" in head.inputs:
+        shortens = compose.text_shortens(backbone, config.prompts)
+        manifest["tokenizer"] = _write_tokenizer(folder, backbone, shortens, config.prompts)
+    parts = _export_parts(backbone, head, shortens, manifest["calibration"])
+    step(2, "writing the graphs")
+    calibration, pictures = _divide(parts["image"], config)
+    with atomic_write(folder / compose.WEIGHTS_FILE) as weights:
+        writer = compose.WeightsWriter(weights)
+        pixels = _calibration_pixels(calibration, backbone.identity)
+        at = {precision: _graphs_at(precision, parts, pixels) for precision in config.precisions}
+        manifest["graphs"] = {name: _write_graphs(folder, name, at, writer) for name in at}
+    _check_graphs(folder)
+    manifest["reference"] = _write_reference(folder, backbone, head, config.precisions)
+    _write_manifest(folder, manifest)
+    step(1, "comparing with torch")
+    # The exporter leaves hundreds of megabytes in reference cycles, as large as the model; they would add to the
+    # sessions that are opened next.
+    del parts, at
+    gc.collect()
+    manifest["parity"] = measure(folder, backbone, head, config.precisions, pictures, config.prompts, config.max_flips)
+    manifest["reference"] = _tolerances(folder, manifest)
+    step(1, "checking the bundle")
+    (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
+    manifest = _write_manifest(folder, manifest)
+    Scorer.load(folder).check_reference()
+    step()
     return manifest
 
 
@@ -175,7 +185,7 @@ def _calibration_pixels(paths: Sequence[Path], identity: Identity) -> list[UInt8
         try:
             pixels.append(load_pixels(path.read_bytes(), identity.preprocess)[0])
         except ImageError as error:
-            warn(f"{path}: {error}")
+            logger.warning(f"{path}: {error}")
     return [np.stack(pixels[start : start + CALIBRATION_BATCH]) for start in range(0, len(pixels), CALIBRATION_BATCH)]
 
 

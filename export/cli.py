@@ -8,6 +8,7 @@ from typing import Any
 from embed import console
 from embed.console import command, say, table
 from embed.spec import InputError
+from embed.wording import one_line
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
@@ -69,7 +70,7 @@ def export_onnx(args: argparse.Namespace) -> dict[str, Any]:
 
         backbone, head = into_space(backbone, require_cosine(head, str(args.head)))
         head_manifest = {**head_manifest, "identity": backbone.identity.to_json()}
-    manifest = export_bundle(args.out, backbone, head, head_manifest, _config(args, args.precision))
+    manifest = export_bundle(args.out, backbone, head, head_manifest, _config(args, args.precision), console.progress)
     say(args, *_parity_table(manifest["parity"]), f"written to {args.out}")
     size_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
     return {"bundle": str(args.out), "size_bytes": size_bytes, "parity": manifest["parity"]}
@@ -121,7 +122,7 @@ def _compare_with_torch(args: argparse.Namespace, bundle: Any) -> dict[str, Any]
     try:
         backbone = load_backbone(bundle.source)
     except (InputError, OSError) as error:
-        say(args, f"not compared with torch: the backbone cannot be loaded here ({console.one_line(error)})")
+        say(args, f"not compared with torch: the backbone cannot be loaded here ({one_line(error)})")
         return None
     require_same_identity(
         bundle.identity, f"the bundle {args.bundle}", backbone.identity, "the backbone on this machine"

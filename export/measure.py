@@ -3,6 +3,7 @@
 What is compared is what serves: the bundle is opened with the runtime's own `Scorer`.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed.arrays import Float32s, UInt8s
-from embed.console import warn
 from embed.graphs.trace import certificate
 from embed.inputs.images import ImageError
 from embed.spec import InputError
@@ -22,6 +22,8 @@ from runtime.scoring.scorer import Scorer
 if TYPE_CHECKING:
     from embed.backbones.backbone import Backbone
     from heads.models import Head
+
+logger = logging.getLogger(__name__)
 
 TORCH_BATCH = 8  # pictures; more is no faster on a CPU and takes more memory
 GENERATED_PICTURES = 64
@@ -102,7 +104,7 @@ def _pixels(scorer: Scorer, sources: Sequence[Any]) -> UInt8s:
     if len(decoded) < 2:
         raise InputError(f"{len(decoded)} of {len(sources)} pictures can be read; wanted at least two to compare")
     if len(decoded) < len(sources):
-        warn(f"{len(sources) - len(decoded)} of {len(sources)} pictures cannot be read and are left out")
+        logger.warning(f"{len(sources) - len(decoded)} of {len(sources)} pictures cannot be read and are left out")
     return np.stack(decoded)
 
 

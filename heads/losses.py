@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from embed.console import unknown_name
+from embed.wording import unknown_name
 from heads.pairs import pairs_within
 
 DISTANCES = ("squared_euclidean", "euclidean", "cosine")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embed.arrays import Floats, Ints
-from embed.console import unknown_name
 from embed.spec import InputError
+from embed.wording import unknown_name
 from heads.pairs import pairs_within
 
 TIE_CREDIT = {"half": 0.5, "correct": 1.0, "wrong": 0.0}

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embed.console import unknown_name
 from embed.spec import InputError, known_fields
+from embed.wording import unknown_name
 
 INPUTS = ("image_embedding", "text_embedding", "image_pooled")
 SMALLEST_NORM = 1e-12  # torch's own

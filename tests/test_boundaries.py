@@ -1,4 +1,4 @@
-"""The import rule: which folder may import which, with lazy imports counted; and that serving needs no torch.
+"""The import rule: which folder may import which, with lazy imports counted; that serving needs no torch; who speaks.
 
 Data flows from embed to heads to export; runtime reads of embed what names no torch.
 """
@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "embed": set(),
     "embed.process": set(),
     "embed.records": set(),
-    "embed.inputs": set(),
+    "embed.inputs": {"embed.process"},
     "embed.backbones": set(),
     "embed.graphs": set(),
     "embed.cache": set(),
@@ -44,7 +44,10 @@ MAY_IMPORT = {
     "runtime.scoring": {"embed", "embed.inputs", "embed.engines"},
     "runtime.index": {"embed"},
     "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
-    "runtime.service": {"embed", "embed.inputs", "embed.engines", "runtime.scoring", "runtime.catalogue"},
+    "runtime.service": {
+        *("embed", "embed.process", "embed.inputs", "embed.engines"),
+        *("runtime.scoring", "runtime.catalogue"),
+    },
 }
 # Commands may import all of these packages.
 COMMANDS = {
@@ -53,6 +56,19 @@ COMMANDS = {
     "runtime.cli": {"embed", "runtime"},
     "export": {"embed", "heads", "export", "runtime"},
 }
+# Who prints and draws: the commands, and what they have in common. Everything else raises, logs, or takes a Progress.
+SPEAKERS = {"embed.console", "export.cli"}
+SPEECH = {
+    "print",
+    "sys.stdout",
+    "sys.stderr",
+    "sys.__stdout__",
+    "sys.__stderr__",
+    "warnings.warn",
+    "logging.basicConfig",
+}
+SPEECH |= {"embed.console", "tqdm"}
+MAY_SAY = {"embed.process.child": {"sys.stderr"}}  # decoders keep theirs for Python and leave none to C libraries
 HEAVY = ("torch", "torchvision", "open_clip", "timm", "transformers")
 # Block what serving must do without, as if it were not installed; then import all of runtime.
 WITHOUT_TORCH = f"""
@@ -130,6 +146,20 @@ def test_folders_and_files_can_be_taken_in_at_a_look() -> None:
     for path in MODULES.values():
         lines = len(path.read_text().splitlines())
         assert lines <= 350, f"{path} has {lines} lines: take out what is a job of its own"
+
+
+def spoken(path: Path) -> set[str]:
+    """What of SPEECH a file names or imports, or something inside of it."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    named = {ast.unparse(node) for node in nodes if isinstance(node, ast.Name | ast.Attribute)} | set(imported(path))
+    return {word for word in SPEECH for name in named if name == word or name.startswith(f"{word}.")}
+
+
+def test_only_commands_speak() -> None:
+    for name, path in MODULES.items():
+        if name not in SPEAKERS and not folder(name).endswith(".cli"):
+            assert spoken(path) == MAY_SAY.get(name, set()), f"{name} says something: it should raise, log or step"
+    assert spoken(MODULES["embed.console"]) >= {"print", "sys.stdout", "sys.stderr", "tqdm"}
 
 
 def test_what_runtime_uses_of_embed_names_no_torch() -> None:

@@ -24,9 +24,9 @@ from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleToken
 from open_clip.utils import to_2tuple
 
 from embed.backbones.state_dicts import OPENAI_KEYS, SUFFIXES, Weights, fit, read_state_dict
-from embed.console import few, first_line, unknown_name
 from embed.files import sha256_file
 from embed.spec import InputError, Source
+from embed.wording import few, first_line, unknown_name
 
 Config = Mapping[str, Any]
 

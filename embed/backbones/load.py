@@ -1,5 +1,6 @@
 """Backbones by name: which there are, and the frozen model of a source with its identity."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,10 @@ from open_clip.utils import to_2tuple
 
 from embed.backbones import checkpoints, delta, starter
 from embed.backbones.backbone import Backbone, activation, tokenizer_name, vocabulary, weights_hash
-from embed.console import warn
 from embed.devices import resolve_device
 from embed.spec import Identity, InputError, Preprocess, Source
+
+logger = logging.getLogger(__name__)
 
 
 def load_backbone(source: Source, device: str = "cpu") -> Backbone:
@@ -36,7 +38,9 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
         plan = checkpoints.plan(source)
         name, dim = plan.name, plan.config["embed_dim"]
         if plan.weights is None:
-            warn(f"{name} has random weights (seed {plan.seed}): for tests and benchmarks, its scores mean nothing")
+            logger.warning(
+                f"{name} has random weights (seed {plan.seed}): for tests and benchmarks, its scores mean nothing"
+            )
         model, tokenizer = checkpoints.build(plan), checkpoints.load_tokenizer(source, plan)
         preprocess = _preprocess(model, plan.preparation)
     _require_fit(model, tokenizer, name)

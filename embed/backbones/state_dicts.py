@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from embed.backbones.hugging_face import is_clip_model, to_open_clip
-from embed.console import few, first_line
 from embed.spec import InputError
+from embed.wording import few, first_line
 
 Weights = Mapping[str, torch.Tensor]
 

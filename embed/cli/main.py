@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from embed import console
-from embed.console import NOUN
 from embed.engines.choice import PRECISIONS, RUNNERS, Wanted
 from embed.inputs.images import Limits
 from embed.spec import Source
+from embed.wording import NOUN
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,7 +79,6 @@ def add_table_options(parser: argparse.ArgumentParser) -> None:
 
 
 def make_cache(args: argparse.Namespace) -> dict[str, Any]:
-    from embed.cli.bars import Bars
     from embed.jobs.build import BuildConfig, build_cache
     from embed.modes import parse_mode
     from embed.records.formats import parse_columns
@@ -107,7 +106,7 @@ def make_cache(args: argparse.Namespace) -> dict[str, Any]:
         machine_cache=args.machine_cache,
     )
     mode = parse_mode(args.boundary) if args.boundary else None
-    result = build_cache(config, Bars())
+    result = build_cache(config, console.progress)
     header = ["", "embedded", "per second", "known", "failed", "cut short", "in the cache"]
     keys = ("embedded", "per_s", "known", "failed", "truncated", "in_cache")
     rows = [[NOUN[side], *(f"{result[side][key]:,.0f}" for key in keys)] for side in NOUN]
@@ -118,7 +117,7 @@ def make_cache(args: argparse.Namespace) -> dict[str, Any]:
         from embed.unfreeze.fill import BoundaryConfig, extend_cache
 
         boundary = BoundaryConfig(mode, args.boundary_dtype, args.max_gb)
-        result["boundary"] = extend_cache(config, boundary, Bars(), lambda line: console.say(args, line))
+        result["boundary"] = extend_cache(config, boundary, console.progress)
         for side, found in result["boundary"].items():
             if found["missing"]:
                 console.warn(f"{found['missing']} {NOUN[side]} of the cache lack activations: not in these tables")
@@ -169,10 +168,9 @@ def verify(args: argparse.Namespace) -> dict[str, Any]:
     tables = [read_records(table, args.format, args.images_root, columns) for table in args.tables]
     root = args.machine_cache or machine_cache()
     towers = Towers(cache.source, root, ["projected"], cache.identity.preprocess.ignore_exif)
-    with console.progress(len(cache.manifest["files"]), "files", "hashes") as bar:
-        result = verify_cache(
-            cache, tables, towers, Limits(), size=args.sample, min_cosine=args.min_cosine, step=bar.update
-        )
+    result = verify_cache(
+        cache, tables, towers, Limits(), size=args.sample, min_cosine=args.min_cosine, progress=console.progress
+    )
     console.say(args, f"{result['files']} files are as they were written")
     for side, noun in NOUN.items():
         compared, least = result[side]["compared"], result[side]["cosine_min"]
@@ -184,23 +182,17 @@ def verify(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def merge(args: argparse.Namespace) -> dict[str, Any]:
-    from embed.cache.store import Cache
     from embed.jobs.merge import merge_caches
 
-    total = sum(Cache.open(path).count(side) for path in args.caches for side in NOUN)
-    with console.progress(total, "rows", "merging") as bar:
-        result = merge_caches(args.caches, args.out, bar.update)
+    result = merge_caches(args.caches, args.out, console.progress)
     console.say(args, f"{args.out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
     return result
 
 
 def refresh(args: argparse.Namespace) -> dict[str, Any]:
-    from embed.cache.store import Cache
     from embed.devices import resolve_device
     from embed.unfreeze.refresh import refresh_cache
 
-    cache = Cache.open(args.cache)
-    with console.progress(sum(cache.count(side) for side in NOUN), "rows", "refreshing") as bar:
-        result = refresh_cache(args.cache, args.tuned, args.out, resolve_device(args.device), bar.update)
+    result = refresh_cache(args.cache, args.tuned, args.out, resolve_device(args.device), console.progress)
     console.say(args, f"{args.out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
     return result

@@ -4,6 +4,7 @@ onnxruntime itself drops a provider that fails to start and goes on with the CPU
 onnxruntime only when a session is opened, and knows nothing of towers, heads or bundles.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from embed.console import unknown_name, warn
 from embed.ort import require_onnxruntime
 from embed.spec import InputError
+from embed.wording import unknown_name
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+logger = logging.getLogger(__name__)
 
 # Short names for the command line; onnxruntime's own names are taken too.
 PROVIDERS = {
@@ -123,7 +126,7 @@ def open_session(
         text = f"{name}: {', '.join(dropped)} did not start; only {session.get_providers()} is active"
         if providers is not None:
             raise InputError(f"{text}. See onnxruntime's message above, or ask for --provider cpu")
-        warn(text)
+        logger.warning(text)
     return session
 
 

@@ -23,11 +23,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from embed.console import one_line, silence_libraries
 from embed.files import content_id
 from embed.inputs.fetch import read_bytes
 from embed.inputs.images import ImageError, Limits, load_pixels
+from embed.process.child import silence_libraries
 from embed.spec import InputError, Preprocess
+from embed.wording import one_line
 
 CHUNK = 32  # pictures that travel together between processes: large against the cost of a message
 STALL_S = 120.0  # no picture within the limits takes this long; a worker that does is stuck

@@ -16,6 +16,7 @@ whether engines are tried, each side is read up to TRIAL_RECORDS. A boundary (em
 the pictures.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,8 +38,12 @@ from embed.inputs.images import Limits
 from embed.jobs import run
 from embed.process.allocator import release_freed_memory
 from embed.process.child import call_apart
+from embed.progress import Progress, silent
 from embed.records.formats import Records, read_records
 from embed.spec import InputError, Source, known_fields
+from embed.wording import NOUN
+
+logger = logging.getLogger(__name__)
 
 # With fewer pictures or prompts, trying the engines costs more than the fastest one saves.
 TRIAL_RECORDS = 1000
@@ -82,23 +87,7 @@ class BuildConfig:
         return [read_records(table, self.format, self.images_root, self.columns) for table in self.tables]
 
 
-class Reporter:
-    """What a caller may want to watch; each method does nothing here."""
-
-    def engine(self, side: str, engine: Engine, per_s: float | None) -> None:
-        """The engine of a side is settled; `per_s` where it was measured just now."""
-
-    def start(self, side: str, total: int | None) -> None:
-        """Embedding of a side begins, with so many records where that is known."""
-
-    def step(self, records: int, failures: int) -> None:
-        """So many more records are done, and so many failures there are."""
-
-    def end(self) -> None:
-        """That side is done."""
-
-
-def build_cache(config: BuildConfig, reporter: Reporter) -> dict[str, Any]:
+def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, Any]:
     """Add every picture and prompt of the tables that the cache lacks, and say what was done."""
     tables = config.records
     device = resolve_device(config.wanted.device)
@@ -108,7 +97,7 @@ def build_cache(config: BuildConfig, reporter: Reporter) -> dict[str, Any]:
         connect(config.ray_address)
     batch_size = config.batch_size or (32 if device == "cpu" else 256)
     towers = Towers(config.source, config.machine_cache or machine_cache(), config.features, config.ignore_exif)
-    build = _Build(config, reporter, _totals(tables), device, batch_size, towers)
+    build = _Build(config, progress, _totals(tables), device, batch_size, towers)
     if towers.needs_backbone and any(build.worth_trials.values()):
         call_apart(attrgetter("identity"), towers)  # torch would stay here
     engines, counts = {}, {}
@@ -131,7 +120,7 @@ class _Build:
     """The two steps of a side: to settle its engine, and to embed."""
 
     config: BuildConfig
-    reporter: Reporter
+    progress: Progress
     totals: dict[str, int | None]  # records of each side, None where only reading the pictures would tell
     device: str
     batch_size: int
@@ -176,7 +165,9 @@ class _Build:
             # A process that has torch anyway does not need another one.
             trial = measure(*arguments) if self.towers.has_backbone else call_apart(measure, *arguments)
             found, per_s = trial.engine, trial.per_s
-        self.reporter.engine(side, found, per_s)
+        rate = f", {per_s:.0f} a second" if per_s else ""
+        proof = f", cosine to fp32 at least {found.cosine_min:.6f} on {found.rows} of yours" if found.rows else ""
+        logger.info(f"{NOUN[side]}: {found}{rate}{proof}")
         return found
 
     def _sample(self, side: str, cache: Cache) -> np.ndarray | list[str] | None:
@@ -186,18 +177,14 @@ class _Build:
 
     def embed(self, side: str, engine: Engine | None, writer: CacheWriter) -> run.Counts:
         """The job itself; `engine` is noted in the cache."""
-        tables, cache, step = self.config.records, writer.cache(), self.reporter.step
+        tables, cache = self.config.records, writer.cache()
         encoder = self._encoder({} if engine is None else {side: engine})
         fields = {} if engine is None else {"engines": _with_engine(cache, side, engine)}
-        self.reporter.start(side, self.totals[side])
-        if side == "images":
-            decoder = self._decoder(cache, engine)
-            rehash = self.config.rehash
-            counts = run.embed_images(tables, writer, encoder, decoder, rehash=rehash, step=step, fields=fields)
-        else:
-            counts = run.embed_prompts(tables, writer, encoder, step=step, fields=fields)
-        self.reporter.end()
-        return counts
+        with self.progress(self.totals[side], NOUN[side], NOUN[side]) as step:
+            if side == "prompts":
+                return run.embed_prompts(tables, writer, encoder, step=step, fields=fields)
+            decoder, rehash = self._decoder(cache, engine), self.config.rehash
+            return run.embed_images(tables, writer, encoder, decoder, rehash=rehash, step=step, fields=fields)
 
     def _encoder(self, engines: dict[str, Engine]) -> TowerEncoder:
         if not self.config.ray:

@@ -1,6 +1,7 @@
 """Several caches of one backbone made into one."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,14 @@ import pyarrow.parquet as pq
 
 from embed.cache.known import IdSet, Known, words
 from embed.cache.store import EMBEDDINGS, FAILURES, ID_COLUMN, KEYS, Cache, CacheWriter
-from embed.console import warn
 from embed.jobs.run import FEATURE_FOLDERS
+from embed.progress import Progress, Step, silent
 from embed.spec import InputError, require_same_identity
 
-Step = Callable[[int], None]
+logger = logging.getLogger(__name__)
 
 
-def merge_caches(paths: Sequence[Path], out: Path, step: Step = lambda rows: None) -> dict[str, Any]:
+def merge_caches(paths: Sequence[Path], out: Path, progress: Progress = silent) -> dict[str, Any]:
     """Add to `out`, new or old, what the caches hold: a content once, under all its names.
 
     Where two caches give a name different contents, that of the later one counts. A boundary that all of them have is
@@ -36,10 +37,11 @@ def merge_caches(paths: Sequence[Path], out: Path, step: Step = lambda rows: Non
         prompts = IdSet()
         for file in writer.cache().files("prompts", "metadata"):
             prompts.add(words(writer.cache().column(file, "prompt_id")))
-        for cache in caches:
-            _copy(cache, writer, "images", known.contents, step)
-            _copy(cache, writer, "prompts", prompts, step)
-            _copy_keys(cache, writer, known)
+        with progress(sum(cache.count(side) for cache in caches for side in EMBEDDINGS), "rows", "merging") as step:
+            for cache in caches:
+                _copy(cache, writer, "images", known.contents, step)
+                _copy(cache, writer, "prompts", prompts, step)
+                _copy_keys(cache, writer, known)
         failures = _failures([writer.cache(), *caches], writer.cache().keys()["image_path"])
         if not failures.equals(writer.cache().failures()):
             writer.replace_failures(failures)
@@ -88,7 +90,7 @@ def _copy_boundaries(caches: Sequence[Cache], writer: CacheWriter) -> None:
     for name in sorted({name for cache in caches for name in cache.boundaries}):
         side = name.split("/")[0]
         if lacking := [str(cache.path) for cache in caches if cache.count(side) and name not in cache.boundaries]:
-            warn(f"{name} is left out, as it is not in {', '.join(lacking)}")
+            logger.warning(f"{name} is left out, as it is not in {', '.join(lacking)}")
             continue
         from embed.cache.boundary import Boundary, PartWriter  # needs torch, which merging does not
 

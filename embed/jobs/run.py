@@ -24,6 +24,7 @@ from embed.files import content_id
 from embed.inputs.decoding import CHUNK, Chunk, Picture
 from embed.inputs.fetch import local_stat
 from embed.process.background import ahead
+from embed.progress import Step, no_step
 from embed.spec import InputError
 
 SHARD_ROWS = 8192
@@ -33,8 +34,6 @@ AHEAD_CHUNKS = 6  # decoded chunks that wait for the encoder
 
 # The folder of a cache's images that holds each kind of feature.
 FEATURE_FOLDERS = {"projected": EMBEDDINGS["images"], "pooled": "pooled_emb"}
-
-Step = Callable[[int, int], None]
 
 
 class Encoder(Protocol):
@@ -93,13 +92,13 @@ def embed_images(
     decoder: Decoder,
     *,
     rehash: bool = False,
-    step: Step = lambda records, failures: None,
+    step: Step = no_step,
     fields: dict[str, Any] | None = None,
 ) -> Counts:
     """Add every picture of the tables that the cache lacks; `fields` go into its manifest with the first commit.
 
     A local file whose size and modification time are those the cache noted is not read, unless `rehash`.
-    `step(n, failures)` is called when n more records are done.
+    `step` is told of every record that is done.
     """
     counts, start = Counts(), time.monotonic()
     ledger = Ledger(writer.cache().failures())
@@ -114,7 +113,7 @@ def embed_images(
             counts.embedded += sum(new)
             counts.failed += failed
             counts.known += records - sum(new) - failed
-            step(records, counts.failed)
+            step(records, f"failures={counts.failed}")
     shard.commit()
     counts.elapsed_s = time.monotonic() - start
     return counts
@@ -125,7 +124,7 @@ def embed_prompts(
     writer: CacheWriter,
     encoder: Encoder,
     *,
-    step: Step = lambda records, failures: None,
+    step: Step = no_step,
     fields: dict[str, Any] | None = None,
 ) -> Counts:
     """Add every prompt of the tables that the cache lacks."""
@@ -156,7 +155,7 @@ def embed_prompts(
                     commit()
         counts.embedded += int(new.sum())
         counts.known += len(new) - int(new.sum())
-        step(len(new), 0)
+        step(len(new))
     commit()
     counts.elapsed_s = time.monotonic() - start
     return counts

@@ -1,6 +1,6 @@
 """What a cache holds, and whether it still holds what was put in."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from embed.files import sha256_file
 from embed.inputs.decoding import Picture, decode
 from embed.inputs.images import Limits
 from embed.jobs.run import Records
+from embed.progress import Progress, silent
 from embed.spec import InputError, known_fields, require_same_identity
 
 
@@ -50,14 +51,15 @@ def engines_of(cache: Cache) -> list[tuple[str, str]]:
     ]
 
 
-def damaged_files(cache: Cache, step: Callable[[int], None] = lambda files: None) -> list[str]:
-    """The committed files that are missing or whose bytes have changed; `step(1)` is called after each."""
+def damaged_files(cache: Cache, progress: Progress = silent) -> list[str]:
+    """The committed files that are missing or whose bytes have changed."""
     damaged = []
-    for name, entry in cache.manifest["files"].items():
-        path = cache.path / name
-        if not path.is_file() or sha256_file(path) != entry["sha256"]:
-            damaged.append(name)
-        step(1)
+    with progress(len(cache.manifest["files"]), "files", "hashes") as step:
+        for name, entry in cache.manifest["files"].items():
+            path = cache.path / name
+            if not path.is_file() or sha256_file(path) != entry["sha256"]:
+                damaged.append(name)
+            step()
     return damaged
 
 
@@ -111,13 +113,13 @@ def verify_cache(
     *,
     size: int,
     min_cosine: float,
-    step: Callable[[int], None] = lambda files: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Hashes of all files, then a sample embedded again; InputError where something is not as it was.
 
     IdentityMismatch where the cache's source gives another backbone by now.
     """
-    if damaged := damaged_files(cache, step):
+    if damaged := damaged_files(cache, progress):
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         raise InputError(
             f"{cache.path} is damaged: {', '.join(damaged[:5])}{more} changed or gone; make the cache again,"

@@ -20,7 +20,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.console import unknown_name
 from embed.records import labels
 from embed.records.columns import (
     IMAGES,
@@ -36,6 +35,7 @@ from embed.records.labels import Kind
 from embed.records.samples import FolderTable, JsonArrayTable, TarTable
 from embed.records.tables import CsvTable, JsonLinesTable, ParquetTable, Table, holds_bytes
 from embed.spec import InputError
+from embed.wording import unknown_name
 
 Batches = Iterator[pa.RecordBatch]
 

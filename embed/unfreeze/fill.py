@@ -4,9 +4,10 @@ Works on caches old and new alike: it looks for the rows that lack activations, 
 those pictures and runs the frozen part below the cut. Goes on where it was killed, by parts.
 """
 
+import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,16 +20,19 @@ from embed.backbones.load import load_backbone
 from embed.cache.boundary import DTYPES, Boundary, PartWriter, decode, encode, row_bytes
 from embed.cache.ledger import Ledger
 from embed.cache.store import ID_COLUMN, CacheWriter
-from embed.console import unknown_name
 from embed.devices import resolve_device
 from embed.graphs.trace import certificate
 from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Picture
-from embed.jobs.build import BuildConfig, Reporter
+from embed.jobs.build import BuildConfig
 from embed.jobs.run import Decoder, Records
 from embed.modes import WHOLE, Mode
+from embed.progress import Progress, Step, silent
 from embed.spec import InputError
 from embed.unfreeze.cut import Cut
 from embed.unfreeze.families import block_counts, cut_pictures, cut_prompts
+from embed.wording import NOUN, unknown_name
+
+logger = logging.getLogger(__name__)
 
 CERTIFIED = 64  # inputs on which the error of what is stored is measured
 GB = 10**9
@@ -49,12 +53,10 @@ class BoundaryConfig:
             raise unknown_name("boundary dtype", self.dtype, DTYPES)
 
 
-def extend_cache(
-    config: BuildConfig, boundary: BoundaryConfig, reporter: Reporter, say: Callable[[str], None]
-) -> dict[str, Any]:
+def extend_cache(config: BuildConfig, boundary: BoundaryConfig, progress: Progress = silent) -> dict[str, Any]:
     """Give the cache that `config` names the activations of a mode, from the tables it names; see `add_boundary`.
 
-    `say` is told the size before any work is done.
+    The size is logged before any work is done.
     """
     device = resolve_device(config.wanted.device)
     boundary = replace(boundary, device=device, batch_size=config.batch_size or (32 if device == "cpu" else 256))
@@ -64,9 +66,9 @@ def extend_cache(
     with CacheWriter(config.out, replace(backbone.identity, preprocess=preprocess), config.source) as writer:
         work = plan_boundary(writer, backbone, boundary)
         for todo in work:
-            say(f"{todo.side}: {len(todo.rows):,} rows to add, {todo.size_bytes / GB:,.3f} GB of {todo.dtype}")
+            logger.info(f"{todo.side}: {len(todo.rows):,} rows to add, {todo.size_bytes / GB:,.3f} GB of {todo.dtype}")
         decoder = DecodePool(preprocess, config.limits, config.workers or os.cpu_count() or 1)
-        return add_boundary(writer, tables, work, decoder, boundary, reporter)
+        return add_boundary(writer, tables, work, decoder, boundary, progress)
 
 
 @dataclass
@@ -124,7 +126,7 @@ def add_boundary(
     work: Iterable[Todo],
     decoder: Decoder,
     config: BoundaryConfig,
-    reporter: Reporter,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Do the work of `plan_boundary`. Returns for each side rows, size_bytes, missing (no picture of theirs was found
     or could be read: these stand in the ledger) and what the storage does to the final vectors."""
@@ -132,17 +134,16 @@ def add_boundary(
     for todo in work:
         parts = PartWriter(writer, todo.side, todo.cut.depth, todo.dtype)
         below = _Below(todo, parts, config)
-        reporter.start(todo.side, len(todo.rows))
-        if todo.side == "images":
-            _pictures(writer, tables, todo, decoder, below, config.batch_size, reporter)
-        else:
-            assert todo.tokens is not None
-            for start in range(0, len(todo.rows), config.batch_size):
-                part = slice(start, start + config.batch_size)
-                below.add(todo.rows[part], todo.tokens[part])
-                reporter.step(len(todo.rows[part]), 0)
-        below.finish()
-        reporter.end()
+        with progress(len(todo.rows), NOUN[todo.side], NOUN[todo.side]) as step:
+            if todo.side == "images":
+                _pictures(writer, tables, todo, decoder, below, config.batch_size, step)
+            else:
+                assert todo.tokens is not None
+                for start in range(0, len(todo.rows), config.batch_size):
+                    part = slice(start, start + config.batch_size)
+                    below.add(todo.rows[part], todo.tokens[part])
+                    step(len(todo.rows[part]))
+            below.finish()
         entry = writer.cache().boundaries[parts.name]
         done[todo.side] = {
             "rows": below.rows,
@@ -197,7 +198,7 @@ def _pictures(
     decoder: Decoder,
     below: _Below,
     batch_size: int,
-    reporter: Reporter,
+    step: Step,
 ) -> None:
     cache = writer.cache()
     ids = cache.metadata("images", [ID_COLUMN["images"]])[ID_COLUMN["images"]].take(todo.rows).to_pylist()
@@ -215,7 +216,7 @@ def _pictures(
         if batch:
             rows, pixels = zip(*batch, strict=True)
             below.add(np.array(rows), np.stack(pixels))
-            reporter.step(len(batch), ledger.added)
+            step(len(batch), f"failures={ledger.added}")
             batch.clear()
 
     with closing(decoder), closing(decoder.run(_chunks(tables, wanted))) as chunks:

@@ -4,7 +4,6 @@ The new cache has the old one's rows, names and ledger, and the tuned backbone's
 keep their vectors. Killed and run again, it goes on by shards.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from embed.backbones.load import load_backbone
 from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
 from embed.jobs.run import FEATURE_FOLDERS
 from embed.modes import parse_mode
+from embed.progress import Progress, silent
 from embed.spec import Identity, require_same_identity
 from embed.unfreeze.top_blocks import release_frozen, sides_of
 
@@ -25,7 +25,7 @@ BATCH = 256
 
 
 def refresh_cache(
-    path: Path, tuned: Path, out: Path, device: str = "cpu", step: Callable[[int], None] = lambda rows: None
+    path: Path, tuned: Path, out: Path, device: str = "cpu", progress: Progress = silent
 ) -> dict[str, Any]:
     """Write to `out` the cache at `path` as the backbone tuned in the folder `tuned` would have made it.
 
@@ -40,7 +40,11 @@ def refresh_cache(
     sides = sides_of(cache, backbone, parse_mode(manifest["mode"]))
     release_frozen(backbone.model, sides)
     preprocess = replace(backbone.identity.preprocess, ignore_exif=ignore_exif)
-    with CacheWriter(out, replace(backbone.identity, preprocess=preprocess), backbone.source) as writer:
+    total = sum(cache.count(side) for side in EMBEDDINGS)
+    with (
+        CacheWriter(out, replace(backbone.identity, preprocess=preprocess), backbone.source) as writer,
+        progress(total, "rows", "refreshing") as step,
+    ):
         for side in EMBEDDINGS:
             done, start = len(writer.cache().files(side, "metadata")), 0
             pooled = side == "images" and bool(cache.files(side, FEATURE_FOLDERS["pooled"]))
@@ -49,6 +53,7 @@ def refresh_cache(
                 rows = np.arange(start, start + len(metadata))
                 start += len(metadata)
                 if shard < done:
+                    step(len(rows))
                     continue
                 arrays: dict[str, list[np.ndarray]] = {}
                 for at in range(0, len(rows), BATCH):

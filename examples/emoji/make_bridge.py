@@ -62,12 +62,12 @@ def main() -> None:
     image_tower, text_tower = ImageTower(model.visual, PREPROCESS, ["pooled"]), TextTower(model.text)
     rows = pq.read_table(args.emoji / "emoji.parquet", columns=["image", "name"]).to_pylist()
     features, names = [], []
-    with torch.inference_mode(), progress(len(rows), "pictures", "embedding") as bar:
+    with torch.inference_mode(), progress(len(rows), "pictures", "embedding") as step:
         for batch in batches(rows):
             pixels = [load_pixels((args.emoji / row["image"]).read_bytes(), PREPROCESS)[0] for row in batch]
             features.append(image_tower(torch.from_numpy(np.stack(pixels))))
             names.append(text_tower(tokenizer([row["name"] for row in batch])))
-            bar.update(len(batch))
+            step(len(batch))
     x, y = (torch.cat(parts).double().numpy() for parts in (features, names))
 
     order = np.random.default_rng(SEED).permutation(len(rows))

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from embed.cache.store import Cache
-from embed.console import table
+from embed.console import progress, table
 from embed.records.formats import read_records
 from heads.data.comparisons import match_labels
 from heads.data.features import Features, features_of
@@ -92,7 +92,7 @@ def main() -> None:
         start, frozen, moved, validation = time.monotonic(), [], [], []
         for fold in range(args.folds):
             seen = rows_apart_from(labels, parts.test_rows(fold), np.flatnonzero(parts.fold != fold))
-            tuned = tune(cache, labels, features, parts, seen, replace(config, mode=mode), head=head)
+            tuned = tune(cache, labels, features, parts, seen, replace(config, mode=mode), head=head, progress=progress)
             frozen.append(score_items(tuned.frozen_head, features))
             after = tuned.unfrozen.features(labels.image, labels.prompt)
             moved.append(score_items(tuned.unfrozen.head, after))

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from embed.console import command, say, table, warn
+from embed.console import command, progress, say, table, warn
 from heads.cli.common import add_held_out_options, cache_labels_features, protocol_line
 
 SHOWN_SLICES = 20
@@ -143,7 +143,7 @@ def _baselines(
             missing[name] = "what the head was trained on is not in this table"
         elif name == "prior":
             scores[name] = prior_scores(labels, held.split, args.prior_by)
-        elif (found := trained_scores(name, labels, features, held.split, held.manifest)) is not None:
+        elif (found := trained_scores(name, labels, features, held.split, held.manifest, progress)) is not None:
             scores[name] = found
         else:
             missing[name] = "the head does not read both sides"

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from embed.console import command, say
+from embed.console import command, progress, say
 
 SAVE_STEPS = 800
 BACKBONE = ("ViT-L-14-quickgelu", "openai")  # the original's clip.load("ViT-L/14")
@@ -52,7 +52,6 @@ def _source(args: argparse.Namespace) -> Any:
 
 def _embedded(args: argparse.Namespace, table: str, out: Path, workers: int | None = None) -> Any:
     """The configuration of a cache of the table's pictures and prompts, once that is made."""
-    from embed.cli.bars import Bars
     from embed.engines.choice import Wanted
     from embed.jobs.build import BuildConfig, build_cache
 
@@ -66,7 +65,7 @@ def _embedded(args: argparse.Namespace, table: str, out: Path, workers: int | No
         workers=workers,
         machine_cache=args.machine_cache,
     )
-    build_cache(config, Bars())
+    build_cache(config, progress)
     return config
 
 
@@ -76,7 +75,6 @@ def finetune(args: argparse.Namespace) -> dict[str, Any]:
 
     from embed.backbones.delta import published_state
     from embed.cache.store import Cache
-    from embed.cli.bars import Bars
     from embed.devices import resolve_device
     from embed.modes import parse_mode
     from embed.records.formats import read_records
@@ -98,7 +96,7 @@ def finetune(args: argparse.Namespace) -> dict[str, Any]:
     )
     mode = parse_mode(args.training_mode)
     build = _embedded(args, args.training_file, args.save_folder / "cache")
-    extend_cache(build, BoundaryConfig(mode, args.boundary_dtype, args.max_gb), Bars(), lambda line: say(args, line))
+    extend_cache(build, BoundaryConfig(mode, args.boundary_dtype, args.max_gb), progress)
     cache = Cache.open(build.out)
     labels = match_labels(read_records(args.training_file, "social-reward", args.images_root), cache, max_missing=1.0)
     backbone = same_backbone(cache)
@@ -120,7 +118,7 @@ def finetune(args: argparse.Namespace) -> dict[str, Any]:
             write(f"clip_epoch_{epoch}_global_step_{step}.pth")
 
     trainer = Trainer(free, Data(labels.image, labels.prompt, train), config, args.save_folder, on_step=on_step)
-    history = trainer.run()
+    history = trainer.run(progress=progress)
     (args.save_folder / "checkpoint.safetensors").unlink(missing_ok=True)
     losses = [record["train_loss"] for record in history[1:]]
     say(args, *(f"epoch {epoch}: loss {loss:.5f}" for epoch, loss in enumerate(losses)), f"written: {args.save_folder}")

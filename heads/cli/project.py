@@ -17,14 +17,13 @@ def add_commands(commands: Any) -> None:
 
 def project(args: argparse.Namespace) -> dict[str, Any]:
     """Write the cache that `runtime index` takes with a bundle of `export onnx --space`."""
-    from embed.cache.store import EMBEDDINGS, Cache
+    from embed.cache.store import Cache
     from embed.spec import Identity
     from heads.store.disk import load_head
     from heads.store.project import project_cache, require_cosine
 
     loaded, manifest = load_head(args.head)
     head, cache = require_cosine(loaded, str(args.head)), Cache.open(args.cache)
-    with progress(sum(map(cache.count, EMBEDDINGS)), "rows", "projecting") as bar:
-        identity = project_cache(cache, head, Identity.from_json(manifest["identity"]), args.out, bar.update)
+    identity = project_cache(cache, head, Identity.from_json(manifest["identity"]), args.out, progress)
     say(args, f"{args.out}: the {cache.count('images'):,} pictures of {args.cache} in the space of {args.head}")
     return {"cache": str(args.out), "identity": identity.to_json()}

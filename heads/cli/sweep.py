@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from embed.console import command, say, table
+from embed.console import command, progress, say, table
 from embed.devices import resolve_device
 from heads.cli.common import add_data_options, tables_and_features
 from heads.cli.train import DEVICES, add_split_options, configs, test_fraction
@@ -44,12 +44,12 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
     def task_of(options: Options) -> Task:
         given = {name: value for name, value in options.items() if name != "loss"}
         built = configs(given, options["loss"], args.seed, cache.identity.dim, features)
-        return Task(labels, moved, rows, *built, args.min_ratio, device=args.device)
+        return Task(labels, moved, rows, *built, args.min_ratio, device=args.device, progress=progress)
 
-    def report(trial: Trial) -> None:
+    def observe(trial: Trial) -> None:
         say(args, f"{trial.accuracy:.4f} in {trial.seconds:.0f} s: {_shown(trial.options)}")
 
-    trials = search(task_of, DEFAULT, search_config, report=report)
+    trials = search(task_of, DEFAULT, search_config, observe=observe)
     best = best_of(trials)
     measured = {}
     for name, options in {"default": DEFAULT, "best": best.options}.items():

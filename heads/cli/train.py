@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embed.console import command, say, table
+from embed.console import command, progress, say, table
 from embed.devices import resolve_device
 from heads.cli.common import accuracy_lines, add_data_options, content_ids, tables_and_features
 
@@ -148,8 +148,7 @@ def _train_seeds(
     for seed in seeds:
         with tensorboard(args.log_dir and args.log_dir / f"seed-{seed}") as observe:
             config, saved = replace(task.config, seed=seed), checkpoints.part(f"seed-{seed}")
-            of_seed = replace(task, config=config, observe=observe, checkpoints=saved)
-            trained = train_heads(of_seed, report=lambda text: say(args, text))
+            trained = train_heads(replace(task, config=config, observe=observe, checkpoints=saved, progress=progress))
         heads.append(trained)
         metrics.append(evaluate(task.labels, task.features, trained.scorers, task.split, Protocol(seed=args.seed)))
     if args.seeds > 1:
@@ -186,8 +185,8 @@ def _manifest(args: argparse.Namespace, cache: "Cache", task: "Task", trained: "
 
 
 def _split_config(args: argparse.Namespace) -> Any:
-    from embed.console import unknown_name
     from embed.spec import InputError
+    from embed.wording import unknown_name
     from heads.data.split import PICKSCORE_PROMPTS, SplitConfig
 
     if args.split not in (None, "pickscore"):
@@ -212,8 +211,8 @@ def test_fraction(args: argparse.Namespace) -> float:
 
 def chosen_options(args: argparse.Namespace) -> dict[str, Any]:
     """The options given, on the command line or else in --config; InputError for one that the head ignores."""
-    from embed.console import unknown_name
     from embed.spec import InputError
+    from embed.wording import unknown_name
     from heads.models import HEADS
 
     given: dict[str, Any] = {}
@@ -258,8 +257,8 @@ def configs(options: Mapping[str, Any], loss: str, seed: int, dim: int, features
 
 def per_table(loss: str, weights: str | None, tables: int) -> tuple[list[str], list[float]]:
     """A loss and a weight for each table, the first's weight 1."""
-    from embed.console import unknown_name
     from embed.spec import InputError
+    from embed.wording import unknown_name
     from heads.training.objectives import OBJECTIVES
 
     losses = loss.split(",")

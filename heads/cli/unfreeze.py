@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from embed.console import command, say
+from embed.console import command, progress, say
 from embed.modes import MODES
 from embed.spec import InputError
 from heads.cli.common import accuracy_lines, add_data_options, content_ids, labels_and_features
@@ -102,6 +102,7 @@ def unfreeze(args: argparse.Namespace) -> dict[str, Any]:
         device=device,
         folder=args.out,
         ranks=ranks,
+        progress=progress,
     )
     if ranks.rank:
         return {}

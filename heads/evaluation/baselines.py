@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from embed.arrays import Floats
+from embed.progress import Progress, silent
 from heads.data.comparisons import Labels, appeal, values_of
 from heads.data.features import Features
 from heads.data.split import Split, rows_apart_from
@@ -37,7 +38,12 @@ def prompt_only(features: Features) -> Features:
 
 
 def trained_scores(
-    name: str, labels: Labels, features: Features, split: Split, manifest: dict[str, Any]
+    name: str,
+    labels: Labels,
+    features: Features,
+    split: Split,
+    manifest: dict[str, Any],
+    progress: Progress = silent,
 ) -> Floats | None:
     """The scores of a head of the same shape that sees what BLINDED[name] leaves, trained as `manifest` says the head
     was, on the same rows. None where the head reads one side alone anyway."""
@@ -48,8 +54,8 @@ def trained_scores(
     recorded = manifest["training"]
     training = TrainConfig(**{f.name: recorded[f.name] for f in fields(TrainConfig) if f.name in recorded})
     blinded = BLINDED[name](features)
-    trained = train_heads(Task(labels, blinded, split, config, training, recorded.get("min_ratio")))
-    return head_scores(trained.scorers, labels, blinded, split.with_validation())
+    task = Task(labels, blinded, split, config, training, recorded.get("min_ratio"), progress=progress)
+    return head_scores(train_heads(task).scorers, labels, blinded, split.with_validation())
 
 
 BLINDED = {"image_only": image_only, "prompt_only": prompt_only}

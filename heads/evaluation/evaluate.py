@@ -4,6 +4,7 @@ Scores are (m, sides): one for each item of each row of a table, given by the he
 no head may. `heads.evaluation.scoreboard` measures the same pairs by every paper's rule.
 """
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embed.arrays import Floats
-from embed.console import warn
 from embed.files import atomic_write
 from embed.spec import InputError
 from heads.data.comparisons import Labels, Pairs, groups_of, pairs_among
@@ -26,6 +26,8 @@ from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
 from heads.metrics import pair_credit
 from heads.models import Cosine, Head
 from heads.training.train import score_items
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:
             + "; hold out more, or lower --min-ratio"
         )
     if empty:
-        warn(f"{empty} of {len(folds)} held-out parts have no pair with a winner and do not count")
+        logger.warning(f"{empty} of {len(folds)} held-out parts have no pair with a winner and do not count")
     prompt = labels.prompt[pairs.a]
     shared = bool((prompt >= 0).all() and (prompt == labels.prompt[pairs.b]).all())
     return Measured(
@@ -220,7 +222,7 @@ def calibrate(
     try:
         return calibration_of(measured, head_scores(heads, labels, features, split))
     except InputError as error:
-        warn(f"the head is stored without a calibration: {error}")
+        logger.warning(f"the head is stored without a calibration: {error}")
         return None
 
 

@@ -5,6 +5,7 @@ scored by the head that never saw it. On any other table they are the rows that 
 what the head was trained on.
 """
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed.cache.store import ID_COLUMN, Cache
-from embed.console import warn
 from embed.spec import Identity, InputError, require_same_identity
+from embed.wording import NOUN
 from heads.data.comparisons import Labels
 from heads.data.split import Split, SplitConfig, split_groups, split_report, split_rows
 from heads.models import Head
 from heads.store import disk
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, 
             raise InputError(f"{overlap}; take them out of the table, or leave out --strict")
         if not everything and count == len(labels):
             raise InputError(f"{overlap}; give a table with new ones, or --all to score them in spite of that")
-        warn(f"{overlap}: " + ("not an honest test" if everything else "they are left out"))
+        logger.warning(f"{overlap}: " + ("not an honest test" if everything else "they are left out"))
     part = "all rows" if everything else "rows that share no picture or prompt with training"
     if "published" in manifest:
         part = "all rows; what the published head was trained on is unknown"
@@ -116,6 +119,5 @@ def _seen(cache: Cache, labels: Labels, trained_ids: pa.ChunkedArray) -> tuple[n
         known = np.asarray(pc.is_in(ids, value_set=trained_ids.combine_chunks()))
         known = np.append(known, False)  # where items without prompt (-1) land
         seen |= known[of_item[labels.items]].any(axis=1)
-        name = {"images": "pictures", "prompts": "prompts"}[side]
-        shared.append(f"{len(np.unique(of_item[known[of_item]]))} {name}")
+        shared.append(f"{len(np.unique(of_item[known[of_item]]))} {NOUN[side]}")
     return seen, ", ".join(shared)

@@ -5,7 +5,6 @@ encode its queries. It has an identity of its own: vectors of the two spaces nev
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +13,9 @@ import pyarrow.parquet as pq
 import torch
 
 from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
+from embed.progress import Progress, silent
 from embed.spec import Identity, InputError, require_same_identity
 from heads.models import Cosine, Head
-
-Step = Callable[[int], object]
 
 
 def require_cosine(head: Head, name: str) -> Cosine:
@@ -36,18 +34,18 @@ def projected_identity(identity: Identity, head: Cosine) -> Identity:
 
 
 @torch.no_grad()
-def project_cache(
-    cache: Cache, head: Cosine, identity: Identity, out: Path, step: Step = lambda rows: None
-) -> Identity:
+def project_cache(cache: Cache, head: Cosine, identity: Identity, out: Path, progress: Progress = silent) -> Identity:
     """Write the cache in the head's space to `out`; the new identity. `identity` is the backbone's that the head is
     for. Killed and run again, it goes on. Features before the projection are left out: nothing projects them.
     """
     require_same_identity(identity, "the head", cache.identity, f"the cache {cache.path}")
     projected = projected_identity(identity, head)
-    with CacheWriter(out, projected, cache.source) as writer:
+    total = sum(cache.count(side) for side in EMBEDDINGS)
+    with CacheWriter(out, projected, cache.source) as writer, progress(total, "rows", "projecting") as step:
         for side, project in (("images", head.embed_image), ("prompts", head.embed_text)):
             shards = list(zip(cache.files(side, "metadata"), cache.arrays(side), strict=True))
             done = len(writer.cache().files(side, "metadata"))
+            step(sum(len(vectors) for _, vectors in shards[:done]))
             for file, vectors in shards[done:]:
                 moved = project(torch.from_numpy(vectors.astype(np.float32))).numpy().astype(np.float16)
                 writer.append(side, pq.read_table(file), **{EMBEDDINGS[side]: moved})

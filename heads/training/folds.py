@@ -1,12 +1,13 @@
 """One head for every fold and one for use: who is trained on which rows, and who scores which."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 
-from embed.console import progress, warn
+from embed.progress import Progress, silent
 from embed.spec import InputError
 from heads.data.comparisons import Labels, Pairs, pairs_among
 from heads.data.features import Features
@@ -16,6 +17,8 @@ from heads.training import convex
 from heads.training.checkpoint import Checkpoints
 from heads.training.objectives import OBJECTIVES, Part, examples_for, require_head
 from heads.training.train import TrainConfig, fit, require_examples
+
+logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.1  # of the training groups, kept for choosing the epoch or the penalty
 # Up to so many rows a tenth of them is too few to choose by: a penalty is then chosen by cross-validation.
@@ -69,6 +72,7 @@ class Task:
     device: str = "cpu"
     observe: Observer | None = None
     checkpoints: Checkpoints | None = None
+    progress: Progress = silent
 
     @property
     def tables(self) -> list[Labels]:
@@ -97,12 +101,12 @@ class Task:
         return [rows_apart_from(self.labels, held_out, other=other.labels) for other in self.others]
 
 
-def train_heads(task: Task, report: Callable[[str], None] = lambda _: None) -> TrainedHeads:
+def train_heads(task: Task) -> TrainedHeads:
     """Train as the split says. With folds, one head a fold on the other folds' rows, then one on every row; without,
     one head on what is not held out. The heads come back on the CPU.
 
     Rows that share a picture or a prompt with the rows held out are left out of training, those of the measured table
-    counted by `report`.
+    counted in the log.
     """
     task = replace(task, features=task.features.to(task.device))
     labels, split = task.labels, task.split
@@ -112,19 +116,19 @@ def train_heads(task: Task, report: Callable[[str], None] = lambda _: None) -> T
     runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
     train_one = _solve_one if issubclass(HEADS[task.head_config.kind], Convex) else _train_one
     trained = []
-    with progress(len(runs), "head", "heads") as bar:
+    with task.progress(len(runs), "head", "heads") as step:
         for name, test, held_out in runs:
             rows = task.rows(held_out)
             validation = 0 if split.validation is None else len(split.validation)
             left_out = len(labels) - len(rows) - len(test) - validation
             if len(test) and (folds or left_out):
-                report(
+                logger.info(
                     f"{name}: {len(rows)} rows to train on, {len(test)} held out"
                     + (f" and {validation} for validation" if validation else "")
                     + (f", {left_out} left out for a picture or prompt they share with those" if left_out else "")
                 )
             trained.append(train_one(task, held_out, name.replace(" ", "-")))
-            bar.update()
+            step()
     *of_folds, (head, history, chosen) = trained
     histories = [history, *(history for _, history, _ in of_folds)]
     _warn_of(histories, task.config)
@@ -135,7 +139,7 @@ def train_heads(task: Task, report: Callable[[str], None] = lambda _: None) -> T
 def _warn_of(histories: list[History], config: TrainConfig) -> None:
     records = [record for history in histories for record in history]
     if idle := sum(int(record.get("idle_batches", 0)) for record in records):
-        warn(
+        logger.warning(
             f"{idle} batches had a {config.loss} loss of exactly 0 and taught nothing"
             + (": every triplet in them is right by the margin" if config.loss == "triplet" else "")
         )
@@ -155,7 +159,10 @@ def _train_one(task: Task, held_out: np.ndarray, name: str) -> tuple[Head, Histo
                 task.observe(stage, epoch, record)
 
         head = task.new_head()
-        return head, fit(head, task.features, parts, validation, task.config, epochs, observe, task.checkpoints, stage)
+        history = fit(
+            head, task.features, parts, validation, task.config, epochs, observe, task.checkpoints, stage, task.progress
+        )
+        return head, history
 
     ((parts, validation),) = validation_rounds(task, held_out, rng, 1)
     head, history = run(f"{name}-choosing", parts, validation, None)
@@ -186,7 +193,9 @@ def _solve_one(task: Task, held_out: np.ndarray, name: str) -> tuple[Head, Histo
                 task.observe(name, i, record)
     solution = convex.solve(head, task.features, parts, penalty)
     if not solution.converged:
-        warn(f"the solver stopped after {solution.iterations} iterations; give a larger --penalty than {penalty:g}")
+        logger.warning(
+            f"the solver stopped after {solution.iterations} iterations; give a larger --penalty than {penalty:g}"
+        )
     found = {"penalty": penalty, "iterations": solution.iterations, "objective": solution.objective}
     return head, history, found
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from embed.console import unknown_name
 from embed.spec import InputError
+from embed.wording import unknown_name
 from heads import losses
 from heads.data.comparisons import Labels, Pairs, exposures_of, pairs_among
 from heads.data.counts import expected_log_rate

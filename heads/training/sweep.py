@@ -64,7 +64,7 @@ def sweep(
     default: Options,
     config: SweepConfig,
     clock: Callable[[], float] = time.monotonic,
-    report: Callable[[Trial], None] = lambda _: None,
+    observe: Callable[[Trial], None] = lambda _: None,
 ) -> list[Trial]:
     """All trials in order; the first is `default`, which is always finished. `task_of(options)` is what to train,
     always on one table and split, without folds.
@@ -103,7 +103,7 @@ def sweep(
             study.tell(asked, float(np.mean(accuracies)))
         if accuracies:
             trials.append(Trial(options, accuracies, clock() - began))
-            report(trials[-1])
+            observe(trials[-1])
     return trials
 
 
@@ -173,7 +173,7 @@ def _accuracy(task: Task, parts: Sequence[Part], validation: Pairs, late: Callab
                 raise _OutOfTime
 
         try:
-            history = fit(head, task.features, parts, validation, task.config, observe=observe)
+            history = fit(head, task.features, parts, validation, task.config, observe=observe, progress=task.progress)
         except _OutOfTime:
             return float("nan")
     return max(record["validation_accuracy"] for record in history)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from embed.console import progress, unknown_name
+from embed.progress import Progress, silent
 from embed.spec import InputError
+from embed.wording import unknown_name
 from heads.data.comparisons import Pairs, expected_accuracy
 from heads.data.features import Features
 from heads.models import Head
@@ -85,6 +86,7 @@ def fit(
     observe: Observer | None = None,
     checkpoints: Checkpoints | None = None,
     stage: str = "fit",
+    progress: Progress = silent,
 ) -> list[dict[str, float]]:
     """Train `head` in place on `train` and leave it with the weights of its best epoch on `validation`; without
     validation, with those of its last. `epochs` ends training early; the learning rate keeps its whole schedule.
@@ -110,11 +112,11 @@ def fit(
     if checkpoints and (saved := checkpoints.load(stage)):
         run.restore(saved)
     # The order of the examples and dropout come from the seed; the caller's generator is left as it was.
-    with torch.random.fork_rng(devices=[]), progress(epochs, "epoch", "training") as bar:
+    with torch.random.fork_rng(devices=[]), progress(epochs, "epoch", "training") as step:
         torch.manual_seed(config.seed)
         if run.generator is not None:
             torch.set_rng_state(run.generator)
-        bar.update(len(run.history))
+        step(len(run.history))
         for epoch in range(len(run.history), epochs):
             if run.over(config):
                 break
@@ -127,7 +129,7 @@ def fit(
                 "idle_batches": batch_losses.count(0.0),
             }
             run.note(record)
-            bar.update()
+            step()
             if observe:
                 observe(epoch, record)
             if checkpoints and checkpoints.due():

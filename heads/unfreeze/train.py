@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from embed.backbones.backbone import weights_hash
-from embed.console import progress, unknown_name
 from embed.files import atomic_write
 from embed.modes import parse_mode
+from embed.progress import Progress, silent
 from embed.spec import InputError
+from embed.wording import unknown_name
 from heads.data.comparisons import Pairs
 from heads.metrics import pair_credit
 from heads.training.objectives import OBJECTIVES, Examples, LossOptions, require_head, require_use
@@ -130,13 +131,13 @@ class Trainer:
         if self.file is not None and self.file.exists():
             self._restore(self.file)
 
-    def run(self, steps: int | None = None) -> list[dict[str, float]]:
+    def run(self, steps: int | None = None, progress: Progress = silent) -> list[dict[str, float]]:
         """Train to the end, or for so many steps; the best epoch's weights are then in place, which may be those of the
         start (epoch 0); without validation the last. Returns the history, one record an epoch, the start first."""
         last = self.epoch_steps * self.config.epochs
         end = last if steps is None else min(last, self.step + steps)
-        with progress(last, "step", "unfreezing") as bar:
-            bar.update(self.step)
+        with progress(last, "step", "unfreezing") as step:
+            step(self.step)
             if not self.history:
                 self._end_epoch()
             while self.step < end:
@@ -147,7 +148,7 @@ class Trainer:
                 self.on_step((self.step - 1) // self.epoch_steps, self.step)
                 if self.step % self.checkpoint_steps == 0 or self.step % self.epoch_steps == 0:
                     self._save()
-                bar.update()
+                step()
         if self.step == last:
             self.unfrozen.load(self.best or self.running)
         return self.history

@@ -19,6 +19,7 @@ from embed.backbones.delta import save_delta, tuned_source
 from embed.backbones.load import load_backbone
 from embed.cache.store import Cache
 from embed.modes import parse_mode
+from embed.progress import Progress, silent
 from embed.spec import InputError, require_same_identity
 from heads.data.comparisons import Labels, Pairs, pairs_among
 from heads.data.features import Features
@@ -70,6 +71,7 @@ def tune(
     device: str = "cpu",
     folder: Path | None = None,
     ranks: Ranks | None = None,
+    progress: Progress = silent,
 ) -> Tuned:
     """Unfreeze by `config.mode` on `rows` of the labels, some of them kept aside for validation.
 
@@ -81,7 +83,7 @@ def tune(
     on_top = None
     if head is not None:
         on_top = build_head(head, config.seed)
-        fit(on_top, features, train, validation, _head_config(config))
+        fit(on_top, features, train, validation, _head_config(config), progress=progress)
     free = unfrozen(
         cache,
         backbone,
@@ -98,7 +100,7 @@ def tune(
     base = free.state()
     data = Data(labels.image, labels.prompt, train, validation)
     trainer = Trainer(free, data, config, folder)
-    history = trainer.run()
+    history = trainer.run(progress=progress)
     measured: dict[float, float] = {}
     if wise != 1.0:
         wise, measured = interpolate(free, data, base, wise)

@@ -6,11 +6,11 @@ stands in a collection of one entity beside, `<name>_manifest`. Needs the extra 
 """
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from embed.progress import Progress, silent
 from embed.spec import Identity, InputError, require_same_identity
 from runtime.catalogue.filters import check_columns, milvus_expression, parse
 from runtime.catalogue.reader import HIT_COLUMNS, Catalogue, Hit, checked_queries, jsonable, least_popularity
@@ -89,11 +89,11 @@ def upload(
     uri: str,
     collection: str = "plaudit",
     index_type: str = "FLAT",
-    step: Callable[[int], object] = lambda rows: None,
+    progress: Progress = silent,
 ) -> MilvusCatalogue:
     """Make the collection equal to the catalogue, in bounded memory: upserts what is there, deletes what is gone.
 
-    `index_type` is one of Milvus's; FLAT is exact. `step` is told of rows upserted.
+    `index_type` is one of Milvus's; FLAT is exact.
     IdentityMismatch where the collection holds other vectors.
     """
     client = _client(uri)
@@ -106,11 +106,12 @@ def upload(
     manifest = {"identity": catalogue.identity.to_json(), "columns": catalogue.rows.column_names}
     client.upsert(collection + MANIFEST, [{"key": "manifest", "vector": [0.0, 0.0], "text": json.dumps(manifest)}])
     milvus = MilvusCatalogue(uri, collection)
-    for start in range(0, len(catalogue), UPSERT_ROWS):
-        rows = catalogue.rows.slice(start, UPSERT_ROWS).to_pylist()
-        vectors = catalogue.vectors[start : start + UPSERT_ROWS].astype(np.float32)
-        milvus.client.upsert(collection, [_entity(row, vector) for row, vector in zip(rows, vectors, strict=True)])
-        step(len(rows))
+    with progress(len(catalogue), "pictures", "uploading") as step:
+        for start in range(0, len(catalogue), UPSERT_ROWS):
+            rows = catalogue.rows.slice(start, UPSERT_ROWS).to_pylist()
+            vectors = catalogue.vectors[start : start + UPSERT_ROWS].astype(np.float32)
+            milvus.client.upsert(collection, [_entity(row, vector) for row, vector in zip(rows, vectors, strict=True)])
+            step(len(rows))
     _delete_others(milvus, set(catalogue.rows["image"].to_pylist()))
     return milvus
 

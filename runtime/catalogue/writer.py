@@ -6,7 +6,7 @@ are just opening it; what killed writers left is removed then. Knows no model.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed.files import atomic_write, locked, sync_folder, write_json
+from embed.progress import Progress, silent
 from embed.spec import InputError, require_same_identity
 from runtime.catalogue.reader import FORMAT, Catalogue
 from runtime.catalogue.rows import (
@@ -36,8 +37,6 @@ EXACT_UP_TO = 200_000  # vectors: beyond, `auto` takes an index
 TUNING_QUERIES = 400
 REFRESH_QUERIES = 64  # to measure the recall of a refreshed index anew
 RECALL_SLACK = 0.02  # what so few queries may show below the recall asked for
-
-Step = Callable[[int], object]
 
 
 @dataclass(frozen=True)
@@ -65,20 +64,20 @@ def build(
     bundle: str | Path | None = None,
     predict: Predict | None = None,
     queries: np.ndarray | None = None,
-    step: Step = lambda rows: None,
+    progress: Progress = silent,
 ) -> tuple[Catalogue, PopularRows]:
     """A catalogue at `out` of the pictures to which `labels` gives a popularity (see runtime.catalogue.rows).
 
     A catalogue that stands there gets a new version; InputError where something else does. An index is tuned on
     mixtures of the pictures' own vectors and on `queries` (m, d), such as prompts. `images_root`, a folder or URI, is
-    where the pictures' names start; `step` is told of rows indexed.
+    where the pictures' names start.
     """
     out = Path(out)
     with _writing(out) as folder:
         rows = popular_rows(labels, pictures, config, predict)
         vectors, popularity = _write_rows(folder, pictures, rows)
         sample = tuning_queries(vectors, queries)
-        found = _build_index(folder, vectors, popularity, index, sample, step)
+        found = _build_index(folder, vectors, popularity, index, sample, progress)
         places = {
             "images_root": _relative(images_root, out),
             "bundle": None if bundle is None else _relative(bundle, out),
@@ -94,7 +93,7 @@ def refresh(
     config: PopularityConfig | None = None,
     delete: Sequence[str] = (),
     predict: Predict | None = None,
-    step: Step = lambda rows: None,
+    progress: Progress = silent,
 ) -> tuple[Catalogue, PopularRows]:
     """The catalogue with new counts: what `build` would give from the same labels, without learning an index anew.
 
@@ -113,7 +112,7 @@ def refresh(
         source: Pictures = old if pictures is None else pictures
         rows = popular_rows(labels, source, config, predict, delete)
         vectors, popularity = _write_rows(folder, source, rows)
-        found = _carry_index(folder, old, rows, vectors, popularity, step)
+        found = _carry_index(folder, old, rows, vectors, popularity, progress)
         places = {name: old.manifest[name] for name in ("images_root", "bundle")}
         _commit(path, folder, source, config, found, places)
     return Catalogue.open(path), rows
@@ -133,7 +132,12 @@ def tuning_queries(vectors: np.ndarray, queries: np.ndarray | None, count: int =
 
 
 def _build_index(
-    folder: Path, vectors: np.ndarray, popularity: np.ndarray, config: IndexConfig, queries: np.ndarray, step: Step
+    folder: Path,
+    vectors: np.ndarray,
+    popularity: np.ndarray,
+    config: IndexConfig,
+    queries: np.ndarray,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Write the index of a new version; what the manifest says of it."""
     if config.kind == "exact" or (config.kind == "auto" and len(vectors) <= EXACT_UP_TO):
@@ -145,7 +149,8 @@ def _build_index(
         if config.max_memory_bytes is not None and size_bytes > config.max_memory_bytes:
             refused.append(f"{kind} takes {size_bytes} bytes, more than {config.max_memory_bytes}")
             continue
-        index = build_index(kind, vectors, popularity, step=step)
+        with progress(len(vectors), "pictures", "indexing") as step:
+            index = build_index(kind, vectors, popularity, step)
         try:
             tuned = tune(index, vectors, popularity, queries, config.min_recall)
         except RecallTooLow as error:
@@ -157,7 +162,12 @@ def _build_index(
 
 
 def _carry_index(
-    folder: Path, old: Catalogue, rows: PopularRows, vectors: np.ndarray, popularity: np.ndarray, step: Step
+    folder: Path,
+    old: Catalogue,
+    rows: PopularRows,
+    vectors: np.ndarray,
+    popularity: np.ndarray,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Write the old version's index with the new rows in it; what the manifest says of it."""
     was = old.manifest["index"]
@@ -165,7 +175,8 @@ def _carry_index(
         return {"kind": "exact"}
     # A picture is known by its content; one content under two names has one vector, so that any row of it will do.
     known = np.asarray(pc.fill_null(pc.index_in(rows.table["image_id"], value_set=old.rows["image_id"]), -1))
-    new = read_index(old.folder, was["kind"], mapped=False).refilled(known, vectors, popularity, step)
+    with progress(len(vectors), "pictures", "indexing") as step:
+        new = read_index(old.folder, was["kind"], mapped=False).refilled(known, vectors, popularity, step)
     new.write(folder)
     queries = tuning_queries(vectors, None, REFRESH_QUERIES)
     tuned = []

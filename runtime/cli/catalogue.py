@@ -101,10 +101,10 @@ def make_index(args: argparse.Namespace) -> dict[str, Any]:
     root = args.images_root or (
         "." if args.popularity.startswith(PREDICTED) else os.path.dirname(args.popularity) or "."
     )
-    with console.progress(cache.count("images"), "pictures", "indexing") as bar:
-        catalogue, rows = build(
-            args.out, cache, table, config, index, root, args.bundle, predict, cache.text_embeddings(), bar.update
-        )
+    queries = cache.text_embeddings()
+    catalogue, rows = build(
+        args.out, cache, table, config, index, root, args.bundle, predict, queries, console.progress
+    )
     return _report(args, catalogue, rows)
 
 
@@ -119,8 +119,7 @@ def refresh_index(args: argparse.Namespace) -> dict[str, Any]:
     old = Catalogue.open(args.catalogue)
     table, config, predict = _popularity(args, old.identity, PopularityConfig(**old.manifest["popularity"]))
     cache = args.cache and Cache.open(args.cache)
-    with console.progress(len(old), "pictures", "indexing") as bar:
-        catalogue, rows = refresh(args.catalogue, table, cache, config, args.delete, predict, bar.update)
+    catalogue, rows = refresh(args.catalogue, table, cache, config, args.delete, predict, console.progress)
     return _report(args, catalogue, rows)
 
 

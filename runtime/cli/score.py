@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from embed.console import command, say, table, warn
+from embed.console import command, progress, say, table, warn
 from embed.spec import InputError
 
 
@@ -81,7 +81,7 @@ def score_rows(args: argparse.Namespace) -> dict[str, Any]:
     from runtime.scoring.tables import TableConfig, score_table
 
     config = TableConfig(args.image_column, args.prompt_column, args.prompt)
-    summary = score_table(_scorer(args), args.data, args.out, config)
+    summary = score_table(_scorer(args), args.data, args.out, config, progress)
     say(args, f"{summary['rows']} rows scored, {summary['errors']} with an error; written to {args.out}")
     return {"out": str(args.out), **summary}
 

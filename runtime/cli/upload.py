@@ -22,8 +22,6 @@ def upload_catalogue(args: argparse.Namespace) -> dict[str, Any]:
     from runtime.catalogue.reader import Catalogue
 
     catalogue = Catalogue.open(args.catalogue)
-    with console.progress(len(catalogue), "pictures", "uploading") as bar:
-        there = upload(catalogue, args.uri, args.collection, args.index_type, bar.update)
-    there.close()
+    upload(catalogue, args.uri, args.collection, args.index_type, console.progress).close()
     console.say(args, f"{len(catalogue)} pictures in the collection {args.collection} of {args.uri}")
     return {"uri": args.uri, "collection": args.collection, "pictures": len(catalogue)}

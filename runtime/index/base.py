@@ -6,16 +6,15 @@ one. Knows no metadata and no recall.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-ADD_ROWS = 65_536  # at a time
+from embed.progress import Step, no_step
 
-Step = Callable[[int], object]  # told how many rows were added
+ADD_ROWS = 65_536  # at a time
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,7 @@ class Index(ABC):
         """
 
     @abstractmethod
-    def refilled(
-        self, known: np.ndarray, vectors: np.ndarray, popularity: np.ndarray, step: Step = lambda rows: None
-    ) -> "Index":
+    def refilled(self, known: np.ndarray, vectors: np.ndarray, popularity: np.ndarray, step: Step = no_step) -> "Index":
         """An index of other rows, which learns nothing anew; this one is of no more use.
 
         known (n,) int64: which row of this index each is, -1 for new ones. vectors (n, d), popularity (n,).

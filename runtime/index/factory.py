@@ -4,15 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
+from embed.progress import Step, no_step
 from runtime.index import hnsw, ivf
-from runtime.index.base import Index, Step, let_threads_sleep
+from runtime.index.base import Index, let_threads_sleep
 from runtime.index.hnsw import GraphIndex
 from runtime.index.ivf import IvfIndex
 
 KINDS = ("ivf-pq", "ivf-sq", "hnsw")
 
 
-def build_index(kind: str, vectors: np.ndarray, popularity: np.ndarray, step: Step = lambda rows: None) -> Index:
+def build_index(kind: str, vectors: np.ndarray, popularity: np.ndarray, step: Step = no_step) -> Index:
     """An index of (n, d) float16 vectors and (n,) percentiles."""
     let_threads_sleep()
     if kind == "hnsw":

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from embed.files import atomic_write
-from runtime.index.base import ADD_ROWS, Effort, Index, Step, read_faiss, selector, write_faiss
+from embed.progress import Step, no_step
+from runtime.index.base import ADD_ROWS, Effort, Index, read_faiss, selector, write_faiss
 
 LINKS = 32  # of a picture
 BUILD_EFFORT = 100
@@ -69,7 +70,7 @@ class GraphIndex(Index):
         return np.where(found >= 0, self._nodes[found], -1)
 
     def refilled(
-        self, known: np.ndarray, vectors: np.ndarray, popularity: np.ndarray, step: Step = lambda rows: None
+        self, known: np.ndarray, vectors: np.ndarray, popularity: np.ndarray, step: Step = no_step
     ) -> "GraphIndex":
         """The same nodes with new popularities, and nodes for the rows that have none. The links stay: they join
         similar pictures, whatever is popular by now."""

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from embed.files import atomic_write
-from runtime.index.base import ADD_ROWS, Effort, Index, Step, read_faiss, selector, write_faiss
+from embed.progress import Step, no_step
+from runtime.index.base import ADD_ROWS, Effort, Index, read_faiss, selector, write_faiss
 from runtime.index.blend import to_float32
 
 # Percentiles at which a cell is split: the higher the weight, the fewer and more popular the pictures among which the
@@ -193,7 +194,7 @@ class IvfIndex(Index):
         return found
 
     def refilled(
-        self, known: np.ndarray, vectors: np.ndarray, popularity: np.ndarray, step: Step = lambda rows: None
+        self, known: np.ndarray, vectors: np.ndarray, popularity: np.ndarray, step: Step = no_step
     ) -> "IvfIndex":
         cells = np.empty(len(vectors), np.int32)
         cells[known >= 0] = self._cells[known[known >= 0]]

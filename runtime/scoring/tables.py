@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed.console import progress
 from embed.files import atomic_write, write_json
+from embed.progress import Progress, silent
 from embed.spec import InputError
 
 if TYPE_CHECKING:
@@ -39,7 +39,9 @@ class TableConfig:
     prompt: str | None = None
 
 
-def score_table(scorer: "Scorer", source: Path, out: Path, config: TableConfig) -> dict[str, Any]:
+def score_table(
+    scorer: "Scorer", source: Path, out: Path, config: TableConfig, progress: Progress = silent
+) -> dict[str, Any]:
     """Score every row of a parquet file into the folder `out`; returns what manifest.json holds.
 
     The image column holds paths, relative to the table's folder, or bytes, or {bytes, path} as Hugging Face datasets
@@ -55,7 +57,7 @@ def score_table(scorer: "Scorer", source: Path, out: Path, config: TableConfig) 
         _check_columns(table, scorer, source, config)
         _claim(out, _job(scorer, source, table, config))
         errors = 0
-        with progress(table.metadata.num_rows, "rows", "scoring") as bar:
+        with progress(table.metadata.num_rows, "rows", "scoring") as step:
             for group in range(table.metadata.num_row_groups):
                 rows = table.metadata.row_group(group).num_rows
                 paths = [out / f"part-{group:05d}-{number:03d}.parquet" for number in range(-(-rows // ROWS))]
@@ -64,9 +66,9 @@ def score_table(scorer: "Scorer", source: Path, out: Path, config: TableConfig) 
                     for path, batch in zip(paths, batches, strict=True):
                         if not path.exists():
                             _write_part(path, score_batch(scorer, batch, source.parent, config))
-                        bar.update(len(batch))
+                        step(len(batch))
                 else:
-                    bar.update(rows)
+                    step(rows)
                 errors += sum(pq.read_metadata(path).num_rows - _scored(path) for path in paths)
     summary = {"format": FORMAT, "rows": table.metadata.num_rows, "errors": errors}
     write_json(out / "manifest.json", summary)

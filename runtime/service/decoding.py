@@ -17,8 +17,8 @@ from multiprocessing.connection import Connection
 import numpy as np
 from numpy.typing import NDArray
 
-from embed.console import silence_libraries
 from embed.inputs.images import ImageError, Limits, load_pixels
+from embed.process.child import silence_libraries
 from embed.spec import Preprocess
 
 ATTEMPTS = 2

@@ -2,10 +2,15 @@
 
 import argparse
 import json
+import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import tqdm
+from paths import ROOT
 
 from embed import console
 from embed.spec import InputError
@@ -64,7 +69,60 @@ def test_a_table_is_aligned() -> None:
     assert console.table(["a", "b"], [["long", 1], ["x", 1000]]) == ["a        b", "long     1", "x     1000"]
 
 
-def test_unknown_names_list_near_ones() -> None:
-    assert str(console.unknown_name("model", "startr", ["starter", "other"])) == (
-        "unknown model 'startr'; near names: starter"
-    )
+def test_what_the_library_logs_is_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    ours, others = logging.getLogger("heads.training.folds"), logging.getLogger("headstrong")
+
+    def command(args: argparse.Namespace) -> Any:
+        for logger in (ours, others):
+            logger.debug("for us")
+            logger.info("fold 1 of %d", 3)
+            logger.warning("2 rows left out")
+
+    for _ in range(2):  # the handlers of one run are gone at the next
+        assert run(command) == 0
+        assert capsys.readouterr() == ("", "fold 1 of 3\nwarning: 2 rows left out\n")
+    package = logging.getLogger("heads")
+    assert (package.handlers, package.level, package.propagate) == ([], logging.NOTSET, True)
+
+
+def test_the_service_keeps_its_own_log() -> None:
+    """As one JSON object a line, in which no line of the library appears again."""
+    code = """
+import argparse, logging
+from embed import console
+from runtime.cli.serve import log_json_lines
+
+def serve(args):
+    log_json_lines()
+    logging.getLogger("plaudit.service").info("reloaded")
+    logging.getLogger("embed.engines.sessions").warning("CUDA did not start")
+
+parser = argparse.ArgumentParser()
+console.command(parser.add_subparsers(), "serve", serve, "")
+console.main(parser, ["serve"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    service, library = done.stderr.splitlines()
+    assert json.loads(service)["event"] == "reloaded" and library == "warning: CUDA did not start"
+
+
+class Eager(tqdm.tqdm):
+    """A bar that shows itself at once, at every step."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**options, "delay": 0, "mininterval": 0})
+
+
+def test_long_work_draws_a_bar_on_stderr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        with console.progress(7, "rows", "merging") as step:
+            step(2)
+            step(5, "failures=3")
+
+    work()
+    assert capsys.readouterr() == ("", ""), "short work has none"
+    monkeypatch.setattr("tqdm.tqdm", Eager)
+    work()
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("\rmerging") and "| 2/7 " in err
+    assert "| 7/7 " in err and err.rstrip().endswith("failures=3]")

@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from export_tiny import ImageOnly, head_manifest, tiny_backbone, tiny_head, write_pictures
+from progress_told import Told
 
 from embed.spec import IdentityMismatch, InputError
 from export import bundle_writer, measure
@@ -63,7 +64,8 @@ def test_score_differs_from_torch_by_rounding_alone(bundle: Path, tmp_path: Path
 def test_same_head_gives_same_bytes(tmp_path: Path) -> None:
     backbone, head = tiny_backbone(), ImageOnly().eval()
     for name in ("one", "two"):
-        export_bundle(tmp_path / name, backbone, head, head_manifest(backbone), ExportConfig())
+        export_bundle(tmp_path / name, backbone, head, head_manifest(backbone), ExportConfig(), told := Told())
+    assert told.works["export"].whole() and "comparing with torch" in told.works["export"].notes
     first, second = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert first == second
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]  # nothing temporary is left

@@ -1,5 +1,6 @@
 """What tests ask of another process, in a module that imports nothing heavy."""
 
+import logging
 import os
 import signal
 import time
@@ -10,6 +11,11 @@ from embed.spec import InputError
 
 def reject(what: str) -> None:
     raise InputError(f"no {what}")
+
+
+def warn(text: str) -> int:
+    logging.getLogger(f"{__name__}.there").warning("%s, told by %s", text, object)
+    return len(text)
 
 
 def die() -> None:

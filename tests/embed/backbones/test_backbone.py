@@ -67,9 +67,9 @@ def test_towers_equal_open_clip(kind: str, tmp_path: Path) -> None:
     assert_equals_open_clip(load_backbone(Source(source)), model.eval(), transform, open_clip.get_tokenizer(source))
 
 
-def test_a_real_architecture_equals_open_clip(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_real_architecture_equals_open_clip(caplog: pytest.LogCaptureFixture) -> None:
     backbone = load_backbone(Source("ViT-B/32", "random:3"))
-    assert "random weights (seed 3)" in capsys.readouterr().err
+    assert "random weights (seed 3)" in caplog.text
     assert backbone.identity.model == "ViT-B-32"
     torch.manual_seed(3)
     model = open_clip.CLIP(**open_clip.get_model_config("ViT-B-32")).eval()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from backbone_folders import make_folder
 from embed_fakes import InlinePool, Table, colors, folder_bytes, picture
+from progress_told import Told
 
 from embed.backbones.backbone import Backbone
 from embed.backbones.load import load_backbone
@@ -18,7 +19,6 @@ from embed.cache.store import METADATA, Cache, CacheWriter
 from embed.cli.main import main
 from embed.files import content_id
 from embed.inputs.decoding import Chunk, Picture
-from embed.jobs.build import Reporter
 from embed.jobs.merge import merge_caches
 from embed.jobs.run import _table, embed_images
 from embed.modes import WHOLE, parse_mode
@@ -82,7 +82,7 @@ def extend(path: Path, backbone: Backbone, config: BoundaryConfig, pool: Pool | 
     with CacheWriter(path, backbone.identity, backbone.source) as writer:
         work = plan_boundary(writer, backbone, config)
         pool = pool or Pool(backbone.identity.preprocess.size)
-        return add_boundary(writer, [table(n)], work, pool, config, Reporter())
+        return add_boundary(writer, [table(n)], work, pool, config)
 
 
 def exact(backbone: Backbone, n: int = 70) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -133,14 +133,15 @@ def activations(cache: Cache, side: str, keys: list[str], dtype: str) -> Any:
 
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 def test_merged_caches_keep_what_all_of_them_have(
-    dtype: str, tmp_path: Path, backbone: Backbone, capsys: pytest.CaptureFixture[str]
+    dtype: str, tmp_path: Path, backbone: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts = {"a": slice(0, 4), "b": slice(None, 1, -1)}
     for name, part in parts.items():
         fill(tmp_path / name, backbone, 7, part)
         extend(tmp_path / name, backbone, BoundaryConfig(MODE, dtype), n=7)
-    inputs, out = [tmp_path / "b", tmp_path / "a"], tmp_path / "ba"
-    merge_caches(inputs, out)
+    inputs, out, told = [tmp_path / "b", tmp_path / "a"], tmp_path / "ba", Told()
+    merge_caches(inputs, out, told)
+    assert told.works["merging"].whole()
     merged = Cache.open(out)
     for side, keys in (("images", [f"p{i}.png" for i in range(7)]), ("prompts", PROMPTS)):
         assert merged.count(side) == len(keys)
@@ -155,13 +156,12 @@ def test_merged_caches_keep_what_all_of_them_have(
         assert merged.boundaries[f"{side}/boundary_1_{dtype}"]["certificate"]["cosine_min"] == worst
     before = folder_bytes(out)
     merge_caches(inputs, out)
-    assert folder_bytes(out) == before and not capsys.readouterr().err
+    assert folder_bytes(out) == before and not caplog.messages
     fill(tmp_path / "bare", backbone, 7)
     merge_caches([*inputs, tmp_path / "bare"], tmp_path / "mixed")
     assert not Cache.open(tmp_path / "mixed").boundaries
-    assert capsys.readouterr().err.splitlines() == [
-        f"warning: {side}/boundary_1_{dtype} is left out, as it is not in {tmp_path / 'bare'}"
-        for side in ("images", "prompts")
+    assert caplog.messages == [
+        f"{side}/boundary_1_{dtype} is left out, as it is not in {tmp_path / 'bare'}" for side in ("images", "prompts")
     ]
 
 

@@ -8,11 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from embed_fakes import colors, folder_bytes, picture
+from progress_told import Told
 
 from embed import files
 from embed.backbones import load
 from embed.cache.store import Cache
 from embed.cli import main
+from embed.jobs.verify import damaged_files
 
 TORCH = ("--engine", "torch", "--precision", "fp32", "--device", "cpu", "--workers", "1")
 
@@ -154,6 +156,8 @@ def test_verify_embeds_a_sample_again_and_finds_changed_bytes(table: Path, capsy
     result = json.loads(capsys.readouterr().out)
     assert result["images"]["compared"] == 3 and result["images"]["cosine_min"] > 0.99999
     assert result["prompts"]["compared"] == 3 and result["prompts"]["cosine_min"] > 0.99999
+    assert damaged_files(Cache.open(out), told := Told()) == []
+    assert told.works["hashes"].total == result["files"] and told.works["hashes"].whole()
     shard = out / "images" / "img_emb" / "img_emb_0000.npy"
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1

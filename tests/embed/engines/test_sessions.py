@@ -79,13 +79,13 @@ class Dropping:
 
 
 def test_provider_that_does_not_start_is_an_error_where_asked_for(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sessions, "require_onnxruntime", lambda: Dropping)
     with pytest.raises(InputError, match="CUDAExecutionProvider did not start"):
         sessions.open_session(b"", ["cuda"])
     sessions.open_session(b"")
-    assert "CUDAExecutionProvider did not start" in capsys.readouterr().err
+    assert "CUDAExecutionProvider did not start" in caplog.text
 
 
 def test_damaged_graph_names_its_file(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import embed_tiny
 from embed.backbones import load
 from embed.jobs import build
-from embed.jobs.build import BuildConfig, Reporter, build_cache
+from embed.jobs.build import BuildConfig, build_cache
 from embed.engines.choice import Wanted
 from embed.spec import Source
 if __name__ == "__main__":
@@ -34,7 +34,7 @@ if __name__ == "__main__":
         build_cache(BuildConfig(
             (f"{folder}/{table}",), Path(folder, out), Source("tiny"), wanted=Wanted("onnx", "fp32", "cpu"),
             workers=1, batch_size=8, ray=ray,
-        ), Reporter())
+        ))
     cache("all.parquet", "local", False)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     cluster.add_node(num_cpus=1)

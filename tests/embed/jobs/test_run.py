@@ -74,6 +74,20 @@ def test_a_second_table_adds_only_what_is_new(tmp_path: Path) -> None:
     assert Cache.open(tmp_path / "c").image_rows([f"k{i}" for i in range(6)]).tolist() == list(range(6))
 
 
+def test_every_record_is_a_step(tmp_path: Path) -> None:
+    rows = [("gone", tmp_path / "gone.png"), *((f"k{i}", picture(c)) for i, c in enumerate([*colors(5), *colors(2)]))]
+    told: list[tuple[int, str]] = []
+    with CacheWriter(tmp_path / "c", IDENTITY, SOURCE) as writer:
+        for _ in range(2):  # what is known is done as well
+            tables = [Table(rows, ["a", "b", "a"])]
+            module.embed_images(tables, writer, FakeEncoder(), InlinePool(), step=lambda *of: told.append(of))
+            assert (sum(done for done, _ in told), told[-1][1]) == (8, "failures=1")
+            told.clear()
+            module.embed_prompts(tables, writer, FakeEncoder(), step=lambda done=1, note="": told.append((done, note)))
+            assert sum(done for done, _ in told) == 3
+            told.clear()
+
+
 def test_an_unchanged_file_is_not_read_again(tmp_path: Path) -> None:
     table = write_pictures(tmp_path / "p", 5)
     run(tmp_path / "c", table)

@@ -50,6 +50,14 @@ def test_answers_and_errors_come_back_as_they_are_with_where_they_arose() -> Non
     assert "in reject" in caught.value.__notes__[0]
 
 
+def test_its_warnings_are_logged_here(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call_apart(apart_calls.warn, "weights are random") == 18
+    (record,) = caplog.records
+    assert record.name == "apart_calls.there" and record.levelname == "WARNING"
+    assert record.getMessage() == f"weights are random, told by {object}"
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_process_that_is_killed_is_an_error_that_says_what_to_do() -> None:
     with pytest.raises(InputError, match=r"exit code -9.*--engine torch --precision fp32"):
         call_apart(apart_calls.die)

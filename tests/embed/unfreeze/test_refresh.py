@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 import unfreeze_tiny as tiny
+from progress_told import Told
 
 from embed.backbones.backbone import Backbone
 from embed.backbones.delta import save_delta, tuned_source
@@ -56,7 +57,8 @@ def tuned(tmp_path: Path) -> Path:
 
 
 def test_vectors_are_the_tuned_backbones_and_the_rest_is_kept(tuned: Path, tmp_path: Path) -> None:
-    assert refresh_cache(tmp_path / "cache", tuned, tmp_path / "new") == {
+    told = Told()
+    assert refresh_cache(tmp_path / "cache", tuned, tmp_path / "new", progress=told) == {
         "cache": str(tmp_path / "new"), "images": tiny.PICTURES, "prompts": 2}  # fmt: skip
     old, new = Cache.open(tmp_path / "cache"), Cache.open(tmp_path / "new")
     backbone = load_backbone(tuned_source(tuned))
@@ -69,9 +71,11 @@ def test_vectors_are_the_tuned_backbones_and_the_rest_is_kept(tuned: Path, tmp_p
     for mine, theirs in ((new.metadata("images"), old.metadata("images")), (new.keys(), old.keys())):
         assert mine.equals(theirs)
     assert new.identity == backbone.identity and new.source == tuned_source(tuned)
+    assert told.works["refreshing"].total == tiny.PICTURES + 2 and told.works["refreshing"].whole()
     # Again, or after a kill, there is nothing left to do.
     before = (tmp_path / "new" / "images" / "img_emb" / "img_emb_0001.npy").stat().st_mtime_ns
-    refresh_cache(tmp_path / "cache", tuned, tmp_path / "new")
+    refresh_cache(tmp_path / "cache", tuned, tmp_path / "new", progress=told)
+    assert told.works["refreshing"].whole()
     assert (tmp_path / "new" / "images" / "img_emb" / "img_emb_0001.npy").stat().st_mtime_ns == before
 
 

@@ -66,21 +66,19 @@ def test_its_own_split_is_found_again(tmp_path: Path, cache: Cache) -> None:
     assert single.rows == round(0.2 * ROWS)
 
 
-def test_of_other_rows_only_the_unseen_are_left(
-    tmp_path: Path, cache: Cache, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_of_other_rows_only_the_unseen_are_left(tmp_path: Path, cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
     head = save(tmp_path / "head", cache, SplitConfig(by="half", folds=2), range(4))
     order = np.arange(ROWS)[::-1].copy()
     held = hold_out(head, cache, labels(order))
     assert not held.own_split
     np.testing.assert_array_equal(held.split.fold, np.where(order < 4, -1, 0))
     assert [h.layer.bias.item() for h in held.heads] == [0]
-    warning = capsys.readouterr().err
+    warning = caplog.text
     assert "4 of 12 rows" in warning and "(4 pictures, 0 prompts): they are left out" in warning
 
     everything = hold_out(head, cache, labels(order), everything=True)
     assert everything.rows == ROWS and everything.seen_rows == 4
-    assert "not an honest test" in capsys.readouterr().err
+    assert "not an honest test" in caplog.text
     for rows in (labels(order), labels(order[::-1])):  # the second is its own table, of which everything is asked
         with pytest.raises(InputError, match="4 of 12 rows"):
             hold_out(head, cache, rows, everything=True, strict=True)

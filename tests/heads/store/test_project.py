@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from heads_tiny import DIM, identity, make_cache
+from progress_told import Told
 
 from embed.cache.store import Cache
 from embed.spec import IdentityMismatch, InputError
@@ -51,7 +52,8 @@ def test_the_space_has_an_identity_of_its_own(tmp_path: Path) -> None:
 def test_run_again_it_adds_nothing(tmp_path: Path) -> None:
     cache = make_cache(tmp_path / "cache", ["a", "b"], ["x"])
     for _ in range(2):
-        project_cache(cache, trained(), identity(), tmp_path / "out")
+        project_cache(cache, trained(), identity(), tmp_path / "out", told := Told())
+        assert told.works["projecting"].total == 3 and told.works["projecting"].whole()
     moved = Cache.open(tmp_path / "out")
     assert (moved.count("images"), moved.count("prompts"), len(moved.keys())) == (2, 1, 2)
 

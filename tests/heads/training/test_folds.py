@@ -60,12 +60,12 @@ def test_rounds_keep_held_out_and_validation_pictures_from_every_part() -> None:
     assert sorted(kept_aside) == sorted(image[given.labels.items[rows, 0]])
 
 
-def test_every_fold_and_the_head_itself_know_what_they_saw() -> None:
+def test_every_fold_and_the_head_itself_know_what_they_saw(caplog: pytest.LogCaptureFixture) -> None:
     given = task()
-    told: list[str] = []
-    trained = train_heads(given, report=told.append)
+    with caplog.at_level("INFO"):
+        trained = train_heads(given)
     assert len(trained.fold_heads) == 4
-    assert told == [f"fold {fold + 1}: 30 rows to train on, 10 held out" for fold in range(4)]
+    assert caplog.messages == [f"fold {fold + 1}: 30 rows to train on, 10 held out" for fold in range(4)]
     assert trained.rows.tolist() == list(range(ROWS))
     assert [len(rows) for rows in trained.other_rows] == [ROWS]
     assert trained.chosen["penalty"] == 1e-2
@@ -95,15 +95,17 @@ def validated(one: Task, head: Head) -> float:
     return float(np.mean(found))
 
 
-def test_rows_for_validation_choose_the_epoch_and_the_head_is_the_one_they_chose() -> None:
+def test_rows_for_validation_choose_the_epoch_and_the_head_is_the_one_they_chose(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     one, rows = chosen_by_validation("fusion", epochs=6, patience=6, batch_size=60, learning_rate=1e-2)
-    told: list[str] = []
     stages: list[str] = []
-    trained = train_heads(replace(one, observe=lambda stage, *_: stages.append(stage)), report=told.append)
+    with caplog.at_level("INFO"):
+        trained = train_heads(replace(one, observe=lambda stage, *_: stages.append(stage)))
     assert set(stages) == {"head-choosing"}, "nothing is trained twice"
     assert trained.rows.tolist() == rows.tolist() and len(rows) == 180
-    assert told == ["head: 180 rows to train on, 20 held out and 20 for validation, 80 left out for a picture or"
-                    " prompt they share with those"]  # fmt: skip
+    assert caplog.messages == ["head: 180 rows to train on, 20 held out and 20 for validation, 80 left out for a"
+                               " picture or prompt they share with those"]  # fmt: skip
     # The training on all those rows, stopped at each epoch.
     examples, accuracies = examples_for("preference", one.labels, rows, np.random.default_rng(0)), []
     for epochs in range(1, 7):

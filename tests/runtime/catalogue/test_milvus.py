@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from catalogue_fakes import make_cache, make_catalogue, make_labels, unit_vectors
+from progress_told import Told
 
 from embed.spec import IdentityMismatch, InputError
 from runtime.catalogue.queries import Wish, find
@@ -67,8 +68,8 @@ def test_an_upload_follows_a_refresh(tmp_path):
     local = make_catalogue(tmp_path, VECTORS, make_labels(N))
     upload(local, str(tmp_path / "m.db")).close()
     fresh, _ = refresh(local.path, make_labels(N, seed=1), delete=["p7.png"])
-    milvus = upload(fresh, str(tmp_path / "m.db"))
-    assert len(milvus) == N - 1
+    milvus = upload(fresh, str(tmp_path / "m.db"), progress=(told := Told()))
+    assert len(milvus) == told.works["uploading"].total == N - 1 and told.works["uploading"].whole()
     queries = unit_vectors(10, 16, seed=8)
     assert [[hit.key for hit in hits] for hits in fresh.search(queries, 10, 1.0)] == [
         [hit.key for hit in hits] for hits in milvus.search(queries, 10, 1.0)

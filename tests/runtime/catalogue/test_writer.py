@@ -18,6 +18,7 @@ from catalogue_fakes import (
     unit_vectors,
 )
 from paths import HELPERS, ROOT
+from progress_told import Told
 
 from embed.spec import IdentityMismatch, InputError
 from runtime.catalogue import writer as module
@@ -58,7 +59,9 @@ def catalogue(request, tmp_path, monkeypatch):
 
 def test_a_refresh_is_what_an_index_from_scratch_would_be(catalogue, tmp_path):
     labels = make_labels(1500, seed=1)
-    fresh, _ = refresh(catalogue.path, labels)
+    fresh, _ = refresh(catalogue.path, labels, progress=(told := Told()))
+    rows = {"exact": None, "hnsw": 0}.get(catalogue.manifest["index"]["kind"], 1500)  # a graph's nodes stay
+    assert [(one.total, sum(one.steps)) for one in told.works.values()] == ([] if rows is None else [(1500, rows)])
     check(fresh)
     scratch = make_catalogue(tmp_path / "other", VECTORS, labels)
     assert same(fresh, scratch)

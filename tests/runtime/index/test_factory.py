@@ -94,7 +94,9 @@ def test_new_popularities_pictures_and_deletions(data, kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_written_is_read_and_as_large_as_foretold(data, kind, tmp_path):
     _, _, queries = data
-    built = build_index(kind, *data[:2])
+    steps: list[int] = []
+    built = build_index(kind, *data[:2], steps.append)
+    assert sum(steps) == N
     built.write(tmp_path)
     weights, effort = np.full(len(queries), 0.3, np.float32), Effort(60, 64)
     found = read_index(tmp_path, kind).candidates(queries, weights, effort)

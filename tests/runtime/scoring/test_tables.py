@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from export_tiny import write_pictures
+from progress_told import Told
 
 from embed.spec import InputError
 from runtime.scoring import tables
@@ -89,8 +90,9 @@ def test_a_stopped_job_goes_on_where_it_was_and_ends_the_same(
     assert not (tmp_path / "out" / "manifest.json").exists()
     again: list[int] = []
     monkeypatch.setattr(tables, "score_batch", lambda *args: again.append(1) or actual(*args))
-    score_table(scorer, table, tmp_path / "out", TableConfig())
-    assert len(again) == 3
+    for _ in range(2):  # the second finds nothing to do
+        score_table(scorer, table, tmp_path / "out", TableConfig(), told := Told())
+        assert len(again) == 3 and told.works["scoring"].whole()
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
 

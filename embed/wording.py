@@ -1,0 +1,37 @@
+"""How our messages put things: names, lists of them, and the errors of others, each in one line."""
+
+from collections.abc import Iterable
+
+from embed.spec import InputError
+
+NOUN = {"images": "pictures", "prompts": "prompts"}  # what people read of a cache's two sides
+
+
+def one_line(error: Exception) -> str:
+    """The error's message without line breaks; an OSError names its file."""
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    else:
+        text = str(error)
+    return " ".join(text.split())
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text: torch and the hubs write many."""
+    return str(error).partition("\n")[0].strip()
+
+
+def few(names: Iterable[str]) -> str:
+    """The first four, and how many more there are."""
+    first, rest = list(names)[:4], list(names)[4:]
+    return ", ".join(first) + (f" and {len(rest)} more" if rest else "")
+
+
+def unknown_name(what: str, got: str, known: Iterable[str]) -> InputError:
+    """An error that lists the names nearest to what was typed."""
+    import difflib
+
+    names = sorted(known)
+    near = difflib.get_close_matches(got, names, n=5, cutoff=0.4)
+    hint = f"near names: {', '.join(near)}" if near else f"known: {', '.join(names[:20])}"
+    return InputError(f"unknown {what} {got!r}; {hint}")
