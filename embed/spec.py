@@ -5,13 +5,19 @@ Standard library only. Nothing here reads a file, loads a model or knows an arra
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
+
+Side = Literal["images", "prompts"]  # of a cache, and of what a backbone is fed
+Feature = Literal["projected", "pooled"]  # of a picture tower: in the space shared with text, and before it
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+ResizeMode = Literal["shortest", "longest", "squash"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 # Raised whenever the same picture or prompt, under the same weights, would become another vector.
 PIPELINE_VERSION = 1
 
-RESIZE_MODES = ("shortest", "longest", "squash")
-INTERPOLATIONS = ("bicubic", "bilinear")
+RESIZE_MODES = get_args(ResizeMode)
+INTERPOLATIONS = get_args(Interpolation)
 
 
 class InputError(ValueError):
@@ -30,8 +36,8 @@ class Preprocess:
     """How a decoded picture becomes uint8 pixels (h, w, 3), and how the backbone then normalises them."""
 
     size: tuple[int, int]  # height, width in pixels
-    resize_mode: str
-    interpolation: str
+    resize_mode: ResizeMode
+    interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fill_color: int = 0  # of the border that `longest` leaves
