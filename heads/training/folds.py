@@ -151,8 +151,8 @@ def _train_one(task: Task, rows: np.ndarray, held_out: np.ndarray, name: str) ->
             if task.observe:
                 task.observe(stage, epoch, record)
 
-        head = task.new_head()
-        return head, fit(head, task.features, parts, validation, task.config, epochs, observe, task.checkpoints, stage)
+        head, saved = task.new_head(), task.checkpoints and task.checkpoints.part(stage)
+        return head, fit(head, task.features, parts, validation, task.config, epochs, observe, saved)
 
     ((parts, validation),) = validation_rounds(task, rows, held_out, rng, 1)
     head, history = run(f"{name}-choosing", parts, validation, None)
