@@ -102,7 +102,7 @@ def train(args: argparse.Namespace, kind: str, path: Path) -> dict[str, Any]:
     from embed.modes import parse_mode
     from heads.data.comparisons import Pairs
     from heads.unfreeze.model import unfrozen
-    from heads.unfreeze.train import Data, Trainer, UnfreezeConfig
+    from heads.unfreeze.train import Data, UnfreezeConfig, new_loop
 
     libraries = _resident_mib("VmRSS")
     torch.set_num_threads(args.threads)
@@ -118,13 +118,7 @@ def train(args: argparse.Namespace, kind: str, path: Path) -> dict[str, Any]:
     if kind == "original":
         step = _original(cache, backbone, mode, data, pairs, config)
     else:
-        trainer = Trainer(unfrozen(cache, backbone, mode, live=kind == "live"), data, config)
-
-        def step() -> float:
-            loss = trainer._one_step()
-            trainer.step += 1
-            return loss
-
+        step = new_loop(unfrozen(cache, backbone, mode, live=kind == "live"), data, config).take_step
     seconds, processors, losses = [], [], []
     whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

@@ -81,9 +81,10 @@ def finetune(args: argparse.Namespace) -> dict[str, Any]:
     from embed.unfreeze.fill import BoundaryConfig, extend_cache
     from heads.cli.unfreeze import write_checkpoint
     from heads.data.comparisons import match_labels
+    from heads.training.loop import Loop
     from heads.training.objectives import examples_for
     from heads.unfreeze.model import unfrozen
-    from heads.unfreeze.train import Data, Trainer, UnfreezeConfig
+    from heads.unfreeze.train import Data, UnfreezeConfig, train
     from heads.unfreeze.tune import same_backbone
 
     config = UnfreezeConfig(
@@ -102,7 +103,7 @@ def finetune(args: argparse.Namespace) -> dict[str, Any]:
     backbone = same_backbone(cache)
     state = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     free = unfrozen(cache, backbone, mode, device=resolve_device(args.device))
-    train = examples_for(config.loss, labels, np.arange(len(labels)), np.random.default_rng(config.seed))
+    examples = examples_for(config.loss, labels, np.arange(len(labels)), np.random.default_rng(config.seed))
     written: list[str] = []
 
     def write(name: str) -> None:
@@ -110,17 +111,19 @@ def finetune(args: argparse.Namespace) -> dict[str, Any]:
         write_checkpoint(args.save_folder / name, published_state({**state, **moved}))
         written.append(name)
 
-    def on_step(epoch: int, step: int) -> None:
+    def on_step(loop: Loop) -> None:
+        epoch, step = (loop.step - 1) // loop.epoch_steps, loop.step
         if step % SAVE_STEPS == 0:
             write(f"clip_epoch_{epoch}_global_step_{step}.pth")
-        if step % trainer.epoch_steps == 0:
+        if loop.between_epochs:
             write(f"clip_epoch_{epoch}_global_step_final.pth")
             write(f"clip_epoch_{epoch}_global_step_{step}.pth")
 
-    trainer = Trainer(free, Data(labels.image, labels.prompt, train), config, args.save_folder, on_step=on_step)
-    history = trainer.run(progress=progress)
-    (args.save_folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    losses = [record["train_loss"] for record in history[1:]]
+    data = Data(labels.image, labels.prompt, examples)
+    loop = train(free, data, config, Path(f"{args.save_folder}.checkpoints"), on_step, progress)
+    if loop.checkpoints:
+        loop.checkpoints.clear()
+    losses = [record["train_loss"] for record in loop.history[1:]]
     say(args, *(f"epoch {epoch}: loss {loss:.5f}" for epoch, loss in enumerate(losses)), f"written: {args.save_folder}")
     return {"save_folder": str(args.save_folder), "rows": len(labels), "train_loss": losses, "checkpoints": written}
 

@@ -100,7 +100,7 @@ def unfreeze(args: argparse.Namespace) -> dict[str, Any]:
         min_ratio=args.min_ratio,
         live=args.live,
         device=device,
-        folder=args.out,
+        folder=Path(f"{args.out}.checkpoints"),
         ranks=ranks,
         progress=progress,
     )

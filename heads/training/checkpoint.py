@@ -1,11 +1,11 @@
-"""The state of a training that can be killed anywhere: one file a stage, in a folder beside the head.
+"""The state of a training that can be killed anywhere: one file for each of its parts, in a folder beside its result.
 
-STAGE.pt    tensors, numbers and text, as torch writes them, and read without running anything; `identity` says which
-            training they belong to
+PART.pt    tensors, numbers and text, as torch writes them, and read without running anything; `identity` says which
+           training they belong to
 """
 
-import pickle
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,13 @@ import torch
 from embed.files import write_with
 from embed.spec import InputError
 
-EVERY_S = 60.0  # at most so often, so that writing costs short trainings nothing
+FORMAT = 2  # of the states; a training goes on only from its own
+# At most so often, so that writing costs trainings little; less often in proportion where it takes longer than that.
+EVERY_S, WRITING_S = 60.0, 3.0
 
 
 class Checkpoints:
-    """Stages of one training. `identity` is anything that only the same training of the same data has."""
+    """The file of one part of a training. `identity` is anything that only the same training of the same data has."""
 
     def __init__(
         self,
@@ -27,47 +29,51 @@ class Checkpoints:
         identity: str,
         every_s: float | None = None,
         clock: Callable[[], float] = time.monotonic,
-        prefix: str = "",
+        name: str = "training",
     ) -> None:
-        self.folder, self.identity, self.clock, self.prefix = folder, identity, clock, prefix
+        self.folder, self.identity, self.clock, self.name = folder, identity, clock, name
         self.every_s = EVERY_S if every_s is None else every_s
-        self._written = clock()
+        self._path, self._written, self._took_s = folder / f"{name}.pt", clock(), 0.0
 
-    def part(self, prefix: str) -> "Checkpoints":
-        """The same folder for stages whose names begin with `prefix`."""
-        return Checkpoints(self.folder, self.identity, self.every_s, self.clock, f"{self.prefix}{prefix}-")
+    def part(self, name: str) -> "Checkpoints":
+        """Those of a part of this training, in the same folder."""
+        return Checkpoints(self.folder, self.identity, self.every_s, self.clock, f"{self.name}-{name}")
 
-    def load(self, stage: str) -> dict[str, Any] | None:
-        """The stage's last state; None where nothing was saved. InputError for one of another training."""
-        path = self._path(stage)
-        if not path.exists():
+    def load(self) -> dict[str, Any] | None:
+        """The last state, on the CPU; None where nothing was saved. Raises InputError if the file is damaged, or of
+        another training."""
+        if not self._path.exists():
             return None
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            identity = state.pop("identity")
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError):
-            raise InputError(f"{path} is damaged; train again without --resume") from None
-        if identity != self.identity:
-            raise InputError(
-                f"{path} is of another training (its options or its data were others); train again without --resume"
-            )
-        return state
+        anew = f"to train anew, remove {self.folder}"
+        with open(self._path, "rb") as file:
+            try:
+                if damaged := zipfile.ZipFile(file).testzip():  # torch checks no sums
+                    raise zipfile.BadZipFile(damaged)
+                file.seek(0)
+                saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+                identity = saved.pop("identity")
+            except Exception:  # what is damaged raises whatever it leads to
+                raise InputError(f"{self._path} is damaged; {anew}") from None
+        if identity != [FORMAT, self.identity]:
+            changed = "its options, its data or plaudit's version were others"
+            raise InputError(f"{self._path} is of another training ({changed}); {anew}")
+        return saved
 
     def due(self) -> bool:
         """Whether the last state was written long enough ago."""
-        return self.clock() - self._written >= self.every_s
+        return self.clock() - self._written >= self.every_s * max(1.0, self._took_s / WRITING_S)
 
-    def save(self, stage: str, state: Mapping[str, Any]) -> None:
-        """Replace the stage's state, whole or not at all."""
-        write_with(self._path(stage), lambda file: torch.save({**state, "identity": self.identity}, file))
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace the last state, whole or not at all."""
+        start = self.clock()
+        saved = {**state, "identity": [FORMAT, self.identity]}
+        write_with(self._path, lambda file: torch.save(saved, file))
         self._written = self.clock()
+        self._took_s = self._written - start
 
     def clear(self) -> None:
-        """Remove all stages: the training has ended, or begins anew."""
-        for path in self.folder.glob("*.pt"):
+        """Remove the states of all parts: the training has ended, or begins anew."""
+        for path in self.folder.glob("*.pt*"):  # what a killed process was writing included
             path.unlink()
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
-
-    def _path(self, stage: str) -> Path:
-        return self.folder / f"{self.prefix}{stage}.pt"

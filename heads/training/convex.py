@@ -15,7 +15,8 @@ from embed.spec import InputError
 from heads.data.comparisons import Pairs, expected_accuracy
 from heads.data.features import Features
 from heads.models import Convex
-from heads.training.objectives import OBJECTIVES, Diverged, Part, items_of
+from heads.training.loop import Diverged
+from heads.training.objectives import OBJECTIVES, Part, items_of
 from heads.training.train import items_of_parts, require_examples
 
 PENALTIES = tuple(10 ** (-step / 2) for step in range(13))  # 1 to 1e-6, the strongest first

@@ -158,10 +158,8 @@ def _train_one(task: Task, held_out: np.ndarray, name: str) -> tuple[Head, Histo
             if task.observe:
                 task.observe(stage, epoch, record)
 
-        head = task.new_head()
-        history = fit(
-            head, task.features, parts, validation, task.config, epochs, observe, task.checkpoints, stage, task.progress
-        )
+        head, saved = task.new_head(), task.checkpoints and task.checkpoints.part(stage)
+        history = fit(head, task.features, parts, validation, task.config, epochs, observe, saved, task.progress)
         return head, history
 
     ((parts, validation),) = validation_rounds(task, held_out, rng, 1)

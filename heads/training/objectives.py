@@ -87,10 +87,6 @@ def require_use(options: LossOptions, chosen: Sequence[str]) -> None:
             )
 
 
-class Diverged(InputError, FloatingPointError):
-    """Training met a loss that is not finite; the message says where."""
-
-
 # The items that a batch scores, one more than once where examples share it, and the loss of those scores.
 Bound = tuple[np.ndarray, Callable[[Tensor], Tensor]]
 

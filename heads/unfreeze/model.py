@@ -4,8 +4,7 @@ What lies under a cut never changes, so it is read from a cache's boundary, and 
 that a mode leaves alone gives the cache's own vectors. Knows no file of its own, no optimiser and no loss.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -117,28 +116,6 @@ class Unfrozen:
         pooled, image_vectors = self.all_vectors("images", images)
         _, text_vectors = self.all_vectors("prompts", prompts)
         return Features(image_vectors, text_vectors, torch.from_numpy(at_image), torch.from_numpy(at_prompt), pooled)
-
-    @contextmanager
-    def with_weights(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
-        """The given values (names as in `trained`) in place of the present ones, inside the block."""
-        trained = self.trained()
-        before = {name: trained[name].detach().clone() for name in weights}
-        self.load(weights)
-        try:
-            yield
-        finally:
-            self.load(before)
-
-    @torch.no_grad()
-    def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Set trained parameters, named as in `trained`."""
-        trained = self.trained()
-        for name, value in weights.items():
-            trained[name].copy_(value)
-
-    def state(self) -> dict[str, Tensor]:
-        """A copy of everything trained."""
-        return {name: parameter.detach().clone() for name, parameter in self.trained().items()}
 
 
 def plain_head(backbone: Backbone, moves_scale: bool) -> Head:

@@ -1,38 +1,31 @@
-"""Training of what is unfrozen: steps that can be interrupted anywhere and resumed to the same bits, the best epoch.
-
-    checkpoint.safetensors    weights, moments, running mean and best weights by name; in its metadata, as JSON, the
-                              step, the history and the settings they belong to
-
-The order of the examples and the randomness of dropout are functions of the seed and of the step, so no generator's
-state has to be kept.
-"""
+"""Training of what is unfrozen: its configuration, its data and its steps; and the mean with the old weights."""
 
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from embed.backbones.backbone import weights_hash
-from embed.files import atomic_write
 from embed.modes import parse_mode
 from embed.progress import Progress, silent
 from embed.spec import InputError
 from embed.wording import unknown_name
 from heads.data.comparisons import Pairs
 from heads.metrics import pair_credit
+from heads.training.checkpoint import Checkpoints
+from heads.training.loop import Batch, Loop, Schedule, copy_of, decay_groups, load, rates, replaced
 from heads.training.objectives import OBJECTIVES, Examples, LossOptions, require_head, require_use
 from heads.training.train import score_items
 from heads.unfreeze.model import Unfrozen, taken
 
 OPTIMIZERS = ("adam", "adamw")
-SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class UnfreezeConfig(LossOptions):
     learning_rate: float = 3e-5
     optimizer: str | None = None  # the mode's
     weight_decay: float = 0.01  # of adamw
-    schedule: str = "constant"
+    schedule: Schedule = "constant"
     warmup: float = 0.0  # share of the steps in which the learning rate rises
     batch_size: int = 32  # pairs, groups or ratings
     accumulate: int = 1  # parts of a batch that are computed one after another; in-batch negatives are those of a part
@@ -64,7 +57,7 @@ class UnfreezeConfig(LossOptions):
         for value, known, what in (
             (self.loss, OBJECTIVES, "loss"),
             (self.optimizer or "adam", OPTIMIZERS, "optimizer"),
-            (self.schedule, SCHEDULES, "schedule"),
+            (self.schedule, get_args(Schedule), "schedule"),
         ):
             if value not in known:
                 raise unknown_name(what, value, known)
@@ -100,160 +93,82 @@ class Data:
         return digest.hexdigest()
 
 
-class Trainer:
-    """A run from its first step, or from its checkpoint, to its last. `on_step(epoch, step)` follows every step."""
+def train(
+    unfrozen: Unfrozen,
+    data: Data,
+    config: UnfreezeConfig,
+    folder: Path | None = None,
+    on_step: Callable[[Loop], None] = lambda loop: None,
+    progress: Progress = silent,
+) -> Loop:
+    """Train to the end, from the state in `folder` where there is one. The weights of the best epoch are then in place,
+    which may be those of the start (epoch 0); without validation those of the last.
 
-    def __init__(
-        self,
-        unfrozen: Unfrozen,
-        data: Data,
-        config: UnfreezeConfig,
-        folder: Path | None = None,
-        checkpoint_steps: int = 200,
-        on_step: Callable[[int, int], None] = lambda epoch, step: None,
-    ) -> None:
-        require_head(config.loss, unfrozen.head)
-        if len(data.train) == 0:
-            raise InputError("nothing to train on: 0 examples; give more rows, or hold out less")
-        self.unfrozen, self.data, self.config = unfrozen, data, config
-        self.file = None if folder is None else folder / "checkpoint.safetensors"
-        self.checkpoint_steps = checkpoint_steps
-        self.on_step = on_step
-        self.epoch_steps = math.ceil(len(data.train) / config.batch_size)
-        self.optimizer = _optimizer(unfrozen, config)
-        self._base = weights_hash(unfrozen.moved)
-        self.step = 0
-        self.losses: list[float] = []  # of the present epoch
-        self.history: list[dict[str, float]] = []
-        self.running = unfrozen.state() if config.ema is not None else {}
-        self.best_accuracy, self.best_epoch = -1.0, 0
-        self.best: dict[str, Tensor] = {}
-        if self.file is not None and self.file.exists():
-            self._restore(self.file)
+    Returns the loop, whose history has one record an epoch, the start first. `on_step` follows every step.
+    """
+    loop = new_loop(unfrozen, data, config, folder)
+    with progress(loop.epoch_steps * config.epochs, "step", "unfreezing") as step:
+        step(loop.step)
 
-    def run(self, steps: int | None = None, progress: Progress = silent) -> list[dict[str, float]]:
-        """Train to the end, or for so many steps; the best epoch's weights are then in place, which may be those of the
-        start (epoch 0); without validation the last. Returns the history, one record an epoch, the start first."""
-        last = self.epoch_steps * self.config.epochs
-        end = last if steps is None else min(last, self.step + steps)
-        with progress(last, "step", "unfreezing") as step:
-            step(self.step)
-            if not self.history:
-                self._end_epoch()
-            while self.step < end:
-                self.losses.append(self._one_step())
-                self.step += 1
-                if self.step % self.epoch_steps == 0:
-                    self._end_epoch()
-                self.on_step((self.step - 1) // self.epoch_steps, self.step)
-                if self.step % self.checkpoint_steps == 0 or self.step % self.epoch_steps == 0:
-                    self._save()
-                step()
-        if self.step == last:
-            self.unfrozen.load(self.best or self.running)
-        return self.history
+        def after(loop: Loop) -> None:
+            on_step(loop)
+            step()
 
-    def _one_step(self) -> float:
-        config, unfrozen = self.config, self.unfrozen
-        epoch, place = divmod(self.step, self.epoch_steps)
-        order = np.random.default_rng([config.seed, epoch]).permutation(len(self.data.train))
-        batch = order[place * config.batch_size : (place + 1) * config.batch_size]
+        if not loop.history:
+            loop.record_epoch()
+        loop.run(config.epochs, after)
+    return loop
+
+
+def new_loop(unfrozen: Unfrozen, data: Data, config: UnfreezeConfig, folder: Path | None = None) -> Loop:
+    """What `train` runs, at its first step or at the one that `folder` has saved.
+
+    The order of the examples and the randomness of dropout are functions of the seed and of the step.
+    """
+    require_head(config.loss, unfrozen.head)
+    if len(data.train) == 0:
+        raise InputError("nothing to train on: 0 examples; give more rows, or hold out less")
+    weights = unfrozen.trained()
+    epoch_steps = math.ceil(len(data.train) / config.batch_size)
+    steps = epoch_steps * config.epochs
+
+    def batches(epoch: int) -> Sequence[Batch]:
+        order = np.random.default_rng([config.seed, epoch]).permutation(len(data.train))
+        return [(order[start : start + config.batch_size],) for start in range(0, len(order), config.batch_size)]
+
+    def losses(step: int, batch: Batch) -> Iterator[Tensor]:
+        (numbers,) = batch
         unfrozen.head.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence([config.seed, self.step]).generate_state(1)[0]))
-            for part in np.array_split(batch, min(config.accumulate, len(batch))):
-                loss = self.loss(part) * _share(config, self.data.train, part, batch)
-                loss.backward()
-                total += loss.item()
-        if not math.isfinite(total):
-            raise FloatingPointError(f"the loss is {total} at step {self.step}; lower --learning-rate")
-        parameters = list(unfrozen.trained().values())
-        unfrozen.ranks.average_gradients(parameters)
-        if config.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        factor = _factor(self.step, self.epoch_steps * config.epochs, config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["highest"] * factor
-        self.optimizer.step()
-        for name, mean in self.running.items():
-            mean.lerp_(unfrozen.trained()[name].detach(), 1 - (config.ema or 0))
-        return total
+            torch.manual_seed(int(np.random.SeedSequence([config.seed, step]).generate_state(1)[0]))
+            for part in np.array_split(numbers, min(config.accumulate, len(numbers))):
+                yield loss_of(unfrozen, data, config, part) * _share(config, data.train, part, numbers)
+        unfrozen.ranks.average_gradients(weights.values())
 
-    def loss(self, batch: np.ndarray) -> Tensor:
-        """The loss of the training examples numbered `batch`, with gradients."""
-        examples = taken(self.data.train, batch)
-        features, examples = self.unfrozen.local(self.data.image, self.data.prompt, examples)
-        loss = OBJECTIVES[self.config.loss].loss
-        return loss(self.unfrozen.head, features, examples, np.arange(len(examples)), self.config)
+    return Loop(
+        weights=weights,
+        optimizer=_optimizer(weights, config),
+        rate=rates(steps, round(config.warmup * steps), config.schedule),
+        epoch_steps=epoch_steps,
+        batches=batches,
+        units=[OBJECTIVES[config.loss].unit],
+        losses=losses,
+        validate=None if data.validation is None else lambda: accuracy_of(unfrozen, data),
+        max_grad_norm=config.max_grad_norm,
+        ema=config.ema,
+        checkpoints=None if folder is None else _checkpoints(unfrozen, data, config, folder),
+    )
 
-    def _end_epoch(self) -> None:
-        epoch = len(self.history)
-        with self.unfrozen.with_weights(self.running):
-            accuracy = math.nan if self.data.validation is None else accuracy_of(self.unfrozen, self.data)
-            if accuracy > self.best_accuracy:
-                self.best_accuracy, self.best_epoch, self.best = accuracy, epoch, self.unfrozen.state()
-        self.history.append(
-            {
-                "train_loss": float(np.mean(self.losses)) if self.losses else math.nan,
-                "validation_accuracy": accuracy,
-                "idle_batches": self.losses.count(0.0),
-            }
-        )
-        self.losses = []
 
-    def _save(self) -> None:
-        if self.file is None or self.unfrozen.ranks.rank:
-            return
-        from safetensors.torch import save
+def loss_of(unfrozen: Unfrozen, data: Data, config: UnfreezeConfig, numbers: np.ndarray) -> Tensor:
+    """The loss of the training examples with these numbers, with gradients."""
+    features, examples = unfrozen.local(data.image, data.prompt, taken(data.train, numbers))
+    return OBJECTIVES[config.loss].loss(unfrozen.head, features, examples, np.arange(len(examples)), config)
 
-        tensors = {f"weight.{name}": value for name, value in self.unfrozen.state().items()}
-        for kind, values in (("running", self.running), ("best", self.best)):
-            tensors |= {f"{kind}.{name}": value for name, value in values.items()}
-        for name, parameter in self.unfrozen.trained().items():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{key}.{name}"] = value
-        state = {
-            "settings": self._settings(),
-            "step": self.step,
-            "losses": self.losses,
-            "history": self.history,
-            "best": [self.best_accuracy, self.best_epoch],
-        }
-        data = save(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, {"state": json.dumps(state)}
-        )
-        with atomic_write(self.file) as file:
-            file.write(data)
 
-    def _restore(self, path: Path) -> None:
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            state = json.loads(file.metadata()["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no dictionary
-        if state["settings"] != self._settings():
-            raise InputError(f"{path} belongs to a run with other settings or data; finish that, or remove the file")
-        trained = self.unfrozen.trained()
-        by_kind: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            kind, _, rest = name.partition(".")
-            # Laid out in memory as the parameter is: the fused optimiser takes that for granted.
-            kept = trained[rest]
-            by_kind.setdefault(kind, {})[rest] = (
-                torch.empty_like(kept).copy_(value) if value.ndim else value.to(kept.device)
-            )
-        self.unfrozen.load(by_kind.pop("weight"))
-        self.running, self.best = by_kind.pop("running", {}), by_kind.pop("best", {})
-        for kind, values in by_kind.items():
-            for name, value in values.items():
-                self.optimizer.state[trained[name]][kind] = value
-        self.step, self.losses, self.history = state["step"], state["losses"], state["history"]
-        self.best_accuracy, self.best_epoch = state["best"]
-
-    def _settings(self) -> dict[str, Any]:
-        return {**self.config.to_json(), "data": self.data.fingerprint(), "base": self._base}
+def _checkpoints(unfrozen: Unfrozen, data: Data, config: UnfreezeConfig, folder: Path) -> Checkpoints:
+    facts = [config.to_json(), data.fingerprint(), weights_hash(unfrozen.moved)]
+    return Checkpoints(folder, json.dumps(facts), math.inf if unfrozen.ranks.rank else None)
 
 
 def accuracy_of(unfrozen: Unfrozen, data: Data) -> float:
@@ -284,7 +199,8 @@ def interpolate(
 
     WiSE-FT (Wortsman et al. 2022). Gives w and the accuracy measured at each w that was tried. The head stays.
     """
-    tuned = {name: value for name, value in unfrozen.state().items() if name.startswith("model.")}
+    weights = {name: weight for name, weight in unfrozen.trained().items() if name.startswith("model.")}
+    tuned = copy_of(weights)
 
     def mixed(w: float) -> dict[str, Tensor]:
         return {name: torch.lerp(base[name], value, w) for name, value in tuned.items()}
@@ -292,39 +208,29 @@ def interpolate(
     measured: dict[float, float] = {}
     if wise is None:
         for w in WISE:
-            with unfrozen.with_weights(mixed(w)):
+            with replaced(weights, mixed(w)):
                 measured[w] = accuracy_of(unfrozen, data)
         wise = max(measured, key=lambda w: (measured[w], w))
     elif data.validation is not None:
-        with unfrozen.with_weights(mixed(wise)):
+        with replaced(weights, mixed(wise)):
             measured[wise] = accuracy_of(unfrozen, data)
-    unfrozen.load(mixed(wise))
+    load(weights, mixed(wise))
     return wise, measured
 
 
-def _optimizer(unfrozen: Unfrozen, config: UnfreezeConfig) -> torch.optim.Optimizer:
+def _optimizer(weights: Mapping[str, nn.Parameter], config: UnfreezeConfig) -> torch.optim.Optimizer:
     kind = config.optimizer or parse_mode(config.mode).optimizer
-    trained = unfrozen.trained()
-    model = [parameter for name, parameter in trained.items() if name.startswith("model.")]
-    head = [parameter for name, parameter in trained.items() if name.startswith("head.")]
+    model = [weight for name, weight in weights.items() if name.startswith("model.")]
+    head = decay_groups((weights[name] for name in weights if name.startswith("head.")), config.head_weight_decay)
     # AdamW without decay is Adam.
-    groups = [(model, config.learning_rate, config.weight_decay if kind == "adamw" else 0.0)]
-    groups += [([p for p in head if p.ndim >= 2], config.head_learning_rate, config.head_weight_decay)]
-    groups += [([p for p in head if p.ndim < 2], config.head_learning_rate, 0.0)]
     return torch.optim.AdamW(
-        [{"params": p, "lr": rate, "highest": rate, "weight_decay": decay} for p, rate, decay in groups if p],
+        [
+            {"params": model, "weight_decay": config.weight_decay if kind == "adamw" else 0.0},
+            *({**group, "lr": config.head_learning_rate} for group in head),
+        ],
+        lr=config.learning_rate,
         fused=True,
     )
-
-
-def _factor(step: int, steps: int, config: UnfreezeConfig) -> float:
-    """The learning rate's factor at a step: a straight rise, then constant, or half a cosine down to zero."""
-    rise = round(config.warmup * steps)
-    if step < rise:
-        return (step + 1) / rise
-    if config.schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
 def _share(config: UnfreezeConfig, examples: Examples, part: np.ndarray, batch: np.ndarray) -> float:

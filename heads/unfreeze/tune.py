@@ -2,7 +2,6 @@
 
 OUT/tuned.json, OUT/delta.safetensors    the backbone: `--pretrained delta:OUT` (see embed.backbones.delta)
 OUT/head/                                a head like any other, whose backbone is that one (see heads.store.disk)
-OUT/checkpoint.safetensors               while it runs
 """
 
 import copy
@@ -26,11 +25,13 @@ from heads.data.features import Features
 from heads.data.split import Split, rows_apart_from
 from heads.models import Head, HeadConfig, build_head
 from heads.store.disk import save_head
+from heads.training.checkpoint import Checkpoints
+from heads.training.loop import copy_of
 from heads.training.objectives import LOSS_OPTIONS, Examples, examples_for
 from heads.training.train import MAX_INBATCH, TrainConfig, fit
 from heads.unfreeze.distributed import Ranks
 from heads.unfreeze.model import Unfrozen, unfrozen
-from heads.unfreeze.train import Data, Trainer, UnfreezeConfig, interpolate
+from heads.unfreeze.train import Data, UnfreezeConfig, interpolate, train
 
 VALIDATION_SHARE = 0.1  # of the groups that are trained on, kept for choosing the epoch and WiSE-FT's weight
 
@@ -45,6 +46,7 @@ class Tuned:
     history: list[dict[str, float]]
     wise: float | None
     wise_accuracy: dict[float, float]
+    checkpoints: Checkpoints | None  # to clear once it is saved
 
 
 def same_backbone(cache: Cache, device: str = "cpu") -> Backbone:
@@ -76,14 +78,15 @@ def tune(
     """Unfreeze by `config.mode` on `rows` of the labels, some of them kept aside for validation.
 
     A head on top is first trained on the frozen vectors (`features`), so that the blocks do not follow the gradients
-    of a random one (Kumar et al. 2022). `wise` None lets validation choose.
+    of a random one (Kumar et al. 2022). `wise` None lets validation choose. A run that was killed goes on from its
+    checkpoint in `folder`.
     """
-    train, validation = _train_and_validation(labels, split, rows, config, min_ratio)
+    examples, validation = _train_and_validation(labels, split, rows, config, min_ratio)
     backbone = same_backbone(cache)
     on_top = None
     if head is not None:
         on_top = build_head(head, config.seed)
-        fit(on_top, features, train, validation, _head_config(config), progress=progress)
+        fit(on_top, features, examples, validation, _head_config(config), progress=progress)
     free = unfrozen(
         cache,
         backbone,
@@ -97,14 +100,14 @@ def tune(
         ranks=ranks,
     )
     frozen_head = copy.deepcopy(free.head)
-    base = free.state()
-    data = Data(labels.image, labels.prompt, train, validation)
-    trainer = Trainer(free, data, config, folder)
-    history = trainer.run(progress=progress)
+    base = copy_of(free.trained())
+    data = Data(labels.image, labels.prompt, examples, validation)
+    loop = train(free, data, config, folder, progress=progress)
     measured: dict[float, float] = {}
     if wise != 1.0:
         wise, measured = interpolate(free, data, base, wise)
-    return Tuned(free, head or HeadConfig("cosine", cache.identity.dim), frozen_head, history, wise, measured)
+    head = head or HeadConfig("cosine", cache.identity.dim)
+    return Tuned(free, head, frozen_head, loop.history, wise, measured, loop.checkpoints)
 
 
 def save_tuned(
@@ -128,7 +131,8 @@ def save_tuned(
         **manifest,
     }
     save_head(path / "head", tuned.unfrozen.head, [], trained_ids, described)
-    (path / "checkpoint.safetensors").unlink(missing_ok=True)
+    if tuned.checkpoints:
+        tuned.checkpoints.clear()
 
 
 def _head_config(config: UnfreezeConfig) -> TrainConfig:

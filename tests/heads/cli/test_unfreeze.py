@@ -1,6 +1,7 @@
 """The commands end to end on a tiny CLIP: cache with boundary, tune, refresh, evaluate, export, and the papers' two."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from embed.cli.main import main as embed
 from embed.inputs.images import Limits, load_pixels
 from embed.spec import Source
 from heads.cli.main import main as heads
+from heads.unfreeze import train
 
 ROWS = 90
 
@@ -64,7 +66,6 @@ def test_tuned_refreshed_evaluated_and_exported(folder: Path, capsys: pytest.Cap
     tuned = run(capsys, heads, *TUNE, "--unfreeze-visual", "1", "--unfreeze-text", "1", "--wise", "auto")
     assert tuned["pair_accuracy"]["value"] > tuned["frozen_pair_accuracy"]["value"] + 0.1
     assert len(tuned["validation_accuracy"]) == 3 and 0 <= tuned["wise"] <= 1
-    assert not Path("tuned/checkpoint.safetensors").exists()
 
     # What moved is small, the rest is the base's, and the whole is a new backbone.
     delta = load_file("tuned/delta.safetensors")
@@ -151,6 +152,42 @@ def test_live_training_reads_pixels_and_gives_the_same(folder: Path, capsys: pyt
     whole = run(capsys, heads, *TUNE, "--mode", "all", "--head", "mlp")
     assert whole["parameters"] == sum(p.numel() for p in tiny.load(folder / "clip").model.parameters())
     assert json.loads(Path("tuned/head/head.json").read_text())["head"]["kind"] == "mlp"
+
+
+def test_a_killed_run_goes_on_and_one_that_diverges_is_the_users(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(capsys, embed, *CACHE, "--boundary", "blocks=1,0", "--boundary-dtype", "float32")
+    argv = (*TUNE, "--mode", "blocks=1,0", "--batch-size", "256", "--wise", "0.5")
+    run(capsys, heads, *argv)
+    whole = [(folder / "tuned" / name).read_bytes() for name in ("delta.safetensors", "head/head.safetensors")]
+    assert not Path("tuned.checkpoints").exists()
+    shutil.rmtree("tuned")
+
+    measure, measured = train.accuracy_of, []
+
+    def die(*parts: Any) -> float:
+        measured.append(measure(*parts))
+        if len(measured) == 3:  # after the second epoch
+            raise ZeroDivisionError
+        return measured[-1]
+
+    monkeypatch.setattr("heads.training.checkpoint.EVERY_S", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(train, "accuracy_of", die)
+        heads(list(argv))
+    assert heads([*argv, "--seed", "1"]) == 2
+    assert "of another training" in capsys.readouterr().err
+    measured.append(0.0)  # a fourth and more do not die
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "accuracy_of", die)
+        run(capsys, heads, *argv)
+    assert len(measured) == 6, "the epochs before were not measured again: one, and WiSE-FT's"
+    assert [(folder / "tuned" / name).read_bytes() for name in ("delta.safetensors", "head/head.safetensors")] == whole
+    assert not Path("tuned.checkpoints").exists()
+
+    assert heads([*argv, "--learning-rate", "1e30"]) == 2
+    assert "lower --learning-rate" in capsys.readouterr().err
 
 
 def test_a_mode_is_asked_for_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,27 +161,6 @@ def test_a_killed_training_goes_on_to_the_same_bytes(features: Features, tmp_pat
     assert seen == list(range(killed_after - 1, len(expected)))
     assert history == expected
     assert all(torch.equal(x, y) for x, y in zip(head.parameters(), whole.parameters(), strict=True))
-    with pytest.raises(InputError, match="of another training"):
-        fit(build_head(shape, 0), features, train, validation, config, checkpoints=Checkpoints(tmp_path, "other"))
-    (tmp_path / "fit.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(InputError, match=r"fit.pt is damaged"):
-        fit(build_head(shape, 0), features, train, validation, config, checkpoints=Checkpoints(tmp_path, "this"))
-
-
-def test_checkpoints_are_written_now_and_then_and_cleared(tmp_path: Path) -> None:
-    now = [0.0]
-    saved = Checkpoints(tmp_path / "c", "this", 60, lambda: now[0]).part("seed-0")
-    assert not saved.due()
-    now[0] = 60
-    assert saved.due()
-    saved.save("fit", {"x": torch.arange(3)})
-    assert not saved.due()
-    assert (tmp_path / "c" / "seed-0-fit.pt").is_file()
-    found = saved.load("fit")
-    assert found is not None and torch.equal(found["x"], torch.arange(3))
-    assert saved.load("other") is None
-    saved.clear()
-    assert not (tmp_path / "c").exists()
 
 
 def test_several_tables_teach_by_their_weights_in_every_batch(features: Features) -> None:

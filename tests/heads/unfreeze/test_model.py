@@ -15,9 +15,10 @@ from embed.spec import InputError
 from embed.unfreeze.top_blocks import InMemory, augmented
 from heads.data.comparisons import Pairs
 from heads.models import HeadConfig, build_head
+from heads.training.loop import copy_of
 from heads.training.objectives import OBJECTIVES
 from heads.unfreeze.model import Unfrozen, renumbered, taken
-from heads.unfreeze.train import Trainer, UnfreezeConfig
+from heads.unfreeze.train import UnfreezeConfig, loss_of, new_loop
 
 UPPER = "visual_upper_layers_textual_upper_layers"
 DEEPER = f"{UPPER}_deeper"
@@ -82,12 +83,8 @@ def social_reward(folder: Path, mode: Mode, names: list[str], steps: int) -> tup
 def run(unfrozen: Unfrozen, mode: Mode, steps: int, loss: str = "triplet", **options: object) -> list[float]:
     settings = {"learning_rate": 1e-3, "batch_size": 16, "epochs": 100, **options}
     config = UnfreezeConfig(mode.name, loss, **settings)  # type: ignore[arg-type]
-    trainer = Trainer(unfrozen, tiny.data(loss), config)
-    losses = []
-    for _ in range(steps):
-        losses.append(trainer._one_step())
-        trainer.step += 1
-    return losses
+    loop = new_loop(unfrozen, tiny.data(loss), config)
+    return [loop.take_step() for _ in range(steps)]
 
 
 @pytest.mark.parametrize(
@@ -135,11 +132,9 @@ def test_gradients_equal_those_of_live_training_for_every_loss(loss: str, folder
     mode = MODES[UPPER]
     gradients = []
     for live in (False, True):
-        trainer = Trainer(
-            tiny.from_memory(tiny.load(folder), mode, live=live), tiny.data(loss), UnfreezeConfig(mode.name, loss)
-        )
-        trainer.loss(np.arange(12)).backward()
-        gradients.append({name: p.grad for name, p in trainer.unfrozen.trained().items()})
+        unfrozen = tiny.from_memory(tiny.load(folder), mode, live=live)
+        loss_of(unfrozen, tiny.data(loss), UnfreezeConfig(mode.name, loss), np.arange(12)).backward()
+        gradients.append({name: p.grad for name, p in unfrozen.trained().items()})
     for name, gradient in gradients[0].items():
         assert gradient is not None and float(gradient.abs().max()) > 0, name
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-6)
@@ -147,8 +142,7 @@ def test_gradients_equal_those_of_live_training_for_every_loss(loss: str, folder
 
 def test_gradients_equal_autograd_through_the_whole_model(backbone: Backbone, folder: Path) -> None:
     unfrozen = tiny.from_memory(tiny.load(folder), MODES[UPPER])
-    trainer = Trainer(unfrozen, tiny.data("triplet"), UnfreezeConfig(UPPER, "triplet"))
-    trainer.loss(np.arange(16)).backward()
+    loss_of(unfrozen, tiny.data("triplet"), UnfreezeConfig(UPPER, "triplet"), np.arange(16)).backward()
     backbone.model.requires_grad_(True)
     pairs = tiny.examples("triplet")
     assert isinstance(pairs, Pairs)
@@ -167,7 +161,7 @@ def test_accumulation_and_checkpointing_leave_the_gradient_as_it_is(loss: str, f
             assert side.cut is not None
             side.cut.checkpointing = checkpointing
         config = UnfreezeConfig(UPPER, loss, batch_size=16, accumulate=accumulate)
-        Trainer(unfrozen, tiny.data(loss), config)._one_step()
+        new_loop(unfrozen, tiny.data(loss), config).take_step()
         gradients.append({name: p.grad for name, p in unfrozen.trained().items()})
     for other in gradients[1:]:
         for name, gradient in gradients[0].items():
@@ -186,10 +180,10 @@ def test_a_head_on_top_is_trained_along(folder: Path) -> None:
     mode = MODES["visual_last_layer"]
     head = build_head(HeadConfig("mlp", 16, reads="image"))
     unfrozen = tiny.from_memory(tiny.load(folder), mode, head)
-    before = unfrozen.state()
+    before = copy_of(unfrozen.trained())
     assert any(name.startswith("head.") for name in before)
     run(unfrozen, mode, 20, "rating")
-    assert all(not torch.equal(value, before[name]) for name, value in unfrozen.state().items())
+    assert all(not torch.equal(value, before[name]) for name, value in unfrozen.trained().items())
 
 
 def test_each_picture_and_prompt_is_computed_once_a_batch(folder: Path) -> None:

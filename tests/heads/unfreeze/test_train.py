@@ -18,7 +18,9 @@ from safetensors.torch import load_file
 from embed.modes import parse_mode
 from embed.spec import InputError
 from heads.models import HeadConfig, build_head
-from heads.unfreeze.train import Trainer, UnfreezeConfig, accuracy_of, interpolate
+from heads.training.loop import Loop, copy_of, load
+from heads.unfreeze.model import Unfrozen
+from heads.unfreeze.train import Data, UnfreezeConfig, accuracy_of, interpolate, new_loop, train
 
 MODE = "blocks=1,1"
 
@@ -28,20 +30,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.make_folder(tmp_path_factory.mktemp("model") / "clip")
 
 
-def trainer(folder: Path, out: Path | None = None, head: str | None = None, **options: Any) -> Trainer:
+def setup(folder: Path, head: str | None = None, **options: Any) -> tuple[Unfrozen, Data, UnfreezeConfig]:
     settings = {"mode": MODE, "loss": "preference", "learning_rate": 1e-3, "batch_size": 16, "epochs": 3, **options}
     config = UnfreezeConfig(**settings)
     on_top = None if head is None else build_head(HeadConfig(head, 16))
     unfrozen = tiny.from_memory(tiny.load(folder), parse_mode(config.mode), on_top)
-    return Trainer(unfrozen, tiny.data(config.loss, validation=True), config, out, checkpoint_steps=3)
+    return unfrozen, tiny.data(config.loss, validation=True), config
 
 
 @pytest.mark.parametrize("loss", ["preference", "ranking"])
 def test_a_sum_is_the_same_computed_whole_or_in_parts(loss: str, folder: Path) -> None:
-    one = [trainer(folder, loss=loss, reduction="sum", accumulate=parts, epochs=1) for parts in (1, 3)]
-    assert one[0].data.fingerprint() == one[1].data.fingerprint()
-    whole, in_parts = (each.run()[1]["train_loss"] for each in one)
-    mean = trainer(folder, loss=loss, epochs=1).run()[1]["train_loss"]
+    one = [setup(folder, loss=loss, reduction="sum", accumulate=parts, epochs=1) for parts in (1, 3)]
+    assert one[0][1].fingerprint() == one[1][1].fingerprint()
+    whole, in_parts = (train(*each).history[1]["train_loss"] for each in one)
+    mean = train(*setup(folder, loss=loss, epochs=1)).history[1]["train_loss"]
     assert whole == pytest.approx(in_parts, rel=1e-4) and whole > 3 * mean
 
 
@@ -51,89 +53,83 @@ RICH = {"ema": 0.7, "warmup": 0.2, "schedule": "cosine", "max_grad_norm": 0.05, 
 CONVOLUTION = {"mode": "visual"}  # moves one, which has its channels innermost
 
 
+class Killed(Exception):
+    """The process ends here."""
+
+
 @pytest.mark.parametrize("options", [{}, RICH, CONVOLUTION])
 def test_interrupted_anywhere_and_resumed_it_ends_with_the_same_bits(
-    options: dict[str, Any], folder: Path, tmp_path: Path
+    options: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = trainer(folder, **options)
-    history = whole.run()
-    assert whole.step == 12 and len(history) == 4
-    for stop in (2, 3, 7):
-        out = tmp_path / f"{stop}"
-        first = trainer(folder, out, **options)
-        first.run(stop)
-        del first
-        second = trainer(folder, out, **options)
-        assert second.step == stop // 3 * 3 if stop < 4 else second.step == 6
-        again = second.run()
-        assert json.dumps(again) == json.dumps(history)
-        for name, value in whole.unfrozen.state().items():
-            assert torch.equal(second.unfrozen.state()[name], value), name
+    monkeypatch.setattr("heads.training.checkpoint.EVERY_S", 0.0)
+    whole = train(*setup(folder, **options))
+    assert whole.step == 12 and len(whole.history) == 4
+    for stop in (1, 3, 4, 5, 9):
+
+        def kill(loop: Loop, stop: int = stop) -> None:
+            if loop.step == stop:
+                raise Killed
+
+        with pytest.raises(Killed):
+            train(*setup(folder, **options), tmp_path / f"{stop}", kill)
+        # The step in which it was killed had not been saved.
+        assert new_loop(*setup(folder, **options), tmp_path / f"{stop}").step == stop - 1
+        again = train(*setup(folder, **options), tmp_path / f"{stop}")
+        assert json.dumps(again.history) == json.dumps(whole.history)
+        for name, value in whole.weights.items():
+            assert torch.equal(again.weights[name], value), name
 
 
-def test_a_checkpoint_of_another_run_is_refused(folder: Path, tmp_path: Path) -> None:
-    trainer(folder, tmp_path).run(3)
-    with pytest.raises(InputError, match="other settings or data; finish that, or remove the file"):
-        trainer(folder, tmp_path, learning_rate=2e-3)
-    with pytest.raises(InputError, match="other settings or data"):
-        trainer(tiny.make_folder(tmp_path / "clip", seed=1), tmp_path)
+def test_a_checkpoint_of_another_run_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heads.training.checkpoint.EVERY_S", 0.0)
+    train(*setup(folder, epochs=1), tmp_path / "c")
+    for other in (setup(folder), setup(tiny.make_folder(tmp_path / "clip", seed=1), epochs=1)):
+        with pytest.raises(InputError, match=r"another training .* remove .*/c$"):
+            train(*other, tmp_path / "c")
 
 
 def test_the_best_epoch_is_kept_even_if_it_is_the_first(folder: Path) -> None:
-    run = trainer(folder, learning_rate=0.5)  # ruins the model
-    start = run.unfrozen.state()
-    history = run.run()
-    accuracies = [record["validation_accuracy"] for record in history]
-    assert np.argmax(accuracies) == run.best_epoch
-    assert accuracy_of(run.unfrozen, run.data) == max(accuracies)
-    good = trainer(folder)
-    good.run()
-    assert any(not torch.equal(value, start[name]) for name, value in good.unfrozen.state().items())
+    unfrozen, data, config = setup(folder, learning_rate=0.5)  # ruins the model
+    loop = train(unfrozen, data, config)
+    accuracies = [record["validation_accuracy"] for record in loop.history]
+    assert np.argmax(accuracies) == loop.best_epoch
+    assert accuracy_of(unfrozen, data) == max(accuracies)
+    start = new_loop(*setup(folder)).weights
+    good = train(*setup(folder))
+    assert any(not torch.equal(value, start[name]) for name, value in good.weights.items())
 
 
-def test_the_running_mean_is_an_exponential_one(folder: Path) -> None:
-    run = trainer(folder, ema=0.9)
-    name = next(iter(run.unfrozen.state()))
-    expected = run.unfrozen.state()[name].clone()
-    for _ in range(4):
-        run._one_step()
-        run.step += 1
-        expected = 0.9 * expected + 0.1 * run.unfrozen.state()[name]
-    torch.testing.assert_close(run.running[name], expected)
-    assert not torch.equal(run.running[name], run.unfrozen.state()[name])
-
-
-def test_rates_rise_and_fall_as_asked(folder: Path) -> None:
-    rates = []
-    run = trainer(folder, warmup=0.25, schedule="cosine", epochs=2)
+def test_rates_means_and_bounds_are_those_of_the_configuration(folder: Path) -> None:
+    options = {"warmup": 0.25, "schedule": "cosine", "epochs": 2, "max_grad_norm": 1e-3, "ema": 0.9}
+    loop = new_loop(*setup(folder, head="mlp", head_learning_rate=2e-3, **options))
+    rates, start = [], copy_of(loop.weights)
     for _ in range(8):
-        run._one_step()
-        run.step += 1
-        rates.append(run.optimizer.param_groups[0]["lr"])
-    assert rates[:2] == [0.5e-3, 1e-3] and rates[2] == 1e-3
-    assert rates[2:] == sorted(rates[2:], reverse=True) and rates[-1] < 1e-4
-
-
-def test_clipping_bounds_the_whole_gradient(folder: Path) -> None:
-    run = trainer(folder, max_grad_norm=1e-3)
-    run._one_step()
-    total = sum(float(p.grad.square().sum()) for p in run.unfrozen.trained().values() if p.grad is not None)
-    assert total**0.5 == pytest.approx(1e-3, rel=1e-3)
+        loop.take_step()
+        rates.append([group["lr"] for group in loop.optimizer.param_groups])
+        if len(rates) == 1:
+            norm = sum(float(weight.grad.square().sum()) for weight in loop.weights.values()) ** 0.5
+            assert norm == pytest.approx(1e-3, rel=1e-3)
+            for name, mean in loop.mean.items():
+                torch.testing.assert_close(mean, 0.9 * start[name] + 0.1 * loop.weights[name].detach())
+    of_model = [rate for rate, *_ in rates]
+    assert of_model[:3] == [0.5e-3, 1e-3, 1e-3]
+    assert of_model[2:] == sorted(of_model[2:], reverse=True) and of_model[-1] < 1e-4
+    assert [one[1:] for one in rates] == [[2 * rate] * 2 for rate in of_model]
 
 
 def test_wise_lies_between_the_start_and_the_tuned(folder: Path) -> None:
-    run = trainer(folder, learning_rate=3e-3)
-    base = run.unfrozen.state()
-    run.run()
-    tuned = run.unfrozen.state()
-    w, measured = interpolate(run.unfrozen, run.data, base, None)
+    unfrozen, data, config = setup(folder, learning_rate=3e-3)
+    base = copy_of(unfrozen.trained())
+    best_accuracy = train(unfrozen, data, config).best_accuracy
+    tuned = copy_of(unfrozen.trained())
+    w, measured = interpolate(unfrozen, data, base, None)
     assert len(measured) == 11 and measured[w] == max(measured.values())
-    assert measured[1.0] == run.best_accuracy
-    assert accuracy_of(run.unfrozen, run.data) == measured[w]
-    run.unfrozen.load(tuned)
-    assert interpolate(run.unfrozen, run.data, base, 0.25)[0] == 0.25
-    for name, value in run.unfrozen.state().items():
-        torch.testing.assert_close(value, 0.75 * base[name] + 0.25 * tuned[name])
+    assert measured[1.0] == best_accuracy
+    assert accuracy_of(unfrozen, data) == measured[w]
+    load(unfrozen.trained(), tuned)
+    assert interpolate(unfrozen, data, base, 0.25)[0] == 0.25
+    for name, value in unfrozen.trained().items():
+        torch.testing.assert_close(value.detach(), 0.75 * base[name] + 0.25 * tuned[name])
 
 
 def test_nonsense_is_refused(folder: Path) -> None:
@@ -148,11 +144,15 @@ def test_nonsense_is_refused(folder: Path) -> None:
         with pytest.raises(InputError, match=message):
             UnfreezeConfig(MODE, **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"loss triplet compares embeddings"):
-        trainer(folder, head="mlp", loss="triplet")
-    with pytest.raises(FloatingPointError, match="at step 0; lower --learning-rate"):
-        run = trainer(folder)
-        run.unfrozen.load({name: torch.full_like(value, torch.nan) for name, value in run.unfrozen.state().items()})
-        run._one_step()
+        new_loop(*setup(folder, head="mlp", loss="triplet"))
+
+
+def test_a_loss_that_is_no_number_is_the_users_to_mend(folder: Path) -> None:
+    def ruin(loop: Loop) -> None:
+        load(loop.weights, {name: torch.full_like(weight, torch.nan) for name, weight in loop.weights.items()})
+
+    with pytest.raises(InputError, match=r"the loss is nan at epoch 0, step 1, of a batch of 16 pairs, .*lower --lear"):
+        train(*setup(folder), on_step=ruin)
 
 
 RANK = """
@@ -164,7 +164,7 @@ import unfreeze_tiny as tiny
 from embed.modes import parse_mode
 from heads.models import HeadConfig, build_head
 from heads.unfreeze.distributed import find_ranks
-from heads.unfreeze.train import Trainer, UnfreezeConfig
+from heads.unfreeze.train import UnfreezeConfig, new_loop
 
 folder, out, loss = sys.argv[1:]
 ranks = find_ranks("cpu")
@@ -172,10 +172,11 @@ assert ranks.count == 2
 head = build_head(HeadConfig("cosine", 16))
 unfrozen = tiny.from_memory(tiny.load(Path(folder)), parse_mode("blocks=1,1"), head, ranks=ranks)
 config = UnfreezeConfig("blocks=1,1", loss, batch_size=15)
-run = Trainer(unfrozen, tiny.data(loss), config)
-run._one_step()
-grads = {name: p.grad for name, p in unfrozen.trained().items()}
-save_file({f"{k}.{name}": v for k, vs in (("grad", grads), ("weight", unfrozen.state())) for name, v in vs.items()},
+loop = new_loop(unfrozen, tiny.data(loss), config)
+loop.take_step()
+weights = {name: p.detach() for name, p in loop.weights.items()}
+grads = {name: p.grad for name, p in loop.weights.items()}
+save_file({f"{k}.{name}": v for k, vs in (("grad", grads), ("weight", weights)) for name, v in vs.items()},
           f"{out}/{ranks.rank}.safetensors")
 ranks.wait()
 """
@@ -200,8 +201,7 @@ def test_two_processes_give_the_gradient_of_one(folder: Path, tmp_path: Path) ->
     for process in processes:
         assert not process.communicate()[1].count("Traceback") and process.returncode == 0
     alone = tiny.from_memory(tiny.load(folder), parse_mode(MODE), build_head(HeadConfig("cosine", 16)))
-    run = Trainer(alone, tiny.data(loss), UnfreezeConfig(MODE, loss, batch_size=15))
-    run._one_step()
+    new_loop(alone, tiny.data(loss), UnfreezeConfig(MODE, loss, batch_size=15)).take_step()
     ranks = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
     for name, parameter in alone.trained().items():
         assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0

@@ -1,0 +1,217 @@
+"""The steps of a training: batches, learning rate, gradients, the best epoch, and a state from which to go on.
+
+Knows no head, no backbone and no loss: what is trained and how a batch's loss is computed comes as functions.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embed.spec import InputError
+from heads.training.checkpoint import Checkpoints
+
+Batch = Sequence[np.ndarray]  # the numbers of the examples that it takes from each table
+Record = dict[str, float]  # of an epoch
+Schedule = Literal["constant", "cosine"]
+# What a checkpoint holds as it is.
+SAVED = ("step", "history", "best", "best_epoch", "best_accuracy", "_losses", "_drawn_from", "_generator")
+
+
+class Diverged(InputError, FloatingPointError):
+    """Training met a loss that is not finite; the message says where."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Loop:
+    """A training that stands at its first step, or at the one that `checkpoints` has saved.
+
+    `losses(step, batch)` gives the losses of a batch's parts, whose sum is the batch's: each is differentiated before
+    the next is asked for (gradient accumulation), and what a generator does after its last `yield` sees the whole
+    gradient. `validate()` measures the present weights, higher is better.
+    """
+
+    weights: Mapping[str, nn.Parameter]  # all that is trained, by name
+    optimizer: torch.optim.Optimizer  # of the weights; it comes with the highest learning rates
+    rate: Callable[[int], float]  # the factor of the learning rates at a step
+    epoch_steps: int
+    batches: Callable[[int], Sequence[Batch]]  # of the epoch with this number, as many as it has steps
+    units: Sequence[str]  # what each table's examples are called, for messages
+    losses: Callable[[int, Batch], Iterable[Tensor]]
+    validate: Callable[[], float] | None = None
+    patience: float = math.inf  # epochs that are no better than the best before training stops
+    max_grad_norm: float | None = None
+    ema: float | None = None  # decay a step of a running mean of the weights, which is then validated and kept
+    seed: int = 0
+    checkpoints: Checkpoints | None = None
+
+    def __post_init__(self) -> None:
+        self.step = 0
+        self.history: list[Record] = []
+        self.best: dict[str, Tensor] = {}  # weights of the best epoch; none without validation
+        self.best_epoch, self.best_accuracy = -1, -math.inf
+        self.mean = {} if self.ema is None else copy_of(self.weights)
+        self._losses: list[float] = []  # of the present epoch
+        self._batches: Sequence[Batch] = ()  # of the present epoch, and the state of torch's generator before
+        self._drawn_from = Tensor()
+        self._generator: Tensor | None = None  # where the random numbers of a saved training go on
+        self._highest = [group["lr"] for group in self.optimizer.param_groups]
+        if self.checkpoints and (saved := self.checkpoints.load()):
+            self._restore(saved)
+
+    @property
+    def between_epochs(self) -> bool:
+        return self.step % self.epoch_steps == 0
+
+    def run(self, epochs: int, on_step: Callable[["Loop"], None] = lambda loop: None) -> list[Record]:
+        """Train to the end of that many epochs, or until `patience` is at its end, and leave the weights of the best
+        epoch in place: the first of equals, and the last of all without validation. Returns the history.
+
+        `on_step` follows every step, before a checkpoint is written. torch's own generator is left as it was. Raises
+        Diverged when a loss is not finite.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            if self._generator is not None:
+                if not self.between_epochs:  # the batches of the epoch are those that were drawn
+                    torch.set_rng_state(self._drawn_from)
+                    self._draw_batches()
+                torch.set_rng_state(self._generator)
+            while self.step < epochs * self.epoch_steps and not self._is_over():
+                self.take_step()
+                on_step(self)
+                if self.checkpoints and self.checkpoints.due():
+                    self.checkpoints.save(self._state())
+        load(self.weights, self.best or self.mean)
+        return self.history
+
+    def take_step(self) -> float:
+        """Train on the next batch and give its loss; after the last of an epoch, measure and record that."""
+        epoch, place = divmod(self.step, self.epoch_steps)
+        if not self._batches:
+            self._draw_batches()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for part in self.losses(self.step, self._batches[place]):
+            part.backward()
+            loss += part.item()
+        if not math.isfinite(loss):
+            raise self._diverged(loss, epoch, place)
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.weights.values(), self.max_grad_norm)
+        for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
+            group["lr"] = rate
+        self.optimizer.step()
+        for name, mean in self.mean.items():
+            mean.lerp_(self.weights[name].detach(), 1 - (self.ema or 0))
+        self._losses.append(loss)
+        self.step += 1
+        if self.between_epochs:
+            self.record_epoch()
+        return loss
+
+    def record_epoch(self) -> None:
+        """Add the present state to the history, and keep it if it is the best. Before the first step this makes the
+        start a candidate, as epoch 0."""
+        accuracy = math.nan
+        if self.validate:
+            with replaced(self.weights, self.mean):
+                accuracy = self.validate()
+        self.history.append(
+            {
+                "train_loss": float(np.mean(self._losses)) if self._losses else math.nan,
+                "validation_accuracy": accuracy,
+                "learning_rate": self._rates()[0],
+                "idle_batches": self._losses.count(0.0),
+            }
+        )
+        if accuracy > self.best_accuracy:
+            self.best_accuracy, self.best_epoch = accuracy, len(self.history) - 1
+            self.best = copy_of(self.mean or self.weights)
+        self._losses, self._batches = [], ()
+
+    def _rates(self) -> list[float]:
+        """The learning rates of the next step."""
+        return [highest * self.rate(self.step) for highest in self._highest]
+
+    def _is_over(self) -> bool:
+        return bool(self.best) and len(self.history) - 1 - self.best_epoch >= self.patience
+
+    def _draw_batches(self) -> None:
+        self._drawn_from = torch.get_rng_state()
+        self._batches = self.batches(self.step // self.epoch_steps)
+
+    def _state(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in SAVED} | {
+            "weights": {name: weight.detach() for name, weight in self.weights.items()},
+            "mean": self.mean,
+            "optimizer": self.optimizer.state_dict(),
+            "_generator": torch.get_rng_state(),
+        }
+
+    def _restore(self, saved: Mapping[str, Any]) -> None:
+        for name in SAVED:
+            setattr(self, name, saved[name])
+        load(self.weights, saved["weights"])
+        load(self.mean, saved["mean"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+
+    def _diverged(self, loss: float, epoch: int, place: int) -> Diverged:
+        held = [
+            f"{len(numbers)} {unit}, the first of number {', '.join(map(str, numbers[:5]))}"
+            for unit, numbers in zip(self.units, self._batches[place], strict=True)
+        ]
+        return Diverged(
+            f"the loss is {loss} at epoch {epoch}, step {place}, of a batch of {' and '.join(held)};"
+            " lower --learning-rate, or look for labels that are no numbers"
+        )
+
+
+def copy_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The present values of some weights, which later steps leave alone."""
+    return {name: weight.detach().clone() for name, weight in weights.items()}
+
+
+@torch.no_grad()
+def load(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Give those weights that `values` names its values."""
+    for name, value in values.items():
+        weights[name].copy_(value)
+
+
+@contextmanager
+def replaced(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
+    """`values` in place of the weights of their names, inside the block."""
+    before = copy_of({name: weights[name] for name in values})
+    load(weights, values)
+    try:
+        yield
+    finally:
+        load(weights, before)
+
+
+def rates(steps: int, rise: int, schedule: Schedule = "cosine") -> Callable[[int], float]:
+    """The learning rate's factor by step: a straight rise, then constant, or half a cosine down to zero at `steps`."""
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        if schedule == "constant":
+            return 1.0
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+    return factor
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Groups of an optimiser: weight decay for matrices, none for biases and scalars."""
+    free = [parameter for parameter in parameters if parameter.requires_grad]
+    return [
+        {"params": [p for p in free if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in free if p.ndim < 2], "weight_decay": 0.0},
+    ]
