@@ -9,14 +9,13 @@ import importlib.metadata
 import io
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embed.console import progress, unknown_name, warn
+from embed.console import progress, warn
 from embed.files import atomic_write, sha256_file, sync_folder
 from embed.graphs.precision import is_convolutional, to_fp16, to_int8
 from embed.graphs.trace import OPSET
@@ -25,9 +24,11 @@ from embed.inputs.images import ImageError, load_pixels, preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError, require_same_identity
 from export import card, compose, parity
+from export.config import PROMPTS, ExportConfig
 from export.measure import measure, torch_scores, torch_vectors
 from heads.evaluation.calibration import Curve, Temperature
-from runtime.scoring.bundle import FORMAT, PRECISIONS, manifest_bytes
+from runtime.config import Precision
+from runtime.scoring.bundle import FORMAT, manifest_bytes
 from runtime.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -39,27 +40,6 @@ if TYPE_CHECKING:
 REFERENCE_ROWS = 4
 CALIBRATION_BATCH = 16  # pictures
 LIBRARIES = ("plaudit", "torch", "open_clip_torch", "timm", "transformers", "onnx", "onnxscript", "onnxruntime")
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """What is exported, what it is measured on, and how much it may differ from torch."""
-
-    precisions: tuple[str, ...] = ("fp32",)
-    pictures: tuple[Path, ...] = ()  # real ones for the parity check; generated ones where empty
-    prompts: tuple[str, ...] = parity.PROMPTS
-    max_flips: float = parity.MAX_FLIPS
-
-    def __post_init__(self) -> None:
-        if not self.precisions or len(set(self.precisions)) != len(self.precisions):
-            raise InputError(f"ExportConfig.precisions is {self.precisions}; wanted one or more, each once")
-        for precision in self.precisions:
-            if precision not in PRECISIONS:
-                raise unknown_name("precision", precision, PRECISIONS)
-        if not self.prompts:
-            raise InputError("ExportConfig.prompts is empty; wanted at least one prompt to compare scores under")
-        if not 0 <= self.max_flips < 1:
-            raise InputError(f"ExportConfig.max_flips is {self.max_flips}; wanted 0 <= max_flips < 1")
 
 
 def export_bundle(
@@ -194,7 +174,10 @@ def _graphs_at(
 
 
 def _write_graphs(
-    folder: Path, precision: str, graphs: Mapping[str, Mapping[str, "ModelProto"]], writer: compose.WeightsWriter
+    folder: Path,
+    precision: Precision,
+    graphs: Mapping[Precision, Mapping[str, "ModelProto"]],
+    writer: compose.WeightsWriter,
 ) -> dict[str, Any]:
     """Write one precision's graphs, their weights moved to the shared file; returns their entries for the manifest."""
     entries = {}
@@ -249,7 +232,7 @@ def _write_reference(
 
     pictures = parity.generated_pictures(REFERENCE_ROWS, seed=1)
     pixels = np.stack([preprocess(Image.fromarray(p), backbone.identity.preprocess) for p in pictures])
-    prompts = np.array(parity.PROMPTS[:REFERENCE_ROWS])
+    prompts = np.array(PROMPTS[:REFERENCE_ROWS])
     vectors = torch_vectors(backbone, head.inputs, pixels, list(prompts))
     tokens = {"prompts": prompts, "tokens": backbone.tokenize(list(prompts))} if "text_embedding" in vectors else {}
     score = torch_scores(head, vectors)

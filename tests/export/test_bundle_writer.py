@@ -12,7 +12,8 @@ from export_tiny import ImageOnly, head_manifest, tiny_backbone, tiny_head, writ
 
 from embed.spec import IdentityMismatch, InputError
 from export import bundle_writer, measure
-from export.bundle_writer import ExportConfig, export_bundle
+from export.bundle_writer import export_bundle
+from export.config import ExportConfig
 from export.parity import ParityError
 from runtime.scoring.scorer import Scorer
 
