@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # before this folder, where 
 from catalogue_data import ArrayPictures, Data, hardness, labels, made_data, real_data
 
 from runtime.catalogue.reader import Catalogue
-from runtime.catalogue.rows import PopularityConfig
-from runtime.catalogue.writer import IndexConfig, build, refresh
+from runtime.catalogue.writer import build, refresh
+from runtime.config import IndexConfig, PopularityConfig
 from runtime.index.base import Effort, Index, let_threads_sleep
 from runtime.index.blend import best_of
 from runtime.index.effort import exact_rows

@@ -24,9 +24,9 @@ from embed.backbones.backbone import Backbone  # noqa: E402
 from embed.backbones.load import load_backbone  # noqa: E402
 from embed.console import table  # noqa: E402
 from embed.spec import Source  # noqa: E402
-from export.bundle_writer import ExportConfig, export_bundle  # noqa: E402
-from export.cli import some_pictures  # noqa: E402
-from export.parity import PROMPTS  # noqa: E402
+from export.bundle_writer import export_bundle  # noqa: E402
+from export.config import PROMPTS, ExportConfig  # noqa: E402
+from export.measure import some_pictures  # noqa: E402
 from heads.models import HeadConfig, build_head  # noqa: E402
 
 MODELS = ("starter", "ViT-B-32", "RN50", "convnext_base_w", "ViT-B-16-SigLIP", "roberta-ViT-B-32", "ViT-L-14")
@@ -115,7 +115,7 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     share = -(-args.samples // len(args.images))
     pictures = tuple(path for folder in args.images for path in some_pictures(folder, share))
     # Random weights say nothing about how pictures compare, so any share of flips is let through and printed.
-    config = ExportConfig(args.precision, pictures[: args.samples], max_flips=0.99)
+    config = ExportConfig(args.precision, pictures=pictures[: args.samples], max_flips=0.99)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         bundle = export_bundle(Path(folder) / "bundle", backbone, head, manifest, config)

@@ -34,8 +34,9 @@ from embed.backbones.backbone import Backbone  # noqa: E402
 from embed.backbones.load import load_backbone  # noqa: E402
 from embed.console import table  # noqa: E402
 from embed.spec import Source  # noqa: E402
-from export.bundle_writer import ExportConfig, export_bundle  # noqa: E402
-from export.cli import some_pictures  # noqa: E402
+from export.bundle_writer import export_bundle  # noqa: E402
+from export.config import ExportConfig  # noqa: E402
+from export.measure import some_pictures  # noqa: E402
 from heads.models import HeadConfig, build_head  # noqa: E402
 from runtime.scoring.scorer import Scorer  # noqa: E402
 
@@ -84,7 +85,9 @@ def make_bundle(path: Path, backbone: Backbone, pictures: list[Path]) -> None:
     head = build_head(HeadConfig("fusion", backbone.identity.dim)).eval()
     torch.nn.init.normal_(list(head.parameters())[-2])
     manifest = {"head": {"kind": "fusion"}, "identity": backbone.identity.to_json()}
-    export_bundle(path, backbone, head, manifest, ExportConfig(("fp32", "int8"), tuple(pictures), max_flips=0.99))
+    export_bundle(
+        path, backbone, head, manifest, ExportConfig(("fp32", "int8"), pictures=tuple(pictures), max_flips=0.99)
+    )
 
 
 def measure(ways: dict[str, tuple[Way, bool]], data: list[bytes], rounds: int) -> dict[str, float]:

@@ -55,7 +55,8 @@ def make_bundle(folder: Path, photos: Path) -> Path:
     if not (bundle / "bundle.json").exists():
         from dataclasses import asdict
 
-        from export.bundle_writer import ExportConfig, export_bundle
+        from export.bundle_writer import export_bundle
+        from export.config import ExportConfig
         from heads.models import HeadConfig, build_head
 
         backbone = load_torch(folder / "vit-b-32.pt")
@@ -64,7 +65,7 @@ def make_bundle(folder: Path, photos: Path) -> Path:
         manifest = {"head": asdict(config), "identity": backbone.identity.to_json()}
         # Random weights give scores that lie close together: how many pairs int8 flips says nothing here.
         export_bundle(
-            bundle, backbone, build_head(config), manifest, ExportConfig(PRECISIONS, pictures, max_flips=0.99)
+            bundle, backbone, build_head(config), manifest, ExportConfig(PRECISIONS, pictures=pictures, max_flips=0.99)
         )
     return bundle
 

@@ -39,12 +39,26 @@ def command(
 def main(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """Run the chosen command and give its exit code."""
     args = parser.parse_args(argv)
+
+    def run() -> None:
+        result = args.run(args)
+        if args.json:
+            print_json(result)
+
+    return exit_code(parser.prog, run)
+
+
+def print_json(document: object) -> None:
+    """Print one JSON document, in one line, on stdout."""
+    json.dump(document, sys.stdout, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def exit_code(program: str, run: Callable[[], None]) -> int:
+    """Run a command and give its exit code; what is the user's to mend is printed in one line that begins `program`."""
     try:
         with shown_logs():
-            result = args.run(args)
-        if args.json:
-            json.dump(result, sys.stdout, allow_nan=False)
-            sys.stdout.write("\n")
+            run()
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output, such as `head`, has gone; Python would complain again while closing stdout.
@@ -56,10 +70,10 @@ def main(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
         module = (error.name or "").partition(".")[0]
         if module not in EXTRAS:
             raise
-        print(f"{parser.prog}: needs {module}; run: pip install 'plaudit[{EXTRAS[module]}]'", file=sys.stderr)
+        print(f"{program}: needs {module}; run: pip install 'plaudit[{EXTRAS[module]}]'", file=sys.stderr)
         return 2
     except (InputError, OSError) as error:
-        print(f"{parser.prog}: {one_line(error)}", file=sys.stderr)
+        print(f"{program}: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
 

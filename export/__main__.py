@@ -1,4 +1,4 @@
-from export.cli import main
+from export.cli.main import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

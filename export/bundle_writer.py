@@ -10,7 +10,6 @@ import io
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +24,12 @@ from embed.inputs.images import ImageError, load_pixels, preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity
-from embed.wording import unknown_name
 from export import card, compose, parity
+from export.config import PROMPTS, ExportConfig
 from export.measure import measure, torch_scores, torch_vectors
 from heads.evaluation.calibration import Curve, Temperature
-from runtime.scoring.bundle import FORMAT, PRECISIONS, manifest_bytes
+from runtime.config import Precision
+from runtime.scoring.bundle import FORMAT, manifest_bytes
 from runtime.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -43,27 +43,6 @@ logger = logging.getLogger(__name__)
 REFERENCE_ROWS = 4
 CALIBRATION_BATCH = 16  # pictures
 LIBRARIES = ("plaudit", "torch", "open_clip_torch", "timm", "transformers", "onnx", "onnxscript", "onnxruntime")
-
-
-@dataclass(frozen=True)
-class ExportConfig:
-    """What is exported, what it is measured on, and how much it may differ from torch."""
-
-    precisions: tuple[str, ...] = ("fp32",)
-    pictures: tuple[Path, ...] = ()  # real ones for the parity check; generated ones where empty
-    prompts: tuple[str, ...] = parity.PROMPTS
-    max_flips: float = parity.MAX_FLIPS
-
-    def __post_init__(self) -> None:
-        if not self.precisions or len(set(self.precisions)) != len(self.precisions):
-            raise InputError(f"ExportConfig.precisions is {self.precisions}; wanted one or more, each once")
-        for precision in self.precisions:
-            if precision not in PRECISIONS:
-                raise unknown_name("precision", precision, PRECISIONS)
-        if not self.prompts:
-            raise InputError("ExportConfig.prompts is empty; wanted at least one prompt to compare scores under")
-        if not 0 <= self.max_flips < 1:
-            raise InputError(f"ExportConfig.max_flips is {self.max_flips}; wanted 0 <= max_flips < 1")
 
 
 def export_bundle(
@@ -202,7 +181,10 @@ def _graphs_at(precision: str, parts: Mapping[str, "ModelProto"], pixels: Sequen
 
 
 def _write_graphs(
-    folder: Path, precision: str, graphs: Mapping[str, Mapping[str, "ModelProto"]], writer: compose.WeightsWriter
+    folder: Path,
+    precision: Precision,
+    graphs: Mapping[Precision, Mapping[str, "ModelProto"]],
+    writer: compose.WeightsWriter,
 ) -> dict[str, Any]:
     """Write one precision's graphs, their weights moved to the shared file; returns their entries for the manifest."""
     entries = {}
@@ -257,7 +239,7 @@ def _write_reference(
 
     pictures = parity.generated_pictures(REFERENCE_ROWS, seed=1)
     pixels = np.stack([preprocess(Image.fromarray(p), backbone.identity.preprocess) for p in pictures])
-    prompts = np.array(parity.PROMPTS[:REFERENCE_ROWS])
+    prompts = np.array(PROMPTS[:REFERENCE_ROWS])
     vectors = torch_vectors(backbone, head.inputs, pixels, list(prompts))
     tokens = {"prompts": prompts, "tokens": backbone.tokenize(list(prompts))} if "text_embedding" in vectors else {}
     score = torch_scores(head, vectors)

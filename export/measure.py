@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 TORCH_BATCH = 8  # pictures; more is no faster on a CPU and takes more memory
 GENERATED_PICTURES = 64
 
@@ -153,3 +154,13 @@ def torch_scores(head: "Head", vectors: Mapping[str, Float32s]) -> Float32s:
 
     with torch.inference_mode():
         return head(**{name: torch.from_numpy(vectors[name]) for name in head.inputs}).numpy()
+
+
+def some_pictures(folder: Path, count: int) -> list[Path]:
+    """Up to `count` picture files under the folder, evenly spread over their sorted names."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder of pictures")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if len(paths) < 2:
+        raise InputError(f"{folder} holds {len(paths)} pictures; wanted at least two to compare")
+    return [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths

@@ -17,22 +17,6 @@ from heads.metrics import spearman
 # Limits at fp32. Scores may be logits of any size: the limit is for scores up to 1 and grows with the largest.
 MAX_SCORE_DIFFERENCE = 1e-4
 MIN_COSINE = 0.999999
-MAX_FLIPS = 0.005  # share of decided pairs whose order may change, at any precision
-
-PROMPTS = (
-    "a photo of a cat",
-    "a red bicycle leaning against a brick wall, golden hour",
-    "smiling face with sunglasses",
-    "watercolor painting of a mountain lake at dawn",
-    "portrait of an old fisherman, oil on canvas, dramatic light",
-    "isometric render of a tiny cozy room, pastel colors",
-    "a bowl of ramen with a soft-boiled egg, top view",
-    "cyberpunk street in the rain, neon signs, reflections, 35mm",
-    "birthday cake",
-    "an astronaut riding a horse on the moon",
-    "minimalist logo of a fox, flat design, vector art",
-    "dog",
-)
 
 
 class ParityError(InputError):

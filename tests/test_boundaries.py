@@ -40,7 +40,7 @@ MAY_IMPORT = {
         *("embed", "embed.backbones", "embed.cache", "embed.unfreeze"),
         *("heads.data", "heads.store", "heads.training"),
     },
-    "runtime": set(),
+    "runtime": {"embed"},
     "runtime.scoring": {"embed", "embed.inputs", "embed.engines"},
     "runtime.index": {"embed"},
     "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
@@ -54,6 +54,7 @@ COMMANDS = {
     "embed.cli": {"embed"},
     "heads.cli": {"embed", "heads"},
     "runtime.cli": {"embed", "runtime"},
+    "export.cli": {"embed", "heads", "export", "runtime"},
     "export": {"embed", "heads", "export", "runtime"},
 }
 # Who prints and draws: the commands, and what they have in common. Everything else raises, logs, or takes a Progress.
@@ -123,6 +124,10 @@ def test_folders_import_only_what_they_may(name: str) -> None:
         else:
             wrong = used - MAY_IMPORT[name] - {name, package}
         assert not wrong, f"{one} imports {wrong}"
+
+
+def test_only_commands_know_the_library_that_reads_their_options() -> None:
+    assert [name for name, path in MODULES.items() if "cyclopts" in set(imported(path))] == ["embed.cli.app"]
 
 
 def test_no_imports_run_in_a_circle() -> None:

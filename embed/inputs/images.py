@@ -17,7 +17,6 @@ import io
 import math
 import re
 import warnings
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -33,6 +32,7 @@ from PIL import (  # importing a plugin registers its format
     WebPImagePlugin,  # noqa: F401
 )
 
+from embed.config import Limits as Limits
 from embed.spec import InputError, Preprocess
 
 # What people post and what data sets hold. EPS runs Ghostscript, WMF asks the operating system, and the decoders of
@@ -54,9 +54,6 @@ MAX_TIFF_VALUES = 1 << 18
 START_OF_SCAN = b"\xff\xda"
 MAX_SCANNED_PIXELS = 1 << 31
 
-# Pillow refuses more whatever our limit is (twice its MAX_IMAGE_PIXELS).
-PILLOW_MAX_PIXELS = 178_956_970
-
 # A strip of 1 x 60,000 pixels, its short side resized to 224, would be 224 x 13,440,000: beyond this many pixels only
 # the part that the crop keeps is resized, which differs by at most 2 of 255 levels.
 MAX_RESIZED_PIXELS = 1 << 26
@@ -77,24 +74,6 @@ TRANSPOSE = {
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The largest picture that is decoded; both are checked before that.
-
-    The defaults let through what cameras and generators make, a 64-megapixel phone picture included. Decoding takes
-    4 to 16 bytes of memory a pixel (JPEG 4, progressive JPEG 10, WebP 16): at most 1.1 GB a picture.
-    """
-
-    max_bytes: int = 64 << 20
-    max_pixels: int = 1 << 26  # 8192 x 8192
-
-    def __post_init__(self) -> None:
-        if self.max_bytes < 1:
-            raise InputError(f"Limits.max_bytes is {self.max_bytes}; wanted at least 1")
-        if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
-            raise InputError(f"Limits.max_pixels is {self.max_pixels}; wanted 1 to {PILLOW_MAX_PIXELS}")
 
 
 class ImageError(InputError):

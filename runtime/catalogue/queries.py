@@ -4,14 +4,13 @@ Works on any catalogue that can `search` and give `vectors_of` its pictures. Kno
 """
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from embed.spec import InputError
 from runtime.catalogue.reader import Hit
+from runtime.config import Wish
 
 
 class Searchable(Protocol):
@@ -22,28 +21,6 @@ class Searchable(Protocol):
         self, queries: np.ndarray, k: int, popularity_weight: float, min_percentile: float, where: str | None
     ) -> list[list[Hit]]: ...
     def vectors_of(self, keys: list[str]) -> np.ndarray: ...
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What the hits of one query must be like."""
-
-    k: int = 10
-    popularity_weight: float = 0.0
-    min_percentile: float = 0.0
-    where: str | None = None
-    dedup: float | None = None  # of hits whose cosine is above this only the best is kept
-    group_by: str | None = None  # a column, such as the creator, of which
-    per_group: int = 1  # no value has more hits than this; hits without a value are not counted
-    exclude: Collection[str] = ()  # ids that are no hits
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise InputError(f"k is {self.k}; wanted 1 or more")
-        if self.dedup is not None and not -1 <= self.dedup <= 1:
-            raise InputError(f"dedup is {self.dedup}; wanted a cosine, such as 0.95")
-        if self.per_group < 1:
-            raise InputError(f"per_group is {self.per_group}; wanted 1 or more")
 
 
 def mixed_query(likes: np.ndarray, dislikes: np.ndarray | None = None) -> np.ndarray:

@@ -13,9 +13,7 @@ import pyarrow.compute as pc
 
 from embed.spec import Identity, InputError
 from runtime.catalogue.popularity import decayed, percentiles, posterior_rates
-
-MISSING = ("drop", "zero", "median", "predicted")
-
+from runtime.config import PopularityConfig
 
 # What a catalogue's rows have of their own; the other columns are the table's.
 OWN_COLUMNS = ("popularity", "image_id", "width", "height")
@@ -34,20 +32,6 @@ class Pictures(Protocol):
 
 # Pictures, (n,) rows of theirs, and the prompts of these, null where there is none -> (n,) scores, higher is better.
 Predict = Callable[[Pictures, np.ndarray, pa.ChunkedArray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class PopularityConfig:
-    """How counts become popularity."""
-
-    missing: str = "drop"  # what pictures without a count get: left out, zero, the median count, or a predicted place
-    half_life_s: float | None = None  # counts fade by half in this time, as seen from the newest `timestamp`
-
-    def __post_init__(self) -> None:
-        if self.missing not in MISSING:
-            raise InputError(f"missing is {self.missing!r}; wanted one of {MISSING}")
-        if self.half_life_s is not None and not self.half_life_s > 0:
-            raise InputError(f"half_life_s is {self.half_life_s}; wanted a positive time in seconds")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,8 @@ from embed.files import atomic_write, locked, sync_folder, write_json
 from embed.progress import Progress, silent
 from embed.spec import InputError, require_same_identity
 from runtime.catalogue.reader import FORMAT, Catalogue
-from runtime.catalogue.rows import (
-    OWN_COLUMNS,
-    Pictures,
-    PopularityConfig,
-    PopularRows,
-    Predict,
-    popular_rows,
-)
+from runtime.catalogue.rows import OWN_COLUMNS, Pictures, PopularRows, Predict, popular_rows
+from runtime.config import IndexConfig, PopularityConfig
 from runtime.index.base import Effort
 from runtime.index.effort import RecallTooLow, Tuned, measure, tune
 from runtime.index.factory import KINDS, build_index, bytes_per_vector, read_index
@@ -37,21 +31,6 @@ EXACT_UP_TO = 200_000  # vectors: beyond, `auto` takes an index
 TUNING_QUERIES = 400
 REFRESH_QUERIES = 64  # to measure the recall of a refreshed index anew
 RECALL_SLACK = 0.02  # what so few queries may show below the recall asked for
-
-
-@dataclass(frozen=True)
-class IndexConfig:
-    """Which index to build, and what it must reach."""
-
-    kind: str = "auto"  # one of KINDS, exact or auto
-    min_recall: float = 0.99  # at ten, at every weight of tuning.WEIGHTS
-    max_memory_bytes: int | None = None  # of the index beside the vectors; `auto` passes over kinds that need more
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("auto", "exact", *KINDS):
-            raise InputError(f"index is {self.kind!r}; wanted one of {('auto', 'exact', *KINDS)}")
-        if not 0 < self.min_recall <= 1:
-            raise InputError(f"min_recall is {self.min_recall}; wanted above 0, up to 1")
 
 
 def build(

@@ -1,22 +1,25 @@
-"""`python -m runtime`: score pictures, index them, find similar popular ones, serve all that."""
+"""The commands of `python -m runtime`."""
 
-import argparse
-import sys
 from collections.abc import Sequence
 
-from embed import console
-from runtime.cli import catalogue, score, serve, upload
+from embed.cli.app import run
 
-PARTS = (score, catalogue, upload, serve)
+ABOUT = "Score pictures with a bundle, index them, find similar and popular ones, and serve all that."
+COMMANDS = {
+    "score": "runtime.cli.score:score",
+    "score-table": "runtime.cli.score_table:score_table",
+    "best-of-n": "runtime.cli.best_of_n:best_of_n",
+    "index": "runtime.cli.index:index",
+    "refresh": "runtime.cli.refresh:refresh",
+    "index refresh": "runtime.cli.refresh:refresh",  # both are natural
+    "similar": "runtime.cli.similar:similar",
+    "upload": "runtime.cli.upload:upload",
+    "serve": "runtime.cli.serve:serve",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code (see embed.console)."""
-    parser = argparse.ArgumentParser(prog="python -m runtime", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for part in PARTS:
-        part.add_commands(commands)
-    argv = sys.argv[1:] if argv is None else argv
-    if list(argv[:2]) == ["index", "refresh"]:  # both spellings are natural
-        argv = argv[1:]
-    return console.main(parser, argv)
+    """Run one command and give its exit code."""
+    return run(
+        "runtime", "Score pictures, index them, find similar and popular ones, and serve all that.", COMMANDS, argv
+    )

@@ -1,27 +1,26 @@
-"""The command `upload`: a catalogue into Milvus."""
+"""`python -m runtime upload`."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from embed import console
+from embed.console import progress
 
 
-def add_commands(commands: Any) -> None:
-    """Add this module's command to those of `python -m runtime`."""
-    parser = console.command(commands, "upload", upload_catalogue, "make a collection of Milvus equal to a catalogue")
-    parser.add_argument("catalogue", type=Path, metavar="CATALOGUE")
-    parser.add_argument("uri", metavar="URI", help="of a cluster, or a file for Milvus Lite")
-    parser.add_argument("--collection", default="plaudit", help="(%(default)s)")
-    parser.add_argument("--index-type", default="FLAT", help="one of Milvus's; FLAT is exact (%(default)s)")
+def upload(catalogue: Path, uri: str, /, *, collection: str = "plaudit", index_type: str = "FLAT") -> dict[str, Any]:
+    """Make a collection of Milvus equal to a catalogue.
 
+    Every picture is added or replaced, and what the catalogue no longer has is deleted.
 
-def upload_catalogue(args: argparse.Namespace) -> dict[str, Any]:
-    """Upsert every picture, delete what the catalogue no longer has."""
-    from runtime.catalogue.milvus import upload
+    Args:
+        catalogue: A folder made by `python -m runtime index`.
+        uri: The address of a Milvus cluster, or a file for Milvus Lite.
+        collection: The name of the collection.
+        index_type: The type of Milvus's index. FLAT is exact.
+    """
+    from runtime.catalogue import milvus
     from runtime.catalogue.reader import Catalogue
 
-    catalogue = Catalogue.open(args.catalogue)
-    upload(catalogue, args.uri, args.collection, args.index_type, console.progress).close()
-    console.say(args, f"{len(catalogue)} pictures in the collection {args.collection} of {args.uri}")
-    return {"uri": args.uri, "collection": args.collection, "pictures": len(catalogue)}
+    opened = Catalogue.open(catalogue)
+    milvus.upload(opened, uri, collection, index_type, progress).close()
+    print(f"{len(opened)} pictures in the collection {collection} of {uri}")
+    return {"uri": uri, "collection": collection, "pictures": len(opened)}

@@ -22,14 +22,15 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from embed.files import read_manifest, sha256_file
 from embed.inputs.tokenizer import Tokenizer, TokenizerConfig
 from embed.spec import Identity, InputError, Source, known_fields
+from runtime.config import Precision
 
 FORMAT = 1
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 PARTS = ("model", "image", "text", "head")
 # What a graph of scores may give, each float32 (n,).
 OUTPUTS = {

@@ -11,7 +11,7 @@ A part appears whole or not at all, and is the same whichever run wrote it.
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,21 +22,13 @@ import pyarrow.parquet as pq
 from embed.files import atomic_write, write_json
 from embed.progress import Progress, silent
 from embed.spec import InputError
+from runtime.config import TableConfig
 
 if TYPE_CHECKING:
     from runtime.scoring.scorer import Scorer
 
 FORMAT = 1
 ROWS = 1024  # a part: what is held in memory, pictures included
-
-
-@dataclass(frozen=True)
-class TableConfig:
-    """Which columns are read. `prompt` is one for all rows, in place of a column."""
-
-    image_column: str = "image"
-    prompt_column: str = "prompt"
-    prompt: str | None = None
 
 
 def score_table(

@@ -19,10 +19,11 @@ from importlib.metadata import version
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from runtime.config import ServiceConfig
 from runtime.service import routes
 from runtime.service.front import Front, problem_json
 from runtime.service.requests import Problem
-from runtime.service.state import Service, ServiceConfig
+from runtime.service.state import Service
 
 
 def create_app(config: ServiceConfig) -> FastAPI:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from embed.spec import InputError
-from runtime.service.state import ServiceConfig
+from runtime.config import ServiceConfig
 
 NAME = "plaudit"
 

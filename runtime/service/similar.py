@@ -9,8 +9,9 @@ import numpy as np
 from embed.arrays import Float32s
 from embed.inputs.images import ImageError
 from embed.spec import InputError
-from runtime.catalogue.queries import Wish, find, mixed_query
+from runtime.catalogue.queries import find, mixed_query
 from runtime.catalogue.reader import Catalogue, hit_json
+from runtime.config import Wish
 from runtime.service.engine import Engine
 from runtime.service.requests import Like, SimilarRequest, UrlPicture, picture_of
 

@@ -1,4 +1,4 @@
-"""What a service is given and what it holds while it lives: its configuration, processes, engine and counters.
+"""What a service holds while it lives: its processes, engine and counters.
 
 Knows no route.
 """
@@ -7,13 +7,12 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-from embed.engines.sessions import Provider, resolve_providers
-from embed.inputs.images import ImageError, Limits
+from embed.engines.sessions import resolve_providers
+from embed.inputs.images import ImageError
 from embed.ort import require_onnxruntime
-from embed.spec import InputError
+from runtime.config import ServiceConfig
 from runtime.scoring.scorer import BATCH, Scorer
 from runtime.service.decoding import Decoders
 from runtime.service.engine import Engine, EngineRoom
@@ -21,58 +20,7 @@ from runtime.service.fetching import Fetcher
 from runtime.service.front import Gate, log
 from runtime.service.metrics import Metrics
 
-LIMITS = Limits(max_bytes=16 << 20, max_pixels=1 << 25)  # at most half a GB of memory for each decoder
 READY_S = 5.0  # how long a proof of readiness counts
-
-
-@dataclass(frozen=True)
-class ServiceConfig:
-    """What is served, and how much of it at once."""
-
-    bundle: Path
-    catalogue: Path | None = None
-    providers: tuple[Provider, ...] | None = None
-    precision: str | None = None
-    threads: int | None = None  # inside one run on a CPU; None: see `sizes`
-    streams: int | None = None  # runs side by side
-    engine_cache: Path | None = None
-    limits: Limits = LIMITS
-    max_items: int = 64  # of one request
-    max_prompt_chars: int = 2000
-    max_body_bytes: int = 32 << 20
-    max_pending_bytes: int = 256 << 20  # bodies of all requests under way
-    max_queue: int = 256  # items under way, decoding included
-    max_batch: int | None = None  # items of one run
-    deadline_s: float = 10.0
-    decoders: int = field(default_factory=lambda: max(2, (os.cpu_count() or 2) // 2))
-    url_hosts: tuple[str, ...] = ()
-    token: str | None = field(default=None, repr=False)
-    may_reload: bool = True  # whether POST /admin/reload is served, to who has the token
-
-    def __post_init__(self) -> None:
-        for name in (
-            "max_items",
-            "max_prompt_chars",
-            "max_body_bytes",
-            "max_batch",
-            "streams",
-            "deadline_s",
-            "decoders",
-        ):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise InputError(f"ServiceConfig.{name} is {getattr(self, name)}; wanted a positive number")
-        if self.max_queue < self.max_items:
-            raise InputError(
-                f"ServiceConfig.max_queue is {self.max_queue}; wanted at least max_items, {self.max_items},"
-                " or a request of so many could never be served"
-            )
-        if self.max_pending_bytes < self.max_body_bytes:
-            raise InputError(
-                f"ServiceConfig.max_pending_bytes is {self.max_pending_bytes}; wanted at least max_body_bytes,"
-                f" {self.max_body_bytes}"
-            )
-        if self.token == "":
-            raise InputError("the token is empty; give one, or none at all")
 
 
 @dataclass(frozen=True)

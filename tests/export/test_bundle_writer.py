@@ -13,7 +13,8 @@ from progress_told import Told
 
 from embed.spec import IdentityMismatch, InputError
 from export import bundle_writer, measure
-from export.bundle_writer import ExportConfig, export_bundle
+from export.bundle_writer import export_bundle
+from export.config import ExportConfig
 from export.parity import ParityError
 from runtime.scoring.scorer import Scorer
 

@@ -11,7 +11,8 @@ from export_tiny import head_manifest, tiny_backbone, tiny_head, write_pictures
 from embed.backbones import load as loading
 from embed.spec import InputError, Source
 from export import measure
-from export.cli import main, some_pictures
+from export.cli.main import main
+from export.measure import some_pictures
 from heads.store.disk import save_head
 
 

@@ -8,7 +8,8 @@ import torch
 from export_tiny import head_manifest, tiny_backbone, write_pictures
 
 from embed.inputs.images import load_pixels
-from export.bundle_writer import ExportConfig, export_bundle
+from export.bundle_writer import export_bundle
+from export.config import ExportConfig
 from export.space import into_space
 from heads.models import Cosine, HeadConfig, build_head
 from runtime.scoring.scorer import Scorer

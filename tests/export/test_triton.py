@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2 as schema
 
 from embed.engines.sessions import signature
 from embed.spec import InputError
-from export.cli import main
+from export.cli.main import main
 from export.triton import export_repository
 from runtime.scoring.bundle import Bundle, open_bundle
 from runtime.scoring.scorer import Scorer

@@ -9,8 +9,8 @@ import pyarrow as pa
 from embed.cache.store import Cache, CacheWriter
 from embed.spec import Identity, Preprocess, Source
 from runtime.catalogue.reader import Catalogue
-from runtime.catalogue.rows import PopularityConfig
-from runtime.catalogue.writer import IndexConfig, build
+from runtime.catalogue.writer import build
+from runtime.config import IndexConfig, PopularityConfig
 
 
 def identity(dim: int, weights: str = "w") -> Identity:

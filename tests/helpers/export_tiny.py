@@ -22,7 +22,8 @@ from tokenizers.processors import TemplateProcessing
 from embed.backbones.backbone import Backbone, activation, tokenizer_name, weights_hash
 from embed.backbones.load import load_backbone
 from embed.spec import Identity, Preprocess, Source
-from export.bundle_writer import ExportConfig, export_bundle
+from export.bundle_writer import export_bundle
+from export.config import ExportConfig
 from export.parity import generated_pictures
 from heads.models import Head, HeadConfig, build_head
 
@@ -146,7 +147,7 @@ def make_bundle(tmp_path_factory: Any) -> Path:
     with locked(folder / "bundle.lock"):
         if not (folder / "bundle").exists():
             pictures = write_pictures(folder / "pictures", 12)
-            config = ExportConfig(("fp32", "fp16", "int8"), tuple(pictures), max_flips=0.5)
+            config = ExportConfig(("fp32", "fp16", "int8"), pictures=tuple(pictures), max_flips=0.5)
             backbone = tiny_backbone()
             manifest = head_manifest(backbone, calibration=CALIBRATION)
             export_bundle(folder / "bundle", backbone, tiny_head(), manifest, config)

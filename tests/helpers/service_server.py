@@ -14,8 +14,9 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
+from runtime.config import ServiceConfig
 from runtime.service.app import create_app
-from runtime.service.state import Service, ServiceConfig
+from runtime.service.state import Service
 
 TOKEN = "a token for tests"
 

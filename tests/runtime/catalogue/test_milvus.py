@@ -7,9 +7,9 @@ from catalogue_fakes import make_cache, make_catalogue, make_labels, unit_vector
 from progress_told import Told
 
 from embed.spec import IdentityMismatch, InputError
-from runtime.catalogue.queries import Wish, find
-from runtime.catalogue.rows import PopularityConfig
-from runtime.catalogue.writer import IndexConfig, build, refresh
+from runtime.catalogue.queries import find
+from runtime.catalogue.writer import build, refresh
+from runtime.config import IndexConfig, PopularityConfig, Wish
 
 pytest.importorskip("pymilvus", reason="needs the extra milvus: pip install 'plaudit[milvus]'")
 # The client's own warnings are not ours.

@@ -4,8 +4,9 @@ from catalogue_fakes import make_catalogue, make_labels, unit_vectors
 from PIL import Image
 
 from embed.spec import InputError
-from runtime.catalogue.queries import Wish, distinct_rows, find, mixed_query
+from runtime.catalogue.queries import distinct_rows, find, mixed_query
 from runtime.catalogue.sheet import TILE, write_sheet
+from runtime.config import Wish
 
 
 @pytest.fixture(scope="module")

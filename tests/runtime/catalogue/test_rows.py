@@ -7,7 +7,8 @@ from catalogue_fakes import make_cache, unit_vectors
 
 from embed.spec import InputError
 from runtime.catalogue.popularity import percentiles, posterior_rates
-from runtime.catalogue.rows import PopularityConfig, popular_rows, seconds
+from runtime.catalogue.rows import popular_rows, seconds
+from runtime.config import PopularityConfig
 
 
 @pytest.fixture

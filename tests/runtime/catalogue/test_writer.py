@@ -23,8 +23,8 @@ from progress_told import Told
 from embed.spec import IdentityMismatch, InputError
 from runtime.catalogue import writer as module
 from runtime.catalogue.reader import Catalogue
-from runtime.catalogue.rows import PopularityConfig
-from runtime.catalogue.writer import IndexConfig, build, refresh
+from runtime.catalogue.writer import build, refresh
+from runtime.config import IndexConfig, PopularityConfig
 from runtime.index.effort import RecallTooLow
 
 KINDS = ("exact", "ivf-pq", "ivf-sq", "hnsw")
@@ -133,7 +133,7 @@ def test_auto_takes_the_first_kind_that_fits_and_reaches_the_recall(tmp_path, mo
     assert tried == ["ivf-pq", "ivf-sq", "hnsw"]
 
 
-@pytest.mark.parametrize(("options", "message"), [({"kind": "lsh"}, "index is 'lsh'"), ({"min_recall": 1.5}, "is 1.5")])
+@pytest.mark.parametrize(("options", "message"), [({"kind": "lsh"}, "kind is 'lsh'"), ({"min_recall": 1.5}, "is 1.5")])
 def test_bad_configs_are_said(options, message):
     with pytest.raises(InputError, match=message):
         IndexConfig(**options)

@@ -1,15 +1,16 @@
-import argparse
 import csv
 import json
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from catalogue_fakes import identity, make_cache, unit_vectors
 
-from embed import console
-from runtime.cli import catalogue
+from runtime.cli import popularity, similar
+from runtime.cli.main import COMMANDS, main
 
 VECTORS = unit_vectors(60, 16, clusters=6)
 
@@ -40,21 +41,19 @@ def place(tmp_path, monkeypatch):
         writer.writerow(["image", "likes", "kind"])
         writer.writerows([f"p{i}.png", (i * 7) % 61, "ab"[i % 2]] for i in range(50))
         writer.writerow(["p50.png", "", "c"])
-    monkeypatch.setattr(catalogue, "load_encoder", lambda catalogue, bundle: FakeScorer())
+    monkeypatch.setattr(similar, "load_encoder", lambda catalogue, bundle: FakeScorer())
     return tmp_path
 
 
 def run(*argv):
-    parser = argparse.ArgumentParser(prog="runtime")
-    catalogue.add_commands(parser.add_subparsers(required=True))
-    return console.main(parser, list(map(str, argv)))
+    return main(list(map(str, argv)))
 
 
 def index(*options):
     return run("index", "cache", "--popularity", "counts.csv", "--columns", "count=likes", "--out", "cat", *options)
 
 
-def similar(capsys, *options):
+def hits_of(capsys, *options):
     capsys.readouterr()
     assert run("similar", "cat", *options, "--json") == 0
     return [hit["key"] for hit in json.loads(capsys.readouterr().out)["hits"]]
@@ -80,20 +79,20 @@ def test_index_says_what_was_left_out(place, capsys):
 def test_every_kind_of_query(place, capsys):
     index("--missing", "zero")
     (place / "3.jpg").write_bytes(b"a picture")
-    v = catalogue.Path("v.npy")
+    v = Path("v.npy")
     np.save(v, VECTORS[9] * 5)
-    assert similar(capsys, "3.jpg", "--popularity-weight", "0.3") == expected(VECTORS[3], 0.3)
-    assert similar(capsys, "--text", "hello") == expected(VECTORS[5])
+    assert hits_of(capsys, "3.jpg", "--popularity-weight", "0.3") == expected(VECTORS[3], 0.3)
+    assert hits_of(capsys, "--text", "hello") == expected(VECTORS[5])
     mean = VECTORS[3] + VECTORS[5]
-    assert similar(capsys, "3.jpg", "--text", "hello", "-k", "4") == expected(mean / np.linalg.norm(mean), k=4)
-    assert similar(capsys, "--vector", v) == expected(VECTORS[9])
-    assert similar(capsys, "--id", "p8.png", "-k", "5") == [key for key in expected(VECTORS[8]) if key != "p8.png"][:5]
+    assert hits_of(capsys, "3.jpg", "--text", "hello", "-k", "4") == expected(mean / np.linalg.norm(mean), k=4)
+    assert hits_of(capsys, "--vector", v) == expected(VECTORS[9])
+    assert hits_of(capsys, "--id", "p8.png", "-k", "5") == [key for key in expected(VECTORS[8]) if key != "p8.png"][:5]
     mixed = VECTORS[[3, 8]].mean(axis=0) - VECTORS[20]
-    got = similar(capsys, "--like", "3.jpg", "p8.png", "--dislike", "p20.png")
+    got = hits_of(capsys, "--like", "3.jpg", "p8.png", "--dislike", "p20.png")
     assert got == expected(mixed / np.linalg.norm(mixed))
-    assert similar(capsys, "--id", "p8.png", "--where", "kind = 'c'") == ["p50.png"]
-    assert "p8.png" not in similar(capsys, "--id", "p8.png", "--front")
-    assert len(similar(capsys, "--id", "p8.png", "--group-by", "kind", "--where", "kind is not null")) == 3
+    assert hits_of(capsys, "--id", "p8.png", "--where", "kind = 'c'") == ["p50.png"]
+    assert "p8.png" not in hits_of(capsys, "--id", "p8.png", "--front")
+    assert len(hits_of(capsys, "--id", "p8.png", "--group-by", "kind", "--where", "kind is not null")) == 3
 
 
 def test_refresh_and_deletion(place, capsys):
@@ -107,10 +106,8 @@ def test_refresh_and_deletion(place, capsys):
 
 
 def test_index_refresh_is_refresh(place, capsys):
-    from runtime.cli.main import main
-
     index()
-    assert main(["index", "refresh", "cat", "--delete", "p3.png"]) == 0
+    assert run("index", "refresh", "cat", "--delete", "p3.png") == 0
     assert "49 pictures in cat" in capsys.readouterr().out
 
 
@@ -145,18 +142,18 @@ def test_a_predictor_reads_what_the_cache_has(monkeypatch):
             return self.pooled
 
     scorer, pictures, rows = FakeScorer(), Pictures(), np.array([5, 3, 8])
-    scorer.bundle = argparse.Namespace(path="b")
+    scorer.bundle = SimpleNamespace(path="b")
     scorer.inputs = ("image_embedding", "image_pooled")
     scorer.score_vectors = lambda f: {"score": f["image_embedding"][:, 0] + f["image_pooled"][:, 0]}
     prompts = pa.chunked_array([["a", "b", None]])
     with pytest.raises(InputError, match="features before the projection, which are not there"):
-        catalogue.predictor(scorer)(pictures, rows, prompts)
+        popularity.predictor(scorer)(pictures, rows, prompts)
     pictures.pooled = 10 * VECTORS
-    monkeypatch.setattr(catalogue, "PREDICTED_ROWS", 2)
-    np.testing.assert_allclose(catalogue.predictor(scorer)(pictures, rows, prompts), 11 * VECTORS[rows, 0])
+    monkeypatch.setattr(popularity, "PREDICTED_ROWS", 2)
+    np.testing.assert_allclose(popularity.predictor(scorer)(pictures, rows, prompts), 11 * VECTORS[rows, 0])
     scorer.reads_text = True
     with pytest.raises(InputError, match="1 pictures have no prompt"):
-        catalogue.predictor(scorer)(pictures, rows, prompts)
+        popularity.predictor(scorer)(pictures, rows, prompts)
 
 
 def test_the_sheet(place, capsys):
@@ -192,12 +189,12 @@ def test_bad_input_is_one_line(place, capsys, argv, message):
     assert len(err) == 1 and message in err[0]
 
 
-def test_the_commands_import_nothing_heavy():
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_imports_nothing_heavy(name):
     code = (
-        "import sys, argparse; from runtime.cli import catalogue;"
-        "catalogue.add_commands(argparse.ArgumentParser().add_subparsers());"
-        "heavy = {'faiss', 'numpy', 'pyarrow', 'PIL', 'torch'} & set(sys.modules); assert not heavy, heavy"
+        f"import sys; from runtime.cli.main import main; assert main('{name} --help'.split()) == 0;"
+        "heavy = {'faiss', 'numpy', 'pyarrow', 'PIL', 'torch', 'cyclopts'} & set(sys.modules); assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
     failing = subprocess.run([sys.executable, "-c", "import numpy; " + code], capture_output=True)
     assert failing.returncode != 0

@@ -208,7 +208,7 @@ def test_scoring_imports_no_torch(bundle: Path, pictures: list[Path]) -> None:
     argv = ["score", str(bundle), "--prompt", "a cat", str(pictures[0])]
     assert heavy_after(f"from runtime.cli.main import main; assert main({argv!r}) == 0") == "[]"
     argv = ["check", str(bundle), "--runtime-only"]
-    assert heavy_after(f"from export.cli import main; assert main({argv!r}) == 0") == "[]"
+    assert heavy_after(f"from export.cli.main import main; assert main({argv!r}) == 0") == "[]"
 
 
 def test_the_probe_sees_what_it_looks_for() -> None:

@@ -11,9 +11,10 @@ from export_tiny import write_pictures
 from progress_told import Told
 
 from embed.spec import InputError
+from runtime.config import TableConfig
 from runtime.scoring import tables
 from runtime.scoring.scorer import Scorer
-from runtime.scoring.tables import TableConfig, score_table
+from runtime.scoring.tables import score_table
 
 
 @pytest.fixture(scope="module")

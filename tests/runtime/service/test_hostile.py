@@ -18,8 +18,9 @@ from schemathesis.specs.openapi.checks import (
 from service_server import TOKEN, serving, small_picture
 
 from embed.inputs.images import ImageError, Limits, load_pixels
+from runtime.config import RequestLimits
 from runtime.scoring.scorer import Scorer
-from runtime.service.state import LIMITS, Service
+from runtime.service.state import Service
 
 ROBUSTNESS = DATA / "robustness"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
@@ -65,7 +66,7 @@ def test_every_file_of_the_robustness_folder_is_scored_or_refused_with_its_reaso
     client, service = running
     files = [path for path in sorted(ROBUSTNESS.rglob("*")) if path.is_file()]
     assert len(files) > 100
-    scorer = Scorer.load(bundle, threads=1, limits=LIMITS)
+    scorer = Scorer.load(bundle, threads=1, limits=RequestLimits())
     good = small_picture(0)
     score = float(scorer.score("a cat", [good])[0])
     outcomes = {"ok": 0, "error": 0}

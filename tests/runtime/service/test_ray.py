@@ -9,8 +9,8 @@ import pytest
 from paths import ROOT
 from service_server import TOKEN, base64_of, small_picture
 
+from runtime.config import ServiceConfig
 from runtime.scoring.scorer import Scorer
-from runtime.service.state import ServiceConfig
 
 pytest.importorskip("ray.serve", reason="needs the extra ray", exc_type=ImportError)
 

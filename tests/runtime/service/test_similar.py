@@ -13,10 +13,10 @@ from catalogue_fakes import make_cache, make_labels
 from service_server import base64_of, serving, small_picture
 
 from embed.spec import IdentityMismatch
-from runtime.catalogue.queries import Wish, find, mixed_query
+from runtime.catalogue.queries import find, mixed_query
 from runtime.catalogue.reader import Catalogue
-from runtime.catalogue.rows import PopularityConfig
-from runtime.catalogue.writer import IndexConfig, build
+from runtime.catalogue.writer import build
+from runtime.config import IndexConfig, PopularityConfig, Wish
 from runtime.scoring.scorer import Scorer
 
 COUNT = 60

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from embed.spec import InputError
-from runtime.service.state import ServiceConfig, sizes
+from runtime.config import ServiceConfig
+from runtime.service.state import sizes
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,132 @@
+"""Commands of `python -m PACKAGE`: functions, whose arguments are described in embed.cli.arguments.
+
+A command's function returns the document that `--json` prints, and prints for people: under `--json` that goes to
+stderr. Its docstring is its help. A command's module is imported when that command is run, and cyclopts, which reads
+the command line, not for help.
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, redirect_stdout
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+from embed.cli import page
+from embed.cli.arguments import JSON, REQUIRED, Argument, Command, Place, arguments_of, call
+from embed.console import exit_code, print_json
+from embed.options import wanted
+from embed.spec import InputError
+from embed.wording import unknown_name
+
+if TYPE_CHECKING:
+    from cyclopts import CycloptsError
+
+HELP = ("-h", "--help")
+TYPES = {int: "a whole number", float: "a number"}
+
+
+def run(package: str, about: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
+    """Run one of a package's commands, each given as "module:function", and give its exit code (see embed.console).
+
+    A command may have several names, also of several words, such as `index refresh`.
+    """
+    program = f"python -m {package}"
+    words = sys.argv[1:] if argv is None else list(argv)
+    return exit_code(program, lambda: _run(program, about, commands, words))
+
+
+def _run(program: str, about: str, commands: Mapping[str, str], words: list[str]) -> None:
+    if not words or words[0] in HELP:
+        overview = page.overview(program, about, {name: load(path) for name, path in commands.items()})
+        print(overview, file=sys.stdout if words else sys.stderr)
+        if not words:
+            raise InputError("no command was given; wanted one of those above")
+        return
+    names = [name for name in commands if words[: len(name.split())] == name.split()]
+    if not names:
+        raise unknown_name("command", words[0], commands)
+    name = max(names, key=len)
+    command, words = load(commands[name]), words[len(name.split()) :]
+    known = arguments_of(command)
+    if set(HELP) & set(words[: words.index("--")] if "--" in words else words):
+        print(page.of_command(f"{program} {name}", command, known))
+        return
+    given = read(known, words)
+    as_json = given.pop(JSON.place, False)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        document = call(command, given)
+    if as_json:
+        print_json(document)
+
+
+def load(path: str) -> Command:
+    """The function at "module:function"."""
+    module, _, function = path.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def read(known: Sequence[Argument], words: Sequence[str]) -> dict[Place, Any]:
+    """The values of the arguments that the words give; InputError for words that are wrong."""
+    import cyclopts
+
+    def command(*args: Any, **kwargs: Any) -> None:
+        """Stands for the command: cyclopts reads its signature."""
+
+    command.__signature__ = inspect.Signature([_parameter(i, one) for i, one in enumerate(known)])  # type: ignore[attr-defined]
+    app = cyclopts.App(name="", help_flags=(), version_flags=(), default_command=command)
+    try:
+        _, bound, _ = app.parse_args(list(words), exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        raise _input_error(error, known) from None
+    found = ((known[int(name.removeprefix("a"))], value) for name, value in bound.arguments.items())
+    return {argument.place: argument.value_of(value) for argument, value in found}
+
+
+def _parameter(number: int, argument: Argument) -> inspect.Parameter:
+    from cyclopts import Parameter
+
+    required = argument.default is REQUIRED
+    how = Parameter(
+        name=argument.name,
+        negative=(),
+        converter=None if argument.is_list or argument.type is bool else _convert,
+        consume_multiple=(1, None) if argument.option.many else None,
+        allow_repeating=None if argument.is_list else True,
+        required=required,
+    )
+    kind: Any = inspect.Parameter.POSITIONAL_ONLY if argument.positional else inspect.Parameter.KEYWORD_ONLY
+    hint, default = (argument.type, REQUIRED) if required else (argument.type | None, None)
+    if argument.positional and argument.is_list:  # only *args may have options in their midst
+        kind, hint, default = inspect.Parameter.VAR_POSITIONAL, get_args(argument.type)[0], REQUIRED
+    return inspect.Parameter(f"a{number}", kind, default=default, annotation=Annotated[hint, how])
+
+
+def _convert(kind: Any, tokens: Sequence[Any]) -> Any:
+    """The value of the last token; cyclopts itself would make 4 of `3.7`, and None of `none`."""
+    import cyclopts
+
+    return int(tokens[-1].value) if kind is int else cyclopts.convert(kind, tokens[-1:])
+
+
+def _input_error(error: "CycloptsError", known: Sequence[Argument]) -> InputError:
+    """What cyclopts found wrong, in words like those of our own errors."""
+    import difflib
+
+    import cyclopts
+
+    name = error.argument.name if error.argument else ""
+    text = str(error)
+    if isinstance(error, cyclopts.UnknownOptionError):
+        name = error.token.keyword or error.token.value
+        near = difflib.get_close_matches(name, [one.name for one in known if not one.positional], n=5)
+        text = f"unknown option {name}; " + (f"near names: {', '.join(near)}" if near else "see --help")
+    elif isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
+        text = f"{error.unused_tokens[0]} is one argument too many; see --help"
+    elif isinstance(error, cyclopts.MissingArgumentError):
+        text = f"{name} needs a value" if error.keyword else f"{name} is missing; see --help"
+    elif isinstance(error, cyclopts.CoercionError) and error.token:
+        (argument,) = (one for one in known if one.name == name)
+        expected = filter(None, [TYPES.get(argument.type), wanted(argument.hint, argument.option.unit)])
+        text = f"{name} is {error.token.value!r}; wanted {', '.join(expected)}"
+    return InputError(text)

@@ -1,0 +1,138 @@
+"""The arguments of a command, taken from its function: its parameters, and the fields of the configs among them.
+
+    def search(catalogue: Path, /, *, query: SearchConfig, serving: partial[ServingConfig], sheet: Path | None = None):
+
+A parameter before `/` is a positional argument, and every other is an option. In place of a config stand its fields,
+but for those marked Internal. A `partial` of a config is the command's to complete: its `keywords` are what was given.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import partial
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from embed.options import Internal, Option, Range, metadata, require_value
+
+Command = Callable[..., Any]
+Place = tuple[str, str | None]  # a parameter of the command, and a field where that is a config
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One option or positional argument of a command."""
+
+    place: Place
+    hint: Any
+    default: Any  # REQUIRED where there is none
+    positional: bool = False
+
+    @property
+    def option(self) -> Option:
+        return metadata(self.hint, Option) or Option()
+
+    @property
+    def name(self) -> str:
+        """As people type it, or, of a positional argument, as help shows it. What is true by default is `--no-name`."""
+        name = self.place[1] or self.place[0]
+        if self.positional:
+            return name.upper()
+        return self.option.name or f"--{'no-' * (self.default is True)}{name.replace('_', '-')}"
+
+    @property
+    def type(self) -> Any:
+        """What is read from the command line: the annotation without metadata and without None."""
+        if self.option.parse or self.option.unit != 1:
+            return str if self.option.parse else float
+        hint = _bare(self.hint)
+        if get_origin(hint) not in (Union, UnionType):
+            return hint
+        return Union[tuple(_bare(one) for one in get_args(hint) if one is not NoneType)]  # noqa: UP007
+
+    @property
+    def is_list(self) -> bool:
+        return get_origin(self.type) is tuple
+
+    def value_of(self, read: Any) -> Any:
+        """The value of the parameter or field, from what was read as `type`; InputError if it is in no range."""
+        if self.option.parse:
+            return self.option.parse(read)
+        if self.option.unit == 1:
+            return not read if self.default is True else read
+        numbers = metadata(self.hint, Range) or Range()
+        require_value(self.name, read, Annotated[float, numbers / self.option.unit])
+        value = read * self.option.unit
+        return value if _bare(self.hint) in (float, float | None) else int(value)
+
+
+JSON = Argument(("json", None), bool, False)  # which every command has
+
+
+def arguments_of(command: Command) -> list[Argument]:
+    """All arguments of a command, in the order of its parameters and of the fields of its configs."""
+    found = []
+    for parameter, hint, config in _parameters(command):
+        if config is None:
+            positional = parameter.kind is inspect.Parameter.POSITIONAL_ONLY
+            found.append(Argument((parameter.name, None), hint, parameter.default, positional))
+            continue
+        hints = get_type_hints(config, include_extras=True)
+        for field in fields(config):
+            if not metadata(hints[field.name], Internal):
+                default = None if field.default_factory is not MISSING else field.default
+                default = REQUIRED if default is MISSING else default
+                found.append(Argument((parameter.name, field.name), hints[field.name], default))
+    return [*found, JSON]
+
+
+def call(command: Command, given: dict[Place, Any]) -> Any:
+    """Call a command with what was given; all else has the defaults of its parameters and configs.
+
+    Raises InputError for a value outside the range of its parameter, as configs do for their fields.
+    """
+    positional, keywords = [], {}
+    for parameter, hint, config in _parameters(command):
+        if config is None:
+            value = given.get((parameter.name, None), parameter.default)
+            require_value(parameter.name, value, hint)
+        else:
+            of_config = {field: one for (name, field), one in given.items() if name == parameter.name and field}
+            value = partial(config, **of_config)
+            value = value if get_origin(hint) is partial else value()
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            positional.append(value)
+        else:
+            keywords[parameter.name] = value
+    return command(*positional, **keywords)
+
+
+def help_of(command: Command) -> tuple[str, dict[Place, str]]:
+    """A command's description, and the help of its arguments: `Args:` in its docstring, docstrings under fields."""
+    from docstring_parser import DocstringStyle, parse_from_object
+
+    whole = parse_from_object(command, DocstringStyle.GOOGLE)
+    found = {JSON.place: "Print one JSON document on stdout, and everything else on stderr."}
+    for one in whole.params:
+        found[one.arg_name, None] = one.description or ""
+    for parameter, _, config in _parameters(command):
+        for base in reversed(config.__mro__[:-1] if config else ()):
+            for one in parse_from_object(base, DocstringStyle.GOOGLE).params:
+                found[parameter.name, one.arg_name] = one.description or ""
+    return (whole.description or "").strip(), found
+
+
+def _parameters(command: Command) -> list[tuple[inspect.Parameter, Any, type | None]]:
+    """A command's parameters, their annotations, and the dataclasses that these name, themselves or in a partial."""
+    hints = get_type_hints(command, include_extras=True)
+    found = []
+    for name, parameter in inspect.signature(command).parameters.items():
+        config = get_args(hints[name])[0] if get_origin(hints[name]) is partial else hints[name]
+        is_config = isinstance(config, type) and is_dataclass(config)
+        found.append((parameter, hints[name], config if is_config else None))
+    return found
+
+
+def _bare(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint

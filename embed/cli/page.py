@@ -1,0 +1,81 @@
+"""The pages that `--help` prints: plain text in 80 columns."""
+
+import inspect
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from embed.cli.arguments import REQUIRED, Argument, Command, help_of
+from embed.options import wanted
+
+WIDTH = 80
+COLUMN = 24  # where the text beside a name begins
+PLACEHOLDERS = {bool: "", int: " N", float: " X", str: " TEXT", Path: " PATH"}
+
+
+def overview(program: str, about: str, commands: Mapping[str, Command]) -> str:
+    """What a package's commands do; of several names of one only the first is shown."""
+    names = {command: name for name, command in reversed(list(commands.items()))}
+    rows = [(name, (inspect.getdoc(command) or "").partition("\n\n")[0]) for command, name in names.items()]
+    last = f"`{program} COMMAND --help` describes the arguments of a command."
+    lines = [f"usage: {program} COMMAND ...", "", textwrap.fill(about, WIDTH), "", "commands:", *_rows(rows[::-1])]
+    return "\n".join([*lines, "", last])
+
+
+def of_command(program: str, command: Command, known: Sequence[Argument]) -> str:
+    """How to call a command: what it does, and each of its arguments with its range and default."""
+    description, help = help_of(command)
+    rows = [(_shown(one), _text(one, help.get(one.place, ""))) for one in known]
+    count = sum(one.positional for one in known)
+    usage = " ".join(["usage:", program, *(name for name, _ in rows[:count]), "[OPTIONS]"])
+    lines = [*textwrap.wrap(usage, WIDTH, subsequent_indent=" " * 7), ""]
+    for paragraph in description.split("\n\n"):
+        lines += [*textwrap.wrap(paragraph, WIDTH), ""]
+    if count:
+        lines += ["arguments:", *_rows(rows[:count]), ""]
+    return "\n".join([*lines, "options:", *_rows([*rows[count:], ("--help, -h", "Print this page.")])])
+
+
+def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Each name with its text beside it, or below it where the name is long."""
+    lines = []
+    for name, text in rows:
+        first, *others = textwrap.wrap(text, WIDTH - COLUMN) or [""]
+        short = len(name) <= COLUMN - 4
+        lines += [f"  {name:{COLUMN - 2}}{first}"] if short else [f"  {name}", " " * COLUMN + first]
+        lines += [" " * COLUMN + line for line in others]
+    return lines
+
+
+def _shown(argument: Argument) -> str:
+    """An argument's name with what it takes."""
+    if not argument.positional:
+        return argument.name + _placeholder(argument.type) + "..." * argument.option.many
+    name = argument.name + "..." * argument.is_list
+    return name if argument.default is REQUIRED else f"[{name}]"
+
+
+def _placeholder(type: Any) -> str:
+    if get_origin(type) is Literal:
+        return " NAME"
+    return PLACEHOLDERS[type] if type in PLACEHOLDERS else _placeholder(get_args(type)[0])
+
+
+def _text(argument: Argument, help: str) -> str:
+    """An argument's help, with what it takes and its default."""
+    default, option = argument.default, argument.option
+    notes = [wanted(argument.hint, option.unit)]
+    if default is REQUIRED and not argument.positional:
+        notes.append("required")
+    elif default not in (REQUIRED, None, "", ()) and argument.type is not bool:
+        values = default if isinstance(default, tuple) else (default,)
+        notes.append("default " + ",".join(_said(value, option.unit) for value in values))
+    if argument.is_list and not (option.many or argument.positional):
+        notes.append("may be given again")
+    said = "; ".join(filter(None, notes))
+    return f"{help} ({said})" if said else help
+
+
+def _said(value: Any, unit: float) -> str:
+    return f"{value / unit:.9g}" if isinstance(value, (int, float)) else str(value)

@@ -1,0 +1,146 @@
+"""What a field of a config says beside its type and default: the numbers it takes, and the option that sets it.
+
+    @dataclass(frozen=True)
+    class SearchConfig:
+        k: Annotated[int, Range(1), Option("-k")] = 10
+        '''How many hits to give.'''
+
+        def __post_init__(self) -> None:
+            require_valid(self)
+
+The docstring under a field is its option's help. embed.cli.app makes commands of such configs; this module only says
+what they need and checks it. Standard library only.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, asdict, dataclass, fields
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from embed.spec import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a field takes: from `low` to `high`, both included, or `above` and `below`, which are not.
+
+    Infinity and NaN are in no range.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    _: KW_ONLY
+    above: float | None = None
+    below: float | None = None
+
+    def __contains__(self, number: float) -> bool:
+        return (
+            math.isfinite(number)
+            and (self.low is None or number >= self.low)
+            and (self.high is None or number <= self.high)
+            and (self.above is None or number > self.above)
+            and (self.below is None or number < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"{self.low:,.9g} to {self.high:,.9g}"
+        bounds = {"at least": self.low, "more than": self.above, "at most": self.high, "less than": self.below}
+        said = [f"{words} {bound:,.9g}" for words, bound in bounds.items() if bound is not None]
+        return " and ".join(said) or "a finite number"
+
+    def __truediv__(self, unit: float) -> "Range":
+        return Range(**{name: None if bound is None else bound / unit for name, bound in asdict(self).items()})
+
+
+@dataclass(frozen=True)
+class Option:
+    """How an option sets a field, where `--name-of-the-field VALUE` does not say it all."""
+
+    name: str | None = None
+    """The option's own name, such as `-k`."""
+    _: KW_ONLY
+    unit: float = 1
+    """The field's value is the option's number times this: 2**20 for an option in MiB and a field in bytes."""
+    parse: Callable[[str], Any] | None = None
+    """The field's value from the option's text, such as `comma_separated`."""
+    many: bool = False
+    """Several values may follow the option, as in `--like A B`; otherwise a list takes it again for each."""
+
+
+class Internal:
+    """In the annotation of a field: the command or the library sets it, and no option does."""
+
+
+def comma_separated(text: str) -> tuple[str, ...]:
+    """The parts between commas."""
+    return tuple(text.split(","))
+
+
+def require_valid(config: "DataclassInstance") -> None:
+    """Raise InputError if a field of a dataclass is outside its Range, not finite, or none of its Literal's values."""
+    for name, hint in _hints(type(config)).items():
+        require_value(name, getattr(config, name), hint)
+
+
+def require_value(name: str, value: Any, hint: Any) -> None:
+    """Raise InputError with name, value and what is wanted if a value is not one that its annotation describes.
+
+    Only ranges and literals are looked at. None passes, and of a tuple every item must be right.
+    """
+    if isinstance(value, tuple):
+        for item in value:
+            require_value(name, item, hint)
+        return
+    allowed, words = _admitted(hint)
+    if isinstance(value, (int, float)):
+        right = value in (allowed or Range())
+    elif words:
+        right = value is None or value in words
+    else:
+        right = value is None or allowed is None
+    if not right:
+        import difflib
+
+        near = difflib.get_close_matches(str(value), words)
+        hint_at = f" (near names: {', '.join(near)})" if near else ""
+        raise InputError(f"{name} is {value!r}; wanted {wanted(hint) or Range()}{hint_at}")
+
+
+def wanted(hint: Any, unit: float = 1) -> str:
+    """What an annotation's range, in this unit, and its literals admit, in words; empty where it has neither."""
+    allowed, literals = _admitted(hint)
+    words = [*map(str, literals), *([str(allowed / unit)] if allowed else [])]
+    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def metadata(hint: Any, kind: type) -> Any:
+    """The first object of this class that an annotation carries, or None."""
+    found = (one for one in getattr(hint, "__metadata__", ()) if isinstance(one, kind))
+    return next(found, None) or next((one for part in _parts(hint) if (one := metadata(part, kind))), None)
+
+
+@cache
+def _admitted(hint: Any) -> tuple[Range | None, tuple[Any, ...]]:
+    """The range in an annotation, and the values of its Literals."""
+    return metadata(hint, Range), _literals(hint)
+
+
+def _literals(hint: Any) -> tuple[Any, ...]:
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(value for part in _parts(hint) for value in _literals(part))
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
+
+
+@cache
+def _hints(config: "type[DataclassInstance]") -> dict[str, Any]:
+    hints = get_type_hints(config, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(config)}

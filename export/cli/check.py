@@ -1,0 +1,84 @@
+"""`python -m export check`."""
+
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from embed.console import table
+from embed.options import Option
+from embed.spec import InputError, require_same_identity
+from embed.wording import one_line
+from export.cli.samples import Samples, parity_table
+from export.config import ParityConfig
+
+if TYPE_CHECKING:
+    from runtime.scoring.bundle import Bundle
+
+
+def check(
+    bundle: Path,
+    /,
+    *,
+    providers: Annotated[tuple[str, ...] | None, Option("--provider")] = None,
+    head: Path | None = None,
+    runtime_only: bool = False,
+    config: partial[ParityConfig],
+    samples: Samples,
+) -> dict[str, Any]:
+    """Prove that a bundle still gives the scores that it gave at export.
+
+    First the bundle's reference is scored with this machine's onnxruntime. Then, if torch and the weights are here, the
+    bundle is compared with torch.
+
+    Args:
+        bundle: A folder made by `python -m export onnx`.
+        providers: What runs the graphs: cpu, cuda or another execution provider of onnxruntime. By default the best
+            one that is installed.
+        head: The head that the bundle was made of, to be run in torch too.
+        runtime_only: Do not compare with torch, even if it is here.
+    """
+    from runtime.scoring.bundle import open_bundle
+    from runtime.scoring.scorer import Scorer
+
+    opened = open_bundle(bundle)
+    reference = {
+        precision: Scorer(opened, providers=providers, precision=precision).check_reference()
+        for precision in opened.graphs
+    }
+    print(f"{bundle}: every file is the one that was exported")
+    rows = [[precision, *(f"{value:.3g}" for value in row.values())] for precision, row in reference.items()]
+    print(*table(["reference", *next(iter(reference.values()))], rows), sep="\n")
+    result = {"bundle": str(bundle), "digest": opened.digest, "reference": reference, "torch": None}
+    missing = [name for name in ("torch", "open_clip") if find_spec(name) is None]
+    if runtime_only or missing:
+        reason = "--runtime-only" if runtime_only else f"{' and '.join(missing)} not installed"
+        print(f"not compared with torch: {reason}")
+        return result
+    return result | {"torch": _compare_with_torch(opened, head, samples.fill(config))}
+
+
+def _compare_with_torch(bundle: "Bundle", head: Path | None, config: ParityConfig) -> dict[str, Any] | None:
+    from embed.backbones.load import load_backbone
+    from export.measure import measure
+    from heads.store.disk import load_head
+
+    try:
+        backbone = load_backbone(bundle.source)
+    except (InputError, OSError) as error:
+        print(f"not compared with torch: the backbone cannot be loaded here ({one_line(error)})")
+        return None
+    require_same_identity(
+        bundle.identity, f"the bundle {bundle.path}", backbone.identity, "the backbone on this machine"
+    )
+    result = measure(
+        bundle.path,
+        backbone,
+        load_head(head)[0] if head else None,
+        tuple(bundle.graphs),
+        config.pictures,
+        config.prompts,
+        config.max_flips,
+    )
+    print(*parity_table(result), sep="\n")
+    return result

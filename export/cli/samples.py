@@ -1,0 +1,59 @@
+"""What `onnx` and `check` share: what is compared with torch, and the table of how it compares."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from embed.console import table
+from embed.options import Range, require_valid
+from export.config import ParityConfig
+
+Config = TypeVar("Config", bound=ParityConfig)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The pictures and prompts to compare on."""
+
+    images: Path | None = None
+    """A folder of pictures to compare on. By default pictures are generated."""
+    prompts: Path | None = None
+    """A file of prompts to compare under, one a line. By default plaudit has some."""
+    samples: Annotated[int, Range(1)] = 200
+    """The number of pictures to take from the folder."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+    def fill(self, config: partial[Config]) -> Config:
+        """The config with these pictures and prompts in it."""
+        from export.measure import some_pictures
+
+        given: dict[str, Any] = {}
+        if self.images is not None:
+            given["pictures"] = tuple(some_pictures(self.images, self.samples))
+        if self.prompts is not None:
+            lines = self.prompts.read_text(encoding="utf-8").splitlines()
+            given["prompts"] = tuple(line.strip() for line in lines if line.strip())
+        return config(**given)
+
+
+def parity_table(parity: dict[str, Any]) -> list[str]:
+    """Lines that say how far a bundle is from torch, for each precision."""
+    rows = [
+        [
+            precision,
+            f"{figures['scores']['max_score_difference']:.1e}",
+            f"{figures['scores']['spearman']:.6f}",
+            f"{figures['scores']['flips']:.3%} of {figures['scores']['decided_pairs']}",
+            f"{min(v['cosine_min'] for v in figures['vectors'].values()):.7f}",
+        ]
+        for precision, figures in parity["precisions"].items()
+    ]
+    first = next(iter(parity["precisions"].values()))["scores"]
+    header = ["precision", "score off by", "rank correlation", "pairs flipped", "lowest cosine"]
+    return [
+        f"ONNX against torch on {first['pictures']} {parity['pictures']} pictures under {first['prompts']} prompts:",
+        *table(header, rows),
+    ]

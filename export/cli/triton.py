@@ -1,0 +1,21 @@
+"""`python -m export triton`."""
+
+from pathlib import Path
+from typing import Any
+
+
+def triton(bundle: Path, /, *, out: Path, precision: str | None = None, name: str = "plaudit") -> dict[str, Any]:
+    """Write a bundle as a model repository of NVIDIA Triton.
+
+    Args:
+        bundle: A folder made by `python -m export onnx`.
+        out: The folder to write, which must not be there yet.
+        precision: One of the bundle's precisions. By default its first.
+        name: The name of the model. Its parts are NAME_image, NAME_text and NAME_head.
+    """
+    from export.triton import export_repository
+    from runtime.scoring.bundle import open_bundle
+
+    models = export_repository(open_bundle(bundle), out, precision, name)
+    print(f"models {', '.join(models)} written to {out}")
+    return {"out": str(out), "models": models}

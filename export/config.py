@@ -1,0 +1,54 @@
+"""What exporting can be told. Imports nothing heavy, so that a command's help is quick."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from embed.options import Internal, Option, Range, comma_separated, require_valid
+from embed.spec import InputError
+from runtime.config import Precision
+
+PROMPTS = (
+    "a photo of a cat",
+    "a red bicycle leaning against a brick wall, golden hour",
+    "smiling face with sunglasses",
+    "watercolor painting of a mountain lake at dawn",
+    "portrait of an old fisherman, oil on canvas, dramatic light",
+    "isometric render of a tiny cozy room, pastel colors",
+    "a bowl of ramen with a soft-boiled egg, top view",
+    "cyberpunk street in the rain, neon signs, reflections, 35mm",
+    "birthday cake",
+    "an astronaut riding a horse on the moon",
+    "minimalist logo of a fox, flat design, vector art",
+    "dog",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityConfig:
+    """What a bundle and torch are compared on, and how much they may differ."""
+
+    pictures: Annotated[tuple[Path, ...], Internal()] = ()
+    """Real pictures; without any, pictures are generated."""
+    prompts: Annotated[tuple[str, ...], Internal()] = PROMPTS
+    max_flips: Annotated[float, Range(0, below=1)] = 0.005
+    """The share of decided pairs of pictures that may change their order, at any precision."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+        if not self.prompts:
+            raise InputError("prompts is empty; wanted at least one prompt to compare scores under")
+
+
+@dataclass(frozen=True)
+class ExportConfig(ParityConfig):
+    """What a bundle is made of."""
+
+    precisions: Annotated[tuple[Precision, ...], Option("--precision", parse=comma_separated)] = ("fp32",)
+    """The precisions that the bundle has, with commas between them. The runtime takes the first unless it is told
+    otherwise."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.precisions or len(set(self.precisions)) != len(self.precisions):
+            raise InputError(f"precisions is {self.precisions}; wanted one or more, each once")

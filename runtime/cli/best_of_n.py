@@ -1,0 +1,47 @@
+"""`python -m runtime best-of-n`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from embed.console import table
+from embed.spec import InputError
+from runtime.config import SessionConfig
+
+
+def best_of_n(
+    bundle: Path,
+    /,
+    *,
+    session: SessionConfig,
+    prompts: Path,
+    templates: Path | None = None,
+    images: Path | None = None,
+    plan: int | None = None,
+) -> dict[str, Any]:
+    """Choose the best of many pictures that were generated for each prompt.
+
+    Args:
+        bundle: A folder made by `python -m export onnx`.
+        prompts: A file of prompts, one a line.
+        templates: A file of templates, one a line, each with {prompt} in it. By default the 20 of plaudit are taken.
+        images: The folder of the pictures, each named NUMBER_OF_PROMPT/TEMPLATE_SEED.*, as --plan prints it.
+        plan: Print what to generate with this many seeds, as JSON lines, and score nothing.
+    """
+    from runtime.scoring import best_of_n
+
+    lines = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    forms = best_of_n.read_templates(templates) if templates else best_of_n.TEMPLATES
+    if plan is not None:
+        planned = best_of_n.plan(lines, forms, plan)
+        print(*map(json.dumps, planned), sep="\n")
+        return {"plan": planned}
+    if images is None:
+        raise InputError("give --images FOLDER with the candidates, or --plan SEEDS to see what to generate")
+    from runtime.scoring.scorer import Scorer
+
+    found = best_of_n.best_of_n(Scorer.load(bundle, **vars(session)), lines, forms, images)
+    rows = [[b.prompt[:40], b.image, f"{b.score:.4f}", f"{b.mean:.4f}", b.candidates, b.template or ""] for b in found]
+    print(*table(["prompt", "best", "score", "mean", "of", "template"], rows), sep="\n")
+    return {"bundle": str(bundle), "best": [asdict(b) for b in found]}

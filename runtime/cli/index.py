@@ -1,0 +1,50 @@
+"""`python -m runtime index`."""
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from embed.console import progress
+from embed.spec import require_same_identity
+from runtime.cli.popularity import PREDICTED, CountOptions, read_popularity, report
+from runtime.config import IndexConfig, PopularityConfig
+
+
+def index(
+    cache: Path,
+    /,
+    *,
+    out: Path,
+    bundle: Path | None = None,
+    popularity: str,
+    reading: CountOptions,
+    popularity_config: partial[PopularityConfig],
+    images_root: str | None = None,
+    index_config: IndexConfig,
+) -> dict[str, Any]:
+    """Make a catalogue of a cache's pictures and their popularity.
+
+    Args:
+        cache: A folder made by `python -m embed cache`.
+        out: The folder to write the catalogue to. One that is there gets a new version.
+        bundle: The bundle that encodes the catalogue's queries.
+        popularity: A table with the columns image and count, and maybe exposures, timestamp, prompt and others to
+            filter by. Or predicted:BUNDLE, for the popularity that the bundle's head predicts.
+        images_root: The folder or URL where the names of pictures start. By default the table's own folder.
+    """
+    from embed.cache.store import Cache
+    from runtime.catalogue.writer import build
+
+    opened = Cache.open(cache)
+    if bundle:
+        from runtime.scoring.bundle import open_bundle
+
+        identity = open_bundle(bundle).identity
+        require_same_identity(opened.identity, f"the cache {cache}", identity, f"the bundle {bundle}")
+    table, config, predict = read_popularity(
+        popularity, reading, opened.identity, popularity_config, PopularityConfig()
+    )
+    folder = "" if popularity.startswith(PREDICTED) else os.path.dirname(popularity)
+    root, queries = images_root or folder or ".", opened.text_embeddings()
+    return report(*build(out, opened, table, config, index_config, root, bundle, predict, queries, progress))

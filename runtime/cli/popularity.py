@@ -1,0 +1,140 @@
+"""What `index` and `refresh` share: the popularity of pictures from a table or from a head, and what they report."""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from embed.console import table, warn
+from embed.spec import Identity, InputError, require_same_identity
+from runtime.config import PopularityConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from runtime.catalogue.reader import Catalogue
+    from runtime.catalogue.rows import Pictures, PopularRows, Predict
+    from runtime.scoring.scorer import Scorer
+
+PREDICTED = "predicted:"
+PREDICTED_ROWS = 65_536  # at a time
+
+
+@dataclass(frozen=True)
+class CountOptions:
+    """How a table of counts is read."""
+
+    columns: str | None = None
+    """What the table calls the columns, if not as above: NAME=YOURS,... such as image=path,count=likes."""
+    missing: str | None = None
+    """What pictures without a count get: drop leaves them out, zero and median give them that count, and
+    predicted:BUNDLE the place that the bundle's head predicts. By default they are left out, or treated as when the
+    catalogue was made."""
+
+
+def read_popularity(
+    source: str | None,
+    options: CountOptions,
+    identity: Identity,
+    given: partial[PopularityConfig],
+    before: PopularityConfig,
+) -> "tuple[pa.Table | None, PopularityConfig, Predict | None]":
+    """The table of popularity (None without a source), its config, and what predicts if something must.
+
+    What was not given is as it was before.
+    """
+    import pyarrow as pa
+
+    missing = options.missing or before.missing
+    bundles = [text.removeprefix(PREDICTED) for text in (source or "", missing) if text.startswith(PREDICTED)]
+    config = replace(before, **given.keywords | {"missing": "predicted" if bundles else missing})
+    predict = _predictor_of(bundles[0], identity) if bundles else None
+    if source is None:
+        return None, config, predict
+    if source.startswith(PREDICTED):
+        return pa.table({"image": pa.array([], pa.string())}), config, predict
+    return _read_counts(source, options.columns), config, predict
+
+
+def _predictor_of(bundle: str, identity: Identity) -> "Predict":
+    from runtime.scoring.scorer import Scorer
+
+    scorer = Scorer.load(bundle)
+    require_same_identity(identity, "the catalogue's pictures", scorer.identity, f"the bundle {bundle}")
+    return predictor(scorer)
+
+
+def _read_counts(source: str, columns: str | None) -> "pa.Table":
+    import pyarrow as pa
+
+    from embed.records.formats import open_table, parse_columns
+
+    counts = open_table(source, parse_columns(columns))
+    wanted = {"image": pa.string(), "count": pa.float64()}
+    if lacking := [name for name in wanted if name not in counts.types]:
+        raise InputError(
+            f"{source} has no column {lacking[0]!r}; it has {', '.join(counts.types)}."
+            f" Where yours has another name, say --columns {lacking[0]}=YOURS"
+        )
+    optional = {"exposures": pa.float64(), "prompt": pa.string()}
+    named, others = counts.read(wanted | {name: type for name, type in optional.items() if name in counts.types})
+    for name in others.column_names:
+        named = named.append_column(name, others[name])
+    return named
+
+
+def predictor(scorer: "Scorer") -> "Predict":
+    """The head of a scorer as what predicts popularity from vectors; it raises InputError if an input is not there."""
+    import numpy as np
+
+    def predict(pictures: "Pictures", rows: "np.ndarray", prompts: Any) -> "np.ndarray":
+        stored = {"image_embedding": pictures.image_embeddings()}
+        if "image_pooled" in scorer.inputs:
+            if (pooled := pictures.pooled_embeddings()) is None:
+                raise InputError(
+                    f"{scorer.bundle.path} predicts from features before the projection, which are not there; index"
+                    " (or refresh with --cache) from a cache made with --features projected,pooled"
+                )
+            stored["image_pooled"] = pooled
+        if scorer.reads_text and prompts.null_count:
+            raise InputError(
+                f"{scorer.bundle.path} predicts from picture and prompt, and {prompts.null_count} pictures have no"
+                " prompt: give a table with the columns image, prompt and count, the last empty where unknown"
+            )
+        scores = []
+        for start in range(0, len(rows), PREDICTED_ROWS):
+            some = slice(start, start + PREDICTED_ROWS)
+            features = {name: array[rows[some]].astype(np.float32) for name, array in stored.items()}
+            if scorer.reads_text:
+                features["text_embedding"] = scorer.embed_prompts(prompts[some].to_pylist())
+            scores.append(scorer.score_vectors(features)["score"])
+        return np.concatenate(scores)
+
+    return predict
+
+
+def report(catalogue: "Catalogue", rows: "PopularRows") -> dict[str, Any]:
+    """Print what a new version of a catalogue has, and return it as a document."""
+    if rows.not_embedded:
+        warn(f"{rows.not_embedded} pictures of the table have no vector and are left out")
+    missing = catalogue.manifest["popularity"]["missing"]
+    if rows.without_count:
+        fate = "are left out" if missing == "drop" else f"get the {missing} popularity"
+        warn(f"{rows.without_count} pictures have no count and {fate}")
+    index = catalogue.manifest["index"]
+    print(f"{len(catalogue)} pictures in {catalogue.path} ({index['kind']} index)")
+    efforts = [
+        [one["weight"], one["probes"], one["candidates"], f"{one['recall_at_10']:.4f}"]
+        for one in index.get("efforts", [])
+    ]
+    if efforts:
+        print(*table(["popularity weight", "probes", "candidates", "recall at 10"], efforts), sep="\n")
+    return {
+        "catalogue": str(catalogue.path),
+        "version": catalogue.manifest["version"],
+        "pictures": len(catalogue),
+        "not_embedded": rows.not_embedded,
+        "without_count": rows.without_count,
+        "missing": missing,
+        "index": index,
+    }

@@ -1,0 +1,25 @@
+"""`python -m runtime score-table`."""
+
+from pathlib import Path
+from typing import Any
+
+from embed.console import progress
+from runtime.config import SessionConfig, TableConfig
+
+
+def score_table(
+    bundle: Path, /, *, session: SessionConfig, data: Path, out: Path, table: TableConfig
+) -> dict[str, Any]:
+    """Score every row of a parquet file, going on where an earlier run stopped.
+
+    Args:
+        bundle: A folder made by `python -m export onnx`.
+        data: The parquet file with pictures and prompts.
+        out: The folder to write the scores to.
+    """
+    from runtime.scoring import tables
+    from runtime.scoring.scorer import Scorer
+
+    summary = tables.score_table(Scorer.load(bundle, **vars(session)), data, out, table, progress)
+    print(f"{summary['rows']} rows scored, {summary['errors']} with an error; written to {out}")
+    return {"out": str(out), **summary}

@@ -1,0 +1,148 @@
+"""`python -m runtime similar`."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from embed.console import table
+from embed.options import Option
+from embed.spec import InputError, require_same_identity
+from runtime.config import Wish
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from runtime.catalogue.reader import Catalogue
+    from runtime.scoring.scorer import Scorer
+
+
+@dataclass(frozen=True)
+class Likes:
+    """What the hits should be like, and what not."""
+
+    text: str | None = None
+    """What the hits should show. With IMAGE, both count."""
+    id: str | None = None
+    """A picture of the catalogue, by its name or id. It is no hit itself."""
+    vector: Path | None = None
+    """A .npy file with a vector (d,)."""
+    like: Annotated[tuple[str, ...], Option(many=True)] = ()
+    """Files of pictures, or pictures of the catalogue."""
+    dislike: Annotated[tuple[str, ...], Option(many=True)] = ()
+    """Files of pictures, or pictures of the catalogue, that the hits should be unlike."""
+
+
+def similar(
+    catalogue: Path,
+    image: Path | None = None,
+    /,
+    *,
+    likes: Likes,
+    wish: partial[Wish],
+    front: bool = False,
+    sheet: Path | None = None,
+    open: bool = False,
+    bundle: Path | None = None,
+) -> dict[str, Any]:
+    """Find pictures that are similar and popular.
+
+    Args:
+        catalogue: A folder made by `python -m runtime index`.
+        image: The file of a picture that the hits should be like.
+        front: Give all pictures that no other beats in both similarity and popularity, instead of the best -k.
+        sheet: Write a contact sheet to this file, .png or .html.
+        open: Show the contact sheet, which is similar.html unless --sheet names it.
+        bundle: The bundle that encodes the query. By default the catalogue's own.
+    """
+    from runtime.catalogue.queries import find, mixed_query
+    from runtime.catalogue.reader import Catalogue, hit_json
+
+    opened = Catalogue.open(catalogue)
+    wanted = wish(exclude=[opened.rows["image_id"][opened.row_of(likes.id)].as_py()] if likes.id else [])
+    query = mixed_query(*_vectors(opened, image, likes, bundle))
+    if front:
+        hits = opened.front(query, wanted.min_percentile, wanted.where, wanted.exclude)
+    else:
+        hits = find(opened, query, wanted)
+    rows = [
+        [
+            hit.key,
+            f"{hit.score:.4f}",
+            f"{hit.similarity:.4f}",
+            f"{100 * hit.popularity:.1f}",
+            "" if hit.count is None else f"{hit.count:,.0f}",
+        ]
+        for hit in hits
+    ]
+    print(*table(["picture", "score", "similarity", "percentile", "count"], rows), sep="\n")
+    if sheet or open:
+        from runtime.catalogue.sheet import write_sheet
+
+        sheet = sheet or Path("similar.html")
+        write_sheet(sheet, hits, opened.images_root, f"{likes.text or image or likes.id or 'similar'}")
+        print(f"contact sheet: {sheet}")
+        if open:
+            import webbrowser
+
+            webbrowser.open(sheet.resolve().as_uri())
+    return {"hits": [hit_json(hit) for hit in hits]}
+
+
+def _vectors(
+    catalogue: "Catalogue", image: Path | None, likes: Likes, bundle: Path | None
+) -> "tuple[np.ndarray, np.ndarray]":
+    """(a, d) and (b, d): the vectors that are liked and disliked. A bundle is loaded only if one must encode."""
+    import numpy as np
+
+    scorer: list[Scorer] = []
+
+    def encoder() -> "Scorer":
+        scorer[:] = scorer or [load_encoder(catalogue, bundle)]
+        return scorer[0]
+
+    def stored(name: str) -> "np.ndarray":
+        return catalogue.vectors[catalogue.row_of(name)].astype(np.float32)
+
+    def picture(name: str) -> "np.ndarray":
+        return encoder().embed_images([Path(name)])[0] if Path(name).is_file() else stored(name)
+
+    dim = catalogue.vectors.shape[1]
+    liked = [picture(name) for name in likes.like]
+    if image:
+        liked.append(encoder().embed_images([image])[0])
+    if likes.text:
+        liked.append(encoder().embed_prompts([likes.text])[0])
+    if likes.id:
+        liked.append(stored(likes.id))
+    if likes.vector:
+        liked.append(_unit_vector(likes.vector, dim))
+    disliked = [picture(name) for name in likes.dislike]
+    return np.array(liked, np.float32).reshape(-1, dim), np.array(disliked, np.float32).reshape(-1, dim)
+
+
+def _unit_vector(path: Path, dim: int) -> "np.ndarray":
+    import numpy as np
+
+    try:
+        vector = np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise InputError(f"{path} is no .npy file of numbers: {error}") from None
+    if vector.shape not in ((dim,), (1, dim)) or not np.issubdtype(vector.dtype, np.floating):
+        raise InputError(f"{path} holds {vector.dtype}{vector.shape}; the catalogue's vectors are float ({dim},)")
+    length = np.linalg.norm(vector.astype(np.float64))
+    if not np.isfinite(length) or length == 0:
+        raise InputError(f"{path} holds a vector without a direction")
+    return (vector.reshape(dim) / length).astype(np.float32)
+
+
+def load_encoder(catalogue: "Catalogue", bundle: Path | None) -> "Scorer":
+    """The scorer that encodes the catalogue's queries; IdentityMismatch if its backbone is another."""
+    from runtime.scoring.scorer import Scorer
+
+    path = bundle or catalogue.bundle
+    if path is None:
+        raise InputError(f"{catalogue.path} names no bundle to encode queries with; say --bundle BUNDLE")
+    scorer = Scorer.load(path)
+    require_same_identity(catalogue.identity, f"the catalogue {catalogue.path}", scorer.identity, f"the bundle {path}")
+    return scorer

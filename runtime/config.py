@@ -1,0 +1,163 @@
+"""What the stages of serving can be told. Imports nothing heavy, so that a command's help is quick."""
+
+import os
+from collections.abc import Collection
+from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from embed.config import PILLOW_MAX_PIXELS, Limits
+from embed.options import Internal, Option, Range, require_valid
+from embed.spec import InputError
+
+Precision = Literal["fp32", "fp16", "int8"]  # of a bundle's graphs
+
+MIB = 2**20
+DAY_S = 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionConfig:
+    """How the graphs of a bundle are run."""
+
+    providers: Annotated[tuple[str, ...] | None, Option("--provider")] = None
+    """What runs the graphs: cpu, cuda, tensorrt, or another execution provider of onnxruntime. If several are given,
+    the first that can run a part of a graph runs it. By default the best one that is installed."""
+    precision: str | None = None
+    """The precision of the computation, of those that the bundle has. By default the bundle's first."""
+    threads: Annotated[int | None, Range(1)] = None
+    """Threads on the CPU. By default one for each core."""
+    engine_cache: Path | None = None
+    """The folder in which TensorRT keeps what it compiles."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+@dataclass(frozen=True)
+class TableConfig:
+    """Which columns of a table are scored."""
+
+    image_column: str = "image"
+    """The column of pictures: paths, or the bytes of files."""
+    prompt_column: str = "prompt"
+    """The column of prompts."""
+    prompt: str | None = None
+    """One prompt for all rows, in place of a column."""
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """Which index a catalogue gets, and what it must reach."""
+
+    kind: Annotated[Literal["auto", "exact", "ivf-pq", "ivf-sq", "hnsw"], Option("--index")] = "auto"
+    """The kind of index. With auto it is exact up to 200,000 pictures, and beyond that the smallest one that reaches
+    the recall."""
+    min_recall: Annotated[float, Range(above=0, high=1)] = 0.99
+    """The recall at 10 that the index is tuned to reach, at every popularity weight."""
+    max_memory_bytes: Annotated[int | None, Option("--max-memory-gb", unit=1e9), Range(0)] = None
+    """The memory that the index may take beside the vectors, in GB. By default there is no limit."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+@dataclass(frozen=True)
+class PopularityConfig:
+    """How counts become popularity."""
+
+    missing: Annotated[Literal["drop", "zero", "median", "predicted"], Internal()] = "drop"
+    """What pictures without a count get: they are left out, or get zero, the median count or a predicted place."""
+    half_life_s: Annotated[float | None, Option("--half-life-days", unit=DAY_S), Range(above=0)] = None
+    """Let counts fade by half in this many days before the newest `timestamp` of the table."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the hits of one query must be like."""
+
+    k: Annotated[int, Option("-k"), Range(1)] = 10
+    """How many hits to give."""
+    popularity_weight: float = 0.0
+    """The weight of popularity: a hit's score is its cosine plus this times its percentile over 100."""
+    min_percentile: Annotated[float, Range(0, 100)] = 0.0
+    """The least percentile of popularity that a hit may have."""
+    where: str | None = None
+    """A filter on the catalogue's columns, such as "category = 'Objects' and year >= 2024"."""
+    dedup: Annotated[float | None, Range(-1, 1)] = None
+    """Of hits whose cosine with each other is above this, keep only the best."""
+    group_by: str | None = None
+    """A column, such as the creator, each value of which gets no more than --per-group hits."""
+    per_group: Annotated[int, Range(1)] = 1
+    """The hits that one value of the column --group-by may have. Hits without a value are not counted."""
+    exclude: Annotated[Collection[str], Internal()] = ()
+    """The ids of pictures that are no hits."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+@dataclass(frozen=True)
+class RequestLimits(Limits):
+    """The largest picture that the service decodes: at most half a GB of memory for each decoder."""
+
+    max_bytes: Annotated[int, Option("--max-picture-mb", unit=MIB), Range(above=0)] = 16 * MIB
+    """The largest file of one picture, in MiB."""
+    max_pixels: Annotated[int, Option("--max-megapixels", unit=1e6), Range(above=0, high=PILLOW_MAX_PIXELS)] = 1 << 25
+    """The largest picture, in megapixels."""
+
+
+@dataclass(frozen=True)
+class ServiceConfig(SessionConfig):
+    """What is served, and how much of it at once."""
+
+    bundle: Annotated[Path, Internal()]
+    _: KW_ONLY
+    catalogue: Path | None = None
+    """The catalogue in which /v1/similar searches. By default there is no such route."""
+    threads: Annotated[int | None, Range(1)] = None
+    """Threads of every run on the CPU. By default from 1 to 4 where runs go side by side, and one for each core where
+    a run is alone."""
+    streams: Annotated[int | None, Range(1)] = None
+    """Runs side by side. By default as many as the cores have room for on a CPU, and 1 elsewhere."""
+    limits: Annotated[Limits, Internal()] = RequestLimits()
+    max_items: Annotated[int, Range(1)] = 64
+    """Pictures or prompts of one request."""
+    max_prompt_chars: Annotated[int, Range(1)] = 2000
+    """Characters of one prompt."""
+    max_body_bytes: Annotated[int, Option("--max-body-mb", unit=MIB), Range(above=0)] = 32 * MIB
+    """The body of one request, in MiB."""
+    max_pending_bytes: Annotated[int, Internal()] = 256 * MIB
+    """The bodies of all requests under way."""
+    max_queue: Annotated[int, Range(1)] = 256
+    """Pictures and prompts under way at once, those that are being decoded included. More are answered with 429."""
+    max_batch: Annotated[int | None, Range(1)] = None
+    """Pictures or prompts that are run together. By default 8 on a CPU, and 32 elsewhere."""
+    deadline_s: Annotated[float, Option("--deadline"), Range(above=0)] = 10.0
+    """The seconds in which a request is answered, or gets 504."""
+    decoders: Annotated[int, Range(1)] = field(default_factory=lambda: max(2, (os.cpu_count() or 2) // 2))
+    """Processes that decode pictures. By default half as many as there are cores, and at least 2."""
+    url_hosts: Annotated[tuple[str, ...], Option("--allow-url-host")] = ()
+    """A host from which pictures are fetched, if a request names their URL."""
+    token: Annotated[str | None, Internal()] = field(default=None, repr=False)
+    """The bearer token to ask for."""
+    may_reload: Annotated[bool, Internal()] = True
+    """Whether POST /admin/reload is served, to who has the token."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_queue < self.max_items:
+            raise InputError(
+                f"ServiceConfig.max_queue is {self.max_queue}; wanted at least max_items, {self.max_items},"
+                " or a request of so many could never be served"
+            )
+        if self.max_pending_bytes < self.max_body_bytes:
+            raise InputError(
+                f"ServiceConfig.max_pending_bytes is {self.max_pending_bytes}; wanted at least max_body_bytes,"
+                f" {self.max_body_bytes}"
+            )
+        if self.token == "":
+            raise InputError("the token is empty; give one, or none at all")
