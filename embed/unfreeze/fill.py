@@ -239,18 +239,20 @@ def _pictures(
 
 
 def _chunks(tables: Iterable[Records], wanted: dict[str, str]) -> Iterator[Chunk]:
-    """The pictures to decode: each content under the first of its names that the tables have."""
-    planned: set[str] = set()
+    """The pictures to decode: each content under the first of its names that the tables have. They are read no further
+    than that takes."""
+    left = set(wanted.values())
     chunk = Chunk([])
-    for records in tables:
-        for batch in records.images():
-            columns = batch.to_pydict()
-            for key, uri, data in zip(columns["key"], columns["uri"], columns["bytes"], strict=True):
-                id = wanted.get(key)
-                if id is not None and id not in planned:
-                    planned.add(id)
-                    chunk.pictures.append(Picture(key, uri, data))
-                if len(chunk.pictures) == CHUNK:
-                    yield chunk
-                    chunk = Chunk([])
+    for batch in (batch for records in tables if left for batch in records.images()):
+        columns = batch.to_pydict()
+        for key, uri, data in zip(columns["key"], columns["uri"], columns["bytes"], strict=True):
+            id = wanted.get(key)
+            if id in left:
+                left.discard(id)
+                chunk.pictures.append(Picture(key, uri, data))
+            if len(chunk.pictures) == CHUNK:
+                yield chunk
+                chunk = Chunk([])
+        if not left:
+            break
     yield chunk

@@ -24,7 +24,7 @@ from embed.jobs.run import _table, embed_images
 from embed.modes import WHOLE, parse_mode
 from embed.spec import InputError, Source
 from embed.unfreeze.families import cut_pictures, cut_prompts
-from embed.unfreeze.fill import BoundaryConfig, add_boundary, plan_boundary
+from embed.unfreeze.fill import BoundaryConfig, _chunks, add_boundary, plan_boundary
 
 MODE = parse_mode("blocks=1,1")
 PROMPTS = ["red apple", "a", "a grinning face with ears", "two words", ""]
@@ -204,6 +204,22 @@ def test_a_cache_that_grew_is_extended_by_what_is_new(tmp_path: Path, backbone: 
     assert done["images"]["rows"] == 40 and done["prompts"]["rows"] == 0
     values, _ = Boundary(Cache.open(tmp_path / "cache"), "images", 1, "float32").take(np.arange(70))
     torch.testing.assert_close(values, exact(backbone)[0])
+
+
+def test_tables_are_read_no_further_than_the_last_picture_that_lacks_activations() -> None:
+    read: list[int] = []
+
+    class Noting(Table):
+        def images(self) -> Any:
+            for batch in super().images():  # of 100
+                read.append(len(batch))
+                yield batch
+
+    one, other = (Noting([(f"p{i}.png", b"x") for i in range(250)]) for _ in range(2))
+    for wanted, batches in ({}, 0), ({"p0.png": "a"}, 1), ({"p0.png": "a", "p120.png": "b"}, 2), ({"gone": "c"}, 6):
+        read.clear()
+        found = [picture.key for chunk in _chunks([one, other], wanted) for picture in chunk.pictures]
+        assert found == [key for key in wanted if key != "gone"] and len(read) == batches
 
 
 def test_pictures_that_are_not_there_are_counted_and_refused_later(tmp_path: Path, backbone: Backbone) -> None:
