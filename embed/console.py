@@ -1,4 +1,4 @@
-"""The conventions of every command: exit codes, one JSON document, progress on stderr.
+"""The conventions of every command: exit codes, one JSON document, progress and what the library logs on stderr.
 
 0 done; 1 a fault of ours, with its traceback; 2 the user's input, in one line; 130 interrupted.
 """

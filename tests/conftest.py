@@ -1,8 +1,12 @@
 """What tests of many modules begin with."""
 
+import os
 from pathlib import Path
 
 import pytest
+
+# A bar shows itself after two seconds: on a slow machine it would stand among the lines that tests read.
+os.environ["TQDM_DISABLE"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,7 @@ class Eager(tqdm.tqdm):
     """A bar that shows itself at once, at every step."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{**options, "delay": 0, "mininterval": 0})
+        super().__init__(**{**options, "disable": False, "delay": 0, "mininterval": 0})
 
 
 def test_long_work_draws_a_bar_on_stderr(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
