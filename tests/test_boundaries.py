@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "embed": set(),
     "embed.process": set(),
     "embed.records": set(),
-    "embed.inputs": set(),
+    "embed.inputs": {"embed.process"},
     "embed.backbones": set(),
     "embed.graphs": set(),
     "embed.cache": set(),

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embed.engines.sessions import Provider, require_onnxruntime, resolve_providers
+from embed.inputs.decoding import Decoders
 from embed.inputs.images import ImageError, Limits
 from embed.spec import InputError
 from runtime.scoring.scorer import BATCH, Scorer
-from runtime.service.decoding import Decoders
 from runtime.service.engine import Engine, EngineRoom
 from runtime.service.fetching import Fetcher
 from runtime.service.front import Gate, log
