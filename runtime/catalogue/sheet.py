@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from embed.files import atomic_write
 from embed.inputs.thumbnails import SIZE, data_uri, thumbnail
 from embed.spec import InputError
-from runtime.catalogue.reader import Hit
+from runtime.catalogue.hits import Hit
 
 CAPTION = 44  # pixels
 COLUMNS = 5
