@@ -1,39 +1,32 @@
-"""Pictures read, hashed and decoded in worker processes that may die without taking the job along.
+"""Pictures decoded in worker processes that may die without taking anything along but the picture that did it.
 
-A decoder is C code fed with strangers' files: it may crash, eat all memory or never return. Each worker notes which
-picture it is at; when it dies or stalls, a new worker takes the rest of its chunk, and the picture that did it twice
-becomes a ledger row. Chunks come out in the order they went in. Knows no cache and no model.
+`DecodePool` reads, hashes and decodes the chunks of a job; `Decoders` decodes bytes one by one, for a service. Knows no
+cache, no model and no HTTP.
 """
 
-import contextlib
-import mmap
-import multiprocessing
-import os
+import json
+import math
 import re
-import signal
-import tempfile
-import threading
-import time
-from collections import Counter, deque
-from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
-from multiprocessing.reduction import DupFd
-from typing import Any, BinaryIO
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import CancelledError, Future
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embed.files import content_id
 from embed.inputs.fetch import read_bytes
 from embed.inputs.images import ImageError, Limits, load_pixels
-from embed.process.child import silence_libraries
+from embed.process.workers import Answers, WorkerPool
 from embed.spec import InputError, Preprocess
 from embed.wording import one_line
 
 CHUNK = 32  # pictures that travel together between processes: large against the cost of a message
 STALL_S = 120.0  # no picture within the limits takes this long; a worker that does is stuck
-POSITION_BYTES = 8
-CULPRIT_DEATHS = 2  # a process may die of its neighbours' memory: a picture is blamed the second time
+BLAMED = "the decoder crashed or stalled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +54,21 @@ class Picture:
     failure: Failure | None = None
     pixels: np.ndarray | None = None  # uint8 (h, w, 3)
 
+    def outcome(self) -> dict[str, Any]:
+        """What became of it but for its pixels, in plain values; with a stage where it failed."""
+        found = {name: getattr(self, name) for name in ("size_bytes", "id", "width", "height")}
+        return found if self.failure is None else found | asdict(self.failure)
+
+    def settle(self, outcome: dict[str, Any], pixels: np.ndarray | None) -> None:
+        """Take the outcome that it had elsewhere, and its pixels where it did not fail."""
+        self.data = None
+        self.size_bytes, self.id = outcome["size_bytes"], outcome["id"]
+        self.width, self.height = outcome["width"], outcome["height"]
+        if outcome.get("stage") is None:
+            self.pixels = pixels
+        else:
+            self.failure = Failure(outcome["stage"], outcome["reason"], outcome["detail"])
+
 
 @dataclass
 class Chunk:
@@ -68,8 +76,6 @@ class Chunk:
 
     pictures: list[Picture]
     skipped: int = 0
-    ready: bool = False
-    deaths: Counter[int] = field(default_factory=Counter)  # how often each of `work` ended its process
 
     def work(self) -> list[Picture]:
         return [picture for picture in self.pictures if not picture.known]
@@ -102,211 +108,116 @@ def decode(picture: Picture, preprocess: Preprocess, limits: Limits) -> Picture:
 
 
 class DecodePool:
-    """Up to `workers` processes, started when there is work for them, until `close`."""
+    """Chunks of pictures decoded in up to `workers` processes, started when there is work for them, until `close`."""
 
     def __init__(self, preprocess: Preprocess, limits: Limits, workers: int, stall_s: float = STALL_S) -> None:
-        self._settings = (preprocess, limits)
         self._shape = (CHUNK, *preprocess.size, 3)
-        self._most = workers
-        self._stall_s = stall_s
-        self._workers: list[_Worker] = []
-        self._failed_starts = 0
-        self._closed = False
-        self._running = False
-        self._lock = threading.Lock()
-        self.started = 0  # processes so far
+        handle = partial(_decode_into, preprocess=preprocess, limits=limits)
+        self._pool = WorkerPool(handle, workers, stall_s, math.prod(self._shape))
+        self._most = 2 * workers
+
+    @property
+    def started(self) -> int:
+        """Processes so far."""
+        return self._pool.started
 
     def close(self) -> None:
-        """End the processes, and within a second or so `run`, which may be at work in another thread."""
-        self._closed = True
-        if not self._running:
-            self._stop()
+        """End the processes, and with its next chunk `run`, which may be at work in another thread."""
+        self._pool.close()
 
     def run(self, chunks: Iterable[Chunk]) -> Generator[Chunk, None, None]:
         """The chunks in their order, their outcomes set. Holds at most two a worker at a time."""
-        self._running = True
-        try:
-            yield from self._run(chunks)
-        finally:
-            self._running = False
-            if self._closed:
-                self._stop()
-
-    def _run(self, chunks: Iterable[Chunk]) -> Iterator[Chunk]:
         source = iter(chunks)
-        window: deque[Chunk] = deque()  # handed out or waiting for their turn to be given back
-        again: deque[Chunk] = deque()  # whose worker died
-        exhausted = False
-        while not self._closed:
-            while self._has_room() and (again or (not exhausted and len(window) < 2 * self._most)):
-                if again:
-                    chunk = again.popleft()
-                elif (fresh := next(source, None)) is not None:
-                    chunk = fresh
-                    window.append(chunk)
-                else:
-                    exhausted = True
-                    break
-                chunk.ready = not chunk.work()
-                if not chunk.ready:
-                    self._free_worker().start(chunk)
-            while window and window[0].ready:
-                yield window.popleft()
-            if not window and exhausted:
-                return
-            if any(worker.chunk for worker in self._workers):
-                again.extend(self._collect())
+        window: deque[tuple[Chunk, Future[None]]] = deque()
+        try:
+            while True:
+                while len(window) < self._most and (chunk := next(source, None)) is not None:
+                    window.append((chunk, self._submit(chunk)))
+                if not window:
+                    return
+                window[0][1].result()
+                yield window.popleft()[0]
+        except CancelledError:
+            return  # closed
+        finally:
+            for _, future in window:
+                future.cancel()
 
-    def _stop(self) -> None:
-        with self._lock:
-            while self._workers:
-                self._workers.pop().stop()
-
-    def _has_room(self) -> bool:
-        return len(self._workers) < self._most or any(worker.chunk is None for worker in self._workers)
-
-    def _free_worker(self) -> "_Worker":
-        free = next((worker for worker in self._workers if worker.chunk is None), None)
-        if free is None:
-            free = _Worker(self._settings, self._shape)
-            self._workers.append(free)
-            self.started += 1
-        return free
-
-    def _collect(self) -> list[Chunk]:
-        """Take what busy workers have finished, waiting for one; gives the chunks whose worker died or stalled."""
-        lost = []
-        busy = [worker for worker in self._workers if worker.chunk is not None]
-        wait([worker.connection for worker in busy], timeout=1.0)
-        for worker in busy:
-            if worker.finish():
-                self._failed_starts = 0
-            elif worker.dead() or worker.stalled(self._stall_s):
-                lost.append(self._bury(worker))
-        return lost
-
-    def _bury(self, worker: "_Worker") -> Chunk:
-        chunk, position = worker.chunk, int(worker.position[0])
-        assert chunk is not None
-        reason = worker.stop()
-        self._workers.remove(worker)
-        if position < 0:
-            self._failed_starts += 1
-            if self._failed_starts > 3:
-                raise RuntimeError(f"decoder processes cannot start: {reason}")
-            return chunk
-        chunk.deaths[position] += 1
-        return chunk
-
-
-class _Worker:
-    """The parent's side of one process."""
-
-    def __init__(self, settings: tuple[Preprocess, Limits], shape: tuple[int, ...]) -> None:
-        # Spawned, not forked: the parent has threads and perhaps a GPU context.
-        context = multiprocessing.get_context("spawn")
-        with _memory_file() as file:
-            file.truncate(POSITION_BYTES + int(np.prod(shape)))
-            self.position, self.pixels = _shared(file.fileno(), shape)
-            self.position[0] = -1
-            self.connection, theirs = context.Pipe()
-            arguments = (theirs, DupFd(file.fileno()), shape, *settings)
-            self.process = context.Process(target=_serve, args=arguments, daemon=True)
-            self.process.start()
-        theirs.close()
-        self.chunk: Chunk | None = None
-        self._seen = (-1, 0.0)
-
-    def start(self, chunk: Chunk) -> None:
-        self.chunk = chunk
-        self._seen = (int(self.position[0]), time.monotonic())
+    def _submit(self, chunk: Chunk) -> "Future[None]":
+        """Resolves once the outcomes of the chunk's pictures are set."""
         work = chunk.work()
-        for i, deaths in chunk.deaths.items():
-            if deaths >= CULPRIT_DEATHS:
-                work[i].failure = Failure("decode", "the decoder crashed or stalled")
-        # A worker that has died meanwhile is found out by `dead`.
-        with contextlib.suppress(OSError):
-            self.connection.send(work)
 
-    def finish(self) -> bool:
-        """Whether the chunk came back; then its pictures are filled in, and this worker is free."""
-        try:
-            if not self.connection.poll():
-                return False
-            answer: list[Picture] | InputError = self.connection.recv()
-        except (EOFError, OSError):
-            return False
-        if isinstance(answer, InputError):
-            raise answer
-        assert self.chunk is not None
-        pixels = self.pixels[: len(answer)].copy()
-        done = iter(zip(answer, pixels, strict=True))
-        for i, picture in enumerate(self.chunk.pictures):
-            if not picture.known:
-                self.chunk.pictures[i], rows = next(done)
-                if self.chunk.pictures[i].failure is None:
-                    self.chunk.pictures[i].pixels = rows
-        self.chunk.ready = True
-        self.chunk = None
-        return True
+        def collect(answers: Answers, memory: memoryview) -> None:
+            # One copy of all: the memory is the next chunk's.
+            pixels = np.frombuffer(memory, np.uint8).reshape(self._shape)[: len(work)].copy()
+            for picture, answer, rows in zip(work, answers, pixels, strict=True):
+                if answer is None:
+                    picture.data, picture.failure = None, Failure("decode", BLAMED)
+                    continue
+                outcome = json.loads(answer)
+                if "fault" in outcome:
+                    raise InputError(outcome["fault"])
+                picture.settle(outcome, rows)
 
-    def dead(self) -> bool:
-        return not self.process.is_alive()
-
-    def stalled(self, stall_s: float) -> bool:
-        """Whether this worker has been at one picture for longer; to start, it may take its time."""
-        if int(self.position[0]) != self._seen[0]:
-            self._seen = (int(self.position[0]), time.monotonic())
-        return time.monotonic() - self._seen[1] > (stall_s if self._seen[0] >= 0 else STALL_S)
-
-    def stop(self) -> str:
-        """End the process; says how it had ended if it had."""
-        code = self.process.exitcode
-        self.connection.close()
-        self.process.kill()
-        self.process.join()
-        self.process.close()
-        return "it stalled" if code is None else f"exit code {code}"
+        if work:
+            return self._pool.submit(list(enumerate(work)), collect)
+        nothing: Future[None] = Future()
+        nothing.set_result(None)
+        return nothing
 
 
-def _memory_file() -> BinaryIO:
-    """A nameless file, of memory where the system has that: /dev/shm is often small in containers."""
-    if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("plaudit"), "r+b")
-    return tempfile.TemporaryFile()
-
-
-def _shared(descriptor: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """The (1,) int64 position of a worker in its chunk, and the pixels of that chunk, in memory of both processes."""
-    memory = mmap.mmap(descriptor, 0)
-    pixels = np.frombuffer(memory, np.uint8, offset=POSITION_BYTES).reshape(shape)
-    return np.frombuffer(memory, np.int64, count=1), pixels
-
-
-def _serve(connection: Connection, memory: Any, shape: tuple[int, ...], preprocess: Preprocess, limits: Limits) -> None:
-    """The worker: chunks in, outcomes out, pixels in the shared memory, until the parent goes away."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    silence_libraries()
+def _decode_into(item: tuple[int, Picture], memory: memoryview, preprocess: Preprocess, limits: Limits) -> bytes:
+    """In the process: pixels into the picture's place in memory; its outcome, or whose fault it is if not its own."""
+    place, picture = item
     try:
-        descriptor = memory.detach()
-    except OSError:
-        return  # the parent was killed meanwhile
-    position, pixels = _shared(descriptor, shape)
-    os.close(descriptor)
-    while True:
-        try:
-            pictures: list[Picture] = connection.recv()
-        except (EOFError, ConnectionResetError):
-            return
-        try:
-            for i, picture in enumerate(pictures):
-                if picture.failure is None:
-                    position[0] = i
-                    decode(picture, preprocess, limits)
-                    if picture.pixels is not None:
-                        pixels[i], picture.pixels = picture.pixels, None
-            connection.send(pictures)
-        except InputError as error:
-            connection.send(error)
-        except BrokenPipeError:
-            return  # the parent was killed
+        decode(picture, preprocess, limits)
+    except InputError as error:
+        return json.dumps({"fault": str(error)}).encode()
+    if picture.pixels is not None:
+        np.frombuffer(memory, np.uint8).reshape(-1, *picture.pixels.shape)[place] = picture.pixels
+        picture.pixels = None  # kept for a whole chunk, they would cost its pages anew every time
+    return json.dumps(picture.outcome()).encode()
+
+
+Decoded: TypeAlias = NDArray[np.uint8] | ImageError
+
+
+class Decoders:
+    """Pictures decoded one by one in `count` processes, which are started at once, side by side, until `close`."""
+
+    def __init__(self, count: int, limits: Limits, stall_s: float, lost: Callable[[], None] = lambda: None) -> None:
+        """`lost` is called for each process that dies, or takes more than `stall_s` for a picture."""
+        self._limits = limits
+        self._pool = WorkerPool(partial(_decode_bytes, limits=limits), count, stall_s, lost=lost)
+        self._pool.start()
+
+    def submit(self, data: bytes, spec: Preprocess) -> "Future[Decoded]":
+        """Pixels (h, w, 3) for the backbone, or what is wrong with the picture. Cancelled, it is not decoded."""
+        if len(data) <= self._limits.max_bytes:
+            return self._pool.submit([(data, spec)], lambda answers, _: _decoded(answers[0], spec))
+        refused: Future[Decoded] = Future()  # not worth sending
+        refused.set_result(
+            ImageError("limits", "too many bytes", f"{len(data)}, at most {self._limits.max_bytes} allowed")
+        )
+        return refused
+
+    def close(self) -> None:
+        """Drop what waits and what runs, and end the processes."""
+        self._pool.close()
+
+
+def _decode_bytes(item: tuple[bytes, Preprocess], _: memoryview, limits: Limits) -> bytes:
+    data, spec = item
+    try:
+        pixels, _size = load_pixels(data, spec, limits)
+    except ImageError as error:
+        return json.dumps({"stage": error.stage, "reason": error.reason, "detail": error.detail}).encode()
+    return b"=" + pixels.tobytes()
+
+
+def _decoded(answer: bytes | None, spec: Preprocess) -> Decoded:
+    if answer is None:
+        return ImageError("decode", BLAMED)
+    if answer[:1] == b"{":
+        return ImageError(**json.loads(answer))
+    return np.frombuffer(answer, np.uint8, offset=1).reshape(*spec.size, 3)

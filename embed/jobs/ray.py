@@ -17,7 +17,7 @@ import pyarrow as pa
 from embed.engines.choice import Engine
 from embed.engines.encoders import TowerEncoder
 from embed.engines.towers import Towers
-from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Failure, Picture
+from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Picture
 from embed.inputs.images import Limits
 from embed.spec import InputError
 
@@ -107,7 +107,8 @@ class RayDecoder:
                 if self._closed:
                     return
                 for picture in chunk.work():
-                    _fill(picture, next(results))
+                    row = next(results)
+                    picture.settle(row, None if row["vector"] is None else np.frombuffer(row["vector"], np.float32))
                 yield chunk
 
     def _results(self, pictures: Sequence[Picture]) -> Iterator[dict[str, Any]]:
@@ -147,25 +148,8 @@ class _Actor:
         done = [picture for chunk in self._decoder.run(chunks) for picture in chunk.pictures]
         sound = [picture.pixels for picture in done if picture.pixels is not None]
         vectors = iter(np.concatenate(self._encode(np.stack(sound)), axis=1) if sound else ())
-        return pa.Table.from_pylist([_row(p, None if p.failure else next(vectors).tobytes()) for p in done], RESULT)
-
-
-def _row(picture: Picture, vector: bytes | None) -> dict[str, Any]:
-    failure = picture.failure
-    return {
-        **{name: getattr(picture, name) for name in ("size_bytes", "id", "width", "height")},
-        **({name: getattr(failure, name) for name in ("stage", "reason", "detail")} if failure else {}),
-        "vector": vector,
-    }
-
-
-def _fill(picture: Picture, row: dict[str, Any]) -> None:
-    picture.size_bytes, picture.id = row["size_bytes"], row["id"]
-    picture.width, picture.height = row["width"], row["height"]
-    if row["stage"] is not None:
-        picture.failure = Failure(row["stage"], row["reason"], row["detail"])
-    else:
-        picture.pixels = np.frombuffer(row["vector"], np.float32)
+        rows = [p.outcome() | {"vector": None if p.failure else next(vectors).tobytes()} for p in done]
+        return pa.Table.from_pylist(rows, RESULT)
 
 
 def _windows(chunks: Iterable[Chunk]) -> Iterator[list[Chunk]]:

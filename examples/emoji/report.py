@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from heads.report.page import Axis, Picture, Plot, cards, data_uri, document, text_table
+from embed.inputs.thumbnails import data_uri
+from heads.report.page import Axis, Picture, Plot, cards, document, text_table
 
 
 def picture(path: Path, name: str, detail: str) -> Picture:
@@ -86,4 +87,5 @@ def _scatter(points: Sequence[Point], size: int = 22) -> str:
 
 def _source(path: Path, size: int) -> str:
     with Image.open(path) as image:
-        return data_uri(image, size)
+        image.thumbnail((size, size), Image.Resampling.LANCZOS)
+        return data_uri(image)

@@ -4,16 +4,10 @@ Pieces of a page as strings: tables, rows of pictures, and plots in SVG that fol
 Knows no head and no file.
 """
 
-import base64
 import html
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 WIDTH = 1040  # pixels, of plots
 _STYLE = """
@@ -53,7 +47,7 @@ svg .reference { stroke: var(--faint); stroke-dasharray: 4 4; } svg .dot { strok
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, as `data_uri` gives it, with what is shown beneath it: a name, and a line of figures."""
+    """One picture, as the source of an <img>, with what is shown beneath it: a name, and a line of figures."""
 
     source: str
     name: str
@@ -93,17 +87,6 @@ def cards(pictures: Sequence[Picture]) -> str:
         f'<div class="card"><img src="{p.source}" alt=""><b>{html.escape(p.name)}</b>{html.escape(p.detail)}</div>'
         for p in pictures
     )
-
-
-def data_uri(image: "Image", size: int) -> str:
-    """The picture, at most `size` pixels wide and high, as the source of an <img>."""
-    from PIL import Image
-
-    small = image.copy()
-    small.thumbnail((size, size), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "WEBP", quality=80)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 class Plot:

@@ -1,4 +1,4 @@
-"""A catalogue in Milvus, for more pictures than one machine's memory holds; it answers `search` as a local one does.
+"""A catalogue in Milvus, for more pictures than one machine's memory holds; it answers as a local one does.
 
 Each picture is one entity: key (its name), vector [x, popularity], popularity, id, count, and its other columns as
 dynamic fields. The extra dimension works there as it does here. What belongs to all, the identity and the columns,
@@ -13,14 +13,15 @@ import numpy as np
 from embed.progress import Progress, silent
 from embed.spec import Identity, InputError, require_same_identity
 from runtime.catalogue.filters import check_columns, milvus_expression, parse
-from runtime.catalogue.reader import HIT_COLUMNS, Catalogue, Hit, checked_queries, jsonable, least_popularity
+from runtime.catalogue.hits import HIT_COLUMNS, Hit, Searchable, jsonable
+from runtime.catalogue.reader import Catalogue
 
 UPSERT_ROWS = 1000
 KEY_BYTES = 2048
 MANIFEST = "_manifest"
 
 
-class MilvusCatalogue:
+class MilvusCatalogue(Searchable):
     """A collection that holds a catalogue."""
 
     def __init__(self, uri: str, collection: str = "plaudit") -> None:
@@ -42,18 +43,10 @@ class MilvusCatalogue:
     def __len__(self) -> int:
         return int(self.client.get_collection_stats(self.collection)["row_count"])
 
-    def search(
-        self,
-        queries: np.ndarray,
-        k: int = 10,
-        popularity_weight: float | np.ndarray = 0.0,
-        min_percentile: float = 0.0,
-        where: str | None = None,
+    def _search(
+        self, queries: np.ndarray, k: int, weights: np.ndarray, min_percentile: float, where: str | None
     ) -> list[list[Hit]]:
-        """As `Catalogue.search`."""
-        queries, weights = checked_queries(queries, k, popularity_weight, self.identity.dim)
-        least = least_popularity(min_percentile)
-        conditions = [f"popularity >= {least!s}"] if min_percentile else []
+        conditions = [f"popularity >= {np.float32(min_percentile / 100)!s}"] if min_percentile else []
         if where is not None:
             node = parse(where)
             check_columns(node, self.columns)

@@ -1,26 +1,16 @@
 """What a person asks of a catalogue beyond one vector: several likes and dislikes, no near-duplicates, few of a kind.
 
-Works on any catalogue that can `search` and give `vectors_of` its pictures. Knows no index and no encoder.
+Works on any catalogue. Knows no index and no encoder.
 """
 
 from collections import Counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from embed.spec import InputError
-from runtime.catalogue.reader import Hit
+from runtime.catalogue.hits import Hit, Searchable
 from runtime.config import Wish
-
-
-class Searchable(Protocol):
-    """A catalogue, here or in Milvus."""
-
-    def __len__(self) -> int: ...
-    def search(
-        self, queries: np.ndarray, k: int, popularity_weight: float, min_percentile: float, where: str | None
-    ) -> list[list[Hit]]: ...
-    def vectors_of(self, keys: list[str]) -> np.ndarray: ...
 
 
 def mixed_query(likes: np.ndarray, dislikes: np.ndarray | None = None) -> np.ndarray:

@@ -13,7 +13,6 @@ encoder: queries come as vectors.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import pyarrow.compute as pc
 from embed.files import read_manifest
 from embed.spec import Identity, InputError
 from runtime.catalogue.filters import matching
+from runtime.catalogue.hits import HIT_COLUMNS, Hit, Searchable, Weights, jsonable
 from runtime.index.base import Effort
 from runtime.index.blend import SPARE, best_of, pareto_front, scan, similarities
 from runtime.index.factory import read_index
@@ -37,24 +37,8 @@ SCAN_ROWS = 20_000
 SCAN_COST = 4
 MOST_CANDIDATES = 2048  # more hits than this come from a scan
 
-# Columns that a hit has as fields of its own; the others are its metadata.
-HIT_COLUMNS = ("image", "image_id", "count", "popularity")
 
-
-@dataclass(frozen=True)
-class Hit:
-    """One picture found. `similarity` is a cosine, `popularity` a percentile in (0, 1), `score` their blend."""
-
-    id: str  # hash of the picture's content
-    key: str  # its name
-    similarity: float
-    popularity: float
-    count: float | None  # as it was given; None where unknown
-    score: float
-    metadata: dict[str, Any]
-
-
-class Catalogue:
+class Catalogue(Searchable):
     """One version of a catalogue, read only."""
 
     def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
@@ -140,7 +124,7 @@ class Catalogue:
 
         Their scores are their similarities; pictures whose id is in `exclude` are away. Looks at every picture.
         """
-        queries, weights = checked_queries(query[None], 1, 0.0, self.vectors.shape[1])
+        queries, weights = self._checked(query[None], 1, 0.0, min_percentile)
         allowed = self._allowed(min_percentile, where)
         rows = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
         if isinstance(allowed, int):
@@ -161,21 +145,10 @@ class Catalogue:
                 return int(row)
         raise InputError(f"{self.path} has no picture named {key_or_id!r}, nor one with that id")
 
-    def search(
-        self,
-        queries: np.ndarray,
-        k: int = 10,
-        popularity_weight: float | np.ndarray = 0.0,
-        min_percentile: float = 0.0,
-        where: str | None = None,
+    def _search(
+        self, queries: np.ndarray, k: int, weights: np.ndarray, min_percentile: float, where: str | None
     ) -> list[list[Hit]]:
-        """For each of `queries` (m, d), unit norm, its hits, best first: k, or as many as there are.
-
-        `popularity_weight` is one number or one a query (m,); `min_percentile` in [0, 100]; `where` is a filter on the
-        columns (see filters). InputError for a query of another length or a column that is not there.
-        """
-        found = self.search_rows(queries, k, popularity_weight, min_percentile, where)
-        return self.hits(*found)
+        return self.hits(*self.search_rows(queries, k, weights, min_percentile, where))
 
     def hits(self, rows: np.ndarray, similarities: np.ndarray, scores: np.ndarray) -> list[list[Hit]]:
         """What `search_rows` found, with names and metadata."""
@@ -186,15 +159,13 @@ class Catalogue:
         ]
 
     def search_rows(
-        self,
-        queries: np.ndarray,
-        k: int = 10,
-        popularity_weight: float | np.ndarray = 0.0,
-        min_percentile: float = 0.0,
-        where: str | None = None,
+        self, queries: np.ndarray, k: int, weights: Weights, min_percentile: float = 0.0, where: str | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows (m, k) int64, their cosines and their scores (m, k) float64, best first, row -1 past the last hit."""
-        queries, weights = checked_queries(queries, k, popularity_weight, self.vectors.shape[1])
+        """Rows (m, k) int64, their cosines and their scores (m, k) float64, best first, row -1 past the last hit.
+
+        Asked as `search` is, with queries in float32; nothing is checked.
+        """
+        weights = np.broadcast_to(np.asarray(weights, np.float32), len(queries))
         allowed = self._allowed(min_percentile, where)
         count = len(self) if allowed is None else allowed if isinstance(allowed, int) else int(allowed.sum())
         best = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf), np.full((len(queries), k), -np.inf)
@@ -216,7 +187,7 @@ class Catalogue:
 
     def _allowed(self, min_percentile: float, where: str | None) -> int | np.ndarray | None:
         """None for every row, a number for the first so many, or a mask (n,) bool."""
-        prefix = int(np.searchsorted(-self.popularity, -least_popularity(min_percentile), side="right"))
+        prefix = int(np.searchsorted(-self.popularity, -np.float32(min_percentile / 100), side="right"))
         if where is None:
             return None if prefix == len(self) else prefix
         mask = np.zeros(len(self), bool)
@@ -249,30 +220,6 @@ class Catalogue:
         return efforts
 
 
-def checked_queries(
-    queries: np.ndarray, k: int, popularity_weight: float | np.ndarray, dim: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Queries (m, d) and weights (m,) as float32; InputError for what cannot be searched with."""
-    queries = np.asarray(queries, np.float32)
-    if queries.ndim != 2 or queries.shape[1] != dim:
-        raise InputError(f"queries have the shape {queries.shape}; the catalogue's vectors want (m, {dim})")
-    if not np.isfinite(queries).all():
-        raise InputError("a query holds numbers that are not finite")
-    if k < 1:
-        raise InputError(f"k is {k}; wanted 1 or more")
-    weights = np.asarray(popularity_weight, np.float32)
-    if weights.shape not in ((), (len(queries),)) or not np.isfinite(weights).all():
-        raise InputError(f"popularity weight is {popularity_weight}; wanted a number, or one a query ({len(queries)},)")
-    return queries, np.broadcast_to(weights, len(queries))
-
-
-def least_popularity(min_percentile: float) -> np.float32:
-    """The popularity, 0 to 1, at a percentile from 0 to 100; InputError for any other number."""
-    if not 0 <= min_percentile <= 100:
-        raise InputError(f"least percentile is {min_percentile}; wanted 0 to 100")
-    return np.float32(min_percentile / 100)
-
-
 def _hit(row: dict[str, Any], similarity: float, score: float) -> Hit:
     metadata = {name: value for name, value in row.items() if name not in HIT_COLUMNS}
     return Hit(
@@ -283,15 +230,3 @@ def _hit(row: dict[str, Any], similarity: float, score: float) -> Hit:
 def hit_json(hit: Hit) -> dict[str, Any]:
     """What `--json` and the service give for a hit."""
     return {name: getattr(hit, name) for name in hit.__dataclass_fields__} | {"metadata": jsonable(hit.metadata)}
-
-
-def jsonable(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Metadata with dates and other values that JSON lacks as text, and numbers that are not finite as null."""
-    return {
-        name: value
-        if value is None or isinstance(value, str | int) or (isinstance(value, float) and np.isfinite(value))
-        else None
-        if isinstance(value, float)
-        else str(value)
-        for name, value in metadata.items()
-    }

@@ -3,22 +3,19 @@
 Pictures are read through the safe decoder; one that cannot be read leaves a grey tile. Knows no catalogue.
 """
 
-import base64
 import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw
 
 from embed.files import atomic_write
+from embed.inputs.thumbnails import SIZE, data_uri, thumbnail
 from embed.spec import InputError
-from runtime.catalogue.reader import Hit
+from runtime.catalogue.hits import Hit
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-TILE = 192  # pixels
-CAPTION = 44
+CAPTION = 44  # pixels
 COLUMNS = 5
 
 _PAGE = """<!doctype html><meta charset="utf-8"><title>{title}</title>
@@ -35,7 +32,7 @@ def write_sheet(path: Path, hits: Sequence[Hit], images_root: str | Path, title:
     """Write the hits' pictures to `path`, .png or .html; relative names start at `images_root`."""
     if path.suffix not in (".png", ".html"):
         raise InputError(f"{path} is neither .png nor .html")
-    tiles = [_tile(Path(images_root) / hit.key) for hit in hits]
+    tiles = [thumbnail(_read(Path(images_root) / hit.key)) for hit in hits]
     data = _png(hits, tiles) if path.suffix == ".png" else _html(hits, tiles, title).encode()
     with atomic_write(path) as file:
         file.write(data)
@@ -47,44 +44,33 @@ def caption(hit: Hit) -> tuple[str, str]:
     return numbers, hit.key
 
 
-def _tile(path: Path) -> "Image":
-    from PIL import Image
-
-    from embed.inputs.images import ImageError, load_image
-
+def _read(path: Path) -> bytes:
     try:
-        image = load_image(path.read_bytes())
-    except (ImageError, OSError):
-        return Image.new("RGB", (TILE, TILE), (200, 200, 200))
-    image.thumbnail((TILE, TILE))
-    return image
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
-def _png(hits: Sequence[Hit], tiles: Sequence["Image"]) -> bytes:
-    from PIL import Image, ImageDraw
-
+def _png(hits: Sequence[Hit], tiles: Sequence[Image.Image]) -> bytes:
     columns = min(COLUMNS, max(len(tiles), 1))
-    width, height = TILE + 8, TILE + CAPTION
+    width, height = SIZE + 8, SIZE + CAPTION
     sheet = Image.new("RGB", (columns * width, max(1, -(-len(tiles) // columns)) * height), "white")
     draw = ImageDraw.Draw(sheet)
     for i, (hit, tile) in enumerate(zip(hits, tiles, strict=True)):
         x, y = i % columns * width, i // columns * height
-        sheet.paste(tile, (x + (width - tile.width) // 2, y + (TILE - tile.height) // 2))
+        sheet.paste(tile, (x + (width - tile.width) // 2, y + (SIZE - tile.height) // 2))
         for line, text in enumerate(caption(hit)):
             # The built-in font has Latin letters only.
             shown = text.encode("latin-1", "replace").decode("latin-1")[-32:]
-            draw.text((x + 4, y + TILE + 4 + 18 * line), shown, fill="black")
+            draw.text((x + 4, y + SIZE + 4 + 18 * line), shown, fill="black")
     out = io.BytesIO()
     sheet.save(out, "PNG")
     return out.getvalue()
 
 
-def _html(hits: Sequence[Hit], tiles: Sequence["Image"], title: str) -> str:
+def _html(hits: Sequence[Hit], tiles: Sequence[Image.Image], title: str) -> str:
     items = []
     for hit, tile in zip(hits, tiles, strict=True):
-        out = io.BytesIO()
-        tile.save(out, "WEBP", quality=80)
-        source = "data:image/webp;base64," + base64.b64encode(out.getvalue()).decode()
         numbers, name = (html.escape(text) for text in caption(hit))
-        items.append(f'<li><img src="{source}" alt="{name}"><br>{numbers}<br><small>{name}</small></li>')
-    return _PAGE.format(title=html.escape(title), tile=TILE, tiles="\n".join(items))
+        items.append(f'<li><img src="{data_uri(tile)}" alt="{name}"><br>{numbers}<br><small>{name}</small></li>')
+    return _PAGE.format(title=html.escape(title), tile=SIZE, tiles="\n".join(items))

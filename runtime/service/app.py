@@ -5,7 +5,7 @@
     GET  /health/live  /health/ready  /metrics  /openapi.json  /docs
 
 Pictures are answered one by one, each with `ok` or an error. The parts: front (limits, deadline, log), routes,
-requests (shapes), state, engine (decoding and batches).
+requests (shapes), errors, state, engine (batches).
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from starlette.exceptions import HTTPException
 
 from runtime.config import ServiceConfig
 from runtime.service import routes
-from runtime.service.front import Front, problem_json
-from runtime.service.requests import Problem
+from runtime.service.errors import Problem
+from runtime.service.front import Front
 from runtime.service.state import Service
 
 
@@ -75,8 +75,7 @@ async def reload_quietly(service: Service) -> None:
 
 async def _answer_problem(request: Request, problem: Exception) -> Response:
     assert isinstance(problem, Problem)
-    body = problem_json(problem, request.state.request_id)
-    return Response(body, problem.status, problem.headers, "application/json")
+    return Response(problem.body(request.state.request_id), problem.status, problem.headers, "application/json")
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:

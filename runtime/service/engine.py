@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.arrays import Float32s
+from embed.inputs.decoding import Decoders
 from embed.inputs.images import ImageError
 from embed.spec import require_same_identity
 from runtime.scoring.scorer import Scorer
 from runtime.service.batching import Batcher, Observe
-from runtime.service.decoding import Decoders
 from runtime.service.fetching import Fetcher
 from runtime.service.requests import Picture, UrlPicture
 

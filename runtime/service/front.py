@@ -21,8 +21,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from runtime.service.errors import Problem
 from runtime.service.metrics import Metrics
-from runtime.service.requests import Problem
 
 log = logging.getLogger("plaudit.service")
 
@@ -231,18 +231,11 @@ async def _disconnected(receive: Receive) -> Message:
 
 async def send_problem(problem: Problem, request_id: str, send: Send) -> None:
     """The error answer, in the one shape that all have."""
-    body = problem_json(problem, request_id)
+    body = problem.body(request_id)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
-
-
-def problem_json(problem: Problem, request_id: str) -> bytes:
-    """Bytes of an ErrorAnswer."""
-    return json.dumps(
-        {"error": {"reason": problem.reason, "message": problem.message}, "request_id": request_id}
-    ).encode()
 
 
 class JsonLines(logging.Formatter):

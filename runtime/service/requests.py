@@ -1,7 +1,7 @@
 """What the service takes and gives: the shapes of its JSON, and requests read from JSON or multipart bodies.
 
 Pictures come as base64 in JSON or as files in multipart forms; a picture that is no base64 is that item's error and
-nobody else's. Knows no model and no network; only `Problem` speaks of HTTP.
+nobody else's. Knows no model and no network.
 """
 
 import base64
@@ -14,23 +14,13 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from embed.inputs.images import ImageError
+from runtime.service.errors import Problem
 
 # A red pixel, so that the examples of the documentation work as they are.
 EXAMPLE_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 EXAMPLE_DIGEST = "6e3c8f0a" * 8
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
-
-
-class Problem(Exception):
-    """A request that gets no answer but an error: the HTTP status, one of few phrases, and what to do about it."""
-
-    def __init__(self, status: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status = status
-        self.reason = reason
-        self.message = message
-        self.headers = dict(headers or {})
 
 
 class _Closed(BaseModel):

@@ -15,7 +15,8 @@ from embed.spec import InputError
 from runtime.scoring.scorer import softmax
 from runtime.service import requests as shapes
 from runtime.service.engine import Engine
-from runtime.service.requests import JSON, MULTIPART, Picture, Problem, UrlPicture
+from runtime.service.errors import Problem
+from runtime.service.requests import JSON, MULTIPART, Picture, UrlPicture
 from runtime.service.similar import find_hits
 from runtime.service.state import Service
 

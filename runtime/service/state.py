@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from embed.engines.sessions import resolve_providers
+from embed.inputs.decoding import Decoders
 from embed.inputs.images import ImageError
 from embed.ort import require_onnxruntime
 from runtime.config import ServiceConfig
 from runtime.scoring.scorer import BATCH, Scorer
-from runtime.service.decoding import Decoders
 from runtime.service.engine import Engine, EngineRoom
 from runtime.service.fetching import Fetcher
 from runtime.service.front import Gate, log

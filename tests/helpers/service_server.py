@@ -3,39 +3,48 @@
 import base64
 import io
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
 import uvicorn
 from PIL import Image
+from waiting import wait_until
 
 from runtime.config import ServiceConfig
 from runtime.service.app import create_app
 from runtime.service.state import Service
 
 TOKEN = "a token for tests"
+PATIENCE_S = 60.0  # of what runs beside the tests there is no saying
+
+
+class Running(NamedTuple):
+    """A service, and a client of it."""
+
+    client: httpx.Client
+    service: Service
 
 
 @contextmanager
-def serving(bundle: Path, **options: Any) -> Iterator[tuple[httpx.Client, Service]]:
-    """A client of a running service, and the service itself."""
-    app = create_app(ServiceConfig(bundle, **{"threads": 1, **options}))
+def serving(bundle: Path, **options: Any) -> Iterator[Running]:
+    """The service until the block ends; its deadline is a generous one unless the options name another."""
+    app = create_app(ServiceConfig(bundle, **{"threads": 1, "deadline_s": PATIENCE_S, **options}))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
+        wait_until(lambda: server.started or not thread.is_alive())
+        assert server.started
         port = server.servers[0].sockets[0].getsockname()[1]
         headers = {"Authorization": f"Bearer {TOKEN}"} if "token" in options else {}
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=30, trust_env=False) as client:
-            yield client, app.state.service
+        url, timeout_s = f"http://127.0.0.1:{port}", 2 * PATIENCE_S
+        with httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=False) as client:
+            yield Running(client, app.state.service)
     finally:
         server.should_exit = True
         thread.join()
@@ -58,9 +67,6 @@ def form(pictures: list[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     return [("images", (f"{i}.png", data)) for i, data in enumerate(pictures)]
 
 
-def wait_until(true: Any, timeout_s: float = 10.0) -> None:
-    """Returns once it is true; AssertionError where that takes too long."""
-    end = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.01)
+def decoder_processes(service: Service) -> list[BaseProcess]:
+    """The processes that decode for the service now."""
+    return [worker.child.process for worker in service.decoders._pool._workers if worker.child is not None]

@@ -1,7 +1,10 @@
+"""Pictures decoded in processes: chunks of a job in their order, and a service's one by one."""
+
 import io
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -11,11 +14,12 @@ from embed_fakes import PREPROCESS, colors, picture
 from PIL import Image
 
 from embed.files import content_id
-from embed.inputs.decoding import Chunk, DecodePool, Picture, decode
-from embed.inputs.images import Limits
-from embed.spec import InputError
+from embed.inputs.decoding import Chunk, Decoded, DecodePool, Decoders, Picture, decode
+from embed.inputs.images import ImageError, Limits, load_pixels
+from embed.spec import InputError, Preprocess
 
 FATAL, STUCK = 13 * 7, 11 * 7  # pixels of a picture that crashes its process, and of one that never ends
+BLAMED = ("decode", "the decoder crashed or stalled")
 
 
 class Trap(int):
@@ -73,12 +77,7 @@ def test_processes_give_what_one_process_gives_in_the_same_order(tmp_path: Path)
     pool = run(DecodePool(PREPROCESS, Limits(), 2), chunks(*pictures))
     assert [p.key for p in pool] == [str(i) for i in range(21)]
     for ours, theirs in zip(pool, alone, strict=True):
-        assert (ours.id, ours.width, ours.height, ours.failure) == (
-            theirs.id,
-            theirs.width,
-            theirs.height,
-            theirs.failure,
-        )
+        assert (ours.data, ours.outcome()) == (None, theirs.outcome())
         np.testing.assert_array_equal(ours.pixels, theirs.pixels)
 
 
@@ -89,6 +88,23 @@ def test_known_pictures_start_no_process() -> None:
     assert pool.started == 0
 
 
+def test_no_more_than_two_chunks_a_worker_are_held() -> None:
+    taken = 0
+
+    def source() -> Iterator[Chunk]:
+        nonlocal taken
+        for chunk in chunks(*[Picture(str(i), None, picture(color)) for i, color in enumerate(colors(20))], size=2):
+            taken += 1
+            yield chunk
+
+    given = 0
+    with closing(DecodePool(PREPROCESS, Limits(), 2)) as pool:
+        for _ in pool.run(source()):
+            given += 1
+            assert taken - given < 4
+    assert given == taken == 10
+
+
 def test_a_crash_costs_one_picture_and_no_other() -> None:
     pictures = [Picture(str(i), None, picture(color)) for i, color in enumerate(colors(6))]
     pictures[2].data = picture((1, 1, 1), (13, 7))
@@ -96,14 +112,14 @@ def test_a_crash_costs_one_picture_and_no_other() -> None:
     done = run(pool, chunks(*pictures))
     assert [p.failure is None for p in done] == [True, True, False, True, True, True]
     failure = done[2].failure
-    assert failure is not None and (failure.stage, failure.reason) == ("decode", "the decoder crashed or stalled")
+    assert failure is not None and (failure.stage, failure.reason) == BLAMED
     assert all((p.pixels == np.array(c, np.uint8)).all() for p, c in zip(done, colors(6), strict=True) if not p.failure)
     assert pool.started == 3  # the second death is the proof
 
 
 def test_a_decoder_that_never_ends_is_ended() -> None:
     pictures = [Picture("stuck", None, picture((1, 1, 1), (11, 7))), Picture("good", None, picture((2, 2, 2)))]
-    pool = DecodePool(PREPROCESS, Limits(max_pixels=Trap(10_000)), 1, stall_s=3.0)
+    pool = DecodePool(PREPROCESS, Limits(max_pixels=Trap(10_000)), 1, stall_s=2.0)
     stuck, good = run(pool, chunks(*pictures))
     assert stuck.failure is not None and good.failure is None
 
@@ -111,6 +127,46 @@ def test_a_decoder_that_never_ends_is_ended() -> None:
 def test_a_fault_of_the_whole_table_stops_the_job() -> None:
     with pytest.raises(InputError, match="nosuchscheme"):
         run(DecodePool(PREPROCESS, Limits(), 1), chunks(Picture("k", "nosuchscheme://bucket/a.png")))
+
+
+def test_a_pool_that_is_closed_ends_its_run() -> None:
+    pool = DecodePool(PREPROCESS, Limits(), 1)
+    run = pool.run(Chunk([Picture("k", None, picture(color))]) for color in colors(1000))
+    next(run)
+    pool.close()
+    assert len(list(run)) < 999
+
+
+def seen(decoded: Decoded) -> tuple[str, str]:
+    assert isinstance(decoded, ImageError)
+    return decoded.stage, decoded.reason
+
+
+def test_one_by_one_pixels_are_those_of_load_pixels_for_every_backbone() -> None:
+    squash = Preprocess((5, 7), "squash", "bilinear", PREPROCESS.mean, PREPROCESS.std)
+    asked = [(picture(color, (9 + i, 12)), spec) for i, color in enumerate(colors(4)) for spec in (PREPROCESS, squash)]
+    with closing(Decoders(2, Limits(), 60.0)) as decoders:
+        futures = [decoders.submit(*one) for one in asked]
+        for one, future in zip(asked, futures, strict=True):
+            np.testing.assert_array_equal(future.result(120), load_pixels(*one)[0])
+
+
+def test_one_by_one_bad_pictures_carry_their_reason() -> None:
+    lost: list[str] = []
+    limits = Limits(max_bytes=1000, max_pixels=Trap(10_000))
+    with closing(Decoders(1, limits, 60.0, lambda: lost.append("once"))) as decoders:
+
+        def reason(data: bytes) -> tuple[str, str]:
+            return seen(decoders.submit(data, PREPROCESS).result(120))
+
+        assert reason(b"junk") == ("decode", "unknown format")
+        assert reason(b"") == ("read", "empty file")
+        assert reason(bytes(1001)) == ("limits", "too many bytes")
+        assert reason(b"P6 101 100 255\n") == ("limits", "too many pixels")
+        assert lost == []
+        assert reason(picture((1, 1, 1), (13, 7))) == BLAMED
+        assert lost == ["once", "once"]
+        assert isinstance(decoders.submit(picture((1, 1, 1)), PREPROCESS).result(120), np.ndarray)
 
 
 def test_libraries_write_nothing_on_our_stderr(capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from heads.report.page import Axis, Estimate, Picture, Plot, cards, data_uri, document, intervals, text_table, ticks
+from embed.inputs.thumbnails import data_uri
+from heads.report.page import Axis, Estimate, Picture, Plot, cards, document, intervals, text_table, ticks
 
 EVIL = '<b>"&'
 
@@ -53,7 +54,7 @@ def test_intervals_draw_value_and_ends_in_proportion() -> None:
 
 
 def test_texts_are_escaped_and_pictures_are_inside() -> None:
-    picture = Picture(data_uri(Image.new("RGB", (300, 100), (255, 0, 0)), 60), EVIL, EVIL)
+    picture = Picture(data_uri(Image.new("RGB", (60, 20), (255, 0, 0))), EVIL, EVIL)
     page = document(EVIL, text_table([EVIL], [[f"{EVIL}\n{EVIL}"]]) + cards([picture]))
     assert EVIL not in page
     assert page.count("&lt;b&gt;&quot;&amp;") == 6

@@ -3,9 +3,10 @@ import pytest
 from catalogue_fakes import make_catalogue, make_labels, unit_vectors
 from PIL import Image
 
+from embed.inputs.thumbnails import SIZE
 from embed.spec import InputError
 from runtime.catalogue.queries import distinct_rows, find, mixed_query
-from runtime.catalogue.sheet import TILE, write_sheet
+from runtime.catalogue.sheet import write_sheet
 from runtime.config import Wish
 
 
@@ -82,9 +83,9 @@ def test_a_contact_sheet_shows_the_pictures(catalogue, tmp_path):
     (tmp_path / hits[1].key).write_bytes(b"no picture")
     write_sheet(tmp_path / "sheet.png", hits, tmp_path, "red")
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.getpixel((TILE // 2, TILE // 2)) == (255, 0, 0)
-        assert sheet.getpixel((TILE + 8 + TILE // 2, TILE // 2)) == (200, 200, 200)
-        assert sheet.width == 5 * (TILE + 8)
+        assert sheet.getpixel((SIZE // 2, SIZE // 2)) == (255, 0, 0)
+        assert sheet.getpixel((SIZE + 8 + SIZE // 2, SIZE // 2)) == (200, 200, 200)
+        assert sheet.width == 5 * (SIZE + 8)
     write_sheet(tmp_path / "sheet.html", hits, tmp_path, "<red & co>")
     page = (tmp_path / "sheet.html").read_text()
     assert page.count("data:image/webp;base64,") == 7

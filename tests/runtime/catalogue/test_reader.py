@@ -8,6 +8,7 @@ from catalogue_fakes import assert_best, between, brute_force, make_catalogue, m
 
 from embed.spec import InputError
 from runtime.catalogue import reader as module
+from runtime.catalogue.hits import jsonable
 from runtime.catalogue.reader import Catalogue, hit_json
 
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
@@ -78,7 +79,7 @@ def test_hits_say_all_there_is_to_say(catalogue):
 
 def test_json_has_text_for_dates_and_null_for_what_is_no_number():
     values = {"at": pa.scalar(0, pa.timestamp("s")).as_py(), "nan": math.nan, "no": None, "yes": True, "n": 1.5}
-    assert module.jsonable(values) == {"at": "1970-01-01 00:00:00", "nan": None, "no": None, "yes": True, "n": 1.5}
+    assert jsonable(values) == {"at": "1970-01-01 00:00:00", "nan": None, "no": None, "yes": True, "n": 1.5}
 
 
 def test_more_hits_than_pictures_and_filters_that_match_nothing(catalogue, queries):

@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
+from http.client import HTTPConnection
 from pathlib import Path
 
 import httpx
@@ -14,6 +13,7 @@ import pytest
 from export_tiny import changed_manifest
 from paths import ROOT
 from service_server import base64_of, small_picture
+from waiting import wait_until
 
 from runtime.cli.main import main
 from runtime.cli.serve import read_token
@@ -54,17 +54,13 @@ def test_a_life_from_start_to_sigterm(bundle: Path, tmp_path: Path) -> None:
         return log.read_text().splitlines()
 
     def wait_for(text: str) -> str:
-        end = time.monotonic() + 120
-        while not (found := [line for line in lines() if text in line]):
-            assert time.monotonic() < end and process.poll() is None, log.read_text()
-            time.sleep(0.05)
-        return found[-1]
+        wait_until(lambda: text in log.read_text() or process.poll() is not None, 120)
+        return next((line for line in lines()[::-1] if text in line), None) or pytest.fail(log.read_text())
 
+    headers = {"Authorization": "Bearer a word"}
     try:
         url = wait_for("running on").partition("running on ")[2].split()[0].strip('"')
-        with httpx.Client(
-            base_url=url, headers={"Authorization": "Bearer a word"}, timeout=60, trust_env=False
-        ) as client:
+        with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
             asked = {"prompt": "a cat", "images": [base64_of(small_picture(0))] * 64}
             first = client.post("/v1/score", json=asked).json()
             assert httpx.post(f"{url}/v1/score", json=asked, trust_env=False).status_code == 401
@@ -74,24 +70,25 @@ def test_a_life_from_start_to_sigterm(bundle: Path, tmp_path: Path) -> None:
             wait_for('"event": "reloaded"')
             second = client.post("/v1/score", json=asked).json()
             assert second["bundle"] != first["bundle"] and second["items"] == first["items"]
-            assert len(children(process.pid)) >= 1
+            workers = children(process.pid)
+            assert len(workers) >= 1
 
             # SIGTERM while a request is under way: it is answered, then the process and its children end.
-            workers, answers = children(process.pid), []
-            request = threading.Thread(target=lambda: answers.append(client.post("/v1/score", json=asked).status_code))
-            request.start()
-            time.sleep(0.05)
+            body = json.dumps(asked).encode()
+            request = HTTPConnection(client.base_url.host, client.base_url.port, timeout=60)
+            length = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+            request.request("POST", "/v1/score", body[:100], {**headers, **length})
+            wait_until(lambda: f"plaudit_pending_bytes {len(body):.1f}" in client.get("/metrics").text)
             process.send_signal(signal.SIGTERM)
-            request.join()
-            assert answers == [200]
-        assert process.wait(30) in (0, -signal.SIGTERM)
+            wait_for("Shutting down")
+            request.send(body[100:])
+            assert request.getresponse().status == 200
+            request.close()
+        assert process.wait(120) in (0, -signal.SIGTERM)
     finally:
         process.kill()
         process.wait()
-    end = time.monotonic() + 10
-    while any(alive(pid) for pid in workers):  # they see the pipe to their parent close
-        assert time.monotonic() < end, "children outlive the service"
-        time.sleep(0.05)
+    wait_until(lambda: not any(map(alive, workers)))
     records = [json.loads(line) for line in lines() if line.startswith("{")]
     assert {"info"} == {record["level"] for record in records}
     assert [r["status"] for r in records if r["event"] == "request"] == [200, 401, 200, 200]

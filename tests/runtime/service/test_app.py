@@ -3,7 +3,6 @@
 import json
 import logging
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,31 +12,18 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from service_server import base64_of, form, serving, small_picture, wait_until
+from service_server import Running, base64_of, form, serving
+from waiting import wait_until
 
 from embed.inputs.images import Limits
 from runtime.scoring.scorer import Scorer, softmax
 from runtime.service import engine
-from runtime.service.state import Service
-
-Running = tuple[httpx.Client, Service]
 
 
 @pytest.fixture(scope="module")
-def pictures() -> list[bytes]:
-    return [small_picture(seed) for seed in range(6)]
-
-
-@pytest.fixture(scope="module")
-def running(bundle: Path) -> Iterator[Running]:
+def options() -> dict[str, Any]:
     limits = Limits(max_bytes=100_000, max_pixels=1_000_000)
-    with serving(bundle, limits=limits, max_items=8, max_body_bytes=400_000, max_prompt_chars=100) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def scorer(bundle: Path) -> Scorer:
-    return Scorer.load(bundle, threads=1)
+    return {"limits": limits, "max_items": 8, "max_body_bytes": 400_000, "max_prompt_chars": 100}
 
 
 def test_scores_are_the_scorers(running: Running, scorer: Scorer, pictures: list[bytes]) -> None:
@@ -99,10 +85,12 @@ def test_a_bad_picture_is_an_error_of_its_own(running: Running, scorer: Scorer, 
 
 
 def test_pictures_by_url(bundle: Path, scorer: Scorer, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    done = threading.Event()
+
     class Host(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/hangs":
-                time.sleep(1.5)
+                done.wait()
                 return
             self.send_response(200)
             self.end_headers()
@@ -119,22 +107,26 @@ def test_pictures_by_url(bundle: Path, scorer: Scorer, pictures: list[bytes], mo
     thread.start()
     host = f"pictures.example:{server.server_port}"
     try:
-        with serving(bundle, url_hosts=(host,), deadline_s=2.0) as (client, service):
+        with serving(bundle, url_hosts=(host,)) as (client, service):
             monkeypatch.setattr(service.fetcher, "_resolve", loopback)
-            urls = [f"http://{host}/{path}" for path in (*range(6), "hangs")]
-            refused = client.post("/v1/score", json={"prompt": "a", "images": [{"url": url} for url in urls]})
-            assert [item["error"]["reason"] for item in refused.json()["items"]] == ["host not allowed"] * 7
+            urls = [f"http://{host}/{i}" for i in range(6)]
+            asked = {"prompt": "a", "images": [{"url": url} for url in urls]}
+            refused = client.post("/v1/score", json=asked)
+            assert [item["error"]["reason"] for item in refused.json()["items"]] == ["host not allowed"] * 6
             monkeypatch.setattr(service.fetcher, "_is_allowed", lambda address: address == "127.0.0.1")
-            by_json = client.post("/v1/score", json={"prompt": "a", "images": [{"url": url} for url in urls]})
-            by_form = client.post("/v1/score", data={"prompt": "a", "url": urls[:6]}, files=form(pictures[:1]))
+            by_json = client.post("/v1/score", json=asked)
+            by_form = client.post("/v1/score", data={"prompt": "a", "url": urls}, files=form(pictures[:1]))
+            monkeypatch.setattr(service.fetcher, "_timeout_s", 0.2)
+            hangs = {"prompt": "a", "images": [base64_of(pictures[0]), {"url": f"http://{host}/hangs"}]}
+            beside, late = client.post("/v1/score", json=hangs).json()["items"]
     finally:
+        done.set()
         server.shutdown()
         thread.join()
         server.server_close()
     expected = scorer.score("a", [*pictures, pictures[0]])
-    *items, hangs = by_json.json()["items"]
-    np.testing.assert_allclose([item["score"] for item in items], expected[:6], atol=1e-5)
-    assert hangs["error"]["reason"] == "fetch failed"
+    np.testing.assert_allclose([item["score"] for item in by_json.json()["items"]], expected[:6], atol=1e-5)
+    assert beside["ok"] and late["error"]["reason"] == "fetch failed"
     found = [item["score"] for item in by_form.json()["items"]]
     np.testing.assert_allclose(found, [expected[0], *expected[:6]], atol=1e-5)
 
@@ -197,7 +189,7 @@ def test_requests_that_cannot_be_answered(
 ) -> None:
     if "json" in request_:  # httpx would not send half a surrogate pair
         request_ = {"content": json.dumps(request_["json"]), "headers": {"content-type": "application/json"}}
-    answer = running[0].post(path, **request_)
+    answer = running.client.post(path, **request_)
     assert answer.status_code == status
     document = answer.json()
     assert message in document["error"]["message"]
@@ -210,11 +202,11 @@ def test_a_body_without_length_is_cut_off_at_the_limit(running: Running) -> None
             yield bytes(10_000)
 
     try:
-        status = running[0].post("/v1/score", content=endless()).status_code
+        status = running.client.post("/v1/score", content=endless()).status_code
     except httpx.WriteError:  # the connection was closed before all was sent
         status = 413
     assert status == 413
-    assert running[1].gate.bytes == 0
+    wait_until(lambda: running.service.gate.bytes == 0)
 
 
 def test_the_examples_of_the_documentation_work(running: Running) -> None:

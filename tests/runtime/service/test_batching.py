@@ -18,16 +18,21 @@ class Doubler:
         self.allowed.set()
 
     def __call__(self, items: Sequence[int]) -> list[int]:
-        assert self.allowed.wait(10)
+        assert self.allowed.wait(60)
         self.batches.append(list(items))
         if 13 in items:
             raise ValueError("thirteen")
         return [2 * item for item in items]
 
 
-async def started(batcher: Batcher[int, int], *items: int) -> list["asyncio.Task[int]"]:
+async def started(batcher: Batcher[int, int], *items: int, waiting: int) -> list["asyncio.Task[int]"]:
+    """Submitted, and so far that only so many items wait for their turn."""
     tasks = [asyncio.create_task(batcher.submit(item)) for item in items]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)  # each has its first turn: it waits
+    async with asyncio.timeout(60):
+        while len(batcher) > waiting:
+            await asyncio.sleep(0)
+    assert len(batcher) == waiting
     return tasks
 
 
@@ -37,9 +42,8 @@ def test_what_waits_runs_together_in_order_up_to_the_limit() -> None:
     async def scenario() -> list[int]:
         batcher = Batcher(run, max_batch=3)
         run.allowed.clear()
-        tasks = await started(batcher, 1)
-        tasks += await started(batcher, 2, 3, 4, 5)
-        assert len(batcher) == 4
+        tasks = await started(batcher, 1, waiting=0)
+        tasks += await started(batcher, 2, 3, 4, 5, waiting=4)
         run.allowed.set()
         return [await task for task in tasks]
 
@@ -53,8 +57,8 @@ def test_a_bad_item_costs_only_its_own_answer() -> None:
     async def scenario() -> list[int | BaseException]:
         batcher = Batcher(run, max_batch=8)
         run.allowed.clear()
-        tasks = await started(batcher, 1)
-        tasks += await started(batcher, 2, 13, 4)
+        tasks = await started(batcher, 1, waiting=0)
+        tasks += await started(batcher, 2, 13, 4, waiting=3)
         run.allowed.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -69,8 +73,8 @@ def test_items_whose_caller_has_gone_are_not_run() -> None:
     async def scenario() -> int:
         batcher = Batcher(run, max_batch=8)
         run.allowed.clear()
-        tasks = await started(batcher, 1)
-        tasks += await started(batcher, 2, 3)
+        tasks = await started(batcher, 1, waiting=0)
+        tasks += await started(batcher, 2, 3, waiting=2)
         tasks[1].cancel()
         run.allowed.set()
         assert await tasks[2] == 6
@@ -88,7 +92,7 @@ def test_close_answers_what_waits() -> None:
     async def scenario() -> list[int]:
         batcher = Batcher(run, max_batch=1)
         run.allowed.clear()
-        tasks = await started(batcher, 1, 2, 3)
+        tasks = await started(batcher, 1, 2, 3, waiting=2)
         run.allowed.set()
         await batcher.close()
         assert all(task.done() or len(batcher) == 0 for task in tasks)
@@ -115,8 +119,7 @@ def test_streams_run_side_by_side_and_no_more_than_there_are() -> None:
     async def scenario() -> list[int]:
         batcher = Batcher(run, max_batch=1, streams=2)
         run.allowed.clear()
-        tasks = await started(batcher, 1, 2, 3, 4)
-        assert len(batcher) == 2  # two are being run
+        tasks = await started(batcher, 1, 2, 3, 4, waiting=2)  # two are being run
         run.allowed.set()
         return [await task for task in tasks]
 
@@ -139,10 +142,11 @@ def test_a_run_is_lone_with_nothing_beside_or_behind_it() -> None:
         batcher = Batcher(lambda items: lone.append((*items, batcher.lone)) or run(items), max_batch=1, streams=2)
         assert await batcher.submit(1) == 2
         run.allowed.clear()
-        tasks = await started(batcher, 2)
-        while len(lone) < 2:
-            await asyncio.sleep(0.01)
-        tasks += await started(batcher, 3)
+        tasks = await started(batcher, 2, waiting=0)
+        async with asyncio.timeout(60):
+            while len(lone) < 2:
+                await asyncio.sleep(0)
+        tasks += await started(batcher, 3, waiting=0)
         run.allowed.set()
         await asyncio.gather(*tasks)
         assert await batcher.submit(5) == 10

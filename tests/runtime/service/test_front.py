@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from runtime.service.errors import Problem
 from runtime.service.front import CLIENT_GONE, PIECE_BYTES, Front, Gate, JsonLines
 from runtime.service.metrics import Metrics
-from runtime.service.requests import Problem
 
 
 def test_gate_lets_in_what_fits_and_forgets_it_afterwards() -> None:
@@ -37,10 +37,10 @@ def test_retry_after_is_what_waits_over_what_is_done_a_second(monkeypatch: pytes
 
 
 class App:
-    """An application that reads its body and answers with the number of bytes, after a while."""
+    """An application that reads its body and answers, or never does."""
 
-    def __init__(self, wait_s: float = 0.0) -> None:
-        self.wait_s = wait_s
+    def __init__(self, answers: bool = True) -> None:
+        self.answers = answers
         self.pieces: list[bytes] = []
         self.outcome = "not called"
 
@@ -52,7 +52,8 @@ class App:
                 self.pieces.append(message["body"])
                 if not message["more_body"]:
                     break
-            await asyncio.sleep(self.wait_s)
+            if not self.answers:
+                await asyncio.Event().wait()
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"done"})
             self.outcome = "answered"
@@ -62,9 +63,11 @@ class App:
             raise
 
 
-def post(app: App, body: list[bytes], gate: Gate, gone: bool = False, **headers: str) -> tuple[list[Any], int]:
+def post(
+    app: App, body: list[bytes], gate: Gate, gone: bool = False, deadline_s: float = 60.0, **headers: str
+) -> tuple[list[Any], int]:
     """What a Front around the app sends, and how many messages it took of the body."""
-    front = Front(app, gate, Metrics(), None, max_body_bytes=4 << 20, deadline_s=0.2)
+    front = Front(app, gate, Metrics(), None, max_body_bytes=4 << 20, deadline_s=deadline_s)
     scope = {
         "type": "http",
         "method": "POST",
@@ -73,6 +76,7 @@ def post(app: App, body: list[bytes], gate: Gate, gone: bool = False, **headers:
     }
     taken = 0
     sent: list[Any] = []
+    answered = asyncio.Event()
 
     async def receive() -> Any:
         nonlocal taken
@@ -80,11 +84,13 @@ def post(app: App, body: list[bytes], gate: Gate, gone: bool = False, **headers:
         if taken <= len(body):
             return {"type": "http.request", "body": body[taken - 1], "more_body": taken < len(body)}
         if not gone:
-            await asyncio.sleep(60)
+            await answered.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         sent.append(message)
+        if message["type"] == "http.response.body":
+            answered.set()
 
     asyncio.run(front(scope, receive, send))
     return sent, taken
@@ -115,14 +121,14 @@ def test_refused_before_the_body_is_read(gate: Gate, headers: dict[str, str], st
 
 
 def test_beyond_the_deadline_the_work_is_cancelled_before_504_is_sent() -> None:
-    app, gate = App(wait_s=5), Gate(8, 1 << 30)
-    sent, _ = post(app, [b"abc"], gate, content_length="3")
+    app, gate = App(answers=False), Gate(8, 1 << 30)
+    sent, _ = post(app, [b"abc"], gate, deadline_s=0.2, content_length="3")
     assert sent[0]["status"] == 504 and json.loads(sent[1]["body"])["error"]["reason"] == "too late"
     assert app.outcome == "called, cancelled" and gate.requests == 0
 
 
 def test_who_goes_away_is_not_worked_for(caplog: pytest.LogCaptureFixture) -> None:
-    app = App(wait_s=5)
+    app = App(answers=False)
     with caplog.at_level("INFO", "plaudit"):
         sent, _ = post(app, [b"abc"], Gate(8, 1 << 30), gone=True, content_length="3")
     assert sent == [] and app.outcome == "called, cancelled"

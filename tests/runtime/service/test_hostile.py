@@ -1,9 +1,8 @@
 """Requests that nobody means well with: generated ones of every shape, and files that break decoders."""
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -15,31 +14,27 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from service_server import TOKEN, serving, small_picture
+from service_server import TOKEN, Running, small_picture
 
 from embed.inputs.images import ImageError, Limits, load_pixels
 from runtime.config import RequestLimits
 from runtime.scoring.scorer import Scorer
-from runtime.service.state import Service
 
 ROBUSTNESS = DATA / "robustness"
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 CASES = 10  # of each operation and mode; CONTRIBUTING.md has the command for thousands
 
-Running = tuple[httpx.Client, Service]
-
 
 @pytest.fixture(scope="module")
-def running(bundle: Path) -> Iterator[Running]:
-    with serving(bundle, token=TOKEN) as running:
-        yield running
+def options() -> dict[str, Any]:
+    return {"token": TOKEN}
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_no_generated_request_gets_500_or_an_answer_that_is_not_documented(
     running: Running, mode: GenerationMode
 ) -> None:
-    client, _ = running
+    client = running.client
     schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
     schema.config.update(base_url=str(client.base_url))
     operations = [result.ok() for result in schema.get_all_operations()]
@@ -100,6 +95,6 @@ def test_every_file_of_the_robustness_folder_is_scored_or_refused_with_its_reaso
 def test_pictures_that_grow_when_decoded_are_refused_before(running: Running) -> None:
     bomb = b"P6 60000 60000 255\n"
     with pytest.raises(ImageError, match="too many pixels"):
-        load_pixels(bomb, running[1].room.engine.scorer.identity.preprocess, Limits())
-    answer = running[0].post("/v1/embed", files=[("images", ("bomb", bomb))])
+        load_pixels(bomb, running.service.room.engine.scorer.identity.preprocess, Limits())
+    answer = running.client.post("/v1/embed", files=[("images", ("bomb", bomb))])
     assert answer.json()["images"][0]["error"]["reason"] == "too many pixels"

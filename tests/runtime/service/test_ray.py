@@ -7,7 +7,7 @@ import httpx
 import numpy as np
 import pytest
 from paths import ROOT
-from service_server import TOKEN, base64_of, small_picture
+from service_server import PATIENCE_S, TOKEN, base64_of
 
 from runtime.config import ServiceConfig
 from runtime.scoring.scorer import Scorer
@@ -16,7 +16,9 @@ pytest.importorskip("ray.serve", reason="needs the extra ray", exc_type=ImportEr
 
 
 @pytest.mark.filterwarnings("default")  # Ray's own, of its many parts
-def test_replicas_score_like_the_scorer(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_score_like_the_scorer(
+    bundle: Path, scorer: Scorer, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Ray gives its workers the lowest priority, and up after seconds, which fails on a machine that is busy.
     monkeypatch.setenv("RAY_worker_niceness", "0")
     for what in ("READY_CHECK", "HEALTH_CHECK"):
@@ -32,11 +34,10 @@ def test_replicas_score_like_the_scorer(bundle: Path, monkeypatch: pytest.Monkey
     runtime_env = {"env_vars": {"PYTHONPATH": str(ROOT)}}
     ray.init(num_cpus=2, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
     try:
-        config = ServiceConfig(bundle, threads=1, decoders=1, token=TOKEN)
+        config = ServiceConfig(bundle, threads=1, decoders=1, token=TOKEN, deadline_s=PATIENCE_S)
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         serve.run(deployment(config, replicas=2), name=NAME, route_prefix="/")
-        pictures = [small_picture(i) for i in range(4)]
-        expected = Scorer.load(bundle, threads=1).score("a cat", pictures)
+        expected = scorer.score("a cat", pictures)
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False) as client:
             asked = {"prompt": "a cat", "images": [*map(base64_of, pictures), "junk"]}
             assert client.post("/v1/score", json=asked).status_code == 401

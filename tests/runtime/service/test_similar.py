@@ -1,7 +1,6 @@
 """POST /v1/similar: the hits of the catalogue's own search, for every way to ask."""
 
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from catalogue_fakes import make_cache, make_labels
-from service_server import base64_of, serving, small_picture
+from service_server import Running, base64_of, serving, small_picture
 
 from embed.spec import IdentityMismatch
 from runtime.catalogue.queries import find, mixed_query
@@ -23,11 +22,6 @@ COUNT = 60
 
 
 @pytest.fixture(scope="module")
-def scorer(bundle: Path) -> Scorer:
-    return Scorer.load(bundle, threads=1)
-
-
-@pytest.fixture(scope="module")
 def catalogue(scorer: Scorer, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     folder = tmp_path_factory.mktemp("similar")
     vectors = scorer.embed_images([small_picture(i) for i in range(COUNT)])
@@ -37,9 +31,13 @@ def catalogue(scorer: Scorer, tmp_path_factory: pytest.TempPathFactory) -> Catal
 
 
 @pytest.fixture(scope="module")
-def client(bundle: Path, catalogue: Catalogue) -> Iterator[httpx.Client]:
-    with serving(bundle, catalogue=catalogue.path) as (client, _):
-        yield client
+def options(catalogue: Catalogue) -> dict[str, Any]:
+    return {"catalogue": catalogue.path}
+
+
+@pytest.fixture
+def client(running: Running) -> httpx.Client:
+    return running.client
 
 
 def ask(client: httpx.Client, **asked: Any) -> list[dict[str, Any]]:

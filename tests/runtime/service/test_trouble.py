@@ -1,34 +1,21 @@
 """The running service in trouble: strangers, overload, slow bodies, dead decoders, faults, reloads."""
 
-import os
+import json
 import shutil
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from export_tiny import changed_manifest
-from service_server import TOKEN, base64_of, form, serving, small_picture, wait_until
+from service_server import PATIENCE_S, TOKEN, Running, base64_of, decoder_processes, form, serving
+from waiting import wait_until
 
 from runtime.service.state import Service
-
-Running = tuple[httpx.Client, Service]
-
-
-@pytest.fixture(scope="module")
-def pictures() -> list[bytes]:
-    return [small_picture(seed) for seed in range(6)]
-
-
-@pytest.fixture(scope="module")
-def running(bundle: Path) -> Iterator[Running]:
-    with serving(bundle) as running:
-        yield running
 
 
 def test_only_the_token_opens(bundle: Path, pictures: list[bytes]) -> None:
@@ -47,70 +34,93 @@ def test_only_the_token_opens(bundle: Path, pictures: list[bytes]) -> None:
 
 
 class Brake:
-    """Holds the session until it is let go."""
+    """Holds the session while a block lasts, and notes its runs."""
 
     def __init__(self, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.go = threading.Event()
         self.runs: list[int] = []
+        self._go = threading.Event()
+        self._go.set()
         batcher = service.room.engine.batcher
         run = batcher._run
 
         def held(works: Any) -> Any:
             self.runs.append(len(works))
-            assert self.go.wait(30)
+            assert self._go.wait(PATIENCE_S)
             return run(works)
 
         monkeypatch.setattr(batcher, "_run", held)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._go.clear()
+        try:
+            yield
+        finally:
+            self._go.set()
 
-def test_full_late_and_gone(bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(bundle, max_queue=8, max_items=8, max_batch=1, streams=1, deadline_s=1.5) as (client, service):
-        asked = {"prompt": "a cat", "images": [base64_of(pictures[0])]}
-        assert client.post("/v1/score", json=asked).status_code == 200
-        brake = Brake(service, monkeypatch)
-        with ThreadPoolExecutor(16) as pool:
-            started = time.monotonic()
-            answers = list(pool.map(lambda _: client.post("/v1/score", json=asked), range(16)))
-        statuses = sorted(answer.status_code for answer in answers)
-        assert statuses == [429] * 8 + [504] * 8 and time.monotonic() - started < 10
-        assert all(int(a.headers["retry-after"]) >= 1 for a in answers if a.status_code == 429)
-        assert service.gate.items == service.gate.requests == service.gate.bytes == 0
 
-        # Its own timeout makes this client go away; nothing is run for it.
-        with pytest.raises(httpx.ReadTimeout):
-            client.post("/v1/score", json=asked, timeout=0.3)
-        wait_until(lambda: service.gate.items == 0)
-        ran = len(brake.runs)
-        brake.go.set()
+def test_full_and_gone(bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {"prompt": "a cat", "images": [base64_of(pictures[0])]}
+    with serving(bundle, max_queue=8, max_items=8, max_batch=1, streams=1) as (client, service):
+        brake, batcher = Brake(service, monkeypatch), service.room.engine.batcher
+        with ThreadPoolExecutor(8) as threads:
+            with brake.held():
+                admitted = [threads.submit(client.post, "/v1/score", json=asked) for _ in range(8)]
+                wait_until(lambda: len(brake.runs) == 1 and len(batcher) == 7)
+                refused = [client.post("/v1/score", json=asked) for _ in range(8)]
+            assert {answer.status_code for answer in refused} == {429}
+            assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+            assert {future.result().status_code for future in admitted} == {200}
+        wait_until(lambda: service.gate.items == service.gate.requests == service.gate.bytes == 0)
+
+        # Three whose clients go away while they wait behind another: nothing is run for them.
+        with ThreadPoolExecutor(1) as threads, brake.held():
+            first = threads.submit(client.post, "/v1/score", json=asked)
+            wait_until(lambda: len(brake.runs) == 9)
+            gone = [HTTPConnection(client.base_url.host, client.base_url.port) for _ in range(3)]
+            for connection in gone:
+                connection.request("POST", "/v1/score", json.dumps(asked), {"Content-Type": "application/json"})
+            wait_until(lambda: len(batcher) == 3)
+            for connection in gone:
+                connection.close()
+            wait_until(lambda: service.gate.requests == 1)
+        assert first.result().status_code == 200
         assert client.post("/v1/score", json=asked).status_code == 200
-        # One run was under way all the time; those of the seven that came too late, and of the one gone, never began.
-        assert len(brake.runs) == ran + 1
-        assert service.room.engine.batcher.dropped == 8
+        assert len(brake.runs) == 10 and batcher.dropped == 3
         metrics = client.get("/metrics").text
-        assert 'plaudit_requests_total{route="/v1/score",status="504"} 8.0' in metrics
-        assert 'plaudit_requests_total{route="/v1/score",status="499"} 1.0' in metrics
+        assert 'plaudit_requests_total{route="other",status="429"} 8.0' in metrics
+        assert 'plaudit_requests_total{route="/v1/score",status="499"} 3.0' in metrics
 
 
-def test_a_body_that_dawdles_is_refused(bundle: Path, running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late(bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(bundle, deadline_s=0.5) as (client, service), Brake(service, monkeypatch).held():
+        answer = client.post("/v1/score", data={"prompt": "a cat"}, files=form(pictures[:1]))
+        assert answer.status_code == 504 and answer.json()["error"]["reason"] == "too late"
+        wait_until(lambda: service.gate.items == service.gate.requests == service.gate.bytes == 0)
+        labels = {"route": "/v1/score", "status": "504"}
+        assert service.metrics.registry.get_sample_value("plaudit_requests_total", labels) == 1
+
+
+def test_a_body_that_dawdles_is_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runtime.service.front.BODY_TIMEOUT_S", 0.3)
+    gate = running.service.gate
 
     def slow() -> Iterator[bytes]:
         yield b"{"
-        time.sleep(0.8)
+        wait_until(lambda: gate.requests == 1)
+        wait_until(lambda: gate.requests == 0)
         yield b"}"
 
-    assert running[0].post("/v1/score", content=slow()).status_code == 408
+    assert running.client.post("/v1/score", content=slow()).status_code == 408
 
 
 def test_decoders_that_die_cost_nothing(running: Running, pictures: list[bytes]) -> None:
     client, service = running
     asked = {"prompt": "a cat", "images": [base64_of(data) for data in pictures]}
     before = client.post("/v1/score", json=asked).json()
-    pids = [worker.process.pid for worker in service.decoders._idle]
-    for pid in pids:
-        assert pid
-        os.kill(pid, signal.SIGKILL)
-    time.sleep(0.1)
+    for process in decoder_processes(service):
+        process.kill()
+        process.join()
     assert client.post("/v1/score", json=asked).json() == before
     assert (service.metrics.registry.get_sample_value("plaudit_decoders_replaced_total") or 0) >= 1
     assert client.get("/health/ready").status_code == 200

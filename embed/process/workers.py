@@ -1,0 +1,221 @@
+"""Work in processes that may crash, hang or be killed: it costs one item, and neither this process nor another item.
+
+Decoders are C code fed with strangers' files. What such a file can do to its process must end there, so this is the
+one place that starts, feeds, watches and replaces these processes; their answers are plain bytes, which nothing here
+unpickles. Knows no pictures.
+"""
+
+import contextlib
+import mmap
+import os
+import struct
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import DupFd
+from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar
+
+from embed.process.child import Child, silence_libraries
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Handle: TypeAlias = Callable[[Item, memoryview], bytes]
+Answers: TypeAlias = Sequence[bytes | None]  # one an item; None for an item that no process survives
+
+DEATHS = 2  # a process may die of its neighbours' memory: an item is blamed the second time
+START_S = 120.0  # for a process to start on a machine that is busy
+FAILED_STARTS = 4  # one after another, before something else than an item must be at fault
+LOOK_S = 1.0  # between two looks at how far a process is
+POSITION_BYTES = 8
+
+
+class WorkerPool(Generic[Item]):
+    """Up to `count` processes that run `handle(item, memory)`, started when there is work for them, until `close`.
+
+    `handle`, a function of a module, and the items are pickled; `memory` is `memory_bytes` that this process sees too.
+    Each process has a thread here that hands it the items of one task and takes their answers. Where the process dies,
+    or is at one item for more than `stall_s`, `lost` is called and a new one does the task again, without an item that
+    has cost two processes.
+    """
+
+    def __init__(
+        self,
+        handle: Handle[Item],
+        count: int,
+        stall_s: float,
+        memory_bytes: int = 0,
+        lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._handle = handle
+        self._stall_s = stall_s
+        self._lost = lost
+        self._workers = [_Worker(memory_bytes) for _ in range(count)]
+        self._idle = self._workers.copy()
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
+        self._lock = threading.Lock()  # around starts and ends of processes
+        self._closed = False
+        self.started = 0  # processes so far
+
+    def start(self) -> None:
+        """Start all processes now, side by side, without waiting for them."""
+        for worker in self._workers:
+            self._ensure_process(worker)
+
+    def submit(self, items: Sequence[Item], collect: Callable[[Answers, memoryview], Result]) -> "Future[Result]":
+        """`collect(answers, memory)` once there is an answer for each item, called in a thread of the pool.
+
+        A future that is cancelled before its turn costs nothing. CancelledError here or in the future where the pool
+        is closed meanwhile, RuntimeError in it where processes do not even start.
+        """
+        with self._lock:
+            if self._closed:
+                raise CancelledError
+            return self._threads.submit(self._do, items, collect)
+
+    def close(self) -> None:
+        """End the processes, whatever they are at, and wait for the threads."""
+        with self._lock:
+            self._closed = True
+            for worker in self._workers:
+                if worker.child is not None:
+                    worker.child.process.kill()
+        self._threads.shutdown()
+        for worker in self._workers:
+            worker.stop()
+            worker.memory.file.close()
+        self._workers, self._idle = [], []
+
+    def _do(self, items: Sequence[Item], collect: Callable[[Answers, memoryview], Result]) -> Result:
+        worker = self._idle.pop()  # as many workers as threads: there is one
+        try:
+            return collect(self._answers(worker, items), worker.memory.of_tasks)
+        finally:
+            self._idle.append(worker)
+
+    def _answers(self, worker: "_Worker", items: Sequence[Item]) -> Answers:
+        deaths: Counter[int] = Counter()
+        failed_starts = 0
+        answers: list[bytes | None] = [None] * len(items)
+        while left := [(i, item) for i, item in enumerate(items) if deaths[i] < DEATHS]:
+            child = self._ensure_process(worker)
+            found = worker.answers(child, left, self._stall_s)
+            if found is not None:
+                for (i, _), answer in zip(left, found, strict=True):
+                    answers[i] = answer
+                break
+            at = worker.memory.position[0]
+            deaths[at] += 1
+            failed_starts = 0 if at in range(len(items)) else failed_starts + 1
+            code = child.exit_code() if failed_starts == FAILED_STARTS else None
+            with self._lock:
+                worker.stop()
+            self._lost()
+            if failed_starts == FAILED_STARTS:
+                raise RuntimeError(f"worker processes do not start; the exit code of the last one is {code}")
+        return answers
+
+    def _ensure_process(self, worker: "_Worker") -> Child:
+        with self._lock:
+            if self._closed:
+                raise CancelledError
+            if worker.child is None:
+                worker.memory.position[0] = -1
+                worker.child, worker.began = Child(_serve, self._handle, worker.memory), False
+                self.started += 1
+            return worker.child
+
+
+class _Worker:
+    """One place in the pool: its memory, and the process that is there now."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self.memory = _new_memory(memory_bytes)
+        self.child: Child | None = None
+        self.began = False  # whether that process has got as far as asking for work
+
+    def answers(self, child: Child, items: Sequence[tuple[int, object]], stall_s: float) -> list[bytes] | None:
+        """An answer for each of the items, which are numbered; None where the process dies or stalls."""
+        position = self.memory.position
+        with contextlib.suppress(EOFError, OSError):  # it died
+            if not self.began:
+                if not child.connection.poll(START_S):
+                    return None
+                child.connection.recv_bytes()
+                self.began = True
+            seen = position[0] = -1
+            child.connection.send(items)
+            since = time.monotonic()
+            while not child.connection.poll(min(LOOK_S, stall_s)):
+                if position[0] != seen:
+                    seen, since = position[0], time.monotonic()
+                elif time.monotonic() - since > stall_s:
+                    return None
+            return _parted(child.connection.recv_bytes(), len(items))
+        return None
+
+    def stop(self) -> None:
+        """End the process, if there is one."""
+        if self.child is not None:
+            self.child.stop()
+            self.child = None
+
+
+class _Memory:
+    """Memory of this process that a child sees too when it is given this: where it is in its task, then the task's."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        view = memoryview(mmap.mmap(file.fileno(), 0))
+        self.position = view[:POSITION_BYTES].cast("q")  # number of the item that is being handled; -1 before the first
+        self.of_tasks = view[POSITION_BYTES:]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _given_memory, (DupFd(self.file.fileno()),)
+
+
+def _given_memory(descriptor: Any) -> _Memory:
+    return _Memory(open(descriptor.detach(), "r+b"))
+
+
+def _new_memory(size_bytes: int) -> _Memory:
+    file = _memory_file()
+    file.truncate(POSITION_BYTES + size_bytes)
+    return _Memory(file)
+
+
+def _memory_file() -> BinaryIO:
+    """A nameless file, of memory where the system has that: /dev/shm is often small in containers."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("plaudit"), "r+b")
+    return tempfile.TemporaryFile()
+
+
+def _serve(connection: Connection, handle: Handle[Item], memory: _Memory) -> None:
+    """The process: items in, answers out, until the parent goes away."""
+    silence_libraries()
+    connection.send_bytes(b"")  # it has begun
+    while True:
+        answers = []
+        for i, item in connection.recv():
+            memory.position[0] = i
+            answers.append(handle(item, memory.of_tasks))
+        connection.send_bytes(_joined(answers))
+
+
+def _joined(parts: Sequence[bytes]) -> bytes:
+    """One message: the length of each part, then the parts."""
+    return struct.pack(f"={len(parts)}q", *map(len, parts)) + b"".join(parts)
+
+
+def _parted(message: bytes, count: int) -> list[bytes]:
+    """The parts of a message of `_joined`."""
+    lengths = struct.unpack_from(f"={count}q", message)
+    start, parts = 8 * count, []
+    for length in lengths:
+        parts.append(message[start : start + length])
+        start += length
+    return parts

@@ -1,0 +1,94 @@
+"""What every catalogue is, here or in Milvus: it answers queries with hits."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from embed.spec import Identity, InputError
+
+Weights: TypeAlias = float | np.ndarray  # one for all queries, or one a query (m,)
+
+# Columns that a hit has as fields of its own; the others are its metadata.
+HIT_COLUMNS = ("image", "image_id", "count", "popularity")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One picture found. `similarity` is a cosine, `popularity` a percentile in (0, 1), `score` their blend."""
+
+    id: str  # hash of the picture's content
+    key: str  # its name
+    similarity: float
+    popularity: float
+    count: float | None  # as it was given; None where unknown
+    score: float
+    metadata: dict[str, Any]
+
+
+class Searchable(ABC):
+    """Pictures with their popularity, searched by vectors of one backbone, `identity`."""
+
+    identity: Identity
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def vectors_of(self, keys: list[str]) -> np.ndarray:
+        """(n, d) vectors of pictures by name."""
+
+    def search(
+        self,
+        queries: np.ndarray,
+        k: int = 10,
+        popularity_weight: Weights = 0.0,
+        min_percentile: float = 0.0,
+        where: str | None = None,
+    ) -> list[list[Hit]]:
+        """For each of `queries` (m, d), unit norm, its hits, best first: k, or as many as there are.
+
+        `popularity_weight` is one number or one a query (m,); `min_percentile` in [0, 100]; `where` is a filter on the
+        columns (see filters). InputError for a query of another length or a column that is not there.
+        """
+        queries, weights = self._checked(queries, k, popularity_weight, min_percentile)
+        return self._search(queries, k, weights, min_percentile, where)
+
+    @abstractmethod
+    def _search(
+        self, queries: np.ndarray, k: int, weights: np.ndarray, min_percentile: float, where: str | None
+    ) -> list[list[Hit]]:
+        """`search` for queries (m, d) and weights (m,), both float32, that are known to be right."""
+
+    def _checked(
+        self, queries: np.ndarray, k: int, popularity_weight: Weights, min_percentile: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Queries (m, d) and weights (m,) as float32; InputError for what cannot be searched with."""
+        queries, dim = np.asarray(queries, np.float32), self.identity.dim
+        if queries.ndim != 2 or queries.shape[1] != dim:
+            raise InputError(f"queries have the shape {queries.shape}; the catalogue's vectors want (m, {dim})")
+        if not np.isfinite(queries).all():
+            raise InputError("a query holds numbers that are not finite")
+        if k < 1:
+            raise InputError(f"k is {k}; wanted 1 or more")
+        weights = np.asarray(popularity_weight, np.float32)
+        if weights.shape not in ((), (len(queries),)) or not np.isfinite(weights).all():
+            raise InputError(
+                f"popularity weight is {popularity_weight}; wanted a number, or one a query ({len(queries)},)"
+            )
+        if not 0 <= min_percentile <= 100:
+            raise InputError(f"least percentile is {min_percentile}; wanted 0 to 100")
+        return queries, np.broadcast_to(weights, len(queries))
+
+
+def jsonable(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata with dates and other values that JSON lacks as text, and numbers that are not finite as null."""
+    return {
+        name: value
+        if value is None or isinstance(value, str | int) or (isinstance(value, float) and np.isfinite(value))
+        else None
+        if isinstance(value, float)
+        else str(value)
+        for name, value in metadata.items()
+    }

@@ -1,0 +1,151 @@
+"""Processes that die, hang or never start cost the item that did it, and nothing else."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import worker_calls
+from paths import ROOT
+from waiting import wait_until
+
+from embed.process.workers import Answers, WorkerPool
+
+SEGFAULT, KILL = -signal.SIGSEGV, -signal.SIGKILL  # numbers that `worker_calls.square` does not survive
+Squares = tuple[list[int | None], list[int]]
+
+
+def collect(answers: Answers, memory: memoryview) -> Squares:
+    squares = memory.cast("q").tolist()[: len(answers)]
+    return [None if answer is None else int(answer) for answer in answers], squares
+
+
+def squares(pool: "WorkerPool[tuple[int, int]]", *numbers: int) -> Squares:
+    return pool.submit(list(enumerate(numbers)), collect).result(120)
+
+
+def processes(pool: WorkerPool[Any]) -> list[multiprocessing.process.BaseProcess]:
+    return [worker.child.process for worker in pool._workers if worker.child is not None]
+
+
+@pytest.fixture
+def lost() -> list[int]:
+    """A mark for each process of `pool` that was lost."""
+    return []
+
+
+@pytest.fixture
+def pool(lost: list[int]) -> Iterator["WorkerPool[tuple[int, int]]"]:
+    with closing(WorkerPool(worker_calls.square, 1, 60.0, 64 * 8, lambda: lost.append(1))) as pool:
+        yield pool
+
+
+def test_answers_and_memory_are_those_of_the_same_calls_here(lost: list[int]) -> None:
+    with closing(WorkerPool(worker_calls.square, 2, 60.0, 64 * 8, lambda: lost.append(1))) as pool:
+        assert pool.started == 0
+        tasks = [range(start, start + 20) for start in range(0, 400, 20)]
+        futures = [pool.submit(list(enumerate(task)), collect) for task in tasks]
+        for task, future in zip(tasks, futures, strict=True):
+            memory = memoryview(bytearray(20 * 8))
+            answers = [int(worker_calls.square(item, memory)) for item in enumerate(task)]
+            assert future.result(120) == (answers, memory.cast("q").tolist())
+        assert pool.started <= 2 and not lost
+
+
+def test_an_item_that_kills_twice_is_blamed_and_the_others_answered(
+    pool: "WorkerPool[tuple[int, int]]", lost: list[int]
+) -> None:
+    answers, memory = squares(pool, 2, 3, SEGFAULT, 5, KILL, 7)
+    assert answers == [4, 9, None, 25, None, 49]
+    assert [memory[i] for i in (0, 1, 3, 5)] == [4, 9, 25, 49]
+    assert len(lost) == 4 and pool.started == 5  # two for each, since one death may be a neighbour's fault
+    assert squares(pool, 6) == ([36], [36]) and pool.started == 5
+    assert squares(pool, KILL)[0] == [None]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_process_that_ends_or_stops_between_tasks_is_replaced(number: int) -> None:
+    with closing(WorkerPool(worker_calls.square, 1, 1.0, 64 * 8)) as pool:
+        assert squares(pool, 2)[0] == [4]
+        (process,) = processes(pool)
+        assert process.pid is not None
+        os.kill(process.pid, number)
+        if number == signal.SIGKILL:
+            process.join()
+        assert squares(pool, 3, 4)[0] == [9, 16]
+        assert pool.started == 2
+
+
+def test_an_item_that_never_ends_is_blamed() -> None:
+    lost: list[int] = []
+    with closing(WorkerPool(worker_calls.doze, 1, 3.0, lost=lambda: lost.append(1))) as pool:
+        answers = pool.submit([0.0, 600.0, 0.0], lambda answers, memory: list(answers)).result(120)
+        assert answers == [b"awake", None, b"awake"] and len(lost) == 2
+
+
+def test_a_task_may_take_longer_than_its_items_may() -> None:
+    with closing(WorkerPool(worker_calls.doze, 1, 4.0)) as pool:
+        answers = pool.submit([1.1] * 4, lambda answers, memory: list(answers)).result(120)
+        assert answers == [b"awake"] * 4 and pool.started == 1
+
+
+def test_processes_that_do_not_start_are_said() -> None:
+    with closing(WorkerPool(worker_calls.Unloadable(), 1, 60.0)) as pool:
+        with pytest.raises(RuntimeError, match="do not start; the exit code of the last one is 7"):
+            pool.submit([None], collect).result(120)
+        assert pool.started == 4
+
+
+def test_what_is_cancelled_before_its_turn_is_not_done(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    with closing(WorkerPool(worker_calls.wait, 1, 60.0)) as pool:
+        pool.start()
+        (process,) = processes(pool)
+        held = pool.submit([first], lambda answers, memory: answers[0])
+        wait_until((first / "begun").exists)
+        never = pool.submit([second], lambda answers, memory: answers[0])
+        assert never.cancel()
+        (first / "go").touch()
+        assert held.result(120) == str(process.pid).encode()
+        assert pool.submit([first], lambda answers, memory: len(answers)).result(120) == 1  # behind it
+        assert not (second / "begun").exists()
+
+
+def test_close_ends_what_runs_and_refuses_what_comes(tmp_path: Path) -> None:
+    pool = WorkerPool(worker_calls.wait, 1, 600.0)
+    running = pool.submit([tmp_path], lambda answers, memory: None)
+    behind = pool.submit([tmp_path], lambda answers, memory: None)
+    wait_until((tmp_path / "begun").exists)
+    pool.close()
+    for future in (running, behind):
+        with pytest.raises(CancelledError):
+            future.result(0)
+    with pytest.raises(CancelledError):
+        pool.submit([tmp_path], lambda answers, memory: None)
+    assert processes(pool) == [] and pool.started == 1
+    pool.close()  # again is fine
+
+
+def test_a_process_ends_in_the_midst_of_an_item_with_a_parent_that_is_killed() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, worker_calls.__file__],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    with parent.stdout:
+        process = Path("/proc", parent.stdout.readline().strip())
+    assert process.exists()
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not process.exists())
