@@ -10,9 +10,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar, overload
 
 from embed.spec import InputError
+
+Manifest = TypeVar("Manifest", bound=Mapping[str, object])
 
 
 @contextmanager
@@ -70,17 +72,24 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, object]) -> None:
     """Sorted, indented JSON that ends in a newline: equal data gives equal bytes."""
     text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
-def read_manifest(path: Path, what: str, formats: tuple[int, ...]) -> dict[str, Any]:
+@overload
+def read_manifest(path: Path, what: str, formats: tuple[int, ...]) -> dict[str, Any]: ...
+@overload
+def read_manifest(path: Path, what: str, formats: tuple[int, ...], kind: type[Manifest]) -> Manifest: ...
+def read_manifest(
+    path: Path, what: str, formats: tuple[int, ...], kind: type[Mapping[str, object]] = dict
+) -> Mapping[str, object]:
     """The JSON object at `path`, its `format` checked against the ones this version reads.
 
-    `what` names the kind of artifact for the message, such as "cache" or "bundle".
+    `what` names the kind of artifact for the message, such as "cache" or "bundle". `kind` is the TypedDict of such
+    manifests, whose required keys have to be there.
     """
     if not path.is_file():
         raise InputError(f"{path.parent} is not a {what}: it has no {path.name}")
@@ -95,6 +104,8 @@ def read_manifest(path: Path, what: str, formats: tuple[int, ...]) -> dict[str, 
             f"{path} has {what} format {manifest['format']!r}; this version of plaudit reads {list(formats)}:"
             f" upgrade plaudit, or make the {what} again"
         )
+    if missing := sorted(getattr(kind, "__required_keys__", set()) - manifest.keys()):
+        raise InputError(f"{path} is damaged (it lacks {', '.join(missing)}); make the {what} again")
     return manifest
 
 

@@ -13,9 +13,12 @@ ImageReward's: the share F of both towers' blocks stays frozen.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from embed.spec import InputError
 from embed.wording import unknown_name
+
+Optimizer = Literal["adam", "adamw"]
 
 WHOLE = -1  # depth of a tower that is unfrozen altogether
 
@@ -28,7 +31,7 @@ class Mode:
     visual: int = 0
     text: int = 0
     fix_rate: float | None = None
-    optimizer: str = "adamw"  # the one its paper uses
+    optimizer: Optimizer = "adamw"  # the one its paper uses
 
     def depths(self, visual_blocks: int, text_blocks: int) -> tuple[int, int]:
         """How deep the two towers of a backbone with so many blocks are unfrozen; InputError beyond their bottom."""

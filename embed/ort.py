@@ -3,12 +3,12 @@
 import importlib
 import os
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from types import ModuleType
 
 from embed.spec import InputError
 
 
-def require_onnxruntime(module: str = "onnxruntime") -> Any:
+def require_onnxruntime(module: str = "onnxruntime") -> ModuleType:
     """onnxruntime, or the submodule asked for. Raise InputError with the pip line that mends it if it is not installed,
     or if two packages of it fight.
     """

@@ -5,7 +5,7 @@ Standard library only. Nothing here reads a file, loads a model or knows an arra
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 Side = Literal["images", "prompts"]  # of a cache, and of what a backbone is fed
 Feature = Literal["projected", "pooled"]  # of a picture tower: in the space shared with text, and before it
@@ -18,6 +18,9 @@ PIPELINE_VERSION = 1
 
 RESIZE_MODES = get_args(ResizeMode)
 INTERPOLATIONS = get_args(Interpolation)
+SIDES: tuple[Side, ...] = get_args(Side)
+
+Data = TypeVar("Data", bound=Mapping[str, object])
 
 
 class InputError(ValueError):
@@ -75,12 +78,12 @@ class Identity:
     dim: int
     pipeline: int = PIPELINE_VERSION
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Identity":
-        values = dict(known_fields(cls, data))
+    def from_json(cls, data: Mapping[str, object]) -> "Identity":
+        values: dict[str, Any] = dict(known_fields(cls, data))
         preprocess = dict(known_fields(Preprocess, values["preprocess"]))
         for name in ("size", "mean", "std"):
             preprocess[name] = tuple(preprocess[name])
@@ -93,7 +96,7 @@ class Identity:
         return [f"{name}: {mine[name]} / {theirs[name]}" for name in mine if mine[name] != theirs[name]]
 
 
-def known_fields(cls: type, data: Mapping[str, Any]) -> Mapping[str, Any]:
+def known_fields(cls: type, data: Data) -> Data:
     """`data` itself, once every key is a field of the dataclass `cls` and none without a default is missing."""
     names = {field.name for field in fields(cls)}
     if unknown := sorted(set(data) - names):

@@ -10,20 +10,22 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeAlias, get_args
 
 import numpy as np
 import open_clip
 import torch
 from open_clip.timm_model import TimmModel
-from open_clip.tokenizer import SimpleTokenizer, basic_clean, canonicalize_text
+from open_clip.tokenizer import HFTokenizer, SimpleTokenizer, basic_clean, canonicalize_text
 from open_clip.transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
-from embed.spec import Identity, InputError, Preprocess, Source
+from embed.arrays import Int32s
+from embed.spec import Feature, Identity, InputError, Preprocess, Source
 
-FEATURES = ("projected", "pooled")
+FEATURES: tuple[Feature, ...] = get_args(Feature)
+Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,14 @@ class Backbone:
     identity: Identity
     source: Source
     model: open_clip.CustomTextCLIP  # or CoCa, which has the same towers; eval mode, no gradients
-    tokenizer: Callable[..., torch.Tensor]
+    tokenizer: Tokenizer
 
-    def tokenize(self, prompts: Sequence[str]) -> np.ndarray:
+    def tokenize(self, prompts: Sequence[str]) -> Int32s:
         """Token ids, int32 (n, context_length); a longer prompt is cut as open_clip cuts it."""
         if not len(prompts):
             return np.empty((0, self.identity.context_length), dtype=np.int32)
-        return self.tokenizer(list(prompts)).numpy().astype(np.int32)
+        tokens: torch.Tensor = self.tokenizer(list(prompts))
+        return tokens.numpy().astype(np.int32)
 
     def count_truncated(self, prompts: Sequence[str]) -> int:
         """How many prompts lose tokens to the context length."""
@@ -74,7 +77,7 @@ class ImageTower(nn.Module):
         self.preprocess = preprocess
         self.features = tuple(features)
 
-    def forward(self, pixels: torch.Tensor) -> Any:
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         x = normalize_pixels(pixels, self.preprocess)
         x = x.to(next(self.visual.parameters()).dtype)
         if self.features == ("projected",):
@@ -104,7 +107,7 @@ class TextTower(nn.Module):
         return unit(self.text(tokens))
 
 
-def unit(x: Any) -> torch.Tensor:
+def unit(x: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
     """float32 rows of length 1. CoCa's towers also give their tokens; the vector comes first."""
     return F.normalize((x[0] if isinstance(x, tuple) else x).float(), dim=-1)
 
@@ -116,7 +119,7 @@ def _has_projection(visual: nn.Module) -> bool:
     return isinstance(visual, VisionTransformer) and visual.proj is not None
 
 
-def pooled_and_projected(visual: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def pooled_and_projected(visual: TimmModel | VisionTransformer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """What `visual(x)` computes, before and after the projection; neither is of unit length."""
     if isinstance(visual, TimmModel):
         pooled = visual.trunk(x)
@@ -189,19 +192,19 @@ PROBES = (
 )
 
 
-def tokenizer_name(tokenizer: Any) -> str:
+def tokenizer_name(tokenizer: Tokenizer) -> str:
     """The kind of tokenizer and a hash of its vocabulary and of what it makes of a few awkward prompts."""
     content = [sorted(vocabulary(tokenizer).items()), tokenizer(list(PROBES)).tolist()]
     return f"{type(tokenizer).__name__} {hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
 
 
-def vocabulary(tokenizer: Any) -> dict[str, int]:
-    if isinstance(tokenizer, SimpleTokenizer):
-        return tokenizer.encoder
-    return tokenizer.tokenizer.get_vocab()
+def vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
+    simple = isinstance(tokenizer, SimpleTokenizer)
+    words: dict[str, int] = tokenizer.encoder if simple else tokenizer.tokenizer.get_vocab()
+    return words
 
 
-def token_counts(tokenizer: Any, prompts: Sequence[str]) -> list[int]:
+def token_counts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[int]:
     """How many tokens each prompt has, special ones included, before it is cut to the context length."""
     if isinstance(tokenizer, SimpleTokenizer):
         return [len(tokenizer.encode(prompt)) + 2 for prompt in prompts]

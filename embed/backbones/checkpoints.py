@@ -218,7 +218,7 @@ def _architecture_name(config: Config) -> str:
     """open_clip's own name of a configuration, or one made from its content: a folder's name may change."""
     for name in open_clip.list_models():
         if open_clip.get_model_config(name) == config:
-            return name
+            return str(name)
     return f"custom-{hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
@@ -235,7 +235,7 @@ def _weights_in(folder: Path) -> Path:
     return found[0]
 
 
-def _download(function: Callable[..., str], *args: Any, **kwargs: Any) -> Path:
+def _download(function: Callable[..., str], *args: object, **kwargs: object) -> Path:
     """The local path that an open_clip download gives."""
     try:
         return Path(function(*args, **kwargs))

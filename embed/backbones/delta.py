@@ -9,7 +9,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from embed.files import atomic_write, read_manifest, write_json
 from embed.spec import Identity, InputError, Source, known_fields, require_same_identity
@@ -23,8 +23,25 @@ PREFIX = "delta:"
 FORMAT = 1
 
 
+class TunedBase(TypedDict):
+    """The backbone that was tuned."""
+
+    identity: dict[str, Any]
+    source: dict[str, Any]
+
+
+class TunedManifest(TypedDict):
+    """tuned.json; whoever tuned notes more beside."""
+
+    format: int
+    base: TunedBase
+    identity: dict[str, Any]
+    parameters: int
+    mode: NotRequired[str]
+
+
 def save_delta(
-    path: Path, weights: Mapping[str, "torch.Tensor"], base: "Backbone", about: Mapping[str, Any]
+    path: Path, weights: Mapping[str, "torch.Tensor"], base: "Backbone", about: Mapping[str, object]
 ) -> Identity:
     """Write the values that parameters of `base` have taken, and give the tuned backbone's identity.
 
@@ -49,9 +66,9 @@ def save_delta(
     return identity
 
 
-def read_tuned(path: Path) -> dict[str, Any]:
+def read_tuned(path: Path) -> TunedManifest:
     """The manifest of a tuned backbone; InputError where the folder holds none."""
-    return read_manifest(path / "tuned.json", "tuned backbone", (FORMAT,))
+    return read_manifest(path / "tuned.json", "tuned backbone", (FORMAT,), TunedManifest)
 
 
 def tuned_source(path: Path) -> Source:

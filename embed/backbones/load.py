@@ -1,16 +1,14 @@
 """Backbones by name: which there are, and the frozen model of a source with its identity."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import open_clip
 from open_clip.transform import PreprocessCfg
 from open_clip.utils import to_2tuple
 
 from embed.backbones import checkpoints, delta, starter
-from embed.backbones.backbone import Backbone, activation, tokenizer_name, vocabulary, weights_hash
+from embed.backbones.backbone import Backbone, Tokenizer, activation, tokenizer_name, vocabulary, weights_hash
 from embed.devices import resolve_device
 from embed.spec import Identity, InputError, Preprocess, Source
 
@@ -62,7 +60,7 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
     return Backbone(identity, source, model.requires_grad_(False).to(device), tokenizer)
 
 
-def _preprocess(model: open_clip.CustomTextCLIP, preparation: Mapping[str, Any]) -> Preprocess:
+def _preprocess(model: open_clip.CustomTextCLIP, preparation: checkpoints.Config) -> Preprocess:
     """open_clip's defaults where the checkpoint's source states nothing else; the size is the tower's own."""
     cfg = PreprocessCfg(**preparation)
     mean, std = (tuple(value) if isinstance(value, tuple | list) else (value,) * 3 for value in (cfg.mean, cfg.std))
@@ -76,7 +74,7 @@ def _preprocess(model: open_clip.CustomTextCLIP, preparation: Mapping[str, Any])
     )
 
 
-def _require_fit(model: open_clip.CustomTextCLIP, tokenizer: Any, name: str) -> None:
+def _require_fit(model: open_clip.CustomTextCLIP, tokenizer: Tokenizer, name: str) -> None:
     """InputError where the tokenizer makes ids or lengths that the text tower has no embedding for."""
     words, positions = len(vocabulary(tokenizer)), model.text.context_length
     if words > model.text.vocab_size:

@@ -12,25 +12,28 @@ where stands in `rows`. Knows no tower.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from embed.cache.store import Cache, CacheWriter
+from embed.arrays import Array, Bools, Float32s, Ints
+from embed.cache.store import BoundaryDtype, BoundaryEntry, Cache, CacheWriter, StoredDtype
 from embed.modes import WHOLE
-from embed.spec import InputError
+from embed.spec import InputError, Side
 
-DTYPES = ("float16", "bfloat16", "int8", "float32")
+DTYPES: tuple[BoundaryDtype, ...] = get_args(BoundaryDtype)
 _STORED = {"float16": np.float16, "bfloat16": np.uint16, "int8": np.int8, "float32": np.float32, "uint8": np.uint8}
 
 
-def folder_name(depth: int, dtype: str) -> str:
+def folder_name(depth: int, dtype: StoredDtype) -> str:
     """The folder, inside its side's, of the activations at a depth."""
     return f"boundary_{'whole' if depth == WHOLE else depth}_{dtype}"
 
 
-def encode(values: Tensor, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
+def encode(values: Tensor, dtype: StoredDtype) -> tuple[Array, Float32s | None]:
     """Activations (n, t, ...) as they are stored, and for int8 their (n, t) scales; InputError where they overflow."""
     if dtype == "int8":
         largest = values.float().flatten(2).abs().amax(dim=2)
@@ -45,7 +48,7 @@ def encode(values: Tensor, dtype: str) -> tuple[np.ndarray, np.ndarray | None]:
     return stored.numpy(), None
 
 
-def decode(stored: np.ndarray, scales: np.ndarray | None, dtype: str) -> Tensor:
+def decode(stored: Array, scales: Float32s | None, dtype: StoredDtype) -> Tensor:
     """The inverse of `encode`, float32; pixels stay uint8."""
     if dtype == "bfloat16":
         return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16).float()
@@ -58,7 +61,7 @@ def decode(stored: np.ndarray, scales: np.ndarray | None, dtype: str) -> Tensor:
     return values if dtype == "uint8" else values.float()
 
 
-def row_bytes(shape: Sequence[int], dtype: str) -> int:
+def row_bytes(shape: Sequence[int], dtype: StoredDtype) -> int:
     """What one input of that shape takes on disk."""
     scales = 4 * shape[0] if dtype == "int8" else 0
     return int(np.prod(shape)) * np.dtype(_STORED[dtype]).itemsize + scales
@@ -67,7 +70,7 @@ def row_bytes(shape: Sequence[int], dtype: str) -> int:
 class Boundary:
     """What a cache has of one side at one depth, memory-mapped."""
 
-    def __init__(self, cache: Cache, side: str, depth: int, dtype: str) -> None:
+    def __init__(self, cache: Cache, side: Side, depth: int, dtype: StoredDtype) -> None:
         self.depth = depth
         self.dtype = dtype
         self.name = f"{side}/{folder_name(depth, dtype)}"
@@ -89,16 +92,17 @@ class Boundary:
     def parts(self) -> int:
         return len(self._rows)
 
-    def stored(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
+    def stored(self) -> Iterator[tuple[Ints, Array, Float32s | None]]:
         """Each part as it lies on disk: its (k, 2) rows and tokens, its values and, of int8, their scales."""
         for i, rows in enumerate(self._rows):
             yield rows, self._values[i], self._scales[i] if self._scales else None
 
-    def has(self, rows: np.ndarray) -> np.ndarray:
+    def has(self, rows: Ints) -> Bools:
         """(m,) bool: which rows of the cache have activations here."""
-        return self._part[rows] >= 0
+        found: Bools = self._part[rows] >= 0
+        return found
 
-    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def take(self, rows: Ints) -> tuple[Tensor, Tensor | None]:
         """Activations of those rows (m, ...), float32 or uint8 pixels, and their (m,) lengths; a shorter text is filled
         up with zeros. InputError where one has none."""
         if not self.has(rows).all():
@@ -117,7 +121,7 @@ class Boundary:
                 scales[mine] = self._scales[part][place]
         return decode(stored, scales, self.dtype), None
 
-    def _take_texts(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+    def _take_texts(self, rows: Ints) -> tuple[Tensor, Tensor]:
         lengths = self._tokens[rows]
         shape = (len(rows), int(lengths.max(initial=1)))
         stored = np.zeros((*shape, self._values[0].shape[1]), self._values[0].dtype)
@@ -129,7 +133,7 @@ class Boundary:
         return decode(stored, scales, self.dtype), torch.from_numpy(lengths)
 
 
-def find_boundary(cache: Cache, side: str, depth: int) -> Boundary | None:
+def find_boundary(cache: Cache, side: Side, depth: int) -> Boundary | None:
     """The cache's boundary from which `depth` blocks can be trained: the shallowest that is deep enough, fp32 first."""
     wanted = depth if depth != WHOLE else 10**6
     found = []
@@ -149,19 +153,19 @@ class PartWriter:
     PART_BYTES = 128 * 2**20
     PART_ROWS = 8192
 
-    def __init__(self, writer: CacheWriter, side: str, depth: int, dtype: str) -> None:
+    def __init__(self, writer: CacheWriter, side: Side, depth: int, dtype: StoredDtype) -> None:
         self._writer = writer
         self._dtype = dtype
-        self._entry = {"depth": depth, "dtype": dtype}
+        self._entry: BoundaryEntry = {"depth": depth, "dtype": dtype}
         self._existing = Boundary(writer.cache(), side, depth, dtype)
         self._ragged, self.name, self._part = self._existing.ragged, self._existing.name, self._existing.parts
         self._clear()
 
     def _clear(self) -> None:
-        self._arrays: dict[str, list[np.ndarray]] = {"values": [], "scales": [], "rows": []}
+        self._arrays: dict[str, list[Array]] = {"values": [], "scales": [], "rows": []}
         self._bytes = self._count = 0
 
-    def add(self, rows: np.ndarray, values: Tensor, lengths: Tensor | None) -> bool:
+    def add(self, rows: Ints, values: Tensor, lengths: Tensor | None) -> bool:
         """Take activations in; whether that filled and wrote a part."""
         tokens = np.full(len(rows), values.shape[1]) if lengths is None else lengths.numpy()
         stored, scales = encode(values, self._dtype)
@@ -170,7 +174,7 @@ class PartWriter:
             stored, scales = stored[kept], None if scales is None else scales[kept]
         return self._add(np.stack([rows, tokens], axis=1).astype(np.int64), stored, scales)
 
-    def copy(self, other: Boundary, row_of: np.ndarray) -> None:
+    def copy(self, other: Boundary, row_of: Ints) -> None:
         """Take over what another cache's boundary has and this one lacks; `row_of` (n,) is this cache's row of each of
         that cache's rows."""
         for rows, values, scales in other.stored():
@@ -180,7 +184,7 @@ class PartWriter:
                 kept = np.repeat(new, tokens) if self._ragged else new
                 self._add(np.stack([ours, tokens], axis=1)[new], values[kept], None if scales is None else scales[kept])
 
-    def _add(self, rows: np.ndarray, values: np.ndarray, scales: np.ndarray | None) -> bool:
+    def _add(self, rows: Ints, values: Array, scales: Float32s | None) -> bool:
         for name, array in (("values", values), ("scales", scales)):
             if array is not None:
                 self._arrays[name].append(array)
@@ -192,18 +196,20 @@ class PartWriter:
             self.commit()
         return full
 
-    def commit(self, **about: object) -> None:
-        """Write what there is as a part; `about` goes into the manifest's entry of this boundary."""
+    def commit(self, certificate: dict[str, object] | None = None) -> None:
+        """Write what there is as a part; the certificate goes into the manifest's entry of this boundary."""
         cache = self._writer.cache()
         entries = cache.boundaries
         for name, arrays in self._arrays.items():
             if arrays:
                 self._writer.write_array(f"{self.name}/{name}_{self._part:05d}.npy", np.concatenate(arrays))
         self._part += bool(self._count)
-        entry = {**self._entry, **entries.get(self.name, {}), **about}
+        entry = entries.get(self.name, self._entry)
+        if certificate is not None:
+            entry = {**entry, "certificate": certificate}
         self._writer.commit(boundary={**entries, self.name: entry})
         self._clear()
 
 
-def _maps(files: Sequence[Path], kind: str) -> list[np.ndarray]:
+def _maps(files: Sequence[Path], kind: str) -> list[NDArray[Any]]:
     return [np.load(file, mmap_mode="r", allow_pickle=False) for file in files if file.name.startswith(f"{kind}_")]

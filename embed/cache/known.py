@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pyarrow as pa
 
+from embed.arrays import Array, Bools, UInt64s
 from embed.cache.store import KEYS, Cache
 
 LONGEST_RUN = 1 << 17  # merging takes memory for some 40 bytes an id
@@ -22,16 +23,16 @@ class IdSet:
     """
 
     def __init__(self) -> None:
-        self._runs: list[tuple[np.ndarray, np.ndarray]] = []  # uint64 and uint16, sorted by the first, then the second
+        self._runs: list[tuple[UInt64s, Array]] = []  # uint64 and uint16, sorted by the first, then the second
 
     def __len__(self) -> int:
         return sum(len(high) for high, _ in self._runs)
 
-    def contains(self, ids: np.ndarray) -> np.ndarray:
+    def contains(self, ids: UInt64s) -> Bools:
         """(n,) bool for ids (n, 2) uint64."""
         return self._has(ids[:, 0], ids[:, 1].astype(np.uint16))
 
-    def add(self, ids: np.ndarray) -> np.ndarray:
+    def add(self, ids: UInt64s) -> Bools:
         """(n,) bool: which of the ids (n, 2) were new, the first one where some are equal."""
         high, low = ids[:, 0], ids[:, 1].astype(np.uint16)
         order = np.lexsort((low, high))
@@ -46,7 +47,7 @@ class IdSet:
         new[order[first]] = True
         return new
 
-    def _has(self, high: np.ndarray, low: np.ndarray) -> np.ndarray:
+    def _has(self, high: UInt64s, low: Array) -> Bools:
         found = np.zeros(len(high), bool)
         for run_high, run_low in self._runs:
             at = np.searchsorted(run_high, high)
@@ -69,7 +70,7 @@ class IdSet:
             self._runs[-2:] = [(high[order], low[order])]
 
 
-def words(ids: pa.ChunkedArray | Sequence[str]) -> np.ndarray:
+def words(ids: pa.ChunkedArray | Sequence[str]) -> UInt64s:
     """(n, 2) uint64 for n ids of 32 hexadecimal digits."""
     texts = ids.to_pylist() if isinstance(ids, pa.ChunkedArray) else ids
     return np.frombuffer(bytes.fromhex("".join(texts)), np.uint64).reshape(-1, 2)
@@ -80,7 +81,7 @@ def fingerprint(key: str, *state: object) -> bytes:
     return hashlib.blake2b("\0".join([key, *map(str, state)]).encode(), digest_size=16).digest()
 
 
-def stack(fingerprints: list[bytes]) -> np.ndarray:
+def stack(fingerprints: list[bytes]) -> UInt64s:
     """(n, 2) uint64 for n fingerprints."""
     return np.frombuffer(b"".join(fingerprints), np.uint64).reshape(-1, 2)
 
@@ -117,11 +118,11 @@ class Known:
             marks = [name_fingerprint(row["key"], None, row["size_bytes"], row["mtime_ns"]) for row in local]
             self.names.add(stack(marks))
 
-    def has(self, ids: Sequence[str]) -> np.ndarray:
+    def has(self, ids: Sequence[str]) -> Bools:
         """(n,) bool: which contents the cache has."""
         return self.contents.contains(words(ids))
 
-    def note(self, rows: Sequence[tuple[str, str | None, int | None, int | None]]) -> np.ndarray:
+    def note(self, rows: Sequence[tuple[str, str | None, int | None, int | None]]) -> Bools:
         """(n,) bool: which of the rows, in the columns of a cache's keys and just read, the cache lacks."""
         if self._noted is None:
             return np.ones(len(rows), bool)  # the others were skipped before they were read

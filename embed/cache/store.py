@@ -12,17 +12,18 @@ killed job left behind is removed when the cache is next opened for writing. Kno
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from embed.arrays import Array, Float16s, Ints
 from embed.files import atomic_write, locked, read_manifest, sha256_file, temporary_name, write_json
-from embed.spec import Identity, InputError, Source, known_fields, require_same_identity
+from embed.spec import SIDES, Identity, InputError, Side, Source, known_fields, require_same_identity
 
 FORMAT = 1
 
@@ -62,10 +63,49 @@ FAILURES = pa.schema(
 )
 
 
+BoundaryDtype = Literal["float16", "bfloat16", "int8", "float32"]
+StoredDtype = BoundaryDtype | Literal["uint8"]  # of pixels, where a whole tower is trained
+
+
+class FileEntry(TypedDict):
+    """What the manifest says of a file."""
+
+    rows: int
+    sha256: str
+
+
+class BoundaryEntry(TypedDict):
+    """What the manifest says of a boundary; see embed.cache.boundary."""
+
+    depth: int
+    dtype: StoredDtype
+    certificate: NotRequired[dict[str, Any]]  # the fields of embed.graphs.trace.Certificate
+
+
+Engines = dict[Side, list[dict[str, Any]]]  # the fields of each embed.engines.choice.Engine used, the latest last
+
+
+class ManifestFields(TypedDict, total=False):
+    """What jobs note in the manifest."""
+
+    engines: Engines
+    boundary: dict[str, BoundaryEntry]
+    refreshed_from: str
+
+
+class CacheManifest(ManifestFields):
+    """manifest.json."""
+
+    format: int
+    identity: dict[str, Any]
+    source: dict[str, Any]
+    files: dict[str, FileEntry]
+
+
 class Cache:
     """A finished or growing cache, read only."""
 
-    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: CacheManifest) -> None:
         self.path = path
         self.manifest = manifest
         self.identity = Identity.from_json(manifest["identity"])
@@ -75,7 +115,7 @@ class Cache:
     def open(cls, path: str | Path) -> "Cache":
         """The cache at `path`; InputError where there is none or its format is unknown."""
         path = Path(path)
-        return cls(path, read_manifest(path / "manifest.json", "cache", (FORMAT,)))
+        return cls(path, read_manifest(path / "manifest.json", "cache", (FORMAT,), CacheManifest))
 
     def files(self, side: str, folder: str) -> list[Path]:
         """The committed files of one folder, such as ("images", "metadata"), in row order."""
@@ -89,11 +129,11 @@ class Cache:
         return sum(entry["rows"] for name, entry in self.manifest["files"].items() if name.startswith(prefix))
 
     @property
-    def boundaries(self) -> dict[str, Any]:
+    def boundaries(self) -> dict[str, BoundaryEntry]:
         """What the manifest says of each boundary, by its folder; see embed.cache.boundary."""
         return self.manifest.get("boundary", {})
 
-    def arrays(self, side: str, folder: str | None = None) -> list[np.ndarray]:
+    def arrays(self, side: str, folder: str | None = None) -> list[Float16s]:
         """Memory-mapped (n_i, d) float16 arrays, one a shard, in row order."""
         found = [
             np.load(file, mmap_mode="r", allow_pickle=False) for file in self.files(side, folder or EMBEDDINGS[side])
@@ -103,19 +143,19 @@ class Cache:
                 raise InputError(f"{self.path}: a shard of {side} is {array.dtype}{array.shape}; wanted float16 (n, d)")
         return found
 
-    def image_embeddings(self) -> np.ndarray:
+    def image_embeddings(self) -> Float16s:
         """(n, d) float16 unit-norm vectors of the pictures, in memory."""
         return self._concatenated("images")
 
-    def pooled_embeddings(self) -> np.ndarray | None:
+    def pooled_embeddings(self) -> Float16s | None:
         """(n, p) float16 unit-norm features of the pictures before the projection, in memory; None without them."""
         return np.concatenate(arrays) if (arrays := self.arrays("images", "pooled_emb")) else None
 
-    def text_embeddings(self) -> np.ndarray:
+    def text_embeddings(self) -> Float16s:
         """(n, d) float16 unit-norm vectors of the prompts, in memory."""
         return self._concatenated("prompts")
 
-    def _concatenated(self, side: str) -> np.ndarray:
+    def _concatenated(self, side: Side) -> Float16s:
         arrays = self.arrays(side)
         return np.concatenate(arrays) if arrays else np.empty((0, self.identity.dim), np.float16)
 
@@ -137,7 +177,7 @@ class Cache:
         files = [self.path / name] if name in self.manifest["files"] else []
         return _read_tables(files, FAILURES, None)
 
-    def image_rows(self, keys: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
+    def image_rows(self, keys: pa.Array | pa.ChunkedArray | Sequence[str]) -> Ints:
         """(m,) int64: the vector row of each picture key, -1 where the cache does not have it."""
         names = self.keys()
         # A name whose picture was replaced stands twice: the last content is the one it has now.
@@ -148,7 +188,7 @@ class Cache:
         row_of_name = _positions(names["image_id"], ids)
         return np.where(found >= 0, row_of_name[found], -1) if len(names) else found
 
-    def prompt_rows(self, prompts: pa.Array | pa.ChunkedArray | Sequence[str]) -> np.ndarray:
+    def prompt_rows(self, prompts: pa.Array | pa.ChunkedArray | Sequence[str]) -> Ints:
         """(m,) int64: the vector row of each prompt, -1 where the cache does not have it."""
         return _positions(prompts, self.metadata("prompts", ["caption"])["caption"])
 
@@ -185,9 +225,9 @@ class CacheWriter:
         """What has been written so far, committed or not."""
         return Cache(self.path, self._manifest)
 
-    def _open_or_create(self, identity: Identity, source: Source) -> dict[str, Any]:
+    def _open_or_create(self, identity: Identity, source: Source) -> CacheManifest:
         if not (self.path / "manifest.json").exists():
-            manifest = {
+            manifest: CacheManifest = {
                 "format": FORMAT,
                 "identity": identity.to_json(),
                 "source": {"model": source.model, "pretrained": source.pretrained},
@@ -196,14 +236,14 @@ class CacheWriter:
             write_json(self.path / "manifest.json", manifest)
         cache = Cache.open(self.path)
         require_same_identity(cache.identity, f"the cache {self.path}", identity, "the backbone asked for")
-        return dict(cache.manifest)
+        return cache.manifest.copy()
 
     def _remove_leftovers(self) -> None:
         files, ledger = self._manifest["files"], self.path / "failures.parquet"
         # The one file that is replaced rather than added: a job killed before its commit left the next one.
         if ledger.name in files and (not ledger.exists() or sha256_file(ledger) != files[ledger.name]["sha256"]):
             del files[ledger.name]
-        for side in METADATA:
+        for side in SIDES:
             for file in (self.path / side).rglob("*"):
                 if file.is_file() and file.relative_to(self.path).as_posix() not in files:
                     file.unlink()
@@ -211,7 +251,7 @@ class CacheWriter:
             if file.name not in files:
                 file.unlink(missing_ok=True)
 
-    def append(self, side: str, metadata: pa.Table, **arrays: np.ndarray) -> None:
+    def append(self, side: str, metadata: pa.Table, **arrays: Array) -> None:
         """Write one shard: `metadata` (n rows) and its arrays by folder, such as `img_emb=(n, d) float16`."""
         shard = len(self.cache().files(side, "metadata"))
         for folder, array in arrays.items():
@@ -220,7 +260,7 @@ class CacheWriter:
             self.write_array(f"{side}/{folder}/{folder}_{shard:04d}.npy", array)
         self._write_table(f"{side}/metadata/metadata_{shard:04d}.parquet", metadata.cast(METADATA[side]))
 
-    def write_array(self, name: str, array: np.ndarray) -> None:
+    def write_array(self, name: str, array: Array) -> None:
         """Write one .npy file, `name` being its path inside the cache and starting with a side."""
         with atomic_write(self.path / name) as file:
             np.save(file, array, allow_pickle=False)
@@ -235,9 +275,9 @@ class CacheWriter:
         """Write the whole ledger."""
         self._write_table("failures.parquet", failures.cast(FAILURES))
 
-    def commit(self, **fields: Any) -> None:
+    def commit(self, **fields: Unpack[ManifestFields]) -> None:
         """Make everything written since the last commit part of the cache; `fields` go into the manifest."""
-        self._manifest.update(fields)
+        self._manifest = {**self._manifest, **fields}
         write_json(self.path / "manifest.json", self._manifest)
 
     def _write_table(self, name: str, table: pa.Table) -> None:
@@ -265,7 +305,7 @@ def _read_tables(files: Iterable[Path], schema: pa.Schema, columns: Sequence[str
     return pa.concat_tables(tables) if tables else schema.empty_table()
 
 
-def _positions(values: pa.Array | pa.ChunkedArray | Sequence[str], among: pa.ChunkedArray) -> np.ndarray:
+def _positions(values: pa.Array | pa.ChunkedArray | Sequence[str], among: pa.ChunkedArray) -> Ints:
     if not isinstance(values, pa.Array | pa.ChunkedArray):
         values = pa.array(values, pa.string())
     found = pc.index_in(values.cast(pa.string()), value_set=among.cast(pa.string()))

@@ -11,16 +11,19 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Literal, get_args
 
 import numpy as np
 
-from embed.engines.runners import Run
-from embed.spec import InputError
+from embed.arrays import Float32s
+from embed.engines.runners import Inputs, Run
+from embed.spec import InputError, Precision
 
-RUNNERS = ("torch", "onnx")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-REFERENCE = ("torch", "fp32")  # what all others are compared with
+Runner = Literal["torch", "onnx"]
+RUNNERS: tuple[Runner, ...] = get_args(Runner)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+Pair = tuple[Runner, Precision]
+REFERENCE: Pair = ("torch", "fp32")  # what all others are compared with
 TRIAL_S = 20.0  # a reference slower than this stops early: the certificate then rests on fewer inputs
 HOPELESS = 3.0  # a candidate this many times slower than the best on its first batch is not tried further
 
@@ -29,14 +32,14 @@ HOPELESS = 3.0  # a candidate this many times slower than the best on its first 
 class Engine:
     """One way to run a tower, with its certificate: how near its vectors are to torch's in fp32."""
 
-    runner: str
-    precision: str
+    runner: Runner
+    precision: Precision
     device: str
     rows: int = 0  # inputs measured; 0 where nothing was, because this is the reference itself
     cosine_mean: float = 1.0
     cosine_min: float = 1.0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
     def __str__(self) -> str:
@@ -60,8 +63,8 @@ class Trial:
 class Wanted:
     """What the user asked for."""
 
-    runner: str = "auto"
-    precision: str = "auto"
+    runner: Runner | Literal["auto"] = "auto"
+    precision: Precision | Literal["auto"] = "auto"
     device: str = "auto"
     min_cosine: float = 0.999
     threads: int | None = None
@@ -82,13 +85,13 @@ class Wanted:
         )
 
 
-def candidates(wanted: Wanted, device: str) -> list[tuple[str, str]]:
+def candidates(wanted: Wanted, device: str) -> list[Pair]:
     """The (runner, precision) pairs worth trying on a device, the likely fastest first: beside it others look hopeless
     sooner."""
     if wanted.runner != "auto" and wanted.precision != "auto":
         return [(wanted.runner, wanted.precision)]
     on_cpu = device == "cpu"
-    pairs = [("onnx", "int8" if on_cpu else "fp16"), ("onnx", "fp32"), ("torch", "bf16")]
+    pairs: list[Pair] = [("onnx", "int8" if on_cpu else "fp16"), ("onnx", "fp32"), ("torch", "bf16")]
     pairs += [] if on_cpu else [("torch", "fp16")]  # no processor computes it natively
     pairs += [REFERENCE]
     return [
@@ -123,12 +126,12 @@ def choose(trials: Sequence[Trial], wanted: Wanted, count: int | None = None) ->
     return min(good, key=lambda trial: 1 / trial.per_s if count is None else trial.expected_s(count))
 
 
-def _batches(inputs: np.ndarray, size: int) -> Iterator[np.ndarray]:
+def _batches(inputs: Inputs, size: int) -> Iterator[Inputs]:
     for start in range(0, len(inputs), size):
         yield inputs[start : start + size]
 
 
-def run_reference(run: Run, inputs: np.ndarray, batch_size: int) -> tuple[np.ndarray, float]:
+def run_reference(run: Run, inputs: Inputs, batch_size: int) -> tuple[Float32s, float]:
     """Vectors of as many inputs as there is time for, and inputs per second."""
     run(inputs[:batch_size])
     start, vectors = time.monotonic(), []
@@ -140,9 +143,7 @@ def run_reference(run: Run, inputs: np.ndarray, batch_size: int) -> tuple[np.nda
     return done, len(done) / (time.monotonic() - start)
 
 
-def try_engine(
-    run: Run, engine: Engine, inputs: np.ndarray, reference: np.ndarray, batch_size: int, best: float
-) -> Trial:
+def try_engine(run: Run, engine: Engine, inputs: Inputs, reference: Float32s, batch_size: int, best: float) -> Trial:
     """The engine with its certificate; one that is hopelessly slow gets it from its first batch alone."""
     from embed.graphs.trace import certificate
 

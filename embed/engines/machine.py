@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from embed.files import write_json
 from embed.spec import PIPELINE_VERSION, Identity, Source
@@ -74,5 +73,5 @@ def _local_files(source: Source) -> Iterator[tuple[str, int, int]]:
                 yield str(file.absolute()), status.st_size, status.st_mtime_ns
 
 
-def _digest(data: Any) -> str:
+def _digest(data: object) -> str:
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:32]

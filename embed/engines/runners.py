@@ -6,21 +6,26 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from embed.arrays import Float32s, Int32s, UInt8s
 from embed.process.allocator import keep_freed_memory
-from embed.spec import InputError
+from embed.spec import InputError, Precision
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Inputs of one run on a CPU: with more, a convolution trunk and onnxruntime are no faster and take more memory.
 TORCH_AT_ONCE, ONNX_AT_ONCE = 8, 4
 LANES = 8  # runs side by side, at most: a batch of 32 holds no more
 
-Run = Callable[[np.ndarray], list[np.ndarray]]
+Inputs: TypeAlias = UInt8s | Int32s  # pixels (n, h, w, 3), or tokens (n, c)
+Run = Callable[[Inputs], list[Float32s]]
 
 
-def cast(tower: Any, precision: str) -> Any:
+def cast(tower: "nn.Module", precision: Precision) -> "nn.Module":
     """The tower itself in fp32, else a copy in that precision."""
     import torch
 
@@ -29,7 +34,7 @@ def cast(tower: Any, precision: str) -> Any:
     return copy.deepcopy(tower).to({"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
-def torch_runner(tower: Any, precision: str, device: str) -> Run:
+def torch_runner(tower: "nn.Module", precision: Precision, device: str) -> Run:
     """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 arrays; moves the tower to the device."""
     import torch
 
@@ -43,10 +48,10 @@ def torch_runner(tower: Any, precision: str, device: str) -> Run:
             at_once = TORCH_AT_ONCE
             tower = tower.to(memory_format=torch.channels_last)  # as pixels come: nothing is reordered then
 
-    def run(inputs: np.ndarray) -> list[np.ndarray]:
+    def run(inputs: Inputs) -> list[Float32s]:
         parts = []
         with torch.inference_mode():
-            for part in torch.from_numpy(inputs).split(at_once):
+            for part in torch.split(torch.from_numpy(inputs), at_once):
                 outputs = tower(part.to(device))
                 parts.append(outputs if isinstance(outputs, tuple) else (outputs,))
         return [torch.cat(feature).cpu().numpy() for feature in zip(*parts, strict=True)]
@@ -72,10 +77,11 @@ def onnx_runner(graph: Path, name: str, device: str, threads: int | None) -> Run
     session = open_session(graph, [provider], cores // lanes)
     pool = ThreadPoolExecutor(lanes, thread_name_prefix="session")
 
-    def run_part(part: np.ndarray) -> list[np.ndarray]:
-        return session.run(None, {name: part})
+    def run_part(part: Inputs) -> list[Float32s]:
+        outputs: list[Float32s] = session.run(None, {name: part})
+        return outputs
 
-    def run(inputs: np.ndarray) -> list[np.ndarray]:
+    def run(inputs: Inputs) -> list[Float32s]:
         parts = [inputs[start : start + ONNX_AT_ONCE] for start in range(0, max(1, len(inputs)), ONNX_AT_ONCE)]
         return [np.concatenate(feature) for feature in zip(*pool.map(run_part, parts), strict=True)]
 

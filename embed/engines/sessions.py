@@ -7,11 +7,11 @@ onnxruntime only when a session is opened, and knows nothing of towers, heads or
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embed.arrays import Array, Float32s
 from embed.ort import require_onnxruntime
 from embed.spec import InputError
 from embed.wording import unknown_name
@@ -42,21 +42,21 @@ DEVICE_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 DISABLED_OPTIMIZERS = {"fp16": ["MatmulTransposeFusion"]}
 
 # A provider by name, or with its options as onnxruntime takes them.
-Provider = str | tuple[str, Mapping[str, Any]]
+Provider = str | tuple[str, Mapping[str, object]]
 # Of one input or output: its numpy type, and its shape with a name where a dimension is free.
 Signature = tuple[str, tuple[int | str, ...]]
 
 
 def resolve_providers(
     asked: Sequence[Provider] | None, available: Sequence[str], engine_cache: Path | None = None
-) -> list[tuple[str, dict[str, Any]]]:
+) -> list[tuple[str, dict[str, object]]]:
     """Providers with their options, in order, the CPU last; None asks for the best that is installed.
 
     `engine_cache` is a folder for what TensorRT compiles, which takes minutes and is worth keeping.
     """
     if asked is None:
         asked = [name for name in PREFERRED if name in available][:1]
-    chosen: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, dict[str, object]] = {}
     for item in asked:
         name, options = (item, {}) if isinstance(item, str) else item
         full = PROVIDERS.get(name.lower(), name)
@@ -73,7 +73,7 @@ def resolve_providers(
     return list(chosen.items())
 
 
-def _default_options(provider: str, engine_cache: Path | None) -> dict[str, Any]:
+def _default_options(provider: str, engine_cache: Path | None) -> dict[str, object]:
     if provider == "CUDAExecutionProvider":
         # The default doubles the arena at each growth and never gives memory back.
         return {"arena_extend_strategy": "kSameAsRequested"}
@@ -145,17 +145,18 @@ def signature(session: "InferenceSession") -> dict[str, dict[str, Signature]]:
     }
 
 
-def run(session: "InferenceSession", inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+def run(session: "InferenceSession", inputs: Mapping[str, Array]) -> list[Float32s]:
     """Every output of the session, in order, as arrays on the CPU.
 
     On a GPU the inputs are bound and the outputs taken where they arise, so that nothing is copied twice.
     """
-    if session.get_providers()[0] not in DEVICE_PROVIDERS:
-        return session.run(None, dict(inputs))
-    return run_bound(session, inputs, "cuda")
+    if session.get_providers()[0] in DEVICE_PROVIDERS:
+        return run_bound(session, inputs, "cuda")
+    outputs: list[Float32s] = session.run(None, dict(inputs))
+    return outputs
 
 
-def run_bound(session: "InferenceSession", inputs: Mapping[str, NDArray[Any]], device: str) -> list[NDArray[Any]]:
+def run_bound(session: "InferenceSession", inputs: Mapping[str, Array], device: str) -> list[Float32s]:
     """`run` with the outputs made on the device ("cpu", "cuda") and copied once."""
     binding = session.io_binding()
     for name, values in inputs.items():
@@ -163,4 +164,5 @@ def run_bound(session: "InferenceSession", inputs: Mapping[str, NDArray[Any]], d
     for output in session.get_outputs():
         binding.bind_output(output.name, device)
     session.run_with_iobinding(binding)
-    return binding.copy_outputs_to_cpu()
+    outputs: list[Float32s] = binding.copy_outputs_to_cpu()
+    return outputs

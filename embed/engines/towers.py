@@ -12,22 +12,25 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embed.arrays import Int32s, UInt8s
 from embed.engines.choice import REFERENCE, Engine, Trial, Wanted, candidates, choose, run_reference, try_engine
 from embed.engines.machine import engine_folder, remember_identity, remembered_identity
 from embed.engines.runners import Run, onnx_runner, torch_runner
 from embed.files import write_json
 from embed.inputs.tokenizer import Tokenizer, kept_tokenizer
 from embed.process.allocator import release_freed_memory
-from embed.spec import Identity, InputError, Source, known_fields
+from embed.spec import Feature, Identity, InputError, Precision, Side, Source, known_fields
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from embed.backbones.backbone import Backbone
 
-INPUT = {"images": "pixels", "prompts": "tokens"}
+INPUT: dict[Side, str] = {"images": "pixels", "prompts": "tokens"}
 SAMPLE = 256  # inputs on which candidates are compared
 
 
@@ -38,14 +41,14 @@ class NoSuchEngine(InputError):
 class Towers:
     """The two towers of a source by engine, with everything about them that this machine remembers."""
 
-    def __init__(self, source: Source, root: Path, features: Sequence[str], ignore_exif: bool = False) -> None:
+    def __init__(self, source: Source, root: Path, features: Sequence[Feature], ignore_exif: bool = False) -> None:
         self.source = source
         self.features = tuple(features)
         self._root = root
         self._ignore_exif = ignore_exif
         self._backbone_s = 0.0  # what loading the backbone took, torch's import included
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[type["Towers"], tuple[Source, Path, tuple[Feature, ...], bool]]:
         """Another process gets them with nothing loaded."""
         return Towers, (self.source, self._root, self.features, self._ignore_exif)
 
@@ -78,7 +81,7 @@ class Towers:
         release_freed_memory()
         return backbone
 
-    def tokenize(self, prompts: Sequence[str]) -> tuple[np.ndarray, int]:
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Int32s, int]:
         """int32 (n, c) tokens, and how many prompts were cut."""
         if (kept := self._kept_tokenizer) is not None:
             return kept(prompts), kept.count_truncated(prompts)
@@ -88,7 +91,7 @@ class Towers:
     def _kept_tokenizer(self) -> Tokenizer | None:
         return kept_tokenizer(engine_folder(self.identity, self._root))
 
-    def find(self, side: str, wanted: Wanted, device: str, count: int | None = None) -> Engine | None:
+    def find(self, side: Side, wanted: Wanted, device: str, count: int | None = None) -> Engine | None:
         """The engine to use for `count` inputs, where no trial is needed: the reference is asked for, or all that come
         into question were measured before."""
         if candidates(wanted, device) == [REFERENCE]:
@@ -99,20 +102,20 @@ class Towers:
 
     def measure(
         self,
-        side: str,
-        inputs: np.ndarray | Sequence[str],
+        side: Side,
+        inputs: UInt8s | Sequence[str],
         wanted: Wanted,
         device: str,
         batch_size: int,
         count: int | None = None,
     ) -> Trial:
         """Try the candidates on pixels or prompts, remember what came out, and give the one to use for `count` such."""
-        inputs = inputs if isinstance(inputs, np.ndarray) else self.tokenize(inputs)[0]
-        reference, rate = run_reference(self.runner(side, Engine(*REFERENCE, device)), inputs, batch_size)
-        inputs = inputs[: len(reference)]
+        arrays = inputs if isinstance(inputs, np.ndarray) else self.tokenize(inputs)[0]
+        reference, rate = run_reference(self.runner(side, Engine(*REFERENCE, device)), arrays, batch_size)
+        arrays = arrays[: len(reference)]
         release_freed_memory()
         trials = {(t.engine.runner, t.engine.precision): t for t in self._trials(side, device)}
-        trials[REFERENCE] = Trial(Engine(*REFERENCE, device, len(inputs)), rate, self._backbone_s)
+        trials[REFERENCE] = Trial(Engine(*REFERENCE, device, len(arrays)), rate, self._backbone_s)
         best = rate
         for runner, precision in candidates(wanted, device):
             if (runner, precision) == REFERENCE:
@@ -129,7 +132,7 @@ class Towers:
             start = time.monotonic()
             run = self.runner(side, engine, wanted.threads)
             start_s = time.monotonic() - start + (self._backbone_s if runner == "torch" else 0.0)
-            trial = try_engine(run, engine, inputs, reference, batch_size, best)
+            trial = try_engine(run, engine, arrays, reference, batch_size, best)
             if wanted.admits(trial.engine):
                 best = max(best, trial.per_s)
             trials[runner, precision] = replace(trial, start_s=start_s)
@@ -138,22 +141,22 @@ class Towers:
         write_json(self._trials_file(side, device), {"trials": [asdict(trial) for trial in trials.values()]})
         return choose(list(trials.values()), wanted, count)
 
-    def runner(self, side: str, engine: Engine, threads: int | None = None) -> Run:
+    def runner(self, side: Side, engine: Engine, threads: int | None = None) -> Run:
         """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 (n, d) unit vectors, one array a feature."""
         if engine.runner == "onnx":
             return onnx_runner(self._graph(side, engine.precision), INPUT[side], engine.device, threads)
         return torch_runner(self._tower(side), engine.precision, engine.device)
 
-    def _tower(self, side: str) -> Any:
+    def _tower(self, side: Side) -> "nn.Module":
         return self._backbone.image_tower(self.features) if side == "images" else self._backbone.text_tower()
 
-    def _name(self, side: str) -> str:
+    def _name(self, side: Side) -> str:
         return "-".join([side, *(self.features if side == "images" else ())])
 
-    def _trials_file(self, side: str, device: str) -> Path:
+    def _trials_file(self, side: Side, device: str) -> Path:
         return engine_folder(self.identity, self._root) / f"{self._name(side)}.{device.replace(':', '')}.json"
 
-    def _trials(self, side: str, device: str) -> list[Trial]:
+    def _trials(self, side: Side, device: str) -> list[Trial]:
         try:
             entries = json.loads(self._trials_file(side, device).read_text())["trials"]
             return [
@@ -163,7 +166,7 @@ class Towers:
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
-    def _graph(self, side: str, precision: str) -> Path:
+    def _graph(self, side: Side, precision: Precision) -> Path:
         """The exported tower, made now unless this machine has it."""
         folder = engine_folder(self.identity, self._root) / f"{self._name(side)}.{precision}"
         if not folder.exists():
@@ -181,7 +184,7 @@ class Towers:
                     done.rename(folder)
         return folder / "model.onnx"
 
-    def _export(self, side: str, path: Path) -> None:
+    def _export(self, side: Side, path: Path) -> None:
         import onnx
         import torch
 
@@ -204,7 +207,7 @@ class Towers:
         onnx.save_model(fold_patches(graph), path, save_as_external_data=True, location="model.data")
 
 
-def _convert(fp32: Path, precision: str, path: Path) -> None:
+def _convert(fp32: Path, precision: Precision, path: Path) -> None:
     """The graph at another precision; InputError where there is none."""
     import onnx
 

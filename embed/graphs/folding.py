@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embed.arrays import Ints
+from embed.arrays import Array, Ints
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, ValueInfoProto
 
 MAX_ELEMENTS = 1024  # of a value that is computed here: sizes have few, and weights need not be looked at
 
-Values = dict[str, NDArray[Any]]
+Values = dict[str, Array]
 Shape = tuple[int, ...] | None  # None where a dimension is not known
 
 
@@ -136,7 +135,7 @@ def _known_values(model: "ModelProto", sizes: Mapping[str, int]) -> tuple[Values
         light.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in found.items())
 
 
-def _shape(value: Any) -> Shape:
+def _shape(value: "ValueInfoProto") -> Shape:
     dims = value.type.tensor_type.shape.dim
     return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
 
@@ -157,7 +156,7 @@ def _evaluate(node: "NodeProto", known: Values, shapes: Mapping[str, Shape]) -> 
     return dict(zip(node.output, results, strict=True)) if all(np.size(r) <= MAX_ELEMENTS for r in results) else None
 
 
-def inferred(model: "ModelProto") -> list[Any]:
+def inferred(model: "ModelProto") -> list["ValueInfoProto"]:
     """Name, type and shape of every value that ONNX can infer, inputs and outputs included."""
     import onnx
 

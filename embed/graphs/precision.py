@@ -10,17 +10,16 @@ import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embed.arrays import UInt8s
+from embed.arrays import Floats, UInt8s
 from embed.graphs.folding import drop_unused, inferred
 from embed.ort import require_onnxruntime
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 FP16_MAX = 65504.0
@@ -95,7 +94,7 @@ def fold_patches(model: "ModelProto") -> "ModelProto":
 
 
 def _pixel_chain(
-    conv: "NodeProto", producer: dict[str, "NodeProto"], constants: dict[str, Any]
+    conv: "NodeProto", producer: dict[str, "NodeProto"], constants: dict[str, "TensorProto"]
 ) -> list["NodeProto"] | None:
     """The nodes from `pixels` to the convolution when they are a cast to NCHW floats and affine steps alone."""
     chain: list[NodeProto] = []
@@ -113,7 +112,7 @@ def _pixel_chain(
     return chain
 
 
-def _affine(chain: Sequence["NodeProto"], constants: dict[str, Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _affine(chain: Sequence["NodeProto"], constants: dict[str, "TensorProto"]) -> tuple[Floats, Floats]:
     """Scale and shift (3,) of the channels that the chain applies to a pixel's value."""
     from onnx import numpy_helper
 

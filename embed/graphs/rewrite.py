@@ -7,8 +7,8 @@ cut to the tokens there are. Other architectures, timm's and Hugging Face's, are
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
+import torch
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Transformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,13 +42,13 @@ def serving_form(tower: nn.Module) -> Iterator[None]:
             delattr(module, name)
 
 
-def _is_plain(transformer: nn.Module) -> bool:
+def _is_plain(transformer: Transformer) -> bool:
     require_known_attention(transformer)
-    blocks: Any = transformer.resblocks
-    return type(transformer) is Transformer and all(type(block) is ResidualAttentionBlock for block in blocks)
+    plain = all(type(block) is ResidualAttentionBlock for block in transformer.resblocks)
+    return type(transformer) is Transformer and plain
 
 
-def require_known_attention(transformer: Any) -> None:
+def require_known_attention(transformer: Transformer) -> None:
     """Raise InputError if one of open_clip's residual blocks attends in a way that `lean_block` and
     `embed.unfreeze.families.block_at`, which compute attention themselves, would get wrong in silence.
 
@@ -118,10 +118,10 @@ def lean_block(block: ResidualAttentionBlock, rows: int | None) -> Callable[[Ten
 
     def split(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if rows is None:
-            query, key, value = F.linear(x, *parts[0]).split(width, dim=-1)
+            query, key, value = torch.split(F.linear(x, *parts[0]), width, dim=-1)
         else:
             query = F.linear(x[:rows], *parts[0])
-            key, value = F.linear(x, *parts[1]).split(width, dim=-1)
+            key, value = torch.split(F.linear(x, *parts[1]), width, dim=-1)
         return query, key, value
 
     def forward(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -133,6 +133,7 @@ def lean_block(block: ResidualAttentionBlock, rows: int | None) -> Callable[[Ten
         mixed = (logits.softmax(-1) @ value.transpose(0, 1)).transpose(0, 1)
         x = x if rows is None else x[:rows]
         x = x + block.ls_1(attention.out_proj(mixed.reshape(x.shape)))
-        return x + block.ls_2(block.mlp(block.ln_2(x)))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return x
 
     return forward

@@ -14,9 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embed.arrays import cosines
+from embed.arrays import Array, cosines
 from embed.graphs.folding import fold_constants, hoist_constants, without_weights
 
 if TYPE_CHECKING:
@@ -38,11 +37,11 @@ class Certificate:
     cosine_min: float
     max_difference: float  # of one coordinate
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 
-def certificate(precision: str, reference: NDArray[Any], outputs: NDArray[Any]) -> Certificate:
+def certificate(precision: str, reference: Array, outputs: Array) -> Certificate:
     """The certificate of `outputs` (n, d) against `reference` (n, d); FloatingPointError where one is not finite."""
     ours, theirs = np.asarray(outputs, np.float64), np.asarray(reference, np.float64)
     if ours.shape != theirs.shape or not len(ours):

@@ -6,10 +6,13 @@ A URI is a path, `file://...` (percent-encoded), or `scheme://...` for any file 
 import os
 import re
 from stat import S_ISREG
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from embed.spec import InputError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 MAX_BYTES = 100 << 20
 HTTP_TIMEOUT_S = 60  # for one picture; a server that never ends must not stop the job
@@ -67,7 +70,7 @@ def _read_remote(uri: str, max_bytes: int) -> bytes:
         raise OSError(f"cannot read {uri}: {type(error).__name__}: {error}") from error
 
 
-def _filesystem(scheme: str) -> Any:
+def _filesystem(scheme: str) -> "AbstractFileSystem":
     import fsspec
 
     try:

@@ -32,6 +32,7 @@ from PIL import (  # importing a plugin registers its format
     WebPImagePlugin,  # noqa: F401
 )
 
+from embed.arrays import UInt8s
 from embed.config import Limits as Limits
 from embed.spec import InputError, Preprocess
 
@@ -116,7 +117,7 @@ def load_image(data: bytes, limits: Limits = Limits(), ignore_exif: bool = False
         raise _image_error(error) from error
 
 
-def load_pixels(data: bytes, spec: Preprocess, limits: Limits = Limits()) -> tuple[np.ndarray, tuple[int, int]]:
+def load_pixels(data: bytes, spec: Preprocess, limits: Limits = Limits()) -> tuple[UInt8s, tuple[int, int]]:
     """Pixels for the backbone, uint8 (h, w, 3), and the (width, height) of the upright picture; or ImageError."""
     image = load_image(data, limits, spec.ignore_exif)
     try:
@@ -243,7 +244,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
+def _eight_bits(values: np.ndarray) -> UInt8s:
     """uint8 of the same shape from integers or floats; see `to_rgb`."""
     low, high = float(values.min()), float(values.max())
     if values.dtype.kind in "iu" and low >= 0 and high <= 0xFFFF:
@@ -259,7 +260,7 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
     return np.rint(scaled, out=scaled).clip(0, 255, out=scaled).astype(np.uint8)
 
 
-def preprocess(image: Image.Image, spec: Preprocess) -> np.ndarray:
+def preprocess(image: Image.Image, spec: Preprocess) -> UInt8s:
     """uint8 pixels (h, w, 3) of a picture, resized as `spec` says.
 
     Equal, to the bit, to open_clip's `image_transform` of an RGB picture before it normalises, its rounding

@@ -12,15 +12,19 @@ import string
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
+from embed.arrays import Int32s
 from embed.spec import InputError
 
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
 KEPT_NAME = "tokenizer.json"
-CLEANINGS = ("lower", "whitespace", "canonicalize")
+Cleaning = Literal["lower", "whitespace", "canonicalize"]  # open_clip's names
+CLEANINGS: tuple[Cleaning, ...] = get_args(Cleaning)
 # ASCII that can hold no entity, escape or control character: ftfy and html.unescape leave such a text as it is.
 PLAIN = re.compile(r"[\x20-\x25\x27-\x7e]*")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -30,7 +34,7 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 class TokenizerConfig:
     """What tokenizer.json leaves open; part of a bundle's manifest."""
 
-    cleaning: str  # one of CLEANINGS, open_clip's names
+    cleaning: Cleaning
     context_length: int
     pad_id: int
     zeroed_id: int | None = None  # a token that is replaced by 0: the separator of some BERT towers
@@ -42,7 +46,7 @@ class TokenizerConfig:
         if self.context_length < 1:
             raise InputError(f"TokenizerConfig.context_length is {self.context_length}; wanted a positive number")
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 
@@ -58,7 +62,7 @@ class Tokenizer:
         except Exception as error:  # tokenizers raises bare Exception
             raise InputError(f"tokenizer.json cannot be read ({error}); export the bundle again") from None
 
-    def __call__(self, prompts: Sequence[str]) -> NDArray[np.int32]:
+    def __call__(self, prompts: Sequence[str]) -> Int32s:
         """Ids (n, c) int32; c is the context length, or the longest prompt's where the text tower allows it."""
         config = self.config
         encoded = self._encode(prompts)
@@ -73,12 +77,11 @@ class Tokenizer:
         """How many prompts lose tokens to the context length."""
         return sum(bool(e.overflowing) for e in self._encode(prompts))
 
-    def _encode(self, prompts: Sequence[str]) -> list[Any]:
+    def _encode(self, prompts: Sequence[str]) -> list["Encoding"]:
         for prompt in prompts:
             if not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
                 raise InputError(f"prompt {prompt!r} holds half of a surrogate pair; it is not valid Unicode")
-        encoded: list[Any] = self.encoder.encode_batch_fast([clean(p, self.config.cleaning) for p in prompts])
-        return encoded
+        return self.encoder.encode_batch_fast([clean(p, self.config.cleaning) for p in prompts])
 
 
 def kept_tokenizer(folder: Path) -> Tokenizer | None:
@@ -90,7 +93,7 @@ def kept_tokenizer(folder: Path) -> Tokenizer | None:
     return Tokenizer(kept["tokenizer"], TokenizerConfig(**kept["config"]))
 
 
-def clean(text: str, cleaning: str) -> str:
+def clean(text: str, cleaning: Cleaning) -> str:
     """The text as open_clip's tokenizer of that cleaning sees it."""
     if not PLAIN.fullmatch(text):
         import ftfy

@@ -2,16 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from open_clip import tokenizer as open_clip_tokenizer
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from embed.arrays import Int32s
 from embed.files import write_json
-from embed.inputs.tokenizer import CLEANINGS, KEPT_NAME, TokenizerConfig
+from embed.inputs.tokenizer import CLEANINGS, KEPT_NAME, Cleaning, TokenizerConfig
 from embed.inputs.tokenizer import Tokenizer as OurTokenizer
 from embed.spec import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OpenClipTokenizer: TypeAlias = open_clip_tokenizer.SimpleTokenizer | open_clip_tokenizer.HFTokenizer
 
 # Awkward on purpose: mojibake, entities, ligatures, every kind of space and quote, scripts, emoji with joiners, words
 # that are special tokens, nothing at all, and more than any context holds.
@@ -39,7 +45,7 @@ CORPUS = (
 )
 
 
-def convert(tokenizer: Any, shortens: bool) -> tuple[str, TokenizerConfig]:
+def convert(tokenizer: OpenClipTokenizer, shortens: bool) -> tuple[str, TokenizerConfig]:
     """The text of a tokenizer.json and what it leaves open, for a tokenizer of open_clip.
 
     InputError for a kind that cannot be expressed so. `shortens` is passed through.
@@ -50,7 +56,7 @@ def convert(tokenizer: Any, shortens: bool) -> tuple[str, TokenizerConfig]:
         encoder, pad_id, zeroed_id = _from_simple(tokenizer), 0, None
         pad_token, cleaning = encoder.id_to_token(0), cleaning_of(tokenizer.clean_fn)
     else:
-        fast: Any = getattr(getattr(tokenizer, "tokenizer", None), "backend_tokenizer", None)
+        fast = getattr(getattr(tokenizer, "tokenizer", None), "backend_tokenizer", None)
         if fast is None or getattr(tokenizer, "tokenizer_mode", "") == "clips":
             why = "it has no fast tokenizer" if fast is None else "its mode `clips` adds tokens in its own way"
             raise InputError(f"a {type(tokenizer).__name__} cannot be written as tokenizer.json: {why}")
@@ -68,7 +74,7 @@ def convert(tokenizer: Any, shortens: bool) -> tuple[str, TokenizerConfig]:
     return encoder.to_str(pretty=False), config
 
 
-def cleaning_of(clean: Callable[[str], str]) -> str:
+def cleaning_of(clean: Callable[[str], str]) -> Cleaning:
     """The name of open_clip's cleaning function."""
     for name in CLEANINGS:
         if clean is open_clip_tokenizer.get_clean_fn(name):
@@ -117,7 +123,9 @@ def _bpe(simple: open_clip_tokenizer.SimpleTokenizer, word: str) -> list[str]:
         simple.cache[word] = cached
 
 
-def require_same_tokens(ours: OurTokenizer, tokenize: Callable[..., Any], prompts: Sequence[str]) -> int:
+def require_same_tokens(
+    ours: OurTokenizer, tokenize: Callable[[list[str]], "Tensor | Int32s"], prompts: Sequence[str]
+) -> int:
     """How many prompts both tokenizers turned into the same ids; InputError showing the first that differs."""
     for prompt in (*CORPUS, *prompts):
         got, wanted = ours([prompt]), tokenize([prompt])
@@ -130,7 +138,7 @@ def require_same_tokens(ours: OurTokenizer, tokenize: Callable[..., Any], prompt
     return len(CORPUS) + len(prompts)
 
 
-def keep_tokenizer(folder: Path, tokenizer: Any) -> None:
+def keep_tokenizer(folder: Path, tokenizer: OpenClipTokenizer) -> None:
     """Leave what embed.inputs.tokenizer needs in the folder; nothing for a tokenizer that cannot be written down."""
     try:
         text, config = convert(tokenizer, shortens=False)

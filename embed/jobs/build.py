@@ -25,9 +25,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
+from embed.arrays import UInt8s
+from embed.cache.store import Cache, CacheWriter, Engines, ManifestFields
 from embed.devices import resolve_device
 from embed.engines.choice import REFERENCE, Engine, Wanted, candidates
 from embed.engines.encoders import TowerEncoder
@@ -40,7 +39,8 @@ from embed.process.allocator import release_freed_memory
 from embed.process.child import call_apart
 from embed.progress import Progress, silent
 from embed.records.formats import Records, read_records
-from embed.spec import InputError, Source, known_fields
+from embed.records.tables import RecordFormat
+from embed.spec import SIDES, Feature, InputError, Side, Source, known_fields
 from embed.wording import NOUN
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 # With fewer pictures or prompts, trying the engines costs more than the fastest one saves.
 TRIAL_RECORDS = 1000
 
-FEATURES = (("projected",), ("projected", "pooled"))
+FEATURES: tuple[tuple[Feature, ...], ...] = (("projected",), ("projected", "pooled"))
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class BuildConfig:
     tables: tuple[str, ...]
     out: Path
     source: Source
-    format: str | None = None
+    format: RecordFormat | None = None
     images_root: str | None = None
     columns: dict[str, str] = field(default_factory=dict)
     wanted: Wanted = field(default_factory=Wanted)
-    features: tuple[str, ...] = ("projected",)
+    features: tuple[Feature, ...] = ("projected",)
     ignore_exif: bool = False
     limits: Limits = field(default_factory=Limits)
     workers: int | None = None  # processes that decode; None: one for each core
@@ -100,10 +100,11 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
     build = _Build(config, progress, _totals(tables), device, batch_size, towers)
     if towers.needs_backbone and any(build.worth_trials.values()):
         call_apart(attrgetter("identity"), towers)  # torch would stay here
-    engines, counts = {}, {}
+    engines: dict[Side, Engine | None] = {}
+    counts: dict[Side, run.Counts] = {}
     with CacheWriter(config.out, towers.identity, config.source) as writer:
         _require_features(writer.cache(), config.features)
-        for side in EMBEDDINGS:
+        for side in SIDES:
             engines[side] = build.settle_engine(side, writer.cache())
             counts[side] = build.embed(side, engines[side], writer)
         cache = writer.cache()
@@ -121,13 +122,13 @@ class _Build:
 
     config: BuildConfig
     progress: Progress
-    totals: dict[str, int | None]  # records of each side, None where only reading the pictures would tell
+    totals: dict[Side, int | None]  # records of each side, None where only reading the pictures would tell
     device: str
     batch_size: int
     towers: Towers
 
     @cached_property
-    def worth_trials(self) -> dict[str, bool]:
+    def worth_trials(self) -> dict[Side, bool]:
         """Whether engines would be tried on a side of which nothing is known.
 
         Without a word about engines, little work goes to the reference untried.
@@ -142,7 +143,7 @@ class _Build:
             for side, total in self.totals.items()
         }
 
-    def settle_engine(self, side: str, cache: Cache) -> Engine | None:
+    def settle_engine(self, side: Side, cache: Cache) -> Engine | None:
         """The engine the cache was made with, else the best of those this machine measured before, else of a trial now.
 
         None where there is nothing to embed.
@@ -170,23 +171,23 @@ class _Build:
         logger.info(f"{NOUN[side]}: {found}{rate}{proof}")
         return found
 
-    def _sample(self, side: str, cache: Cache) -> np.ndarray | list[str] | None:
+    def _sample(self, side: Side, cache: Cache) -> UInt8s | list[str] | None:
         if side == "prompts":
             return run.sample_prompts(self.config.records, cache, SAMPLE)
         return run.sample_pixels(self.config.records, cache, self._decoder(cache, None), SAMPLE)
 
-    def embed(self, side: str, engine: Engine | None, writer: CacheWriter) -> run.Counts:
+    def embed(self, side: Side, engine: Engine | None, writer: CacheWriter) -> run.Counts:
         """The job itself; `engine` is noted in the cache."""
         tables, cache = self.config.records, writer.cache()
         encoder = self._encoder({} if engine is None else {side: engine})
-        fields = {} if engine is None else {"engines": _with_engine(cache, side, engine)}
+        fields: ManifestFields = {} if engine is None else {"engines": _with_engine(cache, side, engine)}
         with self.progress(self.totals[side], NOUN[side], NOUN[side]) as step:
             if side == "prompts":
                 return run.embed_prompts(tables, writer, encoder, step=step, fields=fields)
             decoder, rehash = self._decoder(cache, engine), self.config.rehash
             return run.embed_images(tables, writer, encoder, decoder, rehash=rehash, step=step, fields=fields)
 
-    def _encoder(self, engines: dict[str, Engine]) -> TowerEncoder:
+    def _encoder(self, engines: dict[Side, Engine]) -> TowerEncoder:
         if not self.config.ray:
             return TowerEncoder(self.towers, engines, self.batch_size, self.config.wanted.threads)
         from embed.jobs.ray import RayEncoder
@@ -220,23 +221,23 @@ def _require_features(cache: Cache, features: Sequence[str]) -> None:
         )
 
 
-def _engines(cache: Cache, side: str) -> list[Engine]:
+def _engines(cache: Cache, side: Side) -> list[Engine]:
     """What a cache's vectors were made with, the latest last."""
     return [Engine(**known_fields(Engine, entry)) for entry in cache.manifest.get("engines", {}).get(side, [])]
 
 
-def _with_engine(cache: Cache, side: str, engine: Engine) -> dict[str, Any]:
+def _with_engine(cache: Cache, side: Side, engine: Engine) -> Engines:
     used = [other for other in _engines(cache, side) if other != engine]
     return {**cache.manifest.get("engines", {}), side: [other.to_json() for other in [*used, engine]]}
 
 
-def _totals(tables: Sequence[Records]) -> dict[str, int | None]:
+def _totals(tables: Sequence[Records]) -> dict[Side, int | None]:
     counts = [records.counts() for records in tables]
-    by_side = {side: [count[side] for count in counts] for side in EMBEDDINGS}
+    by_side = {side: [count[side] for count in counts] for side in SIDES}
     return {side: None if None in found else sum(filter(None, found)) for side, found in by_side.items()}
 
 
-def _at_least(count: int, side: str, tables: Sequence[Records]) -> bool:
+def _at_least(count: int, side: Side, tables: Sequence[Records]) -> bool:
     """Whether the tables hold that many pictures or prompts; reads no further than that."""
     for records in tables:
         for batch in records.images() if side == "images" else records.prompts():

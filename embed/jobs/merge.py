@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,15 +10,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embed.cache.known import IdSet, Known, words
-from embed.cache.store import EMBEDDINGS, FAILURES, ID_COLUMN, KEYS, Cache, CacheWriter
+from embed.cache.store import EMBEDDINGS, FAILURES, ID_COLUMN, KEYS, Cache, CacheWriter, Engines
 from embed.jobs.run import FEATURE_FOLDERS
 from embed.progress import Progress, Step, silent
-from embed.spec import InputError, require_same_identity
+from embed.spec import SIDES, InputError, Side, require_same_identity
 
 logger = logging.getLogger(__name__)
 
 
-def merge_caches(paths: Sequence[Path], out: Path, progress: Progress = silent) -> dict[str, Any]:
+def merge_caches(paths: Sequence[Path], out: Path, progress: Progress = silent) -> dict[str, object]:
     """Add to `out`, new or old, what the caches hold: a content once, under all its names.
 
     Where two caches give a name different contents, that of the later one counts. A boundary that all of them have is
@@ -37,7 +36,7 @@ def merge_caches(paths: Sequence[Path], out: Path, progress: Progress = silent) 
         prompts = IdSet()
         for file in writer.cache().files("prompts", "metadata"):
             prompts.add(words(writer.cache().column(file, "prompt_id")))
-        with progress(sum(cache.count(side) for cache in caches for side in EMBEDDINGS), "rows", "merging") as step:
+        with progress(sum(cache.count(side) for cache in caches for side in SIDES), "rows", "merging") as step:
             for cache in caches:
                 _copy(cache, writer, "images", known.contents, step)
                 _copy(cache, writer, "prompts", prompts, step)
@@ -48,14 +47,14 @@ def merge_caches(paths: Sequence[Path], out: Path, progress: Progress = silent) 
             writer.commit()
         _copy_boundaries(caches, writer)
         merged = writer.cache()
-    return {"cache": str(out), **{side: merged.count(side) for side in EMBEDDINGS}, "failures": len(failures)}
+    return {"cache": str(out), **{side: merged.count(side) for side in SIDES}, "failures": len(failures)}
 
 
 def _folders(cache: Cache) -> tuple[str, ...]:
     return tuple(folder for folder in FEATURE_FOLDERS.values() if cache.files("images", folder))
 
 
-def _copy(cache: Cache, writer: CacheWriter, side: str, known: IdSet, step: Step) -> None:
+def _copy(cache: Cache, writer: CacheWriter, side: Side, known: IdSet, step: Step) -> None:
     """Append the rows whose content is not known, shard by shard."""
     folders = _folders(cache) if side == "images" else (EMBEDDINGS[side],)
     arrays = {folder: cache.arrays(side, folder) for folder in folders}
@@ -69,7 +68,7 @@ def _copy(cache: Cache, writer: CacheWriter, side: str, known: IdSet, step: Step
         step(len(metadata))
 
 
-def _engines(ours: Cache, theirs: Cache, side: str) -> dict[str, Any]:
+def _engines(ours: Cache, theirs: Cache, side: Side) -> Engines:
     """The manifest's entry with what made the other cache's vectors."""
     engines = ours.manifest.get("engines", {})
     used = engines.get(side, [])
@@ -88,7 +87,7 @@ def _copy_keys(cache: Cache, writer: CacheWriter, known: Known) -> None:
 def _copy_boundaries(caches: Sequence[Cache], writer: CacheWriter) -> None:
     """Append the activations that every cache has: unfreezing would refuse a boundary that lacks rows."""
     for name in sorted({name for cache in caches for name in cache.boundaries}):
-        side = name.split("/")[0]
+        side: Side = "images" if name.startswith("images/") else "prompts"
         if lacking := [str(cache.path) for cache in caches if cache.count(side) and name not in cache.boundaries]:
             logger.warning(f"{name} is left out, as it is not in {', '.join(lacking)}")
             continue
@@ -106,7 +105,7 @@ def _copy_boundaries(caches: Sequence[Cache], writer: CacheWriter) -> None:
             parts.commit(certificate=min(certificates, key=lambda certificate: certificate["cosine_min"]))
 
 
-def _ids(cache: Cache, side: str) -> pa.ChunkedArray:
+def _ids(cache: Cache, side: Side) -> pa.ChunkedArray:
     return cache.metadata(side, [ID_COLUMN[side]])[ID_COLUMN[side]]
 
 

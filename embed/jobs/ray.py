@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
+from embed.arrays import Float32s
 from embed.engines.choice import Engine
 from embed.engines.encoders import TowerEncoder
 from embed.engines.towers import Towers
@@ -65,7 +67,7 @@ def connect(address: str | None) -> None:
 class RayEncoder(TowerEncoder):
     """In the place of a TowerEncoder, for pictures that a RayDecoder has encoded already."""
 
-    def images(self, pixels: np.ndarray) -> list[np.ndarray]:
+    def images(self, pixels: NDArray[Any]) -> list[Float32s]:
         """The vectors of each feature, from (n, all their dimensions)."""
         dim = self._towers.identity.dim
         parts = {"projected": pixels[:, :dim], "pooled": pixels[:, dim:]}

@@ -12,20 +12,23 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from embed.arrays import Bools, Float16s, Float32s, UInt8s
 from embed.cache.known import IdSet, Known, name_fingerprint, stack, words
 from embed.cache.ledger import Ledger
-from embed.cache.store import EMBEDDINGS, KEYS, METADATA, Cache, CacheWriter
+from embed.cache.store import EMBEDDINGS, KEYS, METADATA, Cache, CacheWriter, ManifestFields
 from embed.files import content_id
 from embed.inputs.decoding import CHUNK, Chunk, Picture
 from embed.inputs.fetch import local_stat
 from embed.process.background import ahead
 from embed.progress import Step, no_step
-from embed.spec import InputError
+from embed.spec import Feature, InputError
+
+Row = TypeVar("Row")
 
 SHARD_ROWS = 8192
 SHARD_NAMES = 65536
@@ -33,20 +36,20 @@ PLAN_ROWS = 256  # records turned into Python objects at a time
 AHEAD_CHUNKS = 6  # decoded chunks that wait for the encoder
 
 # The folder of a cache's images that holds each kind of feature.
-FEATURE_FOLDERS = {"projected": EMBEDDINGS["images"], "pooled": "pooled_emb"}
+FEATURE_FOLDERS: dict[Feature, str] = {"projected": EMBEDDINGS["images"], "pooled": "pooled_emb"}
 
 
 class Encoder(Protocol):
     """What turns pixels and prompts into unit vectors; loads its model at the first call."""
 
     batch_size: int
-    features: tuple[str, ...]
+    features: tuple[Feature, ...]
 
-    def images(self, pixels: np.ndarray) -> list[np.ndarray]:
+    def images(self, pixels: UInt8s) -> list[Float32s]:
         """(n, d) float32 unit vectors for each of `features`, from uint8 (n, h, w, 3), n at most `batch_size`."""
         ...
 
-    def prompts(self, prompts: Sequence[str]) -> tuple[np.ndarray, int]:
+    def prompts(self, prompts: Sequence[str]) -> tuple[Float32s, int]:
         """(n, d) float32 unit vectors, and how many prompts were cut to the context length."""
         ...
 
@@ -81,7 +84,7 @@ class Counts:
     truncated: int = 0
     elapsed_s: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, float]:
         return {**asdict(self), "per_s": self.embedded / self.elapsed_s if self.elapsed_s else 0.0}
 
 
@@ -93,7 +96,7 @@ def embed_images(
     *,
     rehash: bool = False,
     step: Step = no_step,
-    fields: dict[str, Any] | None = None,
+    fields: ManifestFields | None = None,
 ) -> Counts:
     """Add every picture of the tables that the cache lacks; `fields` go into its manifest with the first commit.
 
@@ -125,13 +128,13 @@ def embed_prompts(
     encoder: Encoder,
     *,
     step: Step = no_step,
-    fields: dict[str, Any] | None = None,
+    fields: ManifestFields | None = None,
 ) -> Counts:
     """Add every prompt of the tables that the cache lacks."""
     counts, start = Counts(), time.monotonic()
     cache = writer.cache()
 
-    def encode(prompts: list[str]) -> list[np.ndarray]:
+    def encode(prompts: list[str]) -> list[Float32s]:
         vectors, truncated = encoder.prompts(prompts)
         counts.truncated += truncated
         return [vectors]
@@ -161,9 +164,9 @@ def embed_prompts(
     return counts
 
 
-def sample_pixels(tables: Iterable[Records], cache: Cache, decoder: Decoder, count: int) -> np.ndarray | None:
+def sample_pixels(tables: Iterable[Records], cache: Cache, decoder: Decoder, count: int) -> UInt8s | None:
     """uint8 (n, h, w, 3), n at most `count`: the first pictures that the cache lacks; None where there are none."""
-    pixels: list[np.ndarray] = []
+    pixels: list[UInt8s] = []
     with closing(decoder), closing(decoder.run(_plan(tables, Known(cache, rehash=False)))) as chunks:
         for chunk in chunks:
             pixels += [picture.pixels for picture in chunk.pictures if picture.pixels is not None]
@@ -180,7 +183,7 @@ def sample_prompts(tables: Iterable[Records], cache: Cache, count: int) -> list[
     return list(islice(found, count))
 
 
-def _new_prompts(tables: Iterable[Records], cache: Cache) -> Iterator[tuple[list[str], list[str], np.ndarray]]:
+def _new_prompts(tables: Iterable[Records], cache: Cache) -> Iterator[tuple[list[str], list[str], Bools]]:
     """Prompts, their ids, and which of them neither the cache nor this iterator has met."""
     known = IdSet()
     for file in cache.files("prompts", "metadata"):
@@ -253,12 +256,12 @@ def _name(picture: Picture) -> tuple[str, str | None, int | None, int | None]:
 class _ImageShard:
     """New pictures, new names and new failures, up to the next commit."""
 
-    def __init__(self, writer: CacheWriter, encoder: Encoder, ledger: Ledger, fields: dict[str, Any]) -> None:
+    def __init__(self, writer: CacheWriter, encoder: Encoder, ledger: Ledger, fields: ManifestFields) -> None:
         self._writer = writer
         self._ledger = ledger
         self._fields = fields
         self._folders = [FEATURE_FOLDERS[name] for name in encoder.features]
-        self._batches = _Batches(lambda rows: encoder.images(np.stack(rows)), encoder.batch_size)
+        self._batches: _Batches[UInt8s] = _Batches(lambda rows: encoder.images(np.stack(rows)), encoder.batch_size)
         self._rows: list[tuple[str, str, int, int]] = []
         self._names: list[tuple[str, str | None, int | None, int | None]] = []
 
@@ -299,21 +302,21 @@ class _ImageShard:
         return changed
 
 
-class _Batches:
+class _Batches(Generic[Row]):
     """Rows on their way through the encoder, in batches that start anew with every shard."""
 
-    def __init__(self, encode: Callable[[list[Any]], list[np.ndarray]], size: int) -> None:
+    def __init__(self, encode: Callable[[list[Row]], list[Float32s]], size: int) -> None:
         self._encode = encode
         self._size = size
-        self._rows: list[Any] = []
-        self._vectors: list[list[np.ndarray]] = []
+        self._rows: list[Row] = []
+        self._vectors: list[list[Float16s]] = []
 
-    def add(self, row: Any) -> None:
+    def add(self, row: Row) -> None:
         self._rows.append(row)
         if len(self._rows) == self._size:
             self._flush()
 
-    def take(self) -> list[np.ndarray]:
+    def take(self) -> list[Float16s]:
         """(n, d) float16 of every feature, for the rows added since the last time."""
         self._flush()
         vectors, self._vectors = self._vectors, []

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.arrays import cosines
+from embed.arrays import Floats, Ints, UInt8s, cosines
 from embed.cache.store import Cache
 from embed.engines.choice import Engine
 from embed.engines.towers import Towers
@@ -16,7 +16,7 @@ from embed.inputs.decoding import Picture, decode
 from embed.inputs.images import Limits
 from embed.jobs.run import Records
 from embed.progress import Progress, silent
-from embed.spec import InputError, known_fields, require_same_identity
+from embed.spec import InputError, Side, known_fields, require_same_identity
 
 
 def inspect_cache(cache: Cache) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def inspect_cache(cache: Cache) -> dict[str, Any]:
     }
 
 
-def engines_of(cache: Cache) -> list[tuple[str, str]]:
+def engines_of(cache: Cache) -> list[tuple[Side, str]]:
     """(side, engine) for everything that wrote vectors into the cache."""
     return [
         (side, str(Engine(**known_fields(Engine, entry))))
@@ -63,12 +63,12 @@ def damaged_files(cache: Cache, progress: Progress = silent) -> list[str]:
     return damaged
 
 
-def sample_rows(count: int, size: int) -> np.ndarray:
+def sample_rows(count: int, size: int) -> Ints:
     """Up to `size` row numbers, evenly spread over `count`."""
     return np.unique(np.linspace(0, count - 1, min(size, count)).astype(np.int64)) if count else np.empty(0, np.int64)
 
 
-def compare_prompts(cache: Cache, towers: Towers, size: int) -> np.ndarray:
+def compare_prompts(cache: Cache, towers: Towers, size: int) -> Floats:
     """(m,) cosines of stored vectors to those that torch in fp32 gives for the same prompts now."""
     rows = sample_rows(cache.count("prompts"), size)
     if not len(rows):
@@ -78,7 +78,7 @@ def compare_prompts(cache: Cache, towers: Towers, size: int) -> np.ndarray:
     return cosines(cache.text_embeddings()[rows], run(towers.tokenize(prompts)[0])[0])
 
 
-def compare_images(cache: Cache, tables: Iterable[Records], towers: Towers, limits: Limits, size: int) -> np.ndarray:
+def compare_images(cache: Cache, tables: Iterable[Records], towers: Towers, limits: Limits, size: int) -> Floats:
     """(m,) cosines of stored vectors to those that torch in fp32 gives for the tables' pictures now.
 
     The tables say where pictures lie, which a cache does not know; those whose content has changed are left out.
@@ -88,7 +88,7 @@ def compare_images(cache: Cache, tables: Iterable[Records], towers: Towers, limi
     names = cache.keys()
     names = names.filter(pc.is_in(names["image_id"], value_set=pa.array(wanted, pa.string())))
     keys = names["image_path"].combine_chunks()
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, UInt8s] = {}
     for records in tables:
         for batch in records.images():
             here = batch.filter(pc.is_in(batch["key"], value_set=keys))

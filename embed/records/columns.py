@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.arrays import Bools, Ints
 from embed.records.tables import Table, Types, holds_bytes
-from embed.spec import InputError
+from embed.spec import InputError, Side
 
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 
@@ -33,7 +34,7 @@ class Reading:
     per_row: int | None = None  # how many rows these have for each of the table's, where that is always the same
 
 
-def stream(table: Table, readings: Mapping[str, Reading]) -> Iterator[tuple[str, pa.RecordBatch]]:
+def stream(table: Table, readings: Mapping[Side, Reading]) -> Iterator[tuple[Side, pa.RecordBatch]]:
     """What some readings find, each batch with the name of its reading, in one pass over the table."""
     readings = {name: reading for name, reading in readings.items() if reading.types}
     types = {column: type for reading in readings.values() for column, type in reading.types.items()}
@@ -139,7 +140,7 @@ def prompts(table: Table, name: str, required: bool) -> Reading:
     return Reading({name: STRING} if name in table.types else {}, batches)
 
 
-def refuse(table: Table, bad: np.ndarray | Column, what: str, start: int = 0, ids: Column | None = None) -> None:
+def refuse(table: Table, bad: Bools | Column, what: str, start: int = 0, ids: Column | None = None) -> None:
     """InputError that says `what` is wrong with the rows where `bad`, if any; the first is the table's row `start`."""
     rows = np.flatnonzero(np.asarray(bad))
     if len(rows) == 0:
@@ -151,21 +152,21 @@ def refuse(table: Table, bad: np.ndarray | Column, what: str, start: int = 0, id
     raise InputError(f"{table.path}: {what}: {', '.join(names)}{more}{counted}")
 
 
-def valid(column: Column) -> np.ndarray:
+def valid(column: Column) -> Bools:
     return np.asarray(column.is_valid())
 
 
-def empty(column: Column) -> np.ndarray:
+def empty(column: Column) -> Bools:
     """(n,) whether a text is null or empty."""
     return np.asarray(pc.fill_null(pc.equal(column, ""), True))
 
 
-def lengths(column: Column) -> np.ndarray:
+def lengths(column: Column) -> Ints:
     """(n,) the length of each list, -1 for null."""
     return np.asarray(pc.fill_null(pc.list_value_length(column), -1))
 
 
-def any_in_list(bad: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def any_in_list(bad: Bools, lengths: Ints) -> Bools:
     """(n,) whether a list, of n joined end to end, has an entry that is bad."""
     parents = np.repeat(np.arange(len(lengths)), np.maximum(lengths, 0))
     return np.bincount(parents, weights=bad, minlength=len(lengths)) > 0

@@ -33,8 +33,8 @@ from embed.records.columns import (
 )
 from embed.records.labels import Kind
 from embed.records.samples import FolderTable, JsonArrayTable, TarTable
-from embed.records.tables import CsvTable, JsonLinesTable, ParquetTable, Table, holds_bytes
-from embed.spec import InputError
+from embed.records.tables import CsvTable, JsonLinesTable, ParquetTable, RecordFormat, Table, holds_bytes
+from embed.spec import InputError, Side
 from embed.wording import unknown_name
 
 Batches = Iterator[pa.RecordBatch]
@@ -70,7 +70,7 @@ def _hpd(kind: Kind, preference: str, read: Callable[[Table], pa.Table]) -> Form
 _PLAIN = Format(None, (("image",),), _sides("image"))
 
 # HPD has two shapes; a table has the first whose needs it meets.
-FORMATS: dict[str, tuple[Format, ...]] = {
+FORMATS: dict[RecordFormat, tuple[Format, ...]] = {
     "social-reward": (
         Format(
             "comparisons",
@@ -113,7 +113,7 @@ class Records:
     """A table that is open, and its format. Each method is one pass over the rows."""
 
     table: Table
-    format: str
+    format: RecordFormat
     shape: Format
     images_root: str
 
@@ -142,13 +142,16 @@ class Records:
         for _, batch in stream(self.table, {"prompts": self.shape.prompts(self.table)}):
             yield batch
 
-    def counts(self) -> dict[str, int | None]:
+    def counts(self) -> dict[Side, int | None]:
         """How many rows `images` and `prompts` will give, from one pass for both; None where only reading the pictures
         would tell. InputError for a row that they would refuse, where no pictures have to be read to see it."""
-        readings = {"images": self.shape.pictures(self.table), "prompts": self.shape.prompts(self.table)}
+        readings: dict[Side, Reading] = {
+            "images": self.shape.pictures(self.table),
+            "prompts": self.shape.prompts(self.table),
+        }
         if isinstance(self.table, TarTable):
             return dict.fromkeys(readings)
-        known: dict[str, int | None] = {}
+        known: dict[Side, int | None] = {}
         if any(map(holds_bytes, readings["images"].types.values())):
             rows, per_row = self.table.rows, readings.pop("images").per_row
             known["images"] = rows * per_row if rows and per_row else None
@@ -166,7 +169,7 @@ class Records:
 
 def read_records(
     path: str | Path,
-    format: str | None = None,
+    format: RecordFormat | None = None,
     images_root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Records:
@@ -214,7 +217,7 @@ def open_table(path: str, columns: Mapping[str, str]) -> Table:
     )
 
 
-def _recognise(table: Table) -> str:
+def _recognise(table: Table) -> RecordFormat:
     fitting = [
         name for name, shapes in FORMATS.items() if any(shape.kind and not shape.missing(table) for shape in shapes)
     ]
@@ -236,7 +239,7 @@ def _recognise(table: Table) -> str:
     )
 
 
-def _shape(format: str, table: Table) -> Format:
+def _shape(format: RecordFormat, table: Table) -> Format:
     if format not in FORMATS:
         raise unknown_name("format", format, FORMATS)
     for shape in FORMATS[format]:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.arrays import Bools, Floats
 from embed.records.columns import (
     FLOAT,
     FLOATS,
@@ -177,7 +178,7 @@ def popularity(table: Table) -> pa.Table:
 
 
 def _comparisons(
-    table: Table, others: pa.Table, images: Sequence[Column], prompt: Column, target: np.ndarray, weight: np.ndarray
+    table: Table, others: pa.Table, images: Sequence[Column], prompt: Column, target: Floats, weight: Floats
 ) -> pa.Table:
     for image in images:
         refuse(table, empty(image), "a picture without a name")
@@ -186,9 +187,10 @@ def _comparisons(
     return _labels("comparisons", values | {"target": pa.array(target), "weight": pa.array(weight)}, others)
 
 
-def _target(table: Table, first: Column, second: Column, decided: np.ndarray) -> np.ndarray:
+def _target(table: Table, first: Column, second: Column, decided: Bools) -> Floats:
     """(n,) the share of the first picture, of two shares that sum to 1 where `decided`."""
-    a, b = first.to_numpy(), second.to_numpy()
+    a: Floats = first.to_numpy()
+    b: Floats = second.to_numpy()
     fine = (a >= 0) & (b >= 0) & (np.abs(a + b - 1) <= 1e-3)
     refuse(table, decided & ~fine, "the two labels contradict each other (wanted 1 and 0, 0 and 1, or shares of 1)")
     return a

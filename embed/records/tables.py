@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -20,6 +20,9 @@ BATCH_ROWS_WITH_BYTES = 64
 BLOCK_BYTES = 2 << 20  # of CSV or JSON Lines; must hold a whole row
 
 Types = Mapping[str, pa.DataType]
+RecordFormat = Literal[
+    "social-reward", "pick-a-pic", "imagereward", "hpd", "ratings", "popularity", "images", "folder", "webdataset"
+]
 
 
 class Table:
@@ -29,7 +32,7 @@ class Table:
     """
 
     # What a source without labels is called among the formats.
-    plain_format = "images"
+    plain_format: RecordFormat = "images"
     rows: int | None = None  # where that is known without reading them
 
     def __init__(self, path: str, aliases: Mapping[str, str]) -> None:
@@ -195,10 +198,10 @@ class JsonLinesTable(Table):
 def holds_bytes(type: pa.DataType) -> bool:
     """Whether a column of this type may hold pictures: binary, or a struct as the `datasets` library stores images."""
     binary = pa.types.is_binary(type) or pa.types.is_large_binary(type) or pa.types.is_binary_view(type)
-    return binary or (pa.types.is_struct(type) and type.get_field_index("bytes") >= 0)
+    return bool(binary or (pa.types.is_struct(type) and type.get_field_index("bytes") >= 0))
 
 
 def is_scalar(type: pa.DataType) -> bool:
     """Whether a column of this type can be kept beside the labels: numbers, booleans, dates, texts."""
     text = pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type)
-    return text or pa.types.is_primitive(type) or pa.types.is_decimal(type) or pa.types.is_dictionary(type)
+    return bool(text or pa.types.is_primitive(type) or pa.types.is_decimal(type) or pa.types.is_dictionary(type))

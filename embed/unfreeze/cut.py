@@ -6,8 +6,8 @@ lies above, and the activations are the inputs themselves. Knows no cache, no tr
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,15 @@ from torch.utils.checkpoint import checkpoint
 from embed.modes import WHOLE
 from embed.spec import InputError
 
+Block: TypeAlias = Callable[..., Tensor]  # a module, called
+
 
 class Cut(nn.Module, ABC):
     """One tower, split. A subclass knows how one family of towers is built; see embed.unfreeze.families."""
 
-    def __init__(self, tower: Any, depth: int) -> None:
+    def __init__(self, tower: nn.Module, depth: int) -> None:
         super().__init__()
-        self.tower = tower
+        self.tower: Any = tower  # whose parts a subclass knows
         self.depth = depth
         self.checkpointing = False  # compute the blocks above once more in the backward pass, and keep less
         count = len(self.blocks())
@@ -30,7 +32,7 @@ class Cut(nn.Module, ABC):
             raise InputError(f"a cut {depth} blocks from the top of {type(tower).__name__}; it has {count}")
 
     @abstractmethod
-    def blocks(self) -> list[Any]:
+    def blocks(self) -> list[nn.Module]:
         """The blocks, or stages, between which the tower can be cut, the lowest first."""
 
     @abstractmethod
@@ -77,9 +79,10 @@ class Cut(nn.Module, ABC):
                 if name not in kept:
                     parameter.data = parameter.data.new_empty(0)
 
-    def _maybe_again(self, block: Any, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def _maybe_again(self, block: Block, x: Tensor, lengths: Tensor | None) -> Tensor:
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(self._block, block, x, lengths, use_reentrant=False)
+            x = checkpoint(self._block, block, x, lengths, use_reentrant=False)
+            return x
         return self._block(block, x, lengths)
 
     def lengths(self, inputs: Tensor) -> Tensor | None:
@@ -90,18 +93,18 @@ class Cut(nn.Module, ABC):
     def _enter(self, inputs: Tensor) -> Tensor:
         """What comes before the blocks."""
 
-    def _block(self, block: Any, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def _block(self, block: Block, x: Tensor, lengths: Tensor | None) -> Tensor:
         return block(x)
 
     @abstractmethod
     def _leave(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """What comes after the blocks."""
 
-    def _one_token(self, last: Any) -> bool:
+    def _one_token(self, last: nn.Module) -> bool:
         """Whether the output depends on one token of the last block, and `_leave_at` can use that."""
         return False
 
-    def _leave_at(self, last: Any, x: Tensor, lengths: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def _leave_at(self, last: nn.Module, x: Tensor, lengths: Tensor | None) -> tuple[Tensor | None, Tensor]:
         """The last block for the token that matters, and what comes after it."""
         raise NotImplementedError
 

@@ -5,8 +5,9 @@ ConvNeXts (at a stage) and VisionTransformers, open_clip's text transformers, an
 """
 
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Callable
 
+import open_clip
 import torch
 from open_clip.hf_model import HFTextEncoder
 from open_clip.modified_resnet import ModifiedResNet
@@ -19,7 +20,7 @@ from embed.backbones.backbone import normalize_pixels
 from embed.graphs.rewrite import require_known_attention
 from embed.modes import WHOLE
 from embed.spec import InputError, Preprocess
-from embed.unfreeze.cut import Cut
+from embed.unfreeze.cut import Block, Cut
 
 SUPPORTED = (
     "open_clip's ViT and ModifiedResNet, timm's EfficientNet, ConvNeXt and VisionTransformer for pictures;"
@@ -60,21 +61,23 @@ def cut_prompts(text: nn.Module, depth: int) -> Cut:
     raise CannotBeCut(f"the text tower {_kind(transformer or text)} cannot be cut; what can: {SUPPORTED}")
 
 
-def block_counts(model: Any, preprocess: Preprocess) -> tuple[int, int]:
+def block_counts(model: open_clip.CustomTextCLIP, preprocess: Preprocess) -> tuple[int, int]:
     """How many blocks the picture tower and the text tower have; 0 of a tower of a kind that cannot be cut."""
-    counts = []
-    for make in (lambda: cut_pictures(model.visual, WHOLE, preprocess), lambda: cut_prompts(model.text, WHOLE)):
+
+    def count(cut: Callable[[], Cut]) -> int:
         try:
-            counts.append(len(make().blocks()))
+            return len(cut().blocks())
         except CannotBeCut:
-            counts.append(0)
-    return counts[0], counts[1]
+            return 0
+
+    visual, text = model.visual, model.text
+    return count(lambda: cut_pictures(visual, WHOLE, preprocess)), count(lambda: cut_prompts(text, WHOLE))
 
 
 class PictureCut(Cut):
     """A picture tower: takes uint8 (n, h, w, 3)."""
 
-    def __init__(self, tower: Any, depth: int, preprocess: Preprocess) -> None:
+    def __init__(self, tower: nn.Module, depth: int, preprocess: Preprocess) -> None:
         super().__init__(tower, depth)
         self._preprocess = preprocess
 
@@ -87,7 +90,7 @@ class PictureCut(Cut):
 
 
 class VisionTransformerCut(PictureCut):
-    def blocks(self) -> list[Any]:
+    def blocks(self) -> list[nn.Module]:
         return list(self.tower.transformer.resblocks)
 
     def on_top(self) -> list[nn.Module | nn.Parameter]:
@@ -98,15 +101,16 @@ class VisionTransformerCut(PictureCut):
         return [] if self.tower.proj is None else [self.tower.proj]
 
     def _stem(self, x: Tensor) -> Tensor:
-        return self.tower._embeds(x)
+        x = self.tower._embeds(x)
+        return x
 
     def _leave(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor | None, Tensor]:
         return self._project(self.tower._pool(x)[0])
 
-    def _one_token(self, last: Any) -> bool:
+    def _one_token(self, last: nn.Module) -> bool:
         return type(last) is ResidualAttentionBlock and self.tower.attn_pool is None and self.tower.pool_type == "tok"
 
-    def _leave_at(self, last: Any, x: Tensor, lengths: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def _leave_at(self, last: nn.Module, x: Tensor, lengths: Tensor | None) -> tuple[Tensor | None, Tensor]:
         first = torch.zeros(len(x), dtype=torch.int64, device=x.device)
         return self._project(self.tower.ln_post(block_at(last, x, first, None)))
 
@@ -115,7 +119,7 @@ class VisionTransformerCut(PictureCut):
 
 
 class ModifiedResNetCut(PictureCut):
-    def blocks(self) -> list[Any]:
+    def blocks(self) -> list[nn.Module]:
         return [self.tower.layer1, self.tower.layer2, self.tower.layer3, self.tower.layer4]
 
     def on_top(self) -> list[nn.Module | nn.Parameter]:
@@ -126,7 +130,8 @@ class ModifiedResNetCut(PictureCut):
         return [self.tower.attnpool.c_proj]
 
     def _stem(self, x: Tensor) -> Tensor:
-        return self.tower.stem(x)
+        x = self.tower.stem(x)
+        return x
 
     def _leave(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor | None, Tensor]:
         return None, self.tower.attnpool(x)
@@ -135,7 +140,7 @@ class ModifiedResNetCut(PictureCut):
 class TimmCut(PictureCut):
     """A trunk of timm and open_clip's head on it."""
 
-    def blocks(self) -> list[Any]:
+    def blocks(self) -> list[nn.Module]:
         trunk = self.tower.trunk
         return list(trunk.stages if _kind(trunk) == "ConvNeXt" else trunk.blocks)
 
@@ -153,10 +158,12 @@ class TimmCut(PictureCut):
     def _stem(self, x: Tensor) -> Tensor:
         trunk = self.tower.trunk
         if _kind(trunk) == "EfficientNet":
-            return trunk.bn1(trunk.conv_stem(x))
-        if _kind(trunk) == "ConvNeXt":
-            return trunk.stem(x)
-        return trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(x))))
+            x = trunk.bn1(trunk.conv_stem(x))
+        elif _kind(trunk) == "ConvNeXt":
+            x = trunk.stem(x)
+        else:
+            x = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(x))))
+        return x
 
     def _leave(self, x: Tensor, lengths: Tensor | None) -> tuple[Tensor | None, Tensor]:
         trunk = self.tower.trunk
@@ -172,7 +179,7 @@ class TextTransformerCut(Cut):
     """open_clip's text transformer: takes int (n, c) tokens. Under a causal mask, tokens after the pooled one, which
     is the end of the text, do not matter."""
 
-    def blocks(self) -> list[Any]:
+    def blocks(self) -> list[nn.Module]:
         return list(self.tower.transformer.resblocks)
 
     def on_top(self) -> list[nn.Module | nn.Parameter]:
@@ -185,9 +192,10 @@ class TextTransformerCut(Cut):
         return (inputs == self.tower.eos_id).int().argmax(dim=-1) + 1 if self.tower.pool_type == "eos" else None
 
     def _enter(self, inputs: Tensor) -> Tensor:
-        return self.tower._embeds(inputs)[0]
+        x: Tensor = self.tower._embeds(inputs)[0]
+        return x
 
-    def _block(self, block: Any, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def _block(self, block: Block, x: Tensor, lengths: Tensor | None) -> Tensor:
         mask, tokens = self.tower.attn_mask, x.shape[1]
         return block(x, attn_mask=None if mask is None else mask[:tokens, :tokens])
 
@@ -200,10 +208,10 @@ class TextTransformerCut(Cut):
         x = self.tower.ln_final(x)
         return self._project(x[torch.arange(len(x), device=x.device), self._pooled_at(x, lengths)])
 
-    def _one_token(self, last: Any) -> bool:
+    def _one_token(self, last: nn.Module) -> bool:
         return type(last) is ResidualAttentionBlock
 
-    def _leave_at(self, last: Any, x: Tensor, lengths: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    def _leave_at(self, last: nn.Module, x: Tensor, lengths: Tensor | None) -> tuple[Tensor | None, Tensor]:
         at = self._pooled_at(x, lengths)
         mask = None
         if self.tower.attn_mask is not None:
@@ -220,7 +228,7 @@ class TextTransformerCut(Cut):
 class HuggingFaceCut(Cut):
     """A text tower of transformers with BERT's layout; padding after the text does not matter."""
 
-    def blocks(self) -> list[Any]:
+    def blocks(self) -> list[nn.Module]:
         return list(self.tower.transformer.encoder.layer)
 
     def on_top(self) -> list[nn.Module | nn.Parameter]:
@@ -228,20 +236,21 @@ class HuggingFaceCut(Cut):
         return [self.tower.proj, *([pooler] if pooler is not None else [])]
 
     def lengths(self, inputs: Tensor) -> Tensor | None:
-        kept = inputs != self.tower.config.pad_token_id
+        kept: Tensor = inputs != self.tower.config.pad_token_id
         lengths = kept.sum(dim=1)
         if bool((kept != (torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None])).any()):
             raise InputError("this text tower is given padding inside or before a prompt, and cannot be cut")
         return lengths
 
     def _enter(self, inputs: Tensor) -> Tensor:
-        return self.tower.transformer.embeddings(input_ids=inputs)
+        x: Tensor = self.tower.transformer.embeddings(input_ids=inputs)
+        return x
 
     def _mask(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         assert lengths is not None
         return (torch.arange(x.shape[1], device=x.device) < lengths[:, None]).long()
 
-    def _block(self, block: Any, x: Tensor, lengths: Tensor | None) -> Tensor:
+    def _block(self, block: Block, x: Tensor, lengths: Tensor | None) -> Tensor:
         from transformers.masking_utils import create_bidirectional_mask
 
         mask = create_bidirectional_mask(
@@ -258,7 +267,7 @@ class HuggingFaceCut(Cut):
         return pooled, self.tower.proj(pooled)
 
 
-def block_at(block: Any, x: Tensor, at: Tensor, mask: Tensor | None) -> Tensor:
+def block_at(block: ResidualAttentionBlock, x: Tensor, at: Tensor, mask: Tensor | None) -> Tensor:
     """(n, w): row at[i] of what open_clip's residual attention block makes of x[i] (n, t, w).
 
     `mask` (n, 1, 1, t) is True for the tokens that it may attend to.
@@ -272,9 +281,10 @@ def block_at(block: Any, x: Tensor, at: Tensor, mask: Tensor | None) -> Tensor:
     both = F.linear(y, weight[width:], bias[width:]).view(n, tokens, 2, attention.num_heads, -1)
     key, value = both.permute(2, 0, 3, 1, 4)
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    z = x[row, at] + block.ls_1(attention.out_proj(attended.transpose(1, 2).reshape(n, width)))
-    return z + block.ls_2(block.mlp(block.ln_2(z)))
+    z: Tensor = x[row, at] + block.ls_1(attention.out_proj(attended.transpose(1, 2).reshape(n, width)))
+    z = z + block.ls_2(block.mlp(block.ln_2(z)))
+    return z
 
 
-def _kind(module: Any) -> str:
+def _kind(module: object) -> str:
     return type(module).__name__

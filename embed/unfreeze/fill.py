@@ -10,16 +10,17 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 
+from embed.arrays import Float32s, Int32s, Ints, UInt8s
 from embed.backbones.backbone import Backbone, unit
 from embed.backbones.load import load_backbone
 from embed.cache.boundary import DTYPES, Boundary, PartWriter, decode, encode, row_bytes
 from embed.cache.ledger import Ledger
-from embed.cache.store import ID_COLUMN, CacheWriter
+from embed.cache.store import ID_COLUMN, BoundaryDtype, CacheWriter, StoredDtype
 from embed.devices import resolve_device
 from embed.graphs.trace import certificate
 from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Picture
@@ -27,7 +28,7 @@ from embed.jobs.build import BuildConfig
 from embed.jobs.run import Decoder, Records
 from embed.modes import WHOLE, Mode
 from embed.progress import Progress, Step, silent
-from embed.spec import InputError
+from embed.spec import InputError, Side
 from embed.unfreeze.cut import Cut
 from embed.unfreeze.families import block_counts, cut_pictures, cut_prompts
 from embed.wording import NOUN, unknown_name
@@ -43,7 +44,7 @@ class BoundaryConfig:
     """Which activations, and how they are kept."""
 
     mode: Mode
-    dtype: str = "float16"
+    dtype: BoundaryDtype = "float16"
     max_gb: float = 100.0  # 10^9 bytes, of what would be added
     batch_size: int = 32
     device: str = "cpu"
@@ -53,7 +54,17 @@ class BoundaryConfig:
             raise unknown_name("boundary dtype", self.dtype, DTYPES)
 
 
-def extend_cache(config: BuildConfig, boundary: BoundaryConfig, progress: Progress = silent) -> dict[str, Any]:
+class Added(TypedDict):
+    """What was done for one side, and what the storage does to the final vectors; None where nothing was measured."""
+
+    rows: int
+    missing: int  # rows of which no picture was found or could be read: these stand in the ledger
+    size_bytes: int
+    boundary: str
+    certificate: dict[str, Any] | None
+
+
+def extend_cache(config: BuildConfig, boundary: BoundaryConfig, progress: Progress = silent) -> dict[Side, Added]:
     """Give the cache that `config` names the activations of a mode, from the tables it names; see `add_boundary`.
 
     The size is logged before any work is done.
@@ -75,12 +86,12 @@ def extend_cache(config: BuildConfig, boundary: BoundaryConfig, progress: Progre
 class Todo:
     """One side of the work: a cut, and the rows of the cache that lack its activations."""
 
-    side: str
+    side: Side
     cut: Cut
-    dtype: str
-    rows: np.ndarray
+    dtype: StoredDtype
+    rows: Ints
     size_bytes: int
-    tokens: np.ndarray | None = None  # (len(rows), c) int32, of prompts
+    tokens: Int32s | None = None  # (len(rows), c) int32, of prompts
 
 
 def plan_boundary(writer: CacheWriter, backbone: Backbone, config: BoundaryConfig) -> list[Todo]:
@@ -90,11 +101,10 @@ def plan_boundary(writer: CacheWriter, backbone: Backbone, config: BoundaryConfi
     cache = writer.cache()
     work = []
     if visual:
-        cut, dtype = cut_pictures(model.visual, visual, preprocess), config.dtype
+        cut = cut_pictures(model.visual, visual, preprocess)
+        dtype: StoredDtype = "uint8" if visual == WHOLE else config.dtype
         shape: tuple[int, ...] = (*preprocess.size, 3)
-        if visual == WHOLE:
-            dtype = "uint8"
-        else:
+        if visual != WHOLE:
             with torch.inference_mode():
                 shape = tuple(cut.below(torch.zeros((1, *preprocess.size, 3), dtype=torch.uint8))[0].shape[1:])
         rows = _lacking(Boundary(cache, "images", visual, dtype), cache.count("images"))
@@ -127,10 +137,9 @@ def add_boundary(
     decoder: Decoder,
     config: BoundaryConfig,
     progress: Progress = silent,
-) -> dict[str, Any]:
-    """Do the work of `plan_boundary`. Returns for each side rows, size_bytes, missing (no picture of theirs was found
-    or could be read: these stand in the ledger) and what the storage does to the final vectors."""
-    done = {}
+) -> dict[Side, Added]:
+    """Do the work of `plan_boundary`, and say for each side what was done."""
+    done: dict[Side, Added] = {}
     for todo in work:
         parts = PartWriter(writer, todo.side, todo.cut.depth, todo.dtype)
         below = _Below(todo, parts, config)
@@ -162,12 +171,12 @@ class _Below:
         self._cut = todo.cut.to(config.device).eval()
         self._dtype, self._device = todo.dtype, config.device
         self._parts = parts
-        self._exact: list[np.ndarray] = []
-        self._kept: list[np.ndarray] = []
+        self._exact: list[Float32s] = []
+        self._kept: list[Float32s] = []
         self.rows = 0
 
     @torch.inference_mode()
-    def add(self, rows: np.ndarray, inputs: np.ndarray) -> None:
+    def add(self, rows: Ints, inputs: UInt8s | Int32s) -> None:
         values, lengths = self._cut.below(torch.from_numpy(inputs).to(self._device))
         if self._dtype != "uint8" and sum(map(len, self._exact)) < CERTIFIED:
             self._measure(values, lengths)
@@ -180,14 +189,13 @@ class _Below:
             found.append(unit(self._cut.above(given, lengths)[1]).cpu().numpy())
 
     def finish(self) -> None:
-        about = {}
+        measured = None
         if self._exact:
-            measured = certificate(self._dtype, np.concatenate(self._exact), np.concatenate(self._kept))
-            about = {"certificate": measured.to_json()}
-        self._parts.commit(**about)
+            measured = certificate(self._dtype, np.concatenate(self._exact), np.concatenate(self._kept)).to_json()
+        self._parts.commit(measured)
 
 
-def _lacking(boundary: Boundary, count: int) -> np.ndarray:
+def _lacking(boundary: Boundary, count: int) -> Ints:
     return np.flatnonzero(~boundary.has(np.arange(count)))
 
 
@@ -210,7 +218,7 @@ def _pictures(
         if id in row_of
     }
     ledger = Ledger(cache.failures())
-    batch: list[tuple[int, np.ndarray]] = []
+    batch: list[tuple[int, UInt8s]] = []
 
     def flush() -> None:
         if batch:

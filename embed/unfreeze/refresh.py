@@ -6,19 +6,19 @@ keep their vectors. Killed and run again, it goes on by shards.
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 
+from embed.arrays import Float16s
 from embed.backbones.delta import read_tuned, tuned_source
 from embed.backbones.load import load_backbone
 from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
 from embed.jobs.run import FEATURE_FOLDERS
 from embed.modes import parse_mode
 from embed.progress import Progress, silent
-from embed.spec import Identity, require_same_identity
+from embed.spec import SIDES, Identity, require_same_identity
 from embed.unfreeze.top_blocks import release_frozen, sides_of
 
 BATCH = 256
@@ -26,7 +26,7 @@ BATCH = 256
 
 def refresh_cache(
     path: Path, tuned: Path, out: Path, device: str = "cpu", progress: Progress = silent
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write to `out` the cache at `path` as the backbone tuned in the folder `tuned` would have made it.
 
     InputError where that was not tuned from the cache's backbone, or the cache has no boundary that is deep enough.
@@ -40,12 +40,12 @@ def refresh_cache(
     sides = sides_of(cache, backbone, parse_mode(manifest["mode"]))
     release_frozen(backbone.model, sides)
     preprocess = replace(backbone.identity.preprocess, ignore_exif=ignore_exif)
-    total = sum(cache.count(side) for side in EMBEDDINGS)
+    total = sum(cache.count(side) for side in SIDES)
     with (
         CacheWriter(out, replace(backbone.identity, preprocess=preprocess), backbone.source) as writer,
         progress(total, "rows", "refreshing") as step,
     ):
-        for side in EMBEDDINGS:
+        for side in SIDES:
             done, start = len(writer.cache().files(side, "metadata")), 0
             pooled = side == "images" and bool(cache.files(side, FEATURE_FOLDERS["pooled"]))
             for shard, file in enumerate(cache.files(side, "metadata")):
@@ -55,7 +55,7 @@ def refresh_cache(
                 if shard < done:
                     step(len(rows))
                     continue
-                arrays: dict[str, list[np.ndarray]] = {}
+                arrays: dict[str, list[Float16s]] = {}
                 for at in range(0, len(rows), BATCH):
                     with torch.inference_mode():
                         before, after = sides[side].vectors(rows[at : at + BATCH], device)
@@ -71,4 +71,4 @@ def refresh_cache(
         writer.replace_failures(cache.failures())
         writer.commit(refreshed_from=str(path))
         result = writer.cache()
-    return {"cache": str(out), **{side: result.count(side) for side in EMBEDDINGS}}
+    return {"cache": str(out), **{side: result.count(side) for side in SIDES}}

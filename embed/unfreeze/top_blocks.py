@@ -6,19 +6,22 @@ what lies below is never run; with `live`, stored pixels and tokens go through t
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
+import open_clip
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from embed import spec
+from embed.arrays import Ints
 from embed.backbones.backbone import Backbone, unit
 from embed.cache.boundary import find_boundary
 from embed.cache.store import Cache
 from embed.modes import WHOLE, Mode
 from embed.process.allocator import release_freed_memory
-from embed.spec import InputError
+from embed.spec import SIDES, InputError
 from embed.unfreeze.cut import Cut
 from embed.unfreeze.families import block_counts, cut_pictures, cut_prompts
 
@@ -28,7 +31,7 @@ TOWERS = {"images": "visual", "prompts": "text"}
 class Rows(Protocol):
     """A row for each of a cache's pictures or prompts: embed.cache.boundary.Boundary, or what is in memory."""
 
-    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def take(self, rows: Ints) -> tuple[Tensor, Tensor | None]:
         """What stands in these rows (m, ...), and how many leading tokens of each matter."""
         ...
 
@@ -40,7 +43,7 @@ class InMemory:
     values: Tensor
     lengths: Tensor | None = None
 
-    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor | None]:
+    def take(self, rows: Ints) -> tuple[Tensor, Tensor | None]:
         index = torch.from_numpy(rows)
         return self.values[index], None if self.lengths is None else self.lengths[index]
 
@@ -60,7 +63,7 @@ class Side:
         return self.rows.take(np.array([0]))[0].dtype == torch.uint8
 
     def vectors(
-        self, rows: np.ndarray, device: str, bf16: bool = False, augment: bool = False
+        self, rows: Ints, device: str, bf16: bool = False, augment: bool = False
     ) -> tuple[Tensor | None, Tensor]:
         """(m, p) pooled vectors, None where there are none, and (m, d) in the shared space, float32.
 
@@ -104,11 +107,11 @@ def sides_of(cache: Cache, backbone: Backbone, mode: Mode, live: bool = False) -
     """
     preprocess = backbone.identity.preprocess
     depths = mode.depths(*block_counts(backbone.model, preprocess))
-    sides = {}
-    for (side, tower), depth in zip(TOWERS.items(), depths, strict=True):
-        whole: Any = getattr(backbone.model, tower)
+    sides: dict[str, Side] = {}
+    for side, depth in zip(SIDES, depths, strict=True):
+        whole = getattr(backbone.model, TOWERS[side])
 
-        def cut_at(depth: int, side: str = side, whole: Any = whole) -> Cut:
+        def cut_at(depth: int, side: spec.Side = side, whole: nn.Module = whole) -> Cut:
             return cut_pictures(whole, depth, preprocess) if side == "images" else cut_prompts(whole, depth)
 
         if depth == 0:
@@ -134,7 +137,7 @@ def sides_of(cache: Cache, backbone: Backbone, mode: Mode, live: bool = False) -
     return sides
 
 
-def release_frozen(model: Any, sides: Mapping[str, Side]) -> None:
+def release_frozen(model: open_clip.CustomTextCLIP, sides: Mapping[str, Side]) -> None:
     """Free the weights that nothing will use: what lies below the cuts, and towers that do not move."""
     for name, side in sides.items():
         if side.cut is None:

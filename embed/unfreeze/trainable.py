@@ -1,6 +1,6 @@
 """Which parameters of a model a mode of unfreezing moves, by name."""
 
-from typing import Any
+import open_clip
 
 from embed.modes import WHOLE, Mode
 from embed.spec import InputError, Preprocess
@@ -8,7 +8,7 @@ from embed.unfreeze.cut import Cut, names_of
 from embed.unfreeze.families import HuggingFaceCut, TextTransformerCut, block_counts, cut_pictures, cut_prompts
 
 
-def moved_names(mode: Mode, model: Any, preprocess: Preprocess) -> list[str]:
+def moved_names(mode: Mode, model: open_clip.CustomTextCLIP, preprocess: Preprocess) -> list[str]:
     """The names in the whole model of the parameters that a mode moves; InputError where there are none."""
     if mode.name == "all":
         return [name for name, _ in model.named_parameters()]

@@ -1,5 +1,6 @@
 import hashlib
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
 import pytest
 
@@ -54,6 +55,24 @@ def test_manifests_that_cannot_be_read(tmp_path: Path, text: str | None, message
         (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=message):
         read_manifest(tmp_path / "manifest.json", "thing", (1, 2))
+
+
+class Thing(TypedDict):
+    format: int
+    files: dict[str, str]
+    rows: int
+    note: NotRequired[str]
+
+
+def test_a_manifest_has_the_keys_of_its_kind(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    write_json(path, {"format": 1, "note": ""})
+    assert read_manifest(path, "thing", (1,)) == {"format": 1, "note": ""}
+    with pytest.raises(InputError, match=r"damaged \(it lacks files, rows\); make the thing again"):
+        read_manifest(path, "thing", (1,), Thing)
+    whole: Thing = {"format": 1, "files": {}, "rows": 2}
+    write_json(path, {**whole, "more": 1})
+    assert read_manifest(path, "thing", (1,), Thing)["rows"] == 2
 
 
 def test_hashes(tmp_path: Path) -> None:
