@@ -16,6 +16,7 @@ import pytest
 import unfreeze_tiny
 from embed_fakes import colors, picture
 from paths import ROOT
+from waiting import wait_for_orphan
 
 from embed.cache.store import Cache
 from embed.engines.choice import Wanted
@@ -90,19 +91,4 @@ def test_a_first_run_on_a_machine_keeps_torch_out_of_the_job(source: Source, tmp
 
 
 def test_the_process_ends_in_the_midst_of_work_with_a_parent_that_is_killed() -> None:
-    parent = subprocess.Popen(
-        [sys.executable, apart_calls.__file__],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert parent.stdout is not None
-    with parent.stdout:
-        process = Path("/proc", parent.stdout.readline().strip())
-    assert process.exists()
-    parent.kill()
-    parent.wait()
-    deadline = time.monotonic() + 10
-    while process.exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not process.exists()
+    wait_for_orphan(apart_calls.__file__)
