@@ -18,7 +18,7 @@ def die() -> None:
 
 def work_on() -> None:
     print(os.getpid(), flush=True)
-    time.sleep(60)
+    time.sleep(600)
 
 
 if __name__ == "__main__":
