@@ -4,7 +4,6 @@ import json
 import math
 import multiprocessing
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 import unfreeze_tiny
 from embed_fakes import colors, picture
 from paths import ROOT
+from waiting import wait_for_orphan
 
 from embed.cache.store import Cache
 from embed.engines.choice import Wanted
@@ -97,16 +97,4 @@ def test_a_first_run_on_a_machine_keeps_torch_out_of_the_job(source: Source, tmp
 
 
 def test_the_process_ends_in_the_midst_of_work_with_a_parent_that_is_killed() -> None:
-    parent = subprocess.Popen(
-        [sys.executable, apart_calls.__file__],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert parent.stdout is not None
-    with parent.stdout:
-        process = os.pidfd_open(int(parent.stdout.readline()))
-    parent.kill()
-    parent.wait()
-    assert select.select([process], [], [], 120)[0], "it goes on"  # readable once the process has ended
-    os.close(process)
+    wait_for_orphan(apart_calls.__file__)

@@ -3,8 +3,6 @@
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import closing
@@ -13,8 +11,7 @@ from typing import Any
 
 import pytest
 import worker_calls
-from paths import ROOT
-from waiting import wait_until
+from waiting import wait_for_orphan, wait_until
 
 from embed.process.workers import Answers, WorkerPool
 
@@ -136,16 +133,4 @@ def test_close_ends_what_runs_and_refuses_what_comes(tmp_path: Path) -> None:
 
 
 def test_a_process_ends_in_the_midst_of_an_item_with_a_parent_that_is_killed() -> None:
-    parent = subprocess.Popen(
-        [sys.executable, worker_calls.__file__],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert parent.stdout is not None
-    with parent.stdout:
-        process = Path("/proc", parent.stdout.readline().strip())
-    assert process.exists()
-    parent.kill()
-    parent.wait()
-    wait_until(lambda: not process.exists())
+    wait_for_orphan(worker_calls.__file__)
