@@ -59,7 +59,9 @@ class Source:
     """How to load a backbone again. Not part of its identity: a path may move, the weights decide."""
 
     model: str
+    """The architecture: a name that `python -m embed backbones` lists, or any of open_clip's."""
     pretrained: str | None = None
+    """The weights: a tag of open_clip's, a checkpoint file, or delta:TUNED with a folder of `heads unfreeze`."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from embed.cache.store import Cache, CacheWriter
 from embed.modes import WHOLE
 from embed.spec import InputError
 
-DTYPES = ("float16", "bfloat16", "int8", "float32")
 _STORED = {"float16": np.float16, "bfloat16": np.uint16, "int8": np.int8, "float32": np.float32, "uint8": np.uint8}
 
 

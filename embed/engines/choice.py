@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from embed.config import Wanted
 from embed.engines.runners import Run
 from embed.spec import InputError
 
-RUNNERS = ("torch", "onnx")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 REFERENCE = ("torch", "fp32")  # what all others are compared with
 TRIAL_S = 20.0  # a reference slower than this stops early: the certificate then rests on fewer inputs
 HOPELESS = 3.0  # a candidate this many times slower than the best on its first batch is not tried further
@@ -56,30 +55,13 @@ class Trial:
         return self.start_s + count / self.per_s
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What the user asked for."""
-
-    runner: str = "auto"
-    precision: str = "auto"
-    device: str = "auto"
-    min_cosine: float = 0.999
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, known in (("runner", RUNNERS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in ("auto", *known):
-                raise InputError(f"{name} {getattr(self, name)!r}; wanted auto or one of {', '.join(known)}")
-        if not 0 < self.min_cosine <= 1:
-            raise InputError(f"min_cosine is {self.min_cosine}; wanted more than 0 and at most 1")
-
-    def admits(self, engine: Engine) -> bool:
-        """Whether a measured engine is one of those asked for."""
-        return (
-            self.runner in ("auto", engine.runner)
-            and self.precision in ("auto", engine.precision)
-            and engine.cosine_min >= self.min_cosine
-        )
+def admits(wanted: Wanted, engine: Engine) -> bool:
+    """Whether a measured engine is one of those asked for."""
+    return (
+        wanted.runner in ("auto", engine.runner)
+        and wanted.precision in ("auto", engine.precision)
+        and engine.cosine_min >= wanted.min_cosine
+    )
 
 
 def candidates(wanted: Wanted, device: str) -> list[tuple[str, str]]:
@@ -113,7 +95,7 @@ def _onnx_has(device: str) -> bool:
 def choose(trials: Sequence[Trial], wanted: Wanted, count: int | None = None) -> Trial:
     """The admissible one that ends `count` inputs first, or that is the fastest where nobody knows how many there are;
     InputError with all measurements where there is none."""
-    good = [trial for trial in trials if wanted.admits(trial.engine)]
+    good = [trial for trial in trials if admits(wanted, trial.engine)]
     if not good:
         measured = ", ".join(f"{trial.engine}: {trial.engine.cosine_min:.6f}" for trial in trials)
         raise InputError(

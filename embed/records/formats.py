@@ -184,14 +184,6 @@ def read_records(
     return Records(table, name, _shape(name, table), _root(path, images_root))
 
 
-def parse_columns(text: str | None) -> dict[str, str]:
-    """{ours: theirs} from `ours=theirs,...`, as the command line's `--columns` has it."""
-    pairs = [part.partition("=") for part in text.split(",")] if text else []
-    if bad := [ours for ours, equals, theirs in pairs if not (ours.strip() and equals and theirs.strip())]:
-        raise InputError(f"--columns {text!r}: {bad[0]!r} is not of the form name=your_name")
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
-
-
 def open_table(path: str, columns: Mapping[str, str]) -> Table:
     """The reader for a file, a folder or tars, chosen by the name; `columns` is {ours: theirs}."""
     name = re.sub(r"\.(gz|bz2|zst)$", "", path.lower())

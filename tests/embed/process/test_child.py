@@ -17,7 +17,7 @@ from embed_fakes import colors, picture
 from paths import ROOT
 
 from embed.cache.store import Cache
-from embed.engines.choice import Wanted
+from embed.config import Wanted
 from embed.engines.machine import remembered_identity
 from embed.engines.towers import Towers
 from embed.process.child import call_apart
