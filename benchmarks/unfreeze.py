@@ -58,9 +58,10 @@ def make_cache(args: argparse.Namespace, path: Path) -> dict[str, float]:
     from embed.backbones.load import load_backbone
     from embed.cache.boundary import PartWriter
     from embed.cache.store import METADATA, CacheWriter
+    from embed.config import BoundaryConfig
     from embed.files import content_id
     from embed.modes import WHOLE, parse_mode
-    from embed.unfreeze.fill import BoundaryConfig, plan_boundary
+    from embed.unfreeze.fill import plan_boundary
 
     count = args.pairs * args.batches
     backbone = load_backbone(source(args))

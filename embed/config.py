@@ -1,9 +1,18 @@
 """What the stages of embedding can be told. Standard library only, so that a command's help needs nothing else."""
 
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
 
-from embed.options import Range, require_valid
+from embed.modes import Mode
+from embed.options import Internal, Option, Range, comma_separated, require_valid
+from embed.spec import BoundaryDtype, Feature, InputError, Precision
+
+Runner = Literal["torch", "onnx"]
+MinCosine = Annotated[float, Range(above=0, high=1)]
+
+FEATURES: tuple[tuple[Feature, ...], ...] = (("projected",), ("projected", "pooled"))
 
 # Pillow refuses more whatever our limit is (twice its MAX_IMAGE_PIXELS).
 PILLOW_MAX_PIXELS = 178_956_970
@@ -21,6 +30,102 @@ class Limits:
     """The largest file of one picture, in bytes."""
     max_pixels: Annotated[int, Range(1, PILLOW_MAX_PIXELS)] = 1 << 26  # 8192 x 8192
     """The largest picture, in pixels."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """Where torch computes."""
+
+    device: str = "auto"
+    """What computes: cpu, cuda, cuda:1 or mps. One that is not there is an error, and auto takes the best that is."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for of the engine that computes vectors."""
+
+    runner: Annotated[Literal["auto", Runner], Internal()] = "auto"
+    precision: Literal["auto", Precision] = "auto"
+    """The precision of the computation. With auto it is the fastest one that --min-cosine lets through."""
+    device: Annotated[str, Internal()] = "auto"
+    min_cosine: MinCosine = 0.999
+    """With auto, how near to those of torch in fp32 the vectors must be, as the cosine of the worst one measured."""
+    threads: Annotated[int | None, Range(1)] = None
+    """Threads of the engine onnx. By default one for each core."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+def parse_columns(text: str) -> dict[str, str]:
+    """{ours: theirs} from `ours=theirs,...`, as the command line's `--columns` has it."""
+    pairs = [part.partition("=") for part in text.split(",")] if text else []
+    if bad := [ours for ours, equals, theirs in pairs if not (ours.strip() and equals and theirs.strip())]:
+        raise InputError(f"--columns {text!r}: {bad[0]!r} is not of the form name=your_name")
+    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableConfig:
+    """How tables are read."""
+
+    format: str | None = None
+    """The format of the tables. By default their columns tell."""
+    columns: Annotated[Mapping[str, str], Option(parse=parse_columns)] = field(default_factory=dict)
+    """What the tables call the columns, if not as we do: NAME=YOURS,... such as image=path,prompt=caption."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PicturesConfig(TableConfig):
+    """Where pictures are, and the exported graphs that embed them."""
+
+    images_root: str | None = None
+    """The folder or URL where relative paths start. By default the table's own folder."""
+    machine_cache: Path | None = None
+    """The folder of exported graphs. By default $PLAUDIT_CACHE, or else plaudit in the user's cache folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingConfig(PicturesConfig):
+    """How pictures and prompts are embedded."""
+
+    features: Annotated[tuple[Feature, ...], Option(parse=comma_separated)] = ("projected",)
+    """The features of pictures that are kept: projected, or projected,pooled for those before the projection too."""
+    ignore_exif: bool = False
+    """Take pictures as they are stored, as open_clip does, and do not turn them upright."""
+    rehash: bool = False
+    """Read pictures again whose size and time of change are the same."""
+    batch_size: Annotated[int | None, Range(1)] = None
+    """Pictures or prompts that are embedded together. By default 32 on a CPU, and 256 elsewhere."""
+    workers: Annotated[int | None, Range(1)] = None
+    """Processes that decode pictures. By default one for each core."""
+    ray_address: str | None = None
+    """The cluster of --engine ray. By default one of this machine alone."""
+    ray_actors: Annotated[int, Range(1)] = 2
+    """Actors of --engine ray, which embed side by side."""
+    num_gpus: Annotated[float, Range(0)] = 0
+    """GPUs of each actor of --engine ray."""
+
+    def __post_init__(self) -> None:
+        if self.features not in FEATURES:
+            raise InputError(f"features {','.join(self.features)}; wanted one of projected and projected,pooled")
+        require_valid(self)
+
+
+@dataclass(frozen=True)
+class BoundaryConfig:
+    """Which activations are kept, and how."""
+
+    mode: Annotated[Mode, Internal()]
+    dtype: Annotated[BoundaryDtype, Option("--boundary-dtype")] = "float16"
+    """The type in which activations are stored."""
+    max_bytes: Annotated[int, Option("--max-gb", unit=1e9), Range(0)] = 100 * 10**9
+    """The most GB that the activations may add to the cache."""
+    batch_size: Annotated[int, Internal()] = 32
+    device: Annotated[str, Internal()] = "cpu"
 
     def __post_init__(self) -> None:
         require_valid(self)

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args
 Side = Literal["images", "prompts"]  # of a cache, and of what a backbone is fed
 Feature = Literal["projected", "pooled"]  # of a picture tower: in the space shared with text, and before it
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
+BoundaryDtype = Literal["float16", "bfloat16", "int8", "float32"]  # of activations that a cache keeps
 ResizeMode = Literal["shortest", "longest", "squash"]
 Interpolation = Literal["bicubic", "bilinear"]
 
@@ -62,7 +63,9 @@ class Source:
     """How to load a backbone again. Not part of its identity: a path may move, the weights decide."""
 
     model: str
+    """The architecture: a name that `python -m embed backbones` lists, or any of open_clip's."""
     pretrained: str | None = None
+    """The weights: a tag of open_clip's, a checkpoint file, or delta:TUNED with a folder of `heads unfreeze`."""
 
 
 @dataclass(frozen=True)

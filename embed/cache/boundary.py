@@ -12,7 +12,7 @@ where stands in `rows`. Knows no tower.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from embed.arrays import Array, Bools, Float32s, Ints
-from embed.cache.store import BoundaryDtype, BoundaryEntry, Cache, CacheWriter, StoredDtype
+from embed.cache.store import BoundaryEntry, Cache, CacheWriter, StoredDtype
 from embed.modes import WHOLE
 from embed.spec import InputError, Side
 
-DTYPES: tuple[BoundaryDtype, ...] = get_args(BoundaryDtype)
 _STORED = {"float16": np.float16, "bfloat16": np.uint16, "int8": np.int8, "float32": np.float32, "uint8": np.uint8}
 
 

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from embed.arrays import Array, Float16s, Ints
 from embed.files import atomic_write, locked, read_manifest, sha256_file, temporary_name, write_json
-from embed.spec import SIDES, Identity, InputError, Side, Source, known_fields, require_same_identity
+from embed.spec import SIDES, BoundaryDtype, Identity, InputError, Side, Source, known_fields, require_same_identity
 
 FORMAT = 1
 
@@ -63,7 +63,6 @@ FAILURES = pa.schema(
 )
 
 
-BoundaryDtype = Literal["float16", "bfloat16", "int8", "float32"]
 StoredDtype = BoundaryDtype | Literal["uint8"]  # of pixels, where a whole tower is trained
 
 

@@ -11,17 +11,14 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
 from embed.arrays import Float32s
+from embed.config import Runner, Wanted
 from embed.engines.runners import Inputs, Run
 from embed.spec import InputError, Precision
 
-Runner = Literal["torch", "onnx"]
-RUNNERS: tuple[Runner, ...] = get_args(Runner)
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 Pair = tuple[Runner, Precision]
 REFERENCE: Pair = ("torch", "fp32")  # what all others are compared with
 TRIAL_S = 20.0  # a reference slower than this stops early: the certificate then rests on fewer inputs
@@ -59,30 +56,13 @@ class Trial:
         return self.start_s + count / self.per_s
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What the user asked for."""
-
-    runner: Runner | Literal["auto"] = "auto"
-    precision: Precision | Literal["auto"] = "auto"
-    device: str = "auto"
-    min_cosine: float = 0.999
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, known in (("runner", RUNNERS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in ("auto", *known):
-                raise InputError(f"{name} {getattr(self, name)!r}; wanted auto or one of {', '.join(known)}")
-        if not 0 < self.min_cosine <= 1:
-            raise InputError(f"min_cosine is {self.min_cosine}; wanted more than 0 and at most 1")
-
-    def admits(self, engine: Engine) -> bool:
-        """Whether a measured engine is one of those asked for."""
-        return (
-            self.runner in ("auto", engine.runner)
-            and self.precision in ("auto", engine.precision)
-            and engine.cosine_min >= self.min_cosine
-        )
+def admits(wanted: Wanted, engine: Engine) -> bool:
+    """Whether a measured engine is one of those asked for."""
+    return (
+        wanted.runner in ("auto", engine.runner)
+        and wanted.precision in ("auto", engine.precision)
+        and engine.cosine_min >= wanted.min_cosine
+    )
 
 
 def candidates(wanted: Wanted, device: str) -> list[Pair]:
@@ -116,7 +96,7 @@ def _onnx_has(device: str) -> bool:
 def choose(trials: Sequence[Trial], wanted: Wanted, count: int | None = None) -> Trial:
     """The admissible one that ends `count` inputs first, or that is the fastest where nobody knows how many there are;
     InputError with all measurements where there is none."""
-    good = [trial for trial in trials if wanted.admits(trial.engine)]
+    good = [trial for trial in trials if admits(wanted, trial.engine)]
     if not good:
         measured = ", ".join(f"{trial.engine}: {trial.engine.cosine_min:.6f}" for trial in trials)
         raise InputError(

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed.arrays import Int32s, UInt8s
-from embed.engines.choice import REFERENCE, Engine, Trial, Wanted, candidates, choose, run_reference, try_engine
+from embed.config import Wanted
+from embed.engines.choice import REFERENCE, Engine, Trial, admits, candidates, choose, run_reference, try_engine
 from embed.engines.machine import engine_folder, remember_identity, remembered_identity
 from embed.engines.runners import Run, onnx_runner, torch_runner
 from embed.files import write_json
@@ -133,7 +134,7 @@ class Towers:
             run = self.runner(side, engine, wanted.threads)
             start_s = time.monotonic() - start + (self._backbone_s if runner == "torch" else 0.0)
             trial = try_engine(run, engine, arrays, reference, batch_size, best)
-            if wanted.admits(trial.engine):
+            if admits(wanted, trial.engine):
                 best = max(best, trial.per_s)
             trials[runner, precision] = replace(trial, start_s=start_s)
             del run  # not beside the next one's

@@ -27,20 +27,19 @@ from typing import Any
 
 from embed.arrays import UInt8s
 from embed.cache.store import Cache, CacheWriter, Engines, ManifestFields
+from embed.config import EmbeddingConfig, Limits, Wanted
 from embed.devices import resolve_device
-from embed.engines.choice import REFERENCE, Engine, Wanted, candidates
+from embed.engines.choice import REFERENCE, Engine, admits, candidates
 from embed.engines.encoders import TowerEncoder
 from embed.engines.machine import machine_cache
 from embed.engines.towers import SAMPLE, Towers
 from embed.inputs.decoding import DecodePool
-from embed.inputs.images import Limits
 from embed.jobs import run
 from embed.process.allocator import release_freed_memory
 from embed.process.child import call_apart
 from embed.progress import Progress, silent
 from embed.records.formats import Records, read_records
-from embed.records.tables import RecordFormat
-from embed.spec import SIDES, Feature, InputError, Side, Source, known_fields
+from embed.spec import SIDES, InputError, Side, Source, known_fields
 from embed.wording import NOUN
 
 logger = logging.getLogger(__name__)
@@ -48,38 +47,17 @@ logger = logging.getLogger(__name__)
 # With fewer pictures or prompts, trying the engines costs more than the fastest one saves.
 TRIAL_RECORDS = 1000
 
-FEATURES: tuple[tuple[Feature, ...], ...] = (("projected",), ("projected", "pooled"))
-
 
 @dataclass(frozen=True)
-class BuildConfig:
+class BuildConfig(EmbeddingConfig):
     """All that `embed cache` can be told."""
 
     tables: tuple[str, ...]
     out: Path
     source: Source
-    format: RecordFormat | None = None
-    images_root: str | None = None
-    columns: dict[str, str] = field(default_factory=dict)
     wanted: Wanted = field(default_factory=Wanted)
-    features: tuple[Feature, ...] = ("projected",)
-    ignore_exif: bool = False
     limits: Limits = field(default_factory=Limits)
-    workers: int | None = None  # processes that decode; None: one for each core
-    batch_size: int | None = None  # None: 32 on a CPU, 256 elsewhere
-    rehash: bool = False
     ray: bool = False  # pictures are decoded and encoded by a Ray cluster
-    ray_address: str | None = None  # None: one of this machine alone
-    ray_actors: int = 2
-    num_gpus: float = 0  # of each actor
-    machine_cache: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.features not in FEATURES:
-            raise InputError(f"features {','.join(self.features)}; wanted one of projected and projected,pooled")
-        for name in ("workers", "batch_size"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise InputError(f"{name} is {value}; wanted at least 1")
 
     @cached_property
     def records(self) -> list[Records]:
@@ -152,7 +130,7 @@ class _Build:
         if total == 0:
             return None
         for engine in reversed(_engines(cache, side)):
-            if engine.device == self.device and wanted.admits(engine):
+            if engine.device == self.device and admits(wanted, engine):
                 return engine
         found, per_s = self.towers.find(side, wanted, self.device, total), None
         if found is None and not self.worth_trials[side]:

@@ -169,7 +169,7 @@ class Records:
 
 def read_records(
     path: str | Path,
-    format: RecordFormat | None = None,
+    format: str | None = None,
     images_root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Records:
@@ -183,16 +183,8 @@ def read_records(
     table = open_table(path, columns or {})
     if not (table.types and table.has_rows):
         raise InputError(f"{path} has no {'pictures' if isinstance(table, FolderTable) else 'rows'}")
-    name = format or _recognise(table)
+    name = _named(format) if format else _recognise(table)
     return Records(table, name, _shape(name, table), _root(path, images_root))
-
-
-def parse_columns(text: str | None) -> dict[str, str]:
-    """{ours: theirs} from `ours=theirs,...`, as the command line's `--columns` has it."""
-    pairs = [part.partition("=") for part in text.split(",")] if text else []
-    if bad := [ours for ours, equals, theirs in pairs if not (ours.strip() and equals and theirs.strip())]:
-        raise InputError(f"--columns {text!r}: {bad[0]!r} is not of the form name=your_name")
-    return {ours.strip(): theirs.strip() for ours, _, theirs in pairs}
 
 
 def open_table(path: str, columns: Mapping[str, str]) -> Table:
@@ -239,9 +231,14 @@ def _recognise(table: Table) -> RecordFormat:
     )
 
 
+def _named(format: str) -> RecordFormat:
+    for name in FORMATS:
+        if name == format:
+            return name
+    raise unknown_name("format", format, FORMATS)
+
+
 def _shape(format: RecordFormat, table: Table) -> Format:
-    if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
     for shape in FORMATS[format]:
         if not shape.missing(table):
             return shape

@@ -18,40 +18,26 @@ import torch
 from embed.arrays import Float32s, Int32s, Ints, UInt8s
 from embed.backbones.backbone import Backbone, unit
 from embed.backbones.load import load_backbone
-from embed.cache.boundary import DTYPES, Boundary, PartWriter, decode, encode, row_bytes
+from embed.cache.boundary import Boundary, PartWriter, decode, encode, row_bytes
 from embed.cache.ledger import Ledger
-from embed.cache.store import ID_COLUMN, BoundaryDtype, CacheWriter, StoredDtype
+from embed.cache.store import ID_COLUMN, CacheWriter, StoredDtype
+from embed.config import BoundaryConfig
 from embed.devices import resolve_device
 from embed.graphs.trace import certificate
 from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Picture
 from embed.jobs.build import BuildConfig
 from embed.jobs.run import Decoder, Records
-from embed.modes import WHOLE, Mode
+from embed.modes import WHOLE
 from embed.progress import Progress, Step, silent
 from embed.spec import InputError, Side
 from embed.unfreeze.cut import Cut
 from embed.unfreeze.families import block_counts, cut_pictures, cut_prompts
-from embed.wording import NOUN, unknown_name
+from embed.wording import NOUN
 
 logger = logging.getLogger(__name__)
 
 CERTIFIED = 64  # inputs on which the error of what is stored is measured
 GB = 10**9
-
-
-@dataclass(frozen=True)
-class BoundaryConfig:
-    """Which activations, and how they are kept."""
-
-    mode: Mode
-    dtype: BoundaryDtype = "float16"
-    max_gb: float = 100.0  # 10^9 bytes, of what would be added
-    batch_size: int = 32
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise unknown_name("boundary dtype", self.dtype, DTYPES)
 
 
 class Added(TypedDict):
@@ -95,7 +81,7 @@ class Todo:
 
 
 def plan_boundary(writer: CacheWriter, backbone: Backbone, config: BoundaryConfig) -> list[Todo]:
-    """What has to be done for a mode, with its exact size; InputError where that is beyond `max_gb` or the disk."""
+    """What has to be done for a mode, with its exact size; InputError where that is beyond `max_bytes` or the disk."""
     model, preprocess = backbone.model, backbone.identity.preprocess
     visual, text = config.mode.depths(*block_counts(model, preprocess))
     cache = writer.cache()
@@ -120,10 +106,10 @@ def plan_boundary(writer: CacheWriter, backbone: Backbone, config: BoundaryConfi
             width = cut.below(torch.from_numpy(backbone.tokenize(["a"])))[0].shape[-1]
         work.append(Todo("prompts", cut, config.dtype, rows, count * row_bytes((1, width), config.dtype), tokens))
     size_bytes, free = sum(todo.size_bytes for todo in work), shutil.disk_usage(cache.path).free
-    if size_bytes > config.max_gb * GB:
+    if size_bytes > config.max_bytes:
         raise InputError(
             f"the boundary of {config.mode.name} would take {size_bytes / GB:.2f} GB, and --max-gb is"
-            f" {config.max_gb:g}: raise that, choose --boundary-dtype int8, or another mode"
+            f" {config.max_bytes / GB:g}: raise that, choose --boundary-dtype int8, or another mode"
         )
     if size_bytes > free:
         raise InputError(f"the boundary would take {size_bytes / GB:.2f} GB; {cache.path} has {free / GB:.2f} GB free")

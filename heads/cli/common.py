@@ -53,13 +53,14 @@ def labels_and_features(args: argparse.Namespace, cache: Any) -> tuple[Any, Any]
 
 def tables_and_features(args: argparse.Namespace, cache: Any, paths: list[str]) -> tuple[list[Any], Any]:
     """The labels of some tables over one numbering of items, and the vectors of those."""
-    from embed.records.formats import parse_columns, read_records
+    from embed.config import parse_columns
+    from embed.records.formats import read_records
     from heads.data.comparisons import join_labels, match_labels
     from heads.data.features import features_of
 
     tables = []
     for path in paths:
-        records = read_records(path, args.format, columns=parse_columns(args.columns))
+        records = read_records(path, args.format, columns=parse_columns(args.columns or ""))
         tables.append(match_labels(records, cache, args.max_missing))
         if tables[-1].missing:
             warn(f"{tables[-1].missing} rows of {path} left out: no vector in {cache.path}")

@@ -82,10 +82,11 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if args.scores:
         write_scores(args.scores, labels, held.split, scores["head"])
     if args.report:
-        from embed.records.formats import parse_columns, read_records
+        from embed.config import parse_columns
+        from embed.records.formats import read_records
         from heads.report.write import write_report
 
-        records = read_records(args.data, args.format, columns=parse_columns(args.columns))
+        records = read_records(args.data, args.format, columns=parse_columns(args.columns or ""))
         held_out = (held.split.fold >= 0)[:, None]
         scores = {name: np.where(held_out, values, np.nan) for name, values in scores.items()}
         write_report(args.report, f"{args.head} on {args.data}", result, grouped, scores, records, cache)

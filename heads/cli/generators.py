@@ -23,7 +23,8 @@ def generators(args: argparse.Namespace) -> dict[str, Any]:
     """Elo and Bradley-Terry of every generator; with a head, how far its ranking and people's agree."""
     import numpy as np
 
-    from embed.records.formats import parse_columns, read_records
+    from embed.config import parse_columns
+    from embed.records.formats import read_records
     from embed.spec import InputError
     from heads.data.comparisons import labels_alone
     from heads.evaluation.generators import choices_in, elo_agreement, generators_of
@@ -37,7 +38,7 @@ def generators(args: argparse.Namespace) -> dict[str, Any]:
     if args.head:
         labels, scores, fold, part = _scored(args)
     else:
-        labels = labels_alone(read_records(args.data, args.format, columns=parse_columns(args.columns)))
+        labels = labels_alone(read_records(args.data, args.format, columns=parse_columns(args.columns or "")))
         scores, fold, part = None, np.zeros(len(labels), np.int64), "all rows"
     generator = generators_of(labels, args.by, args.pattern)
     people = choices_in(labels, generator, fold)

@@ -52,7 +52,7 @@ def _source(args: argparse.Namespace) -> Any:
 
 def _embedded(args: argparse.Namespace, table: str, out: Path, workers: int | None = None) -> Any:
     """The configuration of a cache of the table's pictures and prompts, once that is made."""
-    from embed.engines.choice import Wanted
+    from embed.config import Wanted
     from embed.jobs.build import BuildConfig, build_cache
 
     config = BuildConfig(
@@ -97,7 +97,7 @@ def finetune(args: argparse.Namespace) -> dict[str, Any]:
     )
     mode = parse_mode(args.training_mode)
     build = _embedded(args, args.training_file, args.save_folder / "cache")
-    extend_cache(build, BoundaryConfig(mode, args.boundary_dtype, args.max_gb), progress)
+    extend_cache(build, BoundaryConfig(mode, args.boundary_dtype, int(args.max_gb * 1e9)), progress)
     cache = Cache.open(build.out)
     labels = match_labels(read_records(args.training_file, "social-reward", args.images_root), cache, max_missing=1.0)
     backbone = same_backbone(cache)

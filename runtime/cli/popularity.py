@@ -1,10 +1,13 @@
 """What `index` and `refresh` share: the popularity of pictures from a table or from a head, and what they report."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from embed.config import parse_columns
 from embed.console import table, warn
+from embed.options import Option
 from embed.spec import Identity, InputError, require_same_identity
 from runtime.config import PopularityConfig
 
@@ -24,7 +27,7 @@ PREDICTED_ROWS = 65_536  # at a time
 class CountOptions:
     """How a table of counts is read."""
 
-    columns: str | None = None
+    columns: Annotated[Mapping[str, str], Option(parse=parse_columns)] = field(default_factory=dict)
     """What the table calls the columns, if not as above: NAME=YOURS,... such as image=path,count=likes."""
     missing: str | None = None
     """What pictures without a count get: drop leaves them out, zero and median give them that count, and
@@ -64,12 +67,12 @@ def _predictor_of(bundle: str, identity: Identity) -> "Predict":
     return predictor(scorer)
 
 
-def _read_counts(source: str, columns: str | None) -> "pa.Table":
+def _read_counts(source: str, columns: Mapping[str, str]) -> "pa.Table":
     import pyarrow as pa
 
-    from embed.records.formats import open_table, parse_columns
+    from embed.records.formats import open_table
 
-    counts = open_table(source, parse_columns(columns))
+    counts = open_table(source, columns)
     wanted = {"image": pa.string(), "count": pa.float64()}
     if lacking := [name for name in wanted if name not in counts.types]:
         raise InputError(

@@ -12,7 +12,7 @@ import unfreeze_tiny as tiny
 from embed.backbones.backbone import weights_hash
 from embed.backbones.delta import published_state, read_tuned, save_delta, tuned_source
 from embed.backbones.load import load_backbone
-from embed.engines.choice import Wanted
+from embed.config import Wanted
 from embed.engines.towers import Towers
 from embed.spec import IdentityMismatch, InputError, Source
 

@@ -17,6 +17,7 @@ from embed.cache import boundary as store
 from embed.cache.boundary import Boundary, PartWriter, decode, encode, find_boundary
 from embed.cache.store import METADATA, Cache, CacheWriter
 from embed.cli.main import main
+from embed.config import BoundaryConfig
 from embed.files import content_id
 from embed.inputs.decoding import Chunk, Picture
 from embed.jobs.merge import merge_caches
@@ -24,7 +25,7 @@ from embed.jobs.run import _table, embed_images
 from embed.modes import WHOLE, parse_mode
 from embed.spec import InputError, Source
 from embed.unfreeze.families import cut_pictures, cut_prompts
-from embed.unfreeze.fill import BoundaryConfig, _chunks, add_boundary, plan_boundary
+from embed.unfreeze.fill import _chunks, add_boundary, plan_boundary
 
 MODE = parse_mode("blocks=1,1")
 PROMPTS = ["red apple", "a", "a grinning face with ears", "two words", ""]
@@ -233,9 +234,9 @@ def test_pictures_that_are_not_there_are_counted_and_refused_later(tmp_path: Pat
 def test_too_large_a_boundary_is_refused_before_any_work(tmp_path: Path, backbone: Backbone) -> None:
     fill(tmp_path / "cache", backbone)
     with pytest.raises(InputError, match=r"would take 0\.00 GB, and --max-gb is 1e-06"):
-        extend(tmp_path / "cache", backbone, BoundaryConfig(MODE, max_gb=1e-6))
+        extend(tmp_path / "cache", backbone, BoundaryConfig(MODE, max_bytes=1000))
     assert "boundary" not in Cache.open(tmp_path / "cache").manifest
-    with pytest.raises(InputError, match="unknown boundary dtype 'int4'"):
+    with pytest.raises(InputError, match="dtype is 'int4'; wanted float16, bfloat16, int8 or float32"):
         BoundaryConfig(MODE, "int4")
 
 

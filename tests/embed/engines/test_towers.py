@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from embed.backbones import load
-from embed.engines.choice import Engine, Trial, Wanted
+from embed.config import Wanted
+from embed.engines.choice import Engine, Trial
 from embed.engines.runners import Run
 from embed.engines.towers import Towers
 from embed.spec import InputError, Source

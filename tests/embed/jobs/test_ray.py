@@ -22,7 +22,7 @@ import embed_tiny
 from embed.backbones import load
 from embed.jobs import build
 from embed.jobs.build import BuildConfig, build_cache
-from embed.engines.choice import Wanted
+from embed.config import Wanted
 from embed.spec import Source
 if __name__ == "__main__":
     load.load_backbone = embed_tiny.load_tiny

@@ -17,7 +17,7 @@ from paths import ROOT
 from waiting import wait_for_orphan
 
 from embed.cache.store import Cache
-from embed.engines.choice import Wanted
+from embed.config import Wanted
 from embed.engines.machine import remembered_identity
 from embed.engines.towers import Towers
 from embed.process.child import call_apart

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from embed_record_files import images, labels, prompts, write
 
-from embed.records.formats import FORMATS, parse_columns, read_records
+from embed.config import parse_columns
+from embed.records.formats import FORMATS, read_records
 from embed.spec import InputError
 
 
@@ -82,7 +83,7 @@ def test_columns_under_other_names() -> None:
         {"image": "1.jpg", "prompt": "a cat", "rating": 2.5, "name": "1.jpg", "mos": 2.5, "short": "a cat"}
     ]
     assert prompts(records) == ["a cat"]
-    assert parse_columns(None) == {}
+    assert parse_columns("") == {}
     with pytest.raises(InputError, match=r"m\.csv has no column 'moss' to read as 'rating'; it has name, mos, "):
         read_records("m.csv", columns={"rating": "moss"})
     for text in ("image", "image=", "=name", "a=b,,"):

@@ -1,0 +1,55 @@
+"""`python -m embed cache`."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from embed.config import BoundaryConfig, DeviceConfig, EmbeddingConfig, Limits, Runner, Wanted
+from embed.console import progress, table, warn
+from embed.modes import Mode, parse_mode
+from embed.options import Option
+from embed.spec import Source
+from embed.wording import NOUN
+
+
+def cache(
+    tables: tuple[str, ...],
+    /,
+    *,
+    source: Source,
+    out: Path,
+    config: EmbeddingConfig,
+    engine: Literal["auto", Runner, "ray"] = "auto",
+    device: DeviceConfig,
+    wanted: partial[Wanted],
+    limits: Limits,
+    boundary: Annotated[Mode | None, Option(parse=parse_mode)] = None,
+    activations: partial[BoundaryConfig],
+) -> dict[str, Any]:
+    """Embed the pictures and prompts of tables, each once.
+
+    Args:
+        tables: A table, a folder of pictures, or webdataset tars.
+        out: The cache, a new one or one to add to.
+        engine: What computes the vectors. With auto it is the faster of torch and onnx, and ray is a cluster.
+        boundary: Keep also what `python -m heads unfreeze` in this mode trains from, such as visual_upper_layers.
+    """
+    from embed.jobs.build import BuildConfig, build_cache
+
+    wish = wanted("auto" if engine == "ray" else engine, device=device.device)
+    build = BuildConfig(tables, out, source, wish, limits, engine == "ray", **vars(config))
+    result = build_cache(build, progress)
+    keys = ("embedded", "per_s", "known", "failed", "truncated", "in_cache")
+    header = ["", "embedded", "per second", "known", "failed", "cut short", "in the cache"]
+    rows = [[NOUN[side], *(f"{result[side][key]:,.0f}" for key in keys)] for side in NOUN]
+    print(*table(header, rows), sep="\n")
+    if result["images"]["failed"]:
+        print(f"what failed, and why: python -m embed inspect {out}")
+    if boundary is not None:
+        from embed.unfreeze.fill import extend_cache
+
+        result["boundary"] = extend_cache(build, activations(boundary), progress)
+        for side, found in result["boundary"].items():
+            if found["missing"]:
+                warn(f"{found['missing']} {NOUN[side]} of the cache lack activations: not in these tables")
+    return result

@@ -1,0 +1,31 @@
+"""`python -m embed inspect`."""
+
+from pathlib import Path
+from typing import Any
+
+from embed.console import table
+from embed.wording import NOUN
+
+
+def inspect(cache: Path, /) -> dict[str, Any]:
+    """Show what a cache holds, and what failed.
+
+    Args:
+        cache: A folder made by `python -m embed cache`.
+    """
+    from embed.cache.store import Cache
+    from embed.jobs.verify import inspect_cache
+
+    result = inspect_cache(Cache.open(cache))
+    lines = [f"{name:15} {value}" for name, value in result["identity"].items() if name != "preprocess"]
+    lines += [f"{name:15} {value}" for name, value in result["identity"]["preprocess"].items()]
+    lines += [f"{'made by':15} {NOUN[side]}: {engine}" for side, engine in result["engines"]]
+    lines += [f"{name:15} {result[name]:,}" for name in ("images", "names", "prompts", "failures")]
+    for name, entry in result["boundary"].items():
+        least = (entry.get("certificate") or {}).get("cosine_min", 1.0)
+        lines.append(f"{'boundary':15} {name}: cosine of what it gives to fp32 at least {least:.6f}")
+    if result["failures"]:
+        rows = [(f"{row['stage']}: {row['reason']}", f"{row['count']:,}", row["example"]) for row in result["reasons"]]
+        lines += ["", *table(["failed", "pictures", "such as"], rows)]
+    print(*lines, sep="\n")
+    return result

@@ -1,0 +1,23 @@
+"""`python -m embed refresh`."""
+
+from pathlib import Path
+from typing import Any
+
+from embed.config import DeviceConfig
+from embed.console import progress
+
+
+def refresh(cache: Path, /, *, tuned: Path, out: Path, device: DeviceConfig) -> dict[str, Any]:
+    """Write a cache's vectors under a tuned backbone, without reading a picture.
+
+    Args:
+        cache: A folder made by `python -m embed cache --boundary`.
+        tuned: A folder made by `python -m heads unfreeze`.
+        out: The folder to write the new cache to.
+    """
+    from embed.devices import resolve_device
+    from embed.unfreeze.refresh import refresh_cache
+
+    result = refresh_cache(cache, tuned, out, resolve_device(device.device), progress)
+    print(f"{out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
+    return result
