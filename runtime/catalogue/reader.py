@@ -12,19 +12,20 @@ rows. Everything is memory-mapped; an open catalogue goes on serving its version
 encoder: queries come as vectors.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.arrays import Bools, Float16s, Float32s, Floats, Ints
 from embed.files import read_manifest
-from embed.spec import Identity, InputError
+from embed.spec import Identity, InputError, Side
 from runtime.catalogue.filters import matching
-from runtime.index.base import Effort
+from runtime.index.base import Effort, IndexKind
 from runtime.index.blend import SPARE, best_of, pareto_front, scan, similarities
 from runtime.index.factory import read_index
 
@@ -51,13 +52,43 @@ class Hit:
     popularity: float
     count: float | None  # as it was given; None where unknown
     score: float
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
+
+
+class EffortEntry(TypedDict):
+    """What the manifest says of an effort: from which weight on it serves, and the recall at ten that it reached."""
+
+    weight: float
+    probes: int
+    candidates: int
+    recall_at_10: float
+
+
+class IndexEntry(TypedDict):
+    """What the manifest says of the index; the exact one needs no efforts."""
+
+    kind: Literal["exact"] | IndexKind
+    min_recall: NotRequired[float]
+    efforts: NotRequired[list[EffortEntry]]
+
+
+class CatalogueManifest(TypedDict):
+    """manifest.json."""
+
+    format: int
+    version: str
+    identity: dict[str, object]
+    images_root: str
+    bundle: str | None
+    popularity: dict[str, Any]  # the fields of PopularityConfig
+    index: IndexEntry
+    files: dict[str, int]  # sizes in bytes
 
 
 class Catalogue:
     """One version of a catalogue, read only."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: CatalogueManifest) -> None:
         folder = path / manifest["version"]
         for name, size_bytes in manifest["files"].items():
             if (found := (folder / name).stat().st_size) != size_bytes:
@@ -66,8 +97,8 @@ class Catalogue:
         self.folder = folder
         self.manifest = manifest
         self.identity = Identity.from_json(manifest["identity"])
-        self.vectors: np.ndarray = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-        self.popularity: np.ndarray = np.load(folder / "popularity.npy", mmap_mode="r", allow_pickle=False)
+        self.vectors: Float16s = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        self.popularity: Float32s = np.load(folder / "popularity.npy", mmap_mode="r", allow_pickle=False)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow"))).read_all()
         self.index = None
         if manifest["index"]["kind"] != "exact":
@@ -84,7 +115,7 @@ class Catalogue:
         """The newest version of the catalogue at `path`; InputError where there is none or it is damaged."""
         path = Path(path)
         while True:
-            manifest = read_manifest(path / "manifest.json", "catalogue", READABLE)
+            manifest: Any = read_manifest(path / "manifest.json", "catalogue", READABLE)
             try:
                 return cls(path, manifest)
             except FileNotFoundError:
@@ -106,32 +137,32 @@ class Catalogue:
         """The bundle that encodes this catalogue's queries, where it was given one."""
         return None if self.manifest["bundle"] is None else (self.path / self.manifest["bundle"]).resolve()
 
-    def image_embeddings(self) -> np.ndarray:
+    def image_embeddings(self) -> Float16s:
         """(n, d) float16. This and the next three are what a cache offers too: one version makes the next."""
         return self.vectors
 
-    def pooled_embeddings(self) -> np.ndarray | None:
+    def pooled_embeddings(self) -> Float16s | None:
         """None: a catalogue has no features before the projection."""
         return None
 
-    def metadata(self, side: str) -> pa.Table:
+    def metadata(self, side: Side) -> pa.Table:
         """image_path, image_id, width and height of each row; a catalogue has the side `images` only."""
         return self.rows.select(["image", "image_id", "width", "height"]).rename_columns(
             ["image_path", "image_id", "width", "height"]
         )
 
-    def image_rows(self, keys: pa.ChunkedArray) -> np.ndarray:
+    def image_rows(self, keys: pa.ChunkedArray) -> Ints:
         """(m,) int64: the row of each picture's name, -1 where there is none."""
         found = pc.index_in(keys.cast(pa.string()), value_set=self.rows["image"].cast(pa.string()))
         return np.asarray(pc.fill_null(found, -1)).astype(np.int64)
 
-    def vectors_of(self, keys: list[str]) -> np.ndarray:
+    def vectors_of(self, keys: list[str]) -> Float16s:
         """(n, d) float16 of pictures by name."""
         return self.vectors[self.image_rows(pa.chunked_array([pa.array(keys, pa.string())]))]
 
     def front(
         self,
-        query: np.ndarray,
+        query: Float32s,
         min_percentile: float = 0.0,
         where: str | None = None,
         exclude: Collection[str] = (),
@@ -163,9 +194,9 @@ class Catalogue:
 
     def search(
         self,
-        queries: np.ndarray,
+        queries: Float32s,
         k: int = 10,
-        popularity_weight: float | np.ndarray = 0.0,
+        popularity_weight: float | Float32s = 0.0,
         min_percentile: float = 0.0,
         where: str | None = None,
     ) -> list[list[Hit]]:
@@ -177,7 +208,7 @@ class Catalogue:
         found = self.search_rows(queries, k, popularity_weight, min_percentile, where)
         return self.hits(*found)
 
-    def hits(self, rows: np.ndarray, similarities: np.ndarray, scores: np.ndarray) -> list[list[Hit]]:
+    def hits(self, rows: Ints, similarities: Floats, scores: Floats) -> list[list[Hit]]:
         """What `search_rows` found, with names and metadata."""
         taken = iter(self.rows.take(rows[rows >= 0]).to_pylist())
         return [
@@ -187,12 +218,12 @@ class Catalogue:
 
     def search_rows(
         self,
-        queries: np.ndarray,
+        queries: Float32s,
         k: int = 10,
-        popularity_weight: float | np.ndarray = 0.0,
+        popularity_weight: float | Float32s = 0.0,
         min_percentile: float = 0.0,
         where: str | None = None,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[Ints, Floats, Floats]:
         """Rows (m, k) int64, their cosines and their scores (m, k) float64, best first, row -1 past the last hit."""
         queries, weights = checked_queries(queries, k, popularity_weight, self.vectors.shape[1])
         allowed = self._allowed(min_percentile, where)
@@ -214,7 +245,7 @@ class Catalogue:
                 array[scanned] = values
         return best
 
-    def _allowed(self, min_percentile: float, where: str | None) -> int | np.ndarray | None:
+    def _allowed(self, min_percentile: float, where: str | None) -> int | Bools | None:
         """None for every row, a number for the first so many, or a mask (n,) bool."""
         prefix = int(np.searchsorted(-self.popularity, -least_popularity(min_percentile), side="right"))
         if where is None:
@@ -223,12 +254,12 @@ class Catalogue:
         mask[:prefix] = matching(where, self.rows.slice(0, prefix))
         return mask
 
-    def _scan(self, queries: np.ndarray, weights: np.ndarray, k: int, allowed: int | np.ndarray | None) -> np.ndarray:
+    def _scan(self, queries: Float32s, weights: Float32s, k: int, allowed: int | Bools | None) -> Ints:
         if allowed is None or isinstance(allowed, int):
             return scan(self.vectors[:allowed], self.popularity[:allowed], queries, weights, k)
         return scan(self.vectors, self.popularity, queries, weights, k, np.flatnonzero(allowed))
 
-    def _by_effort(self, weights: np.ndarray, k: int, count: int) -> list[tuple[Effort, np.ndarray]]:
+    def _by_effort(self, weights: Float32s, k: int, count: int) -> list[tuple[Effort, Bools]]:
         """The effort for each query, with the mask of its queries; queries that a scan answers sooner are in none.
 
         An effort serves the weight it was tuned at and those up to the next: the lower the weight, the harder.
@@ -250,8 +281,8 @@ class Catalogue:
 
 
 def checked_queries(
-    queries: np.ndarray, k: int, popularity_weight: float | np.ndarray, dim: int
-) -> tuple[np.ndarray, np.ndarray]:
+    queries: Float32s, k: int, popularity_weight: float | Float32s, dim: int
+) -> tuple[Float32s, Float32s]:
     """Queries (m, d) and weights (m,) as float32; InputError for what cannot be searched with."""
     queries = np.asarray(queries, np.float32)
     if queries.ndim != 2 or queries.shape[1] != dim:
@@ -273,19 +304,19 @@ def least_popularity(min_percentile: float) -> np.float32:
     return np.float32(min_percentile / 100)
 
 
-def _hit(row: dict[str, Any], similarity: float, score: float) -> Hit:
+def _hit(row: Mapping[str, Any], similarity: float, score: float) -> Hit:
     metadata = {name: value for name, value in row.items() if name not in HIT_COLUMNS}
     return Hit(
         row["image_id"], row["image"], float(similarity), row["popularity"], row["count"], float(score), metadata
     )
 
 
-def hit_json(hit: Hit) -> dict[str, Any]:
+def hit_json(hit: Hit) -> dict[str, object]:
     """What `--json` and the service give for a hit."""
     return {name: getattr(hit, name) for name in hit.__dataclass_fields__} | {"metadata": jsonable(hit.metadata)}
 
 
-def jsonable(metadata: dict[str, Any]) -> dict[str, Any]:
+def jsonable(metadata: Mapping[str, object]) -> dict[str, object]:
     """Metadata with dates and other values that JSON lacks as text, and numbers that are not finite as null."""
     return {
         name: value
