@@ -3,12 +3,15 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embed import console
 from embed.console import command, say, table
 from embed.spec import InputError
 from embed.wording import one_line
+
+if TYPE_CHECKING:
+    from runtime.scoring.bundle import Parity
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
@@ -114,7 +117,7 @@ def _missing_for_torch() -> str | None:
     return f"{' and '.join(missing)} not installed" if missing else None
 
 
-def _compare_with_torch(args: argparse.Namespace, bundle: Any) -> dict[str, Any] | None:
+def _compare_with_torch(args: argparse.Namespace, bundle: Any) -> "Parity | None":
     from embed.backbones.load import load_backbone
     from embed.spec import require_same_identity
     from export.measure import measure
@@ -169,7 +172,7 @@ def some_pictures(folder: Path, count: int) -> list[Path]:
     return [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths
 
 
-def _parity_table(parity: dict[str, Any]) -> list[str]:
+def _parity_table(parity: "Parity") -> list[str]:
     rows = [
         [
             precision,
