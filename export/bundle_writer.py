@@ -10,6 +10,7 @@ import io
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,11 +30,11 @@ from export.config import PROMPTS, ExportConfig
 from export.measure import measure, torch_scores, torch_vectors
 from heads.evaluation.calibration import Curve, Temperature
 from runtime.config import Precision
-from runtime.scoring.bundle import FORMAT, manifest_bytes
+from runtime.scoring.bundle import FORMAT, BundleManifest, FileEntry, GraphEntry, Part, Tensors, manifest_bytes
 from runtime.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, ValueInfoProto
 
     from embed.backbones.backbone import Backbone
     from heads.models import Head
@@ -52,7 +53,7 @@ def export_bundle(
     head_manifest: Mapping[str, Any],
     config: ExportConfig,
     progress: Progress = silent,
-) -> dict[str, Any]:
+) -> BundleManifest:
     """Write the bundle to `out` and return its manifest; ParityError, and nothing written, where it is off."""
     require_same_identity(
         Identity.from_json(head_manifest["identity"]), "the head", backbone.identity, "the backbone loaded for it"
@@ -78,36 +79,39 @@ def _build(
     head_manifest: Mapping[str, Any],
     config: ExportConfig,
     step: Step,
-) -> dict[str, Any]:
-    manifest: dict[str, Any] = {
-        "format": FORMAT,
-        "opset": OPSET,
-        "identity": backbone.identity.to_json(),
-        "source": {"model": backbone.source.model, "pretrained": backbone.source.pretrained},
-        "head": {"inputs": list(head.inputs), "config": dict(head_manifest["head"])},
-        "precisions": list(config.precisions),
-        "tokenizer": None,
-        "calibration": head_manifest.get("calibration"),
-        "provenance": {
-            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
-            **{name: head_manifest.get(name) for name in ("training", "data", "split", "metrics")},
-        },
-    }
+) -> BundleManifest:
     step(0, "exporting the towers")
-    shortens = False
-    if "text_embedding" in head.inputs:
-        shortens = compose.text_shortens(backbone, config.prompts)
-        manifest["tokenizer"] = _write_tokenizer(folder, backbone, shortens, config.prompts)
-    parts = _export_parts(backbone, head, shortens, manifest["calibration"])
+    reads_text = "text_embedding" in head.inputs
+    shortens = reads_text and compose.text_shortens(backbone, config.prompts)
+    tokenizer = _write_tokenizer(folder, backbone, shortens, config.prompts) if reads_text else None
+    parts = _export_parts(backbone, head, shortens, head_manifest.get("calibration"))
     step(2, "writing the graphs")
     calibration, pictures = _divide(parts["image"], config)
     with atomic_write(folder / compose.WEIGHTS_FILE) as weights:
         writer = compose.WeightsWriter(weights)
         pixels = _calibration_pixels(calibration, backbone.identity)
         at = {precision: _graphs_at(precision, parts, pixels) for precision in config.precisions}
-        manifest["graphs"] = {name: _write_graphs(folder, name, at, writer) for name in at}
+        graphs = {name: _write_graphs(folder, name, at, writer) for name in at}
     _check_graphs(folder)
-    manifest["reference"] = _write_reference(folder, backbone, head, config.precisions)
+    manifest: BundleManifest = {
+        "format": FORMAT,
+        "opset": OPSET,
+        "identity": backbone.identity.to_json(),
+        "source": asdict(backbone.source),
+        "head": {"inputs": list(head.inputs), "config": dict(head_manifest["head"])},
+        "precisions": list(config.precisions),
+        "tokenizer": tokenizer,
+        "calibration": head_manifest.get("calibration"),
+        "provenance": {
+            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+            "training": head_manifest.get("training"),
+            "data": head_manifest.get("data"),
+            "split": head_manifest.get("split"),
+            "metrics": head_manifest.get("metrics"),
+        },
+        "graphs": graphs,
+        "reference": _write_reference(folder, backbone, head, config.precisions),
+    }
     _write_manifest(folder, manifest)
     step(1, "comparing with torch")
     # The exporter leaves hundreds of megabytes in reference cycles, as large as the model; they would add to the
@@ -126,10 +130,10 @@ def _build(
 
 def _export_parts(
     backbone: "Backbone", head: "Head", shortens: bool, calibration: Mapping[str, Any] | None
-) -> dict[str, "ModelProto"]:
+) -> dict[Part, "ModelProto"]:
     """The parts of the bundle's graphs at fp32; "text" only where the head reads it."""
     image = compose.export_image(backbone, head.inputs)
-    parts = {"image": image}
+    parts: dict[Part, ModelProto] = {"image": image}
     widths = {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in image.graph.output}
     if "text_embedding" in head.inputs:
         parts["text"] = compose.export_text(backbone, shortens)
@@ -168,14 +172,16 @@ def _calibration_pixels(paths: Sequence[Path], identity: Identity) -> list[UInt8
     return [np.stack(pixels[start : start + CALIBRATION_BATCH]) for start in range(0, len(pixels), CALIBRATION_BATCH)]
 
 
-def _graphs_at(precision: str, parts: Mapping[str, "ModelProto"], pixels: Sequence[UInt8s]) -> dict[str, "ModelProto"]:
+def _graphs_at(
+    precision: Precision, parts: Mapping[Part, "ModelProto"], pixels: Sequence[UInt8s]
+) -> dict[Part, "ModelProto"]:
     """Every graph of the bundle at a precision. The head is small and stays in float32."""
-    convert: dict[str, Callable[[str], ModelProto]] = {
+    convert: dict[Precision, Callable[[Part], ModelProto]] = {
         "fp32": lambda part: parts[part],
         "fp16": lambda part: to_fp16(parts[part]),
         "int8": lambda part: to_int8(parts[part], pixels if part == "image" else ()),
     }
-    towers = {part: convert[precision](part) for part in ("image", "text") if part in parts}
+    towers: dict[Part, ModelProto] = {part: convert[precision](part) for part in parts if part != "head"}
     graphs = {**towers, "head": parts["head"]}
     return {**graphs, "model": compose.join(towers["image"], towers.get("text"), parts["head"])}
 
@@ -183,11 +189,11 @@ def _graphs_at(precision: str, parts: Mapping[str, "ModelProto"], pixels: Sequen
 def _write_graphs(
     folder: Path,
     precision: Precision,
-    graphs: Mapping[Precision, Mapping[str, "ModelProto"]],
+    graphs: Mapping[Precision, Mapping[Part, "ModelProto"]],
     writer: compose.WeightsWriter,
-) -> dict[str, Any]:
+) -> dict[Part, GraphEntry]:
     """Write one precision's graphs, their weights moved to the shared file; returns their entries for the manifest."""
-    entries = {}
+    entries: dict[Part, GraphEntry] = {}
     for part, model in graphs[precision].items():
         writer.move(model)
         plain = part == "head" or precision == next(iter(graphs))
@@ -196,19 +202,20 @@ def _write_graphs(
             file.write(model.SerializeToString(deterministic=True))
         entries[part] = {
             "file": name,
-            **{side: _signature(getattr(model.graph, side[:-1])) for side in ("inputs", "outputs")},
+            "inputs": _signature(model.graph.input),
+            "outputs": _signature(model.graph.output),
         }
     return entries
 
 
-def _signature(values: Iterable[Any]) -> dict[str, Any]:
+def _signature(values: Iterable["ValueInfoProto"]) -> Tensors:
     from onnx import helper
 
     return {
-        value.name: [
+        value.name: (
             str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
             [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
-        ]
+        )
         for value in values
     }
 
@@ -221,7 +228,7 @@ def _check_graphs(folder: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
 
 
-def _write_tokenizer(folder: Path, backbone: "Backbone", shortens: bool, prompts: Sequence[str]) -> dict[str, Any]:
+def _write_tokenizer(folder: Path, backbone: "Backbone", shortens: bool, prompts: Sequence[str]) -> dict[str, object]:
     text, config = vocabulary.convert(backbone.tokenizer, shortens)
     vocabulary.require_same_tokens(Tokenizer(text, config), backbone.tokenize, prompts)
     (folder / "tokenizer.json").write_text(text, encoding="utf-8")
@@ -229,8 +236,8 @@ def _write_tokenizer(folder: Path, backbone: "Backbone", shortens: bool, prompts
 
 
 def _write_reference(
-    folder: Path, backbone: "Backbone", head: "Head", precisions: Sequence[str]
-) -> dict[str, dict[str, float]]:
+    folder: Path, backbone: "Backbone", head: "Head", precisions: Sequence[Precision]
+) -> dict[Precision, dict[str, float]]:
     """Write reference.npz, from torch; the tolerances returned are open until `_tolerances` closes them.
 
     Its pictures are generated: a bundle travels, and nobody's pictures should travel with it.
@@ -250,7 +257,7 @@ def _write_reference(
     return {precision: dict.fromkeys(names, np.finfo(np.float32).max.item()) for precision in precisions}
 
 
-def _tolerances(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[str, float]]:
     """By how much another machine may be off the reference: twice the most that was seen here.
 
     At fp32 the limits of the parity check; other kernels round otherwise, and at int8 much more so.
@@ -268,11 +275,13 @@ def _tolerances(folder: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str
     return result
 
 
-def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _write_manifest(folder: Path, manifest: BundleManifest) -> BundleManifest:
     """Write bundle.json over every other file of the folder."""
     names = sorted(path.name for path in folder.iterdir() if path.name != "bundle.json")
-    files = {name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in names}
-    complete = {**manifest, "files": files}
+    files: dict[str, FileEntry] = {
+        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in names
+    }
+    complete: BundleManifest = {**manifest, "files": files}
     with atomic_write(folder / "bundle.json") as file:
         file.write(manifest_bytes(complete))
     return complete

@@ -1,10 +1,11 @@
 """The model card of a bundle, written from its manifest alone: what it is, what it was measured on, what it is for."""
 
 from collections.abc import Mapping
-from typing import Any
+
+from runtime.scoring.bundle import BundleManifest, Parity
 
 
-def model_card(manifest: Mapping[str, Any]) -> str:
+def model_card(manifest: BundleManifest) -> str:
     """README.md of the bundle, Markdown."""
     identity, head, provenance = manifest["identity"], manifest["head"], manifest["provenance"]
     sections = [
@@ -29,14 +30,14 @@ def model_card(manifest: Mapping[str, Any]) -> str:
             }
         ),
     ]
-    for title, name in (
-        ("Data", "data"),
-        ("Training", "training"),
-        ("Held-out split", "split"),
-        ("Figures", "metrics"),
+    for title, entry in (
+        ("Data", provenance["data"]),
+        ("Training", provenance["training"]),
+        ("Held-out split", provenance["split"]),
+        ("Figures", provenance["metrics"]),
     ):
-        if provenance[name]:
-            sections += [f"## {title}", _list(provenance[name])]
+        if entry:
+            sections += [f"## {title}", _list(entry)]
     if calibration := manifest["calibration"]:
         fitted = {"Temperature": calibration["temperature"]["value"], **calibration.get("fitted_on", {})}
         sections += ["## Calibration", _list(fitted)]
@@ -52,7 +53,7 @@ def model_card(manifest: Mapping[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _parity(parity: Mapping[str, Any]) -> list[str]:
+def _parity(parity: Parity) -> list[str]:
     rows = ["| precision | largest score difference | rank correlation | pairs | order changed | lowest cosine |"]
     rows.append("|---|---|---|---|---|---|")
     for precision, figures in parity["precisions"].items():
@@ -70,11 +71,11 @@ def _parity(parity: Mapping[str, Any]) -> list[str]:
     return [note, "\n".join(rows)]
 
 
-def _list(values: Mapping[str, Any]) -> str:
+def _list(values: Mapping[str, object]) -> str:
     return "\n".join(f"- {name}: {_inline(value)}" for name, value in values.items() if value is not None)
 
 
-def _inline(value: Any) -> str:
+def _inline(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_inline(inner)}" for name, inner in value.items() if inner is not None)
     if isinstance(value, list | tuple):

@@ -5,18 +5,20 @@ differ. Knows no manifest and no picture.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from embed.graphs.precision import fold_patches
 from embed.graphs.rewrite import serving_form
 from embed.graphs.trace import canonical, export_tower
+from embed.spec import Feature
 from heads.evaluation.calibration import Curve, Temperature
 
 if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto, NodeProto
+    from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto
 
     from embed.backbones.backbone import Backbone
     from heads.models import Head
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "weights.bin"
 MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the graphs, where shape inference needs some of them
 ALIGNMENT_BYTES = 4096  # onnxruntime maps a tensor into memory only where it starts on a page
-FEATURES = {"image_embedding": "projected", "image_pooled": "pooled"}
+FEATURES: dict[str, Feature] = {"image_embedding": "projected", "image_pooled": "pooled"}
 
 
 def export_image(backbone: "Backbone", inputs: Sequence[str]) -> "ModelProto":
@@ -88,12 +90,14 @@ def calibrate(head: "ModelProto", temperature: Temperature | None, percentiles: 
     model.CopyFrom(head)
     graph = model.graph  # its score stays as it is
 
-    def constant(name: str, values: Any) -> str:
+    def constant(name: str, values: ArrayLike) -> str:
         graph.initializer.append(numpy_helper.from_array(np.asarray(values), f"calibration.{name}"))
         return f"calibration.{name}"
 
-    def node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        graph.node.append(helper.make_node(kind, inputs, [output], name=f"calibration.{output}", **attributes))
+    def node(kind: str, inputs: Sequence[str], output: str, **attributes: int) -> str:
+        made = helper.make_node(kind, inputs, [output], name=f"calibration.{output}")
+        made.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        graph.node.append(made)
         return output
 
     def output(name: str) -> None:
@@ -108,7 +112,7 @@ def calibrate(head: "ModelProto", temperature: Temperature | None, percentiles: 
     return model
 
 
-def _interpolate(curve: Curve, constant: Any, node: Any) -> None:
+def _interpolate(curve: Curve, constant: Callable[[str, ArrayLike], str], node: Callable[..., str]) -> None:
     """np.interp of the score as nodes, in double precision: knots lie closer together than float32 can tell."""
     x, y = curve.x, curve.y
     if len(x) == 1:  # one more knot, so that there is a segment
@@ -135,9 +139,9 @@ def join(image: "ModelProto", text: "ModelProto | None", head: "ModelProto") -> 
 
     embeddings = {"image_embedding", "text_embedding"}
     nodes: list[NodeProto] = []
-    initializers: list[Any] = []
+    initializers: list[TensorProto] = []
     outputs = list(head.graph.output)
-    inputs: list[Any] = []
+    inputs: list[ValueInfoProto] = []
     kept = {"image_pooled"} | embeddings | {i.name for i in head.graph.input}
     for name, part in (("image", image), ("text", text), ("head", head)):
         if part is None:
@@ -155,7 +159,7 @@ def join(image: "ModelProto", text: "ModelProto | None", head: "ModelProto") -> 
     return canonical(model)
 
 
-def _opsets(models: Sequence["ModelProto"]) -> list[Any]:
+def _opsets(models: Sequence["ModelProto"]) -> list["OperatorSetIdProto"]:
     from onnx import helper
 
     versions = {o.domain: o.version for model in models for o in model.opset_import}
@@ -172,7 +176,7 @@ def _prefixed(graph: "GraphProto", prefix: str, kept: set[str]) -> "GraphProto":
     return copy
 
 
-def _rename(graph: "GraphProto", new: Any) -> None:
+def _rename(graph: "GraphProto", new: Callable[[str], str]) -> None:
     for value in (*graph.initializer, *graph.input, *graph.output):
         value.name = new(value.name)
     for node in graph.node:

@@ -6,7 +6,7 @@ What is compared is what serves: the bundle is opened with the runtime's own `Sc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,8 +16,8 @@ from embed.inputs.images import ImageError
 from embed.spec import InputError
 from export import parity
 from export.compose import FEATURES
-from runtime.scoring.bundle import open_bundle
-from runtime.scoring.scorer import Scorer
+from runtime.scoring.bundle import Parity, Precision, open_bundle
+from runtime.scoring.scorer import Picture, Scorer
 
 if TYPE_CHECKING:
     from embed.backbones.backbone import Backbone
@@ -34,19 +34,19 @@ def measure(
     folder: Path,
     backbone: "Backbone",
     head: "Head | None",
-    precisions: Sequence[str],
+    precisions: Sequence[Precision],
     pictures: Sequence[Path],
     prompts: Sequence[str],
     max_flips: float,
-) -> dict[str, Any]:
+) -> Parity:
     """The bundle's precisions against torch, on real pictures or, where none are given, on generated ones.
 
     ParityError beyond the limits of fp32, or where more than `max_flips` of the decided pairs change their order.
 
     Without a head in torch, its graph scores torch's vectors: then only the towers are compared.
     """
-    sources = list(pictures) or parity.generated_pictures(GENERATED_PICTURES)
-    result: dict[str, Any] = {"pictures": "real" if pictures else "generated", "precisions": {}}
+    sources: Sequence[Picture] = list(pictures) or parity.generated_pictures(GENERATED_PICTURES)
+    result: Parity = {"pictures": "real" if pictures else "generated", "precisions": {}}
     bundle = open_bundle(folder)
     exported = Scorer(bundle)  # only its head runs, which is the same at any precision
     pixels = _pixels(exported, sources)
@@ -99,7 +99,7 @@ def rounding_noise(
     return 2 * max(float(difference.max()), float(np.finfo(np.float32).eps))
 
 
-def _pixels(scorer: Scorer, sources: Sequence[Any]) -> UInt8s:
+def _pixels(scorer: Scorer, sources: Sequence[Picture]) -> UInt8s:
     """(n, h, w, 3) of the pictures that can be read, at least two."""
     decoded = [picture for picture in scorer.decode(sources) if not isinstance(picture, ImageError)]
     if len(decoded) < 2:
@@ -138,13 +138,13 @@ def torch_vectors(
     names = [name for name in FEATURES if name == "image_embedding" or name in inputs]
     tower = backbone.image_tower(tuple(FEATURES[name] for name in names))
     with torch.inference_mode():
-        batches = [tower(part) for part in torch.from_numpy(pixels).split(TORCH_BATCH)]
+        batches = [tower(part) for part in torch.split(torch.from_numpy(pixels), TORCH_BATCH)]
         batches = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
         vectors = {name: torch.cat([batch[i] for batch in batches]).numpy() for i, name in enumerate(names)}
         if "text_embedding" in inputs:
             text = backbone.text_tower()
             tokens = torch.from_numpy(backbone.tokenize(prompts))
-            vectors["text_embedding"] = torch.cat([text(part) for part in tokens.split(TORCH_BATCH)]).numpy()
+            vectors["text_embedding"] = torch.cat([text(part) for part in torch.split(tokens, TORCH_BATCH)]).numpy()
     return vectors
 
 
@@ -153,7 +153,8 @@ def torch_scores(head: "Head", vectors: Mapping[str, Float32s]) -> Float32s:
     import torch
 
     with torch.inference_mode():
-        return head(**{name: torch.from_numpy(vectors[name]) for name in head.inputs}).numpy()
+        scores: torch.Tensor = head(**{name: torch.from_numpy(vectors[name]) for name in head.inputs})
+        return scores.numpy()
 
 
 def some_pictures(folder: Path, count: int) -> list[Path]:

@@ -5,14 +5,13 @@ pictures under a prompt. Arrays in, figures out: the models, the pictures and th
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embed.arrays import Floats, UInt8s
+from embed.arrays import Array, Bools, Floats, UInt8s
 from embed.spec import InputError
 from heads.metrics import spearman
+from runtime.scoring.bundle import Precision
 
 # Limits at fp32. Scores may be logits of any size: the limit is for scores up to 1 and grows with the largest.
 MAX_SCORE_DIFFERENCE = 1e-4
@@ -37,7 +36,7 @@ class Margin:
 class ScoreParity:
     """Scores of one precision against torch's, over all pairs of pictures under each prompt."""
 
-    precision: str
+    precision: Precision
     pictures: int
     prompts: int
     max_score_difference: float
@@ -48,11 +47,11 @@ class ScoreParity:
     flips: float  # share of the decided pairs whose order changed
     margins: tuple[Margin, ...]  # the decided pairs in ten parts, from narrow to wide
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 
-def score_parity(precision: str, reference: NDArray[Any], scores: NDArray[Any], noise: float) -> ScoreParity:
+def score_parity(precision: Precision, reference: Array, scores: Array, noise: float) -> ScoreParity:
     """Figures for `scores` against `reference`, both (pictures, prompts).
 
     `noise` is by how much rounding alone moves the difference of two scores.
@@ -80,7 +79,7 @@ def score_parity(precision: str, reference: NDArray[Any], scores: NDArray[Any], 
     )
 
 
-def _margins(margin: Floats, flipped: NDArray[np.bool_]) -> tuple[Margin, ...]:
+def _margins(margin: Floats, flipped: Bools) -> tuple[Margin, ...]:
     order = np.argsort(margin, kind="stable")
     return tuple(
         Margin(float(margin[part[0]]), float(margin[part[-1]]), len(part), float(flipped[part].mean()))

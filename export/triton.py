@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from embed.engines.sessions import Signature
 from embed.files import sync_folder
 from embed.spec import InputError
 from export.compose import WEIGHTS_FILE
@@ -85,7 +86,7 @@ def model_config(name: str, graph: Graph) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tensors(side: str, tensors: Mapping[str, tuple[str, tuple[int | str, ...]]]) -> Iterator[str]:
+def _tensors(side: str, tensors: Mapping[str, Signature]) -> Iterator[str]:
     """One block for each input or output, without the dimension of the batch, a free one as -1."""
     for name, (kind, shape) in tensors.items():
         dims = [dim if isinstance(dim, int) else -1 for dim in shape[1:]]

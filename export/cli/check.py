@@ -13,7 +13,7 @@ from export.cli.samples import Samples, parity_table
 from export.config import ParityConfig
 
 if TYPE_CHECKING:
-    from runtime.scoring.bundle import Bundle
+    from runtime.scoring.bundle import Bundle, Parity
 
 
 def check(
@@ -58,7 +58,7 @@ def check(
     return result | {"torch": _compare_with_torch(opened, head, samples.fill(config))}
 
 
-def _compare_with_torch(bundle: "Bundle", head: Path | None, config: ParityConfig) -> dict[str, Any] | None:
+def _compare_with_torch(bundle: "Bundle", head: Path | None, config: ParityConfig) -> "Parity | None":
     from embed.backbones.load import load_backbone
     from export.measure import measure
     from heads.store.disk import load_head

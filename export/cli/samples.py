@@ -3,11 +3,14 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from embed.console import table
 from embed.options import Range, require_valid
 from export.config import ParityConfig
+
+if TYPE_CHECKING:
+    from runtime.scoring.bundle import Parity
 
 Config = TypeVar("Config", bound=ParityConfig)
 
@@ -39,7 +42,7 @@ class Samples:
         return config(**given)
 
 
-def parity_table(parity: dict[str, Any]) -> list[str]:
+def parity_table(parity: "Parity") -> list[str]:
     """Lines that say how far a bundle is from torch, for each precision."""
     rows = [
         [

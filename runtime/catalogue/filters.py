@@ -15,19 +15,24 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.arrays import Bools
 from embed.spec import InputError
+
+Sign = Literal["=", "!=", "<", "<=", ">", ">="]
+Kind = Literal[Sign, "in", "is null", "not", "and", "or"]
+Value = str | int | float | bool
 
 TOKEN = re.compile(
     r"""\s*(?:(?P<text>'(?:[^']|'')*')|(?P<quoted>"[^"]+")|(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"""
     r"""|(?P<word>\w+)|(?P<sign><=|>=|<>|!=|[=<>(),]))"""
 )
-COMPARE: dict[str, Callable[[Any, Any], Any]] = {
+COMPARE: dict[Sign, Callable[[pa.ChunkedArray, pa.Scalar], pa.ChunkedArray]] = {
     "=": pc.equal,
     "!=": pc.not_equal,
     "<": pc.less,
@@ -39,11 +44,11 @@ COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 
 @dataclass(frozen=True)
 class Node:
-    """One step of a filter: `kind` is a comparison's sign, in, is null, not, and, or."""
+    """One step of a filter."""
 
-    kind: str
+    kind: Kind
     column: str = ""
-    values: tuple[Any, ...] = ()
+    values: tuple[Value, ...] = ()
     nodes: tuple["Node", ...] = ()
 
     def columns(self) -> list[str]:
@@ -51,7 +56,7 @@ class Node:
         return [self.column] * bool(self.column) + [name for node in self.nodes for name in node.columns()]
 
 
-def matching(where: str, table: pa.Table) -> np.ndarray:
+def matching(where: str, table: pa.Table) -> Bools:
     """(n,) bool: the rows of `table` that the filter keeps; InputError for what it cannot mean."""
     node = parse(where)
     check_columns(node, table.column_names)
@@ -89,17 +94,17 @@ def milvus_expression(node: Node, names: Mapping[str, str]) -> str:
     return f"{column} {'==' if node.kind == '=' else node.kind} {_milvus_value(node.values[0])}"
 
 
-def _milvus_value(value: Any) -> str:
+def _milvus_value(value: Value) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _mask(node: Node, table: pa.Table) -> Any:
-    if node.kind in ("and", "or"):
-        return reduce(
-            pc.and_kleene if node.kind == "and" else pc.or_kleene, (_mask(child, table) for child in node.nodes)
-        )
+def _mask(node: Node, table: pa.Table) -> pa.ChunkedArray:
+    if node.kind == "and":
+        return reduce(pc.and_kleene, (_mask(child, table) for child in node.nodes))
+    if node.kind == "or":
+        return reduce(pc.or_kleene, (_mask(child, table) for child in node.nodes))
     if node.kind == "not":
         return pc.invert(_mask(node.nodes[0], table))
     column = table[node.column]
@@ -110,7 +115,7 @@ def _mask(node: Node, table: pa.Table) -> Any:
     return reduce(pc.or_kleene, masks)
 
 
-def _scalar(value: Any, name: str, type: pa.DataType) -> pa.Scalar:
+def _scalar(value: Value, name: str, type: pa.DataType) -> pa.Scalar:
     """A literal in the column's own type; numbers stay what they are, so that 2.5 is not cut to fit whole numbers."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     numeric = pa.types.is_integer(type) or pa.types.is_floating(type) or pa.types.is_decimal(type)
@@ -145,7 +150,7 @@ class _Parser:
     def condition(self) -> Node:
         return self.chain("or", lambda: self.chain("and", self.negation))
 
-    def chain(self, word: str, part: Callable[[], Node]) -> Node:
+    def chain(self, word: Literal["and", "or"], part: Callable[[], Node]) -> Node:
         nodes = [part()]
         while self.take(word):
             nodes.append(part())
@@ -187,7 +192,7 @@ class _Parser:
                 node = Node(sign, column, (self.value(),))
         return Node("not", nodes=(node,)) if negated else node
 
-    def value(self) -> Any:
+    def value(self) -> Value:
         kind, text = self.next("a value")
         if kind == "text":
             return text[1:-1].replace("''", "'")

@@ -1,14 +1,16 @@
 """What every catalogue is, here or in Milvus: it answers queries with hits."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
+from embed.arrays import Float16s, Float32s
 from embed.spec import Identity, InputError
 
-Weights: TypeAlias = float | np.ndarray  # one for all queries, or one a query (m,)
+Weights: TypeAlias = float | Float32s  # one for all queries, or one a query (m,)
 
 # Columns that a hit has as fields of its own; the others are its metadata.
 HIT_COLUMNS = ("image", "image_id", "count", "popularity")
@@ -24,7 +26,7 @@ class Hit:
     popularity: float
     count: float | None  # as it was given; None where unknown
     score: float
-    metadata: dict[str, Any]
+    metadata: dict[str, object]
 
 
 class Searchable(ABC):
@@ -36,12 +38,12 @@ class Searchable(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def vectors_of(self, keys: list[str]) -> np.ndarray:
+    def vectors_of(self, keys: list[str]) -> Float16s | Float32s:
         """(n, d) vectors of pictures by name."""
 
     def search(
         self,
-        queries: np.ndarray,
+        queries: Float32s,
         k: int = 10,
         popularity_weight: Weights = 0.0,
         min_percentile: float = 0.0,
@@ -57,13 +59,13 @@ class Searchable(ABC):
 
     @abstractmethod
     def _search(
-        self, queries: np.ndarray, k: int, weights: np.ndarray, min_percentile: float, where: str | None
+        self, queries: Float32s, k: int, weights: Float32s, min_percentile: float, where: str | None
     ) -> list[list[Hit]]:
         """`search` for queries (m, d) and weights (m,), both float32, that are known to be right."""
 
     def _checked(
-        self, queries: np.ndarray, k: int, popularity_weight: Weights, min_percentile: float
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, queries: Float32s, k: int, popularity_weight: Weights, min_percentile: float
+    ) -> tuple[Float32s, Float32s]:
         """Queries (m, d) and weights (m,) as float32; InputError for what cannot be searched with."""
         queries, dim = np.asarray(queries, np.float32), self.identity.dim
         if queries.ndim != 2 or queries.shape[1] != dim:
@@ -82,7 +84,7 @@ class Searchable(ABC):
         return queries, np.broadcast_to(weights, len(queries))
 
 
-def jsonable(metadata: dict[str, Any]) -> dict[str, Any]:
+def jsonable(metadata: Mapping[str, object]) -> dict[str, object]:
     """Metadata with dates and other values that JSON lacks as text, and numbers that are not finite as null."""
     return {
         name: value

@@ -6,15 +6,20 @@ stands in a collection of one entity beside, `<name>_manifest`. Needs the extra 
 """
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embed.arrays import Float32s
 from embed.progress import Progress, silent
 from embed.spec import Identity, InputError, require_same_identity
 from runtime.catalogue.filters import check_columns, milvus_expression, parse
 from runtime.catalogue.hits import HIT_COLUMNS, Hit, Searchable, jsonable
 from runtime.catalogue.reader import Catalogue
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
 
 UPSERT_ROWS = 1000
 KEY_BYTES = 2048
@@ -44,7 +49,7 @@ class MilvusCatalogue(Searchable):
         return int(self.client.get_collection_stats(self.collection)["row_count"])
 
     def _search(
-        self, queries: np.ndarray, k: int, weights: np.ndarray, min_percentile: float, where: str | None
+        self, queries: Float32s, k: int, weights: Float32s, min_percentile: float, where: str | None
     ) -> list[list[Hit]]:
         conditions = [f"popularity >= {np.float32(min_percentile / 100)!s}"] if min_percentile else []
         if where is not None:
@@ -67,7 +72,7 @@ class MilvusCatalogue(Searchable):
             for query, weight, hits in zip(queries, weights, found, strict=True)
         ]
 
-    def vectors_of(self, keys: list[str]) -> np.ndarray:
+    def vectors_of(self, keys: list[str]) -> Float32s:
         """(n, d) float32 of pictures by name."""
         found = {one["key"]: one["vector"] for one in self.client.get(self.collection, keys, output_fields=["vector"])}
         return np.array([found[key][: self.identity.dim] for key in keys], np.float32)
@@ -109,7 +114,7 @@ def upload(
     return milvus
 
 
-def _client(uri: str) -> Any:
+def _client(uri: str) -> "MilvusClient":
     try:
         from pymilvus import MilvusClient
     except ImportError:
@@ -117,7 +122,7 @@ def _client(uri: str) -> Any:
     return MilvusClient(uri)
 
 
-def _create(client: Any, name: str, key_bytes: int, dim: int, index_type: str) -> None:
+def _create(client: "MilvusClient", name: str, key_bytes: int, dim: int, index_type: str) -> None:
     from pymilvus import DataType
 
     schema = client.create_schema(enable_dynamic_field=True)
@@ -128,7 +133,7 @@ def _create(client: Any, name: str, key_bytes: int, dim: int, index_type: str) -
     client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
 
 
-def _entity(row: dict[str, Any], vector: np.ndarray) -> dict[str, Any]:
+def _entity(row: Mapping[str, Any], vector: Float32s) -> dict[str, object]:
     others = {name: value for name, value in row.items() if name not in ("image", "image_id", "popularity")}
     if clash := set(others) & {"key", "id", "vector"}:
         raise InputError(f"a column is called {clash.pop()!r}, which Milvus needs itself; rename it")
@@ -149,7 +154,7 @@ def _delete_others(milvus: MilvusCatalogue, keep: set[str]) -> None:
         milvus.client.delete(milvus.collection, ids=gone[start : start + UPSERT_ROWS])
 
 
-def _hit(query: np.ndarray, weight: float, entity: dict[str, Any], columns: list[str]) -> Hit:
+def _hit(query: Float32s, weight: float, entity: Mapping[str, Any], columns: list[str]) -> Hit:
     vector = np.asarray(entity["vector"], np.float64)
     similarity = float(vector[:-1] @ query)
     popularity = float(entity["popularity"])

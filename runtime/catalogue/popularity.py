@@ -5,10 +5,11 @@ Pure functions on arrays. Knows no file, no vector and no index.
 
 import numpy as np
 
+from embed.arrays import Float32s, Floats
 from embed.spec import InputError
 
 
-def percentiles(values: np.ndarray) -> np.ndarray:
+def percentiles(values: Floats | Float32s) -> Float32s:
     """(n,) float32 in (0, 1): the share of values below each one, plus half the share equal to it.
 
     The mid-rank definition of a percentile: equal values get the same one, and n different values get
@@ -22,7 +23,7 @@ def percentiles(values: np.ndarray) -> np.ndarray:
     return ((below + counts / 2) / len(values)).astype(np.float32)[group]
 
 
-def posterior_rates(counts: np.ndarray, exposures: np.ndarray) -> np.ndarray:
+def posterior_rates(counts: Floats, exposures: Floats) -> Floats:
     """(n,) float64: the posterior mean of each picture's rate, (count + a) / (exposures + a + b).
 
     a and b are the Beta prior that the data themselves suggest: its mean is the pooled rate, its strength the one
@@ -34,7 +35,7 @@ def posterior_rates(counts: np.ndarray, exposures: np.ndarray) -> np.ndarray:
     total = exposures.sum()
     if total == 0:
         return np.zeros(len(counts))
-    mean = counts.sum() / total
+    mean: np.float64 = counts.sum() / total
     if mean in (0.0, 1.0):
         return np.full(len(counts), mean)
     # E[sum e (r - mean)^2] = v (total - sum(e^2)/total) + mean (1 - mean) (n - 1) with v the variance of the
@@ -49,7 +50,7 @@ def posterior_rates(counts: np.ndarray, exposures: np.ndarray) -> np.ndarray:
     return (counts + mean * strength) / (exposures + strength)
 
 
-def decayed(values: np.ndarray, ages_s: np.ndarray, half_life_s: float) -> np.ndarray:
+def decayed(values: Floats, ages_s: Floats, half_life_s: float) -> Floats:
     """(n,) float64: each value halved once for every `half_life_s` of its age in seconds."""
     if not half_life_s > 0:
         raise InputError(f"half-life is {half_life_s} seconds; wanted a positive time")

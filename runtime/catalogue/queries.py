@@ -4,23 +4,23 @@ Works on any catalogue. Knows no index and no encoder.
 """
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
+from embed.arrays import Bools, Float16s, Float32s, Floats
 from embed.spec import InputError
 from runtime.catalogue.hits import Hit, Searchable
 from runtime.config import Wish
 
 
-def mixed_query(likes: np.ndarray, dislikes: np.ndarray | None = None) -> np.ndarray:
+def mixed_query(likes: Float32s, dislikes: Float32s | None = None) -> Float32s:
     """(d,) unit vector: the mean of `likes` (a, d), less the mean of `dislikes` (b, d) where there are any.
 
     InputError where nothing is left, as when likes and dislikes are the same.
     """
     if not len(likes):
         raise InputError("a query needs a picture, a text, an id or a vector that is liked")
-    mixed = likes.mean(axis=0, dtype=np.float64)
+    mixed: Floats = likes.mean(axis=0, dtype=np.float64)
     if dislikes is not None and len(dislikes):
         mixed = mixed - dislikes.mean(axis=0, dtype=np.float64)
     length = np.linalg.norm(mixed)
@@ -29,7 +29,7 @@ def mixed_query(likes: np.ndarray, dislikes: np.ndarray | None = None) -> np.nda
     return (mixed / length).astype(np.float32)
 
 
-def find(catalogue: Searchable, query: np.ndarray, wish: Wish) -> list[Hit]:
+def find(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
     """The best hits for a query (d,) that meet the wish: k of them, or as many as there are.
 
     More are fetched until enough are left, so what is taken out never costs a hit that exists.
@@ -53,7 +53,7 @@ def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:
         hits = [hit for hit, keep in zip(hits, distinct, strict=True) if keep]
     if wish.group_by is None:
         return hits
-    seen: Counter[Any] = Counter()
+    seen: Counter[object] = Counter()
     kept = []
     for hit in hits:
         if wish.group_by not in hit.metadata:
@@ -66,7 +66,7 @@ def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:
     return kept
 
 
-def distinct_rows(vectors: np.ndarray, threshold: float) -> np.ndarray:
+def distinct_rows(vectors: Float16s | Float32s, threshold: float) -> Bools:
     """(n,) bool: False for each vector whose cosine with an earlier one that is kept exceeds `threshold`."""
     vectors = np.asarray(vectors, np.float32)
     kept = np.zeros(len(vectors), bool)

@@ -14,17 +14,18 @@ encoder: queries come as vectors.
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.arrays import Bools, Float16s, Float32s, Floats, Ints
 from embed.files import read_manifest
-from embed.spec import Identity, InputError
+from embed.spec import Identity, InputError, Side
 from runtime.catalogue.filters import matching
 from runtime.catalogue.hits import HIT_COLUMNS, Hit, Searchable, Weights, jsonable
-from runtime.index.base import Effort
+from runtime.index.base import Effort, IndexKind
 from runtime.index.blend import SPARE, best_of, pareto_front, scan, similarities
 from runtime.index.factory import read_index
 
@@ -38,10 +39,40 @@ SCAN_COST = 4
 MOST_CANDIDATES = 2048  # more hits than this come from a scan
 
 
+class EffortEntry(TypedDict):
+    """What the manifest says of an effort: from which weight on it serves, and the recall at ten that it reached."""
+
+    weight: float
+    probes: int
+    candidates: int
+    recall_at_10: float
+
+
+class IndexEntry(TypedDict):
+    """What the manifest says of the index; the exact one needs no efforts."""
+
+    kind: Literal["exact"] | IndexKind
+    min_recall: NotRequired[float]
+    efforts: NotRequired[list[EffortEntry]]
+
+
+class CatalogueManifest(TypedDict):
+    """manifest.json."""
+
+    format: int
+    version: str
+    identity: dict[str, object]
+    images_root: str
+    bundle: str | None
+    popularity: dict[str, Any]  # the fields of PopularityConfig
+    index: IndexEntry
+    files: dict[str, int]  # sizes in bytes
+
+
 class Catalogue(Searchable):
     """One version of a catalogue, read only."""
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: CatalogueManifest) -> None:
         folder = path / manifest["version"]
         for name, size_bytes in manifest["files"].items():
             if (found := (folder / name).stat().st_size) != size_bytes:
@@ -50,8 +81,8 @@ class Catalogue(Searchable):
         self.folder = folder
         self.manifest = manifest
         self.identity = Identity.from_json(manifest["identity"])
-        self.vectors: np.ndarray = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
-        self.popularity: np.ndarray = np.load(folder / "popularity.npy", mmap_mode="r", allow_pickle=False)
+        self.vectors: Float16s = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        self.popularity: Float32s = np.load(folder / "popularity.npy", mmap_mode="r", allow_pickle=False)
         self.rows: pa.Table = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow"))).read_all()
         self.index = None
         if manifest["index"]["kind"] != "exact":
@@ -68,7 +99,7 @@ class Catalogue(Searchable):
         """The newest version of the catalogue at `path`; InputError where there is none or it is damaged."""
         path = Path(path)
         while True:
-            manifest = read_manifest(path / "manifest.json", "catalogue", READABLE)
+            manifest: Any = read_manifest(path / "manifest.json", "catalogue", READABLE)
             try:
                 return cls(path, manifest)
             except FileNotFoundError:
@@ -90,32 +121,32 @@ class Catalogue(Searchable):
         """The bundle that encodes this catalogue's queries, where it was given one."""
         return None if self.manifest["bundle"] is None else (self.path / self.manifest["bundle"]).resolve()
 
-    def image_embeddings(self) -> np.ndarray:
+    def image_embeddings(self) -> Float16s:
         """(n, d) float16. This and the next three are what a cache offers too: one version makes the next."""
         return self.vectors
 
-    def pooled_embeddings(self) -> np.ndarray | None:
+    def pooled_embeddings(self) -> Float16s | None:
         """None: a catalogue has no features before the projection."""
         return None
 
-    def metadata(self, side: str) -> pa.Table:
+    def metadata(self, side: Side) -> pa.Table:
         """image_path, image_id, width and height of each row; a catalogue has the side `images` only."""
         return self.rows.select(["image", "image_id", "width", "height"]).rename_columns(
             ["image_path", "image_id", "width", "height"]
         )
 
-    def image_rows(self, keys: pa.ChunkedArray) -> np.ndarray:
+    def image_rows(self, keys: pa.ChunkedArray) -> Ints:
         """(m,) int64: the row of each picture's name, -1 where there is none."""
         found = pc.index_in(keys.cast(pa.string()), value_set=self.rows["image"].cast(pa.string()))
         return np.asarray(pc.fill_null(found, -1)).astype(np.int64)
 
-    def vectors_of(self, keys: list[str]) -> np.ndarray:
+    def vectors_of(self, keys: list[str]) -> Float16s:
         """(n, d) float16 of pictures by name."""
         return self.vectors[self.image_rows(pa.chunked_array([pa.array(keys, pa.string())]))]
 
     def front(
         self,
-        query: np.ndarray,
+        query: Float32s,
         min_percentile: float = 0.0,
         where: str | None = None,
         exclude: Collection[str] = (),
@@ -146,11 +177,11 @@ class Catalogue(Searchable):
         raise InputError(f"{self.path} has no picture named {key_or_id!r}, nor one with that id")
 
     def _search(
-        self, queries: np.ndarray, k: int, weights: np.ndarray, min_percentile: float, where: str | None
+        self, queries: Float32s, k: int, weights: Float32s, min_percentile: float, where: str | None
     ) -> list[list[Hit]]:
         return self.hits(*self.search_rows(queries, k, weights, min_percentile, where))
 
-    def hits(self, rows: np.ndarray, similarities: np.ndarray, scores: np.ndarray) -> list[list[Hit]]:
+    def hits(self, rows: Ints, similarities: Floats, scores: Floats) -> list[list[Hit]]:
         """What `search_rows` found, with names and metadata."""
         taken = iter(self.rows.take(rows[rows >= 0]).to_pylist())
         return [
@@ -159,8 +190,8 @@ class Catalogue(Searchable):
         ]
 
     def search_rows(
-        self, queries: np.ndarray, k: int, weights: Weights, min_percentile: float = 0.0, where: str | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, queries: Float32s, k: int, weights: Weights, min_percentile: float = 0.0, where: str | None = None
+    ) -> tuple[Ints, Floats, Floats]:
         """Rows (m, k) int64, their cosines and their scores (m, k) float64, best first, row -1 past the last hit.
 
         Asked as `search` is, with queries in float32; nothing is checked.
@@ -185,7 +216,7 @@ class Catalogue(Searchable):
                 array[scanned] = values
         return best
 
-    def _allowed(self, min_percentile: float, where: str | None) -> int | np.ndarray | None:
+    def _allowed(self, min_percentile: float, where: str | None) -> int | Bools | None:
         """None for every row, a number for the first so many, or a mask (n,) bool."""
         prefix = int(np.searchsorted(-self.popularity, -np.float32(min_percentile / 100), side="right"))
         if where is None:
@@ -194,12 +225,12 @@ class Catalogue(Searchable):
         mask[:prefix] = matching(where, self.rows.slice(0, prefix))
         return mask
 
-    def _scan(self, queries: np.ndarray, weights: np.ndarray, k: int, allowed: int | np.ndarray | None) -> np.ndarray:
+    def _scan(self, queries: Float32s, weights: Float32s, k: int, allowed: int | Bools | None) -> Ints:
         if allowed is None or isinstance(allowed, int):
             return scan(self.vectors[:allowed], self.popularity[:allowed], queries, weights, k)
         return scan(self.vectors, self.popularity, queries, weights, k, np.flatnonzero(allowed))
 
-    def _by_effort(self, weights: np.ndarray, k: int, count: int) -> list[tuple[Effort, np.ndarray]]:
+    def _by_effort(self, weights: Float32s, k: int, count: int) -> list[tuple[Effort, Bools]]:
         """The effort for each query, with the mask of its queries; queries that a scan answers sooner are in none.
 
         An effort serves the weight it was tuned at and those up to the next: the lower the weight, the harder.
@@ -227,6 +258,6 @@ def _hit(row: dict[str, Any], similarity: float, score: float) -> Hit:
     )
 
 
-def hit_json(hit: Hit) -> dict[str, Any]:
+def hit_json(hit: Hit) -> dict[str, object]:
     """What `--json` and the service give for a hit."""
     return {name: getattr(hit, name) for name in hit.__dataclass_fields__} | {"metadata": jsonable(hit.metadata)}

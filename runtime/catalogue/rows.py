@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.spec import Identity, InputError
+from embed.arrays import Float16s, Float32s, Floats, Ints
+from embed.spec import Identity, InputError, Side
 from runtime.catalogue.popularity import decayed, percentiles, posterior_rates
 from runtime.config import PopularityConfig
 
@@ -24,14 +25,14 @@ class Pictures(Protocol):
 
     identity: Identity
 
-    def image_embeddings(self) -> np.ndarray: ...
-    def pooled_embeddings(self) -> np.ndarray | None: ...
-    def metadata(self, side: str) -> pa.Table: ...
-    def image_rows(self, keys: pa.ChunkedArray) -> np.ndarray: ...
+    def image_embeddings(self) -> Float16s: ...
+    def pooled_embeddings(self) -> Float16s | None: ...
+    def metadata(self, side: Side) -> pa.Table: ...
+    def image_rows(self, keys: pa.ChunkedArray) -> Ints: ...
 
 
 # Pictures, (n,) rows of theirs, and the prompts of these, null where there is none -> (n,) scores, higher is better.
-Predict = Callable[[Pictures, np.ndarray, pa.ChunkedArray], np.ndarray]
+Predict = Callable[[Pictures, Ints, pa.ChunkedArray], Float32s]
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class PopularRows:
     """A catalogue's rows, most popular first, and where the vector of each lies among the pictures' (n,) int64."""
 
     table: pa.Table
-    vector_rows: np.ndarray
+    vector_rows: Ints
     not_embedded: int  # pictures that the table names and that have no vector
     without_count: int  # pictures with a vector whose count is unknown
 
@@ -93,7 +94,7 @@ def popular_rows(
     return PopularRows(table.take(order), vector_rows[order], int((found < 0).sum()), without)
 
 
-def popularity_values(table: pa.Table, half_life_s: float | None) -> np.ndarray:
+def popularity_values(table: pa.Table, half_life_s: float | None) -> Floats:
     """(n,) float64: counts, or posterior rates where there are exposures, faded by age; NaN where there is no count."""
     values = counts = _numbers(table, "count")
     if "exposures" in table.column_names and table["exposures"].null_count < len(table):
@@ -115,7 +116,7 @@ def popularity_values(table: pa.Table, half_life_s: float | None) -> np.ndarray:
     return decayed(values, np.nanmax(times) - times, half_life_s) if (~np.isnan(times)).any() else values
 
 
-def seconds(column: pa.ChunkedArray) -> np.ndarray:
+def seconds(column: pa.ChunkedArray) -> Floats:
     """(n,) float64 seconds, NaN for null, of a column of seconds since 1970, dates, times or ISO texts."""
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         try:
@@ -126,7 +127,7 @@ def seconds(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(column.cast(pa.float64()).fill_null(np.nan))
 
 
-def _numbers(table: pa.Table, name: str) -> np.ndarray:
+def _numbers(table: pa.Table, name: str) -> Floats:
     """(n,) float64, NaN for null; InputError for what is negative or not finite."""
     column = table[name].cast(pa.float64())
     values = np.asarray(column.fill_null(np.nan))
@@ -150,8 +151,8 @@ def _refuse_repeated(keys: pa.ChunkedArray) -> None:
 
 
 def _with_predicted(
-    values: np.ndarray, table: pa.Table, pictures: Pictures, vector_rows: np.ndarray, predict: Predict | None
-) -> np.ndarray:
+    values: Floats, table: pa.Table, pictures: Pictures, vector_rows: Ints, predict: Predict | None
+) -> Floats:
     """(n,) percentiles: of the known values among themselves; elsewhere of the predicted score among all predicted."""
     if predict is None:
         raise InputError("to predict the popularity of pictures without a count takes a bundle")

@@ -10,19 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.arrays import Float16s, Float32s
 from embed.files import atomic_write, locked, sync_folder, write_json
 from embed.progress import Progress, silent
 from embed.spec import InputError, require_same_identity
-from runtime.catalogue.reader import FORMAT, Catalogue
+from runtime.catalogue.reader import FORMAT, Catalogue, CatalogueManifest, EffortEntry, IndexEntry
 from runtime.catalogue.rows import OWN_COLUMNS, Pictures, PopularRows, Predict, popular_rows
 from runtime.config import IndexConfig, PopularityConfig
-from runtime.index.base import Effort
+from runtime.index.base import Effort, IndexKind
 from runtime.index.effort import RecallTooLow, Tuned, measure, tune
 from runtime.index.factory import KINDS, build_index, bytes_per_vector, read_index
 
@@ -42,7 +42,7 @@ def build(
     images_root: str | Path = ".",
     bundle: str | Path | None = None,
     predict: Predict | None = None,
-    queries: np.ndarray | None = None,
+    queries: Float16s | Float32s | None = None,
     progress: Progress = silent,
 ) -> tuple[Catalogue, PopularRows]:
     """A catalogue at `out` of the pictures to which `labels` gives a popularity (see runtime.catalogue.rows).
@@ -57,11 +57,8 @@ def build(
         vectors, popularity = _write_rows(folder, pictures, rows)
         sample = tuning_queries(vectors, queries)
         found = _build_index(folder, vectors, popularity, index, sample, progress)
-        places = {
-            "images_root": _relative(images_root, out),
-            "bundle": None if bundle is None else _relative(bundle, out),
-        }
-        _commit(out, folder, pictures, config, found, places)
+        place = None if bundle is None else _relative(bundle, out)
+        _commit(out, folder, pictures, config, found, _relative(images_root, out), place)
     return Catalogue.open(out), rows
 
 
@@ -92,12 +89,11 @@ def refresh(
         rows = popular_rows(labels, source, config, predict, delete)
         vectors, popularity = _write_rows(folder, source, rows)
         found = _carry_index(folder, old, rows, vectors, popularity, progress)
-        places = {name: old.manifest[name] for name in ("images_root", "bundle")}
-        _commit(path, folder, source, config, found, places)
+        _commit(path, folder, source, config, found, old.manifest["images_root"], old.manifest["bundle"])
     return Catalogue.open(path), rows
 
 
-def tuning_queries(vectors: np.ndarray, queries: np.ndarray | None, count: int = TUNING_QUERIES) -> np.ndarray:
+def tuning_queries(vectors: Float16s, queries: Float16s | Float32s | None, count: int = TUNING_QUERIES) -> Float32s:
     """(m, d) float32 unit vectors: up to half of `count` from `queries`, the others between two neighbouring rows.
 
     A row itself would find itself; halfway to another picture lies what neither is.
@@ -112,16 +108,16 @@ def tuning_queries(vectors: np.ndarray, queries: np.ndarray | None, count: int =
 
 def _build_index(
     folder: Path,
-    vectors: np.ndarray,
-    popularity: np.ndarray,
+    vectors: Float16s,
+    popularity: Float32s,
     config: IndexConfig,
-    queries: np.ndarray,
+    queries: Float32s,
     progress: Progress,
-) -> dict[str, Any]:
+) -> IndexEntry:
     """Write the index of a new version; what the manifest says of it."""
     if config.kind == "exact" or (config.kind == "auto" and len(vectors) <= EXACT_UP_TO):
         return {"kind": "exact"}
-    kinds = KINDS if config.kind == "auto" else (config.kind,)
+    kinds = [kind for kind in KINDS if config.kind in ("auto", kind)]
     refused = []
     for kind in kinds:
         size_bytes = bytes_per_vector(kind, vectors.shape[1]) * len(vectors)
@@ -144,10 +140,10 @@ def _carry_index(
     folder: Path,
     old: Catalogue,
     rows: PopularRows,
-    vectors: np.ndarray,
-    popularity: np.ndarray,
+    vectors: Float16s,
+    popularity: Float32s,
     progress: Progress,
-) -> dict[str, Any]:
+) -> IndexEntry:
     """Write the old version's index with the new rows in it; what the manifest says of it."""
     was = old.manifest["index"]
     if was["kind"] == "exact":
@@ -169,12 +165,17 @@ def _carry_index(
     return _index_manifest(was["kind"], was["min_recall"], tuned)
 
 
-def _index_manifest(kind: str, min_recall: float, tuned: Sequence[Tuned]) -> dict[str, Any]:
-    efforts = [{"weight": one.weight, **asdict(one.effort), "recall_at_10": one.recall} for one in tuned]
+def _index_manifest(kind: IndexKind, min_recall: float, tuned: Sequence[Tuned]) -> IndexEntry:
+    efforts = [
+        EffortEntry(
+            weight=one.weight, probes=one.effort.probes, candidates=one.effort.candidates, recall_at_10=one.recall
+        )
+        for one in tuned
+    ]
     return {"kind": kind, "min_recall": min_recall, "efforts": efforts}
 
 
-def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[np.ndarray, np.ndarray]:
+def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[Float16s, Float32s]:
     """Write vectors.npy, popularity.npy and rows.arrow; the vectors, memory-mapped, and the percentiles."""
     vectors = pictures.image_embeddings()
     with atomic_write(folder / "vectors.npy") as file:
@@ -190,7 +191,7 @@ def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[np
     return np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False), popularity
 
 
-def _write_array(path: Path, array: np.ndarray) -> None:
+def _write_array(path: Path, array: Float32s) -> None:
     with atomic_write(path) as file:
         np.save(file, array, allow_pickle=False)
 
@@ -226,15 +227,17 @@ def _commit(
     folder: Path,
     pictures: Pictures,
     config: PopularityConfig,
-    index: dict[str, Any],
-    places: dict[str, str | None],
+    index: IndexEntry,
+    images_root: str,
+    bundle: str | None,
 ) -> None:
     sync_folder(path)
-    manifest = {
+    manifest: CatalogueManifest = {
         "format": FORMAT,
         "version": folder.name,
         "identity": pictures.identity.to_json(),
-        **places,
+        "images_root": images_root,
+        "bundle": bundle,
         "popularity": asdict(config),
         "index": index,
         "files": {file.name: file.stat().st_size for file in sorted(folder.iterdir())},

@@ -8,11 +8,18 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from embed.arrays import Bools, Float16s, Float32s, Ints
 from embed.progress import Step, no_step
+
+if TYPE_CHECKING:
+    import faiss
+
+IvfKind = Literal["ivf-pq", "ivf-sq"]
+IndexKind = Literal[IvfKind, "hnsw"]
 
 ADD_ROWS = 65_536  # at a time
 
@@ -28,20 +35,18 @@ class Effort:
 class Index(ABC):
     """Of the rows of a catalogue by vector and popularity."""
 
-    kind: str  # one of runtime.index.factory's KINDS
+    kind: IndexKind
     lists: int  # that there are to probe; 0 for a graph
 
     @abstractmethod
-    def candidates(
-        self, queries: np.ndarray, weights: np.ndarray, effort: Effort, rows: int | np.ndarray | None = None
-    ) -> np.ndarray:
+    def candidates(self, queries: Float32s, weights: Float32s, effort: Effort, rows: int | Bools | None = None) -> Ints:
         """(m, effort.candidates) int64 rows by approximate score, -1 for none.
 
         `rows` confines them to the first so many, or to those of a mask (n,) bool. queries (m, d), weights (m,).
         """
 
     @abstractmethod
-    def refilled(self, known: np.ndarray, vectors: np.ndarray, popularity: np.ndarray, step: Step = no_step) -> "Index":
+    def refilled(self, known: Ints, vectors: Float16s, popularity: Float32s, step: Step = no_step) -> "Index":
         """An index of other rows, which learns nothing anew; this one is of no more use.
 
         known (n,) int64: which row of this index each is, -1 for new ones. vectors (n, d), popularity (n,).
@@ -52,14 +57,14 @@ class Index(ABC):
         """Write everything that `runtime.index.factory.read_index` wants."""
 
 
-def read_faiss(path: Path, mapped: bool) -> Any:
+def read_faiss(path: Path, mapped: bool) -> "faiss.Index":
     """A FAISS index in a file."""
     import faiss
 
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
 
 
-def write_faiss(index: Any, path: Path) -> None:
+def write_faiss(index: "faiss.Index", path: Path) -> None:
     """Write a FAISS index to a file, which is on disk then."""
     import faiss
 
@@ -77,7 +82,7 @@ def let_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
-def selector(rows: int | np.ndarray | None) -> Any:
+def selector(rows: int | Bools | None) -> "faiss.IDSelector | None":
     """FAISS's form of: the ids below a number, or those of a mask; None for all."""
     import faiss
 

@@ -5,6 +5,8 @@ Pure functions on arrays. Knows no file and no metadata.
 
 import numpy as np
 
+from embed.arrays import Bools, Float16s, Float32s, Floats, Ints
+
 # Vectors turned to float32 at a time, bounding memory to some tens of MB.
 BLOCK_ROWS = 16_384
 SCAN_QUERIES = 1024
@@ -18,7 +20,7 @@ _CHUNK_VALUES = 65_536  # 256 KB of float32: the four passes of `to_float32` sta
 _EXPONENT_SHIFT = np.float32(2.0**112)  # the exponents of float16 and float32 are biased by 15 and 127
 
 
-def to_float32(half: np.ndarray, out: np.ndarray) -> np.ndarray:
+def to_float32(half: Float16s, out: Float32s) -> Float32s:
     """`out`, contiguous float32 with as many values as `half` (float16, finite), holding the same numbers.
 
     numpy converts float16 one value at a time where a build lacks the instruction: this is some five times as fast.
@@ -35,13 +37,13 @@ def to_float32(half: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 
 def scan(
-    vectors: np.ndarray,
-    popularity: np.ndarray,
-    queries: np.ndarray,
-    weights: np.ndarray,
+    vectors: Float16s,
+    popularity: Float32s,
+    queries: Float32s,
+    weights: Float32s,
     k: int,
-    rows: np.ndarray | None = None,
-) -> np.ndarray:
+    rows: Ints | None = None,
+) -> Ints:
     """(m, c) int64, c >= min(k, n), in no order: the rows of highest blended score, of all n or of `rows` (n,).
 
     vectors (N, d) float16, popularity (N,), queries (m, d) float32, weights (m,).
@@ -55,14 +57,14 @@ def scan(
 
 
 def _scan(
-    vectors: np.ndarray,
-    popularity: np.ndarray,
-    queries: np.ndarray,
-    weights: np.ndarray,
+    vectors: Float16s,
+    popularity: Float32s,
+    queries: Float32s,
+    weights: Float32s,
     count: int,
-    rows: np.ndarray | None,
+    rows: Ints | None,
     n: int,
-) -> np.ndarray:
+) -> Ints:
     best = np.full((len(queries), count), -np.inf, np.float32)
     found = np.zeros((len(queries), count), np.int64)
     buffer = np.empty((min(BLOCK_ROWS, n), vectors.shape[1]), np.float32)
@@ -89,7 +91,7 @@ def _scan(
     return found
 
 
-def similarities(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def similarities(vectors: Float16s, query: Float32s, rows: Ints) -> Float32s:
     """(n,) float32 cosines of a query (d,) with the vectors of `rows` (n,)."""
     result = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), BLOCK_ROWS):
@@ -98,29 +100,29 @@ def similarities(vectors: np.ndarray, query: np.ndarray, rows: np.ndarray) -> np
     return result
 
 
-def pareto_front(similarities: np.ndarray, popularity: np.ndarray) -> np.ndarray:
+def pareto_front(similarities: Float32s, popularity: Float32s) -> Ints:
     """(f,) int64: the rows that no other row beats in similarity without being less popular, most similar first.
 
     Of rows equal in both, all stand on the front.
     """
-    order = np.lexsort((-similarities, -popularity))
+    order: Ints = np.lexsort((-similarities, -popularity))
     similar, popular = similarities[order], popularity[order]
     best_before = np.maximum.accumulate(np.concatenate([[-np.inf], similar[:-1]]))
     first_of_best = similar > best_before
     # Equal in both to the last row that was on the front.
     leader = np.maximum.accumulate(np.where(first_of_best, np.arange(len(order)), 0))
-    on_front = (similar == similar[leader]) & (popular == popular[leader])
+    on_front: Bools = (similar == similar[leader]) & (popular == popular[leader])
     return order[on_front][::-1]
 
 
 def best_of(
-    candidates: np.ndarray,
-    vectors: np.ndarray,
-    popularity: np.ndarray,
-    queries: np.ndarray,
-    weights: np.ndarray,
+    candidates: Ints,
+    vectors: Float16s,
+    popularity: Float32s,
+    queries: Float32s,
+    weights: Float32s,
     k: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[Ints, Floats, Floats]:
     """Rows (m, k) int64, cosines and scores (m, k) float64 of the k best candidates, scored anew from their vectors.
 
     candidates (m, c) int64, -1 for none, each row at most once a query. Best first, equal scores by row; past the last,
@@ -146,13 +148,13 @@ def best_of(
 
 
 def _narrowed(
-    candidates: np.ndarray,
-    vectors: np.ndarray,
-    popularity: np.ndarray,
-    queries: np.ndarray,
-    weights: np.ndarray,
+    candidates: Ints,
+    vectors: Float16s,
+    popularity: Float32s,
+    queries: Float32s,
+    weights: Float32s,
     count: int,
-) -> np.ndarray:
+) -> Ints:
     """(m, count): the best candidates by float32 scores of the stored vectors, in no order."""
     m, c = candidates.shape
     kept = np.empty((m, count), np.int64)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embed.arrays import Bools, Float16s, Float32s, Ints
 from embed.spec import InputError
 from runtime.index.base import Effort, Index
 from runtime.index.blend import best_of, scan
@@ -34,9 +35,7 @@ class Tuned:
     recall: float
 
 
-def tune(
-    index: Index, vectors: np.ndarray, popularity: np.ndarray, queries: np.ndarray, min_recall: float
-) -> list[Tuned]:
+def tune(index: Index, vectors: Float16s, popularity: Float32s, queries: Float32s, min_recall: float) -> list[Tuned]:
     """For each of WEIGHTS the quickest effort with a recall of at least `min_recall`; RecallTooLow where none has it.
 
     queries (m, d) float32, m >= 2, unlike the vectors themselves.
@@ -50,7 +49,7 @@ def tune(
 
 
 def measure(
-    index: Index, vectors: np.ndarray, popularity: np.ndarray, queries: np.ndarray, weight: float, effort: Effort
+    index: Index, vectors: Float16s, popularity: Float32s, queries: Float32s, weight: float, effort: Effort
 ) -> float:
     """The recall at ten of one effort at one weight."""
     weights = np.full(len(queries), weight, np.float32)
@@ -58,7 +57,7 @@ def measure(
     return float(_found(index.candidates(queries, weights, effort), truth).mean())
 
 
-def exact_rows(vectors: np.ndarray, popularity: np.ndarray, queries: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def exact_rows(vectors: Float16s, popularity: Float32s, queries: Float32s, weights: Float32s) -> Ints:
     """(m, RECALL_AT) int64: the true best rows; fewer columns where there are fewer vectors."""
     k = min(RECALL_AT, len(vectors))
     candidates = scan(vectors, popularity, queries, weights, k)
@@ -67,9 +66,9 @@ def exact_rows(vectors: np.ndarray, popularity: np.ndarray, queries: np.ndarray,
 
 def _quickest_effort(
     index: Index,
-    vectors: np.ndarray,
-    popularity: np.ndarray,
-    queries: np.ndarray,
+    vectors: Float16s,
+    popularity: Float32s,
+    queries: Float32s,
     weight: float,
     min_recall: float,
 ) -> Effort:
@@ -103,6 +102,6 @@ def _quickest_effort(
     return best
 
 
-def _found(candidates: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _found(candidates: Ints, truth: Ints) -> Bools:
     """(m, k) bool: whether each true row is among its query's candidates."""
     return np.stack([np.isin(best, found) for best, found in zip(truth, candidates, strict=True)])

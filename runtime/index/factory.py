@@ -1,19 +1,19 @@
 """Indexes by the name of their kind: made, read, and how large they become."""
 
 from pathlib import Path
+from typing import get_args
 
-import numpy as np
-
+from embed.arrays import Float16s, Float32s
 from embed.progress import Step, no_step
 from runtime.index import hnsw, ivf
-from runtime.index.base import Index, let_threads_sleep
+from runtime.index.base import Index, IndexKind, let_threads_sleep
 from runtime.index.hnsw import GraphIndex
 from runtime.index.ivf import IvfIndex
 
-KINDS = ("ivf-pq", "ivf-sq", "hnsw")
+KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 
 
-def build_index(kind: str, vectors: np.ndarray, popularity: np.ndarray, step: Step = no_step) -> Index:
+def build_index(kind: IndexKind, vectors: Float16s, popularity: Float32s, step: Step = no_step) -> Index:
     """An index of (n, d) float16 vectors and (n,) percentiles."""
     let_threads_sleep()
     if kind == "hnsw":
@@ -21,13 +21,13 @@ def build_index(kind: str, vectors: np.ndarray, popularity: np.ndarray, step: St
     return IvfIndex.build(kind, vectors, popularity, step)
 
 
-def read_index(folder: Path, kind: str, mapped: bool = True) -> Index:
+def read_index(folder: Path, kind: IndexKind, mapped: bool = True) -> Index:
     """The index that was written to a folder, `mapped` into memory, or else in memory and fit to be refilled."""
     let_threads_sleep()
     return GraphIndex.read(folder, mapped) if kind == "hnsw" else IvfIndex.read(folder, kind, mapped)
 
 
-def bytes_per_vector(kind: str, dim: int) -> int:
+def bytes_per_vector(kind: IndexKind, dim: int) -> int:
     """What an index takes for each vector; what an IVF learns, a percent of the vectors, comes on top."""
 
     return hnsw.bytes_per_vector(dim) if kind == "hnsw" else ivf.bytes_per_vector(kind, dim)

@@ -5,13 +5,17 @@ nodes.npy      (nodes,) int32: the row of each node, -1 for pictures deleted sin
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embed.arrays import Bools, Float16s, Float32s, Int32s, Ints
 from embed.files import atomic_write
 from embed.progress import Step, no_step
 from runtime.index.base import ADD_ROWS, Effort, Index, read_faiss, selector, write_faiss
+
+if TYPE_CHECKING:
+    import faiss
 
 LINKS = 32  # of a picture
 BUILD_EFFORT = 100
@@ -33,12 +37,12 @@ class GraphIndex(Index):
     kind = "hnsw"
     lists = 0
 
-    def __init__(self, index: Any, nodes: np.ndarray) -> None:
+    def __init__(self, index: "faiss.IndexHNSWSQ", nodes: Int32s) -> None:
         self._index = index
         self._nodes = nodes
 
     @classmethod
-    def build(cls, vectors: np.ndarray, popularity: np.ndarray, step: Step) -> "GraphIndex":
+    def build(cls, vectors: Float16s, popularity: Float32s, step: Step) -> "GraphIndex":
         import faiss
 
         width = _width(vectors.shape[1])
@@ -54,9 +58,7 @@ class GraphIndex(Index):
         index = read_faiss(folder / "index.faiss", mapped)
         return cls(index, np.load(folder / "nodes.npy", allow_pickle=False))
 
-    def candidates(
-        self, queries: np.ndarray, weights: np.ndarray, effort: Effort, rows: int | np.ndarray | None = None
-    ) -> np.ndarray:
+    def candidates(self, queries: Float32s, weights: Float32s, effort: Effort, rows: int | Bools | None = None) -> Ints:
         import faiss
 
         if rows is not None:
@@ -69,9 +71,7 @@ class GraphIndex(Index):
         found = self._index.search(asked, effort.candidates, params=parameters)[1]
         return np.where(found >= 0, self._nodes[found], -1)
 
-    def refilled(
-        self, known: np.ndarray, vectors: np.ndarray, popularity: np.ndarray, step: Step = no_step
-    ) -> "GraphIndex":
+    def refilled(self, known: Ints, vectors: Float16s, popularity: Float32s, step: Step = no_step) -> "GraphIndex":
         """The same nodes with new popularities, and nodes for the rows that have none. The links stay: they join
         similar pictures, whatever is popular by now."""
         import faiss
@@ -98,7 +98,7 @@ def _width(dim: int) -> int:
     return -(-(dim + 1) // 16) * 16
 
 
-def _rows(vectors: np.ndarray, last: np.ndarray, width: int) -> np.ndarray:
+def _rows(vectors: Float16s | Float32s, last: Float32s, width: int) -> Float32s:
     """(n, width) float32: [x, last, zeros]."""
     rows = np.zeros((len(vectors), width), np.float32)
     rows[:, : vectors.shape[1]] = vectors
@@ -106,7 +106,7 @@ def _rows(vectors: np.ndarray, last: np.ndarray, width: int) -> np.ndarray:
     return rows
 
 
-def _grow(index: Any, vectors: np.ndarray, popularity: np.ndarray, rows: np.ndarray, step: Step) -> None:
+def _grow(index: "faiss.IndexHNSWSQ", vectors: Float16s, popularity: Float32s, rows: Int32s, step: Step) -> None:
     import faiss
 
     # Links join what is near by distance, which inner products of vectors of unequal length are not; the finished graph
@@ -119,7 +119,7 @@ def _grow(index: Any, vectors: np.ndarray, popularity: np.ndarray, rows: np.ndar
     _walk_by(index, faiss.METRIC_INNER_PRODUCT)
 
 
-def _walk_by(graph: Any, metric: int) -> None:
+def _walk_by(graph: "faiss.IndexHNSWSQ", metric: int) -> None:
     import faiss
 
     graph.metric_type = graph.storage.metric_type = metric

@@ -12,14 +12,18 @@ that every code carries as much (Ge et al. 2013, Optimized Product Quantization,
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embed.arrays import Bools, Float16s, Float32s, Int32s, Ints
 from embed.files import atomic_write
 from embed.progress import Step, no_step
-from runtime.index.base import ADD_ROWS, Effort, Index, read_faiss, selector, write_faiss
+from runtime.index.base import ADD_ROWS, Effort, Index, IvfKind, read_faiss, selector, write_faiss
 from runtime.index.blend import to_float32
+
+if TYPE_CHECKING:
+    import faiss
 
 # Percentiles at which a cell is split: the higher the weight, the fewer and more popular the pictures among which the
 # answers lie. Percentiles are spread evenly, so a tier's mean is its middle. More tiers make lists of few codes, and
@@ -45,13 +49,13 @@ TRAIN_CODES = 65_536
 class Lists:
     """What an IVF learns of the vectors. An inner product is the same after turning both by `axes`."""
 
-    centroids: np.ndarray  # (cells, d) float32
-    spreads: np.ndarray  # (cells,) float32: root mean square distance from the centroid, 1 that of all cells
-    axes: np.ndarray  # (d, w) float32 orthonormal rows, some columns zero: turns a residual or a query
-    variances: np.ndarray  # (w,) float32: of turned residuals
+    centroids: Float32s  # (cells, d)
+    spreads: Float32s  # (cells,): root mean square distance from the centroid, 1 that of all cells
+    axes: Float32s  # (d, w) orthonormal rows, some columns zero: turns a residual or a query
+    variances: Float32s  # (w,): of turned residuals
 
     @classmethod
-    def learn(cls, vectors: np.ndarray, rng: np.random.Generator) -> "Lists":
+    def learn(cls, vectors: Float16s, rng: np.random.Generator) -> "Lists":
         """From a sample of (n, d) float16 unit vectors."""
         import faiss
 
@@ -71,7 +75,7 @@ class Lists:
         variances = np.square(residuals @ axes).mean(axis=0)
         return cls(kmeans.centroids, spreads.astype(np.float32), axes, variances)
 
-    def cells_of(self, vectors: np.ndarray) -> np.ndarray:
+    def cells_of(self, vectors: Float16s) -> Int32s:
         """(n,) int32: the cell whose centroid is nearest to each vector."""
         import faiss
 
@@ -83,31 +87,29 @@ class Lists:
             cells[some] = nearest.search(plain(vectors[some]), 1)[1][:, 0]
         return cells
 
-    def codable(self, vectors: np.ndarray, popularity: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    def codable(self, vectors: Float16s, popularity: Float32s, cells: Int32s) -> Float32s:
         """(n, width) float32: turned residuals, and in two subvectors more what popularity has beyond its tier's
         start."""
         beyond = popularity - TIER_STARTS[tiers_of(popularity)]
         whole = np.floor(beyond / STEP) * STEP
         return self._turned(plain(vectors) - self.centroids[cells], whole, beyond - whole)
 
-    def askable(self, queries: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    def askable(self, queries: Float32s, weights: Float32s) -> Float32s:
         """(m, width) float32: queries and weights in the coordinates of the codes."""
         return self._turned(queries, weights, weights)
 
     @property
     def width(self) -> int:
         """The number of coordinates that are coded."""
-        return self.axes.shape[1] + 2 * SUBVECTOR
+        return int(self.axes.shape[1]) + 2 * SUBVECTOR
 
-    def _turned(self, vectors: np.ndarray, whole: np.ndarray, left: np.ndarray) -> np.ndarray:
+    def _turned(self, vectors: Float32s, whole: Float32s, left: Float32s) -> Float32s:
         rows = np.zeros((len(vectors), self.width), np.float32)
         np.matmul(vectors, self.axes, out=rows[:, : -2 * SUBVECTOR])
         rows[:, -2 * SUBVECTOR], rows[:, -SUBVECTOR] = whole, left
         return rows
 
-    def best(
-        self, asked: np.ndarray, queries: np.ndarray, weights: np.ndarray, probes: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def best(self, asked: Float32s, queries: Float32s, weights: Float32s, probes: int) -> tuple[Ints, Float32s]:
         """The lists (m, probes) int64 whose best pictures may score highest, and the scores (m, probes) float32 to
         which their codes add; `asked` is what `askable` makes of the others."""
         count = len(queries)
@@ -121,12 +123,12 @@ class Lists:
         return np.ascontiguousarray(lists), np.take_along_axis(starts.reshape(count, -1), lists, axis=1)
 
 
-def tiers_of(popularity: np.ndarray) -> np.ndarray:
+def tiers_of(popularity: Float32s) -> Ints:
     """(n,) int64: the tier of each percentile."""
     return np.searchsorted(TIERS, popularity, side="right")
 
 
-def principal_axes(covariance: np.ndarray) -> np.ndarray:
+def principal_axes(covariance: Float32s) -> Float32s:
     """(d, w) float32: the eigenvectors of a (d, d) covariance, dealt out to subvectors of SUBVECTOR columns.
 
     The largest variances come into subvectors of their own, each next one to the subvector with the least product so
@@ -150,7 +152,9 @@ def principal_axes(covariance: np.ndarray) -> np.ndarray:
 class IvfIndex(Index):
     """Lists of codes in FAISS, which scans those that it is told to."""
 
-    def __init__(self, kind: str, index: Any, learned: Lists, cells: np.ndarray) -> None:
+    kind: IvfKind
+
+    def __init__(self, kind: IvfKind, index: "faiss.IndexIVF", learned: Lists, cells: Int32s) -> None:
         self.kind = kind
         self.lists = int(index.nlist)
         self._index = index
@@ -158,7 +162,7 @@ class IvfIndex(Index):
         self._cells = cells
 
     @classmethod
-    def build(cls, kind: str, vectors: np.ndarray, popularity: np.ndarray, step: Step) -> "IvfIndex":
+    def build(cls, kind: IvfKind, vectors: Float16s, popularity: Float32s, step: Step) -> "IvfIndex":
         rng = np.random.default_rng(0)
         learned = Lists.learn(vectors, rng)
         cells = learned.cells_of(vectors)
@@ -170,15 +174,13 @@ class IvfIndex(Index):
         return cls(kind, _filled(index, kind, learned, vectors, popularity, cells, step), learned, cells)
 
     @classmethod
-    def read(cls, folder: Path, kind: str, mapped: bool) -> "IvfIndex":
+    def read(cls, folder: Path, kind: IvfKind, mapped: bool) -> "IvfIndex":
         with np.load(folder / "lists.npz", allow_pickle=False) as file:
             learned = Lists(**file)
         index = read_faiss(folder / "index.faiss", mapped)
         return cls(kind, index, learned, np.load(folder / "cells.npy", mmap_mode="r", allow_pickle=False))
 
-    def candidates(
-        self, queries: np.ndarray, weights: np.ndarray, effort: Effort, rows: int | np.ndarray | None = None
-    ) -> np.ndarray:
+    def candidates(self, queries: Float32s, weights: Float32s, effort: Effort, rows: int | Bools | None = None) -> Ints:
         import faiss
 
         asked = self._learned.askable(queries, weights)
@@ -193,9 +195,7 @@ class IvfIndex(Index):
         )
         return found
 
-    def refilled(
-        self, known: np.ndarray, vectors: np.ndarray, popularity: np.ndarray, step: Step = no_step
-    ) -> "IvfIndex":
+    def refilled(self, known: Ints, vectors: Float16s, popularity: Float32s, step: Step = no_step) -> "IvfIndex":
         cells = np.empty(len(vectors), np.int32)
         cells[known >= 0] = self._cells[known[known >= 0]]
         cells[known < 0] = self._learned.cells_of(vectors[known < 0])
@@ -216,23 +216,23 @@ class IvfIndex(Index):
             np.savez(file, allow_pickle=False, **asdict(self._learned))
 
 
-def bytes_per_vector(kind: str, dim: int) -> int:
+def bytes_per_vector(kind: IvfKind, dim: int) -> int:
     """Of the codes and ids."""
     parts = -(-dim // SUBVECTOR) + 2
     return 8 + (-(-parts // 2) if kind == "ivf-pq" else parts * SUBVECTOR // 2)
 
 
-def plain(half: np.ndarray) -> np.ndarray:
-    """The same numbers, (n, d) float16 or float32, as float32."""
-    return half if half.dtype == np.float32 else to_float32(half, np.empty(half.shape, np.float32))
+def plain(half: Float16s) -> Float32s:
+    """The same numbers, (n, d), as float32."""
+    return to_float32(half, np.empty(half.shape, np.float32))
 
 
-def _sample(n: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def _sample(n: int, count: int, rng: np.random.Generator) -> Ints:
     """Up to `count` rows of n, ascending."""
     return np.sort(rng.choice(n, min(count, n), replace=False))
 
 
-def _empty(kind: str, learned: Lists) -> Any:
+def _empty(kind: IvfKind, learned: Lists) -> "faiss.IndexIVF":
     """Lists without codes. The lists to search are always given, so FAISS itself has no centroids to choose by."""
     import faiss
 
@@ -249,14 +249,14 @@ def _empty(kind: str, learned: Lists) -> Any:
 
 
 def _filled(
-    index: Any,
-    kind: str,
+    index: "faiss.IndexIVF",
+    kind: IvfKind,
     learned: Lists,
-    vectors: np.ndarray,
-    popularity: np.ndarray,
-    cells: np.ndarray,
+    vectors: Float16s,
+    popularity: Float32s,
+    cells: Int32s,
     step: Step,
-) -> Any:
+) -> "faiss.IndexIVF":
     """The trained and empty index with these rows in it."""
     import faiss
 

@@ -8,7 +8,7 @@ A folder of candidates has one folder for each prompt, by its number, and in it 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -42,6 +42,14 @@ TEMPLATES = (
 )
 
 
+class Candidate(TypedDict):
+    """A picture to generate: from which text and seed, and the file, without its suffix, to write it to."""
+
+    file: str
+    seed: int
+    text: str
+
+
 @dataclass(frozen=True)
 class Best:
     """The chosen picture of one prompt. `mean` is the mean score of its `candidates`, `unreadable` left out."""
@@ -66,8 +74,8 @@ def read_templates(path: Path) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def plan(prompts: Sequence[str], templates: Sequence[str], seeds: int) -> list[dict[str, Any]]:
-    """What to generate: the text, the seed, and the file, without its suffix, to write each candidate to."""
+def plan(prompts: Sequence[str], templates: Sequence[str], seeds: int) -> list[Candidate]:
+    """What to generate: every prompt in every template with every seed."""
     return [
         {"file": f"{i:04d}/{j:02d}_{seed}", "seed": seed, "text": template.replace("{prompt}", prompt)}
         for i, prompt in enumerate(prompts)

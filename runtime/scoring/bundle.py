@@ -22,16 +22,18 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, NotRequired, TypedDict, get_args
 
+from embed.engines.sessions import Signature
 from embed.files import read_manifest, sha256_file
 from embed.inputs.tokenizer import Tokenizer, TokenizerConfig
 from embed.spec import Identity, InputError, Source, known_fields
 from runtime.config import Precision
 
 FORMAT = 1
-PRECISIONS: tuple[str, ...] = get_args(Precision)
-PARTS = ("model", "image", "text", "head")
+Part = Literal["model", "image", "text", "head"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+PARTS: tuple[Part, ...] = get_args(Part)
 # What a graph of scores may give, each float32 (n,).
 OUTPUTS = {
     "score": "the head's own score",
@@ -44,22 +46,91 @@ class BundleError(InputError):
     """The folder is no bundle, is damaged, or is not what its manifest says."""
 
 
+class FileEntry(TypedDict):
+    """What the manifest says of a file."""
+
+    sha256: str
+    bytes: int
+
+
+Tensors = dict[str, tuple[str, list[int | str]]]  # type and shape by name; in JSON each tuple is a list
+
+
+class GraphEntry(TypedDict):
+    """What the manifest says of a graph; see Graph."""
+
+    file: str
+    inputs: Tensors
+    outputs: Tensors
+
+
+class HeadEntry(TypedDict):
+    """What the manifest says of the head."""
+
+    inputs: list[str]
+    config: dict[str, object]  # the fields of heads.models.HeadConfig
+
+
+class PrecisionParity(TypedDict):
+    """How far the graphs of one precision are from torch."""
+
+    scores: dict[str, Any]  # the fields of export.parity.ScoreParity, and the limit at fp32
+    vectors: dict[str, dict[str, Any]]  # by name, the fields of embed.graphs.trace.Certificate
+    whole_graph: float  # the largest difference of scores between model.onnx and the parts
+
+
+class Parity(TypedDict):
+    """How far a bundle is from torch, and on which pictures that was measured."""
+
+    pictures: Literal["real", "generated"]
+    precisions: dict[Precision, PrecisionParity]
+
+
+class Provenance(TypedDict):
+    """Where a bundle comes from: versions of libraries, and what the head's manifest says, where it does."""
+
+    versions: dict[str, str]
+    training: dict[str, object] | None
+    data: dict[str, object] | None
+    split: dict[str, object] | None
+    metrics: dict[str, object] | None
+
+
+class BundleManifest(TypedDict):
+    """bundle.json."""
+
+    format: int
+    opset: int
+    identity: dict[str, Any]  # the fields of Identity
+    source: dict[str, Any]  # the fields of Source
+    head: HeadEntry
+    precisions: list[Precision]
+    tokenizer: dict[str, Any] | None  # the fields of TokenizerConfig
+    calibration: dict[str, Any] | None  # as heads.evaluation.calibration fits it
+    provenance: Provenance
+    graphs: dict[Precision, dict[Part, GraphEntry]]
+    reference: dict[Precision, dict[str, float]]  # how far another machine may be off reference.npz
+    parity: NotRequired[Parity]  # this and the next two come last
+    files: NotRequired[dict[str, FileEntry]]
+    digest: NotRequired[str]
+
+
 @dataclass(frozen=True)
 class Graph:
     """One ONNX file and what it takes and gives: name -> (type, shape), a free dimension under its name."""
 
     file: str
-    inputs: Mapping[str, tuple[str, tuple[int | str, ...]]]
-    outputs: Mapping[str, tuple[str, tuple[int | str, ...]]]
+    inputs: Mapping[str, Signature]
+    outputs: Mapping[str, Signature]
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Graph":
-        values = known_fields(cls, data)
-        sides = (
-            {name: (kind, tuple(shape)) for name, (kind, shape) in values[side].items()}
-            for side in ("inputs", "outputs")
+    def from_json(cls, data: GraphEntry) -> "Graph":
+        known_fields(cls, data)
+        inputs, outputs = (
+            {name: (kind, tuple(shape)) for name, (kind, shape) in side.items()}
+            for side in (data["inputs"], data["outputs"])
         )
-        return cls(values["file"], *sides)
+        return cls(data["file"], inputs, outputs)
 
 
 @dataclass(frozen=True)
@@ -67,27 +138,28 @@ class Bundle:
     """A verified bundle."""
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: BundleManifest
     identity: Identity
     source: Source
-    graphs: Mapping[str, Mapping[str, Graph]]  # by precision, then by part
+    graphs: Mapping[Precision, Mapping[Part, Graph]]  # by precision, then by part
     tokenizer_config: TokenizerConfig | None  # None where the head reads no text
 
     @property
     def digest(self) -> str:
         """SHA-256 that stands for every byte of the bundle."""
-        return str(self.manifest["digest"])
+        return self.manifest["digest"]
 
-    def precision(self, asked: str | None) -> str:
+    def precision(self, asked: str | None) -> Precision:
         """The precision asked for, or the bundle's first; BundleError where it has none such."""
-        if asked is not None and asked not in self.graphs:
-            raise BundleError(
-                f"{self.path} has no graphs at {asked}, only at {list(self.graphs)};"
-                f" export it again with --precision {asked}"
-            )
-        return asked or next(iter(self.graphs))
+        for precision in self.graphs:
+            if asked in (None, precision):
+                return precision
+        raise BundleError(
+            f"{self.path} has no graphs at {asked}, only at {list(self.graphs)};"
+            f" export it again with --precision {asked}"
+        )
 
-    def graph(self, precision: str, part: str) -> Graph:
+    def graph(self, precision: Precision, part: Part) -> Graph:
         """One part's graph; BundleError where the bundle has none."""
         if part not in self.graphs[precision]:
             raise BundleError(f"{self.path} has no {part} graph: its head reads {self.manifest['head']['inputs']}")
@@ -103,7 +175,7 @@ class Bundle:
 def open_bundle(path: str | Path) -> Bundle:
     """The bundle at `path` once every byte of it is what was exported; BundleError otherwise."""
     path = Path(path)
-    manifest = _read_manifest(path / "bundle.json")
+    manifest: BundleManifest = _read_manifest(path / "bundle.json")
     try:
         verify_files(path, manifest["files"])
         identity = Identity.from_json(manifest["identity"])
@@ -117,7 +189,7 @@ def open_bundle(path: str | Path) -> Bundle:
                 precision: {part: Graph.from_json(graph) for part, graph in manifest["graphs"][precision].items()}
                 for precision in manifest["precisions"]
             },
-            tokenizer_config=tokenizer and TokenizerConfig(**known_fields(TokenizerConfig, tokenizer)),
+            tokenizer_config=TokenizerConfig(**known_fields(TokenizerConfig, tokenizer)) if tokenizer else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise BundleError(
@@ -127,14 +199,14 @@ def open_bundle(path: str | Path) -> Bundle:
     return bundle
 
 
-def manifest_bytes(manifest: Mapping[str, Any]) -> bytes:
+def manifest_bytes(manifest: Mapping[str, object]) -> bytes:
     """bundle.json's bytes: `manifest` and its digest, in the one spelling that `open_bundle` accepts."""
     body = {name: value for name, value in manifest.items() if name != "digest"}
     digest = hashlib.sha256(_spelled(body)).hexdigest()
     return _spelled({**body, "digest": digest})
 
 
-def verify_files(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+def verify_files(path: Path, files: Mapping[str, FileEntry]) -> None:
     """Nothing, or BundleError naming every file that is missing or is not the one that was exported."""
 
     def fault(name: str) -> str | None:
@@ -155,7 +227,7 @@ def verify_files(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
         raise BundleError(f"{path} is damaged: {'; '.join(faults)}; copy or export it again")
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _read_manifest(path: Path) -> Any:
     try:
         manifest = read_manifest(path, "bundle", (FORMAT,))
     except InputError as error:
@@ -169,7 +241,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _spelled(data: Mapping[str, Any]) -> bytes:
+def _spelled(data: Mapping[str, object]) -> bytes:
     return (json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 

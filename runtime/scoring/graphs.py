@@ -4,15 +4,14 @@ Knows arrays only: no picture, no prompt.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from embed.arrays import Float32s, UInt8s
+from embed.arrays import Array, Float32s, UInt8s
 from embed.engines.sessions import (
     DEVICE_PROVIDERS,
     Provider,
@@ -22,7 +21,7 @@ from embed.engines.sessions import (
     signature,
 )
 from embed.ort import require_onnxruntime
-from runtime.scoring.bundle import Bundle, BundleError
+from runtime.scoring.bundle import Bundle, BundleError, Part, Precision
 from runtime.scoring.pinned import locked_array
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ class Sessions:
     def __init__(
         self,
         bundle: Bundle,
-        precision: str,
+        precision: Precision,
         providers: Sequence[Provider] | None,
         threads: int | None,
         engine_cache: Path | None,
@@ -47,7 +46,7 @@ class Sessions:
         self._bundle = bundle
         self._precision = precision
         self._options = (providers, threads, engine_cache)
-        self._open: dict[tuple[str, int | None], InferenceSession] = {}
+        self._open: dict[tuple[Part, int | None], InferenceSession] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
 
@@ -58,7 +57,7 @@ class Sessions:
         available = require_onnxruntime().get_available_providers()
         return resolve_providers(providers, available, engine_cache)[0][0]
 
-    def run(self, part: str, inputs: dict[str, NDArray[Any]], threads: int | None = None) -> dict[str, Float32s]:
+    def run(self, part: Part, inputs: Mapping[str, Array], threads: int | None = None) -> dict[str, Float32s]:
         """Outputs (n, ...) by name; on a CPU with so many threads, the calling one among them.
 
         Every number of threads is a session of its own, with weights of its own.
@@ -86,7 +85,7 @@ class Sessions:
             place[:] = picture
         return batch
 
-    def _session(self, part: str, threads: int | None = None) -> "InferenceSession":
+    def _session(self, part: Part, threads: int | None = None) -> "InferenceSession":
         providers, default, engine_cache = self._options
         if part in ("text", "head"):  # too little work to share
             threads = 1

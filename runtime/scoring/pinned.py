@@ -8,7 +8,6 @@ import ctypes
 import re
 import weakref
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +34,7 @@ def locked_array(shape: tuple[int, ...]) -> UInt8s:
     return array
 
 
-def cuda_runtime(maps: Path = MAPS) -> Any:
+def cuda_runtime(maps: Path = MAPS) -> ctypes.CDLL | None:
     """The CUDA runtime library that this process has loaded, None where it has none."""
     try:
         found = re.search(r"/\S*libcudart[-.\w]*\.so[.\d]*$", maps.read_text(), re.MULTILINE)

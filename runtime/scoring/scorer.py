@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from PIL.Image import Image, fromarray
@@ -21,6 +21,7 @@ from PIL.Image import Image, fromarray
 from embed.arrays import Float32s, Floats, Ints, UInt8s
 from embed.engines.sessions import Provider
 from embed.inputs.images import ImageError, Limits, load_image, preprocess
+from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
 from runtime.scoring.bundle import OUTPUTS, Bundle, BundleError, open_bundle
 from runtime.scoring.graphs import BATCH, Pixels, Sessions
@@ -76,12 +77,20 @@ class Scorer:
         self._text_pool = ThreadPoolExecutor(self._workers, thread_name_prefix="prompts")
 
     @classmethod
-    def load(cls, path: str | Path, **options: Any) -> "Scorer":
+    def load(
+        cls,
+        path: str | Path,
+        providers: Sequence[Provider] | None = None,
+        precision: str | None = None,
+        threads: int | None = None,
+        limits: Limits = LIMITS,
+        engine_cache: Path | None = None,
+    ) -> "Scorer":
         """The scorer of the bundle at `path`, every file of it verified; options as of the constructor.
 
         BundleError where the bundle is damaged; InputError where a provider that is asked for cannot be had.
         """
-        return cls(open_bundle(path), **options)
+        return cls(open_bundle(path), providers, precision, threads, limits, engine_cache)
 
     @property
     def identity(self) -> Identity:
@@ -287,7 +296,7 @@ class Scorer:
         except ImageError as error:
             return error
 
-    def _encoder(self) -> Any:
+    def _encoder(self) -> Tokenizer:
         return self._tokenizer or self.bundle.tokenizer()  # the latter says why there is none
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Float32s:
@@ -303,4 +312,5 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
 def softmax(scores: Float32s) -> Floats:
     """Positive numbers of sum 1 that keep the order of the scores (n,)."""
     weights = np.exp(scores.astype(np.float64) - scores.max(initial=-np.inf))
-    return weights / weights.sum()
+    shares: Floats = weights / weights.sum()
+    return shares

@@ -13,7 +13,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -31,9 +31,17 @@ FORMAT = 1
 ROWS = 1024  # a part: what is held in memory, pictures included
 
 
+class ScoresManifest(TypedDict):
+    """manifest.json."""
+
+    format: int
+    rows: int
+    errors: int
+
+
 def score_table(
     scorer: "Scorer", source: Path, out: Path, config: TableConfig, progress: Progress = silent
-) -> dict[str, Any]:
+) -> ScoresManifest:
     """Score every row of a parquet file into the folder `out`; returns what manifest.json holds.
 
     The image column holds paths, relative to the table's folder, or bytes, or {bytes, path} as Hugging Face datasets
@@ -62,7 +70,7 @@ def score_table(
                 else:
                     step(rows)
                 errors += sum(pq.read_metadata(path).num_rows - _scored(path) for path in paths)
-    summary = {"format": FORMAT, "rows": table.metadata.num_rows, "errors": errors}
+    summary: ScoresManifest = {"format": FORMAT, "rows": table.metadata.num_rows, "errors": errors}
     write_json(out / "manifest.json", summary)
     return summary
 
@@ -98,7 +106,7 @@ def _picture(value: Any, folder: Path) -> Any:
 
 def _holds_bytes(schema: pa.Schema, name: str) -> bool:
     kind = schema.field(name).type
-    return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _check_columns(table: pq.ParquetFile, scorer: "Scorer", source: Path, config: TableConfig) -> None:
@@ -113,7 +121,7 @@ def _check_columns(table: pq.ParquetFile, scorer: "Scorer", source: Path, config
         raise InputError(f"{source} has a column {min(taken)!r} already, which the scores would be called; rename it")
 
 
-def _job(scorer: "Scorer", source: Path, table: pq.ParquetFile, config: TableConfig) -> dict[str, Any]:
+def _job(scorer: "Scorer", source: Path, table: pq.ParquetFile, config: TableConfig) -> dict[str, object]:
     with open(source, "rb") as file:
         # The footer holds every row group's place, size and statistics; hashing terabytes of pictures would not pay.
         file.seek(-min(source.stat().st_size, table.metadata.serialized_size + 8), os.SEEK_END)
@@ -128,7 +136,7 @@ def _job(scorer: "Scorer", source: Path, table: pq.ParquetFile, config: TableCon
     }
 
 
-def _claim(out: Path, job: dict[str, Any]) -> None:
+def _claim(out: Path, job: dict[str, object]) -> None:
     """Write job.json into a new folder, or check that the one there asks for the same."""
     path = out / "job.json"
     if path.exists():
@@ -147,4 +155,4 @@ def _write_part(path: Path, table: pa.Table) -> None:
 
 
 def _scored(path: Path) -> int:
-    return pq.read_table(path, columns=["error"])["error"].null_count
+    return int(pq.read_table(path, columns=["error"])["error"].null_count)
