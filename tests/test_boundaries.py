@@ -4,6 +4,7 @@ Data flows from embed to heads to export; runtime reads of embed what names no t
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -165,6 +166,21 @@ def test_only_commands_speak() -> None:
         if name not in SPEAKERS and not folder(name).endswith(".cli"):
             assert spoken(path) == MAY_SAY.get(name, set()), f"{name} says something: it should raise, log or step"
     assert spoken(MODULES["embed.console"]) >= {"print", "sys.stdout", "sys.stderr", "tqdm"}
+
+
+def code_lines(path: Path) -> list[str]:
+    """What a module says, line by line, without indentation, imports, comments and what only closes a bracket."""
+    lines = [line.strip() for line in path.read_text().splitlines()]
+    return [line for line in lines if re.search(r"\w", line) and not line.startswith(("#", "from ", "import "))]
+
+
+def test_no_six_lines_stand_in_two_modules() -> None:
+    seen: dict[tuple[str, ...], str] = {}
+    for name, path in MODULES.items():
+        lines = code_lines(path)
+        for i in range(len(lines) - 5):
+            first = seen.setdefault(tuple(lines[i : i + 6]), name)
+            assert first == name, f"{first} and {name} share six lines, from {lines[i]!r} on: make them one function"
 
 
 def test_what_runtime_uses_of_embed_names_no_torch() -> None:
