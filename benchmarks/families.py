@@ -27,7 +27,8 @@ from embed.spec import Source  # noqa: E402
 from export.bundle_writer import export_bundle  # noqa: E402
 from export.config import PROMPTS, ExportConfig  # noqa: E402
 from export.measure import some_pictures  # noqa: E402
-from heads.models import HeadConfig, build_head  # noqa: E402
+from heads.config import HeadConfig  # noqa: E402
+from heads.models import build_head  # noqa: E402
 
 MODELS = ("starter", "ViT-B-32", "RN50", "convnext_base_w", "ViT-B-16-SigLIP", "roberta-ViT-B-32", "ViT-L-14")
 

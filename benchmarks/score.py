@@ -37,7 +37,8 @@ from embed.spec import Source  # noqa: E402
 from export.bundle_writer import export_bundle  # noqa: E402
 from export.config import ExportConfig  # noqa: E402
 from export.measure import some_pictures  # noqa: E402
-from heads.models import HeadConfig, build_head  # noqa: E402
+from heads.config import HeadConfig  # noqa: E402
+from heads.models import build_head  # noqa: E402
 from runtime.scoring.scorer import Scorer  # noqa: E402
 
 # Between two ways: threads that spin after their work, of torch and onnxruntime, would slow down the next one.

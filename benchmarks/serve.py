@@ -57,7 +57,8 @@ def make_bundle(folder: Path, photos: Path) -> Path:
 
         from export.bundle_writer import export_bundle
         from export.config import ExportConfig
-        from heads.models import HeadConfig, build_head
+        from heads.config import HeadConfig
+        from heads.models import build_head
 
         backbone = load_torch(folder / "vit-b-32.pt")
         config = HeadConfig("cosine", backbone.identity.dim)

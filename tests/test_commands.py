@@ -19,7 +19,7 @@ from embed.cli.app import load
 from embed.cli.arguments import REQUIRED, arguments_of, help_of
 
 COMMANDS = json.loads((ROOT / "tests" / "commands.json").read_text())
-CONVERTED = ("embed", "export", "runtime")  # the others have parsers of argparse
+CONVERTED = ("embed", "export", "heads", "runtime")  # the others have parsers of argparse
 UNSAID = {"default": None, "required": False, "choices": None}
 TAKES = {None: "one", "?": "at most one", "*": "any number", "+": "one or more", 0: "nothing"}
 

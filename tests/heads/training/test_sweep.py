@@ -13,11 +13,12 @@ from heads_tiny import DIM, make_cache, unit
 from embed.spec import InputError
 from heads.cli.main import main
 from heads.cli.train import configs
+from heads.config import SplitConfig, SweepConfig
 from heads.data.comparisons import Labels
 from heads.data.features import Features, features_of
-from heads.data.split import SplitConfig, split_rows
+from heads.data.split import split_rows
 from heads.training.folds import Task
-from heads.training.sweep import Options, SweepConfig, Trial, best_of, sweep
+from heads.training.sweep import Options, Trial, best_of, sweep
 
 ROWS = 80
 DEFAULT: Options = {"head": "fusion", "loss": "preference", "epochs": 2}
@@ -64,7 +65,7 @@ def test_the_default_is_finished_whatever_the_time() -> None:
     (only,) = search(SweepConfig(minutes=0.01), 100)
     assert only.options == DEFAULT
     assert len(only.accuracies) == 3
-    with pytest.raises(InputError, match="--minutes is 0"):
+    with pytest.raises(InputError, match="minutes is 0; wanted more than 0"):
         SweepConfig(minutes=0)
 
 
