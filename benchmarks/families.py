@@ -22,7 +22,7 @@ import torch
 sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
 from embed.backbones.backbone import Backbone  # noqa: E402
 from embed.backbones.load import load_backbone  # noqa: E402
-from embed.console import table  # noqa: E402
+from embed.cli.console import table  # noqa: E402
 from embed.spec import Source  # noqa: E402
 from export.bundle_writer import export_bundle  # noqa: E402
 from export.config import PROMPTS, ExportConfig  # noqa: E402

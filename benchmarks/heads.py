@@ -319,7 +319,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 
 def show(results: dict[str, Any]) -> None:
-    from embed.console import table
+    from embed.cli.console import table
 
     ways = results["ways"]
     rows = []

@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from embed.console import table  # noqa: E402
+from embed.cli.console import table  # noqa: E402
 
 MODEL = "ViT-B-32"
 TAG = "laion2b_s34b_b79k"  # whose preprocessing the random weights are taken to have

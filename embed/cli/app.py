@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from embed.cli import page
 from embed.cli.arguments import JSON, REQUIRED, Argument, Command, Place, arguments_of, call
-from embed.console import exit_code, print_json
+from embed.cli.console import exit_code, print_json
 from embed.options import near_literals, wanted
 from embed.spec import InputError
 from embed.wording import unknown_name
@@ -27,7 +27,7 @@ TYPES = {int: "a whole number", float: "a number"}
 
 
 def run(package: str, about: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
-    """Run one of a package's commands, each given as "module:function", and give its exit code (see embed.console).
+    """Run one of a package's commands, each given as "module:function", and give its exit code (see embed.cli.console).
 
     A command may have several names, also of several words, such as `index refresh`.
     """

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from embed.cache.store import Cache
-from embed.console import progress, table
+from embed.cli.console import progress, table
 from embed.records.formats import read_records
 from heads.config import HeadConfig, Protocol, SplitConfig, UnfreezeConfig
 from heads.data.comparisons import match_labels

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
+from embed.cli.console import table, warn
 from embed.config import TableConfig
-from embed.console import table, warn
 from embed.options import Range
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from embed.console import progress, table, warn
+from embed.cli.console import progress, table, warn
 from heads.cli.common import HeldOutOptions, protocol_line
 from heads.config import Protocol
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from embed.console import table, warn
+from embed.cli.console import table, warn
 from embed.options import Range
 from embed.spec import InputError
 from heads.cli.common import HeldOutOptions

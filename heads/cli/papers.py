@@ -9,8 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from embed.cli.console import progress
 from embed.config import BoundaryConfig, DeviceConfig, Wanted
-from embed.console import progress
 from embed.options import Option, Range
 from embed.spec import Source
 from heads.config import Loss, UnfreezeConfig

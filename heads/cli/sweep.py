@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from embed.console import progress, table
+from embed.cli.console import progress, table
 from embed.devices import resolve_device
 from heads.cli.common import HeadTraining, TableOptions
 from heads.cli.train import DEVICES, configs

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from embed.cli.arguments import Argument, arguments_of
-from embed.console import progress, table
+from embed.cli.console import progress, table
 from embed.devices import resolve_device
 from embed.options import Only, Range, metadata, require_value
 from embed.spec import InputError

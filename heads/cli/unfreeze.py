@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from embed.cli.console import progress
 from embed.config import DeviceConfig
-from embed.console import progress
 from embed.options import Range
 from embed.spec import InputError
 from heads.cli.common import PairOptions, TableOptions, accuracy_lines, content_ids

@@ -42,9 +42,8 @@ def search(config: SweepConfig, seconds_a_look: float) -> list[Trial]:
     clock = count(0, seconds_a_look)
 
     def task_of(options: Options) -> Task:
-        given = {name: value for name, value in options.items() if name != "loss"}
-        given |= {} if options["head"] in ("linear", "kernel") else {"epochs": 2, "batch_size": 512}
-        return Task(labels, features, split, *configs(given, options["loss"], 0, DIM, features))
+        given = options | ({} if options["head"] in ("linear", "kernel") else {"epochs": 2, "batch_size": 512})
+        return Task(labels, features, split, *configs(given, 0, DIM, features))
 
     return sweep(task_of, DEFAULT, config, clock=lambda: float(next(clock)))
 
