@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
-from embed.console import progress  # noqa: E402
+from embed.cli.console import progress  # noqa: E402
 from runtime.scoring.bundle import BundleError  # noqa: E402
 from runtime.scoring.scorer import Scorer  # noqa: E402
 

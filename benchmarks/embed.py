@@ -34,7 +34,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
 
-from embed.console import table  # noqa: E402
+from embed.cli.console import table  # noqa: E402
 from embed.engines.choice import Engine  # noqa: E402
 from embed.engines.towers import Towers  # noqa: E402
 from embed.jobs.build import TRIAL_RECORDS  # noqa: E402

@@ -86,8 +86,9 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 def way_linear(args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
+    from heads.config import HeadConfig
     from heads.data.comparisons import Pairs
-    from heads.models import HeadConfig, Linear, build_head
+    from heads.models import Linear, build_head
     from heads.training import convex
     from heads.training.objectives import Part
 
@@ -126,9 +127,10 @@ def way_stepped(args: argparse.Namespace) -> dict[str, Any]:
     """cosine or fusion, and the matrix products of an epoch."""
     import torch
 
-    from heads.models import HeadConfig, build_head
+    from heads.config import HeadConfig, TrainConfig
+    from heads.models import build_head
     from heads.training.objectives import Part
-    from heads.training.train import TrainConfig, _order, fit
+    from heads.training.train import _order, fit
 
     features, pairs = load(args.folder)
     dim = features.image_embeddings.shape[1]
@@ -162,7 +164,8 @@ def way_loader(args: argparse.Namespace) -> dict[str, Any]:
     from torch.utils.data import DataLoader, Dataset
 
     from heads import losses
-    from heads.models import HeadConfig, build_head
+    from heads.config import HeadConfig
+    from heads.models import build_head
 
     image, text = np.load(args.folder / "img.npy"), np.load(args.folder / "txt.npy")
     a, b, wins = np.load(args.folder / "pairs.npy")
@@ -226,9 +229,10 @@ def way_clip(args: argparse.Namespace) -> dict[str, Any]:
 
 def way_triplet(args: argparse.Namespace) -> dict[str, Any]:
     """Our triplet loss with the cosine head, one epoch."""
-    from heads.models import HeadConfig, build_head
+    from heads.config import HeadConfig, TrainConfig
+    from heads.models import build_head
     from heads.training.objectives import Part
-    from heads.training.train import TrainConfig, fit
+    from heads.training.train import fit
 
     features, pairs = load(args.folder)
     swapped = np.where(pairs.target > 0.5, pairs.a, pairs.b), np.where(pairs.target > 0.5, pairs.b, pairs.a)
@@ -315,7 +319,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
 
 
 def show(results: dict[str, Any]) -> None:
-    from embed.console import table
+    from embed.cli.console import table
 
     ways = results["ways"]
     rows = []

@@ -26,7 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from embed.console import table  # noqa: E402
+from embed.cli.console import table  # noqa: E402
 
 MODEL = "ViT-B-32"
 TAG = "laion2b_s34b_b79k"  # whose preprocessing the random weights are taken to have
@@ -57,7 +57,8 @@ def make_bundle(folder: Path, photos: Path) -> Path:
 
         from export.bundle_writer import export_bundle
         from export.config import ExportConfig
-        from heads.models import HeadConfig, build_head
+        from heads.config import HeadConfig
+        from heads.models import build_head
 
         backbone = load_torch(folder / "vit-b-32.pt")
         config = HeadConfig("cosine", backbone.identity.dim)

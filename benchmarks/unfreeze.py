@@ -101,9 +101,10 @@ def train(args: argparse.Namespace, kind: str, path: Path) -> dict[str, Any]:
     from embed.backbones.load import load_backbone
     from embed.cache.store import Cache
     from embed.modes import parse_mode
+    from heads.config import UnfreezeConfig
     from heads.data.comparisons import Pairs
     from heads.unfreeze.model import unfrozen
-    from heads.unfreeze.train import Data, UnfreezeConfig, new_loop
+    from heads.unfreeze.train import Data, new_loop
 
     libraries = _resident_mib("VmRSS")
     torch.set_num_threads(args.threads)

@@ -13,7 +13,7 @@ what they need and checks it. Standard library only.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -72,6 +72,18 @@ class Option:
     """Several values may follow the option, as in `--like A B`; otherwise a list takes it again for each."""
 
 
+@dataclass(frozen=True)
+class Only:
+    """With which values of another option a field is read: help says so, and others refuse it."""
+
+    option: str
+    """The other option, such as head."""
+    values: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"only with --{self.option} {_either(self.values)}"
+
+
 class Internal:
     """In the annotation of a field: the command or the library sets it, and no option does."""
 
@@ -83,7 +95,7 @@ def comma_separated(text: str) -> tuple[str, ...]:
 
 def require_valid(config: "DataclassInstance") -> None:
     """Raise InputError if a field of a dataclass is outside its Range, not finite, or none of its Literal's values."""
-    for name, hint in _hints(type(config)).items():
+    for name, hint in hints_of(type(config)).items():
         require_value(name, getattr(config, name), hint)
 
 
@@ -104,18 +116,26 @@ def require_value(name: str, value: Any, hint: Any) -> None:
     else:
         right = value is None or allowed is None
     if not right:
-        import difflib
-
-        near = difflib.get_close_matches(str(value), words)
-        hint_at = f" (near names: {', '.join(near)})" if near else ""
-        raise InputError(f"{name} is {value!r}; wanted {wanted(hint) or Range()}{hint_at}")
+        raise InputError(f"{name} is {value!r}; wanted {wanted(hint) or Range()}{near_literals(value, hint)}")
 
 
 def wanted(hint: Any, unit: float = 1) -> str:
     """What an annotation's range, in this unit, and its literals admit, in words; empty where it has neither."""
     allowed, literals = _admitted(hint)
     words = [*map(str, literals), *([str(allowed / unit)] if allowed else [])]
+    return _either(words)
+
+
+def _either(words: Sequence[str]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def near_literals(value: object, hint: Any) -> str:
+    """The values of an annotation's literals that are like this one, in words to end an error with."""
+    import difflib
+
+    near = difflib.get_close_matches(str(value), _admitted(hint)[1])
+    return f" (near names: {', '.join(near)})" if near else ""
 
 
 def metadata(hint: Any, kind: type) -> Any:
@@ -141,6 +161,7 @@ def _parts(hint: Any) -> tuple[Any, ...]:
 
 
 @cache
-def _hints(config: "type[DataclassInstance]") -> dict[str, Any]:
+def hints_of(config: "type[DataclassInstance]") -> dict[str, Any]:
+    """The annotations of a dataclass's fields, with all that they carry."""
     hints = get_type_hints(config, include_extras=True)
     return {field.name: hints[field.name] for field in fields(config)}

@@ -1,7 +1,7 @@
 """How far long work is, told to whoever wants to know.
 
 A function whose work is long takes a `Progress`, opens it when the work begins, and calls the `Step` that it gets as
-parts are done. `embed.console.progress` draws a bar; without one nothing is shown.
+parts are done. `embed.cli.console.progress` draws a bar; without one nothing is shown.
 """
 
 from collections.abc import Iterator

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from embed.backbones.backbone import Backbone
-from heads.models import Cosine, Head, HeadConfig, build_head
+from heads.config import HeadConfig
+from heads.models import Cosine, Head, build_head
 from heads.store.project import projected_identity
 
 

@@ -11,16 +11,17 @@ other, wherever they stand in the batch; it may stay on the CPU. In `rank` the l
 """
 
 from functools import reduce
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from embed.wording import unknown_name
+from heads.config import Distance, Reduction
 from heads.pairs import pairs_within
 
-DISTANCES = ("squared_euclidean", "euclidean", "cosine")
-REDUCTIONS = ("mean", "sum")
+DISTANCES, REDUCTIONS = get_args(Distance), get_args(Reduction)
 
 
 def triplet_hinges(

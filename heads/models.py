@@ -13,45 +13,18 @@ the image tower before its projection. `inputs` names the ones it reads, in the 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embed.spec import InputError, known_fields
-from embed.wording import unknown_name
+from embed.spec import known_fields
+from heads.config import HeadConfig
 
 INPUTS = ("image_embedding", "text_embedding", "image_pooled")
 SMALLEST_NORM = 1e-12  # torch's own
 READS = {"both": INPUTS[:2], "image": INPUTS[:1], "text": INPUTS[1:2]}
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """The shape of a head; with its weights, all that is needed to build it again."""
-
-    kind: str
-    dim: int  # of image_embedding and text_embedding
-    pooled_dim: int = 0  # of image_pooled, which only fusion reads; 0 where there is none
-    hidden: int = 128  # width of fusion's hidden layer
-    dropout: float = 0.5  # of fusion's hidden layer
-    input_dropout: float = 0.6  # of fusion's inputs: keeps a head honest that has hundreds of rows, not millions
-    reads: str = "both"  # what mlp and kernel read: both sides, the image alone or the text alone
-    activations: bool = True  # ReLU between the layers of mlp; both published heads do without
-    landmarks: int = 512  # training items that kernel compares with, at most
-
-    def __post_init__(self) -> None:
-        if self.kind not in HEADS:
-            raise unknown_name("head", self.kind, HEADS)
-        if min(self.dim, self.hidden, self.landmarks) < 1 or self.pooled_dim < 0:
-            raise InputError(f"{self}: dim, hidden and landmarks must be positive, pooled_dim not negative")
-        for name in ("dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"HeadConfig.{name} is {getattr(self, name)}; wanted 0 <= {name} < 1")
-        if self.reads not in READS:
-            raise unknown_name("value of reads", self.reads, READS)
 
 
 class Head(nn.Module):

@@ -3,7 +3,6 @@
 Where it names no default there is none, or it depends on something else, such as the machine.
 """
 
-import argparse
 import importlib
 import json
 from collections.abc import Callable
@@ -13,23 +12,18 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from paths import ROOT
 
-from embed import console
 from embed.cli import page
 from embed.cli.app import load
 from embed.cli.arguments import REQUIRED, arguments_of, help_of
 
 COMMANDS = json.loads((ROOT / "tests" / "commands.json").read_text())
-CONVERTED = ("embed", "export", "runtime")  # the others have parsers of argparse
 UNSAID = {"default": None, "required": False, "choices": None}
-TAKES = {None: "one", "?": "at most one", "*": "any number", "+": "one or more", 0: "nothing"}
 
 Arguments = dict[str, dict[str, Any]]  # by option, or by the name of a positional argument
 
 
-def of_package(package: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Arguments]:
+def of_package(package: str) -> dict[str, Arguments]:
     """What the commands of a package take, of which several may be names of one."""
-    if package not in CONVERTED:
-        return of_parser(package, monkeypatch)
     return {name: of_function(load(path)) for name, path in commands_of(package).items() if " " not in name}
 
 
@@ -64,32 +58,6 @@ def choices(hint: Any) -> tuple[Any, ...] | None:
     return get_args(hint) if get_origin(hint) is Literal else None
 
 
-def of_parser(package: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Arguments]:
-    """The same of a package whose `main` hands a parser of argparse to `console.main`."""
-    parsers: list[argparse.ArgumentParser] = []
-    monkeypatch.setattr(console, "main", lambda parser, argv: parsers.append(parser))
-    importlib.import_module(f"{package}.cli.main").main([])
-    (commands,) = (action for action in parsers[0]._actions if isinstance(action, argparse._SubParsersAction))
-    return {name: of_command(package, name, parser) for name, parser in commands.choices.items()}
-
-
-def of_command(package: str, command: str, parser: argparse.ArgumentParser) -> Arguments:
-    found: Arguments = {}
-    for action in parser._actions[1:]:  # the first is --help
-        (name,) = action.option_strings or [action.dest]
-        repeated = isinstance(action, argparse._AppendAction)
-        default = plain(False if action.nargs == 0 else action.default)
-        if default is None:  # then the library may have one
-            default = COMMANDS[package][command][name].get("default")
-        found[name] = {
-            "takes": "one, again and again" if repeated else TAKES[action.nargs],  # type: ignore[index]
-            "default": default,
-            "required": action.required and name.startswith("-"),
-            "choices": plain(action.choices),
-        }
-    return found
-
-
 def plain(value: Any) -> Any:
     """A default as JSON has it; None where there are no values."""
     if isinstance(value, (list, tuple)):
@@ -98,14 +66,14 @@ def plain(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("package", sorted(COMMANDS))
-def test_commands_and_options_are_those_of_before(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, expected = of_package(package, monkeypatch), COMMANDS[package]
+def test_commands_and_options_are_those_of_before(package: str) -> None:
+    found, expected = of_package(package), COMMANDS[package]
     assert sorted(found) == sorted(expected)
     for command, arguments in expected.items():
         assert found[command] == {name: UNSAID | argument for name, argument in arguments.items()}, command
 
 
-@pytest.mark.parametrize("path", sorted({path for package in CONVERTED for path in commands_of(package).values()}))
+@pytest.mark.parametrize("path", sorted({path for package in COMMANDS for path in commands_of(package).values()}))
 def test_help_is_whole_sentences_in_80_columns(path: str) -> None:
     command = load(path)
     known = arguments_of(command)
@@ -117,7 +85,7 @@ def test_help_is_whole_sentences_in_80_columns(path: str) -> None:
     assert max(map(len, page.of_command(f"python -m {path}", command, known).splitlines())) <= 80
 
 
-@pytest.mark.parametrize("package", CONVERTED)
+@pytest.mark.parametrize("package", sorted(COMMANDS))
 def test_the_overview_has_80_columns(package: str) -> None:
     main = importlib.import_module(f"{package}.cli.main")
     text = page.overview(f"python -m {package}", main.ABOUT, {name: load(at) for name, at in main.COMMANDS.items()})

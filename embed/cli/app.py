@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from embed.cli import page
 from embed.cli.arguments import JSON, REQUIRED, Argument, Command, Place, arguments_of, call
-from embed.console import exit_code, print_json
-from embed.options import wanted
+from embed.cli.console import exit_code, print_json
+from embed.options import near_literals, wanted
 from embed.spec import InputError
 from embed.wording import unknown_name
 
@@ -27,7 +27,7 @@ TYPES = {int: "a whole number", float: "a number"}
 
 
 def run(package: str, about: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
-    """Run one of a package's commands, each given as "module:function", and give its exit code (see embed.console).
+    """Run one of a package's commands, each given as "module:function", and give its exit code (see embed.cli.console).
 
     A command may have several names, also of several words, such as `index refresh`.
     """
@@ -128,5 +128,6 @@ def _input_error(error: "CycloptsError", known: Sequence[Argument]) -> InputErro
     elif isinstance(error, cyclopts.CoercionError) and error.token:
         (argument,) = (one for one in known if one.name == name)
         expected = filter(None, [TYPES.get(argument.type), wanted(argument.hint, argument.option.unit)])
-        text = f"{name} is {error.token.value!r}; wanted {', '.join(expected)}"
+        value = error.token.value
+        text = f"{name} is {value!r}; wanted {', '.join(expected)}{near_literals(value, argument.hint)}"
     return InputError(text)

@@ -13,7 +13,7 @@ from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from embed.options import Internal, Option, Range, metadata, require_value
+from embed.options import Internal, Option, Range, metadata, require_valid, require_value
 
 Command = Callable[..., Any]
 Place = tuple[str, str | None]  # a parameter of the command, and a field where that is a config
@@ -100,7 +100,8 @@ def call(command: Command, given: dict[Place, Any]) -> Any:
         else:
             of_config = {field: one for (name, field), one in given.items() if name == parameter.name and field}
             value = partial(config, **of_config)
-            value = value if get_origin(hint) is partial else value()
+            if get_origin(hint) is not partial:
+                require_valid(value := value())
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
             positional.append(value)
         else:

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from embed.console import table
+from embed.cli.console import table
 
 
 def backbones() -> dict[str, Any]:

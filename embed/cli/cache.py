@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from embed.cli.console import progress, table, warn
 from embed.config import BoundaryConfig, DeviceConfig, EmbeddingConfig, Limits, Runner, Wanted
-from embed.console import progress, table, warn
 from embed.modes import Mode, parse_mode
 from embed.options import Option
 from embed.spec import Source

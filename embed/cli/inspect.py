@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from embed.console import table
+from embed.cli.console import table
 from embed.wording import NOUN
 
 

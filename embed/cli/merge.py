@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from embed.console import progress
+from embed.cli.console import progress
 
 
 def merge(caches: tuple[Path, ...], /, *, out: Path) -> dict[str, Any]:

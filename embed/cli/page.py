@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from embed.cli.arguments import REQUIRED, Argument, Command, help_of
-from embed.options import wanted
+from embed.options import Only, metadata, wanted
 
 WIDTH = 80
 COLUMN = 24  # where the text beside a name begins
@@ -65,7 +65,7 @@ def _placeholder(type: Any) -> str:
 def _text(argument: Argument, help: str) -> str:
     """An argument's help, with what it takes and its default."""
     default, option = argument.default, argument.option
-    notes = [wanted(argument.hint, option.unit)]
+    notes = [str(metadata(argument.hint, Only) or ""), wanted(argument.hint, option.unit)]
     if default is REQUIRED and not argument.positional:
         notes.append("required")
     elif default not in (REQUIRED, None, "", ()) and argument.type is not bool:

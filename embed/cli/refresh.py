@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from embed.cli.console import progress
 from embed.config import DeviceConfig
-from embed.console import progress
 
 
 def refresh(cache: Path, /, *, tuned: Path, out: Path, device: DeviceConfig) -> dict[str, Any]:

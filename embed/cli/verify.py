@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from embed.cli.console import progress
 from embed.config import Limits, MinCosine, PicturesConfig, Wanted
-from embed.console import progress
 from embed.options import Range
 from embed.wording import NOUN
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from report import Point, Query, page, picture
 
-from embed.console import table
+from embed.cli.console import table
 from heads.report.page import Picture
 
 FOLDER = Path(os.path.relpath(Path(__file__).parent))

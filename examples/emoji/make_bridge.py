@@ -26,7 +26,7 @@ from safetensors.numpy import save
 
 from embed.backbones.backbone import ImageTower, TextTower, weights_hash
 from embed.backbones.starter import BRIDGE, PREPROCESS, load_towers
-from embed.console import progress
+from embed.cli.console import progress
 from embed.files import atomic_write
 from embed.inputs.images import load_pixels
 

@@ -24,15 +24,15 @@ import numpy as np
 import torch
 
 from embed.cache.store import Cache
-from embed.console import progress, table
+from embed.cli.console import progress, table
 from embed.records.formats import read_records
+from heads.config import HeadConfig, Protocol, SplitConfig, UnfreezeConfig
 from heads.data.comparisons import match_labels
 from heads.data.features import Features, features_of
-from heads.data.split import SplitConfig, rows_apart_from, split_rows
-from heads.evaluation.evaluate import Protocol, evaluate
-from heads.models import Head, HeadConfig
+from heads.data.split import rows_apart_from, split_rows
+from heads.evaluation.evaluate import evaluate
+from heads.models import Head
 from heads.training.train import score_items
-from heads.unfreeze.train import UnfreezeConfig
 from heads.unfreeze.tune import tune
 
 TABLE = Path(os.path.relpath(Path(__file__).parent)) / "emoji.parquet"
@@ -81,7 +81,7 @@ def main() -> None:
     pooled = np.concatenate(cache.arrays("images", "pooled_emb"))
     vectors = cache.image_embeddings(), cache.text_embeddings()
     features = features_of(*vectors, labels.image, labels.prompt, pooled)
-    parts = split_rows(labels, SplitConfig(args.split_by, args.folds))
+    parts = split_rows(labels, SplitConfig(args.split_by, folds=args.folds))
     head = HeadConfig("fusion", cache.identity.dim, pooled.shape[1])
     config = UnfreezeConfig(
         args.modes[0], learning_rate=args.learning_rate, batch_size=args.batch_size, epochs=args.epochs,

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from embed.console import table
+from embed.cli.console import table
 from embed.options import Option
 from embed.spec import InputError, require_same_identity
 from embed.wording import one_line

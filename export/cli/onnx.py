@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from embed.console import progress
+from embed.cli.console import progress
 from export.cli.samples import Samples, parity_table
 from export.config import ExportConfig
 

@@ -5,8 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from embed.console import table
-from embed.options import Range, require_valid
+from embed.cli.console import table
+from embed.options import Range
 from export.config import ParityConfig
 
 if TYPE_CHECKING:
@@ -25,9 +25,6 @@ class Samples:
     """A file of prompts to compare under, one a line. By default plaudit has some."""
     samples: Annotated[int, Range(1)] = 200
     """The number of pictures to take from the folder."""
-
-    def __post_init__(self) -> None:
-        require_valid(self)
 
     def fill(self, config: partial[Config]) -> Config:
         """The config with these pictures and prompts in it."""

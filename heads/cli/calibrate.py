@@ -1,45 +1,49 @@
 """`python -m heads calibrate`."""
 
-import argparse
+from functools import partial
 from typing import Any
 
-from embed.console import command, say
-from heads.cli.common import add_held_out_options, tables_and_features
+from heads.cli.common import HeldOutOptions
+from heads.config import Protocol
 
 
-def add_commands(commands: Any) -> None:
-    parser = command(
-        commands, "calibrate", calibrate, "make a head's scores mean something: probabilities, percentiles"
-    )
-    parser.add_argument("head", metavar="HEAD", help="a folder made by `python -m heads train` or `import`; is changed")
-    add_held_out_options(parser)
-    parser.add_argument(
-        "--reference",
-        metavar="TABLE",
-        help="a table whose pictures the percentiles compare with, read as --data is; without, what is held out there",
-    )
+def calibrate(
+    head: str,
+    /,
+    *,
+    cache: str,
+    held_out: HeldOutOptions,
+    protocol: partial[Protocol],
+    reference: str | None = None,
+) -> dict[str, Any]:
+    """Make a head's scores mean something, as probabilities and percentiles.
 
+    A temperature, an isotonic map and percentiles are fitted on rows that the head has not seen, and stored with it.
 
-def calibrate(args: argparse.Namespace) -> dict[str, Any]:
-    """Fit a temperature, an isotonic map and percentiles on rows that the head has not seen; store them with it."""
+    Args:
+        head: A folder made by `python -m heads train` or `import`. It is changed.
+        cache: The cache with the vectors of the table.
+        reference: A table, read as --data is, whose pictures the percentiles compare with. By default what is held out
+            of --data.
+    """
     from embed.cache.store import Cache
-    from heads.evaluation.evaluate import Protocol, calibration_of, head_scores, measure_pairs
-    from heads.evaluation.held_out import hold_out, require_backbone
+    from heads.evaluation.evaluate import calibration_of, head_scores, measure_pairs
+    from heads.evaluation.held_out import require_backbone
     from heads.store.disk import save_calibration
 
-    cache = Cache.open(args.cache)
-    require_backbone(args.head, cache)
-    tables, features = tables_and_features(args, cache, [args.data, *([args.reference] if args.reference else [])])
-    parts = [hold_out(args.head, cache, labels, args.all, args.strict) for labels in tables]
+    opened, data = Cache.open(cache), held_out.data
+    require_backbone(head, opened)
+    tables, features = held_out.met(opened, [data, *([reference] if reference else [])])
+    parts = [held_out.hold_out(head, opened, labels) for labels in tables]
     scores = [head_scores(held.heads, labels, features, held.split) for held, labels in zip(parts, tables, strict=True)]
     held, labels = parts[0], tables[0]
-    measured = measure_pairs(labels, held.split, Protocol(args.min_ratio, seed=held.manifest["split"]["seed"]))
+    measured = measure_pairs(labels, held.split, protocol(seed=held.manifest["split"]["seed"]))
     calibration = calibration_of(measured, scores[0], scores[-1])
-    calibration["fitted_on"] |= {"table": args.data, "part": held.part, "trained_rows": held.seen_rows}
-    calibration["fitted_on"] |= {"reference_table": args.reference or args.data, "reference_part": parts[-1].part}
-    save_calibration(args.head, calibration)
-    say(args, *calibration_lines(calibration), f"stored in {args.head}; export it again to serve it")
-    return {"head": args.head, **calibration}
+    calibration["fitted_on"] |= {"table": data, "part": held.part, "trained_rows": held.seen_rows}
+    calibration["fitted_on"] |= {"reference_table": reference or data, "reference_part": parts[-1].part}
+    save_calibration(head, calibration)
+    print(*calibration_lines(calibration), f"stored in {head}; export it again to serve it", sep="\n")
+    return {"head": head, **calibration}
 
 
 def calibration_lines(calibration: dict[str, Any]) -> list[str]:

@@ -1,77 +1,99 @@
 """What the commands of heads share: a table of labels, the vectors of a cache, and lines to print."""
 
-import argparse
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
 
-from embed.console import table, warn
+from embed.cli.console import table, warn
+from embed.config import TableConfig
+from embed.options import Range
 
-
-def add_data_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="TABLE",
-        action="append" if several else "store",
-        help="labels: parquet, csv, json or json lines"
-        + ("; give it again for tables that only teach: the first is held out from and measured" if several else ""),
-    )
-    parser.add_argument("--format", help="the table's format, when its columns do not tell")
-    parser.add_argument("--columns", metavar="NAME=YOURS,...", help="what your table calls the columns needed")
-    parser.add_argument(
-        "--max-missing", type=float, default=0.01, help="share of rows that may lack vectors (default 0.01)"
-    )
-
-
-def add_held_out_options(parser: argparse.ArgumentParser, cache_required: bool = True) -> None:
-    """What every command needs that measures heads on rows that they have not seen."""
-    parser.add_argument(
-        "--cache", required=cache_required, metavar="CACHE", help="the cache with the vectors of the table"
-    )
-    add_data_options(parser)
-    parser.add_argument("--all", action="store_true", help="score every row, those it was trained on included")
-    parser.add_argument("--strict", action="store_true", help="refuse a table that shares pictures with training")
-    parser.add_argument(
-        "--min-ratio", type=float, default=2.0, help="counts must differ so many times to make a pair (default 2)"
-    )
-
-
-def cache_labels_features(args: argparse.Namespace, *heads: str) -> tuple[Any, Any, Any]:
-    """The cache of `args`, which must be of the heads' backbone, and the table's labels and vectors."""
+if TYPE_CHECKING:
     from embed.cache.store import Cache
-    from heads.evaluation.held_out import require_backbone
-
-    cache = Cache.open(args.cache)
-    for head in heads:
-        require_backbone(head, cache)
-    return cache, *labels_and_features(args, cache)
+    from embed.records.formats import Records
+    from heads.data.comparisons import Labels
+    from heads.data.features import Features
+    from heads.evaluation.held_out import HeldOut
 
 
-def labels_and_features(args: argparse.Namespace, cache: Any) -> tuple[Any, Any]:
-    (labels,), features = tables_and_features(args, cache, [args.data])
-    return labels, features
+@dataclass(frozen=True, kw_only=True)
+class LabelOptions(TableConfig):
+    """How labels are met with vectors."""
+
+    max_missing: Annotated[float, Range(0, 1)] = 0.01
+    """The share of rows that may lack vectors."""
+
+    def read(self, path: str) -> "Records":
+        """The records of a table."""
+        from embed.records.formats import read_records
+
+        return read_records(path, self.format, columns=self.columns)
+
+    def met(self, cache: "Cache", paths: Sequence[str]) -> "tuple[list[Labels], Features]":
+        """The labels of some tables over one numbering of items, and the vectors of those."""
+        from heads.data.comparisons import join_labels, match_labels
+        from heads.data.features import features_of
+
+        tables = []
+        for path in paths:
+            tables.append(match_labels(self.read(path), cache, self.max_missing))
+            if tables[-1].missing:
+                warn(f"{tables[-1].missing} rows of {path} left out: no vector in {cache.path}")
+        tables = join_labels(tables)
+        vectors = cache.image_embeddings(), cache.text_embeddings()
+        return tables, features_of(*vectors, tables[0].image, tables[0].prompt, cache.pooled_embeddings())
 
 
-def tables_and_features(args: argparse.Namespace, cache: Any, paths: list[str]) -> tuple[list[Any], Any]:
-    """The labels of some tables over one numbering of items, and the vectors of those."""
-    from embed.config import parse_columns
-    from embed.records.formats import read_records
-    from heads.data.comparisons import join_labels, match_labels
-    from heads.data.features import features_of
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(LabelOptions):
+    """One table of labels."""
 
-    tables = []
-    for path in paths:
-        records = read_records(path, args.format, columns=parse_columns(args.columns or ""))
-        tables.append(match_labels(records, cache, args.max_missing))
-        if tables[-1].missing:
-            warn(f"{tables[-1].missing} rows of {path} left out: no vector in {cache.path}")
-    tables = join_labels(tables)
-    return tables, features_of(
-        cache.image_embeddings(),
-        cache.text_embeddings(),
-        tables[0].image,
-        tables[0].prompt,
-        cache.pooled_embeddings(),
-    )
+    data: str
+    """The table of labels: parquet, csv, json or json lines."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutOptions(TableOptions):
+    """Which rows heads are measured on."""
+
+    all: bool = False
+    """Score every row, those that the head was trained on included."""
+    strict: bool = False
+    """Refuse a table that shares pictures with training."""
+
+    def open(self, path: str, *heads: str) -> "tuple[Cache, Labels, Features, list[HeldOut]]":
+        """The cache at a path, which must be of the heads' backbone, the table's labels and vectors, and what it holds
+        out from each head."""
+        from embed.cache.store import Cache
+        from heads.evaluation.held_out import require_backbone
+
+        cache = Cache.open(path)
+        for head in heads:
+            require_backbone(head, cache)
+        (labels,), features = self.met(cache, [self.data])
+        return cache, labels, features, [self.hold_out(head, cache, labels) for head in heads]
+
+    def hold_out(self, head: str, cache: "Cache", labels: "Labels") -> "HeldOut":
+        """The rows of a table that are held out from a head."""
+        from heads.evaluation.held_out import hold_out
+
+        return hold_out(head, cache, labels, self.all, self.strict)
+
+
+@dataclass(frozen=True)
+class PairOptions:
+    """Which pairs of a popularity table are trained on."""
+
+    min_ratio: Annotated[float | None, Range(1)] = None
+    """Train on pairs whose counts differ at least so many times. By default on all, the surer the more."""
+
+
+@dataclass(frozen=True)
+class HeadTraining(PairOptions):
+    """How heads are trained on the vectors of a cache."""
+
+    device: str = "cpu"
+    """What computes: cpu or cuda, which must be there."""
 
 
 def content_ids(cache: Any, labels: Any, items: Any) -> Any:

@@ -1,11 +1,13 @@
 """`python -m heads evaluate` and `compare`."""
 
-import argparse
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from embed.console import command, progress, say, table, warn
-from heads.cli.common import add_held_out_options, cache_labels_features, protocol_line
+from embed.cli.console import progress, table, warn
+from heads.cli.common import HeldOutOptions, protocol_line
+from heads.config import Protocol
 
 SHOWN_SLICES = 20
 SCORERS = {
@@ -18,91 +20,100 @@ SCORERS = {
 }
 
 
-def add_commands(commands: Any) -> None:
-    parser = command(commands, "evaluate", evaluate, "measure a head on the part that was held out from it")
-    parser.add_argument("head", metavar="HEAD", help="a folder made by `python -m heads train`")
-    add_held_out_options(parser)
-    parser.add_argument(
-        "--baselines",
-        action="store_true",
-        help="train the same head without prompts, and without pictures, on the same rows: takes two trainings",
-    )
-    parser.add_argument(
-        "--prior-by",
-        metavar="COLUMN",
-        help="a baseline that knows only how much was liked in training what has the same COLUMN (for comparisons A,B)",
-    )
-    parser.add_argument("--slice-by", metavar="COLUMN", help="pair accuracy for each value of COLUMN, too")
-    parser.add_argument("--scores", type=Path, metavar="FILE", help="write the score of every row measured, as parquet")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write a page (.html) with plots and pictures")
+@dataclass(frozen=True)
+class Asked:
+    """What is measured beside the head."""
 
-    parser = command(commands, "compare", compare, "test whether one head orders pairs better than another")
-    parser.add_argument("first", metavar="HEAD_A")
-    parser.add_argument("second", metavar="HEAD_B")
-    add_held_out_options(parser)
+    baselines: bool = False
+    """Train the same head without prompts, and without pictures, on the same rows. That takes two trainings."""
+    prior_by: str | None = None
+    """A baseline that knows only how much was liked in training what has the same value of this column, or, for
+    comparisons, of the two columns A,B."""
 
 
-def evaluate(args: argparse.Namespace) -> dict[str, Any]:
-    """Measure the head on its held-out rows, or on those of a table that it has not seen, by every rule."""
+def evaluate(
+    head: str,
+    /,
+    *,
+    cache: str,
+    held_out: HeldOutOptions,
+    protocol: partial[Protocol],
+    asked: Asked,
+    slice_by: str | None = None,
+    scores: Path | None = None,
+    report: Path | None = None,
+) -> dict[str, Any]:
+    """Measure a head on the part that was held out from it, or on a table that it has not seen, by every rule.
+
+    Args:
+        head: A folder made by `python -m heads train`.
+        cache: The cache with the vectors of the table.
+        slice_by: A column for each value of which pair accuracy is measured too.
+        scores: Write the score of every row measured to this file, as parquet.
+        report: Write a page with plots and pictures to this file, .html.
+    """
     import numpy as np
 
-    from heads.evaluation.evaluate import Protocol, fast_scores, lone_rows, measure_pairs, pair_accuracies, write_scores
+    from heads.evaluation.evaluate import fast_scores, lone_rows, measure_pairs, pair_accuracies, write_scores
     from heads.evaluation.groups import GroupedRows
-    from heads.evaluation.held_out import hold_out
     from heads.evaluation.paired import lead
     from heads.evaluation.scoreboard import MAPS, reliability, scoreboard, tie_thresholds
     from heads.evaluation.slices import pair_accuracy_by
 
-    cache, labels, features = cache_labels_features(args, args.head)
-    held = hold_out(args.head, cache, labels, args.all, args.strict)
-    protocol = Protocol(min_ratio=args.min_ratio, seed=held.manifest["split"]["seed"])
-    measured = measure_pairs(labels, held.split, protocol)
+    opened, labels, features, (held,) = held_out.open(cache, head)
+    measured = measure_pairs(labels, held.split, protocol(seed=held.manifest["split"]["seed"]))
     if alone := lone_rows(labels, held.split):
         warn(f"{alone} of {held.rows} rows are alone in their group, and compare nothing")
-    scores = fast_scores(measured, features, held.heads)
-    baselines = _baselines(args, labels, features, held, scores)
+    found = fast_scores(measured, features, held.heads)
+    baselines = _baselines(asked, labels, features, held, found)
     grouped = GroupedRows(measured)
-    scores = {name: scores[name] for name in SCORERS if name in scores}
+    found = {name: found[name] for name in SCORERS if name in found}
     result = {
-        **pair_accuracies(measured, scores),
-        "metrics": scoreboard(grouped, scores),
-        "lead": lead(grouped, scores),
-        "tie_thresholds": tie_thresholds(grouped, scores["head"]),
+        **pair_accuracies(measured, found),
+        "metrics": scoreboard(grouped, found),
+        "lead": lead(grouped, found),
+        "tie_thresholds": tie_thresholds(grouped, found["head"]),
         "tie_thresholds_of": "of each part the best on the others"
         if held.split.validation is None
         else "the best on the rows for validation",
-        "reliability": {map: [vars(bin) for bin in reliability(grouped, scores["head"], map)] for map in MAPS},
+        "reliability": {map: [vars(bin) for bin in reliability(grouped, found["head"], map)] for map in MAPS},
         "baselines": baselines,
-        "slices": pair_accuracy_by(measured, scores, args.slice_by) if args.slice_by else None,
+        "slices": pair_accuracy_by(measured, found, slice_by) if slice_by else None,
         "part": held.part,
         "rows": held.rows,
         "trained_rows": held.seen_rows,
         "split": held.manifest["split"],
     }
-    if args.scores:
-        write_scores(args.scores, labels, held.split, scores["head"])
-    if args.report:
-        from embed.config import parse_columns
-        from embed.records.formats import read_records
+    if scores:
+        write_scores(scores, labels, held.split, found["head"])
+    if report:
         from heads.report.write import write_report
 
-        records = read_records(args.data, args.format, columns=parse_columns(args.columns or ""))
-        held_out = (held.split.fold >= 0)[:, None]
-        scores = {name: np.where(held_out, values, np.nan) for name, values in scores.items()}
-        write_report(args.report, f"{args.head} on {args.data}", result, grouped, scores, records, cache)
-    say(args, f"{args.head} on {args.data}: {held.part}", *_lines(result))
+        is_held_out = (held.split.fold >= 0)[:, None]
+        found = {name: np.where(is_held_out, values, np.nan) for name, values in found.items()}
+        records = held_out.read(held_out.data)
+        write_report(report, f"{head} on {held_out.data}", result, grouped, found, records, opened)
+    print(f"{head} on {held_out.data}: {held.part}", *_lines(result), sep="\n")
     return result
 
 
-def compare(args: argparse.Namespace) -> dict[str, Any]:
-    """Both heads' pair accuracy on the rows that neither has seen, and the paired test of their difference."""
-    from heads.evaluation.evaluate import Protocol, head_scores, measure_pairs
-    from heads.evaluation.held_out import hold_out, in_common
+def compare(
+    first: str, second: str, /, *, cache: str, held_out: HeldOutOptions, protocol: partial[Protocol]
+) -> dict[str, Any]:
+    """Test whether one head orders pairs better than another, on the rows that neither has seen.
+
+    Args:
+        first: A folder made by `python -m heads train`.
+        second: Another one.
+        cache: The cache with the vectors of the table.
+    """
+    from heads.evaluation.evaluate import head_scores, measure_pairs
+    from heads.evaluation.held_out import in_common
     from heads.evaluation.paired import compared
 
-    cache, labels, features = cache_labels_features(args, args.first, args.second)
-    both = in_common(*(hold_out(path, cache, labels, args.all, args.strict) for path in (args.first, args.second)))
-    measured = measure_pairs(labels, both[0].split, Protocol(args.min_ratio, seed=both[0].manifest["split"]["seed"]))
+    _, labels, features, parts = held_out.open(cache, first, second)
+    both = in_common(*parts)
+    measured = measure_pairs(labels, both[0].split, protocol(seed=both[0].manifest["split"]["seed"]))
     result = {
         **compared(measured, *(head_scores(held.heads, labels, features, held.split) for held in both)),
         "part": both[0].part,
@@ -113,37 +124,35 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     }
     accuracy = result["pair_accuracy"]
     rows = [
-        (args.first, *_value_and_interval(accuracy["first"])),
-        (args.second, *_value_and_interval(accuracy["second"])),
+        (first, *_value_and_interval(accuracy["first"])),
+        (second, *_value_and_interval(accuracy["second"])),
         ("difference", *_value_and_interval(result["difference"], sign="+")),
     ]
-    say(
-        args,
-        f"{args.data}: {both[0].part}",
+    print(
+        f"{held_out.data}: {both[0].part}",
         *table(("pair accuracy, tie = ½", "mean", "95 % interval"), rows),
         f"p = {_number(result['p_value'], '.3g')} (paired bootstrap, two-sided)",
         protocol_line(result),
+        sep="\n",
     )
     return result
 
 
-def _baselines(
-    args: argparse.Namespace, labels: Any, features: Any, held: Any, scores: dict[str, Any]
-) -> dict[str, str | None]:
+def _baselines(asked: Asked, labels: Any, features: Any, held: Any, scores: dict[str, Any]) -> dict[str, str | None]:
     """Add the baselines asked for to `scores`; for each, None, or why it is not there."""
     from heads.evaluation.baselines import BLINDED, prior_scores, trained_scores
 
     missing: dict[str, str | None] = dict.fromkeys(SCORERS, None)
     if "zero_shot" not in scores:
         missing["zero_shot"] = "some rows have no prompt"
-    asked = {**dict.fromkeys(BLINDED, args.baselines and "--baselines"), "prior": args.prior_by and "--prior-by"}
-    for name, option in asked.items():
-        if not option:
+    prior_by = asked.prior_by or ""
+    for name in (*BLINDED, "prior"):
+        if not (prior_by if name == "prior" else asked.baselines):
             missing[name] = "--prior-by COLUMN measures it" if name == "prior" else "--baselines trains it"
         elif not held.own_split or "training" not in held.manifest:
             missing[name] = "what the head was trained on is not in this table"
         elif name == "prior":
-            scores[name] = prior_scores(labels, held.split, args.prior_by)
+            scores[name] = prior_scores(labels, held.split, prior_by)
         elif (found := trained_scores(name, labels, features, held.split, held.manifest, progress)) is not None:
             scores[name] = found
         else:

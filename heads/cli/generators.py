@@ -1,52 +1,68 @@
 """`python -m heads generators`."""
 
-import argparse
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
 
-from embed.console import command, say, table, warn
-from heads.cli.common import add_held_out_options, cache_labels_features
-
-
-def add_commands(commands: Any) -> None:
-    parser = command(commands, "generators", generators, "rank image generators by people's choices, and by a head's")
-    parser.add_argument("head", metavar="HEAD", nargs="?", help="rank by this head too, on rows that it has not seen")
-    add_held_out_options(parser, cache_required=False)
-    parser.add_argument(
-        "--by", required=True, metavar="COLUMN", help="who made the picture; for comparisons A,B, one for each side"
-    )
-    parser.add_argument("--pattern", metavar="REGEX", help="the part of COLUMN that names the generator: '^[^_]+'")
-    parser.add_argument("--orders", type=int, default=50, help="random orders in which Elo is played (default 50)")
-    parser.add_argument("--seed", type=int, default=0)
+from embed.cli.console import table, warn
+from embed.options import Range
+from embed.spec import InputError
+from heads.cli.common import HeldOutOptions
+from heads.config import Protocol
 
 
-def generators(args: argparse.Namespace) -> dict[str, Any]:
-    """Elo and Bradley-Terry of every generator; with a head, how far its ranking and people's agree."""
+@dataclass(frozen=True)
+class EloOptions:
+    """How Elo is played."""
+
+    orders: Annotated[int, Range(1)] = 50
+    """The random orders in which Elo is played."""
+    seed: int = 0
+    """The seed of the orders."""
+
+
+def generators(
+    head: str | None = None,
+    /,
+    *,
+    cache: str | None = None,
+    held_out: HeldOutOptions,
+    protocol: partial[Protocol],
+    by: str,
+    pattern: str | None = None,
+    playing: EloOptions,
+) -> dict[str, Any]:
+    """Rank image generators by people's choices, and by a head's.
+
+    For each there are Elo and Bradley-Terry, and with a head how far its ranking and people's agree.
+
+    Args:
+        head: Rank by this head too, on rows that it has not seen.
+        cache: The cache with the vectors of the table, if a head is given.
+        by: The column of who made the picture. For comparisons two columns A,B, one for each side.
+        pattern: A regular expression for the part of the column that names the generator, such as '^[^_]+'.
+    """
     import numpy as np
 
-    from embed.config import parse_columns
-    from embed.records.formats import read_records
-    from embed.spec import InputError
     from heads.data.comparisons import labels_alone
     from heads.evaluation.generators import choices_in, elo_agreement, generators_of
     from heads.metrics import spearman
 
-    if args.orders < 1:
-        raise InputError(f"--orders is {args.orders}; wanted 1 or more")
-    if bool(args.head) != bool(args.cache):
+    if bool(head) != bool(cache):
         raise InputError("a HEAD and its --cache are wanted together, or neither")
-    result: dict[str, Any] = {}
-    if args.head:
-        labels, scores, fold, part = _scored(args)
+    if head and cache:
+        labels, scores, fold, part = _scored(head, cache, held_out)
     else:
-        labels = labels_alone(read_records(args.data, args.format, columns=parse_columns(args.columns or "")))
+        labels = labels_alone(held_out.read(held_out.data))
         scores, fold, part = None, np.zeros(len(labels), np.int64), "all rows"
-    generator = generators_of(labels, args.by, args.pattern)
+    generator = generators_of(labels, by, pattern)
     people = choices_in(labels, generator, fold)
-    result = {"part": part, "choices": len(people.a), "orders": args.orders, "people": _ranking(people, args)}
+    result: dict[str, Any] = {"part": part, "choices": len(people.a), "orders": playing.orders}
+    result["people"] = _ranking(people, playing)
     if scores is not None:
         theirs = choices_in(labels, generator, fold, scores)
-        result["head"] = _ranking(theirs, args)
-        mean, sd = elo_agreement(people, theirs, np.random.default_rng(args.seed), args.orders)
+        result["head"] = _ranking(theirs, playing)
+        mean, sd = elo_agreement(people, theirs, np.random.default_rng(playing.seed), playing.orders)
         agreement: dict[str, Any] = {"elo_spearman": {"mean": mean, "sd": sd}, "bradley_terry_spearman": None}
         if all(result[side]["bradley_terry"] for side in ("people", "head")):
             strengths = (
@@ -55,24 +71,21 @@ def generators(args: argparse.Namespace) -> dict[str, Any]:
             )
             agreement["bradley_terry_spearman"] = spearman(*strengths)
         result["agreement"] = agreement
-    say(args, f"{args.data}: {part}", *_lines(result))
+    print(f"{held_out.data}: {part}", *_lines(result), sep="\n")
     return result
 
 
-def _scored(args: argparse.Namespace) -> tuple[Any, Any, Any, str]:
+def _scored(head: str, cache: str, held_out: HeldOutOptions) -> tuple[Any, Any, Any, str]:
     """The labels, the head's scores (m, sides) of what it has not seen, each row's fold, and which rows these are."""
     from heads.evaluation.evaluate import head_scores
-    from heads.evaluation.held_out import hold_out
 
-    cache, labels, features = cache_labels_features(args, args.head)
-    held = hold_out(args.head, cache, labels, args.all, args.strict)
+    _, labels, features, (held,) = held_out.open(cache, head)
     return labels, head_scores(held.heads, labels, features, held.split), held.split.fold, held.part
 
 
-def _ranking(choices: Any, args: argparse.Namespace) -> dict[str, Any]:
+def _ranking(choices: Any, playing: EloOptions) -> dict[str, Any]:
     import numpy as np
 
-    from embed.spec import InputError
     from heads.evaluation.generators import bradley_terry, elo, win_rates
 
     try:
@@ -80,7 +93,7 @@ def _ranking(choices: Any, args: argparse.Namespace) -> dict[str, Any]:
     except InputError as error:
         warn(str(error))
         strengths = None
-    rated = elo(choices, np.random.default_rng(args.seed), args.orders).to_json()
+    rated = elo(choices, np.random.default_rng(playing.seed), playing.orders).to_json()
     return {"win_rate": win_rates(choices), "elo": rated, "bradley_terry": strengths}
 
 

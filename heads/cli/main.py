@@ -1,28 +1,26 @@
-"""`python -m heads`: train a head on a cache, and say honestly how good it is."""
+"""The commands of `python -m heads`."""
 
-import argparse
 from collections.abc import Sequence
 
-from embed import console
-from heads.cli import calibrate, evaluate, generators, papers, project, published, sweep, train, unfreeze
+from embed.cli.app import run
 
-PARTS = (
-    train,
-    sweep,
-    evaluate,
-    calibrate,
-    generators,
-    published,
-    project,
-    unfreeze,
-    papers,
-)
+ABOUT = "Train a head on a cache, and say honestly how good it is."
+COMMANDS = {
+    "train": "heads.cli.train:train",
+    "sweep": "heads.cli.sweep:sweep",
+    "evaluate": "heads.cli.evaluate:evaluate",
+    "compare": "heads.cli.evaluate:compare",
+    "calibrate": "heads.cli.calibrate:calibrate",
+    "generators": "heads.cli.generators:generators",
+    "import": "heads.cli.published:import_published",
+    "project": "heads.cli.project:project",
+    "unfreeze": "heads.cli.unfreeze:unfreeze",
+    "export-checkpoint": "heads.cli.unfreeze:export_checkpoint",
+    "finetune": "heads.cli.papers:finetune",
+    "validate": "heads.cli.papers:validate",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code (see embed.console)."""
-    parser = argparse.ArgumentParser(prog="python -m heads", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for part in PARTS:
-        part.add_commands(commands)
-    return console.main(parser, argv)
+    """Run one command and give its exit code."""
+    return run("heads", ABOUT, COMMANDS, argv)

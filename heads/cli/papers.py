@@ -4,73 +4,93 @@ Its tables (`prompt, pos_path, neg_path`), its modes and its checkpoints' names;
 a cache under the save folder.
 """
 
-import argparse
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from embed.console import command, progress, say
+from embed.cli.console import progress
+from embed.config import BoundaryConfig, DeviceConfig, Wanted
+from embed.options import Option, Range
+from embed.spec import Source
+from heads.config import Loss, UnfreezeConfig
+
+if TYPE_CHECKING:
+    from embed.jobs.build import BuildConfig
 
 SAVE_STEPS = 800
 BACKBONE = ("ViT-L-14-quickgelu", "openai")  # the original's clip.load("ViT-L/14")
 
 
-def add_commands(commands: Any) -> None:
-    tuning = command(commands, "finetune", finetune, "Social Reward's finetune, with its options and its checkpoints")
-    tuning.add_argument("--training_file", required=True, help="parquet with prompt, pos_path, neg_path")
-    tuning.add_argument("--training_mode", default="all", help="all, visual, visual_upper_layers, ... (default all)")
-    tuning.add_argument("--batch_size", type=int, default=128)
-    tuning.add_argument("--n_epochs", type=int, default=5)
-    tuning.add_argument("--save_folder", type=Path, default=Path("clip_finetune"))
-    tuning.add_argument("--loss_name", default="triplet", help="triplet, or any of ours that pairs can train")
-    tuning.add_argument("--learning_rate", type=float, default=3e-5)
-    tuning.add_argument("--device", default="auto")
-    tuning.add_argument("--boundary-dtype", default="float16", help="of the cached activations (default float16)")
-    tuning.add_argument("--max-gb", type=float, default=100.0, help="that they may take (default 100)")
-    tuning.add_argument("--seed", type=int, default=0)
-    checking = command(commands, "validate", validate, "Social Reward's accuracy: cos(prompt, pos) >= cos(prompt, neg)")
-    checking.add_argument("parquet_file_or_pandas_dataframe", metavar="FILE")
-    checking.add_argument("--device", default="auto")
-    checking.add_argument("--batch_size", type=int, default=None)
-    checking.add_argument("--num_workers", type=int, default=None)
-    for parser in (tuning, checking):
-        parser.add_argument("--checkout_path", help="a checkpoint to go on from")
-        parser.add_argument("--model", default=BACKBONE[0], help="(default %(default)s)")
-        parser.add_argument("--pretrained", help=f"(default {BACKBONE[1]}, for that model)")
-        parser.add_argument("--images-root", help="folder where relative paths start; the table's own folder else")
-        parser.add_argument("--machine-cache", type=Path, help=argparse.SUPPRESS)
+@dataclass(frozen=True)
+class Original:
+    """The backbone and the pictures of both scripts."""
+
+    checkout_path: Annotated[str | None, Option("--checkout_path")] = None
+    """A checkpoint to go on from."""
+    model: str = BACKBONE[0]
+    """The architecture of the backbone."""
+    pretrained: str | None = None
+    """The weights of the backbone. By default openai, for the default model."""
+    images_root: str | None = None
+    """The folder where relative paths start. By default the table's own folder."""
+    machine_cache: Path | None = None
+    """The folder of what was measured and exported on this machine."""
+
+    @property
+    def source(self) -> Source:
+        """The backbone."""
+        pretrained = self.pretrained or (BACKBONE[1] if self.model == BACKBONE[0] else None)
+        if self.checkout_path is None:
+            return Source(self.model, pretrained)
+        return Source(self.model, f"{pretrained}@{self.checkout_path}" if pretrained else self.checkout_path)
+
+    def embed(self, table: str, out: Path, device: str, workers: int | None = None) -> "BuildConfig":
+        """The configuration of a cache of the table's pictures and prompts, once that is made."""
+        from embed.jobs.build import BuildConfig, build_cache
+
+        config = BuildConfig(
+            (table,),
+            out,
+            self.source,
+            Wanted("torch", "fp32", device),
+            format="social-reward",
+            images_root=self.images_root,
+            workers=workers,
+            machine_cache=self.machine_cache,
+        )
+        build_cache(config, progress)
+        return config
 
 
-def _source(args: argparse.Namespace) -> Any:
-    from embed.spec import Source
+def finetune(
+    *,
+    training_file: Annotated[str, Option("--training_file")],
+    training_mode: Annotated[str, Option("--training_mode")] = "all",
+    batch_size: Annotated[int, Option("--batch_size"), Range(1)] = 128,
+    n_epochs: Annotated[int, Option("--n_epochs"), Range(1)] = 5,
+    save_folder: Annotated[Path, Option("--save_folder")] = Path("clip_finetune"),
+    loss_name: Annotated[Loss, Option("--loss_name")] = "triplet",
+    learning_rate: Annotated[float, Option("--learning_rate"), Range(above=0)] = UnfreezeConfig.learning_rate,
+    device: DeviceConfig,
+    activations: partial[BoundaryConfig],
+    seed: int = 0,
+    original: Original,
+) -> dict[str, Any]:
+    """Train as Social Reward's finetune does, with its options and its checkpoints.
 
-    pretrained = args.pretrained or (BACKBONE[1] if args.model == BACKBONE[0] else None)
-    if args.checkout_path is None:
-        return Source(args.model, pretrained)
-    tag = pretrained if args.pretrained or args.model == BACKBONE[0] else None
-    return Source(args.model, f"{tag}@{args.checkout_path}" if tag else args.checkout_path)
+    It trains on every row of the table and writes whole state dicts, every 800 steps and after each epoch.
 
-
-def _embedded(args: argparse.Namespace, table: str, out: Path, workers: int | None = None) -> Any:
-    """The configuration of a cache of the table's pictures and prompts, once that is made."""
-    from embed.config import Wanted
-    from embed.jobs.build import BuildConfig, build_cache
-
-    config = BuildConfig(
-        (table,),
-        out,
-        _source(args),
-        format="social-reward",
-        images_root=args.images_root,
-        wanted=Wanted("torch", "fp32", args.device),
-        workers=workers,
-        machine_cache=args.machine_cache,
-    )
-    build_cache(config, progress)
-    return config
-
-
-def finetune(args: argparse.Namespace) -> dict[str, Any]:
-    """Train on every row of the table and write whole state dicts, every 800 steps and after each epoch."""
+    Args:
+        training_file: A parquet file with the columns prompt, pos_path and neg_path.
+        training_mode: What is trained: all, visual, visual_upper_layers or another mode of `python -m heads unfreeze`.
+        batch_size: Triplets of a step.
+        n_epochs: The number of epochs.
+        save_folder: The folder to write to. The frozen part is computed once, into a cache in it.
+        loss_name: The loss, triplet or another one that pairs can train.
+        learning_rate: The learning rate.
+        seed: The seed of the order of the rows.
+    """
     import numpy as np
 
     from embed.backbones.delta import published_state
@@ -78,37 +98,30 @@ def finetune(args: argparse.Namespace) -> dict[str, Any]:
     from embed.devices import resolve_device
     from embed.modes import parse_mode
     from embed.records.formats import read_records
-    from embed.unfreeze.fill import BoundaryConfig, extend_cache
+    from embed.unfreeze.fill import extend_cache
     from heads.cli.unfreeze import write_checkpoint
     from heads.data.comparisons import match_labels
     from heads.training.loop import Loop
     from heads.training.objectives import examples_for
     from heads.unfreeze.model import unfrozen
-    from heads.unfreeze.train import Data, UnfreezeConfig, train
+    from heads.unfreeze.train import Data, train
     from heads.unfreeze.tune import same_backbone
 
-    config = UnfreezeConfig(
-        args.training_mode,
-        args.loss_name,
-        learning_rate=args.learning_rate,
-        batch_size=args.batch_size,
-        epochs=args.n_epochs,
-        seed=args.seed,
-    )
-    mode = parse_mode(args.training_mode)
-    build = _embedded(args, args.training_file, args.save_folder / "cache")
-    extend_cache(build, BoundaryConfig(mode, args.boundary_dtype, int(args.max_gb * 1e9)), progress)
+    config = UnfreezeConfig(training_mode, loss_name, learning_rate, batch_size=batch_size, epochs=n_epochs, seed=seed)
+    mode = parse_mode(training_mode)
+    build = original.embed(training_file, save_folder / "cache", device.device)
+    extend_cache(build, activations(mode), progress)
     cache = Cache.open(build.out)
-    labels = match_labels(read_records(args.training_file, "social-reward", args.images_root), cache, max_missing=1.0)
+    labels = match_labels(read_records(training_file, "social-reward", original.images_root), cache, max_missing=1.0)
     backbone = same_backbone(cache)
     state = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
-    free = unfrozen(cache, backbone, mode, device=resolve_device(args.device))
+    free = unfrozen(cache, backbone, mode, device=resolve_device(device.device))
     examples = examples_for(config.loss, labels, np.arange(len(labels)), np.random.default_rng(config.seed))
     written: list[str] = []
 
     def write(name: str) -> None:
         moved = {name: parameter.detach() for name, parameter in free.moved.items()}
-        write_checkpoint(args.save_folder / name, published_state({**state, **moved}))
+        write_checkpoint(save_folder / name, published_state({**state, **moved}))
         written.append(name)
 
     def on_step(loop: Loop) -> None:
@@ -120,16 +133,32 @@ def finetune(args: argparse.Namespace) -> dict[str, Any]:
             write(f"clip_epoch_{epoch}_global_step_{step}.pth")
 
     data = Data(labels.image, labels.prompt, examples)
-    loop = train(free, data, config, Path(f"{args.save_folder}.checkpoints"), on_step, progress)
+    loop = train(free, data, config, Path(f"{save_folder}.checkpoints"), on_step, progress)
     if loop.checkpoints:
         loop.checkpoints.clear()
     losses = [record["train_loss"] for record in loop.history[1:]]
-    say(args, *(f"epoch {epoch}: loss {loss:.5f}" for epoch, loss in enumerate(losses)), f"written: {args.save_folder}")
-    return {"save_folder": str(args.save_folder), "rows": len(labels), "train_loss": losses, "checkpoints": written}
+    print(
+        *(f"epoch {epoch}: loss {loss:.5f}" for epoch, loss in enumerate(losses)), f"written: {save_folder}", sep="\n"
+    )
+    return {"save_folder": str(save_folder), "rows": len(labels), "train_loss": losses, "checkpoints": written}
 
 
-def validate(args: argparse.Namespace) -> dict[str, Any]:
-    """Its accuracy, where equal scores count as right."""
+def validate(
+    parquet_file_or_pandas_dataframe: str,
+    /,
+    *,
+    device: DeviceConfig,
+    batch_size: Annotated[int | None, Option("--batch_size")] = None,
+    num_workers: Annotated[int | None, Option("--num_workers")] = None,
+    original: Original,
+) -> dict[str, Any]:
+    """Measure Social Reward's accuracy: cos(prompt, pos) >= cos(prompt, neg), so that equal scores count as right.
+
+    Args:
+        parquet_file_or_pandas_dataframe: A parquet file with the columns prompt, pos_path and neg_path.
+        batch_size: It is accepted as Social Reward's script has it, and changes nothing.
+        num_workers: Processes that decode pictures. By default one for each core.
+    """
     import tempfile
 
     from embed.cache.store import Cache
@@ -139,14 +168,14 @@ def validate(args: argparse.Namespace) -> dict[str, Any]:
     from heads.evaluation.evaluate import zero_shot_scores
     from heads.metrics import pair_credit
 
-    table = args.parquet_file_or_pandas_dataframe
+    table = parquet_file_or_pandas_dataframe
     with tempfile.TemporaryDirectory() as folder:
-        cache = Cache.open(_embedded(args, table, Path(folder, "cache"), args.num_workers).out)
-        labels = match_labels(read_records(table, "social-reward", args.images_root), cache)
+        cache = Cache.open(original.embed(table, Path(folder, "cache"), device.device, num_workers).out)
+        labels = match_labels(read_records(table, "social-reward", original.images_root), cache)
         vectors = cache.image_embeddings(), cache.text_embeddings()
     scores = zero_shot_scores(features_of(*vectors, labels.image, labels.prompt))
     assert scores is not None  # these tables have a prompt in every row
     positive, negative = scores[labels.items].T
     accuracy = float(pair_credit(positive, negative, labels.values["target"], tie="correct").mean())
-    say(args, f"Accuracy: {accuracy:.2%}")
+    print(f"Accuracy: {accuracy:.2%}")
     return {"accuracy": accuracy, "rows": len(labels), "missing": labels.missing, "score_ties": "right"}

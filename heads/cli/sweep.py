@@ -1,53 +1,60 @@
 """`python -m heads sweep`."""
 
-import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from embed.console import command, progress, say, table
+from embed.cli.console import progress, table
 from embed.devices import resolve_device
-from heads.cli.common import add_data_options, tables_and_features
-from heads.cli.train import DEVICES, add_split_options, configs, test_fraction
+from heads.cli.common import HeadTraining, TableOptions
+from heads.cli.train import DEVICES, configs
+from heads.config import HoldOutConfig, Protocol, SplitConfig, SweepConfig
 
 DEFAULT = {"head": "fusion", "loss": "preference"}  # of `heads train`
 SHOWN = 10
 
 
-def add_commands(commands: Any) -> None:
-    parser = command(commands, "sweep", sweep, "search for the best head, loss and options within a time")
-    parser.add_argument("cache", metavar="CACHE", help="a folder made by `python -m embed cache`")
-    add_data_options(parser)
-    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="gets best.json and sweep.json")
-    parser.add_argument("--minutes", type=float, default=5.0, help="to search, the last training not included (5)")
-    add_split_options(parser)
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda, which must be there")
+def sweep(
+    cache: str,
+    /,
+    *,
+    table_options: TableOptions,
+    out: Path,
+    searching: partial[SweepConfig],
+    splitting: HoldOutConfig,
+    where: HeadTraining,
+) -> dict[str, Any]:
+    """Search for the best head, loss and options within a time.
 
+    The search is on rows that are not held out. The held-out part is opened once, for the best and the default.
 
-def sweep(args: argparse.Namespace) -> dict[str, Any]:
-    """Search on rows that are not held out; open the held-out part once, for the best and the default."""
+    Args:
+        cache: A folder made by `python -m embed cache`.
+        out: The folder that gets best.json and sweep.json.
+    """
     from embed.cache.store import Cache
     from embed.files import write_json
     from heads.data import split
-    from heads.evaluation.evaluate import Protocol, evaluate
+    from heads.evaluation.evaluate import evaluate
     from heads.training.folds import Task, train_heads
-    from heads.training.sweep import Options, SweepConfig, Trial, best_of
+    from heads.training.sweep import Options, Trial, best_of
     from heads.training.sweep import sweep as search
 
-    resolve_device(args.device, DEVICES)
-    search_config = SweepConfig(args.minutes, seed=args.seed)
-    cache = Cache.open(args.cache)
-    (labels,), features = tables_and_features(args, cache, [args.data])
-    split_config = split.SplitConfig(args.split_by, None, test_fraction(args), args.seed)
+    resolve_device(where.device, DEVICES)
+    seed, data = splitting.seed, table_options.data
+    search_config = searching(seed=seed)
+    opened = Cache.open(cache)
+    (labels,), features = table_options.met(opened, [data])
+    split_config = SplitConfig(**vars(splitting))
     rows = split.split_rows(labels, split_config)
-    moved = features.to(args.device)
+    moved = features.to(where.device)
 
     def task_of(options: Options) -> Task:
-        given = {name: value for name, value in options.items() if name != "loss"}
-        built = configs(given, options["loss"], args.seed, cache.identity.dim, features)
-        return Task(labels, moved, rows, *built, args.min_ratio, device=args.device, progress=progress)
+        built = configs(options, seed, opened.identity.dim, features)
+        return Task(labels, moved, rows, *built, where.min_ratio, device=where.device, progress=progress)
 
     def observe(trial: Trial) -> None:
-        say(args, f"{trial.accuracy:.4f} in {trial.seconds:.0f} s: {_shown(trial.options)}")
+        print(f"{trial.accuracy:.4f} in {trial.seconds:.0f} s: {_shown(trial.options)}")
 
     trials = search(task_of, DEFAULT, search_config, observe=observe)
     best = best_of(trials)
@@ -55,24 +62,23 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
     for name, options in {"default": DEFAULT, "best": best.options}.items():
         if options != DEFAULT or name == "default":
             trained = train_heads(task_of(options))
-            measured[name] = evaluate(labels, features, trained.scorers, rows, Protocol(seed=args.seed))
+            measured[name] = evaluate(labels, features, trained.scorers, rows, Protocol(seed=seed))
     measured.setdefault("best", measured["default"])
     result = {
         "best": best.options,
         "validation_accuracy": {"best": best.accuracy, "default": trials[0].accuracy},
         "test": {name: metrics["pair_accuracy"] for name, metrics in measured.items()},
         "protocol": measured["best"]["protocol"],
-        "split": split.split_report(labels, rows, split_config, cache),
+        "split": split.split_report(labels, rows, split_config, opened),
         "trials": [
             {"options": trial.options, "accuracies": trial.accuracies, "seconds": trial.seconds} for trial in trials
         ],
     }
-    write_json(args.out / "sweep.json", result)
-    write_json(args.out / "best.json", best.options)
+    write_json(out / "sweep.json", result)
+    write_json(out / "best.json", best.options)
     finished = [trial for trial in trials if len(trial.accuracies) == len(trials[0].accuracies)]
     first = sorted(finished, key=lambda trial: -trial.accuracy)[:SHOWN]
-    say(
-        args,
+    print(
         "",
         f"{len(trials)} trials, {len(finished)} of them finished; the best {len(first)}, on rows kept aside:",
         *table(("options", "accuracy"), [(_shown(trial.options), f"{trial.accuracy:.4f}") for trial in first]),
@@ -82,7 +88,8 @@ def sweep(args: argparse.Namespace) -> dict[str, Any]:
             f"held out, opened once: {name} {x['value']:.3f} ({x['low']:.3f} to {x['high']:.3f})"
             for name, x in result["test"].items()
         ),
-        f"train it with: python -m heads train {args.cache} --data {args.data} --config {args.out / 'best.json'}",
+        f"train it with: python -m heads train {cache} --data {data} --config {out / 'best.json'}",
+        sep="\n",
     )
     return result
 

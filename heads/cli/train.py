@@ -1,16 +1,21 @@
 """`python -m heads train`."""
 
-import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from embed.console import command, progress, say, table
+from embed.cli.arguments import Argument, arguments_of
+from embed.cli.console import progress, table
 from embed.devices import resolve_device
-from heads.cli.common import accuracy_lines, add_data_options, content_ids, tables_and_features
+from embed.options import Only, Range, metadata, require_value
+from embed.spec import InputError
+from embed.wording import unknown_name
+from heads.cli.common import HeadTraining, LabelOptions, accuracy_lines, content_ids
+from heads.config import PICKSCORE_PROMPTS, STEPPED, HeadConfig, Kind, Loss, Protocol, SplitConfig, TrainConfig
 
 if TYPE_CHECKING:
     from embed.cache.store import Cache
@@ -18,151 +23,210 @@ if TYPE_CHECKING:
     from heads.training.folds import Task, TrainedHeads
 
 DEVICES = ("cpu", "cuda")  # that heads are trained on
-# Options that decide what is trained and how; a file for --config names them as here, with underscores.
-# name: type, of which heads (none: of all), help
-SOLVED = ("linear", "kernel")
-STEPPED = ("cosine", "mlp", "fusion")
-OPTIONS: dict[str, tuple[type, tuple[str, ...], str]] = {
-    "head": (
-        str,
-        (),
-        "cosine, linear, mlp, fusion (default), or kernel for tables of some hundreds or thousands of rows",
-    ),
-    "loss": (
-        str,
-        (),
-        "preference (any table; default), ranking or listwise (ranked groups), rating (ratings, or counts: their log"
-        " rate), triplet or preference-inbatch (head cosine, both pictures of one prompt); with several tables one for"
-        " all, or one each, by commas",
-    ),
-    "distance": (str, ("cosine",), "of triplet: squared_euclidean (default), euclidean or cosine"),
-    "margin": (float, STEPPED, "of triplet (default 0.3); with ranking it gives HPSv2's hinge, whose own is 1"),
-    "reduction": (str, STEPPED, "of preference and ranking: mean over a batch (default), or sum, as HPSv2"),
-    "epochs": (int, STEPPED, "at most; rows kept aside decide (default 6)"),
-    "patience": (int, STEPPED, "epochs without improvement before stopping (default 3)"),
-    "batch_size": (int, STEPPED, "pairs, groups or ratings a step (default 16384)"),
-    "learning_rate": (float, STEPPED, "highest, after warm-up (default 0.001)"),
-    "weight_decay": (float, STEPPED, "of AdamW, on matrices (default 1)"),
-    "penalty": (float, SOLVED, "on the squared weights (default of linear: the best for rows kept aside)"),
-    "hidden": (int, ("fusion",), "width of fusion's hidden layer (default 128)"),
-    "dropout": (float, ("fusion",), "of fusion's hidden layer (default 0.5)"),
-    "input_dropout": (float, ("fusion",), "of fusion's inputs; less for millions of pairs (default 0.6)"),
-    "landmarks": (int, ("kernel",), "training items that kernel compares with, at most (default 512)"),
-    "reads": (str, ("mlp", "kernel"), "what mlp and kernel read: both (default), image or text"),
-}
+IN_FILES = ("head", "loss", "shape", "training")  # parameters of `train` whose options a file may hold
 
 
-def add_commands(commands: Any) -> None:
-    parser = command(commands, "train", train, "train a head on the vectors of a cache")
-    parser.add_argument("cache", metavar="CACHE", help="a folder made by `python -m embed cache`")
-    add_data_options(parser, several=True)
-    parser.add_argument("--weights", metavar="W,...", help="what the loss of each --data counts for (default 1 each)")
-    parser.add_argument("--out", required=True, metavar="HEAD", help="the folder to write the head to")
-    add_split_options(parser)
-    parser.add_argument("--folds", type=int, help="hold every group out once, in this many parts")
-    parser.add_argument(
-        "--split",
-        metavar="pickscore",
-        help="hold out PickScore's way: one comparison of each of some prompts of different users (column user_id),"
-        " of which one half chooses the epoch and the other is measured",
-    )
-    parser.add_argument("--held-out-prompts", type=int, metavar="N", help="of --split pickscore (default 1000)")
-    for name, (kind, _, text) in OPTIONS.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
-    parser.add_argument(
-        "--no-activations",
-        action="store_false",
-        dest="activations",
-        default=None,
-        help="make mlp affine, as the published ones are",
-    )
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="options from a file, as `python -m heads sweep` writes it"
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="train from so many seeds, and print how far they differ")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda, which must be there")
-    parser.add_argument("--resume", action="store_true", help="go on where a training with the same options was ended")
-    parser.add_argument("--log-dir", type=Path, metavar="FOLDER", help="write what TensorBoard shows")
+@dataclass(frozen=True)
+class Tables:
+    """What is trained on."""
+
+    data: tuple[str, ...]
+    """A table of labels: parquet, csv, json or json lines. The first is held out from and measured, others only
+    teach."""
+    weights: str | None = None
+    """What the loss of each --data counts for, with commas between them: W,... By default 1 each."""
 
 
-def add_split_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--split-by", metavar="COLUMN", help="hold out whole groups of rows with one value of COLUMN")
-    parser.add_argument("--test-fraction", type=float, help="share held out without --folds (default 0.2)")
-    parser.add_argument("--min-ratio", type=float, help="train on pairs whose counts differ at least so many times")
-    parser.add_argument("--seed", type=int, default=0)
+@dataclass(frozen=True)
+class Run:
+    """How often a head is trained, and what comes with it."""
+
+    seeds: Annotated[int, Range(1)] = 1
+    """Train from so many seeds, and print how far they differ."""
+    resume: bool = False
+    """Go on where a training with the same options was ended."""
+    log_dir: Path | None = None
+    """Write what TensorBoard shows to this folder."""
 
 
-def train(args: argparse.Namespace) -> dict[str, Any]:
-    """Train, evaluate on what was held out, and write the head."""
+def train(
+    cache: str,
+    /,
+    *,
+    tables: Tables,
+    labels: LabelOptions,
+    out: Path,
+    head: Kind | None = None,
+    loss: str | None = None,
+    shape: partial[HeadConfig],
+    training: partial[TrainConfig],
+    config: Path | None = None,
+    splitting: partial[SplitConfig],
+    split: Literal["pickscore"] | None = None,
+    where: HeadTraining,
+    run: Run,
+) -> dict[str, Any]:
+    """Train a head on the vectors of a cache, and evaluate it on what was held out.
+
+    Args:
+        cache: A folder made by `python -m embed cache`.
+        out: The folder to write the head to.
+        head: The head. By default fusion; kernel is for tables of some hundreds or thousands of rows.
+        loss: The loss. By default preference, for any table; ranking and listwise are for ranked groups, rating is for
+            ratings, or the log rate of counts, and triplet and preference-inbatch are for the head cosine and pairs of
+            pictures under one prompt. If there are several tables, one for all, or one each with commas between them.
+        config: A file with these options of the head, the loss and the training, as `python -m heads sweep` writes it.
+            What is said here goes before what the file says.
+        split: Hold out PickScore's way: one comparison of each of some prompts of different users (column user_id), of
+            which one half chooses the epoch and the other is measured.
+    """
     import numpy as np
 
     from embed.cache.store import Cache
     from heads.store import disk
     from heads.training.checkpoint import Checkpoints
 
-    resolve_device(args.device, DEVICES)
-    cache = Cache.open(args.cache)
-    task, splitting = _task(args, cache)
-    checkpoints = Checkpoints(Path(f"{args.out}.checkpoints"), _identity(cache, task, splitting))
-    if not args.resume:
+    resolve_device(where.device, DEVICES)
+    opened = Cache.open(cache)
+    split_config = _split_config(splitting, split)
+    named = {name: value for name, value in (("head", head), ("loss", loss)) if value is not None}
+    options = _chosen_options(config, named | shape.keywords | training.keywords)
+    task, described = _task(opened, tables, labels, options, split_config, where)
+    checkpoints = Checkpoints(Path(f"{out}.checkpoints"), _identity(opened, task, described))
+    if not run.resume:
         checkpoints.clear()
-    trained, result = _train_seeds(args, task, checkpoints)
+    trained, result = _train_seeds(run, task, checkpoints)
     seen = zip(task.tables, [trained.rows, *trained.other_rows], strict=True)
-    ids = content_ids(cache, task.labels, np.concatenate([labels.items[rows].ravel() for labels, rows in seen]))
-    manifest = _manifest(args, cache, task, trained) | {"split": splitting, "metrics": result}
-    disk.save_head(Path(args.out), trained.head, trained.fold_heads, ids, manifest)
+    ids = content_ids(opened, task.labels, np.concatenate([labels.items[rows].ravel() for labels, rows in seen]))
+    manifest = _manifest(opened, tables.data, task, trained) | {"split": described, "metrics": result}
+    disk.save_head(out, trained.head, trained.fold_heads, ids, manifest)
     checkpoints.clear()
-    say(args, *accuracy_lines(result), *_seed_lines(result), f"written to {args.out}")
-    return {"head": str(args.out), "split": splitting, **result}
+    print(*accuracy_lines(result), *_seed_lines(result), f"written to {out}", sep="\n")
+    return {"head": str(out), "split": described, **result}
 
 
-def _task(args: argparse.Namespace, cache: "Cache") -> tuple["Task", dict[str, Any]]:
+def _split_config(given: partial[SplitConfig], split: str | None) -> SplitConfig:
+    prompts = given.keywords.get("held_out_prompts")
+    if split is None and prompts is not None:
+        raise InputError("--held-out-prompts is of --split pickscore; give that too, or leave it out")
+    if "test_fraction" in given.keywords and (split or "folds" in given.keywords):
+        beside = f"--split {split}" if split else f"--folds {given.keywords['folds']}"
+        share = given.keywords["test_fraction"]
+        raise InputError(f"--test-fraction {share} would be ignored beside {beside}; leave one of them out")
+    return given(held_out_prompts=prompts or PICKSCORE_PROMPTS) if split else given()
+
+
+def _chosen_options(file: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options given, on the command line or else in a file; InputError for one that the head ignores."""
+    known = {one.place[1] or one.place[0]: one for one in arguments_of(train) if one.place[0] in IN_FILES}
+    options = {**(_read_options(file, known) if file else {}), **given}
+    head = options.get("head", "fusion")
+    for name in options:
+        only = metadata(known[name].hint, Only)
+        readers = only.values if only and only.option == "head" else STEPPED if only else ()
+        if readers and head not in readers:
+            raise InputError(
+                f"{known[name].name} is of {' and '.join(readers)} and does nothing for the head {head}; leave it out"
+            )
+    return options
+
+
+def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, Any]:
+    """The options that a file holds, by name."""
+    try:
+        options = json.loads(file.read_text())
+    except ValueError as error:
+        raise InputError(f"{file} is no file of options ({error})") from None
+    if not isinstance(options, dict):
+        raise InputError(f"{file} is no file of options; wanted an object such as {{'head': 'fusion', 'hidden': 64}}")
+    for name, value in options.items():
+        if name not in known:
+            raise unknown_name(f"option in {file}:", name, known)
+        type_ = known[name].type
+        allowed: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
+        if not isinstance(value, allowed.get(type_, (str,))) or (isinstance(value, bool) and type_ is not bool):
+            raise InputError(f"{file} is no file of options ({name} is {value!r})")
+    return options
+
+
+def _task(
+    cache: "Cache",
+    tables: Tables,
+    reading: LabelOptions,
+    options: dict[str, Any],
+    split_config: SplitConfig,
+    where: HeadTraining,
+) -> tuple["Task", dict[str, Any]]:
     """What the command line asks for, and what head.json says of its split."""
+    from heads.config import require_use
     from heads.data import split
     from heads.training.folds import OtherTable, Task
-    from heads.training.objectives import require_use
 
-    split_config = _split_config(args)
-    options = chosen_options(args)
-    (labels, *more), features = tables_and_features(args, cache, args.data)
-    losses, weights = per_table(options.pop("loss", "preference"), args.weights, len(args.data))
-    head_config, config = configs(options, losses[0], args.seed, cache.identity.dim, features)
+    losses, weights = per_table(options.get("loss", "preference"), tables.weights, len(tables.data))
+    (labels, *more), features = reading.met(cache, tables.data)
+    head_config, config = configs({**options, "loss": losses[0]}, split_config.seed, cache.identity.dim, features)
     require_use(config, losses)
     others = [OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
     rows = split.split_rows(labels, split_config)
-    task = Task(labels, features, rows, head_config, config, args.min_ratio, others, args.device)
+    task = Task(labels, features, rows, head_config, config, where.min_ratio, others, where.device)
     return task, split.split_report(labels, rows, split_config, cache)
 
 
-def _train_seeds(
-    args: argparse.Namespace, task: "Task", checkpoints: "Checkpoints"
-) -> tuple["TrainedHeads", dict[str, Any]]:
+def configs(options: Mapping[str, Any], seed: int, dim: int, features: Any) -> tuple[HeadConfig, TrainConfig]:
+    """The configurations of the head and of its training that the options name, theirs being the defaults."""
+    pooled_dim = 0 if features.image_pooled is None else features.image_pooled.shape[1]
+    shape = {name: value for name, value in options.items() if name in HeadConfig.__dataclass_fields__}
+    training = {name: value for name, value in options.items() if name in TrainConfig.__dataclass_fields__}
+    if options["loss"] == "preference-inbatch":
+        training.setdefault("batch_size", 128)  # PickScore's
+    return HeadConfig(options.get("head", "fusion"), dim, pooled_dim, **shape), TrainConfig(seed=seed, **training)
+
+
+def per_table(loss: str, weights: str | None, tables: int) -> tuple[list[str], list[float]]:
+    """A loss and a weight for each table, the first's weight 1."""
+    losses = loss.split(",")
+    losses = losses * tables if len(losses) == 1 else losses
+    try:
+        numbers = [float(weight) for weight in weights.split(",")] if weights else [1.0] * tables
+    except ValueError:
+        raise InputError(f"--weights is {weights!r}; wanted numbers and commas, such as 1,0.5") from None
+    for name, values in (("--loss", losses), ("--weights", numbers)):
+        if len(values) != tables:
+            raise InputError(f"{name} names {len(values)} and there are {tables} tables; give one for each --data")
+    require_value("--loss", tuple(losses), Loss)
+    if not all(0 < number < float("inf") for number in numbers):
+        raise InputError(f"--weights is {weights!r}; every weight must be positive")
+    return losses, [number / numbers[0] for number in numbers]
+
+
+def _train_seeds(run: Run, task: "Task", checkpoints: "Checkpoints") -> tuple["TrainedHeads", dict[str, Any]]:
     """The heads of the first seed and what was measured of them, with the spread where there are several seeds."""
     import numpy as np
 
-    from heads.evaluation.evaluate import Protocol, evaluate
+    from heads.evaluation.evaluate import evaluate
     from heads.training.folds import train_heads
 
-    seeds = range(args.seed, args.seed + args.seeds)
+    first = task.config.seed
+    seeds = range(first, first + run.seeds)
     heads, metrics = [], []
     for seed in seeds:
-        with tensorboard(args.log_dir and args.log_dir / f"seed-{seed}") as observe:
+        with tensorboard(run.log_dir and run.log_dir / f"seed-{seed}") as observe:
             config, saved = replace(task.config, seed=seed), checkpoints.part(f"seed-{seed}")
             trained = train_heads(replace(task, config=config, observe=observe, checkpoints=saved, progress=progress))
         heads.append(trained)
-        metrics.append(evaluate(task.labels, task.features, trained.scorers, task.split, Protocol(seed=args.seed)))
-    if args.seeds > 1:
+        metrics.append(evaluate(task.labels, task.features, trained.scorers, task.split, Protocol(seed=first)))
+    if run.seeds > 1:
         values = [metric["pair_accuracy"]["value"] for metric in metrics]
         spread = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
         metrics[0]["seeds"] = {"seeds": list(seeds), "pair_accuracy": values, **spread}
     return heads[0], metrics[0]
 
 
-def _manifest(args: argparse.Namespace, cache: "Cache", task: "Task", trained: "TrainedHeads") -> dict[str, Any]:
+def _manifest(cache: "Cache", paths: Sequence[str], task: "Task", trained: "TrainedHeads") -> dict[str, Any]:
     """What head.json says of a training; its split and its figures come beside."""
     import torch
 
-    from heads.evaluation.evaluate import Protocol, calibrate
+    from heads.evaluation.evaluate import calibrate
 
     return {
         "head": asdict(task.head_config),
@@ -174,108 +238,16 @@ def _manifest(args: argparse.Namespace, cache: "Cache", task: "Task", trained: "
             "chosen": trained.chosen,
             "history": trained.histories[0],
         },
-        "data": _described(args.data[0], task.labels),
+        "data": _described(paths[0], task.labels),
         "other_data": [
             {**_described(path, other.labels), "loss": other.loss, "weight": other.weight, "used": len(seen)}
-            for path, other, seen in zip(args.data[1:], task.others, trained.other_rows, strict=True)
+            for path, other, seen in zip(paths[1:], task.others, trained.other_rows, strict=True)
         ],
-        "calibration": calibrate(task.labels, task.features, trained.scorers, task.split, Protocol(seed=args.seed)),
+        "calibration": calibrate(
+            task.labels, task.features, trained.scorers, task.split, Protocol(seed=task.config.seed)
+        ),
         "versions": {"torch": torch.__version__},
     }
-
-
-def _split_config(args: argparse.Namespace) -> Any:
-    from embed.spec import InputError
-    from embed.wording import unknown_name
-    from heads.data.split import PICKSCORE_PROMPTS, SplitConfig
-
-    if args.split not in (None, "pickscore"):
-        raise unknown_name("split", args.split, ("pickscore",))
-    if args.split is None and args.held_out_prompts is not None:
-        raise InputError("--held-out-prompts is of --split pickscore; give that too, or leave it out")
-    prompts = args.held_out_prompts
-    if args.split and prompts is None:
-        prompts = PICKSCORE_PROMPTS
-    if args.test_fraction is not None and (args.folds is not None or prompts is not None):
-        other = f"--folds {args.folds}" if prompts is None else "--split pickscore"
-        raise InputError(f"--test-fraction {args.test_fraction} would be ignored beside {other}; leave one of them out")
-    return SplitConfig(args.split_by, args.folds, test_fraction(args), args.seed, prompts)
-
-
-def test_fraction(args: argparse.Namespace) -> float:
-    """What --test-fraction says, or else the default."""
-    from heads.data.split import SplitConfig
-
-    return SplitConfig.test_fraction if args.test_fraction is None else float(args.test_fraction)
-
-
-def chosen_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options given, on the command line or else in --config; InputError for one that the head ignores."""
-    from embed.spec import InputError
-    from embed.wording import unknown_name
-    from heads.models import HEADS
-
-    given: dict[str, Any] = {}
-    known = {**OPTIONS, "activations": (bool, ("mlp",), "")}
-    if args.config:
-        try:
-            given = json.loads(args.config.read_text())
-            for name, value in given.items():
-                if name not in known:
-                    raise unknown_name(f"option in {args.config}:", name, known)
-                given[name] = known[name][0](value)
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{args.config} is no file of options ({error})") from None
-    given |= {name: getattr(args, name) for name in known if getattr(args, name) is not None}
-    head = given.get("head", "fusion")
-    if head not in HEADS:
-        raise unknown_name("head", head, HEADS)
-    for name in given:
-        if (of := known[name][1]) and head not in of:
-            option = "no-activations" if name == "activations" else name.replace("_", "-")
-            raise InputError(f"--{option} is of {' and '.join(of)} and does nothing for the head {head}; leave it out")
-    return given
-
-
-def configs(options: Mapping[str, Any], loss: str, seed: int, dim: int, features: Any) -> tuple[Any, Any]:
-    """The configurations of the head and of its training that the options name, theirs being the defaults."""
-    from dataclasses import fields
-
-    from heads.models import HeadConfig
-    from heads.training.train import TrainConfig
-
-    of_head = {field.name for field in fields(HeadConfig)} & options.keys()
-    pooled_dim = 0 if features.image_pooled is None else features.image_pooled.shape[1]
-    head = HeadConfig(options.get("head", "fusion"), dim, pooled_dim, **{name: options[name] for name in of_head})
-    rest = {name: value for name, value in options.items() if name not in of_head and name != "head"}
-    if loss == "preference-inbatch":
-        rest.setdefault("batch_size", 128)  # PickScore's
-    return head, TrainConfig(loss=loss, seed=seed, **rest)
-
-
-def per_table(loss: str, weights: str | None, tables: int) -> tuple[list[str], list[float]]:
-    """A loss and a weight for each table, the first's weight 1."""
-    from embed.spec import InputError
-    from embed.wording import unknown_name
-    from heads.training.objectives import OBJECTIVES
-
-    losses = loss.split(",")
-    losses = losses * tables if len(losses) == 1 else losses
-    try:
-        numbers = [float(weight) for weight in weights.split(",")] if weights else [1.0] * tables
-    except ValueError:
-        raise InputError(f"--weights is {weights!r}; wanted numbers and commas, such as 1,0.5") from None
-    for name, values in (("--loss", losses), ("--weights", numbers)):
-        if len(values) != tables:
-            raise InputError(f"{name} names {len(values)} and there are {tables} tables; give one for each --data")
-    for name in losses:
-        if name not in OBJECTIVES:
-            raise unknown_name("loss", name, OBJECTIVES)
-    if not all(0 < number < float("inf") for number in numbers):
-        raise InputError(f"--weights is {weights!r}; every weight must be positive")
-    return losses, [number / numbers[0] for number in numbers]
 
 
 @contextmanager

@@ -10,33 +10,8 @@ import pyarrow.compute as pc
 
 from embed.cache.store import ID_COLUMN, Cache
 from embed.spec import InputError
+from heads.config import SplitConfig
 from heads.data.comparisons import Labels, codes
-
-PICKSCORE_PROMPTS = 1000  # held out by the paper
-
-
-@dataclass(frozen=True)
-class SplitConfig:
-    """How rows are divided. Rows of one group stay together."""
-
-    by: str | None = None  # a column of the table; None: the prompt of comparisons and groups, else the picture
-    folds: int | None = None  # every row is held out once, by one of this many folds; None: one held-out part
-    test_fraction: float = 0.2  # of the groups, when there are no folds
-    seed: int = 0
-    held_out_prompts: int | None = None  # PickScore's split, see `_one_row_a_prompt`: half validate, half test
-
-    def __post_init__(self) -> None:
-        if self.held_out_prompts is not None:
-            if self.by is not None or self.folds is not None:
-                raise InputError("--split pickscore holds out prompts in one part; leave out --split-by and --folds")
-            if self.held_out_prompts < 2 or self.held_out_prompts % 2:
-                raise InputError(
-                    f"--held-out-prompts is {self.held_out_prompts}; wanted an even number: half validate, half test"
-                )
-        if self.folds is not None and self.folds < 2:
-            raise InputError(f"--folds is {self.folds}; wanted at least 2, or leave it out for one held-out part")
-        if not 0 < self.test_fraction < 1:
-            raise InputError(f"--test-fraction is {self.test_fraction}; wanted a share between 0 and 1")
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import torch
 
 from embed.arrays import Floats
 from embed.progress import Progress, silent
+from heads.config import TrainConfig
 from heads.data.comparisons import Labels, appeal, values_of
 from heads.data.features import Features
 from heads.data.split import Split, rows_apart_from
 from heads.evaluation.evaluate import head_scores
 from heads.models import build_head, config_from_json
 from heads.training.folds import Task, train_heads
-from heads.training.train import TrainConfig
 
 
 def image_only(features: Features) -> Features:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from embed.arrays import Floats
 from embed.files import atomic_write
 from embed.spec import InputError
+from heads.config import Protocol
 from heads.data.comparisons import Labels, Pairs, groups_of, pairs_among
 from heads.data.features import Features
 from heads.data.split import Split
@@ -28,20 +29,6 @@ from heads.models import Cosine, Head
 from heads.training.train import score_items
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """What counts as a pair, and as right. Printed with every number it makes."""
-
-    min_ratio: float = 2.0  # of counts (or rates) before a pair of a popularity table has a winner
-    max_pairs: int = 1_000_000  # of one fold; above it, a uniform sample
-    resamples: int = 1000  # of the bootstrap over clusters
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.min_ratio >= 1:
-            raise InputError(f"--min-ratio is {self.min_ratio}; wanted 1 or more")
 
 
 @dataclass(frozen=True)

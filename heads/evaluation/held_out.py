@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from embed.cache.store import ID_COLUMN, Cache
 from embed.spec import Identity, InputError, require_same_identity
 from embed.wording import NOUN
+from heads.config import SplitConfig
 from heads.data.comparisons import Labels
-from heads.data.split import Split, SplitConfig, split_groups, split_report, split_rows
+from heads.data.split import Split, split_groups, split_report, split_rows
 from heads.models import Head
 from heads.store import disk
 
@@ -99,10 +100,10 @@ def _own_split(cache: Cache, labels: Labels, recorded: dict[str, Any]) -> Split 
     """The split that training held out by, where the table is the one that it was trained from."""
     config = SplitConfig(
         recorded["by"],
-        recorded["folds"],
         recorded["test_fraction"] or SplitConfig.test_fraction,
         recorded["seed"],
-        recorded.get("held_out_prompts"),
+        folds=recorded["folds"],
+        held_out_prompts=recorded.get("held_out_prompts"),
     )
     try:
         split = split_rows(labels, config)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from embed.spec import InputError
-from heads.models import Cosine, Head, HeadConfig, Mlp, build_head
+from heads.config import HeadConfig
+from heads.models import Cosine, Head, Mlp, build_head
 
 
 def read_published(path: str | Path) -> tuple[Head, HeadConfig]:

@@ -9,14 +9,15 @@ import numpy as np
 
 from embed.progress import Progress, silent
 from embed.spec import InputError
+from heads.config import HeadConfig, TrainConfig
 from heads.data.comparisons import Labels, Pairs, pairs_among
 from heads.data.features import Features
 from heads.data.split import Split, rows_apart_from
-from heads.models import HEADS, Convex, Head, HeadConfig, Kernel, build_head
+from heads.models import HEADS, Convex, Head, Kernel, build_head
 from heads.training import convex
 from heads.training.checkpoint import Checkpoints
 from heads.training.objectives import OBJECTIVES, Part, examples_for, require_head
-from heads.training.train import TrainConfig, fit, require_examples
+from heads.training.train import fit, require_examples
 
 logger = logging.getLogger(__name__)
 

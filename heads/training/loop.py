@@ -7,18 +7,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from embed.spec import InputError
+from heads.config import Schedule
 from heads.training.checkpoint import Checkpoints
 
 Batch = Sequence[np.ndarray]  # the numbers of the examples that it takes from each table
 Record = dict[str, float]  # of an epoch
-Schedule = Literal["constant", "cosine"]
 # What a checkpoint holds as it is.
 SAVED = ("step", "history", "best", "best_epoch", "best_accuracy", "_losses", "_drawn_from", "_generator")
 

@@ -4,18 +4,16 @@ The formulas are `losses`'; here items become scores or embeddings, each once a 
 A loss of scores is a number of the scores alone, so that a solver can have it without a head.
 """
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from embed.spec import InputError
-from embed.wording import unknown_name
 from heads import losses
+from heads.config import LossOptions
 from heads.data.comparisons import Labels, Pairs, exposures_of, pairs_among
 from heads.data.counts import expected_log_rate
 from heads.data.features import Features
@@ -48,45 +46,6 @@ class Ratings:
 Examples = Pairs | Groups | Ratings
 
 
-# What a loss leaves to choose, and the losses that do.
-LOSS_OPTIONS = {
-    "distance": ("triplet",),
-    "margin": ("triplet", "ranking"),
-    "reduction": ("preference", "ranking"),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossOptions:
-    """What losses leave to choose; None is a loss's own choice, see `losses`."""
-
-    distance: str | None = None  # of triplet: one of losses.DISTANCES
-    margin: float | None = None  # of triplet; of ranking, which then is HPSv2's hinge
-    reduction: str | None = None  # of preference and ranking: one of losses.REDUCTIONS
-
-    def __post_init__(self) -> None:
-        for name, known in (("distance", losses.DISTANCES), ("reduction", losses.REDUCTIONS)):
-            if (value := getattr(self, name)) is not None and value not in known:
-                raise unknown_name(name, value, known)
-        if self.margin is not None and not 0 < self.margin < math.inf:
-            raise InputError(f"{type(self).__name__}.margin is {self.margin}; it must be positive")
-
-    def of(self, loss: str) -> dict[str, Any]:
-        """The arguments chosen for a loss: those it has."""
-        chosen = {name: getattr(self, name) for name, users in LOSS_OPTIONS.items() if loss in users}
-        return {name: value for name, value in chosen.items() if value is not None}
-
-
-def require_use(options: LossOptions, chosen: Sequence[str]) -> None:
-    """Nothing, or InputError for an option that none of the chosen losses uses."""
-    for name, users in LOSS_OPTIONS.items():
-        if getattr(options, name) is not None and not set(users) & set(chosen):
-            raise InputError(
-                f"--{name} is of {' and '.join(users)} and does nothing for the loss {' and '.join(chosen)};"
-                " leave it out"
-            )
-
-
 # The items that a batch scores, one more than once where examples share it, and the loss of those scores.
 Bound = tuple[np.ndarray, Callable[[Tensor], Tensor]]
 
@@ -117,7 +76,7 @@ class Part:
     loss: str
     examples: Examples
     weight: float = 1.0
-    options: LossOptions = LossOptions()
+    options: LossOptions = field(default_factory=LossOptions)
 
 
 def examples_for(

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from embed.spec import InputError
+from heads.config import SweepConfig
 from heads.data.comparisons import Labels, Pairs
 from heads.models import HEADS, Convex, Kernel
 from heads.training import convex
@@ -44,19 +44,6 @@ class Trial:
     @property
     def accuracy(self) -> float:
         return float(np.mean(self.accuracies))
-
-
-@dataclass(frozen=True)
-class SweepConfig:
-    """How long to search and how to compare."""
-
-    minutes: float = 5.0
-    folds: int = 3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.minutes > 0 or self.folds < 2:
-            raise InputError(f"--minutes is {self.minutes} and folds {self.folds}; wanted more than 0, and at least 2")
 
 
 def sweep(

@@ -5,8 +5,6 @@ Knows no table and no format: features and examples in, a trained head and its h
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,58 +12,17 @@ from torch import Tensor
 
 from embed.progress import Progress, silent
 from embed.spec import InputError
-from embed.wording import unknown_name
+from heads.config import TrainConfig
 from heads.data.comparisons import Pairs, expected_accuracy
 from heads.data.features import Features
 from heads.models import Head
 from heads.training.checkpoint import Checkpoints
 from heads.training.loop import Batch, Loop, decay_groups, rates
-from heads.training.objectives import OBJECTIVES, Examples, LossOptions, Part, items_of, require_head
-
-MAX_INBATCH = 4096  # pairs of a batch with in-batch negatives, whose similarities are twice its square
+from heads.training.objectives import OBJECTIVES, Examples, Part, items_of, require_head
 
 PREPARE_ITEMS = 50_000  # of which a head takes its means, at most: all of a million would not fit in memory
 
 Observer = Callable[[int, dict[str, float]], None]  # of each epoch's record, as it ends
-
-
-@dataclass(frozen=True)
-class TrainConfig(LossOptions):
-    """How a head is trained; written beside it. `loss` is the measured table's, the loss options are for all tables."""
-
-    loss: str = "preference"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1.0
-    batch_size: int = 16384  # pairs, groups or ratings
-    epochs: int = 6  # at most: validation decides, see `fit`
-    patience: int = 3  # epochs without a better order of the validation rows before training stops
-    warmup: float = 0.05  # share of the steps in which the learning rate rises
-    max_grad_norm: float = 1.0
-    penalty: float | None = None  # of linear and kernel, see `heads.training.convex`; None: theirs
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loss not in OBJECTIVES:
-            raise unknown_name("loss", self.loss, OBJECTIVES)
-        if self.loss == "preference-inbatch" and self.batch_size > MAX_INBATCH:
-            raise InputError(
-                f"the loss preference-inbatch compares every picture with every prompt of a batch of {self.batch_size}"
-                f" pairs; give --batch-size {MAX_INBATCH} or less (PickScore's is 128)"
-            )
-        for name in ("learning_rate", "batch_size", "epochs", "patience", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"TrainConfig.{name} is {getattr(self, name)}; it must be positive")
-        if self.penalty is not None and not self.penalty > 0:
-            raise InputError(f"TrainConfig.penalty is {self.penalty}; it must be positive")
-        if self.weight_decay < 0 or not 0 <= self.warmup < 1:
-            raise InputError(
-                f"TrainConfig: weight_decay is {self.weight_decay} and warmup {self.warmup};"
-                " wanted weight_decay >= 0 and 0 <= warmup < 1"
-            )
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @torch.no_grad()

@@ -18,9 +18,10 @@ from embed.modes import Mode
 from embed.spec import InputError
 from embed.unfreeze.top_blocks import Side, release_frozen, sides_of
 from embed.unfreeze.trainable import moved_names
+from heads.config import HeadConfig
 from heads.data.comparisons import Pairs
 from heads.data.features import Features
-from heads.models import Cosine, Head, HeadConfig
+from heads.models import Cosine, Head
 from heads.training.objectives import Examples, Groups, Ratings, items_of
 from heads.unfreeze.distributed import Ranks
 

@@ -4,9 +4,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,62 +15,14 @@ from embed.backbones.backbone import weights_hash
 from embed.modes import parse_mode
 from embed.progress import Progress, silent
 from embed.spec import InputError
-from embed.wording import unknown_name
+from heads.config import UnfreezeConfig
 from heads.data.comparisons import Pairs
 from heads.metrics import pair_credit
 from heads.training.checkpoint import Checkpoints
-from heads.training.loop import Batch, Loop, Schedule, copy_of, decay_groups, load, rates, replaced
-from heads.training.objectives import OBJECTIVES, Examples, LossOptions, require_head, require_use
+from heads.training.loop import Batch, Loop, copy_of, decay_groups, load, rates, replaced
+from heads.training.objectives import OBJECTIVES, Examples, require_head
 from heads.training.train import score_items
 from heads.unfreeze.model import Unfrozen, taken
-
-OPTIMIZERS = ("adam", "adamw")
-
-
-@dataclass(frozen=True)
-class UnfreezeConfig(LossOptions):
-    """How a mode is trained. The defaults are Social Reward's, but for the loss: constant rate, no clipping."""
-
-    mode: str
-    loss: str = "preference"
-    learning_rate: float = 3e-5
-    optimizer: str | None = None  # the mode's
-    weight_decay: float = 0.01  # of adamw
-    schedule: Schedule = "constant"
-    warmup: float = 0.0  # share of the steps in which the learning rate rises
-    batch_size: int = 32  # pairs, groups or ratings
-    accumulate: int = 1  # parts of a batch that are computed one after another; in-batch negatives are those of a part
-    epochs: int = 10
-    max_grad_norm: float | None = None
-    ema: float | None = None  # decay a step of a running mean of the weights, which is then what is kept
-    bf16: bool = False
-    checkpointing: bool = False
-    augment: bool = False  # pictures mirrored and cropped at random, where pixels are trained from
-    head_learning_rate: float = 1e-3
-    head_weight_decay: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        parse_mode(self.mode)
-        for value, known, what in (
-            (self.loss, OBJECTIVES, "loss"),
-            (self.optimizer or "adam", OPTIMIZERS, "optimizer"),
-            (self.schedule, get_args(Schedule), "schedule"),
-        ):
-            if value not in known:
-                raise unknown_name(what, value, known)
-        require_use(self, [self.loss])
-        for name in ("learning_rate", "head_learning_rate", "batch_size", "accumulate", "epochs"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"UnfreezeConfig.{name} is {getattr(self, name)}; it must be positive")
-        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
-            raise InputError(f"UnfreezeConfig.max_grad_norm is {self.max_grad_norm}; it must be positive, or left out")
-        if not 0 <= self.warmup < 1 or not 0 <= (self.ema or 0) < 1:
-            raise InputError(f"UnfreezeConfig: warmup is {self.warmup} and ema {self.ema}; wanted 0 <= each < 1")
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -20,18 +20,19 @@ from embed.cache.store import Cache
 from embed.modes import parse_mode
 from embed.progress import Progress, silent
 from embed.spec import InputError, require_same_identity
+from heads.config import LOSS_OPTIONS, MAX_INBATCH, HeadConfig, TrainConfig, UnfreezeConfig
 from heads.data.comparisons import Labels, Pairs, pairs_among
 from heads.data.features import Features
 from heads.data.split import Split, rows_apart_from
-from heads.models import Head, HeadConfig, build_head
+from heads.models import Head, build_head
 from heads.store.disk import save_head
 from heads.training.checkpoint import Checkpoints
 from heads.training.loop import copy_of
-from heads.training.objectives import LOSS_OPTIONS, Examples, examples_for
-from heads.training.train import MAX_INBATCH, TrainConfig, fit
+from heads.training.objectives import Examples, examples_for
+from heads.training.train import fit
 from heads.unfreeze.distributed import Ranks
 from heads.unfreeze.model import Unfrozen, unfrozen
-from heads.unfreeze.train import Data, UnfreezeConfig, interpolate, train
+from heads.unfreeze.train import Data, interpolate, train
 
 VALIDATION_SHARE = 0.1  # of the groups that are trained on, kept for choosing the epoch and WiSE-FT's weight
 

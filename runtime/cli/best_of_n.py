@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from embed.console import table
+from embed.cli.console import table
 from embed.spec import InputError
 from runtime.config import SessionConfig
 

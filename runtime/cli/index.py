@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from embed.console import progress
+from embed.cli.console import progress
 from embed.spec import require_same_identity
 from runtime.cli.popularity import PREDICTED, CountOptions, read_popularity, report
 from runtime.config import IndexConfig, PopularityConfig

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
+from embed.cli.console import table, warn
 from embed.config import parse_columns
-from embed.console import table, warn
 from embed.options import Option
 from embed.spec import Identity, InputError, require_same_identity
 from runtime.config import PopularityConfig

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from embed.console import progress
+from embed.cli.console import progress
 from embed.options import Option
 from embed.spec import InputError
 from runtime.cli.popularity import CountOptions, read_popularity, report

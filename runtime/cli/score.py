@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from embed.console import table, warn
+from embed.cli.console import table, warn
 from embed.spec import InputError
 from runtime.config import SessionConfig
 

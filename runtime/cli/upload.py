@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from embed.console import progress
+from embed.cli.console import progress
 
 
 def upload(catalogue: Path, uri: str, /, *, collection: str = "plaudit", index_type: str = "FLAT") -> dict[str, Any]:

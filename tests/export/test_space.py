@@ -11,7 +11,8 @@ from embed.inputs.images import load_pixels
 from export.bundle_writer import export_bundle
 from export.config import ExportConfig
 from export.space import into_space
-from heads.models import Cosine, HeadConfig, build_head
+from heads.config import HeadConfig
+from heads.models import Cosine, build_head
 from runtime.scoring.scorer import Scorer
 
 PROMPTS = ("a cat", "two dogs on a bench", "a red square")

@@ -10,7 +10,8 @@ import torch
 from embed.engines.sessions import open_session
 from embed.spec import InputError
 from export.compose import export_head
-from heads.models import INPUTS, READS, Cosine, Dropout, Head, HeadConfig, build_head, config_from_json
+from heads.config import HeadConfig
+from heads.models import INPUTS, READS, Cosine, Dropout, Head, build_head, config_from_json
 
 ALL_KINDS = [
     HeadConfig("cosine", 8),
@@ -169,12 +170,12 @@ def test_configuration_survives_json_and_refuses_what_it_does_not_know() -> None
     assert config_from_json(asdict(config)) == config
     with pytest.raises(InputError, match=r"unknown fields \['colour'\]"):
         config_from_json({**asdict(config), "colour": 1})
-    with pytest.raises(InputError, match="unknown head 'fusoin'; near names: fusion"):
+    with pytest.raises(InputError, match=r"kind is 'fusoin'; .* \(near names: fusion\)"):
         HeadConfig("fusoin", 8)
     assert config_from_json({"kind": "fusion", "dim": 8}) == HeadConfig("fusion", 8)
-    with pytest.raises(InputError, match="unknown value of reads 'picture'"):
+    with pytest.raises(InputError, match="reads is 'picture'; wanted both, image or text"):
         HeadConfig("mlp", 8, reads="picture")
-    with pytest.raises(InputError, match=r"HeadConfig.dropout is 1.0; wanted 0 <= dropout < 1"):
+    with pytest.raises(InputError, match=r"dropout is 1\.0; wanted at least 0 and less than 1"):
         HeadConfig("fusion", 8, dropout=1.0)
 
 

@@ -25,7 +25,8 @@ from embed.spec import Identity, Preprocess, Source
 from export.bundle_writer import export_bundle
 from export.config import ExportConfig
 from export.parity import generated_pictures
-from heads.models import Head, HeadConfig, build_head
+from heads.config import HeadConfig
+from heads.models import Head, build_head
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}

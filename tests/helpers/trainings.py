@@ -11,14 +11,13 @@ from heads_labels import GROUPS, SIZE, single
 from heads_tiny import DIM, unit
 
 from embed.modes import parse_mode
+from heads.config import HeadConfig, Protocol, SplitConfig, SweepConfig, TrainConfig, UnfreezeConfig
 from heads.data.features import features_of
-from heads.data.split import SplitConfig, split_rows
-from heads.evaluation.evaluate import Protocol, calibrate, evaluate
-from heads.models import HeadConfig
+from heads.data.split import split_rows
+from heads.evaluation.evaluate import calibrate, evaluate
 from heads.training.folds import Task, TrainedHeads, train_heads
-from heads.training.sweep import SweepConfig, sweep
-from heads.training.train import TrainConfig
-from heads.unfreeze.train import Trainer, UnfreezeConfig
+from heads.training.sweep import sweep
+from heads.unfreeze.train import Trainer
 
 
 def task(kind: str, **options: Any) -> Task:

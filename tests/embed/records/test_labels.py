@@ -12,7 +12,7 @@ import pytest
 from embed_record_files import Rows, images, labels, prompts, write
 from paths import DATA
 
-from embed.console import table as aligned
+from embed.cli.console import table as aligned
 from embed.records import labels as module
 from embed.records.formats import read_records
 from embed.spec import InputError

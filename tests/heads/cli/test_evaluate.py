@@ -187,7 +187,7 @@ def test_generators_are_ranked_by_people_and_by_a_head(run: Run, fails: Fails) -
     assert both["agreement"]["bradley_terry_spearman"] == pytest.approx(spearmanr(*strengths).statistic)
     assert "--cache are wanted together" in fails("generators", "head", *DATA, *by)
     assert "which has image, prompt, style" in fails("generators", *DATA, "--by", "maker")
-    assert "--orders is 0" in fails("generators", *DATA, "--by", "style", "--orders", "0")
+    assert "orders is 0; wanted at least 1" in fails("generators", *DATA, "--by", "style", "--orders", "0")
 
 
 @pytest.mark.skipif(not AGIQA.exists(), reason="the AGIQA-3K ratings are not on this machine")

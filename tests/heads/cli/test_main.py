@@ -292,7 +292,7 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
     assert "--device auto is not supported here; use cpu or cuda" in fails("--device", "auto")
     assert "--margin is of triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
     assert "--reduction is of cosine and mlp and fusion" in fails("--head", "linear", "--reduction", "sum")
-    assert "TrainConfig.margin is -1.0; it must be positive" in fails("--loss", "ranking", "--margin", "-1")
+    assert "margin is -1.0; wanted more than 0" in fails("--loss", "ranking", "--margin", "-1")
     for beside in (("--folds", "5"), ("--split", "pickscore")):
         error = fails("--test-fraction", "0.1", *beside)
         assert f"--test-fraction 0.1 would be ignored beside {' '.join(beside)}" in error

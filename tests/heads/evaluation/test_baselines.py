@@ -7,14 +7,15 @@ import torch
 from heads_labels import GROUPS, SIZE, comparisons, single
 
 from embed.spec import InputError
+from heads.config import HeadConfig, Protocol, TrainConfig
 from heads.data.comparisons import Labels
 from heads.data.features import Features
 from heads.data.split import Split
 from heads.evaluation.baselines import image_only, prior_scores, prompt_only, trained_scores
-from heads.evaluation.evaluate import Protocol, fast_scores, measure_pairs
+from heads.evaluation.evaluate import fast_scores, measure_pairs
 from heads.metrics import pair_credit
-from heads.models import HeadConfig, build_head
-from heads.training.train import TrainConfig, score_items
+from heads.models import build_head
+from heads.training.train import score_items
 
 RNG = np.random.default_rng(3)
 N, DIM = 60, 6

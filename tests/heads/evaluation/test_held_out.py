@@ -11,10 +11,11 @@ from heads_tiny import DIM, identity, make_cache
 from embed.cache.store import Cache
 from embed.files import content_id
 from embed.spec import IdentityMismatch, InputError
+from heads.config import HeadConfig, SplitConfig
 from heads.data.comparisons import Labels
-from heads.data.split import SplitConfig, split_report, split_rows
+from heads.data.split import split_report, split_rows
 from heads.evaluation.held_out import hold_out, in_common
-from heads.models import HeadConfig, build_head
+from heads.models import build_head
 from heads.store.disk import save_head
 
 ROWS = 12

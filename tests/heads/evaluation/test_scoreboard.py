@@ -8,8 +8,9 @@ import pytest
 from heads_labels import GROUPS, SIZE, comparisons, measured, single
 from scipy.stats import kendalltau, spearmanr
 
+from heads.config import Protocol
 from heads.data.split import Split
-from heads.evaluation.evaluate import Measured, Protocol, measure_pairs
+from heads.evaluation.evaluate import Measured, measure_pairs
 from heads.evaluation.groups import GroupedRows
 from heads.evaluation.scoreboard import METRICS, scoreboard, tie_thresholds
 

@@ -10,7 +10,8 @@ from progress_told import Told
 
 from embed.cache.store import Cache
 from embed.spec import IdentityMismatch, InputError
-from heads.models import Cosine, HeadConfig, build_head
+from heads.config import HeadConfig
+from heads.models import Cosine, build_head
 from heads.store.project import project_cache, projected_identity, require_cosine
 
 

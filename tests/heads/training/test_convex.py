@@ -7,11 +7,12 @@ from heads_tiny import DIM, unit
 from sklearn.linear_model import LogisticRegression
 
 from embed.spec import InputError
+from heads.config import HeadConfig, LossOptions
 from heads.data.comparisons import Pairs
 from heads.data.features import Features, features_of
-from heads.models import HeadConfig, Kernel, Linear, build_head
+from heads.models import Kernel, Linear, build_head
 from heads.training import convex
-from heads.training.objectives import Groups, LossOptions, Part, Ratings
+from heads.training.objectives import Groups, Part, Ratings
 from heads.training.train import score_items
 
 N = 90

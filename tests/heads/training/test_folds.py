@@ -10,13 +10,14 @@ from heads_labels import comparisons
 from heads_tiny import DIM, unit
 
 from embed.spec import InputError
+from heads.config import HeadConfig, SplitConfig, TrainConfig
 from heads.data.comparisons import Labels, join_labels
 from heads.data.features import features_of
-from heads.data.split import Split, SplitConfig, split_rows
-from heads.models import Head, HeadConfig, build_head
+from heads.data.split import Split, split_rows
+from heads.models import Head, build_head
 from heads.training.folds import OtherTable, Task, train_heads, validation_rounds
 from heads.training.objectives import examples_for, items_of
-from heads.training.train import TrainConfig, fit, score_items
+from heads.training.train import fit, score_items
 
 ROWS = 40
 

@@ -13,11 +13,12 @@ from heads_tiny import DIM, make_cache, unit
 from embed.spec import InputError
 from heads.cli.main import main
 from heads.cli.train import configs
+from heads.config import SplitConfig, SweepConfig
 from heads.data.comparisons import Labels
 from heads.data.features import Features, features_of
-from heads.data.split import SplitConfig, split_rows
+from heads.data.split import split_rows
 from heads.training.folds import Task
-from heads.training.sweep import Options, SweepConfig, Trial, best_of, sweep
+from heads.training.sweep import Options, Trial, best_of, sweep
 
 ROWS = 80
 DEFAULT: Options = {"head": "fusion", "loss": "preference", "epochs": 2}
@@ -41,9 +42,8 @@ def search(config: SweepConfig, seconds_a_look: float) -> list[Trial]:
     clock = count(0, seconds_a_look)
 
     def task_of(options: Options) -> Task:
-        given = {name: value for name, value in options.items() if name != "loss"}
-        given |= {} if options["head"] in ("linear", "kernel") else {"epochs": 2, "batch_size": 512}
-        return Task(labels, features, split, *configs(given, options["loss"], 0, DIM, features))
+        given = options | ({} if options["head"] in ("linear", "kernel") else {"epochs": 2, "batch_size": 512})
+        return Task(labels, features, split, *configs(given, 0, DIM, features))
 
     return sweep(task_of, DEFAULT, config, clock=lambda: float(next(clock)))
 
@@ -64,7 +64,7 @@ def test_the_default_is_finished_whatever_the_time() -> None:
     (only,) = search(SweepConfig(minutes=0.01), 100)
     assert only.options == DEFAULT
     assert len(only.accuracies) == 3
-    with pytest.raises(InputError, match="--minutes is 0"):
+    with pytest.raises(InputError, match="minutes is 0; wanted more than 0"):
         SweepConfig(minutes=0)
 
 

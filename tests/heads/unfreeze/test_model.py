@@ -13,12 +13,13 @@ from embed.cache.boundary import decode, encode
 from embed.modes import MODES, Mode, parse_mode
 from embed.spec import InputError
 from embed.unfreeze.top_blocks import InMemory, augmented
+from heads.config import HeadConfig, UnfreezeConfig
 from heads.data.comparisons import Pairs
-from heads.models import HeadConfig, build_head
+from heads.models import build_head
 from heads.training.loop import copy_of
 from heads.training.objectives import OBJECTIVES
 from heads.unfreeze.model import Unfrozen, renumbered, taken
-from heads.unfreeze.train import UnfreezeConfig, loss_of, new_loop
+from heads.unfreeze.train import loss_of, new_loop
 
 UPPER = "visual_upper_layers_textual_upper_layers"
 DEEPER = f"{UPPER}_deeper"

@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 
 from embed.modes import parse_mode
 from embed.spec import InputError
-from heads.models import HeadConfig, build_head
+from heads.config import HeadConfig, UnfreezeConfig
+from heads.models import build_head
 from heads.training.loop import Loop, copy_of, load
 from heads.unfreeze.model import Unfrozen
-from heads.unfreeze.train import Data, UnfreezeConfig, accuracy_of, interpolate, new_loop, train
+from heads.unfreeze.train import Data, accuracy_of, interpolate, new_loop, train
 
 MODE = "blocks=1,1"
 
@@ -134,12 +135,12 @@ def test_wise_lies_between_the_start_and_the_tuned(folder: Path) -> None:
 
 def test_nonsense_is_refused(folder: Path) -> None:
     for options, message in (
-        ({"loss": "tripletts"}, "unknown loss"),
-        ({"optimizer": "sgd"}, "unknown optimizer"),
-        ({"schedule": "linear"}, "unknown schedule"),
-        ({"epochs": 0}, "epochs is 0"),
-        ({"ema": 1.0}, "wanted 0 <= each < 1"),
-        ({"max_grad_norm": 0.0}, "must be positive, or left out"),
+        ({"loss": "tripletts"}, "loss is 'tripletts'; .*near names: triplet"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; wanted adam or adamw"),
+        ({"schedule": "linear"}, "schedule is 'linear'; wanted constant or cosine"),
+        ({"epochs": 0}, "epochs is 0; wanted at least 1"),
+        ({"ema": 1.0}, "ema is 1.0; wanted at least 0 and less than 1"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm is 0.0; wanted more than 0"),
     ):
         with pytest.raises(InputError, match=message):
             UnfreezeConfig(MODE, **options)  # type: ignore[arg-type]
@@ -162,9 +163,11 @@ from pathlib import Path
 from safetensors.torch import save_file
 import unfreeze_tiny as tiny
 from embed.modes import parse_mode
-from heads.models import HeadConfig, build_head
+from heads.config import HeadConfig
+from heads.models import build_head
 from heads.unfreeze.distributed import find_ranks
-from heads.unfreeze.train import UnfreezeConfig, new_loop
+from heads.config import UnfreezeConfig
+from heads.unfreeze.train import new_loop
 
 folder, out, loss = sys.argv[1:]
 ranks = find_ranks("cpu")

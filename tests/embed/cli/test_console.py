@@ -1,6 +1,5 @@
 """Exit codes, and where each kind of output goes."""
 
-import argparse
 import json
 import logging
 import subprocess
@@ -12,33 +11,19 @@ import pytest
 import tqdm
 from paths import ROOT
 
-from embed import console
+from embed.cli import console
 from embed.spec import InputError
 
 
-def run(command: Callable[[argparse.Namespace], Any], *argv: str) -> int:
-    parser = argparse.ArgumentParser(prog="python -m thing")
-    console.command(parser.add_subparsers(required=True), "go", command, "go there")
-    return console.main(parser, ["go", *argv])
+def run(command: Callable[[], None]) -> int:
+    return console.exit_code("python -m thing", command)
 
 
-def raising(error: BaseException) -> Callable[[argparse.Namespace], Any]:
-    def command(args: argparse.Namespace) -> Any:
+def raising(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
         raise error
 
     return command
-
-
-def test_json_is_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    def command(args: argparse.Namespace) -> Any:
-        console.say(args, "for people")
-        return {"n": 1}
-
-    assert run(command, "--json") == 0
-    captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"n": 1} and captured.err == "for people\n"
-    assert run(command) == 0
-    assert capsys.readouterr().out == "for people\n"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +57,7 @@ def test_a_table_is_aligned() -> None:
 def test_what_the_library_logs_is_lines_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     ours, others = logging.getLogger("heads.training.folds"), logging.getLogger("headstrong")
 
-    def command(args: argparse.Namespace) -> Any:
+    def command() -> None:
         for logger in (ours, others):
             logger.debug("for us")
             logger.info("fold 1 of %d", 3)
@@ -88,18 +73,16 @@ def test_what_the_library_logs_is_lines_on_stderr(capsys: pytest.CaptureFixture[
 def test_the_service_keeps_its_own_log() -> None:
     """As one JSON object a line, in which no line of the library appears again."""
     code = """
-import argparse, logging
-from embed import console
+import logging
+from embed.cli import console
 from runtime.cli.serve import log_json_lines
 
-def serve(args):
+def serve():
     log_json_lines()
     logging.getLogger("plaudit.service").info("reloaded")
     logging.getLogger("embed.engines.sessions").warning("CUDA did not start")
 
-parser = argparse.ArgumentParser()
-console.command(parser.add_subparsers(), "serve", serve, "")
-console.main(parser, ["serve"])
+console.exit_code("python -m runtime", serve)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     service, library = done.stderr.splitlines()

@@ -3,14 +3,12 @@
 0 done; 1 a fault of ours, with its traceback; 2 the user's input, in one line; 130 interrupted.
 """
 
-import argparse
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from embed.progress import Step
 from embed.spec import InputError
@@ -22,30 +20,6 @@ EXTRAS = dict.fromkeys(
 )
 
 PACKAGES = ("embed", "heads", "export", "runtime")  # whose logs the commands show
-
-Command = Callable[[argparse.Namespace], Any]
-
-
-def command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, run: Command, help: str
-) -> argparse.ArgumentParser:
-    """A subcommand's parser with the options that all share. `run(args)` returns what `--json` prints."""
-    parser = commands.add_parser(name, help=help, description=help)
-    parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, nothing else")
-    parser.set_defaults(run=run)
-    return parser
-
-
-def main(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
-    """Run the chosen command and give its exit code."""
-    args = parser.parse_args(argv)
-
-    def run() -> None:
-        result = args.run(args)
-        if args.json:
-            print_json(result)
-
-    return exit_code(parser.prog, run)
 
 
 def print_json(document: object) -> None:
@@ -76,12 +50,6 @@ def exit_code(program: str, run: Callable[[], None]) -> int:
         print(f"{program}: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
-
-
-def say(args: argparse.Namespace, *lines: str) -> None:
-    """Print for people; under `--json` stdout is kept for the document."""
-    for line in lines:
-        print(line, file=sys.stderr if args.json else sys.stdout)
 
 
 def warn(text: str) -> None:

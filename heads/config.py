@@ -1,0 +1,222 @@
+"""What training and evaluation can be told. Imports nothing heavy, so that a command's help is quick."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from embed.modes import parse_mode
+from embed.options import Internal, Only, Option, Range, hints_of, metadata, require_valid
+from embed.spec import InputError
+
+Kind = Literal["cosine", "linear", "mlp", "fusion", "kernel"]
+Loss = Literal["preference", "preference-inbatch", "triplet", "ranking", "listwise", "rating"]
+Distance = Literal["squared_euclidean", "euclidean", "cosine"]
+Reduction = Literal["mean", "sum"]
+Schedule = Literal["constant", "cosine"]
+
+SOLVED = ("linear", "kernel")  # heads that are not trained in steps
+STEPPED = ("cosine", "mlp", "fusion")
+PICKSCORE_PROMPTS = 1000  # held out by the paper
+MAX_INBATCH = 4096  # pairs of a batch with in-batch negatives, whose similarities are twice its square
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The shape of a head; with its weights, all that is needed to build it again."""
+
+    kind: Annotated[Kind, Internal()]
+    dim: Annotated[int, Range(1), Internal()]  # of image_embedding and text_embedding
+    pooled_dim: Annotated[int, Range(0), Internal()] = 0  # of image_pooled, which only fusion reads; 0: there is none
+    hidden: Annotated[int, Range(1), Only("head", ("fusion",))] = 128
+    """The width of the hidden layer."""
+    dropout: Annotated[float, Range(0, below=1), Only("head", ("fusion",))] = 0.5
+    """The dropout of the hidden layer."""
+    input_dropout: Annotated[float, Range(0, below=1), Only("head", ("fusion",))] = 0.6
+    """The dropout of the inputs. The default keeps a head honest that has hundreds of rows. Give less for millions."""
+    reads: Annotated[Literal["both", "image", "text"], Only("head", ("mlp", "kernel"))] = "both"
+    """What the head reads: picture and prompt, or one of them alone."""
+    activations: Annotated[bool, Only("head", ("mlp",))] = True
+    """Make the head affine, as the published ones are: without ReLU between its layers."""
+    landmarks: Annotated[int, Range(1), Only("head", ("kernel",))] = 512
+    """The most training items that the head compares with."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOptions:
+    """What losses leave to choose; None is a loss's own choice, see `heads.losses`."""
+
+    distance: Annotated[Distance | None, Only("loss", ("triplet",))] = None
+    """The distance of pictures from their prompt. By default squared_euclidean."""
+    margin: Annotated[float | None, Range(above=0), Only("loss", ("triplet", "ranking"))] = None
+    """The margin by which the better one must lead. By default 0.3 for triplet; ranking has none, and with one (HPSv2's
+    is 1) it is a hinge."""
+    reduction: Annotated[Reduction | None, Only("loss", ("preference", "ranking"))] = None
+    """How the losses of a batch become one: as their mean, or as their sum, as in HPSv2. By default mean."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+    def of(self, loss: str) -> dict[str, Any]:
+        """The arguments chosen for a loss: those it has."""
+        chosen = {name: getattr(self, name) for name, users in LOSS_OPTIONS.items() if loss in users}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# What a loss leaves to choose, and the losses that do.
+LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
+    name: metadata(hint, Only).values for name, hint in hints_of(LossOptions).items()
+}
+
+
+def require_use(options: LossOptions, chosen: Sequence[str]) -> None:
+    """Raise InputError for an option that none of the chosen losses uses."""
+    for name, users in LOSS_OPTIONS.items():
+        if getattr(options, name) is not None and not set(users) & set(chosen):
+            raise InputError(
+                f"--{name} is of {' and '.join(users)} and does nothing for the loss {' and '.join(chosen)};"
+                " leave it out"
+            )
+
+
+@dataclass(frozen=True)
+class TrainConfig(LossOptions):
+    """How a head is trained; written beside it. `loss` is the measured table's, the loss options are for all tables."""
+
+    loss: Annotated[Loss, Internal()] = "preference"
+    learning_rate: Annotated[float, Range(above=0), Only("head", STEPPED)] = 1e-3
+    """The highest learning rate, after warm-up."""
+    weight_decay: Annotated[float, Range(0), Only("head", STEPPED)] = 1.0
+    """The weight decay of AdamW, for matrices."""
+    batch_size: Annotated[int, Range(1), Only("head", STEPPED)] = 16384
+    """Pairs, groups or ratings of a step. By default 128 for preference-inbatch, as PickScore has it."""
+    epochs: Annotated[int, Range(1), Only("head", STEPPED)] = 6
+    """The most epochs. Rows kept aside decide which is the best."""
+    patience: Annotated[int, Range(1), Only("head", STEPPED)] = 3
+    """Epochs without a better order of the rows kept aside before training stops."""
+    warmup: Annotated[float, Range(0, below=1), Internal()] = 0.05  # share of the steps in which the rate rises
+    max_grad_norm: Annotated[float, Range(above=0), Internal()] = 1.0
+    penalty: Annotated[float | None, Range(above=0), Only("head", SOLVED)] = None  # see `heads.training.convex`
+    """The penalty on the squared weights. By default, for linear, the best for rows kept aside."""
+    seed: Annotated[int, Internal()] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss == "preference-inbatch" and self.batch_size > MAX_INBATCH:
+            raise InputError(
+                f"the loss preference-inbatch compares every picture with every prompt of a batch of {self.batch_size}"
+                f" pairs; give --batch-size {MAX_INBATCH} or less (PickScore's is 128)"
+            )
+
+
+@dataclass(frozen=True)
+class UnfreezeConfig(LossOptions):
+    """How a mode is trained. The defaults are Social Reward's, but for the loss: constant rate, no clipping."""
+
+    mode: Annotated[str, Internal()]
+    loss: Loss = "preference"
+    """The loss, as of `heads train`."""
+    learning_rate: Annotated[float, Range(above=0)] = 3e-5
+    """The learning rate of the blocks."""
+    optimizer: Literal["adam", "adamw"] | None = None
+    """The optimizer. By default the one of the mode's paper."""
+    weight_decay: Annotated[float, Range(0)] = 0.01
+    """The weight decay of adamw."""
+    schedule: Schedule = "constant"
+    """What becomes of the learning rate after warm-up."""
+    warmup: Annotated[float, Range(0, below=1)] = 0.0
+    """The share of the steps in which the learning rate rises."""
+    batch_size: Annotated[int, Range(1)] = 32
+    """Pairs, groups or ratings of a step."""
+    accumulate: Annotated[int, Range(1)] = 1
+    """The parts of a batch that are computed one after another. In-batch negatives are those of a part."""
+    epochs: Annotated[int, Range(1)] = 10
+    """Epochs, of which the best on validation is kept."""
+    max_grad_norm: Annotated[float | None, Range(above=0)] = None
+    """The norm that gradients are clipped to. By default they are not."""
+    ema: Annotated[float | None, Range(0, below=1)] = None
+    """The decay a step of a running mean of the weights, which is then what is kept."""
+    bf16: bool = False
+    """Compute the blocks in bfloat16."""
+    checkpointing: bool = False
+    """Compute blocks twice, and keep less in memory."""
+    augment: bool = False
+    """Mirror and crop pictures at random, where pixels are trained from, as with --live."""
+    head_learning_rate: Annotated[float, Range(above=0)] = 1e-3
+    """The learning rate of the head on top."""
+    head_weight_decay: Annotated[float, Range(0)] = 1.0
+    """The weight decay of the head on top."""
+    seed: Annotated[int, Internal()] = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_mode(self.mode)
+        require_use(self, [self.loss])
+
+
+@dataclass(frozen=True)
+class HoldOutConfig:
+    """How one part of the rows is held out. Rows of one group stay together."""
+
+    by: Annotated[str | None, Option("--split-by")] = None
+    """Hold out whole groups of rows with one value of this column. By default the prompt of comparisons and groups,
+    and the picture of other tables."""
+    test_fraction: Annotated[float, Range(above=0, below=1)] = 0.2
+    """The share of the groups that is held out, where one part is."""
+    seed: int = 0
+    """The seed of the split and of all that is drawn in training and measuring."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig(HoldOutConfig):
+    """How rows are divided, in folds or otherwise too."""
+
+    folds: Annotated[int | None, Range(2)] = None
+    """Hold every group out once, in this many parts. By default one part is held out."""
+    held_out_prompts: Annotated[int | None, Range(2)] = None
+    """The prompts that --split pickscore holds out, of which one half chooses the epoch. By default 1000."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.held_out_prompts is not None:
+            if self.by is not None or self.folds is not None:
+                raise InputError("--split pickscore holds out prompts in one part; leave out --split-by and --folds")
+            if self.held_out_prompts % 2:
+                raise InputError(
+                    f"--held-out-prompts is {self.held_out_prompts}; wanted an even number: half validate, half test"
+                )
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """How long to search and how to compare."""
+
+    minutes: Annotated[float, Range(above=0)] = 5.0
+    """The minutes to search, the last training not included."""
+    folds: Annotated[int, Range(2), Internal()] = 3
+    seed: Annotated[int, Internal()] = 0
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What counts as a pair, and as right. Printed with every number it makes."""
+
+    min_ratio: Annotated[float, Range(1)] = 2.0  # of counts, or of rates
+    """Two pictures of a popularity table make a pair if their counts differ at least so many times."""
+    max_pairs: Annotated[int, Internal()] = 1_000_000  # of one fold; above it, a uniform sample
+    resamples: Annotated[int, Internal()] = 1000  # of the bootstrap over clusters
+    seed: Annotated[int, Internal()] = 0
+
+    def __post_init__(self) -> None:
+        require_valid(self)
