@@ -25,7 +25,7 @@ DISTANCES, REDUCTIONS = get_args(Distance), get_args(Reduction)
 
 
 def triplet_hinges(
-    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.3, distance: str = "squared_euclidean"
+    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.3, distance: Distance = "squared_euclidean"
 ) -> Tensor:
     """relu(distance(a, p) - distance(a, n) + margin) of each triplet (n,); one above 0 is an active triplet.
 
@@ -46,7 +46,7 @@ def triplet_hinges(
 
 
 def triplet(
-    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.3, distance: str = "squared_euclidean"
+    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.3, distance: Distance = "squared_euclidean"
 ) -> Tensor:
     """Mean of `triplet_hinges`: exactly 0, with no gradient, when no triplet of the batch is active.
 
@@ -56,7 +56,7 @@ def triplet(
 
 
 def preference(
-    score_a: Tensor, score_b: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+    score_a: Tensor, score_b: Tensor, target: Tensor, weight: Tensor | None = None, reduction: Reduction = "mean"
 ) -> Tensor:
     """KL(target || softmax(score_a, score_b)), weighted mean over the batch. All arguments (n,).
 
@@ -95,7 +95,7 @@ def preference_inbatch(
 
 
 def ranking(
-    scores: Tensor, group: Tensor, rank: Tensor, reduction: str = "mean", margin: float | None = None
+    scores: Tensor, group: Tensor, rank: Tensor, reduction: Reduction = "mean", margin: float | None = None
 ) -> Tensor:
     """-log sigmoid(s_better - s_worse), mean over all pairs of one group with different ranks. Arguments (n,).
 
@@ -130,7 +130,7 @@ def listwise(scores: Tensor, group: Tensor, rank: Tensor) -> Tensor:
     offered = scores.index_select(0, candidate)
     peak = scores.detach().scatter_reduce(0, chooser, offered.detach(), "amax")
     total = torch.zeros_like(scores).index_add(0, chooser, (offered - peak.index_select(0, chooser)).exp())
-    groups = int((group.unique(return_counts=True)[1] > 1).sum())
+    groups = int((torch.unique(group, return_counts=True)[1] > 1).sum())
     return (peak + total.log() - scores).sum() / max(groups, 1)
 
 
@@ -151,7 +151,7 @@ def _entropy(target: Tensor) -> Tensor:
     return -torch.xlogy(target, target) - torch.xlogy(1 - target, 1 - target)
 
 
-def _reduce(losses: Tensor, weight: Tensor | None = None, reduction: str = "mean") -> Tensor:
+def _reduce(losses: Tensor, weight: Tensor | None = None, reduction: Reduction = "mean") -> Tensor:
     if reduction not in REDUCTIONS:
         raise unknown_name("reduction", reduction, REDUCTIONS)
     if weight is None:

@@ -9,6 +9,7 @@ is the best; higher scores are better.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,11 +19,13 @@ from embed.spec import InputError
 from embed.wording import unknown_name
 from heads.pairs import pairs_within
 
-TIE_CREDIT = {"half": 0.5, "correct": 1.0, "wrong": 0.0}
+TieRule = Literal["half", "correct", "wrong"]
+
+TIE_CREDIT: dict[TieRule, float] = {"half": 0.5, "correct": 1.0, "wrong": 0.0}
 TIE_THRESHOLDS = tuple(step / 10 for step in range(11))  # PickScore's grid
 
 
-def pair_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, tie: str = "half") -> Floats:
+def pair_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, tie: TieRule = "half") -> Floats:
     """1 where the scores order a comparison as people did, 0 where the other way round (m,).
 
     Equal scores get `tie`: "correct" is Social Reward's rule (>=, so a constant scorer gets 1), "wrong" is strict
@@ -45,7 +48,8 @@ def tie_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, thresh
     a, b, y = _columns(score_a=score_a, score_b=score_b, target=target)
     gap = np.tanh(np.abs(a - b) / 2)  # |p_a - p_b| of a softmax over two
     predicted = np.where(gap <= threshold, 0.0, np.sign(a - b))
-    return 1 - np.abs(predicted - np.sign(y - 0.5)) / 2
+    credit: Floats = 1 - np.abs(predicted - np.sign(y - 0.5)) / 2
+    return credit
 
 
 def tie_threshold(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike) -> float:
@@ -65,7 +69,7 @@ def ranked_pairs(group: ArrayLike, rank: ArrayLike) -> tuple[Ints, Ints]:
 
 
 def ranked_pair_credit(
-    scores: ArrayLike, group: ArrayLike, rank: ArrayLike, tie: str = "wrong"
+    scores: ArrayLike, group: ArrayLike, rank: ArrayLike, tie: TieRule = "wrong"
 ) -> tuple[Floats, NDArray[np.generic]]:
     """The credit of each of `ranked_pairs` and its group, both (p,). The mean is ImageReward's micro accuracy.
 
@@ -145,7 +149,7 @@ def spearman_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) ->
     def centred_rank(column: Floats) -> Floats:
         """A row's rank in its group less the group's mean rank."""
         level = np.unique(column, return_inverse=True)[1]
-        rank = rankdata(row * len(row) + level)  # of all rows, group by group
+        rank: Floats = rankdata(row * len(row) + level)  # of all rows, group by group
         return rank - (_sums(row, rank, len(groups)) / sizes)[row]
 
     return _correlation(centred_rank(x), centred_rank(y), row, len(groups))

@@ -12,7 +12,7 @@ the image tower before its projection. `inputs` names the ones it reads, in the 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -31,6 +31,7 @@ class Head(nn.Module):
     """The base of all heads: names its inputs and gives scores (n,) float32."""
 
     inputs: tuple[str, ...] = INPUTS[:2]
+    __call__: Callable[..., Tensor]  # torch leaves its result untyped
 
     def forward(self, **inputs: Tensor) -> Tensor:
         raise NotImplementedError
@@ -100,11 +101,11 @@ class Fusion(Head):
             # The same without a copy of what is largest: center and scale in the first layer, which takes it in parts.
             weight, bias = cast(nn.Linear, first).parameters()
             hidden = (bias - weight @ self.center).expand(len(image_embedding), -1)
-            columns = (weight * self.scale).split([part.shape[-1] for part in features], dim=1)
+            columns = torch.split(weight * self.scale, [part.shape[-1] for part in features], dim=1)
             for part, column in zip(features, columns, strict=True):
                 hidden = torch.addmm(hidden, part, column.T)
-            return self.layers[2:](hidden).squeeze(-1)
-        return self.layers(torch.addcmul(-self.center, torch.cat(features, dim=-1), self.scale)).squeeze(-1)
+            return torch.squeeze(self.layers[2:](hidden), -1)
+        return torch.squeeze(self.layers(torch.addcmul(-self.center, torch.cat(features, dim=-1), self.scale)), -1)
 
     def prepare(self, **inputs: Tensor) -> None:
         """Center the features on the mean of the training items."""
@@ -151,7 +152,7 @@ class Cosine(Head):
         if text_row is not None:
             text = text.index_select(0, text_row)
         # The product's norm and not a unit vector: half the passes over memory, in both directions.
-        norm = torch.linalg.vector_norm(image, dim=-1)
+        norm: Tensor = torch.linalg.vector_norm(image, dim=-1)
         return self.logit_scale.exp() * (image * text).sum(dim=-1) / norm.clamp(min=SMALLEST_NORM)
 
 
@@ -182,7 +183,7 @@ class Linear(Convex):
             nn.init.zeros_(parameter)
 
     def forward(self, image_embedding: Tensor) -> Tensor:  # type: ignore[override]
-        return self.layer(_order_one(image_embedding)).squeeze(-1)
+        return torch.squeeze(self.layer(_order_one(image_embedding)), -1)
 
     def basis(self, **inputs: Tensor) -> Tensor:
         return inputs["image_embedding"]
@@ -260,7 +261,7 @@ class Kernel(Convex):
         """(landmarks, k): U S^-1/2 of the landmarks' own kernel U S U^T, without its vanishing part."""
         value, vector = torch.linalg.eigh(self._kernel(self.landmarks).double())
         kept = value > self.SMALLEST_EIGENVALUE * value[-1]
-        return (vector[:, kept] * value[kept].rsqrt()).float()
+        return torch.mul(vector[:, kept], value[kept].rsqrt()).float()
 
 
 class Mlp(Head):
@@ -292,7 +293,7 @@ class Mlp(Head):
         self, image_embedding: Tensor | None = None, text_embedding: Tensor | None = None
     ) -> Tensor:
         given = [_order_one(side) for side in (image_embedding, text_embedding) if side is not None]
-        return self.layers(torch.cat(given, dim=-1)).squeeze(-1)
+        return torch.squeeze(self.layers(torch.cat(given, dim=-1)), -1)
 
 
 def _moved(vectors: Tensor, residual: Tensor) -> Tensor:
@@ -303,7 +304,7 @@ def _moved(vectors: Tensor, residual: Tensor) -> Tensor:
 def _order_one(unit_vectors: Tensor) -> Tensor:
     """The vectors times the square root of their length: coordinates of the order of one, as initialisations and
     learning rates expect them."""
-    return unit_vectors * unit_vectors.shape[-1] ** 0.5
+    return torch.mul(unit_vectors, unit_vectors.shape[-1] ** 0.5)
 
 
 HEADS: dict[str, type[Head]] = {"cosine": Cosine, "linear": Linear, "mlp": Mlp, "fusion": Fusion, "kernel": Kernel}

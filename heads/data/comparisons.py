@@ -6,13 +6,17 @@ comparison, one for everything else. Pairs are what losses and metrics see. Know
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from embed.arrays import Bools, Float32s, Floats, Ints
 from embed.cache.store import Cache
 from embed.records.formats import Records
+from embed.records.labels import Kind
 from embed.spec import InputError
 from heads.data.counts import count_posterior_target, hard_target, rate_posterior_target
 from heads.pairs import sample_pairs
@@ -24,11 +28,11 @@ MAX_PAIRS = 2_000_000  # of one table of counts or groups at a time: 48 MB
 class Labels:
     """A table whose pictures and prompts have become rows of a cache."""
 
-    kind: str
-    image: np.ndarray  # (n,) int64 row in the cache's image vectors, per item
-    prompt: np.ndarray  # (n,) int64 row in its prompt vectors, -1 for an item without prompt
-    items: np.ndarray  # (m, 2) int64 items of each row for comparisons, (m, 1) for other kinds
-    values: Mapping[str, np.ndarray]  # (m,) arrays: target, weight / group, rank / rating / count, exposures, group
+    kind: Kind
+    image: Ints  # (n,) row in the cache's image vectors, per item
+    prompt: Ints  # (n,) row in its prompt vectors, -1 for an item without prompt
+    items: Ints  # (m, 2) items of each row for comparisons, (m, 1) for other kinds
+    values: Mapping[str, NDArray[Any]]  # (m,) floats: target, weight / rank / rating / count, exposures; ints: group
     columns: pa.Table  # the m rows' other columns, as the user's table has them
     missing: int  # rows left out because the cache lacks a picture or prompt of theirs
 
@@ -40,18 +44,18 @@ class Labels:
 class Pairs:
     """Comparisons of items: `target` is the probability that a is preferred to b, 0.5 a tie."""
 
-    a: np.ndarray  # (m,) int64 item
-    b: np.ndarray
-    target: np.ndarray  # (m,) float32 in [0, 1]
-    weight: np.ndarray  # (m,) float32, positive
-    row_a: np.ndarray  # (m,) int64 row of the table that a comes from
-    row_b: np.ndarray
+    a: Ints  # (m,) item
+    b: Ints
+    target: Float32s  # (m,) in [0, 1]
+    weight: Float32s  # (m,) positive
+    row_a: Ints  # (m,) row of the table that a comes from
+    row_b: Ints
 
     def __len__(self) -> int:
         return len(self.a)
 
 
-def expected_accuracy(score_a: np.ndarray, score_b: np.ndarray, pairs: Pairs) -> float:
+def expected_accuracy(score_a: Float32s, score_b: Float32s, pairs: Pairs) -> float:
     """How often the scores of `pairs` are expected to agree with a choice drawn from each target; equal scores half."""
     agreement = np.where(score_a == score_b, 0.5, np.where(score_a > score_b, pairs.target, 1 - pairs.target))
     return float(np.average(agreement, weights=pairs.weight))
@@ -74,7 +78,7 @@ def match_labels(records: Records, cache: Cache, max_missing: float = 0.01) -> L
     table, images, prompts = table.filter(pa.array(found)), images[found], prompts[found]
     if len(table) == 0:
         raise InputError(f"{records.path}: no row to use")
-    return _labels(records.kind or "", table, images, prompts, missing)
+    return _labels(records.kind, table, images, prompts, missing)
 
 
 def labels_alone(records: Records) -> Labels:
@@ -87,11 +91,12 @@ def labels_alone(records: Records) -> Labels:
         .T
         for name in ("image", "prompt")
     )
-    return _labels(records.kind or "", table, images, prompts, 0)
+    return _labels(records.kind, table, images, prompts, 0)
 
 
-def _labels(kind: str, table: pa.Table, images: np.ndarray, prompts: np.ndarray, missing: int) -> Labels:
+def _labels(kind: Kind | None, table: pa.Table, images: Ints, prompts: Ints, missing: int) -> Labels:
     """Labels of a table whose pictures and prompts are numbers, (m, sides) each; sides of one number are one item."""
+    assert kind is not None  # a table without labels was refused
     sides = ("_a", "_b") if kind == "comparisons" else ("",)
     if kind == "comparisons":
         code, inverse = np.unique(images * (prompts.max() + 2) + prompts + 1, return_inverse=True)
@@ -124,36 +129,36 @@ def join_labels(tables: Sequence[Labels]) -> list[Labels]:
     ]
 
 
-def _prompt_rows(prompts: pa.ChunkedArray, cache: Cache) -> np.ndarray:
+def _prompt_rows(prompts: pa.ChunkedArray, cache: Cache) -> Ints:
     """Rows of prompts in the cache: -1 for no prompt, -2 for a prompt without a vector."""
     rows = cache.prompt_rows(prompts)
     named = np.asarray(pc.is_valid(prompts))
     return np.where(named & (rows < 0), -2, np.where(named, rows, -1))
 
 
-def codes(column: pa.ChunkedArray) -> np.ndarray:
+def codes(column: pa.ChunkedArray) -> Ints:
     """(m,) int64: one small number for each different value, in order of first appearance; null is a value."""
     return _encoded(column)[0]
 
 
-def _encoded(column: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+def _encoded(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
     """The codes, and the value that each one stands for."""
     encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
     return np.asarray(encoded.indices).astype(np.int64), encoded.dictionary
 
 
-def appeal(labels: Labels) -> np.ndarray:
-    """(m,) float64: how much people liked each row's picture, higher is better: minus its rank, its rating, its count,
+def appeal(labels: Labels) -> Floats:
+    """(m,) how much people liked each row's picture, higher is better: minus its rank, its rating, its count,
     or count / exposures where there are any. Comparisons have none."""
     if labels.kind == "groups":
         return -labels.values["rank"]
     if labels.kind == "ratings":
         return labels.values["rating"]
-    exposures = exposures_of(labels.values)
+    exposures = exposures_of(labels)
     return labels.values["count"] if exposures is None else labels.values["count"] / exposures
 
 
-def values_of(labels: Labels, columns: str) -> tuple[np.ndarray, list[str]]:
+def values_of(labels: Labels, columns: str) -> tuple[Ints, list[str]]:
     """The different values of a column of the table, as text, and which of them each row has (m, sides) int64; for
     comparisons of two columns `A,B`, one for each picture."""
     names, sides = [name.strip() for name in columns.split(",")], labels.items.shape[1]
@@ -167,11 +172,7 @@ def values_of(labels: Labels, columns: str) -> tuple[np.ndarray, list[str]]:
 
 
 def pairs_among(
-    labels: Labels,
-    rows: np.ndarray,
-    rng: np.random.Generator,
-    min_ratio: float | None = None,
-    max_pairs: int = MAX_PAIRS,
+    labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None = None, max_pairs: int = MAX_PAIRS
 ) -> Pairs:
     """All pairs that the given rows of a table state, or a uniform sample of `max_pairs` of them.
 
@@ -187,7 +188,7 @@ def pairs_among(
     first, second = sample_pairs(groups_of(labels, rows), max_pairs, rng)
     row_a, row_b = rows[first], rows[second]
     if labels.kind == "counts":
-        target, keep = _count_target(labels.values, row_a, row_b, min_ratio)
+        target, keep = _count_target(labels, row_a, row_b, min_ratio)
         row_a, row_b, target = row_a[keep], row_b[keep], target[keep]
     else:
         better = {"groups": ("rank", -1.0), "ratings": ("rating", 1.0)}[labels.kind]
@@ -197,23 +198,22 @@ def pairs_among(
     return Pairs(labels.items[row_a, 0], labels.items[row_b, 0], target.astype(np.float32), weight, row_a, row_b)
 
 
-def groups_of(labels: Labels, rows: np.ndarray) -> np.ndarray:
+def groups_of(labels: Labels, rows: Ints) -> Ints:
     """Which of the rows may be compared: those with the same number; all of them when the table has no groups."""
     if labels.kind == "ratings":
-        return labels.prompt[labels.items[rows, 0]]
-    return labels.values["group"][rows] if "group" in labels.values else np.zeros(len(rows), np.int64)
+        return labels.prompt[labels.items[:, 0][rows]]
+    group: Ints = labels.values["group"][rows] if "group" in labels.values else np.zeros(len(rows), np.int64)
+    return group
 
 
-def exposures_of(values: Mapping[str, np.ndarray]) -> np.ndarray | None:
+def exposures_of(labels: Labels) -> Floats | None:
     """How often each row of a table of counts was shown; None where the table does not say."""
-    exposures = values.get("exposures")
+    exposures = labels.values.get("exposures")
     return None if exposures is None or np.isnan(exposures).all() else exposures
 
 
-def _count_target(
-    values: Mapping[str, np.ndarray], a: np.ndarray, b: np.ndarray, min_ratio: float | None
-) -> tuple[np.ndarray, np.ndarray]:
-    count, exposures = values["count"], exposures_of(values)
+def _count_target(labels: Labels, a: Ints, b: Ints, min_ratio: float | None) -> tuple[Floats, Bools]:
+    count, exposures = labels.values["count"], exposures_of(labels)
     if min_ratio is not None:
         popularity = count if exposures is None else count / exposures
         return hard_target(popularity[a], popularity[b], min_ratio)

@@ -5,13 +5,14 @@ Pure functions of arrays. Knows no table and no model.
 
 import numpy as np
 
+from embed.arrays import Bools, Floats
 from embed.spec import InputError
 
 # Beta parameters below this are raised before the tail is expanded; it sets the error of `rate_posterior_target`.
 _LARGE = 32.0
 
 
-def count_posterior_target(count_a: np.ndarray, count_b: np.ndarray, prior: float = 1.0) -> np.ndarray:
+def count_posterior_target(count_a: Floats, count_b: Floats, prior: float = 1.0) -> Floats:
     """(n,) P(rate a > rate b) of Poisson counts observed alike: 0.66 for 3 against 2, 1 for 3,000 against 2,000.
 
     With a Gamma(`prior`, 0) prior, flat for 1, the rates are Gamma(count + prior) at one scale, so a's share of their
@@ -19,12 +20,13 @@ def count_posterior_target(count_a: np.ndarray, count_b: np.ndarray, prior: floa
     """
     from scipy.special import betainc
 
-    return betainc(count_b + prior, count_a + prior, 0.5)
+    target: Floats = betainc(count_b + prior, count_a + prior, 0.5)
+    return target
 
 
 def rate_posterior_target(
-    count_a: np.ndarray, exposures_a: np.ndarray, count_b: np.ndarray, exposures_b: np.ndarray, prior: float = 1.0
-) -> np.ndarray:
+    count_a: Floats, exposures_a: Floats, count_b: Floats, exposures_b: Floats, prior: float = 1.0
+) -> Floats:
     """(n,) P(rate a > rate b) where count of the exposures were applauded; absolute error below 1e-4.
 
     With a Beta(`prior`, `prior`) prior the rates are Beta(count + prior, exposures - count + prior). Small parameters
@@ -39,7 +41,7 @@ def rate_posterior_target(
     return np.clip(_edgeworth(parameters) - correction, 0.0, 1.0)
 
 
-def expected_log_rate(count: np.ndarray, exposures: np.ndarray | None = None, prior: float = 1.0) -> np.ndarray:
+def expected_log_rate(count: Floats, exposures: Floats | None = None, prior: float = 1.0) -> Floats:
     """(n,) posterior mean of the log of a picture's rate, up to a constant; of its log odds where there are exposures.
 
     The posteriors are those of `count_posterior_target` and `rate_posterior_target`: a Gamma(k, .) variable's log has
@@ -47,10 +49,11 @@ def expected_log_rate(count: np.ndarray, exposures: np.ndarray | None = None, pr
     """
     from scipy.special import psi
 
-    return psi(count + prior) - (0.0 if exposures is None else psi(exposures - count + prior))
+    mean: Floats = psi(count + prior) - (0.0 if exposures is None else psi(exposures - count + prior))
+    return mean
 
 
-def _raise_small(p: np.ndarray) -> np.ndarray:
+def _raise_small(p: Floats) -> Floats:
     """What P(X > Y) grows by while every entry of `p` is raised, in place, by ones until it is large.
 
     X is Beta(p[0, 0], p[0, 1]) and Y is Beta(p[1, 0], p[1, 1]). Raising p[i, j] by one adds h / p[i, j] where i = j and
@@ -77,7 +80,7 @@ def _raise_small(p: np.ndarray) -> np.ndarray:
     return grown
 
 
-def _edgeworth(p: np.ndarray) -> np.ndarray:
+def _edgeworth(p: Floats) -> Floats:
     """P(X > Y) for large parameters: the chance that logit X - logit Y, of known cumulants, is positive."""
     from scipy.special import ndtr, psi
 
@@ -93,11 +96,12 @@ def _edgeworth(p: np.ndarray) -> np.ndarray:
     density = np.exp(-zz / 2) / np.sqrt(2 * np.pi)
     # The Hermite polynomials He2, He3 and He5 at -z: the standardised difference is above -z.
     he2, he3, he5 = zz - 1, z * (3 - zz), z * (10 * zz - zz * zz - 15)
-    return ndtr(z) + density * (skewness / 6 * he2 + kurtosis / 24 * he3 + skewness * skewness / 72 * he5)
+    chance: Floats = ndtr(z) + density * (skewness / 6 * he2 + kurtosis / 24 * he3 + skewness * skewness / 72 * he5)
+    return chance
 
 
-def hard_target(count_a: np.ndarray, count_b: np.ndarray, min_ratio: float) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) float64, 1 where a has more and 0 elsewhere; and (n,) bool, where the larger is at least `min_ratio` times
+def hard_target(count_a: Floats, count_b: Floats, min_ratio: float) -> tuple[Floats, Bools]:
+    """(n,) 1 where a has more and 0 elsewhere; and (n,) whether the larger is at least `min_ratio` times
     the smaller.
 
     Anything positive is infinitely more than zero. Equal counts, both zero included, and NaN never make a pair.

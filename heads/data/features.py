@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embed.arrays import Array, Ints
 from embed.spec import InputError
 
 
@@ -52,11 +53,7 @@ class Features:
 
 
 def features_of(
-    image_embeddings: np.ndarray,
-    text_embeddings: np.ndarray,
-    image: np.ndarray,
-    prompt: np.ndarray,
-    image_pooled: np.ndarray | None = None,
+    image_embeddings: Array, text_embeddings: Array, image: Ints, prompt: Ints, image_pooled: Array | None = None
 ) -> Features:
     """Features over numpy arrays, shared without a copy; refuses vectors that are not finite."""
     for name, array in (("image", image_embeddings), ("prompt", text_embeddings), ("pooled image", image_pooled)):
@@ -64,10 +61,5 @@ def features_of(
             row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])
             raise InputError(f"the {name} vector in row {row} of the cache is not finite; embed it again")
     pooled = None if image_pooled is None else torch.from_numpy(image_pooled)
-    return Features(
-        torch.from_numpy(image_embeddings),
-        torch.from_numpy(text_embeddings),
-        torch.from_numpy(image),
-        torch.from_numpy(prompt),
-        pooled,
-    )
+    images, prompts = torch.from_numpy(image_embeddings), torch.from_numpy(text_embeddings)
+    return Features(images, prompts, torch.from_numpy(image), torch.from_numpy(prompt), pooled)

@@ -2,12 +2,12 @@
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.arrays import Ints
 from embed.cache.store import ID_COLUMN, Cache
 from embed.spec import InputError
 from heads.config import SplitConfig
@@ -16,21 +16,21 @@ from heads.data.comparisons import Labels, codes
 
 @dataclass(frozen=True)
 class Split:
-    """`fold` (m,) int64: the fold that holds each row out, -1 for a row that is never held out; `group` (m,).
+    """`fold` (m,): the fold that holds each row out, -1 for a row that is never held out; `group` (m,).
 
     `validation` are the rows that choose the epoch, where the split says which; training keeps some aside elsewhere.
     """
 
-    fold: np.ndarray
-    group: np.ndarray
+    fold: Ints
+    group: Ints
     folds: int
-    validation: np.ndarray | None = None
+    validation: Ints | None = None
 
-    def test_rows(self, fold: int) -> np.ndarray:
+    def test_rows(self, fold: int) -> Ints:
         """The rows that a fold holds out."""
         return np.flatnonzero(self.fold == fold)
 
-    def withheld_rows(self, fold: int) -> np.ndarray:
+    def withheld_rows(self, fold: int) -> Ints:
         """The rows kept from training: those that a fold holds out and, where the split has rows for validation, these
         and every row of a prompt of either."""
         rows = self.test_rows(fold)
@@ -73,7 +73,7 @@ def split_rows(labels: Labels, config: SplitConfig) -> Split:
     return Split(fold_of_group[np.searchsorted(names, group)], group, folds)
 
 
-def _one_row_a_prompt(labels: Labels, prompts: int, seed: int) -> np.ndarray:
+def _one_row_a_prompt(labels: Labels, prompts: int, seed: int) -> Ints:
     """(prompts,) rows that no two of share a prompt, a picture or, where the table has the column, a `user_id`.
 
     PickScore (Kirstain et al. 2023, section 2) holds out one comparison of each of 1,000 prompts of different users.
@@ -109,7 +109,7 @@ def _one_row_a_prompt(labels: Labels, prompts: int, seed: int) -> np.ndarray:
     )
 
 
-def split_groups(labels: Labels, by: str | None) -> np.ndarray:
+def split_groups(labels: Labels, by: str | None) -> Ints:
     """(m,) which rows stay together: those of one number."""
     if by is not None:
         if by not in labels.columns.schema.names:
@@ -119,9 +119,7 @@ def split_groups(labels: Labels, by: str | None) -> np.ndarray:
     return labels.prompt[first] if labels.kind in ("comparisons", "groups") else labels.image[first]
 
 
-def rows_apart_from(
-    labels: Labels, held_out: np.ndarray, among: np.ndarray | None = None, other: Labels | None = None
-) -> np.ndarray:
+def rows_apart_from(labels: Labels, held_out: Ints, among: Ints | None = None, other: Labels | None = None) -> Ints:
     """The rows, or those of them in `among`, that share neither a picture nor a prompt with the rows `held_out`.
 
     They are rows of `other` where it is given, a table of the same items (`comparisons.join_labels`).
@@ -138,7 +136,7 @@ def rows_apart_from(
     return among[apart]
 
 
-def split_report(labels: Labels, split: Split, config: SplitConfig, cache: Cache) -> dict[str, Any]:
+def split_report(labels: Labels, split: Split, config: SplitConfig, cache: Cache) -> dict[str, object]:
     """What a head records about its split, with a hash over content, so that any cache of the same rows gives it."""
     digest = hashlib.sha256(split.fold.astype(np.int64).tobytes())
     validation = {}

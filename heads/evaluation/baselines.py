@@ -5,7 +5,6 @@ A head that reads prompts alone and does well shows that the table gives its ans
 """
 
 from dataclasses import fields, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from heads.data.features import Features
 from heads.data.split import Split, rows_apart_from
 from heads.evaluation.evaluate import head_scores
 from heads.models import build_head, config_from_json
+from heads.store.disk import HeadManifest
 from heads.training.folds import Task, train_heads
 
 
@@ -38,12 +38,7 @@ def prompt_only(features: Features) -> Features:
 
 
 def trained_scores(
-    name: str,
-    labels: Labels,
-    features: Features,
-    split: Split,
-    manifest: dict[str, Any],
-    progress: Progress = silent,
+    name: str, labels: Labels, features: Features, split: Split, manifest: HeadManifest, progress: Progress = silent
 ) -> Floats | None:
     """The scores of a head of the same shape that sees what BLINDED[name] leaves, trained as `manifest` says the head
     was, on the same rows. None where the head reads one side alone anyway."""

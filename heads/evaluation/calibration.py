@@ -6,7 +6,6 @@ scores and targets, no head. `target` is the probability that side a is preferre
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -31,13 +30,14 @@ class Temperature:
         """The probability that a is preferred, float64 of the scores' shape."""
         from scipy.special import expit
 
-        return expit((np.asarray(score_a, np.float64) - np.asarray(score_b, np.float64)) / self.value)
+        probability: Floats = expit((np.asarray(score_a, np.float64) - np.asarray(score_b, np.float64)) / self.value)
+        return probability
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"value": self.value}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Temperature":
+    def from_json(cls, data: Mapping[str, float]) -> "Temperature":
         return cls(**known_fields(cls, data))
 
 
@@ -58,16 +58,18 @@ class Curve:
     def __call__(self, x: ArrayLike) -> Floats:
         return np.interp(np.asarray(x, np.float64), self.x, self.y)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         return {"x": self.x.tolist(), "y": self.y.tolist()}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Curve":
+    def from_json(cls, data: Mapping[str, ArrayLike]) -> "Curve":
         knots = known_fields(cls, data)
         return cls(np.asarray(knots["x"], np.float64), np.asarray(knots["y"], np.float64))
 
 
-def fit_calibration(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, reference: ArrayLike) -> dict[str, Any]:
+def fit_calibration(
+    score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, reference: ArrayLike
+) -> dict[str, dict[str, object]]:
     """What a head's manifest keeps: `temperature`, `isotonic` and `percentiles` as JSON.
 
     The first two are fitted on comparisons (m,) that the head was not trained on, the last on the scores (n,) of the

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed.arrays import Floats
+from embed.arrays import Bools, Float32s, Floats, Ints
 from embed.files import atomic_write
 from embed.spec import InputError
 from heads.config import Protocol
@@ -39,14 +39,14 @@ class Measured:
     split: Split
     protocol: Protocol
     pairs: Pairs
-    fold: np.ndarray  # (p,) of each pair
-    cluster: np.ndarray  # (m,) of each row
+    fold: Ints  # (p,) of each pair
+    cluster: Ints  # (m,) of each row
     clusters: str  # what a cluster is, in words
 
     @property
-    def decided(self) -> np.ndarray:
-        """(p,) bool: the pairs with a winner."""
-        return self.pairs.target != 0.5
+    def decided(self) -> Bools:
+        """(p,) the pairs with a winner."""
+        return np.asarray(self.pairs.target != 0.5, np.bool_)
 
     def of_pairs(self, scores: Floats) -> tuple[Floats, Floats]:
         """The scores of both sides of each pair, (p,) each, from scores (m, sides)."""
@@ -57,7 +57,7 @@ class Measured:
         """Of the pairs; the same resamples each time."""
         return self.bootstrap_of(self.pairs.row_a, self.pairs.row_b)
 
-    def bootstrap_of(self, row_a: np.ndarray, row_b: np.ndarray) -> Bootstrap:
+    def bootstrap_of(self, row_a: Ints, row_b: Ints) -> Bootstrap:
         """Of other comparisons, given the rows of their two sides."""
         rng = np.random.default_rng(self.protocol.seed)
         return Bootstrap(self.cluster[row_a], self.cluster[row_b], rng, self.protocol.resamples)
@@ -70,7 +70,7 @@ class Measured:
         """The mean credit (p,) of the pairs of all folds: where some folds may have next to none."""
         return mean_interval(credit, self.bootstrap)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The protocol in words and numbers, for the report."""
         kind = self.labels.kind
         return {
@@ -107,15 +107,9 @@ def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:
         logger.warning(f"{empty} of {len(folds)} held-out parts have no pair with a winner and do not count")
     prompt = labels.prompt[pairs.a]
     shared = bool((prompt >= 0).all() and (prompt == labels.prompt[pairs.b]).all())
-    return Measured(
-        labels,
-        split,
-        protocol,
-        pairs,
-        np.repeat(np.arange(len(folds)), [len(p) for p in folds]),
-        labels.prompt[labels.items[:, 0]] if shared else split.group,
-        "prompts" if shared else "split groups",
-    )
+    cluster, clusters = (labels.prompt[labels.items[:, 0]], "prompts") if shared else (split.group, "split groups")
+    fold = np.repeat(np.arange(len(folds)), [len(p) for p in folds])
+    return Measured(labels, split, protocol, pairs, fold, cluster, clusters)
 
 
 def lone_rows(labels: Labels, split: Split) -> int:
@@ -137,7 +131,7 @@ def head_scores(heads: Sequence[Head], labels: Labels, features: Features, split
     return scores
 
 
-def zero_shot_scores(features: Features) -> np.ndarray | None:
+def zero_shot_scores(features: Features) -> Float32s | None:
     """(n,) cosine of each item's picture and prompt, untrained CLIP's score; None when an item has no prompt."""
     if len(features.prompt) == 0 or int(features.prompt.min()) < 0:
         return None
@@ -183,7 +177,7 @@ def pair_accuracies(measured: Measured, scores: Mapping[str, Floats]) -> dict[st
     return {**result, "pairs": int(measured.decided.sum()), "protocol": measured.describe()}
 
 
-def calibration_of(measured: Measured, scores: Floats, reference: Floats | None = None) -> dict[str, Any]:
+def calibration_of(measured: Measured, scores: Floats, reference: Floats | None = None) -> dict[str, dict[str, object]]:
     """The calibration of a head by its scores (m, sides) of what it has not seen, and what it was fitted on.
 
     With folds the scores are those of the folds' heads, pooled: the head to use has seen every row. The reference set
@@ -203,7 +197,7 @@ def calibration_of(measured: Measured, scores: Floats, reference: Floats | None 
 
 def calibrate(
     labels: Labels, features: Features, heads: Sequence[Head], split: Split, protocol: Protocol
-) -> dict[str, Any] | None:
+) -> dict[str, dict[str, object]] | None:
     """`calibration_of` freshly trained heads; None, with a warning, where no temperature fits."""
     measured = measure_pairs(labels, split, protocol)
     try:
@@ -213,7 +207,7 @@ def calibrate(
         return None
 
 
-def percentiles(scores: Floats, fold: np.ndarray) -> Floats:
+def percentiles(scores: Floats, fold: Ints) -> Floats:
     """(m, sides) share, in percent, of the other scores of its fold (m,) that are lower: comparable between the heads
     of folds. NaN for rows that no fold holds out."""
     percentile = np.full(scores.shape, np.nan)

@@ -8,7 +8,6 @@ ranked by the same code.
 import re
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,7 +43,7 @@ class Elo:
     generators: tuple[str, ...]
     ratings: Floats
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, dict[str, float]]:
         mean, sd = self.ratings.mean(0), self.ratings.std(0)
         return {name: {"mean": float(m), "sd": float(s)} for name, m, s in zip(self.generators, mean, sd, strict=True)}
 
@@ -56,7 +55,7 @@ class BradleyTerry:
     generators: tuple[str, ...]
     strengths: tuple[Interval, ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, dict[str, float | None]]:
         return {name: s.to_json() for name, s in zip(self.generators, self.strengths, strict=True)}
 
 

@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from embed.arrays import Floats
+from embed.arrays import Floats, Ints
 from heads.data.comparisons import appeal, groups_of
 from heads.evaluation.evaluate import Measured
 from heads.evaluation.intervals import Interval, mean_interval
@@ -23,7 +23,7 @@ class GroupedRows:
     fitted: dict[tuple[int, str], Floats] = field(default_factory=dict)  # of pair_probability, by id of the scores
 
     @cached_property
-    def rows(self) -> np.ndarray:
+    def rows(self) -> Ints:
         """(r,) the rows held out."""
         return np.flatnonzero(self.measured.split.fold >= 0)
 
@@ -33,13 +33,14 @@ class GroupedRows:
         return appeal(self.measured.labels)[self.rows]
 
     @cached_property
-    def group(self) -> np.ndarray:
+    def group(self) -> Ints:
         """(r,) the group and fold of each row; rows of one number may be ranked against each other."""
         group, fold = groups_of(self.measured.labels, self.rows), self.measured.split.fold[self.rows]
-        return np.unique(group * self.measured.split.folds + fold, return_inverse=True)[1]
+        number: Ints = np.unique(group * self.measured.split.folds + fold, return_inverse=True)[1]
+        return number
 
     @cached_property
-    def part(self) -> np.ndarray:
+    def part(self) -> Ints:
         """(p,) which pairs are left out together when something is fitted; -1 for pairs that must be left out of all.
 
         The folds; for a single one its halves, and pairs across them in neither.
@@ -53,7 +54,7 @@ class GroupedRows:
         a, b = half[measured.pairs.row_a], half[measured.pairs.row_b]
         return np.where(a == b, a, -1)
 
-    def crossed(self, fitted: Callable[[np.ndarray, np.ndarray], Floats]) -> Floats:
+    def crossed(self, fitted: Callable[[Ints, Ints], Floats]) -> Floats:
         """(p,) `fitted(others, part)` of each part: made for its pairs from the pairs of the others."""
         values = np.full(len(self.part), np.nan)
         for name in np.unique(self.part[self.part >= 0]):
@@ -61,7 +62,7 @@ class GroupedRows:
             values[part] = fitted(others, part) if len(others) else np.nan
         return values
 
-    def by_group(self, credit: Floats, group: np.ndarray, row: np.ndarray) -> Interval:
+    def by_group(self, credit: Floats, group: Ints, row: Ints) -> Interval:
         """Mean over folds of the mean of one credit a group (g,); `group` and `row` (n,) say which rows it has."""
         first = row[np.unique(group, return_index=True)[1]]
         measured = self.measured

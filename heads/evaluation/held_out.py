@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.arrays import Bools
 from embed.cache.store import ID_COLUMN, Cache
 from embed.spec import Identity, InputError, require_same_identity
 from embed.wording import NOUN
@@ -30,7 +31,7 @@ class HeldOut:
     """heads[i] scores the rows of fold i of `split`."""
 
     name: str
-    manifest: dict[str, Any]
+    manifest: disk.HeadManifest
     heads: list[Head]
     split: Split
     part: str  # which rows these are, in words
@@ -112,8 +113,8 @@ def _own_split(cache: Cache, labels: Labels, recorded: dict[str, Any]) -> Split 
     return split if split_report(labels, split, config, cache)["hash"] == recorded["hash"] else None
 
 
-def _seen(cache: Cache, labels: Labels, trained_ids: pa.ChunkedArray) -> tuple[np.ndarray, str]:
-    """(m,) bool: the rows with a picture or prompt among `trained_ids`; and how many of each there are, in words."""
+def _seen(cache: Cache, labels: Labels, trained_ids: pa.ChunkedArray) -> tuple[Bools, str]:
+    """(m,) the rows with a picture or prompt among `trained_ids`; and how many of each there are, in words."""
     seen, shared = np.zeros(len(labels), bool), []
     for side, of_item in (("images", labels.image), ("prompts", labels.prompt)):
         ids = cache.metadata(side, [ID_COLUMN[side]])[ID_COLUMN[side]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from embed.arrays import Floats
+from embed.arrays import Bools, Floats, Ints
 from heads.metrics import ratio
 
 ENDS = (0.025, 0.975)  # the quantiles of the resamples that an interval reaches from and to
@@ -56,7 +56,7 @@ class Bootstrap:
     rng: np.random.Generator
     resamples: int = 1000
 
-    def of(self, comparisons: np.ndarray) -> "Bootstrap":
+    def of(self, comparisons: Ints | Bools) -> "Bootstrap":
         """The same for some of the comparisons, given as their numbers or as a mask (m,)."""
         return replace(self, cluster_a=self.cluster_a[comparisons], cluster_b=self.cluster_b[comparisons])
 
@@ -209,7 +209,7 @@ def _rank_correlation(x: Floats, y: Floats, counts: Floats) -> Floats:
     ab, aa, bb = (np.einsum("nr,nr,nr->r", weight, left, right) for left, right in ((a, b), (a, a), (b, b)))
     # Ranks are of the order of n, and what a constant side leaves is rounding.
     tiny = 1e-12 * len(x) ** 2
-    return np.divide(ab, np.sqrt(aa * bb), out=np.full(len(ab), np.nan), where=(aa > tiny) & (bb > tiny))
+    return ratio(ab, np.where((aa > tiny) & (bb > tiny), np.sqrt(aa * bb), 0.0))
 
 
 def _ranks(values: Floats, counts: Floats) -> Floats:

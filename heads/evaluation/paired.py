@@ -13,7 +13,7 @@ from heads.evaluation.groups import GroupedRows
 from heads.evaluation.intervals import paired_interval
 
 
-def lead(grouped: GroupedRows, scores: Mapping[str, Floats]) -> dict[str, Any]:
+def lead(grouped: GroupedRows, scores: Mapping[str, Floats]) -> dict[str, dict[str, object]]:
     """By how much the head's pair accuracy exceeds each other scorer's, on the same pairs: {scorer: {difference,
     p_value}}, with intervals of the paired bootstrap."""
     measured = grouped.measured

@@ -6,11 +6,11 @@ threshold, a temperature) is fitted on other held-out parts than it is applied t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from embed.arrays import Floats
+from embed.arrays import Floats, Ints
 from embed.spec import InputError
 from heads import metrics
 from heads.evaluation.calibration import Temperature, fit_isotonic, fit_temperature
@@ -21,20 +21,22 @@ from heads.pairs import sample_pairs
 # Their scores are no logits, so that a probability made of them says nothing.
 UNCALIBRATED = ("prior", "chance")
 
+Need = Literal["pairs", "ties", "prompts", "groups", "values", "logits"]  # what a metric asks of the labels
+Map = Literal["raw", "temperature", "isotonic"]  # from a difference of scores to a probability
 Value = Callable[[GroupedRows, Floats], Interval]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`value(grouped, scores)` is the figure of scores (m, sides). `needs` is one of NEEDS."""
+    """`value(grouped, scores)` is the figure of scores (m, sides)."""
 
     label: str
     rule: str
     value: Value
-    needs: str = "pairs"
+    needs: Need = "pairs"
 
 
-def _pair_accuracy(tie: str) -> Value:
+def _pair_accuracy(tie: metrics.TieRule) -> Value:
     def value(grouped: GroupedRows, scores: Floats) -> Interval:
         measured = grouped.measured
         return measured.interval(metrics.pair_credit(*measured.of_pairs(scores), measured.pairs.target, tie))
@@ -53,7 +55,7 @@ def _pickscore_accuracy(grouped: GroupedRows, scores: Floats) -> Interval:
     if (threshold := _validated_threshold(grouped, scores)) is not None:
         return grouped.measured.interval(metrics.tie_credit(a, b, target, threshold))
 
-    def fitted(others: np.ndarray, part: np.ndarray) -> Floats:
+    def fitted(others: Ints, part: Ints) -> Floats:
         threshold = metrics.tie_threshold(a[others], b[others], target[others])
         return metrics.tie_credit(a[part], b[part], target[part], threshold)
 
@@ -74,9 +76,9 @@ def tie_thresholds(grouped: GroupedRows, scores: Floats) -> list[float]:
     a, b = grouped.measured.of_pairs(scores)
     target, found = grouped.measured.pairs.target, list[float]()
 
-    def fitted(others: np.ndarray, part: np.ndarray) -> Floats:
+    def fitted(others: Ints, part: Ints) -> Floats:
         found.append(metrics.tie_threshold(a[others], b[others], target[others]))
-        return target[part]
+        return a[part]
 
     if "ties" in _has(grouped):
         if (threshold := _validated_threshold(grouped, scores)) is not None:
@@ -140,7 +142,7 @@ def _kendall(grouped: GroupedRows, scores: Floats) -> Interval:
     return mean_interval(x * y * scale[fold], bootstrap, fold)
 
 
-def pair_probability(grouped: GroupedRows, scores: Floats, map: str) -> Floats:
+def pair_probability(grouped: GroupedRows, scores: Floats, map: Map) -> Floats:
     """(p,) P(a preferred): `map` is "raw" (the sigmoid of the difference of scores), "temperature" or "isotonic", both
     fitted on the other parts; NaN where nothing fits."""
     a, b = grouped.measured.of_pairs(scores)
@@ -148,7 +150,7 @@ def pair_probability(grouped: GroupedRows, scores: Floats, map: str) -> Floats:
     if map == "raw":
         return Temperature(1.0).pair_probability(a, b)
 
-    def fitted(others: np.ndarray, part: np.ndarray) -> Floats:
+    def fitted(others: Ints, part: Ints) -> Floats:
         try:
             if map == "temperature":
                 return fit_temperature(a[others], b[others], target[others]).pair_probability(a[part], b[part])
@@ -161,14 +163,14 @@ def pair_probability(grouped: GroupedRows, scores: Floats, map: str) -> Floats:
     return grouped.fitted[id(scores), map]
 
 
-def reliability(grouped: GroupedRows, scores: Floats, map: str) -> list[metrics.ReliabilityBin]:
+def reliability(grouped: GroupedRows, scores: Floats, map: Map) -> list[metrics.ReliabilityBin]:
     """Ten bins of confidence from 0.5 to 1 of `pair_probability`, the empty ones left out."""
     probability = pair_probability(grouped, scores, map)
     known = np.flatnonzero(~np.isnan(probability))
     return metrics.reliability(probability[known], grouped.measured.pairs.target[known])
 
 
-def _brier(map: str) -> Value:
+def _brier(map: Map) -> Value:
     def value(grouped: GroupedRows, scores: Floats) -> Interval:
         probability = pair_probability(grouped, scores, map)
         return grouped.measured.interval(metrics.brier(probability, grouped.measured.pairs.target))
@@ -176,7 +178,7 @@ def _brier(map: str) -> Value:
     return value
 
 
-def _ece(map: str) -> Value:
+def _ece(map: Map) -> Value:
     def value(grouped: GroupedRows, scores: Floats) -> Interval:
         measured, probability = grouped.measured, pair_probability(grouped, scores, map)
         known = np.flatnonzero(~np.isnan(probability))
@@ -186,7 +188,7 @@ def _ece(map: str) -> Value:
     return value
 
 
-NEEDS = {
+NEEDS: dict[Need, str] = {
     "pairs": "",
     "ties": "no labelled ties among the pairs",
     "prompts": "wants groups of pictures, of one prompt or of the table's column group",
@@ -194,7 +196,7 @@ NEEDS = {
     "values": "wants ratings or counts, which mean the same everywhere",
     "logits": "",
 }
-MAPS = {
+MAPS: dict[Map, tuple[str, str]] = {
     "raw": ("as trained", "P = sigmoid of the difference of scores"),
     "temperature": ("temperature", "one temperature, fitted on the other parts"),
     "isotonic": ("isotonic", "a rising map of the difference of scores, fitted on the other parts"),
@@ -265,12 +267,12 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def scoreboard(grouped: GroupedRows, scores: Mapping[str, Floats]) -> dict[str, Any]:
+def scoreboard(grouped: GroupedRows, scores: Mapping[str, Floats]) -> dict[str, dict[str, object]]:
     """For each of METRICS its label, rule, and either `scores` {scorer: {value, low, high}} or `missing`, a reason.
 
     `scores` are named head, zero_shot, image_only, prompt_only, prior and chance, or some of these.
     """
-    result: dict[str, Any] = {}
+    result: dict[str, dict[str, object]] = {}
     for key, metric in METRICS.items():
         result[key] = {"label": metric.label, "rule": metric.rule}
         if metric.needs not in _has(grouped):

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.arrays import Floats
+from embed.arrays import Floats, Ints
 from embed.spec import InputError
 from heads.data.comparisons import codes
 from heads.evaluation.evaluate import Measured
@@ -17,7 +16,7 @@ from heads.metrics import pair_credit
 BINS = 4  # of a column of many different numbers
 
 
-def pair_accuracy_by(measured: Measured, scores: Mapping[str, Floats], column: str) -> dict[str, Any]:
+def pair_accuracy_by(measured: Measured, scores: Mapping[str, Floats], column: str) -> dict[str, object]:
     """Pair accuracy (tie = ½) of the pairs whose both rows have one value of a column of the table, pooled over parts,
     most pairs first.
 
@@ -38,7 +37,7 @@ def pair_accuracy_by(measured: Measured, scores: Mapping[str, Floats], column: s
     return {"by": column, "across": across, "slices": sorted(found, key=lambda one: -one["pairs"])}
 
 
-def _slice_of_rows(measured: Measured, column: str) -> tuple[list[str], np.ndarray]:
+def _slice_of_rows(measured: Measured, column: str) -> tuple[list[str], Ints]:
     """The names of the slices, and each row's (m,)."""
     labels = measured.labels
     if column in labels.columns.schema.names:

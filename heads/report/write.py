@@ -16,7 +16,7 @@ from embed.records.formats import Records
 from heads.data.comparisons import appeal
 from heads.evaluation.evaluate import Measured, percentiles
 from heads.evaluation.groups import GroupedRows
-from heads.evaluation.scoreboard import MAPS, reliability
+from heads.evaluation.scoreboard import MAPS, Map, reliability
 from heads.metrics import expected_calibration_error
 from heads.report.page import Axis, Estimate, Picture, Plot, cards, document, intervals, text_table, ticks
 from heads.report.tiles import read_tiles
@@ -172,7 +172,8 @@ def _reliability(grouped: GroupedRows, scores: Floats) -> str:
     halves = [(step / 10, f"{step / 10:g}") for step in range(5, 11)]
     plot = Plot(Axis(0.5, 1, halves, "how sure the head is"), Axis(0.4, 1, ticks(0.4, 1), "how often right"), 640, 420)
     marks, said = [plot.line([(0.5, 0.5), (1, 1)], "reference")], []
-    for map, kind in (("raw", "other"), ("temperature", "mark")):
+    kinds: dict[Map, str] = {"raw": "other", "temperature": "mark"}
+    for map, kind in kinds.items():
         bins = reliability(grouped, scores, map)
         if not bins:
             continue

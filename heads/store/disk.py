@@ -9,20 +9,32 @@ trained.parquet     id: the content ids of every picture and prompt that head.sa
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from torch import Tensor
 
-from embed.files import atomic_write, read_manifest, write_json
+from embed.files import read_manifest, write_json, write_with
 from embed.spec import InputError
 from heads.models import Head, build_head, config_from_json
 
 FORMAT = 1
 
 
+class HeadManifest(TypedDict, total=False):
+    """The objects that head.json holds."""
+
+    head: dict[str, Any]
+    identity: dict[str, Any]
+    source: dict[str, Any]
+    split: dict[str, Any]
+    training: dict[str, Any]
+    calibration: dict[str, Any] | None
+
+
 def save_head(
-    path: Path, head: Head, fold_heads: Sequence[Head], trained_ids: pa.Array, manifest: Mapping[str, Any]
+    path: Path, head: Head, fold_heads: Sequence[Head], trained_ids: pa.Array, manifest: Mapping[str, object]
 ) -> None:
     """Write a head, head.json last; `manifest` holds everything of head.json but its format."""
     from safetensors.torch import save
@@ -30,28 +42,27 @@ def save_head(
     if path.exists() and any(path.iterdir()) and not (path / "head.json").exists():
         raise InputError(f"{path} holds something that is not a head; choose another --out")
     (path / "head.json").unlink(missing_ok=True)
-    _write(path / "head.safetensors", save(_contiguous(head)))
+    write_with(path / "head.safetensors", lambda file: file.write(save(_contiguous(head))))
     if fold_heads:
         weights = {f"{i}.{name}": t for i, fold in enumerate(fold_heads) for name, t in _contiguous(fold).items()}
-        _write(path / "folds.safetensors", save(weights))
+        write_with(path / "folds.safetensors", lambda file: file.write(save(weights)))
     else:
         (path / "folds.safetensors").unlink(missing_ok=True)
-    with atomic_write(path / "trained.parquet") as file:
-        pq.write_table(pa.table({"id": trained_ids}), file)
+    write_with(path / "trained.parquet", lambda file: pq.write_table(pa.table({"id": trained_ids}), file))
     write_json(path / "head.json", {"format": FORMAT, **manifest})
 
 
-def save_calibration(path: str | Path, calibration: Mapping[str, Any]) -> None:
+def save_calibration(path: str | Path, calibration: Mapping[str, object]) -> None:
     """Put a calibration into the manifest of the head at `path`, in the place of any that it had."""
     write_json(Path(path) / "head.json", {**load_manifest(path), "calibration": calibration})
 
 
-def load_manifest(path: str | Path) -> dict[str, Any]:
+def load_manifest(path: str | Path) -> HeadManifest:
     """What head.json holds; InputError where there is none."""
-    return read_manifest(Path(path) / "head.json", "head", (FORMAT,))
+    return read_manifest(Path(path) / "head.json", "head", (FORMAT,), HeadManifest)
 
 
-def load_head(path: str | Path) -> tuple[Head, dict[str, Any]]:
+def load_head(path: str | Path) -> tuple[Head, HeadManifest]:
     """The head in eval mode and its manifest."""
     manifest = load_manifest(path)
     return _restore(manifest, _read(Path(path) / "head.safetensors"), path), manifest
@@ -75,7 +86,7 @@ def load_trained_ids(path: str | Path) -> pa.ChunkedArray:
     return pq.read_table(Path(path) / "trained.parquet")["id"]
 
 
-def _restore(manifest: Mapping[str, Any], weights: Mapping[str, Any], path: str | Path) -> Head:
+def _restore(manifest: HeadManifest, weights: Mapping[str, Tensor], path: str | Path) -> Head:
     head = build_head(config_from_json(manifest["head"]))
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
@@ -89,16 +100,11 @@ def _restore(manifest: Mapping[str, Any], weights: Mapping[str, Any], path: str 
     return head.eval()
 
 
-def _contiguous(head: Head) -> dict[str, Any]:
+def _contiguous(head: Head) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
 
 
-def _write(path: Path, data: bytes) -> None:
-    with atomic_write(path) as file:
-        file.write(data)
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

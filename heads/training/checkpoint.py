@@ -63,7 +63,7 @@ class Checkpoints:
         """Whether the last state was written long enough ago."""
         return self.clock() - self._written >= self.every_s * max(1.0, self._took_s / WRITING_S)
 
-    def save(self, state: Mapping[str, Any]) -> None:
+    def save(self, state: Mapping[str, object]) -> None:
         """Replace the last state, whole or not at all."""
         start = self.clock()
         saved = {**state, "identity": [FORMAT, self.identity]}

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embed.arrays import Floats, Ints
 from embed.spec import InputError
 from heads.data.comparisons import Pairs, expected_accuracy
 from heads.data.features import Features
@@ -67,7 +68,7 @@ class Problem:
         self._terms = [self._term(part, items) for part in parts]
         self._start = np.zeros(len(self._variance) + 1)  # along the axes, and the bias
 
-    def _term(self, part: Part, items: np.ndarray) -> Callable[[Tensor], Tensor]:
+    def _term(self, part: Part, items: Ints) -> Callable[[Tensor], Tensor]:
         of_scores = OBJECTIVES[part.loss].of_scores
         assert of_scores is not None
         wanted, loss = of_scores(part.examples, np.arange(len(part.examples)), part.options)
@@ -80,7 +81,7 @@ class Problem:
 
         stretch = np.append(1 / np.sqrt(self._curvature * self._variance + penalty), 1.0)
 
-        def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+        def objective(x: Floats) -> tuple[float, Floats]:
             w = x * stretch
             scores = (self._basis @ torch.from_numpy(w[:-1]).to(self._basis) + w[-1]).requires_grad_()
             loss = torch.stack([term(scores) for term in self._terms]).sum()
@@ -102,9 +103,9 @@ class Problem:
 
 
 @torch.no_grad()
-def basis_of(head: Convex, features: Features, items: np.ndarray, batch_size: int = 16384) -> Tensor:
+def basis_of(head: Convex, features: Features, items: Ints, batch_size: int = 16384) -> Tensor:
     """(n, k) float32 basis of some items."""
-    parts = torch.from_numpy(items).split(batch_size)
+    parts = torch.split(torch.from_numpy(items), batch_size)
     return torch.cat([head.basis(**features.take(part, head.inputs)).float() for part in parts])
 
 

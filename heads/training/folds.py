@@ -7,6 +7,7 @@ from typing import cast
 
 import numpy as np
 
+from embed.arrays import Ints
 from embed.progress import Progress, silent
 from embed.spec import InputError
 from heads.config import HeadConfig, TrainConfig
@@ -45,10 +46,10 @@ class TrainedHeads:
 
     head: Head
     fold_heads: list[Head]
-    rows: np.ndarray
+    rows: Ints
     histories: list[History]  # of `head`, then of each fold's: one record an epoch, or a penalty
     chosen: dict[str, float]  # what validation chose for `head`: epochs, or penalty and how its solution was found
-    other_rows: list[np.ndarray]  # of each other table, seen by `head`
+    other_rows: list[Ints]  # of each other table, seen by `head`
 
     @property
     def scorers(self) -> list[Head]:
@@ -83,11 +84,11 @@ class Task:
     def new_head(self) -> Head:
         return build_head(self.head_config, self.config.seed).to(self.device)
 
-    def rows(self, held_out: np.ndarray) -> np.ndarray:
+    def rows(self, held_out: Ints) -> Ints:
         """The rows to train on: those that share no picture and no prompt with the rows held out."""
         return rows_apart_from(self.labels, held_out)
 
-    def parts(self, held_out: np.ndarray, rng: np.random.Generator) -> list[Part]:
+    def parts(self, held_out: Ints, rng: np.random.Generator) -> list[Part]:
         """What all rows teach, those of other tables too, that share nothing with the rows held out."""
         config = self.config
         examples = examples_for(config.loss, self.labels, self.rows(held_out), rng, self.min_ratio)
@@ -98,7 +99,7 @@ class Task:
                 parts.append(Part(other.loss, examples, other.weight, config))
         return parts
 
-    def other_rows(self, held_out: np.ndarray) -> list[np.ndarray]:
+    def other_rows(self, held_out: Ints) -> list[Ints]:
         return [rows_apart_from(self.labels, held_out, other=other.labels) for other in self.others]
 
 
@@ -146,7 +147,7 @@ def _warn_of(histories: list[History], config: TrainConfig) -> None:
         )
 
 
-def _train_one(task: Task, held_out: np.ndarray, name: str) -> tuple[Head, History, dict[str, float]]:
+def _train_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
     """A head on what is apart from the rows held out, trained for as many epochs as served rows kept aside best; and
     that first history.
 
@@ -171,7 +172,7 @@ def _train_one(task: Task, held_out: np.ndarray, name: str) -> tuple[Head, Histo
     return head, history, {"epochs": best}
 
 
-def _solve_one(task: Task, held_out: np.ndarray, name: str) -> tuple[Head, History, dict[str, float]]:
+def _solve_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
     """A convex head on what is apart from the rows held out, and what each penalty did for rows kept aside.
 
     The kernel's default penalty is its prior's: some hundreds of rows choose one worse than that. On the emoji example,
@@ -199,7 +200,7 @@ def _solve_one(task: Task, held_out: np.ndarray, name: str) -> tuple[Head, Histo
     return head, history, found
 
 
-def choose_penalty(task: Task, held_out: np.ndarray, rng: np.random.Generator) -> tuple[float, History]:
+def choose_penalty(task: Task, held_out: Ints, rng: np.random.Generator) -> tuple[float, History]:
     """The penalty that serves rows kept aside best: a tenth of many rows, each fifth of few."""
     count = INNER_FOLDS if len(task.rows(held_out)) <= FEW_ROWS else 1
     rounds = list(validation_rounds(task, held_out, rng, count))
@@ -207,7 +208,7 @@ def choose_penalty(task: Task, held_out: np.ndarray, rng: np.random.Generator) -
 
 
 def validation_rounds(
-    task: Task, held_out: np.ndarray, rng: np.random.Generator, count: int
+    task: Task, held_out: Ints, rng: np.random.Generator, count: int
 ) -> Iterator[tuple[list[Part], Pairs]]:
     """Training parts and validation pairs, `count` times; no picture and no prompt is on both sides, and none of the
     rows held out is on either.

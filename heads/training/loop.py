@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from embed.arrays import Ints
 from embed.spec import InputError
 from heads.config import Schedule
 from heads.training.checkpoint import Checkpoints
 
-Batch = Sequence[np.ndarray]  # the numbers of the examples that it takes from each table
+Batch = Sequence[Ints]  # the numbers of the examples that it takes from each table
 Record = dict[str, float]  # of an epoch
 # What a checkpoint holds as it is.
 SAVED = ("step", "history", "best", "best_epoch", "best_accuracy", "_losses", "_drawn_from", "_generator")
@@ -98,7 +99,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         loss = 0.0
         for part in self.losses(self.step, self._batches[place]):
-            part.backward()
+            torch.autograd.backward(part)
             loss += part.item()
         if not math.isfinite(loss):
             raise self._diverged(loss, epoch, place)
@@ -146,7 +147,7 @@ class Loop:
         self._drawn_from = torch.get_rng_state()
         self._batches = self.batches(self.step // self.epoch_steps)
 
-    def _state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in SAVED} | {
             "weights": {name: weight.detach() for name, weight in self.weights.items()},
             "mean": self.mean,
@@ -208,7 +209,7 @@ def rates(steps: int, rise: int, schedule: Schedule = "cosine") -> Callable[[int
     return factor
 
 
-def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
     """Groups of an optimiser: weight decay for matrices, none for biases and scalars."""
     free = [parameter for parameter in parameters if parameter.requires_grad]
     return [

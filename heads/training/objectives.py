@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embed.arrays import Float32s, Ints
 from embed.spec import InputError
 from heads import losses
 from heads.config import LossOptions
@@ -24,9 +25,9 @@ from heads.models import Cosine, Head
 class Groups:
     """Ranked groups of two items or more: group i is members start[i] to start[i + 1]."""
 
-    start: np.ndarray  # (g + 1,) int64
-    item: np.ndarray  # (m,) int64
-    rank: np.ndarray  # (m,) float32, the lowest is the best
+    start: Ints  # (g + 1,)
+    item: Ints  # (m,)
+    rank: Float32s  # (m,) the lowest is the best
 
     def __len__(self) -> int:
         return len(self.start) - 1
@@ -36,8 +37,8 @@ class Groups:
 class Ratings:
     """Items with a number each that their score should be."""
 
-    item: np.ndarray  # (m,) int64
-    rating: np.ndarray  # (m,) float32
+    item: Ints  # (m,)
+    rating: Float32s  # (m,)
 
     def __len__(self) -> int:
         return len(self.item)
@@ -47,7 +48,7 @@ Examples = Pairs | Groups | Ratings
 
 
 # The items that a batch scores, one more than once where examples share it, and the loss of those scores.
-Bound = tuple[np.ndarray, Callable[[Tensor], Tensor]]
+Bound = tuple[Ints, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,9 @@ class Objective:
     """
 
     unit: str
-    examples: Callable[[Labels, np.ndarray, np.random.Generator, float | None], Examples]
-    loss: Callable[[Head, Features, "Examples", np.ndarray, LossOptions], Tensor]
-    of_scores: Callable[["Examples", np.ndarray, LossOptions], Bound] | None = None
+    examples: Callable[[Labels, Ints, np.random.Generator, float | None], Examples]
+    loss: Callable[[Head, Features, "Examples", Ints, LossOptions], Tensor]
+    of_scores: Callable[["Examples", Ints, LossOptions], Bound] | None = None
 
     @property
     def embeds(self) -> bool:
@@ -80,7 +81,7 @@ class Part:
 
 
 def examples_for(
-    loss: str, labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None = None
+    loss: str, labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None = None
 ) -> Examples:
     """The examples that `rows` state for a loss; InputError where the table is not of its kind."""
     return OBJECTIVES[loss].examples(labels, rows, rng, min_ratio)
@@ -92,12 +93,12 @@ def require_head(loss: str, head: Head) -> None:
         raise InputError(f"the loss {loss} compares embeddings, which only the cosine head has; choose --head cosine")
 
 
-def items_of(examples: Examples) -> np.ndarray:
+def items_of(examples: Examples) -> Ints:
     """The different items among the examples."""
     return np.unique([examples.a, examples.b] if isinstance(examples, Pairs) else examples.item)
 
 
-def _pairs_of_one_prompt(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None) -> Pairs:
+def _pairs_of_one_prompt(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None) -> Pairs:
     pairs = pairs_among(labels, rows, rng, min_ratio)
     prompt_a, prompt_b = labels.prompt[pairs.a], labels.prompt[pairs.b]
     if bad := int(((prompt_a != prompt_b) | (prompt_a < 0)).sum()):
@@ -108,7 +109,7 @@ def _pairs_of_one_prompt(labels: Labels, rows: np.ndarray, rng: np.random.Genera
     return pairs
 
 
-def _triplets(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None) -> Pairs:
+def _triplets(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None) -> Pairs:
     """Pairs whose first item is the preferred one; ties have no positive and are left out."""
     pairs = _pairs_of_one_prompt(labels, rows, rng, min_ratio)
     keep = np.flatnonzero(pairs.target != 0.5)
@@ -124,7 +125,7 @@ def _triplets(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ra
     )
 
 
-def _groups(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None) -> Groups:
+def _groups(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None) -> Groups:
     if labels.kind != "groups":
         raise InputError(
             f"losses of ranked groups want a table with ranks, and this one has {labels.kind}; choose --loss preference"
@@ -136,12 +137,12 @@ def _groups(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_rati
     return Groups(start, labels.items[rows, 0], labels.values["rank"][rows].astype(np.float32))
 
 
-def _ratings(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_ratio: float | None) -> Ratings:
+def _ratings(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None) -> Ratings:
     """Ratings as they are; of counts the log rate, less the mean of its group."""
     if labels.kind == "ratings":
         rating = labels.values["rating"][rows]
     elif labels.kind == "counts":
-        exposures = exposures_of(labels.values)
+        exposures = exposures_of(labels)
         rating = expected_log_rate(labels.values["count"][rows], None if exposures is None else exposures[rows])
         if "group" in labels.values:
             _, group, size = np.unique(labels.values["group"][rows], return_inverse=True, return_counts=True)
@@ -154,7 +155,7 @@ def _ratings(labels: Labels, rows: np.ndarray, rng: np.random.Generator, min_rat
     return Ratings(labels.items[rows, 0], rating.astype(np.float32))
 
 
-def _scores(head: Head, features: Features, wanted: np.ndarray) -> Tensor:
+def _scores(head: Head, features: Features, wanted: Ints) -> Tensor:
     """(len(wanted),) scores of items, each item scored once."""
     items, position = torch.unique(torch.from_numpy(wanted), return_inverse=True)
     position = position.to(features.image.device)
@@ -167,7 +168,7 @@ def _scores(head: Head, features: Features, wanted: np.ndarray) -> Tensor:
     return head(**features.take(items, head.inputs)).index_select(0, position)
 
 
-def _embeddings(head: Head, features: Features, a: np.ndarray, b: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+def _embeddings(head: Head, features: Features, a: Ints, b: Ints) -> tuple[Tensor, Tensor, Tensor]:
     """(m, d) unit vectors of the pictures of items a and b, and of their prompt, each vector computed once."""
     assert isinstance(head, Cosine)
     items = torch.from_numpy(np.concatenate([a, b])).to(features.image.device)
@@ -178,15 +179,15 @@ def _embeddings(head: Head, features: Features, a: np.ndarray, b: np.ndarray) ->
     return image[: len(a)], image[len(a) :], text
 
 
-def _through_scores(of_scores: Callable[[Examples, np.ndarray, LossOptions], Bound]) -> Callable[..., Tensor]:
-    def loss(head: Head, features: Features, examples: Examples, batch: np.ndarray, options: LossOptions) -> Tensor:
+def _through_scores(of_scores: Callable[[Examples, Ints, LossOptions], Bound]) -> Callable[..., Tensor]:
+    def loss(head: Head, features: Features, examples: Examples, batch: Ints, options: LossOptions) -> Tensor:
         items, value = of_scores(examples, batch, options)
         return value(_scores(head, features, items))
 
     return loss
 
 
-def _preference(pairs: Examples, batch: np.ndarray, options: LossOptions) -> Bound:
+def _preference(pairs: Examples, batch: Ints, options: LossOptions) -> Bound:
     assert isinstance(pairs, Pairs)
     target, weight = torch.from_numpy(pairs.target[batch]), torch.from_numpy(pairs.weight[batch])
     chosen = options.of("preference")
@@ -198,9 +199,7 @@ def _preference(pairs: Examples, batch: np.ndarray, options: LossOptions) -> Bou
     return np.concatenate([pairs.a[batch], pairs.b[batch]]), value
 
 
-def _preference_inbatch(
-    head: Head, features: Features, pairs: Examples, batch: np.ndarray, options: LossOptions
-) -> Tensor:
+def _preference_inbatch(head: Head, features: Features, pairs: Examples, batch: Ints, options: LossOptions) -> Tensor:
     assert isinstance(pairs, Pairs) and isinstance(head, Cosine)
     image_a, image_b, text = _embeddings(head, features, pairs.a[batch], pairs.b[batch])
     target = torch.from_numpy(pairs.target[batch]).to(text.device)
@@ -208,14 +207,14 @@ def _preference_inbatch(
     return losses.preference_inbatch(image_a, image_b, text, target, weight, head.logit_scale.exp())
 
 
-def _triplet(head: Head, features: Features, pairs: Examples, batch: np.ndarray, options: LossOptions) -> Tensor:
+def _triplet(head: Head, features: Features, pairs: Examples, batch: Ints, options: LossOptions) -> Tensor:
     assert isinstance(pairs, Pairs)
     positive, negative, anchor = _embeddings(head, features, pairs.a[batch], pairs.b[batch])
     return losses.triplet(anchor, positive, negative, **options.of("triplet"))
 
 
-def _of_groups(name: str, loss: Callable[..., Tensor]) -> Callable[[Examples, np.ndarray, LossOptions], Bound]:
-    def bind(groups: Examples, batch: np.ndarray, options: LossOptions) -> Bound:
+def _of_groups(name: str, loss: Callable[..., Tensor]) -> Callable[[Examples, Ints, LossOptions], Bound]:
+    def bind(groups: Examples, batch: Ints, options: LossOptions) -> Bound:
         assert isinstance(groups, Groups)
         members = np.concatenate([np.arange(groups.start[i], groups.start[i + 1]) for i in batch])
         group = torch.from_numpy(np.repeat(np.arange(len(batch)), groups.start[batch + 1] - groups.start[batch]))
@@ -229,7 +228,7 @@ def _of_groups(name: str, loss: Callable[..., Tensor]) -> Callable[[Examples, np
     return bind
 
 
-def _rating(ratings: Examples, batch: np.ndarray, options: LossOptions) -> Bound:
+def _rating(ratings: Examples, batch: Ints, options: LossOptions) -> Bound:
     assert isinstance(ratings, Ratings)
     rating = torch.from_numpy(ratings.rating[batch])
     return ratings.item[batch], lambda scores: losses.rating(scores, rating.to(scores.device))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embed.arrays import Float32s, Ints
 from embed.progress import Progress, silent
 from embed.spec import InputError
 from heads.config import TrainConfig
@@ -26,11 +27,11 @@ Observer = Callable[[int, dict[str, float]], None]  # of each epoch's record, as
 
 
 @torch.no_grad()
-def score_items(head: Head, features: Features, items: np.ndarray | None = None, batch_size: int = 16384) -> np.ndarray:
-    """(n,) float32 scores of the given items, or of all."""
+def score_items(head: Head, features: Features, items: Ints | None = None, batch_size: int = 16384) -> Float32s:
+    """(n,) scores of the given items, or of all."""
     head.eval()
     chosen = torch.arange(len(features.image)) if items is None else torch.from_numpy(items)
-    parts = [head(**features.take(part, head.inputs)).cpu() for part in chosen.split(batch_size)]
+    parts = [head(**features.take(part, head.inputs)).cpu() for part in torch.split(chosen, batch_size)]
     return torch.cat(parts).numpy() if parts else np.empty(0, np.float32)
 
 
@@ -117,7 +118,7 @@ def _loop(
     )
 
 
-def _order(part: Part, features: Features) -> np.ndarray:
+def _order(part: Part, features: Features) -> Ints:
     """(n,) the examples in an order drawn anew: prompt by prompt where the pairs are of one prompt each.
 
     The pairs of a prompt share its pictures, which are then scored once a batch and not once a pair. In-batch
@@ -134,7 +135,7 @@ def _order(part: Part, features: Features) -> np.ndarray:
     return order[np.argsort(turn[of_pair[order]], kind="stable")]
 
 
-def items_of_parts(parts: Sequence[Part]) -> np.ndarray:
+def items_of_parts(parts: Sequence[Part]) -> Ints:
     """The different items among the examples of all parts."""
     return np.unique(np.concatenate([items_of(part.examples) for part in parts]))
 

@@ -7,24 +7,28 @@ Started by `accelerate launch -m heads unfreeze ...`.
 
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from embed.arrays import Ints
 from embed.spec import InputError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class Ranks:
     """This process among `count`; alone, everything here is the identity."""
 
-    def __init__(self, accelerator: Any = None) -> None:
+    def __init__(self, accelerator: "Accelerator | None" = None) -> None:
         self._accelerator = accelerator
         self.count: int = 1 if accelerator is None else accelerator.num_processes
         self.rank: int = 0 if accelerator is None else accelerator.process_index
 
-    def share(self, rows: np.ndarray) -> np.ndarray:
+    def share(self, rows: Ints) -> Ints:
         """This process's rows of a batch; every process gets equally many, the first row filling up."""
         if self.count == 1:
             return rows
@@ -35,19 +39,19 @@ class Ranks:
         """(count, d): the vectors of the whole batch in its order, from every process's share."""
         if self.count == 1:
             return vectors
-        shares = _Gather.apply(vectors, self.count, self.rank)
+        shares: Tensor = _Gather.apply(vectors, self.count, self.rank)
         return shares.transpose(0, 1).reshape(-1, vectors.shape[1])[:count]
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """The mean over the processes of every gradient."""
-        if self.count > 1:
+        if self._accelerator and self.count > 1:
             for parameter in parameters:
                 if parameter.grad is not None:
                     parameter.grad = self._accelerator.reduce(parameter.grad, "mean")
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.count > 1:
+        if self._accelerator and self.count > 1:
             self._accelerator.wait_for_everyone()
 
 

@@ -6,12 +6,13 @@ that a mode leaves alone gives the cache's own vectors. Knows no file of its own
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from embed import spec
+from embed.arrays import Ints
 from embed.backbones.backbone import Backbone
 from embed.cache.store import Cache
 from embed.modes import Mode
@@ -31,7 +32,7 @@ class Unfrozen:
 
     def __init__(
         self,
-        model: Any,
+        model: nn.Module,
         head: Head,
         names: list[str],
         sides: Mapping[str, Side],
@@ -69,7 +70,7 @@ class Unfrozen:
             **{name: parameter for name, parameter in of_head.items() if id(parameter) not in shared},
         }
 
-    def local(self, image: np.ndarray, prompt: np.ndarray, examples: Examples) -> tuple[Features, Examples]:
+    def local(self, image: Ints, prompt: Ints, examples: Examples) -> tuple[Features, Examples]:
         """The features of the items in `examples` alone, computed now, and the examples in their numbering.
 
         `image` and `prompt` (n,) are the cache rows of each item. Each picture and prompt is computed once.
@@ -80,16 +81,11 @@ class Unfrozen:
         at_prompt = np.where(prompt[items] >= 0, np.searchsorted(prompts, prompt[items]), -1)
         pooled, image_vectors = self._vectors("images", images)
         _, text_vectors = self._vectors("prompts", prompts if "text_embedding" in self.head.inputs else prompts[:0])
-        features = Features(
-            image_vectors,
-            text_vectors,
-            torch.from_numpy(at_image),
-            torch.from_numpy(at_prompt),
-            pooled if "image_pooled" in self.head.inputs else None,
-        )
-        return features, renumbered(examples, items)
+        pooled = pooled if "image_pooled" in self.head.inputs else None
+        rows = torch.from_numpy(at_image), torch.from_numpy(at_prompt)
+        return Features(image_vectors, text_vectors, *rows, pooled), renumbered(examples, items)
 
-    def _vectors(self, side: str, rows: np.ndarray) -> tuple[Tensor | None, Tensor]:
+    def _vectors(self, side: spec.Side, rows: Ints) -> tuple[Tensor | None, Tensor]:
         if not len(rows):
             return None, torch.empty((0, 1))
         pooled, projected = self.sides[side].vectors(self.ranks.share(rows), self.device, self.bf16, self.augment)
@@ -97,7 +93,7 @@ class Unfrozen:
         return gathered, self.ranks.gather(projected, len(rows)).cpu()
 
     @torch.no_grad()
-    def all_vectors(self, side: str, rows: np.ndarray, batch_size: int = 256) -> tuple[Tensor | None, Tensor]:
+    def all_vectors(self, side: spec.Side, rows: Ints, batch_size: int = 256) -> tuple[Tensor | None, Tensor]:
         """Vectors of many rows, on the CPU; every process computes all of them."""
         parts = [
             self.sides[side].vectors(rows[start : start + batch_size], self.device, self.bf16)
@@ -109,7 +105,7 @@ class Unfrozen:
         return torch.cat(pooled) if pooled else None, torch.cat([part[1].cpu() for part in parts])
 
     @torch.no_grad()
-    def features(self, image: np.ndarray, prompt: np.ndarray) -> Features:
+    def features(self, image: Ints, prompt: Ints) -> Features:
         """Features of all items, whose cache rows `image` and `prompt` (n,) are."""
         images, at_image = np.unique(image, return_inverse=True)
         prompts = np.unique(prompt[prompt >= 0])
@@ -138,7 +134,10 @@ def unfrozen(
     head: Head | None = None,
     live: bool = False,
     checkpointing: bool = False,
-    **options: Any,
+    device: str = "cpu",
+    bf16: bool = False,
+    augment: bool = False,
+    ranks: Ranks | None = None,
 ) -> Unfrozen:
     """Everything put together for a cache. Without a head, the score is the backbone's own cosine."""
     names = moved_names(mode, backbone.model, backbone.identity.preprocess)
@@ -149,10 +148,10 @@ def unfrozen(
     release_frozen(backbone.model, sides)
     if head is None:
         head = plain_head(backbone, "logit_scale" in names)
-    return Unfrozen(backbone.model, head, names, sides, **options)
+    return Unfrozen(backbone.model, head, names, sides, device, bf16, augment, ranks)
 
 
-def taken(examples: Examples, batch: np.ndarray) -> Examples:
+def taken(examples: Examples, batch: Ints) -> Examples:
     """The examples numbered `batch` alone."""
     if isinstance(examples, Pairs):
         return Pairs(**{name: getattr(examples, name)[batch] for name in examples.__dataclass_fields__})
@@ -163,7 +162,7 @@ def taken(examples: Examples, batch: np.ndarray) -> Examples:
     return Groups(np.concatenate([[0], np.cumsum(sizes)]), examples.item[members], examples.rank[members])
 
 
-def renumbered(examples: Examples, items: np.ndarray) -> Examples:
+def renumbered(examples: Examples, items: Ints) -> Examples:
     """The same examples, an item's number being its place in the sorted `items`."""
     if isinstance(examples, Pairs):
         return replace(examples, a=np.searchsorted(items, examples.a), b=np.searchsorted(items, examples.b))

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from embed.arrays import Ints
 from embed.backbones.backbone import weights_hash
 from embed.modes import parse_mode
 from embed.progress import Progress, silent
@@ -29,8 +30,8 @@ from heads.unfreeze.model import Unfrozen, taken
 class Data:
     """What is trained on: examples over items, whose cache rows `image` and `prompt` (n,) are."""
 
-    image: np.ndarray
-    prompt: np.ndarray
+    image: Ints
+    prompt: Ints
     train: Examples
     validation: Pairs | None = None
 
@@ -111,7 +112,7 @@ def new_loop(unfrozen: Unfrozen, data: Data, config: UnfreezeConfig, folder: Pat
     )
 
 
-def loss_of(unfrozen: Unfrozen, data: Data, config: UnfreezeConfig, numbers: np.ndarray) -> Tensor:
+def loss_of(unfrozen: Unfrozen, data: Data, config: UnfreezeConfig, numbers: Ints) -> Tensor:
     """The loss of the training examples with these numbers, with gradients."""
     features, examples = unfrozen.local(data.image, data.prompt, taken(data.train, numbers))
     return OBJECTIVES[config.loss].loss(unfrozen.head, features, examples, np.arange(len(examples)), config)
@@ -184,7 +185,7 @@ def _optimizer(weights: Mapping[str, nn.Parameter], config: UnfreezeConfig) -> t
     )
 
 
-def _share(config: UnfreezeConfig, examples: Examples, part: np.ndarray, batch: np.ndarray) -> float:
+def _share(config: UnfreezeConfig, examples: Examples, part: Ints, batch: Ints) -> float:
     """What a part's loss counts in its batch's, so that sums and means over examples come out the same."""
     if config.of(config.loss).get("reduction") == "sum":
         return 1.0

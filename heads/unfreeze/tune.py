@@ -8,11 +8,11 @@ import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from embed.arrays import Ints
 from embed.backbones.backbone import Backbone
 from embed.backbones.delta import save_delta, tuned_source
 from embed.backbones.load import load_backbone
@@ -64,7 +64,7 @@ def tune(
     labels: Labels,
     features: Features,
     split: Split,
-    rows: np.ndarray,
+    rows: Ints,
     config: UnfreezeConfig,
     *,
     head: HeadConfig | None = None,
@@ -83,22 +83,13 @@ def tune(
     checkpoint in `folder`.
     """
     examples, validation = _train_and_validation(labels, split, rows, config, min_ratio)
-    backbone = same_backbone(cache)
+    backbone, mode = same_backbone(cache), parse_mode(config.mode)
     on_top = None
     if head is not None:
         on_top = build_head(head, config.seed)
         fit(on_top, features, examples, validation, _head_config(config), progress=progress)
     free = unfrozen(
-        cache,
-        backbone,
-        parse_mode(config.mode),
-        on_top,
-        live,
-        config.checkpointing,
-        device=device,
-        bf16=config.bf16,
-        augment=config.augment,
-        ranks=ranks,
+        cache, backbone, mode, on_top, live, config.checkpointing, device, config.bf16, config.augment, ranks
     )
     frozen_head = copy.deepcopy(free.head)
     base = copy_of(free.trained())
@@ -112,7 +103,7 @@ def tune(
 
 
 def save_tuned(
-    path: Path, tuned: Tuned, cache: Cache, config: UnfreezeConfig, trained_ids: pa.Array, manifest: Mapping[str, Any]
+    path: Path, tuned: Tuned, cache: Cache, config: UnfreezeConfig, trained: pa.Array, manifest: Mapping[str, object]
 ) -> None:
     """Write the folder; `manifest` holds what the head's manifest has beside head, identity and source."""
     base = same_backbone(cache)
@@ -131,7 +122,7 @@ def save_tuned(
         "source": asdict(tuned_source(path)),
         **manifest,
     }
-    save_head(path / "head", tuned.unfrozen.head, [], trained_ids, described)
+    save_head(path / "head", tuned.unfrozen.head, [], trained, described)
     if tuned.checkpoints:
         tuned.checkpoints.clear()
 
@@ -143,7 +134,7 @@ def _head_config(config: UnfreezeConfig) -> TrainConfig:
 
 
 def _train_and_validation(
-    labels: Labels, split: Split, rows: np.ndarray, config: UnfreezeConfig, min_ratio: float | None
+    labels: Labels, split: Split, rows: Ints, config: UnfreezeConfig, min_ratio: float | None
 ) -> tuple[Examples, Pairs]:
     rng = np.random.default_rng(config.seed)
     names = np.unique(split.group[rows])
