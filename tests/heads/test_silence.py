@@ -14,6 +14,7 @@ from progress_told import Told
 from trainings import folds, task, trainings, unfrozen
 
 from heads.models import build_head
+from heads.training.loop import Loop
 from heads.training.train import fit
 
 
@@ -52,15 +53,25 @@ def test_who_asks_is_told_of_every_head_and_epoch(caplog: pytest.LogCaptureFixtu
     assert epochs.ended and 0 < sum(epochs.steps) <= 2
 
     one = task("linear", progress=told)
-    parts = one.parts(one.split.test_rows(0), one.split.test_rows(1), np.random.default_rng(0))
+    parts = one.parts(one.split.test_rows(1), np.random.default_rng(0))
     fit(build_head(one.head_config), one.features, parts, None, one.config, progress=told)
     assert told.works["training"].whole() and told.works["training"].unit == "epoch"
 
 
-def test_who_asks_is_told_of_every_step_those_before_an_interruption_included(tmp_path: Path) -> None:
-    first, told = unfrozen(tmp_path), Told()
-    first.run(first.epoch_steps, told)
-    assert told.works["unfreezing"].total == 2 * first.epoch_steps
-    assert told.works["unfreezing"].steps == [0, *[1] * first.epoch_steps]
-    unfrozen(tmp_path).run(progress=told)
-    assert told.works["unfreezing"].whole() and told.works["unfreezing"].steps[0] == first.epoch_steps
+def test_who_asks_is_told_of_every_step_those_before_an_interruption_included(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heads.training.checkpoint.EVERY_S", 0.0)
+    told = Told()
+
+    def interrupt(loop: Loop) -> None:
+        if loop.step > loop.epoch_steps:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unfrozen(tmp_path, on_step=interrupt, progress=told)
+    epoch_steps = len(told.works["unfreezing"].steps) - 1
+    assert told.works["unfreezing"].steps == [0, *[1] * epoch_steps]
+    assert told.works["unfreezing"].total == 2 * epoch_steps
+    unfrozen(tmp_path, progress=told)
+    assert told.works["unfreezing"].whole() and told.works["unfreezing"].steps[0] == epoch_steps

@@ -16,24 +16,24 @@ from heads.data.features import features_of
 from heads.data.split import split_rows
 from heads.evaluation.evaluate import calibrate, evaluate
 from heads.training.folds import Task, TrainedHeads, train_heads
+from heads.training.loop import Loop
 from heads.training.sweep import sweep
-from heads.unfreeze.train import Trainer
+from heads.unfreeze.train import train
 
 
-def task(kind: str, **options: Any) -> Task:
-    """Counts that follow a picture's first coordinate, in two folds of whole prompts."""
+def task(kind: str, folds: int | None = 2, **options: Any) -> Task:
+    """Counts that follow a picture's first coordinate, in two folds of whole prompts, or with a part held out."""
     images = unit(GROUPS * SIZE, 1)
     words = [f"prompt {i // SIZE}" for i in range(len(images))]
     labels = single("counts", np.exp(4 + 6 * images[:, 0].astype(float)).round(), prompt=words)
     features = features_of(images, unit(GROUPS, 2), labels.image, labels.prompt)
-    split = split_rows(labels, SplitConfig("prompt", folds=2))
+    split = split_rows(labels, SplitConfig("prompt", folds=folds))
     config = TrainConfig(epochs=2, batch_size=64, penalty=0.1)
     return Task(labels, features, split, HeadConfig(kind, DIM), config, 2.0, **options)
 
 
 def folds(kind: str, **options: Any) -> TrainedHeads:
-    one = task(kind)
-    return train_heads(one.labels, one.features, one.split, one.head_config, one.config, one.min_ratio, **options)
+    return train_heads(task(kind, **options))
 
 
 def evaluated(folder: Path) -> None:
@@ -43,18 +43,17 @@ def evaluated(folder: Path) -> None:
 
 
 def searched(folder: Path) -> None:
-    one, clock = task("fusion"), count(0, 20)
-    rows, held_out = one.split.test_rows(1), one.split.test_rows(0)
-    sweep(lambda options: task(options["head"]), rows, held_out, one.labels, {"head": "linear"},
-          SweepConfig(minutes=1), lambda: float(next(clock)))  # fmt: skip
+    clock = count(0, 20)
+    sweep(lambda options: task(options["head"], folds=None), {"head": "linear"}, SweepConfig(minutes=1),
+          lambda: float(next(clock)))  # fmt: skip
 
 
-def unfrozen(folder: Path) -> Trainer:
+def unfrozen(folder: Path, **options: Any) -> Loop:
     backbone = unfreeze_tiny.load(unfreeze_tiny.make_folder(folder / "clip"))
     mode = "blocks=1,1"
     free = unfreeze_tiny.from_memory(backbone, parse_mode(mode))
     config = UnfreezeConfig(mode, epochs=2, batch_size=16)
-    return Trainer(free, unfreeze_tiny.data("preference", validation=True), config, folder)
+    return train(free, unfreeze_tiny.data("preference", validation=True), config, folder, **options)
 
 
 def of_kind(kind: str) -> Callable[[Path], object]:
@@ -64,4 +63,4 @@ def of_kind(kind: str) -> Callable[[Path], object]:
 def trainings() -> Iterator[tuple[str, Callable[[Path], object]]]:
     """By name, what trains in a folder of its own."""
     yield from ((kind, of_kind(kind)) for kind in ("fusion", "linear", "kernel"))
-    yield from (("evaluated", evaluated), ("searched", searched), ("unfrozen", lambda folder: unfrozen(folder).run()))
+    yield from (("evaluated", evaluated), ("searched", searched), ("unfrozen", unfrozen))
