@@ -121,6 +121,7 @@ def _chosen_options(file: Path | None, given: Mapping[str, Any]) -> dict[str, An
     known = {one.place[1] or one.place[0]: one for one in arguments_of(train) if one.place[0] in IN_FILES}
     options = {**(_read_options(file, known) if file else {}), **given}
     head = options.get("head", "fusion")
+    require_value("head", head, Kind)
     for name in options:
         only = metadata(known[name].hint, Only)
         readers = only.values if only and only.option == "head" else STEPPED if only else ()

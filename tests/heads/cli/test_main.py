@@ -303,4 +303,8 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
     assert "unknown option in options.json: 'colour'" in fails("--config", "options.json")
     Path("options.json").write_text('{"hidden": "wide"}')
     assert "options.json is no file of options" in fails("--config", "options.json")
+    Path("options.json").write_text('{"head": "fussion", "hidden": 16}')
+    assert "head is 'fussion'" in fails("--config", "options.json")
+    Path("options.json").write_text('{"epochs": true}')
+    assert "options.json is no file of options (epochs is True)" in fails("--config", "options.json")
     assert not Path("head").exists()

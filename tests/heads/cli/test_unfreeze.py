@@ -196,7 +196,7 @@ def test_a_mode_is_asked_for_once(folder: Path, capsys: pytest.CaptureFixture[st
         assert heads([*TUNE, *argv]) == 2
         assert "give one of --mode, --fix-rate" in capsys.readouterr().err
     assert heads([*TUNE, "--mode", "all", "--wise", "2"]) == 2
-    assert "--wise is '2'; wanted auto" in capsys.readouterr().err
+    assert "wise is 2.0; wanted auto or 0 to 1" in capsys.readouterr().err
     assert heads([*TUNE, "--mode", "all", "--distance", "cosine"]) == 2
     assert "--distance is of triplet and does nothing for the loss preference" in capsys.readouterr().err
 
