@@ -38,5 +38,5 @@ clean:
 
 %/installed: pyproject.toml
 	test -x $*/bin/python || $(PYTHON) -m venv $*
-	$*/bin/python -m pip install --quiet $(PACKAGES)
+	$*/bin/python -m pip install -qq $(PACKAGES)
 	touch $@
