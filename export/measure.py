@@ -16,7 +16,8 @@ from embed.inputs.images import ImageError
 from embed.spec import InputError
 from export import parity
 from export.compose import FEATURES
-from runtime.scoring.bundle import Parity, Precision, open_bundle
+from runtime.config import Precision
+from runtime.scoring.bundle import Parity, open_bundle
 from runtime.scoring.scorer import Picture, Scorer
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import numpy as np
 from embed.arrays import Array, Bools, Floats, UInt8s
 from embed.spec import InputError
 from heads.metrics import spearman
-from runtime.scoring.bundle import Precision
+from runtime.config import Precision
 
 # Limits at fp32. Scores may be logits of any size: the limit is for scores up to 1 and grows with the largest.
 MAX_SCORE_DIFFERENCE = 1e-4

@@ -63,7 +63,8 @@ def _run(program: str, about: str, commands: Mapping[str, str], words: list[str]
 def load(path: str) -> Command:
     """The function at "module:function"."""
     module, _, function = path.partition(":")
-    return getattr(importlib.import_module(module), function)
+    command: Command = getattr(importlib.import_module(module), function)
+    return command
 
 
 def read(known: Sequence[Argument], words: Sequence[str]) -> dict[Place, Any]:

@@ -1,12 +1,11 @@
 """`python -m embed backbones`."""
 
 from dataclasses import asdict
-from typing import Any
 
 from embed.cli.console import table
 
 
-def backbones() -> dict[str, Any]:
+def backbones() -> dict[str, object]:
     """List the backbones that can be used."""
     from embed.backbones.load import available_backbones
 

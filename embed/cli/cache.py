@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from embed.cli.console import progress, table, warn
 from embed.config import BoundaryConfig, DeviceConfig, EmbeddingConfig, Limits, Runner, Wanted
@@ -25,7 +25,7 @@ def cache(
     limits: Limits,
     boundary: Annotated[Mode | None, Option(parse=parse_mode)] = None,
     activations: partial[BoundaryConfig],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Embed the pictures and prompts of tables, each once.
 
     Args:

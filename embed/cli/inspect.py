@@ -1,13 +1,12 @@
 """`python -m embed inspect`."""
 
 from pathlib import Path
-from typing import Any
 
 from embed.cli.console import table
 from embed.wording import NOUN
 
 
-def inspect(cache: Path, /) -> dict[str, Any]:
+def inspect(cache: Path, /) -> dict[str, object]:
     """Show what a cache holds, and what failed.
 
     Args:

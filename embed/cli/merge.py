@@ -1,12 +1,11 @@
 """`python -m embed merge`."""
 
 from pathlib import Path
-from typing import Any
 
 from embed.cli.console import progress
 
 
-def merge(caches: tuple[Path, ...], /, *, out: Path) -> dict[str, Any]:
+def merge(caches: tuple[Path, ...], /, *, out: Path) -> dict[str, object]:
     """Make one cache of several.
 
     Args:

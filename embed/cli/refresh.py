@@ -1,13 +1,12 @@
 """`python -m embed refresh`."""
 
 from pathlib import Path
-from typing import Any
 
 from embed.cli.console import progress
 from embed.config import DeviceConfig
 
 
-def refresh(cache: Path, /, *, tuned: Path, out: Path, device: DeviceConfig) -> dict[str, Any]:
+def refresh(cache: Path, /, *, tuned: Path, out: Path, device: DeviceConfig) -> dict[str, object]:
     """Write a cache's vectors under a tuned backbone, without reading a picture.
 
     Args:

@@ -1,7 +1,7 @@
 """`python -m embed verify`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from embed.cli.console import progress
 from embed.config import Limits, MinCosine, PicturesConfig, Wanted
@@ -17,7 +17,7 @@ def verify(
     reading: PicturesConfig,
     sample: Annotated[int, Range(1)] = 64,
     min_cosine: MinCosine = Wanted.min_cosine,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Check a cache's files, and embed a sample of it again.
 
     Args:

@@ -78,7 +78,8 @@ def call_apart(function: Callable[[*Arguments], Answer], *arguments: *Arguments)
         child.stop()
     if isinstance(answer, Exception):
         raise answer
-    return answer
+    result: Answer = answer
+    return result
 
 
 class _ToParent(logging.Handler):

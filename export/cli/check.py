@@ -3,7 +3,7 @@
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from embed.cli.console import table
 from embed.options import Option
@@ -25,7 +25,7 @@ def check(
     runtime_only: bool = False,
     config: partial[ParityConfig],
     samples: Samples,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Prove that a bundle still gives the scores that it gave at export.
 
     First the bundle's reference is scored with this machine's onnxruntime. Then, if torch and the weights are here, the
@@ -49,7 +49,7 @@ def check(
     print(f"{bundle}: every file is the one that was exported")
     rows = [[precision, *(f"{value:.3g}" for value in row.values())] for precision, row in reference.items()]
     print(*table(["reference", *next(iter(reference.values()))], rows), sep="\n")
-    result = {"bundle": str(bundle), "digest": opened.digest, "reference": reference, "torch": None}
+    result: dict[str, object] = {"bundle": str(bundle), "digest": opened.digest, "reference": reference, "torch": None}
     missing = [name for name in ("torch", "open_clip") if find_spec(name) is None]
     if runtime_only or missing:
         reason = "--runtime-only" if runtime_only else f"{' and '.join(missing)} not installed"

@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from embed.cli.console import progress
 from export.cli.samples import Samples, parity_table
@@ -11,7 +10,7 @@ from export.config import ExportConfig
 
 def onnx(
     head: Path, /, *, out: Path, config: partial[ExportConfig], space: bool = False, samples: Samples
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write a bundle: ONNX graphs, tokenizer, reference and model card.
 
     The bundle is compared with torch, and nothing is written if it is too far off.

@@ -1,10 +1,9 @@
 """`python -m export triton`."""
 
 from pathlib import Path
-from typing import Any
 
 
-def triton(bundle: Path, /, *, out: Path, precision: str | None = None, name: str = "plaudit") -> dict[str, Any]:
+def triton(bundle: Path, /, *, out: Path, precision: str | None = None, name: str = "plaudit") -> dict[str, object]:
     """Write a bundle as a model repository of NVIDIA Triton.
 
     Args:

@@ -15,7 +15,7 @@ def calibrate(
     held_out: HeldOutOptions,
     protocol: partial[Protocol],
     reference: str | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Make a head's scores mean something, as probabilities and percentiles.
 
     A temperature, an isotonic map and percentiles are fitted on rows that the head has not seen, and stored with it.

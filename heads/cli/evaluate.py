@@ -42,7 +42,7 @@ def evaluate(
     slice_by: str | None = None,
     scores: Path | None = None,
     report: Path | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Measure a head on the part that was held out from it, or on a table that it has not seen, by every rule.
 
     Args:
@@ -99,7 +99,7 @@ def evaluate(
 
 def compare(
     first: str, second: str, /, *, cache: str, held_out: HeldOutOptions, protocol: partial[Protocol]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Test whether one head orders pairs better than another, on the rows that neither has seen.
 
     Args:

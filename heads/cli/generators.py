@@ -31,7 +31,7 @@ def generators(
     by: str,
     pattern: str | None = None,
     playing: EloOptions,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Rank image generators by people's choices, and by a head's.
 
     For each there are Elo and Bradley-Terry, and with a head how far its ranking and people's agree.
@@ -83,7 +83,7 @@ def _scored(head: str, cache: str, held_out: HeldOutOptions) -> tuple[Any, Any, 
     return labels, head_scores(held.heads, labels, features, held.split), held.split.fold, held.part
 
 
-def _ranking(choices: Any, playing: EloOptions) -> dict[str, Any]:
+def _ranking(choices: Any, playing: EloOptions) -> dict[str, object]:
     import numpy as np
 
     from heads.evaluation.generators import bradley_terry, elo, win_rates

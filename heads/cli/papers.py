@@ -7,7 +7,7 @@ a cache under the save folder.
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from embed.cli.console import progress
 from embed.config import BoundaryConfig, DeviceConfig, Wanted
@@ -76,7 +76,7 @@ def finetune(
     activations: partial[BoundaryConfig],
     seed: int = 0,
     original: Original,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train as Social Reward's finetune does, with its options and its checkpoints.
 
     It trains on every row of the table and writes whole state dicts, every 800 steps and after each epoch.
@@ -151,7 +151,7 @@ def validate(
     batch_size: Annotated[int | None, Option("--batch_size")] = None,
     num_workers: Annotated[int | None, Option("--num_workers")] = None,
     original: Original,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Measure Social Reward's accuracy: cos(prompt, pos) >= cos(prompt, neg), so that equal scores count as right.
 
     Args:

@@ -1,12 +1,11 @@
 """`python -m heads project`."""
 
 from pathlib import Path
-from typing import Any
 
 from embed.cli.console import progress
 
 
-def project(head: Path, /, *, cache: str, out: Path) -> dict[str, Any]:
+def project(head: Path, /, *, cache: str, out: Path) -> dict[str, object]:
     """Move a cache into a cosine head's own space, to be indexed there.
 
     `python -m runtime index` takes it with a bundle of `python -m export onnx --space`.

@@ -7,7 +7,7 @@ from typing import Any
 from embed.spec import InputError
 
 
-def import_published(weights: Path, /, *, cache: str, out: Path) -> dict[str, Any]:
+def import_published(weights: Path, /, *, cache: str, out: Path) -> dict[str, object]:
     """Make a head of one that others published, for the backbone of a cache.
 
     Args:

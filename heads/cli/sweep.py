@@ -23,7 +23,7 @@ def sweep(
     searching: partial[SweepConfig],
     splitting: HoldOutConfig,
     where: HeadTraining,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Search for the best head, loss and options within a time.
 
     The search is on rows that are not held out. The held-out part is opened once, for the best and the default.

@@ -65,7 +65,7 @@ def train(
     split: Literal["pickscore"] | None = None,
     where: HeadTraining,
     run: Run,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train a head on the vectors of a cache, and evaluate it on what was held out.
 
     Args:
@@ -116,7 +116,7 @@ def _split_config(given: partial[SplitConfig], split: str | None) -> SplitConfig
     return given(held_out_prompts=prompts or PICKSCORE_PROMPTS) if split else given()
 
 
-def _chosen_options(file: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+def _chosen_options(file: Path | None, given: Mapping[str, Any]) -> dict[str, object]:
     """The options given, on the command line or else in a file; InputError for one that the head ignores."""
     known = {one.place[1] or one.place[0]: one for one in arguments_of(train) if one.place[0] in IN_FILES}
     options = {**(_read_options(file, known) if file else {}), **given}
@@ -132,7 +132,7 @@ def _chosen_options(file: Path | None, given: Mapping[str, Any]) -> dict[str, An
     return options
 
 
-def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, Any]:
+def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, object]:
     """The options that a file holds, by name."""
     try:
         options = json.loads(file.read_text())
@@ -223,7 +223,7 @@ def _train_seeds(run: Run, task: "Task", checkpoints: "Checkpoints") -> tuple["T
     return heads[0], metrics[0]
 
 
-def _manifest(cache: "Cache", paths: Sequence[str], task: "Task", trained: "TrainedHeads") -> dict[str, Any]:
+def _manifest(cache: "Cache", paths: Sequence[str], task: "Task", trained: "TrainedHeads") -> dict[str, object]:
     """What head.json says of a training; its split and its figures come beside."""
     import torch
 
@@ -285,7 +285,7 @@ def _identity(cache: "Cache", task: "Task", splitting: dict[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _described(path: str, labels: Any) -> dict[str, Any]:
+def _described(path: str, labels: Any) -> dict[str, object]:
     return {"table": Path(path).name, "kind": labels.kind, "rows": len(labels), "missing": labels.missing}
 
 

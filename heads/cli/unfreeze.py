@@ -55,7 +55,7 @@ def unfreeze(
     wise: Annotated[float | Literal["auto"], Range(0, 1)] = 1.0,
     training: partial[UnfreezeConfig],
     device: DeviceConfig,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Train the top blocks of a cache's backbone, from its boundary.
 
     The result is compared with the frozen backbone on what was held out, and both backbone and head are written.
@@ -138,7 +138,7 @@ def unfreeze(
     }
 
 
-def export_checkpoint(tuned: Path, /, *, out: Path) -> dict[str, Any]:
+def export_checkpoint(tuned: Path, /, *, out: Path) -> dict[str, object]:
     """Write a tuned backbone as a whole state dict, as open_clip and the papers' scripts load it.
 
     Args:

@@ -3,7 +3,6 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from embed.cli.console import table
 from embed.spec import InputError
@@ -19,7 +18,7 @@ def best_of_n(
     templates: Path | None = None,
     images: Path | None = None,
     plan: int | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Choose the best of many pictures that were generated for each prompt.
 
     Args:

@@ -3,7 +3,6 @@
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from embed.cli.console import progress
 from embed.spec import require_same_identity
@@ -22,7 +21,7 @@ def index(
     popularity_config: partial[PopularityConfig],
     images_root: str | None = None,
     index_config: IndexConfig,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Make a catalogue of a cache's pictures and their popularity.
 
     Args:

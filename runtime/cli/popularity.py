@@ -116,7 +116,7 @@ def predictor(scorer: "Scorer") -> "Predict":
     return predict
 
 
-def report(catalogue: "Catalogue", rows: "PopularRows") -> dict[str, Any]:
+def report(catalogue: "Catalogue", rows: "PopularRows") -> dict[str, object]:
     """Print what a new version of a catalogue has, and return it as a document."""
     if rows.not_embedded:
         warn(f"{rows.not_embedded} pictures of the table have no vector and are left out")

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from embed.cli.console import progress
 from embed.options import Option
@@ -20,7 +20,7 @@ def refresh(
     popularity_config: partial[PopularityConfig],
     cache: Path | None = None,
     delete: Annotated[tuple[str, ...], Option(many=True)] = (),
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Give a catalogue new counts, pictures or deletions.
 
     Args:

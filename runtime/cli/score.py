@@ -10,7 +10,7 @@ from runtime.config import SessionConfig
 
 def score(
     bundle: Path, images: tuple[str, ...], /, *, session: SessionConfig, prompt: str | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Score pictures under a prompt, the preferred first.
 
     Args:

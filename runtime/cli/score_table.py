@@ -1,7 +1,6 @@
 """`python -m runtime score-table`."""
 
 from pathlib import Path
-from typing import Any
 
 from embed.cli.console import progress
 from runtime.config import SessionConfig, TableConfig
@@ -9,7 +8,7 @@ from runtime.config import SessionConfig, TableConfig
 
 def score_table(
     bundle: Path, /, *, session: SessionConfig, data: Path, out: Path, table: TableConfig
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Score every row of a parquet file, going on where an earlier run stopped.
 
     Args:

@@ -5,7 +5,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from embed.options import Range
 from embed.spec import InputError
@@ -25,7 +25,7 @@ def serve(
     limits: RequestLimits,
     engine: Literal["local", "ray"] = "local",
     replicas: Annotated[int, Range(1)] = 1,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Serve scores over HTTP until SIGTERM.
 
     SIGHUP loads the bundle and the catalogue anew.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from embed.cli.console import table
 from embed.options import Option
@@ -11,8 +11,7 @@ from embed.spec import InputError, require_same_identity
 from runtime.config import Wish
 
 if TYPE_CHECKING:
-    import numpy as np
-
+    from embed.arrays import Float32s
     from runtime.catalogue.reader import Catalogue
     from runtime.scoring.scorer import Scorer
 
@@ -44,7 +43,7 @@ def similar(
     sheet: Path | None = None,
     open: bool = False,
     bundle: Path | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Find pictures that are similar and popular.
 
     Args:
@@ -91,7 +90,7 @@ def similar(
 
 def _vectors(
     catalogue: "Catalogue", image: Path | None, likes: Likes, bundle: Path | None
-) -> "tuple[np.ndarray, np.ndarray]":
+) -> "tuple[Float32s, Float32s]":
     """(a, d) and (b, d): the vectors that are liked and disliked. A bundle is loaded only if one must encode."""
     import numpy as np
 
@@ -101,10 +100,11 @@ def _vectors(
         scorer[:] = scorer or [load_encoder(catalogue, bundle)]
         return scorer[0]
 
-    def stored(name: str) -> "np.ndarray":
-        return catalogue.vectors[catalogue.row_of(name)].astype(np.float32)
+    def stored(name: str) -> "Float32s":
+        vector: Float32s = catalogue.vectors[catalogue.row_of(name)].astype(np.float32)
+        return vector
 
-    def picture(name: str) -> "np.ndarray":
+    def picture(name: str) -> "Float32s":
         return encoder().embed_images([Path(name)])[0] if Path(name).is_file() else stored(name)
 
     dim = catalogue.vectors.shape[1]
@@ -121,7 +121,7 @@ def _vectors(
     return np.array(liked, np.float32).reshape(-1, dim), np.array(disliked, np.float32).reshape(-1, dim)
 
 
-def _unit_vector(path: Path, dim: int) -> "np.ndarray":
+def _unit_vector(path: Path, dim: int) -> "Float32s":
     import numpy as np
 
     try:
@@ -133,7 +133,8 @@ def _unit_vector(path: Path, dim: int) -> "np.ndarray":
     length = np.linalg.norm(vector.astype(np.float64))
     if not np.isfinite(length) or length == 0:
         raise InputError(f"{path} holds a vector without a direction")
-    return (vector.reshape(dim) / length).astype(np.float32)
+    unit: Float32s = (vector.reshape(dim) / length).astype(np.float32)
+    return unit
 
 
 def load_encoder(catalogue: "Catalogue", bundle: Path | None) -> "Scorer":

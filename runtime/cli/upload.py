@@ -1,12 +1,11 @@
 """`python -m runtime upload`."""
 
 from pathlib import Path
-from typing import Any
 
 from embed.cli.console import progress
 
 
-def upload(catalogue: Path, uri: str, /, *, collection: str = "plaudit", index_type: str = "FLAT") -> dict[str, Any]:
+def upload(catalogue: Path, uri: str, /, *, collection: str = "plaudit", index_type: str = "FLAT") -> dict[str, object]:
     """Make a collection of Milvus equal to a catalogue.
 
     Every picture is added or replaced, and what the catalogue no longer has is deleted.

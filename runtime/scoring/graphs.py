@@ -21,7 +21,8 @@ from embed.engines.sessions import (
     signature,
 )
 from embed.ort import require_onnxruntime
-from runtime.scoring.bundle import Bundle, BundleError, Part, Precision
+from runtime.config import Precision
+from runtime.scoring.bundle import Bundle, BundleError, Part
 from runtime.scoring.pinned import locked_array
 
 if TYPE_CHECKING:

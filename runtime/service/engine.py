@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from runtime.service.requests import Picture, UrlPicture
 
 if TYPE_CHECKING:
     from runtime.catalogue.reader import Catalogue
+
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ class Engine:
             pixels = await self.pixels(picture)
             if isinstance(pixels, ImageError):
                 return pixels
-            return (await self.batcher.submit(Work(pixels)))["image_embedding"]
+            vector: Float32s = (await self.batcher.submit(Work(pixels)))["image_embedding"]
+            return vector
 
         return await asyncio.gather(*map(one, pictures))
 
@@ -149,7 +153,7 @@ class Engine:
         outcomes = await asyncio.gather(*(self.batcher.submit(Work(prompt=prompt)) for prompt in prompts))
         return [outcome["text_embedding"] for outcome in outcomes]
 
-    async def search(self, search: Callable[[], Any]) -> Any:
+    async def search(self, search: Callable[[], Found]) -> Found:
         """What `search` gives, run in a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._searches, search)
 

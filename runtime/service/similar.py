@@ -76,4 +76,5 @@ def _unit(vector: np.ndarray, dim: int) -> Float32s:
     if not largest > 0:
         raise InputError("got a vector without a direction")
     vector = vector / largest  # or the square of a large number would overflow
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
+    unit: Float32s = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return unit

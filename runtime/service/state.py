@@ -14,7 +14,8 @@ from embed.inputs.decoding import Decoders
 from embed.inputs.images import ImageError
 from embed.ort import require_onnxruntime
 from runtime.config import ServiceConfig
-from runtime.scoring.scorer import BATCH, Scorer
+from runtime.scoring.graphs import BATCH
+from runtime.scoring.scorer import Scorer
 from runtime.service.engine import Engine, EngineRoom
 from runtime.service.fetching import Fetcher
 from runtime.service.front import Gate, log
