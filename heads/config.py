@@ -70,7 +70,7 @@ class LossOptions:
 
 # What a loss leaves to choose, and the losses that do.
 LOSS_OPTIONS: dict[str, tuple[str, ...]] = {
-    name: metadata(hint, Only).values for name, hint in hints_of(LossOptions).items()
+    name: only.values for name, hint in hints_of(LossOptions).items() if (only := metadata(hint, Only))
 }
 
 

@@ -108,7 +108,7 @@ class Towers:
         wanted: Wanted,
         device: str,
         batch_size: int,
-        count: int | None = None,
+        count: int | None,
     ) -> Trial:
         """Try the candidates on pixels or prompts, remember what came out, and give the one to use for `count` such."""
         arrays = inputs if isinstance(inputs, np.ndarray) else self.tokenize(inputs)[0]
@@ -160,10 +160,7 @@ class Towers:
     def _trials(self, side: Side, device: str) -> list[Trial]:
         try:
             entries = json.loads(self._trials_file(side, device).read_text())["trials"]
-            return [
-                Trial(Engine(**known_fields(Engine, entry["engine"])), entry["per_s"], entry["start_s"])
-                for entry in entries
-            ]
+            return [Trial(**entry | {"engine": Engine(**known_fields(Engine, entry["engine"]))}) for entry in entries]
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
