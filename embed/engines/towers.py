@@ -108,7 +108,7 @@ class Towers:
         wanted: Wanted,
         device: str,
         batch_size: int,
-        count: int | None,
+        count: int | None = None,
     ) -> Trial:
         """Try the candidates on pixels or prompts, remember what came out, and give the one to use for `count` such."""
         arrays = inputs if isinstance(inputs, np.ndarray) else self.tokenize(inputs)[0]
