@@ -66,7 +66,8 @@ def _local_files(source: Source) -> Iterator[tuple[str, int, int]]:
     names = [source.model.removeprefix("local-dir:"), pretrained.rpartition("@")[2]]
     paths = [Path(name) for name in names if name] + [BRIDGE]
     for path in paths:
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        shards = path.parent.glob("*.safetensors") if path.name.endswith(".index.json") else ()
+        files = sorted(path.rglob("*")) if path.is_dir() else [path, *sorted(shards)]
         for file in files:
             if file.is_file():
                 status = file.stat()
