@@ -73,12 +73,7 @@ def export_bundle(
 
 
 def _build(
-    folder: Path,
-    backbone: "Backbone",
-    head: "Head",
-    head_manifest: Mapping[str, Any],
-    config: ExportConfig,
-    step: Step,
+    folder: Path, backbone: "Backbone", head: "Head", head_manifest: Mapping[str, Any], config: ExportConfig, step: Step
 ) -> BundleManifest:
     step(0, "exporting the towers")
     reads_text = "text_embedding" in head.inputs

@@ -83,11 +83,7 @@ class MilvusCatalogue(Searchable):
 
 
 def upload(
-    catalogue: Catalogue,
-    uri: str,
-    collection: str = "plaudit",
-    index_type: str = "FLAT",
-    progress: Progress = silent,
+    catalogue: Catalogue, uri: str, collection: str = "plaudit", index_type: str = "FLAT", progress: Progress = silent
 ) -> MilvusCatalogue:
     """Make the collection equal to the catalogue, in bounded memory: upserts what is there, deletes what is gone.
 

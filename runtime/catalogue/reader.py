@@ -145,11 +145,7 @@ class Catalogue(Searchable):
         return self.vectors[self.image_rows(pa.chunked_array([pa.array(keys, pa.string())]))]
 
     def front(
-        self,
-        query: Float32s,
-        min_percentile: float = 0.0,
-        where: str | None = None,
-        exclude: Collection[str] = (),
+        self, query: Float32s, min_percentile: float = 0.0, where: str | None = None, exclude: Collection[str] = ()
     ) -> list[Hit]:
         """The hits for a query (d,) that no other beats in similarity without being less popular, most similar first.
 

@@ -107,12 +107,7 @@ def tuning_queries(vectors: Float16s, queries: Float16s | Float32s | None, count
 
 
 def _build_index(
-    folder: Path,
-    vectors: Float16s,
-    popularity: Float32s,
-    config: IndexConfig,
-    queries: Float32s,
-    progress: Progress,
+    folder: Path, vectors: Float16s, popularity: Float32s, config: IndexConfig, queries: Float32s, progress: Progress
 ) -> IndexEntry:
     """Write the index of a new version; what the manifest says of it."""
     if config.kind == "exact" or (config.kind == "auto" and len(vectors) <= EXACT_UP_TO):
@@ -137,12 +132,7 @@ def _build_index(
 
 
 def _carry_index(
-    folder: Path,
-    old: Catalogue,
-    rows: PopularRows,
-    vectors: Float16s,
-    popularity: Float32s,
-    progress: Progress,
+    folder: Path, old: Catalogue, rows: PopularRows, vectors: Float16s, popularity: Float32s, progress: Progress
 ) -> IndexEntry:
     """Write the old version's index with the new rows in it; what the manifest says of it."""
     was = old.manifest["index"]

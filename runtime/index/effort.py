@@ -65,12 +65,7 @@ def exact_rows(vectors: Float16s, popularity: Float32s, queries: Float32s, weigh
 
 
 def _quickest_effort(
-    index: Index,
-    vectors: Float16s,
-    popularity: Float32s,
-    queries: Float32s,
-    weight: float,
-    min_recall: float,
+    index: Index, vectors: Float16s, popularity: Float32s, queries: Float32s, weight: float, min_recall: float
 ) -> Effort:
     weights = np.full(len(queries), weight, np.float32)
     truth = exact_rows(vectors, popularity, queries, weights)

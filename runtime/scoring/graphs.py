@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed.arrays import Array, Float32s, UInt8s
-from embed.engines.sessions import (
-    DEVICE_PROVIDERS,
-    Provider,
-    open_session,
-    resolve_providers,
-    run,
-    signature,
-)
+from embed.engines.sessions import DEVICE_PROVIDERS, Provider, open_session, resolve_providers, run, signature
 from embed.ort import require_onnxruntime
 from runtime.config import Precision
 from runtime.scoring.bundle import Bundle, BundleError, Part

@@ -82,13 +82,7 @@ class Front:
     """ASGI middleware around the whole application."""
 
     def __init__(
-        self,
-        app: ASGIApp,
-        gate: Gate,
-        metrics: Metrics,
-        token: str | None,
-        max_body_bytes: int,
-        deadline_s: float,
+        self, app: ASGIApp, gate: Gate, metrics: Metrics, token: str | None, max_body_bytes: int, deadline_s: float
     ) -> None:
         self._app = app
         self._gate = gate
