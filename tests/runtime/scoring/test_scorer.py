@@ -14,6 +14,7 @@ from PIL import Image
 
 from embed.inputs.images import ImageError
 from embed.spec import InputError
+from runtime.config import SessionConfig
 from runtime.scoring import scorer as scorer_module
 from runtime.scoring.bundle import BundleError
 from runtime.scoring.scorer import Scorer, softmax
@@ -21,7 +22,7 @@ from runtime.scoring.scorer import Scorer, softmax
 
 @pytest.fixture(scope="module")
 def scorer(bundle: Path) -> Scorer:
-    return Scorer.load(bundle, threads=2)
+    return Scorer.load(bundle, SessionConfig(threads=2))
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +73,6 @@ def test_one_prompt_for_each_picture(scorer: Scorer, pictures: list[Path]) -> No
         scorer.score(prompts, pictures[:2])
 
 
-def test_rank_and_probabilities_follow_the_scores(scorer: Scorer, pictures: list[Path]) -> None:
-    scores = scorer.score("a cat", pictures)
-    order = scorer.rank("a cat", pictures)
-    assert sorted(order) == list(range(7)) and (np.diff(scores[order]) <= 0).all()
-    probabilities = scorer.probabilities("a cat", pictures)
-    weights = np.exp((scores - scores.max()).astype(np.float64) / 0.25)  # the temperature of the bundle
-    np.testing.assert_allclose(probabilities, weights / weights.sum(), rtol=1e-4)
-
-
 def random_picture(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 
@@ -92,6 +84,7 @@ def test_softmax_does_not_overflow() -> None:
 def test_calibrated_outputs_come_with_the_score(scorer: Scorer, pictures: list[Path]) -> None:
     outputs = scorer.score_items("a cat", pictures).outputs
     assert set(outputs) == set(scorer.outputs) == {"score", "calibrated_score", "percentile"}
+    np.testing.assert_allclose(outputs["calibrated_score"], outputs["score"] / 0.25)  # the bundle's temperature
     assert (outputs["percentile"] >= 0).all() and (outputs["percentile"] <= 1).all()
 
 
@@ -124,7 +117,7 @@ def test_side_by_side_gives_what_one_after_another_gives(bundle: Path, tmp_path:
     """With a bad picture among them, first, last or alone."""
     images: list[Any] = [random_picture(i) for i in range(count)]
     images[count // 2] = b"junk"
-    scorer = Scorer.load(bundle, threads=2)
+    scorer = Scorer.load(bundle, SessionConfig(threads=2))
     scored = scorer.score_items("a cat", iter(images))
     assert list(scored.errors) == [count // 2] and np.isnan(scored.scores[count // 2])
     alone = [scorer.score("a cat", [image])[0] for i, image in enumerate(images) if i != count // 2]
@@ -159,7 +152,7 @@ def test_vectors_have_unit_length(scorer: Scorer, pictures: list[Path]) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_other_precisions_are_near(bundle: Path, scorer: Scorer, pictures: list[Path], precision: str) -> None:
-    other = Scorer.load(bundle, precision=precision)
+    other = Scorer.load(bundle, SessionConfig(precision=precision))
     scores, expected = other.score("a cat", pictures), scorer.score("a cat", pictures)
     assert 0 < np.abs(scores - expected).max() < 0.1
     assert other.check_reference()["score"] < 0.1
