@@ -1,0 +1,76 @@
+"""The names of a cache's pictures: under which key each was met, and where it lay."""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.arrays import Ints
+
+Place = Callable[[str], str | None]  # from a table's name of a picture to what `place_of` gives
+Column = pa.Array | pa.ChunkedArray
+
+
+def place_of(key: str, uri: str | None) -> str | None:
+    """Where a picture lies, in the one spelling that a cache notes: an absolute path, or an address.
+
+    None of a picture that lies in a table. A query that only the root of the pictures has, such as its signature, is
+    left out, as a cache is no place for secrets; one that the table itself states is kept.
+
+    >>> place_of("b/../a.png", "/data/b/../a.png"), place_of("a.png", "https://host/p/a.png?sig=1")
+    ('/data/a.png', 'https://host/p/a.png')
+    """
+    if uri is None or key == uri and "://" in uri:
+        return uri
+    if re.match("https?://", uri, re.IGNORECASE):
+        return uri.partition("?")[0]
+    return uri if "://" in uri else os.path.abspath(uri)
+
+
+def rows_of_names(keys: Column | Sequence[str], names: pa.Table, ids: Column, place: Place | None) -> Ints:
+    """(m,) int64: for each key the row of its picture, whose id stands in `ids`; -1 where there is none.
+
+    `names` are a cache's keys. A name whose picture was replaced stands there twice: the last content is the one that
+    it has now. With `place` a key that is not among them, such as a full path in place of a bare name, is looked for
+    by where its picture lies; and so is one that stands for pictures at several places, which otherwise has no row.
+    """
+    names = names.take(pa.array(np.arange(len(names))[::-1]))
+    keys = _strings(keys)
+    row_of_name = positions(names["image_id"], ids)
+
+    def rows(values: Column, column: str) -> Ints:
+        at = positions(values, names[column])
+        return np.where(at >= 0, np.append(row_of_name, -1)[at], -1)
+
+    found = rows(keys, "image_path")
+    if place is None:
+        return found
+    found[np.asarray(pc.is_in(keys, value_set=_at_several_places(names)))] = -1
+    lost = keys.filter(pa.array(found < 0))
+    if not len(lost):
+        return found
+    different = pc.unique(lost)
+    at_place = rows(pa.array([place(key) or "" for key in different.to_pylist()], pa.string()), "uri")
+    found[found < 0] = at_place[positions(lost, different)]
+    return found
+
+
+def positions(values: Column | Sequence[str], among: Column) -> Ints:
+    """(m,) int64: where each value first stands in `among`, -1 where it does not."""
+    found = pc.index_in(_strings(values), value_set=_strings(among))
+    return np.asarray(pc.fill_null(found, -1)).astype(np.int64)
+
+
+def _strings(values: Column | Sequence[str]) -> Column:
+    return values.cast(pa.string()) if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, pa.string())
+
+
+def _at_several_places(names: pa.Table) -> pa.Array:
+    """The keys that are names of different pictures at different places."""
+    counts = names.select(["image_path", "image_id", "uri"]).group_by("image_path")
+    counts = counts.aggregate([("image_id", "count_distinct"), ("uri", "count_distinct")])
+    several = pc.and_(pc.greater(counts["image_id_count_distinct"], 1), pc.greater(counts["uri_count_distinct"], 1))
+    return counts.filter(several)["image_path"].combine_chunks()
