@@ -22,7 +22,7 @@ from embed.wording import few, first_line
 
 Weights = Mapping[str, torch.Tensor]
 
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 INDEX = ".safetensors.index.json"  # how the name of a list of shards ends
 COUNTERS = ("n_averaged", "initted", "step")  # of torch's AveragedModel and of ema_pytorch
 # Stored beside the weights in the checkpoints that OpenAI published; all of them were trained with QuickGELU.

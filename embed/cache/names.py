@@ -23,7 +23,7 @@ def place_of(key: str, uri: str | None) -> str | None:
     >>> place_of("b/../a.png", "/data/b/../a.png"), place_of("a.png", "https://host/p/a.png?sig=1")
     ('/data/a.png', 'https://host/p/a.png')
     """
-    if uri is None or key == uri and "://" in uri:
+    if uri is None or (key == uri and "://" in uri):
         return uri
     if re.match("https?://", uri, re.IGNORECASE):
         return uri.partition("?")[0]
