@@ -76,14 +76,14 @@ class TableConfig:
     """The format of the tables. By default their columns tell."""
     columns: Annotated[Mapping[str, str], Option(parse=parse_columns)] = field(default_factory=dict)
     """What the tables call the columns, if not as we do: NAME=YOURS,... such as image=path,prompt=caption."""
+    images_root: str | None = None
+    """The folder or URL where relative paths start. By default the table's own folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesConfig(TableConfig):
-    """Where pictures are, and the exported graphs that embed them."""
+    """How tables are read, and the exported graphs that embed their pictures."""
 
-    images_root: str | None = None
-    """The folder or URL where relative paths start. By default the table's own folder."""
     machine_cache: Path | None = None
     """The folder of exported graphs. By default $PLAUDIT_CACHE, or else plaudit in the user's cache folder."""
 

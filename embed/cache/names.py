@@ -1,7 +1,5 @@
 """The names of a cache's pictures: under which key each was met, and where it lay."""
 
-import os
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -10,24 +8,8 @@ import pyarrow.compute as pc
 
 from embed.arrays import Ints
 
-Place = Callable[[str], str | None]  # from a table's name of a picture to what `place_of` gives
+Place = Callable[[str], str | None]  # from a table's name of a picture to what embed.addresses.place_of gives
 Column = pa.Array | pa.ChunkedArray
-
-
-def place_of(key: str, uri: str | None) -> str | None:
-    """Where a picture lies, in the one spelling that a cache notes: an absolute path, or an address.
-
-    None of a picture that lies in a table. A query that only the root of the pictures has, such as its signature, is
-    left out, as a cache is no place for secrets; one that the table itself states is kept.
-
-    >>> place_of("b/../a.png", "/data/b/../a.png"), place_of("a.png", "https://host/p/a.png?sig=1")
-    ('/data/a.png', 'https://host/p/a.png')
-    """
-    if uri is None or (key == uri and "://" in uri):
-        return uri
-    if re.match("https?://", uri, re.IGNORECASE):
-        return uri.partition("?")[0]
-    return uri if "://" in uri else os.path.abspath(uri)
 
 
 def rows_of_names(keys: Column | Sequence[str], names: pa.Table, ids: Column, place: Place | None) -> Ints:

@@ -37,7 +37,7 @@ METADATA = {
     "prompts": pa.schema({"caption": STRING, "prompt_id": STRING}),
 }
 # Size and time are null for what is no local file. A picture that failed is read again once they have changed.
-# The uri is where the picture was read (see embed.cache.names.place_of); caches of before it was noted lack it.
+# The uri is where the picture was read (see embed.addresses.place_of); caches of before it was noted lack it.
 KEYS = pa.schema({"image_path": STRING, "image_id": STRING, "size_bytes": INT64, "mtime_ns": INT64, "uri": STRING})
 FAILURES = pa.schema(  # stages and reasons are of few phrases, for counting
     {"key": STRING, "stage": STRING, "reason": STRING, "detail": STRING, "size_bytes": INT64, "mtime_ns": INT64}
@@ -145,6 +145,14 @@ class Cache:
     def keys(self) -> pa.Table:
         """Every name under which a picture was met, with the content it had then."""
         return _as_keys(pq.read_table(file) for file in self.files("images", "keys"))
+
+    def places(self) -> pa.Array:
+        """(n,) where the picture of each row was last read, null where that is unknown or a table."""
+        names, ids = self.keys(), self.metadata("images", ["image_id"])["image_id"]
+        names = names.filter(names["uri"].is_valid())
+        names = names.take(pa.array(np.arange(len(names))[::-1]))
+        at = positions(ids, names["image_id"])
+        return names["uri"].combine_chunks().take(pa.array(at, mask=at < 0))
 
     def column(self, file: Path, name: str) -> pa.ChunkedArray:
         """One column of one committed Parquet file."""

@@ -17,10 +17,10 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from embed.addresses import place_of
 from embed.arrays import Bools, Float16s, Float32s, UInt8s
 from embed.cache.known import IdSet, Known, name_fingerprint, stack, words
 from embed.cache.ledger import Ledger
-from embed.cache.names import place_of
 from embed.cache.store import EMBEDDINGS, KEYS, METADATA, Cache, CacheWriter, ManifestFields
 from embed.files import content_id
 from embed.inputs.decoding import CHUNK, Chunk, Picture

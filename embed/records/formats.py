@@ -20,6 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.addresses import place_of
 from embed.records import labels
 from embed.records.columns import (
     IMAGES,
@@ -125,6 +126,10 @@ class Records:
     def kind(self) -> Kind | None:
         """Of its labels; None where it has none."""
         return self.shape.kind
+
+    def place(self, key: str) -> str | None:
+        """Where the picture that a label names lies (see embed.addresses)."""
+        return place_of(key, _absolute(pa.array([key]), self.images_root)[0].as_py())
 
     def images(self) -> Batches:
         """The pictures as batches of IMAGES, in the table's order; a picture may come more than once.
