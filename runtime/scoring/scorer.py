@@ -20,7 +20,8 @@ from PIL.Image import Image, fromarray
 
 from embed.arrays import Float32s, Floats, Ints, UInt8s
 from embed.engines.sessions import Provider
-from embed.inputs.images import ImageError, Limits, load_image, preprocess
+from embed.inputs.images import ImageError, Limits, load_image
+from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
 from runtime.scoring.bundle import OUTPUTS, Bundle, BundleError, open_bundle

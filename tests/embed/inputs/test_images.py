@@ -16,8 +16,9 @@ from embed_image_files import SQUARE, encoded, failure, picture, png, shared, ti
 from paths import ROOT
 from PIL import Image, ImageOps
 
-from embed.inputs import images
-from embed.inputs.images import ImageError, load_image, load_pixels, preprocess, to_rgb, upright
+from embed.inputs.exif import upright
+from embed.inputs.images import ImageError, load_image, load_pixels
+from embed.inputs.pixels import preprocess, to_rgb
 from embed.spec import Preprocess
 
 # Against open_clip's own transform
@@ -116,7 +117,7 @@ def test_strip_without_bound_is_resized_only_where_the_crop_looks(monkeypatch: p
             image = picture(width, height)
             with monkeypatch.context() as patch:
                 plain = preprocess(image, spec).astype(int)
-                patch.setattr(images, "MAX_RESIZED_PIXELS", 0)
+                patch.setattr("embed.inputs.pixels.MAX_RESIZED_PIXELS", 0)
                 difference = np.abs(preprocess(image, spec) - plain)
                 # Pillow may take the two directions in another order, and rounds in between.
                 assert difference.max() <= 2 and difference.mean() < 0.2

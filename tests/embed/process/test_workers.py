@@ -1,8 +1,8 @@
 """Processes that die, hang or never start cost the item that did it, and nothing else."""
 
-import multiprocessing
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import closing
@@ -28,7 +28,7 @@ def squares(pool: "WorkerPool[tuple[int, int]]", *numbers: int) -> Squares:
     return pool.submit(list(enumerate(numbers)), collect).result(120)
 
 
-def processes(pool: WorkerPool[Any]) -> list[multiprocessing.process.BaseProcess]:
+def processes(pool: WorkerPool[Any]) -> list[subprocess.Popen[bytes]]:
     return [worker.child.process for worker in pool._workers if worker.child is not None]
 
 
@@ -75,7 +75,7 @@ def test_a_process_that_ends_or_stops_between_tasks_is_replaced(number: int) -> 
         assert process.pid is not None
         os.kill(process.pid, number)
         if number == signal.SIGKILL:
-            process.join()
+            process.wait()
         assert squares(pool, 3, 4)[0] == [9, 16]
         assert pool.started == 2
 
