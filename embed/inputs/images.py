@@ -52,7 +52,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 # What decoding may take: the file twice, every pixel in several layouts, and what libraries need to be at work. For
 # AVIF it is the only bound: four kilobytes whose container says 100 x 100 may hold a frame of 16384 x 16384, which is
 # decoded whole, then scaled down.
-BYTES_A_PIXEL = 20
+BYTES_A_PIXEL = 16
 SPARE_BYTES = 256 << 20
 STALL_S = 120.0  # no picture within the limits takes this long; a process that does is stuck
 BLAMED = "the decoder crashed or stalled"
@@ -98,7 +98,9 @@ def load_image(data: bytes, limits: Limits = Limits(), ignore_exif: bool = False
         image = _open(data)
         _check(image, data, limits)
         image.load()
-        return to_rgb(image if ignore_exif else upright(image))
+        turned = image if ignore_exif else upright(image)
+        del image  # and all that its decoder still holds, where it was turned
+        return to_rgb(turned)
     except ImageError:
         raise
     except Exception as error:  # Pillow has no exception of its own for bad data: it may be any, MemoryError included
