@@ -231,9 +231,11 @@ def _check_tiff(data: bytes) -> None:
 def _image_error(error: Exception) -> ImageError:
     """What Pillow's exception says, in one of our few reasons."""
     text = f"{type(error).__name__}: {error}"
+    if "Failed to decode frame" in text:  # of an AVIF: its decoder does not say that it lacks memory
+        text += "; damaged, or a frame so large that decoding it takes too much memory"
     if isinstance(error, Image.DecompressionBombError):
         return ImageError("limits", "too many pixels", text)
-    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
         return ImageError("decode", "out of memory", text)
     if isinstance(error, EOFError) or "truncated" in str(error).lower():
         return ImageError("decode", "truncated", text)
