@@ -66,6 +66,7 @@ SLOW_DECODERS = ("bmp_rle", "ppm", "ppm_plain")
 MAX_READS = 1 << 16
 MAX_HEADER_BYTES = 8 << 20
 MAX_TIFF_VALUES = 1 << 18
+MAX_AVIF_HEADER = 1 << 16
 
 # A JPEG may go over the whole picture again and again, a few bytes a time; 10 scans are usual where it is progressive.
 START_OF_SCAN = b"\xff\xda"
@@ -95,7 +96,7 @@ def load_image(data: bytes, limits: Limits = Limits(), ignore_exif: bool = False
     if _accepts("AVIF", data) and not is_bounded():
         return _load_apart(data, limits, ignore_exif)
     try:
-        image = _open(data)
+        image = _open(data, limits)
         _check(image, data, limits)
         image.load()
         turned = image if ignore_exif else upright(image)
@@ -177,7 +178,7 @@ def _accepts(name: str, data: bytes) -> bool | str:
     return accept is not None and accept(data[:16])
 
 
-def _open(data: bytes) -> ImageFile.ImageFile:
+def _open(data: bytes, limits: Limits) -> ImageFile.ImageFile:
     """The picture with its header read. Unlike Image.open this says what is wrong with a header it knows."""
     for name in FORMATS:
         accepted = _accepts(name, data)
@@ -187,8 +188,9 @@ def _open(data: bytes) -> ImageFile.ImageFile:
             continue
         if name == "TIFF":
             _check_tiff(data)
-        if name == "AVIF":  # in a process of our own, beside others; threads would take address space
-            AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+        if name == "AVIF":
+            _check_avif(data, limits)
+            AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the process is our own, and threads would take address space
         in_order = name in ("JPEG", "PNG", "GIF")  # metadata first, then pixels
         reader = _Reader(data, MAX_HEADER_BYTES if in_order else math.inf)
         image = Image.OPEN[name][0](reader, "")
@@ -201,7 +203,7 @@ def _check(image: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
     """ImageError where decoding an opened picture would take more memory or time than its size should."""
     width, height = image.size
     if width * height > limits.max_pixels:
-        raise ImageError("limits", "too many pixels", f"{width} x {height}, at most {limits.max_pixels} allowed")
+        raise _too_many_pixels(width, height, limits)
     known = getattr(image, "tag_v2", {})
     # A TIFF's tile is decoded whole, and may be larger than the picture it is part of.
     tile = int(known.get(TiffImagePlugin.TILEWIDTH, 0)) * int(known.get(TiffImagePlugin.TILELENGTH, 0))
@@ -228,10 +230,22 @@ def _check_tiff(data: bytes) -> None:
         raise ImageError("limits", "too much metadata", f"tags of {values} values, at most {MAX_TIFF_VALUES} allowed")
 
 
+def _check_avif(data: bytes, limits: Limits) -> None:
+    """ImageError where a box of its header claims too many pixels, which libavif would call damage."""
+    for found in re.finditer(rb"ispe\0{4}(.{8})", data[:MAX_AVIF_HEADER], re.DOTALL):
+        width, height = struct.unpack(">2I", found[1])
+        if width * height > limits.max_pixels:
+            raise _too_many_pixels(width, height, limits)
+
+
+def _too_many_pixels(width: int, height: int, limits: Limits) -> ImageError:
+    return ImageError("limits", "too many pixels", f"{width} x {height}, at most {limits.max_pixels} allowed")
+
+
 def _image_error(error: Exception) -> ImageError:
     """What Pillow's exception says, in one of our few reasons."""
     text = f"{type(error).__name__}: {error}"
-    if "Failed to decode frame" in text:  # of an AVIF: its decoder does not say that it lacks memory
+    if "planes failed" in text:  # of an AVIF: its decoder does not say that it lacks memory
         text += "; damaged, or a frame so large that decoding it takes too much memory"
     if isinstance(error, Image.DecompressionBombError):
         return ImageError("limits", "too many pixels", text)

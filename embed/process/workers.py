@@ -42,7 +42,7 @@ class WorkerPool(Generic[Item]):
     `handle`, a function of a module, and the items are pickled; `memory` is `memory_bytes` that this process sees too.
     Each process has a thread here that hands it the items of one task and takes their answers. Where the process dies,
     or is at one item for more than `stall_s`, `lost` is called and a new one does the task again, without an item that
-    has cost two processes. While it is at a task its address space grows by `growth_bytes` at most. Its `environment`
+    has cost two processes. While it is at an item its address space grows by `growth_bytes` at most. Its `environment`
     is `bare_environment()` unless given.
     """
 
@@ -211,11 +211,10 @@ def _serve(connection: Connection, file: int, handle: Handle[Item], growth_bytes
     memory = _Memory(os.fdopen(file, "r+b"))
     connection.send_bytes(b"")  # it has begun
     while True:
-        items = connection.recv()
         answers = []
-        with bounded_memory(growth_bytes):
-            for i, item in items:
-                memory.position[0] = i
+        for i, item in connection.recv():
+            memory.position[0] = i
+            with bounded_memory(growth_bytes):
                 answers.append(handle(item, memory.of_tasks))
         connection.send_bytes(_joined(answers))
 
