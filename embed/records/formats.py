@@ -20,6 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.addresses import WHOLE, join
 from embed.records import labels
 from embed.records.columns import (
     IMAGES,
@@ -251,12 +252,13 @@ def _root(path: str, images_root: str | Path | None) -> str:
         return os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
     root = str(images_root)
     if "://" in root:
-        return root.rstrip("/")
+        return root
     if not os.path.isdir(root):
         raise InputError(f"{root}, where the pictures should be, is no folder")
     return os.path.abspath(root)
 
 
 def _absolute(uri: pa.Array, root: str) -> pa.Array:
-    whole = pc.match_substring_regex(uri, r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)")
-    return pc.if_else(whole, uri, pc.binary_join_element_wise(root, uri, "/"))
+    if "://" in root:
+        return pa.array([None if name is None else join(root, name) for name in uri.to_pylist()], pa.string())
+    return pc.if_else(pc.match_substring_regex(uri, WHOLE), uri, pc.binary_join_element_wise(root, uri, "/"))
