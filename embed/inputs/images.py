@@ -2,7 +2,7 @@
 
 A picture that cannot be used raises ImageError, whatever is wrong with it. What the pixels mean:
 
-- the first frame, upright by its EXIF orientation (open_clip ignores that: `ignore_exif`);
+- the first frame, upright by the orientation in its metadata (open_clip ignores that: `ignore_exif`);
 - transparency on white; a palette, grey, CMYK or LAB becomes RGB; embedded colour profiles are ignored, as every
   CLIP pipeline does;
 - 16-bit channels keep their high byte. Wider integers and floats have no range of their own: see `to_rgb`;
@@ -14,7 +14,6 @@ knows no model, no file and no network. Nothing of Pillow's is changed, so threa
 thing that is global is an entry in the warning filters that keeps Pillow's warnings about metadata quiet.
 """
 
-import atexit
 import io
 import math
 import os
@@ -130,7 +129,7 @@ def _load_apart(data: bytes, limits: Limits, ignore_exif: bool) -> Image.Image:
         if answer[:1] == b"{":
             raise ImageError.from_json(answer)
         size = struct.unpack_from("=2l", answer, 1)
-        return Image.frombuffer("RGB", size, memoryview(answer)[9:], "raw", "RGB", 0, 1)
+        return Image.frombytes("RGB", size, answer[9:])
 
     pool = _decoders(os.getpid(), limits)
     return pool.submit([(data, ignore_exif)], collect, 9 + max(1 << 20, 3 * limits.max_pixels)).result()
@@ -140,9 +139,7 @@ def _load_apart(data: bytes, limits: Limits, ignore_exif: bool) -> Image.Image:
 def _decoders(_: int, limits: Limits) -> "WorkerPool[tuple[bytes, bool]]":
     """Processes that decode for this one, which has that id; they start when there is work, and a fork has others."""
     handle = partial(_load_here, limits=limits)
-    pool = WorkerPool(handle, os.cpu_count() or 1, STALL_S, growth_bytes=growth_bytes(limits))
-    atexit.register(pool.close)
-    return pool
+    return WorkerPool(handle, os.cpu_count() or 1, STALL_S, growth_bytes=growth_bytes(limits))
 
 
 def _load_here(item: tuple[bytes, bool], _: memoryview, limits: Limits) -> bytes:

@@ -39,8 +39,11 @@ _START = (
 
 
 def bare_environment() -> dict[str, str]:
-    """The environment of a process that may fall into strangers' hands: nothing that could be a secret."""
-    return {name: os.environ[name] for name in HARMLESS if name in os.environ}
+    """The environment of a process that may fall into strangers' hands: nothing that could be a secret.
+
+    Nor does it need threads for numpy's algebra, one a core in each process.
+    """
+    return {name: os.environ[name] for name in HARMLESS if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"}
 
 
 class Child:
