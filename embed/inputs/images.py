@@ -14,6 +14,7 @@ knows no model, no file and no network. Nothing of Pillow's is changed, so threa
 thing that is global is an entry in the warning filters that keeps Pillow's warnings about metadata quiet.
 """
 
+import atexit
 import io
 import math
 import os
@@ -136,10 +137,12 @@ def _load_apart(data: bytes, limits: Limits, ignore_exif: bool) -> Image.Image:
 
 
 @cache
-def _decoders(_: int, limits: Limits) -> "WorkerPool[tuple[bytes, bool]]":
+def _decoders(process: int, limits: Limits) -> "WorkerPool[tuple[bytes, bool]]":
     """Processes that decode for this one, which has that id; they start when there is work, and a fork has others."""
     handle = partial(_load_here, limits=limits)
-    return WorkerPool(handle, os.cpu_count() or 1, STALL_S, growth_bytes=growth_bytes(limits))
+    pool = WorkerPool(handle, os.cpu_count() or 1, STALL_S, growth_bytes=growth_bytes(limits))
+    atexit.register(lambda: pool.close() if os.getpid() == process else None)
+    return pool
 
 
 def _load_here(item: tuple[bytes, bool], _: memoryview, limits: Limits) -> bytes:
