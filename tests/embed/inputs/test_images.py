@@ -169,7 +169,7 @@ def with_xmp(format: str, said: str, **options: Any) -> bytes:
         info.add_itxt("XML:com.adobe.xmp", xmp)
         return encoded(picture(31, 17), format, pnginfo=info)
     if format == "TIFF":
-        return encoded(picture(31, 17), format, tiffinfo={700: xmp.encode()})
+        return encoded(picture(31, 17), format, tiffinfo={700: xmp.encode(), **options.get("tags", {})})
     return encoded(picture(31, 17), format, xmp=xmp.encode(), **options)
 
 
@@ -186,6 +186,7 @@ CARRIERS: dict[str, Callable[[int], bytes]] = {
         )
     },
     "JPEG EXIF before XMP": lambda n: with_xmp("JPEG", 'x:d tiff:Orientation="3"/>', exif=exif_with(n)),
+    "TIFF EXIF before XMP": lambda n: with_xmp("TIFF", 'x:d tiff:Orientation="3"/>', tags={274: n}),
     "JPEG XMP without EXIF's": lambda n: with_xmp("JPEG", f'x:d tiff:Orientation="{n}"/>', exif=Image.Exif()),
 }
 
