@@ -102,7 +102,7 @@ def _read_web(uri: str, scheme: str, max_bytes: int) -> bytes:
             data = _read(file, uri, None, max_bytes)
     except FileNotFoundError:
         raise FileNotFoundError(f"{uri}: the address answered 404, not found") from None
-    except aiohttp.ClientError as error:
+    except (aiohttp.ClientError, TimeoutError) as error:
         raise OSError(f"cannot read {uri}: {type(error).__name__}: {error}") from error
     if _PAGE.match(data[:4096]):
         raise OSError(f"{uri}: the address answered with a web page, not a picture")

@@ -1,6 +1,7 @@
 """Bytes by URI: local paths, fsspec's memory file system, and a web server on this machine."""
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -193,6 +194,14 @@ def test_web_pages_are_no_pictures(server: str) -> None:
 def test_an_answer_that_there_is_nothing_says_so(server: str) -> None:
     with pytest.raises(FileNotFoundError, match=f"{server}/missing: the address answered 404, not found"):
         read_bytes(f"{server}/missing")
+
+
+def test_an_address_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embed.inputs.fetch.HTTP_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}/a.png"
+        with pytest.raises(OSError, match=f"cannot read {uri}: .*Timeout"):
+            read_bytes(uri)
 
 
 def test_a_scheme_nobody_can_read_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
