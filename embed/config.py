@@ -23,7 +23,7 @@ class Limits:
     """The largest picture that is decoded; both are checked before that.
 
     The defaults let through what cameras and generators make, a 64-megapixel phone picture included. Decoding takes
-    4 to 16 bytes of memory a pixel (JPEG 4, progressive JPEG 10, WebP 16): at most 1.1 GB a picture.
+    4 to 18 bytes of memory a pixel (JPEG 4, progressive JPEG 10, WebP 16, AVIF 9 to 18): at most 1.2 GB a picture.
     """
 
     max_bytes: Annotated[int, Range(1)] = 64 << 20

@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.addresses import place_of
+from embed.addresses import WHOLE, join, place_of
 from embed.records import labels
 from embed.records.columns import (
     IMAGES,
@@ -129,7 +129,7 @@ class Records:
 
     def place(self, key: str) -> str | None:
         """Where the picture that a label names lies (see embed.addresses)."""
-        return place_of(key, _absolute(pa.array([key]), self.images_root)[0].as_py())
+        return place_of(key, join(self.images_root, key))
 
     def images(self) -> Batches:
         """The pictures as batches of IMAGES, in the table's order; a picture may come more than once.
@@ -256,12 +256,13 @@ def _root(path: str, images_root: str | Path | None) -> str:
         return os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
     root = str(images_root)
     if "://" in root:
-        return root.rstrip("/")
+        return root
     if not os.path.isdir(root):
         raise InputError(f"{root}, where the pictures should be, is no folder")
     return os.path.abspath(root)
 
 
 def _absolute(uri: pa.Array, root: str) -> pa.Array:
-    whole = pc.match_substring_regex(uri, r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)")
-    return pc.if_else(whole, uri, pc.binary_join_element_wise(root, uri, "/"))
+    if "://" in root:
+        return pa.array([None if name is None else join(root, name) for name in uri.to_pylist()], pa.string())
+    return pc.if_else(pc.match_substring_regex(uri, WHOLE), uri, pc.binary_join_element_wise(root, uri, "/"))

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from embed.addresses import join
 from embed.files import atomic_write
+from embed.inputs.fetch import read_bytes
 from embed.inputs.thumbnails import SIZE, data_uri, thumbnail
 from embed.spec import InputError
 from runtime.catalogue.hits import Hit
@@ -32,7 +34,7 @@ def write_sheet(path: Path, hits: Sequence[Hit], images_root: str | Path, title:
     """Write the hits' pictures to `path`, .png or .html; relative names start at `images_root`."""
     if path.suffix not in (".png", ".html"):
         raise InputError(f"{path} is neither .png nor .html")
-    tiles = [thumbnail(_read(Path(images_root) / hit.key)) for hit in hits]
+    tiles = [thumbnail(_read(join(str(images_root), hit.key))) for hit in hits]
     data = _png(hits, tiles) if path.suffix == ".png" else _html(hits, tiles, title).encode()
     with atomic_write(path) as file:
         file.write(data)
@@ -44,9 +46,9 @@ def caption(hit: Hit) -> tuple[str, str]:
     return numbers, hit.key
 
 
-def _read(path: Path) -> bytes:
+def _read(uri: str) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(uri)
     except OSError:
         return b""
 

@@ -1,3 +1,4 @@
+import fsspec
 import numpy as np
 import pytest
 from catalogue_fakes import make_catalogue, make_labels, unit_vectors
@@ -90,5 +91,8 @@ def test_a_contact_sheet_shows_the_pictures(catalogue, tmp_path):
     page = (tmp_path / "sheet.html").read_text()
     assert page.count("data:image/webp;base64,") == 7
     assert "<h1>&lt;red &amp; co&gt;</h1>" in page and hits[6].key in page
+    fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/{hits[0].key}", (tmp_path / hits[0].key).read_bytes())
+    write_sheet(tmp_path / "remote.png", hits, f"memory://{tmp_path.name}", "red")
+    assert (tmp_path / "remote.png").read_bytes() == (tmp_path / "sheet.png").read_bytes()
     with pytest.raises(InputError, match=r"neither .png nor .html"):
         write_sheet(tmp_path / "sheet.gif", hits, tmp_path, "")
