@@ -2,10 +2,14 @@
 
 import os
 import re
+from collections.abc import Callable
 from urllib.parse import quote
 
 # A name that stands for itself: an absolute path or a URI.
 WHOLE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
+
+
+Place = Callable[[str], str | None]  # from a table's name of a picture to what `place_of` gives
 
 
 def join(root: str, name: str) -> str:
@@ -27,6 +31,11 @@ def join(root: str, name: str) -> str:
     if re.match("(https?|file)://", root, re.IGNORECASE):
         name = quote(name)
     return f"{folder.rstrip('/')}/{name}{mark}{query}"
+
+
+def places_below(root: str) -> Place:
+    """`place_of` for the names of pictures that start at `root`."""
+    return lambda key: place_of(key, join(root, key))
 
 
 def place_of(key: str, uri: str | None) -> str | None:

@@ -1,15 +1,16 @@
 """The names of a cache's pictures: under which key each was met, and where it lay."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.arrays import Ints
+from embed.addresses import Place
+from embed.arrays import Ints, positions, strings
 
-Place = Callable[[str], str | None]  # from a table's name of a picture to what embed.addresses.place_of gives
-Column = pa.Array | pa.ChunkedArray
+Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 
 def rows_of_names(keys: Column | Sequence[str], names: pa.Table, ids: Column, place: Place | None) -> Ints:
@@ -20,7 +21,7 @@ def rows_of_names(keys: Column | Sequence[str], names: pa.Table, ids: Column, pl
     by where its picture lies; and so is one that stands for pictures at several places, which otherwise has no row.
     """
     names = names.take(pa.array(np.arange(len(names))[::-1]))
-    keys = _strings(keys)
+    keys = strings(keys)
     row_of_name = positions(names["image_id"], ids)
 
     def rows(values: Column, column: str) -> Ints:
@@ -38,16 +39,6 @@ def rows_of_names(keys: Column | Sequence[str], names: pa.Table, ids: Column, pl
     at_place = rows(pa.array([place(key) or "" for key in different.to_pylist()], pa.string()), "uri")
     found[found < 0] = at_place[positions(lost, different)]
     return found
-
-
-def positions(values: Column | Sequence[str], among: Column) -> Ints:
-    """(m,) int64: where each value first stands in `among`, -1 where it does not."""
-    found = pc.index_in(_strings(values), value_set=_strings(among))
-    return np.asarray(pc.fill_null(found, -1)).astype(np.int64)
-
-
-def _strings(values: Column | Sequence[str]) -> Column:
-    return values.cast(pa.string()) if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, pa.string())
 
 
 def _at_several_places(names: pa.Table) -> pa.Array:

@@ -20,8 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed.arrays import Array, Float16s, Ints
-from embed.cache.names import Column, Place, positions, rows_of_names
+from embed.addresses import Place
+from embed.arrays import Array, Float16s, Ints, positions
+from embed.cache.names import Column, rows_of_names
 from embed.files import atomic_write, locked, read_manifest, sha256_file, temporary_name, write_json
 from embed.spec import SIDES, BoundaryDtype, Identity, InputError, Side, Source, known_fields, require_same_identity
 

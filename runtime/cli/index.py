@@ -4,6 +4,7 @@ import os
 from functools import partial
 from pathlib import Path
 
+from embed.addresses import places_below
 from embed.cli.console import progress
 from embed.spec import require_same_identity
 from runtime.cli.popularity import PREDICTED, CountOptions, read_popularity, report
@@ -46,4 +47,5 @@ def index(
     )
     folder = "" if popularity.startswith(PREDICTED) else os.path.dirname(popularity)
     root, queries = images_root or folder or ".", opened.text_embeddings()
-    return report(*build(out, opened, table, config, index_config, root, bundle, predict, queries, progress))
+    place = places_below(root)
+    return report(*build(out, opened, table, config, index_config, root, bundle, predict, queries, progress, place))

@@ -1,9 +1,11 @@
 """`python -m runtime refresh`, also `index refresh`."""
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+from embed.addresses import places_below
 from embed.cli.console import progress
 from embed.options import Option
 from embed.spec import InputError
@@ -39,4 +41,5 @@ def refresh(
     before = PopularityConfig(**old.manifest["popularity"])
     table, config, predict = read_popularity(popularity, reading, old.identity, popularity_config, before)
     pictures = Cache.open(cache) if cache else None
-    return report(*writer.refresh(catalogue, table, pictures, config, delete, predict, progress))
+    place = places_below(os.path.dirname(popularity or "") or ".")
+    return report(*writer.refresh(catalogue, table, pictures, config, delete, predict, progress, place))

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from embed.addresses import place_of
-from embed.cache.names import positions, rows_of_names
+from embed.arrays import positions
+from embed.cache.names import rows_of_names
 
 NAMES = pa.table({
     "image_path": ["a.png", "b.png", "a.png", "http://h/c.png", "d", "b.png", "e.png", "e.png"],
