@@ -1,6 +1,7 @@
 """What the stages of serving can be told. Imports nothing heavy, so that a command's help is quick."""
 
 import os
+import re
 from collections.abc import Collection
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
@@ -142,8 +143,14 @@ class ServiceConfig(SessionConfig):
     """Processes that decode pictures. By default half as many as there are cores, and at least 2."""
     url_hosts: Annotated[tuple[str, ...], Option("--allow-url-host")] = ()
     """A host from which pictures are fetched, if a request names their URL."""
-    token: Annotated[str | None, Internal()] = field(default=None, repr=False)
-    """The bearer token to ask for."""
+    max_connections: Annotated[int, Range(8)] = 1024
+    """Connections that may be open at once, or fewer where the system allows this process fewer open files."""
+    max_per_address: Annotated[int, Range(1)] = 256
+    """Connections of one address. Behind a proxy, all of them are the proxy's."""
+    tokens: Annotated[tuple[str, ...], Internal()] = field(default=(), repr=False)
+    """The bearer tokens, of which a request must have one."""
+    admin_tokens: Annotated[tuple[str, ...], Internal()] = field(default=(), repr=False)
+    """Those of /admin, where they are others."""
     may_reload: Annotated[bool, Internal()] = True
     """Whether POST /admin/reload is served, to who has the token."""
 
@@ -159,5 +166,10 @@ class ServiceConfig(SessionConfig):
                 f"ServiceConfig.max_pending_bytes is {self.max_pending_bytes}; wanted at least max_body_bytes,"
                 f" {self.max_body_bytes}"
             )
-        if self.token == "":
-            raise InputError("the token is empty; give one, or none at all")
+        if not all(re.fullmatch("[!-~]([ -~]*[!-~])?", token) for token in (*self.tokens, *self.admin_tokens)):
+            raise InputError("a token is empty, or has what no header can carry: line breaks or letters outside ASCII")
+
+    @property
+    def guarded(self) -> dict[str, tuple[str, ...]]:
+        """The tokens that open the paths under each prefix; all paths are open where there are none."""
+        return {"/v1/": self.tokens, "/admin/": self.admin_tokens or self.tokens}

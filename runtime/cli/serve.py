@@ -1,17 +1,19 @@
 """`python -m runtime serve`."""
 
+import ipaddress
 import logging
 import os
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from embed.options import Range
+from embed.options import Option, Range
 from embed.spec import InputError
 from runtime.config import RequestLimits, ServiceConfig
 
-TOKEN_VARIABLE = "PLAUDIT_TOKEN"
+TOKEN_VARIABLE, ADMIN_VARIABLE = "PLAUDIT_TOKEN", "PLAUDIT_ADMIN_TOKEN"
 
 
 def serve(
@@ -21,6 +23,9 @@ def serve(
     host: str = "127.0.0.1",
     port: Annotated[int, Range(0, 65_535)] = 8000,
     token_file: Path | None = None,
+    admin_token_file: Path | None = None,
+    no_token: bool = False,
+    drain_s: Annotated[float, Option("--drain"), Range(0)] = 0.0,
     service: partial[ServiceConfig],
     limits: RequestLimits,
     engine: Literal["local", "ray"] = "local",
@@ -34,7 +39,13 @@ def serve(
         bundle: A folder made by `python -m export onnx`.
         host: The address to listen on. 0.0.0.0 serves the whole network.
         port: The port to listen on, or 0 for any that is free.
-        token_file: A file with the bearer token to ask for. By default the token is in $PLAUDIT_TOKEN, if it is set.
+        token_file: A file with the bearer token to ask for, or several, one a line. By default they are in
+            $PLAUDIT_TOKEN, if it is set.
+        admin_token_file: A file with the tokens that /admin asks for, if they are others. By default they are in
+            $PLAUDIT_ADMIN_TOKEN, if it is set.
+        no_token: Ask for no token, also where --host lets other machines in.
+        drain_s: The seconds after SIGTERM in which /health/ready says 503 and requests are still accepted, for a load
+            balancer to take note.
         engine: Where the service runs: local is this process, ray are replicas on a Ray cluster.
         replicas: The replicas of --engine ray.
     """
@@ -42,54 +53,61 @@ def serve(
         from runtime.service import state  # noqa: F401
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; run: pip install 'plaudit[cpu,serve]'") from None
-    config = service(bundle=bundle, limits=limits, token=read_token(token_file))
+    tokens = read_tokens(token_file, TOKEN_VARIABLE)
+    require_token(host, tokens, no_token)
+    admin_tokens = read_tokens(admin_token_file, ADMIN_VARIABLE)
+    config = service(bundle=bundle, limits=limits, tokens=tokens, admin_tokens=admin_tokens)
     if engine == "ray":
         from runtime.service.ray import serve_on_ray
 
         serve_on_ray(config, host, port, replicas)
     else:
-        serve_locally(config, host, port)
+        serve_locally(config, host, port, drain_s)
     return {"bundle": str(bundle), "stopped": True}
 
 
-def read_token(path: Path | None) -> str | None:
-    """The token in the file, or else in the environment, or None."""
-    if path is None:
-        return os.environ.get(TOKEN_VARIABLE)
-    token = path.read_text(encoding="utf-8").strip()
-    if not token:
-        raise InputError(f"{path} is empty; wanted the bearer token to ask for")
-    return token
+def read_tokens(path: Path | None, variable: str) -> tuple[str, ...]:
+    """The tokens in the file, one a line, or else in the variable of the environment, without white space around."""
+    text = os.environ.get(variable) if path is None else path.read_text(encoding="utf-8")
+    if text is None:
+        return ()
+    if not text.strip():
+        raise InputError(f"{path or '$' + variable} is empty; wanted the bearer token to ask for")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def require_token(host: str, tokens: tuple[str, ...], no_token: bool) -> None:
+    """Raise InputError if other machines are let in without a token and nobody said so, or said so with a token."""
+    if tokens and no_token:
+        raise InputError(f"--no-token was given, and so was a token, in a file or in ${TOKEN_VARIABLE}")
+    try:
+        alone = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        alone = host == "localhost"
+    if not (alone or tokens or no_token):
+        raise InputError(
+            f"--host {host} lets other machines in, and there is no token: put one into ${TOKEN_VARIABLE} or"
+            " --token-file, or say --no-token if a network of yours keeps strangers out"
+        )
 
 
 def log_json_lines() -> None:
     """Every log line of this process as one JSON object on stderr."""
-    from runtime.service.front import JsonLines
+    from runtime.service.network.front import JsonLines
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
-def serve_locally(config: ServiceConfig, host: str, port: int) -> None:
+def serve_locally(config: ServiceConfig, host: str, port: int, drain_s: float) -> None:
     """Serve from this process until SIGTERM or SIGINT; what is under way is answered first."""
-    import uvicorn
-
     from runtime.service.app import create_app
+    from runtime.service.network.listening import Server, listen
 
-    app = create_app(config)
-    log_json_lines()
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=host,
-            port=port,
-            log_config=None,
-            access_log=False,  # runtime.service.front writes that line
-            timeout_keep_alive=75,  # longer than load balancers keep theirs, or they send on what is just being closed
-            timeout_graceful_shutdown=int(config.deadline_s) + 5,
-            server_header=False,
-        )
-    )
-    print(f"serving {config.bundle} on {host}:{port}; stop with Ctrl-C", flush=True)
-    server.run()
+    with closing(listen(host, port)) as socket:  # before anything is loaded
+        app = create_app(config)
+        log_json_lines()
+        where = f"[{host}]" if ":" in host else host
+        print(f"serving {config.bundle} on {where}:{socket.getsockname()[1]}; stop with Ctrl-C", flush=True)
+        Server(app, config, app.state.service.drain, drain_s).run([socket])

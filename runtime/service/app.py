@@ -21,8 +21,8 @@ from starlette.exceptions import HTTPException
 
 from runtime.config import ServiceConfig
 from runtime.service import routes
-from runtime.service.errors import Problem
-from runtime.service.front import Front
+from runtime.service.network.errors import Problem
+from runtime.service.network.front import Front
 from runtime.service.state import Service
 
 
@@ -53,7 +53,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_middleware(Front, gate=service.gate, metrics=service.metrics, config=config)
+    app.add_middleware(Front, gate=service.gate, metrics=service.metrics, config=config, routes=app.router.routes)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_problem)
     routes.add_routes(app, service)

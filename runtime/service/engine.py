@@ -20,7 +20,7 @@ from embed.inputs.images import ImageError
 from embed.spec import require_same_identity
 from runtime.scoring.scorer import Scorer
 from runtime.service.batching import Batcher, Observe
-from runtime.service.fetching import Fetcher
+from runtime.service.network.fetching import Fetcher
 from runtime.service.requests import Picture, UrlPicture
 
 if TYPE_CHECKING:

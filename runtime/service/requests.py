@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from embed.inputs.base64_text import from_base64
 from embed.inputs.images import ImageError
-from runtime.service.errors import invalid
+from runtime.service.network.errors import invalid
 
 # A red pixel, so that the examples of the documentation work as they are.
 EXAMPLE_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"

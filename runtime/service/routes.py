@@ -18,8 +18,7 @@ from embed.spec import InputError
 from runtime.scoring.scorer import softmax
 from runtime.service import requests as shapes
 from runtime.service.engine import Engine
-from runtime.service.errors import Problem, invalid
-from runtime.service.front import GUARDED
+from runtime.service.network.errors import Problem, invalid
 from runtime.service.requests import JSON, MULTIPART, Picture, UrlPicture
 from runtime.service.similar import find_hits
 from runtime.service.state import Service
@@ -107,7 +106,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
                         raise invalid(str(error)) from None
                     return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
 
-    if service.config.token is not None and service.config.may_reload:
+    if service.config.guarded["/admin/"] and service.config.may_reload:
 
         @app.post("/admin/reload", responses=errors)  # type: ignore[arg-type]
         async def reload() -> dict[str, str]:
@@ -151,10 +150,10 @@ def openapi(app: FastAPI, service: Service) -> dict[str, object]:
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
     schema["components"]["schemas"].update(definitions["$defs"])
-    if service.config.token is not None:
+    if guarded := tuple(prefix for prefix, tokens in service.config.guarded.items() if tokens):
         schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         for path, operations in schema["paths"].items():
-            for operation in operations.values() if path.startswith(GUARDED) else ():
+            for operation in operations.values() if path.startswith(guarded) else ():
                 operation["security"] = [{"token": []}]
     return schema
 

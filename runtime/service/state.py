@@ -4,6 +4,7 @@ Knows no route.
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -17,9 +18,9 @@ from runtime.config import ServiceConfig
 from runtime.scoring.graphs import BATCH
 from runtime.scoring.scorer import Scorer
 from runtime.service.engine import Engine, EngineRoom, Sizes
-from runtime.service.fetching import Fetcher
-from runtime.service.front import Gate, log
-from runtime.service.metrics import Metrics
+from runtime.service.network.fetching import Fetcher
+from runtime.service.network.front import Gate, log
+from runtime.service.network.metrics import Metrics
 
 READY_S = 5.0  # how long a proof of readiness counts
 
@@ -56,8 +57,10 @@ class Service:
         except BaseException:
             self.decoders.close()
             raise
-        self._proven_at = -READY_S
-        self._proving = asyncio.Lock()
+        self._draining = False
+        self._proven_at = -math.inf
+        self._proof: asyncio.Future[None] | None = None
+        self._failure: Exception | None = None  # of the last proof
         self.metrics.watch("items_under_way", "Items between arrival and answer", lambda: self.gate.items)
         self.metrics.watch("batch_queue", "Items that wait for the session", lambda: len(self.room.engine.batcher))
         self.metrics.watch("pending_bytes", "Bytes of bodies under way", lambda: self.gate.bytes)
@@ -83,18 +86,40 @@ class Service:
             self.metrics.reloads.labels("failed").inc()
             log.error("reload failed", extra={"fields": {"error": str(error)}})
             raise
-        self._proven_at = -READY_S
+        self._proven_at = -math.inf
         self.metrics.reloads.labels("done").inc()
         log.info("reloaded", extra={"fields": engine.names_itself})
         return engine
 
+    def drain(self) -> None:
+        """Be ready no more, so that no new work is sent here; what comes is served all the same."""
+        self._draining = True
+
     async def ready(self) -> None:
-        """Raise what says why this process cannot serve, if it cannot; a proof counts for READY_S."""
-        async with self._proving:
-            if time.monotonic() - self._proven_at > READY_S:
-                async with self.room.use() as engine:
-                    await engine.probe()
-                self._proven_at = time.monotonic()
+        """Raise what says why this process cannot serve, if it cannot; a proof counts for READY_S.
+
+        A proof waits behind the work that there is. While that goes on, one that is older, but for no more than a
+        deadline, counts too: the queue is long, and no reason to send a loaded process away.
+        """
+        if self._draining:
+            raise RuntimeError("the service is about to end")
+        age_s = time.monotonic() - self._proven_at
+        if age_s <= READY_S:
+            return
+        if self._proof is None or self._proof.done():
+            self._proof = asyncio.ensure_future(self._prove())
+        if self._failure is None and age_s <= READY_S + self.config.deadline_s and not self.room.engine.batcher.lone:
+            return
+        await asyncio.shield(self._proof)
+
+    async def _prove(self) -> None:
+        try:
+            async with self.room.use() as engine:
+                await engine.probe()
+        except Exception as error:
+            self._failure = error
+            raise
+        self._failure, self._proven_at = None, time.monotonic()
 
     async def close(self) -> None:
         await self.room.close()

@@ -21,7 +21,8 @@ from waiting import wait_until
 
 from embed.inputs.images import Limits
 from runtime.scoring.scorer import Scorer, softmax
-from runtime.service import engine, fetching
+from runtime.service import engine
+from runtime.service.network import fetching
 
 
 @pytest.fixture(scope="module")

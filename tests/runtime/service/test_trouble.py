@@ -102,7 +102,7 @@ def test_late(bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPat
 
 
 def test_a_body_that_dawdles_is_refused(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runtime.service.front.BODY_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("runtime.service.network.front.BODY_TIMEOUT_S", 0.3)
     gate = running.service.gate
 
     def slow() -> Iterator[bytes]:

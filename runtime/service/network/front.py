@@ -1,7 +1,8 @@
 """What stands between the network and the routes, the same for every request: identity, limits, deadline, log.
 
-A request is refused before its body is read where the token is wrong (401), the body too long (413) or too much is
-under way already (429 with Retry-After). The routes see whole bodies only. A request that is not answered by the
+A request is refused before its body is read where the token is wrong (401), the path unknown (404) or the body too long
+(413). Room is taken for what has arrived of bodies, and not for what is announced; where too much is under way, the
+answer is 429 with Retry-After. The routes see whole bodies only. A request that is not answered by the
 deadline gets 504, and what it waits for is cancelled, as it is where its client goes away. Each leaves one line in the
 log: no bodies, no prompts, no pictures.
 """
@@ -14,21 +15,21 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.config import ServiceConfig
-from runtime.service.errors import Problem
-from runtime.service.metrics import Metrics
+from runtime.service.network.errors import Problem
+from runtime.service.network.metrics import Metrics
 
 log = logging.getLogger("plaudit.service")
 
 CLIENT_GONE = 499  # in log and metrics, as nginx counts it; nobody is there to receive it
-GUARDED = ("/v1/", "/admin/")
 BODY_TIMEOUT_S = 30.0
 PIECE_BYTES = 1 << 20  # of a body, handed to the routes at a time
 MOST_RETRY_AFTER_S = 30
@@ -82,11 +83,14 @@ class Gate:
 class Front:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, gate: Gate, metrics: Metrics, config: ServiceConfig) -> None:
+    def __init__(
+        self, app: ASGIApp, gate: Gate, metrics: Metrics, config: ServiceConfig, routes: Sequence[BaseRoute]
+    ) -> None:
         self._app = app
         self._gate = gate
         self._metrics = metrics
-        self._token = config.token.encode() if config.token else None
+        self._routes = routes
+        self._guarded = config.guarded
         self._max_body_bytes = config.max_body_bytes
         self._deadline_s = config.deadline_s
 
@@ -136,36 +140,33 @@ class Front:
     async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> int:
         """The answer sent, 0; or CLIENT_GONE. Problem where a request is refused or late."""
         self._check_token(scope["path"], headers)
-        if scope["method"] != "POST":
+        if scope["method"] != "POST" or all(route.matches(scope)[0] is not Match.FULL for route in self._routes):
             return await self._within_deadline(scope, b"", receive, send)
-        with self._gate.admit(bytes=self._body_size(headers), requests=1):
-            body = await self._read_body(receive)
+        announced = headers.get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > self._max_body_bytes:
+            raise self._too_long(int(announced))
+        with ExitStack() as taken:
+            body = await self._read_body(receive, taken)
             if body is None:
                 return CLIENT_GONE
+            taken.enter_context(self._gate.admit(requests=1))
             return await self._within_deadline(scope, body, receive, send)
 
     def _check_token(self, path: str, headers: dict[bytes, bytes]) -> None:
-        if self._token is None or not path.startswith(GUARDED):
-            return
-        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
-        if not (hmac.compare_digest(token.strip(), self._token) and scheme.lower() == b"bearer"):
+        tokens = next((tokens for prefix, tokens in self._guarded.items() if path.startswith(prefix)), ())
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        # All are compared, so that the time that this takes tells nothing of them.
+        right = [hmac.compare_digest(given.strip(), token.encode()) for token in tokens]
+        if tokens and not (any(right) and scheme.lower() == b"bearer"):
             raise Problem(
                 401, "no token", "wanted the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
             )
 
-    def _body_size(self, headers: dict[bytes, bytes]) -> int:
-        """What the body says to have; the most that is allowed where it does not say."""
-        text = headers.get(b"content-length", b"")
-        size = int(text) if text.isdigit() else self._max_body_bytes
-        if size > self._max_body_bytes:
-            raise self._too_long(size)
-        return size
-
     def _too_long(self, size: int) -> Problem:
         return Problem(413, "body too long", f"{size} bytes, at most {self._max_body_bytes} allowed in one request")
 
-    async def _read_body(self, receive: Receive) -> bytes | None:
-        """The whole body; None where the client goes away."""
+    async def _read_body(self, receive: Receive, taken: ExitStack) -> bytes | None:
+        """The whole body, and room for it until `taken` ends; None where the client goes away."""
         parts: list[bytes] = []
         size = 0
         try:
@@ -175,6 +176,7 @@ class Front:
                     if message["type"] == "http.disconnect":
                         return None
                     parts.append(message.get("body", b""))
+                    taken.enter_context(self._gate.admit(bytes=len(parts[-1])))
                     size += len(parts[-1])
                     if size > self._max_body_bytes:
                         raise self._too_long(size)

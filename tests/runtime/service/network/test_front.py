@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from runtime.config import ServiceConfig
-from runtime.service.errors import Problem
-from runtime.service.front import CLIENT_GONE, PIECE_BYTES, Front, Gate, JsonLines
-from runtime.service.metrics import Metrics
+from runtime.service.network.errors import Problem
+from runtime.service.network.front import CLIENT_GONE, PIECE_BYTES, Front, Gate, JsonLines
+from runtime.service.network.metrics import Metrics
 
 
 def test_gate_lets_in_what_fits_and_forgets_it_afterwards() -> None:

@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from embed.inputs.images import ImageError
-from runtime.service import fetching
-from runtime.service.fetching import Fetcher, is_public, resolve_host
+from runtime.service.network import fetching
+from runtime.service.network.fetching import Fetcher, is_public, resolve_host
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "151.101.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])

@@ -1,0 +1,120 @@
+"""Connections that strangers open: how many, how long they may be silent, and how much of a head they may send.
+
+uvicorn's parser holds a head of any length, and takes time that grows with its square: one connection could stop the
+process. Its connections may be silent for ever. Here each is bounded before anything of a request is known.
+"""
+
+import asyncio
+import os
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEAD_BYTES = 1 << 16  # of a request: its first line and its headers
+MAX_HEADERS = 100
+HEAD_TIMEOUT_S = 10.0  # from the opening of a connection, or the first byte of a later request, to the end of its head
+SPARE_FILES = 32  # open files that a process needs beside its connections
+
+
+def most_connections(wanted: int) -> int:
+    """`wanted`, or as many as this process may have open files for, where those are fewer, but at least 8."""
+    with suppress(ImportError, OSError, ValueError):  # not on Windows
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft < wanted + 256 and soft != resource.RLIM_INFINITY:
+            soft = wanted + 256 if hard == resource.RLIM_INFINITY else min(hard, wanted + 256)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft != resource.RLIM_INFINITY:
+            return max(8, min(wanted, soft - len(os.listdir("/proc/self/fd")) - SPARE_FILES))
+    return wanted
+
+
+class BoundedConnection(HttpToolsProtocol):
+    """uvicorn's connection within bounds; `max_connections` in all, and `max_per_address` of one address."""
+
+    max_connections = 1024
+    max_per_address = 256
+    addresses: Counter[str]  # of the connections that are open; one for each server
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_bytes = 0
+        self._in_head = True
+        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT_S, self._abort)
+        self._address = self.client[0] if self.client else ""
+        self.addresses[self._address] += 1
+        if len(self.connections) > self.max_connections:
+            self._refuse(503, f"{self.max_connections} connections are open already; try again later")
+        elif self.addresses[self._address] > self.max_per_address:
+            self._refuse(503, f"{self.max_per_address} connections of your address are open already")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_timer()
+        self.addresses[self._address] -= 1
+        self.addresses += Counter()  # forgets those that are at zero
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        while data and not self.transport.is_closing():
+            if not self._in_head:
+                super().data_received(data)
+                return
+            # Never more of a head than is allowed: what is behind it follows in the next round.
+            piece = data[: MAX_HEAD_BYTES - self._head_bytes + 1]
+            data = data[len(piece) :]
+            self._head_bytes += len(piece)
+            super().data_received(piece)
+            if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, f"the head of a request may have {MAX_HEAD_BYTES} bytes")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if not self._in_head:  # a later request of the connection
+            self._in_head, self._head_bytes = True, 0
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._abort)
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._end_timer()
+        if len(self.headers) > MAX_HEADERS:
+            self._refuse(431, f"a request may have {MAX_HEADERS} headers")
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
+    def _refuse(self, status: int, reason: str) -> None:
+        """Say in one answer why the connection ends, and end it."""
+        phrase = {431: "Request Header Fields Too Large", 503: "Service Unavailable"}[status]
+        body = f'{{"error": {{"reason": "{phrase.lower()}", "message": "{reason}"}}}}'.encode()
+        head = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        retry = "Retry-After: 1\r\n" if status == 503 else ""
+        self.transport.write(f"{head}{retry}Connection: close\r\n\r\n".encode() + body)
+        self.transport.close()
+
+    def _abort(self) -> None:
+        self.transport.abort()
+
+    def _end_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+def bounded(max_connections: int, max_per_address: int) -> type[asyncio.Protocol]:
+    """The class of one server's connections."""
+    bounds: dict[str, Any] = {
+        "max_connections": most_connections(max_connections),
+        "max_per_address": max_per_address,
+        "addresses": Counter(),
+    }
+    return type("Connection", (BoundedConnection,), bounds)
