@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from embed.arrays import Bools, Float16s, Float32s, Floats, Ints
 from embed.files import read_manifest
 from embed.spec import Identity, InputError, Side
-from runtime.catalogue.filters import matching
+from runtime.catalogue.conditions import matching
 from runtime.catalogue.hits import Hit, Searchable, Weights, hit_of, jsonable
 from runtime.config import Wish
 from runtime.index.base import Effort, IndexKind
