@@ -8,7 +8,7 @@ beside, `<name>_manifest`. Needs the extra `milvus`.
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,8 +86,9 @@ class MilvusCatalogue(Searchable):
             )
         return milvus_expression(resolved(where, self.schema), FIELDS | _number_fields(self.schema))
 
-    def vectors_of(self, keys: list[str]) -> Float32s:
-        """(n, d) float32 of pictures by name."""
+    def vectors_of(self, hits: Sequence[Hit]) -> Float32s:
+        """(n, d) float32 of pictures that a search found."""
+        keys = [hit.key for hit in hits]
         found = {one["key"]: one["vector"] for one in self.client.get(self.collection, keys, output_fields=["vector"])}
         return np.array([found[key][: self.identity.dim] for key in keys], np.float32)
 

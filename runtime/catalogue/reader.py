@@ -12,6 +12,7 @@ rows. Everything is memory-mapped; an open catalogue goes on serving its version
 encoder: queries come as vectors.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -130,9 +131,9 @@ class Catalogue(Searchable):
         found = pc.index_in(keys.cast(pa.string()), value_set=self.rows["image"].cast(pa.string()))
         return np.asarray(pc.fill_null(found, -1)).astype(np.int64)
 
-    def vectors_of(self, keys: list[str]) -> Float16s:
-        """(n, d) float16 of pictures by name."""
-        return self.vectors[self.image_rows(pa.chunked_array([pa.array(keys, pa.string())]))]
+    def vectors_of(self, hits: Sequence[Hit]) -> Float16s:
+        """(n, d) float16 of pictures that a search found."""
+        return self.vectors[[hit.row for hit in hits]]
 
     def front(self, query: Float32s, wish: Wish) -> list[Hit]:
         """The hits for a query (d,) that no other beats in similarity without being less popular, most similar first.
@@ -177,7 +178,7 @@ class Catalogue(Searchable):
         """What `search_rows` found, with names and metadata."""
         taken = iter(self.rows.take(rows[rows >= 0]).to_pylist())
         return [
-            [hit_of(next(taken), similarity, score) for row, similarity, score in zip(*one, strict=True) if row >= 0]
+            [hit_of(next(taken), cosine, score, row) for row, cosine, score in zip(*one, strict=True) if row >= 0]
             for one in zip(rows.tolist(), similarities.tolist(), scores.tolist(), strict=True)
         ]
 
@@ -246,4 +247,4 @@ class Catalogue(Searchable):
 
 def hit_json(hit: Hit) -> dict[str, object]:
     """What `--json` and the service give for a hit."""
-    return vars(hit) | {"metadata": jsonable(hit.metadata)}
+    return {name: value for name, value in vars(hit).items() if name != "row"} | {"metadata": jsonable(hit.metadata)}

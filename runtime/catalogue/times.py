@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 DAY_S = 86_400
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 FIRST_S, END_S = 631_152_000, 4_133_980_800  # the years 1990 to 2100: no number is one of them in two units
 
 # A time of day with the offset of its zone. Arrow reads no space before that, and no digits beyond the microseconds.
@@ -93,12 +94,12 @@ def _of_numbers(values: Floats, names: pa.ChunkedArray) -> Floats:
     if (bad := known & ~_plausible(found)).any():
         row = int(np.argmax(bad))
         raise InputError(
-            f"{int(bad.sum())} timestamps are not between the years 1990 and 2100 in {unit} since 1970, first that of"
-            f" {names[row].as_py()!r}, {values[row]:.16g}"
+            f"{int(bad.sum())} timestamps are not between the years 1990 and 2100 in {WORDS[unit]} since 1970, first"
+            f" that of {names[row].as_py()!r}, {values[row]:.16g}"
             + (f"; that of {names[first].as_py()!r}, {values[first]:.16g}, is" if row != first else "")
         )
     span = _day(np.nanmin(found)), _day(np.nanmax(found))
-    logger.info("timestamps are numbers, read as %s since 1970: from %s to %s", unit, *span)
+    logger.info("timestamps are numbers, read as %s since 1970: from %s to %s", WORDS[unit], *span)
     return found
 
 
