@@ -185,8 +185,15 @@ def test_milvus_keeps_the_same(catalogue, tmp_path):
         return {entity["key"] for entity in entities}
 
     # A query there takes some milliseconds, so that these are a fifth of them.
-    for tree in FILTERS[::5]:
-        where = written(tree)
+    filters = list(map(written, FILTERS[::5]))
+    filters += ["not image in ('p1.png', 'p2.png')", "image is null", "image != 'p1.png'", "image_id < '00f'"]
+    filters += ["count is null or popularity > .5", "not width = 8", "whole = 1.5", "not (flag < true or flag >= true)"]
+    filters += [reduce(lambda inner, i: f"not (whole = {i} or {inner})", range(MAX_DEPTH // 2), "small = 1")]
+    controls = ", ".join("'" + chr(code) + "'" for code in range(39))
+    filters += [f"text in ({controls}, '\\')", "whole = 0" + " or whole = 1" * 700]
+    rng = random.Random(1)
+    filters += [where for _ in range(1000) if readable(where := mutated(rng, written(some_filter(rng, 1))), catalogue)]
+    for where in filters:
         assert found(where) == set(catalogue.rows.filter(matching(where, catalogue.rows))["image"].to_pylist()), where
     milvus.close()
 
@@ -212,6 +219,13 @@ def test_numbers_compare_exactly_whatever_their_size(type):
             assert matching(f"not x {sign} {text}", table).tolist() == [*(not one for one in expected), False]
     found = matching(f"x in ({', '.join(texts)})", table)
     assert found.tolist() == [value in map(Decimal, texts) for value in [*values, None]]
+
+
+def readable(where, catalogue):
+    try:
+        return resolved(where, catalogue.rows.schema) is not None
+    except InputError:
+        return False
 
 
 def mutated(rng, text):
