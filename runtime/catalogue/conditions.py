@@ -48,7 +48,7 @@ def compared(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_floating(column.type) or pa.types.is_decimal(column.type):
         column = pc.add(column.cast(pa.float64()), 0.0)  # -0 becomes 0
         return pc.if_else(pc.is_finite(column), column, None)
-    return column.cast(pa.large_string()) if is_text(column.type) else column
+    return column.cast(pa.large_string()) if pa.types.is_string_view(column.type) else column
 
 
 def resolved(where: str, schema: pa.Schema) -> Node:
@@ -113,8 +113,8 @@ def _mask(node: Node, columns: Callable[[str], pa.ChunkedArray]) -> pa.ChunkedAr
     column = columns(node.column)
     if node.kind == "is null":
         return column.is_null()
-    if node.kind in ("<", "<="):
-        compare = pc.less if node.kind == "<" else pc.less_equal
+    if len(node.values) == 1:
+        compare = {"in": pc.equal, "<": pc.less, "<=": pc.less_equal}[node.kind]
         return compare(column, pa.scalar(node.values[0], column.type))
     met = pc.is_in(column, value_set=pa.array(node.values, column.type)) if node.kind == "in" else True
     return pc.if_else(column.is_valid(), met, pa.scalar(None, pa.bool_()))
