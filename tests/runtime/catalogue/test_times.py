@@ -1,4 +1,6 @@
 import datetime
+import io
+import json
 import logging
 import random
 from decimal import Decimal
@@ -6,6 +8,8 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.json as pajson
 import pytest
 
 from embed.spec import InputError
@@ -91,6 +95,18 @@ def test_texts_of_several_forms_and_repeated_ones_make_one_column():
     np.testing.assert_allclose(read(texts), EXPECTED, rtol=0, atol=1e-6)
     encoded = pa.chunked_array([pa.array(texts).dictionary_encode()])
     np.testing.assert_allclose(seconds(encoded, encoded), EXPECTED, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("forms", [[form] for form in WRITTEN] + [list(WRITTEN)])
+def test_whatever_arrow_makes_of_texts_in_files_is_the_same_time(forms):
+    written = [(WRITTEN[form], i) for i in range(20) for form in forms]
+    texts = [write(TIMES[i]) for (write, _), i in written]
+    csv = pacsv.read_csv(io.BytesIO("\n".join(["timestamp", *texts]).encode()))["timestamp"]
+    lines = pajson.read_json(io.BytesIO("\n".join(json.dumps({"timestamp": text}) for text in texts).encode()))
+    for column in csv, lines["timestamp"]:
+        names = pa.chunked_array([pa.array(map(str, range(len(column))))])
+        expected = [values[i] for (_, values), i in written]
+        np.testing.assert_allclose(seconds(column, names), expected, rtol=0, atol=2e-6)
 
 
 def test_columns_without_a_time():
