@@ -25,7 +25,7 @@ from embed.addresses import Place, join
 from embed.arrays import Bools, Float16s, Float32s, Floats, Ints, positions
 from embed.files import read_manifest
 from embed.spec import Identity, InputError, Side
-from runtime.catalogue.filters import matching
+from runtime.catalogue.conditions import matching
 from runtime.catalogue.hits import Hit, Searchable, Weights, hit_of, jsonable
 from runtime.config import Wish
 from runtime.index.base import Effort, IndexKind
@@ -156,9 +156,9 @@ class Catalogue(Searchable):
             found[lost] = positions(there, self.places())
         return found
 
-    def vectors_of(self, keys: list[str]) -> Float16s:
-        """(n, d) float16 of pictures by name."""
-        return self.vectors[self.image_rows(pa.chunked_array([pa.array(keys, pa.string())]))]
+    def vectors_of(self, hits: Sequence[Hit]) -> Float16s:
+        """(n, d) float16 of pictures that a search found."""
+        return self.vectors[[hit.row for hit in hits]]
 
     def front(self, query: Float32s, wish: Wish) -> list[Hit]:
         """The hits for a query (d,) that no other beats in similarity without being less popular, most similar first.
@@ -203,7 +203,7 @@ class Catalogue(Searchable):
         """What `search_rows` found, with names and metadata."""
         taken = iter(self.rows.take(rows[rows >= 0]).to_pylist())
         return [
-            [hit_of(next(taken), similarity, score) for row, similarity, score in zip(*one, strict=True) if row >= 0]
+            [hit_of(next(taken), cosine, score, row) for row, cosine, score in zip(*one, strict=True) if row >= 0]
             for one in zip(rows.tolist(), similarities.tolist(), scores.tolist(), strict=True)
         ]
 
@@ -272,4 +272,4 @@ class Catalogue(Searchable):
 
 def hit_json(hit: Hit) -> dict[str, object]:
     """What `--json` and the service give for a hit."""
-    return vars(hit) | {"metadata": jsonable(hit.metadata)}
+    return {name: value for name, value in vars(hit).items() if name != "row"} | {"metadata": jsonable(hit.metadata)}

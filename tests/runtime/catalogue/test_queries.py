@@ -39,7 +39,7 @@ def test_constraints_are_met_and_cost_no_hit(catalogue):
     query = unit_vectors(1, 16, seed=2)[0]
     ranked = catalogue.search(query[None], 400, 0.3)[0]
     wish = Wish(30, 0.3, dedup=0.98, group_by="creator", per_group=3, exclude=[ranked[0].id, ranked[5].id])
-    vectors = {key: catalogue.vectors_of([key])[0].astype(np.float64) for key in (hit.key for hit in ranked)}
+    vectors = {hit.key: catalogue.vector_of(hit.key).astype(np.float64) for hit in ranked}
     # The rule, one hit at a time.
     distinct, expected = [], []
     for hit in ranked:
@@ -59,6 +59,14 @@ def test_constraints_are_met_and_cost_no_hit(catalogue):
     found = find(catalogue, query, Wish(len(kept), 0.3, dedup=0.3))
     assert [hit.key for hit in found] == [hit.key for hit in kept]
     assert ranked.index(kept[-1]) > 4 * len(kept)
+
+
+def test_near_duplicates_are_found_without_a_search_for_their_names(catalogue, monkeypatch):
+    query, wish = unit_vectors(1, 16, seed=2)[0], Wish(20, dedup=0.98)
+    expected = find(catalogue, query, wish)
+    monkeypatch.setattr(catalogue, "image_rows", None)
+    monkeypatch.setattr(catalogue, "row_of", None)
+    assert find(catalogue, query, wish) == expected
 
 
 def test_grouping_by_a_column_that_is_not_there(catalogue):
