@@ -45,9 +45,10 @@ MAY_IMPORT = {
     "runtime.scoring": {"embed", "embed.inputs", "embed.engines"},
     "runtime.index": {"embed"},
     "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
+    "runtime.service.network": {"embed", "embed.inputs", "runtime"},
     "runtime.service": {
         *("embed", "embed.process", "embed.inputs", "embed.engines"),
-        *("runtime.scoring", "runtime.catalogue"),
+        *("runtime.scoring", "runtime.catalogue", "runtime.service.network"),
     },
 }
 # Commands may import all of these packages.

@@ -53,6 +53,11 @@ class Sessions:
             return {name: np.empty((0, *map(int, shape[1:])), kind) for name, (kind, shape) in outputs.items()}
         return dict(zip((output.name for output in session.get_outputs()), run(session, inputs), strict=True))
 
+    def close(self) -> None:
+        """Forget the sessions, whose memory is free once no run uses them."""
+        with self._lock:
+            self._open.clear()
+
     def encode(self, pixels: Pixels, threads: int | None = None) -> dict[str, Float32s]:
         """Vectors (n, d) by name of up to BATCH decoded pictures; threads as of `run`."""
         return self.run("image", {"pixels": self._stack(pixels)}, threads)

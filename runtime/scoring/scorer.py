@@ -75,6 +75,12 @@ class Scorer:
         """The scorer of the bundle at `path`, every file of it verified; raise BundleError where it is damaged."""
         return cls(open_bundle(path), session, limits)
 
+    def close(self) -> None:
+        """Give the memory of the sessions back and end the threads; a closed scorer scores no more."""
+        self._sessions.close()
+        self._pool.shutdown(wait=False)
+        self._text_pool.shutdown(wait=False)
+
     @property
     def identity(self) -> Identity:
         """Of the backbone: vectors of equal identity are comparable."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from embed.arrays import Float32s
 from embed.inputs.decoding import Decoders
 from embed.inputs.images import ImageError
+from embed.process.allocator import release_freed_memory
 from embed.spec import require_same_identity
 from runtime.scoring.scorer import Scorer
 from runtime.service.batching import Batcher, Observe
@@ -170,9 +171,11 @@ class Engine:
         return difference
 
     async def close(self) -> None:
-        """End the threads once they have done what waits."""
+        """End the threads once they have done what waits, and give the memory back."""
         await self.batcher.close()
         self._searches.shutdown(wait=False)
+        self.scorer.close()  # now: `run` holds this engine and this holds `run`, until Python happens to look for such
+        await asyncio.to_thread(release_freed_memory)
 
 
 class EngineRoom:
@@ -181,7 +184,7 @@ class EngineRoom:
     def __init__(self, load: Callable[[], Engine]) -> None:
         self._load = load
         self.engine = load()
-        self._loading = asyncio.Lock()
+        self._reloading: asyncio.Task[Engine] | None = None
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Engine]:
@@ -196,13 +199,20 @@ class EngineRoom:
                 await engine.close()
 
     async def reload(self) -> Engine:
-        """Load the bundle and catalogue anew, then put them in force; the old stay where that fails, with its error."""
-        async with self._loading:
-            new = await asyncio.to_thread(self._load)
-            old, self.engine = self.engine, new
-            if not old.users:
-                await old.close()
-            return new
+        """Load the bundle and catalogue anew, then put them in force; the old stay where that fails, with its error.
+
+        Who asks while that goes on waits for the same one: two at a time would take the memory of both.
+        """
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.create_task(self._reload())
+        return await asyncio.shield(self._reloading)
+
+    async def _reload(self) -> Engine:
+        new = await asyncio.to_thread(self._load)
+        old, self.engine = self.engine, new
+        if not old.users:
+            await old.close()
+        return new
 
     async def close(self) -> None:
         await self.engine.close()

@@ -4,16 +4,17 @@ Pictures come as base64 in JSON or as files in multipart forms; a picture that i
 nobody else's. Knows no model and no network.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from embed.inputs.base64_text import from_base64
 from embed.inputs.images import ImageError
-from runtime.service.network.errors import invalid
+from runtime.service.network.errors import Problem, invalid
 
 # A red pixel, so that the examples of the documentation work as they are.
 EXAMPLE_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -22,6 +23,11 @@ EXAMPLE_DIGEST = "6e3c8f0a" * 8
 JSON, MULTIPART = "application/json", "multipart/form-data"
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# Of a body in JSON. A vector may have 65,536 numbers, and prompts may be full of commas; strings are names of fields,
+# pictures and prompts, and few.
+MAX_COMMAS = 300_000
+MAX_QUOTES = 20_000
 
 
 class _Closed(BaseModel):
@@ -48,9 +54,10 @@ class ScoreRequest(_Closed):
 
     model_config = _example(prompt="a red square", images=[EXAMPLE_PICTURE, "bm8gcGljdHVyZQ=="])
     prompt: Annotated[
-        str | list[str] | None, Field(description="one, or one for each picture; needed where the head reads it")
+        str | Annotated[list[str], Field(fail_fast=True)] | None,
+        Field(description="one, or one for each picture; needed where the head reads it"),
     ] = None
-    images: Annotated[list[JsonPicture], Field(min_length=1)]
+    images: Annotated[list[JsonPicture], Field(min_length=1, fail_fast=True)]
 
     @property
     def prompts(self) -> list[str]:
@@ -62,8 +69,8 @@ class EmbedRequest(_Closed):
     """Pictures and prompts to turn into vectors."""
 
     model_config = _example(images=[EXAMPLE_PICTURE], prompts=["a red square"])
-    images: list[JsonPicture] = []
-    prompts: list[str] = []
+    images: Annotated[list[JsonPicture], Field(fail_fast=True)] = []
+    prompts: Annotated[list[str], Field(fail_fast=True)] = []
 
 
 class Like(_Closed):
@@ -73,7 +80,7 @@ class Like(_Closed):
     url: Annotated[str, Field(max_length=2048)] | None = None
     id: Annotated[str, Field(description="of a picture of the catalogue: its name or id")] | None = None
     text: str | None = None
-    vector: Annotated[list[FiniteFloat], Field(max_length=65_536)] | None = None
+    vector: Annotated[list[FiniteFloat], Field(max_length=65_536, fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> "Like":
@@ -86,8 +93,8 @@ class SimilarRequest(_Closed):
     """Find pictures of the catalogue that are similar and popular; the fields mean what the command's options do."""
 
     model_config = _example(likes=[{"text": "a dog"}], k=3, popularity_weight=0.3)
-    likes: Annotated[list[Like], Field(min_length=1)]
-    dislikes: list[Like] = []
+    likes: Annotated[list[Like], Field(min_length=1, fail_fast=True)]
+    dislikes: Annotated[list[Like], Field(fail_fast=True)] = []
     k: Annotated[int, Field(ge=1, le=1000)] = 10
     popularity_weight: Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)] = 0.0
     min_percentile: Annotated[FiniteFloat, Field(ge=0, le=100)] = 0.0
@@ -193,12 +200,21 @@ class ErrorAnswer(BaseModel):
 
 def read_json(model: type[Model], body: bytes) -> Model:
     """A request of that model; raise Problem 422 that says which field is wrong."""
+    _require_short(body)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False, include_context=False)
         said = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".removeprefix(": ") for fault in faults]
         raise invalid(*said) from None
+
+
+def _require_short(body: bytes) -> None:
+    """Raise Problem 422 for a body of so many values that to read them, or say what is wrong with each, takes long."""
+    if body.count(b",") > MAX_COMMAS:
+        raise invalid(f"the body has more than {MAX_COMMAS:,} values")
+    if body.count(b'"') > MAX_QUOTES and body.count(b'"') - body.count(b'\\"') > MAX_QUOTES:
+        raise invalid(f"the body has more than {MAX_QUOTES // 2:,} strings")
 
 
 def picture_of(given: str | UrlPicture) -> Picture:
@@ -211,13 +227,26 @@ def picture_of(given: str | UrlPicture) -> Picture:
         return error
 
 
+@asynccontextmanager
+async def _form(request: Request, max_items: int) -> AsyncIterator[FormData]:
+    """The request's form; raise Problem 422 for a character set that is none, and 507 where files find no room."""
+    try:
+        async with request.form(max_files=max_items + 1, max_fields=2 * max_items + 2) as form:
+            yield form
+    except (LookupError, UnicodeError) as error:
+        raise invalid(f"the form cannot be read: {error}") from None
+    except OSError as error:
+        reason = f"the temporary folder of the service takes no more files ({error.strerror})"
+        raise Problem(507, "no room", reason, {"Retry-After": "30"}) from error
+
+
 async def read_form(request: Request, max_items: int) -> tuple[list[str], list[Picture]]:
     """The prompts of a multipart form, and its pictures, the files first; starlette's HTTPException where it is none.
 
     The fields `image` and `images`, `prompt` and `prompts`, `url` and `urls` are the same.
     """
     prompts, files, urls = list[str](), list[Picture](), list[Picture]()
-    async with request.form(max_files=max_items + 1, max_fields=2 * max_items + 2) as form:
+    async with _form(request, max_items) as form:
         for given, value in form.multi_items():
             name = given.removesuffix("s")
             if name not in ("image", "prompt", "url"):

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import httpx
 import numpy as np
-import uvicorn
 from PIL import Image
 from waiting import wait_until
 
 from runtime.config import ServiceConfig
 from runtime.service.app import create_app
+from runtime.service.network.listening import Server, listen
 from runtime.service.state import Service
 
 TOKEN = "a token for tests"
@@ -33,15 +33,17 @@ class Running(NamedTuple):
 @contextmanager
 def serving(bundle: Path, **options: Any) -> Iterator[Running]:
     """The service until the block ends; its deadline is a generous one unless the options name another."""
-    app = create_app(ServiceConfig(bundle, **{"threads": 1, "deadline_s": PATIENCE_S, **options}))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run)
+    config = ServiceConfig(bundle, **{"threads": 1, "deadline_s": PATIENCE_S, **options})
+    app = create_app(config)
+    socket = listen("127.0.0.1", 0)
+    port = socket.getsockname()[1]
+    server = Server(app, config, app.state.service.drain)
+    thread = threading.Thread(target=server.run, args=([socket],))
     thread.start()
     try:
         wait_until(lambda: server.started or not thread.is_alive())
         assert server.started
-        port = server.servers[0].sockets[0].getsockname()[1]
-        headers = {"Authorization": f"Bearer {TOKEN}"} if "token" in options else {}
+        headers = {"Authorization": f"Bearer {TOKEN}"} if "tokens" in options else {}
         url, timeout_s = f"http://127.0.0.1:{port}", 2 * PATIENCE_S
         with httpx.Client(base_url=url, headers=headers, timeout=timeout_s, trust_env=False) as client:
             yield Running(client, app.state.service)

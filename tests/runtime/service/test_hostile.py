@@ -27,7 +27,7 @@ CASES = 10  # of each operation and mode; CONTRIBUTING.md has the command for th
 
 @pytest.fixture(scope="module")
 def options() -> dict[str, Any]:
-    return {"token": TOKEN}
+    return {"tokens": (TOKEN,)}
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])

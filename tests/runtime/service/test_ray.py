@@ -34,7 +34,7 @@ def test_replicas_score_like_the_scorer(
     runtime_env = {"env_vars": {"PYTHONPATH": str(ROOT)}}
     ray.init(num_cpus=2, include_dashboard=False, runtime_env=runtime_env, log_to_driver=False)
     try:
-        config = ServiceConfig(bundle, threads=1, decoders=1, token=TOKEN, deadline_s=PATIENCE_S)
+        config = ServiceConfig(bundle, threads=1, decoders=1, tokens=(TOKEN,), deadline_s=PATIENCE_S)
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         serve.run(deployment(config, replicas=2), name=NAME, route_prefix="/")
         expected = scorer.score("a cat", pictures)

@@ -16,7 +16,7 @@ from runtime.service.state import sizes
         ({"max_queue": 3, "max_items": 4}, "max_queue is 3; wanted at least max_items"),
         ({"max_pending_bytes": 10}, "max_pending_bytes is 10"),
         ({"deadline_s": 0}, "deadline_s is 0"),
-        ({"token": ""}, "the token is empty"),
+        ({"tokens": ("",)}, "a token is empty"),
     ],
 )
 def test_a_configuration_that_cannot_serve(options: dict[str, Any], message: str) -> None:

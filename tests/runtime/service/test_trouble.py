@@ -1,5 +1,7 @@
 """The running service in trouble: strangers, overload, slow bodies, dead decoders, faults, reloads."""
 
+import asyncio
+import errno
 import json
 import shutil
 import threading
@@ -12,14 +14,15 @@ from typing import Any
 
 import pytest
 from export_tiny import changed_manifest
-from service_server import PATIENCE_S, TOKEN, Running, base64_of, decoder_processes, form, serving
+from service_server import PATIENCE_S, TOKEN, Running, base64_of, decoder_processes, form, serving, small_picture
 from waiting import wait_until
 
-from runtime.service.state import Service
+from runtime.service.engine import Engine
+from runtime.service.state import READY_S, Service
 
 
 def test_only_the_token_opens(bundle: Path, pictures: list[bytes]) -> None:
-    with serving(bundle, token=TOKEN) as (client, _):
+    with serving(bundle, tokens=(TOKEN,)) as (client, _):
         asked = {"prompt": "a cat", "images": [base64_of(pictures[0])]}
         assert client.post("/v1/score", json=asked).status_code == 200
         for wrong in ("", "Bearer", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x", "Bearer \xe9"):
@@ -27,6 +30,12 @@ def test_only_the_token_opens(bundle: Path, pictures: list[bytes]) -> None:
             refused = client.post("/v1/score", json=asked, headers=headers)
             assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
             assert client.post("/admin/reload", headers=headers).status_code == 401
+        admin = "another token"
+        with serving(bundle, tokens=("new", TOKEN), admin_tokens=(admin,)) as (rotating, _):
+            for token, scores, reloads in (("new", 200, 401), (TOKEN, 200, 401), (admin, 401, 200)):
+                headers = {"Authorization": f"Bearer {token}"}
+                assert rotating.post("/v1/score", json=asked, headers=headers).status_code == scores
+                assert rotating.post("/admin/reload", headers=headers).status_code == reloads
         for path in ("/health/live", "/health/ready", "/metrics"):
             assert client.get(path, headers={"Authorization": ""}).status_code == 200
         secured = client.get("/openapi.json").json()["paths"]["/v1/score"]["post"]["security"]
@@ -107,8 +116,8 @@ def test_a_body_that_dawdles_is_refused(running: Running, monkeypatch: pytest.Mo
 
     def slow() -> Iterator[bytes]:
         yield b"{"
-        wait_until(lambda: gate.requests == 1)
-        wait_until(lambda: gate.requests == 0)
+        wait_until(lambda: gate.bytes == 1)
+        wait_until(lambda: gate.bytes == 0)
         yield b"}"
 
     assert running.client.post("/v1/score", content=slow()).status_code == 408
@@ -166,7 +175,7 @@ def two_bundles(bundle: Path, tmp_path: Path) -> tuple[Path, Path]:
 def test_reload_drops_no_request(two_bundles: tuple[Path, Path], tmp_path: Path, pictures: list[bytes]) -> None:
     current = tmp_path / "current"
     current.symlink_to(two_bundles[0])
-    with serving(current, token=TOKEN) as (client, service):
+    with serving(current, tokens=(TOKEN,)) as (client, service):
         stop = threading.Event()
         statuses: list[int] = []
         digests: list[str] = []
@@ -194,9 +203,83 @@ def test_reload_drops_no_request(two_bundles: tuple[Path, Path], tmp_path: Path,
         assert set(statuses) == {200} and set(digests) == {first.scorer.bundle.digest, new}
         assert digests[-1] == new != first.scorer.bundle.digest
         assert first.batcher._threads._shutdown and first.users == 0
+        wait_until(
+            lambda: not first.scorer._sessions._open
+        )  # whose memory nobody waits for a garbage collector to free
 
         (two_bundles[1] / "head.onnx").write_bytes(b"damaged")
         refused = client.post("/admin/reload")
         assert refused.status_code == 422 and "is damaged" in refused.json()["error"]["message"]
         assert client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1])).json()["bundle"] == new
         assert client.get("/health/ready").status_code == 200
+
+
+def test_who_asks_for_a_reload_meanwhile_gets_the_same_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    room, begun, goes_on = running.service.room, threading.Event(), threading.Event()
+    load, loads = room._load, []
+
+    def slow_load() -> Engine:
+        loads.append(1)
+        begun.set()
+        goes_on.wait()
+        return load()
+
+    monkeypatch.setattr(room, "_load", slow_load)
+
+    async def ask_three_times() -> list[Engine]:
+        asked = [asyncio.ensure_future(room.reload()) for _ in range(3)]
+        await asyncio.to_thread(begun.wait)
+        goes_on.set()
+        return await asyncio.gather(*asked)
+
+    found = asyncio.run(ask_three_times())
+    assert len(loads) == 1 and len(set(map(id, found))) == 1
+
+
+def test_a_service_that_drains_is_not_ready_and_serves(bundle: Path, pictures: list[bytes]) -> None:
+    with serving(bundle) as (client, service):
+        assert client.get("/health/ready").status_code == 200
+        service.drain()
+        refused = client.get("/health/ready")
+        assert refused.status_code == 503 and "about to end" in refused.json()["error"]["message"]
+        assert client.get("/health/live").status_code == 200
+        assert client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1])).status_code == 200
+
+
+def test_a_full_queue_does_not_hold_up_readiness(
+    bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(bundle, max_batch=1, streams=1) as (client, service):
+        assert client.get("/health/ready").status_code == 200
+        service._proven_at -= READY_S + 1
+        brake, asked = Brake(service, monkeypatch), {"prompt": "a", "images": [base64_of(pictures[0])]}
+        with ThreadPoolExecutor(3) as threads, brake.held():
+            waiting = [threads.submit(client.post, "/v1/score", json=asked) for _ in range(3)]
+            wait_until(lambda: len(service.room.engine.batcher) == 2)
+            assert client.get("/health/ready").status_code == 200, "answered while nothing else can be"
+        assert {future.result().status_code for future in waiting} == {200}
+
+
+@pytest.mark.parametrize("body, status", [
+    (b'{"prompt":"a","images":[' + b"1," * 500_000 + b"1]}", 422),
+    (b'{"prompt":"a","images":[' + b"1," * 100_000 + b"1]}", 422),
+    (b"{" + b",".join(b'"k%d":1' % i for i in range(50_000)) + b"}", 422),
+    (b'{"images":' + b"[" * 500_000, 422),
+])  # fmt: skip
+def test_bodies_of_many_values_are_refused_with_few_words(running: Running, body: bytes, status: int) -> None:
+    answer = running.client.post("/v1/score", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == status and len(answer.content) < 2000
+
+
+def test_a_form_that_cannot_be_read_says_why(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = {"Content-Type": "multipart/form-data; boundary=x; charset=undefined"}
+    body = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n--x--\r\n'
+    answer = running.client.post("/v1/score", content=body, headers=kind)
+    assert answer.status_code == 422 and "undefined encoding" in answer.json()["error"]["message"]
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", full)
+    answer = running.client.post("/v1/score", data={"prompt": "a"}, files=form([small_picture(0)]))
+    assert answer.status_code == 507 and "No space left" in answer.json()["error"]["message"]

@@ -1,0 +1,112 @@
+"""What strangers open and never end costs nobody else anything."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from service_server import TOKEN, Running, form, serving, small_picture
+
+from runtime.service.network import connections
+from runtime.service.network.connections import MAX_HEAD_BYTES, MAX_HEADERS, most_connections
+
+MOST, MOST_OF_ONE = 12, 8
+
+
+@pytest.fixture(scope="module")
+def running(bundle: Path) -> Iterator[Running]:
+    with serving(bundle, tokens=(TOKEN,), max_connections=MOST, max_per_address=MOST_OF_ONE) as running:
+        yield running
+
+
+def opened(running: Running) -> socket.socket:
+    url = running.client.base_url
+    return socket.create_connection((url.host, url.port), timeout=60)
+
+
+def answer(stranger: socket.socket) -> bytes:
+    """What the service says until it ends the connection, in whatever way."""
+    said = b""
+    try:
+        while piece := stranger.recv(65_536):
+            said += piece
+    except ConnectionError:
+        pass
+    return said
+
+
+def test_an_endless_head_is_refused_at_its_bound(running: Running) -> None:
+    with opened(running) as stranger:
+        sent = 0
+        try:
+            stranger.sendall(b"GET /health/live HTTP/1.1\r\nx: ")
+            while sent < 64 * MAX_HEAD_BYTES:
+                stranger.sendall(b"a" * 16_384)
+                sent += 16_384
+        except ConnectionError:
+            pass
+        assert answer(stranger)[:12] in (b"HTTP/1.1 431", b"")
+    assert sent < 64 * MAX_HEAD_BYTES
+    assert running.client.get("/health/live").status_code == 200
+
+
+def test_a_head_of_many_short_headers_is_refused(running: Running) -> None:
+    with opened(running) as stranger:
+        stranger.sendall(b"GET /health/live HTTP/1.1\r\n" + b"a: b\r\n" * (MAX_HEADERS + 1) + b"\r\n")
+        assert answer(stranger).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_head_up_to_the_bounds_is_read_with_its_body(running: Running) -> None:
+    request = running.client.build_request("POST", "/v1/score", files=form([small_picture(0)]), data={"prompt": "a"})
+    body = request.read()
+    lines = ["POST /v1/score HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", "Connection: close",
+             f"Content-Type: {request.headers['content-type']}", f"Authorization: Bearer {TOKEN}"]  # fmt: skip
+    head = "\r\n".join(lines) + "\r\nx-filler: "
+    head += "a" * (MAX_HEAD_BYTES - len(head) - 4) + "\r\n\r\n"
+    with opened(running) as client:
+        client.sendall(head.encode() + body)
+        assert answer(client).startswith(b"HTTP/1.1 200 ")
+
+
+def test_the_silent_are_bounded_by_address_and_ended(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT_S", 0.5)
+    running.client.close()  # its connection counts too
+    with ExitStack() as stack:
+        silent = [stack.enter_context(opened(running)) for _ in range(MOST_OF_ONE)]
+        with opened(running) as one_more:
+            said = answer(one_more)
+        assert said.startswith(b"HTTP/1.1 503 ") and b"connections of your address" in said
+        slow = silent[0]
+        slow.sendall(b"GET /health/live HTTP/1.1\r\n")  # and no more
+        assert all(answer(stranger) == b"" for stranger in silent), "their time is over"
+    with opened(running) as later:
+        later.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert answer(later).startswith(b"HTTP/1.1 200 ")
+
+
+def test_bodies_that_are_announced_and_never_sent_take_no_room(bundle: Path) -> None:
+    with serving(bundle, max_pending_bytes=1 << 20, max_body_bytes=1 << 20) as running, ExitStack() as stack:
+        for _ in range(8):
+            stranger = stack.enter_context(opened(running))
+            stranger.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        for _ in range(3):
+            data = {"prompt": "a"}
+            assert running.client.post("/v1/score", files=form([small_picture(0)]), data=data).status_code == 200
+        unknown = stack.enter_context(opened(running))
+        unknown.sendall(b"POST /v1/nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        unknown.settimeout(60)
+        assert unknown.recv(12) == b"HTTP/1.1 404", "before its body came"
+
+
+def test_connections_leave_room_for_other_files() -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        assert most_connections(50) == 50
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
+        assert most_connections(100) == 100, "the limit that is soft is raised"
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(356, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
