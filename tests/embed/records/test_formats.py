@@ -139,7 +139,7 @@ def test_the_format_can_be_chosen() -> None:
         ("t.json", b'[{"image": "\\ud800.jpg"}]', "t.json cannot be read: "),
         ("t.json", b'[{"image": ' + b"[" * 200_000, "t.json cannot be read: "),
         ("t.jsonl", b'{"image": "1.jpg"\n', "t.jsonl cannot be read: "),
-        ("t.jsonl", b"", "t.jsonl cannot be read: "),
+        ("t.jsonl", b"", "t.jsonl has no rows"),
     ],
 )
 def test_files_that_cannot_be_read(name: str, content: bytes | None, message: str) -> None:
@@ -152,11 +152,11 @@ def test_files_that_cannot_be_read(name: str, content: bytes | None, message: st
 
 def test_values_of_the_wrong_kind() -> None:
     Path("t.csv").write_text("image,count\n1.jpg,many\n")
-    with pytest.raises(InputError, match=r"t\.csv cannot be read: .*many"):
+    with pytest.raises(InputError, match=r"^t\.csv: column 'count' has 'many' in row 0 \("):
         read_records("t.csv").labels()
-    with pytest.raises(InputError, match=r"t\.parquet: column 'count' cannot be read as double: .*many"):
+    with pytest.raises(InputError, match=r"^t\.parquet: column 'count' has 'many' in row 0 \("):
         read_records(write("t.parquet", [{"image": "1.jpg", "count": "many"}])).labels()
-    with pytest.raises(InputError, match=r"t\.json: column 'count' holds different kinds of values"):
+    with pytest.raises(InputError, match=r"^t\.json: column 'count' has 'many' in row 0 \("):
         read_records(write("t.json", [{"image": "1.jpg", "count": "many"}])).labels()
     # Numbers written as text are numbers.
     assert labels(read_records(write("t.parquet", [{"image": "1.jpg", "count": "12"}])))[0][2] == 12

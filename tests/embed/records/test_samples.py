@@ -11,7 +11,7 @@ import pytest
 from embed_record_files import images, labels, prompts
 
 from embed.records.formats import read_records
-from embed.records.samples import _json_array
+from embed.records.json_records import json_records
 from embed.spec import InputError
 
 
@@ -45,13 +45,13 @@ def test_a_file_name_that_is_not_utf8_can_still_be_read(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "t.parquet").write_bytes(b"x")
+    (tmp_path / "t.csv").write_bytes(b"x")
     with pytest.raises(InputError, match="has no pictures"):
         read_records(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"x")
     records = read_records(tmp_path)
     (tmp_path / "a.jpg").unlink()
-    (tmp_path / "t.parquet").unlink()
+    (tmp_path / "t.csv").unlink()
     tmp_path.rmdir()
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         images(records)
@@ -105,15 +105,15 @@ def test_tars_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "s-1.tar").write_bytes(one.read_bytes())
     with pytest.raises(InputError, match=r"s-0\.tar and .*s-1\.tar both begin with the key '1'"):
         images(read_records(tmp_path / "s-{0..1}.tar"))
-    (tmp_path / "s-2.tar").write_bytes(one.read_bytes()[:2000])
     (tmp_path / "s-3.tar").write_bytes(b"no tar at all")
-    for name in ("s-2.tar", "s-3.tar"):
-        with pytest.raises(InputError, match=f"{name} cannot be read: "):
-            read_records(tmp_path / name)
+    with pytest.raises(InputError, match=r"s-3\.tar cannot be read: "):
+        read_records(tmp_path / "s-3.tar")
     for text in (b"[1]", b"{"):
         broken = write_tar(tmp_path / "s-4.tar", {"1.jpg": b"A", "1.json": text})
-        with pytest.raises(InputError, match=r"s-4\.tar(: 1\.json is no JSON object| cannot be read: )"):
+        with pytest.raises(InputError, match=r"s-4\.tar: 1\.json is no JSON object"):
             read_records(broken)
+    with pytest.raises(InputError, match=r"s-4\.tar cannot be read: it holds a file of '1' twice"):
+        read_records(write_tar(tmp_path / "s-4.tar", {"1.jpg": b"A", "1.JPG": b"B"}))
     with pytest.raises(InputError, match="has no rows"):
         read_records(write_tar(tmp_path / "s-5.tar", {}))
 
@@ -135,9 +135,9 @@ def test_a_json_array_is_read_over_the_ends_of_pieces(size: int, indent: int | N
     records: list[Any] = [{"a": 'br]ace{"\\', "b": [1, {"c": None}]}, {"d": "\u4e2d\U0001f600 \u2028"}, {}] * 3
     for ensure_ascii in (True, False):
         text = json.dumps(records, indent=indent, ensure_ascii=ensure_ascii)
-        assert list(_json_array(Pieces(text + "\n", size))) == records
+        assert list(json_records(Pieces(text + "\n", size))) == records
     with pytest.raises(json.JSONDecodeError):
-        list(_json_array(Pieces(text[:-5], size)))
+        list(json_records(Pieces(text[:-5], size)))
 
 
 def test_columns_of_a_json_array_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
