@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from embed.records.plain import is_light, is_scalar
 from embed.records.tables import Rows, Table, Types
+from embed.spec import InputError
 
 
 @runtime_checkable
@@ -95,16 +96,23 @@ class MemoryTable(ArrowTable):
     `datasets` library."""
 
     def __init__(self, source: ArrowStream | HasArrowTable, aliases: Mapping[str, str]) -> None:
-        name = f"the {type(source).__module__.partition('.')[0]}.{type(source).__name__}"
-        if isinstance(source, ArrowStream):
-            self._table = pa.table(source)
-        else:
-            # Rows that were chosen or shuffled are indices beside the table, until they are flattened.
-            flat = source.flatten_indices() if getattr(source, "_indices", None) is not None else source
-            self._table = flat.data.table
-        super().__init__(name, os.getcwd(), aliases)
+        self._source: Any = source
+        kind = type(source)
+        super().__init__(f"the {kind.__module__.partition('.')[0]}.{kind.__name__}", os.getcwd(), aliases)
 
     def _open(self) -> tuple[pa.Schema, bool]:
+        source = self._source
+        if isinstance(source, ArrowStream):
+            self._table = pa.table(source)
+        elif hasattr(getattr(source, "data", None), "table"):
+            # Rows that were chosen or shuffled are indices beside the table, until they are flattened.
+            chosen = getattr(source, "_indices", None) is not None
+            self._table = (source.flatten_indices() if chosen else source).data.table
+        else:
+            raise InputError(
+                f"{self.path} is no table; wanted a path, a frame or table with __arrow_c_stream__, or one split of a"
+                " dataset"
+            )
         self.rows = len(self._table)
         return self._table.schema, self.rows > 0
 

@@ -63,7 +63,8 @@ def social_reward(table: Table) -> pa.Table:
 def pick_a_pic(table: Table) -> pa.Table:
     """Comparisons with target 1, 0 or 0.5 (a tie: `has_label` false), of weight 1 / `num_example_per_prompt`.
 
-    Where `has_label` is null, the two labels tell, as they do in a table without that column. A picture is named by its uid, or else by the hash of its bytes, or else by its URL.
+    Where `has_label` is null, the two labels tell, as they do in a table without that column. A picture is named by
+    its uid, or else by the hash of its bytes, or else by its URL.
 
     >>> pairs = {"caption": ["a cat", "a dog"], "jpg_0": [b"A", b"C"], "jpg_1": [b"B", b"D"]}
     >>> pairs |= {"image_0_uid": ["a", "c"], "image_1_uid": ["b", "d"], "label_0": [0.0, 0.5], "label_1": [1.0, 0.5]}

@@ -129,6 +129,7 @@ def _named(pattern: str) -> list[str]:
         found += sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
     if not found:
         raise InputError(f"{pattern} does not exist: no file has such a name")
+    found = list(dict.fromkeys(found))
     if missing := [file for file in found if not os.path.isfile(file)]:
         raise InputError(f"{missing[0]} does not exist" + (f", nor do {len(missing) - 1} more" * (len(missing) > 1)))
     return found

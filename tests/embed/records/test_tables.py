@@ -21,8 +21,14 @@ def arrow_peak_bytes(path: Path, work: str) -> int:
 
     Arrow reads some 30 blocks of CSV ahead; they are smaller here, so that the file has more of them.
     """
-    code = f"import pyarrow as pa; from embed.records import delimited, sources; delimited.BLOCK_BYTES = {TEST_BLOCK_BYTES}; "
-    code += f"table = sources.open_table({str(path)!r}, {{}}); {work}; print(pa.default_memory_pool().max_memory())"
+    code = f"""
+import pyarrow as pa
+from embed.records import delimited, sources
+delimited.BLOCK_BYTES = {TEST_BLOCK_BYTES}
+table = sources.open_table({str(path)!r}, {{}})
+{work}
+print(pa.default_memory_pool().max_memory())
+"""
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
