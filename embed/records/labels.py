@@ -18,7 +18,6 @@ from embed.records.columns import (
     FLOATS,
     STRING,
     STRINGS,
-    Column,
     any_in_list,
     empty,
     lengths,
@@ -27,6 +26,7 @@ from embed.records.columns import (
     refuse,
     valid,
 )
+from embed.records.plain import Column
 from embed.records.tables import BATCH_ROWS, Table
 
 Kind = Literal["comparisons", "groups", "ratings", "counts"]

@@ -9,7 +9,7 @@ pictures and labels.
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import pyarrow as pa
 
@@ -20,8 +20,8 @@ from embed.spec import InputError
 BATCH_ROWS = 65_536
 BATCH_ROWS_WITH_BYTES = 64
 
-Types = Mapping[str, pa.DataType]
-Rows = pa.Table | pa.RecordBatch
+Types: TypeAlias = Mapping[str, pa.DataType]
+Rows: TypeAlias = pa.Table | pa.RecordBatch
 RecordFormat = Literal[
     "social-reward", "pick-a-pic", "imagereward", "hpd", "ratings", "popularity", "images", "folder", "webdataset"
 ]
@@ -76,8 +76,8 @@ class Table:
         with self._readable():
             table = self._read(self._own(types))
             wanted = pa.table(self._typed(table, types))
-            others = self._others(table, wanted, is_scalar)
-        return wanted, pa.table({name: column for name, column in others.items() if name not in types})
+            others = table.select([name for name in table.column_names if name not in types])
+            return wanted, pa.table(self._others(others, wanted, is_scalar))
 
     def pieces(self, types: Types, rows: int, start: int = 0) -> Iterator[tuple[pa.Table, pa.Table]]:
         """The rows from `start` on, `rows` at a time and fewer in the end: the columns named, as the types given; and

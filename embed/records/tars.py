@@ -117,9 +117,9 @@ class Shard:
     def data(self, place: Place) -> bytes:
         """The content of a file, or what is left of it where the tar ends early."""
         offset, size = place
-        self._tar.fileobj.seek(offset)  # type: ignore[union-attr]
+        self._tar.fileobj.seek(offset)
         try:
-            return self._tar.fileobj.read(size)  # type: ignore[union-attr]
+            return self._tar.fileobj.read(size)
         except EOFError:
             return b""
 
@@ -147,7 +147,7 @@ class Shard:
     def _entries(self) -> Iterator[tarfile.TarInfo]:
         try:
             while entry := self._tar.next():
-                self._tar.members.clear()  # which would grow with every entry
+                self._tar.members.clear()  # type: ignore[attr-defined]  # which would grow with every entry
                 yield entry
             self.ending = self._early_end()
         except (tarfile.TarError, EOFError) as error:
@@ -156,8 +156,8 @@ class Shard:
     def _early_end(self) -> str | None:
         """What stands where the blocks of zeros should be that end a tar."""
         place, file = self._tar.offset, self._tar.fileobj
-        file.seek(place)  # type: ignore[union-attr]
-        block, rest = file.read(512), file.read(1 << 20)  # type: ignore[union-attr]
+        file.seek(place)
+        block, rest = file.read(512), file.read(1 << 20)
         if len(block) < 512:
             return f"ends early (at byte {place}, {'inside a header' if block else 'without its end blocks'})"
         if block.strip(b"\0"):
