@@ -80,6 +80,8 @@ def json_records(file: TextIO) -> Iterator[Any]:
                 raise json.JSONDecodeError(what, text[position:], error.pos - position) from None
             text, position = text[position:] + more, 0
             continue
+        except ValueError as error:  # an integer of thousands of digits
+            raise json.JSONDecodeError(f"record {number} (counted from 0) cannot be read: {error}", "", 0) from None
         yield element
         number += 1
     while text:
@@ -93,4 +95,5 @@ def _is_by_column(record: dict[str, Any]) -> bool:
     nested = [value for value in record.values() if isinstance(value, dict)]
     split = {"columns", "data"} <= record.keys() or {"schema", "data"} <= record.keys()
     same_index = len(nested) == len(record) > 0 and all(value.keys() == nested[0].keys() for value in nested)
-    return same_index or (split and isinstance(record["data"], list))
+    is_picture = bool(nested) and nested[0].keys() <= {"bytes", "path"}
+    return (same_index and not is_picture) or (split and isinstance(record["data"], list))

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from embed.records.plain import Column, convert, holds_bytes, is_light, is_scalar, plain, plain_type
 from embed.spec import InputError
+from embed.wording import one_line
 
 # Rows in a batch. Pictures inside a table are up to megabytes each.
 BATCH_ROWS = 65_536
@@ -127,11 +128,11 @@ class Table:
         try:
             yield
         except (pa.ArrowException, json.JSONDecodeError, UnicodeError, OverflowError, RecursionError) as error:
-            raise InputError(f"{self.path} cannot be read: {error}") from None
+            raise InputError(f"{self.path} cannot be read: {one_line(error)}") from None
         except OSError as error:
             if error.filename:
                 raise
-            raise InputError(f"{self.path} cannot be read: {error}") from None  # Arrow's, of damaged data
+            raise InputError(f"{self.path} cannot be read: {one_line(error)}") from None  # Arrow's, of damaged data
 
     # What a source has to know. `types` are of its own columns: what each is asked to be, which it need not be yet.
 

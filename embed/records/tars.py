@@ -14,6 +14,7 @@ from embed.records.plain import holds_bytes
 from embed.records.samples import SampleTable
 from embed.records.tables import Types
 from embed.spec import InputError
+from embed.wording import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ class Shard:
         try:
             self._tar = tarfile.open(path)  # noqa: SIM115
         except (tarfile.TarError, EOFError) as error:
-            raise InputError(f"{path} cannot be read: {error}") from None
+            raise InputError(f"{path} cannot be read: {one_line(error)}") from None
 
     def __enter__(self) -> "Shard":
         return self
