@@ -100,6 +100,10 @@ class MemoryTable(ArrowTable):
         kind = type(source)
         super().__init__(f"the {kind.__module__.partition('.')[0]}.{kind.__name__}", os.getcwd(), aliases)
 
+    @property
+    def files(self) -> list[str]:
+        return []
+
     def _open(self) -> tuple[pa.Schema, bool]:
         source = self._source
         if isinstance(source, ArrowStream):

@@ -81,6 +81,12 @@ class Picture:
         return {name: STRING} if name else {}
 
 
+def absolute(uri: pa.Array, root: str) -> pa.Array:
+    """Paths and URIs, those that are relative starting in `root`."""
+    whole = pc.match_substring_regex(uri, r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)")
+    return pc.if_else(whole, uri, pc.binary_join_element_wise(root, uri, "/"))
+
+
 def _content_hashes(data: pa.Array) -> pa.Array:
     hashes = ["sha256:" + hashlib.sha256(item.as_buffer()).hexdigest() if item.is_valid else None for item in data]
     return pa.array(hashes, STRING)

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embed.records import labels
 from embed.records.columns import (
     IMAGES,
     Reading,
+    absolute,
     listed_pictures,
     pick_a_pic_picture,
     picture,
@@ -136,7 +136,7 @@ class Records:
         """
         for _, batch in stream(self.table, {"images": self.shape.pictures(self.table)}):
             yield pa.RecordBatch.from_arrays(
-                [batch["key"], _absolute(batch["uri"], self.images_root), batch["bytes"]], schema=IMAGES
+                [batch["key"], absolute(batch["uri"], self.images_root), batch["bytes"]], schema=IMAGES
             )
 
     def prompts(self) -> Batches:
@@ -235,8 +235,3 @@ def _root(table: Table, images_root: str | Path | None) -> str:
     if not os.path.isdir(root):
         raise InputError(f"{root}, where the pictures should be, is no folder")
     return os.path.abspath(root)
-
-
-def _absolute(uri: pa.Array, root: str) -> pa.Array:
-    whole = pc.match_substring_regex(uri, r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)")
-    return pc.if_else(whole, uri, pc.binary_join_element_wise(root, uri, "/"))

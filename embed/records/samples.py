@@ -44,16 +44,20 @@ class SampleTable(Table):
         return pa.concat_tables(tables, promote_options="permissive")
 
     def _whole_rows(self, types: Types, rows: int, start: int) -> Iterator[Rows]:
-        # The other columns' types are settled by all rows; pictures are read row by row.
-        others, row = self._read({}), 0
-        for batch in self._stream(types, rows):
-            table = others.slice(row, len(batch))
-            for name in types:
-                if name in table.column_names:
-                    table = table.drop_columns(name)
-                table = table.append_column(name, pa.chunked_array([batch[name]]))
-            yield table.slice(max(0, start - row))
-            row += len(batch)
+        # All rows settle the other columns' types; the rows themselves, with their pictures, come one by one.
+        others, row = self._read({}).schema, 0
+        for samples in _batched(self._samples(types), rows):
+            if row + len(samples) > start:
+                table = self._to_table(samples, types, row)
+                settled = {
+                    name: table[name].cast(others.field(name).type)
+                    if name in table.column_names
+                    else pa.nulls(len(table), others.field(name).type)
+                    for name in others.names
+                }
+                named = {name: table[name] for name in types}
+                yield pa.table(settled | named).slice(max(0, start - row))
+            row += len(samples)
 
     def _to_table(self, samples: list[dict[str, Any]], types: Types, start: int) -> pa.Table:
         """The columns of `types`, and every other one that holds no lists and objects."""
@@ -93,6 +97,10 @@ class FolderTable(SampleTable):
     """
 
     plain_format = "folder"
+
+    @property
+    def files(self) -> list[str]:
+        return []
 
     def _open(self) -> tuple[pa.Schema, bool]:
         has_rows = next(_files(self.path, ""), None) is not None

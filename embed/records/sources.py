@@ -42,6 +42,10 @@ class ShardedTable(Table):
         self._shards = [shard for shard in shards if shard.has_rows] or shards[:1]
         super().__init__(path, root, aliases)
 
+    @property
+    def files(self) -> list[str]:
+        return [file for shard in self._shards for file in shard.files]
+
     def _open(self) -> tuple[pa.Schema, bool]:
         for shard in self._shards[1:]:
             _require_same(self._shards[0], shard)

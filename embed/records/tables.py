@@ -58,6 +58,11 @@ class Table:
         self._own_types = {field.name: plain_type(field.type) for field in schema}
         self.types = self._own_types | {ours: self._own_types[theirs] for ours, theirs in self.aliases.items()}
 
+    @property
+    def files(self) -> list[str]:
+        """What it reads; nothing where that is no files of tables."""
+        return [self.path]
+
     def complete(self) -> None:
         """Find the columns that only later rows have, where opening has not looked at all rows."""
 

@@ -42,6 +42,10 @@ class TarTable(SampleTable):
         self._warned: set[str] = set()
         super().__init__(path, root, aliases)
 
+    @property
+    def files(self) -> list[str]:
+        return list(self._shards)
+
     def _open(self) -> tuple[pa.Schema, bool]:
         samples = list(itertools.islice(self._samples({}), FIRST_SAMPLES))
         return _schema(samples), bool(samples)

@@ -7,10 +7,12 @@ import random
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from embed_record_files import images, labels, prompts
 
 from embed.records.formats import read_records
+from embed.records.sources import open_table
 from embed.spec import InputError
 
 
@@ -143,6 +145,28 @@ def test_a_tar_that_ends_early_is_a_picture_that_cannot_be_read(
     assert found[len(keys) - 1][2] == (b"B" * (size - 1536) if size == 1736 else whole[f"{keys[-1]}.jpg"])
     assert prompts(records) == []
     assert [record.getMessage() for record in caplog.records] == [line], "said once, not at every pass"
+
+
+def test_pieces_of_a_tar_keep_pictures_and_facts_together(tmp_path: Path) -> None:
+    for shard in range(2):
+        members = {}
+        for n in range(3):
+            fact = {"n": n if shard == 0 else n + 0.5} | ({"late": "x"} if shard and n else {})
+            members |= {f"{shard}{n}.jpg": f"{shard}{n}".encode(), f"{shard}{n}.json": json.dumps(fact).encode()}
+        write_tar(tmp_path / f"{shard}.tar", members)
+    cut(tmp_path / "0.tar", 6 * 1024)  # without its end blocks: a row more
+    table = open_table(str(tmp_path / "{0..1}.tar"), {})
+    whole = ["00", "01", "02", "", "10", "11", "12"]
+    for start in (0, 2, 4):
+        pieces = list(table.pieces({"image": pa.string(), "bytes": pa.binary()}, 2, start))
+        wanted, others = (pa.concat_tables([piece[part] for piece in pieces]) for part in (0, 1))
+        names = [name if len(name) == 2 else "" for name in wanted["image"].to_pylist()]
+        assert names == whole[start:] and others["image"] == wanted["image"]
+        assert wanted["bytes"].to_pylist() == [name.encode() or None for name in names]
+        facts = [int(name[1]) + 0.5 * int(name[0]) if name else None for name in names]
+        assert others["n"].to_pylist() == facts
+        assert others["late"].to_pylist()[-3:] == [None, "x", "x"]
+        assert all(piece[1].schema == others.schema for piece in pieces)
 
 
 def test_what_else_a_tar_may_lose_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
