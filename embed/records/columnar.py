@@ -9,6 +9,7 @@ import pyarrow as pa
 from embed.records.plain import is_light, is_scalar
 from embed.records.tables import Rows, Table, Types
 from embed.spec import InputError
+from embed.wording import one_line
 
 
 @runtime_checkable
@@ -107,7 +108,10 @@ class MemoryTable(ArrowTable):
     def _open(self) -> tuple[pa.Schema, bool]:
         source = self._source
         if isinstance(source, ArrowStream):
-            self._table = pa.table(source)
+            try:
+                self._table = pa.table(source)
+            except (TypeError, ValueError) as error:
+                raise InputError(f"{self.path} cannot be read: {one_line(error)}") from None
         elif hasattr(getattr(source, "data", None), "table"):
             # Rows that were chosen or shuffled are indices beside the table, until they are flattened.
             chosen = getattr(source, "_indices", None) is not None

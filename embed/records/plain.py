@@ -21,7 +21,13 @@ from embed.spec import InputError
 Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-WANTED = {pa.string(): "text", pa.float64(): "a number such as 1234.5", pa.bool_(): "true or false"}
+WANTED = {
+    pa.string(): "text",
+    pa.float64(): "a number such as 1234.5",
+    pa.bool_(): "true or false",
+    pa.list_(pa.string()): "a list of texts",
+    pa.list_(pa.float64()): "a list of numbers",
+}
 
 
 def plain_type(type: pa.DataType) -> pa.DataType:

@@ -115,6 +115,7 @@ def test_what_stands_beside_the_labels_is_plain_too() -> None:
             {"prompt": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int8()))},
             "column 'prompt' holds map<string",
         ),
+        ({"rating": pa.nulls(1, pa.null()), "prompt": [[1]]}, "column 'prompt' holds list<item: int64>; wanted text"),
         ({"n": [Decimal(2**64)]}, r"column 'n' holds decimal128\(20, 0\) that is no int64 .*; cast it"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -135,6 +136,10 @@ def test_tables_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert labels(read_records(Dataset(table, [1]))) == [("b", None, 2)]
     with pytest.raises(InputError, match=r"^the pyarrow\.Table: rating is not finite: row 0 \("):
         read_records(pa.table({"image": ["a"], "rating": [float("inf")]})).labels()
+    mixed, repeated = pd.DataFrame({"image": ["a", 5]}), pd.DataFrame([["a", 1, 2]], columns=["image", "n", "n"])
+    for frame in (mixed, repeated):
+        with pytest.raises(InputError, match=r"^the pandas\.DataFrame cannot be read: "):
+            read_records(frame)
     for wrong in (5, {"train": table}, type("DatasetDict", (), {"data": {}})()):
         with pytest.raises(InputError, match=r"is no table; wanted a path, a frame or table with __arrow_c_stream__"):
             read_records(wrong)  # type: ignore[arg-type]
