@@ -39,6 +39,7 @@ from embed.process.allocator import release_freed_memory
 from embed.process.child import call_apart
 from embed.progress import Progress, silent
 from embed.records.formats import Records, read_records
+from embed.records.sources import TableSource
 from embed.spec import SIDES, InputError, Side, Source, known_fields
 from embed.wording import NOUN
 
@@ -52,7 +53,7 @@ TRIAL_RECORDS = 1000
 class BuildConfig(EmbeddingConfig):
     """All that `embed cache` can be told."""
 
-    tables: tuple[str, ...]
+    tables: tuple[TableSource, ...]
     out: Path
     source: Source
     wanted: Wanted = field(default_factory=Wanted)

@@ -33,7 +33,7 @@ from embed.records.columns import (
 from embed.records.labels import Kind
 from embed.records.plain import holds_bytes
 from embed.records.samples import FolderTable
-from embed.records.sources import Source, open_table
+from embed.records.sources import TableSource, open_table
 from embed.records.tables import RecordFormat, Table
 from embed.records.tars import TarTable
 from embed.spec import InputError, Side
@@ -171,7 +171,7 @@ class Records:
 
 
 def read_records(
-    source: Source,
+    source: TableSource,
     format: str | None = None,
     images_root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,

@@ -19,7 +19,7 @@ from embed.records.tables import Rows, Table, Types
 from embed.records.tars import TarTable
 from embed.spec import InputError
 
-Source: TypeAlias = str | Path | ArrowStream | HasArrowTable
+TableSource: TypeAlias = str | Path | ArrowStream | HasArrowTable
 
 READERS: dict[str, type[Table]] = {
     ".parquet": ParquetTable,
@@ -78,7 +78,7 @@ class ShardedTable(Table):
                     start = max(0, start - len(batch))
 
 
-def open_table(source: Source, columns: Mapping[str, str]) -> Table:
+def open_table(source: TableSource, columns: Mapping[str, str]) -> Table:
     """The reader for a file, a folder, shards that a pattern names, or a table in memory; `columns` is {ours: theirs}.
 
     Raise InputError for what is not there, and for what is no table by its name.
