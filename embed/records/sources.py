@@ -90,7 +90,7 @@ def open_table(source: TableSource, columns: Mapping[str, str]) -> Table:
         return _open_folder(path, columns)
     files = _named(path)
     root = os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
-    if all(re.search(r"\.tar(\.(gz|bz2))?$", file.lower()) for file in files):
+    if all(re.search(r"\.(tar(\.(gz|bz2|xz))?|tgz)$", file.lower()) for file in files):
         return TarTable(path, root, columns, files)
     return _joined(path, root, columns, files)
 
@@ -130,7 +130,8 @@ def _named(pattern: str) -> list[str]:
         return [pattern]
     found: list[str] = []
     for name in _expanded(pattern):
-        found += sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
+        matching = sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
+        found += matching if glob.has_magic(name) else [name]
     if not found:
         raise InputError(f"{pattern} does not exist: no file has such a name")
     found = list(dict.fromkeys(found))
