@@ -39,6 +39,7 @@ from export.config import ExportConfig  # noqa: E402
 from export.measure import some_pictures  # noqa: E402
 from heads.config import HeadConfig  # noqa: E402
 from heads.models import build_head  # noqa: E402
+from runtime.config import SessionConfig  # noqa: E402
 from runtime.scoring.scorer import Scorer  # noqa: E402
 
 # Between two ways: threads that spin after their work, of torch and onnxruntime, would slow down the next one.
@@ -61,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         make_bundle(bundle, backbone, paths[:16])
-        scorers = {p: Scorer.load(bundle, precision=p) for p in ("fp32", "int8")}
+        scorers = {p: Scorer.load(bundle, SessionConfig(precision=p)) for p in ("fp32", "int8")}
         ways: dict[str, tuple[Way, bool]] = {
             "transformers": (transformers_way(Path(folder)), True),
             "open_clip": (open_clip_way(backbone), True),

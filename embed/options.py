@@ -16,12 +16,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, asdict, dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from embed.spec import InputError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def require_valid(config: "DataclassInstance") -> None:
         require_value(name, getattr(config, name), hint)
 
 
-def require_value(name: str, value: Any, hint: Any) -> None:
+def require_value(name: str, value: object, hint: object) -> None:
     """Raise InputError with name, value and what is wanted if a value is not one that its annotation describes.
 
     Only ranges and literals are looked at. None passes, and of a tuple every item must be right.
@@ -111,15 +113,13 @@ def require_value(name: str, value: Any, hint: Any) -> None:
     allowed, words = _admitted(hint)
     if isinstance(value, (int, float)):
         right = value in (allowed or Range())
-    elif words:
-        right = value is None or value in words
     else:
-        right = value is None or allowed is None
+        right = value is None or (value in words if words else allowed is None)
     if not right:
         raise InputError(f"{name} is {value!r}; wanted {wanted(hint) or Range()}{near_literals(value, hint)}")
 
 
-def wanted(hint: Any, unit: float = 1) -> str:
+def wanted(hint: object, unit: float = 1) -> str:
     """What an annotation's range, in this unit, and its literals admit, in words; empty where it has neither."""
     allowed, literals = _admitted(hint)
     words = [*map(str, literals), *([str(allowed / unit)] if allowed else [])]
@@ -130,7 +130,7 @@ def _either(words: Sequence[str]) -> str:
     return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
-def near_literals(value: object, hint: Any) -> str:
+def near_literals(value: object, hint: object) -> str:
     """The values of an annotation's literals that are like this one, in words to end an error with."""
     import difflib
 
@@ -138,30 +138,29 @@ def near_literals(value: object, hint: Any) -> str:
     return f" (near names: {', '.join(near)})" if near else ""
 
 
-def metadata(hint: Any, kind: type) -> Any:
+def metadata(hint: object, kind: type[T]) -> T | None:
     """The first object of this class that an annotation carries, or None."""
     found = (one for one in getattr(hint, "__metadata__", ()) if isinstance(one, kind))
     return next(found, None) or next((one for part in _parts(hint) if (one := metadata(part, kind))), None)
 
 
 @cache
-def _admitted(hint: Any) -> tuple[Range | None, tuple[Any, ...]]:
+def _admitted(hint: object) -> tuple[Range | None, tuple[Any, ...]]:
     """The range in an annotation, and the values of its Literals."""
     return metadata(hint, Range), _literals(hint)
 
 
-def _literals(hint: Any) -> tuple[Any, ...]:
-    if get_origin(hint) is Literal:
-        return get_args(hint)
-    return tuple(value for part in _parts(hint) for value in _literals(part))
+def _literals(hint: object) -> tuple[Any, ...]:
+    parts = _parts(hint)
+    return parts if get_origin(hint) is Literal else tuple(value for part in parts for value in _literals(part))
 
 
-def _parts(hint: Any) -> tuple[Any, ...]:
+def _parts(hint: object) -> tuple[Any, ...]:
     return get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
 
 
 @cache
-def hints_of(config: "type[DataclassInstance]") -> dict[str, Any]:
+def hints_of(config: "type[DataclassInstance]") -> dict[str, object]:
     """The annotations of a dataclass's fields, with all that they carry."""
     hints = get_type_hints(config, include_extras=True)
     return {field.name: hints[field.name] for field in fields(config)}

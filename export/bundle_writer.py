@@ -10,7 +10,7 @@ import io
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ from export import card, compose, parity
 from export.config import PROMPTS, ExportConfig
 from export.measure import measure, torch_scores, torch_vectors
 from heads.evaluation.calibration import Curve, Temperature
-from runtime.config import Precision
+from runtime.config import Precision, SessionConfig
 from runtime.scoring.bundle import FORMAT, BundleManifest, FileEntry, GraphEntry, Part, Tensors, manifest_bytes
 from runtime.scoring.scorer import Scorer
 
@@ -54,7 +54,7 @@ def export_bundle(
     config: ExportConfig,
     progress: Progress = silent,
 ) -> BundleManifest:
-    """Write the bundle to `out` and return its manifest; ParityError, and nothing written, where it is off."""
+    """Write the bundle to `out` and return its manifest; raise ParityError, and write nothing, where it is off."""
     require_same_identity(
         Identity.from_json(head_manifest["identity"]), "the head", backbone.identity, "the backbone loaded for it"
     )
@@ -73,12 +73,7 @@ def export_bundle(
 
 
 def _build(
-    folder: Path,
-    backbone: "Backbone",
-    head: "Head",
-    head_manifest: Mapping[str, Any],
-    config: ExportConfig,
-    step: Step,
+    folder: Path, backbone: "Backbone", head: "Head", head_manifest: Mapping[str, Any], config: ExportConfig, step: Step
 ) -> BundleManifest:
     step(0, "exporting the towers")
     reads_text = "text_embedding" in head.inputs
@@ -118,7 +113,7 @@ def _build(
     # sessions that are opened next.
     del parts, at
     gc.collect()
-    manifest["parity"] = measure(folder, backbone, head, config.precisions, pictures, config.prompts, config.max_flips)
+    manifest["parity"] = measure(folder, backbone, head, replace(config, pictures=pictures))
     manifest["reference"] = _tolerances(folder, manifest)
     step(1, "checking the bundle")
     (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
@@ -138,16 +133,11 @@ def _export_parts(
     if "text_embedding" in head.inputs:
         parts["text"] = compose.export_text(backbone, shortens)
         widths["text_embedding"] = backbone.identity.dim
-    parts["head"] = compose.calibrate(compose.export_head(head, widths), **_calibration(calibration or {}))
+    fitted = calibration or {}
+    temperature = Temperature.from_json(fitted["temperature"]) if fitted.get("temperature") else None
+    percentiles = Curve.from_json(fitted["percentiles"]) if fitted.get("percentiles") else None
+    parts["head"] = compose.calibrate(compose.export_head(head, widths), temperature, percentiles)
     return parts
-
-
-def _calibration(fitted: Mapping[str, Any]) -> dict[str, Any]:
-    temperature, percentiles = fitted.get("temperature"), fitted.get("percentiles")
-    return {
-        "temperature": temperature and Temperature.from_json(temperature),
-        "percentiles": percentiles and Curve.from_json(percentiles),
-    }
 
 
 def _divide(image: "ModelProto", config: ExportConfig) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -200,11 +190,8 @@ def _write_graphs(
         name = f"{part}.onnx" if plain else f"{part}.{precision}.onnx"
         with atomic_write(folder / name) as file:
             file.write(model.SerializeToString(deterministic=True))
-        entries[part] = {
-            "file": name,
-            "inputs": _signature(model.graph.input),
-            "outputs": _signature(model.graph.output),
-        }
+        graph = model.graph
+        entries[part] = {"file": name, "inputs": _signature(graph.input), "outputs": _signature(graph.output)}
     return entries
 
 
@@ -264,7 +251,7 @@ def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[
     """
     result = {}
     for precision, figures in manifest["parity"]["precisions"].items():
-        seen = Scorer.load(folder, precision=precision).check_reference()
+        seen = Scorer.load(folder, SessionConfig(precision=precision)).check_reference()
         largest = {"score": figures["scores"]["max_score_difference"]}
         largest |= {name: vector["max_difference"] for name, vector in figures["vectors"].items()}
         least = {"score": figures["scores"]["limit"]} if precision == "fp32" else {}

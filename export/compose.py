@@ -137,24 +137,20 @@ def join(image: "ModelProto", text: "ModelProto | None", head: "ModelProto") -> 
     """One graph from the parts: pixels, and tokens where there is text -> the head's outputs and the embeddings."""
     from onnx import helper
 
-    embeddings = {"image_embedding", "text_embedding"}
     nodes: list[NodeProto] = []
     initializers: list[TensorProto] = []
     outputs = list(head.graph.output)
     inputs: list[ValueInfoProto] = []
-    kept = {"image_pooled"} | embeddings | {i.name for i in head.graph.input}
-    for name, part in (("image", image), ("text", text), ("head", head)):
-        if part is None:
-            continue
-        own = kept | {v.name for v in (*part.graph.input, *part.graph.output)}
-        renamed = _prefixed(part.graph, f"{name}.", own)
+    parts = {name: part for name, part in (("image", image), ("text", text), ("head", head)) if part is not None}
+    for name, part in parts.items():
+        renamed = _prefixed(part.graph, f"{name}.")
         nodes.extend(renamed.node)
         initializers.extend(renamed.initializer)
         if name != "head":
             inputs.extend(part.graph.input)
-            outputs.extend(o for o in part.graph.output if o.name in embeddings)
+            outputs.extend(o for o in part.graph.output if o.name != "image_pooled")
     graph = helper.make_graph(nodes, "plaudit", inputs, outputs, initializers)
-    model = helper.make_model(graph, opset_imports=_opsets([m for m in (image, text, head) if m is not None]))
+    model = helper.make_model(graph, opset_imports=_opsets(list(parts.values())))
     model.ir_version = image.ir_version
     return canonical(model)
 
@@ -166,13 +162,14 @@ def _opsets(models: Sequence["ModelProto"]) -> list["OperatorSetIdProto"]:
     return [helper.make_opsetid(domain, version) for domain, version in sorted(versions.items())]
 
 
-def _prefixed(graph: "GraphProto", prefix: str, kept: set[str]) -> "GraphProto":
-    """A copy whose nodes and values, but those in `kept`, carry the prefix, in subgraphs too."""
+def _prefixed(graph: "GraphProto", prefix: str) -> "GraphProto":
+    """A copy whose nodes and values, but its inputs and outputs, carry the prefix, in subgraphs too."""
     import onnx
 
     copy = onnx.GraphProto()
     copy.CopyFrom(graph)
-    _rename(copy, lambda name: name if not name or name in kept else prefix + name)
+    kept = {"", *(value.name for value in (*graph.input, *graph.output))}
+    _rename(copy, lambda name: name if name in kept else prefix + name)
     return copy
 
 

@@ -5,6 +5,7 @@ What is compared is what serves: the bundle is opened with the runtime's own `Sc
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ from embed.inputs.images import ImageError
 from embed.spec import InputError
 from export import parity
 from export.compose import FEATURES
-from runtime.config import Precision
+from export.config import ParityConfig
+from runtime.config import SessionConfig
 from runtime.scoring.bundle import Parity, open_bundle
 from runtime.scoring.scorer import Picture, Scorer
 
@@ -26,29 +28,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Score = Callable[[dict[str, Float32s]], Float32s]  # of vectors with n rows each -> (n,)
+
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 TORCH_BATCH = 8  # pictures; more is no faster on a CPU and takes more memory
 GENERATED_PICTURES = 64
 
 
-def measure(
-    folder: Path,
-    backbone: "Backbone",
-    head: "Head | None",
-    precisions: Sequence[Precision],
-    pictures: Sequence[Path],
-    prompts: Sequence[str],
-    max_flips: float,
-) -> Parity:
+def measure(folder: Path, backbone: "Backbone", head: "Head | None", config: ParityConfig) -> Parity:
     """The bundle's precisions against torch, on real pictures or, where none are given, on generated ones.
 
-    ParityError beyond the limits of fp32, or where more than `max_flips` of the decided pairs change their order.
+    Raise ParityError beyond the limits of fp32, or where more than `max_flips` of the decided pairs change their order.
 
     Without a head in torch, its graph scores torch's vectors: then only the towers are compared.
     """
-    sources: Sequence[Picture] = list(pictures) or parity.generated_pictures(GENERATED_PICTURES)
-    result: Parity = {"pictures": "real" if pictures else "generated", "precisions": {}}
-    bundle = open_bundle(folder)
+    sources: Sequence[Picture] = config.pictures or parity.generated_pictures(GENERATED_PICTURES)
+    result: Parity = {"pictures": "real" if config.pictures else "generated", "precisions": {}}
+    bundle, prompts = open_bundle(folder), config.prompts
     exported = Scorer(bundle)  # only its head runs, which is the same at any precision
     pixels = _pixels(exported, sources)
     reference = torch_vectors(backbone, exported.inputs, pixels, prompts)
@@ -57,19 +53,20 @@ def measure(
         return torch_scores(head, vectors) if head else exported.score_vectors(vectors)["score"]
 
     theirs = score_matrix(reference, score)
-    noise = rounding_noise(backbone, exported.inputs, pixels, reference, score)
+    noise = rounding_noise(backbone, pixels, reference, score)
     limit = parity.MAX_SCORE_DIFFERENCE * max(1.0, float(np.abs(theirs).max()))
-    for precision in precisions:
-        vectors = bundle_vectors(Scorer(bundle, precision=precision), pixels, prompts)
+    for precision in bundle.graphs:
+        session = SessionConfig(precision=precision)
+        vectors = bundle_vectors(Scorer(bundle, session), pixels, prompts)
         ours = score_matrix(vectors, lambda rows: exported.score_vectors(rows)["score"])
         scores = parity.score_parity(precision, theirs, ours, noise)
         certificates = {name: certificate(precision, reference[name], vectors[name]) for name in vectors}
         cosine_min = min(c.cosine_min for c in certificates.values())
-        parity.require_parity(scores, cosine_min, limit, max_flips)
+        parity.require_parity(scores, cosine_min, limit, config.max_flips)
         result["precisions"][precision] = {
-            "scores": {**scores.to_json(), "limit": limit if precision == "fp32" else None},
+            "scores": {**asdict(scores), "limit": limit if precision == "fp32" else None},
             "vectors": {name: c.to_json() for name, c in certificates.items()},
-            "whole_graph": whole_graph_difference(Scorer(bundle, precision=precision), pixels[:7], prompts, ours),
+            "whole_graph": whole_graph_difference(Scorer(bundle, session), pixels[:7], prompts, ours),
         }
     return result
 
@@ -80,23 +77,13 @@ def bundle_vectors(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str]) -> di
     return {**vectors, "text_embedding": scorer.embed_prompts(prompts)} if scorer.reads_text else vectors
 
 
-def rounding_noise(
-    backbone: "Backbone",
-    inputs: Sequence[str],
-    pixels: UInt8s,
-    reference: Mapping[str, Float32s],
-    score: Callable[[dict[str, Float32s]], Float32s],
-) -> float:
+def rounding_noise(backbone: "Backbone", pixels: UInt8s, reference: Mapping[str, Float32s], score: Score) -> float:
     """By how much rounding alone moves the difference of two scores: torch against torch, one picture at a time."""
     few = pixels[:8]
-    alone = [
-        torch_vectors(backbone, [n for n in inputs if n != "text_embedding"], few[i : i + 1], ())
-        for i in range(len(few))
-    ]
-    again = {name: np.concatenate([vectors[name] for vectors in alone]) for name in alone[0]}
-    same = {name: values[: len(few)] for name, values in reference.items() if name != "text_embedding"}
-    text = {name: values for name, values in reference.items() if name == "text_embedding"}
-    difference = np.abs(score_matrix({**again, **text}, score) - score_matrix({**same, **text}, score))
+    images = {name: values[: len(few)] for name, values in reference.items() if name != "text_embedding"}
+    alone = [torch_vectors(backbone, list(images), few[i : i + 1], ()) for i in range(len(few))]
+    again = {name: np.concatenate([vectors[name] for vectors in alone]) for name in images}
+    difference = np.abs(score_matrix({**reference, **again}, score) - score_matrix({**reference, **images}, score))
     return 2 * max(float(difference.max()), float(np.finfo(np.float32).eps))
 
 
@@ -110,7 +97,7 @@ def _pixels(scorer: Scorer, sources: Sequence[Picture]) -> UInt8s:
     return np.stack(decoded)
 
 
-def score_matrix(vectors: Mapping[str, Float32s], score: Callable[[dict[str, Float32s]], Float32s]) -> Float32s:
+def score_matrix(vectors: Mapping[str, Float32s], score: Score) -> Float32s:
     """Scores (pictures, prompts) of every picture under every prompt; (pictures, 1) where no text is read."""
     images = {name: values for name, values in vectors.items() if name != "text_embedding"}
     if "text_embedding" not in vectors:

@@ -4,7 +4,7 @@ Pictures and prompts go through both; what is compared is what a user would noti
 pictures under a prompt. Arrays in, figures out: the models, the pictures and the disk are the caller's.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -46,9 +46,6 @@ class ScoreParity:
     decided_pairs: int
     flips: float  # share of the decided pairs whose order changed
     margins: tuple[Margin, ...]  # the decided pairs in ten parts, from narrow to wide
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def score_parity(precision: Precision, reference: Array, scores: Array, noise: float) -> ScoreParity:
@@ -95,7 +92,7 @@ def _spearman(theirs: Floats, ours: Floats) -> float:
 
 
 def require_parity(parity: ScoreParity, cosine_min: float, score_limit: float, max_flips: float) -> None:
-    """Nothing, or ParityError that says what is how far off. `score_limit` and MIN_COSINE bind at fp32 alone."""
+    """Raise ParityError that says what is too far off. `score_limit` and MIN_COSINE bind at fp32 alone."""
     faults = []
     if parity.precision == "fp32" and not parity.max_score_difference <= score_limit:
         faults.append(f"a score differs by {parity.max_score_difference:.2e}, more than {score_limit:.2e}")

@@ -27,39 +27,19 @@ from embed.spec import SIDES, BoundaryDtype, Identity, InputError, Side, Source,
 
 FORMAT = 1
 
-# The column that names a row, the column that holds the hash of its content, and the folder of its vectors.
-KEY_COLUMN = {"images": "image_path", "prompts": "caption"}
+# The column that holds the hash of a row's content, and the folder of its vectors.
 ID_COLUMN = {"images": "image_id", "prompts": "prompt_id"}
 EMBEDDINGS = {"images": "img_emb", "prompts": "text_emb"}
 
+STRING, INT32, INT64 = pa.string(), pa.int32(), pa.int64()
 METADATA = {
-    "images": pa.schema(
-        [
-            ("image_path", pa.string()),
-            ("image_id", pa.string()),
-            ("width", pa.int32()),
-            ("height", pa.int32()),
-        ]
-    ),
-    "prompts": pa.schema([("caption", pa.string()), ("prompt_id", pa.string())]),
+    "images": pa.schema({"image_path": STRING, "image_id": STRING, "width": INT32, "height": INT32}),
+    "prompts": pa.schema({"caption": STRING, "prompt_id": STRING}),
 }
-KEYS = pa.schema(
-    [
-        ("image_path", pa.string()),
-        ("image_id", pa.string()),
-        ("size_bytes", pa.int64()),  # null for a picture that is no local file
-        ("mtime_ns", pa.int64()),
-    ]
-)
-FAILURES = pa.schema(
-    [
-        ("key", pa.string()),
-        ("stage", pa.string()),
-        ("reason", pa.string()),  # one of few phrases, for counting
-        ("detail", pa.string()),
-        ("size_bytes", pa.int64()),  # as in KEYS: a picture that failed is read again once it has changed
-        ("mtime_ns", pa.int64()),
-    ]
+# Size and time are null for what is no local file. A picture that failed is read again once they have changed.
+KEYS = pa.schema({"image_path": STRING, "image_id": STRING, "size_bytes": INT64, "mtime_ns": INT64})
+FAILURES = pa.schema(  # stages and reasons are of few phrases, for counting
+    {"key": STRING, "stage": STRING, "reason": STRING, "detail": STRING, "size_bytes": INT64, "mtime_ns": INT64}
 )
 
 
@@ -134,9 +114,8 @@ class Cache:
 
     def arrays(self, side: str, folder: str | None = None) -> list[Float16s]:
         """Memory-mapped (n_i, d) float16 arrays, one a shard, in row order."""
-        found = [
-            np.load(file, mmap_mode="r", allow_pickle=False) for file in self.files(side, folder or EMBEDDINGS[side])
-        ]
+        files = self.files(side, folder or EMBEDDINGS[side])
+        found = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
         for array in found:
             if array.ndim != 2 or array.dtype != np.float16:
                 raise InputError(f"{self.path}: a shard of {side} is {array.dtype}{array.shape}; wanted float16 (n, d)")

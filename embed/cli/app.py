@@ -67,7 +67,7 @@ def load(path: str) -> Command:
     return command
 
 
-def read(known: Sequence[Argument], words: Sequence[str]) -> dict[Place, Any]:
+def read(known: Sequence[Argument], words: Sequence[str]) -> dict[Place, object]:
     """The values of the arguments that the words give; InputError for words that are wrong."""
     import cyclopts
 

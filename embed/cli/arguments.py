@@ -25,8 +25,8 @@ class Argument:
     """One option or positional argument of a command."""
 
     place: Place
-    hint: Any
-    default: Any  # REQUIRED where there is none
+    hint: object
+    default: object  # REQUIRED where there is none
     positional: bool = False
 
     @property
@@ -55,14 +55,15 @@ class Argument:
     def is_list(self) -> bool:
         return get_origin(self.type) is tuple
 
-    def value_of(self, read: Any) -> Any:
+    def value_of(self, read: object) -> object:
         """The value of the parameter or field, from what was read as `type`; InputError if it is in no range."""
         if self.option.parse:
-            return self.option.parse(read)
+            return self.option.parse(str(read))
         if self.option.unit == 1:
             return not read if self.default is True else read
         numbers = metadata(self.hint, Range) or Range()
         require_value(self.name, read, Annotated[float, numbers / self.option.unit])
+        assert isinstance(read, float)
         value = read * self.option.unit
         return value if _bare(self.hint) in (float, float | None) else int(value)
 
@@ -87,7 +88,7 @@ def arguments_of(command: Command) -> list[Argument]:
     return [*found, JSON]
 
 
-def call(command: Command, given: dict[Place, Any]) -> Any:
+def call(command: Command, given: dict[Place, object]) -> object:
     """Call a command with what was given; all else has the defaults of its parameters and configs.
 
     Raises InputError for a value outside the range of its parameter, as configs do for their fields.

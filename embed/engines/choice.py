@@ -10,7 +10,7 @@ tokenizer is kept beside them.
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -138,6 +138,6 @@ def try_engine(run: Run, engine: Engine, inputs: Inputs, reference: Float32s, ba
     try:
         found = certificate(engine.precision, reference[:done], np.concatenate(vectors))
     except FloatingPointError:
-        return Trial(Engine(engine.runner, engine.precision, engine.device, done, 0.0, 0.0), per_s)
+        return Trial(replace(engine, rows=done, cosine_mean=0.0, cosine_min=0.0), per_s)
     mean, least = (math.floor(1e6 * cosine) / 1e6 for cosine in (found.cosine_mean, found.cosine_min))
-    return Trial(Engine(engine.runner, engine.precision, engine.device, done, mean, least), per_s)
+    return Trial(replace(engine, rows=done, cosine_mean=mean, cosine_min=least), per_s)

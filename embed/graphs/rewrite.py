@@ -107,14 +107,8 @@ def lean_block(block: ResidualAttentionBlock, rows: int | None) -> Callable[[Ten
     width = attention.embed_dim
     # Cut here, not in the function, so that the graph holds weights and no slicing of weights.
     weight, bias = attention.in_proj_weight.detach(), attention.in_proj_bias.detach()
-    parts = (
-        [(weight, bias)]
-        if rows is None
-        else [
-            (weight[:width].clone(), bias[:width].clone()),
-            (weight[width:].clone(), bias[width:].clone()),
-        ]
-    )
+    cuts = [slice(None)] if rows is None else [slice(width), slice(width, None)]
+    parts = [(weight[cut].clone(), bias[cut].clone()) for cut in cuts]
 
     def split(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if rows is None:

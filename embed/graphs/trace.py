@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 OPSET = 20
 
+FreeDims = Mapping[str, Mapping[int, str]]  # of each input, the axes that may take any size, and what they are called
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,16 +52,12 @@ def certificate(precision: str, reference: Array, outputs: Array) -> Certificate
         bad = int((~np.isfinite(ours)).any(axis=1).sum())
         raise FloatingPointError(f"{bad} of {len(ours)} vectors at {precision} are not finite")
     cosine = cosines(ours, theirs)
-    return Certificate(
-        precision, len(ours), float(cosine.mean()), float(cosine.min()), float(np.abs(ours - theirs).max())
-    )
+    furthest = float(np.abs(ours - theirs).max())
+    return Certificate(precision, len(ours), float(cosine.mean()), float(cosine.min()), furthest)
 
 
 def export_tower(
-    tower: "torch.nn.Module",
-    example: Mapping[str, "torch.Tensor"],
-    output_names: Sequence[str],
-    free: Mapping[str, Mapping[int, str]],
+    tower: "torch.nn.Module", example: Mapping[str, "torch.Tensor"], output_names: Sequence[str], free: FreeDims
 ) -> "ModelProto":
     """The module as an fp32 graph whose inputs have the names of its `forward`'s arguments.
 
@@ -100,10 +98,7 @@ def _resized(example: "torch.Tensor", free: Mapping[int, str]) -> "torch.Tensor"
 
 
 def _trace(
-    tower: "torch.nn.Module",
-    example: Mapping[str, "torch.Tensor"],
-    output_names: Sequence[str],
-    free: Mapping[str, Mapping[int, str]],
+    tower: "torch.nn.Module", example: Mapping[str, "torch.Tensor"], output_names: Sequence[str], free: FreeDims
 ) -> "ModelProto | None":
     """The module as torch's tracing exporter gives it, None where that cannot."""
     import onnx
@@ -129,10 +124,7 @@ def _trace(
 
 
 def _capture(
-    tower: "torch.nn.Module",
-    example: Mapping[str, "torch.Tensor"],
-    output_names: Sequence[str],
-    free: Mapping[str, Mapping[int, str]],
+    tower: "torch.nn.Module", example: Mapping[str, "torch.Tensor"], output_names: Sequence[str], free: FreeDims
 ) -> "ModelProto":
     """The module as torch's newer exporter gives it."""
     import torch
@@ -156,18 +148,25 @@ def quiet_exporter() -> Iterator[None]:
     import torch
 
     fastpath = torch.backends.mha.get_fastpath_enabled()
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
     torch.backends.mha.set_fastpath_enabled(False)
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with only_errors("torch.onnx", "torch.export", "onnxscript", "onnx_ir"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
-        for logger, level in zip(loggers, levels, strict=True):
+
+
+@contextlib.contextmanager
+def only_errors(*loggers: str | None) -> Iterator[None]:
+    """These loggers, None being the root, pass errors alone while the block runs."""
+    levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in levels.items():
             logger.setLevel(level)
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from embed.arrays import Float32s
+from embed.cache.store import INT32, INT64, STRING
 from embed.engines.choice import Engine
 from embed.engines.encoders import TowerEncoder
 from embed.engines.towers import Towers
@@ -28,26 +29,12 @@ WINDOW_PICTURES = 65_536
 WINDOW_BYTES = 1 << 30
 
 TASK = pa.schema(
-    [
-        ("key", pa.string()),
-        ("uri", pa.string()),
-        ("data", pa.binary()),
-        ("size_bytes", pa.int64()),
-        ("mtime_ns", pa.int64()),
-        ("id", pa.string()),
-    ]
+    {"key": STRING, "uri": STRING, "data": pa.binary(), "size_bytes": INT64, "mtime_ns": INT64, "id": STRING}
 )
+# Where there is a vector (float32, the features one after the other), stage, reason and detail are null.
 RESULT = pa.schema(
-    [
-        ("size_bytes", pa.int64()),
-        ("id", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("stage", pa.string()),  # null where there is a vector
-        ("reason", pa.string()),
-        ("detail", pa.string()),
-        ("vector", pa.binary()),  # float32, the features one after the other
-    ]
+    {"size_bytes": INT64, "id": STRING, "width": INT32, "height": INT32, "vector": pa.binary()}
+    | dict.fromkeys(("stage", "reason", "detail"), STRING)
 )
 
 
@@ -122,9 +109,8 @@ class RayDecoder:
         ray.data.DataContext.get_current().execution_options.preserve_order = True
         ray.data.DataContext.get_current().enable_progress_bars = False
         rows = [{name: getattr(picture, name) for name in TASK.names} for picture in pictures]
-        blocks = [
-            pa.Table.from_pylist(rows[i : i + self._batch_size], TASK) for i in range(0, len(rows), self._batch_size)
-        ]
+        size = self._batch_size
+        blocks = [pa.Table.from_pylist(rows[i : i + size], TASK) for i in range(0, len(rows), size)]
         vectors = ray.data.from_arrow(blocks).map_batches(
             _Actor,
             batch_size=self._batch_size,

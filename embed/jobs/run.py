@@ -10,8 +10,8 @@ number of pictures, but for 10 bytes per name and per content. Knows no model: s
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, astuple, dataclass
+from itertools import chain, compress, islice
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -177,10 +177,8 @@ def sample_pixels(tables: Iterable[Records], cache: Cache, decoder: Decoder, cou
 
 def sample_prompts(tables: Iterable[Records], cache: Cache, count: int) -> list[str]:
     """The first prompts that the cache lacks, at most `count`."""
-    found = (
-        text for texts, _, new in _new_prompts(tables, cache) for text, is_new in zip(texts, new, strict=True) if is_new
-    )
-    return list(islice(found, count))
+    found = (compress(texts, new) for texts, _, new in _new_prompts(tables, cache))
+    return list(islice(chain.from_iterable(found), count))
 
 
 def _new_prompts(tables: Iterable[Records], cache: Cache) -> Iterator[tuple[list[str], list[str], Bools]]:
@@ -268,10 +266,7 @@ class _ImageShard:
     def add(self, picture: Picture, new: bool, named: bool) -> None:
         """Take note of the picture; `new` wants a row of its own, `named` one among the names."""
         if picture.failure is not None:
-            failure = picture.failure
-            self._ledger.add(
-                picture.key, failure.stage, failure.reason, failure.detail, picture.size_bytes, picture.mtime_ns
-            )
+            self._ledger.add(picture.key, *astuple(picture.failure), picture.size_bytes, picture.mtime_ns)
         if new:
             # Copied: a view would keep the pixels of the whole chunk.
             self._batches.add(np.array(picture.pixels))

@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any, TypedDict
 
 import numpy as np
@@ -198,11 +198,8 @@ def _pictures(
     ids = cache.metadata("images", [ID_COLUMN["images"]])[ID_COLUMN["images"]].take(todo.rows).to_pylist()
     row_of = dict(zip(ids, todo.rows.tolist(), strict=True))
     keys = cache.keys()
-    wanted = {
-        key: id
-        for key, id in zip(keys["image_path"].to_pylist(), keys["image_id"].to_pylist(), strict=True)
-        if id in row_of
-    }
+    names = zip(keys["image_path"].to_pylist(), keys["image_id"].to_pylist(), strict=True)
+    wanted = {key: id for key, id in names if id in row_of}
     ledger = Ledger(cache.failures())
     batch: list[tuple[int, UInt8s]] = []
 
@@ -218,10 +215,7 @@ def _pictures(
             for picture in chunk.pictures:
                 row = None if picture.id is None else row_of.pop(picture.id, None)
                 if picture.failure is not None:
-                    failure = picture.failure
-                    ledger.add(
-                        picture.key, failure.stage, failure.reason, failure.detail, picture.size_bytes, picture.mtime_ns
-                    )
+                    ledger.add(picture.key, *astuple(picture.failure), picture.size_bytes, picture.mtime_ns)
                 elif row is not None:
                     batch.append((row, np.array(picture.pixels)))
                     if len(batch) == batch_size:

@@ -11,6 +11,7 @@ from embed.spec import InputError, require_same_identity
 from embed.wording import one_line
 from export.cli.samples import Samples, parity_table
 from export.config import ParityConfig
+from runtime.config import SessionConfig
 
 if TYPE_CHECKING:
     from runtime.scoring.bundle import Bundle, Parity
@@ -43,7 +44,7 @@ def check(
 
     opened = open_bundle(bundle)
     reference = {
-        precision: Scorer(opened, providers=providers, precision=precision).check_reference()
+        precision: Scorer(opened, SessionConfig(providers=providers, precision=precision)).check_reference()
         for precision in opened.graphs
     }
     print(f"{bundle}: every file is the one that was exported")
@@ -68,17 +69,8 @@ def _compare_with_torch(bundle: "Bundle", head: Path | None, config: ParityConfi
     except (InputError, OSError) as error:
         print(f"not compared with torch: the backbone cannot be loaded here ({one_line(error)})")
         return None
-    require_same_identity(
-        bundle.identity, f"the bundle {bundle.path}", backbone.identity, "the backbone on this machine"
-    )
-    result = measure(
-        bundle.path,
-        backbone,
-        load_head(head)[0] if head else None,
-        tuple(bundle.graphs),
-        config.pictures,
-        config.prompts,
-        config.max_flips,
-    )
+    here = "the backbone on this machine"
+    require_same_identity(bundle.identity, f"the bundle {bundle.path}", backbone.identity, here)
+    result = measure(bundle.path, backbone, load_head(head)[0] if head else None, config)
     print(*parity_table(result), sep="\n")
     return result

@@ -57,20 +57,20 @@ class Node:
 
 
 def matching(where: str, table: pa.Table) -> Bools:
-    """(n,) bool: the rows of `table` that the filter keeps; InputError for what it cannot mean."""
+    """(n,) bool: the rows of `table` that the filter keeps; raise InputError for what it cannot mean."""
     node = parse(where)
     check_columns(node, table.column_names)
     return np.asarray(pc.fill_null(_mask(node, table), False))
 
 
 def check_columns(node: Node, known: list[str]) -> None:
-    """Nothing, or InputError that names the columns there are."""
+    """Raise InputError, which names the columns there are, if the filter names another."""
     if unknown := [name for name in node.columns() if name not in known]:
         raise InputError(f"the filter names a column {unknown[0]!r}; there are {', '.join(sorted(known))}")
 
 
 def parse(where: str) -> Node:
-    """The filter as a tree; InputError that points at what cannot be read."""
+    """The filter as a tree; raise InputError, which points at what cannot be read."""
     return _Parser(where).whole()
 
 
@@ -170,26 +170,25 @@ class _Parser:
         if kind not in ("word", "quoted"):
             raise self.error("a column", (kind, text))
         column = text.strip('"')
-        if self.take("is"):
-            negated = self.take("not")
+        null, negated = self.take("is"), self.take("not")
+        if null:
             self.expect("null")
             node = Node("is null", column)
+        elif self.take("in"):
+            self.expect("(")
+            values = [self.value()]
+            while self.take(","):
+                values.append(self.value())
+            self.expect(")")
+            node = Node("in", column, tuple(values))
+        elif negated:
+            raise self.error("'in'")
         else:
-            negated = self.take("not")
-            if negated or (self.tokens[:1] and self.tokens[0][1].lower() == "in"):
-                self.expect("in")
-                self.expect("(")
-                values = [self.value()]
-                while self.take(","):
-                    values.append(self.value())
-                self.expect(")")
-                node = Node("in", column, tuple(values))
-            else:
-                kind, sign = self.next("a comparison")
-                sign = "!=" if sign == "<>" else sign
-                if sign not in COMPARE:
-                    raise self.error("a comparison such as =", (kind, sign))
-                node = Node(sign, column, (self.value(),))
+            kind, sign = self.next("a comparison")
+            sign = "!=" if sign == "<>" else sign
+            if sign not in COMPARE:
+                raise self.error("a comparison such as =", (kind, sign))
+            node = Node(sign, column, (self.value(),))
         return Node("not", nodes=(node,)) if negated else node
 
     def value(self) -> Value:

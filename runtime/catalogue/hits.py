@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class Searchable(ABC):
         """For each of `queries` (m, d), unit norm, its hits, best first: k, or as many as there are.
 
         `popularity_weight` is one number or one a query (m,); `min_percentile` in [0, 100]; `where` is a filter on the
-        columns (see filters). InputError for a query of another length or a column that is not there.
+        columns (see filters). Raise InputError for a query of another length or a column that is not there.
         """
         queries, weights = self._checked(queries, k, popularity_weight, min_percentile)
         return self._search(queries, k, weights, min_percentile, where)
@@ -66,7 +66,7 @@ class Searchable(ABC):
     def _checked(
         self, queries: Float32s, k: int, popularity_weight: Weights, min_percentile: float
     ) -> tuple[Float32s, Float32s]:
-        """Queries (m, d) and weights (m,) as float32; InputError for what cannot be searched with."""
+        """Queries (m, d) and weights (m,) as float32; raise InputError for what cannot be searched with."""
         queries, dim = np.asarray(queries, np.float32), self.identity.dim
         if queries.ndim != 2 or queries.shape[1] != dim:
             raise InputError(f"queries have the shape {queries.shape}; the catalogue's vectors want (m, {dim})")
@@ -84,13 +84,18 @@ class Searchable(ABC):
         return queries, np.broadcast_to(weights, len(queries))
 
 
+def hit_of(row: Mapping[str, Any], similarity: float, score: float) -> Hit:
+    """The hit that a catalogue's row is."""
+    metadata = {name: value for name, value in row.items() if name not in HIT_COLUMNS}
+    return Hit(row["image_id"], row["image"], similarity, row["popularity"], row["count"], score, metadata)
+
+
 def jsonable(metadata: Mapping[str, object]) -> dict[str, object]:
     """Metadata with dates and other values that JSON lacks as text, and numbers that are not finite as null."""
-    return {
-        name: value
-        if value is None or isinstance(value, str | int) or (isinstance(value, float) and np.isfinite(value))
-        else None
-        if isinstance(value, float)
-        else str(value)
-        for name, value in metadata.items()
-    }
+
+    def plain(value: object) -> object:
+        if isinstance(value, float):
+            return value if np.isfinite(value) else None
+        return value if value is None or isinstance(value, str | int) else str(value)
+
+    return {name: plain(value) for name, value in metadata.items()}

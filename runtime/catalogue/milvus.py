@@ -15,7 +15,7 @@ from embed.arrays import Float32s
 from embed.progress import Progress, silent
 from embed.spec import Identity, InputError, require_same_identity
 from runtime.catalogue.filters import check_columns, milvus_expression, parse
-from runtime.catalogue.hits import HIT_COLUMNS, Hit, Searchable, jsonable
+from runtime.catalogue.hits import Hit, Searchable, hit_of, jsonable
 from runtime.catalogue.reader import Catalogue
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class MilvusCatalogue(Searchable):
     """A collection that holds a catalogue."""
 
     def __init__(self, uri: str, collection: str = "plaudit") -> None:
-        """Connect to a cluster, or to the file `uri` by Milvus Lite; InputError where there is no such catalogue."""
+        """Connect to a cluster, or to the file `uri` by Milvus Lite; raise InputError where that is none."""
         self.client = _client(uri)
         self.collection = collection
         if not self.client.has_collection(collection):
@@ -55,8 +55,7 @@ class MilvusCatalogue(Searchable):
         if where is not None:
             node = parse(where)
             check_columns(node, self.columns)
-            names = {"image": "key", "image_id": "id"}
-            conditions.append(milvus_expression(node, names))
+            conditions.append(milvus_expression(node, {"image": "key", "image_id": "id"}))
         found = self.client.search(
             self.collection,
             data=np.concatenate([queries, weights[:, None]], axis=1).tolist(),
@@ -83,21 +82,17 @@ class MilvusCatalogue(Searchable):
 
 
 def upload(
-    catalogue: Catalogue,
-    uri: str,
-    collection: str = "plaudit",
-    index_type: str = "FLAT",
-    progress: Progress = silent,
+    catalogue: Catalogue, uri: str, collection: str = "plaudit", index_type: str = "FLAT", progress: Progress = silent
 ) -> MilvusCatalogue:
     """Make the collection equal to the catalogue, in bounded memory: upserts what is there, deletes what is gone.
 
     `index_type` is one of Milvus's; FLAT is exact.
-    IdentityMismatch where the collection holds other vectors.
+    Raise IdentityMismatch where the collection holds other vectors.
     """
     client = _client(uri)
     if not client.has_collection(collection):
-        _create(client, collection, KEY_BYTES, catalogue.vectors.shape[1] + 1, index_type)
-        _create(client, collection + MANIFEST, KEY_BYTES, 2, "FLAT")
+        _create(client, collection, catalogue.vectors.shape[1] + 1, index_type)
+        _create(client, collection + MANIFEST, 2, "FLAT")
     else:
         there = MilvusCatalogue(uri, collection).identity
         require_same_identity(catalogue.identity, f"{catalogue.path}", there, f"the collection {collection!r}")
@@ -122,11 +117,11 @@ def _client(uri: str) -> "MilvusClient":
     return MilvusClient(uri)
 
 
-def _create(client: "MilvusClient", name: str, key_bytes: int, dim: int, index_type: str) -> None:
+def _create(client: "MilvusClient", name: str, dim: int, index_type: str) -> None:
     from pymilvus import DataType
 
     schema = client.create_schema(enable_dynamic_field=True)
-    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=key_bytes)
+    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=KEY_BYTES)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dim)
     index = client.prepare_index_params()
     index.add_index("vector", index_type=index_type, metric_type="IP")
@@ -155,9 +150,7 @@ def _delete_others(milvus: MilvusCatalogue, keep: set[str]) -> None:
 
 
 def _hit(query: Float32s, weight: float, entity: Mapping[str, Any], columns: list[str]) -> Hit:
-    vector = np.asarray(entity["vector"], np.float64)
-    similarity = float(vector[:-1] @ query)
-    popularity = float(entity["popularity"])
-    score = similarity + float(weight) * popularity
-    metadata = {name: entity.get(name) for name in columns if name not in HIT_COLUMNS}
-    return Hit(entity["id"], entity["key"], similarity, popularity, entity.get("count"), score, metadata)
+    named = {**entity, "image": entity["key"], "image_id": entity["id"]}
+    similarity = float(np.asarray(entity["vector"][:-1], np.float64) @ query)
+    score = similarity + float(weight) * entity["popularity"]
+    return hit_of({name: named.get(name) for name in columns}, similarity, score)

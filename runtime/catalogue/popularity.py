@@ -6,7 +6,6 @@ Pure functions on arrays. Knows no file, no vector and no index.
 import numpy as np
 
 from embed.arrays import Float32s, Floats
-from embed.spec import InputError
 
 
 def percentiles(values: Floats | Float32s) -> Float32s:
@@ -52,6 +51,4 @@ def posterior_rates(counts: Floats, exposures: Floats) -> Floats:
 
 def decayed(values: Floats, ages_s: Floats, half_life_s: float) -> Floats:
     """(n,) float64: each value halved once for every `half_life_s` of its age in seconds."""
-    if not half_life_s > 0:
-        raise InputError(f"half-life is {half_life_s} seconds; wanted a positive time")
     return np.asarray(values, np.float64) * np.exp2(-np.asarray(ages_s, np.float64) / half_life_s)

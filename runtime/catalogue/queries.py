@@ -13,10 +13,20 @@ from runtime.catalogue.hits import Hit, Searchable
 from runtime.config import Wish
 
 
+def unit_vector(vector: Floats, given: str) -> Float32s:
+    """(d,) float32 of the same direction; raise InputError, which begins with `given`, where there is none."""
+    largest = np.abs(vector).max()
+    if not 0 < largest < np.inf:
+        raise InputError(f"{given} a vector without a direction")
+    vector = vector.astype(np.float64) / largest  # or the square of a large number would overflow
+    unit: Float32s = (vector / np.linalg.norm(vector)).astype(np.float32)
+    return unit
+
+
 def mixed_query(likes: Float32s, dislikes: Float32s | None = None) -> Float32s:
     """(d,) unit vector: the mean of `likes` (a, d), less the mean of `dislikes` (b, d) where there are any.
 
-    InputError where nothing is left, as when likes and dislikes are the same.
+    Raise InputError where nothing is left, as when likes and dislikes are the same.
     """
     if not len(likes):
         raise InputError("a query needs a picture, a text, an id or a vector that is liked")

@@ -12,7 +12,6 @@ rows. Everything is memory-mapped; an open catalogue goes on serving its version
 encoder: queries come as vectors.
 """
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -24,9 +23,11 @@ from embed.arrays import Bools, Float16s, Float32s, Floats, Ints
 from embed.files import read_manifest
 from embed.spec import Identity, InputError, Side
 from runtime.catalogue.filters import matching
-from runtime.catalogue.hits import HIT_COLUMNS, Hit, Searchable, Weights, jsonable
+from runtime.catalogue.hits import Hit, Searchable, Weights, hit_of, jsonable
+from runtime.config import Wish
 from runtime.index.base import Effort, IndexKind
 from runtime.index.blend import SPARE, best_of, pareto_front, scan, similarities
+from runtime.index.effort import Tuned
 from runtime.index.factory import read_index
 
 FORMAT = 2
@@ -39,21 +40,12 @@ SCAN_COST = 4
 MOST_CANDIDATES = 2048  # more hits than this come from a scan
 
 
-class EffortEntry(TypedDict):
-    """What the manifest says of an effort: from which weight on it serves, and the recall at ten that it reached."""
-
-    weight: float
-    probes: int
-    candidates: int
-    recall_at_10: float
-
-
 class IndexEntry(TypedDict):
     """What the manifest says of the index; the exact one needs no efforts."""
 
     kind: Literal["exact"] | IndexKind
     min_recall: NotRequired[float]
-    efforts: NotRequired[list[EffortEntry]]
+    efforts: NotRequired[list[Tuned]]
 
 
 class CatalogueManifest(TypedDict):
@@ -89,22 +81,20 @@ class Catalogue(Searchable):
             if manifest["format"] == 1 and manifest["index"]["kind"] != "hnsw":
                 raise InputError(f"{path} has an index of an older plaudit; make it again: python -m runtime index")
             self.index = read_index(folder, manifest["index"]["kind"])
-        self._efforts = [
-            (entry["weight"], Effort(entry["probes"], entry["candidates"]))
-            for entry in manifest["index"].get("efforts", [])
-        ]
+        self._efforts = manifest["index"].get("efforts", [])
 
     @classmethod
     def open(cls, path: str | Path) -> "Catalogue":
-        """The newest version of the catalogue at `path`; InputError where there is none or it is damaged."""
-        path = Path(path)
+        """The newest version of the catalogue at `path`; raise InputError where there is none or it is damaged."""
+        file = Path(path) / "manifest.json"
+        manifest = read_manifest(file, "catalogue", READABLE, CatalogueManifest)
         while True:
-            manifest: Any = read_manifest(path / "manifest.json", "catalogue", READABLE)
             try:
-                return cls(path, manifest)
+                return cls(file.parent, manifest)
             except FileNotFoundError:
                 # A writer may have replaced the version between our two looks; if not, a file is really missing.
-                if read_manifest(path / "manifest.json", "catalogue", READABLE)["version"] == manifest["version"]:
+                tried, manifest = manifest, read_manifest(file, "catalogue", READABLE, CatalogueManifest)
+                if manifest["version"] == tried["version"]:
                     raise
 
     def __len__(self) -> int:
@@ -144,24 +134,17 @@ class Catalogue(Searchable):
         """(n, d) float16 of pictures by name."""
         return self.vectors[self.image_rows(pa.chunked_array([pa.array(keys, pa.string())]))]
 
-    def front(
-        self,
-        query: Float32s,
-        min_percentile: float = 0.0,
-        where: str | None = None,
-        exclude: Collection[str] = (),
-    ) -> list[Hit]:
+    def front(self, query: Float32s, wish: Wish) -> list[Hit]:
         """The hits for a query (d,) that no other beats in similarity without being less popular, most similar first.
 
-        Their scores are their similarities; pictures whose id is in `exclude` are away. Looks at every picture.
+        Their scores are their similarities. Of the wish, `min_percentile`, `where` and `exclude` count. Looks at every
+        picture.
         """
-        queries, weights = self._checked(query[None], 1, 0.0, min_percentile)
-        allowed = self._allowed(min_percentile, where)
-        rows = np.arange(len(self)) if allowed is None else np.flatnonzero(allowed)
-        if isinstance(allowed, int):
-            rows = np.arange(allowed)
-        if exclude:
-            away = pc.is_in(self.rows["image_id"], value_set=pa.array(exclude, pa.string()))
+        queries, weights = self._checked(query[None], 1, 0.0, wish.min_percentile)
+        allowed = self._allowed(wish.min_percentile, wish.where)
+        rows = np.arange(allowed) if isinstance(allowed, int) else np.flatnonzero(allowed)
+        if wish.exclude:
+            away = pc.is_in(self.rows["image_id"], value_set=pa.array(wish.exclude, pa.string()))
             rows = rows[~np.asarray(away)[rows]]
         similar = similarities(self.vectors, queries[0], rows)
         front = rows[pareto_front(similar, self.popularity[rows])][None]
@@ -169,12 +152,21 @@ class Catalogue(Searchable):
         return self.hits(*found)[0]
 
     def row_of(self, key_or_id: str) -> int:
-        """The row of a picture by its name or by its image_id; InputError where there is none."""
+        """The row of a picture by its name or by its image_id; raise InputError where there is none."""
         for column in ("image", "image_id"):
             row = pc.index(self.rows[column], key_or_id).as_py()
             if row >= 0:
                 return int(row)
         raise InputError(f"{self.path} has no picture named {key_or_id!r}, nor one with that id")
+
+    def id_of(self, key_or_id: str) -> str:
+        """The image_id of a picture by its name or by its image_id."""
+        return str(self.rows["image_id"][self.row_of(key_or_id)])
+
+    def vector_of(self, key_or_id: str) -> Float32s:
+        """(d,) float32 of a picture by its name or by its image_id."""
+        vector: Float32s = self.vectors[self.row_of(key_or_id)].astype(np.float32)
+        return vector
 
     def _search(
         self, queries: Float32s, k: int, weights: Float32s, min_percentile: float, where: str | None
@@ -185,8 +177,8 @@ class Catalogue(Searchable):
         """What `search_rows` found, with names and metadata."""
         taken = iter(self.rows.take(rows[rows >= 0]).to_pylist())
         return [
-            [_hit(next(taken), similarity, score) for row, similarity, score in zip(*one, strict=True) if row >= 0]
-            for one in zip(rows, similarities, scores, strict=True)
+            [hit_of(next(taken), similarity, score) for row, similarity, score in zip(*one, strict=True) if row >= 0]
+            for one in zip(rows.tolist(), similarities.tolist(), scores.tolist(), strict=True)
         ]
 
     def search_rows(
@@ -198,12 +190,13 @@ class Catalogue(Searchable):
         """
         weights = np.broadcast_to(np.asarray(weights, np.float32), len(queries))
         allowed = self._allowed(min_percentile, where)
-        count = len(self) if allowed is None else allowed if isinstance(allowed, int) else int(allowed.sum())
+        count = allowed if isinstance(allowed, int) else int(allowed.sum())
         best = np.full((len(queries), k), -1), np.full((len(queries), k), -np.inf), np.full((len(queries), k), -np.inf)
         scanned = np.ones(len(queries), bool)
         if self.index is not None:
+            confined = None if count == len(self) else allowed
             for effort, chosen in self._by_effort(weights, k, count):
-                candidates = self.index.candidates(queries[chosen], weights[chosen], effort, allowed)
+                candidates = self.index.candidates(queries[chosen], weights[chosen], effort, confined)
                 found = best_of(candidates, self.vectors, self.popularity, queries[chosen], weights[chosen], k)
                 for array, values in zip(best, found, strict=True):
                     array[chosen] = values
@@ -216,17 +209,17 @@ class Catalogue(Searchable):
                 array[scanned] = values
         return best
 
-    def _allowed(self, min_percentile: float, where: str | None) -> int | Bools | None:
-        """None for every row, a number for the first so many, or a mask (n,) bool."""
+    def _allowed(self, min_percentile: float, where: str | None) -> int | Bools:
+        """How many rows from the first on, or a mask (n,) bool."""
         prefix = int(np.searchsorted(-self.popularity, -np.float32(min_percentile / 100), side="right"))
         if where is None:
-            return None if prefix == len(self) else prefix
+            return prefix
         mask = np.zeros(len(self), bool)
         mask[:prefix] = matching(where, self.rows.slice(0, prefix))
         return mask
 
-    def _scan(self, queries: Float32s, weights: Float32s, k: int, allowed: int | Bools | None) -> Ints:
-        if allowed is None or isinstance(allowed, int):
+    def _scan(self, queries: Float32s, weights: Float32s, k: int, allowed: int | Bools) -> Ints:
+        if isinstance(allowed, int):
             return scan(self.vectors[:allowed], self.popularity[:allowed], queries, weights, k)
         return scan(self.vectors, self.popularity, queries, weights, k, np.flatnonzero(allowed))
 
@@ -237,27 +230,20 @@ class Catalogue(Searchable):
         """
         assert self.index is not None
         efforts = []
-        bounds = [weight for weight, _ in self._efforts]
+        bounds = [effort["weight"] for effort in self._efforts]
         chosen = np.maximum(np.searchsorted(bounds, weights, side="right") - 1, 0)
         for i in np.unique(chosen):
-            effort = self._efforts[i][1]
+            effort = self._efforts[i]
             share = max(count, 1) / len(self)
             # Confined to a share of the rows, as many that count are seen by looking at so many more.
-            probes = int(np.ceil(effort.probes / share))
-            candidates = max(effort.candidates, k + SPARE)
+            probes = int(np.ceil(effort["probes"] / share))
+            candidates = max(effort["candidates"], k + SPARE)
             looked_at = min(1.0, probes / self.index.lists) * len(self) if self.index.lists else 64 * probes
             if count > SCAN_ROWS and SCAN_COST * count > looked_at and candidates <= MOST_CANDIDATES:
                 efforts.append((Effort(probes, candidates), chosen == i))
         return efforts
 
 
-def _hit(row: dict[str, Any], similarity: float, score: float) -> Hit:
-    metadata = {name: value for name, value in row.items() if name not in HIT_COLUMNS}
-    return Hit(
-        row["image_id"], row["image"], float(similarity), row["popularity"], row["count"], float(score), metadata
-    )
-
-
 def hit_json(hit: Hit) -> dict[str, object]:
     """What `--json` and the service give for a hit."""
-    return {name: getattr(hit, name) for name in hit.__dataclass_fields__} | {"metadata": jsonable(hit.metadata)}
+    return vars(hit) | {"metadata": jsonable(hit.metadata)}

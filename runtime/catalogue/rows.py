@@ -55,7 +55,7 @@ def popular_rows(
     """The rows of a catalogue, without the pictures named in `leave_out`.
 
     `labels` has `image`, and may have `count`, `exposures`, `timestamp`, `prompt` and whatever else shall be filtered
-    by. InputError for a picture named twice, a bad count, and a table none of whose pictures has a vector.
+    by. Raise InputError for a picture named twice, a bad count, and a table none of whose pictures has a vector.
     """
     _refuse_repeated(labels["image"])
     metadata = pictures.metadata("images")
@@ -120,18 +120,21 @@ def seconds(column: pa.ChunkedArray) -> Floats:
     """(n,) float64 seconds, NaN for null, of a column of seconds since 1970, dates, times or ISO texts."""
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         try:
-            column = column.cast(pa.timestamp("us")).cast(pa.int64())
+            micros = column.cast(pa.timestamp("us")).cast(pa.int64())
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise InputError(f"column 'timestamp' holds no times: {error}") from None
-        return np.asarray(column.cast(pa.float64()).fill_null(np.nan)) / 1e6
+        return _floats(micros) / 1e6
+    return _floats(column)
+
+
+def _floats(column: pa.ChunkedArray) -> Floats:
     return np.asarray(column.cast(pa.float64()).fill_null(np.nan))
 
 
 def _numbers(table: pa.Table, name: str) -> Floats:
-    """(n,) float64, NaN for null; InputError for what is negative or not finite."""
-    column = table[name].cast(pa.float64())
-    values = np.asarray(column.fill_null(np.nan))
-    if (bad := np.asarray(column.is_valid()) & ~(np.isfinite(values) & (values >= 0))).any():
+    """(n,) float64, NaN for null; raise InputError for what is negative or not finite."""
+    values = _floats(table[name])
+    if (bad := np.asarray(table[name].is_valid()) & ~(np.isfinite(values) & (values >= 0))).any():
         first = int(np.argmax(bad))
         raise InputError(
             f"{int(bad.sum())} values of {name!r} are negative or no number, first {values[first]} of"

@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed.arrays import Float16s, Float32s
-from embed.files import atomic_write, locked, sync_folder, write_json
+from embed.files import atomic_write, locked, sync_folder, write_json, write_with
 from embed.progress import Progress, silent
 from embed.spec import InputError, require_same_identity
-from runtime.catalogue.reader import FORMAT, Catalogue, CatalogueManifest, EffortEntry, IndexEntry
+from runtime.catalogue.reader import FORMAT, Catalogue, CatalogueManifest, IndexEntry
 from runtime.catalogue.rows import OWN_COLUMNS, Pictures, PopularRows, Predict, popular_rows
 from runtime.config import IndexConfig, PopularityConfig
-from runtime.index.base import Effort, IndexKind
+from runtime.index.base import Effort
 from runtime.index.effort import RecallTooLow, Tuned, measure, tune
 from runtime.index.factory import KINDS, build_index, bytes_per_vector, read_index
 
@@ -47,7 +47,7 @@ def build(
 ) -> tuple[Catalogue, PopularRows]:
     """A catalogue at `out` of the pictures to which `labels` gives a popularity (see runtime.catalogue.rows).
 
-    A catalogue that stands there gets a new version; InputError where something else does. An index is tuned on
+    A catalogue that stands there gets a new version; raise InputError where something else does. An index is tuned on
     mixtures of the pictures' own vectors and on `queries` (m, d), such as prompts. `images_root`, a folder or URI, is
     where the pictures' names start.
     """
@@ -107,12 +107,7 @@ def tuning_queries(vectors: Float16s, queries: Float16s | Float32s | None, count
 
 
 def _build_index(
-    folder: Path,
-    vectors: Float16s,
-    popularity: Float32s,
-    config: IndexConfig,
-    queries: Float32s,
-    progress: Progress,
+    folder: Path, vectors: Float16s, popularity: Float32s, config: IndexConfig, queries: Float32s, progress: Progress
 ) -> IndexEntry:
     """Write the index of a new version; what the manifest says of it."""
     if config.kind == "exact" or (config.kind == "auto" and len(vectors) <= EXACT_UP_TO):
@@ -132,17 +127,12 @@ def _build_index(
             refused.append(str(error))
             continue
         index.write(folder)
-        return _index_manifest(kind, config.min_recall, tuned)
+        return {"kind": kind, "min_recall": config.min_recall, "efforts": tuned}
     raise InputError("; ".join(refused))
 
 
 def _carry_index(
-    folder: Path,
-    old: Catalogue,
-    rows: PopularRows,
-    vectors: Float16s,
-    popularity: Float32s,
-    progress: Progress,
+    folder: Path, old: Catalogue, rows: PopularRows, vectors: Float16s, popularity: Float32s, progress: Progress
 ) -> IndexEntry:
     """Write the old version's index with the new rows in it; what the manifest says of it."""
     was = old.manifest["index"]
@@ -154,25 +144,15 @@ def _carry_index(
         new = read_index(old.folder, was["kind"], mapped=False).refilled(known, vectors, popularity, step)
     new.write(folder)
     queries = tuning_queries(vectors, None, REFRESH_QUERIES)
-    tuned = []
-    for entry in was["efforts"]:
-        effort = Effort(entry["probes"], entry["candidates"])
-        recall = measure(new, vectors, popularity, queries, entry["weight"], effort)
-        tuned.append(Tuned(entry["weight"], effort, recall))
-    if min(one.recall for one in tuned) < was["min_recall"] - RECALL_SLACK:
+    tuned: list[Tuned] = []
+    for effort in was["efforts"]:
+        tried = Effort(effort["probes"], effort["candidates"])
+        recall = measure(new, vectors, popularity, queries, effort["weight"], tried)
+        tuned.append({**effort, "recall_at_10": recall})
+    if min(effort["recall_at_10"] for effort in tuned) < was["min_recall"] - RECALL_SLACK:
         # The counts moved so far that the efforts no longer suffice.
         tuned = tune(new, vectors, popularity, tuning_queries(vectors, None), was["min_recall"])
-    return _index_manifest(was["kind"], was["min_recall"], tuned)
-
-
-def _index_manifest(kind: IndexKind, min_recall: float, tuned: Sequence[Tuned]) -> IndexEntry:
-    efforts = [
-        EffortEntry(
-            weight=one.weight, probes=one.effort.probes, candidates=one.effort.candidates, recall_at_10=one.recall
-        )
-        for one in tuned
-    ]
-    return {"kind": kind, "min_recall": min_recall, "efforts": efforts}
+    return {**was, "efforts": tuned}
 
 
 def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[Float16s, Float32s]:
@@ -185,15 +165,10 @@ def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[Fl
             some = vectors[rows.vector_rows[start : start + COPY_ROWS]]
             file.write(np.ascontiguousarray(some, "<f2").data)
     popularity = np.asarray(rows.table["popularity"])
-    _write_array(folder / "popularity.npy", popularity)
+    write_with(folder / "popularity.npy", lambda file: np.save(file, popularity, allow_pickle=False))
     with atomic_write(folder / "rows.arrow") as file, pa.ipc.new_file(file, rows.table.schema) as writer:
         writer.write_table(rows.table.combine_chunks())
     return np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False), popularity
-
-
-def _write_array(path: Path, array: Float32s) -> None:
-    with atomic_write(path) as file:
-        np.save(file, array, allow_pickle=False)
 
 
 @contextmanager

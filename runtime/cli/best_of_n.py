@@ -40,7 +40,7 @@ def best_of_n(
         raise InputError("give --images FOLDER with the candidates, or --plan SEEDS to see what to generate")
     from runtime.scoring.scorer import Scorer
 
-    found = best_of_n.best_of_n(Scorer.load(bundle, **vars(session)), lines, forms, images)
+    found = best_of_n.best_of_n(Scorer.load(bundle, session), lines, forms, images)
     rows = [[b.prompt[:40], b.image, f"{b.score:.4f}", f"{b.mean:.4f}", b.candidates, b.template or ""] for b in found]
     print(*table(["prompt", "best", "score", "mean", "of", "template"], rows), sep="\n")
     return {"bundle": str(bundle), "best": [asdict(b) for b in found]}

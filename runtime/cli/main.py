@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from embed.cli.app import run
 
-ABOUT = "Score pictures with a bundle, index them, find similar and popular ones, and serve all that."
+ABOUT = "Score pictures, index them, find similar and popular ones, and serve all that."
 COMMANDS = {
     "score": "runtime.cli.score:score",
     "score-table": "runtime.cli.score_table:score_table",
@@ -20,6 +20,4 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
-    return run(
-        "runtime", "Score pictures, index them, find similar and popular ones, and serve all that.", COMMANDS, argv
-    )
+    return run("runtime", ABOUT, COMMANDS, argv)

@@ -1,7 +1,6 @@
 """`python -m runtime score`."""
 
 from pathlib import Path
-from typing import Any
 
 from embed.cli.console import table, warn
 from embed.spec import InputError
@@ -20,7 +19,7 @@ def score(
     """
     from runtime.scoring.scorer import Scorer
 
-    scorer = Scorer.load(bundle, **vars(session))
+    scorer = Scorer.load(bundle, session)
     if prompt is None and scorer.reads_text:
         raise InputError(f"the head of {bundle} scores pictures under a prompt; add --prompt TEXT")
     scored = scorer.score_items(prompt or "", images)
@@ -32,7 +31,7 @@ def score(
     names = list(scored.outputs)
     rows = [[images[i], *(f"{scored.outputs[name][i]:.4f}" for name in names)] for i in good]
     print(*table(["image", *names], rows), sep="\n")
-    items: list[dict[str, Any]] = [
+    items = [
         {"image": image, "error": str(scored.errors[i])}
         if i in scored.errors
         else {"image": image, **{name: float(values[i]) for name, values in scored.outputs.items()}}

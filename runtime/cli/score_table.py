@@ -19,6 +19,6 @@ def score_table(
     from runtime.scoring import tables
     from runtime.scoring.scorer import Scorer
 
-    summary = tables.score_table(Scorer.load(bundle, **vars(session)), data, out, table, progress)
+    summary = tables.score_table(Scorer.load(bundle, session), data, out, table, progress)
     print(f"{summary['rows']} rows scored, {summary['errors']} with an error; written to {out}")
     return {"out": str(out), **summary}

@@ -1,7 +1,7 @@
 """`python -m runtime similar`."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,12 +58,9 @@ def similar(
     from runtime.catalogue.reader import Catalogue, hit_json
 
     opened = Catalogue.open(catalogue)
-    wanted = wish(exclude=[opened.rows["image_id"][opened.row_of(likes.id)].as_py()] if likes.id else [])
+    wanted = wish(exclude=[opened.id_of(likes.id)] if likes.id else [])
     query = mixed_query(*_vectors(opened, image, likes, bundle))
-    if front:
-        hits = opened.front(query, wanted.min_percentile, wanted.where, wanted.exclude)
-    else:
-        hits = find(opened, query, wanted)
+    hits = opened.front(query, wanted) if front else find(opened, query, wanted)
     rows = [
         [
             hit.key,
@@ -94,18 +91,10 @@ def _vectors(
     """(a, d) and (b, d): the vectors that are liked and disliked. A bundle is loaded only if one must encode."""
     import numpy as np
 
-    scorer: list[Scorer] = []
-
-    def encoder() -> "Scorer":
-        scorer[:] = scorer or [load_encoder(catalogue, bundle)]
-        return scorer[0]
-
-    def stored(name: str) -> "Float32s":
-        vector: Float32s = catalogue.vectors[catalogue.row_of(name)].astype(np.float32)
-        return vector
+    encoder = cache(lambda: load_encoder(catalogue, bundle))
 
     def picture(name: str) -> "Float32s":
-        return encoder().embed_images([Path(name)])[0] if Path(name).is_file() else stored(name)
+        return encoder().embed_images([Path(name)])[0] if Path(name).is_file() else catalogue.vector_of(name)
 
     dim = catalogue.vectors.shape[1]
     liked = [picture(name) for name in likes.like]
@@ -114,15 +103,17 @@ def _vectors(
     if likes.text:
         liked.append(encoder().embed_prompts([likes.text])[0])
     if likes.id:
-        liked.append(stored(likes.id))
+        liked.append(catalogue.vector_of(likes.id))
     if likes.vector:
-        liked.append(_unit_vector(likes.vector, dim))
+        liked.append(_read_vector(likes.vector, dim))
     disliked = [picture(name) for name in likes.dislike]
     return np.array(liked, np.float32).reshape(-1, dim), np.array(disliked, np.float32).reshape(-1, dim)
 
 
-def _unit_vector(path: Path, dim: int) -> "Float32s":
+def _read_vector(path: Path, dim: int) -> "Float32s":
     import numpy as np
+
+    from runtime.catalogue.queries import unit_vector
 
     try:
         vector = np.load(path, allow_pickle=False)
@@ -130,15 +121,11 @@ def _unit_vector(path: Path, dim: int) -> "Float32s":
         raise InputError(f"{path} is no .npy file of numbers: {error}") from None
     if vector.shape not in ((dim,), (1, dim)) or not np.issubdtype(vector.dtype, np.floating):
         raise InputError(f"{path} holds {vector.dtype}{vector.shape}; the catalogue's vectors are float ({dim},)")
-    length = np.linalg.norm(vector.astype(np.float64))
-    if not np.isfinite(length) or length == 0:
-        raise InputError(f"{path} holds a vector without a direction")
-    unit: Float32s = (vector.reshape(dim) / length).astype(np.float32)
-    return unit
+    return unit_vector(vector.reshape(dim), f"{path} holds")
 
 
 def load_encoder(catalogue: "Catalogue", bundle: Path | None) -> "Scorer":
-    """The scorer that encodes the catalogue's queries; IdentityMismatch if its backbone is another."""
+    """The scorer that encodes the catalogue's queries; raise IdentityMismatch if its backbone is another."""
     from runtime.scoring.scorer import Scorer
 
     path = bundle or catalogue.bundle

@@ -37,12 +37,7 @@ def to_float32(half: Float16s, out: Float32s) -> Float32s:
 
 
 def scan(
-    vectors: Float16s,
-    popularity: Float32s,
-    queries: Float32s,
-    weights: Float32s,
-    k: int,
-    rows: Ints | None = None,
+    vectors: Float16s, popularity: Float32s, queries: Float32s, weights: Float32s, k: int, rows: Ints | None = None
 ) -> Ints:
     """(m, c) int64, c >= min(k, n), in no order: the rows of highest blended score, of all n or of `rows` (n,).
 
@@ -57,13 +52,7 @@ def scan(
 
 
 def _scan(
-    vectors: Float16s,
-    popularity: Float32s,
-    queries: Float32s,
-    weights: Float32s,
-    count: int,
-    rows: Ints | None,
-    n: int,
+    vectors: Float16s, popularity: Float32s, queries: Float32s, weights: Float32s, count: int, rows: Ints | None, n: int
 ) -> Ints:
     best = np.full((len(queries), count), -np.inf, np.float32)
     found = np.zeros((len(queries), count), np.int64)
@@ -116,12 +105,7 @@ def pareto_front(similarities: Float32s, popularity: Float32s) -> Ints:
 
 
 def best_of(
-    candidates: Ints,
-    vectors: Float16s,
-    popularity: Float32s,
-    queries: Float32s,
-    weights: Float32s,
-    k: int,
+    candidates: Ints, vectors: Float16s, popularity: Float32s, queries: Float32s, weights: Float32s, k: int
 ) -> tuple[Ints, Floats, Floats]:
     """Rows (m, k) int64, cosines and scores (m, k) float64 of the k best candidates, scored anew from their vectors.
 
@@ -148,12 +132,7 @@ def best_of(
 
 
 def _narrowed(
-    candidates: Ints,
-    vectors: Float16s,
-    popularity: Float32s,
-    queries: Float32s,
-    weights: Float32s,
-    count: int,
+    candidates: Ints, vectors: Float16s, popularity: Float32s, queries: Float32s, weights: Float32s, count: int
 ) -> Ints:
     """(m, count): the best candidates by float32 scores of the stored vectors, in no order."""
     m, c = candidates.shape

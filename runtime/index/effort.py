@@ -4,7 +4,7 @@ Recall is the share of the true ten best, by exact search, that the index finds.
 sample queries and its recall reported on the other. Knows no file.
 """
 
-from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -26,17 +26,22 @@ class RecallTooLow(InputError):
     """No effort reaches the recall that was asked for; the message has the curve."""
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """The effort that suffices at a weight, and the recall at ten that it reached on queries not used to choose it."""
+class Tuned(TypedDict):
+    """The effort that suffices from a weight on, and the recall that it reached on queries not used to choose it.
+
+    A catalogue's manifest has it in this form.
+    """
 
     weight: float
-    effort: Effort
-    recall: float
+    probes: int
+    candidates: int
+    recall_at_10: float
 
 
 def tune(index: Index, vectors: Float16s, popularity: Float32s, queries: Float32s, min_recall: float) -> list[Tuned]:
-    """For each of WEIGHTS the quickest effort with a recall of at least `min_recall`; RecallTooLow where none has it.
+    """For each of WEIGHTS the quickest effort with a recall of at least `min_recall`.
+
+    Raise RecallTooLow where none has it.
 
     queries (m, d) float32, m >= 2, unlike the vectors themselves.
     """
@@ -44,7 +49,8 @@ def tune(index: Index, vectors: Float16s, popularity: Float32s, queries: Float32
     found = []
     for weight in WEIGHTS:
         effort = _quickest_effort(index, vectors, popularity, choose, weight, min_recall)
-        found.append(Tuned(weight, effort, measure(index, vectors, popularity, report, weight, effort)))
+        recall = measure(index, vectors, popularity, report, weight, effort)
+        found.append(Tuned(weight=weight, probes=effort.probes, candidates=effort.candidates, recall_at_10=recall))
     return found
 
 
@@ -65,12 +71,7 @@ def exact_rows(vectors: Float16s, popularity: Float32s, queries: Float32s, weigh
 
 
 def _quickest_effort(
-    index: Index,
-    vectors: Float16s,
-    popularity: Float32s,
-    queries: Float32s,
-    weight: float,
-    min_recall: float,
+    index: Index, vectors: Float16s, popularity: Float32s, queries: Float32s, weight: float, min_recall: float
 ) -> Effort:
     weights = np.full(len(queries), weight, np.float32)
     truth = exact_rows(vectors, popularity, queries, weights)

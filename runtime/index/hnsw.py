@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed.arrays import Bools, Float16s, Float32s, Int32s, Ints
-from embed.files import atomic_write
+from embed.files import write_with
 from embed.progress import Step, no_step
 from runtime.index.base import ADD_ROWS, Effort, Index, read_faiss, selector, write_faiss
 
@@ -89,8 +89,7 @@ class GraphIndex(Index):
 
     def write(self, folder: Path) -> None:
         write_faiss(self._index, folder / "index.faiss")
-        with atomic_write(folder / "nodes.npy") as file:
-            np.save(file, self._nodes, allow_pickle=False)
+        write_with(folder / "nodes.npy", lambda file: np.save(file, self._nodes, allow_pickle=False))
 
 
 def _width(dim: int) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed.arrays import Bools, Float16s, Float32s, Int32s, Ints
-from embed.files import atomic_write
+from embed.files import write_with
 from embed.progress import Step, no_step
 from runtime.index.base import ADD_ROWS, Effort, Index, IvfKind, read_faiss, selector, write_faiss
 from runtime.index.blend import to_float32
@@ -210,10 +210,8 @@ class IvfIndex(Index):
 
     def write(self, folder: Path) -> None:
         write_faiss(self._index, folder / "index.faiss")
-        with atomic_write(folder / "cells.npy") as file:
-            np.save(file, self._cells, allow_pickle=False)
-        with atomic_write(folder / "lists.npz") as file:
-            np.savez(file, allow_pickle=False, **asdict(self._learned))
+        write_with(folder / "cells.npy", lambda file: np.save(file, self._cells, allow_pickle=False))
+        write_with(folder / "lists.npz", lambda file: np.savez(file, allow_pickle=False, **asdict(self._learned)))
 
 
 def bytes_per_vector(kind: IvfKind, dim: int) -> int:

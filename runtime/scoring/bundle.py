@@ -32,7 +32,6 @@ from runtime.config import Precision
 
 FORMAT = 1
 Part = Literal["model", "image", "text", "head"]
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 PARTS: tuple[Part, ...] = get_args(Part)
 # What a graph of scores may give, each float32 (n,).
 OUTPUTS = {
@@ -126,11 +125,11 @@ class Graph:
     @classmethod
     def from_json(cls, data: GraphEntry) -> "Graph":
         known_fields(cls, data)
-        inputs, outputs = (
-            {name: (kind, tuple(shape)) for name, (kind, shape) in side.items()}
-            for side in (data["inputs"], data["outputs"])
-        )
-        return cls(data["file"], inputs, outputs)
+        return cls(data["file"], _signatures(data["inputs"]), _signatures(data["outputs"]))
+
+
+def _signatures(tensors: Tensors) -> dict[str, Signature]:
+    return {name: (kind, tuple(shape)) for name, (kind, shape) in tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,7 @@ class Bundle:
         return self.manifest["digest"]
 
     def precision(self, asked: str | None) -> Precision:
-        """The precision asked for, or the bundle's first; BundleError where it has none such."""
+        """The precision asked for, or the bundle's first; raise BundleError where it has none such."""
         for precision in self.graphs:
             if asked in (None, precision):
                 return precision
@@ -160,22 +159,22 @@ class Bundle:
         )
 
     def graph(self, precision: Precision, part: Part) -> Graph:
-        """One part's graph; BundleError where the bundle has none."""
+        """One part's graph; raise BundleError where the bundle has none."""
         if part not in self.graphs[precision]:
             raise BundleError(f"{self.path} has no {part} graph: its head reads {self.manifest['head']['inputs']}")
         return self.graphs[precision][part]
 
     def tokenizer(self) -> Tokenizer:
-        """The prompts' tokenizer; BundleError for a head that reads no text."""
+        """The prompts' tokenizer; raise BundleError for a head that reads no text."""
         if self.tokenizer_config is None:
             raise BundleError(f"{self.path} has no tokenizer: its head reads {self.manifest['head']['inputs']}")
         return Tokenizer((self.path / "tokenizer.json").read_text(encoding="utf-8"), self.tokenizer_config)
 
 
 def open_bundle(path: str | Path) -> Bundle:
-    """The bundle at `path` once every byte of it is what was exported; BundleError otherwise."""
+    """The bundle at `path` once every byte of it is what was exported; raise BundleError otherwise."""
     path = Path(path)
-    manifest: BundleManifest = _read_manifest(path / "bundle.json")
+    manifest = _read_manifest(path / "bundle.json")
     try:
         verify_files(path, manifest["files"])
         identity = Identity.from_json(manifest["identity"])
@@ -207,7 +206,7 @@ def manifest_bytes(manifest: Mapping[str, object]) -> bytes:
 
 
 def verify_files(path: Path, files: Mapping[str, FileEntry]) -> None:
-    """Nothing, or BundleError naming every file that is missing or is not the one that was exported."""
+    """Raise BundleError naming every file that is missing or is not the one that was exported."""
 
     def fault(name: str) -> str | None:
         file, expected = path / name, files[name]
@@ -227,9 +226,9 @@ def verify_files(path: Path, files: Mapping[str, FileEntry]) -> None:
         raise BundleError(f"{path} is damaged: {'; '.join(faults)}; copy or export it again")
 
 
-def _read_manifest(path: Path) -> Any:
+def _read_manifest(path: Path) -> BundleManifest:
     try:
-        manifest = read_manifest(path, "bundle", (FORMAT,))
+        manifest = read_manifest(path, "bundle", (FORMAT,), BundleManifest)
     except InputError as error:
         raise BundleError(str(error)) from None
     try:

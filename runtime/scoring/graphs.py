@@ -6,22 +6,14 @@ Knows arrays only: no picture, no prompt.
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embed.arrays import Array, Float32s, UInt8s
-from embed.engines.sessions import (
-    DEVICE_PROVIDERS,
-    Provider,
-    open_session,
-    resolve_providers,
-    run,
-    signature,
-)
+from embed.engines.sessions import DEVICE_PROVIDERS, open_session, resolve_providers, run, signature
 from embed.ort import require_onnxruntime
-from runtime.config import Precision
+from runtime.config import Precision, SessionConfig
 from runtime.scoring.bundle import Bundle, BundleError, Part
 from runtime.scoring.pinned import locked_array
 
@@ -36,27 +28,19 @@ BATCH = 32  # pictures a run, at most
 class Sessions:
     """The graphs of `bundle` at one precision, by part: "image", "text", "head", and "model", which is all of them."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        precision: Precision,
-        providers: Sequence[Provider] | None,
-        threads: int | None,
-        engine_cache: Path | None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, precision: Precision, config: SessionConfig) -> None:
         self._bundle = bundle
         self._precision = precision
-        self._options = (providers, threads, engine_cache)
+        self._config = config
         self._open: dict[tuple[Part, int | None], InferenceSession] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
 
     @cached_property
     def provider(self) -> str:
-        """Which one onnxruntime is to run on, by its own name; InputError where it cannot be had."""
-        providers, _, engine_cache = self._options
+        """Which one onnxruntime is to run on, by its own name; raise InputError where it cannot be had."""
         available = require_onnxruntime().get_available_providers()
-        return resolve_providers(providers, available, engine_cache)[0][0]
+        return resolve_providers(self._config.providers, available, self._config.engine_cache)[0][0]
 
     def run(self, part: Part, inputs: Mapping[str, Array], threads: int | None = None) -> dict[str, Float32s]:
         """Outputs (n, ...) by name; on a CPU with so many threads, the calling one among them.
@@ -87,15 +71,16 @@ class Sessions:
         return batch
 
     def _session(self, part: Part, threads: int | None = None) -> "InferenceSession":
-        providers, default, engine_cache = self._options
+        config = self._config
         if part in ("text", "head"):  # too little work to share
             threads = 1
         elif threads is None or self.provider != "CPUExecutionProvider":
-            threads = default
+            threads = config.threads
         with self._lock:
             if (part, threads) not in self._open:
                 path, graph = self._bundle.path, self._bundle.graph(self._precision, part)
-                session = open_session(path / graph.file, providers, threads, engine_cache, self._precision)
+                file, cache = path / graph.file, config.engine_cache
+                session = open_session(file, config.providers, threads, cache, self._precision)
                 found = signature(session)
                 for side, wanted in (("inputs", graph.inputs), ("outputs", graph.outputs)):
                     if found[side] != wanted:

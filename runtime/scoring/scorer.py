@@ -19,10 +19,10 @@ import numpy as np
 from PIL.Image import Image, fromarray
 
 from embed.arrays import Float32s, Floats, Ints, UInt8s
-from embed.engines.sessions import Provider
 from embed.inputs.images import ImageError, Limits, load_image, preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
+from runtime.config import SessionConfig
 from runtime.scoring.bundle import OUTPUTS, Bundle, BundleError, open_bundle
 from runtime.scoring.graphs import BATCH, Pixels, Sessions
 
@@ -34,6 +34,7 @@ Done = TypeVar("Done")
 Encoded = tuple[dict[str, Float32s], dict[int, ImageError], int]
 
 LIMITS = Limits()
+SESSION = SessionConfig()
 
 RUN = 4  # pictures a run where runs of one thread each go on side by side
 TEXT_BATCH = 64  # prompts a run, at most: runs of one thread each go on side by side, beside the pictures'
@@ -56,41 +57,22 @@ class Scored:
 class Scorer:
     """A verified bundle, ready to score."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        providers: Sequence[Provider] | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-        limits: Limits = LIMITS,
-        engine_cache: Path | None = None,
-    ) -> None:
+    def __init__(self, bundle: Bundle, session: SessionConfig = SESSION, limits: Limits = LIMITS) -> None:
         self.bundle = bundle
-        self.precision = bundle.precision(precision)
+        self.precision = bundle.precision(session.precision)
         self.limits = limits
-        self._sessions = Sessions(bundle, self.precision, providers, threads, engine_cache)
+        self._sessions = Sessions(bundle, self.precision, session)
         self._prompts: OrderedDict[str, Float32s] = OrderedDict()
         self._lock = threading.RLock()
         self._tokenizer = bundle.tokenizer() if bundle.tokenizer_config else None
-        self._workers = threads or os.cpu_count() or 1
+        self._workers = session.threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="pictures")
         self._text_pool = ThreadPoolExecutor(self._workers, thread_name_prefix="prompts")
 
     @classmethod
-    def load(
-        cls,
-        path: str | Path,
-        providers: Sequence[Provider] | None = None,
-        precision: str | None = None,
-        threads: int | None = None,
-        limits: Limits = LIMITS,
-        engine_cache: Path | None = None,
-    ) -> "Scorer":
-        """The scorer of the bundle at `path`, every file of it verified; options as of the constructor.
-
-        BundleError where the bundle is damaged; InputError where a provider that is asked for cannot be had.
-        """
-        return cls(open_bundle(path), providers, precision, threads, limits, engine_cache)
+    def load(cls, path: str | Path, session: SessionConfig = SESSION, limits: Limits = LIMITS) -> "Scorer":
+        """The scorer of the bundle at `path`, every file of it verified; raise BundleError where it is damaged."""
+        return cls(open_bundle(path), session, limits)
 
     @property
     def identity(self) -> Identity:
@@ -114,7 +96,7 @@ class Scorer:
         return "text_embedding" in self.inputs
 
     def score(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Float32s:
-        """(n,) scores, higher is preferred, of n pictures under one prompt, or under n; ImageError for a bad one."""
+        """(n,) scores, higher is preferred, of n pictures under one prompt or n; raise ImageError for a bad one."""
         scored = self.score_items(prompt, images)
         for error in scored.errors.values():
             raise error
@@ -160,7 +142,7 @@ class Scorer:
         return {name: given[name] for name in self.outputs}
 
     def embed_images(self, images: Iterable[Picture]) -> Float32s:
-        """(n, d) unit vectors of the pictures; ImageError for a bad one."""
+        """(n, d) unit vectors of the pictures; raise ImageError for a bad one."""
         features, errors, _ = self._features(images)
         for error in errors.values():
             raise error
@@ -212,7 +194,7 @@ class Scorer:
     def check_reference(self) -> dict[str, float]:
         """How far this machine's scores and vectors lie from the ones recorded at export.
 
-        BundleError where that is beyond the tolerance of the bundle.
+        Raise BundleError where that is beyond the tolerance of the bundle.
         """
         with np.load(self.bundle.path / "reference.npz", allow_pickle=False) as file:
             reference = dict(file)

@@ -12,14 +12,15 @@ import hashlib
 import json
 import os
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed.files import atomic_write, write_json
+from embed.files import write_json, write_with
 from embed.progress import Progress, silent
 from embed.spec import InputError
 from runtime.config import TableConfig
@@ -31,21 +32,13 @@ FORMAT = 1
 ROWS = 1024  # a part: what is held in memory, pictures included
 
 
-class ScoresManifest(TypedDict):
-    """manifest.json."""
-
-    format: int
-    rows: int
-    errors: int
-
-
 def score_table(
     scorer: "Scorer", source: Path, out: Path, config: TableConfig, progress: Progress = silent
-) -> ScoresManifest:
+) -> dict[str, int]:
     """Score every row of a parquet file into the folder `out`; returns what manifest.json holds.
 
     The image column holds paths, relative to the table's folder, or bytes, or {bytes, path} as Hugging Face datasets
-    do. InputError where a column is missing, or `out` belongs to another job.
+    do. Raise InputError where a column is missing, or `out` belongs to another job.
     """
     if not source.is_file():
         raise InputError(f"{source} is missing; wanted a parquet file")
@@ -65,12 +58,13 @@ def score_table(
                     batches = table.iter_batches(batch_size=ROWS, row_groups=[group])
                     for path, batch in zip(paths, batches, strict=True):
                         if not path.exists():
-                            _write_part(path, score_batch(scorer, batch, source.parent, config))
+                            scored = score_batch(scorer, batch, source.parent, config)
+                            write_with(path, partial(pq.write_table, scored))
                         step(len(batch))
                 else:
                     step(rows)
                 errors += sum(pq.read_metadata(path).num_rows - _scored(path) for path in paths)
-    summary: ScoresManifest = {"format": FORMAT, "rows": table.metadata.num_rows, "errors": errors}
+    summary = {"format": FORMAT, "rows": table.metadata.num_rows, "errors": errors}
     write_json(out / "manifest.json", summary)
     return summary
 
@@ -81,10 +75,10 @@ def score_batch(scorer: "Scorer", batch: pa.RecordBatch, folder: Path, config: T
     prompts = [config.prompt or ""] * len(images)
     if config.prompt is None and scorer.reads_text:
         prompts = batch.column(config.prompt_column).to_pylist()
-    errors: list[str | None] = [None] * len(images)
-    for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
-        if image is None or prompt is None:
-            errors[number] = "no picture" if image is None else "no prompt"
+    errors = [
+        "no picture" if image is None else "no prompt" if prompt is None else None
+        for image, prompt in zip(images, prompts, strict=True)
+    ]
     good = [number for number, error in enumerate(errors) if error is None]
     scored = scorer.score_items([prompts[i] for i in good], [images[i] for i in good])
     for number, error in scored.errors.items():
@@ -147,11 +141,6 @@ def _claim(out: Path, job: dict[str, object]) -> None:
         raise InputError(f"{out} holds something that is not a job of scores; choose another --out")
     else:
         write_json(path, job)
-
-
-def _write_part(path: Path, table: pa.Table) -> None:
-    with atomic_write(path) as file:
-        pq.write_table(table, file)
 
 
 def _scored(path: Path) -> int:

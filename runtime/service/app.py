@@ -29,7 +29,7 @@ from runtime.service.state import Service
 def create_app(config: ServiceConfig) -> FastAPI:
     """The ASGI application, its bundle loaded and proven and its processes started.
 
-    BundleError or InputError where what is to be served cannot be.
+    Raise BundleError or InputError where what is to be served cannot be.
     """
     service = Service(config)
 
@@ -53,16 +53,9 @@ def create_app(config: ServiceConfig) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_middleware(
-        Front,
-        gate=service.gate,
-        metrics=service.metrics,
-        token=config.token,
-        max_body_bytes=config.max_body_bytes,
-        deadline_s=config.deadline_s,
-    )
+    app.add_middleware(Front, gate=service.gate, metrics=service.metrics, config=config)
     app.add_exception_handler(Problem, _answer_problem)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(HTTPException, _answer_problem)
     routes.add_routes(app, service)
     return app
 
@@ -73,12 +66,8 @@ async def reload_quietly(service: Service) -> None:
         await service.reload()
 
 
-async def _answer_problem(request: Request, problem: Exception) -> Response:
-    assert isinstance(problem, Problem)
-    return Response(problem.body(request.state.request_id), problem.status, problem.headers, "application/json")
-
-
-async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    problem = Problem(error.status_code, "bad request", str(error.detail), error.headers)
-    return await _answer_problem(request, problem)
+async def _answer_problem(request: Request, error: Exception) -> Response:
+    if isinstance(error, HTTPException):
+        error = Problem(error.status_code, "bad request", str(error.detail), error.headers)
+    assert isinstance(error, Problem)
+    return error.answer(request.state.request_id)

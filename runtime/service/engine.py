@@ -42,6 +42,16 @@ class Work:
 Outcome = dict[str, Any]  # vectors (d,) and outputs of the head, by name
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """How the session is used: items of one run, runs side by side, threads inside one run, and inside a lone one."""
+
+    max_batch: int
+    streams: int
+    threads: int
+    lone_threads: int
+
+
 def run_batch(scorer: Scorer, works: Sequence[Work], threads: int | None = None) -> list[Outcome]:
     """Of each work the vectors of what it has and the head's outputs where wanted, all in as few runs as can be."""
     outcomes: list[Outcome] = [{} for _ in works]
@@ -72,18 +82,12 @@ class Engine:
         catalogue: "Catalogue | None",
         decoders: Decoders,
         fetcher: Fetcher,
-        max_batch: int,
-        streams: int = 1,
-        lone_threads: int | None = None,
-        observe: Observe | None = None,
+        use: Sizes,
+        observe: Observe,
     ) -> None:
         if catalogue is not None:
-            require_same_identity(
-                catalogue.identity,
-                f"the catalogue {catalogue.path}",
-                scorer.identity,
-                f"the bundle {scorer.bundle.path}",
-            )
+            names = f"the catalogue {catalogue.path}", f"the bundle {scorer.bundle.path}"
+            require_same_identity(catalogue.identity, names[0], scorer.identity, names[1])
         self.scorer = scorer
         self.catalogue = catalogue
         scorer.check_reference()  # opens every session too, before files of the bundle can be replaced
@@ -96,12 +100,12 @@ class Engine:
         self._tolerance = scorer.bundle.manifest["reference"][scorer.precision]["score"]
         self._decoders = decoders
         self._fetcher = fetcher
-        run_batch(scorer, self._reference, lone_threads)  # opens its session too
+        run_batch(scorer, self._reference, use.lone_threads)  # opens its session too
 
         def run(works: Sequence[Work]) -> list[Outcome]:
-            return run_batch(scorer, works, lone_threads if self.batcher.lone else None)
+            return run_batch(scorer, works, use.lone_threads if self.batcher.lone else None)
 
-        self.batcher: Batcher[Work, Outcome] = Batcher(run, max_batch, observe, streams)
+        self.batcher: Batcher[Work, Outcome] = Batcher(run, use.max_batch, observe, use.streams)
         self._searches = ThreadPoolExecutor(2, thread_name_prefix="search")
         self.users = 0
 
@@ -124,29 +128,23 @@ class Engine:
     async def _decoded(self, data: bytes) -> NDArray[np.uint8] | ImageError:
         return await asyncio.wrap_future(self._decoders.submit(data, self.scorer.identity.preprocess))
 
-    async def score(self, prompts: Sequence[str | None], pictures: Sequence[Picture]) -> list[Outcome | ImageError]:
+    async def score(
+        self, prompts: Sequence[str | None], pictures: Sequence[Picture]
+    ) -> list[dict[str, float] | ImageError]:
         """The head's outputs by name, of each picture under its prompt, or what is wrong with it."""
-
-        async def one(prompt: str | None, picture: Picture) -> Outcome | ImageError:
-            pixels = await self.pixels(picture)
-            if isinstance(pixels, ImageError):
-                return pixels
-            outcome = await self.batcher.submit(Work(pixels, prompt if self.scorer.reads_text else None, scored=True))
-            return {name: outcome[name] for name in self.scorer.outputs}
-
-        return await asyncio.gather(*map(one, prompts, pictures))
+        read = prompts if self.scorer.reads_text else [None] * len(pictures)
+        found = await asyncio.gather(*(self._run(*one, scored=True) for one in zip(pictures, read, strict=True)))
+        names = self.scorer.outputs
+        return [one if isinstance(one, ImageError) else {name: one[name] for name in names} for one in found]
 
     async def embed_images(self, pictures: Sequence[Picture]) -> list[Float32s | ImageError]:
         """Of each picture its unit vector (d,), or what is wrong with it."""
+        found = await asyncio.gather(*map(self._run, pictures))
+        return [one if isinstance(one, ImageError) else one["image_embedding"] for one in found]
 
-        async def one(picture: Picture) -> Float32s | ImageError:
-            pixels = await self.pixels(picture)
-            if isinstance(pixels, ImageError):
-                return pixels
-            vector: Float32s = (await self.batcher.submit(Work(pixels)))["image_embedding"]
-            return vector
-
-        return await asyncio.gather(*map(one, pictures))
+    async def _run(self, picture: Picture, prompt: str | None = None, scored: bool = False) -> Outcome | ImageError:
+        pixels = await self.pixels(picture)
+        return pixels if isinstance(pixels, ImageError) else await self.batcher.submit(Work(pixels, prompt, scored))
 
     async def embed_prompts(self, prompts: Sequence[str]) -> list[Float32s]:
         """Of each prompt its unit vector (d,)."""
@@ -160,7 +158,7 @@ class Engine:
     async def probe(self) -> float:
         """Greatest difference of the reference's scores from those of its export, run now through the real session.
 
-        RuntimeError where it is beyond the bundle's tolerance, or a decoder process does not do its work.
+        Raise RuntimeError where it is beyond the bundle's tolerance, or a decoder process does not do its work.
         """
         found = await self.batcher.run_alone(self._reference)
         difference = float(np.abs([one["score"] for one in found] - self._reference_scores).max())

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Mapping
 
+from starlette.responses import Response
+
 
 class Problem(Exception):
     """Why a request gets no answer: the HTTP status, one of few phrases, and what to do about it."""
@@ -14,7 +16,13 @@ class Problem(Exception):
         self.message = message
         self.headers = dict(headers or {})
 
-    def body(self, request_id: str) -> bytes:
-        """The answer in JSON, a requests.ErrorAnswer."""
+    def answer(self, request_id: str) -> Response:
+        """A requests.ErrorAnswer."""
         error = {"reason": self.reason, "message": self.message}
-        return json.dumps({"error": error, "request_id": request_id}).encode()
+        body = json.dumps({"error": error, "request_id": request_id})
+        return Response(body, self.status, self.headers, "application/json")
+
+
+def invalid(*faults: str) -> Problem:
+    """The problem of a request that says something wrong; at most five faults are named."""
+    return Problem(422, "invalid request", "; ".join(faults[:5]).encode("utf-8", "backslashreplace").decode())

@@ -8,7 +8,7 @@ name server that changes meanwhile gains nothing. Redirects are not followed. Kn
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -21,11 +21,9 @@ PORTS = {"http": 80, "https": 443}
 SLOTS = 8
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
-Resolve = Callable[[str, int], Awaitable[list[str]]]
-
 
 async def resolve_host(host: str, port: int) -> list[str]:
-    """Every address of the host; OSError where it has none."""
+    """Every address of the host; raise OSError where it has none."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -51,28 +49,19 @@ def is_public(address: str) -> bool:
 class Fetcher:
     """Fetches pictures from `hosts`, each a name, or name:port where the port is not the scheme's own."""
 
-    def __init__(
-        self,
-        hosts: Collection[str],
-        max_bytes: int,
-        timeout_s: float,
-        resolve: Resolve = resolve_host,
-        is_allowed: Callable[[str], bool] = is_public,
-    ) -> None:
+    def __init__(self, hosts: Collection[str], max_bytes: int, timeout_s: float) -> None:
         self._hosts = {host.lower() for host in hosts}
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
-        self._resolve = resolve
-        self._is_allowed = is_allowed
         self.slots = asyncio.Semaphore(SLOTS)  # for callers to hold as long as they hold a picture
 
     async def fetch(self, url: str) -> bytes:
-        """The picture's bytes; ImageError where the URL is not allowed or gives none."""
+        """The picture's bytes; raise ImageError where the URL is not allowed or gives none."""
         host, port = self._checked(url)
         try:
             async with asyncio.timeout(self._timeout_s):
-                addresses = await self._resolve(host, port)
-                if not addresses or not all(self._is_allowed(address) for address in addresses):
+                addresses = await resolve_host(host, port)
+                if not addresses or not all(map(is_public, addresses)):
                     raise ImageError("read", "host not allowed", f"{host} is no public host")
                 return await self._get(url, addresses[0])
         except TimeoutError:

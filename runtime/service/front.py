@@ -21,6 +21,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from runtime.config import ServiceConfig
 from runtime.service.errors import Problem
 from runtime.service.metrics import Metrics
 
@@ -49,7 +50,7 @@ class Gate:
 
     @contextmanager
     def admit(self, items: int = 0, bytes: int = 0, requests: int = 0) -> Iterator[None]:
-        """Room for so much until the block ends; Problem 429 where there is none."""
+        """Room for so much until the block ends; raise Problem 429 where there is none."""
         if (
             self.items + items > self.max_items
             or self.bytes + bytes > self.max_bytes
@@ -81,21 +82,13 @@ class Gate:
 class Front:
     """ASGI middleware around the whole application."""
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        gate: Gate,
-        metrics: Metrics,
-        token: str | None,
-        max_body_bytes: int,
-        deadline_s: float,
-    ) -> None:
+    def __init__(self, app: ASGIApp, gate: Gate, metrics: Metrics, config: ServiceConfig) -> None:
         self._app = app
         self._gate = gate
         self._metrics = metrics
-        self._token = token.encode() if token else None
-        self._max_body_bytes = max_body_bytes
-        self._deadline_s = deadline_s
+        self._token = config.token.encode() if config.token else None
+        self._max_body_bytes = config.max_body_bytes
+        self._deadline_s = config.deadline_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -118,13 +111,12 @@ class Front:
         try:
             outcome = await self._serve(scope, headers, receive, answer)
             status = status or outcome
-        except Problem as problem:
+        except Exception as error:
+            if not isinstance(error, Problem):
+                log.exception("a fault of ours", extra={"fields": {"request_id": request_id}})
+                error = Problem(500, "fault", "a fault of the service; see its log")
             if not status:
-                await send_problem(problem, request_id, answer)
-        except Exception:
-            log.exception("a fault of ours", extra={"fields": {"request_id": request_id}})
-            if not status:
-                await send_problem(Problem(500, "fault", "a fault of the service; see its log"), request_id, answer)
+                await error.answer(request_id)(scope, receive, answer)
         finally:
             seconds = time.monotonic() - start
             route = getattr(scope.get("route"), "path", "other")
@@ -146,8 +138,7 @@ class Front:
         self._check_token(scope["path"], headers)
         if scope["method"] != "POST":
             return await self._within_deadline(scope, b"", receive, send)
-        size = self._body_size(headers)
-        with self._gate.admit(bytes=size, requests=1):
+        with self._gate.admit(bytes=self._body_size(headers), requests=1):
             body = await self._read_body(receive)
             if body is None:
                 return CLIENT_GONE
@@ -227,15 +218,6 @@ async def _disconnected(receive: Receive) -> Message:
     while (message := await receive())["type"] != "http.disconnect":
         pass
     return message
-
-
-async def send_problem(problem: Problem, request_id: str, send: Send) -> None:
-    """The error answer, in the one shape that all have."""
-    body = problem.body(request_id)
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    headers += [(name.lower().encode(), value.encode()) for name, value in problem.headers.items()]
-    await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
 
 
 class JsonLines(logging.Formatter):

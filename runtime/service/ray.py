@@ -5,15 +5,19 @@ bundle is put in force by deploying again, which Ray does replica by replica. Ne
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from embed.spec import InputError
 from runtime.config import ServiceConfig
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from ray.serve import Application
+
 NAME = "plaudit"
 
 
-def deployment(config: ServiceConfig, replicas: int) -> Any:
+def deployment(config: ServiceConfig, replicas: int) -> "Application":
     """The application for `ray.serve.run`."""
     from ray import serve
 
@@ -24,7 +28,7 @@ def deployment(config: ServiceConfig, replicas: int) -> Any:
         def __init__(self, config: ServiceConfig) -> None:
             self.config = config
 
-        def __serve_build_asgi_app__(self) -> Any:
+        def __serve_build_asgi_app__(self) -> "FastAPI":
             from runtime.service.app import create_app
 
             application = create_app(self.config)
@@ -44,11 +48,8 @@ def serve_on_ray(config: ServiceConfig, host: str, port: int, replicas: int) -> 
     try:
         from ray import serve
     except ImportError as error:
-        raise InputError(
-            f"Ray Serve cannot be imported ({error.name}); run: pip install 'plaudit[cpu,serve,ray]'"
-        ) from None
-    if replicas < 1:
-        raise InputError(f"--replicas is {replicas}; wanted 1 or more")
+        what = f"Ray Serve cannot be imported ({error.name})"
+        raise InputError(f"{what}; run: pip install 'plaudit[cpu,serve,ray]'") from None
     application = deployment(config, replicas)
     serve.start(http_options={"host": host, "port": port})
     try:

@@ -7,14 +7,14 @@ nobody else's. Knows no model and no network.
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from embed.inputs.images import ImageError
-from runtime.service.errors import Problem
+from runtime.service.errors import invalid
 
 # A red pixel, so that the examples of the documentation work as they are.
 EXAMPLE_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -22,9 +22,15 @@ EXAMPLE_DIGEST = "6e3c8f0a" * 8
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 
+Model = TypeVar("Model", bound=BaseModel)
+
 
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+def _example(**fields: Any) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 class UrlPicture(_Closed):
@@ -41,9 +47,7 @@ Picture = bytes | UrlPicture | ImageError  # the last where it is no base64
 class ScoreRequest(_Closed):
     """Pictures to score under a prompt."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"prompt": "a red square", "images": [EXAMPLE_PICTURE, "bm8gcGljdHVyZQ=="]}]}
-    )
+    model_config = _example(prompt="a red square", images=[EXAMPLE_PICTURE, "bm8gcGljdHVyZQ=="])
     prompt: Annotated[
         str | list[str] | None, Field(description="one, or one for each picture; needed where the head reads it")
     ] = None
@@ -58,9 +62,7 @@ class ScoreRequest(_Closed):
 class EmbedRequest(_Closed):
     """Pictures and prompts to turn into vectors."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"images": [EXAMPLE_PICTURE], "prompts": ["a red square"]}]}
-    )
+    model_config = _example(images=[EXAMPLE_PICTURE], prompts=["a red square"])
     images: list[JsonPicture] = []
     prompts: list[str] = []
 
@@ -84,9 +86,7 @@ class Like(_Closed):
 class SimilarRequest(_Closed):
     """Find pictures of the catalogue that are similar and popular; the fields mean what the command's options do."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"likes": [{"text": "a dog"}], "k": 3, "popularity_weight": 0.3}]}
-    )
+    model_config = _example(likes=[{"text": "a dog"}], k=3, popularity_weight=0.3)
     likes: Annotated[list[Like], Field(min_length=1)]
     dislikes: list[Like] = []
     k: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -192,13 +192,14 @@ class ErrorAnswer(BaseModel):
     request_id: str
 
 
-def read_json(model: type[BaseModel], body: bytes) -> Any:
-    """A request of that model; Problem 422 that says which field is wrong."""
+def read_json(model: type[Model], body: bytes) -> Model:
+    """A request of that model; raise Problem 422 that says which field is wrong."""
     try:
-        return TypeAdapter(model).validate_json(body)
+        return model.model_validate_json(body)
     except ValidationError as error:
         faults = error.errors(include_input=False, include_url=False, include_context=False)
-        raise _invalid([(".".join(map(str, fault["loc"])), fault["msg"]) for fault in faults]) from None
+        said = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".removeprefix(": ") for fault in faults]
+        raise invalid(*said) from None
 
 
 def picture_of(given: str | UrlPicture) -> Picture:
@@ -211,53 +212,41 @@ def picture_of(given: str | UrlPicture) -> Picture:
         return ImageError("read", "no base64", str(error))
 
 
-async def read_form(request: Request, max_items: int) -> tuple[dict[str, list[bytes]], dict[str, list[str]]]:
-    """The files and the text fields of a multipart form, by name; starlette's HTTPException where it is none.
+async def read_form(request: Request, max_items: int) -> tuple[list[str], list[Picture]]:
+    """The prompts of a multipart form, and its pictures, the files first; starlette's HTTPException where it is none.
 
-    The fields `image` and `images`, `prompt` and `prompts` are the same.
+    The fields `image` and `images`, `prompt` and `prompts`, `url` and `urls` are the same.
     """
-    files: dict[str, list[bytes]] = {}
-    texts: dict[str, list[str]] = {}
-    plural = {"image": "images", "prompt": "prompts", "url": "urls"}
+    prompts, files, urls = list[str](), list[Picture](), list[Picture]()
     async with request.form(max_files=max_items + 1, max_fields=2 * max_items + 2) as form:
-        for name, value in form.multi_items():
-            name = plural.get(name, name)
-            wanted = {"images": UploadFile, "prompts": str, "urls": str}.get(name)
-            if wanted is None:
-                raise _invalid([(name[:50], "unknown field; known are images (files), prompts, urls")])
-            if not isinstance(value, wanted):
-                raise _invalid([(name, "wanted a file" if wanted is UploadFile else "wanted text, not a file")])
+        for given, value in form.multi_items():
+            name = given.removesuffix("s")
+            if name not in ("image", "prompt", "url"):
+                raise invalid(f"{given[:50]}: unknown field; known are images (files), prompts, urls")
+            if isinstance(value, UploadFile) != (name == "image"):
+                raise invalid(f"{name}s: wanted {'a file' if name == 'image' else 'text, not a file'}")
             if isinstance(value, UploadFile):
-                files.setdefault(name, []).append(await value.read())
+                files.append(await value.read())
+            elif name == "prompt":
+                prompts.append(value)
             else:
-                texts.setdefault(name, []).append(value)
-    return files, texts
-
-
-def item_error(error: ImageError) -> dict[str, Any]:
-    """An item's error as JSON; never with bytes of the picture beyond its first few."""
-    message = str(error).encode("utf-8", "backslashreplace").decode()
-    return {"ok": False, "error": {"stage": error.stage, "reason": error.reason, "message": message[:500]}}
+                urls.append(UrlPicture(url=value[:2048]))
+    return prompts, [*files, *urls]
 
 
 def check_prompts(prompts: Sequence[str], max_chars: int) -> None:
-    """Nothing, or Problem 422 for a prompt that is too long or no text."""
+    """Raise Problem 422 for a prompt that is too long or no text."""
     for i, prompt in enumerate(prompts):
         if len(prompt) > max_chars:
-            raise _invalid([(f"prompt {i}", f"{len(prompt)} characters, at most {max_chars} allowed")])
+            raise invalid(f"prompt {i}: {len(prompt)} characters, at most {max_chars} allowed")
         if not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
-            raise _invalid([(f"prompt {i}", "holds half of a surrogate pair; it is not valid Unicode")])
+            raise invalid(f"prompt {i}: holds half of a surrogate pair; it is not valid Unicode")
 
 
-def _invalid(faults: Sequence[tuple[str, str]]) -> Problem:
-    shown = "; ".join(f"{where}: {what}" if where else what for where, what in faults[:5])
-    return Problem(422, "invalid request", shown.encode("utf-8", "backslashreplace").decode())
-
-
-def request_body(model: str, form_fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The part of a route's OpenAPI that says which bodies it reads."""
-    content: dict[str, Any] = {JSON: {"schema": {"$ref": f"#/components/schemas/{model}"}}}
+def request_body(model: type[BaseModel], form_fields: Mapping[str, object]) -> dict[str, object]:
+    """The part of a route's OpenAPI that says which bodies it reads; without fields, no form."""
+    content: dict[str, object] = {JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
     if form_fields:
-        schema = {"type": "object", "properties": dict(form_fields), "additionalProperties": False}
+        schema = {"type": "object", "properties": form_fields, "additionalProperties": False}
         content[MULTIPART] = {"schema": schema}
     return {"requestBody": {"required": True, "content": content}}

@@ -2,20 +2,24 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from embed.arrays import Float32s
 from embed.inputs.images import ImageError
 from embed.spec import InputError
 from runtime.scoring.scorer import softmax
 from runtime.service import requests as shapes
 from runtime.service.engine import Engine
-from runtime.service.errors import Problem
+from runtime.service.errors import Problem, invalid
+from runtime.service.front import GUARDED
 from runtime.service.requests import JSON, MULTIPART, Picture, UrlPicture
 from runtime.service.similar import find_hits
 from runtime.service.state import Service
@@ -42,65 +46,65 @@ Value = TypeVar("Value")
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add every route of the service to its application."""
     errors = {status: {"model": shapes.ErrorAnswer, "description": text} for status, text in ERRORS.items()}
-    forms = {"images": FILES, "urls": TEXTS}
 
-    def post(path: str, request: str, answer: type, form: Mapping[str, Any] | None = None) -> Callable[..., Any]:
+    def post(path: str, request: type[BaseModel], answer: type[BaseModel], **form: object) -> Callable[..., Any]:
         extra = shapes.request_body(request, form)
         return app.post(path, response_model=answer, responses=errors, openapi_extra=extra)  # type: ignore[arg-type]
 
-    @post("/v1/score", "ScoreRequest", shapes.ScoreAnswer, {**forms, "prompts": TEXTS})
+    async def scored(
+        request: Request, prompts: Sequence[str], pictures: Sequence[Picture]
+    ) -> tuple[Engine, list[dict[str, float] | ImageError]]:
+        with service.gate.admit(items=len(pictures)):
+            async with service.room.use() as engine:
+                outcomes = await engine.score(prompts_for(engine, prompts, len(pictures)), pictures)
+                request.state.log = service.count(outcomes)
+                return engine, outcomes
+
+    @post("/v1/score", shapes.ScoreRequest, shapes.ScoreAnswer, images=FILES, urls=TEXTS, prompts=TEXTS)
     async def score(request: Request) -> Response:
         """Score pictures under a prompt, or each under its own; higher is preferred."""
-        prompts, pictures = await read_score_request(request, service)
-        with service.gate.admit(items=len(pictures)):
-            async with service.room.use() as engine:
-                outcomes = await engine.score(prompts_for(engine, prompts, len(pictures)), pictures)
-                request.state.log = service.count(outcomes)
-                return answer(engine, items=[item(outcome) for outcome in outcomes])
+        engine, outcomes = await scored(request, *await read_items(request, service, shapes.ScoreRequest))
+        return answer(engine, items=[item(outcome) for outcome in outcomes])
 
-    @post("/v1/rank", "ScoreRequest", shapes.RankAnswer, {**forms, "prompts": TEXTS})
+    @post("/v1/rank", shapes.ScoreRequest, shapes.RankAnswer, images=FILES, urls=TEXTS, prompts=TEXTS)
     async def rank(request: Request) -> Response:
         """Rank pictures under one prompt, with the probability that each is the preferred one of all."""
-        prompts, pictures = await read_score_request(request, service)
+        prompts, pictures = await read_items(request, service, shapes.ScoreRequest)
         if len(prompts) > 1:
-            raise Problem(422, "invalid request", f"got {len(prompts)} prompts; wanted one to rank under")
-        with service.gate.admit(items=len(pictures)):
-            async with service.room.use() as engine:
-                outcomes = await engine.score(prompts_for(engine, prompts, len(pictures)), pictures)
-                request.state.log = service.count(outcomes)
-                items, order = ranked(outcomes)
-                return answer(engine, items=items, order=order)
+            raise invalid(f"got {len(prompts)} prompts; wanted one to rank under")
+        engine, outcomes = await scored(request, prompts, pictures)
+        items, order = ranked(outcomes)
+        return answer(engine, items=items, order=order)
 
-    @post("/v1/embed", "EmbedRequest", shapes.EmbedAnswer, {**forms, "prompts": TEXTS})
+    @post("/v1/embed", shapes.EmbedRequest, shapes.EmbedAnswer, images=FILES, urls=TEXTS, prompts=TEXTS)
     async def embed(request: Request) -> Response:
         """Unit vectors of pictures and prompts; the cosine of two is their dot product."""
-        prompts, pictures = await read_embed_request(request, service)
+        prompts, pictures = await read_items(request, service, shapes.EmbedRequest)
         with service.gate.admit(items=len(prompts) + len(pictures)):
             async with service.room.use() as engine:
                 if prompts and engine.scorer.bundle.tokenizer_config is None:
-                    raise Problem(422, "invalid request", "this bundle's head reads no text: it has no text tower")
+                    raise invalid("this bundle's head reads no text: it has no text tower")
                 images, texts = await asyncio.gather(engine.embed_images(pictures), engine.embed_prompts(prompts))
                 request.state.log = service.count([*images, *texts])
-                return answer(engine, images=[vector_item(v) for v in images], prompts=[vector_item(v) for v in texts])
+                return answer(engine, images=[item(v) for v in images], prompts=[item(v) for v in texts])
 
     if service.config.catalogue is not None:
 
-        @post("/v1/similar", "SimilarRequest", shapes.SimilarAnswer)
+        @post("/v1/similar", shapes.SimilarRequest, shapes.SimilarAnswer)
         async def similar(request: Request) -> Response:
             """Find popular pictures of the catalogue that are like what the query likes and unlike what it dislikes."""
             wish = await read_json_request(request, shapes.SimilarRequest)
             named = [*wish.likes, *wish.dislikes]
             check_count(len(named), service)
-            shapes.check_prompts(
-                [like.text for like in named if like.text is not None], service.config.max_prompt_chars
-            )
+            texts = [like.text for like in named if like.text is not None]
+            shapes.check_prompts(texts, service.config.max_prompt_chars)
             with service.gate.admit(items=len(named)):
                 async with service.room.use() as engine:
-                    try:
-                        hits = await find_hits(engine, wish)
-                    except InputError as error:
-                        raise Problem(422, "invalid request", str(error)) from None
                     assert engine.catalogue is not None
+                    try:
+                        hits = await find_hits(engine, engine.catalogue, wish)
+                    except InputError as error:
+                        raise invalid(str(error)) from None
                     return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
 
     if service.config.token is not None and service.config.may_reload:
@@ -136,58 +140,46 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """Counters, gauges and histograms for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    app.openapi = lambda: openapi(app, service)  # type: ignore[method-assign]
+    app.openapi = cache(lambda: openapi(app, service))  # type: ignore[method-assign]
 
 
-def openapi(app: FastAPI, service: Service) -> dict[str, Any]:
+def openapi(app: FastAPI, service: Service) -> dict[str, object]:
     """The description of the API, with the requests' schemas, which FastAPI cannot see."""
-    if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        models = (shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest)
-        _, definitions = models_json_schema(
-            [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
-        )
-        schema["components"]["schemas"].update(definitions["$defs"])
-        if service.config.token is not None:
-            schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-            for path, operations in schema["paths"].items():
-                for operation in operations.values() if path.startswith(("/v1/", "/admin/")) else ():
-                    operation["security"] = [{"token": []}]
-        app.openapi_schema = schema
-    return app.openapi_schema
+    schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    models = (shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest)
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    schema["components"]["schemas"].update(definitions["$defs"])
+    if service.config.token is not None:
+        schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        for path, operations in schema["paths"].items():
+            for operation in operations.values() if path.startswith(GUARDED) else ():
+                operation["security"] = [{"token": []}]
+    return schema
 
 
-async def read_score_request(request: Request, service: Service) -> tuple[list[str], list[Picture]]:
-    """None, one or as many prompts as there are pictures, and the pictures; Problem where they are too many."""
-    prompts, pictures = await read_items(request, service, shapes.ScoreRequest)
-    check_count(len(pictures), service)
-    if len(prompts) not in (0, 1, len(pictures)):
-        raise Problem(
-            422, "invalid request", f"got {len(prompts)} prompts for {len(pictures)} pictures; wanted one, or as many"
-        )
+async def read_items(
+    request: Request, service: Service, model: type[shapes.ScoreRequest | shapes.EmbedRequest]
+) -> tuple[list[str], list[Picture]]:
+    """The prompts and pictures of a form, or of a JSON body of that model; raise Problem for too few or too many."""
+    if media_type(request) == MULTIPART:
+        prompts, pictures = await shapes.read_form(request, service.config.max_items)
+    else:
+        asked = await read_json_request(request, model)
+        prompts, pictures = asked.prompts, await decoded(asked.images, service)
+    if model is shapes.EmbedRequest:
+        check_count(len(pictures) + len(prompts), service)
+    else:
+        check_count(len(pictures), service)
+        if len(prompts) not in (0, 1, len(pictures)):
+            raise invalid(f"got {len(prompts)} prompts for {len(pictures)} pictures; wanted one, or as many")
     shapes.check_prompts(prompts, service.config.max_prompt_chars)
     return prompts, pictures
 
 
-async def read_embed_request(request: Request, service: Service) -> tuple[list[str], list[Picture]]:
-    """Prompts and pictures to embed; Problem where they are none or too many."""
-    prompts, pictures = await read_items(request, service, shapes.EmbedRequest)
-    check_count(len(pictures) + len(prompts), service)
-    shapes.check_prompts(prompts, service.config.max_prompt_chars)
-    return prompts, pictures
-
-
-async def read_items(request: Request, service: Service, model: Any) -> tuple[list[str], list[Picture]]:
-    """The prompts and pictures of a form, or of a JSON body of that model."""
-    if is_form(request):
-        files, texts = await shapes.read_form(request, service.config.max_items)
-        return texts.get("prompts", []), form_pictures(files, texts)
-    asked = await read_json_request(request, model)
-    return asked.prompts, await decoded(asked.images, service)
-
-
-async def read_json_request(request: Request, model: Any) -> Any:
-    """The body as that model; Problem where it is something else."""
+async def read_json_request(request: Request, model: type[shapes.Model]) -> shapes.Model:
+    """The body as that model; raise Problem where it is something else."""
     kind = media_type(request)
     if kind != JSON:
         raise Problem(415, "wrong type", f"got a body of type {kind[:100] or 'none'}; wanted {JSON}")
@@ -206,54 +198,45 @@ async def in_thread_if_large(size_bytes: int, compute: Callable[[], Value]) -> V
     return await asyncio.to_thread(compute) if size_bytes > THREAD_BYTES else compute()
 
 
-def form_pictures(files: Mapping[str, list[bytes]], texts: Mapping[str, list[str]]) -> list[Picture]:
-    """The files of a form, then what its URLs name."""
-    return [*files.get("images", []), *(UrlPicture(url=url[:2048]) for url in texts.get("urls", []))]
-
-
 def media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def is_form(request: Request) -> bool:
-    return media_type(request) == MULTIPART
-
-
 def check_count(count: int, service: Service, least: int = 1) -> None:
-    """Nothing, or Problem where there are fewer items than `least`, or too many."""
+    """Raise Problem where there are fewer items than `least`, or too many."""
     if count < least:
-        raise Problem(422, "invalid request", "nothing to do: wanted at least one item")
+        raise invalid("nothing to do: wanted at least one item")
     if count > service.config.max_items:
         raise Problem(413, "too many items", f"got {count}, at most {service.config.max_items} allowed in one request")
 
 
 def prompts_for(engine: Engine, prompts: Sequence[str], count: int) -> Sequence[str | None]:
-    """A prompt for each picture; Problem where the head needs one and there is none."""
+    """A prompt for each picture; raise Problem where the head needs one and there is none."""
     if not prompts and engine.scorer.reads_text:
-        raise Problem(422, "invalid request", "this bundle's head scores pictures under a prompt; give one")
+        raise invalid("this bundle's head scores pictures under a prompt; give one")
     return prompts if len(prompts) == count else [prompts[0] if prompts else None] * count
 
 
-def item(outcome: dict[str, Any] | ImageError) -> dict[str, Any]:
-    return shapes.item_error(outcome) if isinstance(outcome, ImageError) else {"ok": True, **outcome}
-
-
-def vector_item(outcome: Any) -> dict[str, Any]:
+def item(outcome: Mapping[str, float] | Float32s | ImageError) -> dict[str, object]:
+    """Scores, a vector or an error as an item of an answer; never with bytes of a picture beyond its first few."""
     if isinstance(outcome, ImageError):
-        return shapes.item_error(outcome)
-    return {"ok": True, "embedding": outcome.tolist()}
+        message = str(outcome).encode("utf-8", "backslashreplace").decode()
+        return {"ok": False, "error": {"stage": outcome.stage, "reason": outcome.reason, "message": message[:500]}}
+    if isinstance(outcome, np.ndarray):
+        return {"ok": True, "embedding": outcome.tolist()}
+    return {"ok": True, **outcome}
 
 
-def ranked(outcomes: Sequence[dict[str, Any] | ImageError]) -> tuple[list[dict[str, Any]], list[int]]:
+def ranked(outcomes: Sequence[Mapping[str, float] | ImageError]) -> tuple[list[dict[str, object]], list[int]]:
     """Items with rank and probability, and the numbers of the good ones, the preferred first; ties keep their order."""
     items = [item(outcome) for outcome in outcomes]
-    good = [i for i, one in enumerate(items) if one["ok"]]
-    order = sorted(good, key=lambda i: -items[i]["score"])
-    scores = [items[i].get("calibrated_score", items[i]["score"]) for i in order]
+    good = {i: outcome for i, outcome in enumerate(outcomes) if not isinstance(outcome, ImageError)}
+    order = sorted(good, key=lambda i: -good[i]["score"])
+    scores = [good[i].get("calibrated_score", good[i]["score"]) for i in order]
     for place, (i, probability) in enumerate(zip(order, softmax(np.array(scores)), strict=True), start=1):
         items[i] |= {"rank": place, "probability": float(probability)}
     return items, order
 
 
-def answer(engine: Engine, **fields: Any) -> Response:
+def answer(engine: Engine, **fields: object) -> Response:
     return JSONResponse({**fields, **engine.names_itself})

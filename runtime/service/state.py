@@ -7,7 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from embed.engines.sessions import resolve_providers
 from embed.inputs.decoding import Decoders
@@ -16,22 +16,12 @@ from embed.ort import require_onnxruntime
 from runtime.config import ServiceConfig
 from runtime.scoring.graphs import BATCH
 from runtime.scoring.scorer import Scorer
-from runtime.service.engine import Engine, EngineRoom
+from runtime.service.engine import Engine, EngineRoom, Sizes
 from runtime.service.fetching import Fetcher
 from runtime.service.front import Gate, log
 from runtime.service.metrics import Metrics
 
 READY_S = 5.0  # how long a proof of readiness counts
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How the session is used: items of one run, runs side by side, threads inside one run, and inside a lone one."""
-
-    max_batch: int
-    streams: int
-    threads: int
-    lone_threads: int
 
 
 def sizes(config: ServiceConfig, cores: int) -> Sizes:
@@ -71,38 +61,19 @@ class Service:
         self.metrics.watch("items_under_way", "Items between arrival and answer", lambda: self.gate.items)
         self.metrics.watch("batch_queue", "Items that wait for the session", lambda: len(self.room.engine.batcher))
         self.metrics.watch("pending_bytes", "Bytes of bodies under way", lambda: self.gate.bytes)
-        self.metrics.watch(
-            "dropped_items",
-            "Items whose client had gone, of the engine in force",
-            lambda: self.room.engine.batcher.dropped,
-        )
+        gone = "Items whose client had gone, of the engine in force"
+        self.metrics.watch("dropped_items", gone, lambda: self.room.engine.batcher.dropped)
 
     def _load(self) -> Engine:
         config = self.config
         use = sizes(config, os.cpu_count() or 1)
-        scorer = Scorer.load(
-            config.bundle,
-            providers=config.providers,
-            precision=config.precision,
-            threads=use.threads,
-            limits=config.limits,
-            engine_cache=config.engine_cache,
-        )
+        scorer = Scorer.load(config.bundle, replace(config, threads=use.threads), config.limits)
         catalogue = None
         if config.catalogue is not None:
             from runtime.catalogue.reader import Catalogue
 
             catalogue = Catalogue.open(config.catalogue)
-        return Engine(
-            scorer,
-            catalogue,
-            self.decoders,
-            self.fetcher,
-            use.max_batch,
-            use.streams,
-            use.lone_threads,
-            self.metrics.observe_batch,
-        )
+        return Engine(scorer, catalogue, self.decoders, self.fetcher, use, self.metrics.observe_batch)
 
     async def reload(self) -> Engine:
         """Load bundle and catalogue anew; on failure the old ones stay, with the error raised and logged."""
@@ -118,7 +89,7 @@ class Service:
         return engine
 
     async def ready(self) -> None:
-        """Nothing, or the exception that says why this process cannot serve; a proof counts for READY_S."""
+        """Raise what says why this process cannot serve, if it cannot; a proof counts for READY_S."""
         async with self._proving:
             if time.monotonic() - self._proven_at > READY_S:
                 async with self.room.use() as engine:

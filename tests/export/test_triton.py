@@ -12,6 +12,7 @@ from embed.engines.sessions import signature
 from embed.spec import InputError
 from export.cli.main import main
 from export.triton import export_repository
+from runtime.config import SessionConfig
 from runtime.scoring.bundle import Bundle, open_bundle
 from runtime.scoring.scorer import Scorer
 
@@ -65,7 +66,9 @@ def test_the_models_score_like_the_bundle(opened: Bundle, tmp_path: Path) -> Non
     prompts = ["a cat", "a dog", "a long and winding road"]
     session = onnxruntime.InferenceSession(tmp_path / "repo" / "plaudit" / "1" / "model.onnx")
     (score,) = session.run(["score"], {"pixels": pixels, "tokens": opened.tokenizer()(prompts)})
-    np.testing.assert_allclose(score, Scorer(opened, threads=1).run_whole(pixels, prompts)["score"], atol=1e-6)
+    np.testing.assert_allclose(
+        score, Scorer(opened, SessionConfig(threads=1)).run_whole(pixels, prompts)["score"], atol=1e-6
+    )
 
 
 def test_the_weights_lie_on_disk_once(opened: Bundle, tmp_path: Path) -> None:

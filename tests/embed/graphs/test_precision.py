@@ -115,6 +115,16 @@ def test_int8_of_a_transformer_is_near_and_small() -> None:
     assert model.ByteSize() < 0.4 * folded("vit").ByteSize()
 
 
+@pytest.mark.parametrize("family", ["vit", "resnet"])
+def test_int8_products_cannot_saturate_where_a_processor_lacks_vnni(family: str) -> None:
+    """There onnxruntime adds a uint8 times an int8 to another such product in 16 bits: 2 * 255 * 127 is too much."""
+    model = precision.to_int8(folded(family), [extremes(family)])
+    weights = [numpy_helper.to_array(tensor) for tensor in model.graph.initializer if len(tensor.dims) > 1]
+    assert any(values.dtype in (np.int8, np.uint8) for values in weights)
+    for values in weights:
+        assert values.dtype != np.int8 or 2 * 255 * np.abs(values.astype(int)).max() < 2**15
+
+
 def test_int8_of_a_convolution_trunk_needs_pictures() -> None:
     pixels = extremes("resnet")
     with pytest.raises(ValueError, match="calibration pictures"):

@@ -188,6 +188,10 @@ def test_generators_are_ranked_by_people_and_by_a_head(run: Run, fails: Fails) -
     assert "--cache are wanted together" in fails("generators", "head", *DATA, *by)
     assert "which has image, prompt, style" in fails("generators", *DATA, "--by", "maker")
     assert "orders is 0; wanted at least 1" in fails("generators", *DATA, "--by", "style", "--orders", "0")
+    # Choices of a single prompt say nothing of how far prompts differ: there are strengths, without intervals.
+    pq.write_table(pq.read_table("ratings.parquet").slice(0, PICTURES), "one.parquet")
+    strength = run("generators", "--data", "one.parquet", "--by", "style")["people"]["bradley_terry"]["s0"]
+    assert strength["value"] is not None and strength["low"] is None
 
 
 @pytest.mark.skipif(not AGIQA.exists(), reason="the AGIQA-3K ratings are not on this machine")

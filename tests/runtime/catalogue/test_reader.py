@@ -10,6 +10,7 @@ from embed.spec import InputError
 from runtime.catalogue import reader as module
 from runtime.catalogue.hits import jsonable
 from runtime.catalogue.reader import Catalogue, hit_json
+from runtime.config import Wish
 
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
 
@@ -86,11 +87,11 @@ def test_more_hits_than_pictures_and_filters_that_match_nothing(catalogue, queri
     assert len(catalogue.search(queries[:1], 5000)[0]) == 3000
     assert catalogue.search(queries[:2], 5, where="year > 3000") == [[], []]
     assert catalogue.search(queries[:0], 5) == []
-    assert catalogue.front(queries[0], where="year > 3000") == []
+    assert catalogue.front(queries[0], Wish(where="year > 3000")) == []
 
 
 def test_the_front_is_what_no_hit_beats(catalogue, queries):
-    front = catalogue.front(queries[0], where="kind = 'objects'", exclude=[f"{4:032x}"])
+    front = catalogue.front(queries[0], Wish(where="kind = 'objects'", exclude=[f"{4:032x}"]))
     hits = [hit for hit in catalogue.search(queries[:1], 3000, where="kind = 'objects'")[0] if hit.key != "p4.png"]
     expected = [
         hit.key

@@ -62,8 +62,8 @@ def test_more_lists_are_asked_for_than_there_are(index, data):
 
 def test_tuning_reaches_the_recall_with_less_than_everything(index, data):
     tuned = tune(index, *data, min_recall=0.95)
-    assert all(one.recall > 0.9 for one in tuned)
-    assert tuned[2].effort.probes < (index.lists or 2048)
+    assert all(one["recall_at_10"] > 0.9 for one in tuned)
+    assert tuned[2]["probes"] < (index.lists or 2048)
 
 
 def test_a_recall_out_of_reach_is_an_error_with_the_curve(data):

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from runtime.config import SessionConfig
 from runtime.scoring import graphs as sessions_module
 from runtime.scoring.bundle import open_bundle
 from runtime.scoring.graphs import BATCH, Sessions
 
 
 def opened(bundle: Path) -> Sessions:
-    return Sessions(open_bundle(bundle), "fp32", ("cpu",), 1, None)
+    return Sessions(open_bundle(bundle), "fp32", SessionConfig(providers=("cpu",), threads=1))
 
 
 def test_batches_for_a_cuda_device_lie_in_memory_of_their_thread(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from embed.inputs.images import ImageError
 from embed.spec import InputError
+from runtime.config import SessionConfig
 from runtime.scoring import scorer as scorer_module
 from runtime.scoring.bundle import BundleError
 from runtime.scoring.scorer import Scorer, softmax
@@ -21,7 +22,7 @@ from runtime.scoring.scorer import Scorer, softmax
 
 @pytest.fixture(scope="module")
 def scorer(bundle: Path) -> Scorer:
-    return Scorer.load(bundle, threads=2)
+    return Scorer.load(bundle, SessionConfig(threads=2))
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,7 @@ def test_softmax_does_not_overflow() -> None:
 def test_calibrated_outputs_come_with_the_score(scorer: Scorer, pictures: list[Path]) -> None:
     outputs = scorer.score_items("a cat", pictures).outputs
     assert set(outputs) == set(scorer.outputs) == {"score", "calibrated_score", "percentile"}
+    np.testing.assert_allclose(outputs["calibrated_score"], outputs["score"] / 0.25)  # the bundle's temperature
     assert (outputs["percentile"] >= 0).all() and (outputs["percentile"] <= 1).all()
 
 
@@ -124,7 +126,7 @@ def test_side_by_side_gives_what_one_after_another_gives(bundle: Path, tmp_path:
     """With a bad picture among them, first, last or alone."""
     images: list[Any] = [random_picture(i) for i in range(count)]
     images[count // 2] = b"junk"
-    scorer = Scorer.load(bundle, threads=2)
+    scorer = Scorer.load(bundle, SessionConfig(threads=2))
     scored = scorer.score_items("a cat", iter(images))
     assert list(scored.errors) == [count // 2] and np.isnan(scored.scores[count // 2])
     alone = [scorer.score("a cat", [image])[0] for i, image in enumerate(images) if i != count // 2]
@@ -159,7 +161,7 @@ def test_vectors_have_unit_length(scorer: Scorer, pictures: list[Path]) -> None:
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_other_precisions_are_near(bundle: Path, scorer: Scorer, pictures: list[Path], precision: str) -> None:
-    other = Scorer.load(bundle, precision=precision)
+    other = Scorer.load(bundle, SessionConfig(precision=precision))
     scores, expected = other.score("a cat", pictures), scorer.score("a cat", pictures)
     assert 0 < np.abs(scores - expected).max() < 0.1
     assert other.check_reference()["score"] < 0.1

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from service_server import Running, serving, small_picture
 
+from runtime.config import SessionConfig
 from runtime.scoring.scorer import Scorer
 
 
@@ -17,7 +18,7 @@ def pictures() -> list[bytes]:
 
 @pytest.fixture(scope="session")
 def scorer(bundle: Path) -> Scorer:
-    return Scorer.load(bundle, threads=1)
+    return Scorer.load(bundle, SessionConfig(threads=1))
 
 
 @pytest.fixture(scope="module")

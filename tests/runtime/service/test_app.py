@@ -17,7 +17,7 @@ from waiting import wait_until
 
 from embed.inputs.images import Limits
 from runtime.scoring.scorer import Scorer, softmax
-from runtime.service import engine
+from runtime.service import engine, fetching
 
 
 @pytest.fixture(scope="module")
@@ -108,12 +108,12 @@ def test_pictures_by_url(bundle: Path, scorer: Scorer, pictures: list[bytes], mo
     host = f"pictures.example:{server.server_port}"
     try:
         with serving(bundle, url_hosts=(host,)) as (client, service):
-            monkeypatch.setattr(service.fetcher, "_resolve", loopback)
+            monkeypatch.setattr(fetching, "resolve_host", loopback)
             urls = [f"http://{host}/{i}" for i in range(6)]
             asked = {"prompt": "a", "images": [{"url": url} for url in urls]}
             refused = client.post("/v1/score", json=asked)
             assert [item["error"]["reason"] for item in refused.json()["items"]] == ["host not allowed"] * 6
-            monkeypatch.setattr(service.fetcher, "_is_allowed", lambda address: address == "127.0.0.1")
+            monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
             by_json = client.post("/v1/score", json=asked)
             by_form = client.post("/v1/score", data={"prompt": "a", "url": urls}, files=form(pictures[:1]))
             monkeypatch.setattr(service.fetcher, "_timeout_s", 0.2)

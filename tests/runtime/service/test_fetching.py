@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from embed.inputs.images import ImageError
+from runtime.service import fetching
 from runtime.service.fetching import Fetcher, is_public, resolve_host
 
 
@@ -77,15 +78,18 @@ def fetch(fetcher: Fetcher, url: str) -> bytes:
     return asyncio.run(fetcher.fetch(url))
 
 
-def allowing(port: int, *hosts: str, timeout_s: float = 60.0) -> Fetcher:
-    named = [f"{host}:{port}" for host in hosts or ("pictures.example",)]
-    return Fetcher(named, 10_000, timeout_s, resolve=loopback, is_allowed=lambda address: address == "127.0.0.1")
+@pytest.fixture
+def allowing(port: int, monkeypatch: pytest.MonkeyPatch) -> Fetcher:
+    """Fetches from pictures.example, which is this machine."""
+    monkeypatch.setattr(fetching, "resolve_host", loopback)
+    monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
+    return Fetcher([f"pictures.example:{port}"], 10_000, 60.0)
 
 
-def test_fetches_by_the_name_from_the_address_that_was_checked(port: int) -> None:
+def test_fetches_by_the_name_from_the_address_that_was_checked(port: int, allowing: Fetcher) -> None:
     host = f"pictures.example:{port}"
-    assert fetch(allowing(port), f"http://{host}/picture") == f"picture of {host}".encode()
-    assert fetch(allowing(port), f"HTTP://PICTURES.example:{port}/picture").startswith(b"picture of ")
+    assert fetch(allowing, f"http://{host}/picture") == f"picture of {host}".encode()
+    assert fetch(allowing, f"HTTP://PICTURES.example:{port}/picture").startswith(b"picture of ")
 
 
 @pytest.mark.parametrize(
@@ -97,10 +101,11 @@ def test_fetches_by_the_name_from_the_address_that_was_checked(port: int) -> Non
     ],
 )
 def test_redirects_floods_and_silence_are_errors(
-    port: int, path: str, timeout_s: float, reason: str, detail: str
+    port: int, allowing: Fetcher, path: str, timeout_s: float, reason: str, detail: str
 ) -> None:
+    allowing._timeout_s = timeout_s
     with pytest.raises(ImageError) as caught:
-        fetch(allowing(port, timeout_s=timeout_s), f"http://pictures.example:{port}{path}")
+        fetch(allowing, f"http://pictures.example:{port}{path}")
     assert caught.value.reason == reason and detail in caught.value.detail
 
 
@@ -122,22 +127,24 @@ def test_redirects_floods_and_silence_are_errors(
         ("", "bad url"),
     ],
 )
-def test_urls_that_are_not_even_looked_up(url: str, reason: str) -> None:
+def test_urls_that_are_not_even_looked_up(url: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(host: str, port: int) -> list[str]:
         raise AssertionError(f"{host} was looked up")
 
+    monkeypatch.setattr(fetching, "resolve_host", never)
     with pytest.raises(ImageError) as caught:
-        fetch(Fetcher(["pictures.example"], 100, 60.0, resolve=never), url)
+        fetch(Fetcher(["pictures.example"], 100, 60.0), url)
     assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["8.8.8.8", "10.0.0.1"], ["::ffff:10.0.0.1"], []])
-def test_one_private_address_refuses_the_host(addresses: list[str]) -> None:
+def test_one_private_address_refuses_the_host(addresses: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     async def resolve(host: str, port: int) -> list[str]:
         return addresses
 
+    monkeypatch.setattr(fetching, "resolve_host", resolve)
     with pytest.raises(ImageError, match="no public host"):
-        fetch(Fetcher(["pictures.example"], 100, 60.0, resolve=resolve), "http://pictures.example/a.png")
+        fetch(Fetcher(["pictures.example"], 100, 60.0), "http://pictures.example/a.png")
 
 
 def test_a_listed_name_of_this_machine_is_refused_all_the_same(port: int) -> None:

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from runtime.config import ServiceConfig
 from runtime.service.errors import Problem
 from runtime.service.front import CLIENT_GONE, PIECE_BYTES, Front, Gate, JsonLines
 from runtime.service.metrics import Metrics
@@ -67,7 +69,8 @@ def post(
     app: App, body: list[bytes], gate: Gate, gone: bool = False, deadline_s: float = 60.0, **headers: str
 ) -> tuple[list[Any], int]:
     """What a Front around the app sends, and how many messages it took of the body."""
-    front = Front(app, gate, Metrics(), None, max_body_bytes=4 << 20, deadline_s=deadline_s)
+    config = ServiceConfig(Path("bundle"), max_body_bytes=4 << 20, deadline_s=deadline_s)
+    front = Front(app, gate, Metrics(), config)
     scope = {
         "type": "http",
         "method": "POST",

@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
 from service_server import TOKEN, Running, small_picture
 
 from embed.inputs.images import ImageError, Limits, load_pixels
-from runtime.config import RequestLimits
+from runtime.config import RequestLimits, SessionConfig
 from runtime.scoring.scorer import Scorer
 
 ROBUSTNESS = DATA / "robustness"
@@ -61,7 +61,7 @@ def test_every_file_of_the_robustness_folder_is_scored_or_refused_with_its_reaso
     client, service = running
     files = [path for path in sorted(ROBUSTNESS.rglob("*")) if path.is_file()]
     assert len(files) > 100
-    scorer = Scorer.load(bundle, threads=1, limits=RequestLimits())
+    scorer = Scorer.load(bundle, SessionConfig(threads=1), RequestLimits())
     good = small_picture(0)
     score = float(scorer.score("a cat", [good])[0])
     outcomes = {"ok": 0, "error": 0}

@@ -82,7 +82,7 @@ def test_wishes_are_the_catalogues(client: httpx.Client, catalogue: Catalogue, s
     assert [hit["key"] for hit in hits] == [hit.key for hit in expected] and hits
     assert all(hit["metadata"]["kind"] != "objects" for hit in hits)
     front = ask(client, likes=[{"text": "a dog"}], front=True)
-    assert [hit["key"] for hit in front] == [hit.key for hit in catalogue.front(query)]
+    assert [hit["key"] for hit in front] == [hit.key for hit in catalogue.front(query, Wish())]
 
 
 @pytest.mark.parametrize(
