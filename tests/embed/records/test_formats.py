@@ -176,3 +176,13 @@ def test_records_are_counted_without_reading_pictures(here: Path) -> None:
         (here / "a.jpg").write_bytes(b"x")
         tar.add("a.jpg")
     assert read_records("t.tar").counts() == {"images": None, "prompts": None}
+
+
+def test_what_csv_holds_beside_the_labels_is_kept_whole() -> None:
+    users = [2**70, 2**70 + 1]  # one number in floats
+    Path("t.csv").write_text("image,count,user\n" + "".join(f"{n}.jpg,1,{user}\n" for n, user in enumerate(users)))
+    assert read_records("t.csv").labels()["user"].to_pylist() == [str(user) for user in users]
+    Path("t.csv").write_bytes("image,count,by\n1.jpg,1,caf\u00e9\n".encode("latin-1"))
+    assert [key for key, *_ in images(read_records("t.csv"))] == ["1.jpg"]
+    with pytest.raises(InputError, match=r"t\.csv: column 'by' is not in UTF-8; save the file as UTF-8"):
+        read_records("t.csv").labels()
