@@ -21,7 +21,8 @@ from embed.files import atomic_write, sha256_file, sync_folder
 from embed.graphs.precision import is_convolutional, to_fp16, to_int8
 from embed.graphs.trace import OPSET
 from embed.inputs import vocabulary
-from embed.inputs.images import ImageError, load_pixels, preprocess
+from embed.inputs.images import ImageError, load_pixels
+from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity

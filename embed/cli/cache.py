@@ -43,8 +43,8 @@ def cache(
     header = ["", "embedded", "per second", "known", "failed", "cut short", "in the cache"]
     rows = [[NOUN[side], *(f"{result[side][key]:,.0f}" for key in keys)] for side in NOUN]
     print(*table(header, rows), sep="\n")
-    if result["images"]["failed"]:
-        print(f"what failed, and why: python -m embed inspect {out}")
+    if failed := result["images"]["failed"]:
+        warn(f"{failed:,} pictures failed; python -m embed inspect {out} says which and why")
     if boundary is not None:
         from embed.unfreeze.fill import extend_cache
 

@@ -67,7 +67,10 @@ class BuildConfig(EmbeddingConfig):
 
 
 def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, Any]:
-    """Add every picture and prompt of the tables that the cache lacks, and say what was done."""
+    """Add every picture and prompt of the tables that the cache lacks, and say what was done.
+
+    Raise InputError if not one of the pictures could be read; the cache has its prompts and its ledger nevertheless.
+    """
     tables = config.records
     device = resolve_device(config.wanted.device)
     if config.ray:
@@ -87,6 +90,7 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
             engines[side] = build.settle_engine(side, writer.cache())
             counts[side] = build.embed(side, engines[side], writer)
         cache = writer.cache()
+    _require_some(cache, counts["images"])
     return {
         "cache": str(config.out),
         "device": device,
@@ -187,6 +191,18 @@ class _Build:
             actors=config.ray_actors,
             workers=config.workers or 1,
             num_gpus=config.num_gpus,
+        )
+
+
+def _require_some(cache: Cache, pictures: run.Counts) -> None:
+    """Raise InputError, with one of the failures, if all pictures of a run failed."""
+    if pictures.failed and not pictures.embedded and not pictures.known:
+        last = cache.failures().slice(len(cache.failures()) - 1).to_pylist()[0]
+        detail = f" ({last['detail']})" if last["detail"] else ""
+        raise InputError(
+            f"none of the {pictures.failed:,} pictures could be embedded; the last, {last['key']}, failed with"
+            f" {last['stage']}: {last['reason']}{detail}. Check the table and --images-root; all failures are listed by"
+            f" python -m embed inspect {cache.path}"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.addresses import WHOLE, join
 from embed.arrays import Bools, Ints
 from embed.records.plain import PICTURE, Column, holds_bytes
 from embed.records.tables import Table, Types
@@ -83,8 +84,9 @@ class Picture:
 
 def absolute(uri: pa.Array, root: str) -> pa.Array:
     """Paths and URIs, those that are relative starting in `root`."""
-    whole = pc.match_substring_regex(uri, r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)")
-    return pc.if_else(whole, uri, pc.binary_join_element_wise(root, uri, "/"))
+    if "://" in root:
+        return pa.array([None if name is None else join(root, name) for name in uri.to_pylist()], STRING)
+    return pc.if_else(pc.match_substring_regex(uri, WHOLE), uri, pc.binary_join_element_wise(root, uri, "/"))
 
 
 def _content_hashes(data: pa.Array) -> pa.Array:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from embed.addresses import join, place_of
 from embed.records import labels
 from embed.records.columns import (
     IMAGES,
@@ -128,6 +129,10 @@ class Records:
         """Of its labels; None where it has none."""
         return self.shape.kind
 
+    def place(self, key: str) -> str | None:
+        """Where the picture that a label names lies (see embed.addresses)."""
+        return place_of(key, join(self.images_root, key))
+
     def images(self) -> Batches:
         """The pictures as batches of IMAGES, in the table's order; a picture may come more than once.
 
@@ -231,7 +236,7 @@ def _root(table: Table, images_root: str | Path | None) -> str:
         return table.root
     root = str(images_root)
     if "://" in root:
-        return root.rstrip("/")
+        return root
     if not os.path.isdir(root):
         raise InputError(f"{root}, where the pictures should be, is no folder")
     return os.path.abspath(root)

@@ -4,6 +4,7 @@
       manifest.json            identity, bundle, counts, index, the version in force; replaced last, atomically
       v000001/vectors.npy      (n, d) float16, unit norm; row i is the i-th most popular picture
       v000001/popularity.npy   (n,) float32 percentiles in (0, 1), descending
+      v000001/places.arrow     row i: where the picture was read when it was embedded, null where that is not known
       v000001/rows.arrow       row i: image (its name), image_id, width, height, count, ..., and the table's columns
       v000001/index.faiss ...  where the index is not exact: see runtime.index.ivf and runtime.index.hnsw
 
@@ -12,6 +13,7 @@ rows. Everything is memory-mapped; an open catalogue goes on serving its version
 encoder: queries come as vectors.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -19,7 +21,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.arrays import Bools, Float16s, Float32s, Floats, Ints
+from embed.addresses import Place, join
+from embed.arrays import Bools, Float16s, Float32s, Floats, Ints, positions
 from embed.files import read_manifest
 from embed.spec import Identity, InputError, Side
 from runtime.catalogue.filters import matching
@@ -125,10 +128,33 @@ class Catalogue(Searchable):
             ["image_path", "image_id", "width", "height"]
         )
 
-    def image_rows(self, keys: pa.ChunkedArray) -> Ints:
-        """(m,) int64: the row of each picture's name, -1 where there is none."""
-        found = pc.index_in(keys.cast(pa.string()), value_set=self.rows["image"].cast(pa.string()))
-        return np.asarray(pc.fill_null(found, -1)).astype(np.int64)
+    def places(self) -> pa.Array:
+        """(n,) where the picture of each row was read when it was embedded, null where that is not known."""
+        if "places.arrow" not in self.manifest["files"]:  # of a catalogue of before places were noted
+            return pa.nulls(len(self), pa.string())
+        found = pa.ipc.open_file(pa.memory_map(str(self.folder / "places.arrow"))).read_all()
+        return found["uri"].combine_chunks()
+
+    def addresses(self, keys: Sequence[str], images_root: str | None = None) -> list[list[str]]:
+        """Where each picture may be read, by name: below a root that is given; or else where it was, and below our own.
+
+        Raise InputError for a picture that is not there.
+        """
+        if images_root is not None:
+            return [[join(images_root, key)] for key in keys]
+        places = self.places().take(pa.array([self.row_of(key) for key in keys], pa.int64())).to_pylist()
+        return [
+            [*([place] if place else []), join(self.images_root, key)] for key, place in zip(keys, places, strict=True)
+        ]
+
+    def image_rows(self, keys: pa.ChunkedArray, place: Place | None = None) -> Ints:
+        """(m,) int64: the row of each picture's name, or else of its place; -1 where there is none."""
+        found = positions(keys, self.rows["image"])
+        lost = np.flatnonzero(found < 0)
+        if place is not None and len(lost):
+            there = [place(key) or "" for key in keys.take(pa.array(lost)).to_pylist()]
+            found[lost] = positions(there, self.places())
+        return found
 
     def vectors_of(self, keys: list[str]) -> Float16s:
         """(n, d) float16 of pictures by name."""

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.addresses import Place
 from embed.arrays import Float16s, Float32s, Floats, Ints
 from embed.spec import Identity, InputError, Side
 from runtime.catalogue.popularity import decayed, percentiles, posterior_rates
@@ -28,7 +29,8 @@ class Pictures(Protocol):
     def image_embeddings(self) -> Float16s: ...
     def pooled_embeddings(self) -> Float16s | None: ...
     def metadata(self, side: Side) -> pa.Table: ...
-    def image_rows(self, keys: pa.ChunkedArray) -> Ints: ...
+    def image_rows(self, keys: pa.ChunkedArray, place: Place | None = None) -> Ints: ...
+    def places(self) -> pa.Array: ...
 
 
 # Pictures, (n,) rows of theirs, and the prompts of these, null where there is none -> (n,) scores, higher is better.
@@ -51,17 +53,19 @@ def popular_rows(
     config: PopularityConfig,
     predict: Predict | None = None,
     leave_out: Sequence[str] = (),
+    place: Place | None = None,
 ) -> PopularRows:
     """The rows of a catalogue, without the pictures named in `leave_out`.
 
     `labels` has `image`, and may have `count`, `exposures`, `timestamp`, `prompt` and whatever else shall be filtered
-    by. Raise InputError for a picture named twice, a bad count, and a table none of whose pictures has a vector.
+    by; `place` says where a picture that it names lies. Raise InputError for a picture named twice, a bad count, and a
+    table none of whose pictures has a vector.
     """
     _refuse_repeated(labels["image"])
     metadata = pictures.metadata("images")
     if "count" not in labels.column_names:
         labels = labels.append_column("count", pa.nulls(len(labels), pa.float64()))
-    found = pictures.image_rows(labels["image"])
+    found = pictures.image_rows(labels["image"], place)
     labels, vector_rows = labels.filter(pa.array(found >= 0)), found[found >= 0]
     unnamed = np.setdiff1d(np.arange(len(metadata)), vector_rows)
     table = pa.concat_tables(

@@ -1,12 +1,12 @@
 """`python -m runtime index`."""
 
-import os
 from functools import partial
 from pathlib import Path
 
+from embed.addresses import places_below
 from embed.cli.console import progress
 from embed.spec import require_same_identity
-from runtime.cli.popularity import PREDICTED, CountOptions, read_popularity, report
+from runtime.cli.popularity import CountOptions, folder_of, read_popularity, report
 from runtime.config import IndexConfig, PopularityConfig
 
 
@@ -45,7 +45,6 @@ def index(
     table, config, predict = read_popularity(
         popularity, reading, opened.identity, popularity_config, PopularityConfig()
     )
-    own = popularity if os.path.isdir(popularity) else os.path.dirname(popularity)
-    folder = "" if popularity.startswith(PREDICTED) else own
-    root, queries = images_root or folder or ".", opened.text_embeddings()
-    return report(*build(out, opened, table, config, index_config, root, bundle, predict, queries, progress))
+    root, queries = images_root or folder_of(popularity), opened.text_embeddings()
+    place = places_below(root)
+    return report(*build(out, opened, table, config, index_config, root, bundle, predict, queries, progress, place))

@@ -1,5 +1,7 @@
 """What `index` and `refresh` share: the popularity of pictures from a table or from a head, and what they report."""
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -57,6 +59,15 @@ def read_popularity(
     if source.startswith(PREDICTED):
         return pa.table({"image": pa.array([], pa.string())}), config, predict
     return _read_counts(source, options.columns), config, predict
+
+
+def folder_of(source: str | None) -> str:
+    """Where the pictures start that a table of popularity, or a pattern of its shards, names."""
+    if source is None or source.startswith(PREDICTED):
+        return "."
+    if os.path.isdir(source):
+        return source
+    return os.path.dirname(source if os.path.exists(source) else re.split(r"[*?[{]", source)[0]) or "."
 
 
 def _predictor_of(bundle: str, identity: Identity) -> "Predict":
