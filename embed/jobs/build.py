@@ -10,10 +10,10 @@ A table is opened once and then read from end to end three times, however little
 2. to embed the pictures;
 3. to embed the prompts, after all pictures: together they would need both towers in memory at a time.
 
-A table without prompts is not read for them. Where engines are tried, the side is read once more, up to its first
-SAMPLE new records. Tars are not counted, since that would be to read the pictures; only where their number decides
-whether engines are tried, each side is read up to TRIAL_RECORDS. A boundary (embed.unfreeze.fill) is one pass more, up
-to the last picture that it lacks.
+A table without prompts is not read for them. JSON, whose keys may first come in any record, is read when it is opened
+too. Where engines are tried, the side is read once more, up to its first SAMPLE new records. Tars are not counted,
+since that would be to read the pictures; only where their number decides whether engines are tried, each side is read
+up to TRIAL_RECORDS. A boundary (embed.unfreeze.fill) is one pass more, up to the last picture that it lacks.
 """
 
 import logging
@@ -39,6 +39,7 @@ from embed.process.allocator import release_freed_memory
 from embed.process.child import call_apart
 from embed.progress import Progress, silent
 from embed.records.formats import Records, read_records
+from embed.records.sources import TableSource
 from embed.spec import SIDES, InputError, Side, Source, known_fields
 from embed.wording import NOUN
 
@@ -52,7 +53,7 @@ TRIAL_RECORDS = 1000
 class BuildConfig(EmbeddingConfig):
     """All that `embed cache` can be told."""
 
-    tables: tuple[str, ...]
+    tables: tuple[TableSource, ...]
     out: Path
     source: Source
     wanted: Wanted = field(default_factory=Wanted)

@@ -53,7 +53,7 @@ class TableOptions(LabelOptions):
     """One table of labels."""
 
     data: str
-    """The table of labels: parquet, csv, json or json lines."""
+    """The table of labels: parquet, csv, json or json lines, or a pattern of its shards in quotes."""
 
 
 @dataclass(frozen=True, kw_only=True)

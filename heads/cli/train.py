@@ -45,8 +45,8 @@ class Tables:
     """What is trained on."""
 
     data: tuple[str, ...]
-    """A table of labels: parquet, csv, json or json lines. The first is held out from and measured, others only
-    teach."""
+    """A table of labels: parquet, csv, json or json lines, or a pattern of its shards in quotes. The first is held
+    out from and measured, others only teach."""
     weights: str | None = None
     """What the loss of each --data counts for, with commas between them: W,... By default 1 each."""
 

@@ -1,6 +1,5 @@
 """`python -m runtime refresh`, also `index refresh`."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,7 @@ from embed.addresses import places_below
 from embed.cli.console import progress
 from embed.options import Option
 from embed.spec import InputError
-from runtime.cli.popularity import CountOptions, read_popularity, report
+from runtime.cli.popularity import CountOptions, folder_of, read_popularity, report
 from runtime.config import PopularityConfig
 
 
@@ -41,5 +40,5 @@ def refresh(
     before = PopularityConfig(**old.manifest["popularity"])
     table, config, predict = read_popularity(popularity, reading, old.identity, popularity_config, before)
     pictures = Cache.open(cache) if cache else None
-    place = places_below(os.path.dirname(popularity or "") or ".")
+    place = places_below(folder_of(popularity))
     return report(*writer.refresh(catalogue, table, pictures, config, delete, predict, progress, place))
