@@ -205,10 +205,12 @@ def _check(image: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
     if width * height > limits.max_pixels:
         raise _too_many_pixels(width, height, limits)
     known = getattr(image, "tag_v2", {})
-    # A TIFF's tile is decoded whole, and may be larger than the picture it is part of.
-    tile = int(known.get(TiffImagePlugin.TILEWIDTH, 0)) * int(known.get(TiffImagePlugin.TILELENGTH, 0))
-    if tile > limits.max_pixels:
-        raise ImageError("limits", "too many pixels", f"{tile} in a tile, at most {limits.max_pixels} allowed")
+    # A TIFF's tiles are decoded whole, and may be larger than the picture that they are part of.
+    across, down = (int(known.get(tag, 0)) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
+    if across > 0 and down > 0:
+        decoded = -(-width // across) * across * -(-height // down) * down
+        if across * down > limits.max_pixels or decoded > 4 * max(width * height, 1 << 20):
+            raise ImageError("limits", "too many pixels", f"{decoded} in the tiles of {width} x {height} pixels")
     if image.format in ("JPEG", "MPO") and (scans := data.count(START_OF_SCAN)) * width * height > MAX_SCANNED_PIXELS:
         raise ImageError("limits", "too many scans", f"{scans} of {width} x {height}")
     if image.tile and image.tile[0][0] in SLOW_DECODERS:

@@ -51,7 +51,9 @@ class Service:
         self.gate = Gate(config.max_queue, config.max_pending_bytes)
         # A host that hangs is its item's error, not the whole request's.
         self.fetcher = Fetcher(config.url_hosts, config.limits.max_bytes, config.deadline_s / 2)
-        self.decoders = Decoders(config.decoders, config.limits, config.deadline_s, self.metrics.decoders_replaced.inc)
+        # So is a picture that takes so long that the others of its request would have no time left.
+        stall_s = config.deadline_s / 3
+        self.decoders = Decoders(config.decoders, config.limits, stall_s, self.metrics.decoders_replaced.inc)
         try:
             self.room = EngineRoom(self._load)
         except BaseException:

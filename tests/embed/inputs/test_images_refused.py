@@ -56,6 +56,10 @@ def bombs() -> dict[str, tuple[bytes, str]]:
             tiff((64, 64), {322: (4, 1, 30000), 323: (4, 1, 30000), 324: (4, 1, 8), 325: (4, 1, len(zeros))}, zeros),
             "too many pixels",
         ),
+        "tiff tiles far larger than what they show of it": (
+            tiff((4096, 16), {322: (4, 1, 16), 323: (4, 1, 1 << 21), 324: (4, 1, 8), 325: (4, 1, len(zeros))}, zeros),
+            "too many pixels",
+        ),
         "tiff offsets": (tiff((8, 8), {**strip, 273: (4, 1 << 18, 8)}, many), "too much metadata"),
         "tiff orientation": (tiff((8, 8), {**strip, 274: (3, 1 << 19, 8)}, many), "too much metadata"),
         "tiff exif": (
