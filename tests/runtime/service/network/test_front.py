@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.routing import Route
 
 from runtime.config import ServiceConfig
 from runtime.service.network.errors import Problem
@@ -66,15 +67,21 @@ class App:
 
 
 def post(
-    app: App, body: list[bytes], gate: Gate, gone: bool = False, deadline_s: float = 60.0, **headers: str
+    app: App,
+    body: list[bytes],
+    gate: Gate,
+    gone: bool = False,
+    deadline_s: float = 60.0,
+    path: str = "/v1/score",
+    **headers: str,
 ) -> tuple[list[Any], int]:
     """What a Front around the app sends, and how many messages it took of the body."""
     config = ServiceConfig(Path("bundle"), max_body_bytes=4 << 20, deadline_s=deadline_s)
-    front = Front(app, gate, Metrics(), config)
+    front = Front(app, gate, Metrics(), config, [Route("/v1/score", app, methods=["POST"])])
     scope = {
         "type": "http",
         "method": "POST",
-        "path": "/v1/score",
+        "path": path,
         "headers": [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()],
     }
     taken = 0
@@ -109,18 +116,34 @@ def test_the_body_arrives_whole(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "headers", "status"),
+    ("body", "gate", "headers", "status", "read"),
     [
-        (Gate(8, 100), {"content_length": "101"}, 429),
-        (Gate(8, 100), {}, 429),  # of a body without length, the most is taken into account
-        (Gate(8, 1 << 30, requests=8), {"content_length": "3"}, 429),
-        (Gate(8, 1 << 30), {"content_length": str((4 << 20) + 1)}, 413),
+        ([b"abc"], Gate(8, 1 << 30), {"content_length": str((4 << 20) + 1)}, 413, 0),
+        ([b"a" * 60, b"b" * 60, b"c"], Gate(8, 100), {"content_length": "3"}, 429, 2),  # what arrives counts
+        ([b"a" * 60, b"b" * 60, b"c"], Gate(8, 100), {}, 429, 2),
+        ([b"a" * (3 << 20), b"b" * (2 << 20), b"c"], Gate(8, 1 << 30), {}, 413, 2),
+        ([b"abc"], Gate(8, 1 << 30, requests=8), {"content_length": "3"}, 429, 1),
     ],
 )
-def test_refused_before_the_body_is_read(gate: Gate, headers: dict[str, str], status: int) -> None:
+def test_a_body_is_read_no_further_than_it_takes_to_refuse_it(
+    body: list[bytes], gate: Gate, headers: dict[str, str], status: int, read: int
+) -> None:
+    app, before = App(), (gate.bytes, gate.requests)
+    sent, taken = post(app, body, gate, **headers)
+    assert sent[0]["status"] == status and taken == read and app.outcome == "not called"
+    assert (gate.bytes, gate.requests) == before
+
+
+def test_what_is_announced_takes_no_room() -> None:
     app = App()
-    sent, taken = post(app, [b"abc"], gate, **headers)
-    assert sent[0]["status"] == status and taken == 0 and app.outcome == "not called"
+    sent, _ = post(app, [b"abc"], Gate(8, 100), content_length="1000")
+    assert sent[0]["status"] == 200 and app.pieces == [b"abc"]
+
+
+def test_a_path_that_nobody_serves_is_answered_before_its_body_is_read() -> None:
+    app = App()
+    post(app, [b"abc"], Gate(8, 100), path="/v1/nothing")
+    assert app.pieces == [b""], "the application is asked without it"
 
 
 def test_beyond_the_deadline_the_work_is_cancelled_before_504_is_sent() -> None:
