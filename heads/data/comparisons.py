@@ -101,7 +101,8 @@ def _too_many_missing(
     column = "image_path" if name == "image" else "caption"
     held = cache.metadata("images" if name == "image" else "prompts", [column])[column]
     other = f"the cache has {held[0].as_py()!r}" if len(held) else f"the cache has no {what}s"
-    root = f" below {records.images_root}, where --images-root can name another folder" if name == "image" else ""
+    named = name == "image" and not first.startswith("sha256:")  # rather than known by its bytes
+    root = f" below {records.images_root}, where --images-root can name another folder" if named else ""
     return InputError(f"{said}: the table has {first!r}{root}, and {other}; embed this table into the cache")
 
 
