@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from embed.cli.console import progress
+from embed.config import Overwriting
 from embed.spec import require_same_identity
 from runtime.cli.popularity import PREDICTED, CountOptions, read_popularity, report
 from runtime.config import IndexConfig, PopularityConfig
@@ -15,6 +16,7 @@ def index(
     /,
     *,
     out: Path,
+    overwriting: Overwriting,
     bundle: Path | None = None,
     popularity: str,
     reading: CountOptions,
@@ -26,15 +28,16 @@ def index(
 
     Args:
         cache: A folder made by `python -m embed cache`.
-        out: The folder to write the catalogue to. One that is there gets a new version.
+        out: The folder to write the catalogue to.
         bundle: The bundle that encodes the catalogue's queries.
         popularity: A table with the columns image and count, and maybe exposures, timestamp, prompt and others to
             filter by. Or predicted:BUNDLE, for the popularity that the bundle's head predicts.
         images_root: The folder or URL where the names of pictures start. By default the table's own folder.
     """
     from embed.cache.store import Cache
-    from runtime.catalogue.writer import build
+    from runtime.catalogue.writer import build, require_place
 
+    require_place(out, overwriting.overwrite)
     opened = Cache.open(cache)
     if bundle:
         from runtime.scoring.bundle import open_bundle
@@ -46,4 +49,5 @@ def index(
     )
     folder = "" if popularity.startswith(PREDICTED) else os.path.dirname(popularity)
     root, queries = images_root or folder or ".", opened.text_embeddings()
-    return report(*build(out, opened, table, config, index_config, root, bundle, predict, queries, progress))
+    options = (table, config, index_config, root, bundle, predict, queries, progress, overwriting.overwrite)
+    return report(*build(out, opened, *options))

@@ -9,7 +9,6 @@ A part appears whole or not at all, and is the same whichever run wrote it.
 """
 
 import hashlib
-import json
 import os
 from dataclasses import asdict
 from functools import partial
@@ -20,7 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed.files import write_json, write_with
+from embed.files import read_manifest, write_json, write_with
+from embed.outs import require_out
 from embed.progress import Progress, silent
 from embed.spec import InputError
 from runtime.config import TableConfig
@@ -38,7 +38,7 @@ def score_table(
     """Score every row of a parquet file into the folder `out`; returns what manifest.json holds.
 
     The image column holds paths, relative to the table's folder, or bytes, or {bytes, path} as Hugging Face datasets
-    do. Raise InputError where a column is missing, or `out` belongs to another job.
+    do. Raise InputError where a column is missing, `out` belongs to another job, or no row can be scored.
     """
     if not source.is_file():
         raise InputError(f"{source} is missing; wanted a parquet file")
@@ -64,6 +64,10 @@ def score_table(
                 else:
                     step(rows)
                 errors += sum(pq.read_metadata(path).num_rows - _scored(path) for path in paths)
+        if errors and errors == table.metadata.num_rows:
+            example = pq.read_table(min(out.glob("part-*.parquet"))).slice(0, 1).to_pylist()[0]
+            place = example.get(config.image_column) or "its first row"
+            raise InputError(f"none of the {errors:,} rows of {source} can be scored: {place}: {example['error']}")
     summary = {"format": FORMAT, "rows": table.metadata.num_rows, "errors": errors}
     write_json(out / "manifest.json", summary)
     return summary
@@ -131,16 +135,20 @@ def _job(scorer: "Scorer", source: Path, table: pq.ParquetFile, config: TableCon
 
 
 def _claim(out: Path, job: dict[str, object]) -> None:
-    """Write job.json into a new folder, or check that the one there asks for the same."""
-    path = out / "job.json"
-    if path.exists():
-        found = json.loads(path.read_text())
+    """Write job.json into a new folder, or check that the one there asks for the same.
+
+    Where no row has been scored yet, as in a job that failed, a new one begins.
+    """
+    require_out(out, "job of scores", overwrite=True)
+    path, parts = out / "job.json", sorted(out.glob("part-*.parquet"))
+    if any(_scored(part) for part in parts):
+        found = read_manifest(path, "job of scores", (FORMAT,), dict)
         if different := sorted(name for name in job if found.get(name) != job[name]):
             raise InputError(f"{out} holds scores of another job: {different[0]} differs; choose another --out")
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} holds something that is not a job of scores; choose another --out")
     else:
         write_json(path, job)
+        for file in [out / "manifest.json", *parts]:
+            file.unlink(missing_ok=True)
 
 
 def _scored(path: Path) -> int:

@@ -72,7 +72,9 @@ def test_index_says_what_was_left_out(place, capsys):
     assert (report["pictures"], report["without_count"], report["not_embedded"]) == (50, 10, 0)
     assert report["index"] == {"kind": "exact"}
     assert "10 pictures have no count and are left out" in err
-    assert index("--missing", "median") == 0
+    assert index("--missing", "median") == 2
+    assert "cat is a catalogue already; say --overwrite to replace it" in capsys.readouterr().err
+    assert index("--missing", "median", "--overwrite") == 0
     assert "60 pictures in cat" in capsys.readouterr().out
 
 
@@ -120,7 +122,7 @@ def test_predicted_popularity(place, capsys, monkeypatch):
 
     order = np.argsort(-VECTORS.astype(np.float16)[:, 0], kind="stable")
     assert Catalogue.open("cat").rows["image"].to_pylist() == [f"p{i}.png" for i in order]
-    assert index("--missing", "predicted:bundle") == 0
+    assert index("--missing", "predicted:bundle", "--overwrite") == 0
     assert len(Catalogue.open("cat")) == 60
     monkeypatch.setattr(FakeScorer, "identity", identity(16, "other"))
     assert run("index", "cache", "--popularity", "predicted:bundle", "--out", "cat") == 2
