@@ -125,7 +125,7 @@ def test_predicted_popularity(place, capsys, monkeypatch):
     assert index("--missing", "predicted:bundle", "--overwrite") == 0
     assert len(Catalogue.open("cat")) == 60
     monkeypatch.setattr(FakeScorer, "identity", identity(16, "other"))
-    assert run("index", "cache", "--popularity", "predicted:bundle", "--out", "cat") == 2
+    assert run("index", "cache", "--popularity", "predicted:bundle", "--out", "cat", "--overwrite") == 2
     assert "come from different backbones" in capsys.readouterr().err
 
 
