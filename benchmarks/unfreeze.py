@@ -120,7 +120,7 @@ def train(args: argparse.Namespace, kind: str, path: Path) -> dict[str, Any]:
     if kind == "original":
         step = _original(cache, backbone, mode, data, pairs, config)
     else:
-        step = new_loop(unfrozen(cache, backbone, mode, live=kind == "live"), data, config).take_step
+        step = new_loop(unfrozen(cache, backbone, config, live=kind == "live"), data, config).take_step
     seconds, processors, losses = [], [], []
     whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew

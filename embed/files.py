@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, overload
+from typing import BinaryIO, TypeVar, cast
 
 from embed.spec import InputError
 
@@ -79,13 +79,7 @@ def write_json(path: Path, data: Mapping[str, object]) -> None:
         file.write(text.encode())
 
 
-@overload
-def read_manifest(path: Path, what: str, formats: tuple[int, ...]) -> dict[str, Any]: ...
-@overload
-def read_manifest(path: Path, what: str, formats: tuple[int, ...], kind: type[Manifest]) -> Manifest: ...
-def read_manifest(
-    path: Path, what: str, formats: tuple[int, ...], kind: type[Mapping[str, object]] = dict
-) -> Mapping[str, object]:
+def read_manifest(path: Path, what: str, formats: tuple[int, ...], kind: type[Manifest]) -> Manifest:
     """The JSON object at `path`, its `format` checked against the ones this version reads.
 
     `what` names the kind of artifact for the message, such as "cache" or "bundle". `kind` is the TypedDict of such
@@ -106,7 +100,7 @@ def read_manifest(
         )
     if missing := sorted(getattr(kind, "__required_keys__", set()) - manifest.keys()):
         raise InputError(f"{path} is damaged (it lacks {', '.join(missing)}); make the {what} again")
-    return manifest
+    return cast(Manifest, manifest)
 
 
 def sha256_file(path: Path) -> str:

@@ -1,8 +1,8 @@
 """What training and evaluation can be told. Imports nothing heavy, so that a command's help is quick."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from embed.modes import parse_mode
 from embed.options import Internal, Only, Option, Range, hints_of, metadata, require_valid
@@ -59,13 +59,10 @@ class LossOptions:
     def __post_init__(self) -> None:
         require_valid(self)
 
-    def of(self, loss: str) -> dict[str, Any]:
+    def of(self, loss: str) -> dict[str, object]:
         """The arguments chosen for a loss: those it has."""
         chosen = {name: getattr(self, name) for name, users in LOSS_OPTIONS.items() if loss in users}
         return {name: value for name, value in chosen.items() if value is not None}
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 # What a loss leaves to choose, and the losses that do.

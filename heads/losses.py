@@ -24,13 +24,15 @@ from heads.pairs import pairs_within
 DISTANCES, REDUCTIONS = get_args(Distance), get_args(Reduction)
 
 
-def triplet_hinges(
+def triplet(
     anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.3, distance: Distance = "squared_euclidean"
 ) -> Tensor:
-    """relu(distance(a, p) - distance(a, n) + margin) of each triplet (n,); one above 0 is an active triplet.
+    """Mean of relu(distance(a, p) - distance(a, n) + margin) over the triplets (n,): exactly 0, with no gradient, when
+    no triplet of the batch is active.
 
     `anchor`, `positive` and `negative` (n, d) are of unit norm, which the caller sees to. The squared Euclidean
-    distance is then 2 - 2 cos, and cosine distance 1 - cos: a margin means half as much for the first.
+    distance is then 2 - 2 cos, and cosine distance 1 - cos: a margin means half as much for the first. The default is
+    Social Reward's loss, mean relu(|t - p|^2 - |t - n|^2 + 0.3): the anchor is the prompt.
     """
     anchor, positive, negative = _wide(anchor, positive, negative)
     if distance == "squared_euclidean":
@@ -42,17 +44,7 @@ def triplet_hinges(
         gap = (anchor * (negative - positive)).sum(1)
     else:
         raise unknown_name("distance", distance, DISTANCES)
-    return torch.relu(gap + margin)
-
-
-def triplet(
-    anchor: Tensor, positive: Tensor, negative: Tensor, margin: float = 0.3, distance: Distance = "squared_euclidean"
-) -> Tensor:
-    """Mean of `triplet_hinges`: exactly 0, with no gradient, when no triplet of the batch is active.
-
-    The default is Social Reward's loss, mean relu(|t - p|^2 - |t - n|^2 + 0.3): the anchor is the prompt.
-    """
-    return _reduce(triplet_hinges(anchor, positive, negative, margin, distance))
+    return _reduce(torch.relu(gap + margin))
 
 
 def preference(

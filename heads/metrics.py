@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from embed.arrays import Floats, Ints
 from embed.spec import InputError
@@ -39,7 +39,7 @@ def pair_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, tie: 
     return np.where(y == 0.5, np.nan, credit)
 
 
-def tie_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, threshold: float) -> Floats:
+def tie_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, threshold: ArrayLike) -> Floats:
     """PickScore's credit with three answers, a, b and tie (m,): 1 if right, 0.5 if one side of it is a tie, else 0.
 
     A tie is predicted where |p_a - p_b| <= threshold with p = softmax(score_a, score_b), so the scores must be on
@@ -66,19 +66,6 @@ def ranked_pairs(group: ArrayLike, rank: ArrayLike) -> tuple[Ints, Ints]:
     worse = np.where(rank[first] < rank[second], second, first)
     differ = rank[first] != rank[second]
     return better[differ], worse[differ]
-
-
-def ranked_pair_credit(
-    scores: ArrayLike, group: ArrayLike, rank: ArrayLike, tie: TieRule = "wrong"
-) -> tuple[Floats, NDArray[np.generic]]:
-    """The credit of each of `ranked_pairs` and its group, both (p,). The mean is ImageReward's micro accuracy.
-
-    There every pair weighs the same (so prompts with more images weigh more), people's ties are skipped and equal
-    scores are wrong.
-    """
-    (scores,) = _columns(scores=scores)
-    better, worse = ranked_pairs(group, rank)
-    return pair_credit(scores[better], scores[worse], np.ones(len(better)), tie), np.asarray(group)[better]
 
 
 def rank_accuracy(scores: ArrayLike, group: ArrayLike, rank: ArrayLike) -> Floats:
@@ -128,15 +115,7 @@ def spearman(scores: ArrayLike, values: ArrayLike) -> float:
     from scipy.stats import spearmanr
 
     x, y = _columns(scores=scores, values=values)
-    return float(spearmanr(x, y).statistic) if _vary(x, y) else float("nan")
-
-
-def kendall(scores: ArrayLike, values: ArrayLike) -> float:
-    """Kendall's tau-b; NaN where either side is constant."""
-    from scipy.stats import kendalltau
-
-    x, y = _columns(scores=scores, values=values)
-    return float(kendalltau(x, y).statistic) if _vary(x, y) else float("nan")
+    return float(spearmanr(x, y).statistic) if all(len(np.unique(side)) > 1 for side in (x, y)) else float("nan")
 
 
 def spearman_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> Floats:
@@ -156,7 +135,7 @@ def spearman_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) ->
 
 
 def kendall_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> Floats:
-    """`kendall` of each group's rows (g,)."""
+    """Kendall's tau-b of each group's rows (g,)."""
     x, y = _columns(scores=scores, values=values)
     first, second = pairs_within(group)
     groups, row = np.unique(np.asarray(group), return_inverse=True)
@@ -164,8 +143,8 @@ def kendall_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> 
     return _correlation(x, y, row[first], len(groups))
 
 
-def ndcg(scores: ArrayLike, gain: ArrayLike, group: ArrayLike, k: int | None = None) -> Floats:
-    """Discounted cumulative gain of each group's first k by score, over that of its ideal order (g,).
+def ndcg(scores: ArrayLike, gain: ArrayLike, group: ArrayLike) -> Floats:
+    """Discounted cumulative gain of each group by score, over that of its ideal order (g,).
 
     Järvelin & Kekäläinen 2002. `gain` (n,) is used as it is and must not be negative; from ranks take, say, the
     worst rank less the rank. The discount is 1 / log2(1 + position). Equal scores share the mean of their gains
@@ -176,7 +155,7 @@ def ndcg(scores: ArrayLike, gain: ArrayLike, group: ArrayLike, k: int | None = N
         raise InputError(f"a gain is {gain.min()}; NDCG wants gains of 0 or more")
     groups, row, sizes = np.unique(np.asarray(group), return_inverse=True, return_counts=True)
     position = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # in its group, from 0
-    discount = np.where(position < (len(row) if k is None else k), 1 / np.log2(2 + position), 0)
+    discount = 1 / np.log2(2 + position)
 
     def total(by: Floats) -> Floats:
         order = np.lexsort((-by, row))
@@ -252,10 +231,6 @@ def ratio(numerator: Floats, denominator: Floats) -> Floats:
     ratio = np.full(len(numerator), np.nan)
     np.divide(numerator, denominator, out=ratio, where=denominator > 0)
     return ratio
-
-
-def _vary(*columns: Floats) -> bool:
-    return all(column.size > 1 and np.ptp(column) > 0 for column in columns)
 
 
 def _columns(**named: ArrayLike) -> list[Floats]:

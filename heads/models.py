@@ -13,7 +13,7 @@ the image tower before its projection. `inputs` names the ones it reads, in the 
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -71,16 +71,12 @@ class Fusion(Head):
         super().__init__()
         self.inputs = INPUTS if config.pooled_dim else INPUTS[:2]
         width = 4 * config.dim + config.pooled_dim
-        of_each = [(1.0, config.dim**0.5)] * 2 + [
-            (self.PRODUCT_SCALE, config.dim),
-            (self.PRODUCT_SCALE, config.dim**0.5),
-        ]
-        scale = [torch.full((config.dim,), part * order) for part, order in of_each]
+        root, products = config.dim**0.5, self.PRODUCT_SCALE
+        of_each = (root, root, products * config.dim, products * root)
+        scale = [torch.full((config.dim,), one) for one in of_each]
         scale.append(torch.full((config.pooled_dim,), self.POOLED_SCALE * config.pooled_dim**0.5))
-        self.scale: Tensor
-        self.register_buffer("scale", torch.cat(scale), persistent=False)
-        self.center: Tensor
-        self.register_buffer("center", torch.zeros(width))
+        self.scale = nn.Buffer(torch.cat(scale), persistent=False)
+        self.center = nn.Buffer(torch.zeros(width))
         self.layers = nn.Sequential(
             Dropout(config.input_dropout),
             nn.Linear(width, config.hidden),
@@ -211,12 +207,9 @@ class Kernel(Convex):
         chosen = sides.get(config.reads, sides["text"] + sides["image"])
         self.inputs = tuple(name for name in INPUTS if name in dict(chosen))
         width = sum(dict(chosen).values())
-        self.center: Tensor
-        self.scale: Tensor
-        self.landmarks: Tensor
-        self.register_buffer("center", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(width))
-        self.register_buffer("landmarks", torch.zeros(config.landmarks, width))
+        self.center = nn.Buffer(torch.zeros(width))
+        self.scale = nn.Buffer(torch.ones(width))
+        self.landmarks = nn.Buffer(torch.zeros(config.landmarks, width))
         self.weight = nn.Parameter(torch.zeros(config.landmarks))
         self.bias = nn.Parameter(torch.zeros(()))
 
@@ -312,13 +305,12 @@ HEADS: dict[str, type[Head]] = {"cosine": Cosine, "linear": Linear, "mlp": Mlp, 
 
 def build_head(config: HeadConfig, seed: int = 0) -> Head:
     """A head with fresh weights that `seed` decides; torch's own generator is left as it was."""
-    constructor: Any = HEADS[config.kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        head: Head = constructor(config)
-    return head
+        return HEADS[config.kind](config)
 
 
-def config_from_json(data: dict[str, Any]) -> HeadConfig:
+def config_from_json(data: Mapping[str, object]) -> HeadConfig:
     """The configuration that a head's manifest holds; unknown fields are an error."""
-    return HeadConfig(**known_fields(HeadConfig, data))
+    constructor: Callable[..., HeadConfig] = HeadConfig
+    return constructor(**known_fields(HeadConfig, data))

@@ -21,7 +21,7 @@ from embed.wording import few, first_line
 
 Weights = Mapping[str, torch.Tensor]
 
-SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 # Stored beside the weights in the checkpoints that OpenAI published; all of them were trained with QuickGELU.
 OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
 

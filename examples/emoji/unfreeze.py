@@ -29,7 +29,7 @@ from embed.records.formats import read_records
 from heads.config import HeadConfig, Protocol, SplitConfig, UnfreezeConfig
 from heads.data.comparisons import match_labels
 from heads.data.features import Features, features_of
-from heads.data.split import rows_apart_from, split_rows
+from heads.data.split import Split, split_rows
 from heads.evaluation.evaluate import evaluate
 from heads.models import Head
 from heads.training.train import score_items
@@ -58,7 +58,8 @@ def measure(labels: Any, scores: Sequence[np.ndarray], parts: Any) -> dict[str, 
     columns = torch.from_numpy(np.stack(scores, axis=1))
     nowhere = torch.full((count,), -1)
     features = Features(columns, torch.empty((0, 1)), torch.arange(count), nowhere)
-    return evaluate(labels, features, [Column(i) for i in range(len(scores))], parts, Protocol())["pair_accuracy"]
+    heads: list[Head] = [Column(i) for i in range(len(scores))]
+    return vars(evaluate(labels, features, heads, parts, Protocol()).pair_accuracy)
 
 
 def main() -> None:
@@ -91,8 +92,8 @@ def main() -> None:
     for mode in args.modes:
         start, frozen, moved, validation = time.monotonic(), [], [], []
         for fold in range(args.folds):
-            seen = rows_apart_from(labels, parts.test_rows(fold), np.flatnonzero(parts.fold != fold))
-            tuned = tune(cache, labels, features, parts, seen, replace(config, mode=mode), head=head, progress=progress)
+            part = Split(np.where(parts.fold == fold, 0, -1), parts.group, 1)
+            tuned = tune(cache, labels, features, part, replace(config, mode=mode), head=head, progress=progress)
             frozen.append(score_items(tuned.frozen_head, features))
             after = tuned.unfrozen.features(labels.image, labels.prompt)
             moved.append(score_items(tuned.unfrozen.head, after))

@@ -1,20 +1,13 @@
 """`python -m heads calibrate`."""
 
 from functools import partial
-from typing import Any
 
 from heads.cli.common import HeldOutOptions
 from heads.config import Protocol
 
 
 def calibrate(
-    head: str,
-    /,
-    *,
-    cache: str,
-    held_out: HeldOutOptions,
-    protocol: partial[Protocol],
-    reference: str | None = None,
+    head: str, /, *, cache: str, held_out: HeldOutOptions, protocol: partial[Protocol], reference: str | None = None
 ) -> dict[str, object]:
     """Make a head's scores mean something, as probabilities and percentiles.
 
@@ -27,8 +20,9 @@ def calibrate(
             of --data.
     """
     from embed.cache.store import Cache
-    from heads.evaluation.evaluate import calibration_of, head_scores, measure_pairs
+    from heads.evaluation.evaluate import calibration_of, head_scores
     from heads.evaluation.held_out import require_backbone
+    from heads.evaluation.measured import measure_pairs
     from heads.store.disk import save_calibration
 
     opened, data = Cache.open(cache), held_out.data
@@ -42,14 +36,12 @@ def calibrate(
     calibration["fitted_on"] |= {"table": data, "part": held.part, "trained_rows": held.seen_rows}
     calibration["fitted_on"] |= {"reference_table": reference or data, "reference_part": parts[-1].part}
     save_calibration(head, calibration)
-    print(*calibration_lines(calibration), f"stored in {head}; export it again to serve it", sep="\n")
-    return {"head": head, **calibration}
-
-
-def calibration_lines(calibration: dict[str, Any]) -> list[str]:
-    fitted = calibration["fitted_on"]
-    return [
-        f"temperature {calibration['temperature']['value']:.4g}, fitted on {fitted['pairs']} held-out pairs"
+    temperature, fitted = calibration["temperature"]["value"], calibration["fitted_on"]
+    print(
+        f"temperature {temperature:.4g}, fitted on {fitted['pairs']} held-out pairs"
         f" ({fitted['pairs_are']}): sigmoid(difference / temperature) is the probability that one is preferred",
         f"percentiles of {fitted['reference']} scores of {fitted['reference_table']}, {fitted['reference_part']}",
-    ]
+        f"stored in {head}; export it again to serve it",
+        sep="\n",
+    )
+    return {"head": head, **calibration}

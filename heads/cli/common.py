@@ -1,18 +1,22 @@
 """What the commands of heads share: a table of labels, the vectors of a cache, and lines to print."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from embed.cli.console import table, warn
 from embed.config import TableConfig
 from embed.options import Range
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from embed.arrays import Ints
     from embed.cache.store import Cache
     from embed.records.formats import Records
     from heads.data.comparisons import Labels
     from heads.data.features import Features
+    from heads.evaluation.evaluate import Accuracies
     from heads.evaluation.held_out import HeldOut
 
 
@@ -96,7 +100,7 @@ class HeadTraining(PairOptions):
     """What computes: cpu or cuda, which must be there."""
 
 
-def content_ids(cache: Any, labels: Any, items: Any) -> Any:
+def content_ids(cache: "Cache", labels: "Labels", items: "Ints") -> "pa.Array":
     """The ids of every picture and prompt of some items, as an Arrow array."""
     import numpy as np
     import pyarrow as pa
@@ -108,18 +112,18 @@ def content_ids(cache: Any, labels: Any, items: Any) -> Any:
     return pa.chunked_array([*images.chunks, *texts.chunks], pa.string()).combine_chunks()
 
 
-def accuracy_lines(result: dict[str, Any]) -> list[str]:
-    rows = []
-    for name in ("pair_accuracy", "zero_shot_pair_accuracy", "chance"):
-        if interval := result[name]:
-            shown = f"{interval['low']:.3f} to {interval['high']:.3f}"
-            rows.append((name.replace("_", " "), f"{interval['value']:.3f}", shown))
-    return [*table(("", "mean", "95 % interval"), rows), protocol_line(result)]
+def accuracy_lines(found: "Accuracies") -> list[str]:
+    measured = {
+        "pair accuracy": found.pair_accuracy,
+        "zero shot pair accuracy": found.zero_shot_pair_accuracy,
+        "chance": found.chance,
+    }
+    rows = [(name, f"{x.value:.3f}", f"{x.low:.3f} to {x.high:.3f}") for name, x in measured.items() if x]
+    return [*table(("", "mean", "95 % interval"), rows), protocol_line(found.pairs, found.protocol)]
 
 
-def protocol_line(result: dict[str, Any]) -> str:
-    protocol = result["protocol"]
+def protocol_line(pairs: int, protocol: Mapping[str, object]) -> str:
     return (
-        f"{result['pairs']} pairs ({protocol['pairs']}), {protocol['folds']} held-out parts, {protocol['average']};"
+        f"{pairs} pairs ({protocol['pairs']}), {protocol['folds']} held-out parts, {protocol['average']};"
         f" intervals {protocol['interval']}"
     )

@@ -8,8 +8,10 @@ from typing import Any
 from embed.cli.console import progress, table, warn
 from heads.cli.common import HeldOutOptions, protocol_line
 from heads.config import Protocol
+from heads.report.figures import cell, figures_of, number
 
 SHOWN_SLICES = 20
+CELL = "{} ({}..{})"
 SCORERS = {
     "head": "head",
     "zero_shot": "zero-shot",
@@ -22,40 +24,34 @@ SCORERS = {
 
 @dataclass(frozen=True)
 class Asked:
-    """What is measured beside the head."""
+    """What is measured beside the head, and what is written."""
 
     baselines: bool = False
     """Train the same head without prompts, and without pictures, on the same rows. That takes two trainings."""
     prior_by: str | None = None
     """A baseline that knows only how much was liked in training what has the same value of this column, or, for
     comparisons, of the two columns A,B."""
+    slice_by: str | None = None
+    """A column for each value of which pair accuracy is measured too."""
+    scores: Path | None = None
+    """Write the score of every row measured to this file, as parquet."""
+    report: Path | None = None
+    """Write a page with plots and pictures to this file, .html."""
 
 
 def evaluate(
-    head: str,
-    /,
-    *,
-    cache: str,
-    held_out: HeldOutOptions,
-    protocol: partial[Protocol],
-    asked: Asked,
-    slice_by: str | None = None,
-    scores: Path | None = None,
-    report: Path | None = None,
+    head: str, /, *, cache: str, held_out: HeldOutOptions, protocol: partial[Protocol], asked: Asked
 ) -> dict[str, object]:
     """Measure a head on the part that was held out from it, or on a table that it has not seen, by every rule.
 
     Args:
         head: A folder made by `python -m heads train`.
         cache: The cache with the vectors of the table.
-        slice_by: A column for each value of which pair accuracy is measured too.
-        scores: Write the score of every row measured to this file, as parquet.
-        report: Write a page with plots and pictures to this file, .html.
     """
     import numpy as np
 
-    from heads.evaluation.evaluate import fast_scores, lone_rows, measure_pairs, pair_accuracies, write_scores
-    from heads.evaluation.groups import GroupedRows
+    from heads.evaluation.evaluate import fast_scores, pair_accuracies, write_scores
+    from heads.evaluation.measured import lone_rows, measure_pairs
     from heads.evaluation.paired import lead
     from heads.evaluation.scoreboard import MAPS, reliability, scoreboard, tie_thresholds
     from heads.evaluation.slices import pair_accuracy_by
@@ -66,33 +62,32 @@ def evaluate(
         warn(f"{alone} of {held.rows} rows are alone in their group, and compare nothing")
     found = fast_scores(measured, features, held.heads)
     baselines = _baselines(asked, labels, features, held, found)
-    grouped = GroupedRows(measured)
     found = {name: found[name] for name in SCORERS if name in found}
     result = {
-        **pair_accuracies(measured, found),
-        "metrics": scoreboard(grouped, found),
-        "lead": lead(grouped, found),
-        "tie_thresholds": tie_thresholds(grouped, found["head"]),
+        **pair_accuracies(measured, found).to_json(),
+        "metrics": scoreboard(measured, found),
+        "lead": lead(measured, found),
+        "tie_thresholds": tie_thresholds(measured, found["head"]),
         "tie_thresholds_of": "of each part the best on the others"
         if held.split.validation is None
         else "the best on the rows for validation",
-        "reliability": {map: [vars(bin) for bin in reliability(grouped, found["head"], map)] for map in MAPS},
+        "reliability": {map: [vars(bin) for bin in reliability(measured, found["head"], map)] for map in MAPS},
         "baselines": baselines,
-        "slices": pair_accuracy_by(measured, found, slice_by) if slice_by else None,
+        "slices": pair_accuracy_by(measured, found, asked.slice_by) if asked.slice_by else None,
         "part": held.part,
         "rows": held.rows,
         "trained_rows": held.seen_rows,
         "split": held.manifest["split"],
     }
-    if scores:
-        write_scores(scores, labels, held.split, found["head"])
-    if report:
+    if asked.scores:
+        write_scores(asked.scores, labels, held.split, found["head"])
+    if asked.report:
         from heads.report.write import write_report
 
         is_held_out = (held.split.fold >= 0)[:, None]
         found = {name: np.where(is_held_out, values, np.nan) for name, values in found.items()}
         records = held_out.read(held_out.data)
-        write_report(report, f"{head} on {held_out.data}", result, grouped, found, records, opened)
+        write_report(asked.report, f"{head} on {held_out.data}", result, measured, found, records, opened)
     print(f"{head} on {held_out.data}: {held.part}", *_lines(result), sep="\n")
     return result
 
@@ -107,35 +102,38 @@ def compare(
         second: Another one.
         cache: The cache with the vectors of the table.
     """
-    from heads.evaluation.evaluate import head_scores, measure_pairs
+    from heads.evaluation.evaluate import head_scores
     from heads.evaluation.held_out import in_common
+    from heads.evaluation.measured import measure_pairs
     from heads.evaluation.paired import compared
 
     _, labels, features, parts = held_out.open(cache, first, second)
     both = in_common(*parts)
     measured = measure_pairs(labels, both[0].split, protocol(seed=both[0].manifest["split"]["seed"]))
-    result = {
-        **compared(measured, *(head_scores(held.heads, labels, features, held.split) for held in both)),
-        "part": both[0].part,
-        "rows": both[0].rows,
-        "trained_rows": [held.seen_rows for held in both],
-        "pairs": int(measured.decided.sum()),
-        "protocol": {**measured.describe(), "average": "over pairs of all parts"},
-    }
-    accuracy = result["pair_accuracy"]
+    scores = (head_scores(held.heads, labels, features, held.split) for held in both)
+    one, other, test = compared(measured, *scores)
+    pairs, described = int(measured.decided.sum()), {**measured.describe(), "average": "over pairs of all parts"}
+    figures = (first, one, ".3f"), (second, other, ".3f"), ("difference", test.difference, "+.3f")
     rows = [
-        (first, *_value_and_interval(accuracy["first"])),
-        (second, *_value_and_interval(accuracy["second"])),
-        ("difference", *_value_and_interval(result["difference"], sign="+")),
+        (name, *cell(interval.to_json(), "{}|{} to {}", format).partition("|")[::2])
+        for name, interval, format in figures
     ]
     print(
         f"{held_out.data}: {both[0].part}",
         *table(("pair accuracy, tie = ½", "mean", "95 % interval"), rows),
-        f"p = {_number(result['p_value'], '.3g')} (paired bootstrap, two-sided)",
-        protocol_line(result),
+        f"p = {number(test.p_value, '.3g')} (paired bootstrap, two-sided)",
+        protocol_line(pairs, described),
         sep="\n",
     )
-    return result
+    return {
+        "pair_accuracy": {"first": one.to_json(), "second": other.to_json()},
+        **test.to_json(),
+        "part": both[0].part,
+        "rows": both[0].rows,
+        "trained_rows": [held.seen_rows for held in both],
+        "pairs": pairs,
+        "protocol": described,
+    }
 
 
 def _baselines(asked: Asked, labels: Any, features: Any, held: Any, scores: dict[str, Any]) -> dict[str, str | None]:
@@ -162,44 +160,21 @@ def _baselines(asked: Asked, labels: Any, features: Any, held: Any, scores: dict
 
 def _lines(result: dict[str, Any]) -> list[str]:
     names = [name for name in SCORERS if name in result["metrics"]["pair_accuracy"]["scores"]]
-    rows, missing = [], dict[str, list[str]]()
-    for metric in result["metrics"].values():
-        if "missing" in metric:
-            missing.setdefault(metric["missing"], []).append(metric["label"])
-        else:
-            rows.append((metric["label"], *(_cell(metric["scores"].get(name)) for name in names)))
-    leads = [result["lead"].get(name) for name in names]
-    rows.append(("head's lead in pair accuracy", *(_cell(one and one["difference"], "+") for one in leads)))
-    rows.append(("  p, paired bootstrap", *("" if one is None else _number(one["p_value"], ".3g") for one in leads)))
+    figures = figures_of(result, names, CELL)
+    rows = [(label, *cells) for label, _, cells in figures.metrics]
+    rows += [("head's lead in pair accuracy", *figures.leads), ("  p, paired bootstrap", *figures.p_values)]
     lines = table(("", *(SCORERS[name] for name in names)), rows)
     if result["tie_thresholds"]:
         thresholds = ", ".join(f"{threshold:g}" for threshold in result["tie_thresholds"])
         lines.append(f"PickScore's tie threshold for the head, {result['tie_thresholds_of']}: {thresholds}")
-    lines += [f"without {', '.join(labels)}: {reason}" for reason, labels in missing.items()]
+    lines += [f"without {', '.join(labels)}: {reason}" for reason, labels in figures.missing.items()]
     lines += [f"without {SCORERS[name]}: {reason}" for name, reason in result["baselines"].items() if reason]
     if sliced := result["slices"]:
         shown = sliced["slices"][:SHOWN_SLICES]
-        rows = [(s["value"], s["pairs"], *(_cell(s["pair_accuracy"][name]) for name in names)) for s in shown]
+        rows = [(s["value"], s["pairs"], *(cell(s["pair_accuracy"][name], CELL) for name in names)) for s in shown]
         lines += ["", *table((f"pair accuracy by {sliced['by']}", "pairs", *(SCORERS[name] for name in names)), rows)]
         if rest := len(sliced["slices"]) - len(shown):
             lines.append(f"and {rest} more values with fewer pairs")
         if sliced["across"]:
             lines.append(f"{sliced['across']} pairs between two values of {sliced['by']} are in no slice")
-    return [*lines, protocol_line(result)]
-
-
-def _cell(interval: dict[str, float | None] | None, sign: str = "") -> str:
-    if interval is None or interval["value"] is None:
-        return "" if interval is None else "-"
-    value, around = _value_and_interval(interval, sign)
-    return f"{value} ({around.replace(' to ', '..')})" if around else value
-
-
-def _value_and_interval(interval: dict[str, float | None], sign: str = "") -> tuple[str, str]:
-    low, high = interval["low"], interval["high"]
-    around = "" if low is None or high is None else f"{low:{sign}.3f} to {high:{sign}.3f}"
-    return _number(interval["value"], f"{sign}.3f"), around
-
-
-def _number(value: float | None, format: str) -> str:
-    return "-" if value is None else format and f"{value:{format}}"
+    return [*lines, protocol_line(result["pairs"], result["protocol"])]

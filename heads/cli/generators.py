@@ -9,6 +9,7 @@ from embed.options import Range
 from embed.spec import InputError
 from heads.cli.common import HeldOutOptions
 from heads.config import Protocol
+from heads.report.figures import cell, number
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,11 @@ def generators(
     if bool(head) != bool(cache):
         raise InputError("a HEAD and its --cache are wanted together, or neither")
     if head and cache:
-        labels, scores, fold, part = _scored(head, cache, held_out)
+        from heads.evaluation.evaluate import head_scores
+
+        _, labels, features, (held,) = held_out.open(cache, head)
+        scores = head_scores(held.heads, labels, features, held.split)
+        fold, part = held.split.fold, held.part
     else:
         labels = labels_alone(held_out.read(held_out.data))
         scores, fold, part = None, np.zeros(len(labels), np.int64), "all rows"
@@ -75,25 +80,17 @@ def generators(
     return result
 
 
-def _scored(head: str, cache: str, held_out: HeldOutOptions) -> tuple[Any, Any, Any, str]:
-    """The labels, the head's scores (m, sides) of what it has not seen, each row's fold, and which rows these are."""
-    from heads.evaluation.evaluate import head_scores
-
-    _, labels, features, (held,) = held_out.open(cache, head)
-    return labels, head_scores(held.heads, labels, features, held.split), held.split.fold, held.part
-
-
 def _ranking(choices: Any, playing: EloOptions) -> dict[str, object]:
     import numpy as np
 
     from heads.evaluation.generators import bradley_terry, elo, win_rates
 
     try:
-        strengths = bradley_terry(choices).to_json()
+        strengths = {name: strength.to_json() for name, strength in bradley_terry(choices).items()}
     except InputError as error:
         warn(str(error))
         strengths = None
-    rated = elo(choices, np.random.default_rng(playing.seed), playing.orders).to_json()
+    rated = elo(choices, np.random.default_rng(playing.seed), playing.orders)
     return {"win_rate": win_rates(choices), "elo": rated, "bradley_terry": strengths}
 
 
@@ -102,8 +99,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     names = sorted(people["elo"], key=lambda name: -people["elo"][name]["mean"])
     rows = []
     for name in names:
-        wins = people["win_rate"][name]
-        row = [name, "-" if wins is None else f"{wins:.3f}", *_figures(people, name)]
+        row = [name, number(people["win_rate"][name], ".3f"), *_figures(people, name)]
         rows.append(row + (_figures(head, name) if head else []))
     header = ("generator", "wins", "Elo", "Bradley-Terry") + (("head's Elo", "head's Bradley-Terry") if head else ())
     lines = [*table(header, rows), f"{result['choices']} choices within prompts; Elo: mean ± sd over {result['orders']}"
@@ -117,5 +113,5 @@ def _lines(result: dict[str, Any]) -> list[str]:
 
 def _figures(ranking: dict[str, Any], name: str) -> list[str]:
     elo, terry = ranking["elo"][name], ranking["bradley_terry"]
-    strength = f"{terry[name]['value']:+.2f} ({terry[name]['low']:+.2f}..{terry[name]['high']:+.2f})" if terry else "-"
+    strength = cell(terry[name], "{} ({}..{})", "+.2f") if terry else "-"
     return [f"{elo['mean']:.0f} ± {elo['sd']:.0f}", strength]

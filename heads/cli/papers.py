@@ -108,14 +108,13 @@ def finetune(
     from heads.unfreeze.tune import same_backbone
 
     config = UnfreezeConfig(training_mode, loss_name, learning_rate, batch_size=batch_size, epochs=n_epochs, seed=seed)
-    mode = parse_mode(training_mode)
     build = original.embed(training_file, save_folder / "cache", device.device)
-    extend_cache(build, activations(mode), progress)
+    extend_cache(build, activations(parse_mode(training_mode)), progress)
     cache = Cache.open(build.out)
     labels = match_labels(read_records(training_file, "social-reward", original.images_root), cache, max_missing=1.0)
     backbone = same_backbone(cache)
     state = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
-    free = unfrozen(cache, backbone, mode, device=resolve_device(device.device))
+    free = unfrozen(cache, backbone, config, device=resolve_device(device.device))
     examples = examples_for(config.loss, labels, np.arange(len(labels)), np.random.default_rng(config.seed))
     written: list[str] = []
 

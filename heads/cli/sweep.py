@@ -50,7 +50,7 @@ def sweep(
     moved = features.to(where.device)
 
     def task_of(options: Options) -> Task:
-        built = configs(options, seed, opened.identity.dim, features)
+        built = configs(options, seed, features)
         return Task(labels, moved, rows, *built, where.min_ratio, device=where.device, progress=progress)
 
     def observe(trial: Trial) -> None:
@@ -64,11 +64,12 @@ def sweep(
             trained = train_heads(task_of(options))
             measured[name] = evaluate(labels, features, trained.scorers, rows, Protocol(seed=seed))
     measured.setdefault("best", measured["default"])
-    result = {
+    test = {name: accuracies.pair_accuracy for name, accuracies in measured.items()}
+    result: dict[str, object] = {
         "best": best.options,
         "validation_accuracy": {"best": best.accuracy, "default": trials[0].accuracy},
-        "test": {name: metrics["pair_accuracy"] for name, metrics in measured.items()},
-        "protocol": measured["best"]["protocol"],
+        "test": {name: interval.to_json() for name, interval in test.items()},
+        "protocol": measured["best"].protocol,
         "split": split.split_report(labels, rows, split_config, opened),
         "trials": [
             {"options": trial.options, "accuracies": trial.accuracies, "seconds": trial.seconds} for trial in trials
@@ -84,10 +85,7 @@ def sweep(
         *table(("options", "accuracy"), [(_shown(trial.options), f"{trial.accuracy:.4f}") for trial in first]),
         "",
         f"chosen: {_shown(best.options)}" + (" (the default: none is clearly better)" if best is trials[0] else ""),
-        *(
-            f"held out, opened once: {name} {x['value']:.3f} ({x['low']:.3f} to {x['high']:.3f})"
-            for name, x in result["test"].items()
-        ),
+        *(f"held out, opened once: {name} {x.value:.3f} ({x.low:.3f} to {x.high:.3f})" for name, x in test.items()),
         f"train it with: python -m heads train {cache} --data {data} --config {out / 'best.json'}",
         sep="\n",
     )

@@ -1,8 +1,8 @@
 """`python -m heads train`."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,12 +15,26 @@ from embed.options import Only, Range, metadata, require_value
 from embed.spec import InputError
 from embed.wording import unknown_name
 from heads.cli.common import HeadTraining, LabelOptions, accuracy_lines, content_ids
-from heads.config import PICKSCORE_PROMPTS, STEPPED, HeadConfig, Kind, Loss, Protocol, SplitConfig, TrainConfig
+from heads.config import (
+    PICKSCORE_PROMPTS,
+    STEPPED,
+    HeadConfig,
+    Kind,
+    Loss,
+    Protocol,
+    SplitConfig,
+    TrainConfig,
+    require_use,
+)
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from embed.cache.store import Cache
+    from heads.data.features import Features
+    from heads.evaluation.evaluate import Accuracies
     from heads.training.checkpoint import Checkpoints
-    from heads.training.folds import Task, TrainedHeads
+    from heads.training.folds import Observer, Task, TrainedHeads
 
 DEVICES = ("cpu", "cuda")  # that heads are trained on
 IN_FILES = ("head", "loss", "shape", "training")  # parameters of `train` whose options a file may hold
@@ -83,26 +97,51 @@ def train(
     import numpy as np
 
     from embed.cache.store import Cache
-    from heads.store import disk
+    from heads.data.split import split_report, split_rows
+    from heads.store.disk import save_head
     from heads.training.checkpoint import Checkpoints
+    from heads.training.folds import OtherTable, Task
 
     resolve_device(where.device, DEVICES)
     opened = Cache.open(cache)
     split_config = _split_config(splitting, split)
     named = {name: value for name, value in (("head", head), ("loss", loss)) if value is not None}
     options = _chosen_options(config, named | shape.keywords | training.keywords)
-    task, described = _task(opened, tables, labels, options, split_config, where)
+    losses, weights = per_table(str(options.get("loss", "preference")), tables.weights, len(tables.data))
+    (measured, *more), features = labels.met(opened, tables.data)
+    head_config, train_config = configs({**options, "loss": losses[0]}, split_config.seed, features)
+    require_use(train_config, losses)
+    others = [OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
+    rows = split_rows(measured, split_config)
+    described = split_report(measured, rows, split_config, opened)
+    task = Task(measured, features, rows, head_config, train_config, where.min_ratio, others, where.device)
     checkpoints = Checkpoints(Path(f"{out}.checkpoints"), _identity(opened, task, described))
     if not run.resume:
         checkpoints.clear()
-    trained, result = _train_seeds(run, task, checkpoints)
+    found = _train_seeds(run, task, checkpoints)
+    trained, accuracies = found[0]
+    result, lines = accuracies.to_json(), accuracy_lines(accuracies)
+    if run.seeds > 1:
+        result["seeds"], of_seeds = _spread(split_config.seed, [one.pair_accuracy.value for _, one in found])
+        lines += of_seeds
     seen = zip(task.tables, [trained.rows, *trained.other_rows], strict=True)
-    ids = content_ids(opened, task.labels, np.concatenate([labels.items[rows].ravel() for labels, rows in seen]))
+    ids = content_ids(opened, measured, np.concatenate([table.items[rows].ravel() for table, rows in seen]))
     manifest = _manifest(opened, tables.data, task, trained) | {"split": described, "metrics": result}
-    disk.save_head(out, trained.head, trained.fold_heads, ids, manifest)
+    save_head(out, trained.head, trained.fold_heads, ids, manifest)
     checkpoints.clear()
-    print(*accuracy_lines(result), *_seed_lines(result), f"written to {out}", sep="\n")
+    print(*lines, f"written to {out}", sep="\n")
     return {"head": str(out), "split": described, **result}
+
+
+def _spread(first: int, accuracies: Sequence[float]) -> tuple[dict[str, object], list[str]]:
+    """How far the seeds from `first` on differ in pair accuracy, for the document and for people."""
+    import numpy as np
+
+    seeds = list(range(first, first + len(accuracies)))
+    mean, sd = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
+    lines = table(("seed", "pair accuracy"), [(seed, f"{x:.3f}") for seed, x in zip(seeds, accuracies, strict=True)])
+    said = f"{mean:.3f} ± {sd:.3f} (standard deviation); kept is the head of {first}"
+    return {"seeds": seeds, "pair_accuracy": accuracies, "mean": mean, "sd": sd}, ["", *lines, said]
 
 
 def _split_config(given: partial[SplitConfig], split: str | None) -> SplitConfig:
@@ -143,44 +182,22 @@ def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, object
     for name, value in options.items():
         if name not in known:
             raise unknown_name(f"option in {file}:", name, known)
-        type_ = known[name].type
-        allowed: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
-        if not isinstance(value, allowed.get(type_, (str,))) or (isinstance(value, bool) and type_ is not bool):
+        numbers: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
+        if type(value) not in numbers.get(known[name].type, (str,)):
             raise InputError(f"{file} is no file of options ({name} is {value!r})")
     return options
 
 
-def _task(
-    cache: "Cache",
-    tables: Tables,
-    reading: LabelOptions,
-    options: dict[str, Any],
-    split_config: SplitConfig,
-    where: HeadTraining,
-) -> tuple["Task", dict[str, Any]]:
-    """What the command line asks for, and what head.json says of its split."""
-    from heads.config import require_use
-    from heads.data import split
-    from heads.training.folds import OtherTable, Task
-
-    losses, weights = per_table(options.get("loss", "preference"), tables.weights, len(tables.data))
-    (labels, *more), features = reading.met(cache, tables.data)
-    head_config, config = configs({**options, "loss": losses[0]}, split_config.seed, cache.identity.dim, features)
-    require_use(config, losses)
-    others = [OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
-    rows = split.split_rows(labels, split_config)
-    task = Task(labels, features, rows, head_config, config, where.min_ratio, others, where.device)
-    return task, split.split_report(labels, rows, split_config, cache)
-
-
-def configs(options: Mapping[str, Any], seed: int, dim: int, features: Any) -> tuple[HeadConfig, TrainConfig]:
+def configs(options: Mapping[str, object], seed: int, features: "Features") -> tuple[HeadConfig, TrainConfig]:
     """The configurations of the head and of its training that the options name, theirs being the defaults."""
-    pooled_dim = 0 if features.image_pooled is None else features.image_pooled.shape[1]
     shape = {name: value for name, value in options.items() if name in HeadConfig.__dataclass_fields__}
     training = {name: value for name, value in options.items() if name in TrainConfig.__dataclass_fields__}
     if options["loss"] == "preference-inbatch":
         training.setdefault("batch_size", 128)  # PickScore's
-    return HeadConfig(options.get("head", "fusion"), dim, pooled_dim, **shape), TrainConfig(seed=seed, **training)
+    of_head: Callable[..., HeadConfig] = HeadConfig
+    of_training: Callable[..., TrainConfig] = TrainConfig
+    head = of_head(options.get("head", "fusion"), features.dim, features.pooled_dim, **shape)
+    return head, of_training(seed=seed, **training)
 
 
 def per_table(loss: str, weights: str | None, tables: int) -> tuple[list[str], list[float]]:
@@ -200,27 +217,18 @@ def per_table(loss: str, weights: str | None, tables: int) -> tuple[list[str], l
     return losses, [number / numbers[0] for number in numbers]
 
 
-def _train_seeds(run: Run, task: "Task", checkpoints: "Checkpoints") -> tuple["TrainedHeads", dict[str, Any]]:
-    """The heads of the first seed and what was measured of them, with the spread where there are several seeds."""
-    import numpy as np
-
+def _train_seeds(run: Run, task: "Task", checkpoints: "Checkpoints") -> "list[tuple[TrainedHeads, Accuracies]]":
+    """The heads of each seed, and how they were measured."""
     from heads.evaluation.evaluate import evaluate
     from heads.training.folds import train_heads
 
-    first = task.config.seed
-    seeds = range(first, first + run.seeds)
-    heads, metrics = [], []
-    for seed in seeds:
+    found, protocol = [], Protocol(seed=task.config.seed)
+    for seed in range(task.config.seed, task.config.seed + run.seeds):
         with tensorboard(run.log_dir and run.log_dir / f"seed-{seed}") as observe:
             config, saved = replace(task.config, seed=seed), checkpoints.part(f"seed-{seed}")
             trained = train_heads(replace(task, config=config, observe=observe, checkpoints=saved, progress=progress))
-        heads.append(trained)
-        metrics.append(evaluate(task.labels, task.features, trained.scorers, task.split, Protocol(seed=first)))
-    if run.seeds > 1:
-        values = [metric["pair_accuracy"]["value"] for metric in metrics]
-        spread = {"mean": float(np.mean(values)), "sd": float(np.std(values, ddof=1))}
-        metrics[0]["seeds"] = {"seeds": list(seeds), "pair_accuracy": values, **spread}
-    return heads[0], metrics[0]
+        found.append((trained, evaluate(task.labels, task.features, trained.scorers, task.split, protocol)))
+    return found
 
 
 def _manifest(cache: "Cache", paths: Sequence[str], task: "Task", trained: "TrainedHeads") -> dict[str, object]:
@@ -229,45 +237,39 @@ def _manifest(cache: "Cache", paths: Sequence[str], task: "Task", trained: "Trai
 
     from heads.evaluation.evaluate import calibrate
 
+    found = {"min_ratio": task.min_ratio, "chosen": trained.chosen, "history": trained.histories[0]}
+    protocol = Protocol(seed=task.config.seed)
     return {
         "head": asdict(task.head_config),
         "identity": cache.identity.to_json(),
         "source": asdict(cache.source),
-        "training": {
-            **task.config.to_json(),
-            "min_ratio": task.min_ratio,
-            "chosen": trained.chosen,
-            "history": trained.histories[0],
-        },
-        "data": _described(paths[0], task.labels),
+        "training": {**asdict(task.config), **found},
+        "data": task.labels.described(paths[0]),
         "other_data": [
-            {**_described(path, other.labels), "loss": other.loss, "weight": other.weight, "used": len(seen)}
+            {**other.labels.described(path), "loss": other.loss, "weight": other.weight, "used": len(seen)}
             for path, other, seen in zip(paths[1:], task.others, trained.other_rows, strict=True)
         ],
-        "calibration": calibrate(
-            task.labels, task.features, trained.scorers, task.split, Protocol(seed=task.config.seed)
-        ),
+        "calibration": calibrate(task.labels, task.features, trained.scorers, task.split, protocol),
         "versions": {"torch": torch.__version__},
     }
 
 
 @contextmanager
-def tensorboard(folder: Path | None) -> Iterator[Any]:
-    """A `folds.Observer` that writes TensorBoard's files, a run for each stage; None without a folder."""
-    writers: dict[str, Any] = {}
+def tensorboard(folder: Path | None) -> "Iterator[Observer | None]":
+    """What writes TensorBoard's files, a run for each stage; None without a folder."""
+    with ExitStack() as stack:
+        writers: dict[str, SummaryWriter] = {}
 
-    def write(stage: str, step: int, record: Mapping[str, float]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        def write(stage: str, step: int, record: Mapping[str, float]) -> None:
+            from torch.utils.tensorboard import SummaryWriter
 
-        if stage not in writers:
-            writers[stage] = SummaryWriter(f"{folder}/{stage}")
-        for name, value in record.items():
-            if value == value:  # NaN: an accuracy without validation
-                writers[stage].add_scalar(name, value, step)
+            if stage not in writers:
+                writers[stage] = stack.enter_context(SummaryWriter(f"{folder}/{stage}"))
+            for name, value in record.items():
+                if value == value:  # NaN: an accuracy without validation
+                    writers[stage].add_scalar(name, value, step)
 
-    yield write if folder else None
-    for writer in writers.values():
-        writer.close()
+        yield write if folder else None
 
 
 def _identity(cache: "Cache", task: "Task", splitting: dict[str, Any]) -> str:
@@ -276,26 +278,10 @@ def _identity(cache: "Cache", task: "Task", splitting: dict[str, Any]) -> str:
 
     losses = [task.config.loss, *(other.loss for other in task.others)]
     weights = [1.0, *(other.weight for other in task.others)]
-    options = [asdict(task.head_config), task.config.to_json(), losses, weights, task.min_ratio, task.device]
+    options = [asdict(task.head_config), asdict(task.config), losses, weights, task.min_ratio, task.device]
     facts = [cache.identity.to_json(), [splitting, *options]]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for labels in task.tables:
         for values in (labels.image, labels.prompt, labels.items, *labels.values.values()):
             digest.update(values.tobytes())
     return digest.hexdigest()
-
-
-def _described(path: str, labels: Any) -> dict[str, object]:
-    return {"table": Path(path).name, "kind": labels.kind, "rows": len(labels), "missing": labels.missing}
-
-
-def _seed_lines(result: Mapping[str, Any]) -> list[str]:
-    if "seeds" not in result:
-        return []
-    spread = result["seeds"]
-    rows = [(seed, f"{value:.3f}") for seed, value in zip(spread["seeds"], spread["pair_accuracy"], strict=True)]
-    return [
-        "",
-        *table(("seed", "pair accuracy"), rows),
-        f"{spread['mean']:.3f} ± {spread['sd']:.3f} (standard deviation); kept is the head of {spread['seeds'][0]}",
-    ]

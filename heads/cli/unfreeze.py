@@ -1,9 +1,10 @@
 """`python -m heads unfreeze` and `export-checkpoint`."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from embed.cli.console import progress
 from embed.config import DeviceConfig
@@ -11,6 +12,9 @@ from embed.options import Range
 from embed.spec import InputError
 from heads.cli.common import PairOptions, TableOptions, accuracy_lines, content_ids
 from heads.config import HeadConfig, HoldOutConfig, Kind, Protocol, SplitConfig, UnfreezeConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -67,66 +71,48 @@ def unfreeze(
         head: Train such a head on top. By default the score is the cosine.
         wise: The share of the tuned weights in the mean with the old ones. With auto it is the best on validation.
     """
-    import numpy as np
     import torch
 
     from embed.cache.store import Cache
     from embed.devices import resolve_device
-    from heads.data import split
+    from heads.data.split import split_report, split_rows
     from heads.evaluation.evaluate import evaluate
-    from heads.unfreeze import tune
-    from heads.unfreeze.distributed import find_ranks
+    from heads.unfreeze.tune import save_tuned, tune
 
     opened, seed = Cache.open(cache), splitting.seed
     resolved = resolve_device(device.device)
     config = training(unfrozen.name, seed=seed)
     (labels,), features = table.met(opened, [table.data])
     split_config = SplitConfig(**vars(splitting))
-    parts = split.split_rows(labels, split_config)
-    rows = split.rows_apart_from(labels, parts.test_rows(0), np.flatnonzero(parts.fold != 0))
-    pooled_dim = 0 if features.image_pooled is None else features.image_pooled.shape[1]
-    ranks = find_ranks(resolved)
-    tuned = tune.tune(
-        opened,
-        labels,
-        features,
-        parts,
-        rows,
-        config,
-        head=HeadConfig(head, opened.identity.dim, pooled_dim) if head else None,
-        wise=None if wise == "auto" else wise,
-        min_ratio=where.min_ratio,
-        live=live,
-        device=resolved,
-        folder=Path(f"{out}.checkpoints"),
-        ranks=ranks,
-        progress=progress,
+    parts = split_rows(labels, split_config)
+    on_top = HeadConfig(head, features.dim, features.pooled_dim) if head else None
+    share, saved = None if wise == "auto" else wise, Path(f"{out}.checkpoints")
+    tuned = tune(
+        opened, labels, features, parts, config, on_top, share, where.min_ratio, live, resolved, saved, progress
     )
-    if ranks.rank:
+    if tuned.unfrozen.ranks.rank:
         return {}
     protocol = Protocol(seed=seed)
     before = evaluate(labels, features, [tuned.frozen_head], parts, protocol)
     moved = tuned.unfrozen.features(labels.image, labels.prompt)
-    result = evaluate(labels, moved, [tuned.unfrozen.head], parts, protocol)
-    result |= {
-        "zero_shot_pair_accuracy": before["zero_shot_pair_accuracy"],
-        "frozen_pair_accuracy": before["pair_accuracy"],
-    }
+    found = evaluate(labels, moved, [tuned.unfrozen.head], parts, protocol)
+    found = replace(found, zero_shot_pair_accuracy=before.zero_shot_pair_accuracy)
+    frozen = before.pair_accuracy
+    result = found.to_json() | {"frozen_pair_accuracy": frozen.to_json()}
     manifest = {
-        "training": config.to_json(),
-        "data": {"table": Path(table.data).name, "kind": labels.kind, "rows": len(labels), "missing": labels.missing},
-        "split": split.split_report(labels, parts, split_config, opened),
+        "training": asdict(config),
+        "data": labels.described(table.data),
+        "split": split_report(labels, parts, split_config, opened),
         "metrics": result,
         "versions": {"torch": torch.__version__},
     }
-    tune.save_tuned(out, tuned, opened, config, content_ids(opened, labels, labels.items[rows]), manifest)
+    save_tuned(out, tuned, opened, config, content_ids(opened, labels, labels.items[tuned.rows]), manifest)
     parameters = sum(parameter.numel() for parameter in tuned.unfrozen.moved.values())
     print(f"{parameters:,} parameters of {config.mode} moved; the best epoch of {config.epochs} on validation:")
     accuracies = [record["validation_accuracy"] for record in tuned.history]
     print("  ".join(f"{epoch}: {accuracy:.3f}" for epoch, accuracy in enumerate(accuracies)))
-    print(*accuracy_lines(result), sep="\n")
-    frozen = result["frozen_pair_accuracy"]
-    print(f"the same score before unfreezing: {frozen['value']:.3f} ({frozen['low']:.3f} to {frozen['high']:.3f})")
+    print(*accuracy_lines(found), sep="\n")
+    print(f"the same score before unfreezing: {frozen.value:.3f} ({frozen.low:.3f} to {frozen.high:.3f})")
     print(f"written to {out}: --pretrained delta:{out}, and a head in {out / 'head'}")
     return {
         "tuned": str(out),
@@ -154,7 +140,7 @@ def export_checkpoint(tuned: Path, /, *, out: Path) -> dict[str, object]:
     return {"checkpoint": str(out), "identity": backbone.identity.to_json()}
 
 
-def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+def write_checkpoint(path: Path, state: "Mapping[str, Tensor]") -> None:
     """A state dict as .safetensors, or as a torch file under any other usual suffix."""
     import torch
     from safetensors.torch import save

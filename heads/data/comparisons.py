@@ -6,6 +6,7 @@ comparison, one for everything else. Pairs are what losses and metrics see. Know
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,10 @@ class Labels:
     def __len__(self) -> int:
         return len(self.items)
 
+    def described(self, path: str) -> dict[str, object]:
+        """What a head records of the table at `path` that it was trained on."""
+        return {"table": Path(path).name, "kind": self.kind, "rows": len(self), "missing": self.missing}
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -53,6 +58,10 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.a)
+
+    def take(self, chosen: Ints) -> "Pairs":
+        """The pairs numbered `chosen` alone."""
+        return Pairs(**{name: column[chosen] for name, column in vars(self).items()})
 
 
 def expected_accuracy(score_a: Float32s, score_b: Float32s, pairs: Pairs) -> float:

@@ -20,6 +20,16 @@ class Features:
     prompt: Tensor
     image_pooled: Tensor | None = None  # (N, p)
 
+    @property
+    def dim(self) -> int:
+        """The length of a vector."""
+        return self.image_embeddings.shape[1]
+
+    @property
+    def pooled_dim(self) -> int:
+        """The length of a pooled vector, 0 where there is none."""
+        return 0 if self.image_pooled is None else self.image_pooled.shape[1]
+
     def to(self, device: torch.device | str) -> "Features":
         """The same vectors on another device."""
         pooled = None if self.image_pooled is None else self.image_pooled.to(device)

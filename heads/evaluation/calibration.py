@@ -33,9 +33,6 @@ class Temperature:
         probability: Floats = expit((np.asarray(score_a, np.float64) - np.asarray(score_b, np.float64)) / self.value)
         return probability
 
-    def to_json(self) -> dict[str, object]:
-        return {"value": self.value}
-
     @classmethod
     def from_json(cls, data: Mapping[str, float]) -> "Temperature":
         return cls(**known_fields(cls, data))
@@ -67,24 +64,7 @@ class Curve:
         return cls(np.asarray(knots["x"], np.float64), np.asarray(knots["y"], np.float64))
 
 
-def fit_calibration(
-    score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, reference: ArrayLike
-) -> dict[str, dict[str, object]]:
-    """What a head's manifest keeps: `temperature`, `isotonic` and `percentiles` as JSON.
-
-    The first two are fitted on comparisons (m,) that the head was not trained on, the last on the scores (n,) of the
-    reference set. InputError where no temperature fits.
-    """
-    return {
-        "temperature": fit_temperature(score_a, score_b, target).to_json(),
-        "isotonic": fit_isotonic(score_a, score_b, target).to_json(),
-        "percentiles": fit_percentiles(reference).to_json(),
-    }
-
-
-def fit_temperature(
-    score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, weight: ArrayLike | None = None
-) -> Temperature:
+def fit_temperature(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike) -> Temperature:
     """The temperature with the highest likelihood of the targets (Guo et al. 2017, section 4.2). Arguments (m,).
 
     InputError where none is best: the scores are no better than chance (it would be infinite), or order every
@@ -93,18 +73,18 @@ def fit_temperature(
     from scipy.optimize import brentq
     from scipy.special import expit
 
-    difference, y, w = _comparisons(score_a, score_b, target, weight)
+    difference, y = _comparisons(score_a, score_b, target)
 
     def slope(inverse: float) -> float:
         """Derivative of the negative log likelihood by 1 / temperature; it only rises."""
-        return float(np.sum(w * difference * (expit(inverse * difference) - y)))
+        return float(np.sum(difference * (expit(inverse * difference) - y)))
 
     if slope(0.0) >= 0:
         raise InputError(
             f"no temperature fits: on these {len(y)} comparisons the scores are no better than chance;"
             " calibrate on data like the training data"
         )
-    if not np.sum(w * np.abs(difference) * np.where(difference > 0, 1 - y, y)) > 0:
+    if not np.sum(np.abs(difference) * np.where(difference > 0, 1 - y, y)) > 0:
         raise InputError(
             f"no temperature fits: the scores order all {len(y)} comparisons right; calibrate on comparisons that"
             " the head was not trained on, or on more of them"
@@ -115,7 +95,7 @@ def fit_temperature(
     return Temperature(1 / brentq(slope, 0.0, upper))
 
 
-def fit_isotonic(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, weight: ArrayLike | None = None) -> Curve:
+def fit_isotonic(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike) -> Curve:
     """The rising map from score_a - score_b to P(a preferred) of least squared error (Zadrozny & Elkan 2002).
 
     Every comparison is seen from both sides, so that the map gives p and 1 - p when the sides are exchanged.
@@ -123,11 +103,9 @@ def fit_isotonic(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, weig
     """
     from scipy.optimize import isotonic_regression
 
-    difference, y, w = _comparisons(score_a, score_b, target, weight)
+    difference, y = _comparisons(score_a, score_b, target)
     x, knot = np.unique(np.concatenate([difference, -difference]), return_inverse=True)
-    weights = np.bincount(knot, np.concatenate([w, w]))
-    x, knot, weights = x[weights > 0], np.cumsum(weights > 0)[knot] - 1, weights[weights > 0]
-    total = np.bincount(knot, np.concatenate([w * y, w * (1 - y)]), len(x))
+    weights, total = np.bincount(knot).astype(np.float64), np.bincount(knot, np.concatenate([y, 1 - y]))
     fitted = np.clip(isotonic_regression(total / weights, weights=weights).x, 0.0, 1.0)
     # Inside a flat stretch a knot says nothing.
     ends = np.append(True, np.diff(fitted) > 0) | np.append(np.diff(fitted) > 0, True)
@@ -147,13 +125,10 @@ def fit_percentiles(scores: ArrayLike) -> Curve:
     return Curve(x, np.bincount(knot, places) / np.bincount(knot))
 
 
-def _comparisons(
-    score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, weight: ArrayLike | None
-) -> tuple[Floats, Floats, Floats]:
-    """Difference of scores, target and weight, each float64 (m,) and finite, with at least one comparison."""
+def _comparisons(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike) -> tuple[Floats, Floats]:
+    """Difference of scores and target, each float64 (m,) and finite, with at least one comparison."""
     difference = np.asarray(score_a, np.float64) - np.asarray(score_b, np.float64)
     y = np.asarray(target, np.float64)
-    w = np.ones_like(y) if weight is None else np.asarray(weight, np.float64)
-    if not len(y) or not np.isfinite([difference, y, w]).all():
-        raise InputError(f"calibration wants comparisons with finite scores, targets and weights; got {len(y)}")
-    return difference, y, w
+    if not len(y) or not np.isfinite([difference, y]).all():
+        raise InputError(f"calibration wants comparisons with finite scores and targets; got {len(y)}")
+    return difference, y

@@ -9,116 +9,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed.arrays import Bools, Float32s, Floats, Ints
+from embed.arrays import Float32s, Floats, Ints
 from embed.files import atomic_write
 from embed.spec import InputError
 from heads.config import Protocol
-from heads.data.comparisons import Labels, Pairs, groups_of, pairs_among
+from heads.data.comparisons import Labels
 from heads.data.features import Features
 from heads.data.split import Split
-from heads.evaluation.calibration import fit_calibration
-from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
-from heads.metrics import pair_credit
+from heads.evaluation.calibration import fit_isotonic, fit_percentiles, fit_temperature
+from heads.evaluation.intervals import Interval
+from heads.evaluation.measured import Measured, measure_pairs
 from heads.models import Cosine, Head
 from heads.training.train import score_items
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """The pairs of what is held out, labelled ties included; none crosses folds. Intervals resample `cluster`."""
-
-    labels: Labels
-    split: Split
-    protocol: Protocol
-    pairs: Pairs
-    fold: Ints  # (p,) of each pair
-    cluster: Ints  # (m,) of each row
-    clusters: str  # what a cluster is, in words
-
-    @property
-    def decided(self) -> Bools:
-        """(p,) the pairs with a winner."""
-        return np.asarray(self.pairs.target != 0.5, np.bool_)
-
-    def of_pairs(self, scores: Floats) -> tuple[Floats, Floats]:
-        """The scores of both sides of each pair, (p,) each, from scores (m, sides)."""
-        return scores[self.pairs.row_a, 0], scores[self.pairs.row_b, -1]
-
-    @property
-    def bootstrap(self) -> Bootstrap:
-        """Of the pairs; the same resamples each time."""
-        return self.bootstrap_of(self.pairs.row_a, self.pairs.row_b)
-
-    def bootstrap_of(self, row_a: Ints, row_b: Ints) -> Bootstrap:
-        """Of other comparisons, given the rows of their two sides."""
-        rng = np.random.default_rng(self.protocol.seed)
-        return Bootstrap(self.cluster[row_a], self.cluster[row_b], rng, self.protocol.resamples)
-
-    def interval(self, credit: Floats) -> Interval:
-        """The mean over folds of the mean credit (p,) of their pairs, NaN left out."""
-        return mean_interval(credit, self.bootstrap, self.fold)
-
-    def pooled_interval(self, credit: Floats) -> Interval:
-        """The mean credit (p,) of the pairs of all folds: where some folds may have next to none."""
-        return mean_interval(credit, self.bootstrap)
-
-    def describe(self) -> dict[str, object]:
-        """The protocol in words and numbers, for the report."""
-        kind = self.labels.kind
-        return {
-            **asdict(self.protocol),
-            "pairs": f"counts that differ at least {self.protocol.min_ratio:g}-fold" if kind == "counts" else kind,
-            "labelled_ties": "left out",
-            "score_ties": "half right",
-            "average": "over pairs within a fold, then over folds",
-            "interval": f"95 %, {self.protocol.resamples} bootstrap resamples of {self.clusters}",
-            "folds": self.split.folds,
-        }
-
-
-def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:
-    """The pairs among the rows that each fold holds out; InputError where no pair has a winner.
-
-    A cluster is a prompt where both sides of every pair share theirs, and a group of the split elsewhere.
-    """
-    rng = np.random.default_rng(protocol.seed)
-    folds = [
-        pairs_among(labels, split.test_rows(fold), rng, protocol.min_ratio, protocol.max_pairs)
-        for fold in range(split.folds)
-    ]
-    pairs = Pairs(**{name: np.concatenate([getattr(p, name) for p in folds]) for name in Pairs.__dataclass_fields__})
-    empty = sum(not (p.target != 0.5).any() for p in folds)
-    if empty == len(folds):
-        alone = lone_rows(labels, split)
-        raise InputError(
-            f"nothing to measure: no pair with a winner among the {int((split.fold >= 0).sum())} rows held out"
-            + (f", of which {alone} are alone in their group" if alone else "")
-            + "; hold out more, or lower --min-ratio"
-        )
-    if empty:
-        logger.warning(f"{empty} of {len(folds)} held-out parts have no pair with a winner and do not count")
-    prompt = labels.prompt[pairs.a]
-    shared = bool((prompt >= 0).all() and (prompt == labels.prompt[pairs.b]).all())
-    cluster, clusters = (labels.prompt[labels.items[:, 0]], "prompts") if shared else (split.group, "split groups")
-    fold = np.repeat(np.arange(len(folds)), [len(p) for p in folds])
-    return Measured(labels, split, protocol, pairs, fold, cluster, clusters)
-
-
-def lone_rows(labels: Labels, split: Split) -> int:
-    """How many of the rows held out have no other of their group beside them, and so are in no pair."""
-    if labels.kind == "comparisons":
-        return 0
-    rows = np.flatnonzero(split.fold >= 0)
-    number = np.unique(groups_of(labels, rows) * split.folds + split.fold[rows], return_counts=True)[1]
-    return int((number == 1).sum())
 
 
 def head_scores(heads: Sequence[Head], labels: Labels, features: Features, split: Split) -> Floats:
@@ -159,22 +68,35 @@ def fast_scores(measured: Measured, features: Features, heads: Sequence[Head]) -
     return {**found, "chance": chance[labels.items]}
 
 
-def evaluate(labels: Labels, features: Features, heads: list[Head], split: Split, protocol: Protocol) -> dict[str, Any]:
-    """Pair accuracy of each fold's head on the rows its fold holds out: keys pair_accuracy,
-    zero_shot_pair_accuracy (null where items have no prompt) and chance, each {value, low, high}; protocol; pairs.
-    """
+@dataclass(frozen=True)
+class Accuracies:
+    """How often scores order the pairs held out as people did, beside what knows less, and by which protocol."""
+
+    pair_accuracy: Interval
+    zero_shot_pair_accuracy: Interval | None  # untrained CLIP's; None where items have no prompt
+    chance: Interval
+    pairs: int  # with a winner
+    protocol: dict[str, object]
+
+    def to_json(self) -> dict[str, object]:
+        return {name: value.to_json() if isinstance(value, Interval) else value for name, value in vars(self).items()}
+
+
+def evaluate(labels: Labels, features: Features, heads: list[Head], split: Split, protocol: Protocol) -> Accuracies:
+    """The accuracies of each fold's head on the rows its fold holds out."""
     measured = measure_pairs(labels, split, protocol)
     return pair_accuracies(measured, fast_scores(measured, features, heads))
 
 
-def pair_accuracies(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, Any]:
-    """What `evaluate` returns, of the scores that `fast_scores` gives."""
-    keys = {"pair_accuracy": "head", "zero_shot_pair_accuracy": "zero_shot", "chance": "chance"}
-    result: dict[str, Any] = {}
-    for key, name in keys.items():
-        credit = pair_credit(*measured.of_pairs(scores[name]), measured.pairs.target) if name in scores else None
-        result[key] = None if credit is None else measured.interval(credit).to_json()
-    return {**result, "pairs": int(measured.decided.sum()), "protocol": measured.describe()}
+def pair_accuracies(measured: Measured, scores: Mapping[str, Floats]) -> Accuracies:
+    """The accuracies of the scores that `fast_scores` gives."""
+    found = {
+        name: measured.interval(measured.credit(scores[name]))
+        for name in ("head", "zero_shot", "chance")
+        if name in scores
+    }
+    pairs = int(measured.decided.sum())
+    return Accuracies(found["head"], found.get("zero_shot"), found["chance"], pairs, measured.describe())
 
 
 def calibration_of(measured: Measured, scores: Floats, reference: Floats | None = None) -> dict[str, dict[str, object]]:
@@ -186,13 +108,19 @@ def calibration_of(measured: Measured, scores: Floats, reference: Floats | None 
     reference = scores if reference is None else reference
     reference = reference[~np.isnan(reference)]
     fitted_on = {
-        "rows": int((measured.split.fold >= 0).sum()),
+        "rows": len(measured.rows),
         "pairs": len(measured.pairs),
         "folds": measured.split.folds,
         "pairs_are": measured.describe()["pairs"],
         "reference": len(reference),
     }
-    return {**fit_calibration(*measured.of_pairs(scores), measured.pairs.target, reference), "fitted_on": fitted_on}
+    pairs = *measured.of_pairs(scores), measured.pairs.target
+    return {
+        "temperature": asdict(fit_temperature(*pairs)),
+        "isotonic": fit_isotonic(*pairs).to_json(),
+        "percentiles": fit_percentiles(reference).to_json(),
+        "fitted_on": fitted_on,
+    }
 
 
 def calibrate(

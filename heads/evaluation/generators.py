@@ -36,29 +36,6 @@ class Choices:
     prompt: NDArray[np.generic]
 
 
-@dataclass(frozen=True, eq=False)
-class Elo:
-    """Ratings (orders, generators): one row for each order in which the choices were played."""
-
-    generators: tuple[str, ...]
-    ratings: Floats
-
-    def to_json(self) -> dict[str, dict[str, float]]:
-        mean, sd = self.ratings.mean(0), self.ratings.std(0)
-        return {name: {"mean": float(m), "sd": float(s)} for name, m, s in zip(self.generators, mean, sd, strict=True)}
-
-
-@dataclass(frozen=True)
-class BradleyTerry:
-    """Strengths in natural log odds, of mean 0: P(i preferred to j) = sigmoid(strength_i - strength_j)."""
-
-    generators: tuple[str, ...]
-    strengths: tuple[Interval, ...]
-
-    def to_json(self) -> dict[str, dict[str, float | None]]:
-        return {name: s.to_json() for name, s in zip(self.generators, self.strengths, strict=True)}
-
-
 def choices(values: ArrayLike, prompt: ArrayLike, generator: ArrayLike) -> Choices:
     """Every pair of pictures of one prompt by different generators; the higher value is preferred, equal is a tie.
 
@@ -129,13 +106,15 @@ def win_rates(choices: Choices) -> dict[str, float | None]:
     return {name: float(w / m) if m else None for name, w, m in zip(choices.generators, won, met, strict=True)}
 
 
-def elo(choices: Choices, rng: np.random.Generator, orders: int = 50) -> Elo:
-    """Elo ratings after playing all choices once, in each of `orders` random orders (PickScore: 50).
+def elo(choices: Choices, rng: np.random.Generator, orders: int = 50) -> dict[str, dict[str, float]]:
+    """`mean` and `sd` of each generator's Elo after all choices, in each of `orders` random orders (PickScore: 50).
 
     Everyone starts at 1000; a choice moves a by 32 (target - 1 / (1 + 10^((r_b - r_a) / 400))) and b by as much the
     other way. Time grows with choices, hardly with orders.
     """
-    return Elo(choices.generators, _play(choices, choices.target, _orders(choices, rng, orders)))
+    ratings = _play(choices, choices.target, _orders(choices, rng, orders))
+    found = zip(choices.generators, ratings.mean(0), ratings.std(0), strict=True)
+    return {name: {"mean": float(mean), "sd": float(sd)} for name, mean, sd in found}
 
 
 def elo_agreement(people: Choices, head: Choices, rng: np.random.Generator, orders: int = 50) -> tuple[float, float]:
@@ -151,9 +130,10 @@ def elo_agreement(people: Choices, head: Choices, rng: np.random.Generator, orde
     return float(np.mean(agreement)), float(np.std(agreement))
 
 
-def bradley_terry(choices: Choices, level: float = 0.95) -> BradleyTerry:
-    """The strengths of highest likelihood (Bradley & Terry 1952), with normal intervals around them.
+def bradley_terry(choices: Choices) -> dict[str, Interval]:
+    """Each generator's strength in natural log odds, of mean 0: P(i preferred to j) = sigmoid(strength_i - strength_j).
 
+    They are those of highest likelihood (Bradley & Terry 1952), with normal intervals of 95 % around them.
     The intervals come from the sandwich covariance with the prompt as cluster: choices of one prompt are made from
     the same pictures and far from independent. InputError where some generators never win against, or never meet,
     the others, for then no finite strengths are best (Ford 1957).
@@ -176,10 +156,9 @@ def bradley_terry(choices: Choices, level: float = 0.95) -> BradleyTerry:
     np.add.at(gradients, (number, choices.b), -residual)
     few = len(prompts) / (len(prompts) - 1) if len(prompts) > 1 else np.nan
     covariance = few * inverse @ gradients.T @ gradients @ inverse
-    reach = NormalDist().inv_cdf((1 + level) / 2) * np.sqrt(np.diag(covariance))
-    return BradleyTerry(
-        names, tuple(Interval(float(s), float(s - r), float(s + r)) for s, r in zip(strength, reach, strict=True))
-    )
+    reach = NormalDist().inv_cdf(0.975) * np.sqrt(np.diag(covariance))
+    found = zip(names, strength.tolist(), reach.tolist(), strict=True)
+    return {name: Interval(value, value - half, value + half) for name, value, half in found}
 
 
 def _orders(choices: Choices, rng: np.random.Generator, orders: int) -> Ints:

@@ -6,6 +6,7 @@ threshold, a temperature) is fitted on other held-out parts than it is applied t
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -14,8 +15,8 @@ from embed.arrays import Floats, Ints
 from embed.spec import InputError
 from heads import metrics
 from heads.evaluation.calibration import Temperature, fit_isotonic, fit_temperature
-from heads.evaluation.groups import GroupedRows
 from heads.evaluation.intervals import Interval, calibration_error_interval, mean_interval, spearman_interval
+from heads.evaluation.measured import Measured
 from heads.pairs import sample_pairs
 
 # Their scores are no logits, so that a probability made of them says nothing.
@@ -23,12 +24,12 @@ UNCALIBRATED = ("prior", "chance")
 
 Need = Literal["pairs", "ties", "prompts", "groups", "values", "logits"]  # what a metric asks of the labels
 Map = Literal["raw", "temperature", "isotonic"]  # from a difference of scores to a probability
-Value = Callable[[GroupedRows, Floats], Interval]
+Value = Callable[[Measured, Floats], Interval]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`value(grouped, scores)` is the figure of scores (m, sides)."""
+    """`value(measured, scores)` is the figure of scores (m, sides)."""
 
     label: str
     rule: str
@@ -36,117 +37,98 @@ class Metric:
     needs: Need = "pairs"
 
 
-def _pair_accuracy(tie: metrics.TieRule) -> Value:
-    def value(grouped: GroupedRows, scores: Floats) -> Interval:
-        measured = grouped.measured
-        return measured.interval(metrics.pair_credit(*measured.of_pairs(scores), measured.pairs.target, tie))
-
-    return value
+def _pair_accuracy(measured: Measured, scores: Floats, tie: metrics.TieRule) -> Interval:
+    return measured.interval(measured.credit(scores, tie))
 
 
-def _imagereward_accuracy(grouped: GroupedRows, scores: Floats) -> Interval:
-    measured = grouped.measured
-    return measured.pooled_interval(metrics.pair_credit(*measured.of_pairs(scores), measured.pairs.target, "wrong"))
+def _imagereward_accuracy(measured: Measured, scores: Floats) -> Interval:
+    return measured.pooled_interval(measured.credit(scores, "wrong"))
 
 
-def _pickscore_accuracy(grouped: GroupedRows, scores: Floats) -> Interval:
-    a, b = grouped.measured.of_pairs(scores)
-    target = grouped.measured.pairs.target
-    if (threshold := _validated_threshold(grouped, scores)) is not None:
-        return grouped.measured.interval(metrics.tie_credit(a, b, target, threshold))
-
-    def fitted(others: Ints, part: Ints) -> Floats:
-        threshold = metrics.tie_threshold(a[others], b[others], target[others])
-        return metrics.tie_credit(a[part], b[part], target[part], threshold)
-
-    return grouped.measured.interval(grouped.crossed(fitted))
+def _pickscore_accuracy(measured: Measured, scores: Floats) -> Interval:
+    threshold = _threshold_of_pairs(measured, scores)
+    credit = metrics.tie_credit(*measured.of_pairs(scores), measured.pairs.target, threshold)
+    return measured.interval(np.where(np.isnan(threshold), np.nan, credit))
 
 
-def _validated_threshold(grouped: GroupedRows, scores: Floats) -> float | None:
-    """The tie threshold that is best on the split's rows for validation; None where it has none."""
-    rows = grouped.measured.split.validation
-    if rows is None:
-        return None
-    return metrics.tie_threshold(scores[rows, 0], scores[rows, 1], grouped.measured.labels.values["target"][rows])
+def _threshold_of_pairs(measured: Measured, scores: Floats) -> Floats:
+    """(p,) the tie threshold that each pair is judged with by PickScore's rule: the best one on the split's rows for
+    validation, or else on the other parts; NaN where there are none."""
+    rows, target = measured.split.validation, measured.pairs.target
+    if rows is not None:
+        best = metrics.tie_threshold(scores[rows, 0], scores[rows, 1], measured.labels.values["target"][rows])
+        return np.full(len(target), best)
+    a, b = measured.of_pairs(scores)
+    return measured.crossed(lambda others, _: metrics.tie_threshold(a[others], b[others], target[others]))
 
 
-def tie_thresholds(grouped: GroupedRows, scores: Floats) -> list[float]:
-    """The threshold that each part is judged with by PickScore's rule: the best one on the rows for validation, or
-    else on the other parts. Empty where no pair is a labelled tie."""
-    a, b = grouped.measured.of_pairs(scores)
-    target, found = grouped.measured.pairs.target, list[float]()
-
-    def fitted(others: Ints, part: Ints) -> Floats:
-        found.append(metrics.tie_threshold(a[others], b[others], target[others]))
-        return a[part]
-
-    if "ties" in _has(grouped):
-        if (threshold := _validated_threshold(grouped, scores)) is not None:
-            return [threshold]
-        grouped.crossed(fitted)
-    return found
+def tie_thresholds(measured: Measured, scores: Floats) -> list[float]:
+    """The threshold of PickScore's rule: the one for all, where the split has rows for validation, or else that of each
+    part. Empty where no pair is a labelled tie."""
+    if "ties" not in _has(measured):
+        return []
+    threshold = _threshold_of_pairs(measured, scores)
+    known = np.flatnonzero(~np.isnan(threshold))
+    part = np.zeros(len(known)) if measured.split.validation is not None else measured.part[known]
+    return [float(one) for one in threshold[known[np.unique(part, return_index=True)[1]]]]
 
 
-def _hps_accuracy(grouped: GroupedRows, scores: Floats) -> Interval:
-    measured = grouped.measured
+def _hps_accuracy(measured: Measured, scores: Floats) -> Interval:
     if measured.labels.kind != "comparisons":
-        credit = metrics.rank_accuracy(scores[grouped.rows, 0], grouped.group, -grouped.liked)
-        return grouped.by_group(credit, grouped.group, grouped.rows)
+        credit = metrics.rank_accuracy(scores[measured.rows, 0], measured.group, -measured.liked)
+        return measured.by_group(credit, measured.group, measured.rows)
     # The same of pairs: the share of a prompt's pairs that are not inverted, where people's ties never are.
-    pairs = measured.pairs
-    credit = np.nan_to_num(metrics.pair_credit(*measured.of_pairs(scores), pairs.target), nan=1.0)
-    prompt = measured.labels.prompt[pairs.a] * measured.split.folds + measured.fold
+    credit = np.nan_to_num(measured.credit(scores), nan=1.0)
+    prompt = measured.labels.prompt[measured.pairs.a] * measured.split.folds + measured.fold
     group = np.unique(prompt, return_inverse=True)[1]
-    return grouped.by_group(np.bincount(group, credit) / np.bincount(group), group, pairs.row_a)
+    return measured.by_group(np.bincount(group, credit) / np.bincount(group), group, measured.pairs.row_a)
 
 
-def _at_k(credit: Callable[..., Floats], k: int) -> Value:
-    def value(grouped: GroupedRows, scores: Floats) -> Interval:
-        found = credit(scores[grouped.rows, 0], grouped.group, -grouped.liked, k)
-        return grouped.by_group(found, grouped.group, grouped.rows)
-
-    return value
+def _at_k(measured: Measured, scores: Floats, credit: Callable[..., Floats], k: int) -> Interval:
+    found = credit(scores[measured.rows, 0], measured.group, -measured.liked, k)
+    return measured.by_group(found, measured.group, measured.rows)
 
 
-def _ndcg(grouped: GroupedRows, scores: Floats) -> Interval:
-    better, _ = metrics.ranked_pairs(grouped.group, -grouped.liked)
-    gain = np.bincount(better, minlength=len(grouped.rows))
-    return grouped.by_group(metrics.ndcg(scores[grouped.rows, 0], gain, grouped.group), grouped.group, grouped.rows)
+def _ndcg(measured: Measured, scores: Floats) -> Interval:
+    better, _ = metrics.ranked_pairs(measured.group, -measured.liked)
+    gain = np.bincount(better, minlength=len(measured.rows))
+    credit = metrics.ndcg(scores[measured.rows, 0], gain, measured.group)
+    return measured.by_group(credit, measured.group, measured.rows)
 
 
-def _in_groups(correlation: Callable[..., Floats]) -> Value:
-    def value(grouped: GroupedRows, scores: Floats) -> Interval:
-        credit = correlation(scores[grouped.rows, 0], grouped.liked, grouped.group)
-        return grouped.by_group(credit, grouped.group, grouped.rows)
-
-    return value
+def _spearman_in_groups(measured: Measured, scores: Floats) -> Interval:
+    credit = metrics.spearman_by_group(scores[measured.rows, 0], measured.liked, measured.group)
+    return measured.by_group(credit, measured.group, measured.rows)
 
 
-def _spearman(grouped: GroupedRows, scores: Floats) -> Interval:
-    measured = grouped.measured
-    bootstrap = measured.bootstrap_of(grouped.rows, grouped.rows)
-    return spearman_interval(scores[grouped.rows, 0], grouped.liked, bootstrap, measured.split.fold[grouped.rows])
+def _kendall_in_groups(measured: Measured, scores: Floats) -> Interval:
+    credit = metrics.kendall_by_group(scores[measured.rows, 0], measured.liked, measured.group)
+    return measured.by_group(credit, measured.group, measured.rows)
 
 
-def _kendall(grouped: GroupedRows, scores: Floats) -> Interval:
+def _spearman(measured: Measured, scores: Floats) -> Interval:
+    bootstrap = measured.bootstrap_of(measured.rows, measured.rows)
+    return spearman_interval(scores[measured.rows, 0], measured.liked, bootstrap, measured.split.fold[measured.rows])
+
+
+def _kendall(measured: Measured, scores: Floats) -> Interval:
     """tau-b as a mean over pairs, whose resamples keep the normalisation for ties that all pairs gave."""
-    measured = grouped.measured
-    fold = measured.split.fold[grouped.rows]
+    fold = measured.split.fold[measured.rows]
     rng = np.random.default_rng(measured.protocol.seed)
     first, second = sample_pairs(fold, measured.protocol.max_pairs, rng)
-    x, y = (np.sign(side[first] - side[second]) for side in (scores[grouped.rows, 0], grouped.liked))
+    x, y = (np.sign(side[first] - side[second]) for side in (scores[measured.rows, 0], measured.liked))
     fold = fold[first]
     untied_x, untied_y = np.bincount(fold, x * x), np.bincount(fold, y * y)
     scale = np.bincount(fold) / np.sqrt(np.where(untied_x * untied_y > 0, untied_x * untied_y, np.nan))
-    bootstrap = replace(measured.bootstrap_of(grouped.rows[first], grouped.rows[second]), rng=rng)
+    bootstrap = replace(measured.bootstrap_of(measured.rows[first], measured.rows[second]), rng=rng)
     return mean_interval(x * y * scale[fold], bootstrap, fold)
 
 
-def pair_probability(grouped: GroupedRows, scores: Floats, map: Map) -> Floats:
+def pair_probability(measured: Measured, scores: Floats, map: Map) -> Floats:
     """(p,) P(a preferred): `map` is "raw" (the sigmoid of the difference of scores), "temperature" or "isotonic", both
     fitted on the other parts; NaN where nothing fits."""
-    a, b = grouped.measured.of_pairs(scores)
-    target = grouped.measured.pairs.target
+    a, b = measured.of_pairs(scores)
+    target = measured.pairs.target
     if map == "raw":
         return Temperature(1.0).pair_probability(a, b)
 
@@ -158,34 +140,27 @@ def pair_probability(grouped: GroupedRows, scores: Floats, map: Map) -> Floats:
         except InputError:  # scores that order no better than chance, or without a fault
             return np.full(len(part), np.nan)
 
-    if (id(scores), map) not in grouped.fitted:
-        grouped.fitted[id(scores), map] = grouped.crossed(fitted)
-    return grouped.fitted[id(scores), map]
+    if (id(scores), map) not in measured.fitted:
+        measured.fitted[id(scores), map] = measured.crossed(fitted)
+    return measured.fitted[id(scores), map]
 
 
-def reliability(grouped: GroupedRows, scores: Floats, map: Map) -> list[metrics.ReliabilityBin]:
+def reliability(measured: Measured, scores: Floats, map: Map) -> list[metrics.ReliabilityBin]:
     """Ten bins of confidence from 0.5 to 1 of `pair_probability`, the empty ones left out."""
-    probability = pair_probability(grouped, scores, map)
+    probability = pair_probability(measured, scores, map)
     known = np.flatnonzero(~np.isnan(probability))
-    return metrics.reliability(probability[known], grouped.measured.pairs.target[known])
+    return metrics.reliability(probability[known], measured.pairs.target[known])
 
 
-def _brier(map: Map) -> Value:
-    def value(grouped: GroupedRows, scores: Floats) -> Interval:
-        probability = pair_probability(grouped, scores, map)
-        return grouped.measured.interval(metrics.brier(probability, grouped.measured.pairs.target))
-
-    return value
+def _brier(measured: Measured, scores: Floats, map: Map) -> Interval:
+    return measured.interval(metrics.brier(pair_probability(measured, scores, map), measured.pairs.target))
 
 
-def _ece(map: Map) -> Value:
-    def value(grouped: GroupedRows, scores: Floats) -> Interval:
-        measured, probability = grouped.measured, pair_probability(grouped, scores, map)
-        known = np.flatnonzero(~np.isnan(probability))
-        confidence, outcome, slot = metrics.confidences(probability[known], measured.pairs.target[known])
-        return calibration_error_interval(confidence - outcome, slot, measured.bootstrap.of(known))
-
-    return value
+def _ece(measured: Measured, scores: Floats, map: Map) -> Interval:
+    probability = pair_probability(measured, scores, map)
+    known = np.flatnonzero(~np.isnan(probability))
+    confidence, outcome, slot = metrics.confidences(probability[known], measured.pairs.target[known])
+    return calibration_error_interval(confidence - outcome, slot, measured.bootstrap.of(known))
 
 
 NEEDS: dict[Need, str] = {
@@ -201,16 +176,16 @@ MAPS: dict[Map, tuple[str, str]] = {
     "temperature": ("temperature", "one temperature, fitted on the other parts"),
     "isotonic": ("isotonic", "a rising map of the difference of scores, fitted on the other parts"),
 }
+TIES: tuple[tuple[str, str, metrics.TieRule, str], ...] = (
+    ("pair_accuracy", "pair accuracy, tie = ½", "half", "half right"),
+    ("strict_accuracy", "strict accuracy", "wrong", "wrong"),
+    ("social_reward_accuracy", "Social Reward accuracy, >=", "correct", "right"),
+)
 METRICS: dict[str, Metric] = {
-    "pair_accuracy": Metric(
-        "pair accuracy, tie = ½", "equal scores are half right; labelled ties left out", _pair_accuracy("half")
-    ),
-    "strict_accuracy": Metric(
-        "strict accuracy", "equal scores are wrong; labelled ties left out", _pair_accuracy("wrong")
-    ),
-    "social_reward_accuracy": Metric(
-        "Social Reward accuracy, >=", "equal scores are right; labelled ties left out", _pair_accuracy("correct")
-    ),
+    **{
+        key: Metric(label, f"equal scores are {credit}; labelled ties left out", partial(_pair_accuracy, tie=tie))
+        for key, label, tie, credit in TIES
+    },
     "pickscore_accuracy": Metric(
         "PickScore accuracy, with ties",
         "three answers, half a point where one side is a tie; a tie is |P(a) - P(b)| <= the threshold of 0, 0.1, ..., 1"
@@ -233,7 +208,7 @@ METRICS: dict[str, Metric] = {
         f"{name}_at_{k}": Metric(
             f"{name}@{k}",
             f"share of groups whose {k} {side} scores hold one that people ranked {end}; equal scores count against",
-            _at_k(credit, k),
+            partial(_at_k, credit=credit, k=k),
             "groups",
         )
         for name, credit, side, end in (
@@ -243,23 +218,19 @@ METRICS: dict[str, Metric] = {
         for k in (1, 2, 4)
     },
     "ndcg": Metric("NDCG", "gain: how many of the group people like less; mean over groups", _ndcg, "groups"),
-    "spearman_in_group": Metric(
-        "Spearman in groups", "mean over groups", _in_groups(metrics.spearman_by_group), "groups"
-    ),
-    "kendall_in_group": Metric(
-        "Kendall in groups", "tau-b, mean over groups", _in_groups(metrics.kendall_by_group), "groups"
-    ),
+    "spearman_in_group": Metric("Spearman in groups", "mean over groups", _spearman_in_groups, "groups"),
+    "kendall_in_group": Metric("Kendall in groups", "tau-b, mean over groups", _kendall_in_groups, "groups"),
     "spearman": Metric("Spearman", "over the rows of each part", _spearman, "values"),
     "kendall": Metric("Kendall", "tau-b over the rows of each part", _kendall, "values"),
     **{
-        f"brier_{key}": Metric(f"Brier, {label}", f"(P - target)², {rule}", _brier(key), "logits")
+        f"brier_{key}": Metric(f"Brier, {label}", f"(P - target)², {rule}", partial(_brier, map=key), "logits")
         for key, (label, rule) in MAPS.items()
     },
     **{
         f"ece_{key}": Metric(
             f"ECE, {label}",
             f"ten bins of confidence from 0.5 to 1, {rule}; its interval allows for what few pairs add",
-            _ece(key),
+            partial(_ece, map=key),
             "logits",
         )
         for key, (label, rule) in MAPS.items()
@@ -267,7 +238,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def scoreboard(grouped: GroupedRows, scores: Mapping[str, Floats]) -> dict[str, dict[str, object]]:
+def scoreboard(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, dict[str, object]]:
     """For each of METRICS its label, rule, and either `scores` {scorer: {value, low, high}} or `missing`, a reason.
 
     `scores` are named head, zero_shot, image_only, prompt_only, prior and chance, or some of these.
@@ -275,22 +246,21 @@ def scoreboard(grouped: GroupedRows, scores: Mapping[str, Floats]) -> dict[str, 
     result: dict[str, dict[str, object]] = {}
     for key, metric in METRICS.items():
         result[key] = {"label": metric.label, "rule": metric.rule}
-        if metric.needs not in _has(grouped):
+        if metric.needs not in _has(measured):
             result[key]["missing"] = NEEDS[metric.needs]
             continue
         judged = {name: s for name, s in scores.items() if metric.needs != "logits" or name not in UNCALIBRATED}
-        result[key]["scores"] = {name: metric.value(grouped, s).to_json() for name, s in judged.items()}
+        result[key]["scores"] = {name: metric.value(measured, s).to_json() for name, s in judged.items()}
     return result
 
 
-def _has(grouped: GroupedRows) -> set[str]:
+def _has(measured: Measured) -> set[str]:
     """What of NEEDS the labels meet."""
-    measured = grouped.measured
     found = {"pairs", "logits"} | ({"ties"} if not measured.decided.all() else set())
     if measured.labels.kind == "comparisons":
         return found | ({"prompts"} if measured.clusters == "prompts" else set())
     if measured.labels.kind != "groups":
         found.add("values")
     # A table of counts without groups is one group a fold, of which nothing can be said but its correlation.
-    several = len(np.unique(grouped.group)) > len(np.unique(measured.split.fold[grouped.rows]))
+    several = len(np.unique(measured.group)) > len(np.unique(measured.split.fold[measured.rows]))
     return found | ({"prompts", "groups"} if several else set())

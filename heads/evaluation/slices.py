@@ -10,8 +10,7 @@ import pyarrow.compute as pc
 from embed.arrays import Floats, Ints
 from embed.spec import InputError
 from heads.data.comparisons import codes
-from heads.evaluation.evaluate import Measured
-from heads.metrics import pair_credit
+from heads.evaluation.measured import Measured
 
 BINS = 4  # of a column of many different numbers
 
@@ -25,7 +24,7 @@ def pair_accuracy_by(measured: Measured, scores: Mapping[str, Floats], column: s
     """
     name, value = _slice_of_rows(measured, column)
     a, b = value[measured.pairs.row_a], value[measured.pairs.row_b]
-    credit = {n: pair_credit(*measured.of_pairs(s), measured.pairs.target) for n, s in scores.items()}
+    credit = {n: measured.credit(s) for n, s in scores.items()}
     found = []
     for number in np.unique(a[(a == b) & measured.decided]):
         inside = (a == number) & (b == number)

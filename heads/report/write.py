@@ -1,8 +1,7 @@
 """The page of `heads evaluate --report`: figures, plots, and the best and worst pictures, in one file."""
 
 import html
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -14,10 +13,11 @@ from embed.cache.store import Cache
 from embed.files import atomic_write
 from embed.records.formats import Records
 from heads.data.comparisons import appeal
-from heads.evaluation.evaluate import Measured, percentiles
-from heads.evaluation.groups import GroupedRows
+from heads.evaluation.evaluate import percentiles
+from heads.evaluation.measured import Measured
 from heads.evaluation.scoreboard import MAPS, Map, reliability
 from heads.metrics import expected_calibration_error
+from heads.report.figures import figures_of
 from heads.report.page import Axis, Estimate, Picture, Plot, cards, document, intervals, text_table, ticks
 from heads.report.tiles import read_tiles
 
@@ -35,129 +35,90 @@ SCORERS = {
 }
 
 
-@dataclass(frozen=True)
-class _Item:
-    """One scored picture: its row in the cache, its score, and the percentile of that in its part."""
-
-    image: int
-    prompt: int
-    score: float
-    percentile: float
-    said: str  # by people
-
-
 def write_report(
     path: Path,
     title: str,
-    result: Mapping[str, Any],
-    grouped: GroupedRows,
+    result: Mapping[str, object],
+    measured: Measured,
     scores: Mapping[str, Floats],
     records: Records,
     cache: Cache,
 ) -> None:
     """Write the page of what `heads evaluate` returns and the scores (m, sides) that it comes from."""
-    measured = grouped.measured
-    items = _items(measured, scores["head"])
+    labels, items, pairs = measured.labels, _items(measured, scores["head"]), _wrong_pairs(measured, scores["head"])
     best, worst = items[:SHOWN], items[: -SHOWN - 1 : -1]
-    pairs = _wrong_pairs(measured, scores["head"])
-    a, b = measured.pairs.a, measured.pairs.b
-    image = measured.labels.image
-    wanted = {item.image for item in (*best, *worst)} | {int(image[side[i]]) for i in pairs for side in (a, b)}
-    tiles = read_tiles(records, cache, wanted)
+    shown = [item for item, _ in (*best, *worst)]
+    shown += [int(side[i]) for i in pairs for side in (measured.pairs.a, measured.pairs.b)]
+    tiles = read_tiles(records, cache, {int(labels.image[item]) for item in shown})
     prompts = cache.metadata("prompts", ["caption"])["caption"]
 
-    def picture(item: _Item) -> Picture:
-        detail = f"scored above {item.percentile:.0f} %{item.said and ', ' + item.said}"
-        return Picture(tiles[item.image], _caption(prompts, item.prompt), detail)
+    def picture(item: int, detail: str) -> Picture:
+        prompt = int(labels.prompt[item])
+        caption = shorten(prompts[prompt].as_py(), MAX_CAPTION, placeholder=" …") if prompt >= 0 else ""
+        return Picture(tiles[int(labels.image[item])], caption, detail)
 
     sections = [
         f"<h1>{html.escape(title)}</h1>",
-        f"<p>{result['rows']:,} rows: {html.escape(result['part'])}. {html.escape(_protocol(result))}</p>",
-        _warning(result),
+        _rows(result),
         "<h2>Pair accuracy, equal scores half right</h2>",
-        intervals(
-            [
-                Estimate(SCORERS[name], one["value"], one["low"], one["high"], "mark" if name == "head" else "other")
-                for name, one in result["metrics"]["pair_accuracy"]["scores"].items()
-            ],
-            0.5,
-            "pair accuracy, with its 95 % interval",
-        ),
-        _absent(result),
+        _accuracies(result),
         "<h2>By every paper's rule</h2>",
         _scoreboard(result, list(scores)),
-        _slices(result["slices"]),
+        _slices(result),
         "<h2>Does a score mean what it says?</h2>",
         "<p>How often the head is right, by how sure it says it is, on pairs that its scores were not fitted on."
         " On the dashed line they agree.</p>",
-        _reliability(grouped, scores["head"]),
+        _reliability(measured, scores["head"]),
         "<h2>How far apart the preferred picture is scored</h2>",
         _leads(measured, scores["head"]),
         _scatter(measured, scores["head"]),
-        f'<h2>Scored highest</h2><div class="row large">{cards([picture(item) for item in best])}</div>',
-        f'<h2>Scored lowest</h2><div class="row large">{cards([picture(item) for item in worst])}</div>',
-        _wrong(measured, scores["head"], pairs, tiles, prompts),
+        f'<h2>Scored highest</h2><div class="row large">{cards([picture(*item) for item in best])}</div>',
+        f'<h2>Scored lowest</h2><div class="row large">{cards([picture(*item) for item in worst])}</div>',
+        _wrong(measured, scores["head"], pairs, picture),
     ]
     with atomic_write(path) as file:
         file.write(document(title, "\n".join(filter(None, sections))).encode())
 
 
-def _protocol(result: Mapping[str, Any]) -> str:
+def _rows(result: Mapping[str, Any]) -> str:
+    """Which rows were measured, by which protocol, and a warning where some of them were trained on."""
     protocol = result["protocol"]
-    return (
+    said = (
         f"{result['pairs']:,} pairs ({protocol['pairs']}), {protocol['folds']} held-out parts, {protocol['average']};"
         f" labelled ties {protocol['labelled_ties']}; intervals {protocol['interval']}.".replace("95 %", "95\u00a0%")
     )
+    shown = f"<p>{result['rows']:,} rows: {html.escape(result['part'])}. {html.escape(said)}</p>"
+    if seen := result["trained_rows"]:
+        shown += f"\n<p><strong>{seen:,} of these rows were trained on: this is not an honest test.</strong></p>"
+    return shown
 
 
-def _warning(result: Mapping[str, Any]) -> str:
-    if not (seen := result["trained_rows"]):
-        return ""
-    return f"<p><strong>{seen:,} of these rows were trained on: this is not an honest test.</strong></p>"
-
-
-def _absent(result: Mapping[str, Any]) -> str:
+def _accuracies(result: Mapping[str, Any]) -> str:
+    """The pair accuracy of every scorer, and why others have none."""
+    estimates = [
+        Estimate(SCORERS[name], **interval, kind="mark" if name == "head" else "other")
+        for name, interval in result["metrics"]["pair_accuracy"]["scores"].items()
+    ]
+    plot = intervals(estimates, 0.5, "pair accuracy, with its 95 % interval")
     absent = [f"{SCORERS[name]} ({reason})" for name, reason in result["baselines"].items() if reason]
-    return f"<p>Not measured: {html.escape('; '.join(absent))}.</p>" if absent else ""
+    return plot + (f"\n<p>Not measured: {html.escape('; '.join(absent))}.</p>" if absent else "")
 
 
 def _scoreboard(result: Mapping[str, Any], names: Sequence[str]) -> str:
-    rows, missing = [], dict[str, list[str]]()
-    for metric in result["metrics"].values():
-        if "missing" in metric:
-            missing.setdefault(metric["missing"], []).append(metric["label"])
-        else:
-            rows.append([f"{metric['label']}\n{metric['rule']}", *(_cell(metric["scores"].get(n)) for n in names)])
-    leads = [result["lead"].get(name) for name in names]
-    rows.append(
-        [
-            "The head's lead in pair accuracy\non the same pairs",
-            *(_cell(one and one["difference"], "+") for one in leads),
-        ]
-    )
-    rows.append(["p of no difference\npaired bootstrap", *(f"{one['p_value']:.3g}" if one else "" for one in leads)])
-    absent = "; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in missing.items())
-    note = f"<p>Not given for these labels: {html.escape(absent)}.</p>" if missing else ""
+    figures = figures_of(result, names, "{}\n{} to {}")
+    rows = [[f"{label}\n{rule}", *cells] for label, rule, cells in figures.metrics]
+    rows.append(["The head's lead in pair accuracy\non the same pairs", *figures.leads])
+    rows.append(["p of no difference\npaired bootstrap", *figures.p_values])
+    absent = "; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in figures.missing.items())
+    note = f"<p>Not given for these labels: {html.escape(absent)}.</p>" if absent else ""
     return text_table(["", *(SCORERS[name] for name in names)], rows) + note
 
 
-def _cell(interval: Mapping[str, float | None] | None, sign: str = "") -> str:
-    if interval is None or interval["value"] is None:
-        return "" if interval is None else "-"
-    low, high = interval["low"], interval["high"]
-    around = "" if low is None or high is None else f"\n{low:{sign}.3f} to {high:{sign}.3f}"
-    return f"{interval['value']:{sign}.3f}{around}"
-
-
-def _slices(sliced: Mapping[str, Any] | None) -> str:
-    if not sliced:
+def _slices(result: Mapping[str, Any]) -> str:
+    if not (sliced := result["slices"]):
         return ""
     shown = [s for s in sliced["slices"] if s["pair_accuracy"]["head"]["value"] is not None][:SHOWN_SLICES]
-    estimates = [
-        Estimate(f"{s['value']} ({s['pairs']:,})", one["value"], one["low"], one["high"], "mark")
-        for s in shown
-        for one in [s["pair_accuracy"]["head"]]
-    ]
+    estimates = [Estimate(f"{s['value']} ({s['pairs']:,})", **s["pair_accuracy"]["head"], kind="mark") for s in shown]
     by = html.escape(sliced["by"])
     note = (
         f"Pairs of two pictures with the same {by}, and how many; {sliced['across']:,} pairs of two values are in none."
@@ -168,13 +129,13 @@ def _slices(sliced: Mapping[str, Any] | None) -> str:
     return f"<h2>Pair accuracy by {by}</h2><p>{note}</p>{drawn}"
 
 
-def _reliability(grouped: GroupedRows, scores: Floats) -> str:
+def _reliability(measured: Measured, scores: Floats) -> str:
     halves = [(step / 10, f"{step / 10:g}") for step in range(5, 11)]
     plot = Plot(Axis(0.5, 1, halves, "how sure the head is"), Axis(0.4, 1, ticks(0.4, 1), "how often right"), 640, 420)
     marks, said = [plot.line([(0.5, 0.5), (1, 1)], "reference")], []
     kinds: dict[Map, str] = {"raw": "other", "temperature": "mark"}
     for map, kind in kinds.items():
-        bins = reliability(grouped, scores, map)
+        bins = reliability(measured, scores, map)
         if not bins:
             continue
         points = [(b.confidence, max(b.accuracy, 0.4)) for b in bins]
@@ -237,38 +198,24 @@ def _scatter(measured: Measured, scores: Floats) -> str:
     return f"<h2>Score against {name}</h2><p>Up: scored above more of its part.</p>" + plot.svg(dots, "scores")
 
 
-def _items(measured: Measured, scores: Floats) -> list[_Item]:
-    """Every picture once with its prompt, by the percentile of its score, highest first."""
-    labels = measured.labels
+def _items(measured: Measured, scores: Floats) -> list[tuple[int, str]]:
+    """The items at either end, each picture once with its prompt, by the percentile of its score, highest first; and
+    what is said of each."""
     row, side = np.nonzero(~np.isnan(scores))
     percentile = percentiles(scores, measured.split.fold)[row, side]
     order = np.argsort(-percentile, kind="stable")
-    item = labels.items[row, side][order]
+    item = measured.labels.items[row, side][order]
     first = np.sort(np.unique(item, return_index=True)[1])
     ends = np.unique(np.concatenate([first[:SHOWN], first[-SHOWN:]]))
-    return [
-        _Item(
-            int(labels.image[item[i]]),
-            int(labels.prompt[item[i]]),
-            float(scores[row[order[i]], side[order[i]]]),
-            float(percentile[order[i]]),
-            _said(measured, int(row[order[i]])),
-        )
-        for i in ends
-    ]
-
-
-def _caption(prompts: Any, row: int) -> str:
-    """The prompt in some row of the cache, cut to what fits beneath a picture; nothing for row -1."""
-    return shorten(prompts[row].as_py(), MAX_CAPTION, placeholder=" …") if row >= 0 else ""
+    said = [f"scored above {percentile[order[i]]:.0f} %{_said(measured, int(row[order[i]]))}" for i in ends]
+    return list(zip(item[ends].tolist(), said, strict=True))
 
 
 def _said(measured: Measured, row: int) -> str:
+    """What people said of a row, to follow other words; nothing for comparisons."""
     values = measured.labels.values
-    for name in ("rank", "rating", "count"):
-        if name in values:
-            return f"{name} {values[name][row]:,g}"
-    return ""
+    named = [name for name in ("rank", "rating", "count") if name in values]
+    return f", {named[0]} {values[named[0]][row]:,g}" if named else ""
 
 
 def _wrong_pairs(measured: Measured, scores: Floats) -> list[int]:
@@ -287,24 +234,15 @@ def _wrong_pairs(measured: Measured, scores: Floats) -> list[int]:
     return found
 
 
-def _wrong(measured: Measured, scores: Floats, pairs: Sequence[int], tiles: Mapping[int, str], prompts: Any) -> str:
+def _wrong(measured: Measured, scores: Floats, pairs: Sequence[int], picture: Callable[[int, str], Picture]) -> str:
     if not pairs:
         return ""
-    labels, a, b = measured.labels, measured.pairs.a, measured.pairs.b
+    a, b, rows = measured.pairs.a, measured.pairs.b, []
     score_a, score_b = measured.of_pairs(scores)
-    rows = []
     for i in pairs:
         sides = [(a[i], score_a[i], measured.pairs.row_a[i]), (b[i], score_b[i], measured.pairs.row_b[i])]
         preferred = sides if measured.pairs.target[i] > 0.5 else sides[::-1]
-        shown = [
-            Picture(
-                tiles[int(labels.image[item])],
-                _caption(prompts, int(labels.prompt[item])),
-                f"score {score:.2f}{said and ', ' + said}",
-            )
-            for item, score, row in preferred
-            for said in [_said(measured, int(row))]
-        ]
+        shown = [picture(item, f"score {score:.2f}{_said(measured, row)}") for item, score, row in preferred]
         rows.append(f'<div class="row large">{cards(shown)}</div>')
     return (
         "<h2>Most surely wrong</h2><p>People preferred the left picture of each two, the head the right one.</p>"

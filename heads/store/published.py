@@ -9,8 +9,6 @@ A fine-tuned scorer in CLIP form (PickScore, HPSv2, Social Reward) is a backbone
 `cosine` head untrained.
 """
 
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -76,25 +74,9 @@ def read_scorer(path: str | Path, dim: int) -> tuple[Head, HeadConfig] | None:
 
 def _read_tensors(path: Path) -> Mapping[str, Tensor]:
     """The tensors of a file, weights before biases, layers by number."""
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    from embed.backbones.state_dicts import read_state_dict
 
-        try:
-            weights = load_file(path)
-        except SafetensorError as error:
-            raise InputError(f"{path} is no safetensors file ({error})") from None
-    else:
-        try:
-            with warnings.catch_warnings():
-                # torch wonders about pickles of a newer protocol before it refuses what they hold.
-                warnings.simplefilter("ignore", UserWarning)
-                weights = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise InputError(f"{path} is no torch file that holds tensors alone ({first})") from None
-    if not isinstance(weights, Mapping) or not all(isinstance(x, Tensor) for x in weights.values()):
-        raise InputError(f"{path} holds a {type(weights).__name__} and not the tensors of a head alone")
+    weights = read_state_dict(path)
     if bad := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
         raise InputError(f"{path}: the tensor {bad[0]!r} is not finite")
 

@@ -8,7 +8,6 @@ import time
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -39,7 +38,7 @@ class Checkpoints:
         """Those of a part of this training, in the same folder."""
         return Checkpoints(self.folder, self.identity, self.every_s, self.clock, f"{self.name}-{name}")
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> dict[str, object] | None:
         """The last state, on the CPU; None where nothing was saved. Raises InputError if the file is damaged, or of
         another training."""
         if not self._path.exists():
@@ -50,7 +49,7 @@ class Checkpoints:
                 if damaged := zipfile.ZipFile(file).testzip():  # torch checks no sums
                     raise zipfile.BadZipFile(damaged)
                 file.seek(0)
-                saved: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+                saved: dict[str, object] = torch.load(file, map_location="cpu", weights_only=True)
                 identity = saved.pop("identity")
             except Exception:  # what is damaged raises whatever it leads to
                 raise InputError(f"{self._path} is damaged; {anew}") from None

@@ -24,6 +24,7 @@ PENALTIES = tuple(10 ** (-step / 2) for step in range(13))  # 1 to 1e-6, the str
 # L-BFGS stops where no coordinate of the gradient, in the coordinates of `Problem`, exceeds this.
 GRADIENT_TOLERANCE = 1e-5
 MAX_ITERATIONS = 1000
+BATCH = 16384  # items whose basis is computed at once
 # Second derivative by one item's score, at most: 2 of a square, 2 x 1/4 of a logistic loss, which has two scores.
 CURVATURE = {"rating": 2.0}
 LOGISTIC_CURVATURE = 0.5
@@ -32,9 +33,8 @@ PATIENCE = 2  # weaker penalties in a row that order the validation rows no bett
 
 @dataclass(frozen=True)
 class Solution:
-    """What `Problem.solve` found for one penalty."""
+    """What `Problem.solve` found for a penalty."""
 
-    penalty: float
     objective: float
     iterations: int
     converged: bool
@@ -50,11 +50,11 @@ class Problem:
     few iterations do where thousands would be needed.
     """
 
-    def __init__(self, head: Convex, features: Features, parts: Sequence[Part], batch_size: int = 16384) -> None:
+    def __init__(self, head: Convex, features: Features, parts: Sequence[Part]) -> None:
         if any(part.options.of(part.loss) for part in parts):
             raise InputError("a penalty is measured by the losses' own means; leave out margin and reduction here")
         items = items_of_parts(parts)
-        basis = basis_of(head, features, items, batch_size)
+        basis = basis_of(head, features, items)
         self._mean = basis.mean(dim=0)
         basis -= self._mean
         variance, self._axes = torch.linalg.eigh((basis.T @ basis / len(basis)).double())
@@ -69,9 +69,7 @@ class Problem:
         self._start = np.zeros(len(self._variance) + 1)  # along the axes, and the bias
 
     def _term(self, part: Part, items: Ints) -> Callable[[Tensor], Tensor]:
-        of_scores = OBJECTIVES[part.loss].of_scores
-        assert of_scores is not None
-        wanted, loss = of_scores(part.examples, np.arange(len(part.examples)), part.options)
+        wanted, loss = OBJECTIVES[part.loss].bind(part.examples, np.arange(len(part.examples)), part.options)
         position = torch.from_numpy(np.searchsorted(items, wanted)).to(self._basis.device)
         return lambda scores: part.weight * loss(scores.index_select(0, position))
 
@@ -99,13 +97,13 @@ class Problem:
         bias = self._start[-1] - weight @ self._mean.double()
         # Where float32 can tell no lower value any more the line search gives up: that is convergence as well.
         converged = found.nit < MAX_ITERATIONS
-        return Solution(penalty, float(found.fun), int(found.nit), converged, weight.float(), bias.float())
+        return Solution(float(found.fun), int(found.nit), converged, weight.float(), bias.float())
 
 
 @torch.no_grad()
-def basis_of(head: Convex, features: Features, items: Ints, batch_size: int = 16384) -> Tensor:
+def basis_of(head: Convex, features: Features, items: Ints) -> Tensor:
     """(n, k) float32 basis of some items."""
-    parts = torch.split(torch.from_numpy(items), batch_size)
+    parts = torch.split(torch.from_numpy(items), BATCH)
     return torch.cat([head.basis(**features.take(part, head.inputs)).float() for part in parts])
 
 

@@ -32,6 +32,12 @@ class Groups:
     def __len__(self) -> int:
         return len(self.start) - 1
 
+    def take(self, batch: Ints) -> "Groups":
+        """The groups numbered `batch` alone."""
+        members = np.concatenate([np.arange(self.start[i], self.start[i + 1]) for i in batch])
+        start = np.concatenate([[0], np.cumsum(np.diff(self.start)[batch])])
+        return Groups(start, self.item[members], self.rank[members])
+
 
 @dataclass(frozen=True)
 class Ratings:
@@ -43,31 +49,32 @@ class Ratings:
     def __len__(self) -> int:
         return len(self.item)
 
+    def take(self, batch: Ints) -> "Ratings":
+        """The ratings numbered `batch` alone."""
+        return Ratings(self.item[batch], self.rating[batch])
+
 
 Examples = Pairs | Groups | Ratings
 
-
-# The items that a batch scores, one more than once where examples share it, and the loss of those scores.
-Bound = tuple[Ints, Callable[[Tensor], Tensor]]
+# The items of a batch, one more than once where examples share it, and the loss of their scores; of objectives that
+# embed the items a and then the items b, and the loss of `_embeddings`.
+Bound = tuple[Ints, Callable[..., Tensor]]
 
 
 @dataclass(frozen=True)
 class Objective:
     """A loss with its data. `examples(labels, rows, rng, min_ratio)` are those that some rows of a table state;
-    `loss(head, features, examples, batch, options)` is the scalar of the examples numbered `batch` (b,).
-
-    `of_scores(examples, batch, options)` is the same as a function of scores alone, where there is one.
-    """
+    `bind(examples, batch, options)` is the loss of the examples numbered `batch` (b,), without a head."""
 
     unit: str
     examples: Callable[[Labels, Ints, np.random.Generator, float | None], Examples]
-    loss: Callable[[Head, Features, "Examples", Ints, LossOptions], Tensor]
-    of_scores: Callable[["Examples", Ints, LossOptions], Bound] | None = None
+    bind: Callable[[Examples, Ints, LossOptions], Bound]
+    embeds: bool = False  # it compares vectors of pictures and prompts, not scores: for the cosine head alone
 
-    @property
-    def embeds(self) -> bool:
-        """Whether it compares vectors of pictures and prompts, not scores: for the cosine head alone."""
-        return self.of_scores is None
+    def loss(self, head: Head, features: Features, examples: Examples, batch: Ints, options: LossOptions) -> Tensor:
+        """The scalar of the examples numbered `batch` (b,)."""
+        items, value = self.bind(examples, batch, options)
+        return value(*_embeddings(head, features, items)) if self.embeds else value(_scores(head, features, items))
 
 
 @dataclass(frozen=True)
@@ -112,8 +119,7 @@ def _pairs_of_one_prompt(labels: Labels, rows: Ints, rng: np.random.Generator, m
 def _triplets(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None) -> Pairs:
     """Pairs whose first item is the preferred one; ties have no positive and are left out."""
     pairs = _pairs_of_one_prompt(labels, rows, rng, min_ratio)
-    keep = np.flatnonzero(pairs.target != 0.5)
-    pairs = Pairs(**{name: getattr(pairs, name)[keep] for name in pairs.__dataclass_fields__})
+    pairs = pairs.take(np.flatnonzero(pairs.target != 0.5))
     a_wins = pairs.target > 0.5
     return replace(
         pairs,
@@ -168,62 +174,62 @@ def _scores(head: Head, features: Features, wanted: Ints) -> Tensor:
     return head(**features.take(items, head.inputs)).index_select(0, position)
 
 
-def _embeddings(head: Head, features: Features, a: Ints, b: Ints) -> tuple[Tensor, Tensor, Tensor]:
-    """(m, d) unit vectors of the pictures of items a and b, and of their prompt, each vector computed once."""
+def _embeddings(head: Head, features: Features, wanted: Ints) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(m, d) unit vectors of the pictures of items a and b, which `wanted` (2 m,) names, and of their prompt, each
+    vector computed once; and the head's scale."""
     assert isinstance(head, Cosine)
-    items = torch.from_numpy(np.concatenate([a, b])).to(features.image.device)
+    items, half = torch.from_numpy(wanted).to(features.image.device), len(wanted) // 2
     images, at_image = torch.unique(features.image[items], return_inverse=True)
-    prompts, at_prompt = torch.unique(features.prompt[items[: len(a)]], return_inverse=True)
+    prompts, at_prompt = torch.unique(features.prompt[items[:half]], return_inverse=True)
     image = head.embed_image(features.image_embeddings[images].float()).index_select(0, at_image)
     text = head.embed_text(features.text_embeddings[prompts].float()).index_select(0, at_prompt)
-    return image[: len(a)], image[len(a) :], text
-
-
-def _through_scores(of_scores: Callable[[Examples, Ints, LossOptions], Bound]) -> Callable[..., Tensor]:
-    def loss(head: Head, features: Features, examples: Examples, batch: Ints, options: LossOptions) -> Tensor:
-        items, value = of_scores(examples, batch, options)
-        return value(_scores(head, features, items))
-
-    return loss
+    return image[:half], image[half:], text, head.logit_scale.exp()
 
 
 def _preference(pairs: Examples, batch: Ints, options: LossOptions) -> Bound:
-    assert isinstance(pairs, Pairs)
-    target, weight = torch.from_numpy(pairs.target[batch]), torch.from_numpy(pairs.weight[batch])
-    chosen = options.of("preference")
+    items, target, weight = _of_pairs(pairs, batch)
+    loss: Callable[..., Tensor] = losses.preference
 
     def value(scores: Tensor) -> Tensor:
         score_a, score_b = scores.view(2, -1)
-        return losses.preference(score_a, score_b, target.to(scores.device), weight.to(scores.device), **chosen)
+        given = score_a, score_b, target.to(scores.device), weight.to(scores.device)
+        return loss(*given, **options.of("preference"))
 
-    return np.concatenate([pairs.a[batch], pairs.b[batch]]), value
-
-
-def _preference_inbatch(head: Head, features: Features, pairs: Examples, batch: Ints, options: LossOptions) -> Tensor:
-    assert isinstance(pairs, Pairs) and isinstance(head, Cosine)
-    image_a, image_b, text = _embeddings(head, features, pairs.a[batch], pairs.b[batch])
-    target = torch.from_numpy(pairs.target[batch]).to(text.device)
-    weight = torch.from_numpy(pairs.weight[batch]).to(text.device)
-    return losses.preference_inbatch(image_a, image_b, text, target, weight, head.logit_scale.exp())
+    return items, value
 
 
-def _triplet(head: Head, features: Features, pairs: Examples, batch: Ints, options: LossOptions) -> Tensor:
+def _preference_inbatch(pairs: Examples, batch: Ints, options: LossOptions) -> Bound:
+    items, target, weight = _of_pairs(pairs, batch)
+
+    def value(image_a: Tensor, image_b: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        return losses.preference_inbatch(image_a, image_b, text, target.to(text.device), weight.to(text.device), scale)
+
+    return items, value
+
+
+def _triplet(pairs: Examples, batch: Ints, options: LossOptions) -> Bound:
+    loss: Callable[..., Tensor] = losses.triplet
+
+    def value(positive: Tensor, negative: Tensor, anchor: Tensor, scale: Tensor) -> Tensor:
+        return loss(anchor, positive, negative, **options.of("triplet"))
+
+    return _of_pairs(pairs, batch)[0], value
+
+
+def _of_pairs(pairs: Examples, batch: Ints) -> tuple[Ints, Tensor, Tensor]:
+    """The items a and then b of the pairs numbered `batch` (b,), their targets and their weights."""
     assert isinstance(pairs, Pairs)
-    positive, negative, anchor = _embeddings(head, features, pairs.a[batch], pairs.b[batch])
-    return losses.triplet(anchor, positive, negative, **options.of("triplet"))
+    items = np.concatenate([pairs.a[batch], pairs.b[batch]])
+    return items, torch.from_numpy(pairs.target[batch]), torch.from_numpy(pairs.weight[batch])
 
 
 def _of_groups(name: str, loss: Callable[..., Tensor]) -> Callable[[Examples, Ints, LossOptions], Bound]:
     def bind(groups: Examples, batch: Ints, options: LossOptions) -> Bound:
         assert isinstance(groups, Groups)
-        members = np.concatenate([np.arange(groups.start[i], groups.start[i + 1]) for i in batch])
-        group = torch.from_numpy(np.repeat(np.arange(len(batch)), groups.start[batch + 1] - groups.start[batch]))
-        rank, chosen = torch.from_numpy(groups.rank[members]), options.of(name)
-
-        def value(scores: Tensor) -> Tensor:
-            return loss(scores, group, rank.to(scores.device), **chosen)
-
-        return groups.item[members], value
+        chosen = groups.take(batch)
+        group = torch.from_numpy(np.repeat(np.arange(len(batch)), np.diff(chosen.start)))
+        rank = torch.from_numpy(chosen.rank)
+        return chosen.item, lambda scores: loss(scores, group, rank.to(scores.device), **options.of(name))
 
     return bind
 
@@ -234,15 +240,11 @@ def _rating(ratings: Examples, batch: Ints, options: LossOptions) -> Bound:
     return ratings.item[batch], lambda scores: losses.rating(scores, rating.to(scores.device))
 
 
-def _objective(unit: str, examples: Callable[..., Examples], of_scores: Callable[..., Bound]) -> Objective:
-    return Objective(unit, examples, _through_scores(of_scores), of_scores)
-
-
 OBJECTIVES = {
-    "preference": _objective("pairs", pairs_among, _preference),
-    "preference-inbatch": Objective("pairs", _pairs_of_one_prompt, _preference_inbatch),
-    "triplet": Objective("pairs", _triplets, _triplet),
-    "ranking": _objective("groups", _groups, _of_groups("ranking", losses.ranking)),
-    "listwise": _objective("groups", _groups, _of_groups("listwise", losses.listwise)),
-    "rating": _objective("ratings", _ratings, _rating),
+    "preference": Objective("pairs", pairs_among, _preference),
+    "preference-inbatch": Objective("pairs", _pairs_of_one_prompt, _preference_inbatch, embeds=True),
+    "triplet": Objective("pairs", _triplets, _triplet, embeds=True),
+    "ranking": Objective("groups", _groups, _of_groups("ranking", losses.ranking)),
+    "listwise": Objective("groups", _groups, _of_groups("listwise", losses.listwise)),
+    "rating": Objective("ratings", _ratings, _rating),
 }

@@ -13,9 +13,9 @@ import numpy as np
 
 from heads.config import SweepConfig
 from heads.data.comparisons import Labels, Pairs
-from heads.models import HEADS, Convex, Kernel
+from heads.models import HEADS, Convex
 from heads.training import convex
-from heads.training.folds import Task, validation_rounds
+from heads.training.folds import Task, fixed_penalty, validation_rounds
 from heads.training.objectives import Part
 from heads.training.train import fit
 
@@ -146,9 +146,7 @@ class _OutOfTime(Exception):
 def _accuracy(task: Task, parts: Sequence[Part], validation: Pairs, late: Callable[[], bool]) -> float:
     head = task.new_head()
     if isinstance(head, Convex):
-        penalty = task.config.penalty
-        if penalty is None and isinstance(head, Kernel):
-            penalty = convex.prior_penalty(parts)
+        penalty = fixed_penalty(task, head, parts)
         penalties = convex.PENALTIES if penalty is None else (penalty,)
         _, history = convex.choose_penalty(
             lambda: cast(Convex, task.new_head()), task.features, [(parts, validation)], penalties

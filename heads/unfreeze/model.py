@@ -4,7 +4,7 @@ What lies under a cut never changes, so it is read from a cache's boundary, and 
 that a mode leaves alone gives the cache's own vectors. Knows no file of its own, no optimiser and no loss.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -15,15 +15,15 @@ from embed import spec
 from embed.arrays import Ints
 from embed.backbones.backbone import Backbone
 from embed.cache.store import Cache
-from embed.modes import Mode
+from embed.modes import parse_mode
 from embed.spec import InputError
 from embed.unfreeze.top_blocks import Side, release_frozen, sides_of
 from embed.unfreeze.trainable import moved_names
-from heads.config import HeadConfig
+from heads.config import HeadConfig, UnfreezeConfig
 from heads.data.comparisons import Pairs
 from heads.data.features import Features
 from heads.models import Cosine, Head
-from heads.training.objectives import Examples, Groups, Ratings, items_of
+from heads.training.objectives import Examples, items_of
 from heads.unfreeze.distributed import Ranks
 
 
@@ -76,21 +76,16 @@ class Unfrozen:
         `image` and `prompt` (n,) are the cache rows of each item. Each picture and prompt is computed once.
         """
         items = items_of(examples)
-        images, at_image = np.unique(image[items], return_inverse=True)
-        prompts = np.unique(prompt[items][prompt[items] >= 0])
-        at_prompt = np.where(prompt[items] >= 0, np.searchsorted(prompts, prompt[items]), -1)
-        pooled, image_vectors = self._vectors("images", images)
-        _, text_vectors = self._vectors("prompts", prompts if "text_embedding" in self.head.inputs else prompts[:0])
-        pooled = pooled if "image_pooled" in self.head.inputs else None
-        rows = torch.from_numpy(at_image), torch.from_numpy(at_prompt)
-        return Features(image_vectors, text_vectors, *rows, pooled), renumbered(examples, items)
+        return self._features(image[items], prompt[items], self._vectors), renumbered(examples, items)
 
     def _vectors(self, side: spec.Side, rows: Ints) -> tuple[Tensor | None, Tensor]:
-        if not len(rows):
+        """Vectors of a batch with gradients, of those that the head reads."""
+        if not len(rows) or (side == "prompts" and "text_embedding" not in self.head.inputs):
             return None, torch.empty((0, 1))
         pooled, projected = self.sides[side].vectors(self.ranks.share(rows), self.device, self.bf16, self.augment)
-        gathered = None if pooled is None else self.ranks.gather(pooled, len(rows)).cpu()
-        return gathered, self.ranks.gather(projected, len(rows)).cpu()
+        if pooled is not None:
+            pooled = self.ranks.gather(pooled, len(rows)).cpu() if "image_pooled" in self.head.inputs else None
+        return pooled, self.ranks.gather(projected, len(rows)).cpu()
 
     @torch.no_grad()
     def all_vectors(self, side: spec.Side, rows: Ints, batch_size: int = 256) -> tuple[Tensor | None, Tensor]:
@@ -107,11 +102,17 @@ class Unfrozen:
     @torch.no_grad()
     def features(self, image: Ints, prompt: Ints) -> Features:
         """Features of all items, whose cache rows `image` and `prompt` (n,) are."""
+        return self._features(image, prompt, self.all_vectors)
+
+    def _features(
+        self, image: Ints, prompt: Ints, vectors: Callable[[spec.Side, Ints], tuple[Tensor | None, Tensor]]
+    ) -> Features:
+        """Features of items, each of whose pictures and prompts goes into `vectors` once."""
         images, at_image = np.unique(image, return_inverse=True)
         prompts = np.unique(prompt[prompt >= 0])
         at_prompt = np.where(prompt >= 0, np.searchsorted(prompts, prompt), -1)
-        pooled, image_vectors = self.all_vectors("images", images)
-        _, text_vectors = self.all_vectors("prompts", prompts)
+        pooled, image_vectors = vectors("images", images)
+        _, text_vectors = vectors("prompts", prompts)
         return Features(image_vectors, text_vectors, torch.from_numpy(at_image), torch.from_numpy(at_prompt), pooled)
 
 
@@ -130,36 +131,23 @@ def plain_head(backbone: Backbone, moves_scale: bool) -> Head:
 def unfrozen(
     cache: Cache,
     backbone: Backbone,
-    mode: Mode,
+    config: UnfreezeConfig,
     head: Head | None = None,
     live: bool = False,
-    checkpointing: bool = False,
     device: str = "cpu",
-    bf16: bool = False,
-    augment: bool = False,
     ranks: Ranks | None = None,
 ) -> Unfrozen:
     """Everything put together for a cache. Without a head, the score is the backbone's own cosine."""
+    mode = parse_mode(config.mode)
     names = moved_names(mode, backbone.model, backbone.identity.preprocess)
     sides = sides_of(cache, backbone, mode, live)
     for side in sides.values():
         if side.cut is not None:
-            side.cut.checkpointing = checkpointing
+            side.cut.checkpointing = config.checkpointing
     release_frozen(backbone.model, sides)
     if head is None:
         head = plain_head(backbone, "logit_scale" in names)
-    return Unfrozen(backbone.model, head, names, sides, device, bf16, augment, ranks)
-
-
-def taken(examples: Examples, batch: Ints) -> Examples:
-    """The examples numbered `batch` alone."""
-    if isinstance(examples, Pairs):
-        return Pairs(**{name: getattr(examples, name)[batch] for name in examples.__dataclass_fields__})
-    if isinstance(examples, Ratings):
-        return Ratings(examples.item[batch], examples.rating[batch])
-    sizes = np.diff(examples.start)[batch]
-    members = np.concatenate([np.arange(examples.start[i], examples.start[i + 1]) for i in batch])
-    return Groups(np.concatenate([[0], np.cumsum(sizes)]), examples.item[members], examples.rank[members])
+    return Unfrozen(backbone.model, head, names, sides, device, config.bf16, config.augment, ranks)
 
 
 def renumbered(examples: Examples, items: Ints) -> Examples:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from heads.training.checkpoint import Checkpoints
 from heads.training.loop import Batch, Loop, copy_of, decay_groups, load, rates, replaced
 from heads.training.objectives import OBJECTIVES, Examples, require_head
 from heads.training.train import score_items
-from heads.unfreeze.model import Unfrozen, taken
+from heads.unfreeze.model import Unfrozen
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,12 @@ def new_loop(unfrozen: Unfrozen, data: Data, config: UnfreezeConfig, folder: Pat
 
 def loss_of(unfrozen: Unfrozen, data: Data, config: UnfreezeConfig, numbers: Ints) -> Tensor:
     """The loss of the training examples with these numbers, with gradients."""
-    features, examples = unfrozen.local(data.image, data.prompt, taken(data.train, numbers))
+    features, examples = unfrozen.local(data.image, data.prompt, data.train.take(numbers))
     return OBJECTIVES[config.loss].loss(unfrozen.head, features, examples, np.arange(len(examples)), config)
 
 
 def _checkpoints(unfrozen: Unfrozen, data: Data, config: UnfreezeConfig, folder: Path) -> Checkpoints:
-    facts = [config.to_json(), data.fingerprint(), weights_hash(unfrozen.moved)]
+    facts = [asdict(config), data.fingerprint(), weights_hash(unfrozen.moved)]
     return Checkpoints(folder, json.dumps(facts), math.inf if unfrozen.ranks.rank else None)
 
 
@@ -187,7 +187,7 @@ def _optimizer(weights: Mapping[str, nn.Parameter], config: UnfreezeConfig) -> t
 
 def _share(config: UnfreezeConfig, examples: Examples, part: Ints, batch: Ints) -> float:
     """What a part's loss counts in its batch's, so that sums and means over examples come out the same."""
-    if config.of(config.loss).get("reduction") == "sum":
+    if config.reduction == "sum":
         return 1.0
     if isinstance(examples, Pairs) and config.loss.startswith("preference"):
         return float(examples.weight[part].sum() / examples.weight[batch].sum())

@@ -17,7 +17,6 @@ from embed.backbones.backbone import Backbone
 from embed.backbones.delta import save_delta, tuned_source
 from embed.backbones.load import load_backbone
 from embed.cache.store import Cache
-from embed.modes import parse_mode
 from embed.progress import Progress, silent
 from embed.spec import InputError, require_same_identity
 from heads.config import LOSS_OPTIONS, MAX_INBATCH, HeadConfig, TrainConfig, UnfreezeConfig
@@ -30,7 +29,7 @@ from heads.training.checkpoint import Checkpoints
 from heads.training.loop import copy_of
 from heads.training.objectives import Examples, examples_for
 from heads.training.train import fit
-from heads.unfreeze.distributed import Ranks
+from heads.unfreeze.distributed import find_ranks
 from heads.unfreeze.model import Unfrozen, unfrozen
 from heads.unfreeze.train import Data, interpolate, train
 
@@ -42,6 +41,7 @@ class Tuned:
     """`frozen_head` is the head as it was before anything was unfrozen."""
 
     unfrozen: Unfrozen
+    rows: Ints  # of the labels, that it was trained and validated on
     head_config: HeadConfig
     frozen_head: Head
     history: list[dict[str, float]]
@@ -64,33 +64,29 @@ def tune(
     labels: Labels,
     features: Features,
     split: Split,
-    rows: Ints,
     config: UnfreezeConfig,
-    *,
     head: HeadConfig | None = None,
     wise: float | None = 1.0,
     min_ratio: float | None = None,
     live: bool = False,
     device: str = "cpu",
     folder: Path | None = None,
-    ranks: Ranks | None = None,
     progress: Progress = silent,
 ) -> Tuned:
-    """Unfreeze by `config.mode` on `rows` of the labels, some of them kept aside for validation.
+    """Unfreeze by `config.mode` on the rows that share nothing with those held out, some kept aside for validation.
 
     A head on top is first trained on the frozen vectors (`features`), so that the blocks do not follow the gradients
     of a random one (Kumar et al. 2022). `wise` None lets validation choose. A run that was killed goes on from its
     checkpoint in `folder`.
     """
+    rows = rows_apart_from(labels, split.test_rows(0), np.flatnonzero(split.fold != 0))
     examples, validation = _train_and_validation(labels, split, rows, config, min_ratio)
-    backbone, mode = same_backbone(cache), parse_mode(config.mode)
+    backbone = same_backbone(cache)
     on_top = None
     if head is not None:
         on_top = build_head(head, config.seed)
         fit(on_top, features, examples, validation, _head_config(config), progress=progress)
-    free = unfrozen(
-        cache, backbone, mode, on_top, live, config.checkpointing, device, config.bf16, config.augment, ranks
-    )
+    free = unfrozen(cache, backbone, config, on_top, live, device, find_ranks(device))
     frozen_head = copy.deepcopy(free.head)
     base = copy_of(free.trained())
     data = Data(labels.image, labels.prompt, examples, validation)
@@ -99,7 +95,7 @@ def tune(
     if wise != 1.0:
         wise, measured = interpolate(free, data, base, wise)
     head = head or HeadConfig("cosine", cache.identity.dim)
-    return Tuned(free, head, frozen_head, loop.history, wise, measured, loop.checkpoints)
+    return Tuned(free, rows, head, frozen_head, loop.history, wise, measured, loop.checkpoints)
 
 
 def save_tuned(
@@ -110,19 +106,14 @@ def save_tuned(
     weights = {name: parameter.detach() for name, parameter in tuned.unfrozen.moved.items()}
     about = {
         "mode": config.mode,
-        "training": config.to_json(),
+        "training": asdict(config),
         "history": [{k: v if np.isfinite(v) else None for k, v in record.items()} for record in tuned.history],
         "wise": tuned.wise,
         "wise_accuracy": {f"{w:g}": accuracy for w, accuracy in tuned.wise_accuracy.items()},
     }
     identity = save_delta(path, weights, base, about)
-    described = {
-        "head": asdict(tuned.head_config),
-        "identity": identity.to_json(),
-        "source": asdict(tuned_source(path)),
-        **manifest,
-    }
-    save_head(path / "head", tuned.unfrozen.head, [], trained, described)
+    of = {"head": asdict(tuned.head_config), "identity": identity.to_json(), "source": asdict(tuned_source(path))}
+    save_head(path / "head", tuned.unfrozen.head, [], trained, {**of, **manifest})
     if tuned.checkpoints:
         tuned.checkpoints.clear()
 
@@ -143,7 +134,5 @@ def _train_and_validation(
     chosen = rng.choice(names, max(1, round(VALIDATION_SHARE * len(names))), replace=False)
     is_validation = np.isin(split.group[rows], chosen)
     train_rows = rows_apart_from(labels, rows[is_validation], rows[~is_validation])
-    return (
-        examples_for(config.loss, labels, train_rows, rng, min_ratio),
-        pairs_among(labels, rows[is_validation], rng, min_ratio),
-    )
+    examples = examples_for(config.loss, labels, train_rows, rng, min_ratio)
+    return examples, pairs_among(labels, rows[is_validation], rng, min_ratio)

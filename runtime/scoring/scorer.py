@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 from PIL.Image import Image, fromarray
 
-from embed.arrays import Float32s, Floats, UInt8s
+from embed.arrays import Float32s, Floats, Ints, UInt8s
 from embed.inputs.images import ImageError, Limits, load_image, preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
@@ -101,6 +101,20 @@ class Scorer:
         for error in scored.errors.values():
             raise error
         return scored.scores
+
+    def rank(self, prompt: str, images: Iterable[Picture]) -> Ints:
+        """The pictures' numbers (n,), the preferred one first; equal scores keep their order."""
+        return np.argsort(-self.score(prompt, images), kind="stable")
+
+    def probabilities(self, prompt: str, images: Iterable[Picture]) -> Floats:
+        """(n,) softmax of the scores over the pictures: how likely each is the preferred one of all.
+
+        On the calibrated scores where the head has them; else as PickScore does, on the raw ones.
+        """
+        scored = self.score_items(prompt, images)
+        for error in scored.errors.values():
+            raise error
+        return softmax(scored.outputs.get("calibrated_score", scored.scores))
 
     def score_items(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Scored:
         """Like `score`, but a bad picture is an entry in `errors` and the others are scored."""

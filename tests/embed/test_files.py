@@ -54,7 +54,7 @@ def test_manifests_that_cannot_be_read(tmp_path: Path, text: str | None, message
     if text is not None:
         (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(InputError, match=message):
-        read_manifest(tmp_path / "manifest.json", "thing", (1, 2))
+        read_manifest(tmp_path / "manifest.json", "thing", (1, 2), dict[str, object])
 
 
 class Thing(TypedDict):
@@ -67,7 +67,7 @@ class Thing(TypedDict):
 def test_a_manifest_has_the_keys_of_its_kind(tmp_path: Path) -> None:
     path = tmp_path / "manifest.json"
     write_json(path, {"format": 1, "note": ""})
-    assert read_manifest(path, "thing", (1,)) == {"format": 1, "note": ""}
+    assert read_manifest(path, "thing", (1,), dict[str, object]) == {"format": 1, "note": ""}
     with pytest.raises(InputError, match=r"damaged \(it lacks files, rows\); make the thing again"):
         read_manifest(path, "thing", (1,), Thing)
     whole: Thing = {"format": 1, "files": {}, "rows": 2}

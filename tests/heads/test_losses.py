@@ -72,8 +72,9 @@ def test_triplet(distance: str) -> None:
     anchor, positive, negative = unit(16, 5, 1), unit(16, 5, 2), unit(16, 5, 3)
     anchor[3] = anchor[2]  # a prompt met twice
     assert_same(lambda *e: losses.triplet(*e, distance=distance), loop, anchor, positive, negative)
-    active = (losses.triplet_hinges(anchor, positive, negative, distance=distance) > 0).sum()
-    assert 0 < active < 16
+    triplets = zip(*(vectors.split(1) for vectors in (anchor, positive, negative)), strict=True)
+    each = [losses.triplet(*triplet, distance=distance) for triplet in triplets]
+    assert 0 < sum(loss > 0 for loss in each) < 16
 
 
 def test_squared_distance_of_unit_vectors_halves_the_margin_of_cosine() -> None:

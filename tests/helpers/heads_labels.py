@@ -6,7 +6,7 @@ import pyarrow as pa
 from heads.config import Protocol
 from heads.data.comparisons import Labels
 from heads.data.split import Split
-from heads.evaluation.evaluate import Measured, measure_pairs
+from heads.evaluation.measured import Measured, measure_pairs
 
 GROUPS, SIZE = 24, 5
 

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy.stats import rankdata, spearmanr
 
 from heads.cli.main import main
+from heads.evaluation.calibration import Curve
 from heads.store.disk import load_manifest
 
 AGIQA = DATA / "agiqa3k" / "data.csv"
@@ -101,17 +102,13 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
     assert f"{interval['value']:.3f} ({interval['low']:.3f}..{interval['high']:.3f})" in line
 
 
-def test_a_calibration_is_stored_with_the_head_and_reaches_export(run: Run, folder: Path) -> None:
-    from export.bundle_writer import _calibration
-
+def test_a_calibration_is_stored_with_the_head(run: Run, folder: Path) -> None:
     run(*TRAIN, "--folds", "3", "--out", "head")
     at_training = load_manifest("head")["calibration"]
     run("evaluate", "head", *HELD_OUT, "--scores", "scores.parquet")
     scores = pq.read_table("scores.parquet")["score"].to_numpy().astype(float)
-    fitted = _calibration(at_training)
-    np.testing.assert_allclose(
-        fitted["percentiles"](scores), (rankdata(scores) - 0.5) / len(scores), atol=1 / len(scores)
-    )
+    percentile = Curve.from_json(at_training["percentiles"])
+    np.testing.assert_allclose(percentile(scores), (rankdata(scores) - 0.5) / len(scores), atol=1 / len(scores))
     # Once more by the command, on other pairs: it takes the first one's place, and nothing else changes.
     before = load_manifest("head")
     table = pq.read_table("ratings.parquet")
@@ -125,12 +122,9 @@ def test_a_calibration_is_stored_with_the_head_and_reaches_export(run: Run, fold
     assert after["calibration"]["temperature"] == said["temperature"]
     assert said["fitted_on"]["trained_rows"] == 0
     assert said["temperature"]["value"] > 1.2 * at_training["temperature"]["value"]  # noise makes it less sure
-    assert _calibration(after["calibration"])["temperature"].value == said["temperature"]["value"]
 
 
 def test_percentiles_may_compare_with_another_table(run: Run, fails: Fails) -> None:
-    from export.bundle_writer import _calibration
-
     run(*TRAIN, "--test-fraction", "0.5", "--out", "head")
     run("evaluate", "head", *HELD_OUT, "--scores", "scores.parquet")
     scored = pq.read_table("scores.parquet")
@@ -144,7 +138,7 @@ def test_percentiles_may_compare_with_another_table(run: Run, fails: Fails) -> N
     assert found["fitted_on"]["reference_table"] == "other.parquet"
     assert "no picture or prompt with training" in found["fitted_on"]["reference_part"]
     assert (found["temperature"], found["isotonic"]) == (plain["temperature"], plain["isotonic"])
-    percentile = _calibration(load_manifest("head")["calibration"])["percentiles"]
+    percentile = Curve.from_json(load_manifest("head")["calibration"]["percentiles"])
     np.testing.assert_allclose(percentile(known), np.linspace(0, 1, len(known)), atol=0.01)
     assert "missing.parquet" in fails("calibrate", "head", *HELD_OUT, "--reference", "missing.parquet")
 
@@ -188,6 +182,10 @@ def test_generators_are_ranked_by_people_and_by_a_head(run: Run, fails: Fails) -
     assert "--cache are wanted together" in fails("generators", "head", *DATA, *by)
     assert "which has image, prompt, style" in fails("generators", *DATA, "--by", "maker")
     assert "orders is 0; wanted at least 1" in fails("generators", *DATA, "--by", "style", "--orders", "0")
+    # Choices of a single prompt say nothing of how far prompts differ: there are strengths, without intervals.
+    pq.write_table(pq.read_table("ratings.parquet").slice(0, PICTURES), "one.parquet")
+    strength = run("generators", "--data", "one.parquet", "--by", "style")["people"]["bradley_terry"]["s0"]
+    assert strength["value"] is not None and strength["low"] is None
 
 
 @pytest.mark.skipif(not AGIQA.exists(), reason="the AGIQA-3K ratings are not on this machine")

@@ -12,7 +12,8 @@ from heads.data.comparisons import Labels
 from heads.data.features import Features
 from heads.data.split import Split
 from heads.evaluation.baselines import image_only, prior_scores, prompt_only, trained_scores
-from heads.evaluation.evaluate import fast_scores, measure_pairs
+from heads.evaluation.evaluate import fast_scores
+from heads.evaluation.measured import measure_pairs
 from heads.metrics import pair_credit
 from heads.models import build_head
 from heads.training.train import score_items
@@ -72,7 +73,7 @@ def test_a_head_that_reads_prompts_alone_finds_a_leak() -> None:
                     {"count": np.exp(4 + rating)}, table, 0)  # fmt: skip
     split = Split(np.arange(N) % 3, np.arange(N), 3)
     config = HeadConfig("fusion", DIM, hidden=16, dropout=0.0, input_dropout=0.0)
-    training = TrainConfig(epochs=6, learning_rate=0.02, weight_decay=0.01, batch_size=128).to_json()
+    training = vars(TrainConfig(epochs=6, learning_rate=0.02, weight_decay=0.01, batch_size=128))
     manifest = {"head": vars(config), "training": {**training, "min_ratio": None, "epochs_run": 6}}
     measured = measure_pairs(labels, split, Protocol(min_ratio=1.5))
     accuracy = {}

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from heads_labels import comparisons, measured
 
-from heads.evaluation.groups import GroupedRows
 from heads.evaluation.paired import compared, lead
 from heads.evaluation.scoreboard import scoreboard
 
@@ -27,16 +26,14 @@ def test_lead_and_comparison_are_differences_on_the_same_pairs() -> None:
     lean = 2 * (target - 0.5)
     scores = np.round(RNG.normal(size=(200, 2)) + np.stack([lean, -lean], 1), 1)
     other = RNG.normal(size=scores.shape)
-    grouped = GroupedRows(one)
-    figures = scoreboard(grouped, {"head": scores, "chance": other})["pair_accuracy"]["scores"]
-    got = lead(grouped, {"head": scores, "chance": other})["chance"]
+    figures = scoreboard(one, {"head": scores, "chance": other})["pair_accuracy"]["scores"]
+    got = lead(one, {"head": scores, "chance": other})["chance"]
     assert got["difference"]["value"] == pytest.approx(figures["head"]["value"] - figures["chance"]["value"])
     assert got["p_value"] == pytest.approx(2 / 101)  # the fewest that 100 resamples can say
-    assert lead(grouped, {"head": scores, "chance": scores})["chance"]["p_value"] == 1
+    assert lead(one, {"head": scores, "chance": scores})["chance"]["p_value"] == 1
 
-    test = compared(one, other, scores)
-    held_out = grouped.rows
-    expected = [accuracy(s[held_out], target[held_out]) for s in (other, scores)]
-    assert test["pair_accuracy"]["first"]["value"] == pytest.approx(expected[0])
-    assert test["difference"]["value"] == pytest.approx(expected[0] - expected[1])
-    assert test["difference"]["high"] < 0
+    first, _, test = compared(one, other, scores)
+    expected = [accuracy(s[one.rows], target[one.rows]) for s in (other, scores)]
+    assert first.value == pytest.approx(expected[0])
+    assert test.difference.value == pytest.approx(expected[0] - expected[1])
+    assert test.difference.high < 0

@@ -10,8 +10,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from heads.config import Protocol
 from heads.data.split import Split
-from heads.evaluation.evaluate import Measured, measure_pairs
-from heads.evaluation.groups import GroupedRows
+from heads.evaluation.measured import Measured, measure_pairs
 from heads.evaluation.scoreboard import METRICS, scoreboard, tie_thresholds
 
 RNG = np.random.default_rng(5)
@@ -58,7 +57,7 @@ def compared_pairs() -> tuple[Measured, np.ndarray]:
 @pytest.mark.parametrize("make", [ranked, compared_pairs])
 def test_accuracies_of_pairs(make: Callable[[], tuple[Measured, np.ndarray]]) -> None:
     one, scores = make()
-    got = scoreboard(GroupedRows(one), {"head": scores})
+    got = scoreboard(one, {"head": scores})
     for key, tie in (("pair_accuracy", 0.5), ("strict_accuracy", 0.0), ("social_reward_accuracy", 1.0)):
         folds = by_loop(one, scores, accuracy(tie))
         interval = got[key]["scores"]["head"]
@@ -86,10 +85,10 @@ def test_pickscore_accuracy_takes_the_threshold_of_the_other_folds() -> None:
         means_of_others = [np.mean([p for f in others for p in points(f, t)]) for t in thresholds]
         chosen.append(thresholds[int(np.argmax(means_of_others))])
         means.append(np.mean(points(fold, chosen[-1])))
-    got = scoreboard(GroupedRows(one), {"head": scores})["pickscore_accuracy"]["scores"]["head"]["value"]
+    got = scoreboard(one, {"head": scores})["pickscore_accuracy"]["scores"]["head"]["value"]
     assert got == pytest.approx(np.mean(means))
-    assert tie_thresholds(GroupedRows(one), scores) == chosen
-    assert tie_thresholds(GroupedRows(measured(comparisons(np.ones(9), np.arange(9)))), np.zeros((9, 2))) == []
+    assert tie_thresholds(one, scores) == chosen
+    assert tie_thresholds(measured(comparisons(np.ones(9), np.arange(9))), np.zeros((9, 2))) == []
 
 
 def test_pickscores_threshold_comes_from_the_rows_for_validation_where_there_are_some() -> None:
@@ -105,20 +104,19 @@ def test_pickscores_threshold_comes_from_the_rows_for_validation_where_there_are
 
     steps = [step / 10 for step in range(11)]
     best = steps[int(np.argmax([points(validation, step) for step in steps]))]
-    got = scoreboard(GroupedRows(one), {"head": scores})["pickscore_accuracy"]["scores"]["head"]["value"]
+    got = scoreboard(one, {"head": scores})["pickscore_accuracy"]["scores"]["head"]["value"]
     assert got == pytest.approx(points(np.arange(1, 200, 2), best))
-    assert tie_thresholds(GroupedRows(one), scores) == [best]
+    assert tie_thresholds(one, scores) == [best]
 
 
 def test_a_single_part_is_fitted_on_one_half_and_applied_to_the_other() -> None:
     one, _ = compared_pairs()
     one = measured(one.labels, folds=1)
-    grouped = GroupedRows(one)
-    assert set(grouped.part) == {0, 1}
+    assert set(one.part) == {0, 1}
     for prompt in np.unique(one.split.group):
-        assert len(set(grouped.part[one.split.group[one.pairs.row_a] == prompt])) == 1  # no prompt in both halves
+        assert len(set(one.part[one.split.group[one.pairs.row_a] == prompt])) == 1  # no prompt in both halves
     told = []
-    grouped.crossed(lambda others, part: told.append((set(others), set(part))) or np.zeros(len(part)))
+    one.crossed(lambda others, part: told.append((set(others), set(part))) or np.zeros(len(part)))
     assert told[0] == told[1][::-1] and not told[0][0] & told[0][1]
 
 
@@ -126,7 +124,7 @@ def test_figures_of_groups() -> None:
     one, scores = ranked()
     got = {
         key: value["scores"]["head"]["value"]
-        for key, value in scoreboard(GroupedRows(one), {"head": scores}).items()
+        for key, value in scoreboard(one, {"head": scores}).items()
         if "scores" in value
     }
     rank = one.labels.values["rank"]
@@ -163,7 +161,7 @@ def test_correlations_over_the_rows_of_each_part() -> None:
     rating = RNG.integers(1, 20, GROUPS * SIZE)
     one = measured(single("ratings", rating))
     scores = np.round(rating[:, None] / 8 + RNG.normal(size=(len(rating), 1)), 1)
-    got = scoreboard(GroupedRows(one), {"head": scores})
+    got = scoreboard(one, {"head": scores})
     for key, oracle in (("spearman", spearmanr), ("kendall", kendalltau)):
         parts = [np.flatnonzero(one.split.fold == fold) for fold in range(3)]
         expected = np.mean([oracle(scores[rows, 0], rating[rows]).statistic for rows in parts])
@@ -177,9 +175,7 @@ def test_calibration_is_fitted_where_it_is_not_judged() -> None:
     target = (RNG.random(2000) < 1 / (1 + np.exp(-lean))).astype(float)
     one = measured(comparisons(target, RNG.integers(0, 200, 2000)))
     sure = np.stack([4 * lean, np.zeros(2000)], axis=1)  # four times too sure
-    got = {
-        k: v["scores"] for k, v in scoreboard(GroupedRows(one), {"head": sure, "chance": sure}).items() if "scores" in v
-    }
+    got = {k: v["scores"] for k, v in scoreboard(one, {"head": sure, "chance": sure}).items() if "scores" in v}
     assert got["ece_raw"]["head"]["value"] > 0.15
     assert got["ece_temperature"]["head"]["value"] < 0.03 > 0.5 * got["ece_isotonic"]["head"]["value"]
     assert got["brier_temperature"]["head"]["value"] < got["brier_raw"]["head"]["value"] - 0.02
@@ -189,23 +185,22 @@ def test_calibration_is_fitted_where_it_is_not_judged() -> None:
     )
     assert "chance" not in got["brier_raw"]
     # The targets of one part must not change what is said of that part.
-    grouped = GroupedRows(one)
-    seen = grouped.crossed(lambda others, part: np.full(len(part), float(np.isin(part, others).any())))
+    seen = one.crossed(lambda others, part: np.full(len(part), float(np.isin(part, others).any())))
     assert not seen.any()
 
 
 def test_what_the_labels_do_not_permit_is_said() -> None:
     one, scores = compared_pairs()
-    got = scoreboard(GroupedRows(one), {"head": scores})
+    got = scoreboard(one, {"head": scores})
     assert "groups" in got["recall_at_1"]["missing"]
     assert "ratings or counts" in got["spearman"]["missing"]
     assert "scores" in got["hps_accuracy"]
     one, scores = ranked()
-    got = scoreboard(GroupedRows(one), {"head": scores})
+    got = scoreboard(one, {"head": scores})
     assert "ratings or counts" in got["spearman"]["missing"]  # ranks of two groups have no common scale
     counts = single("counts", RNG.integers(1, 1000, GROUPS * SIZE))
     counts.values["group"][:] = 0  # a table without groups
-    got = scoreboard(GroupedRows(measured(counts)), {"head": RNG.normal(size=(GROUPS * SIZE, 1))})
+    got = scoreboard(measured(counts), {"head": RNG.normal(size=(GROUPS * SIZE, 1))})
     assert "no labelled ties" in got["pickscore_accuracy"]["missing"]
     assert "groups" in got["hps_accuracy"]["missing"]
     assert "scores" in got["spearman"]

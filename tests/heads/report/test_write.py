@@ -18,9 +18,9 @@ def test_the_ends_of_the_ranking_by_percentile_within_the_part() -> None:
         part = [scores[i, 0] for i in range(n) if one.split.fold[i] == one.split.fold[row]]
         percentile[row] = 100 * sum(s < scores[row, 0] for s in part) / (len(part) - 1)
     order = np.argsort(-percentile, kind="stable")
-    got = [item.image for item in _items(one, scores)]
+    got = [item for item, _ in _items(one, scores)]  # one a picture
     assert got == [*order[: write.SHOWN], *order[-write.SHOWN :]]
-    assert _items(one, scores)[0].said == f"rating {one.labels.values['rating'][order[0]]:g}"
+    assert _items(one, scores)[0][1] == f"scored above 100 %, rating {one.labels.values['rating'][order[0]]:g}"
 
 
 def test_the_surest_mistakes_show_each_picture_once() -> None:
@@ -41,5 +41,5 @@ def test_the_surest_mistakes_show_each_picture_once() -> None:
 
 
 def test_slices_without_a_pair_draw_nothing() -> None:
-    text = _slices({"by": "<x>", "across": 7, "slices": []})
+    text = _slices({"slices": {"by": "<x>", "across": 7, "slices": []}})
     assert "&lt;x&gt;" in text and "7 pairs" in text and "svg" not in text

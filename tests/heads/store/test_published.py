@@ -125,7 +125,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple:
             return (Path.touch, (tmp_path / "harmed",))
 
-    (tmp_path / "code.pth").write_bytes(pickle.dumps(Harmful()))
+    (tmp_path / "code.pth").write_bytes(pickle.dumps(Harmful(), protocol=2))
     (tmp_path / "text.pth").write_text("no weights")
     (tmp_path / "text.safetensors").write_text("no weights")
     torch.save([1, 2], tmp_path / "list.pth")
@@ -133,10 +133,10 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(1, 8)}, tmp_path / "biasless.safetensors")
     save_file({"weight": torch.full((1, 8), torch.nan), "bias": torch.zeros(1)}, tmp_path / "nan.safetensors")
     for name, message in [
-        ("code.pth", "tensors alone"),
-        ("text.pth", "tensors alone"),
-        ("text.safetensors", "no safetensors file"),
-        ("list.pth", "holds a list"),
+        ("code.pth", "cannot be read as plain tensors"),
+        ("text.pth", "cannot be read as plain tensors"),
+        ("text.safetensors", "text.safetensors cannot be read"),
+        ("list.pth", "it holds list"),
         ("two.safetensors", r"shapes \[\(2, 8\)\]; wanted LAION's"),
         ("biasless.safetensors", "a weight and a bias a layer"),
         ("nan.safetensors", "'weight' is not finite"),

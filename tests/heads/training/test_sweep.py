@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from heads_tiny import DIM, make_cache, unit
+from heads_tiny import make_cache, unit
 
 from embed.spec import InputError
 from heads.cli.main import main
@@ -43,7 +43,7 @@ def search(config: SweepConfig, seconds_a_look: float) -> list[Trial]:
 
     def task_of(options: Options) -> Task:
         given = options | ({} if options["head"] in ("linear", "kernel") else {"epochs": 2, "batch_size": 512})
-        return Task(labels, features, split, *configs(given, 0, DIM, features))
+        return Task(labels, features, split, *configs(given, 0, features))
 
     return sweep(task_of, DEFAULT, config, clock=lambda: float(next(clock)))
 

@@ -1,6 +1,7 @@
 """Training finds a planted preference, repeats itself, and stops where it should."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_a_planted_preference_is_found_and_repeats_to_the_bit(features: Features
     def run(seed: int) -> tuple[np.ndarray, list[dict[str, float]]]:
         torch.rand(seed + 1)  # whatever state torch's own generator is in
         head = build_head(HEAD, 0)
-        history = fit(head, features, train, validation, TrainConfig(**{**config.to_json(), "seed": seed}))
+        history = fit(head, features, train, validation, replace(config, seed=seed))
         return score_items(head, features), history
 
     scores, history = run(0)

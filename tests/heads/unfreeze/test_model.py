@@ -18,7 +18,7 @@ from heads.data.comparisons import Pairs
 from heads.models import build_head
 from heads.training.loop import copy_of
 from heads.training.objectives import OBJECTIVES
-from heads.unfreeze.model import Unfrozen, renumbered, taken
+from heads.unfreeze.model import Unfrozen, renumbered
 from heads.unfreeze.train import loss_of, new_loop
 
 UPPER = "visual_upper_layers_textual_upper_layers"
@@ -213,7 +213,7 @@ def test_each_picture_and_prompt_is_computed_once_a_batch(folder: Path) -> None:
 def test_examples_are_taken_and_renumbered(loss: str) -> None:
     found = tiny.examples(loss)
     batch = np.array([3, 1])
-    some = taken(found, batch)
+    some = found.take(batch)
     assert len(some) == 2
     items = np.arange(0, 300, 2)
     twice = renumbered(renumbered(some, np.arange(300)), np.arange(300))

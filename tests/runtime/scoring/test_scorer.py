@@ -73,6 +73,15 @@ def test_one_prompt_for_each_picture(scorer: Scorer, pictures: list[Path]) -> No
         scorer.score(prompts, pictures[:2])
 
 
+def test_rank_and_probabilities_follow_the_scores(scorer: Scorer, pictures: list[Path]) -> None:
+    scores = scorer.score("a cat", pictures)
+    order = scorer.rank("a cat", pictures)
+    assert sorted(order) == list(range(7)) and (np.diff(scores[order]) <= 0).all()
+    probabilities = scorer.probabilities("a cat", pictures)
+    weights = np.exp((scores - scores.max()).astype(np.float64) / 0.25)  # the temperature of the bundle
+    np.testing.assert_allclose(probabilities, weights / weights.sum(), rtol=1e-4)
+
+
 def random_picture(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 

@@ -1,0 +1,160 @@
+"""What is held out, prepared for metrics: pairs, rows in groups and clusters, and parts for cross-fitting.
+
+Knows scores, no head and no metric but the credit of a pair.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from embed.arrays import Bools, Floats, Ints
+from embed.spec import InputError
+from heads.config import Protocol
+from heads.data.comparisons import Labels, Pairs, appeal, groups_of, pairs_among
+from heads.data.split import Split
+from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
+from heads.metrics import TieRule, pair_credit
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The pairs of what is held out, labelled ties included; none crosses folds. Intervals resample `cluster`."""
+
+    labels: Labels
+    split: Split
+    protocol: Protocol
+    pairs: Pairs
+    fold: Ints  # (p,) of each pair
+    cluster: Ints  # (m,) of each row
+    clusters: str  # what a cluster is, in words
+    fitted: dict[tuple[int, str], Floats] = field(default_factory=dict)  # of pair_probability, by id of the scores
+
+    @property
+    def decided(self) -> Bools:
+        """(p,) the pairs with a winner."""
+        return np.asarray(self.pairs.target != 0.5, np.bool_)
+
+    def of_pairs(self, scores: Floats) -> tuple[Floats, Floats]:
+        """The scores of both sides of each pair, (p,) each, from scores (m, sides)."""
+        return scores[self.pairs.row_a, 0], scores[self.pairs.row_b, -1]
+
+    def credit(self, scores: Floats, tie: TieRule = "half") -> Floats:
+        """(p,) the `pair_credit` of each pair."""
+        return pair_credit(*self.of_pairs(scores), self.pairs.target, tie)
+
+    @property
+    def bootstrap(self) -> Bootstrap:
+        """Of the pairs; the same resamples each time."""
+        return self.bootstrap_of(self.pairs.row_a, self.pairs.row_b)
+
+    def bootstrap_of(self, row_a: Ints, row_b: Ints) -> Bootstrap:
+        """Of other comparisons, given the rows of their two sides."""
+        rng = np.random.default_rng(self.protocol.seed)
+        return Bootstrap(self.cluster[row_a], self.cluster[row_b], rng, self.protocol.resamples)
+
+    def interval(self, credit: Floats) -> Interval:
+        """The mean over folds of the mean credit (p,) of their pairs, NaN left out."""
+        return mean_interval(credit, self.bootstrap, self.fold)
+
+    def pooled_interval(self, credit: Floats) -> Interval:
+        """The mean credit (p,) of the pairs of all folds: where some folds may have next to none."""
+        return mean_interval(credit, self.bootstrap)
+
+    def describe(self) -> dict[str, object]:
+        """The protocol in words and numbers, for the report."""
+        kind = self.labels.kind
+        return {
+            **asdict(self.protocol),
+            "pairs": f"counts that differ at least {self.protocol.min_ratio:g}-fold" if kind == "counts" else kind,
+            "labelled_ties": "left out",
+            "score_ties": "half right",
+            "average": "over pairs within a fold, then over folds",
+            "interval": f"95 %, {self.protocol.resamples} bootstrap resamples of {self.clusters}",
+            "folds": self.split.folds,
+        }
+
+    @cached_property
+    def rows(self) -> Ints:
+        """(r,) the rows held out."""
+        return np.flatnonzero(self.split.fold >= 0)
+
+    @cached_property
+    def liked(self) -> Floats:
+        """(r,) how much people liked them, higher is better."""
+        return appeal(self.labels)[self.rows]
+
+    @cached_property
+    def group(self) -> Ints:
+        """(r,) the group and fold of each row; rows of one number may be ranked against each other."""
+        group, fold = groups_of(self.labels, self.rows), self.split.fold[self.rows]
+        number: Ints = np.unique(group * self.split.folds + fold, return_inverse=True)[1]
+        return number
+
+    @cached_property
+    def part(self) -> Ints:
+        """(p,) which pairs are left out together when something is fitted; -1 for pairs that must be left out of all.
+
+        The folds; for a single one its halves, and pairs across them in neither.
+        """
+        if len(np.unique(self.fold)) > 1:
+            return self.fold
+        names = np.unique(self.split.group[self.rows])
+        chosen = np.random.default_rng(self.protocol.seed).permutation(names)[: len(names) // 2]
+        half = np.isin(self.split.group, chosen).astype(np.int64)
+        a, b = half[self.pairs.row_a], half[self.pairs.row_b]
+        return np.where(a == b, a, -1)
+
+    def crossed(self, fitted: Callable[[Ints, Ints], Floats | float]) -> Floats:
+        """(p,) `fitted(others, part)` of each part: made for its pairs from the pairs of the others."""
+        values = np.full(len(self.part), np.nan)
+        for name in np.unique(self.part[self.part >= 0]):
+            part, others = np.flatnonzero(self.part == name), np.flatnonzero((self.part != name) & (self.part >= 0))
+            values[part] = fitted(others, part) if len(others) else np.nan
+        return values
+
+    def by_group(self, credit: Floats, group: Ints, row: Ints) -> Interval:
+        """Mean over folds of the mean of one credit a group (g,); `group` and `row` (n,) say which rows it has."""
+        first = row[np.unique(group, return_index=True)[1]]
+        return mean_interval(credit, self.bootstrap_of(first, first), self.split.fold[first])
+
+
+def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:
+    """The pairs among the rows that each fold holds out; InputError where no pair has a winner.
+
+    A cluster is a prompt where both sides of every pair share theirs, and a group of the split elsewhere.
+    """
+    rng = np.random.default_rng(protocol.seed)
+    folds = [
+        pairs_among(labels, split.test_rows(fold), rng, protocol.min_ratio, protocol.max_pairs)
+        for fold in range(split.folds)
+    ]
+    pairs = Pairs(**{name: np.concatenate([getattr(p, name) for p in folds]) for name in Pairs.__dataclass_fields__})
+    empty = sum(not (p.target != 0.5).any() for p in folds)
+    if empty == len(folds):
+        alone = lone_rows(labels, split)
+        raise InputError(
+            f"nothing to measure: no pair with a winner among the {int((split.fold >= 0).sum())} rows held out"
+            + (f", of which {alone} are alone in their group" if alone else "")
+            + "; hold out more, or lower --min-ratio"
+        )
+    if empty:
+        logger.warning(f"{empty} of {len(folds)} held-out parts have no pair with a winner and do not count")
+    prompt = labels.prompt[pairs.a]
+    shared = bool((prompt >= 0).all() and (prompt == labels.prompt[pairs.b]).all())
+    cluster, clusters = (labels.prompt[labels.items[:, 0]], "prompts") if shared else (split.group, "split groups")
+    fold = np.repeat(np.arange(len(folds)), [len(p) for p in folds])
+    return Measured(labels, split, protocol, pairs, fold, cluster, clusters)
+
+
+def lone_rows(labels: Labels, split: Split) -> int:
+    """How many of the rows held out have no other of their group beside them, and so are in no pair."""
+    if labels.kind == "comparisons":
+        return 0
+    rows = np.flatnonzero(split.fold >= 0)
+    number = np.unique(groups_of(labels, rows) * split.folds + split.fold[rows], return_counts=True)[1]
+    return int((number == 1).sum())
