@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from embed.cli.console import table
 from embed.options import Option
+from embed.outs import require_out_file
 from embed.spec import InputError, require_same_identity
 from runtime.config import Wish
 
@@ -54,6 +55,8 @@ def similar(
         open: Show the contact sheet, which is similar.html unless --sheet names it.
         bundle: The bundle that encodes the query. By default the catalogue's own.
     """
+    if sheet:
+        require_out_file(sheet, "--sheet")
     from runtime.catalogue.queries import find, mixed_query
     from runtime.catalogue.reader import Catalogue, hit_json
 

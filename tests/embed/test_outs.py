@@ -46,7 +46,7 @@ def test_another_kind_of_artifact_is_named_and_the_same_one_needs_leave(tmp_path
 def test_what_is_not_ours_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"not a head and not empty \(it has \.git\)"):
         require_out(make(tmp_path / "work", ".git").parent / "work", "head", overwrite=True)
-    with pytest.raises(InputError, match="notes.txt is a file; wanted a folder to write a head to"):
+    with pytest.raises(InputError, match=r"notes\.txt is a file; wanted a folder to write a head to"):
         require_out(make(tmp_path, "notes.txt") / "notes.txt", "head", overwrite=True)
     with pytest.raises(InputError, match=r"cannot be written, because .*notes.txt is a file"):
         require_out(tmp_path / "notes.txt" / "a" / "head", "head", overwrite=True)
@@ -79,7 +79,7 @@ def test_files_are_refused_where_a_folder_is_and_where_they_may_not_be_replaced(
         require_out_file(tmp_path, "--scores")
     with pytest.raises(InputError, match="is there already; say --overwrite to replace it, or choose another --out"):
         require_out_file(tmp_path / "whole.pt", "--out", overwrite=False)
-    with pytest.raises(InputError, match="cannot be written, because .* is a file"):
+    with pytest.raises(InputError, match=r"cannot be written, because .* is a file"):
         require_out_file(tmp_path / "whole.pt" / "page.html", "--report")
 
 
