@@ -62,7 +62,7 @@ class Range:
 
 
 def _text(bound: float) -> str:
-    return f"{bound:,}" if isinstance(bound, int) else f"{bound:,.9g}"
+    return f"{bound:,.0f}" if bound == round(bound) else f"{bound:,.9g}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def require_value(name: str, value: object, hint: object) -> None:
     else:
         right = value is None or (value in words if words else allowed is None)
     if not right:
-        large = isinstance(value, (int, float)) and LARGEST <= abs(value) < math.inf
+        unlimited = allowed is None or (allowed.high is None and allowed.below is None)
+        large = unlimited and isinstance(value, (int, float)) and LARGEST <= abs(value) < math.inf
         limit = f" and less than {LARGEST:,}" * large
         raise InputError(f"{name} is {value!r}; wanted {wanted(hint) or Range()}{limit}{near_literals(value, hint)}")
 

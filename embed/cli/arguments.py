@@ -64,9 +64,10 @@ class Argument:
                 require_value(self.name, read, self.hint)
             return not read if self.default is True else read
         numbers = metadata(self.hint, Range) or Range()
-        require_value(self.name, read, Annotated[float, numbers / self.option.unit])
         assert isinstance(read, float)
-        require_value(self.name, read, Annotated[float, Range(below=LARGEST) / self.option.unit])
+        if numbers.high is None and LARGEST <= read * self.option.unit:
+            numbers = Range(numbers.low, above=numbers.above, below=LARGEST)
+        require_value(self.name, read, Annotated[float, numbers / self.option.unit])
         value = read * self.option.unit
         return value if _bare(self.hint) in (float, float | None) else int(value)
 

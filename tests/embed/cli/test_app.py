@@ -89,7 +89,7 @@ def test_a_command_may_have_several_names(capsys: pytest.CaptureFixture[str]) ->
         ("search cat --weight nan", "--weight is nan; wanted a finite number"),
         ("search cat --port 10", "--port is 10; wanted 0 to 9"),
         ("search cat --kind exactly", "--kind is 'exactly'; wanted auto or exact (near names: exact)"),
-        ("search cat --max-mb inf", "--max-mb is inf; wanted more than 0"),
+        ("search cat --max-mb inf", "--max-mb is inf; wanted more than 0 and less than 8,796,093,022,208"),
         ("train --out a --mix 2", "--mix is 2.0; wanted auto or 0 to 1"),
         ("train --out a --mix none", "--mix is 'none'; wanted auto or 0 to 1"),
         ("train --out a --activations", "unknown option --activations; near names: --no-activations"),
