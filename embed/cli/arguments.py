@@ -65,7 +65,7 @@ class Argument:
             return not read if self.default is True else read
         numbers = metadata(self.hint, Range) or Range()
         assert isinstance(read, float)
-        if numbers.high is None and LARGEST <= read * self.option.unit:
+        if numbers.high is None and read * self.option.unit >= LARGEST:
             numbers = Range(numbers.low, above=numbers.above, below=LARGEST)
         require_value(self.name, read, Annotated[float, numbers / self.option.unit])
         value = read * self.option.unit
