@@ -2,10 +2,10 @@
 
     python benchmarks/fuzz_images.py [PICTURE_OR_FOLDER ...] --count 2000 --seed 0 [--json]
 
-Seeds are the given pictures, or small ones made here, one of each kind that is decoded. Decoding runs in a process of
-its own, started again where it dies or stalls; mutation i of a seed is always the same. Prints counts by outcome, the
-peak memory of that process and the slowest picture; exits with 1 where a picture crashed, stalled or raised anything
-but ImageError.
+Seeds are the given pictures, or small ones made here, one of each kind that is decoded; robustness.py does the same
+for AVIF. Decoding runs in a process of its own, started again where it dies or stalls; mutation i of a seed is always
+the same. Prints counts by outcome, the peak memory of that process and the slowest picture; exits with 1 where a
+picture crashed, stalled or raised anything but ImageError.
 """
 
 import argparse

@@ -88,9 +88,9 @@ def main() -> int:
     reasons = Counter(f"{row['stage']}: {row['reason']}" for row in failures)
     for reason, number in [("embedded, or equal to one that was", len(files & rows)), *reasons.most_common()]:
         print(f"{number:7} {reason}")
-    # Beside the decoders, children of the job are Python's resource tracker, the process that learns the identity, the
-    # decoders of a sample and the process that tries engines on it.
-    replaced = len(seen) > 2 * args.workers + 3 or any("crashed" in reason for reason in reasons)
+    # Beside the decoders, children of the job are the process that learns the identity, the decoders of a sample and
+    # the process that tries engines on it.
+    replaced = len(seen) > 2 * args.workers + 2 or any("crashed" in reason for reason in reasons)
     print(
         json.dumps(
             {

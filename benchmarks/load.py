@@ -95,7 +95,7 @@ def naive(bundle_path: Path, precision: str, port: int) -> None:
     from fastapi import FastAPI, File, Form, UploadFile
     from PIL import Image
 
-    from embed.inputs.images import preprocess
+    from embed.inputs.pixels import preprocess
     from runtime.scoring.bundle import open_bundle
 
     bundle = open_bundle(bundle_path)

@@ -1,7 +1,15 @@
-"""Types of numpy arrays, which say what the numbers are (docstrings say the shape), and the cosine of two."""
+"""Types of numpy arrays, which say what the numbers are (docstrings say the shape), and what is done with any."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 Floats = NDArray[np.float64]  # what is measured: credits, probabilities, intervals
 Float32s = NDArray[np.float32]  # what models compute: vectors and scores
@@ -19,3 +27,18 @@ def cosines(first: Array, second: Array) -> Floats:
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     found: Floats = np.sum(a * b, axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
     return found
+
+
+def positions(values: "Column | Sequence[str]", among: "Column | Sequence[str]") -> Ints:
+    """(m,) int64: where each value first stands in `among`, -1 where it does not."""
+    import pyarrow.compute as pc
+
+    found = pc.index_in(strings(values), value_set=strings(among))
+    return np.asarray(pc.fill_null(found, -1)).astype(np.int64)
+
+
+def strings(values: "Column | Sequence[str]") -> "Column":
+    """Texts as an Arrow column of the type string."""
+    import pyarrow as pa
+
+    return values.cast(pa.string()) if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, pa.string())

@@ -23,7 +23,7 @@ class Limits:
     """The largest picture that is decoded; both are checked before that.
 
     The defaults let through what cameras and generators make, a 64-megapixel phone picture included. Decoding takes
-    4 to 16 bytes of memory a pixel (JPEG 4, progressive JPEG 10, WebP 16): at most 1.1 GB a picture.
+    4 to 18 bytes of memory a pixel (JPEG 4, progressive JPEG 10, WebP 16, AVIF 9 to 18): at most 1.2 GB a picture.
     """
 
     max_bytes: Annotated[int, Range(1)] = 64 << 20
@@ -84,14 +84,14 @@ class TableConfig:
     """The format of the tables. By default their columns tell."""
     columns: Annotated[Mapping[str, str], Option(parse=parse_columns)] = field(default_factory=dict)
     """What the tables call the columns, if not as we do: NAME=YOURS,... such as image=path,prompt=caption."""
+    images_root: str | None = None
+    """The folder or URL where relative paths start. By default the table's own folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PicturesConfig(TableConfig):
-    """Where pictures are, and the exported graphs that embed them."""
+    """How tables are read, and the exported graphs that embed their pictures."""
 
-    images_root: str | None = None
-    """The folder or URL where relative paths start. By default the table's own folder."""
     machine_cache: Path | None = None
     """The folder of exported graphs. By default $PLAUDIT_CACHE, or else plaudit in the user's cache folder."""
 

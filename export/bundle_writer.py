@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed.arrays import UInt8s
-from embed.files import atomic_write, sha256_file
+from embed.files import atomic_write, replacing, sha256_file
 from embed.graphs.precision import is_convolutional, to_fp16, to_int8
 from embed.graphs.trace import OPSET
 from embed.inputs import vocabulary
-from embed.inputs.images import ImageError, load_pixels, preprocess
+from embed.inputs.images import ImageError, load_pixels
+from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
-from embed.outs import replacing
 from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity
 from export import card, compose, parity
@@ -55,7 +55,7 @@ def export_bundle(
     progress: Progress = silent,
     overwrite: bool = False,
 ) -> BundleManifest:
-    """Write the bundle to `out` (see embed.outs.replacing) and return its manifest.
+    """Write the bundle to `out` (see embed.files.replacing) and return its manifest.
 
     Raise ParityError, and write nothing, if it is off.
     """

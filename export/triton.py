@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from embed.engines.sessions import Signature
-from embed.outs import replacing
+from embed.files import replacing
 from embed.spec import InputError
 from export.compose import WEIGHTS_FILE
 from runtime.scoring.bundle import PARTS, Bundle, Graph
@@ -32,7 +32,7 @@ TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32", "
 def export_repository(
     bundle: Bundle, out: Path, precision: str | None = None, name: str = "plaudit", overwrite: bool = False
 ) -> list[str]:
-    """Write the repository to `out` (see embed.outs.replacing), and give the names of its models."""
+    """Write the repository to `out` (see embed.files.replacing), and give the names of its models."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
         raise InputError(f"a model's name is {name!r}; wanted letters, digits, - and _")
     graphs = bundle.graphs[bundle.precision(precision)]

@@ -69,7 +69,8 @@ class PopularityConfig:
     missing: Annotated[Literal["drop", "zero", "median", "predicted"], Internal()] = "drop"
     """What pictures without a count get: they are left out, or get zero, the median count or a predicted place."""
     half_life_s: Annotated[float | None, Option("--half-life-days", unit=DAY_S), Range(above=0)] = None
-    """Let counts fade by half in this many days before the newest `timestamp` of the table."""
+    """Let counts fade by half in this many days before the newest `timestamp` of the table. Timestamps are dates,
+    times, which are UTC unless they name a zone, or numbers since 1970 in seconds, milli-, micro- or nanoseconds."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -86,7 +87,8 @@ class Wish:
     min_percentile: Annotated[float, Range(0, 100)] = 0.0
     """The least percentile of popularity that a hit may have."""
     where: str | None = None
-    """A filter on the catalogue's columns, such as "category = 'Objects' and year >= 2024"."""
+    """A filter on the catalogue's columns, such as "category = 'Objects' and year >= 2024". As in SQL, a comparison
+    with a missing value is neither true nor false, and hits are the pictures for which the whole is true."""
     dedup: Annotated[float | None, Range(-1, 1)] = None
     """Of hits whose cosine with each other is above this, keep only the best."""
     group_by: str | None = None

@@ -42,7 +42,7 @@ MAY_IMPORT = {
         *("heads.data", "heads.store", "heads.training"),
     },
     "runtime": {"embed"},
-    "runtime.scoring": {"embed", "embed.inputs", "embed.engines"},
+    "runtime.scoring": {"embed", "embed.records", "embed.inputs", "embed.engines"},
     "runtime.index": {"embed"},
     "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
     "runtime.service": {

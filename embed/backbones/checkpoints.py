@@ -23,7 +23,7 @@ from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
 from open_clip.utils import to_2tuple
 
-from embed.backbones.state_dicts import OPENAI_KEYS, SUFFIXES, Weights, fit, read_state_dict
+from embed.backbones.state_dicts import INDEX, OPENAI_KEYS, SUFFIXES, Weights, fit, read_state_dict
 from embed.files import sha256_file
 from embed.spec import InputError, Source
 from embed.wording import few, first_line, unknown_name
@@ -223,9 +223,9 @@ def _architecture_name(config: Config) -> str:
 
 
 def _weights_in(folder: Path) -> Path:
-    """The one checkpoint of a folder, the usual names first."""
-    usual = [folder / f"{name}{suffix}" for name in FOLDER_WEIGHTS for suffix in SUFFIXES]
-    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES)
+    """The one checkpoint of a folder, the usual names first, or the one index of its shards."""
+    usual = [folder / f"{name}{suffix}" for name in FOLDER_WEIGHTS for suffix in (*SUFFIXES, INDEX)]
+    files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES or file.name.endswith(INDEX))
     found = [path for path in usual if path in files][:1] or files
     if len(found) != 1:
         raise InputError(

@@ -3,9 +3,10 @@
 Knows .safetensors and what torch saves, and the names that OpenAI, open_clip and transformers give a CLIP's tensors.
 """
 
+import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -22,15 +23,19 @@ from embed.wording import few, first_line
 Weights = Mapping[str, torch.Tensor]
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+INDEX = ".safetensors.index.json"  # how the name of a list of shards ends
+COUNTERS = ("n_averaged", "initted", "step")  # of torch's AveragedModel and of ema_pytorch
 # Stored beside the weights in the checkpoints that OpenAI published; all of them were trained with QuickGELU.
 OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
 
 
 def read_state_dict(path: Path) -> Weights:
     """Named tensors from a .safetensors or torch file, without running anything that the file holds."""
+    if path.name.endswith(INDEX):
+        return _read_shards(path)
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return _without_prefix(load_file(path))
         except SafetensorError as error:
             raise InputError(f"{path} cannot be read ({first_line(error)})") from None
     if path.suffix not in SUFFIXES:
@@ -48,15 +53,68 @@ def read_state_dict(path: Path) -> Weights:
             f"{path} cannot be read as plain tensors ({first_line(error)});"
             " save its state_dict() alone, as .safetensors"
         ) from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    others = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
-    if others or not state:
+    return _without_prefix(_named_tensors(content, path))
+
+
+def _named_tensors(content: object, path: Path) -> Weights:
+    """A checkpoint's weights: itself, or what it holds as state_dict, or else the one set of named tensors in it.
+
+    DeepSpeed keeps them as `module`, others as `model`, beside the epoch, the optimizer and settings.
+    """
+    parts = content if isinstance(content, dict) else {}
+    if _is_weights(parts):
+        return parts
+    found = [key for key, value in parts.items() if _is_weights(value)]
+    if "state_dict" in found:
+        found = ["state_dict"]
+    if len(found) != 1:
+        held = f"holds {few(map(str, parts)) or type(content).__name__}"
+        if found:
+            held = f"holds several sets of named tensors: {few(map(str, found))}"
         raise InputError(
-            f"{path} is not a state dict (it holds {few(others) or type(content).__name__});"
-            " wanted named tensors, or a dictionary that has them under 'state_dict'"
+            f"{path} is not a state dict (it {held}); wanted named tensors, or a dictionary that has one set of them,"
+            " such as 'state_dict'"
         )
-    parallel = "module."  # what DistributedDataParallel puts before every name
-    return {key.removeprefix(parallel): tensor for key, tensor in state.items()}
+    weights: Weights = parts[found[0]]
+    return weights
+
+
+def _is_weights(value: object) -> bool:
+    """Whether it is named tensors, and at least one."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(key, str) and isinstance(tensor, torch.Tensor) for key, tensor in value.items())
+    )
+
+
+def _without_prefix(weights: Weights) -> Weights:
+    """The weights without what all their names begin with, up to a dot, and without the counters of averaged models.
+
+    DistributedDataParallel and AveragedModel put `module.` there, torch.compile `_orig_mod.` and Lightning `model.`.
+    """
+    weights = {name: tensor for name, tensor in weights.items() if name not in COUNTERS}
+    while len(weights) > 1 and len({name.partition(".")[0] for name in weights}) == 1:
+        weights = {name.partition(".")[2]: tensor for name, tensor in weights.items()}
+    return weights
+
+
+def _read_shards(index: Path) -> Weights:
+    """The tensors that an index finds in the files beside it, as Hugging Face writes large checkpoints."""
+    try:
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise InputError(f"{index} is no index of shards ({type(error).__name__}: {error})") from None
+    lacking = [str(name) for name in files if Path(str(name)).name != name or not (index.parent / name).is_file()]
+    if lacking:
+        raise InputError(f"{index} names {few(lacking)}; no such file lies beside it")
+    weights: dict[str, torch.Tensor] = {}
+    for name in files:
+        try:
+            weights |= load_file(index.parent / name)
+        except SafetensorError as error:
+            raise InputError(f"{index.parent / name} cannot be read ({first_line(error)})") from None
+    return _without_prefix(weights)
 
 
 def fit(model: nn.Module, weights: Weights, name: str) -> None:
@@ -75,7 +133,7 @@ def fit(model: nn.Module, weights: Weights, name: str) -> None:
             state[key] = state[key].reshape(wanted[key].shape)
     problems = []
     if missing := sorted(wanted.keys() - state.keys()):
-        problems.append(f"{len(missing)} tensors are missing ({few(missing)})")
+        problems.append(f"{len(missing)} tensors are missing ({few(missing)}){_prefix_hint(missing, state)}")
     if unexpected := sorted(state.keys() - wanted.keys()):
         problems.append(f"{len(unexpected)} are not of this architecture ({few(unexpected)})")
     problems += [
@@ -86,6 +144,13 @@ def fit(model: nn.Module, weights: Weights, name: str) -> None:
     if problems:
         raise InputError(f"the checkpoint does not fit {name}: {few(problems)}")
     model.load_state_dict(state)
+
+
+def _prefix_hint(missing: Sequence[str], state: Weights) -> str:
+    """Where the missing tensors stand under a prefix that not all names share, which one it is."""
+    prefixes = {name.removesuffix(missing[0]) for name in state if name.endswith(f".{missing[0]}")}
+    found = [prefix for prefix in prefixes if all(prefix + name in state for name in missing)]
+    return f"; the names of these begin with {found[0]!r}, and of others do not: save these alone" if found else ""
 
 
 def _is_torchscript(path: Path) -> bool:

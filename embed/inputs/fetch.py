@@ -1,13 +1,14 @@
 """Bytes by URI: local files with plain `open`, everything else through fsspec.
 
-A URI is a path, `file://...` (percent-encoded), or `scheme://...` for any file system that fsspec knows.
+A URI is a path, `file://...` (percent-encoded), or `scheme://...` for any file system that fsspec knows. Of the web,
+redirects are followed to other web addresses.
 """
 
 import os
 import re
 from stat import S_ISREG
 from typing import TYPE_CHECKING, BinaryIO
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 from embed.spec import InputError
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
 MAX_BYTES = 100 << 20
 HTTP_TIMEOUT_S = 60  # for one picture; a server that never ends must not stop the job
 
+_UNFIT = re.compile(r"""%(?![0-9A-Fa-f]{2})|[^!-~]|["<>\\^`{|}]""")  # for a web address, which is sent without them
+_PAGE = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?((?><!--.*?-->)\s*)*+<(!doctype\s+html|html|head|body)\b",
+    re.IGNORECASE | re.DOTALL,
+)
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -61,26 +67,53 @@ def local_path(uri: str) -> str | None:
 
 
 def _read_remote(uri: str, max_bytes: int) -> bytes:
+    scheme = uri.partition("://")[0].lower()
     try:
-        with _filesystem(uri.partition("://")[0].lower()).open(uri, "rb") as file:
-            return _read(file, uri, getattr(file, "size", None), max_bytes)
+        return _read_web(uri, scheme, max_bytes) if scheme in ("http", "https") else _read_store(uri, scheme, max_bytes)
     except (OSError, InputError):
         raise
     except Exception as error:  # every file system has its own family of errors
         raise OSError(f"cannot read {uri}: {type(error).__name__}: {error}") from error
 
 
-def _filesystem(scheme: str) -> "AbstractFileSystem":
+def _read_store(uri: str, scheme: str, max_bytes: int) -> bytes:
+    with _filesystem(scheme).open(uri, "rb") as file:
+        return _read(file, uri, getattr(file, "size", None), max_bytes)
+
+
+def _read_web(uri: str, scheme: str, max_bytes: int) -> bytes:
+    try:
+        import aiohttp
+    except ImportError as error:
+        raise InputError(f"cannot read {scheme}:// addresses: {error}") from None
+
+    # With block_size 0 a file is one plain stream instead of a series of range requests, with a size none is asked for
+    # first, and what is encoded is sent as it is: a signature holds for no other spelling. A name in another alphabet
+    # must be encoded, its host's in a way of its own.
+    web = _filesystem(
+        scheme,
+        block_size=0,
+        encoded=uri.isascii(),
+        client_kwargs={"timeout": aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)},
+    )
+    address = _UNFIT.sub(lambda found: quote(found[0]), uri) if uri.isascii() else uri
+    try:
+        with web.open(address, "rb", size=max_bytes) as file:
+            data = _read(file, uri, None, max_bytes)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{uri}: the address answered 404, not found") from None
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise OSError(f"cannot read {uri}: {type(error).__name__}: {error}") from error
+    if _PAGE.match(data[:4096]):
+        raise OSError(f"{uri}: the address answered with a web page, not a picture")
+    return data
+
+
+def _filesystem(scheme: str, **options: object) -> "AbstractFileSystem":
     import fsspec
 
     try:
-        if scheme not in ("http", "https"):
-            return fsspec.filesystem(scheme)
-        import aiohttp
-
-        # With block_size 0 a file is one plain stream instead of a series of range requests.
-        timeout = aiohttp.ClientTimeout(total=HTTP_TIMEOUT_S)
-        return fsspec.filesystem(scheme, block_size=0, client_kwargs={"timeout": timeout})
+        return fsspec.filesystem(scheme, **options)
     except (ValueError, ImportError) as error:
         raise InputError(f"cannot read {scheme}:// addresses: {error}") from None
 

@@ -10,10 +10,10 @@ A table is opened once and then read from end to end three times, however little
 2. to embed the pictures;
 3. to embed the prompts, after all pictures: together they would need both towers in memory at a time.
 
-A table without prompts is not read for them. Where engines are tried, the side is read once more, up to its first
-SAMPLE new records. Tars are not counted, since that would be to read the pictures; only where their number decides
-whether engines are tried, each side is read up to TRIAL_RECORDS. A boundary (embed.unfreeze.fill) is one pass more, up
-to the last picture that it lacks.
+A table without prompts is not read for them. JSON, whose keys may first come in any record, is read when it is opened
+too. Where engines are tried, the side is read once more, up to its first SAMPLE new records. Tars are not counted,
+since that would be to read the pictures; only where their number decides whether engines are tried, each side is read
+up to TRIAL_RECORDS. A boundary (embed.unfreeze.fill) is one pass more, up to the last picture that it lacks.
 """
 
 import logging
@@ -33,13 +33,14 @@ from embed.engines.choice import REFERENCE, Engine, admits, candidates
 from embed.engines.encoders import TowerEncoder
 from embed.engines.machine import machine_cache
 from embed.engines.towers import SAMPLE, Towers
+from embed.files import require_out
 from embed.inputs.decoding import DecodePool
 from embed.jobs import run
-from embed.outs import require_out
 from embed.process.allocator import release_freed_memory
 from embed.process.child import call_apart
 from embed.progress import Progress, silent
 from embed.records.formats import Records, read_records
+from embed.records.sources import TableSource
 from embed.spec import SIDES, InputError, Side, Source, known_fields, require_same_identity
 from embed.wording import NOUN
 
@@ -53,7 +54,7 @@ TRIAL_RECORDS = 1000
 class BuildConfig(EmbeddingConfig):
     """All that `embed cache` can be told."""
 
-    tables: tuple[str, ...]
+    tables: tuple[TableSource, ...]
     out: Path
     source: Source
     wanted: Wanted = field(default_factory=Wanted)
@@ -67,7 +68,10 @@ class BuildConfig(EmbeddingConfig):
 
 
 def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, Any]:
-    """Add every picture and prompt of the tables that the cache lacks, and say what was done."""
+    """Add every picture and prompt of the tables that the cache lacks, and say what was done.
+
+    Raise InputError if not one of the pictures could be read; the cache has its prompts and its ledger nevertheless.
+    """
     require_out(config.out, "cache", overwrite=True)
     tables = config.records
     device = resolve_device(config.wanted.device)
@@ -89,6 +93,7 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
             engines[side] = build.settle_engine(side, writer.cache())
             counts[side] = build.embed(side, engines[side], writer)
         cache = writer.cache()
+    _require_some(cache, counts["images"])
     return {
         "cache": str(config.out),
         "device": device,
@@ -189,6 +194,18 @@ class _Build:
             actors=config.ray_actors,
             workers=config.workers or 1,
             num_gpus=config.num_gpus,
+        )
+
+
+def _require_some(cache: Cache, pictures: run.Counts) -> None:
+    """Raise InputError, with one of the failures, if all pictures of a run failed."""
+    if pictures.failed and not pictures.embedded and not pictures.known:
+        last = cache.failures().slice(len(cache.failures()) - 1).to_pylist()[0]
+        detail = f" ({last['detail']})" if last["detail"] else ""
+        raise InputError(
+            f"none of the {pictures.failed:,} pictures could be embedded; the last, {last['key']}, failed with"
+            f" {last['stage']}: {last['reason']}{detail}. Check the table and --images-root; all failures are listed by"
+            f" python -m embed inspect {cache.path}"
         )
 
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embed.cache.known import IdSet, Known, words
-from embed.cache.store import EMBEDDINGS, FAILURES, ID_COLUMN, KEYS, Cache, CacheWriter, Engines
+from embed.cache.known import NAMED, IdSet, Known, words
+from embed.cache.store import EMBEDDINGS, FAILURES, ID_COLUMN, Cache, CacheWriter, Engines
 from embed.jobs.run import FEATURE_FOLDERS
 from embed.progress import Progress, Step, silent
 from embed.spec import SIDES, InputError, Side, require_same_identity
@@ -78,7 +78,7 @@ def _engines(ours: Cache, theirs: Cache, side: Side) -> Engines:
 def _copy_keys(cache: Cache, writer: CacheWriter, known: Known) -> None:
     for file in cache.files("images", "keys"):
         keys = pq.read_table(file)
-        lacking = known.note(list(zip(*(keys[name].to_pylist() for name in KEYS.names), strict=True)))
+        lacking = known.note(list(zip(*(keys[name].to_pylist() for name in NAMED), strict=True)))
         if lacking.any():
             writer.append_keys(keys.filter(pa.array(lacking)))
             writer.commit()

@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from embed.addresses import place_of
 from embed.arrays import Bools, Float16s, Float32s, UInt8s
 from embed.cache.known import IdSet, Known, name_fingerprint, stack, words
 from embed.cache.ledger import Ledger
@@ -247,7 +248,7 @@ def _picture(key: str, uri: str | None, data: bytes | None) -> Picture:
 
 
 def _name(picture: Picture) -> tuple[str, str | None, int | None, int | None]:
-    """The picture's row in the columns of a cache's keys."""
+    """The picture's row in the columns NAMED of a cache's keys."""
     return picture.key, picture.id, picture.size_bytes, picture.mtime_ns
 
 
@@ -261,7 +262,7 @@ class _ImageShard:
         self._folders = [FEATURE_FOLDERS[name] for name in encoder.features]
         self._batches: _Batches[UInt8s] = _Batches(lambda rows: encoder.images(np.stack(rows)), encoder.batch_size)
         self._rows: list[tuple[str, str, int, int]] = []
-        self._names: list[tuple[str, str | None, int | None, int | None]] = []
+        self._names: list[tuple[str, str | None, int | None, int | None, str | None]] = []
 
     def add(self, picture: Picture, new: bool, named: bool) -> None:
         """Take note of the picture; `new` wants a row of its own, `named` one among the names."""
@@ -272,7 +273,7 @@ class _ImageShard:
             self._batches.add(np.array(picture.pixels))
             self._rows.append((picture.key, str(picture.id), picture.width, picture.height))
         if named:
-            self._names.append(_name(picture))
+            self._names.append((*_name(picture), place_of(picture.key, picture.uri)))
         if len(self._rows) == SHARD_ROWS or len(self._names) == SHARD_NAMES:
             self.commit()
         elif self._ledger.pending() >= SHARD_NAMES:

@@ -1,17 +1,23 @@
 """Processes that this one starts: they leave signals of the terminal to it, and end with it.
 
+They are plain Python processes. Those of `multiprocessing` would run the user's script again, which does harm where it
+has no `if __name__ == "__main__"`, and would hand every environment variable on.
+
 `call_apart` is for what is done once: its memory, torch's most of all, ends with the process.
 """
 
 import contextlib
+import json
 import logging
-import multiprocessing
 import os
+import select
 import signal
+import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
@@ -23,30 +29,58 @@ Arguments = TypeVarTuple("Arguments")
 EXIT_S = 10.0  # for a process that has closed its pipe to be gone
 
 
+# What Python and its libraries need of this process's variables: where things are and how file names are encoded.
+HARMLESS = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUTF8", "TMPDIR")
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
+    " from embed.process.child import run; run(int(sys.argv[2]))"
+)
+
+
+def bare_environment() -> dict[str, str]:
+    """The environment of a process that may fall into strangers' hands: nothing that could be a secret.
+
+    Nor does it need threads for numpy's algebra, one a core in each process.
+    """
+    return {name: os.environ[name] for name in HARMLESS if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"}
+
+
 class Child:
     """A process that runs `work(its end of a pipe, *arguments)`, and this side's end, `connection`.
 
-    Work and arguments are pickled. The process is spawned, not forked: this one has threads and perhaps a GPU context.
+    Work, a function of a module, and arguments are pickled. The process has the `environment`, this one's by default,
+    and the open files `descriptors` under the same numbers.
     """
 
-    def __init__(self, work: Callable[[Connection, *Arguments], None], *arguments: *Arguments) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_run, args=(work, theirs, *arguments), daemon=True)
-        self.process.start()
-        theirs.close()
+    def __init__(
+        self,
+        work: Callable[[Connection, *Arguments], None],
+        *arguments: *Arguments,
+        environment: Mapping[str, str] | None = None,
+        descriptors: Sequence[int] = (),
+    ) -> None:
+        self.connection, theirs = Pipe()
+        with theirs:
+            command = [sys.executable, "-P", "-c", _START, json.dumps(sys.path), str(theirs.fileno())]
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, env=environment, pass_fds=[theirs.fileno(), *descriptors]
+            )
+        with contextlib.suppress(OSError):  # it has ended already, which whoever reads its answers will see
+            self.connection.send((work, arguments))
 
     def exit_code(self) -> int | None:
         """The exit code of a process whose pipe has closed; None where it lives on."""
-        self.process.join(EXIT_S)
-        return self.process.exitcode
+        try:
+            return self.process.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            return None
 
     def stop(self) -> None:
         """End the process at once."""
         self.connection.close()
         self.process.kill()
-        self.process.join()
-        self.process.close()
+        self.process.wait()
 
 
 class _Logged(NamedTuple):
@@ -102,20 +136,22 @@ def _answer(connection: Connection) -> None:
         connection.send(error)
 
 
-def _run(work: Callable[[Connection, *Arguments], None], connection: Connection, *arguments: *Arguments) -> None:
-    """What a new process does."""
+def run(descriptor: int) -> None:
+    """What a new process does with its end of the pipe."""
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to every process of its group
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
+    connection = Connection(descriptor)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
+        work, arguments = connection.recv()
         work(connection, *arguments)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(descriptor: int) -> None:
     """A parent that is killed does not say so, and what runs here may go on for minutes, or for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+    hung_up = select.poll()
+    hung_up.register(descriptor, 0)  # an end that is closed shows whatever is asked for
+    hung_up.poll()
     os._exit(1)
 
 

@@ -1,8 +1,9 @@
 """Work in processes that may crash, hang or be killed: it costs one item, and neither this process nor another item.
 
 Decoders are C code fed with strangers' files. What such a file can do to its process must end there, so this is the
-one place that starts, feeds, watches and replaces these processes; their answers are plain bytes, which nothing here
-unpickles. Knows no pictures.
+one place that starts, feeds, watches and replaces these processes. They have little memory to grow into and no secret
+in their environment; their answers are plain bytes of a bounded length, which nothing here unpickles. Knows no
+pictures.
 """
 
 import contextlib
@@ -13,13 +14,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from itertools import accumulate, pairwise
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import DupFd
-from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar
+from typing import BinaryIO, Generic, TypeAlias, TypeVar
 
-from embed.process.child import Child, silence_libraries
+from embed.process.bounds import bounded_memory
+from embed.process.child import Child, bare_environment, silence_libraries
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,6 +33,7 @@ START_S = 120.0  # for a process to start on a machine that is busy
 FAILED_STARTS = 4  # one after another, before something else than an item must be at fault
 LOOK_S = 1.0  # between two looks at how far a process is
 POSITION_BYTES = 8
+ANSWER_BYTES = 1 << 20  # an answer is no longer, unless it is said to be
 
 
 class WorkerPool(Generic[Item]):
@@ -39,7 +42,8 @@ class WorkerPool(Generic[Item]):
     `handle`, a function of a module, and the items are pickled; `memory` is `memory_bytes` that this process sees too.
     Each process has a thread here that hands it the items of one task and takes their answers. Where the process dies,
     or is at one item for more than `stall_s`, `lost` is called and a new one does the task again, without an item that
-    has cost two processes.
+    has cost two processes. While it is at an item its address space grows by `growth_bytes` at most. Its `environment`
+    is `bare_environment()` unless given.
     """
 
     def __init__(
@@ -49,9 +53,13 @@ class WorkerPool(Generic[Item]):
         stall_s: float,
         memory_bytes: int = 0,
         lost: Callable[[], None] = lambda: None,
+        growth_bytes: int = 1 << 30,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._handle = handle
         self._stall_s = stall_s
+        self._growth_bytes = growth_bytes
+        self._environment = bare_environment() if environment is None else environment
         self._lost = lost
         self._workers = [_Worker(memory_bytes) for _ in range(count)]
         self._idle = self._workers.copy()
@@ -65,16 +73,22 @@ class WorkerPool(Generic[Item]):
         for worker in self._workers:
             self._ensure_process(worker)
 
-    def submit(self, items: Sequence[Item], collect: Callable[[Answers, memoryview], Result]) -> "Future[Result]":
+    def submit(
+        self,
+        items: Sequence[Item],
+        collect: Callable[[Answers, memoryview], Result],
+        answer_bytes: int = ANSWER_BYTES,
+    ) -> "Future[Result]":
         """`collect(answers, memory)` once there is an answer for each item, called in a thread of the pool.
 
-        A future that is cancelled before its turn costs nothing. CancelledError here or in the future where the pool
-        is closed meanwhile, RuntimeError in it where processes do not even start.
+        A process that answers with more than `answer_bytes` an item counts as one that died. A future that is cancelled
+        before its turn costs nothing. CancelledError here or in the future where the pool is closed meanwhile,
+        RuntimeError in it where processes do not even start.
         """
         with self._lock:
             if self._closed:
                 raise CancelledError
-            return self._threads.submit(self._do, items, collect)
+            return self._threads.submit(self._do, items, collect, answer_bytes)
 
     def close(self) -> None:
         """End the processes, whatever they are at, and wait for the threads."""
@@ -89,20 +103,20 @@ class WorkerPool(Generic[Item]):
             worker.memory.file.close()
         self._workers, self._idle = [], []
 
-    def _do(self, items: Sequence[Item], collect: Callable[[Answers, memoryview], Result]) -> Result:
+    def _do(self, items: Sequence[Item], collect: Callable[[Answers, memoryview], Result], answer_bytes: int) -> Result:
         worker = self._idle.pop()  # as many workers as threads: there is one
         try:
-            return collect(self._answers(worker, items), worker.memory.of_tasks)
+            return collect(self._answers(worker, items, answer_bytes), worker.memory.of_tasks)
         finally:
             self._idle.append(worker)
 
-    def _answers(self, worker: "_Worker", items: Sequence[Item]) -> Answers:
+    def _answers(self, worker: "_Worker", items: Sequence[Item], answer_bytes: int) -> Answers:
         deaths: Counter[int] = Counter()
         failed_starts = 0
         answers: list[bytes | None] = [None] * len(items)
         while left := [(i, item) for i, item in enumerate(items) if deaths[i] < DEATHS]:
             child = self._ensure_process(worker)
-            found = worker.answers(child, left, self._stall_s)
+            found = worker.answers(child, left, self._stall_s, answer_bytes)
             if found is not None:
                 for (i, _), answer in zip(left, found, strict=True):
                     answers[i] = answer
@@ -124,7 +138,9 @@ class WorkerPool(Generic[Item]):
                 raise CancelledError
             if worker.child is None:
                 worker.memory.position[0] = -1
-                worker.child, worker.began = Child(_serve, self._handle, worker.memory), False
+                file, given = worker.memory.file.fileno(), (self._handle, self._growth_bytes)
+                worker.child = Child(_serve, file, *given, environment=self._environment, descriptors=[file])
+                worker.began = False
                 self.started += 1
             return worker.child
 
@@ -137,14 +153,16 @@ class _Worker:
         self.child: Child | None = None
         self.began = False  # whether that process has got as far as asking for work
 
-    def answers(self, child: Child, items: Sequence[tuple[int, object]], stall_s: float) -> list[bytes] | None:
-        """An answer for each of the items, which are numbered; None where the process dies or stalls."""
+    def answers(
+        self, child: Child, items: Sequence[tuple[int, object]], stall_s: float, answer_bytes: int
+    ) -> list[bytes] | None:
+        """An answer for each of the items, which are numbered; None where the process dies, stalls or says nonsense."""
         position = self.memory.position
-        with contextlib.suppress(EOFError, OSError):  # it died
+        with contextlib.suppress(EOFError, OSError):  # it died, or says more than it may
             if not self.began:
                 if not child.connection.poll(START_S):
                     return None
-                child.connection.recv_bytes()
+                child.connection.recv_bytes(0)
                 self.began = True
             seen = position[0] = -1
             child.connection.send(items)
@@ -154,7 +172,7 @@ class _Worker:
                     seen, since = position[0], time.monotonic()
                 elif time.monotonic() - since > stall_s:
                     return None
-            return _parted(child.connection.recv_bytes(), len(items))
+            return _parted(child.connection.recv_bytes(len(items) * (8 + answer_bytes)), len(items))
         return None
 
     def stop(self) -> None:
@@ -165,20 +183,13 @@ class _Worker:
 
 
 class _Memory:
-    """Memory of this process that a child sees too when it is given this: where it is in its task, then the task's."""
+    """Memory that two processes see through the same file: where one of them is in its task, then the task's."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         view = memoryview(mmap.mmap(file.fileno(), 0))
         self.position = view[:POSITION_BYTES].cast("q")  # number of the item that is being handled; -1 before the first
         self.of_tasks = view[POSITION_BYTES:]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _given_memory, (DupFd(self.file.fileno()),)
-
-
-def _given_memory(descriptor: Any) -> _Memory:
-    return _Memory(open(descriptor.detach(), "r+b"))
 
 
 def _new_memory(size_bytes: int) -> _Memory:
@@ -194,15 +205,17 @@ def _memory_file() -> BinaryIO:
     return tempfile.TemporaryFile()
 
 
-def _serve(connection: Connection, handle: Handle[Item], memory: _Memory) -> None:
+def _serve(connection: Connection, file: int, handle: Handle[Item], growth_bytes: int) -> None:
     """The process: items in, answers out, until the parent goes away."""
     silence_libraries()
+    memory = _Memory(os.fdopen(file, "r+b"))
     connection.send_bytes(b"")  # it has begun
     while True:
         answers = []
         for i, item in connection.recv():
             memory.position[0] = i
-            answers.append(handle(item, memory.of_tasks))
+            with bounded_memory(growth_bytes):
+                answers.append(handle(item, memory.of_tasks))
         connection.send_bytes(_joined(answers))
 
 
@@ -211,11 +224,12 @@ def _joined(parts: Sequence[bytes]) -> bytes:
     return struct.pack(f"={len(parts)}q", *map(len, parts)) + b"".join(parts)
 
 
-def _parted(message: bytes, count: int) -> list[bytes]:
-    """The parts of a message of `_joined`."""
+def _parted(message: bytes, count: int) -> list[bytes] | None:
+    """The parts of a message of `_joined`; None where it is none."""
+    if len(message) < 8 * count:
+        return None
     lengths = struct.unpack_from(f"={count}q", message)
-    start, parts = 8 * count, []
-    for length in lengths:
-        parts.append(message[start : start + length])
-        start += length
-    return parts
+    if min(lengths) < 0 or 8 * count + sum(lengths) != len(message):
+        return None
+    ends = list(accumulate(lengths, initial=8 * count))
+    return [message[start:end] for start, end in pairwise(ends)]

@@ -6,17 +6,16 @@ Everything is computed on Arrow columns, batch by batch.
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.addresses import WHOLE, join
 from embed.arrays import Bools, Ints
-from embed.records.tables import Table, Types, holds_bytes
+from embed.records.plain import PICTURE, Column, holds_bytes
+from embed.records.tables import Table, Types
 from embed.spec import InputError, Side
-
-Column: TypeAlias = pa.Array | pa.ChunkedArray
 
 STRING, FLOAT = pa.string(), pa.float64()
 STRINGS, FLOATS = pa.list_(STRING), pa.list_(FLOAT)
@@ -57,16 +56,16 @@ class Picture:
     def types(self, table: Table) -> dict[str, pa.DataType]:
         types = {name: STRING for name in (self.key, self.uri) if name}
         if self.data:
-            types[self.data] = picture_type(table, self.data)
+            types[self.data] = table.types[self.data]
         return types
 
     def batch(self, rows: pa.RecordBatch) -> pa.RecordBatch:
         """IMAGES rows. Without a name, bytes are named by their hash and anything else by its URI."""
         uri = rows[self.uri] if self.uri else pa.nulls(len(rows), STRING)
         data = rows[self.data] if self.data else pa.nulls(len(rows), pa.binary())
-        if pa.types.is_struct(data.type):  # as the `datasets` library stores an image: bytes, or else a path
-            uri = pc.coalesce(uri, pc.struct_field(data, "path").cast(STRING))
-            data = pc.struct_field(data, "bytes").cast(pa.binary())
+        if data.type == PICTURE:  # bytes, or else a path
+            uri = pc.coalesce(uri, pc.struct_field(data, "path"))
+            data = pc.struct_field(data, "bytes")
         uri = pc.if_else(data.is_valid(), None, uri)
         key = rows[self.key] if self.key else pc.coalesce(_content_hashes(data), uri)
         return pa.RecordBatch.from_arrays([key, uri, data], schema=IMAGES)
@@ -83,12 +82,11 @@ class Picture:
         return {name: STRING} if name else {}
 
 
-def picture_type(table: Table, name: str) -> pa.DataType:
-    """How to read a column of pictures: as text, as bytes, or as the struct it is."""
-    own = table.types[name]
-    if not holds_bytes(own):
-        return STRING
-    return own if pa.types.is_struct(own) else pa.binary()
+def absolute(uri: pa.Array, root: str) -> pa.Array:
+    """Paths and URIs, those that are relative starting in `root`."""
+    if "://" in root:
+        return pa.array([None if name is None else join(root, name) for name in uri.to_pylist()], STRING)
+    return pc.if_else(pc.match_substring_regex(uri, WHOLE), uri, pc.binary_join_element_wise(root, uri, "/"))
 
 
 def _content_hashes(data: pa.Array) -> pa.Array:

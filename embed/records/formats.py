@@ -12,18 +12,18 @@
 """
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from embed.addresses import join, place_of
 from embed.records import labels
 from embed.records.columns import (
     IMAGES,
     Reading,
+    absolute,
     listed_pictures,
     pick_a_pic_picture,
     picture,
@@ -32,8 +32,11 @@ from embed.records.columns import (
     stream,
 )
 from embed.records.labels import Kind
-from embed.records.samples import FolderTable, JsonArrayTable, TarTable
-from embed.records.tables import CsvTable, JsonLinesTable, ParquetTable, RecordFormat, Table, holds_bytes
+from embed.records.plain import holds_bytes
+from embed.records.samples import FolderTable
+from embed.records.sources import TableSource, open_table
+from embed.records.tables import RecordFormat, Table
+from embed.records.tars import TarTable
 from embed.spec import InputError, Side
 from embed.wording import unknown_name
 
@@ -126,6 +129,10 @@ class Records:
         """Of its labels; None where it has none."""
         return self.shape.kind
 
+    def place(self, key: str) -> str | None:
+        """Where the picture that a label names lies (see embed.addresses)."""
+        return place_of(key, join(self.images_root, key))
+
     def images(self) -> Batches:
         """The pictures as batches of IMAGES, in the table's order; a picture may come more than once.
 
@@ -134,7 +141,7 @@ class Records:
         """
         for _, batch in stream(self.table, {"images": self.shape.pictures(self.table)}):
             yield pa.RecordBatch.from_arrays(
-                [batch["key"], _absolute(batch["uri"], self.images_root), batch["bytes"]], schema=IMAGES
+                [batch["key"], absolute(batch["uri"], self.images_root), batch["bytes"]], schema=IMAGES
             )
 
     def prompts(self) -> Batches:
@@ -162,51 +169,29 @@ class Records:
 
     def labels(self) -> pa.Table:
         """The labels, with the columns of `labels.LABELS[kind]` first; InputError for those nobody can mean."""
+        self.table.complete()
         if self.shape.labels is None:
             raise InputError(f"{self.path} has no labels; it has the columns {', '.join(self.table.types)}")
         return self.shape.labels(self.table)
 
 
 def read_records(
-    path: str | Path,
+    source: TableSource,
     format: str | None = None,
     images_root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Records:
-    """The records of a file, a folder of pictures or webdataset tars; the format is recognised by the columns.
+    """The records of a file, shards, a folder or a table in memory; the format is recognised by the columns.
 
     `columns` gives a table's column a further name, {ours: theirs}. `images_root`, a folder or a URI, is where
-    relative paths start: the table's own folder, or the folder of pictures itself, unless given. InputError for a file
-    that is missing, unreadable, empty, of no format or of several.
+    relative paths start: the table's own folder, or the folder of pictures itself, unless given. Raise InputError for
+    a table that is missing, unreadable, empty, of no format or of several.
     """
-    path = str(path)
-    table = open_table(path, columns or {})
+    table = open_table(source, columns or {})
     if not (table.types and table.has_rows):
-        raise InputError(f"{path} has no {'pictures' if isinstance(table, FolderTable) else 'rows'}")
+        raise InputError(f"{table.path} has no {'pictures' if isinstance(table, FolderTable) else 'rows'}")
     name = _named(format) if format else _recognise(table)
-    return Records(table, name, _shape(name, table), _root(path, images_root))
-
-
-def open_table(path: str, columns: Mapping[str, str]) -> Table:
-    """The reader for a file, a folder or tars, chosen by the name; `columns` is {ours: theirs}."""
-    name = re.sub(r"\.(gz|bz2|zst)$", "", path.lower())
-    if name.endswith(".tar"):
-        return TarTable(path, columns)
-    if os.path.isdir(path):
-        return FolderTable(path, columns)
-    if not os.path.exists(path):
-        raise InputError(f"{path} does not exist")
-    if name.endswith(".parquet"):
-        return ParquetTable(path, columns)
-    if name.endswith((".csv", ".tsv")):
-        return CsvTable(path, columns)
-    if name.endswith((".json", ".jsonl", ".ndjson")):
-        with pa.input_stream(path, compression="detect") as file:
-            start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-        return (JsonArrayTable if start.startswith(b"[") else JsonLinesTable)(path, columns)
-    raise InputError(
-        f"cannot tell what {path} is by its name; wanted .parquet, .csv, .tsv, .json, .jsonl, .tar or a folder"
-    )
+    return Records(table, name, _shape(name, table), _root(table, images_root))
 
 
 def _recognise(table: Table) -> RecordFormat:
@@ -246,17 +231,12 @@ def _shape(format: RecordFormat, table: Table) -> Format:
     raise InputError(f"{table.path} lacks what format {format} needs: {lacking}; it has {', '.join(table.types)}")
 
 
-def _root(path: str, images_root: str | Path | None) -> str:
+def _root(table: Table, images_root: str | Path | None) -> str:
     if images_root is None:
-        return os.path.abspath(path if os.path.isdir(path) else os.path.dirname(path))
+        return table.root
     root = str(images_root)
     if "://" in root:
-        return root.rstrip("/")
+        return root
     if not os.path.isdir(root):
         raise InputError(f"{root}, where the pictures should be, is no folder")
     return os.path.abspath(root)
-
-
-def _absolute(uri: pa.Array, root: str) -> pa.Array:
-    whole = pc.match_substring_regex(uri, r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)")
-    return pc.if_else(whole, uri, pc.binary_join_element_wise(root, uri, "/"))

@@ -18,7 +18,6 @@ from embed.records.columns import (
     FLOATS,
     STRING,
     STRINGS,
-    Column,
     any_in_list,
     empty,
     lengths,
@@ -27,6 +26,7 @@ from embed.records.columns import (
     refuse,
     valid,
 )
+from embed.records.plain import Column
 from embed.records.tables import BATCH_ROWS, Table
 
 Kind = Literal["comparisons", "groups", "ratings", "counts"]
@@ -63,7 +63,8 @@ def social_reward(table: Table) -> pa.Table:
 def pick_a_pic(table: Table) -> pa.Table:
     """Comparisons with target 1, 0 or 0.5 (a tie: `has_label` false), of weight 1 / `num_example_per_prompt`.
 
-    A picture is named by its uid, or else by the hash of its bytes, or else by its URL.
+    Where `has_label` is null, the two labels tell, as they do in a table without that column. A picture is named by
+    its uid, or else by the hash of its bytes, or else by its URL.
 
     >>> pairs = {"caption": ["a cat", "a dog"], "jpg_0": [b"A", b"C"], "jpg_1": [b"B", b"D"]}
     >>> pairs |= {"image_0_uid": ["a", "c"], "image_1_uid": ["b", "d"], "label_0": [0.0, 0.5], "label_1": [1.0, 0.5]}
@@ -79,8 +80,7 @@ def pick_a_pic(table: Table) -> pa.Table:
     rows, others = table.read(types | _present(table, {"has_label": pa.bool_(), "num_example_per_prompt": FLOAT}))
     decided, weight = np.ones(len(rows), bool), np.ones(len(rows))
     if "has_label" in rows.column_names:
-        refuse(table, rows["has_label"].is_null(), "has_label is null")
-        decided = rows["has_label"].to_numpy()
+        decided = np.asarray(rows["has_label"].fill_null(True))
     if "num_example_per_prompt" in rows.column_names:
         examples = rows["num_example_per_prompt"].to_numpy()
         refuse(table, ~(examples >= 1), "num_example_per_prompt is not at least 1")
@@ -169,6 +169,7 @@ def popularity(table: Table) -> pa.Table:
     known, count = valid(rows["count"]), rows["count"].to_numpy()
     refuse(table, empty(images), "a picture without a name")
     refuse(table, known & ~((count >= 0) & np.isfinite(count)), "count is negative or not finite")
+    refuse(table, known & (count % 1 != 0), "count is no whole number")
     if "exposures" in rows.column_names and known.any() and valid(rows["exposures"])[known].any():
         exposures = rows["exposures"].to_numpy()
         refuse(table, known & ~np.isfinite(exposures), "exposures are unknown, though other rows have them")

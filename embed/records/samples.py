@@ -1,29 +1,26 @@
-"""Sources that give one record after another: JSON arrays, folders of pictures, webdataset tars.
+"""Sources that give one record after another as a Python dict, and one of them: folders of pictures.
 
-They read as tables like any other: a folder with the columns `image` and `prompt`, a tar with `image`, `bytes`,
-`prompt` and the scalars of its `.json` members. Only a batch of records is ever held as Python objects.
+They read as tables like any other. Only a batch of records is ever held as Python objects.
 """
 
-import io
 import itertools
-import json
 import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pyarrow as pa
 
-from embed.records.tables import Table, Types
+from embed.records.tables import Rows, Table, Types
 from embed.spec import InputError
 
 BATCH_RECORDS = 8192
-MAX_RECORD_CHARS = 64 << 20  # of one object in a JSON array; text that never closes must not fill the memory
 
 # Beside pictures in a folder, and not pictures. Hidden files are left out too; whatever else is there counts as one.
 SIDE_FILES = (".csv", ".html", ".json", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".tar", ".tsv", ".txt", ".zip")
-TAR_PICTURES = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+
+# What JSON calls the kinds of its values.
+KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
 class SampleTable(Table):
@@ -32,43 +29,64 @@ class SampleTable(Table):
     def _samples(self, types: Types) -> Iterator[dict[str, Any]]:
         raise NotImplementedError
 
-    def _open(self) -> tuple[pa.Schema, bool]:
-        # The names are enough: columns are read with the types that are asked for.
-        first = list(itertools.islice(self._samples({}), 100))
-        names = dict.fromkeys(itertools.chain.from_iterable(first))
-        return pa.schema([(name, pa.null()) for name in names]), bool(first)
-
     def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
-        schema = pa.schema(list(types.items()))
+        start = 0
         for samples in _batched(self._samples(types), min(rows, BATCH_RECORDS)):
-            yield pa.RecordBatch.from_pylist(samples, schema)
+            columns = {name: self._array(name, _values(samples, name), start, type) for name, type in types.items()}
+            yield pa.RecordBatch.from_pydict(columns)
+            start += len(samples)
 
     def _read(self, types: Types) -> pa.Table:
-        tables = [self._to_table(samples, types) for samples in _batched(self._samples(types), BATCH_RECORDS)]
+        tables, start = [], 0
+        for samples in _batched(self._samples(types), BATCH_RECORDS):
+            tables.append(self._to_table(samples, types, start))
+            start += len(samples)
         return pa.concat_tables(tables, promote_options="permissive")
 
-    def _to_table(self, samples: list[dict[str, Any]], types: Types) -> pa.Table:
+    def _whole_rows(self, types: Types, rows: int, start: int) -> Iterator[Rows]:
+        # All rows settle the other columns' types; the rows themselves, with their pictures, come one by one.
+        others, row = self._read({}).schema, 0
+        for samples in _batched(self._samples(types), rows):
+            if row + len(samples) > start:
+                table = self._to_table(samples, types, row)
+                settled = {
+                    name: table[name].cast(others.field(name).type)
+                    if name in table.column_names
+                    else pa.nulls(len(table), others.field(name).type)
+                    for name in others.names
+                }
+                named = {name: table[name] for name in types}
+                yield pa.table(settled | named).slice(max(0, start - row))
+            row += len(samples)
+
+    def _to_table(self, samples: list[dict[str, Any]], types: Types, start: int) -> pa.Table:
         """The columns of `types`, and every other one that holds no lists and objects."""
         columns = {}
         for name in dict.fromkeys([*types, *itertools.chain.from_iterable(samples)]):
-            values = [sample.get(name) for sample in samples]
+            values = _values(samples, name)
             if name in types or not any(isinstance(value, list | dict) for value in values):
-                try:
-                    columns[name] = pa.array(values, types.get(name))
-                except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                    raise InputError(f"{self.path}: column {name!r} holds different kinds of values: {error}") from None
+                columns[name] = self._array(name, values, start, types.get(name))
         return pa.table(columns)
 
-
-class JsonArrayTable(SampleTable):
-    """One JSON array of objects, read object by object."""
-
-    def _samples(self, types: Types) -> Iterator[dict[str, Any]]:
-        with pa.input_stream(self.path, compression="detect") as raw:
-            for number, record in enumerate(_json_array(io.TextIOWrapper(raw, encoding="utf-8-sig"))):
-                if not isinstance(record, dict):
-                    raise InputError(f"{self.path}: record {number} is {str(record)[:40]!r}; wanted a JSON object")
-                yield record
+    def _array(self, name: str, values: list[Any], start: int, type: pa.DataType | None) -> pa.Array:
+        """The values as this type or, where they are of another one, as their own."""
+        attempts: list[dict[str, Any]] = [{"type": type}, {"type": type, "from_pandas": True}, {}]
+        for options in attempts:  # from_pandas: NaN among texts is no text
+            try:
+                return pa.array(values, **options)
+            except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+                reason = str(error)
+        where = f"{self.path}: column {name!r}"
+        kinds = [KINDS.get(value.__class__) for value in values]
+        first = next(kind for kind in kinds if kind)
+        for row, (kind, value) in enumerate(zip(kinds, values, strict=True), start):
+            if kind not in (None, first):
+                raise InputError(
+                    f"{where} holds different kinds of values: {first}, and {kind} in row {row} (counted from 0)"
+                )
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise InputError(f"{where} has {value} in row {row} (counted from 0), which 64 bits cannot hold")
+        raise InputError(f"{where} holds different kinds of values from row {start} on: {reason}")
 
 
 class FolderTable(SampleTable):
@@ -79,6 +97,10 @@ class FolderTable(SampleTable):
     """
 
     plain_format = "folder"
+
+    @property
+    def files(self) -> list[str]:
+        return []
 
     def _open(self) -> tuple[pa.Schema, bool]:
         has_rows = next(_files(self.path, ""), None) is not None
@@ -93,56 +115,14 @@ class FolderTable(SampleTable):
             yield sample
 
 
-class TarTable(SampleTable):
-    """webdataset shards: one path, or a brace pattern such as `shard-{0000..0009}.tar`.
-
-    `image` is the sample's `__key__`, `bytes` its picture, `prompt` its `.txt`, or else the `prompt` or `caption` of
-    its `.json`, whose other scalars are further columns.
-    """
-
-    plain_format = "webdataset"
-
-    def _open(self) -> tuple[pa.Schema, bool]:
-        fixed = {"image": pa.string(), "bytes": pa.binary(), "prompt": pa.string()}
-        found, has_rows = super()._open()
-        others = [name for name in found.names if name not in fixed]
-        return pa.schema([*fixed.items(), *((name, pa.null()) for name in others)]), has_rows
-
-    def _samples(self, types: Types) -> Iterator[dict[str, Any]]:
-        first_keys: dict[str, str] = {}
-        for shard in _shards(self.path):
-            for number, members in enumerate(_tar_members(shard)):
-                key = members["__key__"]
-                if number == 0 and first_keys.setdefault(key, shard) != shard:
-                    raise InputError(f"{first_keys[key]} and {shard} both begin with the key {key!r}: keys must differ")
-                yield _tar_sample(members, shard, "bytes" in types)
-
-
 def _batched(samples: Iterable[dict[str, Any]], rows: int) -> Iterator[list[dict[str, Any]]]:
     samples = iter(samples)
     while batch := list(itertools.islice(samples, rows)):
         yield batch
 
 
-def _json_array(file: TextIO) -> Iterator[Any]:
-    """The elements of the JSON array in `file`, decoded as they are read."""
-    decode = json.JSONDecoder().raw_decode
-    skip = re.compile(r"[\s,]*").match
-    text = file.read(1 << 20).lstrip().removeprefix("[")
-    position = 0
-    while True:
-        position = skip(text, position).end()  # type: ignore[union-attr]
-        if text.startswith("]", position):
-            return
-        try:
-            element, position = decode(text, position)
-        except json.JSONDecodeError:
-            more = file.read(max(1 << 20, len(text) - position))
-            if not more or len(text) - position > MAX_RECORD_CHARS:
-                raise
-            text, position = text[position:] + more, 0
-            continue
-        yield element
+def _values(samples: Sequence[dict[str, Any]], name: str) -> list[Any]:
+    return [sample.get(name) for sample in samples]
 
 
 def _files(root: str, folder: str) -> Iterator[str]:
@@ -164,46 +144,3 @@ def _utf8_name(root: str, name: str) -> str:
     except UnicodeEncodeError:
         return Path(root, name).absolute().as_uri()
     return name
-
-
-def _shards(pattern: str) -> list[str]:
-    if "{" in pattern:
-        try:
-            from braceexpand import braceexpand
-        except ImportError:
-            raise InputError(f"reading {pattern} needs webdataset: pip install webdataset") from None
-        shards = list(braceexpand(pattern))
-    else:
-        shards = [pattern]
-    if missing := [shard for shard in shards if not os.path.isfile(shard)]:
-        raise InputError(f"{missing[0]} does not exist" + (f", nor do {len(missing) - 1} more" * (len(missing) > 1)))
-    return shards
-
-
-def _tar_members(shard: str) -> Iterator[dict[str, Any]]:
-    """The samples of one tar as `webdataset` groups them: `__key__`, and bytes by extension."""
-    import tarfile
-
-    try:
-        from webdataset.tariterators import group_by_keys, tar_file_expander
-    except ImportError:
-        raise InputError(f"reading {shard} needs webdataset: pip install webdataset") from None
-    with open(shard, "rb") as file:
-        try:
-            yield from group_by_keys(tar_file_expander([{"url": shard, "stream": file}]))
-        except (tarfile.TarError, ValueError) as error:
-            raise InputError(f"{shard} cannot be read: {error}") from None
-
-
-def _tar_sample(members: dict[str, Any], shard: str, with_bytes: bool) -> dict[str, Any]:
-    facts = json.loads(members.get("json", "{}"))
-    if not isinstance(facts, dict):
-        raise InputError(f"{shard}: {members['__key__']}.json is no JSON object")
-    sample = facts | {"image": members["__key__"]}
-    if with_bytes:
-        sample["bytes"] = next((data for name, data in members.items() if name.endswith(TAR_PICTURES)), None)
-    else:
-        sample.pop("bytes", None)
-    text = members["txt"].decode("utf-8", "replace").strip() if "txt" in members else None
-    sample["prompt"] = text or facts.get("prompt") or facts.get("caption")
-    return sample

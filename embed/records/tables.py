@@ -1,25 +1,28 @@
-"""Rows as Arrow, from Parquet, CSV or JSON Lines.
+"""Rows as Arrow, from whatever holds them: what every source of rows offers.
 
-Every source offers the same two readings: `stream`, a few typed columns in small batches, and `read`, the typed
-columns with every other scalar column, whole. Knows nothing of pictures and labels.
+A source reads its own file and says what columns it has. Their types become plain here, once (`plain`), so that nobody
+downstream meets another. Every source offers the same readings: `stream`, a few typed columns in small batches; `read`,
+the typed columns with every other scalar column, whole; and `pieces`, both, so many rows at a time. Knows nothing of
+pictures and labels.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
 import pyarrow as pa
 
+from embed.records.plain import Column, convert, holds_bytes, is_light, is_scalar, plain, plain_type
 from embed.spec import InputError
+from embed.wording import one_line
 
 # Rows in a batch. Pictures inside a table are up to megabytes each.
 BATCH_ROWS = 65_536
 BATCH_ROWS_WITH_BYTES = 64
-BLOCK_BYTES = 2 << 20  # of CSV or JSON Lines; must hold a whole row
 
-Types = Mapping[str, pa.DataType]
+Types: TypeAlias = Mapping[str, pa.DataType]
+Rows: TypeAlias = pa.Table | pa.RecordBatch
 RecordFormat = Literal[
     "social-reward", "pick-a-pic", "imagereward", "hpd", "ratings", "popularity", "images", "folder", "webdataset"
 ]
@@ -28,43 +31,68 @@ RecordFormat = Literal[
 class Table:
     """A source of rows, opened once for what its columns are and whether there are rows; each reading is a pass.
 
-    `aliases` gives columns a further name: {"rating": "mos_quality"} for {ours: theirs}.
+    `aliases` gives columns a further name: {"rating": "mos_quality"} for {ours: theirs}. Relative paths of pictures
+    start in the folder `root`.
     """
 
     # What a source without labels is called among the formats.
     plain_format: RecordFormat = "images"
     rows: int | None = None  # where that is known without reading them
 
-    def __init__(self, path: str, aliases: Mapping[str, str]) -> None:
+    def __init__(self, path: str, root: str, aliases: Mapping[str, str]) -> None:
         self.path = path
+        self.root = root
         self.aliases = aliases
         with self._readable():
-            self._own_schema, self.has_rows = self._open()
-        names = self._own_schema.names
+            schema, self.has_rows = self._open()
+        self._know(schema)
+
+    def _know(self, schema: pa.Schema) -> None:
+        """Take note of the columns."""
+        names = schema.names
         if repeated := sorted({name for name in names if names.count(name) > 1}):
-            raise InputError(f"{path} has more than one column called {repeated[0]!r}")
-        for ours, theirs in aliases.items():
+            raise InputError(f"{self.path} has more than one column called {repeated[0]!r}")
+        for ours, theirs in self.aliases.items():
             if theirs not in names:
-                raise InputError(f"{path} has no column {theirs!r} to read as {ours!r}; it has {', '.join(names)}")
-        self.types = {field.name: field.type for field in self._own_schema}
-        self.types |= {ours: self.types[theirs] for ours, theirs in aliases.items()}
+                raise InputError(f"{self.path} has no column {theirs!r} to read as {ours!r}; it has {', '.join(names)}")
+        self._own_types = {field.name: plain_type(field.type) for field in schema}
+        self.types = self._own_types | {ours: self._own_types[theirs] for ours, theirs in self.aliases.items()}
+
+    @property
+    def files(self) -> list[str]:
+        """What it reads; nothing where that is no files of tables."""
+        return [self.path]
+
+    def complete(self) -> None:
+        """Find the columns that only later rows have, where opening has not looked at all rows."""
 
     def stream(self, types: Types) -> Iterator[pa.RecordBatch]:
-        """Batches of the columns named, cast to the types given."""
+        """Batches of the columns named, as the types given."""
         rows = BATCH_ROWS_WITH_BYTES if any(map(holds_bytes, types.values())) else BATCH_ROWS
+        start, schema = 0, pa.schema(list(types.items()))
         with self._readable():
             for batch in self._stream(self._own(types), rows):
                 for piece in range(0, batch.num_rows, rows):
-                    columns = [self._column(batch.slice(piece, rows), name, type) for name, type in types.items()]
-                    yield pa.RecordBatch.from_arrays(columns, schema=pa.schema(list(types.items())))
+                    columns = self._typed(batch.slice(piece, rows), types, start + piece)
+                    yield pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+                start += batch.num_rows
 
     def read(self, types: Types) -> tuple[pa.Table, pa.Table]:
-        """The columns named, cast to the types given; and every other column of scalars, under its own name."""
+        """The columns named, as the types given; and every other column of scalars, under its own name."""
         with self._readable():
             table = self._read(self._own(types))
-            wanted = pa.table({name: self._column(table, name, type) for name, type in types.items()})
-        others = [name for name in table.column_names if name not in types and is_scalar(table.schema.field(name).type)]
-        return wanted, table.select(others)
+            wanted = pa.table(self._typed(table, types))
+            others = table.select([name for name in table.column_names if name not in types])
+            return wanted, pa.table(self._others(others, wanted, is_scalar))
+
+    def pieces(self, types: Types, rows: int, start: int = 0) -> Iterator[tuple[pa.Table, pa.Table]]:
+        """The rows from `start` on, `rows` at a time and fewer in the end: the columns named, as the types given; and
+        every column of scalars or lists of them, under its own name."""
+        with self._readable():
+            for piece in _regrouped(self._whole_rows(self._own(types), rows, start), rows):
+                wanted = pa.table(self._typed(piece, types, start))
+                yield wanted, pa.table(self._others(piece, wanted, is_light))
+                start += len(piece)
 
     def _own(self, types: Types) -> dict[str, pa.DataType]:
         own: dict[str, pa.DataType] = {}
@@ -72,136 +100,76 @@ class Table:
             own.setdefault(self.aliases.get(name, name), type)
         return own
 
-    def _column(self, table: pa.Table | pa.RecordBatch, name: str, type: pa.DataType) -> pa.Array | pa.ChunkedArray:
-        own = self.aliases.get(name, name)
-        try:
-            return table[own].cast(type)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InputError(f"{self.path}: column {own!r} cannot be read as {type}: {error}") from None
+    def _with(self, types: Types, kept: Callable[[pa.DataType], bool]) -> list[str]:
+        """The names of these columns and of every other one that is to be kept."""
+        return [name for name, type in self._own_types.items() if name in types or kept(type)]
+
+    def _typed(self, rows: Rows, types: Types, start: int = 0) -> dict[str, Column]:
+        columns = {}
+        for name, type in types.items():
+            own = self.aliases.get(name, name)
+            columns[name] = convert(rows[own], type, f"{self.path}: column {own!r}", start)
+        return columns
+
+    def _others(self, rows: Rows, wanted: pa.Table, kept: Callable[[pa.DataType], bool]) -> dict[str, Column]:
+        """The columns to be kept. Text that was read as something else under a further name is that here too."""
+        renamed = {theirs: ours for ours, theirs in self.aliases.items() if ours in wanted.column_names}
+        columns = {}
+        for name in rows.schema.names:
+            type = plain_type(rows[name].type)
+            if type == pa.string() and name in renamed:
+                columns[name] = wanted[renamed[name]]
+            elif kept(type):
+                try:
+                    columns[name] = plain(rows[name])
+                except pa.ArrowInvalid as error:
+                    raise InputError(
+                        f"{self.path}: column {name!r} holds {rows[name].type} that is no {type} ({error}); cast it"
+                    ) from None
+        return columns
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
         try:
             yield
         except (pa.ArrowException, json.JSONDecodeError, UnicodeError, OverflowError, RecursionError) as error:
-            raise InputError(f"{self.path} cannot be read: {error}") from None
+            raise InputError(f"{self.path} cannot be read: {one_line(error)}") from None
         except OSError as error:
             if error.filename:
                 raise
-            raise InputError(f"{self.path} cannot be read: {error}") from None  # Arrow's, of damaged data
+            raise InputError(f"{self.path} cannot be read: {one_line(error)}") from None  # Arrow's, of damaged data
+
+    # What a source has to know. `types` are of its own columns: what each is asked to be, which it need not be yet.
 
     def _open(self) -> tuple[pa.Schema, bool]:
         """The columns, and whether there are rows."""
         raise NotImplementedError
 
     def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
+        """These columns, in batches of about so many rows."""
         raise NotImplementedError
 
     def _read(self, types: Types) -> pa.Table:
+        """These columns and every other one of scalars."""
         raise NotImplementedError
 
-
-class ParquetTable(Table):
-    def _open(self) -> tuple[pa.Schema, bool]:
-        import pyarrow.parquet as pq
-
-        metadata = pq.read_metadata(self.path)
-        self.rows = metadata.num_rows
-        return metadata.schema.to_arrow_schema(), metadata.num_rows > 0
-
-    def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
-        import pyarrow.parquet as pq
-
-        # With a buffer a column is read page by page; without one, a whole row group of pictures at once.
-        with pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False) as file:
-            yield from file.iter_batches(rows, columns=list(types))
-
-    def _read(self, types: Types) -> pa.Table:
-        import pyarrow.parquet as pq
-
-        scalars = [field.name for field in self._own_schema if is_scalar(field.type)]
-        with pq.ParquetFile(self.path) as file:
-            return file.read(columns=list(dict.fromkeys([*types, *scalars])))
+    def _whole_rows(self, types: Types, rows: int, start: int) -> Iterator[Rows]:
+        """What `_read` gives, from row `start` on, in batches of any size."""
+        yield self._read(types).slice(start)
 
 
-class CsvTable(Table):
-    """Comma-separated, or tab-separated where the name says `.tsv`. An empty cell is null; `""` is an empty text."""
-
-    def _options(self, types: Types, only: bool) -> dict[str, Any]:
-        import pyarrow.csv as csv
-
-        return {
-            "read_options": csv.ReadOptions(block_size=BLOCK_BYTES),
-            "parse_options": csv.ParseOptions(
-                delimiter="\t" if ".tsv" in Path(self.path).suffixes else ",", newlines_in_values=True
-            ),
-            "convert_options": csv.ConvertOptions(
-                column_types=types,
-                include_columns=list(types) if only else [],
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        }
-
-    def _open(self) -> tuple[pa.Schema, bool]:
-        import pyarrow.csv as csv
-
-        with csv.open_csv(self.path, **self._options({}, only=False)) as reader:
-            # Text that is not UTF-8 would pass for bytes; as text it is refused when it is read.
-            texts = [
-                field.with_type(pa.string()) if pa.types.is_binary(field.type) else field for field in reader.schema
-            ]
-            return pa.schema(texts), any(map(len, reader))
-
-    def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
-        import pyarrow.csv as csv
-
-        with csv.open_csv(self.path, **self._options(types, only=True)) as reader:
-            yield from reader
-
-    def _read(self, types: Types) -> pa.Table:
-        import pyarrow.csv as csv
-
-        return csv.read_csv(self.path, **self._options(types, only=False))
-
-
-class JsonLinesTable(Table):
-    def _options(self, types: Types, others: str) -> dict[str, Any]:
-        import pyarrow.json as paj
-
-        return {
-            "read_options": paj.ReadOptions(block_size=BLOCK_BYTES),
-            "parse_options": paj.ParseOptions(
-                explicit_schema=pa.schema(list(types.items())), unexpected_field_behavior=others
-            ),
-        }
-
-    def _open(self) -> tuple[pa.Schema, bool]:
-        import pyarrow.json as paj
-
-        with paj.open_json(self.path, **self._options({}, "infer")) as reader:
-            return reader.schema, any(map(len, reader))
-
-    def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
-        import pyarrow.json as paj
-
-        with paj.open_json(self.path, **self._options(types, "ignore")) as reader:
-            yield from reader
-
-    def _read(self, types: Types) -> pa.Table:
-        import pyarrow.json as paj
-
-        return paj.read_json(self.path, **self._options(types, "infer"))
-
-
-def holds_bytes(type: pa.DataType) -> bool:
-    """Whether a column of this type may hold pictures: binary, or a struct as the `datasets` library stores images."""
-    binary = pa.types.is_binary(type) or pa.types.is_large_binary(type) or pa.types.is_binary_view(type)
-    return bool(binary or (pa.types.is_struct(type) and type.get_field_index("bytes") >= 0))
-
-
-def is_scalar(type: pa.DataType) -> bool:
-    """Whether a column of this type can be kept beside the labels: numbers, booleans, dates, texts."""
-    text = pa.types.is_string(type) or pa.types.is_large_string(type) or pa.types.is_string_view(type)
-    return bool(text or pa.types.is_primitive(type) or pa.types.is_decimal(type) or pa.types.is_dictionary(type))
+def _regrouped(batches: Iterable[Rows], rows: int) -> Iterator[pa.Table]:
+    """The same rows in tables of `rows`; the last one may have fewer."""
+    held: list[pa.Table] = []
+    free = rows
+    for batch in batches:
+        table = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+        while len(table):
+            held.append(table.slice(0, free))
+            table = table.slice(free)
+            free -= len(held[-1])
+            if free == 0:
+                yield pa.concat_tables(held, promote_options="permissive")
+                held, free = [], rows
+    if held:
+        yield pa.concat_tables(held, promote_options="permissive")

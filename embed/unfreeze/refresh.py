@@ -15,9 +15,9 @@ from embed.arrays import Float16s
 from embed.backbones.delta import read_tuned, tuned_source
 from embed.backbones.load import load_backbone
 from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
+from embed.files import require_out
 from embed.jobs.run import FEATURE_FOLDERS
 from embed.modes import parse_mode
-from embed.outs import require_out
 from embed.progress import Progress, silent
 from embed.spec import SIDES, Identity, require_same_identity
 from embed.unfreeze.top_blocks import release_frozen, sides_of

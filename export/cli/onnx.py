@@ -5,7 +5,7 @@ from pathlib import Path
 
 from embed.cli.console import progress
 from embed.config import Overwriting
-from embed.outs import require_out
+from embed.files import require_out
 from export.cli.samples import Samples, parity_table
 from export.config import ExportConfig
 

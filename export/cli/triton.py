@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from embed.config import Overwriting
-from embed.outs import require_out
+from embed.files import require_out
 
 
 def triton(

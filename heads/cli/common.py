@@ -31,7 +31,7 @@ class LabelOptions(TableConfig):
         """The records of a table."""
         from embed.records.formats import read_records
 
-        return read_records(path, self.format, columns=self.columns)
+        return read_records(path, self.format, self.images_root, self.columns)
 
     def met(self, cache: "Cache", paths: Sequence[str]) -> "tuple[list[Labels], Features]":
         """The labels of some tables over one numbering of items, and the vectors of those."""
@@ -53,7 +53,7 @@ class TableOptions(LabelOptions):
     """One table of labels."""
 
     data: str
-    """The table of labels: parquet, csv, json or json lines."""
+    """The table of labels: parquet, csv, json or json lines, or a pattern of its shards in quotes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from embed.cli.console import progress, table, warn
-from embed.outs import require_out_file
+from embed.files import require_out_file
 from heads.cli.common import HeldOutOptions, protocol_line
 from heads.config import Protocol
 from heads.report.figures import cell, figures_of, number

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from embed.cli.console import progress
-from embed.outs import require_out
+from embed.files import require_out
 
 
 def project(head: Path, /, *, cache: str, out: Path) -> dict[str, object]:

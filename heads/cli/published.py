@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from embed.config import Overwriting
-from embed.outs import require_out
+from embed.files import require_out
 from embed.spec import InputError
 
 

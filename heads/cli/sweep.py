@@ -7,7 +7,7 @@ from typing import Any
 from embed.cli.console import progress, table
 from embed.config import Overwriting
 from embed.devices import resolve_device
-from embed.outs import replacing, require_out
+from embed.files import replacing, require_out
 from heads.cli.common import HeadTraining, TableOptions
 from heads.cli.train import DEVICES, configs
 from heads.config import HoldOutConfig, Protocol, SplitConfig, SweepConfig

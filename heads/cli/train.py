@@ -12,8 +12,8 @@ from embed.cli.arguments import Argument, arguments_of
 from embed.cli.console import progress, table
 from embed.config import Overwriting
 from embed.devices import resolve_device
+from embed.files import require_out
 from embed.options import Only, Range, metadata, require_value
-from embed.outs import require_out
 from embed.spec import InputError
 from embed.wording import unknown_name
 from heads.cli.common import HeadTraining, LabelOptions, accuracy_lines, content_ids
@@ -47,8 +47,8 @@ class Tables:
     """What is trained on."""
 
     data: tuple[str, ...]
-    """A table of labels: parquet, csv, json or json lines. The first is held out from and measured, others only
-    teach."""
+    """A table of labels: parquet, csv, json or json lines, or a pattern of its shards in quotes. The first is held
+    out from and measured, others only teach."""
     weights: str | None = None
     """What the loss of each --data counts for, with commas between them: W,... By default 1 each."""
 

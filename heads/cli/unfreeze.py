@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from embed.cli.console import progress
 from embed.config import DeviceConfig, Overwriting
+from embed.files import require_out, require_out_file
 from embed.options import Range
-from embed.outs import require_out, require_out_file
 from embed.spec import InputError
 from heads.cli.common import PairOptions, TableOptions, accuracy_lines, content_ids
 from heads.config import HeadConfig, HoldOutConfig, Kind, Protocol, SplitConfig, UnfreezeConfig

@@ -74,20 +74,35 @@ def match_labels(records: Records, cache: Cache, max_missing: float = 0.01) -> L
     """The records' labels as rows of `cache`; more than `max_missing` of rows without vectors is an error."""
     table = records.labels()
     sides = ("_a", "_b") if records.kind == "comparisons" else ("",)
-    images = np.stack([cache.image_rows(table["image" + side]) for side in sides], axis=1)
+    images = np.stack([cache.image_rows(table["image" + side], records.place) for side in sides], axis=1)
     prompts = np.stack([_prompt_rows(table["prompt" + side], cache) for side in sides], axis=1)
-    found = ((images >= 0) & (prompts >= -1)).all(axis=1)
+    lacking = {"image": (images < 0), "prompt": (prompts < -1)}
+    found = ~(lacking["image"] | lacking["prompt"]).any(axis=1)
     missing = int(len(table) - found.sum())
     if missing > max_missing * len(table):
-        first = table.filter(pa.array(~found))["image" + sides[0]][0].as_py()
-        raise InputError(
-            f"{records.path}: {missing} of {len(table)} rows have a picture or prompt without a vector in {cache.path}"
-            f" (first: {first!r}); embed this table into the cache, or raise --max-missing"
-        )
+        raise _too_many_missing(records, table, cache, lacking, missing)
     table, images, prompts = table.filter(pa.array(found)), images[found], prompts[found]
     if len(table) == 0:
         raise InputError(f"{records.path}: no row to use")
     return _labels(records.kind, table, images, prompts, missing)
+
+
+def _too_many_missing(
+    records: Records, table: pa.Table, cache: Cache, lacking: Mapping[str, Bools], missing: int
+) -> InputError:
+    """What lacks a vector, with an example; if it is every row, also one of the cache: names may be spelled apart."""
+    name, lost = next((name, lost) for name, lost in lacking.items() if lost.any())
+    row, side = (int(at[0]) for at in np.nonzero(lost))
+    first = table[name + ("_a", "_b")[side] if lost.shape[1] == 2 else name][row].as_py()
+    what = "picture" if name == "image" else name
+    said = f"{records.path}: {missing} of {len(table)} rows have a {what} without a vector in {cache.path}"
+    if missing < len(table):
+        return InputError(f"{said} (first: {first!r}); embed this table into the cache, or raise --max-missing")
+    column = "image_path" if name == "image" else "caption"
+    held = cache.metadata("images" if name == "image" else "prompts", [column])[column]
+    other = f"the cache has {held[0].as_py()!r}" if len(held) else f"the cache has no {what}s"
+    root = f" below {records.images_root}, where --images-root can name another folder" if name == "image" else ""
+    return InputError(f"{said}: the table has {first!r}{root}, and {other}; embed this table into the cache")
 
 
 def labels_alone(records: Records) -> Labels:

@@ -1,6 +1,7 @@
 """The page of `heads evaluate --report`: figures, plots, and the best and worst pictures, in one file."""
 
 import html
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -11,6 +12,7 @@ import numpy as np
 from embed.arrays import Floats
 from embed.cache.store import Cache
 from embed.files import atomic_write
+from embed.inputs.thumbnails import data_uri, grey_square
 from embed.records.formats import Records
 from heads.data.comparisons import appeal
 from heads.evaluation.evaluate import percentiles
@@ -20,6 +22,8 @@ from heads.metrics import expected_calibration_error
 from heads.report.figures import figures_of
 from heads.report.page import Axis, Estimate, Picture, Plot, cards, document, intervals, text_table, ticks
 from heads.report.tiles import read_tiles
+
+logger = logging.getLogger(__name__)
 
 SHOWN = 18  # pictures at either end
 SHOWN_PAIRS = 12
@@ -49,16 +53,22 @@ def write_report(
     best, worst = items[:SHOWN], items[: -SHOWN - 1 : -1]
     shown = [item for item, _ in (*best, *worst)]
     shown += [int(side[i]) for i in pairs for side in (measured.pairs.a, measured.pairs.b)]
-    tiles = read_tiles(records, cache, {int(labels.image[item]) for item in shown})
+    wanted = {int(labels.image[item]) for item in shown}
+    tiles = read_tiles(records, cache, wanted)
+    grey, lacking = data_uri(grey_square()), ""
+    if unread := len(wanted - tiles.keys()):
+        lacking = f"{unread} of the {len(wanted)} pictures shown could not be read, and are grey"
+        logger.warning(f"{path}: {lacking}; name the folder or URL where they start with --images-root")
     prompts = cache.metadata("prompts", ["caption"])["caption"]
 
     def picture(item: int, detail: str) -> Picture:
         prompt = int(labels.prompt[item])
         caption = shorten(prompts[prompt].as_py(), MAX_CAPTION, placeholder=" …") if prompt >= 0 else ""
-        return Picture(tiles[int(labels.image[item])], caption, detail)
+        return Picture(tiles.get(int(labels.image[item]), grey), caption, detail)
 
     sections = [
         f"<h1>{html.escape(title)}</h1>",
+        f"<p>{lacking}</p>" if lacking else "",
         _rows(result),
         "<h2>Pair accuracy, equal scores half right</h2>",
         _accuracies(result),

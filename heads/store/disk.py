@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from embed.files import read_manifest, write_json, write_with
-from embed.outs import replacing
+from embed.files import read_manifest, replacing, write_json, write_with
 from embed.spec import InputError
 from heads.models import Head, build_head, config_from_json
 
@@ -42,7 +41,7 @@ def save_head(
     manifest: Mapping[str, object],
     overwrite: bool = False,
 ) -> None:
-    """Write a head (see embed.outs.replacing); `manifest` holds everything of head.json but its format."""
+    """Write a head (see embed.files.replacing); `manifest` holds everything of head.json but its format."""
     from safetensors.torch import save
 
     with replacing(path, "head", overwrite) as folder:

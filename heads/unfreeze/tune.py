@@ -17,7 +17,7 @@ from embed.backbones.backbone import Backbone
 from embed.backbones.delta import PREFIX, save_delta, tuned_source
 from embed.backbones.load import load_backbone
 from embed.cache.store import Cache
-from embed.outs import replacing
+from embed.files import replacing
 from embed.progress import Progress, silent
 from embed.spec import InputError, require_same_identity
 from heads.config import LOSS_OPTIONS, MAX_INBATCH, HeadConfig, TrainConfig, UnfreezeConfig
@@ -108,7 +108,7 @@ def save_tuned(
     manifest: Mapping[str, object],
     overwrite: bool = False,
 ) -> None:
-    """Write the folder (see embed.outs.replacing).
+    """Write the folder (see embed.files.replacing).
 
     `manifest` holds what the head's manifest has beside head, identity and source.
     """

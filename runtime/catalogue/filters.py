@@ -6,40 +6,32 @@
     comparison  = column ("=" | "!=" | "<>" | "<" | "<=" | ">" | ">=") value
                 | column ["not"] "in" "(" value ("," value)* ")" | column "is" ["not"] "null"
     column      = name | "name in double quotes"
-    value       = 'text, a quote doubled' | number | true | false
+    value       = 'text, a quote doubled' | number | date such as 2024-05-01 | true | false
 
-Parsed by hand and never evaluated as code. A null compares to nothing, as in SQL. Knows rows, no vectors.
+Parsed by hand and never evaluated as code; what a filter means is in conditions. Knows no rows.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
+from decimal import Decimal, InvalidOperation
 from typing import Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from embed.arrays import Bools
 from embed.spec import InputError
 
-Sign = Literal["=", "!=", "<", "<=", ">", ">="]
-Kind = Literal[Sign, "in", "is null", "not", "and", "or"]
-Value = str | int | float | bool
+MAX_CHARS = 10_000
+MAX_DEPTH = 50
+SHOWN_CHARS = 200  # of a filter, in an error
 
+Sign = Literal["=", "!=", "<", "<=", ">", ">="]
+Kind = Literal[Sign, "in", "is null", "known", "not", "and", "or"]
+Value = str | bool | int | float | Decimal
+
+SIGNS: dict[str, Sign] = {"=": "=", "!=": "!=", "<>": "!=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 TOKEN = re.compile(
-    r"""\s*(?:(?P<text>'(?:[^']|'')*')|(?P<quoted>"[^"]+")|(?P<number>-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"""
-    r"""|(?P<word>\w+)|(?P<sign><=|>=|<>|!=|[=<>(),]))"""
+    r"""\s*(?:(?P<text>'(?:[^']|'')*')|(?P<quoted>"[^"]+")|(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2}\b)"""
+    r"""|(?P<number>-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?)|(?P<word>\w+)|(?P<sign><=|>=|<>|!=|[=<>(),]))"""
 )
-COMPARE: dict[Sign, Callable[[pa.ChunkedArray, pa.Scalar], pa.ChunkedArray]] = {
-    "=": pc.equal,
-    "!=": pc.not_equal,
-    "<": pc.less,
-    "<=": pc.less_equal,
-    ">": pc.greater,
-    ">=": pc.greater_equal,
-}
 
 
 @dataclass(frozen=True)
@@ -56,90 +48,33 @@ class Node:
         return [self.column] * bool(self.column) + [name for node in self.nodes for name in node.columns()]
 
 
-def matching(where: str, table: pa.Table) -> Bools:
-    """(n,) bool: the rows of `table` that the filter keeps; raise InputError for what it cannot mean."""
-    node = parse(where)
-    check_columns(node, table.column_names)
-    return np.asarray(pc.fill_null(_mask(node, table), False))
-
-
-def check_columns(node: Node, known: list[str]) -> None:
-    """Raise InputError, which names the columns there are, if the filter names another."""
-    if unknown := [name for name in node.columns() if name not in known]:
-        raise InputError(f"the filter names a column {unknown[0]!r}; there are {', '.join(sorted(known))}")
-
-
 def parse(where: str) -> Node:
-    """The filter as a tree; raise InputError, which points at what cannot be read."""
+    """The filter as a tree, its numbers exact; raise InputError, which points at what cannot be read."""
+    if len(where) > MAX_CHARS:
+        raise InputError(f"the filter has {len(where)} characters; wanted {MAX_CHARS} at most")
+    if where != where.encode(errors="replace").decode():
+        raise InputError(f"the filter {_shown(where)} is no text: it has half a character in it")
     return _Parser(where).whole()
 
 
-def milvus_expression(node: Node, names: Mapping[str, str]) -> str:
-    """The filter in Milvus's own language; a column is the field that `names` gives it, or the one of its own name."""
-    if node.kind in ("and", "or"):
-        return "(" + f" {node.kind} ".join(milvus_expression(child, names) for child in node.nodes) + ")"
-    if node.kind == "not":
-        # Nulls are left out on both sides, as in SQL.
-        known = [f"{names.get(column, column)} is not null" for column in dict.fromkeys(node.columns())]
-        inner = node.nodes[0]
-        bare = [] if inner.kind == "is null" else known
-        return "(" + " and ".join([*bare, f"not ({milvus_expression(inner, names)})"]) + ")"
-    column = names.get(node.column, node.column)
-    if not column.isidentifier():
-        raise InputError(f"Milvus cannot filter by the column {column!r}; rename it to one word")
-    if node.kind == "is null":
-        return f"{column} is null"
-    if node.kind == "in":
-        return f"{column} in [{', '.join(map(_milvus_value, node.values))}]"
-    return f"{column} {'==' if node.kind == '=' else node.kind} {_milvus_value(node.values[0])}"
-
-
-def _milvus_value(value: Value) -> str:
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _mask(node: Node, table: pa.Table) -> pa.ChunkedArray:
-    if node.kind == "and":
-        return reduce(pc.and_kleene, (_mask(child, table) for child in node.nodes))
-    if node.kind == "or":
-        return reduce(pc.or_kleene, (_mask(child, table) for child in node.nodes))
-    if node.kind == "not":
-        return pc.invert(_mask(node.nodes[0], table))
-    column = table[node.column]
-    if node.kind == "is null":
-        return column.is_null()
-    compare = COMPARE["=" if node.kind == "in" else node.kind]
-    masks = (compare(column, _scalar(value, node.column, column.type)) for value in node.values)
-    return reduce(pc.or_kleene, masks)
-
-
-def _scalar(value: Value, name: str, type: pa.DataType) -> pa.Scalar:
-    """A literal in the column's own type; numbers stay what they are, so that 2.5 is not cut to fit whole numbers."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    numeric = pa.types.is_integer(type) or pa.types.is_floating(type) or pa.types.is_decimal(type)
-    if number and numeric:
-        return pa.scalar(value)
-    try:
-        if number or (isinstance(value, str) and (numeric or pa.types.is_boolean(type))):
-            raise pa.ArrowInvalid("of another kind")
-        return pa.scalar(value).cast(type)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        raise InputError(f"the filter compares column {name!r}, which holds {type}, with {value!r}") from None
+def _shown(where: str) -> str:
+    return repr(where if len(where) <= SHOWN_CHARS else where[:SHOWN_CHARS] + " ...")
 
 
 class _Parser:
     def __init__(self, where: str) -> None:
         self.where = where
-        self.tokens: list[tuple[str, str]] = []
-        position = 0
-        while where[position:].strip():
+        self.depth = 0
+        self.tokens: list[tuple[str, str]] = []  # the next one last
+        position, end = 0, len(where.rstrip())
+        while position < end:
             match = TOKEN.match(where, position)
             if not match:
-                raise InputError(f"cannot read the filter {where!r} from {where[position:].strip()!r} on")
-            self.tokens.append((str(match.lastgroup), match.group().strip()))
+                raise InputError(f"cannot read the filter {_shown(where)} from {_shown(where[position:].strip())} on")
+            kind = str(match.lastgroup)
+            self.tokens.append((kind, match[kind]))
             position = match.end()
+        self.tokens.reverse()
 
     def whole(self) -> Node:
         node = self.condition()
@@ -157,13 +92,19 @@ class _Parser:
         return nodes[0] if len(nodes) == 1 else Node(word, nodes=tuple(nodes))
 
     def negation(self) -> Node:
-        if self.take("not"):
-            return Node("not", nodes=(self.negation(),))
-        if self.take("("):
+        negated = self.take("not")
+        if not negated and not self.take("("):
+            return self.comparison()
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise InputError(f"the filter {_shown(self.where)} is nested deeper than {MAX_DEPTH} levels")
+        if negated:
+            node = Node("not", nodes=(self.negation(),))
+        else:
             node = self.condition()
             self.expect(")")
-            return node
-        return self.comparison()
+        self.depth -= 1
+        return node
 
     def comparison(self) -> Node:
         kind, text = self.next("a column")
@@ -185,25 +126,29 @@ class _Parser:
             raise self.error("'in'")
         else:
             kind, sign = self.next("a comparison")
-            sign = "!=" if sign == "<>" else sign
-            if sign not in COMPARE:
+            if sign not in SIGNS:
                 raise self.error("a comparison such as =", (kind, sign))
-            node = Node(sign, column, (self.value(),))
+            node = Node(SIGNS[sign], column, (self.value(),))
         return Node("not", nodes=(node,)) if negated else node
 
     def value(self) -> Value:
         kind, text = self.next("a value")
         if kind == "text":
             return text[1:-1].replace("''", "'")
+        if kind == "date":
+            return text
         if kind == "number":
-            return float(text) if re.search(r"[.eE]", text) else int(text)
-        if text.lower() in ("true", "false"):
+            try:
+                return Decimal(text)
+            except InvalidOperation:  # an exponent of twenty digits
+                raise self.error("a number of a size that can be read", (kind, text)) from None
+        if kind == "word" and text.lower() in ("true", "false"):
             return text.lower() == "true"
-        raise self.error("a value: 'text', a number, true or false", (kind, text))
+        raise self.error("a value: 'text', a number, a date, true or false", (kind, text))
 
     def take(self, text: str) -> bool:
-        if self.tokens and self.tokens[0][0] in ("word", "sign") and self.tokens[0][1].lower() == text:
-            self.tokens.pop(0)
+        if self.tokens and self.tokens[-1][0] in ("word", "sign") and self.tokens[-1][1].lower() == text:
+            self.tokens.pop()
             return True
         return False
 
@@ -214,12 +159,11 @@ class _Parser:
     def next(self, wanted: str) -> tuple[str, str]:
         if not self.tokens:
             raise self.error(wanted)
-        return self.tokens.pop(0)
+        return self.tokens.pop()
 
     def error(self, wanted: str, got: tuple[str, str] | None = None) -> InputError:
-        token = got or (self.tokens[0] if self.tokens else None)
-        return InputError(
-            f"the filter {self.where!r}: wanted {wanted}, got {token[1]!r}"
-            if token
-            else f"the filter {self.where!r} ends where {wanted} was wanted"
-        )
+        token = got or (self.tokens[-1] if self.tokens else None)
+        shown = _shown(self.where)
+        if token is None:
+            return InputError(f"the filter {shown} ends where {wanted} was wanted")
+        return InputError(f"the filter {shown}: wanted {wanted}, got {_shown(token[1])}")

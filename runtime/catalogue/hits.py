@@ -1,8 +1,8 @@
 """What every catalogue is, here or in Milvus: it answers queries with hits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -27,6 +27,7 @@ class Hit:
     count: float | None  # as it was given; None where unknown
     score: float
     metadata: dict[str, object]
+    row: int = field(default=-1, repr=False, compare=False)  # of a catalogue here
 
 
 class Searchable(ABC):
@@ -38,8 +39,8 @@ class Searchable(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def vectors_of(self, keys: list[str]) -> Float16s | Float32s:
-        """(n, d) vectors of pictures by name."""
+    def vectors_of(self, hits: Sequence[Hit]) -> Float16s | Float32s:
+        """(n, d) vectors of pictures that `search` found."""
 
     def search(
         self,
@@ -84,10 +85,11 @@ class Searchable(ABC):
         return queries, np.broadcast_to(weights, len(queries))
 
 
-def hit_of(row: Mapping[str, Any], similarity: float, score: float) -> Hit:
-    """The hit that a catalogue's row is."""
-    metadata = {name: value for name, value in row.items() if name not in HIT_COLUMNS}
-    return Hit(row["image_id"], row["image"], similarity, row["popularity"], row["count"], score, metadata)
+def hit_of(columns: Mapping[str, Any], similarity: float, score: float, row: int = -1) -> Hit:
+    """The hit that a catalogue's row with these columns is."""
+    metadata = {name: value for name, value in columns.items() if name not in HIT_COLUMNS}
+    of_its_own = (columns["image_id"], columns["image"], similarity, columns["popularity"], columns["count"])
+    return Hit(*of_its_own, score, metadata, row)
 
 
 def jsonable(metadata: Mapping[str, object]) -> dict[str, object]:

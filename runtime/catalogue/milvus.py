@@ -1,22 +1,26 @@
 """A catalogue in Milvus, for more pictures than one machine's memory holds; it answers as a local one does.
 
 Each picture is one entity: key (its name), vector [x, popularity], popularity, id, count, and its other columns as
-dynamic fields. The extra dimension works there as it does here. What belongs to all, the identity and the columns,
-stands in a collection of one entity beside, `<name>_manifest`. Needs the extra `milvus`.
+dynamic fields; times and decimals as texts to show and, under another name, as numbers to compare. The extra dimension
+works there as it does here. What belongs to all, the identity and the columns, stands in a collection of one entity
+beside, `<name>_manifest`. Needs the extra `milvus`.
 """
 
+import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from embed.arrays import Float32s
 from embed.progress import Progress, silent
 from embed.spec import Identity, InputError, require_same_identity
-from runtime.catalogue.filters import check_columns, milvus_expression, parse
+from runtime.catalogue.conditions import compared, milvus_expression, resolved
 from runtime.catalogue.hits import Hit, Searchable, hit_of, jsonable
 from runtime.catalogue.reader import Catalogue
+from runtime.catalogue.times import is_time
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 UPSERT_ROWS = 1000
 KEY_BYTES = 2048
 MANIFEST = "_manifest"
+FIELDS = {"image": "key", "image_id": "id"}  # of columns
+AS_NUMBER = "{}_as_number"  # the field of a time or decimal that filters compare
 
 
 class MilvusCatalogue(Searchable):
@@ -43,6 +49,8 @@ class MilvusCatalogue(Searchable):
         manifest = json.loads(found[0]["text"])
         self.identity = Identity.from_json(manifest["identity"])
         self.columns: list[str] = manifest["columns"]
+        types = manifest.get("types")  # a collection made before filters needed them has none
+        self.schema = None if types is None else pa.ipc.read_schema(pa.py_buffer(base64.b64decode(types)))
         self.client.load_collection(collection)
 
     def __len__(self) -> int:
@@ -53,9 +61,7 @@ class MilvusCatalogue(Searchable):
     ) -> list[list[Hit]]:
         conditions = [f"popularity >= {np.float32(min_percentile / 100)!s}"] if min_percentile else []
         if where is not None:
-            node = parse(where)
-            check_columns(node, self.columns)
-            conditions.append(milvus_expression(node, {"image": "key", "image_id": "id"}))
+            conditions.append(self.expression(where))
         found = self.client.search(
             self.collection,
             data=np.concatenate([queries, weights[:, None]], axis=1).tolist(),
@@ -71,8 +77,18 @@ class MilvusCatalogue(Searchable):
             for query, weight, hits in zip(queries, weights, found, strict=True)
         ]
 
-    def vectors_of(self, keys: list[str]) -> Float32s:
-        """(n, d) float32 of pictures by name."""
+    def expression(self, where: str) -> str:
+        """A filter on the columns in Milvus's own language."""
+        if self.schema is None:
+            raise InputError(
+                f"the collection {self.collection!r} does not say what its columns hold, which filters need; upload the"
+                " catalogue again"
+            )
+        return milvus_expression(resolved(where, self.schema), FIELDS | _number_fields(self.schema))
+
+    def vectors_of(self, hits: Sequence[Hit]) -> Float32s:
+        """(n, d) float32 of pictures that a search found."""
+        keys = [hit.key for hit in hits]
         found = {one["key"]: one["vector"] for one in self.client.get(self.collection, keys, output_fields=["vector"])}
         return np.array([found[key][: self.identity.dim] for key in keys], np.float32)
 
@@ -89,6 +105,10 @@ def upload(
     `index_type` is one of Milvus's; FLAT is exact.
     Raise IdentityMismatch where the collection holds other vectors.
     """
+    schema = catalogue.rows.schema.remove_metadata()
+    numbers = _number_fields(schema)
+    if clash := set(schema.names) & {"key", "id", "vector", *numbers.values()}:
+        raise InputError(f"a column is called {clash.pop()!r}, which Milvus needs itself; rename it")
     client = _client(uri)
     if not client.has_collection(collection):
         _create(client, collection, catalogue.vectors.shape[1] + 1, index_type)
@@ -96,14 +116,18 @@ def upload(
     else:
         there = MilvusCatalogue(uri, collection).identity
         require_same_identity(catalogue.identity, f"{catalogue.path}", there, f"the collection {collection!r}")
-    manifest = {"identity": catalogue.identity.to_json(), "columns": catalogue.rows.column_names}
+    types = base64.b64encode(schema.serialize()).decode()
+    manifest = {"identity": catalogue.identity.to_json(), "columns": schema.names, "types": types}
     client.upsert(collection + MANIFEST, [{"key": "manifest", "vector": [0.0, 0.0], "text": json.dumps(manifest)}])
     milvus = MilvusCatalogue(uri, collection)
     with progress(len(catalogue), "pictures", "uploading") as step:
         for start in range(0, len(catalogue), UPSERT_ROWS):
-            rows = catalogue.rows.slice(start, UPSERT_ROWS).to_pylist()
+            rows = catalogue.rows.slice(start, UPSERT_ROWS)
             vectors = catalogue.vectors[start : start + UPSERT_ROWS].astype(np.float32)
-            milvus.client.upsert(collection, [_entity(row, vector) for row, vector in zip(rows, vectors, strict=True)])
+            for name, field in numbers.items():
+                rows = rows.append_column(field, compared(rows[name]))
+            entities = [_entity(row, vector) for row, vector in zip(rows.to_pylist(), vectors, strict=True)]
+            milvus.client.upsert(collection, entities)
             step(len(rows))
     _delete_others(milvus, set(catalogue.rows["image"].to_pylist()))
     return milvus
@@ -128,10 +152,14 @@ def _create(client: "MilvusClient", name: str, dim: int, index_type: str) -> Non
     client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
 
 
+def _number_fields(schema: pa.Schema) -> dict[str, str]:
+    """The field of numbers of each column whose texts cannot be compared as it is."""
+    numbers = [field.name for field in schema if is_time(field.type) or pa.types.is_decimal(field.type)]
+    return {name: AS_NUMBER.format(name) for name in numbers}
+
+
 def _entity(row: Mapping[str, Any], vector: Float32s) -> dict[str, object]:
     others = {name: value for name, value in row.items() if name not in ("image", "image_id", "popularity")}
-    if clash := set(others) & {"key", "id", "vector"}:
-        raise InputError(f"a column is called {clash.pop()!r}, which Milvus needs itself; rename it")
     return jsonable(others) | {
         "key": row["image"],
         "id": row["image_id"],

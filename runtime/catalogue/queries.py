@@ -59,7 +59,7 @@ def find(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
 def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:
     hits = [hit for hit in hits if hit.id not in wish.exclude]
     if wish.dedup is not None and hits:
-        distinct = distinct_rows(catalogue.vectors_of([hit.key for hit in hits]), wish.dedup)
+        distinct = distinct_rows(catalogue.vectors_of(hits), wish.dedup)
         hits = [hit for hit, keep in zip(hits, distinct, strict=True) if keep]
     if wish.group_by is None:
         return hits

@@ -4,6 +4,7 @@
       manifest.json            identity, bundle, counts, index, the version in force; replaced last, atomically
       v000001/vectors.npy      (n, d) float16, unit norm; row i is the i-th most popular picture
       v000001/popularity.npy   (n,) float32 percentiles in (0, 1), descending
+      v000001/places.arrow     row i: where the picture was read when it was embedded, null where that is not known
       v000001/rows.arrow       row i: image (its name), image_id, width, height, count, ..., and the table's columns
       v000001/index.faiss ...  where the index is not exact: see runtime.index.ivf and runtime.index.hnsw
 
@@ -12,6 +13,7 @@ rows. Everything is memory-mapped; an open catalogue goes on serving its version
 encoder: queries come as vectors.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -19,10 +21,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.arrays import Bools, Float16s, Float32s, Floats, Ints
+from embed.addresses import Place, join
+from embed.arrays import Bools, Float16s, Float32s, Floats, Ints, positions
 from embed.files import read_manifest
 from embed.spec import Identity, InputError, Side
-from runtime.catalogue.filters import matching
+from runtime.catalogue.conditions import matching
 from runtime.catalogue.hits import Hit, Searchable, Weights, hit_of, jsonable
 from runtime.config import Wish
 from runtime.index.base import Effort, IndexKind
@@ -125,14 +128,37 @@ class Catalogue(Searchable):
             ["image_path", "image_id", "width", "height"]
         )
 
-    def image_rows(self, keys: pa.ChunkedArray) -> Ints:
-        """(m,) int64: the row of each picture's name, -1 where there is none."""
-        found = pc.index_in(keys.cast(pa.string()), value_set=self.rows["image"].cast(pa.string()))
-        return np.asarray(pc.fill_null(found, -1)).astype(np.int64)
+    def places(self) -> pa.Array:
+        """(n,) where the picture of each row was read when it was embedded, null where that is not known."""
+        if "places.arrow" not in self.manifest["files"]:  # of a catalogue of before places were noted
+            return pa.nulls(len(self), pa.string())
+        found = pa.ipc.open_file(pa.memory_map(str(self.folder / "places.arrow"))).read_all()
+        return found["uri"].combine_chunks()
 
-    def vectors_of(self, keys: list[str]) -> Float16s:
-        """(n, d) float16 of pictures by name."""
-        return self.vectors[self.image_rows(pa.chunked_array([pa.array(keys, pa.string())]))]
+    def addresses(self, keys: Sequence[str], images_root: str | None = None) -> list[list[str]]:
+        """Where each picture may be read, by name: below a root that is given; or else where it was, and below our own.
+
+        Raise InputError for a picture that is not there.
+        """
+        if images_root is not None:
+            return [[join(images_root, key)] for key in keys]
+        places = self.places().take(pa.array([self.row_of(key) for key in keys], pa.int64())).to_pylist()
+        return [
+            [*([place] if place else []), join(self.images_root, key)] for key, place in zip(keys, places, strict=True)
+        ]
+
+    def image_rows(self, keys: pa.ChunkedArray, place: Place | None = None) -> Ints:
+        """(m,) int64: the row of each picture's name, or else of its place; -1 where there is none."""
+        found = positions(keys, self.rows["image"])
+        lost = np.flatnonzero(found < 0)
+        if place is not None and len(lost):
+            there = [place(key) or "" for key in keys.take(pa.array(lost)).to_pylist()]
+            found[lost] = positions(there, self.places())
+        return found
+
+    def vectors_of(self, hits: Sequence[Hit]) -> Float16s:
+        """(n, d) float16 of pictures that a search found."""
+        return self.vectors[[hit.row for hit in hits]]
 
     def front(self, query: Float32s, wish: Wish) -> list[Hit]:
         """The hits for a query (d,) that no other beats in similarity without being less popular, most similar first.
@@ -177,7 +203,7 @@ class Catalogue(Searchable):
         """What `search_rows` found, with names and metadata."""
         taken = iter(self.rows.take(rows[rows >= 0]).to_pylist())
         return [
-            [hit_of(next(taken), similarity, score) for row, similarity, score in zip(*one, strict=True) if row >= 0]
+            [hit_of(next(taken), cosine, score, row) for row, cosine, score in zip(*one, strict=True) if row >= 0]
             for one in zip(rows.tolist(), similarities.tolist(), scores.tolist(), strict=True)
         ]
 
@@ -246,4 +272,4 @@ class Catalogue(Searchable):
 
 def hit_json(hit: Hit) -> dict[str, object]:
     """What `--json` and the service give for a hit."""
-    return vars(hit) | {"metadata": jsonable(hit.metadata)}
+    return {name: value for name, value in vars(hit).items() if name != "row"} | {"metadata": jsonable(hit.metadata)}

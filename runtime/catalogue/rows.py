@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.addresses import Place
 from embed.arrays import Float16s, Float32s, Floats, Ints
 from embed.spec import Identity, InputError, Side
 from runtime.catalogue.popularity import decayed, percentiles, posterior_rates
+from runtime.catalogue.times import seconds
 from runtime.config import PopularityConfig
 
 # What a catalogue's rows have of their own; the other columns are the table's.
@@ -28,7 +30,8 @@ class Pictures(Protocol):
     def image_embeddings(self) -> Float16s: ...
     def pooled_embeddings(self) -> Float16s | None: ...
     def metadata(self, side: Side) -> pa.Table: ...
-    def image_rows(self, keys: pa.ChunkedArray) -> Ints: ...
+    def image_rows(self, keys: pa.ChunkedArray, place: Place | None = None) -> Ints: ...
+    def places(self) -> pa.Array: ...
 
 
 # Pictures, (n,) rows of theirs, and the prompts of these, null where there is none -> (n,) scores, higher is better.
@@ -51,17 +54,19 @@ def popular_rows(
     config: PopularityConfig,
     predict: Predict | None = None,
     leave_out: Sequence[str] = (),
+    place: Place | None = None,
 ) -> PopularRows:
     """The rows of a catalogue, without the pictures named in `leave_out`.
 
     `labels` has `image`, and may have `count`, `exposures`, `timestamp`, `prompt` and whatever else shall be filtered
-    by. Raise InputError for a picture named twice, a bad count, and a table none of whose pictures has a vector.
+    by; `place` says where a picture that it names lies. Raise InputError for a picture named twice, a bad count, and a
+    table none of whose pictures has a vector.
     """
     _refuse_repeated(labels["image"])
     metadata = pictures.metadata("images")
     if "count" not in labels.column_names:
         labels = labels.append_column("count", pa.nulls(len(labels), pa.float64()))
-    found = pictures.image_rows(labels["image"])
+    found = pictures.image_rows(labels["image"], place)
     labels, vector_rows = labels.filter(pa.array(found >= 0)), found[found >= 0]
     unnamed = np.setdiff1d(np.arange(len(metadata)), vector_rows)
     table = pa.concat_tables(
@@ -109,26 +114,15 @@ def popularity_values(table: pa.Table, half_life_s: float | None) -> Floats:
         return values
     if "timestamp" not in table.column_names:
         raise InputError(f"a half-life needs a column 'timestamp'; the table has {', '.join(table.column_names)}")
-    times = seconds(table["timestamp"])
+    times = seconds(table["timestamp"], table["image"])
     if (untimed := ~np.isnan(values) & np.isnan(times)).any():
         key = table["image"][int(np.argmax(untimed))].as_py()
         raise InputError(f"{int(untimed.sum())} pictures with a count have no timestamp, first {key!r}")
     return decayed(values, np.nanmax(times) - times, half_life_s) if (~np.isnan(times)).any() else values
 
 
-def seconds(column: pa.ChunkedArray) -> Floats:
-    """(n,) float64 seconds, NaN for null, of a column of seconds since 1970, dates, times or ISO texts."""
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        try:
-            micros = column.cast(pa.timestamp("us")).cast(pa.int64())
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise InputError(f"column 'timestamp' holds no times: {error}") from None
-        return _floats(micros) / 1e6
-    return _floats(column)
-
-
 def _floats(column: pa.ChunkedArray) -> Floats:
-    return np.asarray(column.cast(pa.float64()).fill_null(np.nan))
+    return np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan))
 
 
 def _numbers(table: pa.Table, name: str) -> Floats:

@@ -1,6 +1,6 @@
 """Hits as pictures on one sheet: PNG, or a self-contained HTML page.
 
-Pictures are read through the safe decoder; one that cannot be read leaves a grey tile. Knows no catalogue.
+Pictures are read through the safe decoder; one that cannot be read leaves a grey tile that says so. Knows no catalogue.
 """
 
 import html
@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from embed.files import atomic_write
-from embed.inputs.thumbnails import SIZE, data_uri, thumbnail
+from embed.inputs.thumbnails import SIZE, data_uri, grey_square, thumbnail_at
 from embed.spec import InputError
 from runtime.catalogue.hits import Hit
 
@@ -28,27 +28,27 @@ small{{color:#555;overflow-wrap:anywhere}}</style>
 """
 
 
-def write_sheet(path: Path, hits: Sequence[Hit], images_root: str | Path, title: str) -> None:
-    """Write the hits' pictures to `path`, .png or .html; relative names start at `images_root`."""
+def write_sheet(path: Path, hits: Sequence[Hit], addresses: Sequence[Sequence[str]], title: str) -> int:
+    """Write the hits' pictures to `path`, .png or .html, and give the number of those that could not be read.
+
+    `addresses` are for each hit the places where its picture may lie, the likeliest first.
+    """
     if path.suffix not in (".png", ".html"):
         raise InputError(f"{path} is neither .png nor .html")
-    tiles = [thumbnail(_read(Path(images_root) / hit.key)) for hit in hits]
+    found = [thumbnail_at(places) for places in addresses]
+    tiles, unread = [tile or grey_square() for tile in found], found.count(None)
+    if unread:
+        title += f" ({unread} of {len(hits)} pictures could not be read)"
     data = _png(hits, tiles) if path.suffix == ".png" else _html(hits, tiles, title).encode()
     with atomic_write(path) as file:
         file.write(data)
+    return unread
 
 
 def caption(hit: Hit) -> tuple[str, str]:
     """Two lines: the scores, and the name."""
     numbers = f"{hit.score:.3f}: cos {hit.similarity:.3f}, {100 * hit.popularity:.1f} %"
     return numbers, hit.key
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
 
 
 def _png(hits: Sequence[Hit], tiles: Sequence[Image.Image]) -> bytes:

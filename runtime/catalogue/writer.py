@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embed.addresses import Place
 from embed.arrays import Float16s, Float32s
-from embed.files import atomic_write, locked, sync_folder, write_json, write_with
-from embed.outs import require_out
+from embed.files import atomic_write, locked, require_out, sync_folder, write_json, write_with
 from embed.progress import Progress, silent
 from embed.spec import InputError, require_same_identity
 from runtime.catalogue.reader import FORMAT, Catalogue, CatalogueManifest, IndexEntry
@@ -47,6 +47,7 @@ def build(
     queries: Float16s | Float32s | None = None,
     progress: Progress = silent,
     overwrite: bool = False,
+    place: Place | None = None,
 ) -> tuple[Catalogue, PopularRows]:
     """A catalogue at `out` of the pictures to which `labels` gives a popularity (see runtime.catalogue.rows).
 
@@ -57,12 +58,12 @@ def build(
     out = Path(out)
     require_place(out, overwrite)
     with _writing(out) as folder:
-        rows = popular_rows(labels, pictures, config, predict)
+        rows = popular_rows(labels, pictures, config, predict, place=place)
         vectors, popularity = _write_rows(folder, pictures, rows)
         sample = tuning_queries(vectors, queries)
         found = _build_index(folder, vectors, popularity, index, sample, progress)
-        place = None if bundle is None else _relative(bundle, out)
-        _commit(out, folder, pictures, config, found, _relative(images_root, out), place)
+        encoder = None if bundle is None else _relative(bundle, out)
+        _commit(out, folder, pictures, config, found, _relative(images_root, out), encoder)
     return Catalogue.open(out), rows
 
 
@@ -79,6 +80,7 @@ def refresh(
     delete: Sequence[str] = (),
     predict: Predict | None = None,
     progress: Progress = silent,
+    place: Place | None = None,
 ) -> tuple[Catalogue, PopularRows]:
     """The catalogue with new counts: what `build` would give from the same labels, without learning an index anew.
 
@@ -95,7 +97,7 @@ def refresh(
         old.row_of(key)  # an error for a picture that is not there
     with _writing(path) as folder:
         source: Pictures = old if pictures is None else pictures
-        rows = popular_rows(labels, source, config, predict, delete)
+        rows = popular_rows(labels, source, config, predict, delete, place)
         vectors, popularity = _write_rows(folder, source, rows)
         found = _carry_index(folder, old, rows, vectors, popularity, progress)
         _commit(path, folder, source, config, found, old.manifest["images_root"], old.manifest["bundle"])
@@ -165,7 +167,7 @@ def _carry_index(
 
 
 def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[Float16s, Float32s]:
-    """Write vectors.npy, popularity.npy and rows.arrow; the vectors, memory-mapped, and the percentiles."""
+    """Write the files of a version but for its index; the vectors, memory-mapped, and the percentiles."""
     vectors = pictures.image_embeddings()
     with atomic_write(folder / "vectors.npy") as file:
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows.vector_rows), vectors.shape[1])}
@@ -175,8 +177,10 @@ def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[Fl
             file.write(np.ascontiguousarray(some, "<f2").data)
     popularity = np.asarray(rows.table["popularity"])
     write_with(folder / "popularity.npy", lambda file: np.save(file, popularity, allow_pickle=False))
-    with atomic_write(folder / "rows.arrow") as file, pa.ipc.new_file(file, rows.table.schema) as writer:
-        writer.write_table(rows.table.combine_chunks())
+    places = pa.table({"uri": pictures.places().take(pa.array(rows.vector_rows))})
+    for name, table in (("rows", rows.table.combine_chunks()), ("places", places)):
+        with atomic_write(folder / f"{name}.arrow") as file, pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table)
     return np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False), popularity
 
 

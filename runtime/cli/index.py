@@ -1,13 +1,13 @@
 """`python -m runtime index`."""
 
-import os
 from functools import partial
 from pathlib import Path
 
+from embed.addresses import places_below
 from embed.cli.console import progress
 from embed.config import Overwriting
 from embed.spec import require_same_identity
-from runtime.cli.popularity import PREDICTED, CountOptions, read_popularity, report
+from runtime.cli.popularity import CountOptions, folder_of, read_popularity, report
 from runtime.config import IndexConfig, PopularityConfig
 
 
@@ -30,8 +30,9 @@ def index(
         cache: A folder made by `python -m embed cache`.
         out: The folder to write the catalogue to.
         bundle: The bundle that encodes the catalogue's queries.
-        popularity: A table with the columns image and count, and maybe exposures, timestamp, prompt and others to
-            filter by. Or predicted:BUNDLE, for the popularity that the bundle's head predicts.
+        popularity: A table, or a pattern of its shards, with the columns image and count, and maybe exposures,
+            timestamp, prompt and others to filter by. Or predicted:BUNDLE, for the popularity that the bundle's head
+            predicts.
         images_root: The folder or URL where the names of pictures start. By default the table's own folder.
     """
     from embed.cache.store import Cache
@@ -47,7 +48,6 @@ def index(
     table, config, predict = read_popularity(
         popularity, reading, opened.identity, popularity_config, PopularityConfig()
     )
-    folder = "" if popularity.startswith(PREDICTED) else os.path.dirname(popularity)
-    root, queries = images_root or folder or ".", opened.text_embeddings()
+    root, queries = images_root or folder_of(popularity), opened.text_embeddings()
     options = (table, config, index_config, root, bundle, predict, queries, progress, overwriting.overwrite)
-    return report(*build(out, opened, *options))
+    return report(*build(out, opened, *options, places_below(root)))

@@ -1,5 +1,7 @@
 """What `index` and `refresh` share: the popularity of pictures from a table or from a head, and what they report."""
 
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -59,6 +61,15 @@ def read_popularity(
     return _read_counts(source, options.columns), config, predict
 
 
+def folder_of(source: str | None) -> str:
+    """Where the pictures start that a table of popularity, or a pattern of its shards, names."""
+    if source is None or source.startswith(PREDICTED):
+        return "."
+    if os.path.isdir(source):
+        return source
+    return os.path.dirname(source if os.path.exists(source) else re.split(r"[*?[{]", source)[0]) or "."
+
+
 def _predictor_of(bundle: str, identity: Identity) -> "Predict":
     from runtime.scoring.scorer import Scorer
 
@@ -70,17 +81,25 @@ def _predictor_of(bundle: str, identity: Identity) -> "Predict":
 def _read_counts(source: str, columns: Mapping[str, str]) -> "pa.Table":
     import pyarrow as pa
 
-    from embed.records.formats import open_table
+    from embed.records.columns import picture, refuse
+    from embed.records.sources import open_table
 
     counts = open_table(source, columns)
-    wanted = {"image": pa.string(), "count": pa.float64()}
-    if lacking := [name for name in wanted if name not in counts.types]:
+    counts.complete()
+    if lacking := [name for name in ("image", "count") if name not in counts.types]:
         raise InputError(
             f"{source} has no column {lacking[0]!r}; it has {', '.join(counts.types)}."
             f" Where yours has another name, say --columns {lacking[0]}=YOURS"
         )
+    side = picture(counts, "image")
     optional = {"exposures": pa.float64(), "prompt": pa.string()}
+    wanted = side.key_types() | {"count": pa.float64()}
     named, others = counts.read(wanted | {name: type for name, type in optional.items() if name in counts.types})
+    count = named["count"].to_numpy()
+    refuse(counts, (count % 1 != 0) & (count - count == 0), "count is no whole number")
+    others = others.drop_columns([name for name in others.column_names if name == "image"])
+    if "image" not in named.column_names:
+        named = named.add_column(0, "image", side.keys(counts, named))
     for name in others.column_names:
         named = named.append_column(name, others[name])
     return named

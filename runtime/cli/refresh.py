@@ -4,10 +4,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+from embed.addresses import places_below
 from embed.cli.console import progress
 from embed.options import Option
 from embed.spec import InputError
-from runtime.cli.popularity import CountOptions, read_popularity, report
+from runtime.cli.popularity import CountOptions, folder_of, read_popularity, report
 from runtime.config import PopularityConfig
 
 
@@ -39,4 +40,5 @@ def refresh(
     before = PopularityConfig(**old.manifest["popularity"])
     table, config, predict = read_popularity(popularity, reading, old.identity, popularity_config, before)
     pictures = Cache.open(cache) if cache else None
-    return report(*writer.refresh(catalogue, table, pictures, config, delete, predict, progress))
+    place = places_below(folder_of(popularity))
+    return report(*writer.refresh(catalogue, table, pictures, config, delete, predict, progress, place))

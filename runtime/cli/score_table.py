@@ -3,18 +3,18 @@
 from pathlib import Path
 
 from embed.cli.console import progress, warn
-from embed.outs import require_out
+from embed.files import require_out
 from runtime.config import SessionConfig, TableConfig
 
 
 def score_table(
     bundle: Path, /, *, session: SessionConfig, data: Path, out: Path, table: TableConfig
 ) -> dict[str, object]:
-    """Score every row of a parquet file, going on where an earlier run stopped.
+    """Score every row of a table, going on where an earlier run stopped.
 
     Args:
         bundle: A folder made by `python -m export onnx`.
-        data: The parquet file with pictures and prompts.
+        data: The table with pictures and prompts: a file of any kind, a pattern of shards, or a folder of them.
         out: The folder to write the scores to.
     """
     require_out(out, "job of scores", overwrite=True)

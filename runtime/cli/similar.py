@@ -5,9 +5,9 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from embed.cli.console import table
+from embed.cli.console import table, warn
+from embed.files import require_out_file
 from embed.options import Option
-from embed.outs import require_out_file
 from embed.spec import InputError, require_same_identity
 from runtime.config import Wish
 
@@ -43,6 +43,7 @@ def similar(
     front: bool = False,
     sheet: Path | None = None,
     open: bool = False,
+    images_root: str | None = None,
     bundle: Path | None = None,
 ) -> dict[str, object]:
     """Find pictures that are similar and popular.
@@ -53,6 +54,8 @@ def similar(
         front: Give all pictures that no other beats in both similarity and popularity, instead of the best -k.
         sheet: Write a contact sheet to this file, .png or .html.
         open: Show the contact sheet, which is similar.html unless --sheet names it.
+        images_root: The folder or URL where the names of pictures start, for the contact sheet. By default where they
+            were when they were embedded, or else where the catalogue was told.
         bundle: The bundle that encodes the query. By default the catalogue's own.
     """
     if sheet:
@@ -79,7 +82,10 @@ def similar(
         from runtime.catalogue.sheet import write_sheet
 
         sheet = sheet or Path("similar.html")
-        write_sheet(sheet, hits, opened.images_root, f"{likes.text or image or likes.id or 'similar'}")
+        addresses = opened.addresses([hit.key for hit in hits], images_root)
+        unread = write_sheet(sheet, hits, addresses, f"{likes.text or image or likes.id or 'similar'}")
+        if unread:
+            warn(f"{unread} of {len(hits)} pictures could not be read; name their folder or URL with --images-root")
         print(f"contact sheet: {sheet}")
         if open:
             import webbrowser

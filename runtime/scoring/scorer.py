@@ -19,7 +19,8 @@ import numpy as np
 from PIL.Image import Image, fromarray
 
 from embed.arrays import Float32s, Floats, Ints, UInt8s
-from embed.inputs.images import ImageError, Limits, load_image, preprocess
+from embed.inputs.images import ImageError, Limits, load_image
+from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
 from runtime.config import SessionConfig

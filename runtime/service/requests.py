@@ -4,8 +4,6 @@ Pictures come as base64 in JSON or as files in multipart forms; a picture that i
 nobody else's. Knows no model and no network.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -13,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
+from embed.inputs.base64_text import from_base64
 from embed.inputs.images import ImageError
 from runtime.service.errors import invalid
 
@@ -39,7 +38,7 @@ class UrlPicture(_Closed):
     url: Annotated[str, Field(max_length=2048)]
 
 
-Base64Picture = Annotated[str, Field(description="the bytes of a picture file in base64")]
+Base64Picture = Annotated[str, Field(description="the bytes of a picture file in base64, or a data: address")]
 JsonPicture = Base64Picture | UrlPicture
 Picture = bytes | UrlPicture | ImageError  # the last where it is no base64
 
@@ -207,9 +206,9 @@ def picture_of(given: str | UrlPicture) -> Picture:
     if isinstance(given, UrlPicture):
         return given
     try:
-        return base64.b64decode(given, validate=True)
-    except (binascii.Error, ValueError) as error:
-        return ImageError("read", "no base64", str(error))
+        return from_base64(given)
+    except ImageError as error:
+        return error
 
 
 async def read_form(request: Request, max_items: int) -> tuple[list[str], list[Picture]]:

@@ -34,4 +34,6 @@ def press_ctrl_c() -> None:
 
 
 if __name__ == "__main__":
-    call_apart(work_on)
+    import apart_calls  # by a name that the process can import too
+
+    call_apart(apart_calls.work_on)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from embed.cache.store import METADATA, Cache, CacheWriter
+from embed.cache.store import KEYS, METADATA, Cache, CacheWriter
 from embed.files import content_id
 from embed.spec import Identity, Preprocess, Source
 
@@ -25,9 +25,10 @@ def unit(rows: int, seed: int) -> np.ndarray:
 
 
 def make_cache(
-    path: Path, images: list[str], prompts: list[str], of: Identity | None = None, source: Source | None = None
-) -> Cache:
-    """Row i is the i-th name; the content of a picture is its name."""
+    path: Path, images: list[str], prompts: list[str], of: Identity | None = None, source: Source | None = None,
+    places: list[str] | None = None,
+) -> Cache:  # fmt: skip
+    """Row i is the i-th name; the content of a picture is its name. `places` are where the pictures were read."""
     with CacheWriter(path, of or identity(), source or Source("tiny")) as writer:
         ids = [content_id(name.encode()) for name in images]
         sizes = [8] * len(images)
@@ -35,8 +36,14 @@ def make_cache(
             "images", pa.table([images, ids, sizes, sizes], METADATA["images"].names), img_emb=unit(len(ids), 1)
         )
         unknown = pa.nulls(len(ids), pa.int64())
-        writer.append_keys(pa.table([pa.array(images), pa.array(ids), unknown, unknown],
-                                    ["image_path", "image_id", "size_bytes", "mtime_ns"]))  # fmt: skip
+        columns = [
+            pa.array(images),
+            pa.array(ids),
+            unknown,
+            unknown,
+            pa.array(places or [None] * len(ids), pa.string()),
+        ]
+        writer.append_keys(pa.table(columns, KEYS.names))
         texts = [content_id(text.encode()) for text in prompts]
         writer.append("prompts", pa.table([prompts, texts], METADATA["prompts"].names), text_emb=unit(len(texts), 2))
         writer.commit()

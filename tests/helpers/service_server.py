@@ -2,10 +2,10 @@
 
 import base64
 import io
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +67,6 @@ def form(pictures: list[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
     return [("images", (f"{i}.png", data)) for i, data in enumerate(pictures)]
 
 
-def decoder_processes(service: Service) -> list[BaseProcess]:
+def decoder_processes(service: Service) -> list[subprocess.Popen[bytes]]:
     """The processes that decode for the service now."""
     return [worker.child.process for worker in service.decoders._pool._workers if worker.child is not None]

@@ -30,6 +30,23 @@ def doze(seconds: float, _: memoryview) -> bytes:
     return b"awake"
 
 
+def shout(length: int, _: memoryview) -> bytes:
+    return b"!" * length
+
+
+def hoard(size: int, _: memoryview) -> bytes:
+    """Whether there is room for so many bytes."""
+    try:
+        return str(len(bytearray(size))).encode()
+    except MemoryError:
+        return b"no room"
+
+
+def environment(_: None, __: memoryview) -> bytes:
+    """What the process was given, whatever it did to it since."""
+    return Path("/proc/self/environ").read_bytes()
+
+
 class Unloadable:
     """Ends the process that unpickles it."""
 

@@ -87,7 +87,7 @@ def test_inspect_tells_identity_counts_and_failures(table: Path, capsys: pytest.
     (table.parent / "1.png").write_bytes(b"broken")
     out = table.parent / "c"
     assert main.main(["cache", str(table), "--model", "tiny", "--out", str(out), *TORCH]) == 0
-    assert f"python -m embed inspect {out}" in capsys.readouterr().out
+    assert f"warning: 1 pictures failed; python -m embed inspect {out} says" in capsys.readouterr().err
     assert main.main(["inspect", str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["images"], result["names"], result["prompts"], result["failures"]) == (2, 3, 3, 1)
@@ -97,6 +97,19 @@ def test_inspect_tells_identity_counts_and_failures(table: Path, capsys: pytest.
     assert result["reasons"][0] | {"count": 1, "example": "1.png"} == result["reasons"][0]
     assert main.main(["inspect", str(out)]) == 0
     assert "unknown format" in capsys.readouterr().out
+
+
+def test_a_run_of_which_every_picture_fails_is_an_error(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(4):
+        (table.parent / f"{i}.png").unlink()
+    command = ["cache", str(table), "--model", "tiny", "--out", str(table.parent / "c"), *TORCH]
+    assert main.main(command) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "none of the 4 pictures could be embedded; the last, 3.png, failed with read: no such file" in line
+    cache = Cache.open(table.parent / "c")
+    assert (cache.count("prompts"), len(cache.failures())) == (3, 4), "nothing that was done is lost"
+    (table.parent / "0.png").write_bytes(picture(colors(1)[0]))
+    assert main.main(command) == 0
 
 
 @pytest.mark.parametrize(

@@ -45,3 +45,25 @@ def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert machine_cache() == tmp_path / "plaudit"
     monkeypatch.setenv("PLAUDIT_CACHE", str(tmp_path / "mine"))
     assert machine_cache() == tmp_path / "mine"
+
+
+@pytest.mark.parametrize("home", ["a file", "none"])
+def test_a_home_that_cannot_be_written_costs_only_the_memory_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, home: str
+) -> None:
+    monkeypatch.delenv("PLAUDIT_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    (tmp_path / "file").touch()
+    if home == "none":  # of a user without an entry in the list of users
+
+        def no_home() -> Path:
+            raise RuntimeError("Could not determine home directory.")
+
+        monkeypatch.setattr(Path, "home", no_home)
+    else:
+        monkeypatch.setattr(Path, "home", lambda: tmp_path / "file")
+    folder = machine_cache()
+    (folder / "engines").mkdir()
+    assert machine_cache() == folder, "one folder a run"
+    (warning,) = caplog.messages
+    assert "are not kept for the next run" in warning and "$PLAUDIT_CACHE" in warning

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from embed_fakes import PREPROCESS, colors, picture
+from embed_image_files import encoded
+from embed_image_files import picture as noise
 from PIL import Image
 
 from embed.files import content_id
@@ -72,13 +74,36 @@ def test_failures_have_a_stage_and_a_reason(
 def test_processes_give_what_one_process_gives_in_the_same_order(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(picture(colors(1)[0]))
     pictures = [Picture("0", str(tmp_path / "0.png")), Picture("1", str(tmp_path / "gone.png"))]
-    pictures += [Picture(str(i), None, picture(color, (5 + i, 6))) for i, color in enumerate(colors(21)[2:], 2)]
+    pictures += [Picture(str(i), None, picture(color, (5 + i, 6))) for i, color in enumerate(colors(20)[2:], 2)]
+    pictures += [Picture("20", None, encoded(noise(31, 17), "AVIF"))]
     alone = [decode(Picture(p.key, p.uri, p.data), PREPROCESS, Limits()) for p in pictures]
     pool = run(DecodePool(PREPROCESS, Limits(), 2), chunks(*pictures))
     assert [p.key for p in pool] == [str(i) for i in range(21)]
     for ours, theirs in zip(pool, alone, strict=True):
         assert (ours.data, ours.outcome()) == (None, theirs.outcome())
         np.testing.assert_array_equal(ours.pixels, theirs.pixels)
+
+
+def test_only_processes_that_fetch_have_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job's credentials are in the one, and strangers' bytes of this machine in the other."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    local, remote = Picture("l", None, picture((1, 2, 3))), Picture("r", "http://127.0.0.1:9/closed.png")
+    with closing(DecodePool(PREPROCESS, Limits(), 1)) as pool:
+        for one, there in ((local, pool._pool), (remote, pool._fetching)):
+            assert there.started == 0
+            (done,) = next(pool.run([Chunk([one])])).pictures
+            assert there.started == 1 and done.failure == (None if one is local else done.failure)
+        assert "AWS_SECRET_ACCESS_KEY" not in pool._pool._environment
+        assert pool._fetching._environment["AWS_SECRET_ACCESS_KEY"] == "hunter2"
+    assert remote.failure is not None and (remote.failure.stage, remote.failure.reason) == ("read", "unreadable")
+    assert "http://127.0.0.1:9/closed.png" in remote.failure.detail
+
+
+def test_an_endless_address_costs_its_picture_alone() -> None:
+    pictures = [Picture("long", "/" + "x" * 2_000_000), Picture("good", None, picture((1, 2, 3)))]
+    long, good = run(DecodePool(PREPROCESS, Limits(), 1), chunks(*pictures))
+    assert long.failure is not None and (long.failure.stage, len(long.failure.detail)) == ("read", 4000)
+    assert good.failure is None
 
 
 def test_known_pictures_start_no_process() -> None:

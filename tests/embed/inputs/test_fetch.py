@@ -1,14 +1,18 @@
 """Bytes by URI: local paths, fsspec's memory file system, and a web server on this machine."""
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import ClassVar
+from urllib.parse import quote, unquote
 
 import fsspec
 import pytest
 
+from embed.addresses import join
 from embed.inputs.fetch import local_stat, read_bytes
 from embed.spec import InputError
 
@@ -20,12 +24,43 @@ def picture(tmp_path: Path) -> Path:
     return path
 
 
+PAGES = {
+    "plain": b"<html><body>Sign in</body></html>",
+    "usual": b"\xef\xbb\xbf\n <!DOCTYPE html>\n<title>Gone</title>",
+    "remarks": b"<!-- proxy --> <!-- 2 -->\n<HEAD>",
+    "strict": b'<?xml version="1.0"?>\n<!doctype HTML PUBLIC "-//W3C//DTD XHTML 1.0">',
+    "many": b"<!---->" * 500 + b"<svg>",
+}
+
+
 class Handler(BaseHTTPRequestHandler):
-    """/pieces sends its ten bytes in two writes, /short fewer than it promises, /endless never stops."""
+    """/pieces sends its ten bytes in two writes, /short fewer than it promises, /endless never stops.
+
+    /moved/CODE/TO sends elsewhere, /circle to itself, /page/NAME answers with a page of PAGES; all
+    else answers with its own path.
+    """
 
     protocol_version = "HTTP/1.0"
+    requests: ClassVar[list[str]] = []
+
+    def answer(self, data: bytes, code: int = 200, **headers: str) -> None:
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
 
     def do_GET(self) -> None:
+        self.requests.append(f"{self.command} {self.path}")
+        parts = self.path.split("/", 3)
+        if parts[1] == "moved":
+            return self.answer(b"", int(parts[2]), Location=unquote(parts[3]))
+        if parts[1] == "circle":
+            return self.answer(b"", 302, Location="/circle")
+        if parts[1] == "page":
+            return self.answer(PAGES[parts[2]])
+        if self.path not in ("/pieces", "/short", "/endless", "/missing"):
+            return self.answer(self.path.encode())
         self.send_response(404 if self.path == "/missing" else 200)
         if self.path != "/endless":
             self.send_header("Content-Length", "0" if self.path == "/missing" else "10")
@@ -44,11 +79,13 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         pass
 
+    do_HEAD = do_GET
+
 
 @pytest.fixture
 def server() -> Iterator[str]:
     with HTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = threading.Thread(target=http.serve_forever)
+        thread = threading.Thread(target=http.serve_forever, args=(0.01,))
         thread.start()
         yield f"http://127.0.0.1:{http.server_port}"
         http.shutdown()
@@ -106,6 +143,64 @@ def test_the_web(server: str) -> None:
         read_bytes(f"{server}/missing")
     for uri in (f"{server}/short", "http://127.0.0.1:9/closed.jpg"):
         with pytest.raises(OSError, match=uri):
+            read_bytes(uri)
+
+
+def test_one_request_is_enough(server: str) -> None:
+    Handler.requests.clear()
+    read_bytes(f"{server}/pieces")
+    assert Handler.requests == ["GET /pieces"]
+
+
+@pytest.mark.parametrize(
+    ("address", "sent"),
+    [
+        ("/a%2Fb.png?X-Amz-Signature=a%2Fb+c%3D%41&e=%7E", "/a%2Fb.png?X-Amz-Signature=a%2Fb+c%3D%41&e=%7E"),
+        ("/a b/100%.png?x=1%zz", "/a%20b/100%25.png?x=1%25zz"),
+        ("/b\u00e4r.png", "/b%C3%A4r.png"),
+        ("/a.png#part", "/a.png"),
+    ],
+)
+def test_addresses_are_sent_as_they_are_as_far_as_they_may_be(server: str, address: str, sent: str) -> None:
+    assert read_bytes(server + address) == sent.encode()
+
+
+def test_names_under_a_web_address_are_those_of_the_files(server: str) -> None:
+    for name in ("a#1.png", "%41.png", "100%.png", "a?b=c.png", "\u00e4 b/c.png"):
+        address = join(f"{server}/pictures/?sig=a%2Fb", name)
+        path, _, query = read_bytes(address).decode().partition("?")
+        assert (unquote(path), query) == (f"/pictures/{name}", "sig=a%2Fb")
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_redirects_are_followed(server: str, code: int) -> None:
+    assert read_bytes(f"{server}/moved/{code}/%2Fpieces") == b"0123456789"
+    assert read_bytes(f"{server}/moved/{code}/{quote(server, safe='')}%2Fa.png") == b"/a.png"
+
+
+def test_redirects_to_what_is_no_web_address_and_in_circles_are_not(server: str, picture: Path) -> None:
+    for target in (picture.as_uri(), "ftp://127.0.0.1/a.png", "/circle"):
+        with pytest.raises(OSError, match=f"cannot read {server}.*Redirect"):
+            read_bytes(f"{server}/moved/302/{quote(target, safe='')}")
+
+
+def test_web_pages_are_no_pictures(server: str) -> None:
+    for name in PAGES.keys() - {"many"}:
+        with pytest.raises(OSError, match=f"{name}: the address answered with a web page, not a picture"):
+            read_bytes(f"{server}/page/{name}")
+    assert read_bytes(f"{server}/page/many") == PAGES["many"]
+
+
+def test_an_answer_that_there_is_nothing_says_so(server: str) -> None:
+    with pytest.raises(FileNotFoundError, match=f"{server}/missing: the address answered 404, not found"):
+        read_bytes(f"{server}/missing")
+
+
+def test_an_address_that_never_answers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embed.inputs.fetch.HTTP_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}/a.png"
+        with pytest.raises(OSError, match=f"cannot read {uri}: .*Timeout"):
             read_bytes(uri)
 
 

@@ -7,7 +7,9 @@ import sys
 import threading
 import warnings
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,11 @@ import pytest
 from embed_image_files import SQUARE, encoded, failure, picture, png, shared, tiff
 from paths import ROOT
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
-from embed.inputs import images
-from embed.inputs.images import ImageError, load_image, load_pixels, preprocess, to_rgb, upright
+from embed.inputs.exif import upright
+from embed.inputs.images import ImageError, load_image, load_pixels
+from embed.inputs.pixels import preprocess, to_rgb
 from embed.spec import Preprocess
 
 # Against open_clip's own transform
@@ -116,7 +120,7 @@ def test_strip_without_bound_is_resized_only_where_the_crop_looks(monkeypatch: p
             image = picture(width, height)
             with monkeypatch.context() as patch:
                 plain = preprocess(image, spec).astype(int)
-                patch.setattr(images, "MAX_RESIZED_PIXELS", 0)
+                patch.setattr("embed.inputs.pixels.MAX_RESIZED_PIXELS", 0)
                 difference = np.abs(preprocess(image, spec) - plain)
                 # Pillow may take the two directions in another order, and rounds in between.
                 assert difference.max() <= 2 and difference.mean() < 0.2
@@ -139,6 +143,9 @@ def test_load_pixels_tells_the_size_of_the_upright_picture() -> None:
 
 # Orientation
 
+WITH_EXIF = ("JPEG", "PNG", "WEBP", "TIFF", "AVIF")
+WITH_XMP = ("JPEG", "PNG", "WEBP", "TIFF")
+
 
 def exif_with(orientation: int) -> Image.Exif:
     exif = Image.Exif()
@@ -146,15 +153,56 @@ def exif_with(orientation: int) -> Image.Exif:
     return exif
 
 
-@pytest.mark.parametrize("format", ["PNG", "WEBP", "JPEG", "TIFF"])
-@pytest.mark.parametrize("orientation", range(10))
-def test_orientation_as_pillow_transposes_it(format: str, orientation: int) -> None:
-    options = {"lossless": True} if format == "WEBP" else {}
-    data = encoded(picture(31, 17), format, exif=exif_with(orientation), **options)
-    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    assert np.array_equal(load_image(data), expected)
-    if format != "TIFF":  # which Pillow itself turns while it decodes
-        assert load_image(data, ignore_exif=True).size == (31, 17)
+def as_text(kind: bytes, pack: Callable[[bytes], bytes], orientation: int) -> bytes:
+    """A PNG with EXIF in a text chunk, as ImageMagick writes it."""
+    exif = exif_with(orientation).tobytes()
+    text = f"\nexif\n{len(exif):8}\n{exif.hex()}\n".encode()
+    chunk = (kind, b"Raw profile type exif\0" + pack(text))
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in np.asarray(picture(31, 17))))
+    return png((31, 17), [chunk, (b"IDAT", pixels)], kind=2)
+
+
+def with_xmp(format: str, said: str, **options: Any) -> bytes:
+    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/" xmlns:tiff="http://ns.adobe.com/tiff/1.0/"><{said}</x:xmpmeta>'
+    if format == "PNG":
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp)
+        return encoded(picture(31, 17), format, pnginfo=info)
+    if format == "TIFF":
+        return encoded(picture(31, 17), format, tiffinfo={700: xmp.encode(), **options.get("tags", {})})
+    return encoded(picture(31, 17), format, xmp=xmp.encode(), **options)
+
+
+CARRIERS: dict[str, Callable[[int], bytes]] = {
+    **{name: lambda n, name=name: encoded(picture(31, 17), name, exif=exif_with(n)) for name in WITH_EXIF},
+    "PNG text": partial(as_text, b"tEXt", lambda text: text),
+    "PNG compressed text": partial(as_text, b"zTXt", lambda text: b"\0" + zlib.compress(text)),
+    **{
+        f"{name} {way}": lambda n, name=name, said=said: with_xmp(name, said.format(n))
+        for name in WITH_XMP
+        for way, said in (
+            ("XMP attribute", 'x:d tiff:Orientation="{}"/>'),
+            ("XMP element", "tiff:Orientation>{}</tiff:Orientation>"),
+        )
+    },
+    "JPEG EXIF before XMP": lambda n: with_xmp("JPEG", 'x:d tiff:Orientation="3"/>', exif=exif_with(n)),
+    "TIFF EXIF before XMP": lambda n: with_xmp("TIFF", 'x:d tiff:Orientation="3"/>', tags={274: n}),
+    "JPEG XMP without EXIF's": lambda n: with_xmp("JPEG", f'x:d tiff:Orientation="{n}"/>', exif=Image.Exif()),
+}
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_orientation_as_pillow_transposes_it(carrier: str) -> None:
+    turned = 0
+    for orientation in range(10):
+        data = CARRIERS[carrier](orientation)
+        stored = Image.open(io.BytesIO(data))
+        expected = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+        assert np.array_equal(load_image(data), expected), orientation
+        turned += expected.shape == (31, 17, 3)
+        if not carrier.startswith("TIFF"):  # which Pillow itself turns while it decodes
+            assert np.array_equal(load_image(data, ignore_exif=True), stored.convert("RGB"))
+    assert turned == 4  # the orientations 5 to 8, so that the carrier was read at all
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 import base64
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from embed_image_files import encoded
 from PIL import Image
 
-from embed.inputs.thumbnails import GREY, SIZE, data_uri, thumbnail
+from embed.inputs.images import ImageError
+from embed.inputs.thumbnails import GREY, SIZE, data_uri, grey_square, thumbnail, thumbnail_at
 
 
 def halves(size: tuple[int, int]) -> Image.Image:
@@ -30,5 +32,17 @@ def test_a_thumbnail_is_the_picture_in_small(size: tuple[int, int], expected: tu
 
 
 @pytest.mark.parametrize("data", [b"", b"no picture", encoded(halves((64, 64)), "PNG")[:-60]])
-def test_what_cannot_be_used_is_grey(data: bytes) -> None:
-    assert thumbnail(data).getcolors() == [(SIZE * SIZE, GREY)]
+def test_what_cannot_be_used_is_no_thumbnail(data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ImageError):
+        thumbnail(data)
+    (tmp_path / "bad.png").write_bytes(data)
+    (tmp_path / "good.png").write_bytes(encoded(halves((64, 64)), "PNG"))
+    bad, good, gone = (str(tmp_path / f"{name}.png") for name in ("bad", "good", "gone"))
+    assert thumbnail_at([bad, gone]) is None
+    assert thumbnail_at([gone, bad, good]) == thumbnail(encoded(halves((64, 64)), "PNG"))
+
+
+def test_the_square_in_its_place_is_grey_and_says_so() -> None:
+    square = np.asarray(grey_square())
+    assert square.shape == (SIZE, SIZE, 3) and (square[0] == GREY).all()
+    assert 50 < (square < 150).all(axis=2).sum() < 2000, "letters"

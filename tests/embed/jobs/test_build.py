@@ -12,7 +12,11 @@ import pytest
 from embed_fakes import colors, picture
 
 from embed.backbones import load
+from embed.cache.store import Cache
 from embed.cli.main import main
+from embed.config import Wanted
+from embed.jobs.build import BuildConfig, build_cache
+from embed.spec import Source
 
 OPENED = "opened"
 COUNT, IMAGES, PROMPTS = ["image", "prompt"], ["image"], ["prompt"]  # the columns of each pass
@@ -101,3 +105,16 @@ def test_a_table_of_pictures_alone_is_not_read_for_prompts(tmp_path: Path, reads
     pq.write_table(pa.table({"image": [picture(color) for color in colors(4)]}), tmp_path / "t.parquet")
     embed(tmp_path / "t.parquet")
     assert reads == [OPENED, IMAGES], "the file itself knows how many pictures it has"
+
+
+def test_a_table_in_memory_is_embedded_like_its_file(
+    table: Path, reads: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(table)
+    rows = csv.read_csv(table) if table.suffix == ".csv" else pq.read_table(table)
+    monkeypatch.chdir(table.parent)
+    source = Source("tiny", None)
+    build_cache(BuildConfig((rows,), Path("other"), source, Wanted(device="cpu"), workers=1))
+    for file in sorted(Path("c").rglob("*.npy")):
+        assert file.read_bytes() == (Path("other") / file.relative_to("c")).read_bytes()
+    assert Cache.open("other").metadata("images").equals(Cache.open("c").metadata("images"))

@@ -2,12 +2,12 @@
 
 import json
 import math
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import apart_calls
 import pytest
@@ -20,6 +20,7 @@ from embed.cache.store import Cache
 from embed.config import Wanted
 from embed.engines.machine import remembered_identity
 from embed.engines.towers import Towers
+from embed.process import child
 from embed.process.child import call_apart
 from embed.spec import InputError, Source
 
@@ -63,14 +64,22 @@ def test_a_process_that_is_killed_is_an_error_that_says_what_to_do() -> None:
         call_apart(apart_calls.die)
 
 
-def test_ctrl_c_ends_the_process_at_once() -> None:
+def test_ctrl_c_ends_the_process_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[child.Child] = []
+
+    class Seen(child.Child):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            started.append(self)
+
+    monkeypatch.setattr(child, "Child", Seen)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # workers of pytest ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
             call_apart(apart_calls.press_ctrl_c)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert multiprocessing.active_children() == []
+    assert [one.process.poll() for one in started] == [-signal.SIGKILL]
 
 
 def test_a_first_run_on_a_machine_keeps_torch_out_of_the_job(source: Source, tmp_path: Path) -> None:

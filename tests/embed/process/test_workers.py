@@ -1,8 +1,9 @@
 """Processes that die, hang or never start cost the item that did it, and nothing else."""
 
-import multiprocessing
 import os
 import signal
+import struct
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import closing
@@ -13,6 +14,8 @@ import pytest
 import worker_calls
 from waiting import wait_for_orphan, wait_until
 
+from embed.process import workers
+from embed.process.bounds import CAN_BOUND
 from embed.process.workers import Answers, WorkerPool
 
 SEGFAULT, KILL = -signal.SIGSEGV, -signal.SIGKILL  # numbers that `worker_calls.square` does not survive
@@ -28,7 +31,7 @@ def squares(pool: "WorkerPool[tuple[int, int]]", *numbers: int) -> Squares:
     return pool.submit(list(enumerate(numbers)), collect).result(120)
 
 
-def processes(pool: WorkerPool[Any]) -> list[multiprocessing.process.BaseProcess]:
+def processes(pool: WorkerPool[Any]) -> list[subprocess.Popen[bytes]]:
     return [worker.child.process for worker in pool._workers if worker.child is not None]
 
 
@@ -75,7 +78,7 @@ def test_a_process_that_ends_or_stops_between_tasks_is_replaced(number: int) -> 
         assert process.pid is not None
         os.kill(process.pid, number)
         if number == signal.SIGKILL:
-            process.join()
+            process.wait()
         assert squares(pool, 3, 4)[0] == [9, 16]
         assert pool.started == 2
 
@@ -98,6 +101,54 @@ def test_processes_that_do_not_start_are_said() -> None:
         with pytest.raises(RuntimeError, match="do not start; the exit code of the last one is 7"):
             pool.submit([None], collect).result(120)
         assert pool.started == 4
+
+
+def plain(answers: Answers, _: memoryview) -> list[bytes | None]:
+    return list(answers)
+
+
+def test_an_answer_that_is_too_long_is_not_read(lost: list[int]) -> None:
+    with closing(WorkerPool(worker_calls.shout, 1, 60.0, lost=lambda: lost.append(1))) as pool:
+        assert pool.submit([4, 4, 4], plain, answer_bytes=4).result(120) == [b"!!!!"] * 3
+        assert pool.submit([5], plain, answer_bytes=4).result(120) == [None] and len(lost) == 2
+        assert pool.submit([1 << 20], plain).result(120) == [b"!" * (1 << 20)]
+        assert pool.submit([(1 << 20) + 1], plain).result(120) == [None]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        struct.pack("=2q", 1, 2) + b"ab",
+        struct.pack("=2q", 1, 2) + b"abcd",
+        struct.pack("=2q", -1, 4) + b"abc",
+        struct.pack("=2q", 1 << 62, 1 << 62),
+    ],
+)
+def test_a_message_of_wrong_lengths_is_no_answer(message: bytes) -> None:
+    assert workers._parted(workers._joined([b"a", b"bc"]), 2) == [b"a", b"bc"]
+    assert workers._parted(message, 2) is None
+
+
+@pytest.mark.skipif(not CAN_BOUND, reason="this system does not bound the memory of a process")
+def test_memory_grows_no_further_than_it_may() -> None:
+    with closing(WorkerPool(worker_calls.hoard, 1, 60.0, growth_bytes=200 << 20)) as pool:
+        for _ in range(3):  # each task anew
+            found = pool.submit([150 << 20, 250 << 20, 150 << 20], plain).result(120)
+            assert found == [str(150 << 20).encode(), b"no room", str(150 << 20).encode()]
+        assert pool.started == 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")
+def test_processes_are_given_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_TOKEN", "hunter2")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    with closing(WorkerPool(worker_calls.environment, 1, 60.0)) as pool:
+        (bare,) = pool.submit([None], plain).result(120)
+    with closing(WorkerPool(worker_calls.environment, 1, 60.0, environment=os.environ.copy())) as pool:
+        (whole,) = pool.submit([None], plain).result(120)
+    assert bare is not None and b"LC_ALL=C.UTF-8" in bare and b"hunter2" not in bare
+    assert whole is not None and b"hunter2" in whole
 
 
 def test_what_is_cancelled_before_its_turn_is_not_done(tmp_path: Path) -> None:

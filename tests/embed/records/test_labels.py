@@ -49,7 +49,6 @@ def pick_a_pic(**changes: Any) -> Rows:
         ({"label_1": 1.0}, "the two labels contradict each other"),
         ({"label_0": None}, "the two labels contradict each other"),
         ({"label_0": 1.5, "label_1": -0.5}, "the two labels contradict each other"),
-        ({"has_label": None}, "has_label is null"),
         ({"num_example_per_prompt": 0}, "num_example_per_prompt is not at least 1"),
         ({"image_1_uid": None}, "a picture without a name"),
         ({"caption": None}, "no prompt"),
@@ -188,8 +187,8 @@ def test_popularity() -> None:
     assert (records.format, records.kind) == ("popularity", "counts")
     assert prompts(records) == ["a cat", "a dog"]
     assert labels(records) == [("1.jpg", "a cat", 3, 10, "1", True)]
-    bare = read_records(write("q.csv", [{"image": "1.jpg", "count": 2.5}]))
-    assert labels(bare) == [("1.jpg", None, 2.5, None, None)]
+    bare = read_records(write("q.csv", [{"image": "1.jpg", "count": 2.0}]))
+    assert labels(bare) == [("1.jpg", None, 2, None, None)]
     assert prompts(bare) == []
 
 
@@ -197,6 +196,7 @@ def test_popularity() -> None:
     ("changes", "message"),
     [
         ({"count": -1.0}, "count is negative or not finite"),
+        ({"count": 2.5}, "count is no whole number"),
         ({"count": float("nan")}, "count is negative or not finite"),
         ({"count": float("inf")}, "count is negative or not finite"),
         ({"exposures": 2.0}, "count is above exposures"),

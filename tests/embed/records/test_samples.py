@@ -1,17 +1,12 @@
-"""Folders, webdataset tars, and JSON arrays that do not fit into one read."""
+"""Folders of pictures."""
 
-import io
-import json
 import os
-import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
-from embed_record_files import images, labels, prompts
+from embed_record_files import images, prompts
 
 from embed.records.formats import read_records
-from embed.records.samples import _json_array
 from embed.spec import InputError
 
 
@@ -45,112 +40,13 @@ def test_a_file_name_that_is_not_utf8_can_still_be_read(tmp_path: Path) -> None:
 
 
 def test_folders_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "t.parquet").write_bytes(b"x")
+    (tmp_path / "t.csv").write_bytes(b"x")
     with pytest.raises(InputError, match="has no pictures"):
         read_records(tmp_path)
     (tmp_path / "a.jpg").write_bytes(b"x")
     records = read_records(tmp_path)
     (tmp_path / "a.jpg").unlink()
-    (tmp_path / "t.parquet").unlink()
+    (tmp_path / "t.csv").unlink()
     tmp_path.rmdir()
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         images(records)
-
-
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def test_webdataset_shards(tmp_path: Path) -> None:
-    write_tar(
-        tmp_path / "s-00.tar",
-        {"0001.jpg": b"A", "0001.txt": b" a cat\n", "0001.json": b'{"width": 5}', "0002.PNG": b"B"},
-    )
-    write_tar(
-        tmp_path / "s-01.tar",
-        {"d/3.webp": b"C", "d/3.json": b'{"caption": "a dog", "bytes": 9, "image": 8}', "4.txt": b"no picture"},
-    )
-    records = read_records(tmp_path / "s-{00..01}.tar")
-    assert (records.format, records.kind) == ("webdataset", None)
-    assert images(records) == [
-        ("0001", None, b"A"),
-        ("0002", None, b"B"),
-        ("d/3", None, b"C"),
-        ("4", f"{tmp_path}/4", None),
-    ]
-    assert prompts(records) == ["a cat", "a dog", "no picture"]
-
-
-def test_webdataset_with_counts(tmp_path: Path) -> None:
-    facts = [{"count": n, "prompt": "a cat", "tags": ["x"], "model": "m"} for n in (3, 5)]
-    members = {}
-    for number, fact in enumerate(facts):
-        members |= {f"{number}.jpg": b"A", f"{number}.json": json.dumps(fact).encode()}
-    records = read_records(write_tar(tmp_path / "s.tar", members))
-    assert (records.format, records.kind) == ("popularity", "counts")
-    assert labels(records) == [("0", "a cat", 3, None, None, "m"), ("1", "a cat", 5, None, None, "m")]
-    assert images(records) == [("0", None, b"A"), ("1", None, b"A")]
-    assert prompts(records) == ["a cat"]
-
-
-def test_tars_that_cannot_be_read(tmp_path: Path) -> None:
-    one = write_tar(tmp_path / "s-0.tar", {"1.jpg": b"A" * 5000})
-    with pytest.raises(InputError, match=r"s-1\.tar does not exist, nor do 1 more"):
-        read_records(tmp_path / "s-{0..2}.tar")
-    (tmp_path / "s-1.tar").write_bytes(one.read_bytes())
-    with pytest.raises(InputError, match=r"s-0\.tar and .*s-1\.tar both begin with the key '1'"):
-        images(read_records(tmp_path / "s-{0..1}.tar"))
-    (tmp_path / "s-2.tar").write_bytes(one.read_bytes()[:2000])
-    (tmp_path / "s-3.tar").write_bytes(b"no tar at all")
-    for name in ("s-2.tar", "s-3.tar"):
-        with pytest.raises(InputError, match=f"{name} cannot be read: "):
-            read_records(tmp_path / name)
-    for text in (b"[1]", b"{"):
-        broken = write_tar(tmp_path / "s-4.tar", {"1.jpg": b"A", "1.json": text})
-        with pytest.raises(InputError, match=r"s-4\.tar(: 1\.json is no JSON object| cannot be read: )"):
-            read_records(broken)
-    with pytest.raises(InputError, match="has no rows"):
-        read_records(write_tar(tmp_path / "s-5.tar", {}))
-
-
-class Pieces(io.StringIO):
-    """A file that gives at most `size` characters a read."""
-
-    def __init__(self, text: str, size: int) -> None:
-        super().__init__(text)
-        self._size = size
-
-    def read(self, size: int | None = -1) -> str:
-        return super().read(self._size)
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 64])
-@pytest.mark.parametrize("indent", [None, 2])
-def test_a_json_array_is_read_over_the_ends_of_pieces(size: int, indent: int | None) -> None:
-    records: list[Any] = [{"a": 'br]ace{"\\', "b": [1, {"c": None}]}, {"d": "\u4e2d\U0001f600 \u2028"}, {}] * 3
-    for ensure_ascii in (True, False):
-        text = json.dumps(records, indent=indent, ensure_ascii=ensure_ascii)
-        assert list(_json_array(Pieces(text + "\n", size))) == records
-    with pytest.raises(json.JSONDecodeError):
-        list(_json_array(Pieces(text[:-5], size)))
-
-
-def test_columns_of_a_json_array_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embed.records.samples.BATCH_RECORDS", 2)
-    rows = [{"image": "1.jpg", "count": 1, "n": 1, "late": None}, {"image": "2.jpg", "count": 2, "n": 2}]
-    rows += [{"image": "3.jpg", "count": 3, "n": 2.5, "late": "x", "list": [1]}]
-    path = tmp_path / "t.json"
-    path.write_text(json.dumps(rows))
-    assert labels(read_records(path)) == [
-        ("1.jpg", None, 1, None, None, 1, None),
-        ("2.jpg", None, 2, None, None, 2, None),
-        ("3.jpg", None, 3, None, None, 2.5, "x"),
-    ]
-    path.write_text(json.dumps([rows[0], rows[1] | {"n": "two"}]))
-    with pytest.raises(InputError, match=r"column 'n' holds different kinds of values"):
-        read_records(path).labels()

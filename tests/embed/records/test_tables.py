@@ -10,7 +10,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
-from embed.records.formats import open_table
+from embed.records.sources import open_table
 from embed.records.tables import BATCH_ROWS, BATCH_ROWS_WITH_BYTES
 
 TEST_BLOCK_BYTES = 1 << 17
@@ -19,10 +19,16 @@ TEST_BLOCK_BYTES = 1 << 17
 def arrow_peak_bytes(path: Path, work: str) -> int:
     """The most that Arrow held at once in a fresh process that did `work` with the table at `path`.
 
-    Arrow reads some 30 blocks of CSV and JSON Lines ahead; they are smaller here, so that the file has more of them.
+    Arrow reads some 30 blocks of CSV ahead; they are smaller here, so that the file has more of them.
     """
-    code = f"import pyarrow as pa; from embed.records import formats, tables; tables.BLOCK_BYTES = {TEST_BLOCK_BYTES}; "
-    code += f"table = formats.open_table({str(path)!r}, {{}}); {work}; print(pa.default_memory_pool().max_memory())"
+    code = f"""
+import pyarrow as pa
+from embed.records import delimited, sources
+delimited.BLOCK_BYTES = {TEST_BLOCK_BYTES}
+table = sources.open_table({str(path)!r}, {{}})
+{work}
+print(pa.default_memory_pool().max_memory())
+"""
     return int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
@@ -60,7 +66,7 @@ def test_labels_do_not_read_the_pictures(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["t.parquet", "t.csv", "t.jsonl", "t.json"])
 def test_streams_are_flat_in_the_number_of_rows(name: str, tmp_path: Path) -> None:
     path, peaks = tmp_path / name, []
-    for rows in (100_000, 300_000) if name != "t.json" else (20_000, 60_000):
+    for rows in (100_000, 300_000) if "json" not in name else (20_000, 60_000):
         names = [f"a/rather/long/name/of/a/picture/in/a/folder/of/pictures/{i:09d}.jpg" for i in range(rows)]
         columns = {"image": names, "rating": list(range(rows))}
         if name == "t.parquet":
@@ -75,7 +81,7 @@ def test_streams_are_flat_in_the_number_of_rows(name: str, tmp_path: Path) -> No
         assert pa.chunked_array([batch["image"] for batch in batches]).to_pylist() == names
         peaks.append(arrow_peak_bytes(path, "[None for batch in table.stream({'image': pa.string()})]"))
     # How many of its blocks Arrow has read ahead depends on who is scheduled when; none of them may be behind.
-    ahead_bytes = 3 * 32 * TEST_BLOCK_BYTES if name in ("t.csv", "t.jsonl") else 0  # as text and as columns
+    ahead_bytes = 3 * 32 * TEST_BLOCK_BYTES if name == "t.csv" else 0  # as text and as columns
     assert peaks[1] < max(1.5 * peaks[0], ahead_bytes)
 
 
@@ -89,7 +95,7 @@ def test_cells_of_csv(tmp_path: Path) -> None:
 
 
 def test_lines_in_cells_over_the_ends_of_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embed.records.tables.BLOCK_BYTES", 200)
+    monkeypatch.setattr("embed.records.delimited.BLOCK_BYTES", 200)
     prompts = [f"{i}\nand\nmore" for i in range(200)]
     path = tmp_path / "t.csv"
     path.write_text("prompt,n\n" + "".join(f'"{prompt}",1\n' for prompt in prompts))

@@ -215,7 +215,7 @@ def test_what_cannot_be_measured_is_one_line(run: Run, fails: Fails, folder: Pat
     images = pa.array([*(f"gone{i}.png" for i in range(4)), *table["image"].to_pylist()[4:]])
     pq.write_table(table.set_column(0, "image", images), "gone.parquet")
     error = fails("evaluate", "head", "--cache", "cache", "--data", "gone.parquet")
-    assert "4 of 60 rows have a picture or prompt without a vector" in error and "gone0.png" in error
+    assert "4 of 60 rows have a picture without a vector" in error and "gone0.png" in error
     # A vector that is not finite, in a copy of the cache.
     vectors = folder / "cache" / "images" / "img_emb" / "img_emb_0000.npy"
     broken = np.load(vectors)

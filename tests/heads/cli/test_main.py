@@ -37,6 +37,18 @@ TRAIN = ("train", "cache", "--data", "table.parquet", "--split-by", "sub", "--ep
 EVALUATE = ("evaluate", "head", "--cache", "cache", "--data", "table.parquet")
 
 
+def test_shards_of_any_types_are_split_as_one_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = run(capsys, *TRAIN, "--out", "head")
+    table = pq.read_table("table.parquet")
+    for place, type in enumerate([pa.string_view(), pa.large_string(), pa.uint16(), pa.string_view()]):
+        table = table.set_column(place, table.column_names[place], table.column(place).cast(type))
+    for number, start in enumerate(range(0, ROWS, 25)):
+        pq.write_table(table.slice(start, 25), f"t-{number}.parquet")
+    shards = [*TRAIN[:3], "t-{0..2}.parquet", *TRAIN[4:]]
+    found = run(capsys, *shards, "--out", "other")
+    assert (found["split"], found["pair_accuracy"]) == (whole["split"], whole["pair_accuracy"])
+
+
 def test_folds_are_trained_measured_and_found_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained = run(capsys, *TRAIN, "--folds", "3", "--out", "head")
     assert len(load_fold_heads("head")) == 3

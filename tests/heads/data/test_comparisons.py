@@ -103,3 +103,36 @@ def test_labels_alone_are_those_met_with_a_cache_under_other_numbers(tmp_path: P
     for of_item in ("image", "prompt"):
         met_ids, alone_ids = (getattr(one, of_item)[one.items].ravel() for one in (met, alone))
         np.testing.assert_array_equal(met_ids[:, None] == met_ids, alone_ids[:, None] == alone_ids)
+
+
+@pytest.mark.parametrize(
+    "names, root",
+    [
+        (["{}/sub/a.png", "{}/b.png"], None),
+        (["./sub/a.png", "sub/../b.png"], "{}"),
+        (["a.png", "../b.png"], "{}/sub"),
+    ],
+)
+def test_pictures_are_found_by_where_they_lie(tmp_path: Path, names: list[str], root: str | None) -> None:
+    (tmp_path / "sub").mkdir()
+    names, root = [name.format(tmp_path) for name in names], root and root.format(tmp_path)
+    places = [f"{tmp_path}/b.png", f"{tmp_path}/sub/a.png"]
+    cache = make_cache(tmp_path / "c", ["b.png", "sub/a.png"], [], places=places)
+    pq.write_table(pa.table({"image": names, "rating": [1.0, 2.0]}), tmp_path / "table.parquet")
+    labels = match_labels(read_records(tmp_path / "table.parquet", images_root=root), cache)
+    assert labels.image.tolist() == [1, 0]
+
+
+def test_where_no_picture_is_found_both_spellings_are_shown(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "c", ["pictures/a.png"], ["a dog"])
+    pq.write_table(pa.table({"image": ["a.png"], "rating": [1.0]}), tmp_path / "table.parquet")
+    with pytest.raises(InputError) as caught:
+        match_labels(read_records(tmp_path / "table.parquet"), cache)
+    said = str(caught.value)
+    assert f"the table has 'a.png' below {tmp_path}" in said and "the cache has 'pictures/a.png'" in said
+    assert "--images-root" in said and "--max-missing" not in said
+    pq.write_table(pa.table({"image": ["pictures/a.png"], "prompt": ["cat"], "rating": [1.0]}), tmp_path / "p.parquet")
+    with pytest.raises(
+        InputError, match=r"have a prompt without a vector in .*the table has 'cat', and the cache has 'a dog'"
+    ):
+        match_labels(read_records(tmp_path / "p.parquet"), cache)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from embed.spec import InputError
-from runtime.catalogue.filters import matching, milvus_expression, parse
+from runtime.catalogue.conditions import matching, milvus_expression, resolved
 
 ROWS = [
     (1, "x", 1.5, "2024-01-01", True),
@@ -74,7 +74,7 @@ def test_texts_are_read_as_the_dates_they_are_compared_with():
         ("number = 1 text", "wanted the end, 'and' or 'or', got 'text'"),
         ("'x' = text", "wanted a column, got \"'x'\""),
         ("number 1", "wanted a comparison such as =, got '1'"),
-        ("text = x", "wanted a value: 'text', a number, true or false, got 'x'"),
+        ("text = x", "wanted a value: 'text', a number, a date, true or false, got 'x'"),
         ("", "ends where a column was wanted"),
         ("__import__('os')", "wanted a comparison"),
     ],
@@ -85,11 +85,21 @@ def test_what_cannot_be_meant_is_said(where, message):
 
 
 def test_milvus_expressions_quote_and_rename():
+    types = {"image": pa.string(), "kind": pa.string(), "year": pa.int32(), "a": pa.float64(), "b": pa.bool_()}
+    schema = pa.schema({**types, "two words": pa.int64(), "Like": pa.int64()})
+
+    def expression(where):
+        return milvus_expression(resolved(where, schema), {"image": "key"})
+
     where = "image = 'say \"hi\"\\' or not kind in ('a', 'it''s') and year is not null"
-    expression = milvus_expression(parse(where), {"image": "key"})
-    assert expression == (
-        '(key == "say \\"hi\\"\\\\" or ((kind is not null and not (kind in ["a", "it\'s"])) and (not (year is null))))'
+    assert expression(where) == (
+        '(key == "say \\"hi\\"\\\\" or ((kind is not null and kind not in ["a", "it\'s"]) and year is not null))'
     )
-    with pytest.raises(InputError, match="'two words'; rename"):
-        milvus_expression(parse('"two words" = 1'), {})
-    assert milvus_expression(parse("a <= 1.5 or b = true"), {}) == "(a <= 1.5 or b == true)"
+    assert expression("a <= 1.5 or b = true") == "(a <= 1.5 or b == true)"
+    # No `not` is left but those of Milvus's own comparisons, which say what they do with nulls.
+    assert expression("not (year = 1 and b is null)") == "((year is not null and year != 1) or b is not null)"
+    assert expression("not (year < 1 or year > 1e30)") == "(year >= 1 and year is not null)"
+    assert expression("year = 1.5") == "(year is null and year is not null)"
+    for name in ("two words", "Like"):
+        with pytest.raises(InputError, match=f"'{name}'; rename"):
+            expression(f'"{name}" = 1')

@@ -1,4 +1,6 @@
+import datetime
 import json
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -94,9 +96,30 @@ def test_bad_requests_are_said(both):
 def test_columns_that_milvus_needs_itself(tmp_path):
     from runtime.catalogue.milvus import upload
 
-    labels = make_labels(N).append_column("key", pa.array(["k"] * N))
-    with pytest.raises(InputError, match="called 'key'"):
-        upload(make_catalogue(tmp_path, VECTORS, labels), str(tmp_path / "m.db"))
+    days = pa.array([datetime.date(2024, 5, 1)] * N)
+    for number, taken in enumerate(({"key": days}, {"day": days, "day_as_number": days})):
+        labels = reduce(lambda table, name: table.append_column(name, taken[name]), taken, make_labels(N))
+        with pytest.raises(InputError, match=f"called '{list(taken)[-1]}', which Milvus needs itself"):
+            upload(make_catalogue(tmp_path / str(number), VECTORS, labels), str(tmp_path / "m.db"))
+
+
+def test_a_collection_of_before_is_searched_and_filtered_after_another_upload(tmp_path):
+    from runtime.catalogue.milvus import MANIFEST, MilvusCatalogue, upload
+
+    local = make_catalogue(tmp_path, VECTORS, make_labels(N))
+    milvus = upload(local, str(tmp_path / "m.db"))
+    text = milvus.client.get("plaudit" + MANIFEST, ["manifest"], output_fields=["text"])[0]["text"]
+    old = {name: value for name, value in json.loads(text).items() if name in ("identity", "columns")}
+    milvus.client.upsert("plaudit" + MANIFEST, [{"key": "manifest", "vector": [0.0, 0.0], "text": json.dumps(old)}])
+    milvus.close()
+    before = MilvusCatalogue(str(tmp_path / "m.db"))
+    assert len(before.search(VECTORS[:1], 3)[0]) == 3
+    with pytest.raises(InputError, match="upload the catalogue again"):
+        before.search(VECTORS[:1], 3, where="year > 2000")
+    before.close()
+    after = upload(local, str(tmp_path / "m.db"))
+    assert len(after.search(VECTORS[:1], 3, where="year > 2000")[0]) == 3
+    after.close()
 
 
 def test_the_command_uploads_what_a_connection_then_finds(both, tmp_path, capsys):

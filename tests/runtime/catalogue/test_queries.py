@@ -1,3 +1,4 @@
+import fsspec
 import numpy as np
 import pytest
 from catalogue_fakes import make_catalogue, make_labels, unit_vectors
@@ -38,7 +39,7 @@ def test_constraints_are_met_and_cost_no_hit(catalogue):
     query = unit_vectors(1, 16, seed=2)[0]
     ranked = catalogue.search(query[None], 400, 0.3)[0]
     wish = Wish(30, 0.3, dedup=0.98, group_by="creator", per_group=3, exclude=[ranked[0].id, ranked[5].id])
-    vectors = {key: catalogue.vectors_of([key])[0].astype(np.float64) for key in (hit.key for hit in ranked)}
+    vectors = {hit.key: catalogue.vector_of(hit.key).astype(np.float64) for hit in ranked}
     # The rule, one hit at a time.
     distinct, expected = [], []
     for hit in ranked:
@@ -58,6 +59,14 @@ def test_constraints_are_met_and_cost_no_hit(catalogue):
     found = find(catalogue, query, Wish(len(kept), 0.3, dedup=0.3))
     assert [hit.key for hit in found] == [hit.key for hit in kept]
     assert ranked.index(kept[-1]) > 4 * len(kept)
+
+
+def test_near_duplicates_are_found_without_a_search_for_their_names(catalogue, monkeypatch):
+    query, wish = unit_vectors(1, 16, seed=2)[0], Wish(20, dedup=0.98)
+    expected = find(catalogue, query, wish)
+    monkeypatch.setattr(catalogue, "image_rows", None)
+    monkeypatch.setattr(catalogue, "row_of", None)
+    assert find(catalogue, query, wish) == expected
 
 
 def test_grouping_by_a_column_that_is_not_there(catalogue):
@@ -81,14 +90,19 @@ def test_a_contact_sheet_shows_the_pictures(catalogue, tmp_path):
     hits = catalogue.search(unit_vectors(1, 16), 7)[0]
     Image.new("RGB", (300, 100), (255, 0, 0)).save(tmp_path / hits[0].key)
     (tmp_path / hits[1].key).write_bytes(b"no picture")
-    write_sheet(tmp_path / "sheet.png", hits, tmp_path, "red")
+    local = [[str(tmp_path / hit.key)] for hit in hits]
+    assert write_sheet(tmp_path / "sheet.png", hits, local, "red") == 6
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.getpixel((SIZE // 2, SIZE // 2)) == (255, 0, 0)
         assert sheet.getpixel((SIZE + 8 + SIZE // 2, SIZE // 2)) == (200, 200, 200)
         assert sheet.width == 5 * (SIZE + 8)
-    write_sheet(tmp_path / "sheet.html", hits, tmp_path, "<red & co>")
+    assert write_sheet(tmp_path / "sheet.html", hits, local, "<red & co>") == 6
     page = (tmp_path / "sheet.html").read_text()
     assert page.count("data:image/webp;base64,") == 7
-    assert "<h1>&lt;red &amp; co&gt;</h1>" in page and hits[6].key in page
+    assert "<h1>&lt;red &amp; co&gt; (6 of 7 pictures could not be read)</h1>" in page and hits[6].key in page
+    fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/{hits[0].key}", (tmp_path / hits[0].key).read_bytes())
+    remote = [["/nowhere.png", f"memory://{tmp_path.name}/{hit.key}"] for hit in hits]
+    assert write_sheet(tmp_path / "remote.png", hits, remote, "red") == 6
+    assert (tmp_path / "remote.png").read_bytes() == (tmp_path / "sheet.png").read_bytes()
     with pytest.raises(InputError, match=r"neither .png nor .html"):
-        write_sheet(tmp_path / "sheet.gif", hits, tmp_path, "")
+        write_sheet(tmp_path / "sheet.gif", hits, local, "")

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from catalogue_fakes import identity, make_cache, unit_vectors
 
@@ -76,6 +78,26 @@ def test_index_says_what_was_left_out(place, capsys):
     assert "cat is a catalogue already; say --overwrite to replace it" in capsys.readouterr().err
     assert index("--missing", "median", "--overwrite") == 0
     assert "60 pictures in cat" in capsys.readouterr().out
+
+
+def test_counts_of_any_types_in_shards_make_the_same_catalogue(place, capsys):
+    index()
+    with open("counts.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["likes"]]
+    expected = [hits_of(capsys, "3.jpg", "--popularity-weight", weight) for weight in ("0", "0.3", "1")]
+    table = pa.table({
+        "image": pa.array([row["image"] for row in rows], pa.string_view()),
+        "count": pa.array([int(row["likes"]) for row in rows], pa.uint16()).dictionary_encode(),
+        "kind": pa.array([row["kind"] for row in rows], pa.large_string()).dictionary_encode(),
+    })  # fmt: skip
+    for number in range(2):
+        pq.write_table(table.slice(25 * number, 25), f"counts-{number}.parquet")
+    assert run("index", "cache", "--popularity", "counts-{0..1}.parquet", "--out", "cat", "--overwrite") == 0
+    assert [hits_of(capsys, "3.jpg", "--popularity-weight", weight) for weight in ("0", "0.3", "1")] == expected
+    assert set(hits_of(capsys, "3.jpg", "--where", "kind = 'a'")) <= {f"p{i}.png" for i in range(0, 50, 2)}
+    pq.write_table(pa.table({"image": ["p0.png", "p1.png"], "count": [2.0, 2.5]}), "half.parquet")
+    assert run("index", "cache", "--popularity", "half.parquet", "--out", "cat", "--overwrite") == 2
+    assert "half.parquet: count is no whole number: row 1 (counted from 0)" in capsys.readouterr().err
 
 
 def test_every_kind_of_query(place, capsys):

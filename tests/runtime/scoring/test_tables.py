@@ -1,16 +1,21 @@
 """Tables of pictures and prompts: scores equal the scorer's, a killed job goes on, bad rows carry their reason."""
 
+import io
+import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 from export_tiny import write_pictures
 from progress_told import Told
 
-from embed.outs import require_out
+from embed.files import require_out
 from embed.spec import InputError
 from runtime.config import TableConfig
 from runtime.scoring import tables
@@ -45,7 +50,7 @@ def test_rows_keep_their_order_and_get_the_scorers_scores(
 ) -> None:
     monkeypatch.setattr(tables, "ROWS", 4)
     summary = score_table(scorer, table, tmp_path / "out", TableConfig())
-    assert summary == {"format": 1, "rows": 10, "errors": 2}
+    assert summary == {"format": 2, "rows": 10, "errors": 2}
     found = read(tmp_path / "out")
     assert found.schema.names == ["id", "image", "prompt", "score", "calibrated_score", "percentile", "error"]
     assert found["id"].to_pylist() == list(range(10))
@@ -55,7 +60,7 @@ def test_rows_keep_their_order_and_get_the_scorers_scores(
         else:
             expected = scorer.score(row["prompt"], [table.parent / row["image"]])[0]
             assert row["error"] is None and row["score"] == pytest.approx(expected, abs=1e-5)
-    assert [len(pq.read_table(path)) for path in sorted((tmp_path / "out").glob("part-*"))] == [4, 2, 4]
+    assert [len(pq.read_table(path)) for path in sorted((tmp_path / "out").glob("part-*"))] == [4, 4, 2]
 
 
 def test_bytes_and_hugging_face_pictures(scorer: Scorer, table: Path, tmp_path: Path) -> None:
@@ -78,7 +83,7 @@ def test_a_stopped_job_goes_on_where_it_was_and_ends_the_same(
 ) -> None:
     monkeypatch.setattr(tables, "ROWS", 2)
     score_table(scorer, table, tmp_path / "whole", TableConfig())
-    actual, done = tables.score_batch, []
+    actual, done = tables.score_rows, []
 
     def stop_after_two(*args: Any) -> pa.Table:
         if len(done) == 2:
@@ -86,12 +91,12 @@ def test_a_stopped_job_goes_on_where_it_was_and_ends_the_same(
         done.append(1)
         return actual(*args)
 
-    monkeypatch.setattr(tables, "score_batch", stop_after_two)
+    monkeypatch.setattr(tables, "score_rows", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         score_table(scorer, table, tmp_path / "out", TableConfig())
     assert not (tmp_path / "out" / "manifest.json").exists()
     again: list[int] = []
-    monkeypatch.setattr(tables, "score_batch", lambda *args: again.append(1) or actual(*args))
+    monkeypatch.setattr(tables, "score_rows", lambda *args: again.append(1) or actual(*args))
     for _ in range(2):  # the second finds nothing to do
         score_table(scorer, table, tmp_path / "out", TableConfig(), told := Told())
         assert len(again) == 3 and told.works["scoring"].whole()
@@ -140,7 +145,7 @@ def test_a_damaged_job_is_said_in_words(scorer: Scorer, table: Path, tmp_path: P
     [
         ({"picture": ["a"], "prompt": ["b"]}, "no column 'image', only"),
         ({"image": ["a"], "text": ["b"]}, "no column 'prompt', only .* --prompt-column"),
-        ({"image": ["a"], "prompt": ["b"], "score": [1.0]}, "column 'score' already"),
+        ({"image": ["a"], "prompt": ["b"], "score": [1.0]}, "column 'score', as the scores"),
     ],
 )
 def test_columns_that_do_not_fit_are_named(
@@ -153,8 +158,83 @@ def test_columns_that_do_not_fit_are_named(
 
 
 def test_what_is_no_table_is_said(scorer: Scorer, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="missing; wanted a parquet file"):
+    with pytest.raises(InputError, match="does not exist"):
         score_table(scorer, tmp_path / "t.parquet", tmp_path / "out", TableConfig())
     (tmp_path / "t.parquet").write_bytes(np.zeros(100, np.uint8).tobytes())
-    with pytest.raises(InputError, match="no parquet file"):
+    with pytest.raises(InputError, match="cannot be read"):
         score_table(scorer, tmp_path / "t.parquet", tmp_path / "out", TableConfig())
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl", "t.json", "t.arrow", "{0..1}.parquet", "t.tar"])
+def test_every_kind_of_table_gets_the_same_scores(
+    name: str, scorer: Scorer, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "ROWS", 4)
+    score_table(scorer, table, tmp_path / "expected", TableConfig())
+    rows = pq.read_table(table)
+    if name == "t.csv":
+        csv.write_csv(rows, tmp_path / name)
+    elif name == "t.arrow":
+        feather.write_feather(rows, tmp_path / name)
+    elif name == "t.tar":
+        with tarfile.open(tmp_path / name, "w") as tar:
+            for row in rows.to_pylist():
+                members = {"json": json.dumps(row).encode()}
+                if (path := tmp_path / str(row["image"])).exists():
+                    members["png"] = path.read_bytes()
+                for extension, data in members.items():
+                    info = tarfile.TarInfo(f"{row['id']}.{extension}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    elif name.startswith("t."):
+        lines = list(map(json.dumps, rows.to_pylist()))
+        (tmp_path / name).write_text("\n".join(lines) if name == "t.jsonl" else f"[{','.join(lines)}]")
+    else:
+        for number in range(2):
+            pq.write_table(rows.slice(7 * number, 7), tmp_path / f"{number}.parquet")
+    assert score_table(scorer, tmp_path / name, tmp_path / "out", TableConfig())["errors"] == 2
+    expected, found = read(tmp_path / "expected"), read(tmp_path / "out")
+    assert set(found.column_names) == set(expected.column_names)
+    assert found["id"].to_pylist() == expected["id"].to_pylist()
+    for column in ("prompt", "score", "percentile"):
+        assert found[column].to_pylist() == pytest.approx(expected[column].to_pylist())
+    assert [error is None for error in found["error"].to_pylist()] == [i not in (4, 5) for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": [["a.png"]]}, "column 'image' holds list<.*>; wanted text: cast it"),
+        ({"prompt": [["a"]]}, "column 'prompt' holds list<.*>; wanted text: cast it"),
+        ({"prompt": [{"a": 1}]}, "column 'prompt' holds struct<.*>; wanted text: cast it"),
+        ({"prompt": [b"\xff"]}, r"column 'prompt' has b'\\xff' in row 0"),
+    ],
+)
+def test_types_that_are_no_pictures_and_prompts_are_named(
+    scorer: Scorer, tmp_path: Path, columns: dict[str, list[Any]], message: str
+) -> None:
+    pq.write_table(pa.table({"image": ["a.png"], "prompt": ["a"]} | columns), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match=message):
+        score_table(scorer, tmp_path / "t.parquet", tmp_path / "out", TableConfig())
+
+
+def test_numbers_are_read_as_text_and_names_are_not_repeated(scorer: Scorer, table: Path, tmp_path: Path) -> None:
+    (tmp_path / "7").write_bytes((tmp_path / "00.png").read_bytes())
+    pq.write_table(pa.table({"image": [7], "prompt": [12]}), tmp_path / "t.parquet")
+    score_table(scorer, tmp_path / "t.parquet", tmp_path / "out", TableConfig())
+    score = scorer.score("12", [tmp_path / "00.png"])[0]
+    assert read(tmp_path / "out")["score"].to_pylist() == [pytest.approx(score, abs=1e-5)]
+    pq.write_table(pa.table([["a"], ["b"], ["c"]], names=["image", "image", "prompt"]), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="more than one column called 'image'"):
+        score_table(scorer, tmp_path / "t.parquet", tmp_path / "other", TableConfig())
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_a_table_that_changed_is_another_job(name: str, scorer: Scorer, table: Path, tmp_path: Path) -> None:
+    for number, prompt in enumerate(("a cat", "a dog")):
+        rows = pa.table({"image": ["00.png"], "prompt": [prompt]})
+        (csv.write_csv if name == "t.csv" else pq.write_table)(rows, tmp_path / name)
+        if number == 0:
+            score_table(scorer, tmp_path / name, tmp_path / "out", TableConfig())
+    with pytest.raises(InputError, match="another job: table differs"):
+        score_table(scorer, tmp_path / name, tmp_path / "out", TableConfig())

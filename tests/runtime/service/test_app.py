@@ -1,5 +1,7 @@
 """The running service over loopback: right answers, errors one by one, and what it says of itself."""
 
+import base64
+import io
 import json
 import logging
 import threading
@@ -12,6 +14,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from embed_image_files import encoded
+from PIL import Image
 from service_server import Running, base64_of, form, serving
 from waiting import wait_until
 
@@ -58,6 +62,17 @@ def test_each_picture_under_its_own_prompt_from_many_clients_at_once(
     sizes = service.metrics.registry.get_sample_value("plaudit_batch_size_sum")
     runs = service.metrics.registry.get_sample_value("plaudit_batch_size_count")
     assert sizes and runs and sizes > runs  # some ran together
+
+
+def test_base64_as_clients_send_it_and_avif(running: Running, scorer: Scorer, pictures: list[bytes]) -> None:
+    client, _ = running
+    with Image.open(io.BytesIO(pictures[1])) as image:
+        avif = encoded(image.convert("RGB"), "AVIF")
+    lines = base64.encodebytes(pictures[0]).decode()
+    forms = [f"data:image/png;base64,{base64_of(pictures[0])}", lines, base64_of(avif)]
+    answer = client.post("/v1/score", json={"prompt": "a cat", "images": forms}).json()
+    expected = scorer.score("a cat", [pictures[0], pictures[0], avif])
+    np.testing.assert_allclose([item["score"] for item in answer["items"]], expected, atol=1e-5)
 
 
 def test_a_bad_picture_is_an_error_of_its_own(running: Running, scorer: Scorer, pictures: list[bytes]) -> None:

@@ -120,7 +120,7 @@ def test_decoders_that_die_cost_nothing(running: Running, pictures: list[bytes])
     before = client.post("/v1/score", json=asked).json()
     for process in decoder_processes(service):
         process.kill()
-        process.join()
+        process.wait()
     assert client.post("/v1/score", json=asked).json() == before
     assert (service.metrics.registry.get_sample_value("plaudit_decoders_replaced_total") or 0) >= 1
     assert client.get("/health/ready").status_code == 200

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-from embed import outs
-from embed.outs import replacing, require_out, require_out_file
+from embed import files
+from embed.files import replacing, require_out, require_out_file
 from embed.spec import InputError
 
 MARKED = {
@@ -88,7 +88,7 @@ def test_a_new_artifact_takes_the_place_of_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
 ) -> None:
     if not exchanges:
-        monkeypatch.setattr(outs, "_exchanged", lambda first, second: False)
+        monkeypatch.setattr(files, "_exchanged", lambda first, second: False)
     out = make(make(tmp_path / "out", "head.json"), "folds.safetensors")
     (tmp_path / "link").symlink_to(out)
     make(tmp_path / ".out.tmp", "left by a killed process")
@@ -112,10 +112,10 @@ def test_a_new_artifact_takes_the_place_of_the_old_one(
 KILLER = """
 import os, signal, sys
 from pathlib import Path
-from embed import outs
+from embed import files
 
 if sys.argv[2] == "renames":
-    outs._exchanged = lambda first, second: False
+    files._exchanged = lambda first, second: False
 
 STEPS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.listdir", "os.scandir", "ctypes.dlsym"}
 steps, last = 0, 10**9
@@ -128,7 +128,7 @@ def step(event, args):
         steps += 1
 
 def write(text):
-    with outs.replacing(Path(sys.argv[1]), "head", overwrite=True) as folder:
+    with files.replacing(Path(sys.argv[1]), "head", overwrite=True) as folder:
         for name in ("head.json", "head.safetensors"):
             (folder / name).write_text(text)
 

@@ -1,0 +1,49 @@
+"""The names of a cache's pictures: under which key each was met, and where it lay."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.addresses import Place
+from embed.arrays import Ints, positions, strings
+
+Column: TypeAlias = pa.Array | pa.ChunkedArray
+
+
+def rows_of_names(keys: Column | Sequence[str], names: pa.Table, ids: Column, place: Place | None) -> Ints:
+    """(m,) int64: for each key the row of its picture, whose id stands in `ids`; -1 where there is none.
+
+    `names` are a cache's keys. A name whose picture was replaced stands there twice: the last content is the one that
+    it has now. With `place` a key that is not among them, such as a full path in place of a bare name, is looked for
+    by where its picture lies; and so is one that stands for pictures at several places, which otherwise has no row.
+    """
+    names = names.take(pa.array(np.arange(len(names))[::-1]))
+    keys = strings(keys)
+    row_of_name = positions(names["image_id"], ids)
+
+    def rows(values: Column, column: str) -> Ints:
+        at = positions(values, names[column])
+        return np.where(at >= 0, np.append(row_of_name, -1)[at], -1)
+
+    found = rows(keys, "image_path")
+    if place is None:
+        return found
+    found[np.asarray(pc.is_in(keys, value_set=_at_several_places(names)))] = -1
+    lost = keys.filter(pa.array(found < 0))
+    if not len(lost):
+        return found
+    different = pc.unique(lost)
+    at_place = rows(pa.array([place(key) or "" for key in different.to_pylist()], pa.string()), "uri")
+    found[found < 0] = at_place[positions(lost, different)]
+    return found
+
+
+def _at_several_places(names: pa.Table) -> pa.Array:
+    """The keys that are names of different pictures at different places."""
+    counts = names.select(["image_path", "image_id", "uri"]).group_by("image_path")
+    counts = counts.aggregate([("image_id", "count_distinct"), ("uri", "count_distinct")])
+    several = pc.and_(pc.greater(counts["image_id_count_distinct"], 1), pc.greater(counts["uri_count_distinct"], 1))
+    return counts.filter(several)["image_path"].combine_chunks()
