@@ -14,6 +14,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
 
@@ -31,6 +32,14 @@ MARKS = {
     "catalogue": f"v{'[0-9]' * 6}",
     "cache": "manifest.json",
     "Triton repository": "*/config.pbtxt",
+}
+# What the folders that are replaced may hold; of a Triton repository it is one model and its parts.
+HOLDS = {
+    "head": ("head.json", "head.safetensors", "folds.safetensors", "trained.parquet"),
+    "bundle": ("bundle.json", "*.onnx", "weights.bin", "tokenizer.json", "reference.npz", "README.md"),
+    "tuned backbone": ("tuned.json", "delta.safetensors", "head"),
+    "sweep": ("sweep.json", "best.json"),
+    "Triton repository": (),
 }
 GROWING = ("job of scores", "catalogue", "cache")  # are written in their place, and others in a folder beside it
 # Files of ours that lie in a folder before anything that counts.
@@ -139,7 +148,7 @@ def require_out(out: Path, kind: str, overwrite: bool) -> None:
 
     It must be new, empty, or such an artifact that may be overwritten, or added to.
     """
-    place = out.resolve()
+    place = Path(os.path.realpath(out))
     if not place.exists() and _old(place).exists():
         _old(place).rename(place)
     if place.exists() and not place.is_dir():
@@ -151,6 +160,8 @@ def require_out(out: Path, kind: str, overwrite: bool) -> None:
         raise InputError(f"{out} is a {found}, not a {kind}; choose another --out")
     if found and not overwrite:
         raise InputError(f"{out} is a {kind} already; say --overwrite to replace it, or choose another --out")
+    if found and kind not in GROWING and (others := _foreign(place, kind)):
+        raise InputError(f"{out} is a {kind} that has {others[0]} besides, which would be lost; choose another --out")
     if kind not in GROWING and (Path.cwd().is_relative_to(place) or place.is_mount()):
         raise InputError(f"{out} is a mount, or the folder you are in, and cannot be replaced; choose a folder in it")
     _require_writable(place if kind in GROWING else place.parent, out)
@@ -162,7 +173,7 @@ def require_out_file(out: Path, option: str, overwrite: bool = True) -> None:
         raise InputError(f"{out} is a folder; wanted a file for {option}")
     if out.exists() and not overwrite:
         raise InputError(f"{out} is there already; say --overwrite to replace it, or choose another {option}")
-    _require_writable(out.resolve().parent, out)
+    _require_writable(Path(os.path.realpath(out)).parent, out)
 
 
 def _require_writable(place: Path, out: Path) -> None:
@@ -178,6 +189,14 @@ def _kind_of(folder: Path) -> str | None:
     return next((kind for kind, mark in MARKS.items() if any(folder.glob(mark))), None)
 
 
+def _foreign(folder: Path, kind: str) -> list[str]:
+    """What lies in an artifact's folder and is not its own."""
+    names = sorted(set(os.listdir(folder)) - LEFTOVERS)
+    model = min(names, key=len)
+    own = HOLDS[kind] or (model, *(f"{model}_{part}" for part in ("image", "text", "head")))
+    return [name for name in names if not any(fnmatch(name, pattern) for pattern in own)]
+
+
 @contextmanager
 def replacing(out: Path, kind: str, overwrite: bool = False) -> Iterator[Path]:
     """A new folder that becomes `out`, in place of any there, when the block ends, and is removed when it fails.
@@ -185,7 +204,7 @@ def replacing(out: Path, kind: str, overwrite: bool = False) -> Iterator[Path]:
     Raise InputError as `require_out` does. One process at a time writes a folder.
     """
     require_out(out, kind, overwrite)
-    out = out.resolve()
+    out = Path(os.path.realpath(out))
     folder = temporary_name(out)
     for left in (folder, _old(out)):
         shutil.rmtree(left, ignore_errors=True)

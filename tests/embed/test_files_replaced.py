@@ -9,7 +9,7 @@ import pytest
 from paths import ROOT
 
 from embed import files
-from embed.files import replacing, require_out, require_out_file
+from embed.files import GROWING, replacing, require_out, require_out_file
 from embed.spec import InputError
 
 MARKED = {
@@ -20,7 +20,7 @@ MARKED = {
     "job of scores": "job.json",
     "cache": "manifest.json",
     "catalogue": "v000003/rows.arrow",
-    "Triton repository": "plaudit_head/config.pbtxt",
+    "Triton repository": "plaudit/config.pbtxt",
 }
 
 
@@ -41,6 +41,12 @@ def test_another_kind_of_artifact_is_named_and_the_same_one_needs_leave(tmp_path
     with pytest.raises(InputError, match=f"out is a {kind} already; say --overwrite to replace it, or choose"):
         require_out(out, kind, overwrite=False)
     require_out(out, kind, overwrite=True)
+    make(out, "my notes.txt")
+    if kind in GROWING:
+        require_out(out, kind, overwrite=True)
+    else:
+        with pytest.raises(InputError, match=rf"out is a {kind} that has my notes\.txt besides, which would be lost"):
+            require_out(out, kind, overwrite=True)
 
 
 def test_what_is_not_ours_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,9 +36,9 @@ def test_a_saved_head_becomes_a_bundle_that_proves_itself(tmp_path: Path, capsys
     assert document["parity"]["precisions"]["fp32"]["scores"]["flips"] == 0
     assert main(["onnx", str(tmp_path / "head"), "--out", str(tmp_path / "head"), "--overwrite"]) == 2
     assert "is a head, not a bundle; choose another --out" in capsys.readouterr().err
-    (out / "left").touch()
+    (out / "left.onnx").touch()
     assert main(["onnx", str(tmp_path / "head"), "--out", str(out), "--overwrite"]) == 0
-    assert not (out / "left").exists() and sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "head"]
+    assert not (out / "left.onnx").exists() and sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "head"]
     assert main(["check", str(out), "--head", str(tmp_path / "head")]) == 0
     text = capsys.readouterr().out
     assert "every file is the one that was exported" in text
