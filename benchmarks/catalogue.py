@@ -151,7 +151,8 @@ def milvus(data: Data, out: Path, queries: np.ndarray, batch: int) -> list[dict[
         return []
     n = min(MILVUS_PICTURES, len(data.vectors))
     small = Data(data.vectors[:n], data.counts[:n], data.queries, data.tuning, data.images[:n])
-    catalogue, _ = build(out / "small", ArrayPictures(small), labels(small), PopularityConfig(), IndexConfig("exact"))
+    options = PopularityConfig(), IndexConfig("exact")
+    catalogue, _ = build(out / "small", ArrayPictures(small), labels(small), *options, overwrite=True)
     there = upload(catalogue, str(out / "milvus.db"))
     row_of = {key: row for row, key in enumerate(catalogue.rows["image"].to_pylist())}
     bench = Bench(catalogue, queries[: 2 * batch], batch)
@@ -174,7 +175,7 @@ def size_bytes(catalogue: Catalogue, *names: str) -> int:
 def built(kind: str, data: Data, out: Path) -> tuple[Catalogue, dict[str, Any]]:
     start = time.perf_counter()
     options = PopularityConfig(), IndexConfig(kind, MIN_RECALL.get(kind, 0.99))
-    catalogue, _ = build(out / kind, ArrayPictures(data), labels(data), *options, queries=data.tuning)
+    catalogue, _ = build(out / kind, ArrayPictures(data), labels(data), *options, queries=data.tuning, overwrite=True)
     build_s = time.perf_counter() - start
     start = time.perf_counter()
     catalogue = Catalogue.open(out / kind)

@@ -44,6 +44,14 @@ class DeviceConfig:
 
 
 @dataclass(frozen=True)
+class Overwriting:
+    """Whether what a command makes may take the place of what it made before."""
+
+    overwrite: bool = False
+    """Replace what an earlier run wrote to --out, as soon as the new one is complete."""
+
+
+@dataclass(frozen=True)
 class Wanted:
     """What the user asked for of the engine that computes vectors."""
 

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LARGEST = 2**63  # what 64 bits hold as a whole number, and far from where the floats of 32 bits end
+
 
 @dataclass(frozen=True)
 class Range:
     """The numbers that a field takes: from `low` to `high`, both included, or `above` and `below`, which are not.
 
-    Infinity and NaN are in no range.
+    NaN is in no range, and nothing beyond LARGEST.
     """
 
     low: float | None = None
@@ -41,7 +43,7 @@ class Range:
 
     def __contains__(self, number: float) -> bool:
         return (
-            math.isfinite(number)
+            abs(number) < LARGEST
             and (self.low is None or number >= self.low)
             and (self.high is None or number <= self.high)
             and (self.above is None or number > self.above)
@@ -50,13 +52,17 @@ class Range:
 
     def __str__(self) -> str:
         if self.low is not None and self.high is not None:
-            return f"{self.low:,.9g} to {self.high:,.9g}"
+            return f"{_text(self.low)} to {_text(self.high)}"
         bounds = {"at least": self.low, "more than": self.above, "at most": self.high, "less than": self.below}
-        said = [f"{words} {bound:,.9g}" for words, bound in bounds.items() if bound is not None]
+        said = [f"{words} {_text(bound)}" for words, bound in bounds.items() if bound is not None]
         return " and ".join(said) or "a finite number"
 
     def __truediv__(self, unit: float) -> "Range":
         return Range(**{name: None if bound is None else bound / unit for name, bound in asdict(self).items()})
+
+
+def _text(bound: float) -> str:
+    return f"{bound:,.0f}" if bound == round(bound) else f"{bound:,.9g}"
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def comma_separated(text: str) -> tuple[str, ...]:
 
 
 def require_valid(config: "DataclassInstance") -> None:
-    """Raise InputError if a field of a dataclass is outside its Range, not finite, or none of its Literal's values."""
+    """Raise InputError if a field of a dataclass is outside its Range, or none of its Literal's values."""
     for name, hint in hints_of(type(config)).items():
         require_value(name, getattr(config, name), hint)
 
@@ -116,7 +122,10 @@ def require_value(name: str, value: object, hint: object) -> None:
     else:
         right = value is None or (value in words if words else allowed is None)
     if not right:
-        raise InputError(f"{name} is {value!r}; wanted {wanted(hint) or Range()}{near_literals(value, hint)}")
+        unlimited = allowed is None or (allowed.high is None and allowed.below is None)
+        large = unlimited and isinstance(value, (int, float)) and LARGEST <= abs(value) < math.inf
+        limit = f" and less than {LARGEST:,}" * large
+        raise InputError(f"{name} is {value!r}; wanted {wanted(hint) or Range()}{limit}{near_literals(value, hint)}")
 
 
 def wanted(hint: object, unit: float = 1) -> str:

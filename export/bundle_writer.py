@@ -8,7 +8,6 @@ import gc
 import importlib.metadata
 import io
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed.arrays import UInt8s
-from embed.files import atomic_write, sha256_file, sync_folder
+from embed.files import atomic_write, replacing, sha256_file
 from embed.graphs.precision import is_convolutional, to_fp16, to_int8
 from embed.graphs.trace import OPSET
 from embed.inputs import vocabulary
@@ -54,23 +53,17 @@ def export_bundle(
     head_manifest: Mapping[str, Any],
     config: ExportConfig,
     progress: Progress = silent,
+    overwrite: bool = False,
 ) -> BundleManifest:
-    """Write the bundle to `out` and return its manifest; raise ParityError, and write nothing, where it is off."""
+    """Write the bundle to `out` (see embed.files.replacing) and return its manifest.
+
+    Raise ParityError, and write nothing, if it is off.
+    """
     require_same_identity(
         Identity.from_json(head_manifest["identity"]), "the head", backbone.identity, "the backbone loaded for it"
     )
-    if out.exists() and not (out / "bundle.json").exists() and any(out.iterdir()):
-        raise InputError(f"{out} holds something that is not a bundle; choose another --out")
-    folder = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        with progress(5, "steps", "export") as step:
-            manifest = _build(folder, backbone, head, head_manifest, config, step)
-        _replace(out, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return manifest
+    with replacing(out, "bundle", overwrite) as folder, progress(5, "steps", "export") as step:
+        return _build(folder, backbone, head, head_manifest, config, step)
 
 
 def _build(
@@ -273,14 +266,3 @@ def _write_manifest(folder: Path, manifest: BundleManifest) -> BundleManifest:
     with atomic_write(folder / "bundle.json") as file:
         file.write(manifest_bytes(complete))
     return complete
-
-
-def _replace(out: Path, folder: Path) -> None:
-    """Put the finished folder in the place of whatever bundle was there."""
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        out.rename(old)
-    folder.rename(out)
-    sync_folder(out.parent)
-    shutil.rmtree(old, ignore_errors=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from embed.engines.sessions import Signature
-from embed.files import sync_folder
+from embed.files import replacing
 from embed.spec import InputError
 from export.compose import WEIGHTS_FILE
 from runtime.scoring.bundle import PARTS, Bundle, Graph
@@ -29,17 +29,15 @@ TIMEOUT_US = 10_000_000
 TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32", "float16": "TYPE_FP16"}
 
 
-def export_repository(bundle: Bundle, out: Path, precision: str | None = None, name: str = "plaudit") -> list[str]:
-    """Write the repository to `out`, which must not be there, and give the names of its models."""
+def export_repository(
+    bundle: Bundle, out: Path, precision: str | None = None, name: str = "plaudit", overwrite: bool = False
+) -> list[str]:
+    """Write the repository to `out` (see embed.files.replacing), and give the names of its models."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
         raise InputError(f"a model's name is {name!r}; wanted letters, digits, - and _")
-    if out.exists():
-        raise InputError(f"{out} is there already; choose another --out")
     graphs = bundle.graphs[bundle.precision(precision)]
     models = {name if part == "model" else f"{name}_{part}": graphs[part] for part in PARTS if part in graphs}
-    folder = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with replacing(out, "Triton repository", overwrite) as folder:
         first: Path | None = None
         for model, graph in models.items():
             version = folder / model / "1"
@@ -51,10 +49,6 @@ def export_repository(bundle: Bundle, out: Path, precision: str | None = None, n
                 first = shutil.copyfile(bundle.path / WEIGHTS_FILE, weights)
             else:
                 _link_or_copy(first, weights)
-        folder.rename(out)
-        sync_folder(out.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return list(models)
 
 

@@ -13,6 +13,7 @@ Loss = Literal["preference", "preference-inbatch", "triplet", "ranking", "listwi
 Distance = Literal["squared_euclidean", "euclidean", "cosine"]
 Reduction = Literal["mean", "sum"]
 Schedule = Literal["constant", "cosine"]
+Seed = Annotated[int, Range(0, 2**32 - 1)]
 
 SOLVED = ("linear", "kernel")  # heads that are not trained in steps
 STEPPED = ("cosine", "mlp", "fusion")
@@ -100,7 +101,7 @@ class TrainConfig(LossOptions):
     max_grad_norm: Annotated[float, Range(above=0), Internal()] = 1.0
     penalty: Annotated[float | None, Range(above=0), Only("head", SOLVED)] = None  # see `heads.training.convex`
     """The penalty on the squared weights. By default, for linear, the best for rows kept aside."""
-    seed: Annotated[int, Internal()] = 0
+    seed: Annotated[Seed, Internal()] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,7 +149,7 @@ class UnfreezeConfig(LossOptions):
     """The learning rate of the head on top."""
     head_weight_decay: Annotated[float, Range(0)] = 1.0
     """The weight decay of the head on top."""
-    seed: Annotated[int, Internal()] = 0
+    seed: Annotated[Seed, Internal()] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -165,7 +166,7 @@ class HoldOutConfig:
     and the picture of other tables."""
     test_fraction: Annotated[float, Range(above=0, below=1)] = 0.2
     """The share of the groups that is held out, where one part is."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of the split and of all that is drawn in training and measuring."""
 
     def __post_init__(self) -> None:
@@ -199,7 +200,7 @@ class SweepConfig:
     minutes: Annotated[float, Range(above=0)] = 5.0
     """The minutes to search, the last training not included."""
     folds: Annotated[int, Range(2), Internal()] = 3
-    seed: Annotated[int, Internal()] = 0
+    seed: Annotated[Seed, Internal()] = 0
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -213,7 +214,7 @@ class Protocol:
     """Two pictures of a popularity table make a pair if their counts differ at least so many times."""
     max_pairs: Annotated[int, Internal()] = 1_000_000  # of one fold; above it, a uniform sample
     resamples: Annotated[int, Internal()] = 1000  # of the bootstrap over clusters
-    seed: Annotated[int, Internal()] = 0
+    seed: Annotated[Seed, Internal()] = 0
 
     def __post_init__(self) -> None:
         require_valid(self)

@@ -83,7 +83,7 @@ class Wish:
 
     k: Annotated[int, Option("-k"), Range(1)] = 10
     """How many hits to give."""
-    popularity_weight: float = 0.0
+    popularity_weight: Annotated[float, Range(-1e6, 1e6)] = 0.0
     """The weight of popularity: a hit's score is its cosine plus this times its percentile over 100."""
     min_percentile: Annotated[float, Range(0, 100)] = 0.0
     """The least percentile of popularity that a hit may have."""
@@ -139,7 +139,7 @@ class ServiceConfig(SessionConfig):
     """Pictures and prompts under way at once, those that are being decoded included. More are answered with 429."""
     max_batch: Annotated[int | None, Range(1)] = None
     """Pictures or prompts that are run together. By default 8 on a CPU, and 32 elsewhere."""
-    deadline_s: Annotated[float, Option("--deadline"), Range(above=0)] = 10.0
+    deadline_s: Annotated[float, Option("--deadline"), Range(above=0, high=DAY_S)] = 10.0
     """The seconds in which a request is answered, or gets 504."""
     decoders: Annotated[int, Range(1)] = field(default_factory=lambda: max(2, (os.cpu_count() or 2) // 2))
     """Processes that decode pictures. By default half as many as there are cores, and at least 2."""

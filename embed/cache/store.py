@@ -11,7 +11,6 @@ Each side is laid out as clip-retrieval lays out its embeddings. Only files that
 killed job left behind is removed when the cache is next opened for writing. Knows no model and no picture.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, Unpack
@@ -23,7 +22,7 @@ import pyarrow.parquet as pq
 from embed.addresses import Place
 from embed.arrays import Array, Float16s, Ints, positions
 from embed.cache.names import Column, rows_of_names
-from embed.files import atomic_write, locked, read_manifest, sha256_file, temporary_name, write_json
+from embed.files import atomic_write, locked, read_manifest, require_out, sha256_file, temporary_name, write_json
 from embed.spec import SIDES, BoundaryDtype, Identity, InputError, Side, Source, known_fields, require_same_identity
 
 FORMAT = 1
@@ -182,7 +181,7 @@ class CacheWriter:
 
     def __init__(self, path: str | Path, identity: Identity, source: Source) -> None:
         self.path = Path(path)
-        _require_cache_or_nothing(self.path)
+        require_out(self.path, "cache", overwrite=True)
         self._locked = locked(self.path)
         self._locked.__enter__()
         try:
@@ -268,15 +267,6 @@ class CacheWriter:
 
     def _record(self, name: str, rows: int) -> None:
         self._manifest["files"][name] = {"rows": rows, "sha256": sha256_file(self.path / name)}
-
-
-def _require_cache_or_nothing(path: Path) -> None:
-    """InputError for a folder that holds other things: nothing may be written, or removed, there."""
-    manifest = path / "manifest.json"
-    if manifest.exists() or not path.exists():
-        return
-    if foreign := sorted(set(os.listdir(path)) - {".lock", temporary_name(manifest).name}):
-        raise InputError(f"{path} is not a cache and not empty (it has {foreign[0]}); choose another")
 
 
 def _as_keys(tables: Iterable[pa.Table]) -> pa.Table:

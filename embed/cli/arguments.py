@@ -13,7 +13,7 @@ from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from embed.options import Internal, Option, Range, metadata, require_valid, require_value
+from embed.options import LARGEST, Internal, Option, Range, metadata, require_valid, require_value
 
 Command = Callable[..., Any]
 Place = tuple[str, str | None]  # a parameter of the command, and a field where that is a config
@@ -60,10 +60,14 @@ class Argument:
         if self.option.parse:
             return self.option.parse(str(read))
         if self.option.unit == 1:
+            if isinstance(read, (int, float)):
+                require_value(self.name, read, self.hint)
             return not read if self.default is True else read
         numbers = metadata(self.hint, Range) or Range()
-        require_value(self.name, read, Annotated[float, numbers / self.option.unit])
         assert isinstance(read, float)
+        if numbers.high is None and read * self.option.unit >= LARGEST:
+            numbers = Range(numbers.low, above=numbers.above, below=LARGEST)
+        require_value(self.name, read, Annotated[float, numbers / self.option.unit])
         value = read * self.option.unit
         return value if _bare(self.hint) in (float, float | None) else int(value)
 

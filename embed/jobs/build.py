@@ -33,6 +33,7 @@ from embed.engines.choice import REFERENCE, Engine, admits, candidates
 from embed.engines.encoders import TowerEncoder
 from embed.engines.machine import machine_cache
 from embed.engines.towers import SAMPLE, Towers
+from embed.files import require_out
 from embed.inputs.decoding import DecodePool
 from embed.jobs import run
 from embed.process.allocator import release_freed_memory
@@ -40,7 +41,7 @@ from embed.process.child import call_apart
 from embed.progress import Progress, silent
 from embed.records.formats import Records, read_records
 from embed.records.sources import TableSource
-from embed.spec import SIDES, InputError, Side, Source, known_fields
+from embed.spec import SIDES, InputError, Side, Source, known_fields, require_same_identity
 from embed.wording import NOUN
 
 logger = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
 
     Raise InputError if not one of the pictures could be read; the cache has its prompts and its ledger nevertheless.
     """
+    require_out(config.out, "cache", overwrite=True)
     tables = config.records
     device = resolve_device(config.wanted.device)
     if config.ray:
@@ -79,13 +81,14 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
         connect(config.ray_address)
     batch_size = config.batch_size or (32 if device == "cpu" else 256)
     towers = Towers(config.source, config.machine_cache or machine_cache(), config.features, config.ignore_exif)
+    if (config.out / "manifest.json").exists():
+        _require_same_cache(Cache.open(config.out), towers)
     build = _Build(config, progress, _totals(tables), device, batch_size, towers)
     if towers.needs_backbone and any(build.worth_trials.values()):
         call_apart(attrgetter("identity"), towers)  # torch would stay here
     engines: dict[Side, Engine | None] = {}
     counts: dict[Side, run.Counts] = {}
     with CacheWriter(config.out, towers.identity, config.source) as writer:
-        _require_features(writer.cache(), config.features)
         for side in SIDES:
             engines[side] = build.settle_engine(side, writer.cache())
             counts[side] = build.embed(side, engines[side], writer)
@@ -206,8 +209,13 @@ def _require_some(cache: Cache, pictures: run.Counts) -> None:
         )
 
 
-def _require_features(cache: Cache, features: Sequence[str]) -> None:
-    """InputError where the cache's shards hold other features: every row of a cache has the same ones."""
+def _require_same_cache(cache: Cache, towers: Towers) -> None:
+    """Raise InputError if the cache is of another backbone, or its shards hold other features: all rows are alike."""
+    if cache.source != towers.source and towers.needs_backbone:
+        call_apart(attrgetter("identity"), towers)
+    if not towers.needs_backbone:  # else the writer compares, once the backbone is loaded
+        require_same_identity(cache.identity, f"the cache {cache.path}", towers.identity, "the backbone asked for")
+    features = towers.features
     held = tuple(name for name, folder in run.FEATURE_FOLDERS.items() if cache.files("images", folder))
     if held and held != tuple(features):
         raise InputError(

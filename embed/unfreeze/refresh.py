@@ -15,6 +15,7 @@ from embed.arrays import Float16s
 from embed.backbones.delta import read_tuned, tuned_source
 from embed.backbones.load import load_backbone
 from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
+from embed.files import require_out
 from embed.jobs.run import FEATURE_FOLDERS
 from embed.modes import parse_mode
 from embed.progress import Progress, silent
@@ -31,11 +32,16 @@ def refresh_cache(
 
     InputError where that was not tuned from the cache's backbone, or the cache has no boundary that is deep enough.
     """
+    require_out(out, "cache", overwrite=True)
     cache, manifest = Cache.open(path), read_tuned(tuned)
     base = Identity.from_json(manifest["base"]["identity"])
     ignore_exif = cache.identity.preprocess.ignore_exif
     base = replace(base, preprocess=replace(base.preprocess, ignore_exif=ignore_exif))
     require_same_identity(base, f"the base of {tuned}", cache.identity, f"the cache {path}")
+    if (out / "manifest.json").exists():
+        new = Identity.from_json(manifest["identity"])
+        new = replace(new, preprocess=replace(new.preprocess, ignore_exif=ignore_exif))
+        require_same_identity(Cache.open(out).identity, f"the cache {out}", new, f"the backbone {tuned}")
     backbone = load_backbone(tuned_source(tuned), device)
     sides = sides_of(cache, backbone, parse_mode(manifest["mode"]))
     release_frozen(backbone.model, sides)

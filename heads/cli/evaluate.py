@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from embed.cli.console import progress, table, warn
+from embed.files import require_out_file
 from heads.cli.common import HeldOutOptions, protocol_line
 from heads.config import Protocol
 from heads.report.figures import cell, figures_of, number
@@ -48,6 +49,9 @@ def evaluate(
         head: A folder made by `python -m heads train`.
         cache: The cache with the vectors of the table.
     """
+    for option, file in (("--scores", asked.scores), ("--report", asked.report)):
+        if file:
+            require_out_file(file, option)
     import numpy as np
 
     from heads.evaluation.evaluate import fast_scores, pair_accuracies, write_scores

@@ -8,7 +8,7 @@ from embed.cli.console import table, warn
 from embed.options import Range
 from embed.spec import InputError
 from heads.cli.common import HeldOutOptions
-from heads.config import Protocol
+from heads.config import Protocol, Seed
 from heads.report.figures import cell, number
 
 
@@ -18,7 +18,7 @@ class EloOptions:
 
     orders: Annotated[int, Range(1)] = 50
     """The random orders in which Elo is played."""
-    seed: int = 0
+    seed: Seed = 0
     """The seed of the orders."""
 
 

@@ -13,7 +13,7 @@ from embed.cli.console import progress
 from embed.config import BoundaryConfig, DeviceConfig, Wanted
 from embed.options import Option, Range
 from embed.spec import Source
-from heads.config import Loss, UnfreezeConfig
+from heads.config import Loss, Seed, UnfreezeConfig
 
 if TYPE_CHECKING:
     from embed.jobs.build import BuildConfig
@@ -74,7 +74,7 @@ def finetune(
     learning_rate: Annotated[float, Option("--learning_rate"), Range(above=0)] = UnfreezeConfig.learning_rate,
     device: DeviceConfig,
     activations: partial[BoundaryConfig],
-    seed: int = 0,
+    seed: Seed = 0,
     original: Original,
 ) -> dict[str, object]:
     """Train as Social Reward's finetune does, with its options and its checkpoints.
@@ -147,8 +147,8 @@ def validate(
     /,
     *,
     device: DeviceConfig,
-    batch_size: Annotated[int | None, Option("--batch_size")] = None,
-    num_workers: Annotated[int | None, Option("--num_workers")] = None,
+    batch_size: Annotated[int | None, Option("--batch_size"), Range(1)] = None,
+    num_workers: Annotated[int | None, Option("--num_workers"), Range(1)] = None,
     original: Original,
 ) -> dict[str, object]:
     """Measure Social Reward's accuracy: cos(prompt, pos) >= cos(prompt, neg), so that equal scores count as right.

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from embed.cli.console import progress
+from embed.files import require_out
 
 
 def project(head: Path, /, *, cache: str, out: Path) -> dict[str, object]:
@@ -15,6 +16,7 @@ def project(head: Path, /, *, cache: str, out: Path) -> dict[str, object]:
         cache: The cache whose vectors to move.
         out: The folder to write the new cache to.
     """
+    require_out(out, "cache", overwrite=True)
     from embed.cache.store import Cache
     from embed.spec import Identity
     from heads.store.disk import load_head

@@ -4,10 +4,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from embed.config import Overwriting
+from embed.files import require_out
 from embed.spec import InputError
 
 
-def import_published(weights: Path, /, *, cache: str, out: Path) -> dict[str, object]:
+def import_published(weights: Path, /, *, cache: str, out: Path, overwriting: Overwriting) -> dict[str, object]:
     """Make a head of one that others published, for the backbone of a cache.
 
     Args:
@@ -16,6 +18,7 @@ def import_published(weights: Path, /, *, cache: str, out: Path) -> dict[str, ob
         cache: A cache of the backbone that the head was published for.
         out: The folder to write the head to.
     """
+    require_out(out, "head", overwriting.overwrite)
     import pyarrow as pa
 
     from embed.cache.store import Cache
@@ -44,7 +47,7 @@ def import_published(weights: Path, /, *, cache: str, out: Path) -> dict[str, ob
         "published": {"file": weights.name, "sha256": sha256_file(weights)},
         "split": {"by": None, "folds": None, "test_fraction": None, "seed": 0, "hash": None},
     }
-    disk.save_head(out, head, [], pa.array([], pa.string()), manifest)
+    disk.save_head(out, head, [], pa.array([], pa.string()), manifest, overwriting.overwrite)
     print(f"{config.kind} head for vectors of {config.dim} numbers, written to {out}")
     if not scorer:
         print(f"the file does not say for which backbone: {opened.identity.model} is taken from {cache}")

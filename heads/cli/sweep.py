@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from embed.cli.console import progress, table
+from embed.config import Overwriting
 from embed.devices import resolve_device
+from embed.files import replacing, require_out
 from heads.cli.common import HeadTraining, TableOptions
 from heads.cli.train import DEVICES, configs
 from heads.config import HoldOutConfig, Protocol, SplitConfig, SweepConfig
@@ -20,6 +22,7 @@ def sweep(
     *,
     table_options: TableOptions,
     out: Path,
+    overwriting: Overwriting,
     searching: partial[SweepConfig],
     splitting: HoldOutConfig,
     where: HeadTraining,
@@ -32,6 +35,7 @@ def sweep(
         cache: A folder made by `python -m embed cache`.
         out: The folder that gets best.json and sweep.json.
     """
+    require_out(out, "sweep", overwriting.overwrite)
     from embed.cache.store import Cache
     from embed.files import write_json
     from heads.data import split
@@ -75,8 +79,9 @@ def sweep(
             {"options": trial.options, "accuracies": trial.accuracies, "seconds": trial.seconds} for trial in trials
         ],
     }
-    write_json(out / "sweep.json", result)
-    write_json(out / "best.json", best.options)
+    with replacing(out, "sweep", overwriting.overwrite) as folder:
+        write_json(folder / "sweep.json", result)
+        write_json(folder / "best.json", best.options)
     finished = [trial for trial in trials if len(trial.accuracies) == len(trials[0].accuracies)]
     first = sorted(finished, key=lambda trial: -trial.accuracy)[:SHOWN]
     print(

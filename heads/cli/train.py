@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from embed.cli.arguments import Argument, arguments_of
 from embed.cli.console import progress, table
+from embed.config import Overwriting
 from embed.devices import resolve_device
+from embed.files import require_out
 from embed.options import Only, Range, metadata, require_value
 from embed.spec import InputError
 from embed.wording import unknown_name
@@ -70,6 +72,7 @@ def train(
     tables: Tables,
     labels: LabelOptions,
     out: Path,
+    overwriting: Overwriting,
     head: Kind | None = None,
     loss: str | None = None,
     shape: partial[HeadConfig],
@@ -102,6 +105,7 @@ def train(
     from heads.training.checkpoint import Checkpoints
     from heads.training.folds import OtherTable, Task
 
+    require_out(out, "head", overwriting.overwrite)
     resolve_device(where.device, DEVICES)
     opened = Cache.open(cache)
     split_config = _split_config(splitting, split)
@@ -127,7 +131,7 @@ def train(
     seen = zip(task.tables, [trained.rows, *trained.other_rows], strict=True)
     ids = content_ids(opened, measured, np.concatenate([table.items[rows].ravel() for table, rows in seen]))
     manifest = _manifest(opened, tables.data, task, trained) | {"split": described, "metrics": result}
-    save_head(out, trained.head, trained.fold_heads, ids, manifest)
+    save_head(out, trained.head, trained.fold_heads, ids, manifest, overwriting.overwrite)
     checkpoints.clear()
     print(*lines, f"written to {out}", sep="\n")
     return {"head": str(out), "split": described, **result}
@@ -185,6 +189,7 @@ def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, object
         numbers: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
         if type(value) not in numbers.get(known[name].type, (str,)):
             raise InputError(f"{file} is no file of options ({name} is {value!r})")
+        require_value(f"{name} in {file}", value, known[name].hint)
     return options
 
 

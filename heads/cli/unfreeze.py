@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from embed.cli.console import progress
-from embed.config import DeviceConfig
+from embed.config import DeviceConfig, Overwriting
+from embed.files import require_out, require_out_file
 from embed.options import Range
 from embed.spec import InputError
 from heads.cli.common import PairOptions, TableOptions, accuracy_lines, content_ids
@@ -28,7 +29,7 @@ class ModeOptions:
     """Blocks of the picture tower from the top, in place of --mode."""
     unfreeze_text: Annotated[int | None, Range(0)] = None
     """Blocks of the text tower from the top, in place of --mode."""
-    fix_rate: float | None = None
+    fix_rate: Annotated[float | None, Range(0, below=1)] = None
     """The share of blocks that stays frozen, as in ImageReward, in place of --mode."""
 
     @property
@@ -51,6 +52,7 @@ def unfreeze(
     *,
     table: TableOptions,
     out: Path,
+    overwriting: Overwriting,
     unfrozen: ModeOptions,
     live: bool = False,
     head: Kind | None = None,
@@ -71,6 +73,7 @@ def unfreeze(
         head: Train such a head on top. By default the score is the cosine.
         wise: The share of the tuned weights in the mean with the old ones. With auto it is the best on validation.
     """
+    require_out(out, "tuned backbone", overwriting.overwrite)
     import torch
 
     from embed.cache.store import Cache
@@ -106,7 +109,8 @@ def unfreeze(
         "metrics": result,
         "versions": {"torch": torch.__version__},
     }
-    save_tuned(out, tuned, opened, config, content_ids(opened, labels, labels.items[tuned.rows]), manifest)
+    seen = content_ids(opened, labels, labels.items[tuned.rows])
+    save_tuned(out, tuned, opened, config, seen, manifest, overwriting.overwrite)
     parameters = sum(parameter.numel() for parameter in tuned.unfrozen.moved.values())
     print(f"{parameters:,} parameters of {config.mode} moved; the best epoch of {config.epochs} on validation:")
     accuracies = [record["validation_accuracy"] for record in tuned.history]
@@ -124,13 +128,15 @@ def unfreeze(
     }
 
 
-def export_checkpoint(tuned: Path, /, *, out: Path) -> dict[str, object]:
+def export_checkpoint(tuned: Path, /, *, out: Path, overwriting: Overwriting) -> dict[str, object]:
     """Write a tuned backbone as a whole state dict, as open_clip and the papers' scripts load it.
 
     Args:
         tuned: A folder made by `python -m heads unfreeze`.
         out: The file to write to, whose suffix decides: .safetensors, or .pt.
     """
+    require_out_file(out, "--out", overwriting.overwrite)
+    require_checkpoint_name(out)
     from embed.backbones.delta import published_state, tuned_source
     from embed.backbones.load import load_backbone
 
@@ -140,6 +146,12 @@ def export_checkpoint(tuned: Path, /, *, out: Path) -> dict[str, object]:
     return {"checkpoint": str(out), "identity": backbone.identity.to_json()}
 
 
+def require_checkpoint_name(path: Path) -> None:
+    """Raise InputError unless a path has the suffix of a checkpoint."""
+    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
+        raise InputError(f"{path} has no suffix of a checkpoint; wanted .safetensors, .pt, .pth or .bin")
+
+
 def write_checkpoint(path: Path, state: "Mapping[str, Tensor]") -> None:
     """A state dict as .safetensors, or as a torch file under any other usual suffix."""
     import torch
@@ -147,8 +159,7 @@ def write_checkpoint(path: Path, state: "Mapping[str, Tensor]") -> None:
 
     from embed.files import atomic_write
 
-    if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-        raise InputError(f"{path} has no suffix of a checkpoint; wanted .safetensors, .pt, .pth or .bin")
+    require_checkpoint_name(path)
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     with atomic_write(path) as file:
         if path.suffix == ".safetensors":

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from embed.files import read_manifest, write_json, write_with
+from embed.files import read_manifest, replacing, write_json, write_with
 from embed.spec import InputError
 from heads.models import Head, build_head, config_from_json
 
@@ -34,22 +34,23 @@ class HeadManifest(TypedDict, total=False):
 
 
 def save_head(
-    path: Path, head: Head, fold_heads: Sequence[Head], trained_ids: pa.Array, manifest: Mapping[str, object]
+    path: Path,
+    head: Head,
+    fold_heads: Sequence[Head],
+    trained_ids: pa.Array,
+    manifest: Mapping[str, object],
+    overwrite: bool = False,
 ) -> None:
-    """Write a head, head.json last; `manifest` holds everything of head.json but its format."""
+    """Write a head (see embed.files.replacing); `manifest` holds everything of head.json but its format."""
     from safetensors.torch import save
 
-    if path.exists() and any(path.iterdir()) and not (path / "head.json").exists():
-        raise InputError(f"{path} holds something that is not a head; choose another --out")
-    (path / "head.json").unlink(missing_ok=True)
-    write_with(path / "head.safetensors", lambda file: file.write(save(_contiguous(head))))
-    if fold_heads:
-        weights = {f"{i}.{name}": t for i, fold in enumerate(fold_heads) for name, t in _contiguous(fold).items()}
-        write_with(path / "folds.safetensors", lambda file: file.write(save(weights)))
-    else:
-        (path / "folds.safetensors").unlink(missing_ok=True)
-    write_with(path / "trained.parquet", lambda file: pq.write_table(pa.table({"id": trained_ids}), file))
-    write_json(path / "head.json", {"format": FORMAT, **manifest})
+    with replacing(path, "head", overwrite) as folder:
+        (folder / "head.safetensors").write_bytes(save(_contiguous(head)))
+        if fold_heads:
+            weights = {f"{i}.{name}": t for i, fold in enumerate(fold_heads) for name, t in _contiguous(fold).items()}
+            (folder / "folds.safetensors").write_bytes(save(weights))
+        write_with(folder / "trained.parquet", lambda file: pq.write_table(pa.table({"id": trained_ids}), file))
+        write_json(folder / "head.json", {"format": FORMAT, **manifest})
 
 
 def save_calibration(path: str | Path, calibration: Mapping[str, object]) -> None:

@@ -14,9 +14,10 @@ import pyarrow as pa
 
 from embed.arrays import Ints
 from embed.backbones.backbone import Backbone
-from embed.backbones.delta import save_delta, tuned_source
+from embed.backbones.delta import PREFIX, save_delta, tuned_source
 from embed.backbones.load import load_backbone
 from embed.cache.store import Cache
+from embed.files import replacing
 from embed.progress import Progress, silent
 from embed.spec import InputError, require_same_identity
 from heads.config import LOSS_OPTIONS, MAX_INBATCH, HeadConfig, TrainConfig, UnfreezeConfig
@@ -99,9 +100,18 @@ def tune(
 
 
 def save_tuned(
-    path: Path, tuned: Tuned, cache: Cache, config: UnfreezeConfig, trained: pa.Array, manifest: Mapping[str, object]
+    path: Path,
+    tuned: Tuned,
+    cache: Cache,
+    config: UnfreezeConfig,
+    trained: pa.Array,
+    manifest: Mapping[str, object],
+    overwrite: bool = False,
 ) -> None:
-    """Write the folder; `manifest` holds what the head's manifest has beside head, identity and source."""
+    """Write the folder (see embed.files.replacing).
+
+    `manifest` holds what the head's manifest has beside head, identity and source.
+    """
     base = same_backbone(cache)
     weights = {name: parameter.detach() for name, parameter in tuned.unfrozen.moved.items()}
     about = {
@@ -111,9 +121,11 @@ def save_tuned(
         "wise": tuned.wise,
         "wise_accuracy": {f"{w:g}": accuracy for w, accuracy in tuned.wise_accuracy.items()},
     }
-    identity = save_delta(path, weights, base, about)
-    of = {"head": asdict(tuned.head_config), "identity": identity.to_json(), "source": asdict(tuned_source(path))}
-    save_head(path / "head", tuned.unfrozen.head, [], trained, {**of, **manifest})
+    with replacing(path, "tuned backbone", overwrite) as folder:
+        identity = save_delta(folder, weights, base, about)
+        source = replace(tuned_source(folder), pretrained=f"{PREFIX}{path}")
+        of = {"head": asdict(tuned.head_config), "identity": identity.to_json(), "source": asdict(source)}
+        save_head(folder / "head", tuned.unfrozen.head, [], trained, {**of, **manifest})
     if tuned.checkpoints:
         tuned.checkpoints.clear()
 

@@ -4,6 +4,7 @@ Whoever reads goes on with the version that it opened. The version before stays 
 are just opening it; what killed writers left is removed then. Knows no model.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 
 from embed.addresses import Place
 from embed.arrays import Float16s, Float32s
-from embed.files import atomic_write, locked, sync_folder, write_json, write_with
+from embed.files import atomic_write, locked, require_out, sync_folder, write_json, write_with
 from embed.progress import Progress, silent
 from embed.spec import InputError, require_same_identity
 from runtime.catalogue.reader import FORMAT, Catalogue, CatalogueManifest, IndexEntry
@@ -45,15 +46,17 @@ def build(
     predict: Predict | None = None,
     queries: Float16s | Float32s | None = None,
     progress: Progress = silent,
+    overwrite: bool = False,
     place: Place | None = None,
 ) -> tuple[Catalogue, PopularRows]:
     """A catalogue at `out` of the pictures to which `labels` gives a popularity (see runtime.catalogue.rows).
 
-    A catalogue that stands there gets a new version; raise InputError where something else does. An index is tuned on
-    mixtures of the pictures' own vectors and on `queries` (m, d), such as prompts. `images_root`, a folder or URI, is
-    where the pictures' names start.
+    A catalogue that stands there gets a new version, if it may be overwritten. Raise InputError as `require_place`
+    does. An index is tuned on mixtures of the pictures' own vectors and on `queries` (m, d), such as prompts.
+    `images_root`, a folder or URI, is where the pictures' names start.
     """
     out = Path(out)
+    require_place(out, overwrite)
     with _writing(out) as folder:
         rows = popular_rows(labels, pictures, config, predict, place=place)
         vectors, popularity = _write_rows(folder, pictures, rows)
@@ -62,6 +65,11 @@ def build(
         encoder = None if bundle is None else _relative(bundle, out)
         _commit(out, folder, pictures, config, found, _relative(images_root, out), encoder)
     return Catalogue.open(out), rows
+
+
+def require_place(out: Path, overwrite: bool) -> None:
+    """Raise InputError unless a catalogue can be made at `out`: a first one, or one that may be overwritten."""
+    require_out(out, "catalogue", overwrite or not (out / "manifest.json").exists())
 
 
 def refresh(
@@ -179,12 +187,8 @@ def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[Fl
 @contextmanager
 def _writing(path: Path) -> Iterator[Path]:
     """The folder of the next version, alone in writing the catalogue; removed again where the block fails."""
-    if path.exists() and not (path / "manifest.json").exists():
-        foreign = sorted(name for name in os.listdir(path) if name[0] != "." and not _is_version(name))
-        if foreign:
-            raise InputError(f"{path} is not a catalogue and not empty (it has {foreign[0]}); choose another")
     with locked(path):
-        current = Catalogue.open(path).manifest["version"] if (path / "manifest.json").exists() else "v000000"
+        current = _version(path)
         for entry in path.iterdir():
             if _is_version(entry.name) and entry.name != current:
                 shutil.rmtree(entry)
@@ -193,13 +197,22 @@ def _writing(path: Path) -> Iterator[Path]:
         try:
             yield folder
         except BaseException:
-            if not (path / "manifest.json").exists() or Catalogue.open(path).manifest["version"] != folder.name:
+            if _version(path) != folder.name:
                 shutil.rmtree(folder)
             raise
 
 
+def _version(path: Path) -> str:
+    """The version that counts, also of a catalogue that this plaudit cannot read; v000000 if there is none."""
+    try:
+        name = str(json.loads((path / "manifest.json").read_text())["version"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        name = ""
+    return name if _is_version(name) else "v000000"
+
+
 def _is_version(name: str) -> bool:
-    return name[0] == "v" and name[1:].isdigit()
+    return name[:1] == "v" and name[1:].isdigit()
 
 
 def _commit(

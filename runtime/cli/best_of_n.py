@@ -3,8 +3,10 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated
 
 from embed.cli.console import table
+from embed.options import Range
 from embed.spec import InputError
 from runtime.config import SessionConfig
 
@@ -17,7 +19,7 @@ def best_of_n(
     prompts: Path,
     templates: Path | None = None,
     images: Path | None = None,
-    plan: int | None = None,
+    plan: Annotated[int | None, Range(1)] = None,
 ) -> dict[str, object]:
     """Choose the best of many pictures that were generated for each prompt.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from embed.addresses import places_below
 from embed.cli.console import progress
+from embed.config import Overwriting
 from embed.spec import require_same_identity
 from runtime.cli.popularity import CountOptions, folder_of, read_popularity, report
 from runtime.config import IndexConfig, PopularityConfig
@@ -15,6 +16,7 @@ def index(
     /,
     *,
     out: Path,
+    overwriting: Overwriting,
     bundle: Path | None = None,
     popularity: str,
     reading: CountOptions,
@@ -26,7 +28,7 @@ def index(
 
     Args:
         cache: A folder made by `python -m embed cache`.
-        out: The folder to write the catalogue to. One that is there gets a new version.
+        out: The folder to write the catalogue to.
         bundle: The bundle that encodes the catalogue's queries.
         popularity: A table, or a pattern of its shards, with the columns image and count, and maybe exposures,
             timestamp, prompt and others to filter by. Or predicted:BUNDLE, for the popularity that the bundle's head
@@ -34,8 +36,9 @@ def index(
         images_root: The folder or URL where the names of pictures start. By default the table's own folder.
     """
     from embed.cache.store import Cache
-    from runtime.catalogue.writer import build
+    from runtime.catalogue.writer import build, require_place
 
+    require_place(out, overwriting.overwrite)
     opened = Cache.open(cache)
     if bundle:
         from runtime.scoring.bundle import open_bundle
@@ -46,5 +49,5 @@ def index(
         popularity, reading, opened.identity, popularity_config, PopularityConfig()
     )
     root, queries = images_root or folder_of(popularity), opened.text_embeddings()
-    place = places_below(root)
-    return report(*build(out, opened, table, config, index_config, root, bundle, predict, queries, progress, place))
+    options = (table, config, index_config, root, bundle, predict, queries, progress, overwriting.overwrite)
+    return report(*build(out, opened, *options, places_below(root)))

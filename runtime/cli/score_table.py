@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from embed.cli.console import progress
+from embed.cli.console import progress, warn
+from embed.files import require_out
 from runtime.config import SessionConfig, TableConfig
 
 
@@ -16,9 +17,12 @@ def score_table(
         data: The table with pictures and prompts: a file of any kind, a pattern of shards, or a folder of them.
         out: The folder to write the scores to.
     """
+    require_out(out, "job of scores", overwrite=True)
     from runtime.scoring import tables
     from runtime.scoring.scorer import Scorer
 
     summary = tables.score_table(Scorer.load(bundle, session), data, out, table, progress)
-    print(f"{summary['rows']} rows scored, {summary['errors']} with an error; written to {out}")
+    if summary["errors"]:
+        warn(f"{summary['errors']:,} of {summary['rows']:,} rows have no score; their column `error` says why")
+    print(f"{summary['rows'] - summary['errors']:,} rows scored; written to {out}")
     return {"out": str(out), **summary}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from embed.cli.console import table, warn
+from embed.files import require_out_file
 from embed.options import Option
 from embed.spec import InputError, require_same_identity
 from runtime.config import Wish
@@ -57,6 +58,8 @@ def similar(
             were when they were embedded, or else where the catalogue was told.
         bundle: The bundle that encodes the query. By default the catalogue's own.
     """
+    if sheet:
+        require_out_file(sheet, "--sheet")
     from runtime.catalogue.queries import find, mixed_query
     from runtime.catalogue.reader import Catalogue, hit_json
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed.files import write_json, write_with
+from embed.files import read_manifest, require_out, write_json, write_with
 from embed.progress import Progress, silent
 from embed.records.columns import Picture, absolute, picture
 from embed.records.sources import open_table
@@ -43,7 +43,7 @@ def score_table(
     """Score every row of a table into the folder `out`; returns what manifest.json holds.
 
     The image column holds paths, relative to the table's folder, or bytes, or {bytes, path} as Hugging Face datasets
-    do. Raise InputError where a column is missing, or `out` belongs to another job.
+    do. Raise InputError where a column is missing, `out` belongs to another job, or no row can be scored.
     """
     table = open_table(source, {})
     texts = [config.prompt_column] if scorer.reads_text and config.prompt is None else []
@@ -63,6 +63,10 @@ def score_table(
             step(len(wanted))
     errors = [pq.read_table(path, columns=["error"])["error"] for path in parts]
     rows = sum(map(len, errors))
+    if rows and not any(column.null_count for column in errors):
+        first = pq.read_table(parts[0]).slice(0, 1).to_pylist()[0]
+        which = first.get(config.image_column) or "its first row"
+        raise InputError(f"none of the {rows:,} rows of {source} can be scored: {which}: {first['error']}")
     summary = {"format": FORMAT, "rows": rows, "errors": rows - sum(column.null_count for column in errors)}
     write_json(out / "manifest.json", summary)
     return summary
@@ -142,13 +146,21 @@ def _fingerprint(table: Table) -> str:
 
 
 def _claim(out: Path, job: dict[str, object]) -> None:
-    """Write job.json into a new folder, or check that the one there asks for the same."""
-    path = out / "job.json"
-    if path.exists():
-        found = json.loads(path.read_text())
+    """Write job.json into a new folder, or check that the one there asks for the same.
+
+    Where no row has been scored yet, as in a job that failed, a new one begins.
+    """
+    require_out(out, "job of scores", overwrite=True)
+    path, parts = out / "job.json", sorted(out.glob("part-*.parquet"))
+    if any(_scored(part) for part in parts):
+        found = read_manifest(path, "job of scores", (FORMAT,), dict)
         if different := sorted(name for name in job if found.get(name) != job[name]):
             raise InputError(f"{out} holds scores of another job: {different[0]} differs; choose another --out")
-    elif out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} holds something that is not a job of scores; choose another --out")
     else:
         write_json(path, job)
+        for file in [out / "manifest.json", *parts]:
+            file.unlink(missing_ok=True)
+
+
+def _scored(part: Path) -> bool:
+    return bool(pq.read_table(part, columns=["error"])["error"].null_count)

@@ -47,6 +47,8 @@ def test_what_fits_is_taken(right: dict[str, object]) -> None:
         ({"count": "1"}, "count is '1'; wanted at least 1"),
         ({"share": 0.0}, "share is 0.0; wanted more than 0 and at most 1"),
         ({"rate": INFINITE}, "rate is inf; wanted a finite number"),
+        ({"rate": 1e308}, "rate is 1e+308; wanted a finite number and less than 9,223,372,036,854,775,808"),
+        ({"count": 10**400}, f"count is {10**400}; wanted at least 1 and less than 9,223,372,036,854,775,808"),
         ({"rate": NAN}, "rate is nan; wanted a finite number"),
         ({"kind": "exakt"}, "kind is 'exakt'; wanted auto or exact (near names: exact)"),
         ({"kind": "x"}, "kind is 'x'; wanted auto or exact"),
@@ -65,7 +67,7 @@ def test_what_does_not_fit_is_named(wrong: dict[str, object], message: str) -> N
 @pytest.mark.parametrize(
     ("numbers", "inside", "outside", "words"),
     [
-        (Range(), [-1e300, 0, 1e300], [], "a finite number"),
+        (Range(), [1 - 2**63, -1e18, 0, 1e18, 2**63 - 1], [-1e19, 2**63, 10**400], "a finite number"),
         (Range(1), [1, 2], [0.999], "at least 1"),
         (Range(0, 1), [0, 0.5, 1], [-1e-9, 1 + 1e-9], "0 to 1"),
         (Range(0, below=1), [0, 0.999], [1, -1], "at least 0 and less than 1"),

@@ -98,7 +98,7 @@ def test_what_cannot_be_exported_is_said_first(tmp_path: Path) -> None:
     backbone, head = tiny_backbone(), tiny_head()
     manifest = head_manifest(backbone)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(InputError, match="not a bundle; choose another --out"):
+    with pytest.raises(InputError, match="not a bundle and not empty"):
         export_bundle(tmp_path, backbone, head, manifest, ExportConfig())
     other = {**manifest, "identity": {**manifest["identity"], "activation": "quick_gelu"}}
     with pytest.raises(IdentityMismatch, match="activation: quick_gelu / gelu"):

@@ -34,6 +34,11 @@ def test_a_saved_head_becomes_a_bundle_that_proves_itself(tmp_path: Path, capsys
     assert main(["onnx", str(tmp_path / "head"), "--out", str(out), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["parity"]["precisions"]["fp32"]["scores"]["flips"] == 0
+    assert main(["onnx", str(tmp_path / "head"), "--out", str(tmp_path / "head"), "--overwrite"]) == 2
+    assert "is a head, not a bundle; choose another --out" in capsys.readouterr().err
+    (out / "left.onnx").touch()
+    assert main(["onnx", str(tmp_path / "head"), "--out", str(out), "--overwrite"]) == 0
+    assert not (out / "left.onnx").exists() and sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "head"]
     assert main(["check", str(out), "--head", str(tmp_path / "head")]) == 0
     text = capsys.readouterr().out
     assert "every file is the one that was exported" in text
@@ -75,7 +80,10 @@ def test_a_backbone_that_is_not_here_leaves_the_runtime_half(
         (["onnx", "{tmp}/none", "--out", "{tmp}/out"], "is not a head"),
         (["check", "{tmp}"], "is not a bundle"),
         (["check", "{bundle}", "--images", "{tmp}/none"], "not a folder of pictures"),
-        (["check", "{bundle}", "--max-flips", "2"], "max_flips is 2"),
+        (["check", "{bundle}", "--max-flips", "2"], "--max-flips is 2"),
+        (["onnx", "{tmp}/none", "--out", "{bundle}"], "is a bundle already; say --overwrite to replace it"),
+        (["onnx", "{tmp}/none", "--out", "{bundle}/.."], "is not a bundle and not empty"),
+        (["triton", "{tmp}/none", "--out", "{bundle}"], "is a bundle, not a Triton repository"),
         (["check", "{bundle}", "--provider", "cuda"], "CUDAExecutionProvider is asked for"),
     ],
 )

@@ -78,8 +78,8 @@ def test_the_weights_lie_on_disk_once(opened: Bundle, tmp_path: Path) -> None:
 
 
 def test_nothing_is_overwritten_and_names_are_checked(opened: Bundle, tmp_path: Path) -> None:
-    (tmp_path / "repo").mkdir()
-    with pytest.raises(InputError, match="is there already"):
+    (tmp_path / "repo" / "mine").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"not a Triton repository and not empty \(it has mine\)"):
         export_repository(opened, tmp_path / "repo")
     with pytest.raises(InputError, match="wanted letters"):
         export_repository(opened, tmp_path / "other", name="../evil")

@@ -119,7 +119,7 @@ def test_a_run_of_which_every_picture_fails_is_an_error(table: Path, capsys: pyt
         (["--format", "nonsense"], "nonsense"),
         (["--device", "cuda:99"], "'cuda:99' cannot be used"),
         (["--features", "middle"], "wanted one of projected"),
-        (["--min-cosine", "7"], "min_cosine is 7.0"),
+        (["--min-cosine", "7"], "--min-cosine is 7.0"),
         (["--workers", "0"], "workers is 0"),
         (["--images-root", "/nowhere/at/all"], "/nowhere/at/all"),
     ],

@@ -73,6 +73,23 @@ def test_a_table_is_opened_once_counted_once_and_read_once_a_side(table: Path, r
     assert reads == [OPENED, COUNT, IMAGES, PROMPTS]
 
 
+def test_what_cannot_be_added_to_is_known_before_a_row_is_read(
+    table: Path, reads: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    embed(table)
+    (table.parent / "head").mkdir()
+    (table.parent / "head" / "head.json").touch()
+    for out, option, opened, message in (
+        ("c", "--ignore-exif", [OPENED], "come from different backbones"),
+        ("c", "--features=projected,pooled", [OPENED], "holds the features projected"),
+        ("head", "--device=cpu", [], "head is a head, not a cache; choose another --out"),
+        ("", "--device=cpu", [], "is not a cache and not empty"),
+    ):
+        reads.clear()
+        assert main(["cache", str(table), "--model", "tiny", "--out", str(table.parent / out), option]) == 2
+        assert message in capsys.readouterr().err and reads == opened
+
+
 def test_a_trial_of_engines_reads_each_side_once_more(
     table: Path, reads: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,8 +111,16 @@ def test_bad_input_is_one_line_and_two(folder: Path, capsys: pytest.CaptureFixtu
     assert "'color' is no column" in fails(
         "train", "cache", "--data", "table.parquet", "--out", "h", "--split-by", "color"
     )
-    assert "holds something that is not a head" in fails(*TRAIN, "--out", "cache")
+    # Where the head cannot be written is known before any table is read.
+    missing = ("train", "cache", "--data", "missing.parquet", "--out")
+    assert "cache is a cache, not a head; choose another --out" in fails(*missing, "cache")
+    assert "table.parquet is a file; wanted a folder" in fails(*missing, "table.parquet")
     run(capsys, *TRAIN, "--out", "head")
+    assert "head is a head already; say --overwrite to replace it" in fails(*missing, "head")
+    assert "head is a head, not a sweep" in fails("sweep", "cache", "--data", "missing.parquet", "--out", "head")
+    assert "head is a head, not a cache" in fails("project", "nowhere", "--cache", "nowhere", "--out", "head")
+    assert "say --overwrite" in fails("import", "nowhere.pth", "--cache", "nowhere", "--out", "head")
+    assert "cache is a folder; wanted a file for --report" in fails(*EVALUATE, "--report", "cache")
     make_cache(folder / "other", ["p0.png"], ["prompt 0"], identity("b" * 64))
     error = fails("evaluate", "head", "--cache", "other", "--data", "table.parquet")
     assert "a" * 64 in error
@@ -122,7 +130,7 @@ def test_bad_input_is_one_line_and_two(folder: Path, capsys: pytest.CaptureFixtu
 def test_a_head_with_other_weights_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, *TRAIN, "--out", "head")
     before = (folder / "head" / "head.safetensors").read_bytes()
-    run(capsys, *TRAIN, "--hidden", "7", "--out", "head")
+    run(capsys, *TRAIN, "--hidden", "7", "--out", "head", "--overwrite")
     (folder / "head" / "head.safetensors").write_bytes(before)
     with pytest.raises(ValueError, match="the weights do not fit"):
         load_head("head")
@@ -278,10 +286,10 @@ def test_pickscores_split_from_training_to_its_threshold(folder: Path, capsys: p
         (("--folds", "3"), "leave out --split-by and --folds"),
         (("--split", "pickscoer"), "near names: pickscore"),
     ):
-        assert main([*argv, *wrong]) == 2
+        assert main([*argv, "--overwrite", *wrong]) == 2
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1
-    assert main(["train", "cache", "--data", "picks.parquet", "--held-out-prompts", "4", "--out", "head"]) == 2
+    assert main(["train", "cache", "--data", "picks.parquet", "--held-out-prompts", "4", "--out", "new"]) == 2
     assert "--held-out-prompts is of --split pickscore" in capsys.readouterr().err
 
 
@@ -316,7 +324,9 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
     Path("options.json").write_text('{"hidden": "wide"}')
     assert "options.json is no file of options" in fails("--config", "options.json")
     Path("options.json").write_text('{"head": "fussion", "hidden": 16}')
-    assert "head is 'fussion'" in fails("--config", "options.json")
+    assert "head in options.json is 'fussion'" in fails("--config", "options.json")
+    Path("options.json").write_text('{"weight_decay": -1}')
+    assert "weight_decay in options.json is -1; wanted at least 0" in fails("--config", "options.json")
     Path("options.json").write_text('{"epochs": true}')
     assert "options.json is no file of options (epochs is True)" in fails("--config", "options.json")
     assert not Path("head").exists()

@@ -102,7 +102,9 @@ def test_tuned_refreshed_evaluated_and_exported(folder: Path, capsys: pytest.Cap
         with torch.no_grad():
             vectors = model.eval().encode_text(torch.from_numpy(backbone.tokenize(["prompt 3"])), normalize=True)
         np.testing.assert_allclose(vectors.numpy(), texts[3:4], atol=1e-5)
-    assert heads(["export-checkpoint", "tuned", "--out", "whole.onnx"]) == 2
+    for name in ("whole.onnx", "whole.pt"):  # no suffix of a checkpoint, and one that is there
+        assert heads(["export-checkpoint", "nowhere", "--out", name]) == 2
+        assert f"{name} " in capsys.readouterr().err
 
 
 def test_the_pictures_of_comparisons_that_were_trained_on_are_kept(
@@ -142,14 +144,14 @@ def test_the_pictures_of_comparisons_that_were_trained_on_are_kept(
 def test_live_training_reads_pixels_and_gives_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, embed, *CACHE, "--boundary", "blocks=1,0", "--boundary-dtype", "float32")
     cached = run(capsys, heads, *TUNE, "--mode", "blocks=1,0")
-    assert heads([*TUNE, "--mode", "blocks=1,0", "--live"]) == 2
+    assert heads([*TUNE, "--mode", "blocks=1,0", "--live", "--overwrite"]) == 2
     assert "has no pixels to train blocks=1,0 from" in capsys.readouterr().err
-    assert heads([*TUNE, "--mode", "visual"]) == 2
+    assert heads([*TUNE, "--mode", "visual", "--overwrite"]) == 2
     assert "--boundary visual" in capsys.readouterr().err
     run(capsys, embed, *CACHE, "--boundary", "visual")
-    live = run(capsys, heads, *TUNE, "--mode", "blocks=1,0", "--live")
+    live = run(capsys, heads, *TUNE, "--mode", "blocks=1,0", "--live", "--overwrite")
     np.testing.assert_allclose(live["validation_accuracy"], cached["validation_accuracy"], atol=0.01)
-    whole = run(capsys, heads, *TUNE, "--mode", "all", "--head", "mlp")
+    whole = run(capsys, heads, *TUNE, "--mode", "all", "--head", "mlp", "--overwrite")
     assert whole["parameters"] == sum(p.numel() for p in tiny.load(folder / "clip").model.parameters())
     assert json.loads(Path("tuned/head/head.json").read_text())["head"]["kind"] == "mlp"
 
@@ -186,7 +188,9 @@ def test_a_killed_run_goes_on_and_one_that_diverges_is_the_users(
     assert [(folder / "tuned" / name).read_bytes() for name in ("delta.safetensors", "head/head.safetensors")] == whole
     assert not Path("tuned.checkpoints").exists()
 
-    assert heads([*argv, "--learning-rate", "1e30"]) == 2
+    assert heads([*argv, "--learning-rate", "1e18"]) == 2
+    assert "tuned is a tuned backbone already; say --overwrite to replace it" in capsys.readouterr().err
+    assert heads([*argv, "--learning-rate", "1e18", "--overwrite"]) == 2
     assert "lower --learning-rate" in capsys.readouterr().err
 
 

@@ -114,7 +114,8 @@ def test_auto_takes_the_first_kind_that_fits_and_reaches_the_recall(tmp_path, mo
     config = PopularityConfig()
 
     def kind(**options):
-        return build(tmp_path / "c", cache, LABELS, config, IndexConfig(**options))[0].manifest["index"]["kind"]
+        made, _ = build(tmp_path / "c", cache, LABELS, config, IndexConfig(**options), overwrite=True)
+        return made.manifest["index"]["kind"]
 
     assert kind() == "exact"
     monkeypatch.setattr(module, "EXACT_UP_TO", 100)

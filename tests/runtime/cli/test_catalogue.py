@@ -74,7 +74,9 @@ def test_index_says_what_was_left_out(place, capsys):
     assert (report["pictures"], report["without_count"], report["not_embedded"]) == (50, 10, 0)
     assert report["index"] == {"kind": "exact"}
     assert "10 pictures have no count and are left out" in err
-    assert index("--missing", "median") == 0
+    assert index("--missing", "median") == 2
+    assert "cat is a catalogue already; say --overwrite to replace it" in capsys.readouterr().err
+    assert index("--missing", "median", "--overwrite") == 0
     assert "60 pictures in cat" in capsys.readouterr().out
 
 
@@ -90,11 +92,11 @@ def test_counts_of_any_types_in_shards_make_the_same_catalogue(place, capsys):
     })  # fmt: skip
     for number in range(2):
         pq.write_table(table.slice(25 * number, 25), f"counts-{number}.parquet")
-    assert run("index", "cache", "--popularity", "counts-{0..1}.parquet", "--out", "cat") == 0
+    assert run("index", "cache", "--popularity", "counts-{0..1}.parquet", "--out", "cat", "--overwrite") == 0
     assert [hits_of(capsys, "3.jpg", "--popularity-weight", weight) for weight in ("0", "0.3", "1")] == expected
     assert set(hits_of(capsys, "3.jpg", "--where", "kind = 'a'")) <= {f"p{i}.png" for i in range(0, 50, 2)}
     pq.write_table(pa.table({"image": ["p0.png", "p1.png"], "count": [2.0, 2.5]}), "half.parquet")
-    assert run("index", "cache", "--popularity", "half.parquet", "--out", "cat") == 2
+    assert run("index", "cache", "--popularity", "half.parquet", "--out", "cat", "--overwrite") == 2
     assert "half.parquet: count is no whole number: row 1 (counted from 0)" in capsys.readouterr().err
 
 
@@ -142,10 +144,10 @@ def test_predicted_popularity(place, capsys, monkeypatch):
 
     order = np.argsort(-VECTORS.astype(np.float16)[:, 0], kind="stable")
     assert Catalogue.open("cat").rows["image"].to_pylist() == [f"p{i}.png" for i in order]
-    assert index("--missing", "predicted:bundle") == 0
+    assert index("--missing", "predicted:bundle", "--overwrite") == 0
     assert len(Catalogue.open("cat")) == 60
     monkeypatch.setattr(FakeScorer, "identity", identity(16, "other"))
-    assert run("index", "cache", "--popularity", "predicted:bundle", "--out", "cat") == 2
+    assert run("index", "cache", "--popularity", "predicted:bundle", "--out", "cat", "--overwrite") == 2
     assert "come from different backbones" in capsys.readouterr().err
 
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from export_tiny import write_pictures
 
@@ -55,6 +57,27 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_no_bundle_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(tmp_path), "--prompt", "a", "x.png"]) == 2
     assert "is not a bundle" in capsys.readouterr().err
+
+
+def test_a_table_of_which_a_part_fails_is_scored_and_one_that_fails_whole_is_not(
+    bundle: Path, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "scores")
+
+    def score(*images: str) -> int:
+        pq.write_table(pa.table({"image": images}), tmp_path / "t.parquet")
+        table = str(tmp_path / "t.parquet")
+        return main(["score-table", str(bundle), "--data", table, "--prompt", "a cat", "--out", out, "--json"])
+
+    assert score("gone.png", "lost.png") == 2
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.endswith("t.parquet can be scored: gone.png: cannot be read: No such file or directory")
+    assert score("gone.png", *pictures) == 0  # the corrected table goes where the job failed
+    said = capsys.readouterr()
+    assert "warning: 1 of 4 rows have no score; their column `error` says why" in said.err
+    assert json.loads(said.out) == {"out": out, "format": 2, "rows": 4, "errors": 1}
+    assert main(["score-table", "nowhere", "--data", "nowhere", "--out", str(bundle)]) == 2
+    assert f"{bundle} is a bundle, not a job of scores" in capsys.readouterr().err
 
 
 def test_plan_and_best_of_n(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

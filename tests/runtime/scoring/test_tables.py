@@ -15,6 +15,7 @@ import pytest
 from export_tiny import write_pictures
 from progress_told import Told
 
+from embed.files import require_out
 from embed.spec import InputError
 from runtime.config import TableConfig
 from runtime.scoring import tables
@@ -109,6 +110,34 @@ def test_another_job_in_the_same_folder_is_refused(scorer: Scorer, table: Path, 
         score_table(scorer, table, tmp_path / "out", TableConfig(prompt="a cat"))
     with pytest.raises(InputError, match="not a job of scores"):
         score_table(scorer, table, tmp_path, TableConfig())
+
+
+def test_where_no_row_can_be_scored_the_reason_is_said_and_a_corrected_table_goes_there(
+    scorer: Scorer, table: Path, tmp_path: Path
+) -> None:
+    wrong, out = tmp_path / "wrong.parquet", tmp_path / "out"
+    pq.write_table(pa.table({"image": ["a.png", "b.png"], "prompt": ["a", "b"]}), wrong)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"none of the 2 rows of .* can be scored: a\.png: cannot be read"):
+            score_table(scorer, wrong, out, TableConfig())
+    assert len(read(out)) == 2 and not (out / "manifest.json").exists()
+    assert score_table(scorer, table, out, TableConfig())["errors"] == 2
+    assert len(read(out)) == 10 and (out / "manifest.json").exists()
+    for name in ("a.png", "b.png"):  # and pictures that were not there
+        (tmp_path / name).write_bytes((tmp_path / "00.png").read_bytes())
+    with pytest.raises(InputError, match="another job: table differs"):
+        score_table(scorer, wrong, out, TableConfig())
+    with pytest.raises(InputError, match="is a job of scores, not a cache"):
+        require_out(out, "cache", overwrite=True)
+    assert score_table(scorer, wrong, tmp_path / "again", TableConfig())["errors"] == 0
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"rows": 1024}', '{"format": 9}'])
+def test_a_damaged_job_is_said_in_words(scorer: Scorer, table: Path, tmp_path: Path, text: str) -> None:
+    score_table(scorer, table, tmp_path / "out", TableConfig())
+    (tmp_path / "out" / "job.json").write_text(text)
+    with pytest.raises(InputError, match=r"job\.json (is|has) .*"):
+        score_table(scorer, table, tmp_path / "out", TableConfig())
 
 
 @pytest.mark.parametrize(
