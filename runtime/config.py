@@ -45,6 +45,8 @@ class TableConfig:
     """The column of prompts."""
     prompt: str | None = None
     """One prompt for all rows, in place of a column."""
+    images_root: str | None = None
+    """The folder where relative paths start. By default the table's own folder."""
 
 
 @dataclass(frozen=True)

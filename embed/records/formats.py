@@ -11,7 +11,6 @@
 `labels` has a worked example of each format. Knows no picture's content and no vector.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from embed.records.columns import (
 from embed.records.labels import Kind
 from embed.records.plain import holds_bytes
 from embed.records.samples import FolderTable
-from embed.records.sources import TableSource, open_table
+from embed.records.sources import TableSource, open_table, pictures_root
 from embed.records.tables import RecordFormat, Table
 from embed.records.tars import TarTable
 from embed.spec import InputError, Side
@@ -191,7 +190,7 @@ def read_records(
     if not (table.types and table.has_rows):
         raise InputError(f"{table.path} has no {'pictures' if isinstance(table, FolderTable) else 'rows'}")
     name = _named(format) if format else _recognise(table)
-    return Records(table, name, _shape(name, table), _root(table, images_root))
+    return Records(table, name, _shape(name, table), pictures_root(table, images_root))
 
 
 def _recognise(table: Table) -> RecordFormat:
@@ -229,14 +228,3 @@ def _shape(format: RecordFormat, table: Table) -> Format:
             return shape
     lacking = "; or ".join(", ".join(shape.missing(table)) for shape in FORMATS[format])
     raise InputError(f"{table.path} lacks what format {format} needs: {lacking}; it has {', '.join(table.types)}")
-
-
-def _root(table: Table, images_root: str | Path | None) -> str:
-    if images_root is None:
-        return table.root
-    root = str(images_root)
-    if "://" in root:
-        return root
-    if not os.path.isdir(root):
-        raise InputError(f"{root}, where the pictures should be, is no folder")
-    return os.path.abspath(root)

@@ -190,3 +190,18 @@ def _one_split(path: str, files: Sequence[str]) -> Sequence[str]:
         if (shard := SHARD.fullmatch(file)) and int(shard[3]) != len(files):
             raise InputError(f"{path} has {len(files)} of {int(shard[3])} files such as {file}; where are the others?")
     return files
+
+
+def pictures_root(table: Table, images_root: str | Path | None) -> str:
+    """The folder or URI where a table's pictures start: `images_root`, or else the table's own folder.
+
+    Raise InputError if that is a folder that does not exist.
+    """
+    if images_root is None:
+        return table.root
+    root = str(images_root)
+    if "://" in root:
+        return root
+    if not os.path.isdir(root):
+        raise InputError(f"{root}, where the pictures should be, is no folder")
+    return os.path.abspath(root)

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from embed.files import read_manifest, require_out, write_json, write_with
 from embed.progress import Progress, silent
 from embed.records.columns import Picture, absolute, picture
-from embed.records.sources import open_table
+from embed.records.sources import open_table, pictures_root
 from embed.records.tables import Table
 from embed.spec import InputError
 from runtime.config import TableConfig
@@ -42,13 +42,15 @@ def score_table(
 ) -> dict[str, int]:
     """Score every row of a table into the folder `out`; returns what manifest.json holds.
 
-    The image column holds paths, relative to the table's folder, or bytes, or {bytes, path} as Hugging Face datasets
-    do. Raise InputError where a column is missing, `out` belongs to another job, or no row can be scored.
+    The image column holds paths, which start at `images_root` if they are relative, or bytes, or {bytes, path} as
+    Hugging Face datasets do. Raise InputError where a column is missing, `out` belongs to another job, or no row can be
+    scored.
     """
     table = open_table(source, {})
     texts = [config.prompt_column] if scorer.reads_text and config.prompt is None else []
     _check_columns(table, [config.image_column, *texts], {"error", *scorer.outputs})
     side = picture(table, config.image_column)
+    root = pictures_root(table, config.images_root)
     types = side.types(table) | dict.fromkeys(texts, pa.string())
     _claim(out, _job(scorer, table, config))
     parts = list(takewhile(Path.exists, (_part(out, number) for number in count())))
@@ -58,7 +60,7 @@ def score_table(
             parts.append(_part(out, len(parts)))
             if not parts[-1].exists():
                 prompts = wanted[texts[0]].to_pylist() if texts else [config.prompt or ""] * len(wanted)
-                scored = score_rows(scorer, _images(wanted, side, table.root), prompts, others)
+                scored = score_rows(scorer, _images(wanted, side, root), prompts, others)
                 write_with(parts[-1], partial(pq.write_table, scored))
             step(len(wanted))
     errors = [pq.read_table(path, columns=["error"])["error"] for path in parts]

@@ -63,6 +63,16 @@ def test_rows_keep_their_order_and_get_the_scorers_scores(
     assert [len(pq.read_table(path)) for path in sorted((tmp_path / "out").glob("part-*"))] == [4, 4, 2]
 
 
+def test_pictures_may_lie_elsewhere_than_the_table(scorer: Scorer, table: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    table.rename(elsewhere / "table.parquet")
+    moved = TableConfig(images_root=str(tmp_path))
+    assert score_table(scorer, elsewhere / "table.parquet", tmp_path / "out", moved)["errors"] == 2
+    with pytest.raises(InputError, match="where the pictures should be, is no folder"):
+        score_table(scorer, elsewhere / "table.parquet", tmp_path / "none", TableConfig(images_root="/nowhere"))
+
+
 def test_bytes_and_hugging_face_pictures(scorer: Scorer, table: Path, tmp_path: Path) -> None:
     data = (table.parent / "00.png").read_bytes()
     for name, values in {
