@@ -5,14 +5,15 @@
 The AVIF files are made here: 8, 10 and 12 bits, with and without alpha, every chroma and orientation, animations; some
 of them cut, some mutated, some whose header claims a size that they do not have. All files go through a job's
 processes; AVIF goes through `load_image` too, whose answer must be the same, and a whole AVIF's pixels must be those
-that Pillow gives. Prints counts by outcome, the peak of the memory of all processes together (their resident sets,
-sampled), and versions. Exits with 1 where a picture cost a process, came out as nothing, or differs, or where the
-memory exceeds --max-mib.
+that Pillow gives. Prints counts by outcome, the peak of the memory of all processes together (sampled; pages that
+they share count once), and versions. Exits with 1 where a picture cost a process, came out as nothing, or differs, or
+where the memory exceeds --max-mib.
 """
 
 import argparse
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -90,7 +91,7 @@ def read(paths: list[Path]) -> dict[str, bytes]:
 
 
 class Memory(threading.Thread):
-    """Watches what this process and its children hold together."""
+    """Watches what this process and its children hold together, pages that they share counted once."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -105,8 +106,9 @@ class Memory(threading.Thread):
                 try:
                     fields = status.read_text().rpartition(")")[2].split()
                     if own in (int(status.parent.name), int(fields[1])):
-                        held += int(fields[21]) * os.sysconf("SC_PAGE_SIZE")
-                except (OSError, IndexError):  # it has ended
+                        shares = (status.parent / "smaps_rollup").read_text()
+                        held += 1024 * int(re.search(r"^Pss: *(\d+)", shares, re.MULTILINE)[1])
+                except (OSError, IndexError, TypeError):  # it has ended
                     continue
             self.peak_bytes = max(self.peak_bytes, held)
 
