@@ -147,9 +147,9 @@ class ServiceConfig(SessionConfig):
     """Processes that decode pictures. By default half as many as there are cores, and at least 2."""
     url_hosts: Annotated[tuple[str, ...], Option("--allow-url-host")] = ()
     """A host from which pictures are fetched, if a request names their URL."""
-    max_connections: Annotated[int, Range(8)] = 1024
+    max_connections: Annotated[int, Range(8)] = 4096
     """Connections that may be open at once, or fewer where the system allows this process fewer open files."""
-    max_per_address: Annotated[int, Range(1)] = 256
+    max_per_address: Annotated[int, Range(1)] = 1024
     """Connections of one address. Behind a proxy, all of them are the proxy's."""
     tokens: Annotated[tuple[str, ...], Internal()] = field(default=(), repr=False)
     """The bearer tokens, of which a request must have one."""

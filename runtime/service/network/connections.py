@@ -35,8 +35,8 @@ def most_connections(wanted: int) -> int:
 class BoundedConnection(HttpToolsProtocol):
     """uvicorn's connection within bounds; `max_connections` in all, and `max_per_address` of one address."""
 
-    max_connections = 1024
-    max_per_address = 256
+    max_connections = 4096
+    max_per_address = 1024
     addresses: Counter[str]  # of the connections that are open; one for each server
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -1,0 +1,235 @@
+"""What strangers can do to the service, one fault at a time, while somebody asks whether it lives.
+
+    python benchmarks/attack.py BUNDLE
+
+Starts `python -m runtime serve` on loopback, with a token, and lets each case run against it; every one is bounded in
+time and bytes. A case passes if what it sends is refused as it should be, /health/live was answered within
+--live-ms all the while, and a picture is scored afterwards. Exits with 1 where one does not. The memory of the process
+is compared with its peak under load alone. The last line of stdout is one JSON document.
+"""
+
+import argparse
+import base64
+import http.client
+import io
+import json
+import os
+import platform
+import re
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[0] = str(ROOT)
+TOKEN = "attack"
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+JSON = {**AUTHORIZED, "Content-Type": "application/json"}
+
+
+class Service:
+    """The service in a process of its own, with somebody who asks all the time whether it lives."""
+
+    def __init__(self, bundle: Path) -> None:
+        command = [sys.executable, "-m", "runtime", "serve", str(bundle), "--port", "0"]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env={**os.environ, "PLAUDIT_TOKEN": TOKEN}, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        self.port = int(line.rpartition(":")[2].partition(";")[0])
+        self.live_ms: list[float] = []
+        self.ended = threading.Event()
+        while self.ask("GET", "/health/ready")[0] != 200:
+            time.sleep(0.1)
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self.ended.wait(0.02):
+            start = time.perf_counter()
+            status, _ = self.ask("GET", "/health/live")
+            self.live_ms.append(1000 * (time.perf_counter() - start) if status == 200 else float("inf"))
+
+    def ask(
+        self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
+        """Status and body; 0 where there is no answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            connection.request(method, path, body or None, headers or {})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        except (OSError, http.client.HTTPException):
+            return 0, b""
+        finally:
+            connection.close()
+
+    def score(self) -> int:
+        """The status of a sound request."""
+        asked = {"prompt": "a cat", "images": [base64.b64encode(picture()).decode()]}
+        return self.ask("POST", "/v1/score", json.dumps(asked).encode(), JSON)[0]
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The largest resident set of the serving process so far."""
+        found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
+        return 1024 * int(found[1]) if found else 0
+
+    def stop(self) -> int:
+        self.ended.set()
+        self.process.terminate()
+        return self.process.wait(60)
+
+
+def picture() -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.effect_noise((300, 200), 50).convert("RGB").save(file, "JPEG")
+    return file.getvalue()
+
+
+def endless_head(service: Service) -> str | None:
+    sent = 0
+    with service.connect() as stranger:
+        try:
+            stranger.sendall(b"GET / HTTP/1.1\r\nx: ")
+            while sent < 32 << 20:
+                stranger.sendall(b"a" * 65_536)
+                sent += 65_536
+        except OSError:
+            pass
+    return None if sent < 4 << 20 else f"{sent} bytes of one head were read"
+
+
+def announced_bodies(service: Service) -> str | None:
+    with ExitStack() as stack:
+        for _ in range(16):
+            stranger = stack.enter_context(service.connect())
+            stranger.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 33000000\r\n")
+            stranger.sendall(f"Authorization: Bearer {TOKEN}\r\n\r\n".encode())
+        statuses = {service.score() for _ in range(5)}
+    return None if statuses == {200} else f"others got {statuses}"
+
+
+def silent_connections(service: Service) -> str | None:
+    with ExitStack() as stack:
+        silent = [stack.enter_context(service.connect()) for _ in range(800)]
+        if (status := service.score()) != 200:
+            return f"others got {status}"
+        time.sleep(12)  # longer than a head may take
+        still = sum(not ended(stranger) for stranger in silent)
+    return f"{still} of {len(silent)} were open after 12 s" if still else None
+
+
+def ended(stranger: socket.socket) -> bool:
+    """Whether the other side has closed the connection."""
+    stranger.settimeout(0)
+    try:
+        return stranger.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def many_values(service: Service) -> str | None:
+    bodies = [
+        b'{"prompt":"a","images":[' + b"1," * 500_000 + b"1]}",
+        b'{"prompt":"a","images":[' + b'"",' * 300_000 + b'""]}',
+        b"{" + b",".join(b'"k%d":1' % i for i in range(100_000)) + b"}",
+        b'{"images":' + b"[" * 1_000_000,
+        b'{"prompt":' + b"1" * 30_000_000 + b"}",
+    ]
+    statuses = {service.ask("POST", "/v1/score", body, JSON)[0] for body in bodies}
+    return None if statuses == {422} else f"answered {statuses}"
+
+
+def odd_forms(service: Service) -> str | None:
+    body = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n--x--\r\n'
+    kinds = [
+        "multipart/form-data; boundary=x; charset=undefined",
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+    ]
+    found = {service.ask("POST", "/v1/score", body, {**AUTHORIZED, "Content-Type": kind})[0] // 100 for kind in kinds}
+    return None if found == {4} else f"answered with {found}"
+
+
+def slow_tiff(service: Service) -> str | None:
+    data = zlib.compress(bytes(16 << 21))
+    tags = {256: (4, 4096), 257: (4, 16), 258: (3, 8), 259: (3, 8), 262: (3, 1), 277: (3, 1),
+            322: (4, 16), 323: (4, 1 << 21), 324: (4, 8), 325: (4, len(data))}  # fmt: skip
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, (kind, value) in sorted(tags.items()))
+    tiff = b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+    images = [base64.b64encode(one).decode() for one in (tiff, picture())]
+    status, answer = service.ask("POST", "/v1/score", json.dumps({"prompt": "a", "images": images}).encode(), JSON)
+    good = [item["ok"] for item in json.loads(answer)["items"]] if status == 200 else status
+    return None if good == [False, True] else f"answered {good}"
+
+
+def unknown_paths(service: Service) -> str | None:
+    with service.connect() as stranger:
+        stranger.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 33000000\r\n\r\n")
+        said = stranger.recv(12)
+    return None if said == b"HTTP/1.1 404" else f"said {said!r}"
+
+
+CASES: dict[str, Callable[[Service], str | None]] = {
+    "a head without end": endless_head,
+    "bodies that are announced and never sent": announced_bodies,
+    "silent connections": silent_connections,
+    "JSON of very many values": many_values,
+    "forms in odd character sets": odd_forms,
+    "a TIFF with huge tiles": slow_tiff,
+    "a body for an unknown path": unknown_paths,
+}
+
+
+def load_alone(service: Service) -> None:
+    """The work that the memory of the cases is compared with."""
+    with ThreadPoolExecutor(16) as threads:
+        list(threads.map(lambda _: service.score(), range(200)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--live-ms", type=float, default=250)
+    options = parser.parse_args()
+    service = Service(options.bundle)
+    found: dict[str, dict[str, object]] = {}
+    try:
+        load_alone(service)
+        alone_bytes = service.peak_bytes
+        for name, case in CASES.items():
+            service.live_ms.clear()
+            wrong = case(service) or (f"afterwards {status}" if (status := service.score()) != 200 else None)
+            live_ms = max(service.live_ms, default=float("inf"))
+            if live_ms > options.live_ms:
+                wrong = wrong or f"/health/live took {live_ms:.0f} ms"
+            found[name] = {"wrong": wrong, "live_ms": round(live_ms, 1)}
+            print(f"{'FAILED' if wrong else 'ok':7} {name:45} /health/live {live_ms:6.1f} ms  {wrong or ''}")
+        memory = service.peak_bytes / alone_bytes
+    finally:
+        code = service.stop()
+    print(f"peak memory {memory:.2f} of that under load alone; exit code {code} after SIGTERM")
+    machine = {"python": platform.python_version(), "cores": os.cpu_count(), "processor": platform.processor()}
+    print(json.dumps({"cases": found, "memory": round(memory, 3), "exit_code": code, "machine": machine}))
+    sys.exit(any(one["wrong"] for one in found.values()) or code != 0)
+
+
+if __name__ == "__main__":
+    main()
