@@ -113,12 +113,14 @@ def content_ids(cache: "Cache", labels: "Labels", items: "Ints") -> "pa.Array":
 
 
 def accuracy_lines(found: "Accuracies") -> list[str]:
+    from heads.report.figures import ends, number
+
     measured = {
         "pair accuracy": found.pair_accuracy,
         "zero shot pair accuracy": found.zero_shot_pair_accuracy,
         "chance": found.chance,
     }
-    rows = [(name, f"{x.value:.3f}", f"{x.low:.3f} to {x.high:.3f}") for name, x in measured.items() if x]
+    rows = [(name, number(x.value, ".3f"), ends(x)) for name, x in measured.items() if x]
     return [*table(("", "mean", "95 % interval"), rows), protocol_line(found.pairs, found.protocol)]
 
 

@@ -77,6 +77,7 @@ def unfreeze(
     from embed.devices import resolve_device
     from heads.data.split import split_report, split_rows
     from heads.evaluation.evaluate import evaluate
+    from heads.report.figures import told
     from heads.unfreeze.tune import save_tuned, tune
 
     opened, seed = Cache.open(cache), splitting.seed
@@ -112,7 +113,7 @@ def unfreeze(
     accuracies = [record["validation_accuracy"] for record in tuned.history]
     print("  ".join(f"{epoch}: {accuracy:.3f}" for epoch, accuracy in enumerate(accuracies)))
     print(*accuracy_lines(found), sep="\n")
-    print(f"the same score before unfreezing: {frozen.value:.3f} ({frozen.low:.3f} to {frozen.high:.3f})")
+    print(f"the same score before unfreezing: {told(frozen)}")
     print(f"written to {out}: --pretrained delta:{out}, and a head in {out / 'head'}")
     return {
         "tuned": str(out),

@@ -90,6 +90,7 @@ def evaluate(labels: Labels, features: Features, heads: list[Head], split: Split
 
 def pair_accuracies(measured: Measured, scores: Mapping[str, Floats]) -> Accuracies:
     """The accuracies of the scores that `fast_scores` gives."""
+    measured.warn_of_few()
     found = {
         name: measured.interval(measured.credit(scores[name]))
         for name in ("head", "zero_shot", "chance")

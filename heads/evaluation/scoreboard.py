@@ -98,12 +98,12 @@ def _ndcg(measured: Measured, scores: Floats) -> Interval:
 
 def _spearman_in_groups(measured: Measured, scores: Floats) -> Interval:
     credit = metrics.spearman_by_group(scores[measured.rows, 0], measured.liked, measured.group)
-    return measured.by_group(credit, measured.group, measured.rows)
+    return measured.by_group(credit, measured.group, measured.rows, -1)
 
 
 def _kendall_in_groups(measured: Measured, scores: Floats) -> Interval:
     credit = metrics.kendall_by_group(scores[measured.rows, 0], measured.liked, measured.group)
-    return measured.by_group(credit, measured.group, measured.rows)
+    return measured.by_group(credit, measured.group, measured.rows, -1)
 
 
 def _spearman(measured: Measured, scores: Floats) -> Interval:
@@ -121,7 +121,7 @@ def _kendall(measured: Measured, scores: Floats) -> Interval:
     untied_x, untied_y = np.bincount(fold, x * x), np.bincount(fold, y * y)
     scale = np.bincount(fold) / np.sqrt(np.where(untied_x * untied_y > 0, untied_x * untied_y, np.nan))
     bootstrap = replace(measured.bootstrap_of(measured.rows[first], measured.rows[second]), rng=rng)
-    return mean_interval(x * y * scale[fold], bootstrap, fold)
+    return mean_interval(x * y * scale[fold], bootstrap, fold).within(-1, 1)
 
 
 def pair_probability(measured: Measured, scores: Floats, map: Map) -> Floats:

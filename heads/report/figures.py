@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from heads.evaluation.intervals import Interval
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -30,14 +32,27 @@ def figures_of(result: Mapping[str, Any], scorers: Sequence[str], pattern: str) 
     return Figures(rows, differences, [number(one["p_value"], ".3g") if one else "" for one in leads], missing)
 
 
-def cell(interval: Mapping[str, float | None] | None, pattern: str, format: str = ".3f") -> str:
+def cell(interval: Mapping[str, Any] | None, pattern: str, format: str = ".3f") -> str:
     """An interval's value, low and high in a pattern such as `{} ({}..{})`, or its value alone; nothing for None."""
     if interval is None:
         return ""
-    value, *ends = (number(interval[name], format) for name in ("value", "low", "high"))
-    return value if "-" in ends else pattern.format(value, *ends)
+    value, *both = (number(interval[name], format) for name in ("value", "low", "high"))
+    return value if "-" in both else pattern.format(value, *both)
+
+
+def told(interval: Interval, format: str = ".3f") -> str:
+    """A value with its interval or why it has none: `0.709 (0.661 to 0.757)`."""
+    return f"{number(interval.value, format)} ({'no interval: ' * bool(interval.reason)}{ends(interval, format)})"
+
+
+def ends(interval: Interval, format: str = ".3f") -> str:
+    """An interval without its value, `0.661 to 0.757`, or why there is none."""
+    return interval.reason or f"{number(interval.low, format)} to {number(interval.high, format)}"
 
 
 def number(value: float | None, format: str) -> str:
-    """A number as text, and a dash for none or NaN."""
-    return "-" if value is None or math.isnan(value) else f"{value:{format}}"
+    """A number as text, and a dash for none or NaN; what is rounded to zero has no sign."""
+    if value is None or math.isnan(value):
+        return "-"
+    sign, rest = ("+", format[1:]) if format.startswith("+") else ("", format)
+    return f"{value:{sign}z{rest}}"

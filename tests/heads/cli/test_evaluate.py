@@ -81,7 +81,7 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
     assert got["metrics"]["pair_accuracy"]["scores"]["prompt_only"]["value"] == 0.5
     assert got["metrics"]["strict_accuracy"]["scores"]["prompt_only"]["value"] == 0
     assert [s["value"] for s in got["slices"]["slices"]] in (["s0", "s1"], ["s1", "s0"])
-    assert got["protocol"]["interval"].endswith("of prompts")
+    assert got["protocol"]["interval"].endswith(f"of {PROMPTS} prompts")
     for map, bins in got["reliability"].items():
         gaps = sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / sum(b["count"] for b in bins)
         assert got["metrics"][f"ece_{map}"]["scores"]["head"]["value"] == pytest.approx(gaps)
