@@ -48,6 +48,7 @@ def sweep(
     (labels,), features = table_options.met(opened, [data])
     split_config = SplitConfig(**vars(splitting))
     rows = split.split_rows(labels, split_config)
+    where.require_use([labels], ["preference"])
     moved = features.to(where.device)
 
     def task_of(options: Options) -> Task:

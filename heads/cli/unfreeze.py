@@ -84,6 +84,7 @@ def unfreeze(
     resolved = resolve_device(device.device)
     config = training(unfrozen.name, seed=seed)
     (labels,), features = table.met(opened, [table.data])
+    where.require_use([labels], [config.loss])
     split_config = SplitConfig(**vars(splitting))
     parts = split_rows(labels, split_config)
     on_top = HeadConfig(head, features.dim, features.pooled_dim) if head else None

@@ -32,7 +32,7 @@ class Measured:
     fold: Ints  # (p,) of each pair
     cluster: Ints  # (m,) of each row
     clusters: str  # what a cluster is, in words
-    fitted: dict[tuple[int, str], Floats] = field(default_factory=dict)  # of pair_probability, by id of the scores
+    fitted: dict[tuple[bytes, str], Floats] = field(default_factory=dict)  # of pair_probability, by the scores' hash
 
     @property
     def decided(self) -> Bools:

@@ -48,6 +48,17 @@ def test_a_sum_is_the_same_computed_whole_or_in_parts(loss: str, folder: Path) -
     assert whole == pytest.approx(in_parts, rel=1e-4) and whole > 3 * mean
 
 
+@pytest.mark.parametrize("loss", ["preference", "triplet", "ranking", "listwise", "rating"])
+def test_a_mean_has_the_same_gradient_computed_whole_or_in_parts(loss: str, folder: Path) -> None:
+    """Groups are of two to four rows, some tied, and pairs weigh differently."""
+    loops = [new_loop(*setup(folder, loss=loss, accumulate=parts)) for parts in (1, 3)]
+    first, second = (loop.take_step() for loop in loops)
+    assert first == pytest.approx(second, rel=1e-4)
+    for name, weight in loops[0].weights.items():
+        assert weight.grad is not None
+        torch.testing.assert_close(loops[1].weights[name].grad, weight.grad, rtol=1e-3, atol=1e-6)
+
+
 RICH = {"ema": 0.7, "warmup": 0.2, "schedule": "cosine", "max_grad_norm": 0.05, "accumulate": 2, "head": "mlp"}
 
 
