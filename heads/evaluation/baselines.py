@@ -90,7 +90,7 @@ def prior_columns(labels: Labels) -> list[str]:
     as the name of a generator does; for comparisons, the pairs `A,B` of columns whose names say that they belong
     together, such as `model_0,model_1`."""
     names = [f.name for f in labels.columns.schema if not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type))]
-    names = [name for name in names if "," not in name]
+    names = [name for name in names if "," not in name and name not in ("image", "prompt", "group")]
     if labels.kind == "comparisons":
         sides = [(name, name.replace("pos", "neg")) for name in names if "pos" in name]
         sides += [(name, name[:i] + NEXT[c] + name[i + 1 :]) for name in names for i, c in enumerate(name) if c in NEXT]

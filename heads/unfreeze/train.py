@@ -20,7 +20,7 @@ from heads.config import UnfreezeConfig
 from heads.data.comparisons import Pairs
 from heads.metrics import pair_credit, ranked_pairs
 from heads.training.checkpoint import Checkpoints
-from heads.training.loop import Batch, Loop, copy_of, decay_groups, load, rates, replaced
+from heads.training.loop import Batch, Diverged, Loop, copy_of, decay_groups, load, rates, replaced
 from heads.training.objectives import OBJECTIVES, Examples, Groups, require_head
 from heads.training.train import score_items
 from heads.unfreeze.model import Unfrozen
@@ -131,6 +131,8 @@ def accuracy_of(unfrozen: Unfrozen, data: Data) -> float:
     features = unfrozen.features(data.image[items], data.prompt[items])
     scores = score_items(unfrozen.head, features)
     a, b = np.searchsorted(items, pairs.a), np.searchsorted(items, pairs.b)
+    if not np.isfinite(scores).all():
+        raise Diverged("the scores of the pairs for validation are no numbers any more; lower --learning-rate")
     credit = pair_credit(scores[a], scores[b], pairs.target)
     decided = ~np.isnan(credit)
     if not decided.any():

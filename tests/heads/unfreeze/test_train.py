@@ -19,11 +19,12 @@ from embed.modes import parse_mode
 from embed.spec import InputError
 from heads.config import HeadConfig, UnfreezeConfig
 from heads.models import build_head
-from heads.training.loop import Loop, copy_of, load
+from heads.training.loop import Diverged, Loop, copy_of, load
 from heads.unfreeze.model import Unfrozen
 from heads.unfreeze.train import Data, accuracy_of, interpolate, new_loop, train
 
 MODE = "blocks=1,1"
+PAIRS = tiny.PAIRS
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,9 @@ def test_a_loss_that_is_no_number_is_the_users_to_mend(folder: Path) -> None:
 
     with pytest.raises(InputError, match=r"the loss is nan at epoch 0, step 1, of a batch of 16 pairs, .*lower --lear"):
         train(*setup(folder), on_step=ruin)
+    # After the only step of an epoch it is the validation that meets it.
+    with pytest.raises(Diverged, match="scores of the pairs for validation are no numbers any more; lower --learning"):
+        train(*setup(folder, batch_size=PAIRS, learning_rate=1e30))
 
 
 RANK = """
