@@ -159,7 +159,8 @@ def _baselines(
     if not held.own_split:
         missing |= dict.fromkeys(("ridge", "prior", *BLINDED), "what the head was trained on is not in this table")
         return missing, []
-    scores["ridge"], priors = ridge_scores(labels, features, held.split), []
+    scores["ridge"] = ridge_scores(labels, features, held.split)
+    priors: list[dict[str, object]] = []
     if columns := [asked.prior_by] if asked.prior_by else prior_columns(labels):
         scores["prior"], priors = strongest_prior(measured, columns)
     else:

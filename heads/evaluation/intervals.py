@@ -42,8 +42,8 @@ class Interval:
         return replace(self, low=float(np.clip(self.low, least, most)), high=float(np.clip(self.high, least, most)))
 
     def to_json(self) -> dict[str, float | str | None]:
-        numbers = {name: _number(getattr(self, name)) for name in ("value", "low", "high")}
-        return {**numbers, "reason": self.reason} if self.reason else numbers
+        json: dict[str, float | str | None] = {name: _number(getattr(self, name)) for name in ("value", "low", "high")}
+        return json | ({"reason": self.reason} if self.reason else {})
 
 
 @dataclass(frozen=True)

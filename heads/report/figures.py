@@ -90,8 +90,10 @@ def told(interval: Interval, format: str = ".3f") -> str:
 
 def ends(interval: Interval | Mapping[str, Any], format: str = ".3f") -> str:
     """An interval without its value, `0.661 to 0.757`, or why there is none."""
-    given = interval.to_json() if isinstance(interval, Interval) else interval
-    return given.get("reason") or f"{number(given['low'], format)} to {number(given['high'], format)}"
+    given: Mapping[str, Any] = interval.to_json() if isinstance(interval, Interval) else interval
+    return (
+        given["reason"] if "reason" in given else f"{number(given['low'], format)} to {number(given['high'], format)}"
+    )
 
 
 def number(value: float | None, format: str) -> str:
