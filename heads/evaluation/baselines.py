@@ -59,6 +59,16 @@ def trained_scores(
 
 MAX_VALUES = 50  # of a column that is a prior without being asked for
 ROWS_PER_VALUE = 5  # that it has at least, on average
+# Types whose values can name something.
+NAMING = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_dictionary,
+    pa.types.is_boolean,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_date,
+)
 NEXT = {"a": "b", "A": "B", "0": "1", "1": "2"}  # how names of both sides' columns differ
 MAX_RIDGE = 10_000
 PENALTIES = np.logspace(0, 6, 13)  # of ridge regression on features of variance 1
@@ -89,7 +99,7 @@ def prior_columns(labels: Labels) -> list[str]:
     """The columns of the table with so few different values that the mean outcome of each might give the answers away,
     as the name of a generator does; for comparisons, the pairs `A,B` of columns whose names say that they belong
     together, such as `model_0,model_1`."""
-    names = [f.name for f in labels.columns.schema if not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type))]
+    names = [f.name for f in labels.columns.schema if any(fits(f.type) for fits in NAMING)]
     names = [name for name in names if "," not in name and name not in ("image", "prompt", "group")]
     if labels.kind == "comparisons":
         sides = [(name, name.replace("pos", "neg")) for name in names if "pos" in name]

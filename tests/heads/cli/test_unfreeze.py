@@ -20,7 +20,7 @@ from embed.backbones.load import load_backbone
 from embed.cache.store import Cache
 from embed.cli.main import main as embed
 from embed.inputs.images import Limits, load_pixels
-from embed.spec import Source
+from embed.spec import InputError, Source
 from heads.cli.main import main as heads
 from heads.unfreeze import train
 
@@ -59,6 +59,17 @@ def run(capsys: pytest.CaptureFixture[str], main: Any, *argv: str) -> dict[str, 
 CACHE = ("cache", "counts.parquet", "--model", "local-dir:clip", "--out", "cache", "--workers", "1")
 TUNE = ("unfreeze", "cache", "--data", "counts.parquet", "--loss", "preference", "--out", "tuned",
         "--learning-rate", "2e-3", "--epochs", "2", "--batch-size", "512", "--device", "cpu")  # fmt: skip
+
+
+def test_validate_computes_as_many_pictures_at_once_as_it_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(config: Any, progress: Any) -> None:
+        raise InputError(f"{config.batch_size} at once")
+
+    monkeypatch.setattr("embed.jobs.build.build_cache", told)
+    assert heads(["validate", "pairs.parquet", "--batch_size", "3"]) == 2
+    assert "3 at once" in capsys.readouterr().err
 
 
 def test_tuned_refreshed_evaluated_and_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

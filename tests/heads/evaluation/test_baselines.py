@@ -1,5 +1,7 @@
 """Baselines: what a blinded head cannot see, and the prior against a loop."""
 
+from datetime import timedelta
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -126,7 +128,7 @@ def test_columns_of_few_values_are_priors() -> None:
     n = GROUPS * SIZE
     columns = {"maker": ["x", "y"] * (n // 2), "one": ["x"] * n, "year": [i % 24 for i in range(n)],
                "id": list(range(n)), "list": [[1]] * n, "many": [i % 25 for i in range(n)],
-               "a,b": ["x", "y"] * (n // 2)}  # fmt: skip
+               "a,b": ["x", "y"] * (n // 2), "took": [timedelta(i % 3) for i in range(n)]}  # fmt: skip
     assert prior_columns(single("ratings", np.ones(n), **columns)) == ["maker", "year"]
     sides = {"model_0": ["m", "n"] * 20, "model_1": ["n", "m"] * 20, "pos_by": ["p", "q"] * 20,
              "neg_by": ["q", "p"] * 20, "style": ["s", "t"] * 20}  # fmt: skip
