@@ -113,6 +113,16 @@ def test_two_heads_meet_on_what_neither_saw(tmp_path: Path, cache: Cache) -> Non
         rows = first.split.test_rows(fold)
         assert {by_half.split.fold[row] for row in rows} == {int(first.heads[fold].layer.bias.item()) - 1}
         assert second.heads[fold].layer.bias.item() == 0
+    # In folds that differ, each part is scored by the two heads that did not see it.
+    thirds = hold_out(save(tmp_path / "t", cache, SplitConfig(folds=3), range(ROWS)), cache, labels())
+    for parts in ((by_half, thirds), (thirds, by_half)):
+        both = in_common(*parts)
+        assert both[0].split.folds == both[1].split.folds > 3
+        for fold in range(both[0].split.folds):
+            for held, part in zip(both, parts, strict=True):
+                assert {part.split.fold[row] for row in held.split.test_rows(fold)} == {
+                    int(held.heads[fold].layer.bias.item()) - 1
+                }
     with pytest.raises(InputError, match="no row of the table is new to both"):
         other = save(tmp_path / "c", cache, SplitConfig(test_fraction=0.5, seed=0), range(ROWS))
         held = hold_out(other, cache, labels())

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, spearmanr, t, ttest_1samp
+from scipy.stats import binomtest, spearmanr, t, ttest_1samp, ttest_ind
 
 from heads.evaluation import intervals
 from heads.evaluation.intervals import (
@@ -161,6 +161,16 @@ def test_mean_of_folds() -> None:
     single = mean_interval(credit, bootstrap(a, seed=6))
     nothing = np.append(np.zeros(300), 1)
     assert mean_interval(np.append(credit, np.nan), bootstrap(np.append(a, 0), seed=6), nothing) == single
+
+
+def test_the_degrees_of_freedom_of_folds_are_satterthwaites() -> None:
+    """Welch's test of two samples of uneven spread is that of a mean over two folds."""
+    rng = np.random.default_rng(2)
+    wide, narrow = rng.normal(0, 1.0, 4), rng.normal(0, 0.05, 12)
+    fold, cluster = np.repeat([0, 1], [4, 12]), np.arange(16)
+    got = mean_interval(np.append(wide, narrow), bootstrap(cluster, resamples=20_000), fold)
+    welch = ttest_ind(wide, -narrow, equal_var=False).confidence_interval(0.95)  # of the sum, twice the mean
+    assert (got.low, got.high) == pytest.approx((welch.low / 2, welch.high / 2), rel=0.02)
 
 
 def test_paired_interval_agrees_with_the_sign_test() -> None:
