@@ -1,11 +1,14 @@
-"""Of epochs that validate equally well the first is trained anew for, as the loop keeps it."""
+"""What is kept where it is close: the first of epochs that validate equally well, and the default of a search."""
 
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import sem
 from trainings import task
 
 from heads.training import folds
+from heads.training.sweep import Trial, best_of
 
 
 @pytest.mark.parametrize(("accuracies", "epochs"), [([0.5, 0.7, 0.7], 2), ([0.7, 0.7, 0.6], 1), ([0.5, 0.6, 0.7], 3)])
@@ -22,3 +25,11 @@ def test_the_first_of_the_best_epochs_is_chosen(
     trained = folds.train_heads(task("fusion", folds=None))
     assert trained.chosen == {"epochs": epochs}
     assert asked == [(False, None), (True, epochs)]
+
+
+@pytest.mark.parametrize(("more", "better"), [(0.008, False), (0.012, True)])
+def test_a_trial_must_lead_by_more_than_the_standard_error_of_its_lead(more: float, better: bool) -> None:
+    lead = np.array([-0.02, 0.0, 0.059]) + more
+    assert (lead.mean() > sem(lead)) == better and lead.mean() > sem(lead, ddof=0)
+    first, other = Trial({}, [0.7, 0.72, 0.68], 1.0), Trial({"hidden": 64}, [*(lead + [0.7, 0.72, 0.68])], 1.0)
+    assert best_of([first, other]) is (other if better else first)
