@@ -1,5 +1,6 @@
 """What is kept where it is close: the first of epochs that validate equally well, and the default of a search."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from scipy.stats import sem
 from trainings import task
 
-from heads.training import folds
+from heads.training import convex, folds
 from heads.training.sweep import Trial, best_of
 
 
@@ -31,5 +32,13 @@ def test_the_first_of_the_best_epochs_is_chosen(
 def test_a_trial_must_lead_by_more_than_the_standard_error_of_its_lead(more: float, better: bool) -> None:
     lead = np.array([-0.02, 0.0, 0.059]) + more
     assert (lead.mean() > sem(lead)) == better and lead.mean() > sem(lead, ddof=0)
-    first, other = Trial({}, [0.7, 0.72, 0.68], 1.0), Trial({"hidden": 64}, [*(lead + [0.7, 0.72, 0.68])], 1.0)
+    rounds = np.array([0.7, 0.72, 0.68])
+    first, other = Trial({}, rounds.tolist(), 1.0), Trial({"hidden": 64}, (rounds + lead).tolist(), 1.0)
     assert best_of([first, other]) is (other if better else first)
+
+
+def test_the_strongest_of_penalties_that_are_as_good_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convex, "expected_accuracy", lambda *_: 0.7)
+    given = task("linear", folds=None)
+    trained = folds.train_heads(replace(given, config=replace(given.config, penalty=None)))
+    assert trained.chosen["penalty"] == convex.PENALTIES[0]
