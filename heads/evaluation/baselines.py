@@ -133,7 +133,8 @@ def ridge_scores(labels: Labels, features: Features, split: Split) -> Floats:
     scores, single = np.full(labels.items.shape, np.nan), labels.items.shape[1] == 1
     for fold in range(split.folds):
         held_out = split.withheld_rows(fold)
-        train = np.random.default_rng(fold).permutation(rows_apart_from(labels, held_out))[:MAX_RIDGE]
+        known = rows_apart_from(labels, held_out, np.flatnonzero(np.isfinite(outcome).all(axis=1)))
+        train = np.random.default_rng(fold).permutation(known)[:MAX_RIDGE]
         if len(train) < 2:
             scores[held_out] = 0.0
             continue
