@@ -11,7 +11,7 @@ from heads_tiny import make_cache
 from embed.cache.store import Cache
 from embed.records.formats import read_records
 from embed.spec import InputError
-from heads.data.comparisons import Labels, Pairs, expected_accuracy, labels_alone, match_labels, pairs_among
+from heads.data.comparisons import Labels, labels_alone, match_labels, pairs_among
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +103,3 @@ def test_labels_alone_are_those_met_with_a_cache_under_other_numbers(tmp_path: P
     for of_item in ("image", "prompt"):
         met_ids, alone_ids = (getattr(one, of_item)[one.items].ravel() for one in (met, alone))
         np.testing.assert_array_equal(met_ids[:, None] == met_ids, alone_ids[:, None] == alone_ids)
-
-
-def test_the_accuracy_that_chooses_epochs_is_weighted_and_equal_scores_are_half_right() -> None:
-    target, weight = np.array([1.0, 0.8, 0.3, 1.0], np.float32), np.array([1.0, 2.0, 4.0, 0.5], np.float32)
-    rows = np.arange(4)
-    pairs = Pairs(rows, rows + 4, target, weight, rows, rows)
-    score_a, score_b = np.array([2, 1, 5, 0], np.float32), np.array([1, 1, 0, 3], np.float32)
-    agreement = [1.0, 0.5, 0.3, 0.0]
-    expected = sum(w * x for w, x in zip(weight, agreement, strict=True)) / 7.5
-    assert expected_accuracy(score_a, score_b, pairs) == pytest.approx(expected)

@@ -8,6 +8,7 @@ import pytest
 from scipy.stats import sem
 from trainings import task
 
+from heads.data.comparisons import Pairs, expected_accuracy
 from heads.training import convex, folds
 from heads.training.sweep import Trial, best_of
 
@@ -42,3 +43,13 @@ def test_the_strongest_of_penalties_that_are_as_good_is_chosen(monkeypatch: pyte
     given = task("linear", folds=None)
     trained = folds.train_heads(replace(given, config=replace(given.config, penalty=None)))
     assert trained.chosen["penalty"] == convex.PENALTIES[0]
+
+
+def test_the_accuracy_that_chooses_epochs_is_weighted_and_equal_scores_are_half_right() -> None:
+    target, weight = np.array([1.0, 0.8, 0.3, 1.0], np.float32), np.array([1.0, 2.0, 4.0, 0.5], np.float32)
+    rows = np.arange(4)
+    pairs = Pairs(rows, rows + 4, target, weight, rows, rows)
+    score_a, score_b = np.array([2, 1, 5, 0], np.float32), np.array([1, 1, 0, 3], np.float32)
+    agreement = [1.0, 0.5, 0.3, 0.0]
+    expected = sum(w * x for w, x in zip(weight, agreement, strict=True)) / 7.5
+    assert expected_accuracy(score_a, score_b, pairs) == pytest.approx(expected)

@@ -30,6 +30,17 @@ def test_likes_are_averaged_and_dislikes_taken_away():
         mixed_query(likes[:0], dislikes)
 
 
+def test_pictures_without_a_value_are_no_group(tmp_path):
+    creators = ["x", None, None, "x", None, "y", "y", None]
+    labels = make_labels(8).drop_columns(["creator"]).append_column("creator", pa.array(creators))
+    few = make_catalogue(tmp_path / "c", unit_vectors(8, 16), labels)
+    query = unit_vectors(1, 16, seed=2)[0]
+    ranked = [hit.metadata["creator"] for hit in few.search(query[None], 8)[0]]
+    found = [hit.metadata["creator"] for hit in find(few, query, Wish(8, group_by="creator"))]
+    assert found.count(None) == 4 and sorted(filter(None, found)) == ["x", "y"]
+    assert len(ranked) == 8
+
+
 def test_a_plain_wish_is_a_search(catalogue):
     query = unit_vectors(1, 16, seed=2)
     assert find(catalogue, query[0], Wish(7, 0.3)) == catalogue.search(query, 7, 0.3)[0]
@@ -59,17 +70,6 @@ def test_constraints_are_met_and_cost_no_hit(catalogue):
     found = find(catalogue, query, Wish(len(kept), 0.3, dedup=0.3))
     assert [hit.key for hit in found] == [hit.key for hit in kept]
     assert ranked.index(kept[-1]) > 4 * len(kept)
-
-
-def test_pictures_without_a_value_are_no_group(tmp_path):
-    creators = ["x", None, None, "x", None, "y", "y", None]
-    labels = make_labels(8).drop_columns(["creator"]).append_column("creator", pa.array(creators))
-    few = make_catalogue(tmp_path / "c", unit_vectors(8, 16), labels)
-    query = unit_vectors(1, 16, seed=2)[0]
-    ranked = [hit.metadata["creator"] for hit in few.search(query[None], 8)[0]]
-    found = [hit.metadata["creator"] for hit in find(few, query, Wish(8, group_by="creator"))]
-    assert found.count(None) == 4 and sorted(filter(None, found)) == ["x", "y"]
-    assert len(ranked) == 8
 
 
 def test_grouping_by_a_column_that_is_not_there(catalogue):
