@@ -1,7 +1,7 @@
 """`python -m heads unfreeze` and `export-checkpoint`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -76,7 +76,8 @@ def unfreeze(
     from embed.cache.store import Cache
     from embed.devices import resolve_device
     from heads.data.split import split_report, split_rows
-    from heads.evaluation.evaluate import evaluate
+    from heads.evaluation.evaluate import fast_scores, pair_accuracies
+    from heads.evaluation.measured import measure_pairs
     from heads.report.figures import told
     from heads.unfreeze.tune import save_tuned, tune
 
@@ -94,12 +95,12 @@ def unfreeze(
     )
     if tuned.unfrozen.ranks.rank:
         return {}
-    protocol = Protocol(seed=seed)
-    before = evaluate(labels, features, [tuned.frozen_head], parts, protocol)
-    moved = tuned.unfrozen.features(labels.image, labels.prompt)
-    found = evaluate(labels, moved, [tuned.unfrozen.head], parts, protocol)
-    found = replace(found, zero_shot_pair_accuracy=before.zero_shot_pair_accuracy)
-    frozen = before.pair_accuracy
+    measured = measure_pairs(labels, parts, Protocol(seed=seed))
+    before = fast_scores(measured, features, [tuned.frozen_head])
+    moved = fast_scores(measured, tuned.unfrozen.features(labels.image, labels.prompt), [tuned.unfrozen.head])
+    # Zero-shot is the backbone as it was.
+    found = pair_accuracies(measured, {**before, "head": moved["head"]})
+    frozen = measured.interval(measured.credit(before["head"]))
     result = found.to_json() | {"frozen_pair_accuracy": frozen.to_json()}
     manifest = {
         "training": asdict(config),

@@ -76,6 +76,9 @@ def test_tuned_refreshed_evaluated_and_exported(folder: Path, capsys: pytest.Cap
     run(capsys, embed, *CACHE, "--boundary", "blocks=1,1", "--boundary-dtype", "float32")
     tuned = run(capsys, heads, *TUNE, "--unfreeze-visual", "1", "--unfreeze-text", "1", "--wise", "auto")
     assert tuned["pair_accuracy"]["value"] > tuned["frozen_pair_accuracy"]["value"] + 0.1
+    # The lead is over the backbone as it was, whose accuracy stands beside.
+    lead = tuned["pair_accuracy"]["value"] - tuned["zero_shot_pair_accuracy"]["value"]
+    assert tuned["lead"]["zero_shot"]["difference"]["value"] == pytest.approx(lead) and lead > 0.05
     assert len(tuned["validation_accuracy"]) == 3 and 0 <= tuned["wise"] <= 1
 
     # What moved is small, the rest is the base's, and the whole is a new backbone.
