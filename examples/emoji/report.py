@@ -73,7 +73,7 @@ def _scatter(points: Sequence[Point], size: int = 22) -> str:
     high = max(math.log10(p.count) for p in points)
     counts = [(float(power), f"{10**power:,}") for power in range(math.ceil(low), math.floor(high) + 1)]
     percents = [(p, f"{p} %") for p in (0, 25, 50, 75, 100)]
-    plot = Plot(Axis(low, high, counts, "times used"), Axis(0, 100, percents), pad=size)
+    plot = Plot(Axis(low, high, counts, "times used"), Axis(0, 100, percents, "percentile"), pad=size)
     marks = []
     for p in points:
         x, y = plot.at(math.log10(p.count), p.percentile)

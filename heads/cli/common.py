@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from embed.cli.console import table, warn
 from embed.config import TableConfig
 from embed.options import Range
+from embed.spec import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from embed.arrays import Ints
     from embed.cache.store import Cache
     from embed.records.formats import Records
+    from heads.config import Protocol
     from heads.data.comparisons import Labels
     from heads.data.features import Features
     from heads.evaluation.evaluate import Accuracies
@@ -91,6 +94,15 @@ class PairOptions:
     min_ratio: Annotated[float | None, Range(1)] = None
     """Train on pairs whose counts differ at least so many times. By default on all, the surer the more."""
 
+    def require_use(self, tables: "Sequence[Labels]", losses: Sequence[str], keeps_aside: bool = True) -> None:
+        """Raise InputError if --min-ratio is given and chooses no pair: of no table of counts, or with the loss rating
+        alone where no pairs are kept aside either."""
+        counts = [loss for table, loss in zip(tables, losses, strict=True) if table.kind == "counts"]
+        chooses = set(counts) - {"rating"} or (keeps_aside and tables[0].kind == "counts")
+        if self.min_ratio is not None and not chooses:
+            of = "the loss rating, which has no pairs" if counts else f"tables of {tables[0].kind}"
+            raise InputError(f"--min-ratio chooses pairs of counts, and does nothing for {of}; leave it out")
+
 
 @dataclass(frozen=True)
 class HeadTraining(PairOptions):
@@ -98,6 +110,15 @@ class HeadTraining(PairOptions):
 
     device: str = "cpu"
     """What computes: cpu or cuda, which must be there."""
+
+
+def protocol_of(given: "partial[Protocol]", labels: "Labels", seed: int) -> "Protocol":
+    """The protocol that a table is measured by. Raise InputError if --min-ratio is given and is not of its kind."""
+    if "min_ratio" in given.keywords and labels.kind != "counts":
+        raise InputError(
+            f"--min-ratio chooses pairs of counts, and does nothing for a table of {labels.kind}; leave it out"
+        )
+    return given(seed=seed)
 
 
 def content_ids(cache: "Cache", labels: "Labels", items: "Ints") -> "pa.Array":
@@ -113,13 +134,19 @@ def content_ids(cache: "Cache", labels: "Labels", items: "Ints") -> "pa.Array":
 
 
 def accuracy_lines(found: "Accuracies") -> list[str]:
+    """A verdict, the accuracies with their intervals, and by which protocol."""
+    from heads.report.figures import ends, number, verdict
+
     measured = {
         "pair accuracy": found.pair_accuracy,
         "zero shot pair accuracy": found.zero_shot_pair_accuracy,
         "chance": found.chance,
     }
-    rows = [(name, f"{x.value:.3f}", f"{x.low:.3f} to {x.high:.3f}") for name, x in measured.items() if x]
-    return [*table(("", "mean", "95 % interval"), rows), protocol_line(found.pairs, found.protocol)]
+    rows = [(name, number(x.value, ".3f"), ends(x)) for name, x in measured.items() if x]
+    names = "head", "zero_shot", "chance"
+    accuracy = {name: one.value for name, one in zip(names, measured.values(), strict=True) if one}
+    lines = table(("", "mean", "95 % interval"), rows)
+    return [verdict(accuracy, found.lead), *lines, protocol_line(found.pairs, found.protocol)]
 
 
 def protocol_line(pairs: int, protocol: Mapping[str, object]) -> str:

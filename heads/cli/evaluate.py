@@ -7,18 +7,19 @@ from typing import Any
 
 from embed.cli.console import progress, table, warn
 from embed.files import require_out_file
-from heads.cli.common import HeldOutOptions, protocol_line
+from heads.cli.common import HeldOutOptions, protocol_line, protocol_of
 from heads.config import Protocol
-from heads.report.figures import cell, figures_of, number
+from heads.report.figures import cell, comparison, ends, figures_of, number, verdict_of
 
 SHOWN_SLICES = 20
 CELL = "{} ({}..{})"
 SCORERS = {
     "head": "head",
     "zero_shot": "zero-shot",
+    "ridge": "ridge",
+    "prior": "prior",
     "image_only": "image only",
     "prompt_only": "prompt only",
-    "prior": "prior",
     "chance": "chance",
 }
 
@@ -30,10 +31,12 @@ class Asked:
     baselines: bool = False
     """Train the same head without prompts, and without pictures, on the same rows. That takes two trainings."""
     prior_by: str | None = None
-    """A baseline that knows only how much was liked in training what has the same value of this column, or, for
-    comparisons, of the two columns A,B."""
+    """The column of the prior, which knows only how much was liked in training what has the same value, or, for
+    comparisons, the two columns A,B. By default the column of few values with the best prior."""
     slice_by: str | None = None
     """A column for each value of which pair accuracy is measured too."""
+    all_metrics: bool = False
+    """Print every paper's figure."""
     scores: Path | None = None
     """Write the score of every row measured to this file, as parquet."""
     report: Path | None = None
@@ -61,13 +64,13 @@ def evaluate(
     from heads.evaluation.slices import pair_accuracy_by
 
     opened, labels, features, (held,) = held_out.open(cache, head)
-    measured = measure_pairs(labels, held.split, protocol(seed=held.manifest["split"]["seed"]))
+    measured = measure_pairs(labels, held.split, protocol_of(protocol, labels, held.manifest["split"]["seed"]))
     if alone := lone_rows(labels, held.split):
         warn(f"{alone} of {held.rows} rows are alone in their group, and compare nothing")
     found = fast_scores(measured, features, held.heads)
-    baselines = _baselines(asked, labels, features, held, found)
+    baselines, priors = _baselines(asked, measured, features, held, found)
     found = {name: found[name] for name in SCORERS if name in found}
-    result = {
+    result: dict[str, object] = {
         **pair_accuracies(measured, found).to_json(),
         "metrics": scoreboard(measured, found),
         "lead": lead(measured, found),
@@ -77,12 +80,14 @@ def evaluate(
         else "the best on the rows for validation",
         "reliability": {map: [vars(bin) for bin in reliability(measured, found["head"], map)] for map in MAPS},
         "baselines": baselines,
+        "priors": priors,
         "slices": pair_accuracy_by(measured, found, asked.slice_by) if asked.slice_by else None,
         "part": held.part,
         "rows": held.rows,
         "trained_rows": held.seen_rows,
         "split": held.manifest["split"],
     }
+    result["verdict"] = verdict_of(result)
     if asked.scores:
         write_scores(asked.scores, labels, held.split, found["head"])
     if asked.report:
@@ -92,7 +97,14 @@ def evaluate(
         found = {name: np.where(is_held_out, values, np.nan) for name, values in found.items()}
         records = held_out.read(held_out.data)
         write_report(asked.report, f"{head} on {held_out.data}", result, measured, found, records, opened)
-    print(f"{head} on {held_out.data}: {held.part}", *_lines(result), sep="\n")
+    print(result["verdict"], f"{head} on {held_out.data}: {held.part}", *_accuracies(result, priors), sep="\n")
+    if asked.slice_by:
+        print(*_slices(result), sep="\n")
+    if asked.all_metrics:
+        print("", *_metrics(result), sep="\n")
+    else:
+        rest = "" if asked.report else "; plots and pictures: --report FILE.html"
+        print(f"every paper's figure: --all-metrics, or --json{rest}")
     return result
 
 
@@ -113,16 +125,14 @@ def compare(
 
     _, labels, features, parts = held_out.open(cache, first, second)
     both = in_common(*parts)
-    measured = measure_pairs(labels, both[0].split, protocol(seed=both[0].manifest["split"]["seed"]))
+    measured = measure_pairs(labels, both[0].split, protocol_of(protocol, labels, both[0].manifest["split"]["seed"]))
     scores = (head_scores(held.heads, labels, features, held.split) for held in both)
     one, other, test = compared(measured, *scores)
     pairs, described = int(measured.decided.sum()), {**measured.describe(), "average": "over pairs of all parts"}
     figures = (first, one, ".3f"), (second, other, ".3f"), ("difference", test.difference, "+.3f")
-    rows = [
-        (name, *cell(interval.to_json(), "{}|{} to {}", format).partition("|")[::2])
-        for name, interval, format in figures
-    ]
+    rows = [(name, number(interval.value, format), ends(interval, format)) for name, interval, format in figures]
     print(
+        comparison(first, second, test.difference.value, test.p_value),
         f"{held_out.data}: {both[0].part}",
         *table(("pair accuracy, tie = ½", "mean", "95 % interval"), rows),
         f"p = {number(test.p_value, '.3g')} (paired bootstrap, two-sided)",
@@ -140,30 +150,62 @@ def compare(
     }
 
 
-def _baselines(asked: Asked, labels: Any, features: Any, held: Any, scores: dict[str, Any]) -> dict[str, str | None]:
-    """Add the baselines asked for to `scores`; for each, None, or why it is not there."""
-    from heads.evaluation.baselines import BLINDED, prior_scores, trained_scores
+def _baselines(
+    asked: Asked, measured: Any, features: Any, held: Any, scores: dict[str, Any]
+) -> tuple[dict[str, str | None], list[dict[str, object]]]:
+    """Add the baselines to `scores`; for each, None, or why it is not there; and the priors, the strongest first."""
+    from heads.evaluation.baselines import BLINDED, prior_columns, ridge_scores, strongest_prior, trained_scores
 
+    labels = measured.labels
     missing: dict[str, str | None] = dict.fromkeys(SCORERS, None)
     if "zero_shot" not in scores:
         missing["zero_shot"] = "some rows have no prompt"
-    prior_by = asked.prior_by or ""
-    for name in (*BLINDED, "prior"):
-        if not (prior_by if name == "prior" else asked.baselines):
-            missing[name] = "--prior-by COLUMN measures it" if name == "prior" else "--baselines trains it"
-        elif not held.own_split or "training" not in held.manifest:
-            missing[name] = "what the head was trained on is not in this table"
-        elif name == "prior":
-            scores[name] = prior_scores(labels, held.split, prior_by)
+    if not held.own_split:
+        missing |= dict.fromkeys(("ridge", "prior", *BLINDED), "what the head was trained on is not in this table")
+        return missing, []
+    scores["ridge"] = ridge_scores(labels, features, held.split)
+    priors: list[dict[str, object]] = []
+    if columns := [asked.prior_by] if asked.prior_by else prior_columns(labels):
+        scores["prior"], priors = strongest_prior(measured, columns)
+    else:
+        missing["prior"] = "no column has few values; --prior-by COLUMN measures it"
+    for name in BLINDED:
+        if not asked.baselines:
+            missing[name] = "--baselines trains it"
         elif (found := trained_scores(name, labels, features, held.split, held.manifest, progress)) is not None:
             scores[name] = found
         else:
             missing[name] = "the head does not read both sides"
-    return missing
+    return missing, priors
 
 
-def _lines(result: dict[str, Any]) -> list[str]:
-    names = [name for name in SCORERS if name in result["metrics"]["pair_accuracy"]["scores"]]
+def _accuracies(result: dict[str, Any], priors: list[dict[str, Any]]) -> list[str]:
+    """The pair accuracy of each scorer, the head's lead over it, and by which protocol."""
+    rows = []
+    for name, interval in result["metrics"]["pair_accuracy"]["scores"].items():
+        lead = result["lead"].get(name)
+        by = f" by {priors[0]['by']}" if name == "prior" else ""
+        row = SCORERS[name] + by, number(interval["value"], ".3f"), ends(interval)
+        rows.append(
+            (
+                *row,
+                *((number(lead["difference"]["value"], "+.3f"), number(lead["p_value"], ".2g")) if lead else ("", "")),
+            )
+        )
+    lines = table(("pair accuracy, tie = ½", "mean", "95 % interval", "head's lead", "p"), rows)
+    absent = [f"{SCORERS[name]} ({reason})" for name, reason in result["baselines"].items() if reason]
+    if absent:
+        lines.append(f"without {', '.join(absent)}")
+    if others := priors[1:4]:
+        lines.append(
+            "other priors: " + ", ".join(f"{p['by']} {number(p['pair_accuracy']['value'], '.3f')}" for p in others)
+        )
+    return [*lines, protocol_line(result["pairs"], result["protocol"])]
+
+
+def _metrics(result: dict[str, Any]) -> list[str]:
+    """Every paper's figure of every scorer."""
+    names = list(result["metrics"]["pair_accuracy"]["scores"])
     figures = figures_of(result, names, CELL)
     rows = [(label, *cells) for label, _, cells in figures.metrics]
     rows += [("head's lead in pair accuracy", *figures.leads), ("  p, paired bootstrap", *figures.p_values)]
@@ -171,14 +213,17 @@ def _lines(result: dict[str, Any]) -> list[str]:
     if result["tie_thresholds"]:
         thresholds = ", ".join(f"{threshold:g}" for threshold in result["tie_thresholds"])
         lines.append(f"PickScore's tie threshold for the head, {result['tie_thresholds_of']}: {thresholds}")
-    lines += [f"without {', '.join(labels)}: {reason}" for reason, labels in figures.missing.items()]
-    lines += [f"without {SCORERS[name]}: {reason}" for name, reason in result["baselines"].items() if reason]
-    if sliced := result["slices"]:
-        shown = sliced["slices"][:SHOWN_SLICES]
-        rows = [(s["value"], s["pairs"], *(cell(s["pair_accuracy"][name], CELL) for name in names)) for s in shown]
-        lines += ["", *table((f"pair accuracy by {sliced['by']}", "pairs", *(SCORERS[name] for name in names)), rows)]
-        if rest := len(sliced["slices"]) - len(shown):
-            lines.append(f"and {rest} more values with fewer pairs")
-        if sliced["across"]:
-            lines.append(f"{sliced['across']} pairs between two values of {sliced['by']} are in no slice")
-    return [*lines, protocol_line(result["pairs"], result["protocol"])]
+    return lines + [f"without {', '.join(labels)}: {reason}" for reason, labels in figures.missing.items()]
+
+
+def _slices(result: dict[str, Any]) -> list[str]:
+    """The pair accuracy of every scorer for each value of a column."""
+    sliced, names = result["slices"], list(result["metrics"]["pair_accuracy"]["scores"])
+    shown = sliced["slices"][:SHOWN_SLICES]
+    rows = [(s["value"], s["pairs"], *(cell(s["pair_accuracy"][name], CELL) for name in names)) for s in shown]
+    lines = ["", *table((f"pair accuracy by {sliced['by']}", "pairs", *(SCORERS[name] for name in names)), rows)]
+    if rest := len(sliced["slices"]) - len(shown):
+        lines.append(f"and {rest} more values with fewer pairs")
+    if sliced["across"]:
+        lines.append(f"{sliced['across']} pairs between two values of {sliced['by']} are in no slice")
+    return lines

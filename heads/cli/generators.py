@@ -104,6 +104,9 @@ def _lines(result: dict[str, Any]) -> list[str]:
     header = ("generator", "wins", "Elo", "Bradley-Terry") + (("head's Elo", "head's Bradley-Terry") if head else ())
     lines = [*table(header, rows), f"{result['choices']} choices within prompts; Elo: mean ± sd over {result['orders']}"
              " random orders; Bradley-Terry: log odds, 95 % interval clustered by prompt"]  # fmt: skip
+    strengths = people["bradley_terry"] or {}
+    if reasons := {one["reason"] for one in strengths.values() if "reason" in one}:
+        lines.append(f"there are no intervals: {', '.join(reasons)}")
     if head:
         elo, terry = result["agreement"]["elo_spearman"], result["agreement"]["bradley_terry_spearman"]
         lines.append(f"Spearman of the head's and people's Elo: {elo['mean']:.3f} ± {elo['sd']:.3f} over orders")

@@ -45,7 +45,9 @@ class Original:
             return Source(self.model, pretrained)
         return Source(self.model, f"{pretrained}@{self.checkout_path}" if pretrained else self.checkout_path)
 
-    def embed(self, table: str, out: Path, device: str, workers: int | None = None) -> "BuildConfig":
+    def embed(
+        self, table: str, out: Path, device: str, workers: int | None = None, batch_size: int | None = None
+    ) -> "BuildConfig":
         """The configuration of a cache of the table's pictures and prompts, once that is made."""
         from embed.jobs.build import BuildConfig, build_cache
 
@@ -57,6 +59,7 @@ class Original:
             format="social-reward",
             images_root=self.images_root,
             workers=workers,
+            batch_size=batch_size,
             machine_cache=self.machine_cache,
         )
         build_cache(config, progress)
@@ -155,7 +158,7 @@ def validate(
 
     Args:
         parquet_file_or_pandas_dataframe: A parquet file with the columns prompt, pos_path and neg_path.
-        batch_size: It is accepted as Social Reward's script has it, and changes nothing.
+        batch_size: Pictures computed at once. By default as many as suit the machine.
         num_workers: Processes that decode pictures. By default one for each core.
     """
     import tempfile
@@ -169,7 +172,7 @@ def validate(
 
     table = parquet_file_or_pandas_dataframe
     with tempfile.TemporaryDirectory() as folder:
-        cache = Cache.open(original.embed(table, Path(folder, "cache"), device.device, num_workers).out)
+        cache = Cache.open(original.embed(table, Path(folder, "cache"), device.device, num_workers, batch_size).out)
         labels = match_labels(read_records(table, "social-reward", original.images_root), cache)
         vectors = cache.image_embeddings(), cache.text_embeddings()
     scores = zero_shot_scores(features_of(*vectors, labels.image, labels.prompt))

@@ -40,6 +40,7 @@ def sweep(
     from embed.files import write_json
     from heads.data import split
     from heads.evaluation.evaluate import evaluate
+    from heads.report.figures import told
     from heads.training.folds import Task, train_heads
     from heads.training.sweep import Options, Trial, best_of
     from heads.training.sweep import sweep as search
@@ -51,6 +52,7 @@ def sweep(
     (labels,), features = table_options.met(opened, [data])
     split_config = SplitConfig(**vars(splitting))
     rows = split.split_rows(labels, split_config)
+    where.require_use([labels], ["preference"])
     moved = features.to(where.device)
 
     def task_of(options: Options) -> Task:
@@ -90,7 +92,7 @@ def sweep(
         *table(("options", "accuracy"), [(_shown(trial.options), f"{trial.accuracy:.4f}") for trial in first]),
         "",
         f"chosen: {_shown(best.options)}" + (" (the default: none is clearly better)" if best is trials[0] else ""),
-        *(f"held out, opened once: {name} {x.value:.3f} ({x.low:.3f} to {x.high:.3f})" for name, x in test.items()),
+        *(f"held out, opened once: {name} {told(interval)}" for name, interval in test.items()),
         f"train it with: python -m heads train {cache} --data {data} --config {out / 'best.json'}",
         sep="\n",
     )

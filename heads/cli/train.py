@@ -115,6 +115,8 @@ def train(
     (measured, *more), features = labels.met(opened, tables.data)
     head_config, train_config = configs({**options, "loss": losses[0]}, split_config.seed, features)
     require_use(train_config, losses)
+    aside = head_config.kind != "kernel" and train_config.penalty is None
+    where.require_use([measured, *more], losses, keeps_aside=aside)
     others = [OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
     rows = split_rows(measured, split_config)
     described = split_report(measured, rows, split_config, opened)

@@ -1,7 +1,7 @@
 """`python -m heads unfreeze` and `export-checkpoint`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -79,13 +79,16 @@ def unfreeze(
     from embed.cache.store import Cache
     from embed.devices import resolve_device
     from heads.data.split import split_report, split_rows
-    from heads.evaluation.evaluate import evaluate
+    from heads.evaluation.evaluate import fast_scores, pair_accuracies
+    from heads.evaluation.measured import measure_pairs
+    from heads.report.figures import told
     from heads.unfreeze.tune import save_tuned, tune
 
     opened, seed = Cache.open(cache), splitting.seed
     resolved = resolve_device(device.device)
     config = training(unfrozen.name, seed=seed)
     (labels,), features = table.met(opened, [table.data])
+    where.require_use([labels], [config.loss])
     split_config = SplitConfig(**vars(splitting))
     parts = split_rows(labels, split_config)
     on_top = HeadConfig(head, features.dim, features.pooled_dim) if head else None
@@ -95,12 +98,12 @@ def unfreeze(
     )
     if tuned.unfrozen.ranks.rank:
         return {}
-    protocol = Protocol(seed=seed)
-    before = evaluate(labels, features, [tuned.frozen_head], parts, protocol)
-    moved = tuned.unfrozen.features(labels.image, labels.prompt)
-    found = evaluate(labels, moved, [tuned.unfrozen.head], parts, protocol)
-    found = replace(found, zero_shot_pair_accuracy=before.zero_shot_pair_accuracy)
-    frozen = before.pair_accuracy
+    measured = measure_pairs(labels, parts, Protocol(seed=seed))
+    before = fast_scores(measured, features, [tuned.frozen_head])
+    moved = fast_scores(measured, tuned.unfrozen.features(labels.image, labels.prompt), [tuned.unfrozen.head])
+    # Zero-shot is the backbone as it was.
+    found = pair_accuracies(measured, {**before, "head": moved["head"]})
+    frozen = measured.interval(measured.credit(before["head"]))
     result = found.to_json() | {"frozen_pair_accuracy": frozen.to_json()}
     manifest = {
         "training": asdict(config),
@@ -116,7 +119,7 @@ def unfreeze(
     accuracies = [record["validation_accuracy"] for record in tuned.history]
     print("  ".join(f"{epoch}: {accuracy:.3f}" for epoch, accuracy in enumerate(accuracies)))
     print(*accuracy_lines(found), sep="\n")
-    print(f"the same score before unfreezing: {frozen.value:.3f} ({frozen.low:.3f} to {frozen.high:.3f})")
+    print(f"the same score before unfreezing: {told(frozen)}")
     print(f"written to {out}: --pretrained delta:{out}, and a head in {out / 'head'}")
     return {
         "tuned": str(out),

@@ -1,12 +1,15 @@
-"""What a head should be better than: the same head without pictures or without prompts, and what is always liked.
+"""What a head should be better than: the same head without pictures or without prompts, ridge regression, and what is
+always liked.
 
 A head that reads prompts alone and does well shows that the table gives its answers away. Scores are (m, sides), as in
 `heads.evaluation.evaluate`.
 """
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from embed.arrays import Floats
@@ -16,6 +19,7 @@ from heads.data.comparisons import Labels, appeal, values_of
 from heads.data.features import Features
 from heads.data.split import Split, rows_apart_from
 from heads.evaluation.evaluate import head_scores
+from heads.evaluation.measured import Measured
 from heads.models import build_head, config_from_json
 from heads.store.disk import HeadManifest
 from heads.training.folds import Task, train_heads
@@ -53,6 +57,22 @@ def trained_scores(
     return head_scores(train_heads(task).scorers, labels, blinded, split.with_validation())
 
 
+MAX_VALUES = 50  # of a column that is a prior without being asked for
+ROWS_PER_VALUE = 5  # that it has at least, on average
+# Types whose values can name something.
+NAMING = (
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_dictionary,
+    pa.types.is_boolean,
+    pa.types.is_integer,
+    pa.types.is_floating,
+    pa.types.is_date,
+)
+NEXT = {"a": "b", "A": "B", "0": "1", "1": "2"}  # how names of both sides' columns differ
+MAX_RIDGE = 10_000
+PENALTIES = np.logspace(0, 6, 13)  # of ridge regression on features of variance 1
+BATCH = 65536
 BLINDED = {"image_only": image_only, "prompt_only": prompt_only}
 
 
@@ -72,6 +92,57 @@ def prior_scores(labels: Labels, split: Split, by: str) -> Floats:
         means = np.full(len(total), outcome[train].mean() if len(train) else 0.0)
         np.divide(total, number, out=means, where=number > 0)
         scores[held_out] = means[value[held_out]]
+    return scores
+
+
+def prior_columns(labels: Labels) -> list[str]:
+    """The columns of the table with so few different values that the mean outcome of each might give the answers away,
+    as the name of a generator does; for comparisons, the pairs `A,B` of columns whose names say that they belong
+    together, such as `model_0,model_1`."""
+    names = [f.name for f in labels.columns.schema if any(fits(f.type) for fits in NAMING)]
+    names = [name for name in names if "," not in name and name not in ("image", "prompt", "group")]
+    if labels.kind == "comparisons":
+        sides = [(name, name.replace("pos", "neg")) for name in names if "pos" in name]
+        sides += [(name, name[:i] + NEXT[c] + name[i + 1 :]) for name in names for i, c in enumerate(name) if c in NEXT]
+        names = [f"{a},{b}" for a, b in sides if b in names]
+    few = min(MAX_VALUES, labels.items.size // ROWS_PER_VALUE)
+    return [name for name in names if 2 <= len(values_of(labels, name)[1]) <= few]
+
+
+def strongest_prior(measured: Measured, columns: Sequence[str]) -> tuple[Floats, list[dict[str, object]]]:
+    """The scores of the prior that orders most pairs as people did, and the pair accuracy of each, the highest first.
+
+    It is chosen on the rows held out, which is to its advantage and not to the head's.
+    """
+    found = {by: prior_scores(measured.labels, measured.split, by) for by in columns}
+    accuracy = {by: measured.interval(measured.credit(scores)) for by, scores in found.items()}
+    order = sorted(columns, key=lambda by: -accuracy[by].value)
+    return found[order[0]], [{"by": by, "pair_accuracy": accuracy[by].to_json()} for by in order]
+
+
+def ridge_scores(labels: Labels, features: Features, split: Split) -> Floats:
+    """The scores of scikit-learn's RidgeCV, fitted for each fold on the rows that training saw, MAX_RIDGE of them at
+    most: from the pooled features of pictures, or the projected ones where there are no pooled, to the outcome; of
+    comparisons, from the difference of both pictures to that of their outcomes."""
+    from sklearn.linear_model import RidgeCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    vectors = features.image_embeddings if features.image_pooled is None else features.image_pooled
+    image, outcome = labels.image[labels.items], _outcomes(labels)
+    scores, single = np.full(labels.items.shape, np.nan), labels.items.shape[1] == 1
+    for fold in range(split.folds):
+        held_out = split.withheld_rows(fold)
+        known = rows_apart_from(labels, held_out, np.flatnonzero(np.isfinite(outcome).all(axis=1)))
+        train = np.random.default_rng(fold).permutation(known)[:MAX_RIDGE]
+        if len(train) < 2:
+            scores[held_out] = 0.0
+            continue
+        sides = [vectors[torch.from_numpy(side)].float().numpy() for side in image[train].T]
+        x, y = (sides[0], outcome[train, 0]) if single else (sides[0] - sides[1], outcome[train] @ [1, -1])
+        model = make_pipeline(StandardScaler(with_mean=single), RidgeCV(PENALTIES, fit_intercept=single)).fit(x, y)
+        parts = torch.split(vectors, BATCH)
+        scores[held_out] = np.concatenate([model.predict(part.float().numpy()) for part in parts])[image[held_out]]
     return scores
 
 

@@ -24,6 +24,7 @@ from heads.data.split import Split
 from heads.evaluation.calibration import fit_isotonic, fit_percentiles, fit_temperature
 from heads.evaluation.intervals import Interval
 from heads.evaluation.measured import Measured, measure_pairs
+from heads.evaluation.paired import lead
 from heads.models import Cosine, Head
 from heads.training.train import score_items
 
@@ -75,6 +76,7 @@ class Accuracies:
     pair_accuracy: Interval
     zero_shot_pair_accuracy: Interval | None  # untrained CLIP's; None where items have no prompt
     chance: Interval
+    lead: dict[str, dict[str, object]]  # of the head over each other scorer, as `paired.lead` gives it
     pairs: int  # with a winner
     protocol: dict[str, object]
 
@@ -90,13 +92,15 @@ def evaluate(labels: Labels, features: Features, heads: list[Head], split: Split
 
 def pair_accuracies(measured: Measured, scores: Mapping[str, Floats]) -> Accuracies:
     """The accuracies of the scores that `fast_scores` gives."""
+    measured.warn_of_few()
     found = {
         name: measured.interval(measured.credit(scores[name]))
         for name in ("head", "zero_shot", "chance")
         if name in scores
     }
     pairs = int(measured.decided.sum())
-    return Accuracies(found["head"], found.get("zero_shot"), found["chance"], pairs, measured.describe())
+    ahead = lead(measured, {name: scores[name] for name in found})
+    return Accuracies(found["head"], found.get("zero_shot"), found["chance"], ahead, pairs, measured.describe())
 
 
 def calibration_of(measured: Measured, scores: Floats, reference: Floats | None = None) -> dict[str, dict[str, object]]:
@@ -148,15 +152,23 @@ def percentiles(scores: Floats, fold: Ints) -> Floats:
 
 def write_scores(path: Path, labels: Labels, split: Split, scores: Floats) -> None:
     """A parquet file with a row for every item of every row held out: the table's own columns, `fold`, `score`, and
-    `percentile`, the share (0 to 100) of its fold's items that score lower, which can be compared between folds."""
+    `percentile`, the share (0 to 100) of its fold's items that score lower, which can be compared between folds.
+
+    A column of the table that has one of these names is written as `table_score` or the like.
+    """
     tables, percentile = [], percentiles(scores, split.fold)
+    own, written = list(labels.columns.schema.names), {*labels.values, "fold", "score", "percentile"} - {"group"}
+    for i in range(len(own)):
+        while own[i] in written:
+            own[i] = f"table_{own[i]}"
+        written.add(own[i])
     for fold in range(split.folds):
         rows = split.test_rows(fold)
         values = {name: v[rows] for name, v in labels.values.items() if name != "group"}
         values["fold"] = np.full(len(rows), fold)
         for side in range(labels.items.shape[1]):
             new = {"score": scores[rows, side].astype(np.float32), "percentile": percentile[rows, side]}
-            table = labels.columns.take(pa.array(rows))
+            table = labels.columns.take(pa.array(rows)).rename_columns(own)
             for name, column in {**values, **new}.items():
                 table = table.append_column(name, pa.array(column))
             tables.append(table)

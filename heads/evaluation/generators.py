@@ -7,7 +7,6 @@ ranked by the same code.
 
 import re
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from embed.arrays import Floats, Ints
 from embed.spec import InputError
 from heads.data.comparisons import Labels, appeal, groups_of, values_of
-from heads.evaluation.intervals import Interval
+from heads.evaluation.intervals import ENDS, Interval
 from heads.metrics import spearman
 from heads.pairs import pairs_within
 
@@ -23,6 +22,7 @@ from heads.pairs import pairs_within
 ELO_BASE = 1000.0
 ELO_K = 32.0
 ELO_SCALE = 400.0
+ONE_PROMPT = "fewer than two prompts"
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +133,13 @@ def elo_agreement(people: Choices, head: Choices, rng: np.random.Generator, orde
 def bradley_terry(choices: Choices) -> dict[str, Interval]:
     """Each generator's strength in natural log odds, of mean 0: P(i preferred to j) = sigmoid(strength_i - strength_j).
 
-    They are those of highest likelihood (Bradley & Terry 1952), with normal intervals of 95 % around them.
-    The intervals come from the sandwich covariance with the prompt as cluster: choices of one prompt are made from
-    the same pictures and far from independent. InputError where some generators never win against, or never meet,
-    the others, for then no finite strengths are best (Ford 1957).
+    They are those of highest likelihood (Bradley & Terry 1952), with intervals of 95 % around them, of Student's t for
+    so many prompts. These come from the sandwich covariance with the prompt as cluster: choices of one prompt are made
+    from the same pictures and far from independent. Raise InputError if some generators never win against, or never
+    meet, the others, for then no finite strengths are best (Ford 1957).
     """
     from scipy.special import expit
+    from scipy.stats import t
 
     names = choices.generators
     wins = np.zeros((len(names), len(names)))
@@ -154,9 +155,11 @@ def bradley_terry(choices: Choices) -> dict[str, Interval]:
     gradients = np.zeros((len(prompts), len(names)))
     np.add.at(gradients, (number, choices.a), residual)
     np.add.at(gradients, (number, choices.b), -residual)
-    few = len(prompts) / (len(prompts) - 1) if len(prompts) > 1 else np.nan
-    covariance = few * inverse @ gradients.T @ gradients @ inverse
-    reach = NormalDist().inv_cdf(0.975) * np.sqrt(np.diag(covariance))
+    others = len(prompts) - 1
+    if not others:
+        return {name: Interval(value, np.nan, np.nan, ONE_PROMPT) for name, value in zip(names, strength, strict=True)}
+    covariance = len(prompts) / others * inverse @ gradients.T @ gradients @ inverse
+    reach = t.ppf(ENDS[1], others) * np.sqrt(np.diag(covariance))
     found = zip(names, strength.tolist(), reach.tolist(), strict=True)
     return {name: Interval(value, value - half, value + half) for name, value, half in found}
 

@@ -3,10 +3,16 @@
 Comparisons that share a prompt (or whose pictures share a group) are not independent, so whole clusters are drawn
 with replacement. Knows credits and cluster numbers, not what they stand for. NaN credits (what a metric could not
 judge) are left out first.
+
+Resamples of few clusters vary too little, and the more so the less evenly the comparisons lie in them. With
+n = (sum of sizes)^2 / (sum of squared sizes), the number of equal clusters that would be worth as much (Kish 1965),
+their standard deviation is therefore multiplied by sqrt(n / (n - 1)), and an interval reaches as many of these as
+Student's t of n - 1 degrees of freedom says. `benchmarks/coverage.py` measures how often the truth is inside.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,21 +20,30 @@ from numpy.typing import ArrayLike, NDArray
 from embed.arrays import Bools, Floats, Ints
 from heads.metrics import ratio
 
-ENDS = (0.025, 0.975)  # the quantiles of the resamples that an interval reaches from and to
+FEW = 10  # clusters: from fewer an interval holds the truth as often, but is wide and says little
+ENDS = (0.025, 0.975)  # the quantiles that an interval reaches from and to
+NORMAL = NormalDist().inv_cdf(ENDS[1])  # how many standard deviations that is
+NOTHING = "nothing could be judged"
 # Resamples handled at once hold this many cluster counts (8 bytes each), so memory does not grow with resamples.
 COUNTS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the ends of its interval; NaN where there is too little to say (no data, or one cluster)."""
+    """A value with the ends of its interval; NaN where there is too little to say, which `reason` then explains."""
 
     value: float
     low: float
     high: float
+    reason: str = ""
 
-    def to_json(self) -> dict[str, float | None]:
-        return {name: _number(value) for name, value in vars(self).items()}
+    def within(self, least: float, most: float) -> "Interval":
+        """The same without what no value can be."""
+        return replace(self, low=float(np.clip(self.low, least, most)), high=float(np.clip(self.high, least, most)))
+
+    def to_json(self) -> dict[str, float | str | None]:
+        json: dict[str, float | str | None] = {name: _number(getattr(self, name)) for name in ("value", "low", "high")}
+        return json | ({"reason": self.reason} if self.reason else {})
 
 
 @dataclass(frozen=True)
@@ -55,10 +70,17 @@ class Bootstrap:
     cluster_b: NDArray[np.generic]
     rng: np.random.Generator
     resamples: int = 1000
+    name: str = "clusters"  # what the clusters are
 
     def of(self, comparisons: Ints | Bools) -> "Bootstrap":
         """The same for some of the comparisons, given as their numbers or as a mask (m,)."""
         return replace(self, cluster_a=self.cluster_a[comparisons], cluster_b=self.cluster_b[comparisons])
+
+    @property
+    def worth(self) -> float:
+        """How many clusters of one size would say as much: fewer than there are where most comparisons lie in some."""
+        size = np.unique(np.concatenate([self.cluster_a, self.cluster_b]), return_counts=True)[1].astype(np.float64)
+        return float(size.sum() ** 2 / np.square(size).sum())
 
     def sums(self, columns: Sequence[Floats]) -> Iterator[tuple[slice, list[Floats]]]:
         """The sum of each column (m,) over the comparisons of each resample: which resamples, and their sums. Nothing
@@ -101,7 +123,7 @@ def mean_interval(credit: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | Non
 
     Clusters are then resampled within each fold. A fold without a single credit does not count.
     """
-    return _interval(*_resampled(credit, bootstrap, fold))
+    return _estimated(credit, bootstrap, fold).interval
 
 
 def spearman_interval(scores: ArrayLike, values: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike) -> Interval:
@@ -122,8 +144,8 @@ def spearman_interval(scores: ArrayLike, values: ArrayLike, bootstrap: Bootstrap
         if len(names) > 1:
             for some, counts in bootstrap.draws(len(names), max(len(rows), len(names))):
                 correlations[some] = _rank_correlation(x[rows], y[rows], counts[number])
-        found.append((whole, correlations))
-    return _interval(*_mean_over_folds(found, bootstrap.resamples))
+        found.append(_Part(whole, correlations, bootstrap.of(rows).worth))
+    return _mean_over_folds(found, bootstrap.name).interval.within(-1, 1)
 
 
 def calibration_error_interval(gap: ArrayLike, bin: ArrayLike, bootstrap: Bootstrap) -> Interval:
@@ -138,16 +160,19 @@ def calibration_error_interval(gap: ArrayLike, bin: ArrayLike, bootstrap: Bootst
     gaps, bins = np.asarray(gap, np.float64), np.asarray(bin)
     columns = [*(np.where(bins == name, gaps, 0.0) for name in np.unique(bins)), np.ones_like(gaps)]
     if not len(gaps):
-        return Interval(np.nan, np.nan, np.nan)
+        return Interval(np.nan, np.nan, np.nan, NOTHING)
     value = float(sum(abs(column.sum()) for column in columns[:-1]) / len(gaps))
     errors = np.full(bootstrap.resamples, np.nan)
     for some, sums in bootstrap.sums(columns):
         errors[some] = ratio(np.abs(sums[:-1]).sum(axis=0), sums[-1])
-    around = _interval(value, errors)
-    if np.isnan(around.low):
-        return around
-    added = float(np.nanmean(errors)) - value
-    return Interval(value, max(0.0, around.low - (2 + 2**0.5) * added), max(0.0, around.high - added))
+    estimate = _mean_over_folds([_Part(value, errors, bootstrap.worth)], bootstrap.name)
+    if np.isnan(estimate.error):
+        return estimate.interval
+    middle, spread = float(np.nanmean(errors)), float(np.nanstd(errors))
+    wider = estimate.reach / (NORMAL * spread) if spread else 1.0
+    low, high = middle + wider * (np.nanquantile(errors, ENDS) - middle)
+    added = middle - value
+    return Interval(value, low - (2 + 2**0.5) * added, high - added).within(0, 1)
 
 
 def paired_interval(
@@ -155,50 +180,84 @@ def paired_interval(
 ) -> PairedInterval:
     """Whether one scorer beats another on the same comparisons: interval and p value of the difference of credits.
 
-    Both are judged on each resample, so what is hard for both cancels. p = 2 min(share of resampled differences
-    <= 0, share >= 0), each share as (1 + count) / (1 + resamples) (Davison & Hinkley 1997, chapter 4): never 0.
-    With `fold`, the mean over folds as in `mean_interval`.
+    Both are judged on each resample, so what is hard for both cancels. p is that of Student's t, and never below
+    2 / (1 + resamples), the least that so many resamples can say (Davison & Hinkley 1997, chapter 4). With `fold`, the
+    mean over folds as in `mean_interval`. Credits are from 0 to 1.
     """
+    from scipy.stats import t
+
     difference = np.asarray(credit_1, np.float64) - np.asarray(credit_2, np.float64)
-    value, means = _resampled(difference, bootstrap, fold)
-    interval, means = _interval(value, means), means[~np.isnan(means)]
-    fewer = min((means <= 0).sum(), (means >= 0).sum())
-    p_value = min(1.0, 2 * (1 + fewer) / (1 + len(means))) if len(means) else np.nan
-    return PairedInterval(interval, float(p_value))
+    found = _estimated(difference, bootstrap, fold)
+    p_value = np.nan
+    if not np.isnan(found.error):
+        far = abs(found.value) / found.error if found.error else np.inf if found.value else 0.0
+        p_value = max(float(2 * t.sf(far, found.freedom)), 2 / (1 + bootstrap.resamples))
+    return PairedInterval(found.interval.within(-1, 1), p_value)
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The value of one fold, that of each of its resamples, and the number of clusters that these are worth."""
+
+    value: float
+    resampled: Floats
+    worth: float
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    """A value with its standard error, NaN for the `reason`, and the degrees of freedom of that."""
+
+    value: float
+    error: float
+    freedom: float
+    reason: str = ""
+
+    @property
+    def reach(self) -> float:
+        """How far the interval reaches on either side."""
+        from scipy.stats import t
+
+        return float(t.ppf(ENDS[1], self.freedom)) * self.error
+
+    @property
+    def interval(self) -> Interval:
+        return Interval(self.value, self.value - self.reach, self.value + self.reach, self.reason)
 
 
 def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _resampled(credit: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None) -> tuple[float, Floats]:
-    """The mean over folds of the mean credit, and the same of each resample (resamples,); NaN without a credit."""
+def _estimated(credit: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None) -> _Estimate:
+    """The mean over folds of the mean credit."""
     credit = np.asarray(credit, np.float64)
     judged = ~np.isnan(credit)
     fold = np.zeros(len(credit), np.int64) if fold is None else np.asarray(fold)
     found = []
     for name in np.unique(fold[judged]):
         rows = np.flatnonzero(judged & (fold == name))
-        means = np.full(bootstrap.resamples, np.nan)
-        for some, (total, count) in bootstrap.of(rows).sums((credit[rows], np.ones(len(rows)))):
+        means, inside = np.full(bootstrap.resamples, np.nan), bootstrap.of(rows)
+        for some, (total, count) in inside.sums((credit[rows], np.ones(len(rows)))):
             means[some] = ratio(total, count)  # NaN where a resample happens to hold no comparison
-        found.append((float(credit[rows].mean()), means))
-    return _mean_over_folds(found, bootstrap.resamples)
+        found.append(_Part(float(credit[rows].mean()), means, inside.worth))
+    return _mean_over_folds(found, bootstrap.name)
 
 
-def _mean_over_folds(found: Sequence[tuple[float, Floats]], resamples: int) -> tuple[float, Floats]:
-    """The mean of the folds' values and of their resamples (resamples,); NaN without a fold."""
-    if not found:
-        return np.nan, np.full(resamples, np.nan)
-    return float(np.mean([value for value, _ in found])), np.mean([resampled for _, resampled in found], axis=0)
-
-
-def _interval(value: float, resampled: Floats) -> Interval:
-    resampled = resampled[~np.isnan(resampled)]
-    if not len(resampled):
-        return Interval(value, np.nan, np.nan)
-    low, high = np.quantile(resampled, ENDS)
-    return Interval(value, float(low), float(high))
+def _mean_over_folds(parts: Sequence[_Part], clusters: str) -> _Estimate:
+    """The mean of the parts' values. Their variances add, as they share no cluster; the degrees of freedom are those of
+    Satterthwaite (1946)."""
+    if not parts:
+        return _Estimate(np.nan, np.nan, np.nan, NOTHING)
+    value = float(np.mean([part.value for part in parts]))
+    if any(np.isnan(part.resampled).all() for part in parts):
+        each = " in a held-out part" if len(parts) > 1 else ""
+        return _Estimate(value, np.nan, np.nan, f"fewer than two {clusters}{each}")
+    freedom = np.array([part.worth - 1 for part in parts])
+    variance = np.array([np.nanvar(part.resampled) for part in parts]) * (1 + 1 / freedom)
+    total = variance.sum()
+    joint = total**2 / (variance**2 / freedom).sum() if total else freedom.sum()
+    return _Estimate(value, float(np.sqrt(total)) / len(parts), float(joint))
 
 
 def _rank_correlation(x: Floats, y: Floats, counts: Floats) -> Floats:

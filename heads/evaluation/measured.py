@@ -15,7 +15,7 @@ from embed.spec import InputError
 from heads.config import Protocol
 from heads.data.comparisons import Labels, Pairs, appeal, groups_of, pairs_among
 from heads.data.split import Split
-from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
+from heads.evaluation.intervals import FEW, Bootstrap, Interval, mean_interval
 from heads.metrics import TieRule, pair_credit
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Measured:
     fold: Ints  # (p,) of each pair
     cluster: Ints  # (m,) of each row
     clusters: str  # what a cluster is, in words
-    fitted: dict[tuple[int, str], Floats] = field(default_factory=dict)  # of pair_probability, by id of the scores
+    fitted: dict[tuple[bytes, str], Floats] = field(default_factory=dict)  # of pair_probability, by the scores' hash
 
     @property
     def decided(self) -> Bools:
@@ -55,15 +55,15 @@ class Measured:
     def bootstrap_of(self, row_a: Ints, row_b: Ints) -> Bootstrap:
         """Of other comparisons, given the rows of their two sides."""
         rng = np.random.default_rng(self.protocol.seed)
-        return Bootstrap(self.cluster[row_a], self.cluster[row_b], rng, self.protocol.resamples)
+        return Bootstrap(self.cluster[row_a], self.cluster[row_b], rng, self.protocol.resamples, self.clusters)
 
     def interval(self, credit: Floats) -> Interval:
         """The mean over folds of the mean credit (p,) of their pairs, NaN left out."""
-        return mean_interval(credit, self.bootstrap, self.fold)
+        return mean_interval(credit, self.bootstrap, self.fold).within(0, 1)
 
     def pooled_interval(self, credit: Floats) -> Interval:
         """The mean credit (p,) of the pairs of all folds: where some folds may have next to none."""
-        return mean_interval(credit, self.bootstrap)
+        return mean_interval(credit, self.bootstrap).within(0, 1)
 
     def describe(self) -> dict[str, object]:
         """The protocol in words and numbers, for the report."""
@@ -74,9 +74,23 @@ class Measured:
             "labelled_ties": "left out",
             "score_ties": "half right",
             "average": "over pairs within a fold, then over folds",
-            "interval": f"95 %, {self.protocol.resamples} bootstrap resamples of {self.clusters}",
+            "interval": f"95 %, {self.protocol.resamples} bootstrap resamples of {self.cluster_count} {self.clusters}",
             "folds": self.split.folds,
         }
+
+    @cached_property
+    def cluster_count(self) -> int:
+        """How many clusters the pairs with a winner are of."""
+        rows = np.concatenate([self.pairs.row_a[self.decided], self.pairs.row_b[self.decided]])
+        return len(np.unique(self.cluster[rows]))
+
+    def warn_of_few(self) -> None:
+        """Log where intervals can say little, because there are few clusters to go by."""
+        if self.cluster_count < FEW:
+            logger.warning(
+                f"intervals go by {self.cluster_count} of the {self.clusters}: from fewer than {FEW} they are wide, and"
+                " from one there is none; hold out more, or measure on another table"
+            )
 
     @cached_property
     def rows(self) -> Ints:
@@ -117,10 +131,11 @@ class Measured:
             values[part] = fitted(others, part) if len(others) else np.nan
         return values
 
-    def by_group(self, credit: Floats, group: Ints, row: Ints) -> Interval:
-        """Mean over folds of the mean of one credit a group (g,); `group` and `row` (n,) say which rows it has."""
+    def by_group(self, credit: Floats, group: Ints, row: Ints, least: float = 0.0) -> Interval:
+        """Mean over folds of the mean of one credit a group (g,), from `least` to 1; `group` and `row` (n,) say which
+        rows it has."""
         first = row[np.unique(group, return_index=True)[1]]
-        return mean_interval(credit, self.bootstrap_of(first, first), self.split.fold[first])
+        return mean_interval(credit, self.bootstrap_of(first, first), self.split.fold[first]).within(least, 1)
 
 
 def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:

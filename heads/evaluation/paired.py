@@ -24,6 +24,7 @@ def lead(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, dict[str
 def compared(measured: Measured, first: Floats, second: Floats) -> tuple[Interval, Interval, PairedInterval]:
     """The pair accuracy of two scorers (m, sides) each, and the paired test of their difference, all over the pairs of
     all folds: two heads may have few rows in common in some fold."""
+    measured.warn_of_few()
     one, other = measured.credit(first), measured.credit(second)
     test = paired_interval(one, other, measured.bootstrap)
     return measured.pooled_interval(one), measured.pooled_interval(other), test

@@ -4,6 +4,7 @@ Each metric says its rule, and why it is missing where the labels do not permit 
 threshold, a temperature) is fitted on other held-out parts than it is applied to. Knows scores, no head.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from heads.evaluation.measured import Measured
 from heads.pairs import sample_pairs
 
 # Their scores are no logits, so that a probability made of them says nothing.
-UNCALIBRATED = ("prior", "chance")
+UNCALIBRATED = ("ridge", "prior", "chance")
 
 Need = Literal["pairs", "ties", "prompts", "groups", "values", "logits"]  # what a metric asks of the labels
 Map = Literal["raw", "temperature", "isotonic"]  # from a difference of scores to a probability
@@ -98,12 +99,12 @@ def _ndcg(measured: Measured, scores: Floats) -> Interval:
 
 def _spearman_in_groups(measured: Measured, scores: Floats) -> Interval:
     credit = metrics.spearman_by_group(scores[measured.rows, 0], measured.liked, measured.group)
-    return measured.by_group(credit, measured.group, measured.rows)
+    return measured.by_group(credit, measured.group, measured.rows, -1)
 
 
 def _kendall_in_groups(measured: Measured, scores: Floats) -> Interval:
     credit = metrics.kendall_by_group(scores[measured.rows, 0], measured.liked, measured.group)
-    return measured.by_group(credit, measured.group, measured.rows)
+    return measured.by_group(credit, measured.group, measured.rows, -1)
 
 
 def _spearman(measured: Measured, scores: Floats) -> Interval:
@@ -121,7 +122,7 @@ def _kendall(measured: Measured, scores: Floats) -> Interval:
     untied_x, untied_y = np.bincount(fold, x * x), np.bincount(fold, y * y)
     scale = np.bincount(fold) / np.sqrt(np.where(untied_x * untied_y > 0, untied_x * untied_y, np.nan))
     bootstrap = replace(measured.bootstrap_of(measured.rows[first], measured.rows[second]), rng=rng)
-    return mean_interval(x * y * scale[fold], bootstrap, fold)
+    return mean_interval(x * y * scale[fold], bootstrap, fold).within(-1, 1)
 
 
 def pair_probability(measured: Measured, scores: Floats, map: Map) -> Floats:
@@ -140,9 +141,10 @@ def pair_probability(measured: Measured, scores: Floats, map: Map) -> Floats:
         except InputError:  # scores that order no better than chance, or without a fault
             return np.full(len(part), np.nan)
 
-    if (id(scores), map) not in measured.fitted:
-        measured.fitted[id(scores), map] = measured.crossed(fitted)
-    return measured.fitted[id(scores), map]
+    key = hashlib.sha256(scores.tobytes()).digest(), map
+    if key not in measured.fitted:
+        measured.fitted[key] = measured.crossed(fitted)
+    return measured.fitted[key]
 
 
 def reliability(measured: Measured, scores: Floats, map: Map) -> list[metrics.ReliabilityBin]:
@@ -241,7 +243,7 @@ METRICS: dict[str, Metric] = {
 def scoreboard(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, dict[str, object]]:
     """For each of METRICS its label, rule, and either `scores` {scorer: {value, low, high}} or `missing`, a reason.
 
-    `scores` are named head, zero_shot, image_only, prompt_only, prior and chance, or some of these.
+    `scores` are named head, zero_shot, ridge, prior, image_only, prompt_only and chance, or some of these.
     """
     result: dict[str, dict[str, object]] = {}
     for key, metric in METRICS.items():

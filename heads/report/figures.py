@@ -5,6 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from heads.evaluation.intervals import Interval
+
+# What knows less than a head, in the words of a verdict.
+RIVALS = {"zero_shot": "zero-shot CLIP", "ridge": "ridge regression", "prior": "the prior"}
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -14,6 +19,46 @@ class Figures:
     leads: list[str]  # of the head over each scorer
     p_values: list[str]
     missing: dict[str, list[str]]
+
+
+def verdict(accuracy: Mapping[str, float], lead: Mapping[str, Any], prior_by: str = "", trained_rows: int = 0) -> str:
+    """Whether a head is better than each scorer that knows less, in a sentence: yes, no, or cannot tell.
+
+    `accuracy` is the pair accuracy of each scorer, `lead` as of `heads.evaluation.paired.lead`: a difference counts
+    where its p is below 0.05. Chance is named where there is nothing else.
+    """
+    names = [name for name in RIVALS if name in lead] or ["chance"]
+    said: dict[str, list[str]] = {"better than": [], "worse than": [], "not to be told from": []}
+    for name in names:
+        value, p = lead[name]["difference"]["value"], lead[name]["p_value"]
+        kind = "not to be told from" if p is None or p >= 0.05 else "better than" if value > 0 else "worse than"
+        said[kind].append(f"{RIVALS.get(name, name)}{f' by {prior_by}' * (name == 'prior')} ({accuracy[name]:.3f})")
+    answer = "No" if said["worse than"] else "Cannot tell" if said["not to be told from"] else "Yes"
+    found = ", ".join(f"{kind} {_and(named)}" for kind, named in said.items() if named)
+    honest = " Some of these rows were trained on, so this is no honest test." if trained_rows else ""
+    return (
+        f"Better than {_and([RIVALS.get(name, name) for name in names])}? {answer}: the head orders"
+        f" {accuracy['head']:.3f} of the pairs as people did, {found}.{honest}"
+    )
+
+
+def comparison(first: str, second: str, difference: float, p_value: float) -> str:
+    """Which of two heads orders pairs better, in a sentence."""
+    if not p_value < 0.05:
+        return f"Cannot tell which of {first} and {second} orders pairs better."
+    better, worse = (first, second) if difference > 0 else (second, first)
+    return f"{better} orders pairs better than {worse}."
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def verdict_of(result: Mapping[str, Any]) -> str:
+    """The verdict on what `heads evaluate` returns."""
+    accuracy = {name: one["value"] for name, one in result["metrics"]["pair_accuracy"]["scores"].items()}
+    by = result["priors"][0]["by"] if result["priors"] else ""
+    return verdict(accuracy, result["lead"], by, result["trained_rows"])
 
 
 def figures_of(result: Mapping[str, Any], scorers: Sequence[str], pattern: str) -> Figures:
@@ -30,14 +75,30 @@ def figures_of(result: Mapping[str, Any], scorers: Sequence[str], pattern: str) 
     return Figures(rows, differences, [number(one["p_value"], ".3g") if one else "" for one in leads], missing)
 
 
-def cell(interval: Mapping[str, float | None] | None, pattern: str, format: str = ".3f") -> str:
+def cell(interval: Mapping[str, Any] | None, pattern: str, format: str = ".3f") -> str:
     """An interval's value, low and high in a pattern such as `{} ({}..{})`, or its value alone; nothing for None."""
     if interval is None:
         return ""
-    value, *ends = (number(interval[name], format) for name in ("value", "low", "high"))
-    return value if "-" in ends else pattern.format(value, *ends)
+    value, *both = (number(interval[name], format) for name in ("value", "low", "high"))
+    return value if "-" in both else pattern.format(value, *both)
+
+
+def told(interval: Interval, format: str = ".3f") -> str:
+    """A value with its interval or why it has none: `0.709 (0.661 to 0.757)`."""
+    return f"{number(interval.value, format)} ({'no interval: ' * bool(interval.reason)}{ends(interval, format)})"
+
+
+def ends(interval: Interval | Mapping[str, Any], format: str = ".3f") -> str:
+    """An interval without its value, `0.661 to 0.757`, or why there is none."""
+    given: Mapping[str, Any] = interval.to_json() if isinstance(interval, Interval) else interval
+    return (
+        given["reason"] if "reason" in given else f"{number(given['low'], format)} to {number(given['high'], format)}"
+    )
 
 
 def number(value: float | None, format: str) -> str:
-    """A number as text, and a dash for none or NaN."""
-    return "-" if value is None or math.isnan(value) else f"{value:{format}}"
+    """A number as text, and a dash for none or NaN; what is rounded to zero has no sign."""
+    if value is None or math.isnan(value):
+        return "-"
+    sign, rest = ("+", format[1:]) if format.startswith("+") else ("", format)
+    return f"{value:{sign}z{rest}}"

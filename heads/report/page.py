@@ -9,13 +9,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH = 1040  # pixels, of plots
+WIDTH = 760  # pixels, of plots: on a telephone they are wider than the screen and can be moved
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c2430; --faint: #6b7685; --line: #dde3ea; --card: #fff; --page: #f5f7fa;
-        --mark: #c2410c; --other: #64748b; }
+        --mark: #c2410c; --other: #a8b5c5; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6eaf0; --faint: #98a3b3; --line: #2c3542; --card: #1a212b; --page: #12171e; --mark: #fb923c;
-          --other: #94a3b8; } }
+          --other: #56657a; } }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); margin: 0 auto;
        max-width: 1080px; padding: 2rem 1.25rem 4rem; }
 h1 { font-size: 1.7rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; }
@@ -29,16 +29,17 @@ td:first-child small { white-space: normal; max-width: 22rem; }
 td:first-child, th:first-child { text-align: left; } thead th { border-top: 0; color: var(--faint); font-weight: 500; }
 .row { display: flex; flex-wrap: wrap; gap: .5rem; align-items: stretch; }
 .row > b { width: 7.5rem; align-self: center; font-weight: 500; }
-.card { width: 76px; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .4rem;
-        text-align: center; font-size: .7rem; line-height: 1.25; color: var(--faint); overflow-wrap: anywhere; }
-.card img { width: 48px; height: 48px; object-fit: contain; display: block; margin: 0 auto .25rem; }
+.verdict { color: var(--ink); font-size: 1.15rem; max-width: none; }
+.card { width: 112px; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: .4rem;
+        text-align: center; font-size: .8rem; line-height: 1.25; color: var(--faint); overflow-wrap: anywhere; }
+.card img { width: 96px; height: 96px; object-fit: contain; display: block; margin: 0 auto .25rem; }
 .large .card { width: 136px; } .large .card img { width: 128px; height: 128px; }
 .pairs { gap: 1rem 2rem; }
 .card b { color: var(--ink); font-weight: 500; display: block; }
 .query { border-left: 3px solid var(--mark); padding-left: .9rem; margin: 1.25rem 0; }
 .query > .row { margin: .5rem 0; }
-svg { background: var(--card); border: 1px solid var(--line); border-radius: 8px; max-width: 100%; height: auto; }
-svg text { fill: var(--faint); font-size: 12px; } svg .name { fill: var(--ink); } svg line { stroke: var(--line); }
+svg { background: var(--card); border: 1px solid var(--line); border-radius: 8px; height: auto; }
+svg text { fill: var(--faint); font-size: 13px; } svg .name { fill: var(--ink); } svg line { stroke: var(--line); }
 svg .mark { fill: var(--mark); stroke: var(--mark); } svg .other { fill: var(--other); stroke: var(--other); }
 svg .whisker { stroke-width: 2; } svg polyline { fill: none !important; stroke-width: 2; }
 svg .reference { stroke: var(--faint); stroke-dasharray: 4 4; } svg .dot { stroke: none; fill-opacity: .55; }
@@ -122,8 +123,8 @@ class Plot:
         if self.y.label:
             names.append(f'<text x="{self.left + 6}" y="{self.top + 12}">{html.escape(self.y.label)}</text>')
         return (
-            f'<svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" role="img"'
-            f' aria-label="{html.escape(label)}">{"".join(grid + list(marks) + names)}</svg>'
+            f'<div class="wide"><svg viewBox="0 0 {self.width} {self.height}" width="{self.width}" role="img"'
+            f' aria-label="{html.escape(label)}">{"".join(grid + list(marks) + names)}</svg></div>'
         )
 
     def dot(self, x: float, y: float, kind: str, radius: float = 5, title: str = "") -> str:
@@ -158,7 +159,7 @@ def intervals(estimates: Sequence[Estimate], reference: float, label: str) -> st
     margin = max(0.05 * (max(ends) - min(ends)), 0.01)
     low, high = min(ends) - margin, max(ends) + margin
     x = Axis(low, high, ticks(low, high), label)
-    left = 40 + 7 * max(len(_short(e.name)) for e in estimates)  # pixels; a letter of 12 pixels is some 7 wide
+    left = 40 + 7 * max(len(_short(e.name)) for e in estimates)  # pixels; a letter of 13 pixels is some 7 wide
     plot = Plot(x, Axis(0, len(estimates), []), height=70 + 30 * len(estimates), left=left)
     marks = [plot.line([(reference, 0), (reference, len(estimates))], "reference")]
     for i, e in enumerate(estimates):

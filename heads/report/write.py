@@ -2,6 +2,7 @@
 
 import html
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -14,12 +15,12 @@ from embed.cache.store import Cache
 from embed.files import atomic_write
 from embed.inputs.thumbnails import data_uri, grey_square
 from embed.records.formats import Records
-from heads.data.comparisons import appeal
+from heads.data.comparisons import appeal, exposures_of
 from heads.evaluation.evaluate import percentiles
 from heads.evaluation.measured import Measured
 from heads.evaluation.scoreboard import MAPS, Map, reliability
 from heads.metrics import expected_calibration_error
-from heads.report.figures import figures_of
+from heads.report.figures import figures_of, number, verdict_of
 from heads.report.page import Axis, Estimate, Picture, Plot, cards, document, intervals, text_table, ticks
 from heads.report.tiles import read_tiles
 
@@ -32,9 +33,10 @@ MAX_CAPTION = 90  # letters
 SCORERS = {
     "head": "this head",
     "zero_shot": "zero-shot CLIP",
+    "ridge": "ridge regression",
+    "prior": "prior of training rows",
     "image_only": "same head, pictures only",
     "prompt_only": "same head, prompts only",
-    "prior": "prior of training rows",
     "chance": "chance",
 }
 
@@ -69,22 +71,23 @@ def write_report(
     sections = [
         f"<h1>{html.escape(title)}</h1>",
         f"<p>{lacking}</p>" if lacking else "",
+        f'<p class="verdict">{html.escape(verdict_of(result))}</p>',
         _rows(result),
         "<h2>Pair accuracy, equal scores half right</h2>",
         _accuracies(result),
-        "<h2>By every paper's rule</h2>",
-        _scoreboard(result, list(scores)),
         _slices(result),
+        f'<h2>Scored highest</h2><div class="row large">{cards([picture(*item) for item in best])}</div>',
+        f'<h2>Scored lowest</h2><div class="row large">{cards([picture(*item) for item in worst])}</div>',
+        _wrong(measured, scores["head"], pairs, picture),
+        _scatter(measured, scores["head"]),
         "<h2>Does a score mean what it says?</h2>",
         "<p>How often the head is right, by how sure it says it is, on pairs that its scores were not fitted on."
         " On the dashed line they agree.</p>",
         _reliability(measured, scores["head"]),
         "<h2>How far apart the preferred picture is scored</h2>",
         _leads(measured, scores["head"]),
-        _scatter(measured, scores["head"]),
-        f'<h2>Scored highest</h2><div class="row large">{cards([picture(*item) for item in best])}</div>',
-        f'<h2>Scored lowest</h2><div class="row large">{cards([picture(*item) for item in worst])}</div>',
-        _wrong(measured, scores["head"], pairs, picture),
+        "<h2>By every paper's rule</h2>",
+        _scoreboard(result, list(scores)),
     ]
     with atomic_write(path) as file:
         file.write(document(title, "\n".join(filter(None, sections))).encode())
@@ -105,12 +108,15 @@ def _rows(result: Mapping[str, Any]) -> str:
 
 def _accuracies(result: Mapping[str, Any]) -> str:
     """The pair accuracy of every scorer, and why others have none."""
-    estimates = [
-        Estimate(SCORERS[name], **interval, kind="mark" if name == "head" else "other")
-        for name, interval in result["metrics"]["pair_accuracy"]["scores"].items()
-    ]
+    estimates = []
+    for name, one in result["metrics"]["pair_accuracy"]["scores"].items():
+        label = f"prior by {result['priors'][0]['by']}" if name == "prior" else SCORERS[name]
+        kind = "mark" if name == "head" else "other"
+        estimates.append(Estimate(label, one["value"], one["low"], one["high"], kind))
+    reason = result["pair_accuracy"].get("reason")
     plot = intervals(estimates, 0.5, "pair accuracy, with its 95 % interval")
     absent = [f"{SCORERS[name]} ({reason})" for name, reason in result["baselines"].items() if reason]
+    plot += f"\n<p>There are no intervals: {html.escape(reason)}.</p>" if reason else ""
     return plot + (f"\n<p>Not measured: {html.escape('; '.join(absent))}.</p>" if absent else "")
 
 
@@ -128,7 +134,8 @@ def _slices(result: Mapping[str, Any]) -> str:
     if not (sliced := result["slices"]):
         return ""
     shown = [s for s in sliced["slices"] if s["pair_accuracy"]["head"]["value"] is not None][:SHOWN_SLICES]
-    estimates = [Estimate(f"{s['value']} ({s['pairs']:,})", **s["pair_accuracy"]["head"], kind="mark") for s in shown]
+    figures = [(f"{s['value']} ({s['pairs']:,})", s["pair_accuracy"]["head"]) for s in shown]
+    estimates = [Estimate(name, one["value"], one["low"], one["high"], "mark") for name, one in figures]
     by = html.escape(sliced["by"])
     note = (
         f"Pairs of two pictures with the same {by}, and how many; {sliced['across']:,} pairs of two values are in none."
@@ -191,16 +198,18 @@ def _scatter(measured: Measured, scores: Floats) -> str:
     rows = np.random.default_rng(measured.protocol.seed).permutation(rows)[:3000]  # what a page can draw
     percentile = percentiles(scores, measured.split.fold)[rows, 0]
     liked = appeal(labels)[rows]
-    logarithmic = labels.kind == "counts" and bool((liked >= 0).all() and liked.max() > 1)
-    drawn = np.log10(1 + liked) if logarithmic else liked
+    counted = labels.kind == "counts"
+    name = "rating" if not counted else "count" if exposures_of(labels) is None else "rate"
+    # What is nothing stands at the left end, a step of ten below the smallest that is something.
+    least = float(liked[liked > 0].min(initial=1.0)) / 10
+    drawn = np.log10(np.maximum(liked, least)) if counted else liked
     low, high = float(drawn.min()), float(drawn.max()) + (1e-9 if drawn.min() == drawn.max() else 0.0)
-    if logarithmic:
-        marks_at = [(float(np.log10(1 + 10.0**p)), f"{10**p:,}") for p in range(int(high) + 1) if low <= p <= high]
-    else:
-        marks_at = ticks(low, high)
-    name = {"counts": "count" if logarithmic else "rate", "ratings": "rating"}[labels.kind]
+    powers = range(math.ceil(np.log10(least) + 0.5), math.floor(high) + 1)
+    marks_at = [(float(p), f"{10.0**p:,.10g}") for p in powers if p >= low] if counted else ticks(low, high)
+    if counted and (liked == 0).any():
+        marks_at.append((low, "0"))
     percents = [(p, f"{p} %") for p in (0, 25, 50, 75, 100)]
-    plot = Plot(Axis(low, high, marks_at, name), Axis(0, 100, percents), pad=6)
+    plot = Plot(Axis(low, high, marks_at, name), Axis(0, 100, percents, "percentile of the score"), pad=6)
     dots = [
         plot.dot(float(x), float(y), "mark dot", 3, f"{name} {value:g}, scored above {y:.0f} %")
         for x, y, value in zip(drawn, percentile, liked, strict=True)
@@ -252,7 +261,7 @@ def _wrong(measured: Measured, scores: Floats, pairs: Sequence[int], picture: Ca
     for i in pairs:
         sides = [(a[i], score_a[i], measured.pairs.row_a[i]), (b[i], score_b[i], measured.pairs.row_b[i])]
         preferred = sides if measured.pairs.target[i] > 0.5 else sides[::-1]
-        shown = [picture(item, f"score {score:.2f}{_said(measured, row)}") for item, score, row in preferred]
+        shown = [picture(item, f"score {number(score, '.2f')}{_said(measured, row)}") for item, score, row in preferred]
         rows.append(f'<div class="row large">{cards(shown)}</div>')
     return (
         "<h2>Most surely wrong</h2><p>People preferred the left picture of each two, the head the right one.</p>"

@@ -18,10 +18,10 @@ from embed.progress import Progress, silent
 from embed.spec import InputError
 from heads.config import UnfreezeConfig
 from heads.data.comparisons import Pairs
-from heads.metrics import pair_credit
+from heads.metrics import pair_credit, ranked_pairs
 from heads.training.checkpoint import Checkpoints
-from heads.training.loop import Batch, Loop, copy_of, decay_groups, load, rates, replaced
-from heads.training.objectives import OBJECTIVES, Examples, require_head
+from heads.training.loop import Batch, Diverged, Loop, copy_of, decay_groups, load, rates, replaced
+from heads.training.objectives import OBJECTIVES, Examples, Groups, require_head
 from heads.training.train import score_items
 from heads.unfreeze.model import Unfrozen
 
@@ -131,6 +131,8 @@ def accuracy_of(unfrozen: Unfrozen, data: Data) -> float:
     features = unfrozen.features(data.image[items], data.prompt[items])
     scores = score_items(unfrozen.head, features)
     a, b = np.searchsorted(items, pairs.a), np.searchsorted(items, pairs.b)
+    if not np.isfinite(scores).all():
+        raise Diverged("the scores of the pairs for validation are no numbers any more; lower --learning-rate")
     credit = pair_credit(scores[a], scores[b], pairs.target)
     decided = ~np.isnan(credit)
     if not decided.any():
@@ -191,4 +193,12 @@ def _share(config: UnfreezeConfig, examples: Examples, part: Ints, batch: Ints) 
         return 1.0
     if isinstance(examples, Pairs) and config.loss.startswith("preference"):
         return float(examples.weight[part].sum() / examples.weight[batch].sum())
+    whole, own = examples.take(batch), examples.take(part)
+    if isinstance(whole, Groups) and isinstance(own, Groups) and config.loss == "ranking":
+        return ranked_pairs_of(own) / max(1, ranked_pairs_of(whole))  # the loss is their mean
     return len(part) / len(batch)
+
+
+def ranked_pairs_of(groups: Groups) -> int:
+    """How many pairs of one group have different ranks."""
+    return len(ranked_pairs(np.repeat(np.arange(len(groups)), np.diff(groups.start)), groups.rank)[0])

@@ -63,6 +63,8 @@ def similar(
     from runtime.catalogue.queries import find, mixed_query
     from runtime.catalogue.reader import Catalogue, hit_json
 
+    if front and "k" in wish.keywords:
+        raise InputError("--front gives every picture that no other beats, and -k is of the best ones; leave one out")
     opened = Catalogue.open(catalogue)
     wanted = wish(exclude=[opened.id_of(likes.id)] if likes.id else [])
     query = mixed_query(*_vectors(opened, image, likes, bundle))

@@ -82,7 +82,7 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
     assert got["metrics"]["pair_accuracy"]["scores"]["prompt_only"]["value"] == 0.5
     assert got["metrics"]["strict_accuracy"]["scores"]["prompt_only"]["value"] == 0
     assert [s["value"] for s in got["slices"]["slices"]] in (["s0", "s1"], ["s1", "s0"])
-    assert got["protocol"]["interval"].endswith("of prompts")
+    assert got["protocol"]["interval"].endswith(f"of {PROMPTS} prompts")
     for map, bins in got["reliability"].items():
         gaps = sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / sum(b["count"] for b in bins)
         assert got["metrics"][f"ece_{map}"]["scores"]["head"]["value"] == pytest.approx(gaps)
@@ -93,10 +93,15 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
     for metric in got["metrics"].values():
         assert metric["label"].replace(">", "&gt;") in page
     assert f"{got['pair_accuracy']['value']:.3f}" in page
+    # The verdict comes first, and pictures before the table of all metrics.
+    assert page.index(got["verdict"]) < page.index("<svg") < page.index("<img") < page.index("every paper")
 
     assert main(list(options)) == 0
+    brief = capsys.readouterr().out
+    assert brief.splitlines()[0] == got["verdict"]
+    assert "image only (--baselines trains it)" in brief and "--all-metrics" in brief and "recall@2" not in brief
+    assert main([*options, "--all-metrics"]) == 0
     shown = capsys.readouterr().out
-    assert "without image only: --baselines trains it" in shown
     line = next(line for line in shown.splitlines() if line.startswith("recall@2"))
     interval = got["metrics"]["recall_at_2"]["scores"]["head"]
     assert f"{interval['value']:.3f} ({interval['low']:.3f}..{interval['high']:.3f})" in line
@@ -156,12 +161,15 @@ def test_heads_are_compared_where_neither_was_trained(
     back = run("compare", "linear", "head", *HELD_OUT)
     assert back["difference"]["value"] == pytest.approx(-got["difference"]["value"])
     assert run("compare", "head", "head", *HELD_OUT)["p_value"] == 1
+    assert "does nothing for a table of ratings" in fails("compare", "head", "head", *HELD_OUT, "--min-ratio", "3")
     assert main(["compare", "head", "linear", *HELD_OUT]) == 0
     assert f"{got['difference']['value']:+.3f}" in capsys.readouterr().out
     assert "nowhere is not a head" in fails("compare", "head", "nowhere", *HELD_OUT)
 
 
-def test_generators_are_ranked_by_people_and_by_a_head(run: Run, fails: Fails) -> None:
+def test_generators_are_ranked_by_people_and_by_a_head(
+    run: Run, fails: Fails, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(*TRAIN, "--folds", "3", "--out", "head")
     by = ("--by", "image", "--pattern", "^[^_]+", "--orders", "20")
     people = run("generators", *DATA, *by)
@@ -186,6 +194,41 @@ def test_generators_are_ranked_by_people_and_by_a_head(run: Run, fails: Fails) -
     pq.write_table(pq.read_table("ratings.parquet").slice(0, PICTURES), "one.parquet")
     strength = run("generators", "--data", "one.parquet", "--by", "style")["people"]["bradley_terry"]["s0"]
     assert strength["value"] is not None and strength["low"] is None
+    assert main(["generators", "--data", "one.parquet", "--by", "style"]) == 0
+    assert "there are no intervals: fewer than two prompts" in capsys.readouterr().out
+
+
+def test_a_part_of_one_prompt_has_figures_without_intervals_everywhere(
+    run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pq.read_table("ratings.parquet").slice(0, 3 * PICTURES), "three.parquet")
+    table = ("--data", "three.parquet", "--split-by", "prompt")
+    for command in (
+        ("train", "cache", *table, "--epochs", "1", "--out", "head"),
+        ("sweep", "cache", *table, "--minutes", "0.001", "--out", "swept"),
+        ("evaluate", "head", *HELD_OUT[:2], *table[:2], "--all-metrics", "--slice-by", "style", "--report", "r.html"),
+        ("compare", "head", "head", *HELD_OUT[:2], *table[:2]),
+    ):
+        assert main(list(command)) == 0
+        captured = capsys.readouterr()
+        assert "fewer than two prompts" in captured.out and "nan" not in captured.out, command
+        assert command[0] in ("train", "sweep") or "intervals go by 1 of the prompts" in captured.err
+    assert "There are no intervals: fewer than two prompts" in (folder / "r.html").read_text()
+
+
+def test_a_column_that_gives_the_answers_away_opens_the_report(run: Run, folder: Path) -> None:
+    table = pq.read_table("ratings.parquet")
+    maker = np.where(table["rating"].to_numpy() > 3, "good", "bad")
+    pq.write_table(table.append_column("maker", pa.array(maker)), "ratings.parquet")
+    run(*TRAIN, "--folds", "3", "--epochs", "1", "--out", "head")
+    got = run("evaluate", "head", *HELD_OUT, "--report", "r.html")
+    assert [one["by"] for one in got["priors"]] == ["maker", "style"]
+    accuracy = {name: one["value"] for name, one in got["metrics"]["pair_accuracy"]["scores"].items()}
+    assert got["priors"][0]["pair_accuracy"]["value"] == accuracy["prior"] > 0.75
+    # The ratings follow a coordinate of the vectors, which a line finds and a head does not in a step.
+    assert accuracy["ridge"] == 1 and "? No: " in got["verdict"] and "worse than ridge regression" in got["verdict"]
+    assert f"the prior by maker ({accuracy['prior']:.3f})" in got["verdict"]
+    assert run("evaluate", "head", *HELD_OUT, "--prior-by", "style")["priors"][0]["by"] == "style"
 
 
 @pytest.mark.skipif(not AGIQA.exists(), reason="the AGIQA-3K ratings are not on this machine")

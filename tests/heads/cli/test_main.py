@@ -102,8 +102,9 @@ def test_bad_input_is_one_line_and_two(folder: Path, capsys: pytest.CaptureFixtu
         assert main(list(argv)) == 2
         captured = capsys.readouterr()
         assert captured.out == ""
-        assert captured.err.count("\n") == 1, captured.err
-        return captured.err
+        *warnings, error = captured.err.splitlines()
+        assert all(line.startswith("warning: intervals go by") for line in warnings), captured.err
+        return error
 
     assert "nowhere is not a cache" in fails("train", "nowhere", "--data", "table.parquet", "--out", "head")
     assert "missing.parquet" in fails("train", "cache", "--data", "missing.parquet", "--out", "head")
@@ -125,6 +126,23 @@ def test_bad_input_is_one_line_and_two(folder: Path, capsys: pytest.CaptureFixtu
     error = fails("evaluate", "head", "--cache", "other", "--data", "table.parquet")
     assert "a" * 64 in error
     assert "b" * 64 in error
+
+
+def test_min_ratio_that_chooses_no_pair_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pq.read_table("table.parquet")
+    pq.write_table(table.rename_columns(["image", "prompt", "rating", "sub"]), "ratings.parquet")
+    rating = ("train", "cache", "--data", "table.parquet", "--split-by", "sub", "--loss", "rating")
+    for argv, reason in (
+        ((*rating, "--head", "kernel"), "the loss rating"),
+        ((*rating, "--head", "linear", "--penalty", "0.1"), "the loss rating"),
+        (("train", "cache", "--data", "ratings.parquet"), "tables of ratings"),
+        (("sweep", "cache", "--data", "ratings.parquet"), "tables of ratings"),
+    ):
+        assert main([*argv, "--min-ratio", "2", "--out", "head"]) == 2
+        assert f"--min-ratio chooses pairs of counts, and does nothing for {reason}" in capsys.readouterr().err
+    # Here it chooses the pairs that the penalty is chosen by.
+    run(capsys, *rating, "--head", "linear", "--min-ratio", "2", "--out", "head")
+    run(capsys, *TRAIN, "--min-ratio", "2", "--out", "head")
 
 
 def test_a_head_with_other_weights_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from embed.backbones.load import load_backbone
 from embed.cache.store import Cache
 from embed.cli.main import main as embed
 from embed.inputs.images import Limits, load_pixels
-from embed.spec import Source
+from embed.spec import InputError, Source
 from heads.cli.main import main as heads
 from heads.unfreeze import train
 
@@ -61,10 +61,24 @@ TUNE = ("unfreeze", "cache", "--data", "counts.parquet", "--loss", "preference",
         "--learning-rate", "2e-3", "--epochs", "2", "--batch-size", "512", "--device", "cpu")  # fmt: skip
 
 
+def test_validate_computes_as_many_pictures_at_once_as_it_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(config: Any, progress: Any) -> None:
+        raise InputError(f"{config.batch_size} at once")
+
+    monkeypatch.setattr("embed.jobs.build.build_cache", told)
+    assert heads(["validate", "pairs.parquet", "--batch_size", "3"]) == 2
+    assert "3 at once" in capsys.readouterr().err
+
+
 def test_tuned_refreshed_evaluated_and_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, embed, *CACHE, "--boundary", "blocks=1,1", "--boundary-dtype", "float32")
     tuned = run(capsys, heads, *TUNE, "--unfreeze-visual", "1", "--unfreeze-text", "1", "--wise", "auto")
     assert tuned["pair_accuracy"]["value"] > tuned["frozen_pair_accuracy"]["value"] + 0.1
+    # The lead is over the backbone as it was, whose accuracy stands beside.
+    lead = tuned["pair_accuracy"]["value"] - tuned["zero_shot_pair_accuracy"]["value"]
+    assert tuned["lead"]["zero_shot"]["difference"]["value"] == pytest.approx(lead) and lead > 0.05
     assert len(tuned["validation_accuracy"]) == 3 and 0 <= tuned["wise"] <= 1
 
     # What moved is small, the rest is the base's, and the whole is a new backbone.

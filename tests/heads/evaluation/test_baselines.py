@@ -1,17 +1,27 @@
 """Baselines: what a blinded head cannot see, and the prior against a loop."""
 
+from datetime import timedelta
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from heads_labels import GROUPS, SIZE, comparisons, single
+from sklearn.linear_model import RidgeCV
 
 from embed.spec import InputError
 from heads.config import HeadConfig, Protocol, TrainConfig
 from heads.data.comparisons import Labels
 from heads.data.features import Features
-from heads.data.split import Split
-from heads.evaluation.baselines import image_only, prior_scores, prompt_only, trained_scores
+from heads.data.split import Split, rows_apart_from
+from heads.evaluation.baselines import (
+    image_only,
+    prior_columns,
+    prior_scores,
+    prompt_only,
+    ridge_scores,
+    trained_scores,
+)
 from heads.evaluation.evaluate import fast_scores
 from heads.evaluation.measured import measure_pairs
 from heads.metrics import pair_credit
@@ -98,14 +108,69 @@ def test_the_prior_is_the_mean_of_training_rows() -> None:
     labels = single("counts", count, style=style)
     prompt = labels.prompt
     split = Split(np.where(prompt % 3 == 2, -1, prompt % 3), prompt, 2)
+    # A picture that stands in a row held out and in one that is not: the second is no row of training.
+    labels.image[10] = labels.image[0]
+    labels.image[11] = labels.image[5]
+    pictures = [{int(labels.image[i]) for i in range(len(count)) if split.fold[i] == fold} for fold in (0, 1)]
+    sharing = [{i for i in range(len(count)) if labels.image[i] in held_out} for held_out in pictures]
+    assert split.fold[10] == split.fold[11] == -1 and split.fold[0] == 0 and split.fold[5] == 1
     got = prior_scores(labels, split, "style")
     for row in range(len(count)):
         if split.fold[row] < 0:
             assert np.isnan(got[row, 0])
             continue
-        train = [i for i in range(len(count)) if split.fold[i] != split.fold[row]]
+        train = [i for i in range(len(count)) if split.fold[i] != split.fold[row] and i not in sharing[split.fold[row]]]
         same = [i for i in train if style[i] == style[row]] or train
         assert got[row, 0] == pytest.approx(np.mean(np.log1p(count[same])))
+
+
+def test_columns_of_few_values_are_priors() -> None:
+    n = GROUPS * SIZE
+    columns = {"maker": ["x", "y"] * (n // 2), "one": ["x"] * n, "year": [i % 24 for i in range(n)],
+               "id": list(range(n)), "list": [[1]] * n, "many": [i % 25 for i in range(n)],
+               "a,b": ["x", "y"] * (n // 2), "took": [timedelta(i % 3) for i in range(n)]}  # fmt: skip
+    assert prior_columns(single("ratings", np.ones(n), **columns)) == ["maker", "year"]
+    sides = {"model_0": ["m", "n"] * 20, "model_1": ["n", "m"] * 20, "pos_by": ["p", "q"] * 20,
+             "neg_by": ["q", "p"] * 20, "style": ["s", "t"] * 20}  # fmt: skip
+    found = prior_columns(comparisons(np.ones(40), np.arange(40), **sides))
+    assert sorted(found) == ["model_0,model_1", "pos_by,neg_by"]
+
+
+@pytest.mark.parametrize("kind", ["ratings", "comparisons"])
+def test_ridge_regression_sees_training_rows_alone_and_is_scikit_learns(kind: str) -> None:
+    pictures = unit(GROUPS * SIZE, 12)
+    liked = pictures[:, 0].numpy() + RNG.normal(0, 0.1, GROUPS * SIZE)
+    if kind == "ratings":
+        labels = single(kind, liked)
+    else:
+        labels = comparisons((liked[::2] > liked[1::2]).astype(float), np.arange(60))
+    split = Split(np.arange(len(labels)) // SIZE % 3 - 1, np.arange(len(labels)), 2)
+    # The first picture held out stands in the last row too, which is in training and must be left out.
+    labels.image[labels.items[-1, 0]] = labels.image[labels.items[np.flatnonzero(split.fold == 0)[0], 0]]
+    assert split.fold[-1] == 1
+    features = Features(unit(120), unit(120), torch.arange(120), torch.arange(120), pictures)
+    if kind == "ratings":
+        liked[-1] = labels.values["rating"][-1] = np.nan  # what nobody knows teaches nothing
+    got = ridge_scores(labels, features, split)
+    assert np.isnan(got[split.fold < 0]).all()
+    for fold in (0, 1):
+        test = np.flatnonzero(split.fold == fold)
+        train = rows_apart_from(labels, test)
+        train = train[np.isfinite(liked[train])] if kind == "ratings" else train
+        assert 20 < len(train) < len(labels) and (fold == 1 or len(labels) - 1 not in train)
+        x, means = pictures.numpy()[labels.image], np.zeros(12)
+        if kind == "ratings":
+            inputs, wanted = x[train], liked[train]
+            means = inputs.mean(0)
+        else:
+            inputs = x[labels.items[train, 0]] - x[labels.items[train, 1]]
+            wanted = 2 * labels.values["target"][train] - 1
+        model = RidgeCV(np.logspace(0, 6, 13), fit_intercept=kind == "ratings")
+        model.fit((inputs - means) / inputs.std(0), wanted)
+        np.testing.assert_allclose(got[test], model.predict((x - means) / inputs.std(0))[labels.items[test]], atol=1e-4)
+    # Without pooled features it reads the projected ones, and what it has not seen changes nothing.
+    projected = ridge_scores(labels, Features(pictures, unit(120), torch.arange(120), torch.arange(120)), split)
+    np.testing.assert_array_equal(projected, got)
 
 
 def test_the_prior_of_comparisons_is_how_often_each_side_won() -> None:

@@ -5,9 +5,23 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from heads_labels import comparisons, measured
+from heads_labels import GROUPS, SIZE, comparisons, measured, single
 
 from heads.evaluation.evaluate import percentiles, write_scores
+
+
+def test_a_table_may_have_columns_named_as_those_that_are_written(tmp_path: Path) -> None:
+    columns = {
+        name: [letter] * 120 for name, letter in zip(("score", "table_score", "fold", "group"), "xyzg", strict=True)
+    }
+    labels = single("counts", np.arange(GROUPS * SIZE), **columns)
+    one = measured(labels)
+    write_scores(tmp_path / "scores.parquet", labels, one.split, np.random.default_rng(0).random((120, 1)))
+    written = pq.read_table(tmp_path / "scores.parquet")
+    assert len(set(written.column_names)) == len(written.column_names)
+    first = written.to_pylist()[0]
+    assert [first[name] for name in ("table_score", "table_table_score", "table_fold", "group")] == list("xyzg")
+    assert 0 <= first["score"] <= 1 and first["fold"] == 0 and first["image"].endswith(".png")
 
 
 def test_a_percentile_is_over_all_of_the_fold_both_sides_included(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from paths import DATA
+from scipy.stats import t
 from sklearn.linear_model import LogisticRegression
 
 from embed.spec import InputError
@@ -101,12 +102,33 @@ def test_two_generators_have_closed_forms() -> None:
     assert (again.value, again.low, again.high) == pytest.approx((x.value, x.low, x.high))
 
 
+@pytest.mark.parametrize("prompts", [2, 3, 12])
+def test_intervals_of_few_prompts_are_students_with_the_factor_for_small_samples(prompts: int) -> None:
+    """Of two generators, strength x is half the log odds p: prompt by prompt, their residuals give its variance."""
+    rng = np.random.default_rng(prompts)
+    target, prompt = rng.integers(0, 2, 20 * prompts).astype(float), np.repeat(np.arange(prompts), 20)
+    both = np.zeros(len(target), np.intp), np.ones(len(target), np.intp)
+    x = bradley_terry(Choices(("x", "y"), *both, target, prompt))["x"]
+    p = target.mean()
+    of_prompts = [(target[prompt == one] - p).sum() for one in range(prompts)]
+    variance = prompts / (prompts - 1) * np.square(of_prompts).sum() / (len(target) * p * (1 - p)) ** 2
+    half = t.ppf(0.975, prompts - 1) * np.sqrt(variance) / 2
+    assert (x.low, x.high) == pytest.approx((x.value - half, x.value + half))
+
+
+def test_choices_of_one_prompt_have_strengths_without_intervals() -> None:
+    both = np.zeros(3, np.intp), np.ones(3, np.intp)
+    x = bradley_terry(Choices(("x", "y"), *both, np.array([1.0, 1.0, 0.0]), np.zeros(3)))["x"]
+    assert x.value == pytest.approx(np.log(2) / 2)
+    assert np.isnan([x.low, x.high]).all() and x.reason == "fewer than two prompts"
+
+
 def test_intervals_hold_the_truth_as_often_as_stated() -> None:
     truth = np.array([0.0, 1.0, -1.0])
     inside = [
-        s.low <= t <= s.high
+        s.low <= true <= s.high
         for seed in range(150)
-        for s, t in zip(bradley_terry(simulated(truth.tolist(), 300, seed, ties=False)).values(), truth, strict=True)
+        for s, true in zip(bradley_terry(simulated(truth.tolist(), 300, seed, ties=False)).values(), truth, strict=True)
     ]
     assert 0.91 <= np.mean(inside) <= 0.98
 

@@ -87,6 +87,15 @@ def test_of_other_rows_only_the_unseen_are_left(tmp_path: Path, cache: Cache, ca
         hold_out(save(tmp_path / "all", cache, SplitConfig(folds=3), range(ROWS)), cache, labels(order))
 
 
+def test_a_picture_of_training_is_recognised_on_either_side(tmp_path: Path, cache: Cache) -> None:
+    head = save(tmp_path / "head", cache, SplitConfig(folds=3), range(2))  # trained on pictures 0 and 1
+    items = np.array([[0, 4], [5, 1], [6, 7], [8, 0], [1, 0]])
+    table = pa.table({"row": range(5)})
+    own = {"target": np.ones(5), "weight": np.ones(5)}
+    pairs = Labels("comparisons", np.arange(ROWS), np.full(ROWS, -1), items, own, table, 0)
+    assert hold_out(head, cache, pairs).split.fold.tolist() == [-1, -1, 0, -1, -1]
+
+
 def test_a_published_head_is_measured_on_everything(tmp_path: Path, cache: Cache) -> None:
     head = save(tmp_path / "head", cache, SplitConfig(folds=3), range(0), published={"file": "sa_0_4.pth"})
     held = hold_out(head, cache, labels(np.arange(ROWS)[::-1].copy()))
@@ -104,6 +113,16 @@ def test_two_heads_meet_on_what_neither_saw(tmp_path: Path, cache: Cache) -> Non
         rows = first.split.test_rows(fold)
         assert {by_half.split.fold[row] for row in rows} == {int(first.heads[fold].layer.bias.item()) - 1}
         assert second.heads[fold].layer.bias.item() == 0
+    # In folds that differ, each part is scored by the two heads that did not see it.
+    thirds = hold_out(save(tmp_path / "t", cache, SplitConfig(folds=3), range(ROWS)), cache, labels())
+    for parts in ((by_half, thirds), (thirds, by_half)):
+        both = in_common(*parts)
+        assert both[0].split.folds == both[1].split.folds > 3
+        for fold in range(both[0].split.folds):
+            for held, part in zip(both, parts, strict=True):
+                assert {part.split.fold[row] for row in held.split.test_rows(fold)} == {
+                    int(held.heads[fold].layer.bias.item()) - 1
+                }
     with pytest.raises(InputError, match="no row of the table is new to both"):
         other = save(tmp_path / "c", cache, SplitConfig(test_fraction=0.5, seed=0), range(ROWS))
         held = hold_out(other, cache, labels())

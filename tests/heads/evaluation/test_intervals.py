@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, spearmanr
+from scipy.stats import binomtest, spearmanr, t, ttest_1samp, ttest_ind
 
 from heads.evaluation import intervals
 from heads.evaluation.intervals import (
@@ -38,7 +38,16 @@ def slow_interval(credit, cluster_a, cluster_b, rng, resamples: int) -> tuple[fl
             copies = drawn.count(a) if a == b else drawn.count(a) * drawn.count(b)
             total, count = total + copies * c, count + copies
         means.append(total / count)
-    return tuple(np.quantile(means, [0.025, 0.975]))
+    return tuple(np.mean(credit) + np.array([-1, 1]) * reach(cluster_a, cluster_b) * np.std(means))
+
+
+def reach(cluster_a, cluster_b) -> float:
+    """By how many standard deviations of the resamples an interval reaches: with clusters of one size, Student's t for
+    so many, widened as a variance is that is divided by n - 1."""
+    sides = [*cluster_a, *cluster_b]
+    sizes = [sides.count(c) for c in set(sides)]
+    worth = sum(sizes) ** 2 / sum(size * size for size in sizes)
+    return t.ppf(0.975, worth - 1) * np.sqrt(worth / (worth - 1))
 
 
 @pytest.mark.parametrize("sides", [1, 2])
@@ -65,15 +74,39 @@ def test_clusters_of_one_give_the_normal_interval() -> None:
     assert (same.low, same.high) == pytest.approx((got.low, got.high))
 
 
-def test_the_truth_is_inside_as_often_as_stated() -> None:
+@pytest.mark.parametrize("prompts", [4, 30])
+def test_clusters_of_one_size_give_students_t(prompts: int) -> None:
+    credit = np.random.default_rng(3).random((prompts, 6))
+    resampling = bootstrap(np.arange(prompts).repeat(6), resamples=20_000)
+    got = mean_interval(credit.ravel(), resampling)
+    expected = ttest_1samp(credit.mean(1), 0).confidence_interval(0.95)
+    assert (got.low, got.high) == pytest.approx((expected.low, expected.high), rel=0.02)
+    test = paired_interval(
+        credit.ravel(), 1 - credit.ravel(), bootstrap(np.arange(prompts).repeat(6), resamples=20_000)
+    )
+    assert test.p_value == pytest.approx(ttest_1samp(credit.mean(1), 0.5).pvalue, rel=0.05)
+
+
+def test_uneven_clusters_are_worth_fewer() -> None:
+    assert bootstrap(np.repeat([0, 1, 2], 5)).worth == pytest.approx(3)
+    assert bootstrap(np.repeat([0, 1, 2], [1, 1, 98])).worth == pytest.approx(100**2 / (98**2 + 2))
+    assert bootstrap([0, 0, 1], [0, 1, 1]).worth == pytest.approx(2)  # a comparison counts for both of its sides
+
+
+@pytest.mark.parametrize(("prompts", "folds"), [(40, 1), (27, 5), (5, 1), (3, 1)])
+def test_the_truth_is_inside_as_often_as_stated(prompts: int, folds: int) -> None:
     rng = np.random.default_rng(1)
-    inside = []
-    for _ in range(150):
-        skill = np.repeat(rng.beta(3, 1, 40), 8)  # prompts differ in how easy they are; mean 0.75
-        credit = (rng.random(320) < skill).astype(float)
-        got = mean_interval(credit, bootstrap(np.arange(320) // 8, seed=rng, resamples=150))
+    inside, certain = [], []
+    for _ in range(200):
+        skill = np.repeat(rng.beta(6, 2, prompts), 8)  # prompts differ in how easy they are; mean 0.75
+        prompt = np.arange(8 * prompts) // 8
+        credit = (rng.random(8 * prompts) < skill).astype(float)
+        got = mean_interval(credit, bootstrap(prompt, seed=rng, resamples=150), prompt % folds)
         inside.append(got.low <= 0.75 <= got.high)
+        other = (rng.random(8 * prompts) < np.repeat(rng.beta(6, 2, prompts), 8)).astype(float)
+        certain.append(paired_interval(credit, other, bootstrap(prompt, seed=rng, resamples=150)).p_value < 0.05)
     assert 0.91 <= np.mean(inside) <= 0.985
+    assert np.mean(certain) <= 0.08
 
 
 @pytest.mark.parametrize("sides", [1, 2])
@@ -92,9 +125,10 @@ def test_calibration_error_is_that_of_copied_comparisons(sides: int) -> None:
         errors.append(error(np.array(copies)))
     got = calibration_error_interval(gap, bins, bootstrap(a, b, 5, 60))
     value = error(np.ones(80))
-    low, high = np.quantile(errors, [0.025, 0.975])
+    middle = np.mean(errors)
+    low, high = middle + reach(a, b) / 1.959964 * (np.quantile(errors, [0.025, 0.975]) - middle)
     assert got.value == pytest.approx(value)
-    added = np.mean(errors) - value
+    added = middle - value
     assert (got.low, got.high) == pytest.approx((max(0, low - 3.414214 * added), high - added))
 
 
@@ -129,6 +163,16 @@ def test_mean_of_folds() -> None:
     assert mean_interval(np.append(credit, np.nan), bootstrap(np.append(a, 0), seed=6), nothing) == single
 
 
+def test_the_degrees_of_freedom_of_folds_are_satterthwaites() -> None:
+    """Welch's test of two samples of uneven spread is that of a mean over two folds."""
+    rng = np.random.default_rng(2)
+    wide, narrow = rng.normal(0, 1.0, 4), rng.normal(0, 0.05, 12)
+    fold, cluster = np.repeat([0, 1], [4, 12]), np.arange(16)
+    got = mean_interval(np.append(wide, narrow), bootstrap(cluster, resamples=20_000), fold)
+    welch = ttest_ind(wide, -narrow, equal_var=False).confidence_interval(0.95)  # of the sum, twice the mean
+    assert (got.low, got.high) == pytest.approx((welch.low / 2, welch.high / 2), rel=0.02)
+
+
 def test_paired_interval_agrees_with_the_sign_test() -> None:
     # 60 comparisons on which only the first is right, 40 on which only the second is; the rest says nothing.
     credit_1 = np.repeat([1.0, 0.0, 1.0], [60, 40, 400])
@@ -146,14 +190,17 @@ def test_paired_interval_agrees_with_the_sign_test() -> None:
 
 def test_too_little_to_say_is_missing_not_certain() -> None:
     one_cluster = mean_interval([1.0, 0.0], bootstrap(["p", "p"]))
-    assert one_cluster.to_json() == {"value": 0.5, "low": None, "high": None}
+    reason = "fewer than two clusters"
+    assert one_cluster.to_json() == {"value": 0.5, "low": None, "high": None, "reason": reason}
+    lone = mean_interval([1.0, 0.0, 1.0], bootstrap([0, 1, 2]), [0, 0, 1])
+    assert np.isnan(lone.low) and lone.reason == f"{reason} in a held-out part"
     for nothing in (([], [], []), ([0.3], [0], [1])):  # no comparison, or one cluster
         gap, bins, cluster = nothing
         error = calibration_error_interval(gap, bins, bootstrap(cluster))
         assert np.isnan([error.low, error.high]).all() and np.isnan(error.value) == (not gap)
     for fold in (None, [0]):
         nothing = mean_interval([np.nan], bootstrap([0]), fold)
-        assert nothing.to_json() == {"value": None, "low": None, "high": None}
+        assert nothing.to_json() == {"value": None, "low": None, "high": None, "reason": "nothing could be judged"}
     paired = paired_interval([1.0], [np.nan], bootstrap([0]))
     assert json.loads(json.dumps(paired.to_json(), allow_nan=False))["p_value"] is None
 
@@ -197,4 +244,5 @@ def test_a_paired_interval_can_be_a_mean_over_folds() -> None:
     fold, cluster = np.array([0, 0, 0, 0, 1, 1]), np.arange(6)
     got = paired_interval(credit, np.zeros(6), bootstrap(cluster), fold)
     assert got.difference.value == pytest.approx((3 / 4 + 1 / 2) / 2)
-    assert got.difference == mean_interval(credit, bootstrap(cluster), fold)
+    assert got.difference == mean_interval(credit, bootstrap(cluster), fold).within(-1, 1)
+    assert got.difference.high == 1  # from two clusters in a fold an interval reaches beyond what can be

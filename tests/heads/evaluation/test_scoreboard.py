@@ -11,7 +11,7 @@ from scipy.stats import kendalltau, spearmanr
 from heads.config import Protocol
 from heads.data.split import Split
 from heads.evaluation.measured import Measured, measure_pairs
-from heads.evaluation.scoreboard import METRICS, scoreboard, tie_thresholds
+from heads.evaluation.scoreboard import METRICS, pair_probability, scoreboard, tie_thresholds
 
 RNG = np.random.default_rng(5)
 
@@ -107,6 +107,35 @@ def test_pickscores_threshold_comes_from_the_rows_for_validation_where_there_are
     got = scoreboard(one, {"head": scores})["pickscore_accuracy"]["scores"]["head"]["value"]
     assert got == pytest.approx(points(np.arange(1, 200, 2), best))
     assert tie_thresholds(one, scores) == [best]
+
+
+def test_what_is_fitted_is_of_these_scores_and_not_of_what_stood_there_before() -> None:
+    one, scores = compared_pairs()
+    before = pair_probability(one, scores, "temperature")
+    scores *= -1
+    np.testing.assert_array_equal(pair_probability(one, scores, "isotonic") > 0.5, pair_probability(
+        measured(one.labels), scores.copy(), "isotonic") > 0.5)  # fmt: skip
+    assert not np.array_equal(pair_probability(one, scores, "temperature"), before, equal_nan=True)
+    scores *= -1
+    np.testing.assert_array_equal(pair_probability(one, scores, "temperature"), before)
+
+
+def test_hps_accuracy_of_comparisons_is_a_mean_over_prompts_in_which_ties_of_people_are_right() -> None:
+    one, scores = compared_pairs()
+    prompt, target = one.labels.prompt[one.labels.items[:, 0]], one.labels.values["target"]
+    folds = []
+    for fold in range(3):
+        shares = []
+        for name in np.unique(prompt[one.split.fold == fold]):
+            credit = [
+                1.0 if target[i] == 0.5 else 0.5 if a == b else float((a > b) == (target[i] > 0.5))
+                for i, (a, b) in enumerate(scores)
+                if prompt[i] == name
+            ]
+            shares.append(np.mean(credit))
+        folds.append(np.mean(shares))
+    got = scoreboard(one, {"head": scores})["hps_accuracy"]["scores"]["head"]["value"]
+    assert got == pytest.approx(np.mean(folds))
 
 
 def test_a_single_part_is_fitted_on_one_half_and_applied_to_the_other() -> None:

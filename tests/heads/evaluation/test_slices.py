@@ -5,6 +5,9 @@ import pytest
 from heads_labels import GROUPS, SIZE, comparisons, measured, single
 
 from embed.spec import InputError
+from heads.config import Protocol
+from heads.data.split import Split
+from heads.evaluation.measured import measure_pairs
 from heads.evaluation.slices import pair_accuracy_by
 
 RNG = np.random.default_rng(8)
@@ -40,5 +43,11 @@ def test_many_numbers_are_cut_into_parts_of_equal_size() -> None:
     assert sorted(found.values()) == [1, 19, 20, 20, 20]
     assert found["unknown"] == 1
     assert {s["value"] for s in pair_accuracy_by(one, scores, "few")["slices"]} == {"1", "2"}
+    # The parts are of the rows held out: the others, far away, move no edge.
+    away = np.append(np.sort(size[:40]), 100 + np.arange(40.0))
+    away[np.isnan(away)] = 0.5
+    labels = comparisons(RNG.choice([0.0, 1.0], 80), np.arange(80), size=away.tolist())
+    half = measure_pairs(labels, Split(np.where(np.arange(80) < 40, 0, -1), np.arange(80), 1), Protocol(resamples=20))
+    assert [s["pairs"] for s in pair_accuracy_by(half, scores, "size")["slices"]] == [10] * 4
     with pytest.raises(InputError, match="'colour' is no column of the table; it has few, row, size"):
         pair_accuracy_by(one, scores, "colour")

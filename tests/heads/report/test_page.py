@@ -41,7 +41,7 @@ def test_marks_land_where_the_axes_say() -> None:
 
 def test_intervals_draw_value_and_ends_in_proportion() -> None:
     svg = intervals([Estimate("head", 0.7, 0.6, 0.8, "mark"), Estimate(EVIL, 0.5, None, None)], 0.5, "accuracy")
-    root = ET.fromstring(svg)
+    root = ET.fromstring(svg)  # the plot, in what scrolls where a screen is narrow
     dots = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter("circle")]
     assert dots[0][1] < dots[1][1]  # the first is on top
     whiskers = [p for p in root.iter("polyline") if "whisker" in p.get("class")]

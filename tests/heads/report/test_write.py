@@ -1,10 +1,14 @@
 """What the page shows: the ends of the ranking, the surest mistakes, and slices."""
 
+import re
+import xml.etree.ElementTree as ET
+
 import numpy as np
+import pytest
 from heads_labels import GROUPS, SIZE, comparisons, measured, single
 
 from heads.report import write
-from heads.report.write import _items, _slices, _wrong_pairs
+from heads.report.write import _items, _scatter, _slices, _wrong_pairs
 
 RNG = np.random.default_rng(2)
 
@@ -38,6 +42,22 @@ def test_the_surest_mistakes_show_each_picture_once() -> None:
             met |= pictures
     assert _wrong_pairs(one, scores) == expected[: write.SHOWN_PAIRS]
     assert len(expected) > 4
+
+
+@pytest.mark.parametrize("exposures", [None, 1000.0])
+def test_counts_and_rates_are_on_a_logarithmic_axis_with_nothing_at_its_left(exposures: float | None) -> None:
+    count = np.concatenate([[0, 1, 10, 100, 1000], RNG.integers(1, 1000, GROUPS * SIZE - 5)]).astype(float)
+    labels = single("counts", count)
+    if exposures:
+        labels.values["exposures"] = np.full(len(count), exposures)
+    root = ET.fromstring(re.search("<svg.*</svg>", _scatter(measured(labels), -count[:, None]))[0])
+    x = {c.find("title").text.split(",")[0].split(" ")[1]: float(c.get("cx")) for c in root.iter("circle")}
+    shown = [f"{c / (exposures or 1):g}" for c in (0, 1, 10, 100, 1000)]
+    steps = np.diff([x[name] for name in shown])
+    np.testing.assert_allclose(steps, steps[0], atol=0.3)  # each step of ten is as long
+    texts = [text.text for text in root.iter("text")]
+    assert {"0", "percentile of the score", "rate" if exposures else "count"} <= {*texts}
+    assert ("0.01" if exposures else "100") in texts
 
 
 def test_slices_without_a_pair_draw_nothing() -> None:

@@ -19,11 +19,12 @@ from embed.modes import parse_mode
 from embed.spec import InputError
 from heads.config import HeadConfig, UnfreezeConfig
 from heads.models import build_head
-from heads.training.loop import Loop, copy_of, load
+from heads.training.loop import Diverged, Loop, copy_of, load
 from heads.unfreeze.model import Unfrozen
 from heads.unfreeze.train import Data, accuracy_of, interpolate, new_loop, train
 
 MODE = "blocks=1,1"
+PAIRS = tiny.PAIRS
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,17 @@ def test_a_sum_is_the_same_computed_whole_or_in_parts(loss: str, folder: Path) -
     whole, in_parts = (train(*each).history[1]["train_loss"] for each in one)
     mean = train(*setup(folder, loss=loss, epochs=1)).history[1]["train_loss"]
     assert whole == pytest.approx(in_parts, rel=1e-4) and whole > 3 * mean
+
+
+@pytest.mark.parametrize("loss", ["preference", "triplet", "ranking", "listwise", "rating"])
+def test_a_mean_has_the_same_gradient_computed_whole_or_in_parts(loss: str, folder: Path) -> None:
+    """Groups are of two to four rows, some tied, and pairs weigh differently."""
+    loops = [new_loop(*setup(folder, loss=loss, accumulate=parts)) for parts in (1, 3)]
+    first, second = (loop.take_step() for loop in loops)
+    assert first == pytest.approx(second, rel=1e-4)
+    for name, weight in loops[0].weights.items():
+        assert weight.grad is not None
+        torch.testing.assert_close(loops[1].weights[name].grad, weight.grad, rtol=1e-3, atol=1e-6)
 
 
 RICH = {"ema": 0.7, "warmup": 0.2, "schedule": "cosine", "max_grad_norm": 0.05, "accumulate": 2, "head": "mlp"}
@@ -154,6 +166,9 @@ def test_a_loss_that_is_no_number_is_the_users_to_mend(folder: Path) -> None:
 
     with pytest.raises(InputError, match=r"the loss is nan at epoch 0, step 1, of a batch of 16 pairs, .*lower --lear"):
         train(*setup(folder), on_step=ruin)
+    # After the only step of an epoch it is the validation that meets it.
+    with pytest.raises(Diverged, match="scores of the pairs for validation are no numbers any more; lower --learning"):
+        train(*setup(folder, batch_size=PAIRS, learning_rate=1e30))
 
 
 RANK = """

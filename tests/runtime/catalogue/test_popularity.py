@@ -29,6 +29,25 @@ def test_posterior_rates_shrink_what_was_rarely_shown():
     assert np.abs(rates[:-2] - true).mean() < np.abs(counts / exposures - true).mean()
 
 
+def test_posterior_rates_are_the_method_of_moments():
+    """Few pictures, of which n - 1 is far from n: Kleinman's (1973) estimate, picture by picture."""
+    counts, exposures = [3, 1, 9, 4], [10, 20, 30, 8]
+    total, mean = sum(exposures), sum(counts) / sum(exposures)
+    seen = sum(e * (c / e - mean) ** 2 for c, e in zip(counts, exposures, strict=True))
+    variance = (seen - mean * (1 - mean) * 3) / (total - sum(e * e for e in exposures) / total)
+    strength = mean * (1 - mean) / variance - 1
+    assert 1 < strength < total
+    expected = [(c + mean * strength) / (e + strength) for c, e in zip(counts, exposures, strict=True)]
+    np.testing.assert_allclose(posterior_rates(np.array(counts), np.array(exposures)), expected)
+
+
+def test_the_prior_is_worth_one_exposure_at_least():
+    # Rates of 0 and 1, more apart than any Beta prior's: the estimate of its strength is below 0.
+    np.testing.assert_allclose(
+        posterior_rates(np.array([0, 9, 0, 9]), np.array([9, 9, 9, 9])), [0.05, 0.95, 0.05, 0.95]
+    )
+
+
 @pytest.mark.parametrize(("counts", "expected"), [([0, 0], 0.0), ([5, 9], 1.0)])
 def test_posterior_rates_where_all_or_none_applaud(counts, expected):
     np.testing.assert_allclose(posterior_rates(np.array(counts), np.array([5, 9])), expected)

@@ -1,5 +1,6 @@
 import fsspec
 import numpy as np
+import pyarrow as pa
 import pytest
 from catalogue_fakes import make_catalogue, make_labels, unit_vectors
 from PIL import Image
@@ -28,6 +29,17 @@ def test_likes_are_averaged_and_dislikes_taken_away():
         mixed_query(likes, likes)
     with pytest.raises(InputError, match="that is liked"):
         mixed_query(likes[:0], dislikes)
+
+
+def test_pictures_without_a_value_are_no_group(tmp_path):
+    creators = ["x", None, None, "x", None, "y", "y", None]
+    labels = make_labels(8).drop_columns(["creator"]).append_column("creator", pa.array(creators))
+    few = make_catalogue(tmp_path / "c", unit_vectors(8, 16), labels)
+    query = unit_vectors(1, 16, seed=2)[0]
+    ranked = [hit.metadata["creator"] for hit in few.search(query[None], 8)[0]]
+    found = [hit.metadata["creator"] for hit in find(few, query, Wish(8, group_by="creator"))]
+    assert found.count(None) == 4 and sorted(filter(None, found)) == ["x", "y"]
+    assert len(ranked) == 8
 
 
 def test_a_plain_wish_is_a_search(catalogue):

@@ -116,6 +116,8 @@ def test_every_kind_of_query(place, capsys):
     assert got == expected(mixed / np.linalg.norm(mixed))
     assert hits_of(capsys, "--id", "p8.png", "--where", "kind = 'c'") == ["p50.png"]
     assert "p8.png" not in hits_of(capsys, "--id", "p8.png", "--front")
+    assert run("similar", "cat", "--id", "p8.png", "--front", "-k", "2") == 2
+    assert "leave one out" in capsys.readouterr().err
     assert len(hits_of(capsys, "--id", "p8.png", "--group-by", "kind", "--where", "kind is not null")) == 3
 
 

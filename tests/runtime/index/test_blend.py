@@ -45,6 +45,14 @@ def test_best_of_many_candidates_and_none():
     assert (rows[2][4:] == -1).all() and (scores[2][4:] == -np.inf).all()
 
 
+def test_equal_scores_come_by_row():
+    vectors = np.tile(unit_vectors(1, 24), (40, 1)).astype(np.float16)
+    queries, popularity = unit_vectors(2, 24, seed=1), np.zeros(40, np.float32)
+    shuffled = np.random.default_rng(0).permuted(np.tile(np.arange(40), (2, 1)), axis=1)
+    rows, _, scores = best_of(shuffled, vectors, popularity, queries, np.zeros(2, np.float32), 40)
+    assert rows.tolist() == [list(range(40))] * 2 and np.ptp(scores, axis=1).max() == 0
+
+
 def test_pareto_front_is_what_nothing_beats():
     rng = np.random.default_rng(0)
     # Few different values, so that there are ties of every kind.

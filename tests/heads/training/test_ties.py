@@ -1,0 +1,55 @@
+"""What is kept where it is close: the first of epochs that validate equally well, and the default of a search."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import sem
+from trainings import task
+
+from heads.data.comparisons import Pairs, expected_accuracy
+from heads.training import convex, folds
+from heads.training.sweep import Trial, best_of
+
+
+@pytest.mark.parametrize(("accuracies", "epochs"), [([0.5, 0.7, 0.7], 2), ([0.7, 0.7, 0.6], 1), ([0.5, 0.6, 0.7], 3)])
+def test_the_first_of_the_best_epochs_is_chosen(
+    accuracies: list[float], epochs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fit(head: Any, features: Any, parts: Any, validation: Any, config: Any, epochs: int | None, *_: Any) -> Any:
+        asked.append((validation is None, epochs))
+        return [{"validation_accuracy": accuracy} for accuracy in accuracies]
+
+    monkeypatch.setattr(folds, "fit", fit)
+    trained = folds.train_heads(task("fusion", folds=None))
+    assert trained.chosen == {"epochs": epochs}
+    assert asked == [(False, None), (True, epochs)]
+
+
+@pytest.mark.parametrize(("more", "better"), [(0.008, False), (0.012, True)])
+def test_a_trial_must_lead_by_more_than_the_standard_error_of_its_lead(more: float, better: bool) -> None:
+    lead = np.array([-0.02, 0.0, 0.059]) + more
+    assert (lead.mean() > sem(lead)) == better and lead.mean() > sem(lead, ddof=0)
+    rounds = np.array([0.7, 0.72, 0.68])
+    first, other = Trial({}, rounds.tolist(), 1.0), Trial({"hidden": 64}, (rounds + lead).tolist(), 1.0)
+    assert best_of([first, other]) is (other if better else first)
+
+
+def test_the_strongest_of_penalties_that_are_as_good_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convex, "expected_accuracy", lambda *_: 0.7)
+    given = task("linear", folds=None)
+    trained = folds.train_heads(replace(given, config=replace(given.config, penalty=None)))
+    assert trained.chosen["penalty"] == convex.PENALTIES[0]
+
+
+def test_the_accuracy_that_chooses_epochs_is_weighted_and_equal_scores_are_half_right() -> None:
+    target, weight = np.array([1.0, 0.8, 0.3, 1.0], np.float32), np.array([1.0, 2.0, 4.0, 0.5], np.float32)
+    rows = np.arange(4)
+    pairs = Pairs(rows, rows + 4, target, weight, rows, rows)
+    score_a, score_b = np.array([2, 1, 5, 0], np.float32), np.array([1, 1, 0, 3], np.float32)
+    agreement = [1.0, 0.5, 0.3, 0.0]
+    expected = sum(w * x for w, x in zip(weight, agreement, strict=True)) / 7.5
+    assert expected_accuracy(score_a, score_b, pairs) == pytest.approx(expected)
