@@ -8,7 +8,9 @@ from embed.modes import parse_mode
 from embed.options import Internal, Only, Option, Range, hints_of, metadata, require_valid
 from embed.spec import InputError
 
-Kind = Literal["cosine", "linear", "mlp", "fusion", "kernel"]
+Kind = Literal["cosine", "linear", "mlp", "fusion", "kernel", "blend"]
+OnTop = Literal["cosine", "linear", "mlp", "fusion", "kernel"]  # of a backbone that moves
+Choice = Literal["auto", "cosine", "linear", "mlp", "fusion", "kernel", "blend"]
 Loss = Literal["preference", "preference-inbatch", "triplet", "ranking", "listwise", "rating"]
 Distance = Literal["squared_euclidean", "euclidean", "cosine"]
 Reduction = Literal["mean", "sum"]
@@ -26,18 +28,18 @@ class HeadConfig:
 
     kind: Annotated[Kind, Internal()]
     dim: Annotated[int, Range(1), Internal()]  # of image_embedding and text_embedding
-    pooled_dim: Annotated[int, Range(0), Internal()] = 0  # of image_pooled, which only fusion reads; 0: there is none
+    pooled_dim: Annotated[int, Range(0), Internal()] = 0  # of image_pooled; 0: there is none
     hidden: Annotated[int, Range(1), Only("head", ("fusion",))] = 128
     """The width of the hidden layer."""
     dropout: Annotated[float, Range(0, below=1), Only("head", ("fusion",))] = 0.5
     """The dropout of the hidden layer."""
     input_dropout: Annotated[float, Range(0, below=1), Only("head", ("fusion",))] = 0.6
     """The dropout of the inputs. The default keeps a head honest that has hundreds of rows. Give less for millions."""
-    reads: Annotated[Literal["both", "image", "text"], Only("head", ("mlp", "kernel"))] = "both"
+    reads: Annotated[Literal["both", "image", "text"], Only("head", ("mlp", "fusion", "kernel", "blend"))] = "both"
     """What the head reads: picture and prompt, or one of them alone."""
     activations: Annotated[bool, Only("head", ("mlp",))] = True
     """Make the head affine, as the published ones are: without ReLU between its layers."""
-    landmarks: Annotated[int, Range(1), Only("head", ("kernel",))] = 512
+    landmarks: Annotated[int, Range(1), Only("head", ("kernel", "blend"))] = 1024
     """The most training items that the head compares with."""
 
     def __post_init__(self) -> None:

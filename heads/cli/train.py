@@ -18,8 +18,8 @@ from heads.cli.common import HeadTraining, LabelOptions, accuracy_lines, content
 from heads.config import (
     PICKSCORE_PROMPTS,
     STEPPED,
+    Choice,
     HeadConfig,
-    Kind,
     Loss,
     Protocol,
     SplitConfig,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from embed.cache.store import Cache
+    from heads.data.comparisons import Labels
     from heads.data.features import Features
     from heads.evaluation.evaluate import Accuracies
     from heads.training.checkpoint import Checkpoints
@@ -70,7 +71,7 @@ def train(
     tables: Tables,
     labels: LabelOptions,
     out: Path,
-    head: Kind | None = None,
+    head: Choice | None = None,
     loss: str | None = None,
     shape: partial[HeadConfig],
     training: partial[TrainConfig],
@@ -85,7 +86,8 @@ def train(
     Args:
         cache: A folder made by `python -m embed cache`.
         out: The folder to write the head to.
-        head: The head. By default fusion; kernel is for tables of some hundreds or thousands of rows.
+        head: The head. By default auto: blend for tables of up to 20,000 rows, fusion for larger ones, and the first
+            head that reads all other options given.
         loss: The loss. By default preference, for any table; ranking and listwise are for ranked groups, rating is for
             ratings, or the log rate of counts, and triplet and preference-inbatch are for the head cosine and pairs of
             pictures under one prompt. If there are several tables, one for all, or one each with commas between them.
@@ -109,7 +111,8 @@ def train(
     options = _chosen_options(config, named | shape.keywords | training.keywords)
     losses, weights = per_table(str(options.get("loss", "preference")), tables.weights, len(tables.data))
     (measured, *more), features = labels.met(opened, tables.data)
-    head_config, train_config = configs({**options, "loss": losses[0]}, split_config.seed, features)
+    options, lines = chosen_head({**options, "loss": losses[0]}, [measured, *more], features, losses)
+    head_config, train_config = configs(options, split_config.seed, features)
     require_use(train_config, losses)
     others = [OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
     rows = split_rows(measured, split_config)
@@ -120,7 +123,8 @@ def train(
         checkpoints.clear()
     found = _train_seeds(run, task, checkpoints)
     trained, accuracies = found[0]
-    result, lines = accuracies.to_json(), accuracy_lines(accuracies)
+    result = accuracies.to_json()
+    lines += accuracy_lines(accuracies)
     if run.seeds > 1:
         result["seeds"], of_seeds = _spread(split_config.seed, [one.pair_accuracy.value for _, one in found])
         lines += of_seeds
@@ -159,16 +163,35 @@ def _chosen_options(file: Path | None, given: Mapping[str, Any]) -> dict[str, ob
     """The options given, on the command line or else in a file; InputError for one that the head ignores."""
     known = {one.place[1] or one.place[0]: one for one in arguments_of(train) if one.place[0] in IN_FILES}
     options = {**(_read_options(file, known) if file else {}), **given}
-    head = options.get("head", "fusion")
-    require_value("head", head, Kind)
-    for name in options:
-        only = metadata(known[name].hint, Only)
-        readers = only.values if only and only.option == "head" else STEPPED if only else ()
-        if readers and head not in readers:
-            raise InputError(
-                f"{known[name].name} is of {' and '.join(readers)} and does nothing for the head {head}; leave it out"
-            )
+    head = options.get("head", "auto")
+    require_value("head", head, Choice)
+    for name, readers in _readers(options).items():
+        if head != "auto" and head not in readers:
+            raise InputError(f"{name} is of {' and '.join(readers)} and does nothing for the head {head}; leave it out")
     return options
+
+
+def _readers(options: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
+    """The heads that read each option that is not of all heads, by the option's name."""
+    found = {}
+    for argument in arguments_of(train):
+        only = metadata(argument.hint, Only)
+        if only and argument.place[0] in IN_FILES and (argument.place[1] or argument.place[0]) in options:
+            found[argument.name] = only.values if only.option == "head" else STEPPED
+    return found
+
+
+def chosen_head(
+    options: Mapping[str, object], tables: "Sequence[Labels]", features: "Features", losses: Sequence[str]
+) -> tuple[dict[str, object], list[str]]:
+    """The options with the head that `auto` stands for, and a line that says which it is."""
+    from heads.training.auto import choose_head
+
+    if options.get("head", "auto") != "auto":
+        return dict(options), []
+    choice = choose_head(tables, features, losses, _readers(options))
+    found = {**options, "head": choice.head} | ({"reads": choice.reads} if choice.reads else {})
+    return found, [f"auto: {choice.head} ({choice.why})"]
 
 
 def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, object]:
@@ -196,7 +219,8 @@ def configs(options: Mapping[str, object], seed: int, features: "Features") -> t
         training.setdefault("batch_size", 128)  # PickScore's
     of_head: Callable[..., HeadConfig] = HeadConfig
     of_training: Callable[..., TrainConfig] = TrainConfig
-    head = of_head(options.get("head", "fusion"), features.dim, features.pooled_dim, **shape)
+    head = of_head(options["head"], features.dim, features.pooled_dim, **shape)
+    head = replace(head, landmarks=min(head.landmarks, max(1, len(features.image))))
     return head, of_training(seed=seed, **training)
 
 

@@ -11,7 +11,7 @@ from embed.config import DeviceConfig
 from embed.options import Range
 from embed.spec import InputError
 from heads.cli.common import PairOptions, TableOptions, accuracy_lines, content_ids
-from heads.config import HeadConfig, HoldOutConfig, Kind, Protocol, SplitConfig, UnfreezeConfig
+from heads.config import HeadConfig, HoldOutConfig, OnTop, Protocol, SplitConfig, UnfreezeConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,7 +53,7 @@ def unfreeze(
     out: Path,
     unfrozen: ModeOptions,
     live: bool = False,
-    head: Kind | None = None,
+    head: OnTop | None = None,
     splitting: HoldOutConfig,
     where: PairOptions,
     wise: Annotated[float | Literal["auto"], Range(0, 1)] = 1.0,
