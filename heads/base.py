@@ -22,6 +22,13 @@ class Head(nn.Module):
     def prepare(self, **inputs: Tensor) -> None:
         """Take from training inputs what is no weight, such as their mean. Called once, before training."""
 
+    @torch.no_grad()
+    def rescale(self, gain: float, offset: float) -> None:
+        """Make every score gain * score + offset. A head whose scores cannot be shifted leaves the offset out."""
+        *_, last = (module for module in self.modules() if isinstance(module, nn.Linear))
+        last.weight.mul_(gain)
+        last.bias.mul_(gain).add_(offset)
+
 
 def order_one(unit_vectors: Tensor) -> Tensor:
     """The vectors times the square root of their length: coordinates of the order of one, as initialisations and

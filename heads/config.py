@@ -1,7 +1,7 @@
 """What training and evaluation can be told. Imports nothing heavy, so that a command's help is quick."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from embed.modes import parse_mode
@@ -19,6 +19,13 @@ Schedule = Literal["constant", "cosine"]
 SOLVED = ("linear", "kernel")  # heads that are not trained in steps
 STEPPED = ("cosine", "mlp", "fusion")
 PICKSCORE_PROMPTS = 1000  # held out by the paper
+SMALLEST_BATCH, LARGEST_BATCH, EPOCHS, PATIENCE, FEWEST_STEPS = (
+    32,
+    16384,
+    6,
+    3,
+    600,
+)  # what training goes by where nothing is said
 MAX_INBATCH = 4096  # pairs of a batch with in-batch negatives, whose similarities are twice its square
 
 
@@ -33,8 +40,8 @@ class HeadConfig:
     """The width of the hidden layer."""
     dropout: Annotated[float, Range(0, below=1), Only("head", ("fusion",))] = 0.5
     """The dropout of the hidden layer."""
-    input_dropout: Annotated[float, Range(0, below=1), Only("head", ("fusion",))] = 0.6
-    """The dropout of the inputs. The default keeps a head honest that has hundreds of rows. Give less for millions."""
+    input_dropout: Annotated[float, Range(0, below=1), Only("head", ("fusion",))] = 0.2
+    """The dropout of the inputs."""
     reads: Annotated[Literal["both", "image", "text"], Only("head", ("mlp", "fusion", "kernel", "blend"))] = "both"
     """What the head reads: picture and prompt, or one of them alone."""
     activations: Annotated[bool, Only("head", ("mlp",))] = True
@@ -92,21 +99,31 @@ class TrainConfig(LossOptions):
     """The highest learning rate, after warm-up."""
     weight_decay: Annotated[float, Range(0), Only("head", STEPPED)] = 1.0
     """The weight decay of AdamW, for matrices."""
-    batch_size: Annotated[int, Range(1), Only("head", STEPPED)] = 16384
-    """Pairs, groups or ratings of a step. By default 128 for preference-inbatch, as PickScore has it."""
-    epochs: Annotated[int, Range(1), Only("head", STEPPED)] = 6
-    """The most epochs. Rows kept aside decide which is the best."""
-    patience: Annotated[int, Range(1), Only("head", STEPPED)] = 3
-    """Epochs without a better order of the rows kept aside before training stops."""
+    batch_size: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
+    """Pairs, groups or ratings of a step. By default 16384, fewer where there are so few that training would take less
+    than 600 steps, and 128 for preference-inbatch, as PickScore has it."""
+    epochs: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
+    """The most epochs. Rows kept aside decide which is the best. By default 6, and more where 6 make less than 600
+    steps of 32."""
+    patience: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
+    """Epochs without a better order of the rows kept aside before training stops. By default 3 where 6 epochs are the most, and else all."""
     warmup: Annotated[float, Range(0, below=1), Internal()] = 0.05  # share of the steps in which the rate rises
     max_grad_norm: Annotated[float, Range(above=0), Internal()] = 1.0
     penalty: Annotated[float | None, Range(above=0), Only("head", SOLVED)] = None  # see `heads.training.convex`
     """The penalty on the squared weights. By default, for linear, the best for rows kept aside."""
     seed: Annotated[int, Internal()] = 0
 
+    def sized(self, examples: int) -> "TrainConfig":
+        """The same with what is left to the number of examples filled in."""
+        batch = self.batch_size or min(LARGEST_BATCH, max(SMALLEST_BATCH, examples * EPOCHS // FEWEST_STEPS))
+        epochs = self.epochs or max(EPOCHS, -(-FEWEST_STEPS // max(1, -(-examples // batch))))
+        return replace(
+            self, batch_size=batch, epochs=epochs, patience=self.patience or (PATIENCE if epochs == EPOCHS else epochs)
+        )
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss == "preference-inbatch" and self.batch_size > MAX_INBATCH:
+        if self.loss == "preference-inbatch" and (self.batch_size or 0) > MAX_INBATCH:
             raise InputError(
                 f"the loss preference-inbatch compares every picture with every prompt of a batch of {self.batch_size}"
                 f" pairs; give --batch-size {MAX_INBATCH} or less (PickScore's is 128)"
@@ -163,8 +180,8 @@ class HoldOutConfig:
     """How one part of the rows is held out. Rows of one group stay together."""
 
     by: Annotated[str | None, Option("--split-by")] = None
-    """Hold out whole groups of rows with one value of this column. By default the prompt of comparisons and groups,
-    and the picture of other tables."""
+    """Hold out whole groups of rows with one value of this column. By default the prompt of comparisons, groups and
+    ratings, and the picture of other tables."""
     test_fraction: Annotated[float, Range(above=0, below=1)] = 0.2
     """The share of the groups that is held out, where one part is."""
     seed: int = 0
@@ -179,7 +196,8 @@ class SplitConfig(HoldOutConfig):
     """How rows are divided, in folds or otherwise too."""
 
     folds: Annotated[int | None, Range(2)] = None
-    """Hold every group out once, in this many parts. By default one part is held out."""
+    """Hold every group out once, in this many parts. By default 5 for tables of up to 3,000 rows, and one part of
+    larger ones."""
     held_out_prompts: Annotated[int | None, Range(2)] = None
     """The prompts that --split pickscore holds out, of which one half chooses the epoch. By default 1000."""
 

@@ -124,6 +124,10 @@ class Cosine(Head):
         self.text_residual = nn.Parameter(torch.zeros(config.dim, config.dim))
         self.logit_scale = nn.Parameter(torch.tensor(self.LOGIT_SCALE))
 
+    @torch.no_grad()
+    def rescale(self, gain: float, offset: float) -> None:
+        self.logit_scale.add_(math.log(gain))
+
     def embed_image(self, image_embedding: Tensor) -> Tensor:
         """(n, d) unit vectors of pictures."""
         return F.normalize(_moved(image_embedding, self.image_residual), dim=-1)

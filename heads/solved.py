@@ -103,6 +103,11 @@ class Kernel(Convex):
         self.weight.copy_(self._whitening() @ weight)
         self.bias.copy_(bias)
 
+    @torch.no_grad()
+    def rescale(self, gain: float, offset: float) -> None:
+        self.weight.mul_(gain)
+        self.bias.mul_(gain).add_(offset)
+
     def _standardised(self, inputs: Mapping[str, Tensor]) -> Tensor:
         return (torch.cat([inputs[name] for name in self.inputs], dim=-1) - self.center) * self.scale
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from heads.training.folds import Observer, Task, TrainedHeads
 
 DEVICES = ("cpu", "cuda")  # that heads are trained on
+TOLD_APART = 0.05  # half an interval's width, above which heads that differ are seldom told apart
 IN_FILES = ("head", "loss", "shape", "training")  # parameters of `train` whose options a file may hold
 
 
@@ -58,6 +59,8 @@ class Run:
 
     seeds: Annotated[int, Range(1)] = 1
     """Train from so many seeds, and print how far they differ."""
+    split_seeds: Annotated[int, Range(1)] = 1
+    """Do it all with so many splits, and print how far they differ. Kept is the head of the first."""
     resume: bool = False
     """Go on where a training with the same options was ended."""
     log_dir: Path | None = None
@@ -99,7 +102,7 @@ def train(
     import numpy as np
 
     from embed.cache.store import Cache
-    from heads.data.split import split_report, split_rows
+    from heads.data.split import small_folds, split_report, split_rows
     from heads.store.disk import save_head
     from heads.training.checkpoint import Checkpoints
     from heads.training.folds import OtherTable, Task
@@ -115,6 +118,8 @@ def train(
     head_config, train_config = configs(options, split_config.seed, features)
     require_use(train_config, losses)
     others = [OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
+    if split is None and not {"folds", "test_fraction"} & set(splitting.keywords):
+        split_config = small_folds(measured, split_config)
     rows = split_rows(measured, split_config)
     described = split_report(measured, rows, split_config, opened)
     task = Task(measured, features, rows, head_config, train_config, where.min_ratio, others, where.device)
@@ -124,9 +129,13 @@ def train(
     found = _train_seeds(run, task, checkpoints)
     trained, accuracies = found[0]
     result = accuracies.to_json()
-    lines += accuracy_lines(accuracies)
+    lines = [*too_few(accuracies), *lines, *accuracy_lines(accuracies)]
     if run.seeds > 1:
-        result["seeds"], of_seeds = _spread(split_config.seed, [one.pair_accuracy.value for _, one in found])
+        result["seeds"], of_seeds = _spread("seed", split_config.seed, [one for _, one in found])
+        lines += of_seeds
+    if run.split_seeds > 1:
+        others_found = _train_splits(run, task, split_config)
+        result["split_seeds"], of_seeds = _spread("split seed", split_config.seed, [accuracies, *others_found])
         lines += of_seeds
     seen = zip(task.tables, [trained.rows, *trained.other_rows], strict=True)
     ids = content_ids(opened, measured, np.concatenate([table.items[rows].ravel() for table, rows in seen]))
@@ -137,15 +146,43 @@ def train(
     return {"head": str(out), "split": described, **result}
 
 
-def _spread(first: int, accuracies: Sequence[float]) -> tuple[dict[str, object], list[str]]:
+def too_few(found: "Accuracies") -> list[str]:
+    """A line where the interval is too wide to tell a good head from a poor one; none elsewhere."""
+    accuracy = found.pair_accuracy
+    if accuracy.high - accuracy.low <= 2 * TOLD_APART:
+        return []
+    return [
+        f"too few rows to tell: {found.pairs} pairs held out put the accuracy anywhere from {accuracy.low:.3f} to"
+        f" {accuracy.high:.3f}; give more rows, or see how far --split-seeds 10 differ"
+    ]
+
+
+def _spread(name: str, first: int, found: "Sequence[Accuracies]") -> tuple[dict[str, object], list[str]]:
     """How far the seeds from `first` on differ in pair accuracy, for the document and for people."""
     import numpy as np
 
+    accuracies = [one.pair_accuracy.value for one in found]
     seeds = list(range(first, first + len(accuracies)))
     mean, sd = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
-    lines = table(("seed", "pair accuracy"), [(seed, f"{x:.3f}") for seed, x in zip(seeds, accuracies, strict=True)])
+    lines = table((name, "pair accuracy"), [(seed, f"{x:.3f}") for seed, x in zip(seeds, accuracies, strict=True)])
     said = f"{mean:.3f} ± {sd:.3f} (standard deviation); kept is the head of {first}"
     return {"seeds": seeds, "pair_accuracy": accuracies, "mean": mean, "sd": sd}, ["", *lines, said]
+
+
+def _train_splits(run: Run, task: "Task", split_config: SplitConfig) -> "list[Accuracies]":
+    """How the heads of all splits but the first were measured."""
+    from heads.data.split import split_rows
+    from heads.evaluation.evaluate import evaluate
+    from heads.training.folds import train_heads
+
+    found = []
+    for seed in range(split_config.seed + 1, split_config.seed + run.split_seeds):
+        rows = split_rows(task.labels, replace(split_config, seed=seed))
+        trained = train_heads(
+            replace(task, split=rows, config=replace(task.config, seed=seed), progress=progress), use=False
+        )
+        found.append(evaluate(task.labels, task.features, trained.scorers, rows, Protocol(seed=seed)))
+    return found
 
 
 def _split_config(given: partial[SplitConfig], split: str | None) -> SplitConfig:

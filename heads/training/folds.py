@@ -22,6 +22,7 @@ from heads.training.train import fit, require_examples
 
 logger = logging.getLogger(__name__)
 
+STILL = 0.995  # of the loss before: what is left of it where training has done nothing
 VALIDATION_SHARE = 0.1  # of the training groups, kept for choosing the epoch or the penalty
 # Up to so many rows a tenth of them is too few to choose by: a penalty is then chosen by cross-validation.
 FEW_ROWS = 5000
@@ -103,9 +104,10 @@ class Task:
         return [rows_apart_from(self.labels, held_out, other=other.labels) for other in self.others]
 
 
-def train_heads(task: Task) -> TrainedHeads:
+def train_heads(task: Task, use: bool = True) -> TrainedHeads:
     """Train as the split says. With folds, one head a fold on the other folds' rows, then one on every row; without,
-    one head on what is not held out. The heads come back on the CPU.
+    one head on what is not held out. The heads come back on the CPU. Without `use` only the heads that measure are
+    trained, and `head` is the last of them.
 
     Rows that share a picture or a prompt with the rows held out are left out of training, those of the measured table
     counted in the log.
@@ -115,7 +117,8 @@ def train_heads(task: Task) -> TrainedHeads:
     folds = range(split.folds) if split.folds > 1 else range(0)
     nothing = np.empty(0, np.int64)
     runs = [(f"fold {fold + 1}", split.test_rows(fold), split.withheld_rows(fold)) for fold in folds]
-    runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
+    if not folds or use:
+        runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
     kind = HEADS[task.head_config.kind]
     train_one = _blend_one if kind is Blend else _solve_one if issubclass(kind, Convex) else _train_one
     trained = []
@@ -132,7 +135,8 @@ def train_heads(task: Task) -> TrainedHeads:
                 )
             trained.append(train_one(task, held_out, name.replace(" ", "-")))
             step()
-    *of_folds, (head, history, chosen) = trained
+    head, history, chosen = trained[-1]
+    of_folds = trained[: len(folds)]
     histories = [history, *(history for _, history, _ in of_folds)]
     _warn_of(histories, task.config)
     fold_heads = [fold_head.cpu() for fold_head, _, _ in of_folds]
@@ -145,6 +149,13 @@ def _warn_of(histories: list[History], config: TrainConfig) -> None:
         logger.warning(
             f"{idle} batches had a {config.loss} loss of exactly 0 and taught nothing"
             + (": every triplet in them is right by the margin" if config.loss == "triplet" else "")
+        )
+    measured = [history[-1] for history in histories if history and "untrained_loss" in history[-1]]
+    if still := [record for record in measured if record["trained_loss"] > STILL * record["untrained_loss"]]:
+        logger.warning(
+            f"training has not moved the loss of {len(still)} of {len(histories)} heads"
+            f" ({still[0]['untrained_loss']:.4g} before, {still[0]['trained_loss']:.4g} after): they order as if"
+            " untrained; give another --learning-rate, more --epochs, or leave out --head"
         )
 
 
@@ -166,11 +177,24 @@ def _train_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, di
         return head, history
 
     ((parts, validation),) = validation_rounds(task, held_out, rng, 1)
+    task = replace(task, config=task.config.sized(sum(len(part.examples) for part in parts)))
     head, history = run(f"{name}-choosing", parts, validation, None)
-    best = int(np.argmax([record["validation_accuracy"] for record in history])) + 1
+    best = best_epoch([record["validation_accuracy"] for record in history], task, validation)
     if task.split.validation is None:
         head, _ = run(name, task.parts(held_out, rng), None, best)
     return head, history, {"epochs": best}
+
+
+def best_epoch(accuracies: Sequence[float], task: Task, validation: Pairs) -> int:
+    """The number of epochs to train for, from 1. Where the split has rows for validation, the first of the best. Else
+    the last that is no worse than the best by more than the standard error of so few rows: the learning rate falls to
+    the end, and a best epoch of a few dozen rows is best by luck."""
+    best = int(np.argmax(accuracies))
+    if task.split.validation is None:
+        rows = len(np.unique([validation.row_a, validation.row_b])) if len(validation) else 1
+        error = np.sqrt(accuracies[best] * (1 - accuracies[best]) / rows)
+        best = int(np.flatnonzero(np.array(accuracies) >= accuracies[best] - error)[-1])
+    return best + 1
 
 
 def _solve_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:

@@ -3,16 +3,15 @@
 from dataclasses import replace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from heads_labels import comparisons
+from heads_planted import accuracy, made
 from heads_tiny import DIM, unit
 from sklearn.kernel_ridge import KernelRidge
 from sklearn.linear_model import Ridge
 
 from embed.spec import InputError
 from heads.config import HeadConfig, SplitConfig, TrainConfig
-from heads.data.comparisons import Labels, Pairs, pairs_among
 from heads.data.features import Features, features_of
 from heads.data.split import split_rows
 from heads.models import Blend, build_head
@@ -95,45 +94,6 @@ def test_comparisons_are_a_ridge_on_differences(features: Features) -> None:
     np.testing.assert_allclose(scores - scores.mean(), x @ w - (x @ w).mean(), atol=5e-3 * np.ptp(x @ w))
 
 
-def made(kind: str, prompts: bool, rows: int = 300, shift: float = 0.0, seed: int = 1) -> tuple[Labels, Features]:
-    """A table whose labels follow one direction of the pictures' vectors, exactly but for what a kind rounds."""
-    items = rows if kind != "comparisons" else 2 * rows
-    images, quality = unit(items, seed), unit(items, seed)[:, 0].astype(np.float64)
-    number = np.arange(items)
-    prompt = number // 6 if kind == "groups" else number
-    features = features_of(images, unit(items, 2), number, prompt if prompts else np.full(items, -1))
-    if kind == "comparisons":
-        labels = comparisons((quality[0::2] > quality[1::2]).astype(float), np.arange(rows))
-        pair = np.arange(items).reshape(-1, 2)
-        labels = replace(labels, items=pair, image=number, prompt=features.prompt.numpy())
-        return labels, features
-    values: dict[str, np.ndarray] = {
-        "ratings": {"rating": shift + quality},
-        "counts": {"count": np.exp(5 + 4 * quality).round()},
-        "groups": {
-            "group": number // 6,
-            "rank": np.concatenate([np.argsort(np.argsort(-part)) for part in quality.reshape(-1, 6)]).astype(float),
-        },
-    }[kind]
-    columns = pa.table({"x": number})
-    labels = Labels(kind, number, features.prompt.numpy(), number[:, None], values, columns, 0)  # type: ignore[arg-type]
-    if kind == "ratings" and prompts:
-        labels = replace(labels, prompt=number // 6)
-        features = replace(features, prompt=features.prompt // 6)
-    return labels, features
-
-
-def accuracy(labels: Labels, features: Features, kind: str, loss: str = "preference", **shape: str) -> float:
-    """The share of pairs held out that are ordered right, of a table of which half is held out."""
-    split = split_rows(labels, SplitConfig(test_fraction=0.5))
-    config = HeadConfig(kind, features.dim, features.pooled_dim, **shape)  # type: ignore[arg-type]
-    trained = train_heads(Task(labels, features, split, config, TrainConfig(loss)))  # type: ignore[arg-type]
-    pairs: Pairs = pairs_among(labels, split.test_rows(0), np.random.default_rng(0))
-    scores = score_items(trained.head, features)
-    lead = (scores[pairs.a] - scores[pairs.b]) * (pairs.target - 0.5)
-    return float((lead[pairs.target != 0.5] > 0).mean())
-
-
 @pytest.mark.parametrize("prompts", [True, False])
 @pytest.mark.parametrize("kind", ["comparisons", "groups", "ratings", "counts"])
 def test_a_planted_direction_is_found_in_every_kind_of_table(kind: str, prompts: bool) -> None:
@@ -173,7 +133,9 @@ def test_text_is_read_only_where_rows_kept_aside_gain_by_it(features: Features) 
 
 def test_a_blend_refuses_what_it_cannot_learn_from() -> None:
     labels, features = made("ratings", True, 60)
-    task = Task(labels, features, split_rows(labels, SplitConfig()), HeadConfig("blend", DIM), TrainConfig("triplet"))
+    task = Task(
+        labels, features, split_rows(labels, SplitConfig()), HeadConfig("blend", features.dim), TrainConfig("triplet")
+    )
     with pytest.raises(InputError, match="only the cosine head has"):
         train_heads(task)
     with pytest.raises(InputError, match="losses of ranked groups want a table with ranks"):
