@@ -19,13 +19,8 @@ Schedule = Literal["constant", "cosine"]
 SOLVED = ("linear", "kernel")  # heads that are not trained in steps
 STEPPED = ("cosine", "mlp", "fusion")
 PICKSCORE_PROMPTS = 1000  # held out by the paper
-SMALLEST_BATCH, LARGEST_BATCH, EPOCHS, PATIENCE, FEWEST_STEPS = (
-    32,
-    16384,
-    6,
-    3,
-    600,
-)  # what training goes by where nothing is said
+# What a training in steps goes by where nothing is said.
+SMALLEST_BATCH, LARGEST_BATCH, EPOCHS, PATIENCE, FEWEST_STEPS = 32, 16384, 6, 3, 600
 MAX_INBATCH = 4096  # pairs of a batch with in-batch negatives, whose similarities are twice its square
 
 
@@ -106,7 +101,8 @@ class TrainConfig(LossOptions):
     """The most epochs. Rows kept aside decide which is the best. By default 6, and more where 6 make less than 600
     steps of 32."""
     patience: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
-    """Epochs without a better order of the rows kept aside before training stops. By default 3 where 6 epochs are the most, and else all."""
+    """Epochs without a better order of the rows kept aside before training stops. By default 3 where the most are 6,
+    and else all."""
     warmup: Annotated[float, Range(0, below=1), Internal()] = 0.05  # share of the steps in which the rate rises
     max_grad_norm: Annotated[float, Range(above=0), Internal()] = 1.0
     penalty: Annotated[float | None, Range(above=0), Only("head", SOLVED)] = None  # see `heads.training.convex`
@@ -115,11 +111,11 @@ class TrainConfig(LossOptions):
 
     def sized(self, examples: int) -> "TrainConfig":
         """The same with what is left to the number of examples filled in."""
-        batch = self.batch_size or min(LARGEST_BATCH, max(SMALLEST_BATCH, examples * EPOCHS // FEWEST_STEPS))
+        largest = 128 if self.loss == "preference-inbatch" else LARGEST_BATCH  # PickScore's
+        batch = self.batch_size or min(largest, max(SMALLEST_BATCH, examples * EPOCHS // FEWEST_STEPS))
         epochs = self.epochs or max(EPOCHS, -(-FEWEST_STEPS // max(1, -(-examples // batch))))
-        return replace(
-            self, batch_size=batch, epochs=epochs, patience=self.patience or (PATIENCE if epochs == EPOCHS else epochs)
-        )
+        patience = self.patience or (PATIENCE if epochs == EPOCHS else epochs)
+        return replace(self, batch_size=batch, epochs=epochs, patience=patience)
 
     def __post_init__(self) -> None:
         super().__post_init__()

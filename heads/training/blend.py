@@ -20,6 +20,7 @@ from heads.training.convex import PENALTIES
 
 WIDTHS = (1.0, 2.0, 4.0)  # of Gaussian kernels; distances are 2 in the mean
 NUGGET = 1e-5  # added to the landmarks' kernel, whose smallest eigenvalues float32 does not know
+SMALLEST_VARIANCE = 1e-9  # of unit vectors: below it they are equal but for rounding
 BATCH = 16384  # items whose features are computed at once
 
 
@@ -196,10 +197,10 @@ class Table:
         head.center.copy_(of_own.mean(dim=0))
         square = (of_own - head.center).square().mean(dim=0)
         widths = list(head.kinds.values())
-        if not float(square.sum()) > 0:
+        if not float(square.sum()) > SMALLEST_VARIANCE:
             raise InputError(f"all {len(own)} items to train on have the same vectors; nothing can be learned")
         for scale, part in zip(torch.split(head.scale, widths), torch.split(square, widths), strict=True):
-            scale.fill_(float(part.sum()) ** -0.5 if float(part.sum()) > 1e-9 else 0.0)
+            scale.fill_(float(part.sum()) ** -0.5 if float(part.sum()) > SMALLEST_VARIANCE else 0.0)
         x = (x - head.center) * head.scale
         count = min(len(own), head.landmarks.shape[0])
         self.chosen = self.position(own[np.linspace(0, len(own) - 1, count).round().astype(np.int64)])

@@ -9,19 +9,11 @@ from heads.data.split import split_rows
 from heads.training.folds import Task, train_heads
 from heads.training.train import score_items
 
-LOSSES = {
-    "comparisons": ["preference"],
-    "groups": ["preference", "ranking", "listwise"],
-    "ratings": ["preference", "rating"],
-    "counts": ["preference", "rating"],
-}
 
-
+@pytest.mark.parametrize(("kind", "loss"), [("comparisons", "preference"), ("ratings", "rating")])
 @pytest.mark.parametrize("head", ["linear", "mlp", "fusion", "kernel"])
-@pytest.mark.parametrize(("kind", "loss"), [(kind, loss) for kind, losses in LOSSES.items() for loss in losses])
-def test_three_hundred_examples_of_a_linear_truth_are_learned(kind: str, loss: str, head: str) -> None:
-    rows = {"groups": 600}.get(kind, 600)
-    labels, features = made(kind, True, rows, shift=4)
+def test_three_hundred_rows_of_a_linear_truth_are_learned(kind: str, loss: str, head: str) -> None:
+    labels, features = made(kind, True, 600, shift=4)
     assert accuracy(labels, features, head, loss) > (0.85 if head == "kernel" else 0.9)
 
 
@@ -40,11 +32,10 @@ def test_what_is_left_to_the_table_gives_it_some_hundred_steps() -> None:
 def test_ratings_come_back_on_their_scale() -> None:
     labels, features = made("ratings", True, 600, shift=4)
     split = split_rows(labels, SplitConfig())
-    for kind in ("fusion", "mlp"):
-        trained = train_heads(Task(labels, features, split, HeadConfig(kind, features.dim), TrainConfig("rating")))
-        scores = score_items(trained.head, features)
-        assert scores.mean() == pytest.approx(4, abs=0.1)
-        assert np.corrcoef(scores, labels.values["rating"])[0, 1] > 0.9
+    trained = train_heads(Task(labels, features, split, HeadConfig("fusion", features.dim), TrainConfig("rating")))
+    scores = score_items(trained.head, features)
+    assert scores.mean() == pytest.approx(4, abs=0.1)
+    assert np.corrcoef(scores, labels.values["rating"])[0, 1] > 0.9
 
 
 def test_a_training_that_moved_nothing_says_so(caplog: pytest.LogCaptureFixture) -> None:
