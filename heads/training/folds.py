@@ -120,7 +120,7 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
     if not folds or use:
         runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
     kind = HEADS[task.head_config.kind]
-    train_one = _blend_one if kind is Blend else _solve_one if issubclass(kind, Convex) else _train_one
+    train_one = blend_one if kind is Blend else _solve_one if issubclass(kind, Convex) else _train_one
     trained = []
     with task.progress(len(runs), "head", "heads") as step:
         for name, test, held_out in runs:
@@ -223,7 +223,7 @@ def _solve_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, di
     return head, history, found
 
 
-def _blend_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
+def blend_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
     """A blend on what is apart from the rows held out, and what each of its members did for rows kept aside."""
     rng = np.random.default_rng(task.config.seed)
     head = cast(Blend, task.new_head())

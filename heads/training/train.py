@@ -153,7 +153,7 @@ def _loop(
         batches=batches,
         units=[OBJECTIVES[part.loss].unit for part in parts],
         losses=losses,
-        validate=None if validation is None else lambda: _validation_accuracy(head, features, validation),
+        validate=None if validation is None else lambda: validation_accuracy(head, features, validation),
         patience=config.patience,
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
@@ -193,7 +193,7 @@ def require_examples(parts: Sequence[Part], validation: Pairs | None) -> None:
         )
 
 
-def _validation_accuracy(head: Head, features: Features, pairs: Pairs) -> float:
+def validation_accuracy(head: Head, features: Features, pairs: Pairs) -> float:
     """The accuracy and not the loss, as PickScore chooses its checkpoint: on few rows the loss rises with a head's
     confidence while its order still improves."""
     items = items_of(pairs)
