@@ -16,21 +16,23 @@ import argparse
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embed.cache.store import Cache
-from embed.cli.main import main as embed_main
-from embed.records.formats import read_records
-from heads.cli.main import main as heads_main
-from heads.config import Protocol, SplitConfig
-from heads.data.comparisons import match_labels
-from heads.data.counts import expected_log_rate
-from heads.data.split import split_rows
-from heads.evaluation.measured import measure_pairs
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
+from embed.cache.store import Cache  # noqa: E402
+from embed.cli.main import main as embed_main  # noqa: E402
+from embed.records.formats import read_records  # noqa: E402
+from heads.cli.main import main as heads_main  # noqa: E402
+from heads.config import Protocol, SplitConfig  # noqa: E402
+from heads.data.comparisons import match_labels  # noqa: E402
+from heads.data.counts import expected_log_rate  # noqa: E402
+from heads.data.split import split_rows  # noqa: E402
+from heads.evaluation.measured import measure_pairs  # noqa: E402
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
 

@@ -41,8 +41,8 @@ class HeadConfig:
     """What the head reads: picture and prompt, or one of them alone."""
     activations: Annotated[bool, Only("head", ("mlp",))] = True
     """Make the head affine, as the published ones are: without ReLU between its layers."""
-    landmarks: Annotated[int, Range(1), Only("head", ("kernel", "blend"))] = 1024
-    """The most training items that the head compares with."""
+    landmarks: Annotated[int, Range(1), Only("head", ("kernel", "blend"))] = 512
+    """The most training items that the head compares with. By default 1024 for blend."""
 
     def __post_init__(self) -> None:
         require_valid(self)

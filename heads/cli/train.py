@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from heads.training.folds import Observer, Task, TrainedHeads
 
 DEVICES = ("cpu", "cuda")  # that heads are trained on
+BLEND_LANDMARKS = 1024
 TOLD_APART = 0.05  # half an interval's width, above which heads that differ are seldom told apart
 IN_FILES = ("head", "loss", "shape", "training")  # parameters of `train` whose options a file may hold
 
@@ -252,8 +253,8 @@ def configs(options: Mapping[str, object], seed: int, features: "Features") -> t
     """The configurations of the head and of its training that the options name, theirs being the defaults."""
     shape = {name: value for name, value in options.items() if name in HeadConfig.__dataclass_fields__}
     training = {name: value for name, value in options.items() if name in TrainConfig.__dataclass_fields__}
-    if options["loss"] == "preference-inbatch":
-        training.setdefault("batch_size", 128)  # PickScore's
+    if options["head"] == "blend":
+        shape.setdefault("landmarks", BLEND_LANDMARKS)
     of_head: Callable[..., HeadConfig] = HeadConfig
     of_training: Callable[..., TrainConfig] = TrainConfig
     head = of_head(options["head"], features.dim, features.pooled_dim, **shape)
