@@ -1,14 +1,16 @@
 """What training and evaluation can be told. Imports nothing heavy, so that a command's help is quick."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from embed.modes import parse_mode
 from embed.options import Internal, Only, Option, Range, hints_of, metadata, require_valid
 from embed.spec import InputError
 
-Kind = Literal["cosine", "linear", "mlp", "fusion", "kernel"]
+Kind = Literal["cosine", "linear", "mlp", "fusion", "kernel", "blend"]
+OnTop = Literal["cosine", "linear", "mlp", "fusion", "kernel"]  # of a backbone that moves
+Choice = Literal["auto", "cosine", "linear", "mlp", "fusion", "kernel", "blend"]
 Loss = Literal["preference", "preference-inbatch", "triplet", "ranking", "listwise", "rating"]
 Distance = Literal["squared_euclidean", "euclidean", "cosine"]
 Reduction = Literal["mean", "sum"]
@@ -18,6 +20,8 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 SOLVED = ("linear", "kernel")  # heads that are not trained in steps
 STEPPED = ("cosine", "mlp", "fusion")
 PICKSCORE_PROMPTS = 1000  # held out by the paper
+# What a training in steps goes by where nothing is said.
+SMALLEST_BATCH, LARGEST_BATCH, EPOCHS, PATIENCE, FEWEST_STEPS = 32, 16384, 6, 3, 600
 MAX_INBATCH = 4096  # pairs of a batch with in-batch negatives, whose similarities are twice its square
 
 
@@ -27,19 +31,19 @@ class HeadConfig:
 
     kind: Annotated[Kind, Internal()]
     dim: Annotated[int, Range(1), Internal()]  # of image_embedding and text_embedding
-    pooled_dim: Annotated[int, Range(0), Internal()] = 0  # of image_pooled, which only fusion reads; 0: there is none
+    pooled_dim: Annotated[int, Range(0), Internal()] = 0  # of image_pooled; 0: there is none
     hidden: Annotated[int, Range(1), Only("head", ("fusion",))] = 128
     """The width of the hidden layer."""
     dropout: Annotated[float, Range(0, below=1), Only("head", ("fusion",))] = 0.5
     """The dropout of the hidden layer."""
-    input_dropout: Annotated[float, Range(0, below=1), Only("head", ("fusion",))] = 0.6
-    """The dropout of the inputs. The default keeps a head honest that has hundreds of rows. Give less for millions."""
-    reads: Annotated[Literal["both", "image", "text"], Only("head", ("mlp", "kernel"))] = "both"
+    input_dropout: Annotated[float, Range(0, below=1), Only("head", ("fusion",))] = 0.2
+    """The dropout of the inputs."""
+    reads: Annotated[Literal["both", "image", "text"], Only("head", ("mlp", "fusion", "kernel", "blend"))] = "both"
     """What the head reads: picture and prompt, or one of them alone."""
     activations: Annotated[bool, Only("head", ("mlp",))] = True
     """Make the head affine, as the published ones are: without ReLU between its layers."""
-    landmarks: Annotated[int, Range(1), Only("head", ("kernel",))] = 512
-    """The most training items that the head compares with."""
+    landmarks: Annotated[int, Range(1), Only("head", ("kernel", "blend"))] = 512
+    """The most training items that the head compares with. By default 1024 for blend."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -91,21 +95,32 @@ class TrainConfig(LossOptions):
     """The highest learning rate, after warm-up."""
     weight_decay: Annotated[float, Range(0), Only("head", STEPPED)] = 1.0
     """The weight decay of AdamW, for matrices."""
-    batch_size: Annotated[int, Range(1), Only("head", STEPPED)] = 16384
-    """Pairs, groups or ratings of a step. By default 128 for preference-inbatch, as PickScore has it."""
-    epochs: Annotated[int, Range(1), Only("head", STEPPED)] = 6
-    """The most epochs. Rows kept aside decide which is the best."""
-    patience: Annotated[int, Range(1), Only("head", STEPPED)] = 3
-    """Epochs without a better order of the rows kept aside before training stops."""
+    batch_size: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
+    """Pairs, groups or ratings of a step. By default 16384, fewer where there are so few that training would take less
+    than 600 steps, and 128 for preference-inbatch, as PickScore has it."""
+    epochs: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
+    """The most epochs. Rows kept aside decide which is the best. By default 6, and more where 6 make less than 600
+    steps of 32."""
+    patience: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
+    """Epochs without a better order of the rows kept aside before training stops. By default 3 where the most are 6,
+    and else all."""
     warmup: Annotated[float, Range(0, below=1), Internal()] = 0.05  # share of the steps in which the rate rises
     max_grad_norm: Annotated[float, Range(above=0), Internal()] = 1.0
     penalty: Annotated[float | None, Range(above=0), Only("head", SOLVED)] = None  # see `heads.training.convex`
     """The penalty on the squared weights. By default, for linear, the best for rows kept aside."""
     seed: Annotated[Seed, Internal()] = 0
 
+    def sized(self, examples: int) -> "TrainConfig":
+        """The same with what is left to the number of examples filled in."""
+        largest = 128 if self.loss == "preference-inbatch" else LARGEST_BATCH  # PickScore's
+        batch = self.batch_size or min(largest, max(SMALLEST_BATCH, examples * EPOCHS // FEWEST_STEPS))
+        epochs = self.epochs or max(EPOCHS, -(-FEWEST_STEPS // max(1, -(-examples // batch))))
+        patience = self.patience or (PATIENCE if epochs == EPOCHS else epochs)
+        return replace(self, batch_size=batch, epochs=epochs, patience=patience)
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss == "preference-inbatch" and self.batch_size > MAX_INBATCH:
+        if self.loss == "preference-inbatch" and (self.batch_size or 0) > MAX_INBATCH:
             raise InputError(
                 f"the loss preference-inbatch compares every picture with every prompt of a batch of {self.batch_size}"
                 f" pairs; give --batch-size {MAX_INBATCH} or less (PickScore's is 128)"
@@ -162,8 +177,8 @@ class HoldOutConfig:
     """How one part of the rows is held out. Rows of one group stay together."""
 
     by: Annotated[str | None, Option("--split-by")] = None
-    """Hold out whole groups of rows with one value of this column. By default the prompt of comparisons and groups,
-    and the picture of other tables."""
+    """Hold out whole groups of rows with one value of this column. By default the prompt of comparisons, groups and
+    ratings, and the picture of other tables."""
     test_fraction: Annotated[float, Range(above=0, below=1)] = 0.2
     """The share of the groups that is held out, where one part is."""
     seed: Seed = 0
@@ -178,7 +193,8 @@ class SplitConfig(HoldOutConfig):
     """How rows are divided, in folds or otherwise too."""
 
     folds: Annotated[int | None, Range(2)] = None
-    """Hold every group out once, in this many parts. By default one part is held out."""
+    """Hold every group out once, in this many parts. By default 5 for tables of up to 3,000 rows, and one part of
+    larger ones."""
     held_out_prompts: Annotated[int | None, Range(2)] = None
     """The prompts that --split pickscore holds out, of which one half chooses the epoch. By default 1000."""
 

@@ -3,8 +3,9 @@
     cosine  exp(s) cos(A v, B t): starts as zero-shot CLIP, and is a space to search in
     linear  w.v + b, LAION's first aesthetic predictor
     mlp     1024-128-64-16-1, ImageReward's and the improved aesthetic predictor's
-    fusion  one hidden layer on [v, t, v*t, |v-t|]
+    fusion  one hidden layer on [v, t, v*t, |v-t|], or on [v] alone
     kernel  sum_i a_i exp(-|x - z_i|^2) + b on [v, t], the z_i being training items: for hundreds or thousands of rows
+    blend   the mean of linear scores and of scores of kernels, on all features: for up to some ten thousand rows
 
 Every head reads some of three inputs, all with one row per scored pair of picture and prompt:
 `image_embedding` (n, d) and `text_embedding` (n, d), unit norm, and `image_pooled` (n, p), the unit-norm features of
@@ -19,25 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embed.spec import known_fields
+from embed.spec import InputError, known_fields
+from heads.base import INPUTS, READS, SMALLEST_NORM, Head, order_one
 from heads.config import HeadConfig
+from heads.solved import Blend, Convex, Kernel, Linear
 
-INPUTS = ("image_embedding", "text_embedding", "image_pooled")
-SMALLEST_NORM = 1e-12  # torch's own
-READS = {"both": INPUTS[:2], "image": INPUTS[:1], "text": INPUTS[1:2]}
-
-
-class Head(nn.Module):
-    """The base of all heads: names its inputs and gives scores (n,) float32."""
-
-    inputs: tuple[str, ...] = INPUTS[:2]
-    __call__: Callable[..., Tensor]  # torch leaves its result untyped
-
-    def forward(self, **inputs: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def prepare(self, **inputs: Tensor) -> None:
-        """Take from training inputs what is no weight, such as their mean. Called once, before training."""
+# What others find here: all heads and what they share, wherever it stands.
+__all__ = ["HEADS", "INPUTS", "READS", "Blend", "Convex", "Cosine", "Dropout", "Fusion", "Head", "Kernel", "Linear"]
+__all__ += ["Mlp", "build_head", "config_from_json"]
 
 
 class Dropout(nn.Module):
@@ -69,10 +59,12 @@ class Fusion(Head):
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        self.inputs = INPUTS if config.pooled_dim else INPUTS[:2]
-        width = 4 * config.dim + config.pooled_dim
+        if config.reads == "text":
+            raise InputError("a fusion head reads both sides or the image; choose --head mlp for --reads text")
+        self.inputs = READS[config.reads] + (("image_pooled",) if config.pooled_dim else ())
         root, products = config.dim**0.5, self.PRODUCT_SCALE
-        of_each = (root, root, products * config.dim, products * root)
+        of_each = (root, root, products * config.dim, products * root) if config.reads == "both" else (root,)
+        width = len(of_each) * config.dim + config.pooled_dim
         scale = [torch.full((config.dim,), one) for one in of_each]
         scale.append(torch.full((config.pooled_dim,), self.POOLED_SCALE * config.pooled_dim**0.5))
         self.scale = nn.Buffer(torch.cat(scale), persistent=False)
@@ -88,15 +80,13 @@ class Fusion(Head):
         for parameter in self.layers[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def forward(  # type: ignore[override]
-        self, image_embedding: Tensor, text_embedding: Tensor, image_pooled: Tensor | None = None
-    ) -> Tensor:
-        features = self._features(image_embedding, text_embedding, image_pooled)
+    def forward(self, **inputs: Tensor) -> Tensor:
+        features = self._features(**inputs)
         dropout, first, *_ = self.layers
         if self.training and not cast(Dropout, dropout).dropped:
             # The same without a copy of what is largest: center and scale in the first layer, which takes it in parts.
             weight, bias = cast(nn.Linear, first).parameters()
-            hidden = (bias - weight @ self.center).expand(len(image_embedding), -1)
+            hidden = (bias - weight @ self.center).expand(len(features[0]), -1)
             columns = torch.split(weight * self.scale, [part.shape[-1] for part in features], dim=1)
             for part, column in zip(features, columns, strict=True):
                 hidden = torch.addmm(hidden, part, column.T)
@@ -108,10 +98,12 @@ class Fusion(Head):
         self.center.copy_(torch.cat([part.mean(dim=0) for part in self._features(**inputs)]) * self.scale)
 
     def _features(
-        self, image_embedding: Tensor, text_embedding: Tensor, image_pooled: Tensor | None = None
+        self, image_embedding: Tensor, text_embedding: Tensor | None = None, image_pooled: Tensor | None = None
     ) -> list[Tensor]:
-        products, differences = image_embedding * text_embedding, (image_embedding - text_embedding).abs()
         pooled = [] if image_pooled is None else [image_pooled]
+        if text_embedding is None:
+            return [image_embedding, *pooled]
+        products, differences = image_embedding * text_embedding, (image_embedding - text_embedding).abs()
         return [image_embedding, text_embedding, products, differences, *pooled]
 
 
@@ -132,6 +124,10 @@ class Cosine(Head):
         self.text_residual = nn.Parameter(torch.zeros(config.dim, config.dim))
         self.logit_scale = nn.Parameter(torch.tensor(self.LOGIT_SCALE))
 
+    @torch.no_grad()
+    def rescale(self, gain: float, offset: float) -> None:
+        self.logit_scale.add_(math.log(gain))
+
     def embed_image(self, image_embedding: Tensor) -> Tensor:
         """(n, d) unit vectors of pictures."""
         return F.normalize(_moved(image_embedding, self.image_residual), dim=-1)
@@ -150,111 +146,6 @@ class Cosine(Head):
         # The product's norm and not a unit vector: half the passes over memory, in both directions.
         norm: Tensor = torch.linalg.vector_norm(image, dim=-1)
         return self.logit_scale.exp() * (image * text).sum(dim=-1) / norm.clamp(min=SMALLEST_NORM)
-
-
-class Convex(Head):
-    """A head whose score is basis(inputs).w + b, so that training it is a convex problem: `convex` solves it.
-
-    The penalty on w is the one that belongs to the head: |w|^2.
-    """
-
-    def basis(self, **inputs: Tensor) -> Tensor:
-        """(n, k) float32."""
-        raise NotImplementedError
-
-    def set_weights(self, weight: Tensor, bias: Tensor) -> None:
-        """Make the score basis(inputs).weight + bias: (k,) and ()."""
-        raise NotImplementedError
-
-
-class Linear(Convex):
-    """w.v + b on the image alone, as LAION's first aesthetic predictor. Scores start at zero."""
-
-    inputs = READS["image"]
-
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__()
-        self.layer = nn.Linear(config.dim, 1)
-        for parameter in self.layer.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(self, image_embedding: Tensor) -> Tensor:  # type: ignore[override]
-        return torch.squeeze(self.layer(_order_one(image_embedding)), -1)
-
-    def basis(self, **inputs: Tensor) -> Tensor:
-        return inputs["image_embedding"]
-
-    @torch.no_grad()
-    def set_weights(self, weight: Tensor, bias: Tensor) -> None:
-        self.layer.weight.copy_(weight * weight.shape[-1] ** -0.5)
-        self.layer.bias.copy_(bias)
-
-
-class Kernel(Convex):
-    """sum_i a_i exp(-|x - z_i|^2) + b, x being both sides, each centered and brought to a mean square norm of 1/2.
-
-    A Gaussian kernel whose width is scikit-learn's gamma="scale"; the z_i are training items, all of them or evenly
-    spaced ones (Williams & Seeger 2001). The image's side is its pooled features where there are any: its embedding
-    is a projection of them. Scores start at zero.
-    """
-
-    SMALLEST_EIGENVALUE = 1e-6  # of the landmarks' kernel beside the largest: below it float32 knows no direction
-
-    def __init__(self, config: HeadConfig) -> None:
-        super().__init__()
-        image = ("image_pooled", config.pooled_dim) if config.pooled_dim else ("image_embedding", config.dim)
-        sides = {"image": [image], "text": [("text_embedding", config.dim)]}
-        chosen = sides.get(config.reads, sides["text"] + sides["image"])
-        self.inputs = tuple(name for name in INPUTS if name in dict(chosen))
-        width = sum(dict(chosen).values())
-        self.center = nn.Buffer(torch.zeros(width))
-        self.scale = nn.Buffer(torch.ones(width))
-        self.landmarks = nn.Buffer(torch.zeros(config.landmarks, width))
-        self.weight = nn.Parameter(torch.zeros(config.landmarks))
-        self.bias = nn.Parameter(torch.zeros(()))
-
-    def forward(self, **inputs: Tensor) -> Tensor:
-        return self._kernel(self._standardised(inputs)) @ self.weight + self.bias
-
-    @torch.no_grad()
-    def prepare(self, **inputs: Tensor) -> None:
-        """Take center, scale and landmarks from the training items."""
-        sides = [inputs[name] for name in self.inputs]
-        center = [side.mean(dim=0) for side in sides]
-        spread = [(side - middle).square().sum(dim=1).mean() for side, middle in zip(sides, center, strict=True)]
-        self.center.copy_(torch.cat(center))
-        scale = [
-            (len(sides) * x.clamp(min=torch.finfo(x.dtype).tiny)).rsqrt().expand(side.shape[1])
-            for x, side in zip(spread, sides, strict=True)
-        ]
-        self.scale.copy_(torch.cat(scale))
-        x = self._standardised(inputs)
-        chosen = torch.linspace(0, len(x) - 1, min(len(self.landmarks), len(x)), device=x.device).round().long()
-        self.landmarks.zero_()
-        self.landmarks[: len(chosen)] = x[chosen]
-
-    @torch.no_grad()
-    def basis(self, **inputs: Tensor) -> Tensor:
-        """(n, k): inner products are the kernel's, exactly between landmarks (the Nystrom features)."""
-        return self._kernel(self._standardised(inputs)) @ self._whitening()
-
-    @torch.no_grad()
-    def set_weights(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight.copy_(self._whitening() @ weight)
-        self.bias.copy_(bias)
-
-    def _standardised(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return (torch.cat([inputs[name] for name in self.inputs], dim=-1) - self.center) * self.scale
-
-    def _kernel(self, x: Tensor) -> Tensor:
-        squares = x.square().sum(dim=1, keepdim=True) + self.landmarks.square().sum(dim=1)
-        return (2 * x @ self.landmarks.T - squares).clamp(max=0).exp()
-
-    def _whitening(self) -> Tensor:
-        """(landmarks, k): U S^-1/2 of the landmarks' own kernel U S U^T, without its vanishing part."""
-        value, vector = torch.linalg.eigh(self._kernel(self.landmarks).double())
-        kept = value > self.SMALLEST_EIGENVALUE * value[-1]
-        return torch.mul(vector[:, kept], value[kept].rsqrt()).float()
 
 
 class Mlp(Head):
@@ -285,7 +176,7 @@ class Mlp(Head):
     def forward(  # type: ignore[override]
         self, image_embedding: Tensor | None = None, text_embedding: Tensor | None = None
     ) -> Tensor:
-        given = [_order_one(side) for side in (image_embedding, text_embedding) if side is not None]
+        given = [order_one(side) for side in (image_embedding, text_embedding) if side is not None]
         return torch.squeeze(self.layers(torch.cat(given, dim=-1)), -1)
 
 
@@ -294,13 +185,14 @@ def _moved(vectors: Tensor, residual: Tensor) -> Tensor:
     return torch.addmm(vectors, vectors, residual.T)
 
 
-def _order_one(unit_vectors: Tensor) -> Tensor:
-    """The vectors times the square root of their length: coordinates of the order of one, as initialisations and
-    learning rates expect them."""
-    return torch.mul(unit_vectors, unit_vectors.shape[-1] ** 0.5)
-
-
-HEADS: dict[str, type[Head]] = {"cosine": Cosine, "linear": Linear, "mlp": Mlp, "fusion": Fusion, "kernel": Kernel}
+HEADS: dict[str, type[Head]] = {
+    "cosine": Cosine,
+    "linear": Linear,
+    "mlp": Mlp,
+    "fusion": Fusion,
+    "kernel": Kernel,
+    "blend": Blend,
+}
 
 
 def build_head(config: HeadConfig, seed: int = 0) -> Head:

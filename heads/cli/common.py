@@ -1,8 +1,10 @@
 """What the commands of heads share: a table of labels, the vectors of a cache, and lines to print."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from embed.cli.console import table, warn
@@ -12,6 +14,7 @@ from embed.spec import InputError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch.utils.tensorboard import SummaryWriter
 
     from embed.arrays import Ints
     from embed.cache.store import Cache
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from heads.data.features import Features
     from heads.evaluation.evaluate import Accuracies
     from heads.evaluation.held_out import HeldOut
+    from heads.training.folds import Observer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,3 +158,21 @@ def protocol_line(pairs: int, protocol: Mapping[str, object]) -> str:
         f"{pairs} pairs ({protocol['pairs']}), {protocol['folds']} held-out parts, {protocol['average']};"
         f" intervals {protocol['interval']}"
     )
+
+
+@contextmanager
+def tensorboard(folder: Path | None) -> "Iterator[Observer | None]":
+    """What writes TensorBoard's files, a run for each stage; None without a folder."""
+    with ExitStack() as stack:
+        writers: dict[str, SummaryWriter] = {}
+
+        def write(stage: str, step: int, record: Mapping[str, float]) -> None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            if stage not in writers:
+                writers[stage] = stack.enter_context(SummaryWriter(f"{folder}/{stage}"))
+            for name, value in record.items():
+                if value == value:  # NaN: an accuracy without validation
+                    writers[stage].add_scalar(name, value, step)
+
+        yield write if folder else None

@@ -1,5 +1,6 @@
 """`python -m heads sweep`."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,9 @@ from embed.config import Overwriting
 from embed.devices import resolve_device
 from embed.files import replacing, require_out
 from heads.cli.common import HeadTraining, TableOptions
-from heads.cli.train import DEVICES, configs
+from heads.cli.train import DEVICES, chosen_head, configs
 from heads.config import HoldOutConfig, Protocol, SplitConfig, SweepConfig
 
-DEFAULT = {"head": "fusion", "loss": "preference"}  # of `heads train`
 SHOWN = 10
 
 
@@ -54,6 +54,10 @@ def sweep(
     rows = split.split_rows(labels, split_config)
     where.require_use([labels], ["preference"])
     moved = features.to(where.device)
+    default, said = chosen_head(
+        {"loss": "preference"}, [labels], features, ["preference"], where.min_ratio
+    )  # of `heads train`
+    print(*said, sep="\n")
 
     def task_of(options: Options) -> Task:
         built = configs(options, seed, features)
@@ -62,11 +66,11 @@ def sweep(
     def observe(trial: Trial) -> None:
         print(f"{trial.accuracy:.4f} in {trial.seconds:.0f} s: {_shown(trial.options)}")
 
-    trials = search(task_of, DEFAULT, search_config, observe=observe)
+    trials = search(task_of, default, search_config, observe=observe)
     best = best_of(trials)
     measured = {}
-    for name, options in {"default": DEFAULT, "best": best.options}.items():
-        if options != DEFAULT or name == "default":
+    for name, options in {"default": default, "best": best.options}.items():
+        if options != default or name == "default":
             trained = train_heads(task_of(options))
             measured[name] = evaluate(labels, features, trained.scorers, rows, Protocol(seed=seed))
     measured.setdefault("best", measured["default"])
@@ -84,6 +88,9 @@ def sweep(
     with replacing(out, "sweep", overwriting.overwrite) as folder:
         write_json(folder / "sweep.json", result)
         write_json(folder / "best.json", best.options)
+    command = ["python", "-m", "heads", "train", cache, "--data", data, "--config", str(out / "best.json")]
+    command += ["--split-by", splitting.by] if splitting.by else []
+    command += ["--test-fraction", f"{splitting.test_fraction:g}", "--seed", str(seed), "--out", f"{out}-head"]
     finished = [trial for trial in trials if len(trial.accuracies) == len(trials[0].accuracies)]
     first = sorted(finished, key=lambda trial: -trial.accuracy)[:SHOWN]
     print(
@@ -93,7 +100,7 @@ def sweep(
         "",
         f"chosen: {_shown(best.options)}" + (" (the default: none is clearly better)" if best is trials[0] else ""),
         *(f"held out, opened once: {name} {told(interval)}" for name, interval in test.items()),
-        f"train it with: python -m heads train {cache} --data {data} --config {out / 'best.json'}",
+        f"train it with: {shlex.join(command)}",
         sep="\n",
     )
     return result

@@ -1,12 +1,11 @@
 """`python -m heads train`."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from embed.cli.arguments import Argument, arguments_of
 from embed.cli.console import progress, table
@@ -16,10 +15,11 @@ from embed.files import require_out
 from embed.options import Only, Range, metadata, require_value
 from embed.spec import InputError
 from embed.wording import unknown_name
-from heads.cli.common import HeadTraining, LabelOptions, accuracy_lines, content_ids
+from heads.cli.common import HeadTraining, LabelOptions, accuracy_lines, content_ids, tensorboard
 from heads.config import (
     PICKSCORE_PROMPTS,
     STEPPED,
+    Choice,
     HeadConfig,
     Kind,
     Loss,
@@ -30,15 +30,16 @@ from heads.config import (
 )
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from embed.cache.store import Cache
+    from heads.data.comparisons import Labels
     from heads.data.features import Features
     from heads.evaluation.evaluate import Accuracies
     from heads.training.checkpoint import Checkpoints
-    from heads.training.folds import Observer, Task, TrainedHeads
+    from heads.training.folds import Task, TrainedHeads
 
 DEVICES = ("cpu", "cuda")  # that heads are trained on
+BLEND_LANDMARKS = 1024
+TOLD_APART = 0.05  # half an interval's width, above which heads that differ are seldom told apart
 IN_FILES = ("head", "loss", "shape", "training")  # parameters of `train` whose options a file may hold
 
 
@@ -59,6 +60,8 @@ class Run:
 
     seeds: Annotated[int, Range(1)] = 1
     """Train from so many seeds, and print how far they differ."""
+    split_seeds: Annotated[int, Range(1)] = 1
+    """Do it all with so many splits, and print how far they differ. Kept is the head of the first."""
     resume: bool = False
     """Go on where a training with the same options was ended."""
     log_dir: Path | None = None
@@ -73,7 +76,7 @@ def train(
     labels: LabelOptions,
     out: Path,
     overwriting: Overwriting,
-    head: Kind | None = None,
+    head: Choice | None = None,
     loss: str | None = None,
     shape: partial[HeadConfig],
     training: partial[TrainConfig],
@@ -88,7 +91,8 @@ def train(
     Args:
         cache: A folder made by `python -m embed cache`.
         out: The folder to write the head to.
-        head: The head. By default fusion; kernel is for tables of some hundreds or thousands of rows.
+        head: The head. By default auto: blend for tables of up to 20,000 rows, fusion for larger ones, and the first
+            head that reads all other options given.
         loss: The loss. By default preference, for any table; ranking and listwise are for ranked groups, rating is for
             ratings, or the log rate of counts, and triplet and preference-inbatch are for the head cosine and pairs of
             pictures under one prompt. If there are several tables, one for all, or one each with commas between them.
@@ -100,7 +104,7 @@ def train(
     import numpy as np
 
     from embed.cache.store import Cache
-    from heads.data.split import split_report, split_rows
+    from heads.data.split import small_folds, split_report, split_rows
     from heads.store.disk import save_head
     from heads.training.checkpoint import Checkpoints
     from heads.training.folds import OtherTable, Task
@@ -113,11 +117,14 @@ def train(
     options = _chosen_options(config, named | shape.keywords | training.keywords)
     losses, weights = per_table(str(options.get("loss", "preference")), tables.weights, len(tables.data))
     (measured, *more), features = labels.met(opened, tables.data)
-    head_config, train_config = configs({**options, "loss": losses[0]}, split_config.seed, features)
+    options, lines = chosen_head({**options, "loss": losses[0]}, [measured, *more], features, losses, where.min_ratio)
+    head_config, train_config = configs(options, split_config.seed, features)
     require_use(train_config, losses)
-    aside = head_config.kind != "kernel" and train_config.penalty is None
+    aside = head_config.kind not in ("kernel", "blend") and train_config.penalty is None
     where.require_use([measured, *more], losses, keeps_aside=aside)
     others = [OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
+    if split is None and not {"folds", "test_fraction"} & set(splitting.keywords):
+        split_config = small_folds(measured, split_config)
     rows = split_rows(measured, split_config)
     described = split_report(measured, rows, split_config, opened)
     task = Task(measured, features, rows, head_config, train_config, where.min_ratio, others, where.device)
@@ -126,9 +133,14 @@ def train(
         checkpoints.clear()
     found = _train_seeds(run, task, checkpoints)
     trained, accuracies = found[0]
-    result, lines = accuracies.to_json(), accuracy_lines(accuracies)
+    result = accuracies.to_json()
+    lines = [*too_few(accuracies), *lines, *accuracy_lines(accuracies)]
     if run.seeds > 1:
-        result["seeds"], of_seeds = _spread(split_config.seed, [one.pair_accuracy.value for _, one in found])
+        result["seeds"], of_seeds = _spread("seed", split_config.seed, [one for _, one in found])
+        lines += of_seeds
+    if run.split_seeds > 1:
+        others_found = _train_splits(run, task, split_config)
+        result["split_seeds"], of_seeds = _spread("split seed", split_config.seed, [accuracies, *others_found])
         lines += of_seeds
     seen = zip(task.tables, [trained.rows, *trained.other_rows], strict=True)
     ids = content_ids(opened, measured, np.concatenate([table.items[rows].ravel() for table, rows in seen]))
@@ -139,15 +151,43 @@ def train(
     return {"head": str(out), "split": described, **result}
 
 
-def _spread(first: int, accuracies: Sequence[float]) -> tuple[dict[str, object], list[str]]:
+def too_few(found: "Accuracies") -> list[str]:
+    """A line where the interval is too wide to tell a good head from a poor one; none elsewhere."""
+    accuracy = found.pair_accuracy
+    if accuracy.high - accuracy.low <= 2 * TOLD_APART:
+        return []
+    return [
+        f"too few rows to tell: {found.pairs} pairs held out put the accuracy anywhere from {accuracy.low:.3f} to"
+        f" {accuracy.high:.3f}; give more rows, or see how far --split-seeds 10 differ"
+    ]
+
+
+def _spread(name: str, first: int, found: "Sequence[Accuracies]") -> tuple[dict[str, object], list[str]]:
     """How far the seeds from `first` on differ in pair accuracy, for the document and for people."""
     import numpy as np
 
+    accuracies = [one.pair_accuracy.value for one in found]
     seeds = list(range(first, first + len(accuracies)))
     mean, sd = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
-    lines = table(("seed", "pair accuracy"), [(seed, f"{x:.3f}") for seed, x in zip(seeds, accuracies, strict=True)])
+    lines = table((name, "pair accuracy"), [(seed, f"{x:.3f}") for seed, x in zip(seeds, accuracies, strict=True)])
     said = f"{mean:.3f} ± {sd:.3f} (standard deviation); kept is the head of {first}"
     return {"seeds": seeds, "pair_accuracy": accuracies, "mean": mean, "sd": sd}, ["", *lines, said]
+
+
+def _train_splits(run: Run, task: "Task", split_config: SplitConfig) -> "list[Accuracies]":
+    """How the heads of all splits but the first were measured."""
+    from heads.data.split import split_rows
+    from heads.evaluation.evaluate import evaluate
+    from heads.training.folds import train_heads
+
+    found = []
+    for seed in range(split_config.seed + 1, split_config.seed + run.split_seeds):
+        rows = split_rows(task.labels, replace(split_config, seed=seed))
+        trained = train_heads(
+            replace(task, split=rows, config=replace(task.config, seed=seed), progress=progress), use=False
+        )
+        found.append(evaluate(task.labels, task.features, trained.scorers, rows, Protocol(seed=seed)))
+    return found
 
 
 def _split_config(given: partial[SplitConfig], split: str | None) -> SplitConfig:
@@ -165,16 +205,42 @@ def _chosen_options(file: Path | None, given: Mapping[str, Any]) -> dict[str, ob
     """The options given, on the command line or else in a file; InputError for one that the head ignores."""
     known = {one.place[1] or one.place[0]: one for one in arguments_of(train) if one.place[0] in IN_FILES}
     options = {**(_read_options(file, known) if file else {}), **given}
-    head = options.get("head", "fusion")
-    require_value("head", head, Kind)
-    for name in options:
-        only = metadata(known[name].hint, Only)
-        readers = only.values if only and only.option == "head" else STEPPED if only else ()
-        if readers and head not in readers:
-            raise InputError(
-                f"{known[name].name} is of {' and '.join(readers)} and does nothing for the head {head}; leave it out"
-            )
+    head = options.get("head", "auto")
+    require_value("head", head, Choice)
+    for name, readers in _readers(options).items():
+        if head != "auto" and head not in readers:
+            raise InputError(f"{name} is of {' and '.join(readers)} and does nothing for the head {head}; leave it out")
     return options
+
+
+def _readers(options: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
+    """The heads that read each option that is not of all heads, by the option's name."""
+    found = {}
+    for argument in arguments_of(train):
+        only = metadata(argument.hint, Only)
+        if only and argument.place[0] in IN_FILES and (argument.place[1] or argument.place[0]) in options:
+            found[argument.name] = only.values if only.option == "head" else STEPPED
+    return found
+
+
+def chosen_head(
+    options: Mapping[str, object],
+    tables: "Sequence[Labels]",
+    features: "Features",
+    losses: Sequence[str],
+    min_ratio: float | None,
+) -> tuple[dict[str, object], list[str]]:
+    """The options with the head that `auto` stands for, and a line that says which it is."""
+    from heads.training.auto import choose_head
+
+    if options.get("head", "auto") != "auto":
+        return dict(options), []
+    readers = _readers(options)
+    if min_ratio is not None:
+        readers["--min-ratio"] = tuple(kind for kind in get_args(Kind) if kind != "blend")  # which is fitted to rows
+    choice = choose_head(tables, features, losses, readers)
+    found = {**options, "head": choice.head} | ({"reads": choice.reads} if choice.reads else {})
+    return found, [f"auto: {choice.head} ({choice.why})"]
 
 
 def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, object]:
@@ -199,11 +265,12 @@ def configs(options: Mapping[str, object], seed: int, features: "Features") -> t
     """The configurations of the head and of its training that the options name, theirs being the defaults."""
     shape = {name: value for name, value in options.items() if name in HeadConfig.__dataclass_fields__}
     training = {name: value for name, value in options.items() if name in TrainConfig.__dataclass_fields__}
-    if options["loss"] == "preference-inbatch":
-        training.setdefault("batch_size", 128)  # PickScore's
+    if options["head"] == "blend":
+        shape.setdefault("landmarks", BLEND_LANDMARKS)
     of_head: Callable[..., HeadConfig] = HeadConfig
     of_training: Callable[..., TrainConfig] = TrainConfig
-    head = of_head(options.get("head", "fusion"), features.dim, features.pooled_dim, **shape)
+    head = of_head(options["head"], features.dim, features.pooled_dim, **shape)
+    head = replace(head, landmarks=min(head.landmarks, max(1, len(features.image))))
     return head, of_training(seed=seed, **training)
 
 
@@ -259,24 +326,6 @@ def _manifest(cache: "Cache", paths: Sequence[str], task: "Task", trained: "Trai
         "calibration": calibrate(task.labels, task.features, trained.scorers, task.split, protocol),
         "versions": {"torch": torch.__version__},
     }
-
-
-@contextmanager
-def tensorboard(folder: Path | None) -> "Iterator[Observer | None]":
-    """What writes TensorBoard's files, a run for each stage; None without a folder."""
-    with ExitStack() as stack:
-        writers: dict[str, SummaryWriter] = {}
-
-        def write(stage: str, step: int, record: Mapping[str, float]) -> None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            if stage not in writers:
-                writers[stage] = stack.enter_context(SummaryWriter(f"{folder}/{stage}"))
-            for name, value in record.items():
-                if value == value:  # NaN: an accuracy without validation
-                    writers[stage].add_scalar(name, value, step)
-
-        yield write if folder else None
 
 
 def _identity(cache: "Cache", task: "Task", splitting: dict[str, Any]) -> str:

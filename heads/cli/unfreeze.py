@@ -12,7 +12,7 @@ from embed.files import require_out, require_out_file
 from embed.options import Range
 from embed.spec import InputError
 from heads.cli.common import PairOptions, TableOptions, accuracy_lines, content_ids
-from heads.config import HeadConfig, HoldOutConfig, Kind, Protocol, SplitConfig, UnfreezeConfig
+from heads.config import HeadConfig, HoldOutConfig, OnTop, Protocol, SplitConfig, UnfreezeConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ def unfreeze(
     overwriting: Overwriting,
     unfrozen: ModeOptions,
     live: bool = False,
-    head: Kind | None = None,
+    head: OnTop | None = None,
     splitting: HoldOutConfig,
     where: PairOptions,
     wise: Annotated[float | Literal["auto"], Range(0, 1)] = 1.0,

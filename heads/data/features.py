@@ -54,8 +54,8 @@ class Features:
             chosen = rows[items]
             if len(chosen) and int(chosen.min()) < 0:
                 raise InputError(
-                    "the head reads prompts and some rows of the table have none; choose --head linear, or --head mlp"
-                    " --reads image"
+                    "the head reads prompts and some rows of the table have none; leave out --head, which then chooses"
+                    " one for pictures alone, or choose --head linear, or add --reads image, which cosine lacks"
                 )
             # Not vectors[chosen], whose gradient is summed in no fixed order.
             taken[name] = vectors.index_select(0, chosen).float()

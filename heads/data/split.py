@@ -13,6 +13,8 @@ from embed.spec import InputError
 from heads.config import SplitConfig
 from heads.data.comparisons import Labels, codes
 
+SMALL_ROWS, SMALL_FOLDS = 3000, 5
+
 
 @dataclass(frozen=True)
 class Split:
@@ -43,6 +45,13 @@ class Split:
         fold = self.fold.copy()
         fold[[] if self.validation is None else self.validation] = 0
         return replace(self, fold=fold)
+
+
+def small_folds(labels: Labels, config: SplitConfig) -> SplitConfig:
+    """The config in SMALL_FOLDS folds, or as many as there are groups, for a table of few rows: one part of them held
+    out says little."""
+    groups = len(np.unique(split_groups(labels, config.by)))
+    return config if len(labels) > SMALL_ROWS or groups < 2 else replace(config, folds=min(SMALL_FOLDS, groups))
 
 
 def split_rows(labels: Labels, config: SplitConfig) -> Split:
@@ -110,13 +119,20 @@ def _one_row_a_prompt(labels: Labels, prompts: int, seed: int) -> Ints:
 
 
 def split_groups(labels: Labels, by: str | None) -> Ints:
-    """(m,) which rows stay together: those of one number."""
-    if by is not None:
-        if by not in labels.columns.schema.names:
-            raise InputError(f"--split-by {by!r} is no column of the table; it has {labels.columns.schema.names}")
-        return codes(labels.columns[by])
+    """(m,) which rows stay together: those of one number. By default those that are compared with each other: of one
+    prompt, or of one group where there are no prompts; the rows of one picture where nothing ties rows together."""
     first = labels.items[:, 0]
-    return labels.prompt[first] if labels.kind in ("comparisons", "groups") else labels.image[first]
+    prompt, image = labels.prompt[first], labels.image[first]
+    if by is not None and by in labels.columns.schema.names:
+        return codes(labels.columns[by])
+    if by == "prompt" and prompt.max(initial=-1) >= 0:  # of comparisons, which have one on each side
+        return np.where(prompt < 0, prompt.max() + 1 + image, prompt)
+    if by is not None:
+        raise InputError(f"--split-by {by!r} is no column of the table; it has {labels.columns.schema.names}")
+    if labels.kind == "counts" or (labels.kind == "ratings" and not 1 < len(np.unique(prompt)) < len(prompt)):
+        return image
+    alone = labels.values["group"].astype(np.int64) if labels.kind == "groups" else image
+    return np.where(prompt < 0, prompt.max() + 1 + alone, prompt)
 
 
 def rows_apart_from(labels: Labels, held_out: Ints, among: Ints | None = None, other: Labels | None = None) -> Ints:

@@ -8,6 +8,7 @@ trained.parquet     id: the content ids of every picture and prompt that head.sa
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -88,7 +89,10 @@ def load_trained_ids(path: str | Path) -> pa.ChunkedArray:
 
 
 def _restore(manifest: HeadManifest, weights: Mapping[str, Tensor], path: str | Path) -> Head:
-    head = build_head(config_from_json(manifest["head"]))
+    config = config_from_json(manifest["head"])
+    if config.kind == "linear" and "layer.weight" in weights and weights["layer.weight"].shape[1:] == (config.dim,):
+        config = replace(config, pooled_dim=0)  # linear heads read no pooled features before
+    head = build_head(config)
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if expected != found:

@@ -14,14 +14,15 @@ from heads.config import HeadConfig, TrainConfig
 from heads.data.comparisons import Labels, Pairs, pairs_among
 from heads.data.features import Features
 from heads.data.split import Split, rows_apart_from
-from heads.models import HEADS, Convex, Head, Kernel, build_head
-from heads.training import convex
+from heads.models import HEADS, Blend, Convex, Head, Kernel, build_head
+from heads.training import blend, convex
 from heads.training.checkpoint import Checkpoints
 from heads.training.objectives import OBJECTIVES, Part, examples_for, require_head
 from heads.training.train import fit, require_examples
 
 logger = logging.getLogger(__name__)
 
+STILL = 0.995  # of the loss before: what is left of it where training has done nothing
 VALIDATION_SHARE = 0.1  # of the training groups, kept for choosing the epoch or the penalty
 # Up to so many rows a tenth of them is too few to choose by: a penalty is then chosen by cross-validation.
 FEW_ROWS = 5000
@@ -103,9 +104,10 @@ class Task:
         return [rows_apart_from(self.labels, held_out, other=other.labels) for other in self.others]
 
 
-def train_heads(task: Task) -> TrainedHeads:
+def train_heads(task: Task, use: bool = True) -> TrainedHeads:
     """Train as the split says. With folds, one head a fold on the other folds' rows, then one on every row; without,
-    one head on what is not held out. The heads come back on the CPU.
+    one head on what is not held out. The heads come back on the CPU. Without `use` only the heads that measure are
+    trained, and `head` is the last of them.
 
     Rows that share a picture or a prompt with the rows held out are left out of training, those of the measured table
     counted in the log.
@@ -115,8 +117,10 @@ def train_heads(task: Task) -> TrainedHeads:
     folds = range(split.folds) if split.folds > 1 else range(0)
     nothing = np.empty(0, np.int64)
     runs = [(f"fold {fold + 1}", split.test_rows(fold), split.withheld_rows(fold)) for fold in folds]
-    runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
-    train_one = _solve_one if issubclass(HEADS[task.head_config.kind], Convex) else _train_one
+    if not folds or use:
+        runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
+    kind = HEADS[task.head_config.kind]
+    train_one = blend_one if kind is Blend else _solve_one if issubclass(kind, Convex) else _train_one
     trained = []
     with task.progress(len(runs), "head", "heads") as step:
         for name, test, held_out in runs:
@@ -131,7 +135,8 @@ def train_heads(task: Task) -> TrainedHeads:
                 )
             trained.append(train_one(task, held_out, name.replace(" ", "-")))
             step()
-    *of_folds, (head, history, chosen) = trained
+    head, history, chosen = trained[-1]
+    of_folds = trained[: len(folds)]
     histories = [history, *(history for _, history, _ in of_folds)]
     _warn_of(histories, task.config)
     fold_heads = [fold_head.cpu() for fold_head, _, _ in of_folds]
@@ -144,6 +149,13 @@ def _warn_of(histories: list[History], config: TrainConfig) -> None:
         logger.warning(
             f"{idle} batches had a {config.loss} loss of exactly 0 and taught nothing"
             + (": every triplet in them is right by the margin" if config.loss == "triplet" else "")
+        )
+    measured = [history[-1] for history in histories if history and "untrained_loss" in history[-1]]
+    if still := [record for record in measured if record["trained_loss"] > STILL * record["untrained_loss"]]:
+        logger.warning(
+            f"training has not moved the loss of {len(still)} of {len(histories)} heads"
+            f" ({still[0]['untrained_loss']:.4g} before, {still[0]['trained_loss']:.4g} after): they order as if"
+            " untrained; give another --learning-rate, more --epochs, or leave out --head"
         )
 
 
@@ -165,11 +177,24 @@ def _train_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, di
         return head, history
 
     ((parts, validation),) = validation_rounds(task, held_out, rng, 1)
+    task = replace(task, config=task.config.sized(sum(len(part.examples) for part in parts)))
     head, history = run(f"{name}-choosing", parts, validation, None)
-    best = int(np.argmax([record["validation_accuracy"] for record in history])) + 1
+    best = best_epoch([record["validation_accuracy"] for record in history], task, validation)
     if task.split.validation is None:
         head, _ = run(name, task.parts(held_out, rng), None, best)
     return head, history, {"epochs": best}
+
+
+def best_epoch(accuracies: Sequence[float], task: Task, validation: Pairs) -> int:
+    """The number of epochs to train for, from 1. Where the split has rows for validation, the first of the best. Else
+    the last that is no worse than the best by more than the standard error of so few rows: the learning rate falls to
+    the end, and a best epoch of a few dozen rows is best by luck."""
+    best = int(np.argmax(accuracies))
+    if task.split.validation is None:
+        rows = len(np.unique([validation.row_a, validation.row_b])) if len(validation) else 1
+        error = np.sqrt(accuracies[best] * (1 - accuracies[best]) / rows)
+        best = int(np.flatnonzero(np.array(accuracies) >= accuracies[best] - error)[-1])
+    return best + 1
 
 
 def _solve_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
@@ -184,8 +209,7 @@ def _solve_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, di
         require_head(part.loss, head)
     penalty = fixed_penalty(task, head, parts)
     if penalty is None:
-        count = INNER_FOLDS if len(task.rows(held_out)) <= FEW_ROWS else 1
-        rounds = list(validation_rounds(task, held_out, rng, count))
+        rounds = list(validation_rounds(task, held_out, rng, rounds_for(task, held_out)))
         penalty, history = convex.choose_penalty(lambda: cast(Convex, task.new_head()), task.features, rounds)
         for i, record in enumerate(history):
             if task.observe:
@@ -196,6 +220,40 @@ def _solve_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, di
             f"the solver stopped after {solution.iterations} iterations; give a larger --penalty than {penalty:g}"
         )
     found = {"penalty": penalty, "iterations": solution.iterations, "objective": solution.objective}
+    return head, history, found
+
+
+def blend_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
+    """A blend on what is apart from the rows held out, and what each of its members did for rows kept aside."""
+    rng = np.random.default_rng(task.config.seed)
+    head = cast(Blend, task.new_head())
+    losses = [task.config.loss, *(other.loss for other in task.others)]
+    for labels, loss in zip(task.tables, losses, strict=True):
+        require_head(loss, head)
+        if loss != "preference":  # which is of every table
+            examples_for(loss, labels, np.arange(len(labels)), rng, task.min_ratio)
+    if any(task.config.of(loss) for loss in losses):
+        raise InputError("a blend is fitted by least squares; leave out margin and reduction, or choose another --head")
+    if task.min_ratio is not None:
+        raise InputError("a blend is fitted to rows, not to pairs; leave out --min-ratio, or choose another --head")
+
+    def rows(apart: Ints) -> blend.Rows:
+        tables = [(task.labels, task.rows(apart), 1.0)]
+        for other, seen in zip(task.others, task.other_rows(apart), strict=True):
+            tables.append((other.labels, seen, other.weight))
+        return blend.joined([(blend.rows_of(labels, seen), weight) for labels, seen, weight in tables if len(seen)])
+
+    rounds = []
+    for aside in asides(task, held_out, rng, rounds_for(task, held_out)):
+        left = np.concatenate([held_out, aside])
+        if len(task.rows(left)):
+            rounds.append((rows(left), blend.rows_of(task.labels, aside, within=True)))
+    if not rounds:
+        raise _nothing_to_train_on(task, len(task.rows(held_out)))
+    found, history = blend.fit_blend(head, task.features, rows(held_out), rounds)
+    for i, record in enumerate(history):
+        if task.observe:
+            task.observe(name, i, record)
     return head, history, found
 
 
@@ -211,16 +269,35 @@ def fixed_penalty(task: Task, head: Convex, parts: Sequence[Part]) -> float | No
     return task.config.penalty
 
 
+def rounds_for(task: Task, held_out: Ints) -> int:
+    """Of many rows a tenth is kept aside once, and of few each fifth."""
+    return INNER_FOLDS if len(task.rows(held_out)) <= FEW_ROWS else 1
+
+
+def asides(task: Task, held_out: Ints, rng: np.random.Generator, count: int) -> Iterator[Ints]:
+    """The rows to keep aside in each of `count` rounds: one round keeps VALIDATION_SHARE of the groups aside, and
+    several keep every group aside once. Where the split has rows for validation there is one round, of those."""
+    if task.split.validation is not None:
+        yield task.split.validation
+        return
+    rows = task.rows(held_out)
+    names = np.unique(task.split.group[rows])
+    if len(names) < 2:
+        raise InputError(f"{len(names)} group is left to train on; hold out less, or split by another column")
+    shuffled = rng.permutation(names)
+    if count == 1:
+        parts = [shuffled[: max(1, round(VALIDATION_SHARE * len(names)))]]
+    else:
+        parts = np.array_split(shuffled, min(count, len(names)))
+    for part in parts:
+        yield rows[np.isin(task.split.group[rows], part)]
+
+
 def validation_rounds(
     task: Task, held_out: Ints, rng: np.random.Generator, count: int
 ) -> Iterator[tuple[list[Part], Pairs]]:
-    """Training parts and validation pairs, `count` times; no picture and no prompt is on both sides, and none of the
-    rows held out is on either.
-
-    Where the split has rows for validation there is one round, of those and all that may be trained on. Else one round
-    keeps VALIDATION_SHARE of the groups aside, and several keep every group aside once. InputError where no round has
-    something on either side.
-    """
+    """Training parts and validation pairs of `asides`; no picture and no prompt is on both sides, and none of the
+    rows held out is on either. Raises InputError where no round has something on either side."""
     if task.split.validation is not None:
         pairs = pairs_among(task.labels, task.split.validation, rng, task.min_ratio)
         if not (pairs.target != 0.5).any():
@@ -230,26 +307,20 @@ def validation_rounds(
         # One comparison a prompt: each counts the same, however many others its prompt has.
         yield parts, replace(pairs, weight=np.ones_like(pairs.weight))
         return
-    rows = task.rows(held_out)
-    names = np.unique(task.split.group[rows])
-    if len(names) < 2:
-        raise InputError(f"{len(names)} group is left to train on; hold out less, or split by another column")
-    shuffled = rng.permutation(names)
-    if count == 1:
-        asides = [shuffled[: max(1, round(VALIDATION_SHARE * len(names)))]]
-    else:
-        asides = np.array_split(shuffled, min(count, len(names)))
     found = False
-    for aside in asides:
-        rows_aside = rows[np.isin(task.split.group[rows], aside)]
-        parts = task.parts(np.concatenate([held_out, rows_aside]), rng)
-        pairs = pairs_among(task.labels, rows_aside, rng, task.min_ratio)
+    for aside in asides(task, held_out, rng, count):
+        parts = task.parts(np.concatenate([held_out, aside]), rng)
+        pairs = pairs_among(task.labels, aside, rng, task.min_ratio)
         if len(parts[0].examples) and len(pairs):
             found = True
             yield parts, pairs
     if not found:
-        raise InputError(
-            f"nothing to train on: of {len(rows)} rows no part can be kept aside that leaves"
-            f" {OBJECTIVES[task.config.loss].unit} for training and pairs for validation; give more rows, or hold out"
-            " less"
-        )
+        raise _nothing_to_train_on(task, len(task.rows(held_out)))
+
+
+def _nothing_to_train_on(task: Task, rows: int) -> InputError:
+    return InputError(
+        f"nothing to train on: of {rows} rows no part can be kept aside that leaves"
+        f" {OBJECTIVES[task.config.loss].unit} for training and pairs for validation; give more rows, or hold out"
+        " less"
+    )

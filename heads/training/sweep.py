@@ -4,6 +4,7 @@ Options are a dictionary as `heads train --config` reads it; what they mean is t
 The test part is never touched.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,15 @@ from typing import Any, cast
 import numpy as np
 
 from heads.config import SweepConfig
-from heads.data.comparisons import Labels, Pairs
+from heads.data.comparisons import Labels, Pairs, pairs_among
 from heads.models import HEADS, Convex
 from heads.training import convex
-from heads.training.folds import Task, fixed_penalty, validation_rounds
+from heads.training.folds import Task, asides, blend_one, fixed_penalty, validation_rounds
+from heads.training.loop import Diverged
 from heads.training.objectives import Part
-from heads.training.train import fit
+from heads.training.train import fit, validation_accuracy
+
+logger = logging.getLogger(__name__)
 
 Options = dict[str, Any]
 
@@ -53,11 +57,11 @@ def sweep(
     clock: Callable[[], float] = time.monotonic,
     observe: Callable[[Trial], None] = lambda _: None,
 ) -> list[Trial]:
-    """All trials in order; the first is `default`, which is always finished. `task_of(options)` is what to train,
-    always on one table and split, without folds.
+    """All trials in order; the first is `default`, which is always finished, and then comes every head by its own
+    defaults. `task_of(options)` is what to train, always on one table and split, without folds.
 
-    Trials that are worse after a round than half of the others were are given up, and so is the one that the end of
-    the time interrupts.
+    Trials that are worse after a round than half of the others were are given up, and so are those that diverge and
+    the one that the end of the time interrupts.
     """
     import optuna
 
@@ -68,22 +72,31 @@ def sweep(
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=0),
     )
     labels, start = task_of(default).labels, clock()
+    heads = heads_for(labels)
+    plain = [_plain(head, labels) for head in heads]
+    waiting = [options for options in plain if options != default]
     trials: list[Trial] = []
 
     def late() -> bool:
         return bool(trials) and clock() - start > 60 * config.minutes
 
     while not late():
-        asked = study.ask() if trials else None
-        options = _suggest(asked, labels) if asked else default
+        asked = study.ask() if trials and not waiting else None
+        options = _suggest(asked, labels, heads) if asked else waiting.pop(0) if trials else default
         began, accuracies, pruned = clock(), list[float](), False
-        for accuracy in _accuracies(task_of(options), config, late):
-            accuracies.append(accuracy)
-            if asked:
-                asked.report(float(np.mean(accuracies)), len(accuracies))
-                if len(accuracies) < config.folds and asked.should_prune():
-                    pruned = True
-                    break
+        try:
+            for accuracy in _accuracies(task_of(options), config, late):
+                accuracies.append(accuracy)
+                if asked:
+                    asked.report(float(np.mean(accuracies)), len(accuracies))
+                    if len(accuracies) < config.folds and asked.should_prune():
+                        pruned = True
+                        break
+        except Diverged as error:
+            if not trials:
+                raise
+            logger.info(f"given up: {error}")
+            pruned, accuracies = True, []
         if asked and (late() or pruned):
             study.tell(asked, state=optuna.trial.TrialState.PRUNED)
         elif asked:
@@ -104,14 +117,26 @@ def best_of(trials: Sequence[Trial]) -> Trial:
     return best if lead.mean() > lead.std(ddof=1) / np.sqrt(len(lead)) else first
 
 
-def _suggest(trial: Any, labels: Labels) -> Options:
-    """A point of the space that suits the table."""
-    has_prompts = len(labels.prompt) > 0 and int(labels.prompt[labels.items].min()) >= 0
-    heads = ["linear", "mlp", "fusion", "cosine"] if has_prompts else ["linear"]
-    if has_prompts and len(labels) <= KERNEL_ROWS:
-        heads.append("kernel")
-    head = trial.suggest_categorical("head", heads)
-    options: Options = {"head": head, "loss": trial.suggest_categorical("loss", LOSSES[labels.kind])}
+def has_prompts(labels: Labels) -> bool:
+    """Whether every item of a table has a prompt."""
+    return len(labels.prompt) > 0 and int(labels.prompt[labels.items].min()) >= 0
+
+
+def heads_for(labels: Labels) -> list[str]:
+    """The heads that suit a table; those that read prompts read pictures alone where some row has none."""
+    heads = ["linear", "mlp", "fusion"] + ["cosine"] * has_prompts(labels)
+    return heads + ["kernel", "blend"] * (len(labels) <= KERNEL_ROWS)
+
+
+def _plain(head: str, labels: Labels) -> Options:
+    options: Options = {"head": head, "loss": "preference"}
+    return options if has_prompts(labels) or head == "linear" else options | {"reads": "image"}
+
+
+def _suggest(trial: Any, labels: Labels, heads: Sequence[str]) -> Options:
+    """A point of the space that suits the table. A blend has nothing to draw."""
+    head = trial.suggest_categorical("head", [head for head in heads if head != "blend"])
+    options = _plain(head, labels) | {"loss": trial.suggest_categorical("loss", LOSSES[labels.kind])}
 
     def draw(name: str) -> None:
         # Each head has its own best values, so that each has its own parameters.
@@ -132,7 +157,16 @@ def _suggest(trial: Any, labels: Labels) -> Options:
 def _accuracies(task: Task, config: SweepConfig, late: Callable[[], bool]) -> Iterator[float]:
     """The accuracy of each round, as it is known; none that the end of the time interrupted."""
     rng = np.random.default_rng(config.seed)  # the same rounds for every trial
-    for parts, validation in validation_rounds(task, task.split.withheld_rows(0), rng, config.folds):
+    held_out = task.split.withheld_rows(0)
+    if task.head_config.kind == "blend":
+        for aside in asides(task, held_out, rng, config.folds):
+            if len(pairs := pairs_among(task.labels, aside, rng, task.min_ratio)):
+                head, *_ = blend_one(task, np.concatenate([held_out, aside]), "trial")
+                if late():
+                    return
+                yield validation_accuracy(head, task.features, pairs)
+        return
+    for parts, validation in validation_rounds(task, held_out, rng, config.folds):
         accuracy = _accuracy(task, parts, validation, late)
         if late():
             return

@@ -5,6 +5,7 @@ Knows no table and no format: features and examples in, a trained head and its h
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,8 +20,9 @@ from heads.data.features import Features
 from heads.models import Head
 from heads.training.checkpoint import Checkpoints
 from heads.training.loop import Batch, Loop, decay_groups, rates
-from heads.training.objectives import OBJECTIVES, Examples, Part, items_of, require_head
+from heads.training.objectives import OBJECTIVES, Examples, Part, Ratings, items_of, require_head
 
+LOSS_EXAMPLES = 2048  # by which is told whether training moved the loss
 PREPARE_ITEMS = 50_000  # of which a head takes its means, at most: all of a million would not fit in memory
 
 Observer = Callable[[int, dict[str, float]], None]  # of each epoch's record, as it ends
@@ -53,8 +55,11 @@ def fit(
     every batch then holds the same share of each table. Head and features are on one device. With `checkpoints`, a
     training that was interrupted goes on at the step that was saved and, on a CPU, ends with the same bytes.
 
+    Ratings are brought to mean 0 and standard deviation 1 before training, and the head back to their scale after.
+
     Returns one record an epoch: train_loss, validation_accuracy (NaN without), learning_rate, idle_batches (with a
-    loss of 0, they teach nothing). Raises Diverged with the step and the batch when the loss is not finite.
+    loss of 0, they teach nothing); the last has untrained_loss and trained_loss, without dropout, too. Raises Diverged
+    with the step and the batch when the loss is not finite.
     """
     parts = [Part(config.loss, train, options=config)] if isinstance(train, Examples) else list(train)
     for part in parts:
@@ -63,7 +68,10 @@ def fit(
     items = items_of_parts(parts)
     items = items[:: math.ceil(len(items) / PREPARE_ITEMS)]
     head.prepare(**features.take(torch.from_numpy(items), head.inputs))
-    epochs = epochs or config.epochs
+    config = config.sized(sum(len(part.examples) for part in parts))
+    epochs = epochs or config.epochs or 0
+    parts, gain, offset = standardised(parts)
+    untrained = _mean_loss(head, features, parts)
     loop = _loop(head, features, parts, validation, config, checkpoints)
     with progress(epochs, "epoch", "training") as step:
         step(len(loop.history))
@@ -75,8 +83,42 @@ def fit(
                     observe(len(loop.history) - 1, loop.history[-1])
 
         loop.run(epochs, on_step)
+    loop.history[-1] |= {"untrained_loss": untrained, "trained_loss": _mean_loss(head, features, parts)}
+    head.rescale(gain, offset)
     head.eval()
     return loop.history
+
+
+def standardised(parts: Sequence[Part]) -> tuple[list[Part], float, float]:
+    """The parts with ratings of mean 0, and what their scores must be multiplied by and have added. Where all are of
+    ratings these are of standard deviation 1 too: a network starts with scores near 0 that differ by about as much."""
+    ratings = [part.examples.rating for part in parts if isinstance(part.examples, Ratings)]
+    if not ratings:
+        return list(parts), 1.0, 0.0
+    every = np.concatenate(ratings).astype(np.float64)
+    offset = float(every.mean())
+    gain = float(every.std()) if len(ratings) == len(parts) else 1.0
+    gain = gain if gain > 0 and math.isfinite(gain) else 1.0
+    moved = []
+    for part in parts:
+        examples = part.examples
+        if isinstance(examples, Ratings):
+            examples = replace(examples, rating=((examples.rating - offset) / gain).astype(np.float32))
+        moved.append(replace(part, examples=examples))
+    return moved, gain, offset
+
+
+@torch.no_grad()
+def _mean_loss(head: Head, features: Features, parts: Sequence[Part]) -> float:
+    """The loss of a part of the examples, without dropout."""
+    head.eval()
+    losses = []
+    for part in parts:
+        some = np.unique(np.linspace(0, len(part.examples) - 1, LOSS_EXAMPLES).astype(np.int64))
+        if len(part.examples):
+            loss = OBJECTIVES[part.loss].loss(head, features, part.examples, some, part.options)
+            losses.append(part.weight * float(loss))
+    return sum(losses)
 
 
 def _loop(
@@ -88,6 +130,7 @@ def _loop(
     checkpoints: Checkpoints | None,
 ) -> Loop:
     sizes = [len(part.examples) for part in parts]
+    assert config.batch_size and config.epochs and config.patience  # see `TrainConfig.sized`
     steps = min(math.ceil(sum(sizes) / config.batch_size), max(sizes))
 
     def batches(epoch: int) -> Sequence[Batch]:
@@ -110,7 +153,7 @@ def _loop(
         batches=batches,
         units=[OBJECTIVES[part.loss].unit for part in parts],
         losses=losses,
-        validate=None if validation is None else lambda: _validation_accuracy(head, features, validation),
+        validate=None if validation is None else lambda: validation_accuracy(head, features, validation),
         patience=config.patience,
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
@@ -150,7 +193,7 @@ def require_examples(parts: Sequence[Part], validation: Pairs | None) -> None:
         )
 
 
-def _validation_accuracy(head: Head, features: Features, pairs: Pairs) -> float:
+def validation_accuracy(head: Head, features: Features, pairs: Pairs) -> float:
     """The accuracy and not the loss, as PickScore chooses its checkpoint: on few rows the loss rises with a head's
     confidence while its order still improves."""
     items = items_of(pairs)

@@ -131,7 +131,7 @@ def save_tuned(
 
 
 def _head_config(config: UnfreezeConfig) -> TrainConfig:
-    size = MAX_INBATCH if config.loss == "preference-inbatch" else TrainConfig.batch_size
+    size = MAX_INBATCH if config.loss == "preference-inbatch" else None
     chosen = {name: getattr(config, name) for name in LOSS_OPTIONS}
     return TrainConfig(loss=config.loss, batch_size=size, seed=config.seed, **chosen)
 

@@ -83,7 +83,7 @@ def test_two_runs_give_the_same_bytes(folder: Path, capsys: pytest.CaptureFixtur
 
 
 def test_what_was_trained_on_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    trained = run(capsys, *TRAIN, "--out", "head")
+    trained = run(capsys, *TRAIN, "--test-fraction", "0.2", "--out", "head")
     held_out = trained["split"]["held_out_rows"]
     assert 0 < held_out < ROWS
     # The same rows in another order are another split: only what training never saw is measured.
@@ -174,7 +174,7 @@ def test_a_table_that_only_teaches_is_kept_from_what_is_held_out(
     assert other == {"table": "ratings.parquet", "kind": "ratings", "rows": ROWS, "missing": 0, "loss": "rating",
                      "weight": 0.001, "used": ROWS}  # fmt: skip
     # Without folds the pictures held out of the first table are left out of the second.
-    once = run(capsys, *both[:-2], "--out", "once")
+    once = run(capsys, *both[:-2], "--test-fraction", "0.2", "--out", "once")
     assert load_head("once")[1]["other_data"][0]["used"] == ROWS - once["split"]["held_out_rows"]
 
 
@@ -324,8 +324,9 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
         "--head", "linear", "--dropout", "0.1"
     )
     assert "--learning-rate is of cosine and mlp and fusion" in fails("--head", "kernel", "--learning-rate", "1")
-    assert "--penalty is of linear and kernel" in fails("--penalty", "1")
-    assert "--no-activations is of mlp" in fails("--no-activations")
+    assert "--penalty is of linear and kernel" in fails("--head", "fusion", "--penalty", "1")
+    assert "--no-activations is of mlp" in fails("--head", "fusion", "--no-activations")
+    assert "no one head reads --hidden, --penalty together" in fails("--penalty", "1", "--hidden", "8")
     assert "device 'cuda:77' cannot be used here" in fails("--device", "cuda:77")
     assert "--device auto is not supported here; use cpu or cuda" in fails("--device", "auto")
     assert "--margin is of triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
@@ -348,3 +349,52 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
     Path("options.json").write_text('{"epochs": true}')
     assert "options.json is no file of options (epochs is True)" in fails("--config", "options.json")
     assert not Path("head").exists()
+
+
+def test_without_a_head_a_small_table_gets_a_blend_in_five_folds(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ("train", "cache", "--data", "table.parquet", "--split-by", "sub", "--out", "head")
+    assert main([*start, "--split-seeds", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("auto: blend (60 rows are few")
+    assert any("kept is the head of 0" in line for line in lines)
+    _, manifest = load_head("head")
+    assert manifest["head"]["kind"] == "blend" and manifest["split"]["folds"] == 5
+    assert len(load_fold_heads("head")) == 5
+    assert manifest["metrics"]["pair_accuracy"]["value"] > 0.8  # type: ignore[typeddict-item]
+    assert run(capsys, *EVALUATE)["pair_accuracy"] == manifest["metrics"]["pair_accuracy"]  # type: ignore[typeddict-item]
+    # Counts that no picture tells: 60 rows are too few to say so.
+    table = pq.read_table("table.parquet")
+    counts = pa.array(np.random.default_rng(1).permutation(table["count"].to_numpy()))
+    pq.write_table(table.set_column(table.schema.get_field_index("count"), "count", counts), "noise.parquet")
+    assert main(["train", "cache", "--data", "noise.parquet", "--split-by", "sub", "--out", "noise"]) == 0
+    assert capsys.readouterr().out.startswith("too few rows to tell: ")
+    # Without prompts the default reads pictures alone, and is no error.
+    table = pq.read_table("table.parquet").drop_columns(["prompt"])
+    pq.write_table(table, "bare.parquet")
+    bare = run(capsys, "train", "cache", "--data", "bare.parquet", "--split-by", "sub", "--out", "bare")
+    assert bare["pair_accuracy"]["value"] > 0.8
+    assert load_head("bare")[0].inputs == ("image_embedding",)
+
+
+def test_comparisons_are_split_by_their_prompt(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = pq.read_table("table.parquet").to_pylist()
+    rows = [
+        {"prompt": f"prompt {i}", "pos_path": a["image"], "neg_path": b["image"]}
+        for i, (one, other) in enumerate(zip(table[::2], table[1::2], strict=True))
+        for a, b in [sorted((one, other), key=lambda row: -row["count"])]
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), "pairs.parquet")
+    start = ("train", "cache", "--data", "pairs.parquet", "--out", "head")
+    by_prompt = run(capsys, *start, "--split-by", "prompt")
+    assert by_prompt["split"]["hash"] == run(capsys, *start)["split"]["hash"]
+    assert by_prompt["split"]["held_out_rows"] == len(rows)
+
+
+def test_min_ratio_is_of_heads_that_learn_from_pairs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = ("train", "cache", "--data", "table.parquet", "--split-by", "sub", "--min-ratio", "2", "--out")
+    run(capsys, *plain, "auto", "--epochs", "1")
+    assert json.loads((folder / "auto" / "head.json").read_text())["head"]["kind"] == "fusion"
+    assert main([*plain, "blend", "--head", "blend"]) == 2
+    assert "a blend is fitted to rows, not to pairs; leave out --min-ratio" in capsys.readouterr().err

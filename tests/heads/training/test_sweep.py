@@ -1,6 +1,8 @@
 """The sweep begins with the default, keeps to its time, and never sees what is held out."""
 
 import json
+import shlex
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from heads_tiny import make_cache, unit
 
 from embed.spec import InputError
@@ -18,6 +21,7 @@ from heads.data.comparisons import Labels
 from heads.data.features import Features, features_of
 from heads.data.split import split_rows
 from heads.training.folds import Task
+from heads.training.loop import Diverged
 from heads.training.sweep import Options, Trial, best_of, sweep
 
 ROWS = 80
@@ -33,7 +37,7 @@ def table() -> tuple[Labels, Features]:
     return labels, features_of(images, unit(ROWS, 2), rows, rows)
 
 
-def search(config: SweepConfig, seconds_a_look: float) -> list[Trial]:
+def search(config: SweepConfig, seconds_a_look: float, default: Options = DEFAULT) -> list[Trial]:
     """A sweep whose clock goes on at every look; what is held out is no number, which training would stumble over."""
     labels, features = table()
     split = split_rows(labels, SplitConfig())
@@ -42,10 +46,10 @@ def search(config: SweepConfig, seconds_a_look: float) -> list[Trial]:
     clock = count(0, seconds_a_look)
 
     def task_of(options: Options) -> Task:
-        given = options | ({} if options["head"] in ("linear", "kernel") else {"epochs": 2, "batch_size": 512})
+        given = options | ({} if options["head"] in ("linear", "kernel", "blend") else {"epochs": 2, "batch_size": 512})
         return Task(labels, features, split, *configs(given, 0, features))
 
-    return sweep(task_of, DEFAULT, config, clock=lambda: float(next(clock)))
+    return sweep(task_of, default, config, clock=lambda: float(next(clock)))
 
 
 def test_a_sweep_begins_with_the_default_and_repeats_itself() -> None:
@@ -68,6 +72,35 @@ def test_the_default_is_finished_whatever_the_time() -> None:
         SweepConfig(minutes=0)
 
 
+def test_every_head_is_tried_at_its_own_defaults_first_and_without_prompts_too() -> None:
+    labels, features = table()
+    for prompts in (True, False):
+        labels = labels if prompts else replace(labels, prompt=np.full(ROWS, -1))
+        features = features if prompts else replace(features, prompt=torch.full((ROWS,), -1))
+        split, clock = split_rows(labels, SplitConfig()), count(0, 0.1)
+
+        def task_of(options: Options, labels=labels, features=features, split=split) -> Task:
+            given = options | ({} if options["head"] in ("linear", "kernel", "blend") else {"epochs": 1})
+            return Task(labels, features, split, *configs(given, 0, features))
+
+        default = {"head": "blend", "loss": "preference"} | ({} if prompts else {"reads": "image"})
+        trials = sweep(task_of, default, SweepConfig(minutes=0.2), clock=lambda clock=clock: float(next(clock)))
+        tried = [trial.options["head"] for trial in trials]
+        wanted = ["blend", "linear", "mlp", "fusion", *(["cosine"] if prompts else []), "kernel"]
+        assert tried[: len(wanted)] == wanted
+
+
+def test_a_trial_that_diverges_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> list[dict[str, float]]:
+        raise Diverged("the loss is nan")
+
+    monkeypatch.setattr("heads.training.sweep.fit", fails)
+    trials = search(SweepConfig(minutes=1, seed=1), 1, {"head": "linear", "loss": "preference"})
+    assert {trial.options["head"] for trial in trials} <= {"linear", "kernel", "blend"}
+    with pytest.raises(Diverged):
+        search(SweepConfig(minutes=1), 1)
+
+
 def test_the_best_must_beat_the_default_clearly() -> None:
     default = Trial({"head": "fusion"}, [0.70, 0.74, 0.72], 1)
     lucky = Trial({"head": "mlp"}, [0.80, 0.70, 0.69], 1)  # +0.01 +- 0.05
@@ -88,11 +121,12 @@ def test_the_command_writes_what_train_reads(
     pq.write_table(pa.table({"image": images, "prompt": prompts, "count": counts}), "table.parquet")
     start = ("cache", "--data", "table.parquet")
     assert main(["sweep", *start, "--minutes", "0.05", "--out", "found", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["trials"][0]["options"] == {"head": "fusion", "loss": "preference"}
+    result, said = json.loads((captured := capsys.readouterr()).out), captured.err
+    assert result["trials"][0]["options"] == {"head": "blend", "loss": "preference"}
     assert result["validation_accuracy"]["best"] >= result["validation_accuracy"]["default"]
     assert json.loads(Path("found/sweep.json").read_text())["best"] == result["best"]
-    assert main(["train", *start, "--config", "found/best.json", "--out", "head", "--json"]) == 0
+    (command,) = [line for line in said.splitlines() if line.startswith("train it with: ")]
+    assert main([*shlex.split(command)[6:], "--json"]) == 0
     trained = json.loads(capsys.readouterr().out)
     # The same split and training: the number that the sweep found when it opened the held-out part.
     assert trained["pair_accuracy"] == result["test"]["best"]

@@ -91,10 +91,8 @@ def test_weights_decide_what_is_learned(features: Features) -> None:
 def test_losses_are_summed_and_not_averaged_where_that_is_chosen(features: Features) -> None:
     pairs = planted_pairs(features, 1)
     weighted = Pairs(pairs.a, pairs.b, pairs.target, np.full(len(pairs), 0.5, np.float32), pairs.a, pairs.b)
-    first = [
-        fit(build_head(HEAD, 0), features, weighted, None, TrainConfig(epochs=1, reduction=reduction))[0]["train_loss"]
-        for reduction in (None, "mean", "sum")
-    ]
+    configs = [TrainConfig(epochs=1, batch_size=16384, reduction=reduction) for reduction in (None, "mean", "sum")]
+    first = [fit(build_head(HEAD, 0), features, weighted, None, config)[0]["train_loss"] for config in configs]
     assert first[0] == first[1] == pytest.approx(first[2] / (0.5 * len(pairs)), rel=1e-5)
 
 
@@ -114,7 +112,8 @@ def test_nonsense_is_refused(features: Features) -> None:
         bad[2, 3] = np.nan
         features_of(bad, bad[:1], np.arange(4), np.zeros(4, np.int64))
     with pytest.raises(InputError, match=r"preference-inbatch .* --batch-size 4096 or less"):
-        TrainConfig(loss="preference-inbatch")
+        TrainConfig(loss="preference-inbatch", batch_size=5000)
+    assert TrainConfig(loss="preference-inbatch").sized(10**6).batch_size == 128
     with pytest.raises(InputError, match=r"the loss triplet compares embeddings.*--head cosine"):
         fit(build_head(HEAD), features, pairs, None, TrainConfig(loss="triplet"))
     with pytest.raises(InputError, match=r"loss is 'preferences'; .* \(near names: preference"):

@@ -1,0 +1,36 @@
+"""What all heads share: their inputs by name, and the base class. Knows no head."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+INPUTS = ("image_embedding", "text_embedding", "image_pooled")
+SMALLEST_NORM = 1e-12  # torch's own
+READS = {"both": INPUTS[:2], "image": INPUTS[:1], "text": INPUTS[1:2]}
+
+
+class Head(nn.Module):
+    """The base of all heads: names its inputs and gives scores (n,) float32."""
+
+    inputs: tuple[str, ...] = INPUTS[:2]
+    __call__: Callable[..., Tensor]  # torch leaves its result untyped
+
+    def forward(self, **inputs: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def prepare(self, **inputs: Tensor) -> None:
+        """Take from training inputs what is no weight, such as their mean. Called once, before training."""
+
+    @torch.no_grad()
+    def rescale(self, gain: float, offset: float) -> None:
+        """Make every score gain * score + offset. A head whose scores cannot be shifted leaves the offset out."""
+        *_, last = (module for module in self.modules() if isinstance(module, nn.Linear))
+        last.weight.mul_(gain)
+        last.bias.mul_(gain).add_(offset)
+
+
+def order_one(unit_vectors: Tensor) -> Tensor:
+    """The vectors times the square root of their length: coordinates of the order of one, as initialisations and
+    learning rates expect them."""
+    return torch.mul(unit_vectors, unit_vectors.shape[-1] ** 0.5)

@@ -1,0 +1,48 @@
+"""Which head a table gets where none is asked for. Decided by its rows, its prompts and the options given, untried."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from embed.spec import InputError
+from heads.config import Kind
+from heads.data.comparisons import Labels
+from heads.data.features import Features
+from heads.training.objectives import OBJECTIVES
+
+BLEND_ROWS = 20_000  # up to so many a blend is solved in minutes, and orders better than a network
+READ_IMAGE = ("blend", "fusion", "mlp", "kernel")  # heads that can do without prompts by the option reads
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A head, what it is told to read where that is not its default, and why, in words."""
+
+    head: Kind
+    reads: str | None
+    why: str
+
+
+def choose_head(
+    tables: Sequence[Labels], features: Features, losses: Sequence[str], readers: Mapping[str, Collection[str]]
+) -> Choice:
+    """The first head that suits the rows and reads all options given; `readers` names the heads that read each.
+
+    Raises InputError if no head reads them all.
+    """
+    rows = sum(len(labels) for labels in tables)
+    prompts = all(len(labels.items) == 0 or int(labels.prompt[labels.items].min()) >= 0 for labels in tables)
+    embeds = sorted({loss for loss in losses if OBJECTIVES[loss].embeds})
+    few = rows <= BLEND_ROWS
+    order: list[Kind] = ["blend", "fusion"] if few else ["fusion", "blend"]
+    order += ["kernel", "linear", "mlp", "cosine"]
+    why = f"{rows:,} rows are " + ("few: ridge regressions and kernels, averaged" if few else "many: a network")
+    if embeds:
+        order, why = ["cosine"], f"the loss {embeds[0]} wants it"
+    fitting = [head for head in order if all(head in heads for heads in readers.values())]
+    if not fitting:
+        raise InputError(f"no one head reads {', '.join(readers)} together; give --head, or leave some of them out")
+    head = fitting[0]
+    if head != order[0]:
+        why = f"it reads {' and '.join(name for name, heads in readers.items() if order[0] not in heads)}"
+    reads = "image" if not prompts and head in READ_IMAGE else None
+    return Choice(head, reads, why + ("; some rows have no prompt, so it reads pictures alone" if reads else ""))
