@@ -21,7 +21,7 @@ SOLVED = ("linear", "kernel")  # heads that are not trained in steps
 STEPPED = ("cosine", "mlp", "fusion")
 PICKSCORE_PROMPTS = 1000  # held out by the paper
 # What a training in steps goes by where nothing is said.
-SMALLEST_BATCH, LARGEST_BATCH, EPOCHS, PATIENCE, FEWEST_STEPS = 32, 16384, 6, 3, 600
+SMALLEST_BATCH, LARGEST_BATCH, EPOCHS, PATIENCE, FEWEST_STEPS = 32, 16384, 6, 3, 300
 MAX_INBATCH = 4096  # pairs of a batch with in-batch negatives, whose similarities are twice its square
 
 
@@ -97,10 +97,10 @@ class TrainConfig(LossOptions):
     """The weight decay of AdamW, for matrices."""
     batch_size: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
     """Pairs, groups or ratings of a step. By default 16384, fewer where there are so few that training would take less
-    than 600 steps, and 128 for preference-inbatch, as PickScore has it."""
+    than 300 steps, and 128 for preference-inbatch, as PickScore has it."""
     epochs: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
-    """The most epochs. Rows kept aside decide which is the best. By default 6, and more where 6 make less than 600
-    steps of 32."""
+    """The most epochs. Rows kept aside decide which is the best. By default 6, and more where 6 make less than 300
+    steps."""
     patience: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
     """Epochs without a better order of the rows kept aside before training stops. By default 3 where the most are 6,
     and else all."""
@@ -114,7 +114,9 @@ class TrainConfig(LossOptions):
         """The same with what is left to the number of examples filled in."""
         largest = 128 if self.loss == "preference-inbatch" else LARGEST_BATCH  # PickScore's
         batch = self.batch_size or min(largest, max(SMALLEST_BATCH, examples * EPOCHS // FEWEST_STEPS))
-        epochs = self.epochs or max(EPOCHS, -(-FEWEST_STEPS // max(1, -(-examples // batch))))
+        # Gradients of the smallest batches are the noisiest, and so small a table is passed soon: twice as many steps.
+        steps = 2 * FEWEST_STEPS if batch <= SMALLEST_BATCH else FEWEST_STEPS
+        epochs = self.epochs or max(EPOCHS, -(-steps // max(1, -(-examples // batch))))
         patience = self.patience or (PATIENCE if epochs == EPOCHS else epochs)
         return replace(self, batch_size=batch, epochs=epochs, patience=patience)
 
