@@ -7,6 +7,9 @@ import pytest
 
 # A bar shows itself after two seconds: on a slow machine it would stand among the lines that tests read.
 os.environ["TQDM_DISABLE"] = "1"
+# As many processes run tests as there are cores: threads of each would wait for those of the others at every product.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ TAKE = {
         *("--popularity-weight", "--dedup", "--min-percentile", "--port", "--seed", "--num-gpus"),
         *("--max-gb", "--max-memory-gb", "--max-missing", "--dropout", "--input-dropout", "--weight-decay"),
         *("--head-weight-decay", "--warmup", "--ema", "--max-flips", "--wise", "--fix-rate"),
-        *("--unfreeze-visual", "--unfreeze-text"),
+        *("--unfreeze-visual", "--unfreeze-text", "--drain"),
     },
 }
 REFUSED = ("nan", "1e308", "9" * 400, "many")

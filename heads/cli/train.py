@@ -154,7 +154,7 @@ def train(
 def too_few(found: "Accuracies") -> list[str]:
     """A line where the interval is too wide to tell a good head from a poor one; none elsewhere."""
     accuracy = found.pair_accuracy
-    if accuracy.high - accuracy.low <= 2 * TOLD_APART:
+    if not accuracy.high - accuracy.low > 2 * TOLD_APART:  # or there is no interval, which is said with its reason
         return []
     return [
         f"too few rows to tell: {found.pairs} pairs held out put the accuracy anywhere from {accuracy.low:.3f} to"

@@ -13,7 +13,7 @@ from embed.records.formats import read_records
 
 def test_the_examples() -> None:
     result = doctest.testmod(addresses)
-    assert result.attempted == 3 and result.failed == 0
+    assert result.attempted == 4 and result.failed == 0
 
 
 @pytest.mark.parametrize(

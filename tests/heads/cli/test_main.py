@@ -142,7 +142,7 @@ def test_min_ratio_that_chooses_no_pair_is_refused(folder: Path, capsys: pytest.
         assert f"--min-ratio chooses pairs of counts, and does nothing for {reason}" in capsys.readouterr().err
     # Here it chooses the pairs that the penalty is chosen by.
     run(capsys, *rating, "--head", "linear", "--min-ratio", "2", "--out", "head")
-    run(capsys, *TRAIN, "--min-ratio", "2", "--out", "head")
+    run(capsys, *TRAIN, "--min-ratio", "2", "--out", "other")
 
 
 def test_a_head_with_other_weights_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -388,7 +388,7 @@ def test_comparisons_are_split_by_their_prompt(folder: Path, capsys: pytest.Capt
     pq.write_table(pa.Table.from_pylist(rows), "pairs.parquet")
     start = ("train", "cache", "--data", "pairs.parquet", "--out", "head")
     by_prompt = run(capsys, *start, "--split-by", "prompt")
-    assert by_prompt["split"]["hash"] == run(capsys, *start)["split"]["hash"]
+    assert by_prompt["split"]["hash"] == run(capsys, *start, "--overwrite")["split"]["hash"]
     assert by_prompt["split"]["held_out_rows"] == len(rows)
 
 
