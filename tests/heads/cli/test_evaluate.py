@@ -201,11 +201,12 @@ def test_generators_are_ranked_by_people_and_by_a_head(
 def test_a_part_of_one_prompt_has_figures_without_intervals_everywhere(
     run: Run, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pq.write_table(pq.read_table("ratings.parquet").slice(0, 3 * PICTURES), "three.parquet")
+    for name, prompts in (("three", 3), ("four", 4)):  # a blend, which a search begins with, wants two to train on
+        pq.write_table(pq.read_table("ratings.parquet").slice(0, prompts * PICTURES), f"{name}.parquet")
     table = ("--data", "three.parquet", "--split-by", "prompt")
     for command in (
-        ("train", "cache", *table, "--epochs", "1", "--out", "head"),
-        ("sweep", "cache", *table, "--minutes", "0.001", "--out", "swept"),
+        ("train", "cache", *table, "--test-fraction", "0.2", "--epochs", "1", "--out", "head"),
+        ("sweep", "cache", "--data", "four.parquet", *table[2:], "--minutes", "0.001", "--out", "swept"),
         ("evaluate", "head", *HELD_OUT[:2], *table[:2], "--all-metrics", "--slice-by", "style", "--report", "r.html"),
         ("compare", "head", "head", *HELD_OUT[:2], *table[:2]),
     ):
