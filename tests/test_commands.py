@@ -4,6 +4,7 @@ Where it names no default there is none, or it depends on something else, such a
 """
 
 import importlib
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -88,5 +89,8 @@ def test_help_is_whole_sentences_in_80_columns(path: str) -> None:
 @pytest.mark.parametrize("package", sorted(COMMANDS))
 def test_the_overview_has_80_columns(package: str) -> None:
     main = importlib.import_module(f"{package}.cli.main")
-    text = page.overview(f"python -m {package}", main.ABOUT, {name: load(at) for name, at in main.COMMANDS.items()})
+    text = page.overview(f"python -m {package}", main.ABOUT, main.COMMANDS)
     assert max(map(len, text.splitlines())) <= 80
+    for path in main.COMMANDS.values():
+        first = (inspect.getdoc(load(path)) or "").partition("\n\n")[0]
+        assert page.summary(path) == " ".join(first.split()) != ""

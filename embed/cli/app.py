@@ -38,7 +38,7 @@ def run(package: str, about: str, commands: Mapping[str, str], argv: Sequence[st
 
 def _run(program: str, about: str, commands: Mapping[str, str], words: list[str]) -> None:
     if not words or words[0] in HELP:
-        overview = page.overview(program, about, {name: load(path) for name, path in commands.items()})
+        overview = page.overview(program, about, commands)
         print(overview, file=sys.stdout if words else sys.stderr)
         if not words:
             raise InputError("no command was given; wanted one of those above")

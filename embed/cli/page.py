@@ -1,6 +1,7 @@
 """The pages that `--help` prints: plain text in 80 columns."""
 
-import inspect
+import importlib.util
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,13 +15,26 @@ COLUMN = 24  # where the text beside a name begins
 PLACEHOLDERS = {bool: "", int: " N", float: " X", str: " TEXT", Path: " PATH"}
 
 
-def overview(program: str, about: str, commands: Mapping[str, Command]) -> str:
-    """What a package's commands do; of several names of one only the first is shown."""
-    names = {command: name for name, command in reversed(list(commands.items()))}
-    rows = [(name, (inspect.getdoc(command) or "").partition("\n\n")[0]) for command, name in names.items()]
+def overview(program: str, about: str, commands: Mapping[str, str]) -> str:
+    """What a package's commands, each at "module:function", do; of several names of one only the first is shown."""
+    names = {path: name for name, path in reversed(list(commands.items()))}
+    rows = [(name, summary(path)) for path, name in names.items()]
     last = f"`{program} COMMAND --help` describes the arguments of a command."
     lines = [f"usage: {program} COMMAND ...", "", textwrap.fill(about, WIDTH), "", "commands:", *_rows(rows[::-1])]
     return "\n".join([*lines, "", last])
+
+
+def summary(path: str) -> str:
+    """The first sentence of the docstring of the function at "module:function", without importing its module.
+
+    To import those of all commands of a package takes as long as all the rest of showing what they do.
+    """
+    module, _, function = path.partition(":")
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    source = Path(spec.origin).read_text(encoding="utf-8")
+    found = re.search(rf'^def {function}\(.*?"""(.*?)(?:\n\n|""")', source, re.DOTALL | re.MULTILINE)
+    return " ".join(found[1].split()) if found else ""
 
 
 def of_command(program: str, command: Command, known: Sequence[Argument]) -> str:
