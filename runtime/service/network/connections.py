@@ -6,11 +6,15 @@ process. Its connections may be silent for ever. Here each is bounded before any
 
 import asyncio
 import os
+import uuid
 from collections import Counter
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from runtime.service.network.errors import Problem
 
 MAX_HEAD_BYTES = 1 << 16  # of a request: its first line and its headers
 MAX_HEADERS = 100
@@ -19,7 +23,10 @@ SPARE_FILES = 32  # open files that a process needs beside its connections
 
 
 def most_connections(wanted: int) -> int:
-    """`wanted`, or as many as this process may have open files for, where those are fewer, but at least 8."""
+    """`wanted`, or as many as this process may have open files for, where those are fewer, but at least 8.
+
+    Raises this process's limit of open files first, as far as the system lets it.
+    """
     with suppress(ImportError, OSError, ValueError):  # not on Windows
         import resource
 
@@ -33,11 +40,11 @@ def most_connections(wanted: int) -> int:
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """uvicorn's connection within bounds; `max_connections` in all, and `max_per_address` of one address."""
+    """uvicorn's connection within bounds, which `bounded` sets for each server."""
 
-    max_connections = 4096
-    max_per_address = 1024
-    addresses: Counter[str]  # of the connections that are open; one for each server
+    max_connections: int
+    max_per_address: int
+    addresses: Counter[str]  # of the connections that are open
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -94,11 +101,11 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _refuse(self, status: int, reason: str) -> None:
         """Say in one answer why the connection ends, and end it."""
-        phrase = {431: "Request Header Fields Too Large", 503: "Service Unavailable"}[status]
-        body = f'{{"error": {{"reason": "{phrase.lower()}", "message": "{reason}"}}}}'.encode()
-        head = f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        retry = "Retry-After: 1\r\n" if status == 503 else ""
-        self.transport.write(f"{head}{retry}Connection: close\r\n\r\n".encode() + body)
+        phrase = HTTPStatus(status).phrase
+        headers = {"Connection": "close", **({"Retry-After": "1"} if status == 503 else {})}
+        answer = Problem(status, phrase.lower(), reason, headers).answer(uuid.uuid4().hex)
+        head = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
+        self.transport.write(f"HTTP/1.1 {status} {phrase}\r\n".encode() + head + b"\r\n" + bytes(answer.body))
         self.transport.close()
 
     def _abort(self) -> None:
