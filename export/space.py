@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from embed.backbones.backbone import Backbone
+from embed.spec import Feature
 from heads.config import HeadConfig
 from heads.models import Cosine, Head, build_head
 from heads.store.project import projected_identity
@@ -17,7 +18,7 @@ class ProjectedBackbone(Backbone):
 
     head: Cosine
 
-    def image_tower(self, features: Sequence[str] = ("projected",)) -> nn.Module:
+    def image_tower(self, features: Sequence[Feature] = ("projected",)) -> nn.Module:
         return _Images(super().image_tower(features), self.head).eval()
 
     def text_tower(self) -> nn.Module:

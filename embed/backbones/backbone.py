@@ -48,7 +48,7 @@ class Backbone:
         """How many prompts lose tokens to the context length."""
         return sum(n > self.identity.context_length for n in token_counts(self.tokenizer, prompts))
 
-    def image_tower(self, features: Sequence[str] = ("projected",)) -> nn.Module:
+    def image_tower(self, features: Sequence[Feature] = ("projected",)) -> nn.Module:
         """uint8 (n, h, w, 3) to float32 (n, d) unit vectors; a tuple of them where several features are asked for.
 
         "projected" lies in the space shared with the text, "pooled" is what the projection started from. The tower
@@ -64,7 +64,7 @@ class Backbone:
 class ImageTower(nn.Module):
     """Pixel normalisation, open_clip's picture tower, and the division by the vector's length."""
 
-    def __init__(self, visual: nn.Module, preprocess: Preprocess, features: Sequence[str]) -> None:
+    def __init__(self, visual: nn.Module, preprocess: Preprocess, features: Sequence[Feature]) -> None:
         super().__init__()
         if not features or not set(features) <= set(FEATURES):
             raise InputError(f"features {list(features)}; wanted one or both of {list(FEATURES)}")

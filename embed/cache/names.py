@@ -1,7 +1,7 @@
 """The names of a cache's pictures: under which key each was met, and where it lay."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +10,11 @@ import pyarrow.compute as pc
 from embed.addresses import Place
 from embed.arrays import Ints, positions, strings
 
-Column: TypeAlias = pa.Array | pa.ChunkedArray
+if TYPE_CHECKING:
+    from embed.arrays import Column
 
 
-def rows_of_names(keys: Column | Sequence[str], names: pa.Table, ids: Column, place: Place | None) -> Ints:
+def rows_of_names(keys: "Column | Sequence[str]", names: pa.Table, ids: "Column", place: Place | None) -> Ints:
     """(m,) int64: for each key the row of its picture, whose id stands in `ids`; -1 where there is none.
 
     `names` are a cache's keys. A name whose picture was replaced stands there twice: the last content is the one that
@@ -24,7 +25,7 @@ def rows_of_names(keys: Column | Sequence[str], names: pa.Table, ids: Column, pl
     keys = strings(keys)
     row_of_name = positions(names["image_id"], ids)
 
-    def rows(values: Column, column: str) -> Ints:
+    def rows(values: "Column", column: str) -> Ints:
         at = positions(values, names[column])
         return np.where(at >= 0, np.append(row_of_name, -1)[at], -1)
 

@@ -13,7 +13,7 @@ killed job left behind is removed when the cache is next opened for writing. Kno
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -21,9 +21,12 @@ import pyarrow.parquet as pq
 
 from embed.addresses import Place
 from embed.arrays import Array, Float16s, Ints, positions
-from embed.cache.names import Column, rows_of_names
+from embed.cache.names import rows_of_names
 from embed.files import atomic_write, locked, read_manifest, require_out, sha256_file, temporary_name, write_json
 from embed.spec import SIDES, BoundaryDtype, Identity, InputError, Side, Source, known_fields, require_same_identity
+
+if TYPE_CHECKING:
+    from embed.arrays import Column
 
 FORMAT = 1
 
@@ -97,13 +100,13 @@ class Cache:
         path = Path(path)
         return cls(path, read_manifest(path / "manifest.json", "cache", (FORMAT,), CacheManifest))
 
-    def files(self, side: str, folder: str) -> list[Path]:
+    def files(self, side: Side, folder: str) -> list[Path]:
         """The committed files of one folder, such as ("images", "metadata"), in row order."""
         prefix = f"{side}/{folder}/"
         names = [name for name in self.manifest["files"] if name.startswith(prefix)]
         return [self.path / name for name in sorted(names, key=lambda name: (len(name), name))]
 
-    def count(self, side: str) -> int:
+    def count(self, side: Side) -> int:
         """How many different pictures or prompts have a vector."""
         prefix = f"{side}/{EMBEDDINGS[side]}/"
         return sum(entry["rows"] for name, entry in self.manifest["files"].items() if name.startswith(prefix))
@@ -113,7 +116,7 @@ class Cache:
         """What the manifest says of each boundary, by its folder; see embed.cache.boundary."""
         return self.manifest.get("boundary", {})
 
-    def arrays(self, side: str, folder: str | None = None) -> list[Float16s]:
+    def arrays(self, side: Side, folder: str | None = None) -> list[Float16s]:
         """Memory-mapped (n_i, d) float16 arrays, one a shard, in row order."""
         files = self.files(side, folder or EMBEDDINGS[side])
         found = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
@@ -138,7 +141,7 @@ class Cache:
         arrays = self.arrays(side)
         return np.concatenate(arrays) if arrays else np.empty((0, self.identity.dim), np.float16)
 
-    def metadata(self, side: str, columns: Sequence[str] | None = None) -> pa.Table:
+    def metadata(self, side: Side, columns: Sequence[str] | None = None) -> pa.Table:
         """The metadata of one side, row i belonging to vector i."""
         return _read_tables(self.files(side, "metadata"), METADATA[side], columns)
 
@@ -164,11 +167,11 @@ class Cache:
         files = [self.path / name] if name in self.manifest["files"] else []
         return _read_tables(files, FAILURES, None)
 
-    def image_rows(self, keys: Column | Sequence[str], place: Place | None = None) -> Ints:
+    def image_rows(self, keys: "Column | Sequence[str]", place: Place | None = None) -> Ints:
         """(m,) int64: the vector row of each picture key, -1 where the cache does not have it; see `rows_of_names`."""
         return rows_of_names(keys, self.keys(), self.metadata("images", ["image_id"])["image_id"], place)
 
-    def prompt_rows(self, prompts: Column | Sequence[str]) -> Ints:
+    def prompt_rows(self, prompts: "Column | Sequence[str]") -> Ints:
         """(m,) int64: the vector row of each prompt, -1 where the cache does not have it."""
         return positions(prompts, self.metadata("prompts", ["caption"])["caption"])
 
@@ -231,7 +234,7 @@ class CacheWriter:
             if file.name not in files:
                 file.unlink(missing_ok=True)
 
-    def append(self, side: str, metadata: pa.Table, **arrays: Array) -> None:
+    def append(self, side: Side, metadata: pa.Table, **arrays: Array) -> None:
         """Write one shard: `metadata` (n rows) and its arrays by folder, such as `img_emb=(n, d) float16`."""
         shard = len(self.cache().files(side, "metadata"))
         for folder, array in arrays.items():

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from embed.arrays import Ints
 from embed.cache.store import ID_COLUMN, Cache
-from embed.spec import InputError
+from embed.spec import SIDES, InputError
 from heads.config import SplitConfig
 from heads.data.comparisons import Labels, codes
 
@@ -159,7 +159,7 @@ def split_report(labels: Labels, split: Split, config: SplitConfig, cache: Cache
     if split.validation is not None:
         digest.update(split.validation.astype(np.int64).tobytes())
         validation = {"held_out_prompts": config.held_out_prompts, "validation_rows": len(split.validation)}
-    for side, of_item in (("images", labels.image), ("prompts", labels.prompt)):
+    for side, of_item in zip(SIDES, (labels.image, labels.prompt), strict=True):
         name = ID_COLUMN[side]
         rows = pa.array(of_item[labels.items].ravel())
         ids = cache.metadata(side, [name])[name].take(pc.if_else(pc.less(rows, 0), None, rows))

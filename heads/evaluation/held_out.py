@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from embed.arrays import Bools
 from embed.cache.store import ID_COLUMN, Cache
-from embed.spec import Identity, InputError, require_same_identity
+from embed.spec import SIDES, Identity, InputError, require_same_identity
 from embed.wording import NOUN
 from heads.config import SplitConfig
 from heads.data.comparisons import Labels
@@ -116,7 +116,7 @@ def _own_split(cache: Cache, labels: Labels, recorded: dict[str, Any]) -> Split 
 def _seen(cache: Cache, labels: Labels, trained_ids: pa.ChunkedArray) -> tuple[Bools, str]:
     """(m,) the rows with a picture or prompt among `trained_ids`; and how many of each there are, in words."""
     seen, shared = np.zeros(len(labels), bool), []
-    for side, of_item in (("images", labels.image), ("prompts", labels.prompt)):
+    for side, of_item in zip(SIDES, (labels.image, labels.prompt), strict=True):
         ids = cache.metadata(side, [ID_COLUMN[side]])[ID_COLUMN[side]]
         known = np.asarray(pc.is_in(ids, value_set=trained_ids.combine_chunks()))
         known = np.append(known, False)  # where items without prompt (-1) land

@@ -14,7 +14,7 @@ import torch
 
 from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
 from embed.progress import Progress, silent
-from embed.spec import Identity, InputError, require_same_identity
+from embed.spec import SIDES, Identity, InputError, require_same_identity
 from heads.models import Cosine, Head
 
 
@@ -40,9 +40,9 @@ def project_cache(cache: Cache, head: Cosine, identity: Identity, out: Path, pro
     """
     require_same_identity(identity, "the head", cache.identity, f"the cache {cache.path}")
     projected = projected_identity(identity, head)
-    total = sum(cache.count(side) for side in EMBEDDINGS)
+    total = sum(cache.count(side) for side in SIDES)
     with CacheWriter(out, projected, cache.source) as writer, progress(total, "rows", "projecting") as step:
-        for side, project in (("images", head.embed_image), ("prompts", head.embed_text)):
+        for side, project in zip(SIDES, (head.embed_image, head.embed_text), strict=True):
             shards = list(zip(cache.files(side, "metadata"), cache.arrays(side), strict=True))
             done = len(writer.cache().files(side, "metadata"))
             step(sum(len(vectors) for _, vectors in shards[:done]))
