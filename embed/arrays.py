@@ -37,6 +37,13 @@ def positions(values: "Column | Sequence[str]", among: "Column | Sequence[str]")
     return np.asarray(pc.fill_null(found, -1)).astype(np.int64)
 
 
+def floats(values: "Column") -> Floats:
+    """(n,) of an Arrow column of numbers, NaN for null; whole numbers beyond 2**53 are rounded."""
+    import pyarrow as pa
+
+    return np.asarray(values.cast(pa.float64(), safe=False).fill_null(np.nan))
+
+
 def strings(values: "Column | Sequence[str]") -> "Column":
     """Texts as an Arrow column of the type string."""
     import pyarrow as pa

@@ -5,9 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from embed.arrays import Floats, Ints
+from embed.arrays import Floats, Ints, floats
 from embed.spec import InputError
 from heads.data.comparisons import codes
 from heads.evaluation.measured import Measured
@@ -44,7 +43,7 @@ def _slice_of_rows(measured: Measured, column: str) -> tuple[list[str], Ints]:
         number = codes(values)
         names = [str(value) for value in values.take(pa.array(np.unique(number, return_index=True)[1])).to_pylist()]
         number_type = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
-        numeric = np.asarray(pc.fill_null(values.cast(pa.float64()), np.nan)) if number_type else None
+        numeric = floats(values) if number_type else None
     elif column in labels.values and column != "group":
         numeric = labels.values[column]
         distinct, number = np.unique(numeric, return_inverse=True)

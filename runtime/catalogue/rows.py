@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed.addresses import Place
-from embed.arrays import Float16s, Float32s, Floats, Ints
+from embed.arrays import Float16s, Float32s, Floats, Ints, floats
 from embed.spec import Identity, InputError, Side
 from runtime.catalogue.popularity import decayed, percentiles, posterior_rates
 from runtime.catalogue.times import seconds
@@ -121,13 +121,9 @@ def popularity_values(table: pa.Table, half_life_s: float | None) -> Floats:
     return decayed(values, np.nanmax(times) - times, half_life_s) if (~np.isnan(times)).any() else values
 
 
-def _floats(column: pa.ChunkedArray) -> Floats:
-    return np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan))
-
-
 def _numbers(table: pa.Table, name: str) -> Floats:
     """(n,) float64, NaN for null; raise InputError for what is negative or not finite."""
-    values = _floats(table[name])
+    values = floats(table[name])
     if (bad := np.asarray(table[name].is_valid()) & ~(np.isfinite(values) & (values >= 0))).any():
         first = int(np.argmax(bad))
         raise InputError(

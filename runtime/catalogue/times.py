@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.arrays import Bools, Floats
+from embed.arrays import Bools, Floats, floats
 from embed.spec import InputError
+from runtime.config import DAY_S
 
 logger = logging.getLogger(__name__)
 
-DAY_S = 86_400
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 FIRST_S, END_S = 631_152_000, 4_133_980_800  # the years 1990 to 2100: no number is one of them in two units
@@ -36,14 +36,14 @@ def seconds(times: pa.ChunkedArray, names: pa.ChunkedArray) -> Floats:
     if pa.types.is_dictionary(times.type):
         times = times.cast(times.type.value_type)
     if pa.types.is_integer(times.type) or pa.types.is_floating(times.type) or pa.types.is_decimal(times.type):
-        return _of_numbers(_floats(times), names)
+        return _of_numbers(floats(times), names)
     if is_text(times.type):
-        found = _floats(_of_texts(times, names)) / 1e6
+        found = floats(_of_texts(times, names)) / 1e6
     elif pa.types.is_null(times.type):
         return np.full(len(times), np.nan)
     elif is_time(times.type):
         per = per_second(times.type)
-        found = _floats(units(times)) * per.denominator / per.numerator
+        found = floats(units(times)) * per.denominator / per.numerator
     else:
         raise InputError(f"timestamps are {times.type}; wanted numbers, dates, timestamps or texts in ISO's form")
     if (bad := ~np.isnan(found) & ~_plausible(found)).any():
@@ -138,10 +138,6 @@ def _micros(texts: pa.Array) -> pa.Array:
 def _plausible(seconds: Floats) -> Bools:
     within: Bools = (seconds >= FIRST_S) & (seconds < END_S)
     return within
-
-
-def _floats(column: pa.Array | pa.ChunkedArray) -> Floats:
-    return np.asarray(column.cast(pa.float64(), safe=False).fill_null(np.nan))
 
 
 def _day(seconds: float) -> str:
