@@ -77,9 +77,9 @@ class Child:
             return None
 
     def stop(self) -> None:
-        """End the process at once."""
-        self.connection.close()
+        """End the process at once, before it could see that its pipe is closed and end by itself."""
         self.process.kill()
+        self.connection.close()
         self.process.wait()
 
 

@@ -95,12 +95,14 @@ def _content_hashes(data: pa.Array) -> pa.Array:
 
 
 def picture(table: Table, name: str) -> Picture:
-    """A column that holds paths, URIs, or bytes; beside names in `image`, `bytes` may hold the pictures themselves."""
+    """A column that holds paths, URIs, or bytes; beside names in `image`, `bytes` may hold the pictures themselves.
+
+    What tars name are samples, and no paths.
+    """
     if holds_bytes(table.types[name]):
         return Picture(data=name)
-    return Picture(
-        name, name, "bytes" if name == "image" and holds_bytes(table.types.get("bytes", pa.null())) else None
-    )
+    data = "bytes" if name == "image" and holds_bytes(table.types.get("bytes", pa.null())) else None
+    return Picture(name, None if table.plain_format == "webdataset" else name, data)
 
 
 def pick_a_pic_picture(table: Table, side: int) -> Picture:

@@ -40,7 +40,7 @@ def test_webdataset_shards(tmp_path: Path) -> None:
         ("0001", None, b"A"),
         ("0002", None, b"B"),
         ("d/3", None, b"C"),
-        ("4", f"{tmp_path}/4", None),
+        ("4", None, None),  # not the file 4 that may lie beside the tars
     ]
     assert prompts(records) == ["a cat", "a dog", "no picture"]
 
@@ -141,7 +141,7 @@ def test_a_tar_that_ends_early_is_a_picture_that_cannot_be_read(
     found = images(records)
     line = f"{path} {problem}"
     assert [row[0] for row in found] == [*keys, line, "3"]
-    assert found[len(keys)][2] is None and not Path(found[len(keys)][1]).exists()
+    assert found[len(keys)][1:] == (None, None)
     assert found[len(keys) - 1][2] == (b"B" * (size - 1536) if size == 1736 else whole[f"{keys[-1]}.jpg"])
     assert prompts(records) == []
     assert [record.getMessage() for record in caplog.records] == [line], "said once, not at every pass"
