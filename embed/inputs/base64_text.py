@@ -7,7 +7,7 @@ from embed.inputs.errors import ImageError
 
 
 def from_base64(text: str) -> bytes:
-    """The bytes that `text` stands for; ImageError of the reason "no base64", which names the cause.
+    """The bytes that `text` stands for; raise ImageError, which names the cause, if that is not base64.
 
     Read are both alphabets (`+/` and `-_`), with and without padding, broken into lines or not, and `data:` addresses.
     """

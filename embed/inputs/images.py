@@ -233,7 +233,7 @@ def _check_tiff(data: bytes) -> None:
 
 
 def _check_avif(data: bytes, limits: Limits) -> None:
-    """ImageError where a box of its header claims too many pixels, which libavif would call damage."""
+    """Raise ImageError if a box of its header claims too many pixels, which libavif would call damage."""
     for found in re.finditer(rb"ispe\0{4}(.{8})", data[:MAX_AVIF_HEADER], re.DOTALL):
         width, height = struct.unpack(">2I", found[1])
         if width * height > limits.max_pixels:

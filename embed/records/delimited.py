@@ -110,7 +110,7 @@ def _dialect(path: str) -> _Dialect:
 
 
 def _separator(path: str, text: str, cut: bool) -> str:
-    """What separates the names of columns, and every row into as many values; InputError where that may be two."""
+    """What separates the names of columns, and each row into as many values; raise InputError if two things do."""
     usual = "\t" if ".tsv" in Path(path).suffixes else ","
     fitting, present = [], []
     for separator in SEPARATORS:

@@ -109,7 +109,7 @@ def _reader(file: str) -> type[Table]:
 
 
 def _require_same(first: Table, other: Table) -> None:
-    """InputError where two shards are not of one table. A key that a JSON file lacks is null."""
+    """Raise InputError if two shards are not of one table. A key that a JSON file lacks is null."""
     differing = [] if isinstance(other, JsonTable) else sorted(first.types.keys() ^ other.types.keys())
     if differing:
         having, lacking = (first, other) if differing[0] in first.types else (other, first)

@@ -139,7 +139,7 @@ class Measured:
 
 
 def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:
-    """The pairs among the rows that each fold holds out; InputError where no pair has a winner.
+    """The pairs among the rows that each fold holds out; raise InputError if no pair has a winner.
 
     A cluster is a prompt where both sides of every pair share theirs, and a group of the split elsewhere.
     """
