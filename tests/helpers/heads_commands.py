@@ -7,7 +7,10 @@ import pytest
 from heads.cli.main import main
 
 ROWS = 60
-TRAIN = ("train", "cache", "--data", "table.parquet", "--split-by", "sub", "--epochs", "3", "--input-dropout", "0")
+TRAIN = (
+    *("train", "cache", "--data", "table.parquet", "--split-by", "sub"),
+    *("--epochs", "3", "--batch-size", "512", "--input-dropout", "0"),
+)
 EVALUATE = ("evaluate", "head", "--cache", "cache", "--data", "table.parquet")
 
 
