@@ -106,9 +106,8 @@ def way_linear(args: argparse.Namespace) -> dict[str, Any]:
         Pairs(**{name: getattr(pairs, name)[rows] for name in pairs.__dataclass_fields__})
         for rows in (np.flatnonzero(~aside), np.flatnonzero(aside))
     )
-    choose_s, (penalty, history) = timed(
-        lambda: convex.choose_penalty(new_head, features, [([Part("preference", kept)], validation)])
-    )
+    one = convex.Round([Part("preference", kept)], validation, Part("preference", validation))
+    choose_s, (penalty, history) = timed(lambda: convex.choose_penalty(new_head, features, [one]))
     solve_s, solution = timed(lambda: convex.solve(new_head(), features, [Part("preference", pairs)], penalty))
     basis, weight = torch.randn(len(prompt) and len(features.image), dim), torch.randn(dim)
 

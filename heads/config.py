@@ -107,7 +107,7 @@ class TrainConfig(LossOptions):
     warmup: Annotated[float, Range(0, below=1), Internal()] = 0.05  # share of the steps in which the rate rises
     max_grad_norm: Annotated[float, Range(above=0), Internal()] = 1.0
     penalty: Annotated[float | None, Range(above=0), Only("head", SOLVED)] = None  # see `heads.training.convex`
-    """The penalty on the squared weights. By default, for linear, the best for rows kept aside."""
+    """The penalty on the squared weights. By default the one with the least loss on rows kept aside."""
     seed: Annotated[Seed, Internal()] = 0
 
     def sized(self, examples: int) -> "TrainConfig":

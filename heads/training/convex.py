@@ -28,7 +28,16 @@ BATCH = 16384  # items whose basis is computed at once
 # Second derivative by one item's score, at most: 2 of a square, 2 x 1/4 of a logistic loss, which has two scores.
 CURVATURE = {"rating": 2.0}
 LOGISTIC_CURVATURE = 0.5
-PATIENCE = 2  # weaker penalties in a row that order the validation rows no better, before the search for one ends
+PATIENCE = 2  # weaker penalties in a row that serve the rows kept aside no better, before the search for one ends
+
+
+@dataclass(frozen=True)
+class Round:
+    """Rows kept aside once: what the other rows teach, and the pairs and examples that those kept aside make."""
+
+    parts: Sequence[Part]
+    pairs: Pairs
+    aside: Part
 
 
 @dataclass(frozen=True)
@@ -65,13 +74,8 @@ class Problem:
         self._basis = basis @ (self._axes * self._scale).float()
         self._variance = (variance.clamp(min=0) / total).numpy()
         self._curvature = curvature(parts)
-        self._terms = [self._term(part, items) for part in parts]
+        self._terms = [term(part, items) for part in parts]
         self._start = np.zeros(len(self._variance) + 1)  # along the axes, and the bias
-
-    def _term(self, part: Part, items: Ints) -> Callable[[Tensor], Tensor]:
-        wanted, loss = OBJECTIVES[part.loss].bind(part.examples, np.arange(len(part.examples)), part.options)
-        position = torch.from_numpy(np.searchsorted(items, wanted)).to(self._basis.device)
-        return lambda scores: part.weight * loss(scores.index_select(0, position))
 
     def solve(self, penalty: float) -> Solution:
         """The best weights; the search starts from the last penalty's. Raises Diverged when it is not finite."""
@@ -100,6 +104,13 @@ class Problem:
         return Solution(float(found.fun), int(found.nit), converged, weight.float(), bias.float())
 
 
+def term(part: Part, items: Ints) -> Callable[[Tensor], Tensor]:
+    """The part's loss, times its weight, as a function of the scores (n,) of `items`."""
+    wanted, loss = OBJECTIVES[part.loss].bind(part.examples, np.arange(len(part.examples)), part.options)
+    position = torch.from_numpy(np.searchsorted(items, wanted))
+    return lambda scores: part.weight * loss(scores.index_select(0, position.to(scores.device)))
+
+
 @torch.no_grad()
 def basis_of(head: Convex, features: Features, items: Ints) -> Tensor:
     """(n, k) float32 basis of some items."""
@@ -112,59 +123,60 @@ def curvature(parts: Sequence[Part]) -> float:
     return sum(part.weight * CURVATURE.get(part.loss, LOGISTIC_CURVATURE) for part in parts)
 
 
-def prior_penalty(parts: Sequence[Part]) -> float:
-    """The penalty that says beforehand that scores differ as much as single labels err: for squared errors and a
-    kernel it is scikit-learn's KernelRidge with its default, alpha=1, but for the centering. It fades as items grow
-    many."""
-    return curvature(parts) / max(1, len(items_of_parts(parts)))
+def prepared(head: Convex, features: Features, parts: Sequence[Part]) -> Convex:
+    """The head with what it takes from the items to train on."""
+    head.prepare(**features.take(torch.from_numpy(items_of_parts(parts)), head.inputs))
+    return head
 
 
 def solve(head: Convex, features: Features, parts: Sequence[Part], penalty: float) -> Solution:
     """Train `head` in place on `parts`."""
     require_examples(parts, None)
-    head.prepare(**features.take(torch.from_numpy(items_of_parts(parts)), head.inputs))
-    solution = Problem(head, features, parts).solve(penalty)
+    solution = Problem(prepared(head, features, parts), features, parts).solve(penalty)
     head.set_weights(solution.weight, solution.bias)
     head.eval()
     return solution
 
 
 def choose_penalty(
-    new_head: Callable[[], Convex],
-    features: Features,
-    rounds: Sequence[tuple[Sequence[Part], Pairs]],
-    penalties: Sequence[float] = PENALTIES,
+    new_head: Callable[[], Convex], features: Features, rounds: Sequence[Round], penalties: Sequence[float] = PENALTIES
 ) -> tuple[float, list[dict[str, float]]]:
-    """The penalty with the highest mean accuracy over the rounds of training parts and validation pairs.
+    """The penalty with the lowest mean loss over the rounds' rows kept aside.
 
-    Tried from the strongest on, until PATIENCE weaker ones in a row are no better. Returns it and one record a
-    penalty: penalty, validation_accuracy, iterations (mean), converged (share).
+    The loss and not the accuracy: it is less noisy where rows are few, and right about the scale of the scores, which
+    their order says nothing of. Penalties are tried from the strongest on, until PATIENCE weaker ones in a row are no
+    better. Returns the penalty and one record for each that was tried: penalty, validation_loss, validation_accuracy,
+    iterations (mean), converged (share).
     """
-    solvers = []
-    for parts, validation in rounds:
-        head = new_head()
-        head.prepare(**features.take(torch.from_numpy(items_of_parts(parts)), head.inputs))
-        items = items_of(validation)
-        solvers.append((Problem(head, features, parts), validation, items, basis_of(head, features, items)))
+    trials = [trial(new_head(), features, one) for one in rounds]
     best, history = 0, list[dict[str, float]]()
     for penalty in penalties:
-        accuracies, solutions = [], []
-        for problem, validation, items, basis in solvers:
-            solution = problem.solve(penalty)
-            scores = (basis @ solution.weight + solution.bias).cpu().numpy()
-            a, b = (scores[np.searchsorted(items, side)] for side in (validation.a, validation.b))
-            accuracies.append(expected_accuracy(a, b, validation))
-            solutions.append(solution)
-        history.append(
-            {
-                "penalty": penalty,
-                "validation_accuracy": float(np.mean(accuracies)),
-                "iterations": float(np.mean([solution.iterations for solution in solutions])),
-                "converged": float(np.mean([solution.converged for solution in solutions])),
-            }
-        )
-        if history[-1]["validation_accuracy"] > history[best]["validation_accuracy"]:
+        found = [measure(penalty) for measure in trials]
+        means = {name: float(np.mean([record[name] for record in found])) for name in found[0]}
+        history.append({"penalty": penalty, **means})
+        if history[-1]["validation_loss"] < history[best]["validation_loss"]:
             best = len(history) - 1
         elif len(history) - 1 - best >= PATIENCE:
             break
     return history[best]["penalty"], history
+
+
+def trial(head: Convex, features: Features, one: Round) -> Callable[[float], dict[str, float]]:
+    """A function of the penalty: how the head that the round's parts teach serves the rows kept aside."""
+    problem = Problem(prepared(head, features, one.parts), features, one.parts)
+    items = np.union1d(items_of(one.pairs), items_of(one.aside.examples))
+    basis, loss = basis_of(head, features, items), term(one.aside, items)
+    a, b = np.searchsorted(items, one.pairs.a), np.searchsorted(items, one.pairs.b)
+
+    def measure(penalty: float) -> dict[str, float]:
+        solution = problem.solve(penalty)
+        scores = basis @ solution.weight + solution.bias
+        of_items = scores.cpu().numpy()
+        return {
+            "validation_loss": float(loss(scores)),
+            "validation_accuracy": expected_accuracy(of_items[a], of_items[b], one.pairs),
+            "iterations": solution.iterations,
+            "converged": solution.converged,
+        }
+
+    return measure

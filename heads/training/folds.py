@@ -13,10 +13,11 @@ from embed.spec import InputError
 from heads.config import HeadConfig, TrainConfig
 from heads.data.comparisons import Labels, Pairs, pairs_among
 from heads.data.features import Features
-from heads.data.split import Split, rows_apart_from
-from heads.models import HEADS, Blend, Convex, Head, Kernel, build_head
+from heads.data.split import Split, rows_apart_from, split_groups
+from heads.models import HEADS, Blend, Convex, Head, build_head
 from heads.training import blend, convex
 from heads.training.checkpoint import Checkpoints
+from heads.training.convex import Round
 from heads.training.objectives import OBJECTIVES, Part, examples_for, require_head
 from heads.training.train import fit, require_examples
 
@@ -91,14 +92,17 @@ class Task:
 
     def parts(self, held_out: Ints, rng: np.random.Generator) -> list[Part]:
         """What all rows teach, those of other tables too, that share nothing with the rows held out."""
-        config = self.config
-        examples = examples_for(config.loss, self.labels, self.rows(held_out), rng, self.min_ratio)
-        parts = [Part(config.loss, examples, options=config)]
+        parts = [self.part(self.rows(held_out), rng)]
         for other, seen in zip(self.others, self.other_rows(held_out), strict=True):
             examples = examples_for(other.loss, other.labels, seen, rng, self.min_ratio)
             if len(examples):
-                parts.append(Part(other.loss, examples, other.weight, config))
+                parts.append(Part(other.loss, examples, other.weight, self.config))
         return parts
+
+    def part(self, rows: Ints, rng: np.random.Generator) -> Part:
+        """What some rows of the measured table teach."""
+        examples = examples_for(self.config.loss, self.labels, rows, rng, self.min_ratio)
+        return Part(self.config.loss, examples, options=self.config)
 
     def other_rows(self, held_out: Ints) -> list[Ints]:
         return [rows_apart_from(self.labels, held_out, other=other.labels) for other in self.others]
@@ -176,10 +180,10 @@ def _train_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, di
         history = fit(head, task.features, parts, validation, task.config, epochs, observe, saved, task.progress)
         return head, history
 
-    ((parts, validation),) = validation_rounds(task, held_out, rng, 1)
-    task = replace(task, config=task.config.sized(sum(len(part.examples) for part in parts)))
-    head, history = run(f"{name}-choosing", parts, validation, None)
-    best = best_epoch([record["validation_accuracy"] for record in history], task, validation)
+    (one,) = validation_rounds(task, held_out, rng, 1)
+    task = replace(task, config=task.config.sized(sum(len(part.examples) for part in one.parts)))
+    head, history = run(f"{name}-choosing", one.parts, one.pairs, None)
+    best = best_epoch([record["validation_accuracy"] for record in history], task, one.pairs)
     if task.split.validation is None:
         head, _ = run(name, task.parts(held_out, rng), None, best)
     return head, history, {"epochs": best}
@@ -207,7 +211,7 @@ def _solve_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, di
     parts = task.parts(held_out, rng)
     for part in parts:
         require_head(part.loss, head)
-    penalty = fixed_penalty(task, head, parts)
+    penalty = task.config.penalty
     if penalty is None:
         rounds = list(validation_rounds(task, held_out, rng, rounds_for(task, held_out)))
         penalty, history = convex.choose_penalty(lambda: cast(Convex, task.new_head()), task.features, rounds)
@@ -257,18 +261,6 @@ def blend_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dic
     return head, history, found
 
 
-def fixed_penalty(task: Task, head: Convex, parts: Sequence[Part]) -> float | None:
-    """The penalty that is given, or a kernel's; None where rows kept aside choose it.
-
-    The kernel's default penalty is its prior's: some hundreds of rows choose one worse than that. On the emoji example,
-    whole subcategories held out, a penalty chosen by rows kept aside orders 0.753 of the pairs and the prior's 0.759;
-    but that was compared on the very rows held out.
-    """
-    if task.config.penalty is None and isinstance(head, Kernel):
-        return convex.prior_penalty(parts)
-    return task.config.penalty
-
-
 def rounds_for(task: Task, held_out: Ints) -> int:
     """Of many rows a tenth is kept aside once, and of few each fifth."""
     return INNER_FOLDS if len(task.rows(held_out)) <= FEW_ROWS else 1
@@ -280,8 +272,10 @@ def asides(task: Task, held_out: Ints, rng: np.random.Generator, count: int) -> 
     if task.split.validation is not None:
         yield task.split.validation
         return
-    rows = task.rows(held_out)
-    names = np.unique(task.split.group[rows])
+    rows, group = task.rows(held_out), task.split.group
+    if len(np.unique(group[rows])) < 2:  # a column of two values leaves one, of many prompts or pictures
+        group = split_groups(task.labels, None)
+    names = np.unique(group[rows])
     if len(names) < 2:
         raise InputError(f"{len(names)} group is left to train on; hold out less, or split by another column")
     shuffled = rng.permutation(names)
@@ -290,14 +284,12 @@ def asides(task: Task, held_out: Ints, rng: np.random.Generator, count: int) -> 
     else:
         parts = np.array_split(shuffled, min(count, len(names)))
     for part in parts:
-        yield rows[np.isin(task.split.group[rows], part)]
+        yield rows[np.isin(group[rows], part)]
 
 
-def validation_rounds(
-    task: Task, held_out: Ints, rng: np.random.Generator, count: int
-) -> Iterator[tuple[list[Part], Pairs]]:
-    """Training parts and validation pairs of `asides`; no picture and no prompt is on both sides, and none of the
-    rows held out is on either. Raises InputError where no round has something on either side."""
+def validation_rounds(task: Task, held_out: Ints, rng: np.random.Generator, count: int) -> Iterator[Round]:
+    """What `asides` leave to train on, and what they state themselves. No picture and no prompt is on both sides, and
+    none of the rows held out is on either. Raise InputError if no round has something on either side."""
     if task.split.validation is not None:
         pairs = pairs_among(task.labels, task.split.validation, rng, task.min_ratio)
         if not (pairs.target != 0.5).any():
@@ -305,15 +297,17 @@ def validation_rounds(
         parts = task.parts(held_out, rng)
         require_examples(parts, pairs)
         # One comparison a prompt: each counts the same, however many others its prompt has.
-        yield parts, replace(pairs, weight=np.ones_like(pairs.weight))
+        pairs = replace(pairs, weight=np.ones_like(pairs.weight))
+        yield Round(parts, pairs, task.part(task.split.validation, rng))
         return
     found = False
     for aside in asides(task, held_out, rng, count):
         parts = task.parts(np.concatenate([held_out, aside]), rng)
         pairs = pairs_among(task.labels, aside, rng, task.min_ratio)
-        if len(parts[0].examples) and len(pairs):
+        own = task.part(aside, rng)
+        if len(parts[0].examples) and len(pairs) and len(own.examples):
             found = True
-            yield parts, pairs
+            yield Round(parts, pairs, own)
     if not found:
         raise _nothing_to_train_on(task, len(task.rows(held_out)))
 

@@ -13,12 +13,12 @@ from typing import Any, cast
 import numpy as np
 
 from heads.config import SweepConfig
-from heads.data.comparisons import Labels, Pairs, pairs_among
+from heads.data.comparisons import Labels, pairs_among
 from heads.models import HEADS, Convex
 from heads.training import convex
-from heads.training.folds import Task, asides, blend_one, fixed_penalty, validation_rounds
+from heads.training.convex import Round
+from heads.training.folds import Task, asides, blend_one, validation_rounds
 from heads.training.loop import Diverged
-from heads.training.objectives import Part
 from heads.training.train import fit, validation_accuracy
 
 logger = logging.getLogger(__name__)
@@ -166,8 +166,8 @@ def _accuracies(task: Task, config: SweepConfig, late: Callable[[], bool]) -> It
                     return
                 yield validation_accuracy(head, task.features, pairs)
         return
-    for parts, validation in validation_rounds(task, held_out, rng, config.folds):
-        accuracy = _accuracy(task, parts, validation, late)
+    for one in validation_rounds(task, held_out, rng, config.folds):
+        accuracy = _accuracy(task, one, late)
         if late():
             return
         yield accuracy
@@ -177,14 +177,11 @@ class _OutOfTime(Exception):
     pass
 
 
-def _accuracy(task: Task, parts: Sequence[Part], validation: Pairs, late: Callable[[], bool]) -> float:
+def _accuracy(task: Task, one: Round, late: Callable[[], bool]) -> float:
     head = task.new_head()
     if isinstance(head, Convex):
-        penalty = fixed_penalty(task, head, parts)
-        penalties = convex.PENALTIES if penalty is None else (penalty,)
-        _, history = convex.choose_penalty(
-            lambda: cast(Convex, task.new_head()), task.features, [(parts, validation)], penalties
-        )
+        penalties = convex.PENALTIES if task.config.penalty is None else (task.config.penalty,)
+        _, history = convex.choose_penalty(lambda: cast(Convex, task.new_head()), task.features, [one], penalties)
     else:
 
         def observe(epoch: int, record: Mapping[str, float]) -> None:
@@ -192,7 +189,9 @@ def _accuracy(task: Task, parts: Sequence[Part], validation: Pairs, late: Callab
                 raise _OutOfTime
 
         try:
-            history = fit(head, task.features, parts, validation, task.config, observe=observe, progress=task.progress)
+            history = fit(
+                head, task.features, one.parts, one.pairs, task.config, observe=observe, progress=task.progress
+            )
         except _OutOfTime:
             return float("nan")
     return max(record["validation_accuracy"] for record in history)

@@ -13,7 +13,7 @@ from heads.data.split import split_rows
 from heads.training.folds import Task, train_heads
 from heads.training.train import score_items
 
-WIDTH = 16
+WIDTH = 16  # of every vector
 
 
 def unit(rows: int, seed: int) -> np.ndarray:

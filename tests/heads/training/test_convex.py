@@ -68,8 +68,7 @@ def test_preferences_are_logistic_regression_on_differences(features: Features, 
 def test_a_kernel_head_is_kernel_ridge_regression(features: Features) -> None:
     rating = np.random.default_rng(3).normal(5, 2, N).astype(np.float32)
     part = Part("rating", Ratings(np.arange(N), rating))
-    penalty = convex.prior_penalty([part])
-    assert penalty == 2 / N
+    penalty = 2 / N
     scores = solved("kernel", features, [part], penalty)
     sides = [features.image_embeddings, features.text_embeddings[features.prompt]]
     x = [side.double().numpy() - side.double().numpy().mean(axis=0) for side in sides]
@@ -104,13 +103,13 @@ def test_groups_and_mixed_tables_are_solved_by_their_weights(features: Features)
         assert sign * np.corrcoef(scores, quality)[0, 1] > 0.9
 
 
-def test_the_penalty_is_chosen_on_the_rows_kept_aside(features: Features) -> None:
+def test_the_penalty_is_chosen_by_the_loss_of_the_rows_kept_aside(features: Features) -> None:
     rng = np.random.default_rng(5)
     quality = features.image_embeddings[:, 0].float().numpy()
     noisy = (quality + rng.normal(0, 2, N)).astype(np.float32)
-    train = Part("rating", Ratings(np.arange(40), noisy[:40]))
+    train, aside = (Part("rating", Ratings(rows, noisy[rows])) for rows in (np.arange(40), np.arange(40, N)))
     a, b = rng.integers(40, N, (2, 500))
-    aside = Pairs(a, b, (np.sign(quality[a] - quality[b]) / 2 + 0.5).astype(np.float32), np.ones(500, np.float32), a, b)
+    pairs = Pairs(a, b, (np.sign(quality[a] - quality[b]) / 2 + 0.5).astype(np.float32), np.ones(500, np.float32), a, b)
 
     def new_head() -> Linear:
         head = build_head(HeadConfig("linear", DIM))
@@ -118,17 +117,17 @@ def test_the_penalty_is_chosen_on_the_rows_kept_aside(features: Features) -> Non
         return head
 
     penalties = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-    best, history = convex.choose_penalty(new_head, features, [([train], aside)], penalties)
-    accuracies = {}
-    for penalty in penalties:
-        scores = solved("linear", features, [train], penalty)
-        right = np.sign(scores[a] - scores[b]) == np.sign(quality[a] - quality[b])
-        accuracies[penalty] = np.where(quality[a] == quality[b], 0.5, right).mean()
+    best, history = convex.choose_penalty(new_head, features, [convex.Round([train], pairs, aside)], penalties)
     for record in history:
-        assert record["validation_accuracy"] == pytest.approx(accuracies[record["penalty"]], abs=0.005)
-    assert accuracies[best] >= max(accuracies[record["penalty"]] for record in history) - 0.005
-    worse_after_best = len(history) - 1 - [record["penalty"] for record in history].index(best)
-    assert len(history) == len(penalties) or worse_after_best == convex.PATIENCE
+        scores = solved("linear", features, [train], record["penalty"])
+        right = np.sign(scores[a] - scores[b]) == np.sign(quality[a] - quality[b])
+        assert record["validation_accuracy"] == pytest.approx(
+            np.where(quality[a] == quality[b], 0.5, right).mean(), 0.01
+        )
+        assert record["validation_loss"] == pytest.approx(np.square(scores[40:] - noisy[40:]).mean(), 1e-3)
+    losses = [record["validation_loss"] for record in history]
+    assert history[np.argmin(losses)]["penalty"] == best
+    assert len(history) == len(penalties) or len(history) - 1 - np.argmin(losses) == convex.PATIENCE
 
 
 def test_nothing_to_learn_from_is_said(features: Features) -> None:

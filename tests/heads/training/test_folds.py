@@ -48,11 +48,12 @@ def test_rounds_keep_held_out_and_validation_pictures_from_every_part() -> None:
     rounds = list(validation_rounds(given, held_out, np.random.default_rng(0), 5))
     assert len(rounds) == 5
     kept_aside = []
-    for parts, validation in rounds:
-        aside = set(image[items_of(validation)])
+    for one in rounds:
+        aside = set(image[items_of(one.pairs)])
         kept_aside += aside
-        assert [(part.loss, part.weight) for part in parts] == [("rating", 1.0), ("rating", 0.5)]
-        for part in parts:
+        assert set(image[items_of(one.aside.examples)]) == aside
+        assert [(part.loss, part.weight) for part in one.parts] == [("rating", 1.0), ("rating", 0.5)]
+        for part in one.parts:
             assert part.options == given.config
             seen = set(image[items_of(part.examples)])
             assert not seen & aside
@@ -96,6 +97,18 @@ def validated(one: Task, head: Head) -> float:
     return float(np.mean(found))
 
 
+def test_the_one_value_that_is_left_of_a_column_is_divided_by_its_pictures() -> None:
+    given = task("kernel")
+    half = np.arange(ROWS) % 2
+    given = replace(given, split=Split(half, half, 2), others=())
+    held_out = given.split.test_rows(0)
+    rounds = list(validation_rounds(given, held_out, np.random.default_rng(0), 5))
+    aside = [item for one in rounds for item in items_of(one.pairs)]
+    assert sorted(aside) == np.flatnonzero(half).tolist()
+    for one in rounds:
+        assert set(items_of(one.parts[0].examples)) == set(aside) - set(items_of(one.pairs))
+
+
 def test_rows_for_validation_choose_the_epoch_and_the_head_is_the_one_they_chose(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -124,7 +137,7 @@ def test_rows_for_validation_choose_the_penalty() -> None:
     one, _ = chosen_by_validation("linear")
     trained = train_heads(one)
     history = trained.histories[0]
-    best = max(history, key=lambda record: record["validation_accuracy"])
+    best = min(history, key=lambda record: record["validation_loss"])
     assert trained.chosen["penalty"] == best["penalty"]
     assert validated(one, trained.head) == pytest.approx(best["validation_accuracy"])
     assert len(history) > 1

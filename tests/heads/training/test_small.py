@@ -11,7 +11,7 @@ from heads.training.train import score_items
 
 
 @pytest.mark.parametrize(("kind", "loss"), [("comparisons", "preference"), ("ratings", "rating")])
-@pytest.mark.parametrize("head", ["linear", "mlp", "fusion", "kernel"])
+@pytest.mark.parametrize("head", ["linear", "mlp", "fusion", "kernel", "blend"])
 def test_three_hundred_rows_of_a_linear_truth_are_learned(kind: str, loss: str, head: str) -> None:
     labels, features = made(kind, True, 600, shift=4)
     assert accuracy(labels, features, head, loss) > (0.85 if head == "kernel" else 0.9)
