@@ -123,6 +123,10 @@ class ServiceConfig(SessionConfig):
     _: KW_ONLY
     catalogue: Path | None = None
     """The catalogue in which /v1/similar searches. By default there is no such route."""
+    images_root: str | None = None
+    """The folder or URL where the names of the catalogue's pictures start, for /v1/thumbnails. By default where they
+    were when they were embedded, or else where the catalogue was told. Of a URL, --allow-url-host must name the
+    host."""
     threads: Annotated[int | None, Range(1)] = None
     """Threads of every run on the CPU. By default from 1 to 4 where runs go side by side, and one for each core where
     a run is alone."""

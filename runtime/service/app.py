@@ -1,11 +1,12 @@
 """The service: scores, vectors and similar popular pictures over HTTP.
 
-    POST /v1/score  /v1/rank  /v1/embed  /v1/similar     JSON, or multipart forms (not /v1/similar)
+    POST /v1/score  /v1/rank  /v1/embed  /v1/similar     JSON, or multipart forms
+    GET  /v1/thumbnails/ID                               a picture of the catalogue made small
     POST /admin/reload                                   load bundle and catalogue anew; only where there is a token
     GET  /health/live  /health/ready  /metrics  /openapi.json  /docs
 
 Pictures are answered one by one, each with `ok` or an error. The parts: front (limits, deadline, log), routes,
-requests (shapes), errors, state, engine (batches).
+requests (shapes), reading (of bodies), errors, state, engine (batches).
 """
 
 import asyncio
@@ -17,12 +18,14 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from runtime.config import ServiceConfig
 from runtime.service import routes
-from runtime.service.network.errors import Problem
+from runtime.service.network.errors import Problem, invalid
 from runtime.service.network.front import Front
+from runtime.service.reading import fault_texts
 from runtime.service.state import Service
 
 
@@ -56,6 +59,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
     app.add_middleware(Front, gate=service.gate, metrics=service.metrics, config=config, routes=app.router.routes)
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_problem)
+    app.add_exception_handler(RequestValidationError, _answer_problem)
     routes.add_routes(app, service)
     return app
 
@@ -69,5 +73,7 @@ async def reload_quietly(service: Service) -> None:
 async def _answer_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         error = Problem(error.status_code, "bad request", str(error.detail), error.headers)
+    if isinstance(error, RequestValidationError):
+        error = invalid(*fault_texts(error.errors()))
     assert isinstance(error, Problem)
     return error.answer(request.state.request_id)

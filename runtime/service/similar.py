@@ -15,6 +15,8 @@ from runtime.config import Wish
 from runtime.service.engine import Engine
 from runtime.service.requests import Like, SimilarRequest, UrlPicture, picture_of
 
+THUMBNAILS = "/v1/thumbnails"
+
 
 async def find_hits(engine: Engine, catalogue: Catalogue, asked: SimilarRequest) -> list[dict[str, object]]:
     """The hits as JSON, best first; raise InputError for a picture that cannot be used, an unknown column and so on."""
@@ -26,7 +28,7 @@ async def find_hits(engine: Engine, catalogue: Catalogue, asked: SimilarRequest)
         exclude = [catalogue.id_of(like.id) for like in asked.likes if like.id is not None]
         wish = Wish(**asked.model_dump(exclude={"likes", "dislikes", "front"}), exclude=exclude)
         hits = catalogue.front(query, wish) if asked.front else find(catalogue, query, wish)
-        return [hit_json(hit) for hit in hits]
+        return [hit_json(hit) | {"thumbnail": f"{THUMBNAILS}/{hit.id}"} for hit in hits]
 
     return await engine.search(search)
 
