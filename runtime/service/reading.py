@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from runtime.config import ServiceConfig
@@ -25,6 +26,7 @@ from runtime.service.requests import (
     SimilarRequest,
     UrlPicture,
     picture_of,
+    url_picture,
 )
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -84,7 +86,7 @@ def read_json(model: type[Model], body: bytes) -> Model:
     """A request of that model; raise Problem 422 that says which field is wrong."""
     _require_short(body)
     with _faults_named():
-        return model.model_validate_json(body)
+        return model.model_validate_json(body, strict=True)
 
 
 @contextmanager
@@ -112,10 +114,17 @@ def _require_short(body: bytes) -> None:
 
 @asynccontextmanager
 async def _form(request: Request, max_items: int) -> AsyncIterator[FormData]:
-    """The request's form; raise Problem 422 for a character set that is none, and 507 where files find no room."""
+    """The request's form; raise Problem 413 for too many fields, 422 for a character set that is none, and 507 where
+    files find no room."""
     try:
         async with request.form(max_files=max_items + 1, max_fields=2 * max_items + MORE_FIELDS) as form:
             yield form
+    except HTTPException as error:  # starlette's, with nothing but words to tell one from another
+        if error.detail.startswith("Too many"):
+            raise Problem(
+                413, "too many items", f"{error.detail} {max_items} items are allowed in one request"
+            ) from None
+        raise
     except (LookupError, UnicodeError) as error:
         raise invalid(f"the form cannot be read: {error}") from None
     except OSError as error:
@@ -140,7 +149,7 @@ async def read_form(request: Request, max_items: int) -> tuple[list[str], list[P
             elif name == "prompt":
                 prompts.append(value)
             else:
-                urls.append(UrlPicture(url=value[:2048]))
+                urls.append(url_picture(value))
     return prompts, [*files, *urls]
 
 

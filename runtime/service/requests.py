@@ -4,7 +4,7 @@ Pictures come as base64 in JSON or as files in multipart forms; a picture that i
 nobody else's. Knows no model and no network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
@@ -19,27 +19,35 @@ EXAMPLE_DIGEST = "6e3c8f0a" * 8
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 
-# Fields of forms. Each may come again and again, under its name in the singular or in the plural.
+# Fields of forms. Each may come again and again, under its name in the singular or in the plural. What is no file is
+# text, whatever its sender took it for: there is no type to state.
 FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
-TEXTS = {"type": "array", "items": {"type": "string"}}
-ITEM_FORM = {"image": FILES, "url": TEXTS, "prompt": TEXTS}
+TEXTS = {"description": "a text, or several"}
 SIDES = ("like", "dislike")
 KINDS = ("text", "id", "url")  # of what a side names, beside files
+ITEM_FORM = {"image": FILES, "url": TEXTS, "prompt": TEXTS}
 SIMILAR_FORM = dict.fromkeys(SIDES, FILES) | {f"{side}_{kind}": TEXTS for side in SIDES for kind in KINDS}
 
 
-class _Closed(BaseModel):
+class Closed(BaseModel):
+    """What has no other fields than those named."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-def _example(**fields: Any) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [fields]})
+def example(needs: Sequence[str] = (), **fields: Any) -> ConfigDict:
+    """The `model_config` of a request: one that works as it stands, and lists of which one must hold something."""
+    some: list[Any] = [{"required": [name], "properties": {name: {"minItems": 1}}} for name in needs]
+    return ConfigDict(json_schema_extra={"examples": [fields], **({"anyOf": some} if some else {})})
 
 
-class UrlPicture(_Closed):
+MAX_URL = 2048
+
+
+class UrlPicture(Closed):
     """A picture to fetch; its host must be one that the service was started with."""
 
-    url: Annotated[str, Field(max_length=2048)]
+    url: Annotated[str, Field(max_length=MAX_URL)]
 
 
 Base64Picture = Annotated[str, Field(description="the bytes of a picture file in base64, or a data: address")]
@@ -47,10 +55,10 @@ JsonPicture = Base64Picture | UrlPicture
 Picture = bytes | UrlPicture | ImageError  # the last where it is no base64
 
 
-class ScoreRequest(_Closed):
+class ScoreRequest(Closed):
     """Pictures to score under a prompt."""
 
-    model_config = _example(prompt="a red square", images=[EXAMPLE_PICTURE, "bm8gcGljdHVyZQ=="])
+    model_config = example(prompt="a red square", images=[EXAMPLE_PICTURE, "bm8gcGljdHVyZQ=="])
     prompt: Annotated[
         str | Annotated[list[str], Field(fail_fast=True)] | None,
         Field(description="one, or one for each picture; needed where the head reads it"),
@@ -63,19 +71,19 @@ class ScoreRequest(_Closed):
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt or []
 
 
-class EmbedRequest(_Closed):
+class EmbedRequest(Closed):
     """Pictures and prompts to turn into vectors."""
 
-    model_config = _example(images=[EXAMPLE_PICTURE], prompts=["a red square"])
+    model_config = example(images=[EXAMPLE_PICTURE], prompts=["a red square"], needs=("images", "prompts"))
     images: Annotated[list[JsonPicture], Field(fail_fast=True)] = []
     prompts: Annotated[list[str], Field(fail_fast=True)] = []
 
 
-class Like(_Closed):
+class Like(Closed):
     """One thing that a query names; exactly one field."""
 
     image: Base64Picture | SkipJsonSchema[bytes] | None = None  # bytes from forms
-    url: Annotated[str, Field(max_length=2048)] | None = None
+    url: Annotated[str, Field(max_length=MAX_URL)] | None = None
     id: Annotated[str, Field(description="of a picture of the catalogue: its name or id")] | None = None
     text: str | None = None
     vector: Annotated[list[FiniteFloat], Field(max_length=65_536, fail_fast=True)] | None = None
@@ -87,10 +95,10 @@ class Like(_Closed):
         return self
 
 
-class SimilarRequest(_Closed):
+class SimilarRequest(Closed):
     """Find pictures of the catalogue that are similar and popular; the fields mean what the command's options do."""
 
-    model_config = _example(likes=[{"text": "a dog"}], k=3, popularity_weight=0.3)
+    model_config = example(likes=[{"text": "a dog"}], k=3, popularity_weight=0.3)
     likes: Annotated[list[Like], Field(min_length=1, fail_fast=True)]
     dislikes: Annotated[list[Like], Field(fail_fast=True)] = []
     k: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -220,13 +228,24 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         415: "A body of another type",
         422: "A field is wrong; the message says which",
         429: "Too much is waiting; try again after the seconds in Retry-After",
+        500: "A fault of the service; its log says more",
         504: "Not done by the deadline",
+        507: "The service has no room for the files of a form",
     }.items()
 }
 
 
-def described(request: type[BaseModel], answer: type[BaseModel], form: Mapping[str, object]) -> dict[str, Any]:
-    """What FastAPI is told of a route: the bodies that it reads, and its answers; without fields of a form, JSON only.
+def url_picture(url: str) -> Picture:
+    """A picture to fetch; an ImageError where its address is too long to be one."""
+    if len(url) > MAX_URL:
+        return ImageError("read", "bad url", f"{len(url)} characters, at most {MAX_URL} allowed")
+    return UrlPicture(url=url)
+
+
+def described(
+    request: type[BaseModel], answer: type[BaseModel], form: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """What FastAPI is told of a route: the bodies that it reads, and its answers.
 
     A form has the fields of the model too, but for those that it has in its own way.
     """

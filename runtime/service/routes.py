@@ -19,6 +19,7 @@ from runtime.service import requests as shapes
 from runtime.service.engine import Engine
 from runtime.service.network.errors import Problem, invalid
 from runtime.service.network.front import log
+from runtime.service.openai import EmbeddingsRequest, add_openai_routes
 from runtime.service.reading import read_items, read_similar
 from runtime.service.requests import ERRORS, Picture, described
 from runtime.service.similar import THUMBNAILS, find_hits
@@ -62,12 +63,13 @@ def add_routes(app: FastAPI, service: Service) -> None:
         prompts, pictures = await read_items(request, service.config, shapes.EmbedRequest)
         with service.gate.admit(items=len(prompts) + len(pictures)):
             async with service.room.use() as engine:
-                if prompts and engine.scorer.bundle.tokenizer_config is None:
+                if prompts and not engine.has_text_tower:
                     raise invalid("this bundle's head reads no text: it has no text tower")
                 images, texts = await asyncio.gather(engine.embed_images(pictures), engine.embed_prompts(prompts))
                 request.state.log = service.count([*images, *texts])
                 return answer(engine, images=[item(v) for v in images], prompts=[item(v) for v in texts])
 
+    add_openai_routes(app, service)
     if service.config.catalogue is not None:
         add_search_routes(app, service)
 
@@ -159,7 +161,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
 def openapi(app: FastAPI, service: Service) -> dict[str, object]:
     """The description of the API, with the requests' schemas, which FastAPI cannot see."""
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    models = (shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest)
+    models = (shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest, EmbeddingsRequest)
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )

@@ -41,7 +41,7 @@ async def _vectors(engine: Engine, catalogue: Catalogue, likes: Sequence[Like]) 
 
 async def _vector(engine: Engine, catalogue: Catalogue, like: Like) -> Float32s:
     if like.text is not None:
-        if engine.scorer.bundle.tokenizer_config is None:
+        if not engine.has_text_tower:
             raise InputError("this service's bundle reads no text; wanted pictures, ids or vectors")
         return (await engine.embed_prompts([like.text]))[0]
     if like.id is not None:

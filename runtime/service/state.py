@@ -69,6 +69,11 @@ class Service:
         gone = "Items whose client had gone, of the engine in force"
         self.metrics.watch("dropped_items", gone, lambda: self.room.engine.batcher.dropped)
 
+    @property
+    def model(self) -> str:
+        """What clients call the bundle: the name of its folder, which stays when a link leads to another bundle."""
+        return os.path.basename(os.path.abspath(self.config.bundle))
+
     def _load(self) -> Engine:
         config = self.config
         use = sizes(config, os.cpu_count() or 1)

@@ -192,7 +192,8 @@ def test_vectors_are_the_scorers(running: Running, scorer: Scorer, pictures: lis
         ("/v1/score", {"content": b"{}", "headers": {"content-type": "text/plain"}}, 415, "text/plain"),
         ("/v1/score", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
         ("/v1/score", {"data": {"prompt": "x"}, "files": {"picture": b"x"}}, 422, "picture: unknown field"),
-        ("/v1/score", {"files": {"prompt": b"x"}}, 422, "prompts: wanted text"),
+        ("/v1/score", {"files": {"prompt": b"x"}}, 422, "prompt: wanted text"),
+        ("/v1/score", {"files": [("images", b"x")] * 10}, 413, "Too many files"),
         ("/v1/score", {"content": bytes(400_001)}, 413, "400001 bytes, at most 400000"),
         ("/v1/embed", {"json": {}}, 422, "nothing to do"),
         ("/v1/embed", {"json": {"prompts": ["\ud800"]}}, 422, "Invalid JSON"),
@@ -236,7 +237,7 @@ def test_the_examples_of_the_documentation_work(running: Running) -> None:
                 for example in schema["examples"]:
                     assert client.post(path, json=example).status_code == 200
                     tried += 1
-    assert tried == 3
+    assert tried == 4
     assert client.get("/docs").status_code == 200
 
 

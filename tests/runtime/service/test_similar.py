@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pyarrow as pa
 import pytest
 from catalogue_fakes import make_cache, make_labels
 from service_server import Running, base64_of, serving, small_picture
@@ -17,17 +16,6 @@ from runtime.catalogue.reader import Catalogue
 from runtime.catalogue.writer import build
 from runtime.config import IndexConfig, PopularityConfig, Wish
 from runtime.scoring.scorer import Scorer
-
-COUNT = 60
-
-
-@pytest.fixture(scope="module")
-def catalogue(scorer: Scorer, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    folder = tmp_path_factory.mktemp("similar")
-    vectors = scorer.embed_images([small_picture(i) for i in range(COUNT)])
-    cache = make_cache(folder / "cache", vectors, of=scorer.identity)
-    labels: pa.Table = make_labels(COUNT)
-    return build(folder / "catalogue", cache, labels, PopularityConfig(), IndexConfig("exact", 0.9))[0]
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +128,8 @@ def test_wishes_are_the_catalogues(client: httpx.Client, catalogue: Catalogue, s
         ({"likes": [{"text": "a"}], "where": "(" * 250 + "year = 1" + ")" * 250}, "nested deeper than"),
         ({"likes": [{"text": "a"}], "group_by": "nothing"}, "no column 'nothing'"),
         ({"likes": [{"text": "a"}], "k": 0}, "k"),
+        ({"likes": [{"text": "a"}], "k": "3"}, "k: Input should be a valid integer"),
+        ({"likes": [{"text": "a"}], "front": 0}, "front: Input should be a valid boolean"),
         ({"likes": [{"id": "p1.png"}], "dislikes": [{"id": "p1.png"}]}, "cancel each other out"),
     ],
 )
