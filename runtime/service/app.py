@@ -20,9 +20,11 @@ from importlib.metadata import version
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from runtime.config import ServiceConfig
 from runtime.service import routes
+from runtime.service.docs.page import add_docs
 from runtime.service.network.errors import Problem, invalid
 from runtime.service.network.front import Front
 from runtime.service.reading import fault_texts
@@ -54,13 +56,24 @@ def create_app(config: ServiceConfig) -> FastAPI:
         description="What a community applauds: scores of pictures under prompts, and similar popular pictures.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
     app.add_middleware(Front, gate=service.gate, metrics=service.metrics, config=config, routes=app.router.routes)
+    if config.origins:  # outermost: a page can read refusals too, and its browser asks without a token
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("Authorization", "Content-Type", "If-None-Match", "X-Request-Id"),
+            expose_headers=("ETag", "Retry-After", "X-Request-Id"),
+        )
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_problem)
     routes.add_routes(app, service)
+    add_docs(app)
     return app
 
 

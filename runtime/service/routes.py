@@ -3,12 +3,12 @@
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from embed.arrays import Float32s
@@ -106,7 +106,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """Counters, gauges and histograms for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    app.openapi = cache(lambda: openapi(app, service))  # type: ignore[method-assign]
+    document = openapi(app, service)
+    app.openapi = lambda: document  # type: ignore[method-assign]
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")  # once described, or each would be described twice
 
 
 def add_search_routes(app: FastAPI, service: Service) -> None:

@@ -94,6 +94,9 @@ def test_a_second_time_it_is_kept_and_may_be_told_apart_by_its_tag(
     again = client.get(path_of(0))
     assert again.content == first.content and again.headers["etag"] == first.headers["etag"]
     assert "private" in again.headers["cache-control"] and "max-age" in again.headers["cache-control"]
+    head = client.head(path_of(0))
+    assert head.status_code == 200 and head.content == b"" and head.headers["etag"] == first.headers["etag"]
+    assert head.headers["content-length"] == str(len(first.content))
     same = client.get(path_of(0), headers={"If-None-Match": first.headers["etag"]})
     assert same.status_code == 304 and same.content == b"" and same.headers["etag"] == first.headers["etag"]
     assert client.get(path_of(0), headers={"If-None-Match": '"another"'}).status_code == 200
