@@ -82,7 +82,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
                 # Whoever asked may go away; what is begun is finished.
                 engine = await asyncio.shield(asyncio.create_task(service.reload()))
             except (InputError, OSError) as error:
-                raise Problem(422, "reload failed", str(error)) from None
+                raise Problem(422, "reload failed", service.told(error)) from None
             return engine.names_itself
 
     @app.get("/health/live")
@@ -98,7 +98,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         try:
             await service.ready()
         except Exception as error:
-            raise Problem(503, "not ready", str(error)) from None
+            raise Problem(503, "not ready", service.told(error)) from None
         return {"status": "ready", **service.room.engine.names_itself}
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -128,7 +128,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
                 try:
                     hits = await find_hits(engine, engine.catalogue, asked)
                 except InputError as error:
-                    raise invalid(str(error)) from None
+                    raise invalid(service.told(error)) from None
                 return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
 
     picture = {"description": "The picture", "content": {"image/webp": {}}}
