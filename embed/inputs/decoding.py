@@ -217,7 +217,7 @@ class Decoders:
         return self._submit(data, size, lambda answer: answer[1:], ANSWER_BYTES)
 
     def _submit(
-        self, data: bytes, wanted: "Preprocess | int", made: Callable[[bytes], Made], answer_bytes: int
+        self, data: bytes, wanted: Preprocess | int, made: Callable[[bytes], Made], answer_bytes: int
     ) -> "Future[Made | ImageError]":
         def collect(answers: Answers, _: memoryview) -> Made | ImageError:
             if (answer := answers[0]) is None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -131,13 +132,14 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
                     raise invalid(service.told(error)) from None
                 return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
 
+    refused: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 422, 429, 500, 504)}
     picture = {"description": "The picture", "content": {"image/webp": {}}}
     missing = {"model": shapes.ErrorAnswer, "description": "The catalogue has no such picture, or it cannot be read"}
 
     @app.get(
         THUMBNAILS + "/{id}",
         response_class=Response,
-        responses={**ERRORS, 200: picture, 304: {"description": "The picture that is known"}, 404: missing},
+        responses=refused | {200: picture, 304: {"description": "The picture that is known"}, 404: missing},
     )
     async def thumbnail(request: Request, id: str, size: ThumbnailSize = ThumbnailSize.medium) -> Response:
         """A picture of the catalogue, by its id, made small; its longer side has `size` pixels at most."""
