@@ -19,9 +19,9 @@ EXAMPLE_DIGEST = "6e3c8f0a" * 8
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 
-# Fields of forms. Each may come again and again, under its name in the singular or in the plural. What is no file is
-# text, whatever its sender took it for: there is no type to state.
-FILES = {"type": "array", "items": {"type": "string", "contentMediaType": "application/octet-stream"}}
+# Fields of forms. Each may come again and again, under its name in the singular or in the plural. What is sent in one
+# is a file or a text, whatever its sender took it for: there is no type to state.
+FILES = {"type": "array", "items": {"contentMediaType": "application/octet-stream"}}
 TEXTS = {"description": "a text, or several"}
 SIDES = ("like", "dislike")
 KINDS = ("text", "id", "url")  # of what a side names, beside files
