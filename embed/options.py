@@ -96,6 +96,13 @@ class Internal:
     """In the annotation of a field: the command or the library sets it, and no option does."""
 
 
+class OptionsFile:
+    """In the annotation of a command's parameter: a TOML file in which the other options may stand too.
+
+    They may also stand in variables of the environment, $PLAUDIT_COMMAND_OPTION.
+    """
+
+
 def comma_separated(text: str) -> tuple[str, ...]:
     """The parts between commas."""
     return tuple(text.split(","))

@@ -123,6 +123,10 @@ class ServiceConfig(SessionConfig):
     _: KW_ONLY
     catalogue: Path | None = None
     """The catalogue in which /v1/similar searches. By default there is no such route."""
+    images_root: str | None = None
+    """The folder or URL where the names of the catalogue's pictures start, for /v1/thumbnails. By default where they
+    were when they were embedded, or else where the catalogue was told. Of a URL, --allow-url-host must name the
+    host."""
     threads: Annotated[int | None, Range(1)] = None
     """Threads of every run on the CPU. By default from 1 to 4 where runs go side by side, and one for each core where
     a run is alone."""
@@ -147,6 +151,8 @@ class ServiceConfig(SessionConfig):
     """Processes that decode pictures. By default half as many as there are cores, and at least 2."""
     url_hosts: Annotated[tuple[str, ...], Option("--allow-url-host")] = ()
     """A host from which pictures are fetched, if a request names their URL."""
+    origins: Annotated[tuple[str, ...], Option("--allow-origin")] = ()
+    """An origin, such as https://a.example, whose pages may send requests and read the answers."""
     max_connections: Annotated[int, Range(8)] = 4096
     """Connections that may be open at once, or fewer where the system allows this process fewer open files."""
     max_per_address: Annotated[int, Range(1)] = 1024
@@ -172,6 +178,13 @@ class ServiceConfig(SessionConfig):
             )
         if not all(re.fullmatch("[!-~]([ -~]*[!-~])?", token) for token in (*self.tokens, *self.admin_tokens)):
             raise InputError("a token is empty, or has what no header can carry: line breaks or letters outside ASCII")
+
+        for origin in self.origins:
+            if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#*,\s]+", origin):
+                raise InputError(
+                    f"--allow-origin is {origin!r}; wanted one origin as browsers send it: https://a.example or"
+                    " http://localhost:3000, without a path and without *"
+                )
 
     @property
     def guarded(self) -> dict[str, tuple[str, ...]]:

@@ -46,9 +46,10 @@ MAY_IMPORT = {
     "runtime.index": {"embed"},
     "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
     "runtime.service.network": {"embed", "embed.inputs", "runtime"},
+    "runtime.service.docs": set(),
     "runtime.service": {
         *("embed", "embed.process", "embed.inputs", "embed.engines"),
-        *("runtime.scoring", "runtime.catalogue", "runtime.service.network"),
+        *("runtime.scoring", "runtime.catalogue", "runtime.service.network", "runtime.service.docs"),
     },
 }
 # Commands may import all of these packages.

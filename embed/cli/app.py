@@ -7,23 +7,25 @@ the command line, not for help.
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from embed.cli import page
 from embed.cli.arguments import JSON, REQUIRED, Argument, Command, Place, arguments_of, call
 from embed.cli.console import exit_code, print_json
-from embed.options import near_literals, wanted
+from embed.options import OptionsFile, metadata, near_literals, wanted
 from embed.spec import InputError
 from embed.wording import unknown_name
 
 if TYPE_CHECKING:
-    from cyclopts import CycloptsError
+    from cyclopts import ArgumentCollection, CycloptsError, Token
 
 HELP = ("-h", "--help")
-TYPES = {int: "a whole number", float: "a number"}
+TYPES = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def run(package: str, about: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
@@ -52,7 +54,7 @@ def _run(program: str, about: str, commands: Mapping[str, str], words: list[str]
     if set(HELP) & set(words[: words.index("--")] if "--" in words else words):
         print(page.of_command(f"{program} {name}", command, known))
         return
-    given = read(known, words)
+    given = read(known, words, f"PLAUDIT_{_in_capitals(name)}_")
     as_json = given.pop(JSON.place, False)
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         document = call(command, given)
@@ -67,21 +69,64 @@ def load(path: str) -> Command:
     return command
 
 
-def read(known: Sequence[Argument], words: Sequence[str]) -> dict[Place, object]:
-    """The values of the arguments that the words give; InputError for words that are wrong."""
+def read(known: Sequence[Argument], words: Sequence[str], prefix: str) -> dict[Place, object]:
+    """The values of the arguments that the words give; InputError for words that are wrong.
+
+    Of a command with a file of options, what the words leave open is looked for in variables of the environment that
+    begin with the prefix, and then in the file.
+    """
     import cyclopts
 
     def command(*args: Any, **kwargs: Any) -> None:
         """Stands for the command: cyclopts reads its signature."""
 
     command.__signature__ = inspect.Signature([_parameter(i, one) for i, one in enumerate(known)])  # type: ignore[attr-defined]
-    app = cyclopts.App(name="", help_flags=(), version_flags=(), default_command=command)
+    file = next((one for one in known if metadata(one.hint, OptionsFile)), None)
+    sources: list[Any] = []
+    if file is not None:
+        _require_known_variables(known, prefix)
+        sources = [cyclopts.config.Env(prefix, command=False), partial(_read_file, file)]
+    app = cyclopts.App(name="", help_flags=(), version_flags=(), default_command=command, config=sources)
     try:
         _, bound, _ = app.parse_args(list(words), exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
         raise _input_error(error, known) from None
     found = ((known[int(name.removeprefix("a"))], value) for name, value in bound.arguments.items())
     return {argument.place: argument.value_of(value) for argument, value in found}
+
+
+def _in_capitals(name: str) -> str:
+    return name.lstrip("-").replace("-", "_").replace(" ", "_").upper()
+
+
+def _require_known_variables(known: Sequence[Argument], prefix: str) -> None:
+    """Raise InputError for a variable with that prefix that is none of the options, which would do nothing."""
+    names = [prefix + _in_capitals(one.name) for one in known if not one.positional]
+    for variable in sorted(os.environ):
+        if variable.startswith(prefix) and variable not in names:
+            raise _unknown(f"variable ${variable}", variable, names)
+
+
+def _read_file(file: Argument, app: Any, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
+    """A source of cyclopts: what the options' file says, if there is one and nothing before has said it."""
+    from cyclopts.config import Toml
+
+    if tokens := arguments[file.name].tokens:
+        Toml(tokens[-1].value, must_exist=True, use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _unknown(what: str, name: str, names: Sequence[str]) -> InputError:
+    import difflib
+
+    near = difflib.get_close_matches(name, names, n=5)
+    return InputError(f"unknown {what}; " + (f"near names: {', '.join(near)}" if near else "see --help"))
+
+
+def _from(token: "Token | None") -> str:
+    """Where a value stands, if not on the command line, in words to end a message with."""
+    if token is None or token.source == "cli":
+        return ""
+    return f" in ${token.keyword}" if token.source == "env" else f" in {token.source}"
 
 
 def _parameter(number: int, argument: Argument) -> inspect.Parameter:
@@ -112,16 +157,17 @@ def _convert(kind: Any, tokens: Sequence[Any]) -> Any:
 
 def _input_error(error: "CycloptsError", known: Sequence[Argument]) -> InputError:
     """What cyclopts found wrong, in words like those of our own errors."""
-    import difflib
-
     import cyclopts
 
     name = error.argument.name if error.argument else ""
     text = str(error)
     if isinstance(error, cyclopts.UnknownOptionError):
         name = error.token.keyword or error.token.value
-        near = difflib.get_close_matches(name, [one.name for one in known if not one.positional], n=5)
-        text = f"unknown option {name}; " + (f"near names: {', '.join(near)}" if near else "see --help")
+        if name[:1] == "[":  # as cyclopts spells the keys of a file
+            name = f"--{name.strip('[]').replace('][', '.')}"
+        return _unknown(f"option {name}{_from(error.token)}", name, [one.name for one in known if not one.positional])
+    if type(error) is cyclopts.CycloptsError:  # what its Toml raises
+        text = f"the file of options cannot be read: {error}"
     elif isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
         text = f"{error.unused_tokens[0]} is one argument too many; see --help"
     elif isinstance(error, cyclopts.MissingArgumentError):
@@ -130,5 +176,6 @@ def _input_error(error: "CycloptsError", known: Sequence[Argument]) -> InputErro
         (argument,) = (one for one in known if one.name == name)
         expected = filter(None, [TYPES.get(argument.type), wanted(argument.hint, argument.option.unit)])
         value = error.token.value
-        text = f"{name} is {value!r}; wanted {', '.join(expected)}{near_literals(value, argument.hint)}"
+        where, near = _from(error.token), near_literals(value, argument.hint)
+        text = f"{name} is {value!r}{where}; wanted {', '.join(expected)}{near}"
     return InputError(text)

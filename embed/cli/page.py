@@ -87,7 +87,7 @@ def _text(argument: Argument, help: str) -> str:
         notes.append("default " + ",".join(_said(value, option.unit) for value in values))
     if argument.is_list and not (option.many or argument.positional):
         notes.append("may be given again")
-    said = "; ".join(filter(None, notes))
+    said, help = "; ".join(filter(None, notes)), " ".join(help.split())
     return f"{help} ({said})" if said else help
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError, Future
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from embed.files import content_id
 from embed.inputs.fetch import local_path, read_bytes
 from embed.inputs.images import BLAMED, STALL_S, ImageError, Limits, growth_bytes, load_pixels
-from embed.process.workers import Answers, WorkerPool
+from embed.inputs.thumbnails import thumbnail, webp
+from embed.process.workers import ANSWER_BYTES, Answers, WorkerPool
 from embed.spec import InputError, Preprocess
 from embed.wording import one_line
 
@@ -190,6 +191,7 @@ def _decode_into(item: tuple[int, Picture], memory: memoryview, preprocess: Prep
 
 
 Decoded: TypeAlias = NDArray[np.uint8] | ImageError
+Made = TypeVar("Made")
 
 
 class Decoders:
@@ -204,10 +206,27 @@ class Decoders:
 
     def submit(self, data: bytes, spec: Preprocess) -> "Future[Decoded]":
         """Pixels (h, w, 3) for the backbone, or what is wrong with the picture. Cancelled, it is not decoded."""
+
+        def pixels(answer: bytes) -> NDArray[np.uint8]:
+            return np.frombuffer(answer, np.uint8, offset=1).reshape(*spec.size, 3)
+
+        return self._submit(data, spec, pixels, max(ANSWER_BYTES, 1 + 3 * math.prod(spec.size)))
+
+    def thumbnail(self, data: bytes, size: int) -> "Future[bytes | ImageError]":
+        """The picture as WebP of at most `size` pixels a side, or what is wrong with it."""
+        return self._submit(data, size, lambda answer: answer[1:], ANSWER_BYTES)
+
+    def _submit(
+        self, data: bytes, wanted: Preprocess | int, made: Callable[[bytes], Made], answer_bytes: int
+    ) -> "Future[Made | ImageError]":
+        def collect(answers: Answers, _: memoryview) -> Made | ImageError:
+            if (answer := answers[0]) is None:
+                return ImageError("decode", BLAMED)
+            return ImageError.from_json(answer) if answer[:1] == b"{" else made(answer)
+
         if len(data) <= self._limits.max_bytes:
-            answer_bytes = max(1 << 20, 1 + 3 * math.prod(spec.size))
-            return self._pool.submit([(data, spec)], lambda answers, _: _decoded(answers[0], spec), answer_bytes)
-        refused: Future[Decoded] = Future()  # not worth sending
+            return self._pool.submit([(data, wanted)], collect, answer_bytes)
+        refused: Future[Made | ImageError] = Future()  # not worth sending
         refused.set_result(
             ImageError("limits", "too many bytes", f"{len(data)}, at most {self._limits.max_bytes} allowed")
         )
@@ -218,18 +237,14 @@ class Decoders:
         self._pool.close()
 
 
-def _decode_bytes(item: tuple[bytes, Preprocess], _: memoryview, limits: Limits) -> bytes:
-    data, spec = item
+def _decode_bytes(item: tuple[bytes, Preprocess | int], _: memoryview, limits: Limits) -> bytes:
+    """In the process: pixels as they are wanted, or a thumbnail of a size; or else, from `{` on, what is wrong."""
+    data, wanted = item
     try:
-        pixels, _size = load_pixels(data, spec, limits)
+        if isinstance(wanted, int):
+            return b"=" + webp(thumbnail(data, wanted, limits))
+        return b"=" + load_pixels(data, wanted, limits)[0].tobytes()
     except ImageError as error:
         return error.to_json()
-    return b"=" + pixels.tobytes()
-
-
-def _decoded(answer: bytes | None, spec: Preprocess) -> Decoded:
-    if answer is None:
-        return ImageError("decode", BLAMED)
-    if answer[:1] == b"{":
-        return ImageError.from_json(answer)
-    return np.frombuffer(answer, np.uint8, offset=1).reshape(*spec.size, 3)
+    except MemoryError as error:
+        return ImageError("decode", "out of memory", one_line(error)).to_json()

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from PIL import Image, ImageDraw
 
+from embed.config import Limits
 from embed.inputs.fetch import read_bytes
 from embed.inputs.images import load_image
 from embed.spec import InputError
@@ -15,10 +16,10 @@ SIZE = 192  # pixels
 GREY = (200, 200, 200)
 
 
-def thumbnail(data: bytes) -> Image.Image:
-    """The picture in RGB, at most SIZE pixels wide and high; raise ImageError if `data` is none that can be used."""
-    image = load_image(data)
-    image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
+def thumbnail(data: bytes, size: int = SIZE, limits: Limits = Limits()) -> Image.Image:
+    """The picture in RGB, at most `size` pixels wide and high; raise ImageError if `data` is none that can be used."""
+    image = load_image(data, limits)
+    image.thumbnail((size, size), Image.Resampling.LANCZOS)
     return image
 
 
@@ -37,8 +38,13 @@ def grey_square() -> Image.Image:
     return image
 
 
-def data_uri(image: Image.Image) -> str:
-    """The picture as WebP inside a text, for the source of an <img>."""
+def webp(image: Image.Image) -> bytes:
+    """The picture as a file, with nothing of the metadata that it came with."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=80)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()
+
+
+def data_uri(image: Image.Image) -> str:
+    """The picture as WebP inside a text, for the source of an <img>."""
+    return f"data:image/webp;base64,{base64.b64encode(webp(image)).decode()}"

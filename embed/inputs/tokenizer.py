@@ -73,6 +73,10 @@ class Tokenizer:
             ids = ids[:, : max(sum(e.attention_mask) for e in encoded)]
         return ids
 
+    def count(self, prompts: Sequence[str]) -> int:
+        """How many tokens of all prompts together a text tower reads: what begins and ends a prompt, but no padding."""
+        return sum(sum(e.attention_mask) for e in self._encode(prompts))
+
     def count_truncated(self, prompts: Sequence[str]) -> int:
         """How many prompts lose tokens to the context length."""
         return sum(bool(e.overflowing) for e in self._encode(prompts))

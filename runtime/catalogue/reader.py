@@ -185,6 +185,11 @@ class Catalogue(Searchable):
                 return int(row)
         raise InputError(f"{self.path} has no picture named {key_or_id!r}, nor one with that id")
 
+    def key_of(self, image_id: str) -> str | None:
+        """The name of the picture with that image_id; None where there is none."""
+        row = pc.index(self.rows["image_id"], image_id).as_py()
+        return None if row < 0 else str(self.rows["image"][row])
+
     def id_of(self, key_or_id: str) -> str:
         """The image_id of a picture by its name or by its image_id."""
         return str(self.rows["image_id"][self.row_of(key_or_id)])
@@ -271,5 +276,15 @@ class Catalogue(Searchable):
 
 
 def hit_json(hit: Hit) -> dict[str, object]:
-    """What `--json` and the service give for a hit."""
-    return {name: value for name, value in vars(hit).items() if name != "row"} | {"metadata": jsonable(hit.metadata)}
+    """What `--json` and the service give for a hit: its fields, and of its metadata what a page shows."""
+    of_its_own = {name: value for name, value in vars(hit).items() if name != "row"}
+    titles = (hit.metadata.get(name) for name in ("title", "prompt"))
+    exposures, rate = hit.metadata.get("exposures"), None
+    if hit.count is not None and isinstance(exposures, int | float) and exposures > 0:
+        rate = hit.count / exposures
+    return of_its_own | {
+        "percentile": 100 * hit.popularity,
+        "rate": rate,
+        "title": next((title for title in titles if isinstance(title, str)), None),
+        "metadata": jsonable(hit.metadata),
+    }

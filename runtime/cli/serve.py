@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from embed.options import Option, Range
+from embed.options import Option, OptionsFile, Range
 from embed.spec import InputError
 from runtime.config import RequestLimits, ServiceConfig
 
@@ -30,6 +30,7 @@ def serve(
     limits: RequestLimits,
     engine: Literal["local", "ray"] = "local",
     replicas: Annotated[int, Range(1)] = 1,
+    config: Annotated[Path | None, OptionsFile()] = None,
 ) -> dict[str, object]:
     """Serve scores over HTTP until SIGTERM.
 
@@ -48,6 +49,9 @@ def serve(
             balancer to take note.
         engine: Where the service runs: local is this process, ray are replicas on a Ray cluster.
         replicas: The replicas of --engine ray.
+        config: A TOML file with these options, such as `port = 80` or `allow-url-host = ["a.example"]`. They may also
+            stand in variables, such as $PLAUDIT_SERVE_PORT, with white space between several values. The command line
+            is before variables, and these are before the file. A token stands in none of them.
     """
     try:
         from runtime.service import state  # noqa: F401
@@ -56,13 +60,13 @@ def serve(
     tokens = read_tokens(token_file, TOKEN_VARIABLE)
     require_token(host, tokens, no_token)
     admin_tokens = read_tokens(admin_token_file, ADMIN_VARIABLE)
-    config = service(bundle=bundle, limits=limits, tokens=tokens, admin_tokens=admin_tokens)
+    whole = service(bundle=bundle, limits=limits, tokens=tokens, admin_tokens=admin_tokens)
     if engine == "ray":
         from runtime.service.ray import serve_on_ray
 
-        serve_on_ray(config, host, port, replicas)
+        serve_on_ray(whole, host, port, replicas)
     else:
-        serve_locally(config, host, port, drain_s)
+        serve_locally(whole, host, port, drain_s)
     return {"bundle": str(bundle), "stopped": True}
 
 

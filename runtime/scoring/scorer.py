@@ -184,6 +184,10 @@ class Scorer:
 
         return finish
 
+    def count_tokens(self, prompts: Sequence[str]) -> int:
+        """How many tokens of all prompts together the text tower reads."""
+        return self._encoder().count(prompts)
+
     def decode(self, images: Iterable[Picture]) -> Iterator[UInt8s | ImageError]:
         """Each picture's pixels (h, w, 3) for the backbone or what is wrong with it, in order, decoded ahead."""
         return self._ahead(self._pixels, images, 2 * BATCH)

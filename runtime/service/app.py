@@ -1,11 +1,12 @@
 """The service: scores, vectors and similar popular pictures over HTTP.
 
-    POST /v1/score  /v1/rank  /v1/embed  /v1/similar     JSON, or multipart forms (not /v1/similar)
+    POST /v1/score  /v1/rank  /v1/embed  /v1/similar     JSON, or multipart forms
+    GET  /v1/thumbnails/ID                               a picture of the catalogue made small
     POST /admin/reload                                   load bundle and catalogue anew; only where there is a token
     GET  /health/live  /health/ready  /metrics  /openapi.json  /docs
 
 Pictures are answered one by one, each with `ok` or an error. The parts: front (limits, deadline, log), routes,
-requests (shapes), errors, state, engine (batches).
+requests (shapes), reading (of bodies), errors, state, engine (batches).
 """
 
 import asyncio
@@ -17,12 +18,16 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from runtime.config import ServiceConfig
 from runtime.service import routes
-from runtime.service.network.errors import Problem
+from runtime.service.docs.page import add_docs
+from runtime.service.network.errors import Problem, invalid
 from runtime.service.network.front import Front
+from runtime.service.reading import fault_texts
 from runtime.service.state import Service
 
 
@@ -51,12 +56,24 @@ def create_app(config: ServiceConfig) -> FastAPI:
         description="What a community applauds: scores of pictures under prompts, and similar popular pictures.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service = service
     app.add_middleware(Front, gate=service.gate, metrics=service.metrics, config=config, routes=app.router.routes)
+    if config.origins:  # outermost: a page can read refusals too, and its browser asks without a token
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=config.origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("Authorization", "Content-Type", "If-None-Match", "X-Request-Id"),
+            expose_headers=("ETag", "Retry-After", "X-Request-Id"),
+        )
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_problem)
+    app.add_exception_handler(RequestValidationError, _answer_problem)
     routes.add_routes(app, service)
+    add_docs(app)
     return app
 
 
@@ -69,5 +86,7 @@ async def reload_quietly(service: Service) -> None:
 async def _answer_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         error = Problem(error.status_code, "bad request", str(error.detail), error.headers)
+    if isinstance(error, RequestValidationError):
+        error = invalid(*fault_texts(error.errors()))
     assert isinstance(error, Problem)
     return error.answer(request.state.request_id)

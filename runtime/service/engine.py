@@ -5,6 +5,7 @@ force and swaps it for a new one without dropping a request: who began with the 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -108,7 +109,13 @@ class Engine:
 
         self.batcher: Batcher[Work, Outcome] = Batcher(run, use.max_batch, observe, use.streams)
         self._searches = ThreadPoolExecutor(2, thread_name_prefix="search")
+        self.loaded_at = time.time()
         self.users = 0
+
+    @property
+    def has_text_tower(self) -> bool:
+        """Whether prompts can be turned into vectors."""
+        return self.scorer.bundle.tokenizer_config is not None
 
     @property
     def names_itself(self) -> dict[str, str]:

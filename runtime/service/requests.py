@@ -1,20 +1,17 @@
-"""What the service takes and gives: the shapes of its JSON, and requests read from JSON or multipart bodies.
+"""What the service takes and gives: the shapes of its JSON and of its forms.
 
 Pictures come as base64 in JSON or as files in multipart forms; a picture that is no base64 is that item's error and
 nobody else's. Knows no model and no network.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from typing import Annotated, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
-from starlette.datastructures import FormData, UploadFile
-from starlette.requests import Request
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from embed.inputs.base64_text import from_base64
 from embed.inputs.images import ImageError
-from runtime.service.network.errors import Problem, invalid
 
 # A red pixel, so that the examples of the documentation work as they are.
 EXAMPLE_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -22,26 +19,35 @@ EXAMPLE_DIGEST = "6e3c8f0a" * 8
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 
-Model = TypeVar("Model", bound=BaseModel)
+# Fields of forms. Each may come again and again, under its name in the singular or in the plural. What is sent in one
+# is a file or a text, whatever its sender took it for: there is no type to state.
+FILES = {"type": "array", "items": {"contentMediaType": "application/octet-stream"}}
+TEXTS = {"description": "a text, or several"}
+SIDES = ("like", "dislike")
+KINDS = ("text", "id", "url")  # of what a side names, beside files
+ITEM_FORM = {"image": FILES, "url": TEXTS, "prompt": TEXTS}
+SIMILAR_FORM = dict.fromkeys(SIDES, FILES) | {f"{side}_{kind}": TEXTS for side in SIDES for kind in KINDS}
 
-# Of a body in JSON. A vector may have 65,536 numbers, and prompts may be full of commas; strings are names of fields,
-# pictures and prompts, and few.
-MAX_COMMAS = 300_000
-MAX_QUOTES = 20_000
 
+class Closed(BaseModel):
+    """What has no other fields than those named."""
 
-class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def _example(**fields: Any) -> ConfigDict:
-    return ConfigDict(json_schema_extra={"examples": [fields]})
+def example(needs: Sequence[str] = (), **fields: Any) -> ConfigDict:
+    """The `model_config` of a request: one that works as it stands, and lists of which one must hold something."""
+    some: list[Any] = [{"required": [name], "properties": {name: {"minItems": 1}}} for name in needs]
+    return ConfigDict(json_schema_extra={"examples": [fields], **({"anyOf": some} if some else {})})
 
 
-class UrlPicture(_Closed):
+MAX_URL = 2048
+
+
+class UrlPicture(Closed):
     """A picture to fetch; its host must be one that the service was started with."""
 
-    url: Annotated[str, Field(max_length=2048)]
+    url: Annotated[str, Field(max_length=MAX_URL)]
 
 
 Base64Picture = Annotated[str, Field(description="the bytes of a picture file in base64, or a data: address")]
@@ -49,10 +55,10 @@ JsonPicture = Base64Picture | UrlPicture
 Picture = bytes | UrlPicture | ImageError  # the last where it is no base64
 
 
-class ScoreRequest(_Closed):
+class ScoreRequest(Closed):
     """Pictures to score under a prompt."""
 
-    model_config = _example(prompt="a red square", images=[EXAMPLE_PICTURE, "bm8gcGljdHVyZQ=="])
+    model_config = example(prompt="a red square", images=[EXAMPLE_PICTURE, "bm8gcGljdHVyZQ=="])
     prompt: Annotated[
         str | Annotated[list[str], Field(fail_fast=True)] | None,
         Field(description="one, or one for each picture; needed where the head reads it"),
@@ -65,19 +71,19 @@ class ScoreRequest(_Closed):
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt or []
 
 
-class EmbedRequest(_Closed):
+class EmbedRequest(Closed):
     """Pictures and prompts to turn into vectors."""
 
-    model_config = _example(images=[EXAMPLE_PICTURE], prompts=["a red square"])
+    model_config = example(images=[EXAMPLE_PICTURE], prompts=["a red square"], needs=("images", "prompts"))
     images: Annotated[list[JsonPicture], Field(fail_fast=True)] = []
     prompts: Annotated[list[str], Field(fail_fast=True)] = []
 
 
-class Like(_Closed):
+class Like(Closed):
     """One thing that a query names; exactly one field."""
 
-    image: Base64Picture | None = None
-    url: Annotated[str, Field(max_length=2048)] | None = None
+    image: Base64Picture | SkipJsonSchema[bytes] | None = None  # bytes from forms
+    url: Annotated[str, Field(max_length=MAX_URL)] | None = None
     id: Annotated[str, Field(description="of a picture of the catalogue: its name or id")] | None = None
     text: str | None = None
     vector: Annotated[list[FiniteFloat], Field(max_length=65_536, fail_fast=True)] | None = None
@@ -89,10 +95,10 @@ class Like(_Closed):
         return self
 
 
-class SimilarRequest(_Closed):
+class SimilarRequest(Closed):
     """Find pictures of the catalogue that are similar and popular; the fields mean what the command's options do."""
 
-    model_config = _example(likes=[{"text": "a dog"}], k=3, popularity_weight=0.3)
+    model_config = example(likes=[{"text": "a dog"}], k=3, popularity_weight=0.3)
     likes: Annotated[list[Like], Field(min_length=1, fail_fast=True)]
     dislikes: Annotated[list[Like], Field(fail_fast=True)] = []
     k: Annotated[int, Field(ge=1, le=1000)] = 10
@@ -169,12 +175,16 @@ class HitItem(BaseModel):
     """One picture found; score = similarity + popularity_weight * popularity."""
 
     id: str
-    key: str
+    key: Annotated[str, Field(description="its name in the catalogue")]
     similarity: float
-    popularity: float
+    popularity: Annotated[float, Field(description="percentile / 100")]
+    percentile: float
     count: float | None
+    rate: Annotated[float | None, Field(description="count / exposures, where the catalogue has exposures")]
+    title: Annotated[str | None, Field(description="the column title of the catalogue, or else its column prompt")]
     score: float
-    metadata: dict[str, Any]
+    metadata: Annotated[dict[str, Any], Field(description="the other columns of the catalogue")]
+    thumbnail: Annotated[str, Field(description="path of the picture made small", examples=["/v1/thumbnails/6e3c8f"])]
 
 
 class SimilarAnswer(_Answer):
@@ -198,28 +208,9 @@ class ErrorAnswer(BaseModel):
     request_id: str
 
 
-def read_json(model: type[Model], body: bytes) -> Model:
-    """A request of that model; raise Problem 422 that says which field is wrong."""
-    _require_short(body)
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        faults = error.errors(include_input=False, include_url=False, include_context=False)
-        said = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".removeprefix(": ") for fault in faults]
-        raise invalid(*said) from None
-
-
-def _require_short(body: bytes) -> None:
-    """Raise Problem 422 for a body of so many values that to read them, or say what is wrong with each, takes long."""
-    if body.count(b",") > MAX_COMMAS:
-        raise invalid(f"the body has more than {MAX_COMMAS:,} values")
-    if body.count(b'"') > MAX_QUOTES and body.count(b'"') - body.count(b'\\"') > MAX_QUOTES:
-        raise invalid(f"the body has more than {MAX_QUOTES // 2:,} strings")
-
-
-def picture_of(given: str | UrlPicture) -> Picture:
-    """A picture's bytes from base64; an ImageError where it is none."""
-    if isinstance(given, UrlPicture):
+def picture_of(given: str | bytes | UrlPicture) -> Picture:
+    """A picture's bytes from base64, if they are not given as such; an ImageError where it is none."""
+    if not isinstance(given, str):
         return given
     try:
         return from_base64(given)
@@ -227,54 +218,43 @@ def picture_of(given: str | UrlPicture) -> Picture:
         return error
 
 
-@asynccontextmanager
-async def _form(request: Request, max_items: int) -> AsyncIterator[FormData]:
-    """The request's form; raise Problem 422 for a character set that is none, and 507 where files find no room."""
-    try:
-        async with request.form(max_files=max_items + 1, max_fields=2 * max_items + 2) as form:
-            yield form
-    except (LookupError, UnicodeError) as error:
-        raise invalid(f"the form cannot be read: {error}") from None
-    except OSError as error:
-        reason = f"the temporary folder of the service takes no more files ({error.strerror})"
-        raise Problem(507, "no room", reason, {"Retry-After": "30"}) from error
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": ErrorAnswer, "description": text}
+    for status, text in {
+        400: "The body cannot be read",
+        401: "The token is missing or wrong",
+        408: "The body arrived too slowly",
+        413: "Too many bytes or items",
+        415: "A body of another type",
+        422: "A field is wrong; the message says which",
+        429: "Too much is waiting; try again after the seconds in Retry-After",
+        500: "A fault of the service; its log says more",
+        504: "Not done by the deadline",
+        507: "The service has no room for the files of a form",
+    }.items()
+}
 
 
-async def read_form(request: Request, max_items: int) -> tuple[list[str], list[Picture]]:
-    """The prompts of a multipart form, and its pictures, the files first; starlette's HTTPException where it is none.
+def url_picture(url: str) -> Picture:
+    """A picture to fetch; an ImageError where its address is too long to be one."""
+    if len(url) > MAX_URL:
+        return ImageError("read", "bad url", f"{len(url)} characters, at most {MAX_URL} allowed")
+    return UrlPicture(url=url)
 
-    The fields `image` and `images`, `prompt` and `prompts`, `url` and `urls` are the same.
+
+def described(
+    request: type[BaseModel], answer: type[BaseModel], form: Mapping[str, object] | None = None
+) -> dict[str, Any]:
+    """What FastAPI is told of a route: the bodies that it reads, and its answers.
+
+    A form has the fields of the model too, but for those that it has in its own way.
     """
-    prompts, files, urls = list[str](), list[Picture](), list[Picture]()
-    async with _form(request, max_items) as form:
-        for given, value in form.multi_items():
-            name = given.removesuffix("s")
-            if name not in ("image", "prompt", "url"):
-                raise invalid(f"{given[:50]}: unknown field; known are images (files), prompts, urls")
-            if isinstance(value, UploadFile) != (name == "image"):
-                raise invalid(f"{name}s: wanted {'a file' if name == 'image' else 'text, not a file'}")
-            if isinstance(value, UploadFile):
-                files.append(await value.read())
-            elif name == "prompt":
-                prompts.append(value)
-            else:
-                urls.append(UrlPicture(url=value[:2048]))
-    return prompts, [*files, *urls]
-
-
-def check_prompts(prompts: Sequence[str], max_chars: int) -> None:
-    """Raise Problem 422 for a prompt that is too long or no text."""
-    for i, prompt in enumerate(prompts):
-        if len(prompt) > max_chars:
-            raise invalid(f"prompt {i}: {len(prompt)} characters, at most {max_chars} allowed")
-        if not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
-            raise invalid(f"prompt {i}: holds half of a surrogate pair; it is not valid Unicode")
-
-
-def request_body(model: type[BaseModel], form_fields: Mapping[str, object]) -> dict[str, object]:
-    """The part of a route's OpenAPI that says which bodies it reads; without fields, no form."""
-    content: dict[str, object] = {JSON: {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}}
-    if form_fields:
-        schema = {"type": "object", "properties": form_fields, "additionalProperties": False}
+    content: dict[str, object] = {JSON: {"schema": {"$ref": f"#/components/schemas/{request.__name__}"}}}
+    if form:
+        named = {spelled: schema for name, schema in form.items() for spelled in (name, f"{name}s")}
+        fields = request.model_json_schema()["properties"]
+        others = {name: fields[name].get("anyOf", [fields[name]])[0] for name in fields if name not in named}
+        schema = {"type": "object", "properties": named | others, "additionalProperties": False}
         content[MULTIPART] = {"schema": schema}
-    return {"requestBody": {"required": True, "content": content}}
+    body = {"requestBody": {"required": True, "content": content}}
+    return {"response_model": answer, "responses": ERRORS, "openapi_extra": body}

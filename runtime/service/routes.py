@@ -1,15 +1,15 @@
 """The routes: each reads a request, asks the engine, and gives one item for each picture."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from typing import Any, TypeVar
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
 from embed.arrays import Float32s
@@ -19,36 +19,19 @@ from runtime.scoring.scorer import softmax
 from runtime.service import requests as shapes
 from runtime.service.engine import Engine
 from runtime.service.network.errors import Problem, invalid
-from runtime.service.requests import JSON, MULTIPART, Picture, UrlPicture
-from runtime.service.similar import find_hits
+from runtime.service.network.front import log
+from runtime.service.openai import EmbeddingsRequest, add_openai_routes
+from runtime.service.reading import read_items, read_similar
+from runtime.service.requests import ERRORS, Picture, described
+from runtime.service.similar import THUMBNAILS, find_hits
 from runtime.service.state import Service
+from runtime.service.thumbnails import Thumbnails, ThumbnailSize
 
-ERRORS = {
-    400: "The body cannot be read",
-    401: "The token is missing or wrong",
-    408: "The body arrived too slowly",
-    413: "Too many bytes or items",
-    415: "A body of another type",
-    422: "A field is wrong; the message says which",
-    429: "Too much is waiting; try again after the seconds in Retry-After",
-    504: "Not done by the deadline",
-}
-# A body of more is parsed in a thread: base64 of 4 MB takes some 10 ms.
-THREAD_BYTES = 1 << 20
-
-FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
-TEXTS = {"type": "array", "items": {"type": "string"}}
-
-Value = TypeVar("Value")
+THUMBNAIL_SECONDS = 86_400  # for browsers to keep one; an id stands for a content
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add every route of the service to its application."""
-    errors = {status: {"model": shapes.ErrorAnswer, "description": text} for status, text in ERRORS.items()}
-
-    def post(path: str, request: type[BaseModel], answer: type[BaseModel], **form: object) -> Callable[..., Any]:
-        extra = shapes.request_body(request, form)
-        return app.post(path, response_model=answer, responses=errors, openapi_extra=extra)  # type: ignore[arg-type]
 
     async def scored(
         request: Request, prompts: Sequence[str], pictures: Sequence[Picture]
@@ -59,63 +42,48 @@ def add_routes(app: FastAPI, service: Service) -> None:
                 request.state.log = service.count(outcomes)
                 return engine, outcomes
 
-    @post("/v1/score", shapes.ScoreRequest, shapes.ScoreAnswer, images=FILES, urls=TEXTS, prompts=TEXTS)
+    @app.post("/v1/score", **described(shapes.ScoreRequest, shapes.ScoreAnswer, shapes.ITEM_FORM))
     async def score(request: Request) -> Response:
         """Score pictures under a prompt, or each under its own; higher is preferred."""
-        engine, outcomes = await scored(request, *await read_items(request, service, shapes.ScoreRequest))
+        engine, outcomes = await scored(request, *await read_items(request, service.config, shapes.ScoreRequest))
         return answer(engine, items=[item(outcome) for outcome in outcomes])
 
-    @post("/v1/rank", shapes.ScoreRequest, shapes.RankAnswer, images=FILES, urls=TEXTS, prompts=TEXTS)
+    @app.post("/v1/rank", **described(shapes.ScoreRequest, shapes.RankAnswer, shapes.ITEM_FORM))
     async def rank(request: Request) -> Response:
         """Rank pictures under one prompt, with the probability that each is the preferred one of all."""
-        prompts, pictures = await read_items(request, service, shapes.ScoreRequest)
+        prompts, pictures = await read_items(request, service.config, shapes.ScoreRequest)
         if len(prompts) > 1:
             raise invalid(f"got {len(prompts)} prompts; wanted one to rank under")
         engine, outcomes = await scored(request, prompts, pictures)
         items, order = ranked(outcomes)
         return answer(engine, items=items, order=order)
 
-    @post("/v1/embed", shapes.EmbedRequest, shapes.EmbedAnswer, images=FILES, urls=TEXTS, prompts=TEXTS)
+    @app.post("/v1/embed", **described(shapes.EmbedRequest, shapes.EmbedAnswer, shapes.ITEM_FORM))
     async def embed(request: Request) -> Response:
         """Unit vectors of pictures and prompts; the cosine of two is their dot product."""
-        prompts, pictures = await read_items(request, service, shapes.EmbedRequest)
+        prompts, pictures = await read_items(request, service.config, shapes.EmbedRequest)
         with service.gate.admit(items=len(prompts) + len(pictures)):
             async with service.room.use() as engine:
-                if prompts and engine.scorer.bundle.tokenizer_config is None:
+                if prompts and not engine.has_text_tower:
                     raise invalid("this bundle's head reads no text: it has no text tower")
                 images, texts = await asyncio.gather(engine.embed_images(pictures), engine.embed_prompts(prompts))
                 request.state.log = service.count([*images, *texts])
                 return answer(engine, images=[item(v) for v in images], prompts=[item(v) for v in texts])
 
+    add_openai_routes(app, service)
     if service.config.catalogue is not None:
-
-        @post("/v1/similar", shapes.SimilarRequest, shapes.SimilarAnswer)
-        async def similar(request: Request) -> Response:
-            """Find popular pictures of the catalogue that are like what the query likes and unlike what it dislikes."""
-            wish = await read_json_request(request, shapes.SimilarRequest)
-            named = [*wish.likes, *wish.dislikes]
-            check_count(len(named), service)
-            texts = [like.text for like in named if like.text is not None]
-            shapes.check_prompts(texts, service.config.max_prompt_chars)
-            with service.gate.admit(items=len(named)):
-                async with service.room.use() as engine:
-                    assert engine.catalogue is not None
-                    try:
-                        hits = await find_hits(engine, engine.catalogue, wish)
-                    except InputError as error:
-                        raise invalid(str(error)) from None
-                    return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
+        add_search_routes(app, service)
 
     if service.config.guarded["/admin/"] and service.config.may_reload:
 
-        @app.post("/admin/reload", responses=errors)  # type: ignore[arg-type]
+        @app.post("/admin/reload", responses=ERRORS)
         async def reload() -> dict[str, str]:
             """Load bundle and catalogue anew from their paths; the old ones stay in force where that fails."""
             try:
                 # Whoever asked may go away; what is begun is finished.
                 engine = await asyncio.shield(asyncio.create_task(service.reload()))
             except (InputError, OSError) as error:
-                raise Problem(422, "reload failed", str(error)) from None
+                raise Problem(422, "reload failed", service.told(error)) from None
             return engine.names_itself
 
     @app.get("/health/live")
@@ -131,7 +99,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
         try:
             await service.ready()
         except Exception as error:
-            raise Problem(503, "not ready", str(error)) from None
+            raise Problem(503, "not ready", service.told(error)) from None
         return {"status": "ready", **service.room.engine.names_itself}
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -139,13 +107,67 @@ def add_routes(app: FastAPI, service: Service) -> None:
         """Counters, gauges and histograms for Prometheus."""
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    app.openapi = cache(lambda: openapi(app, service))  # type: ignore[method-assign]
+    document = openapi(app, service)
+    app.openapi = lambda: document  # type: ignore[method-assign]
+    for route in app.routes:
+        if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
+            route.methods.add("HEAD")  # once described, or each would be described twice
+
+
+def add_search_routes(app: FastAPI, service: Service) -> None:
+    """Add the routes of a service with a catalogue."""
+    config = service.config
+    thumbnails = Thumbnails(service.decoders, service.fetcher, config.images_root, config.limits.max_bytes)
+
+    @app.post("/v1/similar", **described(shapes.SimilarRequest, shapes.SimilarAnswer, shapes.SIMILAR_FORM))
+    async def similar(request: Request) -> Response:
+        """Find popular pictures of the catalogue that are like what the query likes and unlike what it dislikes."""
+        asked = await read_similar(request, config)
+        with service.gate.admit(items=len(asked.likes) + len(asked.dislikes)):
+            async with service.room.use() as engine:
+                assert engine.catalogue is not None
+                try:
+                    hits = await find_hits(engine, engine.catalogue, asked)
+                except InputError as error:
+                    raise invalid(service.told(error)) from None
+                return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
+
+    refused: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 422, 429, 500, 504)}
+    picture = {"description": "The picture", "content": {"image/webp": {}}}
+    missing = {"model": shapes.ErrorAnswer, "description": "The catalogue has no such picture, or it cannot be read"}
+
+    @app.get(
+        THUMBNAILS + "/{id}",
+        response_class=Response,
+        responses=refused | {200: picture, 304: {"description": "The picture that is known"}, 404: missing},
+    )
+    async def thumbnail(request: Request, id: str, size: ThumbnailSize = ThumbnailSize.medium) -> Response:
+        """A picture of the catalogue, by its id, made small; its longer side has `size` pixels at most."""
+        with service.gate.admit(items=1):
+            async with service.room.use() as engine:
+                try:
+                    found = await thumbnails.get(engine, id, size)
+                except ImageError as error:
+                    request.state.log = service.count([error])
+                    fields = {"request_id": request.state.request_id, "error": str(error)}
+                    log.warning("no thumbnail", extra={"fields": fields})
+                    raise Problem(
+                        404, "no picture", f"the catalogue's picture cannot be read: {error.reason}"
+                    ) from None
+        if found is None:
+            raise Problem(404, "unknown id", "the catalogue has no picture with that id")
+        request.state.log = service.count([found])
+        tag = f'"{hashlib.sha256(found).hexdigest()[:32]}"'
+        headers = {"ETag": tag, "Cache-Control": f"private, max-age={THUMBNAIL_SECONDS}"}
+        if tag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(found, headers=headers, media_type="image/webp")
 
 
 def openapi(app: FastAPI, service: Service) -> dict[str, object]:
     """The description of the API, with the requests' schemas, which FastAPI cannot see."""
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    models = (shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest)
+    models = (shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest, EmbeddingsRequest)
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
@@ -156,57 +178,6 @@ def openapi(app: FastAPI, service: Service) -> dict[str, object]:
             for operation in operations.values() if path.startswith(guarded) else ():
                 operation["security"] = [{"token": []}]
     return schema
-
-
-async def read_items(
-    request: Request, service: Service, model: type[shapes.ScoreRequest | shapes.EmbedRequest]
-) -> tuple[list[str], list[Picture]]:
-    """The prompts and pictures of a form, or of a JSON body of that model; raise Problem for too few or too many."""
-    if media_type(request) == MULTIPART:
-        prompts, pictures = await shapes.read_form(request, service.config.max_items)
-    else:
-        asked = await read_json_request(request, model)
-        prompts, pictures = asked.prompts, await decoded(asked.images, service)
-    if model is shapes.EmbedRequest:
-        check_count(len(pictures) + len(prompts), service)
-    else:
-        check_count(len(pictures), service)
-        if len(prompts) not in (0, 1, len(pictures)):
-            raise invalid(f"got {len(prompts)} prompts for {len(pictures)} pictures; wanted one, or as many")
-    shapes.check_prompts(prompts, service.config.max_prompt_chars)
-    return prompts, pictures
-
-
-async def read_json_request(request: Request, model: type[shapes.Model]) -> shapes.Model:
-    """The body as that model; raise Problem where it is something else."""
-    kind = media_type(request)
-    if kind != JSON:
-        raise Problem(415, "wrong type", f"got a body of type {kind[:100] or 'none'}; wanted {JSON}")
-    body = await request.body()
-    return await in_thread_if_large(len(body), lambda: shapes.read_json(model, body))
-
-
-async def decoded(given: Sequence[str | UrlPicture], service: Service) -> list[Picture]:
-    """The pictures' bytes, once they are known to be not too many; there may be none."""
-    check_count(len(given), service, least=0)
-    size = sum(len(picture) for picture in given if isinstance(picture, str))
-    return await in_thread_if_large(size, lambda: [shapes.picture_of(picture) for picture in given])
-
-
-async def in_thread_if_large(size_bytes: int, compute: Callable[[], Value]) -> Value:
-    return await asyncio.to_thread(compute) if size_bytes > THREAD_BYTES else compute()
-
-
-def media_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def check_count(count: int, service: Service, least: int = 1) -> None:
-    """Raise Problem where there are fewer items than `least`, or too many."""
-    if count < least:
-        raise invalid("nothing to do: wanted at least one item")
-    if count > service.config.max_items:
-        raise Problem(413, "too many items", f"got {count}, at most {service.config.max_items} allowed in one request")
 
 
 def prompts_for(engine: Engine, prompts: Sequence[str], count: int) -> Sequence[str | None]:

@@ -15,6 +15,8 @@ from runtime.config import Wish
 from runtime.service.engine import Engine
 from runtime.service.requests import Like, SimilarRequest, UrlPicture, picture_of
 
+THUMBNAILS = "/v1/thumbnails"
+
 
 async def find_hits(engine: Engine, catalogue: Catalogue, asked: SimilarRequest) -> list[dict[str, object]]:
     """The hits as JSON, best first; raise InputError for a picture that cannot be used, an unknown column and so on."""
@@ -26,7 +28,7 @@ async def find_hits(engine: Engine, catalogue: Catalogue, asked: SimilarRequest)
         exclude = [catalogue.id_of(like.id) for like in asked.likes if like.id is not None]
         wish = Wish(**asked.model_dump(exclude={"likes", "dislikes", "front"}), exclude=exclude)
         hits = catalogue.front(query, wish) if asked.front else find(catalogue, query, wish)
-        return [hit_json(hit) for hit in hits]
+        return [hit_json(hit) | {"thumbnail": f"{THUMBNAILS}/{hit.id}"} for hit in hits]
 
     return await engine.search(search)
 
@@ -39,7 +41,7 @@ async def _vectors(engine: Engine, catalogue: Catalogue, likes: Sequence[Like]) 
 
 async def _vector(engine: Engine, catalogue: Catalogue, like: Like) -> Float32s:
     if like.text is not None:
-        if engine.scorer.bundle.tokenizer_config is None:
+        if not engine.has_text_tower:
             raise InputError("this service's bundle reads no text; wanted pictures, ids or vectors")
         return (await engine.embed_prompts([like.text]))[0]
     if like.id is not None:

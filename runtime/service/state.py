@@ -14,10 +14,13 @@ from embed.engines.sessions import resolve_providers
 from embed.inputs.decoding import Decoders
 from embed.inputs.images import ImageError
 from embed.ort import require_onnxruntime
+from embed.spec import InputError
+from embed.wording import one_line
 from runtime.config import ServiceConfig
 from runtime.scoring.graphs import BATCH
 from runtime.scoring.scorer import Scorer
 from runtime.service.engine import Engine, EngineRoom, Sizes
+from runtime.service.network.errors import without_paths, without_places
 from runtime.service.network.fetching import Fetcher
 from runtime.service.network.front import Gate, log
 from runtime.service.network.metrics import Metrics
@@ -68,6 +71,19 @@ class Service:
         self.metrics.watch("pending_bytes", "Bytes of bodies under way", lambda: self.gate.bytes)
         gone = "Items whose client had gone, of the engine in force"
         self.metrics.watch("dropped_items", gone, lambda: self.room.engine.batcher.dropped)
+
+    @property
+    def model(self) -> str:
+        """What clients call the bundle: the name of its folder, which stays when a link leads to another bundle."""
+        return os.path.basename(os.path.abspath(self.config.bundle))
+
+    def told(self, error: Exception) -> str:
+        """What a client is told of an error: its text, but for where bundle and catalogue lie on this machine."""
+        known = [path for path in (self.config.bundle, self.config.catalogue) if path is not None]
+        if isinstance(error, OSError) and error.filename:
+            return f"{os.path.basename(str(error.filename))}: {error.strerror}"
+        text = without_places(one_line(error), known)
+        return text if isinstance(error, InputError) else without_paths(text)
 
     def _load(self) -> Engine:
         config = self.config
@@ -120,6 +136,7 @@ class Service:
                 await engine.probe()
         except Exception as error:
             self._failure = error
+            log.error("not ready", extra={"fields": {"error": one_line(error)}})
             raise
         self._failure, self._proven_at = None, time.monotonic()
 

@@ -1,5 +1,6 @@
 """Caches and counts small enough to check by brute force."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,17 @@ def between(vectors: np.ndarray, n: int, seed: int = 5) -> np.ndarray:
     return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
 
 
-def make_cache(path: Path, vectors: np.ndarray, weights: str = "w", of: Identity | None = None) -> Cache:
-    """A cache whose pictures p0.png, p1.png ... have these vectors."""
+def make_cache(
+    path: Path,
+    vectors: np.ndarray,
+    weights: str = "w",
+    of: Identity | None = None,
+    ids: Sequence[str] | None = None,
+    uris: Sequence[str | None] | None = None,
+) -> Cache:
+    """A cache whose pictures p0.png, p1.png ... have these vectors; their ids, and where they lay, may be given."""
     n, dim = vectors.shape
-    names, ids = [f"p{i}.png" for i in range(n)], [f"{i:032x}" for i in range(n)]
+    names, ids = [f"p{i}.png" for i in range(n)], ids or [f"{i:032x}" for i in range(n)]
     sides = pa.array([8] * n, pa.int32())
     with CacheWriter(path, of or identity(dim, weights), Source("fake")) as writer:
         writer.append(
@@ -47,7 +55,8 @@ def make_cache(path: Path, vectors: np.ndarray, weights: str = "w", of: Identity
             img_emb=vectors.astype(np.float16),
         )
         nulls = pa.nulls(n, pa.int64())
-        writer.append_keys(pa.table({"image_path": names, "image_id": ids, "size_bytes": nulls, "mtime_ns": nulls}))
+        keys = {"image_path": names, "image_id": ids, "size_bytes": nulls, "mtime_ns": nulls}
+        writer.append_keys(pa.table(keys | ({} if uris is None else {"uri": pa.array(uris, pa.string())})))
         writer.commit()
     return Cache.open(path)
 

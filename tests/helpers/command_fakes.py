@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from embed.options import Internal, Option, Range, comma_separated, require_valid
+from embed.options import Internal, Option, OptionsFile, Range, comma_separated, require_valid
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,18 @@ def search(
 def train(*, out: Path, head: partial[HeadConfig]) -> Any:
     """Train a head."""
     return {"given": head.keywords, "whole": asdict(head(dim=3))}
+
+
+def listen(
+    bundle: Path,
+    /,
+    *,
+    port: Annotated[int, Range(0, 9)] = 8,
+    hosts: Annotated[tuple[str, ...], Option("--allow-host")] = (),
+    max_bytes: Annotated[int | None, Option("--max-mb", unit=2**20), Range(above=0)] = None,
+    quiet: bool = False,
+    token_file: Path | None = None,
+    options: Annotated[Path | None, OptionsFile(), Option("--config")] = None,
+) -> Any:
+    """Wait for requests."""
+    return {"port": port, "hosts": hosts, "max_bytes": max_bytes, "quiet": quiet, "token_file": token_file}

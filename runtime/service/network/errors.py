@@ -1,7 +1,10 @@
 """Requests that get no answer but an error: what is wrong with them, and how that is said."""
 
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 from starlette.responses import Response
 
@@ -26,3 +29,26 @@ class Problem(Exception):
 def invalid(*faults: str) -> Problem:
     """The problem of a request that says something wrong; at most five faults are named."""
     return Problem(422, "invalid request", "; ".join(faults[:5]).encode("utf-8", "backslashreplace").decode())
+
+
+def without_places(text: str, known: Iterable[Path]) -> str:
+    """The text with the names of these files and folders where it has their paths, however they are spelled.
+
+    >>> without_places("a/b/head.onnx is no head.onnx", [Path("a/b")])
+    'b/head.onnx is no head.onnx'
+    """
+    for path in known:
+        whole = os.path.abspath(path)
+        for spelled in sorted({str(path), whole, os.path.realpath(path)}, key=len, reverse=True):
+            if os.sep in spelled:
+                text = text.replace(spelled, os.path.basename(whole))
+    return text
+
+
+def without_paths(text: str) -> str:
+    """The text with the names of files where it has absolute paths.
+
+    >>> without_paths("[/data/b/head.onnx] is no 'text/plain', nor at https://host/a/b")
+    "[head.onnx] is no 'text/plain', nor at https://host/a/b"
+    """
+    return re.sub(r"""(?<![\w:/.])/(?:[^\s/'":;,()]+/)+""", "", text)

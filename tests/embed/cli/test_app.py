@@ -182,3 +182,85 @@ assert "cyclopts" in sys.modules and "rich" not in sys.modules
         [sys.executable, "-c", f"import sys; sys.path.append({helpers!r}){code}"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def listen(line: str) -> int:
+    return run("thing", "Do things.", {"listen": "command_fakes:listen"}, ["listen", "bundle", *line.split()])
+
+
+FILE = 'port = 1\nallow-host = ["a", "b"]\nmax_mb = 1.5\nquiet = true\n'
+FROM_FILE = {"port": 1, "hosts": ["a", "b"], "max_bytes": 3 << 19, "quiet": True, "token_file": None}
+
+
+@pytest.mark.parametrize(
+    ("line", "variables", "changed"),
+    [
+        ("", {}, {}),
+        ("", {"PORT": "2", "QUIET": "false"}, {"port": 2, "quiet": False}),
+        ("--port 3", {"PORT": "2", "MAX_MB": "1"}, {"port": 3, "max_bytes": 1 << 20}),
+        ("--allow-host c", {"ALLOW_HOST": "d"}, {"hosts": ["c"]}),
+        ("", {"ALLOW_HOST": "d  e"}, {"hosts": ["d", "e"]}),
+        ("--max-mb 2", {}, {"max_bytes": 2 << 20}),
+    ],
+)
+@pytest.mark.parametrize("named_by", ["option", "variable"])
+def test_the_command_line_is_before_variables_and_these_before_the_file(
+    line: str,
+    variables: dict[str, str],
+    changed: dict[str, Any],
+    named_by: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(FILE)
+    # What belongs to somebody else: a token, a cache, another command.
+    for name in ("PLAUDIT_TOKEN", "PLAUDIT_CACHE", "PLAUDIT_PORT", "PLAUDIT_SEARCH_PORT"):
+        monkeypatch.setenv(name, "7")
+    for name, value in variables.items():
+        monkeypatch.setenv(f"PLAUDIT_LISTEN_{name}", value)
+    if named_by == "variable":
+        monkeypatch.setenv("PLAUDIT_LISTEN_CONFIG", str(file))
+    else:
+        line += f" --config {file}"
+    assert listen(f"--json {line}") == 0
+    assert json.loads(capsys.readouterr().out) == FROM_FILE | changed
+
+
+@pytest.mark.parametrize(
+    ("text", "variables", "message"),
+    [
+        ("prot = 1", {}, "unknown option --prot in FILE; near names: --port"),
+        ('token = "secret"', {}, "unknown option --token in FILE; near names: --token-file"),
+        ("[listen]\nport = 1", {}, "unknown option --listen.port in FILE; near names: --port"),
+        ('bundle = "x"', {}, "unknown option --bundle in FILE; see --help"),
+        ('port = "many"', {}, "--port is 'many' in FILE; wanted a whole number, 0 to 9"),
+        ("port = 10", {}, "--port is 10; wanted 0 to 9"),
+        ("quiet = 3", {}, "--quiet is '3' in FILE; wanted true or false"),
+        ("port =", {}, "the file of options cannot be read: TOMLDecodeError: Invalid value (at end of document)"),
+        ("", {"PORT": "x"}, "--port is 'x' in $PLAUDIT_LISTEN_PORT; wanted a whole number, 0 to 9"),
+        ("", {"TOKEN": "x"}, "unknown variable $PLAUDIT_LISTEN_TOKEN; near names: PLAUDIT_LISTEN_TOKEN_FILE"),
+    ],
+)
+def test_what_is_wrong_in_file_or_variables_is_one_line(
+    text: str,
+    variables: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(text)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"PLAUDIT_LISTEN_{name}", value)
+    assert listen(f"--config {file}") == 2
+    error = capsys.readouterr().err.replace(str(file), "FILE")
+    assert error.startswith(f"python -m thing: {message}") and error.count("\n") == 1
+    assert "secret" not in error
+
+
+def test_a_file_of_options_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert listen(f"--config {tmp_path / 'none'}") == 2
+    assert "No such file" in capsys.readouterr().err

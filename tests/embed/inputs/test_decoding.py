@@ -162,7 +162,7 @@ def test_a_pool_that_is_closed_ends_its_run() -> None:
     assert len(list(run)) < 999
 
 
-def seen(decoded: Decoded) -> tuple[str, str]:
+def seen(decoded: Decoded | bytes) -> tuple[str, str]:
     assert isinstance(decoded, ImageError)
     return decoded.stage, decoded.reason
 
@@ -176,13 +176,24 @@ def test_one_by_one_pixels_are_those_of_load_pixels_for_every_backbone() -> None
             np.testing.assert_array_equal(future.result(120), load_pixels(*one)[0])
 
 
-def test_one_by_one_bad_pictures_carry_their_reason() -> None:
+def test_one_by_one_thumbnails_are_small_files() -> None:
+    with closing(Decoders(1, Limits(), 60.0)) as decoders:
+        for shape, size, expected in (((900, 300), 90, (90, 30)), ((9, 7), 90, (9, 7))):
+            found = decoders.thumbnail(picture((200, 10, 10), shape), size).result(120)
+            assert isinstance(found, bytes)
+            with Image.open(io.BytesIO(found)) as image:
+                assert (image.format, image.size) == ("WEBP", expected)
+                np.testing.assert_allclose(np.asarray(image).mean((0, 1)), (200, 10, 10), atol=6)
+
+
+@pytest.mark.parametrize("small", [False, True])
+def test_one_by_one_bad_pictures_carry_their_reason(small: bool) -> None:
     lost: list[str] = []
     limits = Limits(max_bytes=1000, max_pixels=Trap(10_000))
     with closing(Decoders(1, limits, 60.0, lambda: lost.append("once"))) as decoders:
 
         def reason(data: bytes) -> tuple[str, str]:
-            return seen(decoders.submit(data, PREPROCESS).result(120))
+            return seen((decoders.thumbnail(data, 64) if small else decoders.submit(data, PREPROCESS)).result(120))
 
         assert reason(b"junk") == ("decode", "unknown format")
         assert reason(b"") == ("read", "empty file")

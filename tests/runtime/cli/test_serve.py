@@ -125,6 +125,23 @@ def test_bad_options_are_one_line_and_exit_code_2(
     assert message in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_options_from_a_file_and_from_variables_are_checked_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "serve.toml"
+    file.write_text('token = "a secret"\n')
+    assert main(["serve", "bundle", "--config", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert "unknown option --token in" in error and "--token-file" in error and "a secret" not in error
+    file.write_text('host = "0.0.0.0"\n')
+    assert main(["serve", "bundle", "--config", str(file)]) == 2
+    assert "--host 0.0.0.0 lets other machines in" in capsys.readouterr().err
+    monkeypatch.setenv("PLAUDIT_SERVE_HOST", "203.0.113.7")
+    monkeypatch.setenv(TOKEN_VARIABLE, "a word")
+    assert main(["serve", "bundle", "--config", str(file)]) == 2
+    assert "cannot listen on 203.0.113.7:8000" in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

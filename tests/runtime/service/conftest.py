@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from catalogue_fakes import make_cache, make_labels
 from service_server import Running, serving, small_picture
 
-from runtime.config import SessionConfig
+from runtime.catalogue.reader import Catalogue
+from runtime.catalogue.writer import build
+from runtime.config import IndexConfig, PopularityConfig, SessionConfig
 from runtime.scoring.scorer import Scorer
 
 
@@ -19,6 +22,15 @@ def pictures() -> list[bytes]:
 @pytest.fixture(scope="session")
 def scorer(bundle: Path) -> Scorer:
     return Scorer.load(bundle, SessionConfig(threads=1))
+
+
+@pytest.fixture(scope="session")
+def catalogue(scorer: Scorer, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
+    """Of 60 small pictures, p0.png and so on, of which no files are there."""
+    folder = tmp_path_factory.mktemp("similar")
+    vectors = scorer.embed_images([small_picture(i) for i in range(60)])
+    cache = make_cache(folder / "cache", vectors, of=scorer.identity)
+    return build(folder / "catalogue", cache, make_labels(60), PopularityConfig(), IndexConfig("exact", 0.9))[0]
 
 
 @pytest.fixture(scope="module")

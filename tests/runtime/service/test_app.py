@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from embed_image_files import encoded
 from PIL import Image
-from service_server import Running, base64_of, form, serving
+from service_server import TOKEN, Running, base64_of, form, serving
 from waiting import wait_until
 
 from embed.inputs.images import Limits
@@ -192,7 +192,8 @@ def test_vectors_are_the_scorers(running: Running, scorer: Scorer, pictures: lis
         ("/v1/score", {"content": b"{}", "headers": {"content-type": "text/plain"}}, 415, "text/plain"),
         ("/v1/score", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
         ("/v1/score", {"data": {"prompt": "x"}, "files": {"picture": b"x"}}, 422, "picture: unknown field"),
-        ("/v1/score", {"files": {"prompt": b"x"}}, 422, "prompts: wanted text"),
+        ("/v1/score", {"files": {"prompt": b"x"}}, 422, "prompt: wanted text"),
+        ("/v1/score", {"files": [("images", b"x")] * 10}, 413, "Too many files"),
         ("/v1/score", {"content": bytes(400_001)}, 413, "400001 bytes, at most 400000"),
         ("/v1/embed", {"json": {}}, 422, "nothing to do"),
         ("/v1/embed", {"json": {"prompts": ["\ud800"]}}, 422, "Invalid JSON"),
@@ -236,8 +237,56 @@ def test_the_examples_of_the_documentation_work(running: Running) -> None:
                 for example in schema["examples"]:
                     assert client.post(path, json=example).status_code == 200
                     tried += 1
-    assert tried == 3
+    assert tried == 4
     assert client.get("/docs").status_code == 200
+
+
+def test_every_get_route_answers_head_with_the_same_headers_and_no_body(running: Running) -> None:
+    client, _ = running
+    described = client.get("/openapi.json").json()["paths"]
+    paths = [path for path, by_method in described.items() if "get" in by_method]
+    assert {"/health/live", "/health/ready", "/metrics", "/v1/models"} <= set(paths)
+    for path in (*paths, "/docs", "/docs/docs.js", "/openapi.json"):
+        whole, head = client.get(path), client.head(path)
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["content-type"] == whole.headers["content-type"]
+        assert "content-length" in head.headers
+    assert not any("head" in by_method for by_method in described.values())
+
+
+def test_pages_of_named_origins_may_ask_and_read_also_what_is_refused(
+    bundle: Path, pictures: list[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, others = {"Origin": "https://a.example"}, {"Origin": "https://b.example"}
+    preflight = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    options = {"tokens": (TOKEN,), "origins": ("https://a.example", "http://localhost:3000"), "max_body_bytes": 50_000}
+    with serving(bundle, **options) as (client, service), caplog.at_level("DEBUG", "plaudit.service"):
+        token = client.headers.pop("Authorization")
+        asked = client.options("/v1/score", headers=ours | preflight)
+        assert asked.status_code == 200 and asked.headers["access-control-allow-origin"] == ours["Origin"]
+        assert "authorization" in asked.headers["access-control-allow-headers"].lower()
+        refused = client.options("/v1/score", headers=others | preflight)
+        assert refused.status_code == 400 and "access-control-allow-origin" not in refused.headers
+        assert not caplog.records and service.metrics.requests.collect()[0].samples == []  # no work
+
+        question = {"data": {"prompt": "a"}, "files": form(pictures[:1])}
+        late = client.post("/v1/score", headers=ours, content=bytes(60_000))
+        answers = [client.post("/v1/score", headers=ours, **question), late]  # 401 both: the token comes first
+        client.headers["Authorization"] = token
+        answers.append(client.post("/v1/score", headers=ours, content=bytes(60_000)))
+        with service.gate.admit(items=service.gate.max_items):
+            answers.append(client.post("/v1/score", headers=ours, **question))
+        answers.append(client.post("/v1/score", headers=ours, **question))
+        assert [answer.status_code for answer in answers] == [401, 401, 413, 429, 200]
+        for answer in answers:
+            assert answer.headers["access-control-allow-origin"] == ours["Origin"]
+            assert "retry-after" in answer.headers["access-control-expose-headers"].lower()
+            assert "Origin" in answer.headers["vary"] and "access-control-allow-credentials" not in answer.headers
+        stranger = client.post("/v1/score", headers=others, **question)
+        assert stranger.status_code == 200 and "access-control-allow-origin" not in stranger.headers
 
 
 def test_log_lines_name_requests_but_never_what_they_hold(

@@ -6,39 +6,39 @@ from typing import Any
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
-from paths import DATA
+from paths import DATA, ROOT
 from schemathesis import Case, GenerationMode
-from schemathesis.checks import not_a_server_error
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
+from schemathesis.specs.openapi.checks import negative_data_rejection
 from service_server import TOKEN, Running, small_picture
 
 from embed.inputs.images import ImageError, Limits, load_pixels
+from runtime.catalogue.reader import Catalogue
 from runtime.config import RequestLimits, SessionConfig
 from runtime.scoring.scorer import Scorer
+from runtime.service.requests import MULTIPART
 
 ROBUSTNESS = DATA / "robustness"
-CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 CASES = 10  # of each operation and mode; CONTRIBUTING.md has the command for thousands
 
 
 @pytest.fixture(scope="module")
-def options() -> dict[str, Any]:
-    return {"tokens": (TOKEN,)}
+def options(catalogue: Catalogue) -> dict[str, Any]:
+    return {"tokens": (TOKEN,), "catalogue": catalogue.path}
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
-def test_no_generated_request_gets_500_or_an_answer_that_is_not_documented(
-    running: Running, mode: GenerationMode
-) -> None:
+def test_generated_requests_are_answered_as_the_description_says(running: Running, mode: GenerationMode) -> None:
     client = running.client
-    schema = schemathesis.openapi.from_dict(client.get("/openapi.json").json())
+    config = schemathesis.Config.from_path(ROOT / "schemathesis.toml")
+    document = client.get("/openapi.json").json()
+    for by_method in document["paths"].values():
+        for described in by_method.values():
+            described.pop("security", None)  # every request has the token
+    schema = schemathesis.openapi.from_dict(document, config=config)
     schema.config.update(base_url=str(client.base_url))
     operations = [result.ok() for result in schema.get_all_operations()]
-    assert {operation.path for operation in operations} >= {"/v1/score", "/v1/rank", "/v1/embed", "/health/ready"}
+    known = {"/v1/score", "/v1/rank", "/v1/embed", "/v1/embeddings", "/v1/models", "/v1/similar", "/v1/thumbnails/{id}"}
+    assert {operation.path for operation in operations} >= known | {"/health/ready"}
     for operation in operations:
         if mode is GenerationMode.NEGATIVE and not operation.body:
             continue
@@ -48,7 +48,9 @@ def test_no_generated_request_gets_500_or_an_answer_that_is_not_documented(
         )
         @given(case=operation.as_strategy(generation_mode=mode))
         def holds(case: Case) -> None:
-            case.call_and_validate(checks=CHECKS, headers=dict(client.headers))
+            # A form holds text and files: most of what breaks its schema is one of these once it is sent.
+            excluded = [negative_data_rejection] if case.media_type == MULTIPART else []
+            case.call_and_validate(headers=dict(client.headers), excluded_checks=excluded)
 
         holds()
 

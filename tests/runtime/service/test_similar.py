@@ -6,7 +6,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pyarrow as pa
 import pytest
 from catalogue_fakes import make_cache, make_labels
 from service_server import Running, base64_of, serving, small_picture
@@ -17,17 +16,6 @@ from runtime.catalogue.reader import Catalogue
 from runtime.catalogue.writer import build
 from runtime.config import IndexConfig, PopularityConfig, Wish
 from runtime.scoring.scorer import Scorer
-
-COUNT = 60
-
-
-@pytest.fixture(scope="module")
-def catalogue(scorer: Scorer, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
-    folder = tmp_path_factory.mktemp("similar")
-    vectors = scorer.embed_images([small_picture(i) for i in range(COUNT)])
-    cache = make_cache(folder / "cache", vectors, of=scorer.identity)
-    labels: pa.Table = make_labels(COUNT)
-    return build(folder / "catalogue", cache, labels, PopularityConfig(), IndexConfig("exact", 0.9))[0]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +54,45 @@ def test_by_picture_text_id_and_vector(client: httpx.Client, catalogue: Catalogu
     np.testing.assert_allclose([hit["score"] for hit in mixed], [hit.score for hit in expected], atol=1e-5)
 
 
+def test_a_form_finds_what_json_finds(client: httpx.Client) -> None:
+    picture, other = small_picture(3), small_picture(100)
+    wish = {"k": 7, "popularity_weight": 0.5, "where": "year >= 2005", "group_by": "creator", "per_group": 2}
+    by_json = ask(
+        client,
+        likes=[{"image": base64_of(picture)}, {"text": "a cat"}, {"id": "p5.png"}, {"id": "p6.png"}],
+        dislikes=[{"image": base64_of(other)}, {"id": "p4.png"}, {"text": "a dog"}],
+        **wish,
+    )
+    fields = {"like_text": "a cat", "like_ids": ["p5.png", "p6.png"], "dislike_id": "p4.png", "dislike_texts": "a dog"}
+    files = [("likes", ("a.png", picture)), ("dislike", ("b.png", other))]
+    by_form = client.post("/v1/similar", data={**fields, **wish}, files=files)
+    assert by_form.status_code == 200 and by_form.json()["hits"] == by_json
+    front = client.post("/v1/similar", data={"front": "true"}, files=files[:1]).json()["hits"]
+    assert front == ask(client, likes=[{"image": base64_of(picture)}], front=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "files", "message"),
+    [
+        ({"k": "3"}, {"dislikes": b"x"}, "likes: List should have at least 1 item"),
+        ({"likes": "a cat"}, {"dislikes": b"x"}, "likes: wanted a file"),
+        ({}, {"like_text": b"x"}, "like_text: wanted text, not a file"),
+        ({"like_vector": "1"}, {"likes": b"x"}, "like_vector: Extra inputs"),
+        ({"k": ["1", "2"]}, {"likes": b"x"}, "k: given more than once"),
+        ({"k": "many"}, {"likes": b"x"}, "k: Input should be a valid integer"),
+        ({"likes_": "1"}, {"likes": b"x"}, "likes_: Extra inputs"),
+        ({}, {"likes": b"x"}, "unknown format"),
+        ({}, {"k": b"1", "likes": b"x"}, "k: "),
+        ({"like_url": "http://localhost/a.png"}, {"likes": small_picture(0)}, "host not allowed"),
+    ],
+)
+def test_forms_that_cannot_be_answered(
+    client: httpx.Client, fields: dict[str, Any], files: dict[str, bytes], message: str
+) -> None:
+    answer = client.post("/v1/similar", data=fields, files=files)
+    assert answer.status_code == 422 and message in answer.json()["error"]["message"], answer.text
+
+
 def test_wishes_are_the_catalogues(client: httpx.Client, catalogue: Catalogue, scorer: Scorer) -> None:
     query = mixed_query(scorer.embed_prompts(["a dog"]))
     wish = {
@@ -101,6 +128,8 @@ def test_wishes_are_the_catalogues(client: httpx.Client, catalogue: Catalogue, s
         ({"likes": [{"text": "a"}], "where": "(" * 250 + "year = 1" + ")" * 250}, "nested deeper than"),
         ({"likes": [{"text": "a"}], "group_by": "nothing"}, "no column 'nothing'"),
         ({"likes": [{"text": "a"}], "k": 0}, "k"),
+        ({"likes": [{"text": "a"}], "k": "3"}, "k: Input should be a valid integer"),
+        ({"likes": [{"text": "a"}], "front": 0}, "front: Input should be a valid boolean"),
         ({"likes": [{"id": "p1.png"}], "dislikes": [{"id": "p1.png"}]}, "cancel each other out"),
     ],
 )

@@ -17,6 +17,9 @@ from runtime.service.state import sizes
         ({"max_pending_bytes": 10}, "max_pending_bytes is 10"),
         ({"deadline_s": 0}, "deadline_s is 0"),
         ({"tokens": ("",)}, "a token is empty"),
+        ({"origins": ("*",)}, r"--allow-origin is '\*'; wanted one origin"),
+        ({"origins": ("https://a.example/",)}, "without a path"),
+        ({"origins": ("a.example",)}, "wanted one origin"),
     ],
 )
 def test_a_configuration_that_cannot_serve(options: dict[str, Any], message: str) -> None:

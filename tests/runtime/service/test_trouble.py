@@ -17,6 +17,7 @@ from export_tiny import changed_manifest
 from service_server import PATIENCE_S, TOKEN, Running, base64_of, decoder_processes, form, serving, small_picture
 from waiting import wait_until
 
+from runtime.catalogue.reader import Catalogue
 from runtime.service.engine import Engine
 from runtime.service.state import READY_S, Service
 
@@ -212,6 +213,63 @@ def test_reload_drops_no_request(two_bundles: tuple[Path, Path], tmp_path: Path,
         assert refused.status_code == 422 and "is damaged" in refused.json()["error"]["message"]
         assert client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1])).json()["bundle"] == new
         assert client.get("/health/ready").status_code == 200
+
+
+def test_no_answer_says_where_the_service_has_its_files(
+    bundle: Path,
+    catalogue: Catalogue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    secret = tmp_path / "a secret place"
+    shutil.copytree(bundle, secret / "bundle")
+    shutil.copytree(catalogue.path, secret / "catalogue")
+    monkeypatch.setattr("runtime.service.state.READY_S", 0.0)
+    with serving(secret / "bundle", catalogue=secret / "catalogue", tokens=(TOKEN,)) as (client, service):
+        known = service.room.engine.catalogue
+        assert known is not None
+        text = {"likes": [{"text": "a"}]}
+        answers = [
+            client.post("/v1/similar", json={"likes": [{"id": "nobody"}]}),
+            client.post("/v1/similar", json={**text, "dislikes": [{"id": "/nobody"}]}),
+            client.post("/v1/similar", json={**text, "where": "nothing = 1"}),
+            client.post("/v1/similar", json={**text, "group_by": "nothing"}),
+            client.post("/v1/similar", json={"likes": [{"vector": [1.0]}]}),
+            client.get("/v1/thumbnails/nobody"),
+            client.get(f"/v1/thumbnails/{known.id_of('p0.png')}"),
+            client.get("/nothing"),
+        ]
+        assert "catalogue has no picture named 'nobody'" in answers[0].json()["error"]["message"]
+        assert "'/nobody'" in answers[1].json()["error"]["message"]
+        for folder, name in (
+            ("bundle", "head.onnx"),
+            ("bundle", "bundle.json"),
+            ("catalogue", "v000001/vectors.npy"),
+            ("catalogue", "manifest.json"),
+        ):
+            file = secret / folder / name
+            whole = file.read_bytes()
+            file.write_bytes(b"{}")
+            answers.append(client.post("/admin/reload"))
+            file.unlink()
+            answers.append(client.post("/admin/reload"))
+            file.write_bytes(whole)
+        for fault in (RuntimeError(f"{secret}/bundle: gone"), OSError(2, "No such file", f"{secret}/x/lib.so")):
+            with monkeypatch.context() as patch:
+
+                def fail(works: Any, fault: Exception = fault) -> Any:
+                    raise fault
+
+                patch.setattr(service.room.engine.batcher, "_run", fail)
+                answers.append(client.get("/health/ready"))
+                answers.append(client.post("/v1/embed", json={"prompts": ["a"]}))
+    assert {answer.status_code for answer in answers} == {404, 422, 500, 503}
+    for answer in answers:
+        assert "error" in answer.json() and secret.name not in answer.text, answer.text
+    assert secret.name in json.dumps([getattr(record, "fields", {}) for record in caplog.records]), (
+        "the log says it all"
+    )
 
 
 def test_who_asks_for_a_reload_meanwhile_gets_the_same_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

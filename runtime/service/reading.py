@@ -1,0 +1,208 @@
+"""Requests read from JSON or multipart bodies, and refused where they ask for too much or are none.
+
+Knows no model and no engine.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from runtime.config import ServiceConfig
+from runtime.service.network.errors import Problem, invalid
+from runtime.service.requests import (
+    JSON,
+    KINDS,
+    MULTIPART,
+    SIDES,
+    EmbedRequest,
+    Picture,
+    ScoreRequest,
+    SimilarRequest,
+    UrlPicture,
+    picture_of,
+    url_picture,
+)
+
+Model = TypeVar("Model", bound=BaseModel)
+Value = TypeVar("Value")
+
+# A body of more is parsed in a thread: base64 of 4 MB takes some 10 ms.
+THREAD_BYTES = 1 << 20
+# Of a body in JSON. A vector may have 65,536 numbers, and prompts may be full of commas; strings are names of fields,
+# pictures and prompts, and few.
+MAX_COMMAS = 300_000
+MAX_QUOTES = 20_000
+# Fields of a form that are none of its items.
+MORE_FIELDS = 16
+
+
+async def read_items(
+    request: Request, config: ServiceConfig, model: type[ScoreRequest | EmbedRequest]
+) -> tuple[list[str], list[Picture]]:
+    """The prompts and pictures of a form, or of a JSON body of that model; raise Problem for too few or too many."""
+    if media_type(request) == MULTIPART:
+        prompts, pictures = await read_form(request, config.max_items)
+    else:
+        asked = await read_json_request(request, model)
+        prompts, pictures = asked.prompts, await decoded(asked.images, config)
+    if model is EmbedRequest:
+        check_count(len(pictures) + len(prompts), config)
+    else:
+        check_count(len(pictures), config)
+        if len(prompts) not in (0, 1, len(pictures)):
+            raise invalid(f"got {len(prompts)} prompts for {len(pictures)} pictures; wanted one, or as many")
+    check_prompts(prompts, config.max_prompt_chars)
+    return prompts, pictures
+
+
+async def read_similar(request: Request, config: ServiceConfig) -> SimilarRequest:
+    """What is wanted of the catalogue, from a form or from JSON; raise Problem for too few or too many items."""
+    if media_type(request) == MULTIPART:
+        asked = await read_similar_form(request, config.max_items)
+    else:
+        asked = await read_json_request(request, SimilarRequest)
+    named = [*asked.likes, *asked.dislikes]
+    check_count(len(named), config)
+    check_prompts([like.text for like in named if like.text is not None], config.max_prompt_chars)
+    return asked
+
+
+async def read_json_request(request: Request, model: type[Model]) -> Model:
+    """The body as that model; raise Problem where it is something else."""
+    kind = media_type(request)
+    if kind != JSON:
+        raise Problem(415, "wrong type", f"got a body of type {kind[:100] or 'none'}; wanted {JSON}")
+    body = await request.body()
+    return await in_thread_if_large(len(body), lambda: read_json(model, body))
+
+
+def read_json(model: type[Model], body: bytes) -> Model:
+    """A request of that model; raise Problem 422 that says which field is wrong."""
+    _require_short(body)
+    with _faults_named():
+        return model.model_validate_json(body, strict=True)
+
+
+@contextmanager
+def _faults_named() -> Iterator[None]:
+    try:
+        yield
+    except ValidationError as error:
+        raise invalid(
+            *fault_texts(error.errors(include_input=False, include_url=False, include_context=False))
+        ) from None
+
+
+def fault_texts(faults: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What pydantic found wrong, each with its field in front."""
+    return [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".removeprefix(": ") for fault in faults]
+
+
+def _require_short(body: bytes) -> None:
+    """Raise Problem 422 for a body of so many values that to read them, or say what is wrong with each, takes long."""
+    if body.count(b",") > MAX_COMMAS:
+        raise invalid(f"the body has more than {MAX_COMMAS:,} values")
+    if body.count(b'"') > MAX_QUOTES and body.count(b'"') - body.count(b'\\"') > MAX_QUOTES:
+        raise invalid(f"the body has more than {MAX_QUOTES // 2:,} strings")
+
+
+@asynccontextmanager
+async def _form(request: Request, max_items: int) -> AsyncIterator[FormData]:
+    """The request's form; raise Problem 413 for too many fields, 422 for a character set that is none, and 507 where
+    files find no room."""
+    try:
+        async with request.form(max_files=max_items + 1, max_fields=2 * max_items + MORE_FIELDS) as form:
+            yield form
+    except HTTPException as error:  # starlette's, with nothing but words to tell one from another
+        if error.detail.startswith("Too many"):
+            raise Problem(
+                413, "too many items", f"{error.detail} {max_items} items are allowed in one request"
+            ) from None
+        raise
+    except (LookupError, UnicodeError) as error:
+        raise invalid(f"the form cannot be read: {error}") from None
+    except OSError as error:
+        reason = f"the temporary folder of the service takes no more files ({error.strerror})"
+        raise Problem(507, "no room", reason, {"Retry-After": "30"}) from error
+
+
+async def read_form(request: Request, max_items: int) -> tuple[list[str], list[Picture]]:
+    """The prompts of a multipart form, and its pictures, the files first; starlette's HTTPException where it is none.
+
+    The fields `image` and `images`, `prompt` and `prompts`, `url` and `urls` are the same.
+    """
+    prompts, files, urls = list[str](), list[Picture](), list[Picture]()
+    async with _form(request, max_items) as form:
+        for given, value in form.multi_items():
+            name = given.removesuffix("s")
+            if name not in ("image", "prompt", "url"):
+                raise invalid(f"{given[:50]}: unknown field; known are images (files), prompts, urls")
+            _require_file(given, value, name == "image")
+            if isinstance(value, UploadFile):
+                files.append(await value.read())
+            elif name == "prompt":
+                prompts.append(value)
+            else:
+                urls.append(url_picture(value))
+    return prompts, [*files, *urls]
+
+
+async def read_similar_form(request: Request, max_items: int) -> SimilarRequest:
+    """What is wanted of the catalogue, from the fields of a multipart form that requests.SIMILAR_FORM names."""
+    sides: dict[str, list[dict[str, str | bytes]]] = {side: [] for side in SIDES}
+    wish: dict[str, str | UploadFile] = {}
+    async with _form(request, max_items) as form:
+        for given, value in form.multi_items():
+            side, _, kind = given.removesuffix("s").partition("_")
+            if side in sides and kind in ("", *KINDS):
+                _require_file(given, value, not kind)
+                sides[side].append({kind: value} if isinstance(value, str) else {"image": await value.read()})
+            elif given in wish:
+                raise invalid(f"{given[:50]}: given more than once")
+            else:
+                wish[given] = value
+    with _faults_named():
+        return SimilarRequest.model_validate({"likes": sides["like"], "dislikes": sides["dislike"], **wish})
+
+
+def _require_file(name: str, value: str | UploadFile, wanted: bool) -> None:
+    if isinstance(value, UploadFile) != wanted:
+        raise invalid(f"{name}: wanted {'a file' if wanted else 'text, not a file'}")
+
+
+async def decoded(given: Sequence[str | UrlPicture], config: ServiceConfig) -> list[Picture]:
+    """The pictures' bytes, once they are known to be not too many; there may be none."""
+    check_count(len(given), config, least=0)
+    size = sum(len(picture) for picture in given if isinstance(picture, str))
+    return await in_thread_if_large(size, lambda: [picture_of(picture) for picture in given])
+
+
+async def in_thread_if_large(size_bytes: int, compute: Callable[[], Value]) -> Value:
+    return await asyncio.to_thread(compute) if size_bytes > THREAD_BYTES else compute()
+
+
+def media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def check_count(count: int, config: ServiceConfig, least: int = 1) -> None:
+    """Raise Problem where there are fewer items than `least`, or too many."""
+    if count < least:
+        raise invalid("nothing to do: wanted at least one item")
+    if count > config.max_items:
+        raise Problem(413, "too many items", f"got {count}, at most {config.max_items} allowed in one request")
+
+
+def check_prompts(prompts: Sequence[str], max_chars: int) -> None:
+    """Raise Problem 422 for a prompt that is too long or no text."""
+    for i, prompt in enumerate(prompts):
+        if len(prompt) > max_chars:
+            raise invalid(f"prompt {i}: {len(prompt)} characters, at most {max_chars} allowed")
+        if not prompt.isascii() and any("\ud800" <= c <= "\udfff" for c in prompt):
+            raise invalid(f"prompt {i}: holds half of a surrogate pair; it is not valid Unicode")

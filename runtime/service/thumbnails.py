@@ -1,0 +1,107 @@
+"""Pictures of the catalogue made small, for pages that show hits.
+
+What is shown is the catalogue's or nothing: its file is read where the catalogue knows it, and refused if its content
+is no longer the picture that was embedded. It is decoded where all pictures are, and leaves as a new file. Knows no
+route.
+"""
+
+import asyncio
+import re
+from collections import OrderedDict
+from enum import IntEnum
+from functools import partial
+
+from embed.files import content_id
+from embed.inputs.decoding import Decoders
+from embed.inputs.fetch import read_bytes
+from embed.inputs.images import ImageError
+from embed.spec import InputError
+from embed.wording import one_line
+from runtime.catalogue.reader import Catalogue
+from runtime.config import MIB
+from runtime.service.engine import Engine
+from runtime.service.network.fetching import Fetcher
+
+KEPT_BYTES = 64 * MIB
+
+
+class ThumbnailSize(IntEnum):
+    """The longer side in pixels."""
+
+    tiny = 64
+    small = 128
+    medium = 256
+    large = 512
+
+
+class Thumbnails:
+    """Thumbnails of the catalogue in force, of which the latest that were asked for are kept."""
+
+    def __init__(self, decoders: Decoders, fetcher: Fetcher, images_root: str | None, max_bytes: int) -> None:
+        """`images_root` is where the names of pictures start, if not where the catalogue knows them."""
+        self._decoders = decoders
+        self._fetcher = fetcher
+        self._images_root = images_root
+        self._max_bytes = max_bytes
+        self._catalogue: Catalogue | None = None  # of which those kept are
+        self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+        self._kept_bytes = 0
+
+    async def get(self, engine: Engine, image_id: str, size: int) -> bytes | None:
+        """A WebP of at most `size` pixels a side; None where the catalogue has no such picture.
+
+        Raise ImageError for one that it has and that cannot be shown.
+        """
+        assert engine.catalogue is not None
+        if self._catalogue is not engine.catalogue:
+            self._catalogue, self._kept_bytes = engine.catalogue, 0
+            self._kept.clear()
+        if (image_id, size) in self._kept:
+            self._kept.move_to_end((image_id, size))
+            return self._kept[image_id, size]
+        addresses = await engine.search(partial(self._addresses, engine.catalogue, image_id))
+        if addresses is None:
+            return None
+        async with self._fetcher.slots:  # until it is decoded: no request has announced its memory
+            data = await self._read(addresses, image_id)
+            found = await asyncio.wrap_future(self._decoders.thumbnail(data, size))
+        if isinstance(found, ImageError):
+            raise found
+        self._keep(engine.catalogue, (image_id, size), found)
+        return found
+
+    def _keep(self, catalogue: Catalogue, key: tuple[str, int], found: bytes) -> None:
+        if catalogue is not self._catalogue or key in self._kept:  # another one is in force by now, or made it too
+            return
+        self._kept[key] = found
+        self._kept_bytes += len(found)
+        while self._kept_bytes > KEPT_BYTES:
+            self._kept_bytes -= len(self._kept.popitem(last=False)[1])
+
+    def _addresses(self, catalogue: Catalogue, image_id: str) -> list[str] | None:
+        key = catalogue.key_of(image_id)
+        return None if key is None else catalogue.addresses([key], self._images_root)[0]
+
+    async def _read(self, addresses: list[str], image_id: str) -> bytes:
+        """The picture's bytes from the first address that has them; raise the first one's ImageError if none has."""
+        refused = []
+        for address in addresses:
+            try:
+                data = await self._bytes_at(address)
+            except ImageError as error:
+                refused.append(error)
+            except FileNotFoundError as error:
+                refused.append(ImageError("read", "no such file", one_line(error)))
+            except (OSError, InputError) as error:
+                refused.append(ImageError("read", "unreadable", one_line(error)))
+            else:
+                if content_id(data) == image_id:
+                    return data
+                refused.append(ImageError("read", "changed since it was embedded", address))
+        raise refused[0]
+
+    async def _bytes_at(self, address: str) -> bytes:
+        """Of the web only what requests may name too: a catalogue's table may come from strangers."""
+        if re.match("https?://", address, re.IGNORECASE):
+            return await self._fetcher.fetch(address)
+        return await asyncio.to_thread(read_bytes, address, self._max_bytes)
