@@ -104,7 +104,8 @@ def evaluate(
         records = held_out.read(held_out.data)
         write_report(asked.report, f"{head} on {held_out.data}", result, measured, found, records, opened)
     print(result["verdict"], f"{head} on {held_out.data}: {held.part}", *_accuracies(result, priors), sep="\n")
-    print(sure_line(result["uncertainty"]))
+    if asked.uncertainty or "missing" not in result["uncertainty"]:
+        print(sure_line(result["uncertainty"]))
     if asked.slice_by:
         print(*_slices(result), sep="\n")
     if asked.all_metrics:

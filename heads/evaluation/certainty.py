@@ -24,7 +24,7 @@ def uncertainties(held: HeldOut, labels: Labels, features: Features, progress: P
     `unseen_committees`. Raises InputError where none can say.
     """
     if held.committee is None:
-        raise InputError("the head has no committee; train it with --folds")
+        raise InputError("the head has no committee; train it again with --folds")
     if held.seen_rows:
         raise InputError(f"the committee was trained on {held.seen_rows} of these rows")
     committees = [held.committee] * held.split.folds

@@ -58,9 +58,8 @@ def jackknife(task: Task, trained: TrainedHeads, vectors: dict[str, torch.Tensor
     return found
 
 
-@pytest.mark.parametrize("kind", ["blend", "fusion"])
-def test_the_graphs_uncertainty_is_the_fold_heads_own_and_no_bit_of_a_score_changes(kind: Kind) -> None:
-    task, trained = in_folds(kind)
+def test_the_graphs_uncertainty_is_the_fold_heads_own_and_no_bit_of_a_score_changes() -> None:
+    task, trained = in_folds("blend")
     committee = committee_of(trained, task)
     assert committee is not None
     widths = {"image_embedding": DIM, "text_embedding": DIM}

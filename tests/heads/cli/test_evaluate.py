@@ -120,7 +120,7 @@ def test_uncertainty_is_measured_where_that_takes_no_training_or_is_asked_for(ru
     assert len(run("evaluate", "head", *HELD_OUT, "--uncertainty")["uncertainty"]["thirds"]) == 3
     run(*TRAIN, "--out", "alone", "--test-fraction", "0.5")
     missing = run("evaluate", "alone", *HELD_OUT, "--uncertainty")["uncertainty"]["missing"]
-    assert missing == "the head has no committee; train it with --folds"
+    assert missing == "the head has no committee; train it again with --folds"
     # Pictures that the head has not seen: its own committee speaks.
     names = [f"new_{i}.png" for i in range(12)]
     make_cache(folder / "other", names, ["new prompt"])
