@@ -30,6 +30,7 @@ SHOWN = 18  # pictures at either end
 SHOWN_PAIRS = 12
 SHOWN_SLICES = 20
 MAX_CAPTION = 90  # letters
+LOWEST_SHARE = 0.35  # ordered right, that a plot of certainty has room for
 SCORERS = {
     "head": "this head",
     "zero_shot": "zero-shot CLIP",
@@ -175,14 +176,15 @@ def _certainty(found: Mapping[str, Any]) -> str:
     reach = max(bin["middle"] for bin in bins) * 1.05 or 1.0
     ends = [(step / 10, f"{step * 10} %") for step in range(4, 11)]
     axis = Axis(0, reach, ticks(0, reach), "difference of two scores over the uncertainty of both")
-    plot = Plot(axis, Axis(0.35, 1, ends, "ordered right"), 640, 420)
+    plot = Plot(axis, Axis(LOWEST_SHARE, 1, ends, "ordered right"), 640, 420)
     marks = [plot.line([(0, 0.5), (reach, 0.5)], "reference")]
     for bin in bins:
         at, right = bin["middle"], bin["right"]
         if right["low"] is not None:
-            marks.append(plot.line([(at, max(right["low"], 0.35)), (at, right["high"])], "mark whisker"))
+            whisker = [(at, max(right[end], LOWEST_SHARE)) for end in ("low", "high")]
+            marks.append(plot.line(whisker, "mark whisker"))
         said = f"{bin['pairs']:,} pairs, {bin['low']:.2f} to {bin['high']:.2f}: {right['value']:.0%} right"
-        marks.append(plot.dot(at, max(right["value"], 0.35), "mark", title=said))
+        marks.append(plot.dot(at, max(right["value"], LOWEST_SHARE), "mark", title=said))
     note = (
         "Each score comes with an uncertainty: how far it would move had other rows been trained on. The uncertainty of"
         " a difference is the root of the sum of both squares. A dot is an eighth of the pairs held out, with its"
