@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
     from embed.backbones.backbone import Backbone
+    from heads.committee import Committee
     from heads.models import Head
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,10 @@ def export_bundle(
     config: ExportConfig,
     progress: Progress = silent,
     overwrite: bool = False,
+    committee: "Committee | None" = None,
 ) -> BundleManifest:
-    """Write the bundle to `out` (see embed.files.replacing) and return its manifest.
+    """Write the bundle to `out` (see embed.files.replacing) and return its manifest; with the committee of the head,
+    it says how sure each score is.
 
     Raise ParityError, and write nothing, if it is off.
     """
@@ -63,17 +66,23 @@ def export_bundle(
         Identity.from_json(head_manifest["identity"]), "the head", backbone.identity, "the backbone loaded for it"
     )
     with replacing(out, "bundle", overwrite) as folder, progress(5, "steps", "export") as step:
-        return _build(folder, backbone, head, head_manifest, config, step)
+        return _build(folder, backbone, head, committee, head_manifest, config, step)
 
 
 def _build(
-    folder: Path, backbone: "Backbone", head: "Head", head_manifest: Mapping[str, Any], config: ExportConfig, step: Step
+    folder: Path,
+    backbone: "Backbone",
+    head: "Head",
+    committee: "Committee | None",
+    head_manifest: Mapping[str, Any],
+    config: ExportConfig,
+    step: Step,
 ) -> BundleManifest:
     step(0, "exporting the towers")
     reads_text = "text_embedding" in head.inputs
     shortens = reads_text and compose.text_shortens(backbone, config.prompts)
     tokenizer = _write_tokenizer(folder, backbone, shortens, config.prompts) if reads_text else None
-    parts = _export_parts(backbone, head, shortens, head_manifest.get("calibration"))
+    parts = _export_parts(backbone, head, committee, shortens, head_manifest.get("calibration"))
     step(2, "writing the graphs")
     calibration, pictures = _divide(parts["image"], config)
     with atomic_write(folder / compose.WEIGHTS_FILE) as weights:
@@ -87,7 +96,11 @@ def _build(
         "opset": OPSET,
         "identity": backbone.identity.to_json(),
         "source": asdict(backbone.source),
-        "head": {"inputs": list(head.inputs), "config": dict(head_manifest["head"])},
+        "head": {
+            "inputs": list(head.inputs),
+            "config": dict(head_manifest["head"]),
+            "committee": {"members": len(committee.members), "groups": committee.groups} if committee else None,
+        },
         "precisions": list(config.precisions),
         "tokenizer": tokenizer,
         "calibration": head_manifest.get("calibration"),
@@ -99,7 +112,7 @@ def _build(
             "metrics": head_manifest.get("metrics"),
         },
         "graphs": graphs,
-        "reference": _write_reference(folder, backbone, head, config.precisions),
+        "reference": _write_reference(folder, backbone, head, committee, config.precisions),
     }
     _write_manifest(folder, manifest)
     step(1, "comparing with torch")
@@ -107,7 +120,7 @@ def _build(
     # sessions that are opened next.
     del parts, at
     gc.collect()
-    manifest["parity"] = measure(folder, backbone, head, replace(config, pictures=pictures))
+    manifest["parity"] = measure(folder, backbone, head, replace(config, pictures=pictures), committee)
     manifest["reference"] = _tolerances(folder, manifest)
     step(1, "checking the bundle")
     (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
@@ -118,7 +131,11 @@ def _build(
 
 
 def _export_parts(
-    backbone: "Backbone", head: "Head", shortens: bool, calibration: Mapping[str, Any] | None
+    backbone: "Backbone",
+    head: "Head",
+    committee: "Committee | None",
+    shortens: bool,
+    calibration: Mapping[str, Any] | None,
 ) -> dict[Part, "ModelProto"]:
     """The parts of the bundle's graphs at fp32; "text" only where the head reads it."""
     image = compose.export_image(backbone, head.inputs)
@@ -130,7 +147,9 @@ def _export_parts(
     fitted = calibration or {}
     temperature = Temperature.from_json(fitted["temperature"]) if fitted.get("temperature") else None
     percentiles = Curve.from_json(fitted["percentiles"]) if fitted.get("percentiles") else None
-    parts["head"] = compose.calibrate(compose.export_head(head, widths), temperature, percentiles)
+    graph = compose.export_head(head, widths)
+    graph = compose.add_committee(graph, committee, widths) if committee else graph
+    parts["head"] = compose.calibrate(graph, temperature, percentiles)
     return parts
 
 
@@ -217,7 +236,11 @@ def _write_tokenizer(folder: Path, backbone: "Backbone", shortens: bool, prompts
 
 
 def _write_reference(
-    folder: Path, backbone: "Backbone", head: "Head", precisions: Sequence[Precision]
+    folder: Path,
+    backbone: "Backbone",
+    head: "Head",
+    committee: "Committee | None",
+    precisions: Sequence[Precision],
 ) -> dict[Precision, dict[str, float]]:
     """Write reference.npz, from torch; the tolerances returned are open until `_tolerances` closes them.
 
@@ -230,11 +253,13 @@ def _write_reference(
     prompts = np.array(PROMPTS[:REFERENCE_ROWS])
     vectors = torch_vectors(backbone, head.inputs, pixels, list(prompts))
     tokens = {"prompts": prompts, "tokens": backbone.tokenize(list(prompts))} if "text_embedding" in vectors else {}
-    score = torch_scores(head, vectors)
+    scores = {"score": torch_scores(head, vectors)}
+    if committee:
+        scores["uncertainty"] = torch_scores(committee, vectors)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, pixels=pixels, score=score, **tokens, **vectors)
+    np.savez_compressed(buffer, allow_pickle=False, pixels=pixels, **scores, **tokens, **vectors)
     (folder / "reference.npz").write_bytes(buffer.getvalue())
-    names = ["score", *(name for name in vectors if name != "image_pooled")]
+    names = [*scores, *(name for name in vectors if name != "image_pooled")]
     return {precision: dict.fromkeys(names, np.finfo(np.float32).max.item()) for precision in precisions}
 
 
@@ -248,7 +273,9 @@ def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[
         seen = Scorer.load(folder, SessionConfig(precision=precision)).check_reference()
         largest = {"score": figures["scores"]["max_score_difference"]}
         largest |= {name: vector["max_difference"] for name, vector in figures["vectors"].items()}
-        least = {"score": figures["scores"]["limit"]} if precision == "fp32" else {}
+        if uncertainty := figures.get("uncertainty"):
+            largest["uncertainty"] = uncertainty["max_difference"]
+        least = dict.fromkeys(("score", "uncertainty"), figures["scores"]["limit"]) if precision == "fp32" else {}
         result[precision] = {
             name: max(2 * max(seen[name], largest[name]), least.get(name, 1e-4))
             for name in manifest["reference"][precision]

@@ -41,6 +41,14 @@ def model_card(manifest: BundleManifest) -> str:
     if calibration := manifest["calibration"]:
         fitted = {"Temperature": calibration["temperature"]["value"], **calibration.get("fitted_on", {})}
         sections += ["## Calibration", _list(fitted)]
+    if committee := head.get("committee"):
+        sections += [
+            "## How sure a score is",
+            "Beside each score stands its `uncertainty`, in the score's units: the standard error by"
+            f" {committee['members']} heads, of which each did without another of {committee['groups']} parts of the"
+            " data. That of a difference is the root of the sum of both squares. It says how far other data of the same"
+            " kind would have moved the score, and nothing of what all such data gets wrong.",
+        ]
     sections += ["## Agreement with torch", *_parity(manifest["parity"])]
     sections += [
         "## Limits",
@@ -68,7 +76,13 @@ def _parity(parity: Parity) -> list[str]:
         f"Measured on {first['pictures']} {parity['pictures']} pictures under {first['prompts']} prompts; torch's"
         f" scores spread by {first['score_spread']:.3g}."
     )
-    return [note, "\n".join(rows)]
+    uncertainties = [
+        f"Uncertainties at {precision} are {figures['uncertainty']['mean']:.3g} in the mean, and differ by"
+        f" {figures['uncertainty']['max_difference']:.2e} at most."
+        for precision, figures in parity["precisions"].items()
+        if "uncertainty" in figures
+    ]
+    return [note, "\n".join(rows), *uncertainties]
 
 
 def _list(values: Mapping[str, object]) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto
 
     from embed.backbones.backbone import Backbone
+    from heads.committee import Committee
     from heads.models import Head
 
 WEIGHTS_FILE = "weights.bin"
@@ -52,10 +53,27 @@ def export_text(backbone: "Backbone", shortens: bool) -> "ModelProto":
 
 def export_head(head: "Head", widths: Mapping[str, int]) -> "ModelProto":
     """The head's inputs, (n, widths[name]) float32 each -> score (n,)."""
+    return _exported(head, widths, "score")
+
+
+def add_committee(head: "ModelProto", committee: "Committee", widths: Mapping[str, int]) -> "ModelProto":
+    """The head's graph with uncertainty (n,) beside its score, which stays as it is."""
+    import onnx
+
+    model = onnx.ModelProto()
+    model.CopyFrom(head)
+    added = _prefixed(_exported(committee, widths, "uncertainty").graph, "committee.")
+    model.graph.node.extend(added.node)
+    model.graph.initializer.extend(added.initializer)
+    model.graph.output.extend(added.output)
+    return model
+
+
+def _exported(head: "Head", widths: Mapping[str, int], output: str) -> "ModelProto":
     import torch
 
     examples = {name: torch.nn.functional.normalize(torch.ones(2, widths[name]), dim=-1) for name in head.inputs}
-    return export_tower(head, examples, ["score"], {name: {0: "n"} for name in head.inputs})
+    return export_tower(head, examples, [output], {name: {0: "n"} for name in head.inputs})
 
 
 def text_shortens(backbone: "Backbone", prompts: Sequence[str]) -> bool:

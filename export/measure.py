@@ -6,6 +6,7 @@ What is compared is what serves: the bundle is opened with the runtime's own `Sc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,12 @@ from export import parity
 from export.compose import FEATURES
 from export.config import ParityConfig
 from runtime.config import SessionConfig
-from runtime.scoring.bundle import Parity, open_bundle
+from runtime.scoring.bundle import Parity, PrecisionParity, open_bundle
 from runtime.scoring.scorer import Picture, Scorer
 
 if TYPE_CHECKING:
     from embed.backbones.backbone import Backbone
+    from heads.committee import Committee
     from heads.models import Head
 
 logger = logging.getLogger(__name__)
@@ -35,12 +37,19 @@ TORCH_BATCH = 8  # pictures; more is no faster on a CPU and takes more memory
 GENERATED_PICTURES = 64
 
 
-def measure(folder: Path, backbone: "Backbone", head: "Head | None", config: ParityConfig) -> Parity:
+def measure(
+    folder: Path,
+    backbone: "Backbone",
+    head: "Head | None",
+    config: ParityConfig,
+    committee: "Committee | None" = None,
+) -> Parity:
     """The bundle's precisions against torch, on real pictures or, where none are given, on generated ones.
 
     Raise ParityError beyond the limits of fp32, or where more than `max_flips` of the decided pairs change their order.
 
-    Without a head in torch, its graph scores torch's vectors: then only the towers are compared.
+    Without a head in torch, its graph scores torch's vectors: then only the towers are compared. Uncertainties are
+    compared where there is a committee in torch, and in the bundle.
     """
     sources: Sequence[Picture] = config.pictures or parity.generated_pictures(GENERATED_PICTURES)
     result: Parity = {"pictures": "real" if config.pictures else "generated", "precisions": {}}
@@ -55,6 +64,9 @@ def measure(folder: Path, backbone: "Backbone", head: "Head | None", config: Par
     theirs = score_matrix(reference, score)
     noise = rounding_noise(backbone, pixels, reference, score)
     limit = parity.MAX_SCORE_DIFFERENCE * max(1.0, float(np.abs(theirs).max()))
+    doubts = None
+    if committee is not None and "uncertainty" in exported.outputs:
+        doubts = score_matrix(reference, partial(torch_scores, committee))
     for precision in bundle.graphs:
         session = SessionConfig(precision=precision)
         vectors = bundle_vectors(Scorer(bundle, session), pixels, prompts)
@@ -63,11 +75,15 @@ def measure(folder: Path, backbone: "Backbone", head: "Head | None", config: Par
         certificates = {name: certificate(precision, reference[name], vectors[name]) for name in vectors}
         cosine_min = min(c.cosine_min for c in certificates.values())
         parity.require_parity(scores, cosine_min, limit, config.max_flips)
-        result["precisions"][precision] = {
+        figures: PrecisionParity = {
             "scores": {**asdict(scores), "limit": limit if precision == "fp32" else None},
             "vectors": {name: c.to_json() for name, c in certificates.items()},
             "whole_graph": whole_graph_difference(Scorer(bundle, session), pixels[:7], prompts, ours),
         }
+        if doubts is not None:
+            ours = score_matrix(vectors, lambda rows: exported.score_vectors(rows)["uncertainty"])
+            figures["uncertainty"] = parity.uncertainty_parity(precision, doubts, ours, limit)
+        result["precisions"][precision] = figures
     return result
 
 

@@ -12,6 +12,7 @@ from embed.arrays import Array, Bools, Floats, UInt8s
 from embed.spec import InputError
 from heads.metrics import spearman
 from runtime.config import Precision
+from runtime.scoring.bundle import UncertaintyParity
 
 # Limits at fp32. Scores may be logits of any size: the limit is for scores up to 1 and grows with the largest.
 MAX_SCORE_DIFFERENCE = 1e-4
@@ -106,6 +107,15 @@ def require_parity(parity: ScoreParity, cosine_min: float, score_limit: float, m
     if faults:
         figures = f"rank correlation {parity.spearman:.4f}, lowest cosine {cosine_min:.6f}"
         raise ParityError(f"{parity.precision} and torch disagree: {'; '.join(faults)}; {figures}")
+
+
+def uncertainty_parity(precision: Precision, reference: Array, ours: Array, limit: float) -> UncertaintyParity:
+    """Figures for uncertainties against `reference`, of equal shapes; raise ParityError beyond `limit` at fp32."""
+    theirs = np.asarray(reference, np.float64)
+    difference = float(np.abs(np.asarray(ours, np.float64) - theirs).max())
+    if precision == "fp32" and not difference <= limit:
+        raise ParityError(f"fp32 and torch disagree: an uncertainty differs by {difference:.2e}, more than {limit:.2e}")
+    return {"max_difference": difference, "mean": float(theirs.mean())}
 
 
 def generated_pictures(count: int, seed: int = 0) -> list[UInt8s]:

@@ -62,7 +62,7 @@ def check(
 def _compare_with_torch(bundle: "Bundle", head: Path | None, config: ParityConfig) -> "Parity | None":
     from embed.backbones.load import load_backbone
     from export.measure import measure
-    from heads.store.disk import load_head
+    from heads.store.disk import load_committee, load_head
 
     try:
         backbone = load_backbone(bundle.source)
@@ -71,6 +71,7 @@ def _compare_with_torch(bundle: "Bundle", head: Path | None, config: ParityConfi
         return None
     here = "the backbone on this machine"
     require_same_identity(bundle.identity, f"the bundle {bundle.path}", backbone.identity, here)
-    result = measure(bundle.path, backbone, load_head(head)[0] if head else None, config)
+    loaded, committee = (load_head(head)[0], load_committee(head)) if head else (None, None)
+    result = measure(bundle.path, backbone, loaded, config, committee)
     print(*parity_table(result), sep="\n")
     return result

@@ -33,18 +33,20 @@ def onnx(
     from embed.backbones.load import load_backbone
     from embed.spec import Source, known_fields
     from export.bundle_writer import export_bundle
-    from heads.store.disk import load_head
+    from heads.store.disk import load_committee, load_head
 
     loaded, head_manifest = load_head(head)
+    committee = load_committee(head)
     backbone = load_backbone(Source(**known_fields(Source, head_manifest["source"])))
     if space:
         from export.space import into_space
         from heads.store.project import require_cosine
 
         backbone, loaded = into_space(backbone, require_cosine(loaded, str(head)))
+        committee = None  # each of its members has a space of its own
         head_manifest = {**head_manifest, "identity": backbone.identity.to_json()}
     filled = samples.fill(config)
-    manifest = export_bundle(out, backbone, loaded, head_manifest, filled, progress, overwriting.overwrite)
+    manifest = export_bundle(out, backbone, loaded, head_manifest, filled, progress, overwriting.overwrite, committee)
     print(*parity_table(manifest["parity"]), f"written to {out}", sep="\n")
     size_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
     return {"bundle": str(out), "size_bytes": size_bytes, "parity": manifest["parity"]}

@@ -7,9 +7,10 @@ from typing import Any
 
 from embed.cli.console import progress, table, warn
 from embed.files import require_out_file
+from embed.spec import InputError
 from heads.cli.common import HeldOutOptions, protocol_line, protocol_of
 from heads.config import Protocol
-from heads.report.figures import cell, comparison, ends, figures_of, number, verdict_of
+from heads.report.figures import cell, comparison, ends, figures_of, number, sure_line, verdict_of
 
 SHOWN_SLICES = 20
 CELL = "{} ({}..{})"
@@ -30,6 +31,10 @@ class Asked:
 
     baselines: bool = False
     """Train the same head without prompts, and without pictures, on the same rows. That takes two trainings."""
+    uncertainty: bool = False
+    """Measure whether pairs with a larger difference of scores over their uncertainty are ordered right more often.
+    On what was held out that trains up to two heads for each fold, so it is done unasked only for --report and tables
+    of up to 3,000 rows. On other tables it takes no training and is always done."""
     prior_by: str | None = None
     """The column of the prior, which knows only how much was liked in training what has the same value, or, for
     comparisons, the two columns A,B. By default the column of few values with the best prior."""
@@ -70,7 +75,7 @@ def evaluate(
     found = fast_scores(measured, features, held.heads)
     baselines, priors = _baselines(asked, measured, features, held, found)
     found = {name: found[name] for name in SCORERS if name in found}
-    result: dict[str, object] = {
+    result: dict[str, Any] = {
         **pair_accuracies(measured, found).to_json(),
         "metrics": scoreboard(measured, found),
         "lead": lead(measured, found),
@@ -79,6 +84,7 @@ def evaluate(
         if held.split.validation is None
         else "the best on the rows for validation",
         "reliability": {map: [vars(bin) for bin in reliability(measured, found["head"], map)] for map in MAPS},
+        "uncertainty": _certainty(asked, measured, features, held, found["head"]),
         "baselines": baselines,
         "priors": priors,
         "slices": pair_accuracy_by(measured, found, asked.slice_by) if asked.slice_by else None,
@@ -98,6 +104,8 @@ def evaluate(
         records = held_out.read(held_out.data)
         write_report(asked.report, f"{head} on {held_out.data}", result, measured, found, records, opened)
     print(result["verdict"], f"{head} on {held_out.data}: {held.part}", *_accuracies(result, priors), sep="\n")
+    if asked.uncertainty or "missing" not in result["uncertainty"]:
+        print(sure_line(result["uncertainty"]))
     if asked.slice_by:
         print(*_slices(result), sep="\n")
     if asked.all_metrics:
@@ -177,6 +185,22 @@ def _baselines(
         else:
             missing[name] = "the head does not read both sides"
     return missing, priors
+
+
+def _certainty(asked: Asked, measured: Any, features: Any, held: Any, scores: Any) -> dict[str, Any]:
+    """What `heads.evaluation.certainty` finds, and by whom the uncertainties are; or why it is `missing`."""
+    from heads.data.split import SMALL_ROWS
+    from heads.evaluation.certainty import certainty, uncertainties
+
+    small = asked.report is not None and len(measured.labels) <= SMALL_ROWS
+    if held.committee and held.own_split and not (asked.uncertainty or small):
+        return {"missing": "--uncertainty measures it"}
+    try:
+        uncertainty = uncertainties(held, measured.labels, features, progress)
+    except InputError as error:
+        return {"missing": str(error)}
+    by = "heads trained anew that have not seen the pair" if held.own_split else "the head's own committee"
+    return {"by": by, **certainty(measured, scores, uncertainty)}
 
 
 def _accuracies(result: dict[str, Any], priors: list[dict[str, Any]]) -> list[str]:

@@ -310,7 +310,9 @@ def _manifest(cache: "Cache", paths: Sequence[str], task: "Task", trained: "Trai
     import torch
 
     from heads.evaluation.evaluate import calibrate
+    from heads.training.committees import committee_of
 
+    committee = committee_of(trained, task)
     found = {"min_ratio": task.min_ratio, "chosen": trained.chosen, "history": trained.histories[0]}
     protocol = Protocol(seed=task.config.seed)
     return {
@@ -324,6 +326,7 @@ def _manifest(cache: "Cache", paths: Sequence[str], task: "Task", trained: "Trai
             for path, other, seen in zip(paths[1:], task.others, trained.other_rows, strict=True)
         ],
         "calibration": calibrate(task.labels, task.features, trained.scorers, task.split, protocol),
+        "committee": committee and committee.alignment,
         "versions": {"torch": torch.__version__},
     }
 

@@ -46,15 +46,22 @@ def trained_scores(
 ) -> Floats | None:
     """The scores of a head of the same shape that sees what BLINDED[name] leaves, trained as `manifest` says the head
     was, on the same rows. None where the head reads one side alone anyway."""
-    config = config_from_json(manifest["head"])
-    inputs = set(build_head(config).inputs)
+    inputs = set(build_head(config_from_json(manifest["head"])).inputs)
     if "text_embedding" not in inputs or inputs == {"text_embedding"}:
         return None
+    blinded = BLINDED[name](features)
+    task = task_of(manifest, labels, blinded, split, progress)
+    return head_scores(train_heads(task).scorers, labels, blinded, split.with_validation())
+
+
+def task_of(
+    manifest: HeadManifest, labels: Labels, features: Features, split: Split, progress: Progress = silent
+) -> Task:
+    """The training that `manifest` records, on the table that was held out from alone."""
     recorded = manifest["training"]
     training = TrainConfig(**{f.name: recorded[f.name] for f in fields(TrainConfig) if f.name in recorded})
-    blinded = BLINDED[name](features)
-    task = Task(labels, blinded, split, config, training, recorded.get("min_ratio"), progress=progress)
-    return head_scores(train_heads(task).scorers, labels, blinded, split.with_validation())
+    config = config_from_json(manifest["head"])
+    return Task(labels, features, split, config, training, recorded.get("min_ratio"), progress=progress)
 
 
 MAX_VALUES = 50  # of a column that is a prior without being asked for

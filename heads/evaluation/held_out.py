@@ -17,6 +17,7 @@ from embed.arrays import Bools
 from embed.cache.store import ID_COLUMN, Cache
 from embed.spec import SIDES, Identity, InputError, require_same_identity
 from embed.wording import NOUN
+from heads.committee import Committee
 from heads.config import SplitConfig
 from heads.data.comparisons import Labels
 from heads.data.split import Split, split_groups, split_report, split_rows
@@ -37,6 +38,7 @@ class HeldOut:
     part: str  # which rows these are, in words
     own_split: bool  # whether they are what training held out, so that the other rows are what it saw
     seen_rows: int = 0  # measured in spite of having a picture or prompt that the head was trained on
+    committee: Committee | None = None  # of the head to use, whose members have seen most of what they held out
 
     @property
     def rows(self) -> int:
@@ -60,7 +62,8 @@ def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, 
     split = None if everything else _own_split(cache, labels, manifest["split"])
     if split is not None:
         part = f"held out by split {manifest['split']['hash'][:12]}"
-        return HeldOut(path, manifest, disk.load_fold_heads(path) or [head], split, part, True)
+        heads = disk.load_fold_heads(path) or [head]
+        return HeldOut(path, manifest, heads, split, part, True, committee=disk.load_committee(path))
 
     seen, shared = _seen(cache, labels, disk.load_trained_ids(path))
     count = int(seen.sum())
@@ -79,7 +82,8 @@ def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, 
     fold = np.where(seen & (not everything), -1, 0)
     by = manifest["split"]["by"]
     group = split_groups(labels, by if by in labels.columns.schema.names else None)
-    return HeldOut(path, manifest, [head], Split(fold, group, 1), part, False, count if everything else 0)
+    seen_rows, committee = count if everything else 0, disk.load_committee(path)
+    return HeldOut(path, manifest, [head], Split(fold, group, 1), part, False, seen_rows, committee)
 
 
 def in_common(first: HeldOut, second: HeldOut) -> tuple[HeldOut, HeldOut]:

@@ -61,6 +61,20 @@ def verdict_of(result: Mapping[str, Any]) -> str:
     return verdict(accuracy, result["lead"], by, result["trained_rows"])
 
 
+def sure_line(found: Mapping[str, Any]) -> str:
+    """What `heads evaluate` found of a head's uncertainty, in a sentence, or why it found nothing."""
+    if "missing" in found:
+        return f"how sure each score is: not measured ({found['missing']})"
+    shares, by_difference = (
+        ", ".join(number(third["right"]["value"], ".3f") for third in found[name])
+        for name in ("thirds", "thirds_by_difference")
+    )
+    return (
+        f"ordered right, by thirds of the pairs from the least to the most sure: {shares} by the difference of scores"
+        f" over its uncertainty; {by_difference} by the difference alone"
+    )
+
+
 def figures_of(result: Mapping[str, Any], scorers: Sequence[str], pattern: str) -> Figures:
     """The figures of what `heads evaluate` returns; `pattern` is of cells with an interval."""
     rows, missing = [], dict[str, list[str]]()

@@ -20,7 +20,7 @@ from heads.evaluation.evaluate import percentiles
 from heads.evaluation.measured import Measured
 from heads.evaluation.scoreboard import MAPS, Map, reliability
 from heads.metrics import expected_calibration_error
-from heads.report.figures import figures_of, number, verdict_of
+from heads.report.figures import figures_of, number, sure_line, verdict_of
 from heads.report.page import Axis, Estimate, Picture, Plot, cards, document, intervals, text_table, ticks
 from heads.report.tiles import read_tiles
 
@@ -30,6 +30,7 @@ SHOWN = 18  # pictures at either end
 SHOWN_PAIRS = 12
 SHOWN_SLICES = 20
 MAX_CAPTION = 90  # letters
+LOWEST_SHARE = 0.35  # ordered right, that a plot of certainty has room for
 SCORERS = {
     "head": "this head",
     "zero_shot": "zero-shot CLIP",
@@ -44,7 +45,7 @@ SCORERS = {
 def write_report(
     path: Path,
     title: str,
-    result: Mapping[str, object],
+    result: Mapping[str, Any],
     measured: Measured,
     scores: Mapping[str, Floats],
     records: Records,
@@ -84,6 +85,7 @@ def write_report(
         "<p>How often the head is right, by how sure it says it is, on pairs that its scores were not fitted on."
         " On the dashed line they agree.</p>",
         _reliability(measured, scores["head"]),
+        _certainty(result["uncertainty"]),
         "<h2>How far apart the preferred picture is scored</h2>",
         _leads(measured, scores["head"]),
         "<h2>By every paper's rule</h2>",
@@ -163,6 +165,32 @@ def _reliability(measured: Measured, scores: Floats) -> str:
         colour = "grey" if kind == "other" else "orange"
         said.append(f"{colour}: {MAPS[map][0]} (ECE {expected_calibration_error(bins):.3f})")
     return plot.svg(marks, "reliability") + f"<p>{'; '.join(said)}.</p>"
+
+
+def _certainty(found: Mapping[str, Any]) -> str:
+    """The share of pairs ordered right by their difference over its uncertainty."""
+    title = "<h2>Does the head know how sure it is?</h2>"
+    if "missing" in found:
+        return f"{title}<p>Not measured: {html.escape(found['missing'])}.</p>"
+    bins = found["bins"]
+    reach = max(bin["middle"] for bin in bins) * 1.05 or 1.0
+    ends = [(step / 10, f"{step * 10} %") for step in range(4, 11)]
+    axis = Axis(0, reach, ticks(0, reach), "difference of two scores over the uncertainty of both")
+    plot = Plot(axis, Axis(LOWEST_SHARE, 1, ends, "ordered right"), 640, 420)
+    marks = [plot.line([(0, 0.5), (reach, 0.5)], "reference")]
+    for bin in bins:
+        at, right = bin["middle"], bin["right"]
+        if right["low"] is not None:
+            whisker = [(at, max(right[end], LOWEST_SHARE)) for end in ("low", "high")]
+            marks.append(plot.line(whisker, "mark whisker"))
+        said = f"{bin['pairs']:,} pairs, {bin['low']:.2f} to {bin['high']:.2f}: {right['value']:.0%} right"
+        marks.append(plot.dot(at, max(right["value"], LOWEST_SHARE), "mark", title=said))
+    note = (
+        "Each score comes with an uncertainty: how far it would move had other rows been trained on. The uncertainty of"
+        " a difference is the root of the sum of both squares. A dot is an eighth of the pairs held out, with its"
+        f" 95\u00a0% interval; the uncertainties are of {found['by']}."
+    )
+    return f"{title}<p>{html.escape(note)}</p>{plot.svg(marks, 'certainty')}<p>{html.escape(sure_line(found))}.</p>"
 
 
 def _lead(measured: Measured, scores: Floats) -> Floats:

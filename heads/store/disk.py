@@ -1,7 +1,8 @@
 """A head on disk: `head.json` (what it is and where it comes from) and safetensors; no pickle.
 
 head.json           format, head (its shape), identity and source of the backbone, loss, protocol, split, metrics,
-                    calibration (heads.evaluation.calibration; absent until fitted)
+                    calibration (heads.evaluation.calibration; absent until fitted), committee (the alignment of
+                    the folds' heads that say how sure a score is, heads.committee; null without --folds)
 head.safetensors    its weights
 folds.safetensors   one head for each fold, which scores the rows that fold holds out; absent without --folds
 trained.parquet     id: the content ids of every picture and prompt that head.safetensors was trained on
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from embed.files import read_manifest, replacing, write_json, write_with
 from embed.spec import InputError
+from heads.committee import Alignment, Committee
 from heads.models import Head, build_head, config_from_json
 
 FORMAT = 1
@@ -32,6 +34,7 @@ class HeadManifest(TypedDict, total=False):
     split: dict[str, Any]
     training: dict[str, Any]
     calibration: dict[str, Any] | None
+    committee: Alignment | None
 
 
 def save_head(
@@ -81,6 +84,15 @@ def load_fold_heads(path: str | Path) -> list[Head]:
         )
         for i in range(folds)
     ]
+
+
+def load_committee(path: str | Path) -> Committee | None:
+    """What says how sure the head's scores are; None when it was trained without folds, or before there were any."""
+    alignment = load_manifest(path).get("committee")
+    if not alignment:
+        return None
+    heads = load_fold_heads(path)
+    return Committee(heads[: len(alignment["gains"])], alignment, len(heads)).eval()
 
 
 def load_trained_ids(path: str | Path) -> pa.ChunkedArray:

@@ -123,8 +123,6 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
     runs = [(f"fold {fold + 1}", split.test_rows(fold), split.withheld_rows(fold)) for fold in folds]
     if not folds or use:
         runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
-    kind = HEADS[task.head_config.kind]
-    train_one = blend_one if kind is Blend else _solve_one if issubclass(kind, Convex) else _train_one
     trained = []
     with task.progress(len(runs), "head", "heads") as step:
         for name, test, held_out in runs:
@@ -137,7 +135,7 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
                     + (f" and {validation} for validation" if validation else "")
                     + (f", {left_out} left out for a picture or prompt they share with those" if left_out else "")
                 )
-            trained.append(train_one(task, held_out, name.replace(" ", "-")))
+            trained.append(train_apart(task, held_out, name.replace(" ", "-")))
             step()
     head, history, chosen = trained[-1]
     of_folds = trained[: len(folds)]
@@ -145,6 +143,13 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
     _warn_of(histories, task.config)
     fold_heads = [fold_head.cpu() for fold_head, _, _ in of_folds]
     return TrainedHeads(head.cpu(), fold_heads, rows, histories, chosen, task.other_rows(held_out))
+
+
+def train_apart(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
+    """A head on what is apart from the rows held out, its history, and what validation chose."""
+    kind = HEADS[task.head_config.kind]
+    train_one = blend_one if kind is Blend else _solve_one if issubclass(kind, Convex) else _train_one
+    return train_one(task, held_out, name)
 
 
 def _warn_of(histories: list[History], config: TrainConfig) -> None:

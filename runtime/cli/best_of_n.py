@@ -43,6 +43,9 @@ def best_of_n(
     from runtime.scoring.scorer import Scorer
 
     found = best_of_n.best_of_n(Scorer.load(bundle, session), lines, forms, images)
-    rows = [[b.prompt[:40], b.image, f"{b.score:.4f}", f"{b.mean:.4f}", b.candidates, b.template or ""] for b in found]
+    rows = []
+    for b in found:
+        score = f"{b.score:.4f}" + (f" ± {b.uncertainty:.4f}" if b.uncertainty is not None else "")
+        rows.append([b.prompt[:40], b.image, score, f"{b.mean:.4f}", b.candidates, b.template or ""])
     print(*table(["prompt", "best", "score", "mean", "of", "template"], rows), sep="\n")
     return {"bundle": str(bundle), "best": [asdict(b) for b in found]}

@@ -58,6 +58,7 @@ class Best:
     image: str
     template: str | None  # None where the file's name tells none
     score: float
+    uncertainty: float | None  # None where the bundle gives none
     mean: float
     candidates: int
     unreadable: int
@@ -104,6 +105,9 @@ def _best(scorer: "Scorer", prompt: str, templates: Sequence[str], folder: Path)
         image=str(paths[first]),
         template=templates[int(number)] if known else None,
         score=float(scored.scores[first]),
+        uncertainty=float(uncertainty[first])
+        if (uncertainty := scored.outputs.get("uncertainty")) is not None
+        else None,
         mean=float(np.nanmean(scored.scores)),
         candidates=len(paths) - len(scored.errors),
         unreadable=len(scored.errors),

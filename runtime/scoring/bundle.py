@@ -6,14 +6,15 @@
                      -> score (n,), image_embedding (n, d), text_embedding (n, d)
     image.onnx       pixels -> image_embedding, and image_pooled where the head reads it
     text.onnx        tokens -> text_embedding; absent where the head reads no text
-    head.onnx        the vectors that the head reads -> score
+    head.onnx        the vectors that the head reads -> score, and uncertainty where the head has a committee
     weights.bin      the weights, each once, which all graphs name by offset
     tokenizer.json   for the library `tokenizers`
     reference.npz    a few inputs with the scores and vectors that torch gave
     README.md        model card
 
-A calibrated head gives more outputs beside the score: see `OUTPUTS`. The first precision of a bundle has the names
-above, any other carries its own, as in `image.int8.onnx`. Reading a bundle runs no code from it. Knows no session.
+A calibrated head, or one with a committee, gives more outputs beside the score: see `OUTPUTS`. The first precision of a
+bundle has the names above, any other carries its own, as in `image.int8.onnx`. Reading a bundle runs no code from it.
+Knows no session.
 """
 
 import hashlib
@@ -36,6 +37,7 @@ PARTS: tuple[Part, ...] = get_args(Part)
 # What a graph of scores may give, each float32 (n,).
 OUTPUTS = {
     "score": "the head's own score",
+    "uncertainty": "standard error of the score, in its units, by heads that each did without a part of its training",
     "calibrated_score": "score / temperature: sigmoid(difference of two) is the probability that one is preferred",
     "percentile": "share in [0, 1] of a reference set of scores that lies below",
 }
@@ -68,6 +70,14 @@ class HeadEntry(TypedDict):
 
     inputs: list[str]
     config: dict[str, object]  # the fields of heads.models.HeadConfig
+    committee: NotRequired[dict[str, int] | None]  # how many members give the uncertainty, and of how many groups
+
+
+class UncertaintyParity(TypedDict):
+    """How far uncertainties are from torch's, and how large these are."""
+
+    max_difference: float
+    mean: float
 
 
 class PrecisionParity(TypedDict):
@@ -76,6 +86,7 @@ class PrecisionParity(TypedDict):
     scores: dict[str, Any]  # the fields of export.parity.ScoreParity, and the limit at fp32
     vectors: dict[str, dict[str, Any]]  # by name, the fields of embed.graphs.trace.Certificate
     whole_graph: float  # the largest difference of scores between model.onnx and the parts
+    uncertainty: NotRequired[UncertaintyParity]  # where the bundle gives one, and torch was asked
 
 
 class Parity(TypedDict):

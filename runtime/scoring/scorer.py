@@ -215,7 +215,7 @@ class Scorer:
             if not np.array_equal(tokens, reference["tokens"][:, : tokens.shape[1]]):
                 raise BundleError(f"{self.bundle.path}: tokenizer.json gives other tokens than were recorded at export")
             features |= self._sessions.run("text", {"tokens": tokens})
-        features["score"] = self.score_vectors(features)["score"]
+        features |= self.score_vectors(features)
         tolerance = self.bundle.manifest["reference"][self.precision]
         result: dict[str, float] = {"rows": len(reference["pixels"])}
         for name, limit in tolerance.items():

@@ -126,6 +126,9 @@ class ScoreItem(BaseModel):
 
     ok: bool
     score: float | None = None
+    uncertainty: Annotated[float | None, Field(description="standard error of the score, where the head has one")] = (
+        None
+    )
     calibrated_score: float | None = None
     percentile: float | None = None
     error: ItemError | None = None

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_tiny import ImageOnly, head_manifest, tiny_backbone, tiny_head, write_pictures
+from export_tiny import ImageOnly, changed_manifest, head_manifest, tiny_backbone, tiny_head, write_pictures
 from progress_told import Told
 
 from embed.spec import IdentityMismatch, InputError
@@ -77,6 +77,11 @@ def test_same_head_gives_same_bytes(tmp_path: Path) -> None:
     assert np.array_equal(scorer.score("", picture), scorer.score("whatever", picture))
     with pytest.raises(InputError, match="its head reads"):
         scorer.embed_prompts(["a cat"])
+    # A head without folds cannot say how sure it is; a bundle from before any could is served as it was.
+    changed_manifest(tmp_path / "two", lambda manifest: manifest["head"].pop("committee"))
+    for name in ("one", "two"):
+        assert set(Scorer.load(tmp_path / name).score_items("", picture).outputs) == {"score"}
+    assert "ncertaint" not in (tmp_path / "one" / "README.md").read_text()
 
 
 def test_parity_beyond_the_limit_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

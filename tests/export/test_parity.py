@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from export import parity
-from export.parity import ParityError, require_parity, score_parity
+from export.parity import ParityError, require_parity, score_parity, uncertainty_parity
 
 
 def scores() -> tuple[np.ndarray, np.ndarray]:
@@ -85,3 +85,14 @@ def test_generated_pictures_are_the_same_each_time_and_all_different() -> None:
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert len({picture.tobytes() for picture in first}) == 3
     assert all(p.dtype == np.uint8 and p.shape[2] == 3 and p.std() > 10 for p in first)
+
+
+def test_uncertainties_are_bound_at_fp32_alone() -> None:
+    reference = np.abs(scores()[0])
+    ours = reference.copy()
+    ours[3, 1] += 0.02
+    found = uncertainty_parity("fp32", reference, ours, 0.03)
+    assert found == {"max_difference": pytest.approx(0.02), "mean": pytest.approx(reference.mean())}
+    with pytest.raises(ParityError, match=r"an uncertainty differs by 2\.00e-02, more than 1\.00e-02"):
+        uncertainty_parity("fp32", reference, ours, 0.01)
+    assert uncertainty_parity("int8", reference, ours, 0.01)["max_difference"] > 0.01

@@ -25,6 +25,7 @@ from embed.spec import Identity, Preprocess, Source
 from export.bundle_writer import export_bundle
 from export.config import ExportConfig
 from export.parity import generated_pictures
+from heads.committee import Committee
 from heads.config import HeadConfig
 from heads.models import Head, build_head
 
@@ -91,13 +92,19 @@ def huggingface_backbone(folder: Path, kind: str) -> Backbone:
     return load_backbone(Source(f"local-dir:{folder}"))
 
 
-def tiny_head(dim: int = 32) -> Head:
+def tiny_head(dim: int = 32, seed: int = 1) -> Head:
     """A fusion head whose scores differ."""
     head = build_head(HeadConfig("fusion", dim, hidden=8))
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     for parameter in head.parameters():
         parameter.data.normal_(0, 0.3, generator=generator)
     return head.eval()
+
+
+def tiny_committee() -> Committee:
+    """Three heads that disagree with that one."""
+    members = [tiny_head(seed=seed) for seed in (2, 3, 4)]
+    return Committee(members, {"gains": [1.0, 0.9, 1.1], "offsets": [0.0, 0.1, -0.1]}, 3).eval()
 
 
 class ImageOnly(Head):
@@ -151,7 +158,7 @@ def make_bundle(tmp_path_factory: Any) -> Path:
             config = ExportConfig(("fp32", "fp16", "int8"), pictures=tuple(pictures), max_flips=0.5)
             backbone = tiny_backbone()
             manifest = head_manifest(backbone, calibration=CALIBRATION)
-            export_bundle(folder / "bundle", backbone, tiny_head(), manifest, config)
+            export_bundle(folder / "bundle", backbone, tiny_head(), manifest, config, committee=tiny_committee())
     return folder / "bundle"
 
 

@@ -87,7 +87,13 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
         gaps = sum(b["count"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / sum(b["count"] for b in bins)
         assert got["metrics"][f"ece_{map}"]["scores"]["head"]["value"] == pytest.approx(gaps)
 
+    thirds = got["uncertainty"]["thirds"]
+    assert sum(part["pairs"] for part in thirds) == got["pairs"]
+    assert got["uncertainty"]["by"] == "heads trained anew that have not seen the pair"
     page = (folder / "r.html").read_text()
+    assert page.count("<circle", page.index("how sure it is?"), page.index("How far apart")) == len(
+        got["uncertainty"]["bins"]
+    )
     assert not re.search(r"""(src|href)=["'](?!data:)""", page) and "@import" not in page and "url(" not in page
     assert page.count('<img src="data:image/webp;base64,') >= 2 * 18
     for metric in got["metrics"].values():
@@ -100,11 +106,28 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
     brief = capsys.readouterr().out
     assert brief.splitlines()[0] == got["verdict"]
     assert "image only (--baselines trains it)" in brief and "--all-metrics" in brief and "recall@2" not in brief
+    assert ", ".join(f"{part['right']['value']:.3f}" for part in thirds) in brief
     assert main([*options, "--all-metrics"]) == 0
     shown = capsys.readouterr().out
     line = next(line for line in shown.splitlines() if line.startswith("recall@2"))
     interval = got["metrics"]["recall_at_2"]["scores"]["head"]
     assert f"{interval['value']:.3f} ({interval['low']:.3f}..{interval['high']:.3f})" in line
+
+
+def test_uncertainty_is_measured_where_that_takes_no_training_or_is_asked_for(run: Run, folder: Path) -> None:
+    run(*TRAIN, "--folds", "3", "--out", "head")
+    assert run("evaluate", "head", *HELD_OUT)["uncertainty"] == {"missing": "--uncertainty measures it"}
+    assert len(run("evaluate", "head", *HELD_OUT, "--uncertainty")["uncertainty"]["thirds"]) == 3
+    run(*TRAIN, "--out", "alone", "--test-fraction", "0.5")
+    missing = run("evaluate", "alone", *HELD_OUT, "--uncertainty")["uncertainty"]["missing"]
+    assert missing == "the head has no committee; train it again with --folds"
+    # Pictures that the head has not seen: its own committee speaks.
+    names = [f"new_{i}.png" for i in range(12)]
+    make_cache(folder / "other", names, ["new prompt"])
+    columns = {"image": names, "prompt": ["new prompt"] * 12, "rating": np.arange(12.0)}
+    pq.write_table(pa.table(columns), "new.parquet")
+    found = run("evaluate", "head", "--cache", "other", "--data", "new.parquet")["uncertainty"]
+    assert found["by"] == "the head's own committee" and found["mean_uncertainty"] > 0
 
 
 def test_a_calibration_is_stored_with_the_head(run: Run, folder: Path) -> None:

@@ -12,7 +12,7 @@ from heads_commands import EVALUATE, ROWS, TRAIN, run
 from heads_tiny import identity, make_cache
 
 from heads.cli.main import main
-from heads.store.disk import load_fold_heads, load_head
+from heads.store.disk import load_committee, load_fold_heads, load_head
 
 
 def test_shards_of_any_types_are_split_as_one_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,6 +30,7 @@ def test_shards_of_any_types_are_split_as_one_table(folder: Path, capsys: pytest
 def test_folds_are_trained_measured_and_found_again(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained = run(capsys, *TRAIN, "--folds", "3", "--out", "head")
     assert len(load_fold_heads("head")) == 3
+    assert (committee := load_committee("head")) is not None and committee.groups == 3
     evaluated = run(capsys, *EVALUATE, "--scores", "scores.parquet")
     for key in ("pair_accuracy", "zero_shot_pair_accuracy", "chance"):
         assert evaluated[key] == trained[key]

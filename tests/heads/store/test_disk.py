@@ -12,7 +12,7 @@ from heads_tiny import DIM
 from embed.spec import InputError
 from heads.config import HeadConfig
 from heads.store import disk
-from heads.store.disk import load_fold_heads, load_head, load_trained_ids, save_head
+from heads.store.disk import load_committee, load_fold_heads, load_head, load_trained_ids, save_head
 
 CONFIG = HeadConfig("linear", DIM)
 
@@ -57,3 +57,12 @@ def test_a_head_that_cannot_be_written_leaves_the_old_one(
         save(tmp_path / "head", 2, overwrite=True)
     assert torch.equal(weights(tmp_path / "head"), first) and len(load_fold_heads(tmp_path / "head")) == 2
     assert load_trained_ids(tmp_path / "head").to_pylist() == ["1"] and os.listdir(tmp_path) == ["head"]
+
+
+def test_a_head_from_before_there_were_committees_is_read_without(tmp_path: Path) -> None:
+    save(tmp_path / "old", 1, folds=3)
+    assert load_committee(tmp_path / "old") is None and len(load_fold_heads(tmp_path / "old")) == 3
+    manifest = {**disk.load_manifest(tmp_path / "old"), "committee": {"gains": [1.0, 2.0], "offsets": [0.0, -1.0]}}
+    disk.write_json(tmp_path / "old" / "head.json", manifest)
+    committee = load_committee(tmp_path / "old")
+    assert committee is not None and (len(committee.members), committee.groups) == (2, 3) and not committee.training

@@ -19,7 +19,7 @@ def pictures(tmp_path: Path) -> list[str]:
 def test_table_has_the_preferred_first(bundle: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(bundle), "--prompt", "a cat", *pictures]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
-    assert header.split() == ["image", "score", "calibrated_score", "percentile"]
+    assert header.split() == ["image", "score", "uncertainty", "calibrated_score", "percentile"]
     scores = [float(row.split()[1]) for row in rows]
     assert scores == sorted(scores, reverse=True) and len(scores) == 3
 

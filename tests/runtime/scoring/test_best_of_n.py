@@ -18,7 +18,7 @@ class Sizes:
     def score_items(self, prompt: str, images: list[Path]) -> Scored:
         sizes = np.array([path.stat().st_size or np.nan for path in images], np.float32)
         errors = {i: ImageError("read", "empty file") for i in np.flatnonzero(np.isnan(sizes)).tolist()}
-        return Scored({"score": sizes * len(prompt)}, errors)
+        return Scored({"score": sizes * len(prompt), "uncertainty": sizes / 10}, errors)
 
 
 def candidates(folder: Path, sizes: dict[str, int]) -> None:
@@ -33,6 +33,7 @@ def test_the_highest_is_chosen_with_its_template(tmp_path: Path) -> None:
     scorer: Any = Sizes()
     first, second = best_of_n(scorer, ["ab", "c"], ["{prompt}", "{prompt}!"], tmp_path)
     assert (Path(first.image).name, first.template, first.score) == ("01_0.png", "{prompt}!", 14)
+    assert first.uncertainty == pytest.approx(0.7)
     assert (first.mean, first.candidates, first.unreadable) == (pytest.approx(34 / 3), 3, 1)
     assert (second.template, second.score) == (None, 5)
 

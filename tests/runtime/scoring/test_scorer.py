@@ -92,7 +92,8 @@ def test_softmax_does_not_overflow() -> None:
 
 def test_calibrated_outputs_come_with_the_score(scorer: Scorer, pictures: list[Path]) -> None:
     outputs = scorer.score_items("a cat", pictures).outputs
-    assert set(outputs) == set(scorer.outputs) == {"score", "calibrated_score", "percentile"}
+    assert tuple(outputs) == scorer.outputs == ("score", "uncertainty", "calibrated_score", "percentile")
+    assert (outputs["uncertainty"] > 0).all()
     np.testing.assert_allclose(outputs["calibrated_score"], outputs["score"] / 0.25)  # the bundle's temperature
     assert (outputs["percentile"] >= 0).all() and (outputs["percentile"] <= 1).all()
 

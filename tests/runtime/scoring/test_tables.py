@@ -52,7 +52,16 @@ def test_rows_keep_their_order_and_get_the_scorers_scores(
     summary = score_table(scorer, table, tmp_path / "out", TableConfig())
     assert summary == {"format": 2, "rows": 10, "errors": 2}
     found = read(tmp_path / "out")
-    assert found.schema.names == ["id", "image", "prompt", "score", "calibrated_score", "percentile", "error"]
+    assert found.schema.names == [
+        "id",
+        "image",
+        "prompt",
+        "score",
+        "uncertainty",
+        "calibrated_score",
+        "percentile",
+        "error",
+    ]
     assert found["id"].to_pylist() == list(range(10))
     for row in found.to_pylist():
         if row["id"] in (4, 5):
@@ -83,7 +92,7 @@ def test_bytes_and_hugging_face_pictures(scorer: Scorer, table: Path, tmp_path: 
         pq.write_table(pa.table({"jpg": values}), source)
         score_table(scorer, source, tmp_path / name, TableConfig(image_column="jpg", prompt="a cat"))
         found = read(tmp_path / name)
-        assert found.schema.names == ["score", "calibrated_score", "percentile", "error"]
+        assert found.schema.names == ["score", "uncertainty", "calibrated_score", "percentile", "error"]
         assert found["score"][0].as_py() == pytest.approx(scorer.score("a cat", [data])[0], abs=1e-5)
         assert found["error"][0].as_py() is None and found["error"][1].as_py()
 

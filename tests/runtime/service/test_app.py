@@ -229,6 +229,8 @@ def test_a_body_without_length_is_cut_off_at_the_limit(running: Running) -> None
 def test_the_examples_of_the_documentation_work(running: Running) -> None:
     client, _ = running
     document = client.get("/openapi.json").json()
+    for items in ("ScoreItem", "RankItem"):
+        assert "standard error" in document["components"]["schemas"][items]["properties"]["uncertainty"]["description"]
     tried = 0
     for path, operations in document["paths"].items():
         for content in operations.get("post", {}).get("requestBody", {}).get("content", {}).values():
