@@ -195,8 +195,8 @@ class SplitConfig(HoldOutConfig):
     """How rows are divided, in folds or otherwise too."""
 
     folds: Annotated[int | None, Range(2)] = None
-    """Hold every group out once, in this many parts. By default 5 for tables of up to 3,000 rows, and one part of
-    larger ones."""
+    """Hold every group out once, in this many parts, whose heads then say how sure each score is. By default 5 for
+    tables of up to 3,000 rows, and one part of larger ones."""
     held_out_prompts: Annotated[int | None, Range(2)] = None
     """The prompts that --split pickscore holds out, of which one half chooses the epoch. By default 1000."""
 
