@@ -53,11 +53,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def scored(
         request: Request, prompts: Sequence[str], pictures: Sequence[Picture]
     ) -> tuple[Engine, list[dict[str, float] | ImageError]]:
-        with service.gate.admit(items=len(pictures)):
-            async with service.room.use() as engine:
-                outcomes = await engine.score(prompts_for(engine, prompts, len(pictures)), pictures)
-                request.state.log = service.count(outcomes)
-                return engine, outcomes
+        async with service.work(request, len(pictures), size_of(pictures)) as (engine, job):
+            outcomes = await engine.score(job, prompts_for(engine, prompts, len(pictures)), pictures)
+            request.state.log = service.count(outcomes)
+            return engine, outcomes
 
     @post("/v1/score", shapes.ScoreRequest, shapes.ScoreAnswer, images=FILES, urls=TEXTS, prompts=TEXTS)
     async def score(request: Request) -> Response:
@@ -79,13 +78,13 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def embed(request: Request) -> Response:
         """Unit vectors of pictures and prompts; the cosine of two is their dot product."""
         prompts, pictures = await read_items(request, service, shapes.EmbedRequest)
-        with service.gate.admit(items=len(prompts) + len(pictures)):
-            async with service.room.use() as engine:
-                if prompts and engine.scorer.bundle.tokenizer_config is None:
-                    raise invalid("this bundle's head reads no text: it has no text tower")
-                images, texts = await asyncio.gather(engine.embed_images(pictures), engine.embed_prompts(prompts))
-                request.state.log = service.count([*images, *texts])
-                return answer(engine, images=[item(v) for v in images], prompts=[item(v) for v in texts])
+        async with service.work(request, len(prompts) + len(pictures), size_of(pictures)) as (engine, job):
+            if prompts and engine.scorer.bundle.tokenizer_config is None:
+                raise invalid("this bundle's head reads no text: it has no text tower")
+            both = engine.embed_images(job, pictures), engine.embed_prompts(job, prompts)
+            images, texts = await asyncio.gather(*both)
+            request.state.log = service.count([*images, *texts])
+            return answer(engine, images=[item(v) for v in images], prompts=[item(v) for v in texts])
 
     if service.config.catalogue is not None:
 
@@ -97,14 +96,14 @@ def add_routes(app: FastAPI, service: Service) -> None:
             check_count(len(named), service)
             texts = [like.text for like in named if like.text is not None]
             shapes.check_prompts(texts, service.config.max_prompt_chars)
-            with service.gate.admit(items=len(named)):
-                async with service.room.use() as engine:
-                    assert engine.catalogue is not None
-                    try:
-                        hits = await find_hits(engine, engine.catalogue, wish)
-                    except InputError as error:
-                        raise invalid(str(error)) from None
-                    return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
+            size_bytes = sum(len(like.image or "") for like in named)
+            async with service.work(request, len(named), size_bytes) as (engine, job):
+                assert engine.catalogue is not None
+                try:
+                    hits = await find_hits(engine, job, engine.catalogue, wish)
+                except InputError as error:
+                    raise invalid(str(error)) from None
+                return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
 
     if service.config.guarded["/admin/"] and service.config.may_reload:
 
@@ -191,6 +190,11 @@ async def decoded(given: Sequence[str | UrlPicture], service: Service) -> list[P
     check_count(len(given), service, least=0)
     size = sum(len(picture) for picture in given if isinstance(picture, str))
     return await in_thread_if_large(size, lambda: [shapes.picture_of(picture) for picture in given])
+
+
+def size_of(pictures: Sequence[Picture]) -> int:
+    """Bytes of all pictures that are there; those to fetch have none yet."""
+    return sum(len(picture) for picture in pictures if isinstance(picture, bytes))
 
 
 async def in_thread_if_large(size_bytes: int, compute: Callable[[], Value]) -> Value:

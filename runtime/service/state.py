@@ -7,8 +7,11 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
+
+from starlette.requests import Request
 
 from embed.engines.sessions import resolve_providers
 from embed.inputs.decoding import Decoders
@@ -21,6 +24,7 @@ from runtime.service.engine import Engine, EngineRoom, Sizes
 from runtime.service.network.fetching import Fetcher
 from runtime.service.network.front import Gate, log
 from runtime.service.network.metrics import Metrics
+from runtime.service.network.turns import BYTE_S, Job, Turns
 
 READY_S = 5.0  # how long a proof of readiness counts
 
@@ -48,7 +52,11 @@ class Service:
     def __init__(self, config: ServiceConfig) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.gate = Gate(config.max_queue, config.max_pending_bytes)
+        self._use = sizes(config, os.cpu_count() or 1)
+        # No decoder and no stream waits for its next item.
+        decoding = config.decoders + 1
+        self.turns = Turns(decoding, decoding + 2 * self._use.streams, config.deadline_s)
+        self.gate = Gate(config.max_queue, config.max_pending_bytes, self.turns.busy)
         # A host that hangs is its item's error, not the whole request's.
         self.fetcher = Fetcher(config.url_hosts, config.limits.max_bytes, config.deadline_s / 2)
         # So is a picture that takes so long that the others of its request would have no time left.
@@ -64,21 +72,33 @@ class Service:
         self._proof: asyncio.Future[None] | None = None
         self._failure: Exception | None = None  # of the last proof
         self.metrics.watch("items_under_way", "Items between arrival and answer", lambda: self.gate.items)
+        self.metrics.watch("waiting_items", "Items that wait for their turn", lambda: len(self.turns))
         self.metrics.watch("batch_queue", "Items that wait for the session", lambda: len(self.room.engine.batcher))
         self.metrics.watch("pending_bytes", "Bytes of bodies under way", lambda: self.gate.bytes)
         gone = "Items whose client had gone, of the engine in force"
         self.metrics.watch("dropped_items", gone, lambda: self.room.engine.batcher.dropped)
 
     def _load(self) -> Engine:
-        config = self.config
-        use = sizes(config, os.cpu_count() or 1)
+        config, use = self.config, self._use
         scorer = Scorer.load(config.bundle, replace(config, threads=use.threads), config.limits)
         catalogue = None
         if config.catalogue is not None:
             from runtime.catalogue.reader import Catalogue
 
             catalogue = Catalogue.open(config.catalogue)
-        return Engine(scorer, catalogue, self.decoders, self.fetcher, use, self.metrics.observe_batch)
+        return Engine(scorer, catalogue, self.decoders, self.fetcher, self.turns, use, self.metrics.observe_batch)
+
+    @asynccontextmanager
+    async def work(self, request: Request, items: int, size_bytes: int) -> AsyncIterator[tuple[Engine, Job]]:
+        """The engine in force, and turns at it for a request's items, whose pictures have so many bytes in all.
+
+        Raise Problem 429 where that is too much.
+        """
+        with self.gate.admit(items=items):
+            async with self.room.use() as engine:
+                cost_s = items * engine.item_s + size_bytes * BYTE_S
+                with self.turns.admit(request.state.caller, items, cost_s) as job:
+                    yield engine, job
 
     async def reload(self) -> Engine:
         """Load bundle and catalogue anew; on failure the old ones stay, with the error raised and logged."""
@@ -100,8 +120,8 @@ class Service:
     async def ready(self) -> None:
         """Raise what says why this process cannot serve, if it cannot; a proof counts for READY_S.
 
-        A proof waits behind the work that there is. While that goes on, one that is older, but for no more than a
-        deadline, counts too: the queue is long, and no reason to send a loaded process away.
+        A proof waits behind what is under way. While there is work, one that is older, but for no more than a deadline,
+        counts too: nobody who asks shall wait, and to be busy is no reason to be sent away.
         """
         if self._draining:
             raise RuntimeError("the service is about to end")
@@ -110,7 +130,7 @@ class Service:
             return
         if self._proof is None or self._proof.done():
             self._proof = asyncio.ensure_future(self._prove())
-        if self._failure is None and age_s <= READY_S + self.config.deadline_s and not self.room.engine.batcher.lone:
+        if self._failure is None and age_s <= READY_S + self.config.deadline_s and not self.turns.idle:
             return
         await asyncio.shield(self._proof)
 
