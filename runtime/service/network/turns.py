@@ -24,9 +24,9 @@ BYTE_S = 40e-9  # of a core, to decode a byte of a photograph
 FULL = 0.85  # of its time until the deadline a newcomer may be expected to take: the pace is an estimate
 STANDING = 0.1  # of its deadline a newcomer may be expected to wait for a first turn, once others have been refused
 REFUSING_S = 2.0  # how long a refusal counts
-SPARE = 1.5  # times what an item is expected to take from its turn on must be left of its time
+SPARE = 0.05  # of the deadline, by which nobody's last item should come sooner
 AHEAD_S = 0.3  # of work that may be under way
-PACE_S = 3.0  # what was worked off longer ago than this counts little
+PACE = 0.2  # of the deadline: what was worked off longer ago than this counts little
 MOST_RETRY_AFTER_S = 30
 
 
@@ -57,13 +57,14 @@ class Turn:
 
 
 class Pace:
-    """How much cost is worked off a second while there is always more to do; one until that is known.
+    """How much cost is worked off a second while there is always more to do, of late; one until that is known.
 
     Where there is not, it is no less than what one item shows that passes alone.
     """
 
-    def __init__(self, now: float) -> None:
-        self._cost = self._seconds = 1.0
+    def __init__(self, now: float, memory_s: float) -> None:
+        self._memory_s = memory_s
+        self._cost = self._seconds = memory_s / 10
         self._since: float | None = now
 
     @property
@@ -74,7 +75,7 @@ class Pace:
         """An item of so much cost, begun at a time, is done now; whether there is `more` that could not begin yet."""
         if self._since is not None:
             elapsed = now - self._since
-            kept = math.exp(-elapsed / PACE_S)
+            kept = math.exp(-elapsed / self._memory_s)
             self._cost, self._seconds = kept * self._cost + cost, kept * self._seconds + elapsed
         elif now > began:
             self._cost = max(self._cost, cost / (now - began) * self._seconds)
@@ -93,15 +94,16 @@ class Turns:
         self._most_decoding = decoding
         self._least = least
         self._standing_s = STANDING * deadline_s
+        self._spare_s = SPARE * deadline_s
         self._clock = clock
-        self._pace = Pace(clock())
+        self._pace = Pace(clock(), PACE * deadline_s)
         self._clients: OrderedDict[Hashable, deque[Job]] = (
             OrderedDict()
         )  # the first has the next turn, and its first job
         self._ready = 0  # turns that wait
         self._decoding: set[Turn] = set()
         self._running: set[Turn] = set()
-        self._refused_at = -math.inf
+        self._refused_at = self._shed_at = -math.inf
 
     def __len__(self) -> int:
         """Items that wait for their turn."""
@@ -199,14 +201,15 @@ class Turns:
             if job is newcomer:
                 if last:
                     too_soon_s = max(too_soon_s, end_s - FULL * (job.caller.deadline - now))
-            elif begun and last and now + end_s > job.caller.deadline:
+            elif begun and last and now + end_s + self._spare_s > job.caller.deadline:
                 too_soon_s = max(too_soon_s, end_s)  # nobody else can be let in before that is over
         return too_soon_s
 
-    def _order(self, newcomer: Job) -> Iterator[tuple[Job, bool]]:
-        """Each item's job in the order of turns if the newcomer joined now, and whether it is the job's last item."""
+    def _order(self, newcomer: Job | None = None) -> Iterator[tuple[Job, bool]]:
+        """Each item's job in the order of turns, if a newcomer joined now, and whether it is the job's last item."""
         queues = {client: deque((job, job.left) for job in jobs) for client, jobs in self._clients.items()}
-        queues.setdefault(newcomer.caller.client, deque()).append((newcomer, newcomer.left))
+        if newcomer is not None:
+            queues.setdefault(newcomer.caller.client, deque()).append((newcomer, newcomer.left))
         clients = deque(queues.values())
         while clients:
             jobs = clients.popleft()
@@ -219,14 +222,15 @@ class Turns:
 
     def _grant(self) -> None:
         """Give turns while there is room for what is under way."""
+        if self._ready and self._clock() > self._shed_at + self._spare_s / 2:
+            self._shed_at = self._clock()
+            while late := list(self._late()):
+                self._refuse(max(late, key=lambda job: job.left * job.item_s))
         while self._ready and self._has_room:
             client, jobs = self._clients.popitem(last=False)
             job = jobs.popleft()
             if job.waiting:
-                if self._hopeless(job):
-                    self._refuse(job)
-                else:
-                    self._begin(job.waiting.popleft())
+                self._begin(job.waiting.popleft())
             if job.left:
                 jobs.append(job)
             if jobs:
@@ -246,20 +250,24 @@ class Turns:
             self._decoding.add(turn)
             turn.granted.set_result(None)
 
-    def _hopeless(self, job: Job) -> bool:
-        """Whether the job's next item would likely be late, or its last one even at twice the pace and alone."""
-        next_s = SPARE * (self._under_way_s + job.item_s)
-        last_s = next_s + (job.left - 1) * job.item_s / 2
-        return self._clock() + last_s / self._pace.per_s > job.caller.deadline
+    def _late(self) -> Iterator[Job]:
+        """The jobs that will be late in the order of turns; one alone only if it will at twice the pace too."""
+        alone = sum(map(len, self._clients.values())) == 1
+        pace, now = self._pace.per_s * (2 if alone else 1), self._clock()
+        end_s = self._under_way_s / pace
+        for job, last in self._order():
+            end_s += job.item_s / pace
+            if last and now + end_s + self._spare_s / 2 > job.caller.deadline:
+                yield job
 
     def _refuse(self, job: Job) -> None:
-        """Have nothing more done for a job."""
+        """Have nothing more done for a job that was let in."""
         self._ready -= len(job.waiting)
         for turn in job.waiting:
             if not turn.granted.done():
                 turn.granted.set_exception(self.busy())
-        job.left = 0
         job.waiting.clear()
+        self._forget(job)
 
     def _forget(self, job: Job) -> None:
         jobs = self._clients.get(job.caller.client)

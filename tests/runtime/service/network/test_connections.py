@@ -103,6 +103,21 @@ def test_bodies_that_are_announced_and_never_sent_take_no_room(bundle: Path) -> 
         assert unknown.recv(12) == b"HTTP/1.1 404", "before its body came"
 
 
+def test_the_rest_of_a_body_that_is_refused_is_read_for_a_while(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "REST_TIMEOUT_S", 0.5)
+    head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    ask = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with opened(running) as patient:  # says all of it before it listens
+        patient.sendall(head % (4 << 20) + bytes(4 << 20) + ask)
+        said = answer(patient)
+        assert said.startswith(b"HTTP/1.1 404 ") and b"HTTP/1.1 200 " in said
+    with opened(running) as slow:
+        slow.sendall(head % 1000 + b"and no more")
+        assert answer(slow).startswith(b"HTTP/1.1 404 "), "and the connection has ended"
+
+
 def test_connections_leave_room_for_other_files() -> None:
     import resource
 

@@ -10,9 +10,9 @@ from starlette.routing import Route
 
 from runtime.config import ServiceConfig
 from runtime.service.network.errors import Problem
-from runtime.service.network.front import CLIENT_GONE, PIECE_BYTES, Front, Gate, JsonLines
+from runtime.service.network.front import CLIENT_GONE, HEAD_BYTES, PIECE_BYTES, Front, Gate, JsonLines
 from runtime.service.network.metrics import Metrics
-from runtime.service.network.turns import Turns
+from runtime.service.network.turns import Caller, Turns
 
 
 def gate_of(items: int, bytes: int, requests: int = 0) -> Gate:
@@ -70,9 +70,8 @@ def post(
 ) -> tuple[list[Any], int]:
     """What a Front around the app sends, and how many messages it took of the body."""
     config = ServiceConfig(Path("bundle"), max_body_bytes=4 << 20, deadline_s=deadline_s)
-    front = Front(
-        app, gate, turns or Turns(1, 1, deadline_s), Metrics(), config, [Route("/v1/score", app, methods=["POST"])]
-    )
+    turns = Turns(1, 1, deadline_s) if turns is None else turns
+    front = Front(app, gate, turns, Metrics(), config, [Route("/v1/score", app, methods=["POST"])])
     scope = {
         "type": "http",
         "method": "POST",
@@ -133,6 +132,20 @@ def test_what_is_announced_takes_no_room() -> None:
     app = App()
     sent, _ = post(app, [b"abc"], gate_of(8, 100), content_length="1000")
     assert sent[0]["status"] == 200 and app.pieces == [b"abc"]
+
+
+class Crowded(Turns):
+    """Turns that are all taken."""
+
+    def check(self, caller: Caller, size_bytes: int) -> None:
+        raise self.busy(3)
+
+
+@pytest.mark.parametrize(("announced", "status", "read"), [(HEAD_BYTES + 1, 429, 0), (HEAD_BYTES, 200, 2)])
+def test_what_would_be_late_is_refused_before_its_body_is_read(announced: int, status: int, read: int) -> None:
+    app, turns = App(), Crowded(1, 1, 60)
+    sent, taken = post(app, [b"abc"], gate_of(8, 100), turns=turns, content_length=str(announced))
+    assert sent[0]["status"] == status and taken == read
 
 
 def test_a_path_that_nobody_serves_is_answered_before_its_body_is_read() -> None:
