@@ -20,6 +20,7 @@ MAX_HEAD_BYTES = 1 << 16  # of a request: its first line and its headers
 MAX_HEADERS = 100
 HEAD_TIMEOUT_S = 10.0  # from the opening of a connection, or the first byte of a later request, to the end of its head
 REST_TIMEOUT_S = 10.0  # for the rest of a body that was not waited for
+LAST_TIMEOUT_S = 5.0  # for a body to be whole when the service ends
 SPARE_FILES = 32  # open files that a process needs beside its connections
 
 
@@ -109,6 +110,13 @@ class BoundedConnection(HttpToolsProtocol):
         # To close the connection while the client sends would take the answer from it; to read on costs little.
         if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
             self._timer = self.loop.call_later(REST_TIMEOUT_S, self._abort)
+
+    def shutdown(self) -> None:
+        """End once what is under way is answered, and is soon whole."""
+        super().shutdown()
+        if self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete:
+            self._end_timer()
+            self._timer = self.loop.call_later(LAST_TIMEOUT_S, self._abort)
 
     def _refuse(self, status: int, reason: str) -> None:
         """Say in one answer why the connection ends, and end it."""

@@ -2,12 +2,14 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from service_server import TOKEN, Running, form, serving, small_picture
+from waiting import wait_until
 
 from runtime.service.network import connections
 from runtime.service.network.connections import MAX_HEAD_BYTES, MAX_HEADERS, most_connections
@@ -116,6 +118,18 @@ def test_the_rest_of_a_body_that_is_refused_is_read_for_a_while(
     with opened(running) as slow:
         slow.sendall(head % 1000 + b"and no more")
         assert answer(slow).startswith(b"HTTP/1.1 404 "), "and the connection has ended"
+
+
+def test_a_body_without_end_does_not_hold_the_end_of_the_service(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LAST_TIMEOUT_S", 0.3)
+    with ExitStack() as stack:
+        with serving(bundle) as running:
+            stranger = stack.enter_context(opened(running))
+            stranger.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+            wait_until(lambda: running.service.gate.bytes == 3)
+            start = time.monotonic()
+        assert time.monotonic() - start < running.service.config.deadline_s, "what a request may take at most"
+        assert answer(stranger) == b""
 
 
 def test_connections_leave_room_for_other_files() -> None:
