@@ -27,6 +27,7 @@ from runtime.service.network.metrics import Metrics
 from runtime.service.network.turns import BYTE_S, Job, Turns
 
 READY_S = 5.0  # how long a proof of readiness counts
+LOOK_S = 0.02  # between two looks at whether there is work that makes it wait
 
 
 def sizes(config: ServiceConfig, cores: int) -> Sizes:
@@ -53,9 +54,10 @@ class Service:
         self.config = config
         self.metrics = Metrics()
         self._use = sizes(config, os.cpu_count() or 1)
-        # No decoder and no stream waits for its next item.
-        decoding = config.decoders + 1
-        self.turns = Turns(decoding, decoding + 2 * self._use.streams, config.deadline_s)
+        # No decoder waits for its next item, and no stream for one, or where that is quick for a whole batch.
+        decoding, streams = config.decoders + 1, self._use.streams
+        least, most = decoding + 2 * streams, decoding + (streams + 1) * self._use.max_batch
+        self.turns = Turns(decoding, least, max(least, most), config.deadline_s)
         self.gate = Gate(config.max_queue, config.max_pending_bytes, self.turns.busy)
         # A host that hangs is its item's error, not the whole request's.
         self.fetcher = Fetcher(config.url_hosts, config.limits.max_bytes, config.deadline_s / 2)
@@ -70,6 +72,7 @@ class Service:
         self._draining = False
         self._proven_at = -math.inf
         self._proof: asyncio.Future[None] | None = None
+        self._proving_since = -math.inf
         self._failure: Exception | None = None  # of the last proof
         self.metrics.watch("items_under_way", "Items between arrival and answer", lambda: self.gate.items)
         self.metrics.watch("waiting_items", "Items that wait for their turn", lambda: len(self.turns))
@@ -120,19 +123,23 @@ class Service:
     async def ready(self) -> None:
         """Raise what says why this process cannot serve, if it cannot; a proof counts for READY_S.
 
-        A proof waits behind what is under way. While there is work, one that is older, but for no more than a deadline,
-        counts too: nobody who asks shall wait, and to be busy is no reason to be sent away.
+        A proof waits behind what is under way. While there is work the last one counts until the next has taken longer
+        than a deadline: nobody who asks shall wait, and to be busy is no reason to be sent away.
         """
         if self._draining:
             raise RuntimeError("the service is about to end")
-        age_s = time.monotonic() - self._proven_at
-        if age_s <= READY_S:
+        now = time.monotonic()
+        if now - self._proven_at <= READY_S:
             return
         if self._proof is None or self._proof.done():
-            self._proof = asyncio.ensure_future(self._prove())
-        if self._failure is None and age_s <= READY_S + self.config.deadline_s and not self.turns.idle:
-            return
-        await asyncio.shield(self._proof)
+            self._proof, self._proving_since = asyncio.ensure_future(self._prove()), now
+        patient = now - self._proving_since <= self.config.deadline_s
+        excused = patient and self._failure is None and self._proven_at > -math.inf
+        while not self._proof.done():
+            if excused and not self.turns.idle:
+                return
+            await asyncio.wait({self._proof}, timeout=LOOK_S)
+        self._proof.result()
 
     async def _prove(self) -> None:
         try:

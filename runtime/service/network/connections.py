@@ -5,10 +5,12 @@ process. Its connections may be silent for ever. Here each is bounded before any
 """
 
 import asyncio
+import math
 import os
 import uuid
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -41,6 +43,13 @@ def most_connections(wanted: int) -> int:
     return wanted
 
 
+@dataclass
+class Peer:
+    """The other side of a connection, through all its requests; in their state as `peer`."""
+
+    refused_at: float = -math.inf  # when it was last told to come again later, by the monotonic clock
+
+
 class BoundedConnection(HttpToolsProtocol):
     """uvicorn's connection within bounds, which `bounded` sets for each server."""
 
@@ -50,6 +59,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._peer = Peer()
         self._head_bytes = 0
         self._in_head = True
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT_S, self._abort)
@@ -81,6 +91,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["state"]["peer"] = self._peer
         if not self._in_head:  # a later request of the connection
             self._in_head, self._head_bytes = True, 0
             self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._abort)

@@ -23,6 +23,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.config import ServiceConfig
+from runtime.service.network.connections import Peer
 from runtime.service.network.errors import Problem
 from runtime.service.network.metrics import Metrics
 from runtime.service.network.turns import Caller, Turns
@@ -32,6 +33,7 @@ log = logging.getLogger("plaudit.service")
 CLIENT_GONE = 499  # in log and metrics, as nginx counts it; nobody is there to receive it
 BODY_TIMEOUT_S = 30.0
 PIECE_BYTES = 1 << 20  # of a body, handed to the routes at a time
+AGAIN_S = 1.0  # the least that Retry-After says
 HEAD_BYTES = 1 << 14  # a body of less has arrived with its head
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -94,6 +96,7 @@ class Front:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        peer: Peer = scope["state"].setdefault("peer", Peer())
         status = 0
 
         async def answer(message: Message) -> None:
@@ -114,6 +117,8 @@ class Front:
                 await error.answer(request_id)(scope, receive, answer)
         finally:
             seconds = time.monotonic() - start
+            if status == 429:
+                peer.refused_at = time.monotonic()
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status or CLIENT_GONE)).inc()
             self._metrics.request_s.labels(route).observe(seconds)
@@ -137,6 +142,8 @@ class Front:
         announced = int(given) if given.isdigit() else 0
         if announced > self._max_body_bytes:
             raise self._too_long(announced)
+        # Who comes again without waiting waits here: refusing it hundreds of times a second would cost others theirs.
+        await asyncio.sleep(max(0.0, scope["state"]["peer"].refused_at + AGAIN_S - time.monotonic()))
         if announced > HEAD_BYTES:
             self._turns.check(self._caller(scope, headers), announced)
         with ExitStack() as taken:

@@ -21,12 +21,13 @@ from itertools import chain
 from runtime.service.network.errors import Problem
 
 BYTE_S = 40e-9  # of a core, to decode a byte of a photograph
-FULL = 0.85  # of its time until the deadline a newcomer may be expected to take: the pace is an estimate
+FULL = 0.9  # of its time until the deadline a newcomer may be expected to take: the pace is an estimate
 STANDING = 0.1  # of its deadline a newcomer may be expected to wait for a first turn, once others have been refused
 REFUSING_S = 2.0  # how long a refusal counts
 SPARE = 0.05  # of the deadline, by which nobody's last item should come sooner
 AHEAD_S = 0.3  # of work that may be under way
 PACE = 0.2  # of the deadline: what was worked off longer ago than this counts little
+FIRST_PACE = 8.0
 MOST_RETRY_AFTER_S = 30
 
 
@@ -57,15 +58,17 @@ class Turn:
 
 
 class Pace:
-    """How much cost is worked off a second while there is always more to do, of late; one until that is known.
+    """How much cost is worked off a second while there is always more to do, of late.
 
-    Where there is not, it is no less than what one item shows that passes alone.
+    Much until that is known: what is let in too easily is refused a little later, but what is refused too easily shows
+    nobody how quick the machine is. Where there is not more to do, no less than what an item shows that passes alone.
     """
 
-    def __init__(self, now: float, memory_s: float) -> None:
+    def __init__(self, memory_s: float) -> None:
         self._memory_s = memory_s
-        self._cost = self._seconds = memory_s / 10
-        self._since: float | None = now
+        self._seconds = memory_s / 10
+        self._cost = FIRST_PACE * self._seconds
+        self._since: float | None = None  # when something was done last, if there was more to do
 
     @property
     def per_s(self) -> float:
@@ -83,20 +86,21 @@ class Pace:
 
 
 class Turns:
-    """The order of items, of which up to `decoding` are being decoded, and at least `least` may be under way.
+    """The order of items, of which up to `decoding` are being decoded.
 
-    Used from one event loop.
+    From `least` to `most` are under way, by how long they take. Used from one event loop.
     """
 
     def __init__(
-        self, decoding: int, least: int, deadline_s: float, clock: Callable[[], float] = time.monotonic
+        self, decoding: int, least: int, most: int, deadline_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._most_decoding = decoding
         self._least = least
+        self._most = most
         self._standing_s = STANDING * deadline_s
         self._spare_s = SPARE * deadline_s
         self._clock = clock
-        self._pace = Pace(clock(), PACE * deadline_s)
+        self._pace = Pace(PACE * deadline_s)
         self._clients: OrderedDict[Hashable, deque[Job]] = (
             OrderedDict()
         )  # the first has the next turn, and its first job
@@ -178,7 +182,7 @@ class Turns:
         too_soon_s = self._too_soon_s(newcomer, standing_s)
         if too_soon_s > 0:
             self._refused_at = self._clock()
-            raise self.busy(too_soon_s)
+            raise self.busy(min(too_soon_s, self.wait_s))  # once all is done that there is now, anyone is let in
 
     def busy(self, wait_s: float | None = None) -> Problem:
         """The problem of who comes too soon by so much, by default by all that there is to do."""
@@ -239,8 +243,10 @@ class Turns:
     @property
     def _has_room(self) -> bool:
         under_way = len(self._decoding) + len(self._running)
-        return len(self._decoding) < self._most_decoding and (
-            under_way < self._least or self._under_way_s < AHEAD_S * self._pace.per_s
+        return (
+            len(self._decoding) < self._most_decoding
+            and under_way < self._most
+            and (under_way < self._least or self._under_way_s < AHEAD_S * self._pace.per_s)
         )
 
     def _begin(self, turn: Turn) -> None:

@@ -8,11 +8,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from service_server import TOKEN, Running, form, serving, small_picture
+from service_server import TOKEN, Running, base64_of, form, serving, small_picture
 from waiting import wait_until
 
 from runtime.service.network import connections
 from runtime.service.network.connections import MAX_HEAD_BYTES, MAX_HEADERS, most_connections
+from runtime.service.network.front import AGAIN_S
 
 MOST, MOST_OF_ONE = 12, 8
 
@@ -70,6 +71,19 @@ def test_a_head_up_to_the_bounds_is_read_with_its_body(running: Running) -> None
     with opened(running) as client:
         client.sendall(head.encode() + body)
         assert answer(client).startswith(b"HTTP/1.1 200 ")
+
+
+def test_who_does_not_wait_as_told_is_made_to_wait(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, statuses = running.service, list[int]()
+    asked = {"prompt": "a", "images": [base64_of(small_picture(0))]}
+    monkeypatch.setattr(service.gate, "max_items", 0)
+    start = time.monotonic()
+    for _ in range(3):
+        statuses.append(running.client.post("/v1/score", json=asked).status_code)
+    assert statuses == [429] * 3 and time.monotonic() - start > 2 * AGAIN_S
+    assert running.client.get("/health/live").status_code == 200, "and was not asked to wait"
+    monkeypatch.undo()
+    assert running.client.post("/v1/score", json=asked).status_code == 200
 
 
 def test_the_silent_are_bounded_by_address_and_ended(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

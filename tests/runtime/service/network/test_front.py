@@ -70,7 +70,7 @@ def post(
 ) -> tuple[list[Any], int]:
     """What a Front around the app sends, and how many messages it took of the body."""
     config = ServiceConfig(Path("bundle"), max_body_bytes=4 << 20, deadline_s=deadline_s)
-    turns = Turns(1, 1, deadline_s) if turns is None else turns
+    turns = Turns(1, 1, 1, deadline_s) if turns is None else turns
     front = Front(app, gate, turns, Metrics(), config, [Route("/v1/score", app, methods=["POST"])])
     scope = {
         "type": "http",
@@ -143,7 +143,7 @@ class Crowded(Turns):
 
 @pytest.mark.parametrize(("announced", "status", "read"), [(HEAD_BYTES + 1, 429, 0), (HEAD_BYTES, 200, 2)])
 def test_what_would_be_late_is_refused_before_its_body_is_read(announced: int, status: int, read: int) -> None:
-    app, turns = App(), Crowded(1, 1, 60)
+    app, turns = App(), Crowded(1, 1, 1, 60)
     sent, taken = post(app, [b"abc"], gate_of(8, 100), turns=turns, content_length=str(announced))
     assert sent[0]["status"] == status and taken == read
 
