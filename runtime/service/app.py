@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -40,11 +40,12 @@ def create_app(config: ServiceConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # The first proof is not waited for; whoever asks for it under load would wait.
+        tasks = {asyncio.ensure_future(quietly(service.ready()))}
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
-            tasks = set()
 
             def hang_up() -> None:
-                tasks.add(asyncio.ensure_future(reload_quietly(service)))
+                tasks.add(asyncio.ensure_future(quietly(service.reload())))
 
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
         yield
@@ -60,7 +61,14 @@ def create_app(config: ServiceConfig) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    app.add_middleware(Front, gate=service.gate, metrics=service.metrics, config=config, routes=app.router.routes)
+    app.add_middleware(
+        Front,
+        gate=service.gate,
+        turns=service.turns,
+        metrics=service.metrics,
+        config=config,
+        routes=app.router.routes,
+    )
     if config.origins:  # outermost: a page can read refusals too, and its browser asks without a token
         app.add_middleware(
             CORSMiddleware,
@@ -77,10 +85,10 @@ def create_app(config: ServiceConfig) -> FastAPI:
     return app
 
 
-async def reload_quietly(service: Service) -> None:
-    """`Service.reload`, for callers that nobody answers to: a failure stands in the log."""
+async def quietly(work: Awaitable[object]) -> None:
+    """What nobody waits for; its failure stands in the log, or is told to who asks next."""
     with contextlib.suppress(Exception):
-        await service.reload()
+        await work
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:

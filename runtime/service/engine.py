@@ -23,6 +23,7 @@ from embed.spec import require_same_identity
 from runtime.scoring.scorer import Scorer
 from runtime.service.batching import Batcher, Observe
 from runtime.service.network.fetching import Fetcher
+from runtime.service.network.turns import Job, Turns
 from runtime.service.requests import Picture, UrlPicture
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Engine:
         catalogue: "Catalogue | None",
         decoders: Decoders,
         fetcher: Fetcher,
+        turns: Turns,
         use: Sizes,
         observe: Observe,
     ) -> None:
@@ -102,7 +104,11 @@ class Engine:
         self._tolerance = scorer.bundle.manifest["reference"][scorer.precision]["score"]
         self._decoders = decoders
         self._fetcher = fetcher
+        self.turns = turns
         run_batch(scorer, self._reference, use.lone_threads)  # opens its session too
+        start = time.monotonic()
+        run_batch(scorer, self._reference, use.lone_threads)
+        self.item_s = (time.monotonic() - start) / len(self._reference)  # what a run takes for each of its items
 
         def run(works: Sequence[Work]) -> list[Outcome]:
             return run_batch(scorer, works, use.lone_threads if self.batcher.lone else None)
@@ -122,42 +128,54 @@ class Engine:
         """What every answer says of its origin."""
         return {"bundle": self.scorer.bundle.digest, "precision": self.scorer.precision}
 
-    async def pixels(self, picture: Picture) -> NDArray[np.uint8] | ImageError:
-        """The picture ready for the backbone, or what is wrong with it."""
-        if isinstance(picture, UrlPicture):
-            # One of few until it is decoded: what is fetched takes memory that no request has announced.
-            async with self._fetcher.slots:
-                try:
-                    return await self._decoded(await self._fetcher.fetch(picture.url))
-                except ImageError as error:
-                    return error
-        return picture if isinstance(picture, ImageError) else await self._decoded(picture)
-
     async def _decoded(self, data: bytes) -> NDArray[np.uint8] | ImageError:
+        """The picture ready for the backbone, or what is wrong with it."""
         return await asyncio.wrap_future(self._decoders.submit(data, self.scorer.identity.preprocess))
 
     async def score(
-        self, prompts: Sequence[str | None], pictures: Sequence[Picture]
+        self, job: Job, prompts: Sequence[str | None], pictures: Sequence[Picture]
     ) -> list[dict[str, float] | ImageError]:
         """The head's outputs by name, of each picture under its prompt, or what is wrong with it."""
         read = prompts if self.scorer.reads_text else [None] * len(pictures)
-        found = await asyncio.gather(*(self._run(*one, scored=True) for one in zip(pictures, read, strict=True)))
+        each = zip(pictures, read, strict=True)
+        found = await asyncio.gather(*(self._run(job, picture, prompt, scored=True) for picture, prompt in each))
         names = self.scorer.outputs
         return [one if isinstance(one, ImageError) else {name: one[name] for name in names} for one in found]
 
-    async def embed_images(self, pictures: Sequence[Picture]) -> list[Float32s | ImageError]:
+    async def embed_images(self, job: Job, pictures: Sequence[Picture]) -> list[Float32s | ImageError]:
         """Of each picture its unit vector (d,), or what is wrong with it."""
-        found = await asyncio.gather(*map(self._run, pictures))
+        found = await asyncio.gather(*(self._run(job, picture) for picture in pictures))
         return [one if isinstance(one, ImageError) else one["image_embedding"] for one in found]
 
-    async def _run(self, picture: Picture, prompt: str | None = None, scored: bool = False) -> Outcome | ImageError:
-        pixels = await self.pixels(picture)
-        return pixels if isinstance(pixels, ImageError) else await self.batcher.submit(Work(pixels, prompt, scored))
-
-    async def embed_prompts(self, prompts: Sequence[str]) -> list[Float32s]:
+    async def embed_prompts(self, job: Job, prompts: Sequence[str]) -> list[Float32s]:
         """Of each prompt its unit vector (d,)."""
-        outcomes = await asyncio.gather(*(self.batcher.submit(Work(prompt=prompt)) for prompt in prompts))
+        outcomes = await asyncio.gather(*(self._run_prompt(job, prompt) for prompt in prompts))
         return [outcome["text_embedding"] for outcome in outcomes]
+
+    async def _run(
+        self, job: Job, picture: Picture, prompt: str | None = None, scored: bool = False
+    ) -> Outcome | ImageError:
+        if isinstance(picture, UrlPicture):
+            # One of few until it is done: what is fetched takes memory that no request has announced.
+            async with self._fetcher.slots:
+                try:
+                    fetched = await self._fetcher.fetch(picture.url)
+                except ImageError as error:
+                    return error
+                return await self._run(job, fetched, prompt, scored)
+        if isinstance(picture, ImageError):
+            return picture
+        async with self.turns.turn(job) as decoded:
+            pixels = await self._decoded(picture)
+            if isinstance(pixels, ImageError):
+                return pixels
+            decoded()
+            return await self.batcher.submit(Work(pixels, prompt, scored))
+
+    async def _run_prompt(self, job: Job, prompt: str) -> Outcome:
+        async with self.turns.turn(job) as decoded:
+            decoded()
+            return await self.batcher.submit(Work(prompt=prompt))
 
     async def search(self, search: Callable[[], Found]) -> Found:
         """What `search` gives, run in a thread of its own."""
@@ -172,7 +190,7 @@ class Engine:
         difference = float(np.abs([one["score"] for one in found] - self._reference_scores).max())
         if not difference <= self._tolerance:
             raise RuntimeError(f"scores of the reference are off by {difference:.2e}, more than {self._tolerance:.2e}")
-        decoded = await self.pixels(b"P6 1 1 255\n\xff\x00\x00")  # one red pixel
+        decoded = await self._decoded(b"P6 1 1 255\n\xff\x00\x00")  # one red pixel
         if isinstance(decoded, ImageError):
             raise RuntimeError(f"a decoder process gave: {decoded}")
         return difference

@@ -1,38 +1,40 @@
 """What stands between the network and the routes, the same for every request: identity, limits, deadline, log.
 
-A request is refused before its body is read where the token is wrong (401), the path unknown (404) or the body too long
-(413). Room is taken for what has arrived of bodies, and not for what is announced; where too much is under way, the
-answer is 429 with Retry-After. The routes see whole bodies only. A request that is not answered by the
-deadline gets 504, and what it waits for is cancelled, as it is where its client goes away. Each leaves one line in the
-log: no bodies, no prompts, no pictures.
+A request is refused before its body is read where the token is wrong (401), the path unknown (404), the body too long
+(413), or so much to be done that it would be late (429 with Retry-After). Room is taken for what has arrived of bodies,
+and not for what is announced; where too much is under way, the answer is 429 too. The routes see whole bodies only. A
+request that is not answered by the deadline all the same gets 504, and what it waits for is cancelled, as it is where
+its client goes away. Each leaves one line in the log: no bodies, no prompts, no pictures.
 """
 
 import asyncio
 import hmac
 import json
 import logging
-import math
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.config import ServiceConfig
+from runtime.service.network.connections import Peer
 from runtime.service.network.errors import Problem
 from runtime.service.network.metrics import Metrics
+from runtime.service.network.turns import Caller, Turns
 
 log = logging.getLogger("plaudit.service")
 
 CLIENT_GONE = 499  # in log and metrics, as nginx counts it; nobody is there to receive it
 BODY_TIMEOUT_S = 30.0
 PIECE_BYTES = 1 << 20  # of a body, handed to the routes at a time
-MOST_RETRY_AFTER_S = 30
+AGAIN_S = 1.0  # the least that Retry-After says
+HEAD_BYTES = 1 << 14  # a body of less has arrived with its head
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -43,11 +45,10 @@ class Gate:
 
     max_items: int
     max_bytes: int
+    busy: Callable[[], Problem]  # of what is refused
     items: int = 0
     bytes: int = 0
     requests: int = 0
-    _done: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
-    _rate: float = 0.0  # items a second, of late
 
     @contextmanager
     def admit(self, items: int = 0, bytes: int = 0, requests: int = 0) -> Iterator[None]:
@@ -57,37 +58,29 @@ class Gate:
             or self.bytes + bytes > self.max_bytes
             or self.requests + requests > self.max_items
         ):
-            raise Problem(
-                429, "too busy", "too much is waiting already; try again later", {"Retry-After": str(self.wait_s())}
-            )
+            raise self.busy()
         self.items, self.bytes, self.requests = self.items + items, self.bytes + bytes, self.requests + requests
         try:
             yield
         finally:
             self.items, self.bytes, self.requests = self.items - items, self.bytes - bytes, self.requests - requests
-            self._count(items)
-
-    def wait_s(self) -> int:
-        """Whole seconds, at least 1, until what waits now is likely done."""
-        return max(1, min(MOST_RETRY_AFTER_S, math.ceil(self.items / self._rate) if self._rate else 1))
-
-    def _count(self, items: int) -> None:
-        since, done = self._done
-        elapsed = time.monotonic() - since
-        if elapsed > 1.0:
-            self._rate, self._done = (done + items) / elapsed, (time.monotonic(), 0)
-        else:
-            self._done = (since, done + items)
 
 
 class Front:
     """ASGI middleware around the whole application."""
 
     def __init__(
-        self, app: ASGIApp, gate: Gate, metrics: Metrics, config: ServiceConfig, routes: Sequence[BaseRoute]
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        turns: Turns,
+        metrics: Metrics,
+        config: ServiceConfig,
+        routes: Sequence[BaseRoute],
     ) -> None:
         self._app = app
         self._gate = gate
+        self._turns = turns
         self._metrics = metrics
         self._routes = routes
         self._guarded = config.guarded
@@ -103,6 +96,7 @@ class Front:
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
+        peer: Peer = scope["state"].setdefault("peer", Peer())
         status = 0
 
         async def answer(message: Message) -> None:
@@ -123,6 +117,8 @@ class Front:
                 await error.answer(request_id)(scope, receive, answer)
         finally:
             seconds = time.monotonic() - start
+            if status == 429:
+                peer.refused_at = time.monotonic()
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status or CLIENT_GONE)).inc()
             self._metrics.request_s.labels(route).observe(seconds)
@@ -141,15 +137,22 @@ class Front:
         """The answer sent, 0; or CLIENT_GONE. Problem where a request is refused or late."""
         self._check_token(scope["path"], headers)
         if scope["method"] != "POST" or all(route.matches(scope)[0] is not Match.FULL for route in self._routes):
+            scope["state"]["caller"] = self._caller(scope, headers)
             return await self._within_deadline(scope, b"", receive, send)
-        announced = headers.get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > self._max_body_bytes:
-            raise self._too_long(int(announced))
+        given = headers.get(b"content-length", b"")
+        announced = int(given) if given.isdigit() else 0
+        if announced > self._max_body_bytes:
+            raise self._too_long(announced)
+        # Who comes again without waiting waits here: refusing it hundreds of times a second would cost others theirs.
+        await asyncio.sleep(max(0.0, scope["state"]["peer"].refused_at + AGAIN_S - time.monotonic()))
+        if announced > HEAD_BYTES:
+            self._turns.check(self._caller(scope, headers), announced)
         with ExitStack() as taken:
             body = await self._read_body(receive, taken)
             if body is None:
                 return CLIENT_GONE
             taken.enter_context(self._gate.admit(requests=1))
+            scope["state"]["caller"] = self._caller(scope, headers)
             return await self._within_deadline(scope, body, receive, send)
 
     def _check_token(self, path: str, headers: dict[bytes, bytes]) -> None:
@@ -161,6 +164,12 @@ class Front:
             raise Problem(
                 401, "no token", "wanted the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
             )
+
+    def _caller(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
+        """Whose request this is, by address and token, and until when it is to be answered if it starts now."""
+        address = (scope.get("client") or ("",))[0]
+        token = headers.get(b"authorization", b"").split()[-1:] if any(self._guarded.values()) else ()
+        return Caller((address, *token), time.monotonic() + self._deadline_s)
 
     def _too_long(self, size: int) -> Problem:
         return Problem(413, "body too long", f"{size} bytes, at most {self._max_body_bytes} allowed in one request")

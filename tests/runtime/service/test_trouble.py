@@ -72,11 +72,11 @@ class Brake:
 def test_full_and_gone(bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"prompt": "a cat", "images": [base64_of(pictures[0])]}
     with serving(bundle, max_queue=8, max_items=8, max_batch=1, streams=1) as (client, service):
-        brake, batcher = Brake(service, monkeypatch), service.room.engine.batcher
+        brake, batcher, turns = Brake(service, monkeypatch), service.room.engine.batcher, service.turns
         with ThreadPoolExecutor(8) as threads:
             with brake.held():
                 admitted = [threads.submit(client.post, "/v1/score", json=asked) for _ in range(8)]
-                wait_until(lambda: len(brake.runs) == 1 and len(batcher) == 7)
+                wait_until(lambda: len(brake.runs) == 1 and len(batcher) + len(turns) == 7)
                 refused = [client.post("/v1/score", json=asked) for _ in range(8)]
             assert {answer.status_code for answer in refused} == {429}
             assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
@@ -90,13 +90,13 @@ def test_full_and_gone(bundle: Path, pictures: list[bytes], monkeypatch: pytest.
             gone = [HTTPConnection(client.base_url.host, client.base_url.port) for _ in range(3)]
             for connection in gone:
                 connection.request("POST", "/v1/score", json.dumps(asked), {"Content-Type": "application/json"})
-            wait_until(lambda: len(batcher) == 3)
+            wait_until(lambda: len(batcher) + len(turns) == 3)
             for connection in gone:
                 connection.close()
             wait_until(lambda: service.gate.requests == 1)
         assert first.result().status_code == 200
         assert client.post("/v1/score", json=asked).status_code == 200
-        assert len(brake.runs) == 10 and batcher.dropped == 3
+        assert len(brake.runs) == 10 and turns.idle
         metrics = client.get("/metrics").text
         assert 'plaudit_requests_total{route="other",status="429"} 8.0' in metrics
         assert 'plaudit_requests_total{route="/v1/score",status="499"} 3.0' in metrics
@@ -313,7 +313,7 @@ def test_a_full_queue_does_not_hold_up_readiness(
         brake, asked = Brake(service, monkeypatch), {"prompt": "a", "images": [base64_of(pictures[0])]}
         with ThreadPoolExecutor(3) as threads, brake.held():
             waiting = [threads.submit(client.post, "/v1/score", json=asked) for _ in range(3)]
-            wait_until(lambda: len(service.room.engine.batcher) == 2)
+            wait_until(lambda: len(service.room.engine.batcher) + len(service.turns) == 2)
             assert client.get("/health/ready").status_code == 200, "answered while nothing else can be"
         assert {future.result().status_code for future in waiting} == {200}
 
