@@ -101,9 +101,8 @@ class Turns:
         self._spare_s = SPARE * deadline_s
         self._clock = clock
         self._pace = Pace(PACE * deadline_s)
-        self._clients: OrderedDict[Hashable, deque[Job]] = (
-            OrderedDict()
-        )  # the first has the next turn, and its first job
+        # The first client has the next turn, and of its jobs the first.
+        self._clients: OrderedDict[Hashable, deque[Job]] = OrderedDict()
         self._ready = 0  # turns that wait
         self._decoding: set[Turn] = set()
         self._running: set[Turn] = set()
