@@ -290,6 +290,7 @@ def test_who_goes_away_takes_no_turn() -> None:
         go.set()
         tasks["c"].cancel()  # whose turn comes before it could take itself out
         await asyncio.wait(tasks.values())
+        assert tasks["a"].exception() is None
         assert order == ["a", "d"] and turns.idle and len(turns) == 0
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
