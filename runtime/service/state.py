@@ -30,7 +30,7 @@ from runtime.service.network.metrics import Metrics
 from runtime.service.network.turns import BYTE_S, Job, Turns
 
 READY_S = 5.0  # how long a proof of readiness counts
-LOOK_S = 0.02  # between two looks at whether there is work that makes it wait
+LOOK_S = 0.01  # between two looks at whether there is work that makes it wait
 
 
 def sizes(config: ServiceConfig, cores: int) -> Sizes:

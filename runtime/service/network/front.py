@@ -33,7 +33,7 @@ log = logging.getLogger("plaudit.service")
 CLIENT_GONE = 499  # in log and metrics, as nginx counts it; nobody is there to receive it
 BODY_TIMEOUT_S = 30.0
 PIECE_BYTES = 1 << 20  # of a body, handed to the routes at a time
-AGAIN_S = 1.0  # the least that Retry-After says
+AGAIN_S = 0.5  # how soon who was refused is looked at again; Retry-After says a second or more
 HEAD_BYTES = 1 << 14  # a body of less has arrived with its head
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

@@ -24,7 +24,7 @@ BYTE_S = 40e-9  # of a core, to decode a byte of a photograph
 FULL = 0.9  # of its time until the deadline a newcomer may be expected to take: the pace is an estimate
 STANDING = 0.1  # of its deadline a newcomer may be expected to wait for a first turn, once others have been refused
 REFUSING_S = 2.0  # how long a refusal counts
-SPARE = 0.05  # of the deadline, by which nobody's last item should come sooner
+SPARE = 0.1  # of the deadline, by which nobody's last item should come sooner
 AHEAD_S = 0.3  # of work that may be under way
 PACE = 0.2  # of the deadline: what was worked off longer ago than this counts little
 FIRST_PACE = 8.0
@@ -66,13 +66,13 @@ class Pace:
 
     def __init__(self, memory_s: float) -> None:
         self._memory_s = memory_s
-        self._seconds = memory_s / 10
-        self._cost = FIRST_PACE * self._seconds
+        self._cost = self._seconds = 0.0
         self._since: float | None = None  # when something was done last, if there was more to do
 
     @property
     def per_s(self) -> float:
-        return self._cost / self._seconds
+        known = self._cost > 0 and self._seconds >= self._memory_s / 10
+        return self._cost / self._seconds if known else FIRST_PACE
 
     def note(self, cost: float, began: float, now: float, more: bool) -> None:
         """An item of so much cost, begun at a time, is done now; whether there is `more` that could not begin yet."""
@@ -101,9 +101,8 @@ class Turns:
         self._spare_s = SPARE * deadline_s
         self._clock = clock
         self._pace = Pace(PACE * deadline_s)
-        self._clients: OrderedDict[Hashable, deque[Job]] = (
-            OrderedDict()
-        )  # the first has the next turn, and its first job
+        # The first client has the next turn, and of its jobs the first.
+        self._clients: OrderedDict[Hashable, deque[Job]] = OrderedDict()
         self._ready = 0  # turns that wait
         self._decoding: set[Turn] = set()
         self._running: set[Turn] = set()

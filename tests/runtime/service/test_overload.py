@@ -16,7 +16,7 @@ from waiting import wait_until
 
 from embed.inputs.images import BLAMED
 
-ITEM_S = 0.05  # of the session, which is made to be slow
+ITEM_S = 0.1  # of the session, which is made to be slow
 
 
 @contextmanager
@@ -42,7 +42,7 @@ def slow(bundle: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Itera
 def test_what_cannot_be_done_in_time_is_refused_and_nothing_is_late(
     bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deadline_s = 3.0
+    deadline_s = 5.0
     with slow(bundle, monkeypatch, deadline_s=deadline_s) as ((client, service), go):
         go.set()
         asked = {"prompt": "a cat", "images": [base64_of(pictures[0])] * 4}
@@ -51,8 +51,8 @@ def test_what_cannot_be_done_in_time_is_refused_and_nothing_is_late(
             answer = client.post("/v1/score", json=asked)
             return answer.status_code, int(answer.headers.get("retry-after", 0))
 
-        with ThreadPoolExecutor(32) as threads:  # of which the session could do some 15 in that time
-            found = list(threads.map(ask, range(48)))
+        with ThreadPoolExecutor(32) as threads:  # of which the session could do some 12 in that time
+            found = list(threads.map(ask, range(40)))
         assert {status for status, _ in found} == {200, 429}
         assert all(retry_s >= 1 for status, retry_s in found if status == 429)
         assert client.get("/health/ready").status_code == 200
@@ -72,10 +72,10 @@ def test_one_picture_does_not_wait_for_the_many_of_others(
             return client.post("/v1/score", json={"prompt": "a", "images": images}, headers=headers)
 
         with ThreadPoolExecutor(6) as threads:
-            many = [threads.submit(ask, token, 20) for token in tokens]
-            wait_until(lambda: service.gate.items == 80)
+            many = [threads.submit(ask, token, 8) for token in tokens]
+            wait_until(lambda: service.gate.items == 32)
             alone = [threads.submit(ask, TOKEN, 1), threads.submit(ask, tokens[0], 1)]
-            wait_until(lambda: service.gate.items == 82)
+            wait_until(lambda: service.gate.items == 34)
             go.set()
             done = list(as_completed([*many, *alone]))
         assert {future.result().status_code for future in done} == {200}

@@ -30,7 +30,9 @@ class Machine:
         self.pace = pace
         self.deadline_s = deadline_s
         self.turns = Turns(decoding, least, 4 * least, deadline_s, lambda: self.now)
-        self.turns._pace._cost *= believed / FIRST_PACE
+        known = self.turns._pace
+        known._seconds = known._memory_s / 10
+        known._cost = believed * known._seconds
         self.begun: list[str] = []  # names of items in the order of their turns
         self.ended: dict[str, tuple[float, float]] = {}  # when a request was done, and its deadline
         self.late: list[str] = []  # refused after they were let in
@@ -286,10 +288,9 @@ def test_who_goes_away_takes_no_turn() -> None:
         await settled()
         assert len(turns) == 2
         go.set()
-        tasks["a"].cancel()  # gives its turn on, to one that is cancelled before it could know
-        await asyncio.sleep(0)
-        tasks["c"].cancel()
+        tasks["c"].cancel()  # whose turn comes before it could take itself out
         await asyncio.wait(tasks.values())
+        assert tasks["a"].exception() is None
         assert order == ["a", "d"] and turns.idle and len(turns) == 0
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
@@ -304,7 +305,8 @@ def test_the_pace_is_what_is_done_while_there_is_more_to_do() -> None:
             now += 0.1
             pace.note(per_s / 10, now - 0.1, now, more)
 
-    work(15, 10)
+    assert pace.per_s == FIRST_PACE
+    work(1, 10)
     assert pace.per_s == pytest.approx(10, rel=0.05)
     work(15, 4)
     assert pace.per_s == pytest.approx(4, rel=0.1)
