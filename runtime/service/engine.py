@@ -5,6 +5,7 @@ force and swaps it for a new one without dropping a request: who began with the 
 """
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -91,8 +92,8 @@ class Engine:
             require_same_identity(catalogue.identity, names[0], scorer.identity, names[1])
         self.scorer = scorer
         self.catalogue = catalogue
-        scorer.check_reference()  # opens every session too, before files of the bundle can be replaced
-        with np.load(scorer.bundle.path / "reference.npz", allow_pickle=False) as reference:
+        scorer.check_reference()  # opens every session too
+        with np.load(io.BytesIO(scorer.bundle.read("reference.npz")), allow_pickle=False) as reference:
             prompts = list(map(str, reference["prompts"])) if scorer.reads_text else [None] * len(reference["pixels"])
             self._reference = [
                 Work(pixels, prompt, scored=True) for pixels, prompt in zip(reference["pixels"], prompts, strict=True)
@@ -102,6 +103,8 @@ class Engine:
         self._decoders = decoders
         self._fetcher = fetcher
         run_batch(scorer, self._reference, use.lone_threads)  # opens its session too
+        scorer.release_weights()
+        release_freed_memory()
 
         def run(works: Sequence[Work]) -> list[Outcome]:
             return run_batch(scorer, works, use.lone_threads if self.batcher.lone else None)

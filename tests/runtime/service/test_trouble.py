@@ -214,6 +214,24 @@ def test_reload_drops_no_request(two_bundles: tuple[Path, Path], tmp_path: Path,
         assert client.get("/health/ready").status_code == 200
 
 
+def test_a_bundle_overwritten_in_place_goes_on_and_is_told_at_the_next_reload(
+    two_bundles: tuple[Path, Path], pictures: list[bytes]
+) -> None:
+    def ask(prompt: str) -> list[object]:
+        return client.post("/v1/score", data={"prompt": prompt}, files=form(pictures)).json()["items"]
+
+    overwritten, same = two_bundles
+    with serving(same) as (client, _):
+        expected = ask("never seen before")
+    with serving(overwritten, tokens=(TOKEN,)) as (client, _):
+        with open(overwritten / "weights.bin", "r+b") as file:
+            file.truncate(100)
+        assert ask("never seen before") == expected
+        refused = client.post("/admin/reload")
+        assert refused.status_code == 422 and "weights.bin has 100 bytes" in refused.json()["error"]["message"]
+        assert ask("never seen before") == expected
+
+
 def test_who_asks_for_a_reload_meanwhile_gets_the_same_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     room, begun, goes_on = running.service.room, threading.Event(), threading.Event()
     load, loads = room._load, []
