@@ -19,10 +19,11 @@ from importlib.metadata import version
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
+from embed.process.confinement import protections
 from runtime.config import ServiceConfig
 from runtime.service import routes
 from runtime.service.network.errors import Problem
-from runtime.service.network.front import Front
+from runtime.service.network.front import Front, log
 from runtime.service.state import Service
 
 
@@ -35,6 +36,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        log.info("decoders are confined", extra={"fields": {"by": protections("bytes")}})
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
             tasks = set()
 
