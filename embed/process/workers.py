@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import accumulate, pairwise
 from multiprocessing.connection import Connection
 from typing import BinaryIO, Generic, TypeAlias, TypeVar
@@ -93,7 +94,8 @@ class WorkerPool(Generic[Item]):
         with self._lock:
             if self._closed:
                 raise CancelledError
-            return self._threads.submit(self._do, items, collect, answer_bytes, check)
+            # `lost` is called in the context of the caller, and may ask there for whom the work was.
+            return self._threads.submit(copy_context().run, self._do, items, collect, answer_bytes, check)
 
     def close(self) -> None:
         """End the processes, whatever they are at, and wait for the threads."""

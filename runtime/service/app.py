@@ -55,7 +55,14 @@ def create_app(config: ServiceConfig) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.service = service
-    app.add_middleware(Front, gate=service.gate, metrics=service.metrics, config=config, routes=app.router.routes)
+    app.add_middleware(
+        Front,
+        gate=service.gate,
+        metrics=service.metrics,
+        tracing=service.tracing,
+        config=config,
+        routes=app.router.routes,
+    )
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_problem)
     routes.add_routes(app, service)
@@ -72,4 +79,5 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         error = Problem(error.status_code, "bad request", str(error.detail), error.headers)
     assert isinstance(error, Problem)
+    request.state.reason = error.reason
     return error.answer(request.state.request_id)

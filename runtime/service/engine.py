@@ -8,7 +8,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,7 @@ from embed.spec import require_same_identity
 from runtime.scoring.scorer import Scorer
 from runtime.service.batching import Batcher, Observe
 from runtime.service.network.fetching import Fetcher
+from runtime.service.network.metrics import Stage
 from runtime.service.requests import Picture, UrlPicture
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Engine:
         fetcher: Fetcher,
         use: Sizes,
         observe: Observe,
+        stage: Callable[[Stage], AbstractContextManager[None]],
     ) -> None:
         if catalogue is not None:
             names = f"the catalogue {catalogue.path}", f"the bundle {scorer.bundle.path}"
@@ -102,6 +104,7 @@ class Engine:
         self._tolerance = scorer.bundle.manifest["reference"][scorer.precision]["score"]
         self._decoders = decoders
         self._fetcher = fetcher
+        self._stage = stage  # watches what is done to one item
         run_batch(scorer, self._reference, use.lone_threads)  # opens its session too
         scorer.release_weights()
         release_freed_memory()
@@ -124,13 +127,16 @@ class Engine:
             # One of few until it is decoded: what is fetched takes memory that no request has announced.
             async with self._fetcher.slots:
                 try:
-                    return await self._decoded(await self._fetcher.fetch(picture.url))
+                    with self._stage("fetch"):
+                        data = await self._fetcher.fetch(picture.url)
+                    return await self._decoded(data)
                 except ImageError as error:
                     return error
         return picture if isinstance(picture, ImageError) else await self._decoded(picture)
 
     async def _decoded(self, data: bytes) -> NDArray[np.uint8] | ImageError:
-        return await asyncio.wrap_future(self._decoders.submit(data, self.scorer.identity.preprocess))
+        with self._stage("decode"):
+            return await asyncio.wrap_future(self._decoders.submit(data, self.scorer.identity.preprocess))
 
     async def score(
         self, prompts: Sequence[str | None], pictures: Sequence[Picture]
@@ -148,11 +154,15 @@ class Engine:
 
     async def _run(self, picture: Picture, prompt: str | None = None, scored: bool = False) -> Outcome | ImageError:
         pixels = await self.pixels(picture)
-        return pixels if isinstance(pixels, ImageError) else await self.batcher.submit(Work(pixels, prompt, scored))
+        return pixels if isinstance(pixels, ImageError) else await self._batched(Work(pixels, prompt, scored))
+
+    async def _batched(self, work: Work) -> Outcome:
+        with self._stage("batch"):
+            return await self.batcher.submit(work)
 
     async def embed_prompts(self, prompts: Sequence[str]) -> list[Float32s]:
         """Of each prompt its unit vector (d,)."""
-        outcomes = await asyncio.gather(*(self.batcher.submit(Work(prompt=prompt)) for prompt in prompts))
+        outcomes = await asyncio.gather(*(self._batched(Work(prompt=prompt)) for prompt in prompts))
         return [outcome["text_embedding"] for outcome in outcomes]
 
     async def search(self, search: Callable[[], Found]) -> Found:

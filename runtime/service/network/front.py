@@ -15,8 +15,9 @@ import math
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from runtime.config import ServiceConfig
 from runtime.service.network.errors import Problem
 from runtime.service.network.metrics import Metrics
+from runtime.service.network.tracing import Tracing
 
 log = logging.getLogger("plaudit.service")
 
@@ -33,6 +35,10 @@ CLIENT_GONE = 499  # in log and metrics, as nginx counts it; nobody is there to 
 BODY_TIMEOUT_S = 30.0
 PIECE_BYTES = 1 << 20  # of a body, handed to the routes at a time
 MOST_RETRY_AFTER_S = 30
+MOST_LOGGED = 200  # characters of what a client may say at any length
+
+# Of the request that is worked for, in threads and tasks that work for it too.
+request_id_now: ContextVar[str] = ContextVar("request_id", default="")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -84,9 +90,16 @@ class Front:
     """ASGI middleware around the whole application."""
 
     def __init__(
-        self, app: ASGIApp, gate: Gate, metrics: Metrics, config: ServiceConfig, routes: Sequence[BaseRoute]
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        metrics: Metrics,
+        tracing: Tracing,
+        config: ServiceConfig,
+        routes: Sequence[BaseRoute],
     ) -> None:
         self._app = app
+        self._tracing = tracing
         self._gate = gate
         self._metrics = metrics
         self._routes = routes
@@ -102,8 +115,10 @@ class Front:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-        status = 0
+        request_id_now.set(request_id)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        route, status = self._route(scope), 0
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -112,30 +127,36 @@ class Front:
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
             await send(message)
 
-        try:
-            outcome = await self._serve(scope, headers, receive, answer)
-            status = status or outcome
-        except Exception as error:
-            if not isinstance(error, Problem):
-                log.exception("a fault of ours", extra={"fields": {"request_id": request_id}})
-                error = Problem(500, "fault", "a fault of the service; see its log")
-            if not status:
-                await error.answer(request_id)(scope, receive, answer)
-        finally:
-            seconds = time.monotonic() - start
-            route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, str(status or CLIENT_GONE)).inc()
-            self._metrics.request_s.labels(route).observe(seconds)
-            level = logging.DEBUG if route.startswith(("/health", "/metrics")) else logging.INFO
-            fields = {
-                "request_id": request_id,
-                "method": scope["method"],
-                "path": scope["path"][:200],
-                "status": status or CLIENT_GONE,
-                "ms": round(1000 * seconds, 1),
-                **scope["state"].get("log", {}),
-            }
-            log.log(level, "request", extra={"fields": fields})
+        watched = not route.startswith(("/health", "/metrics"))
+        with self._tracing.request(scope["method"], route, headers) if watched else nullcontext(_ignore) as ended:
+            try:
+                outcome = await self._serve(scope, headers, receive, answer)
+                status = status or outcome
+            except Exception as error:
+                if not isinstance(error, Problem):
+                    log.exception("a fault of ours", extra={"fields": {"request_id": request_id}})
+                    error = Problem(500, "fault", "a fault of the service; see its log")
+                state["reason"] = error.reason
+                if not status:
+                    await error.answer(request_id)(scope, receive, answer)
+            finally:
+                status = status or CLIENT_GONE
+                ended(status)
+                seconds = time.monotonic() - start
+                self._metrics.requests.labels(route, str(status)).inc()
+                self._metrics.request_s.labels(route).observe(seconds)
+                if "reason" in state:
+                    self._metrics.refusals.labels(route, str(status), state["reason"]).inc()
+                log.log(
+                    logging.INFO if watched else logging.DEBUG,
+                    "request",
+                    extra={"fields": _line(scope, headers, status, seconds)},
+                )
+
+    def _route(self, scope: Scope) -> str:
+        """The template of the path, as `/v1/score`, whatever the method; "other" where there is none."""
+        served = (route for route in self._routes if route.matches(scope)[0] is not Match.NONE)
+        return getattr(next(served, None), "path", "other")
 
     async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> int:
         """The answer sent, 0; or CLIENT_GONE. Problem where a request is refused or late."""
@@ -214,6 +235,26 @@ class Front:
             if not answer.done():
                 answer.cancel()
                 await asyncio.wait({answer})
+
+
+def _ignore(status: int) -> None:
+    pass
+
+
+def _line(scope: Scope, headers: Mapping[bytes, bytes], status: int, seconds: float) -> dict[str, object]:
+    """What the log says of a request: whose it was, what was asked, what became of it."""
+    state: dict[str, Any] = scope["state"]
+    return {
+        "request_id": state["request_id"],
+        "client": scope["client"][0] if scope.get("client") else "",
+        "agent": headers.get(b"user-agent", b"").decode("latin-1")[:MOST_LOGGED],
+        "method": scope["method"],
+        "path": scope["path"][:MOST_LOGGED],
+        "status": status,
+        **({"reason": state["reason"]} if "reason" in state else {}),
+        "ms": round(1000 * seconds, 1),
+        **state.get("log", {}),
+    }
 
 
 async def _disconnected(receive: Receive) -> Message:

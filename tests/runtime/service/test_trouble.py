@@ -96,8 +96,9 @@ def test_full_and_gone(bundle: Path, pictures: list[bytes], monkeypatch: pytest.
         assert first.result().status_code == 200
         assert client.post("/v1/score", json=asked).status_code == 200
         assert len(brake.runs) == 10 and batcher.dropped == 3
+        wait_until(lambda: 'route="/v1/score",status="499"} 3.0' in client.get("/metrics").text)
         metrics = client.get("/metrics").text
-        assert 'plaudit_requests_total{route="other",status="429"} 8.0' in metrics
+        assert 'plaudit_refusals_total{reason="too busy",route="/v1/score",status="429"} 8.0' in metrics
         assert 'plaudit_requests_total{route="/v1/score",status="499"} 3.0' in metrics
 
 

@@ -12,6 +12,7 @@ from runtime.config import ServiceConfig
 from runtime.service.network.errors import Problem
 from runtime.service.network.front import CLIENT_GONE, PIECE_BYTES, Front, Gate, JsonLines
 from runtime.service.network.metrics import Metrics
+from runtime.service.network.tracing import Tracing
 
 
 def test_gate_lets_in_what_fits_and_forgets_it_afterwards() -> None:
@@ -77,7 +78,7 @@ def post(
 ) -> tuple[list[Any], int]:
     """What a Front around the app sends, and how many messages it took of the body."""
     config = ServiceConfig(Path("bundle"), max_body_bytes=4 << 20, deadline_s=deadline_s)
-    front = Front(app, gate, Metrics(), config, [Route("/v1/score", app, methods=["POST"])])
+    front = Front(app, gate, Metrics(), Tracing(None), config, [Route("/v1/score", app, methods=["POST"])])
     scope = {
         "type": "http",
         "method": "POST",
