@@ -39,6 +39,10 @@ POSITION_BYTES = 8
 ANSWER_BYTES = 1 << 20  # an answer is no longer, unless it is said to be
 
 
+class NoProcess(RuntimeError):
+    """Processes end before they get as far as asking for work, one after another."""
+
+
 class WorkerPool(Generic[Item]):
     """Up to `count` processes that run `handle(item, memory)`, started when there is work for them, until `close`.
 
@@ -139,7 +143,7 @@ class WorkerPool(Generic[Item]):
             self._lost()
             if unexplained == FAILED_STARTS:
                 if not worker.began:
-                    raise RuntimeError(f"worker processes do not start; the exit code of the last one is {code}")
+                    raise NoProcess(f"worker processes do not start; the exit code of the last one is {code}")
                 deaths[left[0][0]], unexplained = DEATHS, 0  # some item must be to blame, and the next may fare better
         return answers
 

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from embed.arrays import Float32s
 from embed.inputs.decoding import Decoders
+from embed.inputs.errors import BLAMED
 from embed.inputs.images import ImageError
 from embed.process.allocator import release_freed_memory
+from embed.process.workers import NoProcess
 from embed.spec import require_same_identity
 from runtime.scoring.scorer import Scorer
 from runtime.service.batching import Batcher, Observe
@@ -136,7 +138,10 @@ class Engine:
 
     async def _decoded(self, data: bytes) -> NDArray[np.uint8] | ImageError:
         with self._stage("decode"):
-            return await asyncio.wrap_future(self._decoders.submit(data, self.scorer.identity.preprocess))
+            try:
+                return await asyncio.wrap_future(self._decoders.submit(data, self.scorer.identity.preprocess))
+            except NoProcess as error:  # killed as they start, perhaps for lack of memory; the next may fare better
+                return ImageError("decode", BLAMED, str(error))
 
     async def score(
         self, prompts: Sequence[str | None], pictures: Sequence[Picture]

@@ -15,6 +15,7 @@ import math
 import re
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -33,7 +34,6 @@ log = logging.getLogger("plaudit.service")
 
 CLIENT_GONE = 499  # in log and metrics, as nginx counts it; nobody is there to receive it
 BODY_TIMEOUT_S = 30.0
-PIECE_BYTES = 1 << 20  # of a body, handed to the routes at a time
 MOST_RETRY_AFTER_S = 30
 MOST_LOGGED = 200  # characters of what a client may say at any length
 
@@ -162,7 +162,7 @@ class Front:
         """The answer sent, 0; or CLIENT_GONE. Problem where a request is refused or late."""
         self._check_token(scope["path"], headers)
         if scope["method"] != "POST" or all(route.matches(scope)[0] is not Match.FULL for route in self._routes):
-            return await self._within_deadline(scope, b"", receive, send)
+            return await self._within_deadline(scope, deque(), receive, send)
         announced = headers.get(b"content-length", b"")
         if announced.isdigit() and int(announced) > self._max_body_bytes:
             raise self._too_long(int(announced))
@@ -186,9 +186,9 @@ class Front:
     def _too_long(self, size: int) -> Problem:
         return Problem(413, "body too long", f"{size} bytes, at most {self._max_body_bytes} allowed in one request")
 
-    async def _read_body(self, receive: Receive, taken: ExitStack) -> bytes | None:
-        """The whole body, and room for it until `taken` ends; None where the client goes away."""
-        parts: list[bytes] = []
+    async def _read_body(self, receive: Receive, taken: ExitStack) -> deque[bytes] | None:
+        """The whole body in parts, and room for it until `taken` ends; None where the client goes away."""
+        parts: deque[bytes] = deque()
         size = 0
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -202,21 +202,23 @@ class Front:
                     if size > self._max_body_bytes:
                         raise self._too_long(size)
                     if not message.get("more_body"):
-                        return b"".join(parts)
+                        return parts
         except TimeoutError:
             raise Problem(408, "body too slow", f"it did not arrive within {BODY_TIMEOUT_S:g} s") from None
 
-    async def _within_deadline(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> int:
-        position = 0
+    async def _within_deadline(self, scope: Scope, body: deque[bytes], receive: Receive, send: Send) -> int:
+        """Asks the application, which takes the parts of the body out of the queue."""
+        begun = False
 
         async def replay() -> Message:
-            nonlocal position
-            if position and position >= len(body):
+            nonlocal begun
+            if begun and not body:
                 return await asyncio.shield(gone)
-            if position:
+            if begun:
                 await asyncio.sleep(0)  # a form of many megabytes must not hold up everybody else
-            piece, position = body[position : position + PIECE_BYTES], position + PIECE_BYTES
-            return {"type": "http.request", "body": piece, "more_body": position < len(body)}
+            begun = True
+            part = body.popleft() if body else b""  # no part is held twice
+            return {"type": "http.request", "body": part, "more_body": bool(body)}
 
         # Loading a bundle takes its time.
         timeout_s = None if scope["path"].startswith("/admin/") else self._deadline_s

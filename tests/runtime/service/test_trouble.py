@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import worker_calls
 from export_tiny import changed_manifest
 from service_server import PATIENCE_S, TOKEN, Running, base64_of, decoder_processes, form, serving, small_picture
 from waiting import wait_until
@@ -134,6 +135,22 @@ def test_decoders_that_die_cost_nothing(running: Running, pictures: list[bytes])
     assert client.post("/v1/score", json=asked).json() == before
     assert (service.metrics.registry.get_sample_value("plaudit_decoders_replaced_total") or 0) >= 1
     assert client.get("/health/ready").status_code == 200
+
+
+def test_decoders_that_do_not_start_are_their_pictures_error(
+    bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(bundle, decoders=1) as (client, service):
+        pool = service.decoders._pool
+        with monkeypatch.context() as patch:
+            patch.setattr(pool, "_handle", worker_calls.Unloadable())
+            for process in decoder_processes(service):
+                process.kill()
+                process.wait()
+            answer = client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1]))
+            assert answer.status_code == 200
+            assert "do not start" in answer.json()["items"][0]["error"]["message"]
+        assert client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1])).json()["items"][0]["ok"]
 
 
 def test_ready_means_that_the_reference_scores_right(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
