@@ -9,6 +9,7 @@ import ctypes
 import os
 import sys
 import sysconfig
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -52,9 +53,10 @@ def _restrict(reach: Reach) -> None:
 
     read = AccessFS.READ_FILE | AccessFS.READ_DIR
     with Ruleset(scoped=Scope.SIGNAL | Scope.ABSTRACT_UNIX_SOCKET) as rules:
-        for path in filter(os.path.exists, _files() if reach == "files" else _code()):
-            # The kernel refuses rights to list what is no folder.
-            rules.allow_path(path, read if os.path.isdir(path) else AccessFS.READ_FILE)
+        for path in _files() if reach == "files" else _code():
+            with suppress(OSError):  # what is not there, or cannot be opened, needs no rule
+                # The kernel refuses rights to list what is no folder.
+                rules.allow_path(path, read if os.path.isdir(path) else AccessFS.READ_FILE)
         rules.allow_path(os.devnull, AccessFS.READ_FILE | AccessFS.WRITE_FILE)
         rules.restrict()
 
