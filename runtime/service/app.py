@@ -22,11 +22,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from embed.process.confinement import protections
 from runtime.config import ServiceConfig
 from runtime.service import routes
 from runtime.service.docs.page import add_docs
 from runtime.service.network.errors import Problem, invalid
-from runtime.service.network.front import Front
+from runtime.service.network.front import Front, log
 from runtime.service.reading import fault_texts
 from runtime.service.state import Service
 
@@ -40,6 +41,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        log.info("decoders are confined", extra={"fields": {"by": protections("bytes")}})
         # The first proof is not waited for; whoever asks for it under load would wait.
         tasks = {asyncio.ensure_future(quietly(service.ready()))}
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
@@ -66,6 +68,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
         gate=service.gate,
         turns=service.turns,
         metrics=service.metrics,
+        tracing=service.tracing,
         config=config,
         routes=app.router.routes,
     )
@@ -97,4 +100,5 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         error = invalid(*fault_texts(error.errors()))
     assert isinstance(error, Problem)
+    request.state.reason = error.reason
     return error.answer(request.state.request_id)

@@ -5,10 +5,11 @@ force and swaps it for a new one without dropping a request: who began with the 
 """
 
 import asyncio
+import io
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,12 +18,15 @@ from numpy.typing import NDArray
 
 from embed.arrays import Float32s
 from embed.inputs.decoding import Decoders
+from embed.inputs.errors import BLAMED
 from embed.inputs.images import ImageError
 from embed.process.allocator import release_freed_memory
+from embed.process.workers import NoProcess
 from embed.spec import require_same_identity
 from runtime.scoring.scorer import Scorer
 from runtime.service.batching import Batcher, Observe
 from runtime.service.network.fetching import Fetcher
+from runtime.service.network.metrics import Stage
 from runtime.service.network.turns import Job, Turns
 from runtime.service.requests import Picture, UrlPicture
 
@@ -88,14 +92,15 @@ class Engine:
         turns: Turns,
         use: Sizes,
         observe: Observe,
+        stage: Callable[[Stage], AbstractContextManager[None]],
     ) -> None:
         if catalogue is not None:
             names = f"the catalogue {catalogue.path}", f"the bundle {scorer.bundle.path}"
             require_same_identity(catalogue.identity, names[0], scorer.identity, names[1])
         self.scorer = scorer
         self.catalogue = catalogue
-        scorer.check_reference()  # opens every session too, before files of the bundle can be replaced
-        with np.load(scorer.bundle.path / "reference.npz", allow_pickle=False) as reference:
+        scorer.check_reference()  # opens every session too
+        with np.load(io.BytesIO(scorer.bundle.read("reference.npz")), allow_pickle=False) as reference:
             prompts = list(map(str, reference["prompts"])) if scorer.reads_text else [None] * len(reference["pixels"])
             self._reference = [
                 Work(pixels, prompt, scored=True) for pixels, prompt in zip(reference["pixels"], prompts, strict=True)
@@ -105,7 +110,10 @@ class Engine:
         self._decoders = decoders
         self._fetcher = fetcher
         self.turns = turns
+        self._stage = stage  # watches what is done to one item
         run_batch(scorer, self._reference, use.lone_threads)  # opens its session too
+        scorer.release_weights()
+        release_freed_memory()
         start = time.monotonic()
         run_batch(scorer, self._reference, use.lone_threads)
         self.item_s = (time.monotonic() - start) / len(self._reference)  # what a run takes for each of its items
@@ -128,9 +136,21 @@ class Engine:
         """What every answer says of its origin."""
         return {"bundle": self.scorer.bundle.digest, "precision": self.scorer.precision}
 
-    async def _decoded(self, data: bytes) -> NDArray[np.uint8] | ImageError:
+    async def decoded(self, answer: "Future[Found | ImageError]") -> Found | ImageError:
+        """What a decoder makes of a picture, or what is wrong with it."""
+        with self._stage("decode"):
+            try:
+                return await asyncio.wrap_future(answer)
+            except NoProcess as error:  # killed as they start, perhaps for lack of memory; the next may fare better
+                return ImageError("decode", BLAMED, str(error))
+
+    async def _pixels(self, data: bytes) -> NDArray[np.uint8] | ImageError:
         """The picture ready for the backbone, or what is wrong with it."""
-        return await asyncio.wrap_future(self._decoders.submit(data, self.scorer.identity.preprocess))
+        return await self.decoded(self._decoders.submit(data, self.scorer.identity.preprocess))
+
+    async def _batched(self, work: Work) -> Outcome:
+        with self._stage("batch"):
+            return await self.batcher.submit(work)
 
     async def score(
         self, job: Job, prompts: Sequence[str | None], pictures: Sequence[Picture]
@@ -159,23 +179,24 @@ class Engine:
             # One of few until it is done: what is fetched takes memory that no request has announced.
             async with self._fetcher.slots:
                 try:
-                    fetched = await self._fetcher.fetch(picture.url)
+                    with self._stage("fetch"):
+                        fetched = await self._fetcher.fetch(picture.url)
                 except ImageError as error:
                     return error
                 return await self._run(job, fetched, prompt, scored)
         if isinstance(picture, ImageError):
             return picture
         async with self.turns.turn(job) as decoded:
-            pixels = await self._decoded(picture)
+            pixels = await self._pixels(picture)
             if isinstance(pixels, ImageError):
                 return pixels
             decoded()
-            return await self.batcher.submit(Work(pixels, prompt, scored))
+            return await self._batched(Work(pixels, prompt, scored))
 
     async def _run_prompt(self, job: Job, prompt: str) -> Outcome:
         async with self.turns.turn(job) as decoded:
             decoded()
-            return await self.batcher.submit(Work(prompt=prompt))
+            return await self._batched(Work(prompt=prompt))
 
     async def search(self, search: Callable[[], Found]) -> Found:
         """What `search` gives, run in a thread of its own."""
@@ -190,7 +211,7 @@ class Engine:
         difference = float(np.abs([one["score"] for one in found] - self._reference_scores).max())
         if not difference <= self._tolerance:
             raise RuntimeError(f"scores of the reference are off by {difference:.2e}, more than {self._tolerance:.2e}")
-        decoded = await self._decoded(b"P6 1 1 255\n\xff\x00\x00")  # one red pixel
+        decoded = await self._pixels(b"P6 1 1 255\n\xff\x00\x00")  # one red pixel
         if isinstance(decoded, ImageError):
             raise RuntimeError(f"a decoder process gave: {decoded}")
         return difference

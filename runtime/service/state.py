@@ -7,9 +7,10 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from importlib.metadata import version
 
 from starlette.requests import Request
 
@@ -25,8 +26,9 @@ from runtime.scoring.scorer import Scorer
 from runtime.service.engine import Engine, EngineRoom, Sizes
 from runtime.service.network.errors import without_paths, without_places
 from runtime.service.network.fetching import Fetcher
-from runtime.service.network.front import Gate, log
-from runtime.service.network.metrics import Metrics
+from runtime.service.network.front import Gate, log, request_id_now
+from runtime.service.network.metrics import Metrics, Stage
+from runtime.service.network.tracing import Tracing, provider_from_environment
 from runtime.service.network.turns import BYTE_S, Job, Turns
 
 READY_S = 5.0  # how long a proof of readiness counts
@@ -66,7 +68,8 @@ class Service:
         self.fetcher = Fetcher(config.url_hosts, config.limits.max_bytes, config.deadline_s / 2)
         # So is a picture that takes so long that the others of its request would have no time left.
         stall_s = config.deadline_s / 3
-        self.decoders = Decoders(config.decoders, config.limits, stall_s, self.metrics.decoders_replaced.inc)
+        self.tracing = Tracing(provider_from_environment())
+        self.decoders = Decoders(config.decoders, config.limits, stall_s, self._decoder_lost)
         try:
             self.room = EngineRoom(self._load)
         except BaseException:
@@ -81,6 +84,9 @@ class Service:
         self.metrics.watch("waiting_items", "Items that wait for their turn", lambda: len(self.turns))
         self.metrics.watch("batch_queue", "Items that wait for the session", lambda: len(self.room.engine.batcher))
         self.metrics.watch("pending_bytes", "Bytes of bodies under way", lambda: self.gate.bytes)
+        versions = {"version": version("plaudit"), "onnxruntime": require_onnxruntime().__version__}
+        self.metrics.inform("build", "What serves", lambda: versions)
+        self.metrics.inform("bundle", "What is served", lambda: self.room.engine.names_itself)
         gone = "Items whose client had gone, of the engine in force"
         self.metrics.watch("dropped_items", gone, lambda: self.room.engine.batcher.dropped)
 
@@ -105,7 +111,8 @@ class Service:
             from runtime.catalogue.reader import Catalogue
 
             catalogue = Catalogue.open(config.catalogue)
-        return Engine(scorer, catalogue, self.decoders, self.fetcher, self.turns, use, self.metrics.observe_batch)
+        observe = self.metrics.observe_batch
+        return Engine(scorer, catalogue, self.decoders, self.fetcher, self.turns, use, observe, self._stage)
 
     @asynccontextmanager
     async def work(self, request: Request, items: int, size_bytes: int) -> AsyncIterator[tuple[Engine, Job]]:
@@ -118,6 +125,16 @@ class Service:
                 cost_s = items * engine.item_s + size_bytes * BYTE_S
                 with self.turns.admit(request.state.caller, items, cost_s) as job:
                     yield engine, job
+
+    def _decoder_lost(self) -> None:
+        self.metrics.decoders_replaced.inc()
+        log.warning("a decoder died or stalled", extra={"fields": {"request_id": request_id_now.get()}})
+
+    @contextmanager
+    def _stage(self, name: Stage) -> Iterator[None]:
+        """The block is a stage of one item: timed, and a span of its request's trace."""
+        with self.tracing.span(name), self.metrics.stage_s.labels(name).time():
+            yield
 
     async def reload(self) -> Engine:
         """Load bundle and catalogue anew; on failure the old ones stay, with the error raised and logged."""
@@ -170,6 +187,7 @@ class Service:
     async def close(self) -> None:
         await self.room.close()
         await asyncio.to_thread(self.decoders.close)
+        await asyncio.to_thread(self.tracing.close)
 
     def count(self, outcomes: Sequence[object]) -> dict[str, int]:
         """Note the items of an answer in the metrics; gives what the log says of them."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from runtime.service.network.errors import Problem
+from runtime.service.network.errors import Problem, Reason
 
 MAX_HEAD_BYTES = 1 << 16  # of a request: its first line and its headers
 MAX_HEADERS = 100
@@ -66,9 +66,13 @@ class BoundedConnection(HttpToolsProtocol):
         self._address = self.client[0] if self.client else ""
         self.addresses[self._address] += 1
         if len(self.connections) > self.max_connections:
-            self._refuse(503, f"{self.max_connections} connections are open already; try again later")
+            self._refuse(
+                503, "service unavailable", f"{self.max_connections} connections are open already; try again later"
+            )
         elif self.addresses[self._address] > self.max_per_address:
-            self._refuse(503, f"{self.max_per_address} connections of your address are open already")
+            self._refuse(
+                503, "service unavailable", f"{self.max_per_address} connections of your address are open already"
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_timer()
@@ -87,7 +91,9 @@ class BoundedConnection(HttpToolsProtocol):
             self._head_bytes += len(piece)
             super().data_received(piece)
             if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, f"the head of a request may have {MAX_HEAD_BYTES} bytes")
+                self._refuse(
+                    431, "request header fields too large", f"the head of a request may have {MAX_HEAD_BYTES} bytes"
+                )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -100,7 +106,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_head = False
         self._end_timer()
         if len(self.headers) > MAX_HEADERS:
-            self._refuse(431, f"a request may have {MAX_HEADERS} headers")
+            self._refuse(431, "request header fields too large", f"a request may have {MAX_HEADERS} headers")
         else:
             super().on_headers_complete()
 
@@ -129,11 +135,11 @@ class BoundedConnection(HttpToolsProtocol):
             self._end_timer()
             self._timer = self.loop.call_later(LAST_TIMEOUT_S, self._abort)
 
-    def _refuse(self, status: int, reason: str) -> None:
+    def _refuse(self, status: int, reason: Reason, message: str) -> None:
         """Say in one answer why the connection ends, and end it."""
         phrase = HTTPStatus(status).phrase
         headers = {"Connection": "close", **({"Retry-After": "1"} if status == 503 else {})}
-        answer = Problem(status, phrase.lower(), reason, headers).answer(uuid.uuid4().hex)
+        answer = Problem(status, reason, message, headers).answer(uuid.uuid4().hex)
         head = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
         self.transport.write(f"HTTP/1.1 {status} {phrase}\r\n".encode() + head + b"\r\n" + bytes(answer.body))
         self.transport.close()

@@ -10,8 +10,9 @@ from starlette.routing import Route
 
 from runtime.config import ServiceConfig
 from runtime.service.network.errors import Problem
-from runtime.service.network.front import CLIENT_GONE, HEAD_BYTES, PIECE_BYTES, Front, Gate, JsonLines
+from runtime.service.network.front import CLIENT_GONE, HEAD_BYTES, Front, Gate, JsonLines
 from runtime.service.network.metrics import Metrics
+from runtime.service.network.tracing import Tracing
 from runtime.service.network.turns import Caller, Turns
 
 
@@ -71,7 +72,7 @@ def post(
     """What a Front around the app sends, and how many messages it took of the body."""
     config = ServiceConfig(Path("bundle"), max_body_bytes=4 << 20, deadline_s=deadline_s)
     turns = Turns(1, 1, 1, deadline_s) if turns is None else turns
-    front = Front(app, gate, turns, Metrics(), config, [Route("/v1/score", app, methods=["POST"])])
+    front = Front(app, gate, turns, Metrics(), Tracing(None), config, [Route("/v1/score", app, methods=["POST"])])
     scope = {
         "type": "http",
         "method": "POST",
@@ -100,12 +101,12 @@ def post(
     return sent, taken
 
 
-@pytest.mark.parametrize("size", [0, 1, PIECE_BYTES, PIECE_BYTES + 1, 3 * PIECE_BYTES])
+@pytest.mark.parametrize("size", [0, 1, 70_000, 70_001, 3 << 20])
 def test_the_body_arrives_whole(size: int) -> None:
     data = bytes(i % 251 for i in range(256)) * (size // 256 + 1)
     app = App()
     sent, _ = post(app, [data[:size][i : i + 70_000] for i in range(0, size, 70_000)] or [b""], gate_of(8, 1 << 30))
-    assert b"".join(app.pieces) == data[:size] and max(map(len, app.pieces)) <= PIECE_BYTES
+    assert b"".join(app.pieces) == data[:size] and max(map(len, app.pieces)) <= 70_000
     assert sent[0]["status"] == 200 and dict(sent[0]["headers"])[b"x-request-id"]
 
 
