@@ -67,7 +67,7 @@ class Thumbnails:
         async with self._fetcher.slots:  # until it is decoded: no request has announced its memory
             data = await self._read(addresses, image_id)
             async with engine.turns.turn(job):
-                found = await engine.decoded(self._decoders.thumbnail(data, size))
+                found = await engine.decoded(self._decoders.thumbnail(data, int(size)))
         if isinstance(found, ImageError):
             raise found
         self._keep(engine.catalogue, (image_id, size), found)
