@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import httpx
@@ -169,6 +171,25 @@ def test_batches_are_bounded_by_bytes(ask: Ask) -> None:
     found = ask("score", given, handler=noted, made={"batch_bytes": 100})
     assert scores(found) == list(range(10))
     assert sorted(sizes) == [1, 1, 2, 2, 2, 2]
+
+
+def test_the_examples_of_the_readme_work(
+    running: Running, pictures: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PLAUDIT_TOKEN", TOKEN)
+    monkeypatch.chdir(tmp_path)
+    for name, data in {"a.webp": pictures[0], "b.webp": pictures[1]}.items():
+        Path(name).write_bytes(data)
+    readme = (ROOT / "README.md").read_text().replace("images/1f436.webp", "p4.png")
+    example = readme[readme.index("    from runtime.client import") : readme.index("In JavaScript, for browsers")]
+    found: dict[str, Any] = {"print": lambda score: scores.append(score), "scores": (scores := [])}
+    exec(dedent(example).replace("http://localhost:8000", str(running.client.base_url)), found)
+    assert len(scores) == len(found["ranks"]) == 2 and len(found["hits"]) == 5
+    assert np.linalg.norm(found["images"][0]) == pytest.approx(1) == pytest.approx(np.linalg.norm(found["prompts"][0]))
+    (body,) = re.findall(r"/v1/similar -d '\n(.*?)'", readme, re.DOTALL)
+    answer = running.client.post("/v1/similar", json=json.loads(body)).json()
+    shown = set(re.findall(r'"(\w+)":', readme[readme.index(body) + len(body) : readme.index("## Licence")]))
+    assert {*answer, *answer["hits"][0]} == shown
 
 
 def test_a_busy_service_is_asked_again(
