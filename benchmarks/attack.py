@@ -4,8 +4,9 @@
 
 Starts `python -m runtime serve` on loopback, with a token, and lets each case run against it; every one is bounded in
 time and bytes. A case passes if what it sends is refused as it should be, /health/live was answered within
---live-ms all the while, and a picture is scored afterwards. Exits with 1 where one does not. The memory of the process
-is compared with its peak under load alone. The last line of stdout is one JSON document.
+--live-ms all the while, and a picture is scored afterwards. Exits with 1 where one does not. The peak memory of the
+process in each case is compared with its peak under load alone. The bundle is copied, and the copy damaged. The last
+line of stdout is one JSON document. A decoder that talks nonsense is in tests/embed/inputs/test_decoding.py.
 """
 
 import argparse
@@ -16,16 +17,19 @@ import json
 import os
 import platform
 import re
+import shutil
+import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,13 +42,14 @@ JSON = {**AUTHORIZED, "Content-Type": "application/json"}
 class Service:
     """The service in a process of its own, with somebody who asks all the time whether it lives."""
 
-    def __init__(self, bundle: Path) -> None:
-        command = [sys.executable, "-m", "runtime", "serve", str(bundle), "--port", "0"]
+    def __init__(self, bundle: Path, *options: str) -> None:
+        command = [sys.executable, "-m", "runtime", "serve", str(bundle), "--port", "0", *options]
         self.process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, "PLAUDIT_TOKEN": TOKEN}, stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         assert self.process.stdout is not None
+        self.bundle = bundle
         line = self.process.stdout.readline()
         self.port = int(line.rpartition(":")[2].partition(";")[0])
         self.live_ms: list[float] = []
@@ -83,9 +88,13 @@ class Service:
 
     @property
     def peak_bytes(self) -> int:
-        """The largest resident set of the serving process so far."""
+        """The largest resident set of the serving process since `forget_peak`."""
         found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
         return 1024 * int(found[1]) if found else 0
+
+    def forget_peak(self) -> None:
+        """Begin to count the largest resident set anew."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def stop(self) -> int:
         self.ended.set()
@@ -180,6 +189,59 @@ def slow_tiff(service: Service) -> str | None:
     return None if good == [False, True] else f"answered {good}"
 
 
+def decoders(service: Service) -> list[int]:
+    """The numbers of the processes that decode now, each a child of some thread."""
+    tasks = Path(f"/proc/{service.process.pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def under_load(service: Service, strike: Callable[[], object]) -> str | None:
+    """What others get while `strike` is called in the midst of their requests; all must be answered."""
+    with ThreadPoolExecutor(8) as threads:
+        asked = [threads.submit(service.score) for _ in range(60)]
+        strike()
+        statuses = {future.result() for future in asked}
+    return None if statuses <= {200, 429} else f"others got {statuses}"
+
+
+def stopped(service: Service, count: int) -> str | None:
+    """Decoders that are stopped, as by a debugger: they neither answer nor end."""
+
+    def strike() -> None:
+        for pid in decoders(service)[:count]:
+            os.kill(pid, signal.SIGSTOP)
+
+    return under_load(service, strike)
+
+
+def killed(service: Service) -> str | None:
+    """Decoders that are killed one after another, as by a system without memory."""
+
+    def strike() -> None:
+        for _ in range(10):
+            for pid in decoders(service):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.2)
+
+    return under_load(service, strike)
+
+
+def overwritten(service: Service) -> str | None:
+    """The weights cut short in place, a reload, which must be refused, and the weights back."""
+    weights = service.bundle / "weights.bin"
+    data = weights.read_bytes()
+    try:
+        with open(weights, "r+b") as file:
+            file.truncate(1000)
+        status, answer = service.ask("POST", "/admin/reload", b"", AUTHORIZED)
+        others = service.score()
+    finally:
+        weights.write_bytes(data)
+    refused = status == 422 and b"weights.bin" in answer
+    return None if refused and others == 200 else f"the reload got {status}, others {others}"
+
+
 def unknown_paths(service: Service) -> str | None:
     with service.connect() as stranger:
         stranger.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 33000000\r\n\r\n")
@@ -195,6 +257,10 @@ CASES: dict[str, Callable[[Service], str | None]] = {
     "forms in odd character sets": odd_forms,
     "a TIFF with huge tiles": slow_tiff,
     "a body for an unknown path": unknown_paths,
+    "one decoder stopped under load": lambda service: stopped(service, 1),
+    "all decoders stopped under load": lambda service: stopped(service, 100),
+    "decoders killed again and again under load": killed,
+    "a bundle overwritten in place": overwritten,
 }
 
 
@@ -209,26 +275,36 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--live-ms", type=float, default=250)
     options = parser.parse_args()
-    service = Service(options.bundle)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copytree(options.bundle, Path(folder, "bundle"))  # which a case damages
+        sys.exit(attack(copy, options.live_ms))
+
+
+def attack(bundle: Path, most_live_ms: float) -> int:
+    """Every case against one service; prints what became of it, and gives the exit code."""
+    service = Service(bundle)
     found: dict[str, dict[str, object]] = {}
     try:
         load_alone(service)
         alone_bytes = service.peak_bytes
         for name, case in CASES.items():
             service.live_ms.clear()
+            service.forget_peak()
             wrong = case(service) or (f"afterwards {status}" if (status := service.score()) != 200 else None)
             live_ms = max(service.live_ms, default=float("inf"))
-            if live_ms > options.live_ms:
+            if live_ms > most_live_ms:
                 wrong = wrong or f"/health/live took {live_ms:.0f} ms"
-            found[name] = {"wrong": wrong, "live_ms": round(live_ms, 1)}
-            print(f"{'FAILED' if wrong else 'ok':7} {name:45} /health/live {live_ms:6.1f} ms  {wrong or ''}")
-        memory = service.peak_bytes / alone_bytes
+            memory = service.peak_bytes / alone_bytes
+            found[name] = {"wrong": wrong, "live_ms": round(live_ms, 1), "memory": round(memory, 3)}
+            said = f"{name:45} /health/live {live_ms:6.1f} ms  memory {memory:.2f}  {wrong or ''}"
+            print(f"{'FAILED' if wrong else 'ok':7} {said}", flush=True)
     finally:
         code = service.stop()
+    memory = max(float(str(case["memory"])) for case in found.values())
     print(f"peak memory {memory:.2f} of that under load alone; exit code {code} after SIGTERM")
     machine = {"python": platform.python_version(), "cores": os.cpu_count(), "processor": platform.processor()}
-    print(json.dumps({"cases": found, "memory": round(memory, 3), "exit_code": code, "machine": machine}))
-    sys.exit(any(one["wrong"] for one in found.values()) or code != 0)
+    print(json.dumps({"cases": found, "memory": memory, "exit_code": code, "machine": machine}))
+    return int(any(one["wrong"] for one in found.values()) or code != 0)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
 """The service under load with ViT-B/32, against the service that one writes first, as ratios within one run.
 
-    python benchmarks/serve.py --photos ../shared/data/photos [--only service|overload]
+    python benchmarks/serve.py --photos ../shared/data/photos [--pictures small|large]
 
-Service, each request one picture and one of 1,000 prompts, from 1, 8 and 64 clients in a second process:
+Each request is one picture and one of 1,000 prompts, from 1, 8 and 64 clients in a second process; pictures are the
+photos as they are, or JPEGs of 12 megapixels made of them.
 
     plaudit       `python -m runtime serve`, fp32 and int8 graphs of one bundle
     naive         FastAPI, a session of the same bundle's model.onnx, one run for each request (load.py)
 
-Overload: twice the requests that the service has just been found to take at int8, for a minute; what it answers, how
-its memory goes, and how soon it answers as before. Weights are seeded random ones, which take as long as any. The last
-line of stdout is one JSON document. Scoring without a service is measured by score.py.
+Weights are seeded random ones, which take as long as any. The last line of stdout is one JSON document. More than the
+service takes is measured by overload.py, scoring without a service by score.py.
 """
 
 import argparse
 import json
 import os
+import platform
+import re
 import socket
-import statistics
 import subprocess
 import sys
 import time
@@ -74,13 +75,13 @@ def make_bundle(folder: Path, photos: Path) -> Path:
 class Server:
     """A service in a process of its own, until the block ends."""
 
-    def __init__(self, name: str, bundle: Path, precision: str) -> None:
+    def __init__(self, name: str, bundle: Path, precision: str, *options: str) -> None:
         self.name = f"{name} {precision}"
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         command = (
-            ["-m", "runtime", "serve", str(bundle), "--precision", precision, "--port", str(self.port)]
+            ["-m", "runtime", "serve", str(bundle), "--precision", precision, "--port", str(self.port), *options]
             if name == "plaudit"
             else [str(LOAD), "naive", str(bundle), precision, str(self.port)]
         )
@@ -133,104 +134,64 @@ def measure_service(bundle: Path, photos: Path, seconds: float, rounds: int) -> 
     }
 
 
-def measure_overload(bundle: Path, photos: Path, seconds: float) -> dict[str, Any]:
-    """Twice what the service takes: answers by status, memory, and how soon a lone request is as quick as before."""
-    with Server("plaudit", bundle, "int8") as server:
-        pictures = ["--photos", str(photos)]
-        server.load(*pictures, "--clients", "64", "--seconds", "5")
-        capacity = server.load(*pictures, "--clients", "64", "--seconds", str(max(5, seconds / 6)))
-        idle = server.load(*pictures, "--clients", "1", "--seconds", "3")
-        before = memory_bytes(server.process.pid)
-        rate = 2 * capacity["requests_per_s"]
-        client = subprocess.Popen(
-            [
-                sys.executable,
-                str(LOAD),
-                "client",
-                str(server.port),
-                *pictures,
-                "--rate",
-                str(rate),
-                "--seconds",
-                str(seconds),
-            ],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        memory = []
-        while client.poll() is None:
-            memory.append(memory_bytes(server.process.pid))
-            time.sleep(0.5)
-        assert client.stdout is not None
-        overload = json.loads(client.stdout.read().splitlines()[-1])
-        ended = time.monotonic()
-        after = []
-        while time.monotonic() - ended < 10:
-            one = server.load(*pictures, "--clients", "1", "--seconds", "0.5")
-            after.append((round(time.monotonic() - ended, 1), one["p50_ms"]))
-        normal_s = next((t for t, p50 in after if p50 < 1.5 * idle["p50_ms"]), None)
-        third = len(memory) // 3
-        return {
-            "capacity_per_s": capacity["requests_per_s"],
-            "offered_per_s": rate,
-            "statuses": overload["statuses"],
-            "answered_p99_ms": overload["p99_ms"],
-            "memory_mb": {
-                "idle": before >> 20,
-                "first third": statistics.mean(memory[:third]) // 2**20,
-                "last third": statistics.mean(memory[-third:]) // 2**20,
-            },
-            "idle_p50_ms": idle["p50_ms"],
-            "normal_after_s": normal_s,
-        }
+def large_pictures(folder: Path, photos: Path) -> Path:
+    """A folder of JPEGs as telephones make them, of 12 megapixels and some 2 MB: photos made large, with noise."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir(exist_ok=True)
+    noise = np.random.default_rng(0)
+    for i, path in enumerate(sorted(photos.iterdir())[:12]):
+        if not (picture := folder / f"{i}.jpg").exists():
+            image = Image.open(path).convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC)
+            grain = Image.fromarray(noise.integers(0, 256, (750, 1000, 3), np.uint8)).resize(image.size)
+            Image.blend(image, grain, 0.12).save(picture, quality=88)
+    return folder
 
 
-def memory_bytes(pid: int) -> int:
-    """Resident memory of a process and its children, shared pages counted once each (proportional set size)."""
-    total = 0
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    for process in (pid, *map(int, children)):
-        try:
-            text = Path(f"/proc/{process}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("Pss:"))
-    return total
+def machine() -> dict[str, object]:
+    """What the figures were measured on, and with."""
+    from importlib.metadata import version
+
+    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
+    packages = ("onnxruntime", "pillow", "uvicorn", "starlette")
+    return {
+        "cpus": os.cpu_count(),
+        "processor": found[1] if found else platform.machine(),
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="a folder of JPEG files")
     parser.add_argument("--work", type=Path, default=Path("benchmark-serve"), help="where the bundle is kept")
-    parser.add_argument("--only", choices=("bundle", "service", "overload"))
+    parser.add_argument("--pictures", choices=("small", "large"), default="small")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="of the service's (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="%(default)s")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     bundle = make_bundle(args.work, args.photos)
-    result: dict[str, Any] = {"cpus": os.cpu_count()}
-    if args.only in (None, "service"):
-        result["service"] = served = measure_service(bundle, args.photos, args.seconds, args.rounds)
-        rows = [
-            [
-                name,
-                clients,
-                f"{one['requests_per_s']:.1f}",
-                *(f"{one['requests_per_s'] / served[f'naive {p}'][clients]['requests_per_s']:.2f}" for p in PRECISIONS),
-                f"{one['p50_ms']:.0f}",
-                f"{one['p99_ms']:.0f}",
-                one["statuses"],
-            ]
-            for name, by_clients in served.items()
-            for clients, one in by_clients.items()
+    photos = args.photos if args.pictures == "small" else large_pictures(args.work / "large", args.photos)
+    served = measure_service(bundle, photos, args.seconds, args.rounds)
+    rows = [
+        [
+            name,
+            clients,
+            f"{one['requests_per_s']:.1f}",
+            *(f"{one['requests_per_s'] / served[f'naive {p}'][clients]['requests_per_s']:.2f}" for p in PRECISIONS),
+            f"{one['p50_ms']:.0f}",
+            f"{one['p99_ms']:.0f}",
+            one["statuses"],
         ]
-        against = [f"of naive {precision}" for precision in PRECISIONS]
-        header = ["", "clients", "requests/s", *against, "p50 ms", "p99 ms", "answers"]
-        print("Service:", *table(header, rows), "", sep="\n")
-    if args.only in (None, "overload"):
-        result["overload"] = over = measure_overload(bundle, args.photos, 6 * args.seconds)
-        print("Twice what it takes:", *(f"  {name}: {value}" for name, value in over.items()), sep="\n")
-    print(json.dumps(result))
+        for name, by_clients in served.items()
+        for clients, one in by_clients.items()
+    ]
+    against = [f"of naive {precision}" for precision in PRECISIONS]
+    header = ["", "clients", "requests/s", *against, "p50 ms", "p99 ms", "answers"]
+    print(*table(header, rows), "", sep="\n")
+    print(json.dumps({"machine": machine(), "pictures": args.pictures, "service": served}))
 
 
 if __name__ == "__main__":

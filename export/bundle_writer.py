@@ -30,7 +30,16 @@ from export.config import PROMPTS, ExportConfig
 from export.measure import measure, torch_scores, torch_vectors
 from heads.evaluation.calibration import Curve, Temperature
 from runtime.config import Precision, SessionConfig
-from runtime.scoring.bundle import FORMAT, BundleManifest, FileEntry, GraphEntry, Part, Tensors, manifest_bytes
+from runtime.scoring.bundle import (
+    FORMAT,
+    WEIGHTS_FILE,
+    BundleManifest,
+    FileEntry,
+    GraphEntry,
+    Part,
+    Tensors,
+    manifest_bytes,
+)
 from runtime.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -85,7 +94,7 @@ def _build(
     parts = _export_parts(backbone, head, committee, shortens, head_manifest.get("calibration"))
     step(2, "writing the graphs")
     calibration, pictures = _divide(parts["image"], config)
-    with atomic_write(folder / compose.WEIGHTS_FILE) as weights:
+    with atomic_write(folder / WEIGHTS_FILE) as weights:
         writer = compose.WeightsWriter(weights)
         pixels = _calibration_pixels(calibration, backbone.identity)
         at = {precision: _graphs_at(precision, parts, pixels) for precision in config.precisions}

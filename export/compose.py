@@ -16,6 +16,7 @@ from embed.graphs.rewrite import serving_form
 from embed.graphs.trace import canonical, export_tower
 from embed.spec import Feature
 from heads.evaluation.calibration import Curve, Temperature
+from runtime.scoring.bundle import WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from heads.committee import Committee
     from heads.models import Head
 
-WEIGHTS_FILE = "weights.bin"
 MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the graphs, where shape inference needs some of them
 ALIGNMENT_BYTES = 4096  # onnxruntime maps a tensor into memory only where it starts on a page
 FEATURES: dict[str, Feature] = {"image_embedding": "projected", "image_pooled": "pooled"}

@@ -18,8 +18,7 @@ from pathlib import Path
 from embed.engines.sessions import Signature
 from embed.files import replacing
 from embed.spec import InputError
-from export.compose import WEIGHTS_FILE
-from runtime.scoring.bundle import PARTS, Bundle, Graph
+from runtime.scoring.bundle import PARTS, WEIGHTS_FILE, Bundle, Graph
 
 MAX_BATCH = 64
 QUEUE_DELAY_US = 2000

@@ -234,6 +234,7 @@ class AsyncClient(_Shared[httpx.AsyncClient]):
         finally:  # where one failed, the others have no purpose any more
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, steps: Steps[Result]) -> Result:
         reply: Reply = None

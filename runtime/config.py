@@ -1,5 +1,6 @@
 """What the stages of serving can be told. Imports nothing heavy, so that a command's help is quick."""
 
+import ipaddress
 import os
 import re
 from collections.abc import Collection
@@ -157,6 +158,8 @@ class ServiceConfig(SessionConfig):
     """Connections that may be open at once, or fewer where the system allows this process fewer open files."""
     max_per_address: Annotated[int, Range(1)] = 1024
     """Connections of one address. Behind a proxy, all of them are the proxy's."""
+    trusted_proxies: Annotated[tuple[str, ...], Option("--trusted-proxy")] = ()
+    """The address or network of a proxy, of which the log takes the client's address from X-Forwarded-For."""
     tokens: Annotated[tuple[str, ...], Internal()] = field(default=(), repr=False)
     """The bearer tokens, of which a request must have one."""
     admin_tokens: Annotated[tuple[str, ...], Internal()] = field(default=(), repr=False)
@@ -166,6 +169,11 @@ class ServiceConfig(SessionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise InputError(f"--trusted-proxy {proxy}: {error}; wanted such as 10.0.0.1 or 10.0.0.0/8") from None
         if self.max_queue < self.max_items:
             raise InputError(
                 f"ServiceConfig.max_queue is {self.max_queue}; wanted at least max_items, {self.max_items},"

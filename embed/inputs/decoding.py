@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.files import content_id
+from embed.inputs.errors import BLAMED, Reason, Stage, read_object, require_failure
 from embed.inputs.fetch import local_path, read_bytes
-from embed.inputs.images import BLAMED, STALL_S, ImageError, Limits, growth_bytes, load_pixels
+from embed.inputs.images import STALL_S, ImageError, Limits, growth_bytes, load_pixels
 from embed.inputs.thumbnails import thumbnail, webp
 from embed.process.workers import ANSWER_BYTES, Answers, WorkerPool
 from embed.spec import InputError, Preprocess
@@ -34,8 +35,8 @@ MAX_DETAIL = 4000  # characters; an address may be of any length
 class Failure:
     """Why a picture gets no vector."""
 
-    stage: str  # "read", "limits" or "decode"
-    reason: str  # one of few phrases
+    stage: Stage
+    reason: Reason
     detail: str = ""
 
 
@@ -113,15 +114,15 @@ def decode(picture: Picture, preprocess: Preprocess, limits: Limits) -> Picture:
 class DecodePool:
     """Chunks of pictures decoded in up to `workers` processes, started when there is work for them, until `close`.
 
-    Those that fetch pictures have this process's environment, where credentials and proxies are; others have none of
-    it.
+    Those that fetch pictures have this process's environment, where credentials and proxies are, and the network;
+    others have none of it, and only read files.
     """
 
     def __init__(self, preprocess: Preprocess, limits: Limits, workers: int, stall_s: float = STALL_S) -> None:
         self._shape = (CHUNK, *preprocess.size, 3)
         handle = partial(_decode_into, preprocess=preprocess, limits=limits)
         make = partial(WorkerPool, handle, workers, stall_s, math.prod(self._shape), growth_bytes=growth_bytes(limits))
-        self._pool: WorkerPool[tuple[int, Picture]] = make()
+        self._pool: WorkerPool[tuple[int, Picture]] = make(reach="files")
         self._fetching: WorkerPool[tuple[int, Picture]] = make(environment=os.environ.copy())
         self._most = 2 * workers
 
@@ -156,6 +157,8 @@ class DecodePool:
     def _submit(self, chunk: Chunk) -> "Future[None]":
         """Resolves once the outcomes of the chunk's pictures are set."""
         work = chunk.work()
+        remote = any(one.data is None and one.uri and local_path(one.uri) is None for one in work)
+        read = partial(_read_outcome, may_fault=remote)
 
         def collect(answers: Answers, memory: memoryview) -> None:
             # One copy of all: the memory is the next chunk's.
@@ -164,14 +167,13 @@ class DecodePool:
                 if answer is None:
                     picture.data, picture.failure = None, Failure("decode", BLAMED)
                     continue
-                outcome = json.loads(answer)
+                outcome = read(answer)
                 if "fault" in outcome:
                     raise InputError(outcome["fault"])
                 picture.settle(outcome, rows)
 
         if work:
-            remote = any(one.data is None and one.uri and local_path(one.uri) is None for one in work)
-            return (self._fetching if remote else self._pool).submit(list(enumerate(work)), collect)
+            return (self._fetching if remote else self._pool).submit(list(enumerate(work)), collect, check=read)
         nothing: Future[None] = Future()
         nothing.set_result(None)
         return nothing
@@ -190,6 +192,27 @@ def _decode_into(item: tuple[int, Picture], memory: memoryview, preprocess: Prep
     return json.dumps(picture.outcome()).encode()
 
 
+def _read_outcome(answer: bytes, may_fault: bool) -> dict[str, Any]:
+    """What `_decode_into` says; raise ValueError where it says something else."""
+    said: dict[str, Any] = read_object(answer)
+    if may_fault and isinstance(said.get("fault"), str):
+        return said
+    most = {"size_bytes": 2**63, "width": 2**31, "height": 2**31}
+    failure = {name: value for name, value in said.items() if name not in ("id", *most)}
+    if failure:
+        require_failure(failure)
+        # The ledger takes no half of a surrogate pair, which the name of a file may hold.
+        said["detail"] = said["detail"].encode("utf-8", "backslashreplace").decode()
+    for name, limit in most.items():
+        number = said.get(name, -1)
+        unknown = number is None and name == "size_bytes"
+        if not unknown and not (type(number) is int and 0 <= number < limit):
+            raise ValueError(f"{name} is {str(number)[:50]}")
+    if not re.fullmatch("[0-9a-f]{32}", str(said.get("id"))) and not (failure and said.get("id") is None):
+        raise ValueError(f"{str(said.get('id'))[:50]} is no id of a content")
+    return said
+
+
 Decoded: TypeAlias = NDArray[np.uint8] | ImageError
 Made = TypeVar("Made")
 
@@ -201,7 +224,7 @@ class Decoders:
         """`lost` is called for each process that dies, or takes more than `stall_s` for a picture."""
         self._limits = limits
         handle = partial(_decode_bytes, limits=limits)
-        self._pool = WorkerPool(handle, count, stall_s, lost=lost, growth_bytes=growth_bytes(limits))
+        self._pool = WorkerPool(handle, count, stall_s, lost=lost, growth_bytes=growth_bytes(limits), reach="bytes")
         self._pool.start()
 
     def submit(self, data: bytes, spec: Preprocess) -> "Future[Decoded]":
@@ -219,13 +242,14 @@ class Decoders:
     def _submit(
         self, data: bytes, wanted: Preprocess | int, made: Callable[[bytes], Made], answer_bytes: int
     ) -> "Future[Made | ImageError]":
-        def collect(answers: Answers, _: memoryview) -> Made | ImageError:
-            if (answer := answers[0]) is None:
+        def read(answer: bytes | None) -> Made | ImageError:
+            """What `_decode_bytes` says; raise ValueError where it says something else."""
+            if answer is None:
                 return ImageError("decode", BLAMED)
             return ImageError.from_json(answer) if answer[:1] == b"{" else made(answer)
 
         if len(data) <= self._limits.max_bytes:
-            return self._pool.submit([(data, wanted)], collect, answer_bytes)
+            return self._pool.submit([(data, wanted)], lambda answers, _: read(answers[0]), answer_bytes, read)
         refused: Future[Made | ImageError] = Future()  # not worth sending
         refused.set_result(
             ImageError("limits", "too many bytes", f"{len(data)}, at most {self._limits.max_bytes} allowed")

@@ -38,6 +38,7 @@ from PIL import (  # importing a plugin registers its format
 
 from embed.arrays import UInt8s
 from embed.config import Limits as Limits
+from embed.inputs.errors import BLAMED
 from embed.inputs.errors import ImageError as ImageError
 from embed.inputs.exif import BYTES_TYPES, DIRECTORIES, tags, upright
 from embed.inputs.pixels import preprocess, to_rgb
@@ -55,7 +56,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 BYTES_A_PIXEL = 16
 SPARE_BYTES = 256 << 20
 STALL_S = 120.0  # no picture within the limits takes this long; a process that does is stuck
-BLAMED = "the decoder crashed or stalled"
 
 # Rare encodings (run-length BMP, textual PPM, PPM of an odd depth) whose decoders are written in Python: seconds per
 # megapixel.
@@ -124,23 +124,20 @@ def _load_apart(data: bytes, limits: Limits, ignore_exif: bool) -> Image.Image:
         raise ImageError("decode", "unsupported encoding", detail)
 
     def collect(answers: Answers, _: memoryview) -> Image.Image:
-        answer = answers[0]
-        if answer is None:
-            raise ImageError("decode", BLAMED)
-        if answer[:1] == b"{":
-            raise ImageError.from_json(answer)
-        size = struct.unpack_from("=2l", answer, 1)
-        return Image.frombytes("RGB", size, answer[9:])
+        found = ImageError("decode", BLAMED) if answers[0] is None else _loaded(answers[0])
+        if isinstance(found, ImageError):
+            raise found
+        return found
 
     pool = _decoders(os.getpid(), limits)
-    return pool.submit([(data, ignore_exif)], collect, 9 + max(1 << 20, 3 * limits.max_pixels)).result()
+    return pool.submit([(data, ignore_exif)], collect, 9 + max(1 << 20, 3 * limits.max_pixels), _loaded).result()
 
 
 @cache
 def _decoders(process: int, limits: Limits) -> "WorkerPool[tuple[bytes, bool]]":
     """Processes that decode for this one, which has that id; they start when there is work, and a fork has others."""
     handle = partial(_load_here, limits=limits)
-    pool = WorkerPool(handle, os.cpu_count() or 1, STALL_S, growth_bytes=growth_bytes(limits))
+    pool = WorkerPool(handle, os.cpu_count() or 1, STALL_S, growth_bytes=growth_bytes(limits), reach="bytes")
     atexit.register(lambda: pool.close() if os.getpid() == process else None)
     return pool
 
@@ -154,6 +151,16 @@ def _load_here(item: tuple[bytes, bool], _: memoryview, limits: Limits) -> bytes
         return error.to_json()
     except MemoryError as error:
         return _image_error(error).to_json()
+
+
+def _loaded(answer: bytes) -> Image.Image | ImageError:
+    """What `_load_here` says; raise ValueError where it is neither a picture nor what is wrong with one."""
+    if answer[:1] == b"{":
+        return ImageError.from_json(answer)
+    size = struct.unpack_from("=2l", answer, 1) if len(answer) > 9 else (0, 0)
+    if min(size) < 1 or 9 + 3 * math.prod(size) != len(answer):
+        raise ValueError(f"a picture of {size} in {len(answer)} bytes")
+    return Image.frombytes("RGB", size, answer[9:])
 
 
 class _Reader(io.BytesIO):

@@ -21,6 +21,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
+from embed.process.confinement import Reach, confine
 from embed.spec import InputError
 
 Answer = TypeVar("Answer")
@@ -50,7 +51,7 @@ class Child:
     """A process that runs `work(its end of a pipe, *arguments)`, and this side's end, `connection`.
 
     Work, a function of a module, and arguments are pickled. The process has the `environment`, this one's by default,
-    and the open files `descriptors` under the same numbers.
+    and the open files `descriptors` under the same numbers. It is confined to `reach` once it has read its work.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Child:
         *arguments: *Arguments,
         environment: Mapping[str, str] | None = None,
         descriptors: Sequence[int] = (),
+        reach: Reach = "all",
     ) -> None:
         self.connection, theirs = Pipe()
         with theirs:
@@ -67,7 +69,7 @@ class Child:
                 command, stdin=subprocess.DEVNULL, env=environment, pass_fds=[theirs.fileno(), *descriptors]
             )
         with contextlib.suppress(OSError):  # it has ended already, which whoever reads its answers will see
-            self.connection.send((work, arguments))
+            self.connection.send((reach, work, arguments))
 
     def exit_code(self) -> int | None:
         """The exit code of a process whose pipe has closed; None where it lives on."""
@@ -140,10 +142,11 @@ def run(descriptor: int) -> None:
     """What a new process does with its end of the pipe."""
     for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to every process of its group
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
-        work, arguments = connection.recv()
+        reach, work, arguments = connection.recv()
+        confine(reach)  # before there is another thread, which it would not tie
+        threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
         work(connection, *arguments)
 
 

@@ -1,9 +1,9 @@
 """Work in processes that may crash, hang or be killed: it costs one item, and neither this process nor another item.
 
 Decoders are C code fed with strangers' files. What such a file can do to its process must end there, so this is the
-one place that starts, feeds, watches and replaces these processes. They have little memory to grow into and no secret
-in their environment; their answers are plain bytes of a bounded length, which nothing here unpickles. Knows no
-pictures.
+one place that starts, feeds, watches and replaces these processes. They have little memory to grow into, no secret in
+their environment and no more in reach than their work needs; their answers are plain bytes of a bounded length, which
+nothing here unpickles. Knows no pictures.
 """
 
 import contextlib
@@ -16,16 +16,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import accumulate, pairwise
 from multiprocessing.connection import Connection
 from typing import BinaryIO, Generic, TypeAlias, TypeVar
 
 from embed.process.bounds import bounded_memory
 from embed.process.child import Child, bare_environment, silence_libraries
+from embed.process.confinement import Reach
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Handle: TypeAlias = Callable[[Item, memoryview], bytes]
+Check: TypeAlias = Callable[[bytes], object]
 Answers: TypeAlias = Sequence[bytes | None]  # one an item; None for an item that no process survives
 
 DEATHS = 2  # a process may die of its neighbours' memory: an item is blamed the second time
@@ -36,6 +39,10 @@ POSITION_BYTES = 8
 ANSWER_BYTES = 1 << 20  # an answer is no longer, unless it is said to be
 
 
+class NoProcess(RuntimeError):
+    """Processes end before they get as far as asking for work, one after another."""
+
+
 class WorkerPool(Generic[Item]):
     """Up to `count` processes that run `handle(item, memory)`, started when there is work for them, until `close`.
 
@@ -43,7 +50,7 @@ class WorkerPool(Generic[Item]):
     Each process has a thread here that hands it the items of one task and takes their answers. Where the process dies,
     or is at one item for more than `stall_s`, `lost` is called and a new one does the task again, without an item that
     has cost two processes. While it is at an item its address space grows by `growth_bytes` at most. Its `environment`
-    is `bare_environment()` unless given.
+    is `bare_environment()` unless given, and it is confined to `reach`.
     """
 
     def __init__(
@@ -55,8 +62,10 @@ class WorkerPool(Generic[Item]):
         lost: Callable[[], None] = lambda: None,
         growth_bytes: int = 1 << 30,
         environment: Mapping[str, str] | None = None,
+        reach: Reach = "all",
     ) -> None:
         self._handle = handle
+        self._reach = reach
         self._stall_s = stall_s
         self._growth_bytes = growth_bytes
         self._environment = bare_environment() if environment is None else environment
@@ -78,17 +87,19 @@ class WorkerPool(Generic[Item]):
         items: Sequence[Item],
         collect: Callable[[Answers, memoryview], Result],
         answer_bytes: int = ANSWER_BYTES,
+        check: Check = bytes,
     ) -> "Future[Result]":
         """`collect(answers, memory)` once there is an answer for each item, called in a thread of the pool.
 
-        A process that answers with more than `answer_bytes` an item counts as one that died. A future that is cancelled
-        before its turn costs nothing. CancelledError here or in the future where the pool is closed meanwhile,
-        RuntimeError in it where processes do not even start.
+        A process counts as one that died if it answers with more than `answer_bytes` an item, or with something for
+        which `check` raises ValueError. A future that is cancelled before its turn costs nothing. CancelledError here
+        or in the future where the pool is closed meanwhile, RuntimeError in it where processes do not even start.
         """
         with self._lock:
             if self._closed:
                 raise CancelledError
-            return self._threads.submit(self._do, items, collect, answer_bytes)
+            # `lost` is called in the context of the caller, and may ask there for whom the work was.
+            return self._threads.submit(copy_context().run, self._do, items, collect, answer_bytes, check)
 
     def close(self) -> None:
         """End the processes, whatever they are at, and wait for the threads."""
@@ -103,33 +114,37 @@ class WorkerPool(Generic[Item]):
             worker.memory.file.close()
         self._workers, self._idle = [], []
 
-    def _do(self, items: Sequence[Item], collect: Callable[[Answers, memoryview], Result], answer_bytes: int) -> Result:
+    def _do(
+        self, items: Sequence[Item], collect: Callable[[Answers, memoryview], Result], answer_bytes: int, check: Check
+    ) -> Result:
         worker = self._idle.pop()  # as many workers as threads: there is one
         try:
-            return collect(self._answers(worker, items, answer_bytes), worker.memory.of_tasks)
+            return collect(self._answers(worker, items, answer_bytes, check), worker.memory.of_tasks)
         finally:
             self._idle.append(worker)
 
-    def _answers(self, worker: "_Worker", items: Sequence[Item], answer_bytes: int) -> Answers:
+    def _answers(self, worker: "_Worker", items: Sequence[Item], answer_bytes: int, check: Check) -> Answers:
         deaths: Counter[int] = Counter()
-        failed_starts = 0
+        unexplained = 0  # deaths one after another at no item
         answers: list[bytes | None] = [None] * len(items)
         while left := [(i, item) for i, item in enumerate(items) if deaths[i] < DEATHS]:
             child = self._ensure_process(worker)
-            found = worker.answers(child, left, self._stall_s, answer_bytes)
+            found = worker.answers(child, left, self._stall_s, answer_bytes, check)
             if found is not None:
                 for (i, _), answer in zip(left, found, strict=True):
                     answers[i] = answer
                 break
-            at = worker.memory.position[0]
+            at = worker.memory.position[0]  # as the process says, and it may be in a stranger's hands
             deaths[at] += 1
-            failed_starts = 0 if at in range(len(items)) else failed_starts + 1
-            code = child.exit_code() if failed_starts == FAILED_STARTS else None
+            unexplained = 0 if at in dict(left) else unexplained + 1
+            code = child.exit_code() if unexplained == FAILED_STARTS and not worker.began else None
             with self._lock:
                 worker.stop()
             self._lost()
-            if failed_starts == FAILED_STARTS:
-                raise RuntimeError(f"worker processes do not start; the exit code of the last one is {code}")
+            if unexplained == FAILED_STARTS:
+                if not worker.began:
+                    raise NoProcess(f"worker processes do not start; the exit code of the last one is {code}")
+                deaths[left[0][0]], unexplained = DEATHS, 0  # some item must be to blame, and the next may fare better
         return answers
 
     def _ensure_process(self, worker: "_Worker") -> Child:
@@ -139,7 +154,9 @@ class WorkerPool(Generic[Item]):
             if worker.child is None:
                 worker.memory.position[0] = -1
                 file, given = worker.memory.file.fileno(), (self._handle, self._growth_bytes)
-                worker.child = Child(_serve, file, *given, environment=self._environment, descriptors=[file])
+                worker.child = Child(
+                    _serve, file, *given, environment=self._environment, descriptors=[file], reach=self._reach
+                )
                 worker.began = False
                 self.started += 1
             return worker.child
@@ -154,11 +171,11 @@ class _Worker:
         self.began = False  # whether that process has got as far as asking for work
 
     def answers(
-        self, child: Child, items: Sequence[tuple[int, object]], stall_s: float, answer_bytes: int
+        self, child: Child, items: Sequence[tuple[int, object]], stall_s: float, answer_bytes: int, check: Check
     ) -> list[bytes] | None:
         """An answer for each of the items, which are numbered; None where the process dies, stalls or says nonsense."""
         position = self.memory.position
-        with contextlib.suppress(EOFError, OSError):  # it died, or says more than it may
+        with contextlib.suppress(EOFError, OSError, ValueError):  # it died, says more than it may, or nonsense
             if not self.began:
                 if not child.connection.poll(START_S):
                     return None
@@ -172,7 +189,10 @@ class _Worker:
                     seen, since = position[0], time.monotonic()
                 elif time.monotonic() - since > stall_s:
                     return None
-            return _parted(child.connection.recv_bytes(len(items) * (8 + answer_bytes)), len(items))
+            found = _parted(child.connection.recv_bytes(len(items) * (8 + answer_bytes)), len(items))
+            for answer in found:
+                check(answer)
+            return found
         return None
 
     def stop(self) -> None:
@@ -224,12 +244,12 @@ def _joined(parts: Sequence[bytes]) -> bytes:
     return struct.pack(f"={len(parts)}q", *map(len, parts)) + b"".join(parts)
 
 
-def _parted(message: bytes, count: int) -> list[bytes] | None:
-    """The parts of a message of `_joined`; None where it is none."""
+def _parted(message: bytes, count: int) -> list[bytes]:
+    """The parts of a message of `_joined`; raise ValueError where it is none."""
     if len(message) < 8 * count:
-        return None
+        raise ValueError("the message is too short")
     lengths = struct.unpack_from(f"={count}q", message)
     if min(lengths) < 0 or 8 * count + sum(lengths) != len(message):
-        return None
+        raise ValueError("the message is not as long as it says")
     ends = list(accumulate(lengths, initial=8 * count))
     return [message[start:end] for start, end in pairwise(ends)]

@@ -120,8 +120,7 @@ def train(
     options, lines = chosen_head({**options, "loss": losses[0]}, [measured, *more], features, losses, where.min_ratio)
     head_config, train_config = configs(options, split_config.seed, features)
     require_use(train_config, losses)
-    aside = head_config.kind != "blend" and train_config.penalty is None
-    where.require_use([measured, *more], losses, keeps_aside=aside)
+    where.require_use([measured, *more], losses, keeps_aside=head_config.kind in STEPPED)
     others = [OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
     if split is None and not {"folds", "test_fraction"} & set(splitting.keywords):
         split_config = small_folds(measured, split_config)

@@ -19,7 +19,7 @@ Knows no session.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from embed.spec import Identity, InputError, Source, known_fields
 from runtime.config import Precision
 
 FORMAT = 1
+WEIGHTS_FILE = "weights.bin"
 Part = Literal["model", "image", "text", "head"]
 PARTS: tuple[Part, ...] = get_args(Part)
 # What a graph of scores may give, each float32 (n,).
@@ -179,15 +180,32 @@ class Bundle:
         """The prompts' tokenizer; raise BundleError for a head that reads no text."""
         if self.tokenizer_config is None:
             raise BundleError(f"{self.path} has no tokenizer: its head reads {self.manifest['head']['inputs']}")
-        return Tokenizer((self.path / "tokenizer.json").read_text(encoding="utf-8"), self.tokenizer_config)
+        return Tokenizer(self.read("tokenizer.json").decode(), self.tokenizer_config)
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes; raise BundleError where they are not those that were exported."""
+        data = (self.path / name).read_bytes()
+        self.require_exported(name, hashlib.sha256(data).hexdigest())
+        return data
+
+    def require_exported(self, name: str, sha256: str) -> None:
+        """Raise BundleError if what was read of a file, which has this SHA-256, is not what was exported."""
+        if sha256 != self.manifest["files"][name]["sha256"]:
+            raise BundleError(
+                f"{self.path / name} is not the file that was exported (its SHA-256 differs); if it was overwritten to"
+                " put another bundle in force, write that to a folder of its own and swap the folders"
+            )
 
 
-def open_bundle(path: str | Path) -> Bundle:
-    """The bundle at `path` once every byte of it is what was exported; raise BundleError otherwise."""
+def open_bundle(path: str | Path, unread: Collection[str] = ()) -> Bundle:
+    """The bundle at `path` once every byte of it is what was exported; raise BundleError otherwise.
+
+    Of the files `unread` only the size is looked at here, since whoever reads them verifies what he reads.
+    """
     path = Path(path)
     manifest = _read_manifest(path / "bundle.json")
     try:
-        verify_files(path, manifest["files"])
+        verify_files(path, manifest["files"], unread)
         identity = Identity.from_json(manifest["identity"])
         tokenizer = manifest["tokenizer"]
         bundle = Bundle(
@@ -216,8 +234,11 @@ def manifest_bytes(manifest: Mapping[str, object]) -> bytes:
     return _spelled({**body, "digest": digest})
 
 
-def verify_files(path: Path, files: Mapping[str, FileEntry]) -> None:
-    """Raise BundleError naming every file that is missing or is not the one that was exported."""
+def verify_files(path: Path, files: Mapping[str, FileEntry], unread: Collection[str] = ()) -> None:
+    """Raise BundleError naming every file that is missing or is not the one that was exported.
+
+    Those that are `unread` may have any content of the right size.
+    """
 
     def fault(name: str) -> str | None:
         file, expected = path / name, files[name]
@@ -227,7 +248,7 @@ def verify_files(path: Path, files: Mapping[str, FileEntry]) -> None:
             return f"{name} is missing"
         if file.stat().st_size != expected["bytes"]:
             return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-        if sha256_file(file) != expected["sha256"]:
+        if name not in unread and sha256_file(file) != expected["sha256"]:
             return f"{name} is not the file that was exported (its SHA-256 differs)"
         return None
 

@@ -6,6 +6,7 @@ Knows arrays only: no picture, no prompt.
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from mmap import mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,8 +15,9 @@ from embed.arrays import Array, Float32s, UInt8s
 from embed.engines.sessions import DEVICE_PROVIDERS, open_session, resolve_providers, run, signature
 from embed.ort import require_onnxruntime
 from runtime.config import Precision, SessionConfig
-from runtime.scoring.bundle import Bundle, BundleError, Part
+from runtime.scoring.bundle import WEIGHTS_FILE, Bundle, BundleError, Part
 from runtime.scoring.pinned import locked_array
+from runtime.scoring.weights import read_weights
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -32,6 +34,7 @@ class Sessions:
         self._bundle = bundle
         self._precision = precision
         self._config = config
+        self._weights: mmap | None = read_weights(bundle, precision)
         self._open: dict[tuple[Part, int | None], InferenceSession] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
@@ -53,8 +56,14 @@ class Sessions:
             return {name: np.empty((0, *map(int, shape[1:])), kind) for name, (kind, shape) in outputs.items()}
         return dict(zip((output.name for output in session.get_outputs()), run(session, inputs), strict=True))
 
+    def release_weights(self) -> None:
+        """Forget the weights that were read: open sessions have copies, and another one reads them anew."""
+        with self._lock:
+            self._weights = None
+
     def close(self) -> None:
         """Forget the sessions, whose memory is free once no run uses them."""
+        self.release_weights()
         with self._lock:
             self._open.clear()
 
@@ -83,12 +92,20 @@ class Sessions:
             threads = config.threads
         with self._lock:
             if (part, threads) not in self._open:
-                path, graph = self._bundle.path, self._bundle.graph(self._precision, part)
-                file, cache = path / graph.file, config.engine_cache
-                session = open_session(file, config.providers, threads, cache, self._precision)
-                found = signature(session)
-                for side, wanted in (("inputs", graph.inputs), ("outputs", graph.outputs)):
-                    if found[side] != wanted:
-                        raise BundleError(f"{path / graph.file} has {side} {found[side]}, its manifest {dict(wanted)}")
-                self._open[part, threads] = session
+                self._open[part, threads] = self._new_session(part, threads)
             return self._open[part, threads]
+
+    def _new_session(self, part: Part, threads: int | None) -> "InferenceSession":
+        graph, config = self._bundle.graph(self._precision, part), self._config
+        path = self._bundle.path / graph.file
+        if self._weights is None:
+            self._weights = read_weights(self._bundle, self._precision)
+        model, weights = self._bundle.read(graph.file), {WEIGHTS_FILE: self._weights}
+        session = open_session(
+            model, config.providers, threads, config.engine_cache, self._precision, files=weights, name=str(path)
+        )
+        found = signature(session)
+        for side, wanted in (("inputs", graph.inputs), ("outputs", graph.outputs)):
+            if found[side] != wanted:
+                raise BundleError(f"{path} has {side} {found[side]}, its manifest {dict(wanted)}")
+        return session

@@ -5,6 +5,7 @@ encoded meanwhile, once, and remembered. One scorer may be used by many threads.
 catalogue.
 """
 
+import io
 import os
 import threading
 from collections import OrderedDict, deque
@@ -24,7 +25,7 @@ from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
 from runtime.config import SessionConfig
-from runtime.scoring.bundle import OUTPUTS, Bundle, BundleError, open_bundle
+from runtime.scoring.bundle import OUTPUTS, WEIGHTS_FILE, Bundle, BundleError, open_bundle
 from runtime.scoring.graphs import BATCH, Pixels, Sessions
 
 Picture = str | os.PathLike[str] | bytes | Image | UInt8s
@@ -73,7 +74,14 @@ class Scorer:
     @classmethod
     def load(cls, path: str | Path, session: SessionConfig = SESSION, limits: Limits = LIMITS) -> "Scorer":
         """The scorer of the bundle at `path`, every file of it verified; raise BundleError where it is damaged."""
-        return cls(open_bundle(path), session, limits)
+        return cls(open_bundle(path, unread=(WEIGHTS_FILE,)), session, limits)
+
+    def release_weights(self) -> None:
+        """Give the memory of the weights back, when the sessions that will be used are open and have their copies.
+
+        A session opened later reads them anew, and raises BundleError if the file is another one by then.
+        """
+        self._sessions.release_weights()
 
     def close(self) -> None:
         """Give the memory of the sessions back and end the threads; a closed scorer scores no more."""
@@ -137,6 +145,7 @@ class Scorer:
         for name, values in self.score_vectors(features).items():
             outputs[name] = np.full(count, np.nan, np.float32)
             outputs[name][good] = values
+        self.release_weights()
         return Scored(outputs, errors)
 
     def score_vectors(self, features: dict[str, Float32s]) -> dict[str, Float32s]:
@@ -207,7 +216,7 @@ class Scorer:
 
         Raise BundleError where that is beyond the tolerance of the bundle.
         """
-        with np.load(self.bundle.path / "reference.npz", allow_pickle=False) as file:
+        with np.load(io.BytesIO(self.bundle.read("reference.npz")), allow_pickle=False) as file:
             reference = dict(file)
         features = self._sessions.run("image", {"pixels": reference["pixels"]})
         if self.reads_text:

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
@@ -22,11 +22,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
+from embed.process.confinement import protections
 from runtime.config import ServiceConfig
 from runtime.service import routes
 from runtime.service.docs.page import add_docs
 from runtime.service.network.errors import Problem, invalid
-from runtime.service.network.front import Front
+from runtime.service.network.front import Front, log
 from runtime.service.reading import fault_texts
 from runtime.service.state import Service
 
@@ -40,11 +41,13 @@ def create_app(config: ServiceConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        log.info("decoders are confined", extra={"fields": {"by": protections("bytes")}})
+        # The first proof is not waited for; whoever asks for it under load would wait.
+        tasks = {asyncio.ensure_future(quietly(service.ready()))}
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
-            tasks = set()
 
             def hang_up() -> None:
-                tasks.add(asyncio.ensure_future(reload_quietly(service)))
+                tasks.add(asyncio.ensure_future(quietly(service.reload())))
 
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
         yield
@@ -60,7 +63,15 @@ def create_app(config: ServiceConfig) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    app.add_middleware(Front, gate=service.gate, metrics=service.metrics, config=config, routes=app.router.routes)
+    app.add_middleware(
+        Front,
+        gate=service.gate,
+        turns=service.turns,
+        metrics=service.metrics,
+        tracing=service.tracing,
+        config=config,
+        routes=app.router.routes,
+    )
     if config.origins:  # outermost: a page can read refusals too, and its browser asks without a token
         app.add_middleware(
             CORSMiddleware,
@@ -77,10 +88,10 @@ def create_app(config: ServiceConfig) -> FastAPI:
     return app
 
 
-async def reload_quietly(service: Service) -> None:
-    """`Service.reload`, for callers that nobody answers to: a failure stands in the log."""
+async def quietly(work: Awaitable[object]) -> None:
+    """What nobody waits for; its failure stands in the log, or is told to who asks next."""
     with contextlib.suppress(Exception):
-        await service.reload()
+        await work
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:
@@ -89,4 +100,5 @@ async def _answer_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         error = invalid(*fault_texts(error.errors()))
     assert isinstance(error, Problem)
+    request.state.reason = error.reason
     return error.answer(request.state.request_id)

@@ -5,10 +5,11 @@ force and swaps it for a new one without dropping a request: who began with the 
 """
 
 import asyncio
+import io
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,12 +18,16 @@ from numpy.typing import NDArray
 
 from embed.arrays import Float32s
 from embed.inputs.decoding import Decoders
+from embed.inputs.errors import BLAMED
 from embed.inputs.images import ImageError
 from embed.process.allocator import release_freed_memory
+from embed.process.workers import NoProcess
 from embed.spec import require_same_identity
 from runtime.scoring.scorer import Scorer
 from runtime.service.batching import Batcher, Observe
 from runtime.service.network.fetching import Fetcher
+from runtime.service.network.metrics import Stage
+from runtime.service.network.turns import Job, Turns
 from runtime.service.requests import Picture, UrlPicture
 
 if TYPE_CHECKING:
@@ -84,16 +89,18 @@ class Engine:
         catalogue: "Catalogue | None",
         decoders: Decoders,
         fetcher: Fetcher,
+        turns: Turns,
         use: Sizes,
         observe: Observe,
+        stage: Callable[[Stage], AbstractContextManager[None]],
     ) -> None:
         if catalogue is not None:
             names = f"the catalogue {catalogue.path}", f"the bundle {scorer.bundle.path}"
             require_same_identity(catalogue.identity, names[0], scorer.identity, names[1])
         self.scorer = scorer
         self.catalogue = catalogue
-        scorer.check_reference()  # opens every session too, before files of the bundle can be replaced
-        with np.load(scorer.bundle.path / "reference.npz", allow_pickle=False) as reference:
+        scorer.check_reference()  # opens every session too
+        with np.load(io.BytesIO(scorer.bundle.read("reference.npz")), allow_pickle=False) as reference:
             prompts = list(map(str, reference["prompts"])) if scorer.reads_text else [None] * len(reference["pixels"])
             self._reference = [
                 Work(pixels, prompt, scored=True) for pixels, prompt in zip(reference["pixels"], prompts, strict=True)
@@ -102,7 +109,14 @@ class Engine:
         self._tolerance = scorer.bundle.manifest["reference"][scorer.precision]["score"]
         self._decoders = decoders
         self._fetcher = fetcher
+        self.turns = turns
+        self._stage = stage  # watches what is done to one item
         run_batch(scorer, self._reference, use.lone_threads)  # opens its session too
+        scorer.release_weights()
+        release_freed_memory()
+        start = time.monotonic()
+        run_batch(scorer, self._reference, use.lone_threads)
+        self.item_s = (time.monotonic() - start) / len(self._reference)  # what a run takes for each of its items
 
         def run(works: Sequence[Work]) -> list[Outcome]:
             return run_batch(scorer, works, use.lone_threads if self.batcher.lone else None)
@@ -122,42 +136,67 @@ class Engine:
         """What every answer says of its origin."""
         return {"bundle": self.scorer.bundle.digest, "precision": self.scorer.precision}
 
-    async def pixels(self, picture: Picture) -> NDArray[np.uint8] | ImageError:
-        """The picture ready for the backbone, or what is wrong with it."""
-        if isinstance(picture, UrlPicture):
-            # One of few until it is decoded: what is fetched takes memory that no request has announced.
-            async with self._fetcher.slots:
-                try:
-                    return await self._decoded(await self._fetcher.fetch(picture.url))
-                except ImageError as error:
-                    return error
-        return picture if isinstance(picture, ImageError) else await self._decoded(picture)
+    async def decoded(self, answer: "Future[Found | ImageError]") -> Found | ImageError:
+        """What a decoder makes of a picture, or what is wrong with it."""
+        with self._stage("decode"):
+            try:
+                return await asyncio.wrap_future(answer)
+            except NoProcess as error:  # killed as they start, perhaps for lack of memory; the next may fare better
+                return ImageError("decode", BLAMED, str(error))
 
-    async def _decoded(self, data: bytes) -> NDArray[np.uint8] | ImageError:
-        return await asyncio.wrap_future(self._decoders.submit(data, self.scorer.identity.preprocess))
+    async def _pixels(self, data: bytes) -> NDArray[np.uint8] | ImageError:
+        """The picture ready for the backbone, or what is wrong with it."""
+        return await self.decoded(self._decoders.submit(data, self.scorer.identity.preprocess))
+
+    async def _batched(self, work: Work) -> Outcome:
+        with self._stage("batch"):
+            return await self.batcher.submit(work)
 
     async def score(
-        self, prompts: Sequence[str | None], pictures: Sequence[Picture]
+        self, job: Job, prompts: Sequence[str | None], pictures: Sequence[Picture]
     ) -> list[dict[str, float] | ImageError]:
         """The head's outputs by name, of each picture under its prompt, or what is wrong with it."""
         read = prompts if self.scorer.reads_text else [None] * len(pictures)
-        found = await asyncio.gather(*(self._run(*one, scored=True) for one in zip(pictures, read, strict=True)))
+        each = zip(pictures, read, strict=True)
+        found = await asyncio.gather(*(self._run(job, picture, prompt, scored=True) for picture, prompt in each))
         names = self.scorer.outputs
         return [one if isinstance(one, ImageError) else {name: one[name] for name in names} for one in found]
 
-    async def embed_images(self, pictures: Sequence[Picture]) -> list[Float32s | ImageError]:
+    async def embed_images(self, job: Job, pictures: Sequence[Picture]) -> list[Float32s | ImageError]:
         """Of each picture its unit vector (d,), or what is wrong with it."""
-        found = await asyncio.gather(*map(self._run, pictures))
+        found = await asyncio.gather(*(self._run(job, picture) for picture in pictures))
         return [one if isinstance(one, ImageError) else one["image_embedding"] for one in found]
 
-    async def _run(self, picture: Picture, prompt: str | None = None, scored: bool = False) -> Outcome | ImageError:
-        pixels = await self.pixels(picture)
-        return pixels if isinstance(pixels, ImageError) else await self.batcher.submit(Work(pixels, prompt, scored))
-
-    async def embed_prompts(self, prompts: Sequence[str]) -> list[Float32s]:
+    async def embed_prompts(self, job: Job, prompts: Sequence[str]) -> list[Float32s]:
         """Of each prompt its unit vector (d,)."""
-        outcomes = await asyncio.gather(*(self.batcher.submit(Work(prompt=prompt)) for prompt in prompts))
+        outcomes = await asyncio.gather(*(self._run_prompt(job, prompt) for prompt in prompts))
         return [outcome["text_embedding"] for outcome in outcomes]
+
+    async def _run(
+        self, job: Job, picture: Picture, prompt: str | None = None, scored: bool = False
+    ) -> Outcome | ImageError:
+        if isinstance(picture, UrlPicture):
+            # One of few until it is done: what is fetched takes memory that no request has announced.
+            async with self._fetcher.slots:
+                try:
+                    with self._stage("fetch"):
+                        fetched = await self._fetcher.fetch(picture.url)
+                except ImageError as error:
+                    return error
+                return await self._run(job, fetched, prompt, scored)
+        if isinstance(picture, ImageError):
+            return picture
+        async with self.turns.turn(job) as decoded:
+            pixels = await self._pixels(picture)
+            if isinstance(pixels, ImageError):
+                return pixels
+            decoded()
+            return await self._batched(Work(pixels, prompt, scored))
+
+    async def _run_prompt(self, job: Job, prompt: str) -> Outcome:
+        async with self.turns.turn(job) as decoded:
+            decoded()
+            return await self._batched(Work(prompt=prompt))
 
     async def search(self, search: Callable[[], Found]) -> Found:
         """What `search` gives, run in a thread of its own."""
@@ -172,7 +211,7 @@ class Engine:
         difference = float(np.abs([one["score"] for one in found] - self._reference_scores).max())
         if not difference <= self._tolerance:
             raise RuntimeError(f"scores of the reference are off by {difference:.2e}, more than {self._tolerance:.2e}")
-        decoded = await self.pixels(b"P6 1 1 255\n\xff\x00\x00")  # one red pixel
+        decoded = await self._pixels(b"P6 1 1 255\n\xff\x00\x00")  # one red pixel
         if isinstance(decoded, ImageError):
             raise RuntimeError(f"a decoder process gave: {decoded}")
         return difference

@@ -21,6 +21,7 @@ from embed.arrays import Float32s
 from embed.inputs.images import ImageError
 from runtime.service.engine import Engine
 from runtime.service.network.errors import Problem, invalid
+from runtime.service.network.turns import Job
 from runtime.service.reading import check_count, check_prompts, in_thread_if_large, read_json_request
 from runtime.service.requests import ERRORS, Closed, ErrorAnswer, Picture, described, example, picture_of, url_picture
 from runtime.service.state import Service
@@ -105,11 +106,11 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
             raise Problem(404, "unknown model", f"got {asked.model[:100]!r}; this service has {service.model!r}")
         if asked.modality == "text":
             check_prompts(asked.inputs, service.config.max_prompt_chars)
-        with service.gate.admit(items=len(asked.inputs)):
-            async with service.room.use() as engine:
-                _require_dimensions(engine, asked.dimensions)
-                found, tokens = await (_texts if asked.modality == "text" else _pictures)(engine, asked.inputs)
-                request.state.log = service.count(found)
+        size_bytes = 0 if asked.modality == "text" else sum(map(len, asked.inputs))
+        async with service.work(request, len(asked.inputs), size_bytes) as (engine, job):
+            _require_dimensions(engine, asked.dimensions)
+            found, tokens = await (_texts if asked.modality == "text" else _pictures)(engine, job, asked.inputs)
+            request.state.log = service.count(found)
         faults = [f"input {i}: {one}" for i, one in enumerate(found) if isinstance(one, ImageError)]
         if faults:
             raise invalid(*faults)
@@ -132,16 +133,16 @@ def _require_dimensions(engine: Engine, dimensions: int | None) -> None:
         raise invalid(f"dimensions: got {dimensions}; this model's vectors have {dim}, and cannot be shortened")
 
 
-async def _texts(engine: Engine, texts: Sequence[str]) -> tuple[Sequence[Float32s | ImageError], int]:
+async def _texts(engine: Engine, job: Job, texts: Sequence[str]) -> tuple[Sequence[Float32s | ImageError], int]:
     """Their vectors, and how many tokens they have."""
     if not engine.has_text_tower:
         raise invalid("modality: this bundle's head reads no text: it has no text tower; wanted image")
-    return await asyncio.gather(engine.embed_prompts(texts), asyncio.to_thread(engine.scorer.count_tokens, texts))
+    return await asyncio.gather(engine.embed_prompts(job, texts), asyncio.to_thread(engine.scorer.count_tokens, texts))
 
 
-async def _pictures(engine: Engine, texts: Sequence[str]) -> tuple[Sequence[Float32s | ImageError], int]:
+async def _pictures(engine: Engine, job: Job, texts: Sequence[str]) -> tuple[Sequence[Float32s | ImageError], int]:
     pictures = await in_thread_if_large(sum(map(len, texts)), lambda: list(map(_picture, texts)))
-    return await engine.embed_images(pictures), 0
+    return await engine.embed_images(job, pictures), 0
 
 
 def _picture(text: str) -> Picture:

@@ -25,7 +25,7 @@ from runtime.service.reading import read_items, read_similar
 from runtime.service.requests import ERRORS, Picture, described
 from runtime.service.similar import THUMBNAILS, find_hits
 from runtime.service.state import Service
-from runtime.service.thumbnails import Thumbnails, ThumbnailSize
+from runtime.service.thumbnails import TYPICAL_BYTES, Thumbnails, ThumbnailSize
 
 THUMBNAIL_SECONDS = 86_400  # for browsers to keep one; an id stands for a content
 
@@ -36,11 +36,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def scored(
         request: Request, prompts: Sequence[str], pictures: Sequence[Picture]
     ) -> tuple[Engine, list[dict[str, float] | ImageError]]:
-        with service.gate.admit(items=len(pictures)):
-            async with service.room.use() as engine:
-                outcomes = await engine.score(prompts_for(engine, prompts, len(pictures)), pictures)
-                request.state.log = service.count(outcomes)
-                return engine, outcomes
+        async with service.work(request, len(pictures), size_of(pictures)) as (engine, job):
+            outcomes = await engine.score(job, prompts_for(engine, prompts, len(pictures)), pictures)
+            request.state.log = service.count(outcomes)
+            return engine, outcomes
 
     @app.post("/v1/score", **described(shapes.ScoreRequest, shapes.ScoreAnswer, shapes.ITEM_FORM))
     async def score(request: Request) -> Response:
@@ -62,13 +61,13 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def embed(request: Request) -> Response:
         """Unit vectors of pictures and prompts; the cosine of two is their dot product."""
         prompts, pictures = await read_items(request, service.config, shapes.EmbedRequest)
-        with service.gate.admit(items=len(prompts) + len(pictures)):
-            async with service.room.use() as engine:
-                if prompts and not engine.has_text_tower:
-                    raise invalid("this bundle's head reads no text: it has no text tower")
-                images, texts = await asyncio.gather(engine.embed_images(pictures), engine.embed_prompts(prompts))
-                request.state.log = service.count([*images, *texts])
-                return answer(engine, images=[item(v) for v in images], prompts=[item(v) for v in texts])
+        async with service.work(request, len(prompts) + len(pictures), size_of(pictures)) as (engine, job):
+            if prompts and not engine.has_text_tower:
+                raise invalid("this bundle's head reads no text: it has no text tower")
+            both = engine.embed_images(job, pictures), engine.embed_prompts(job, prompts)
+            images, texts = await asyncio.gather(*both)
+            request.state.log = service.count([*images, *texts])
+            return answer(engine, images=[item(v) for v in images], prompts=[item(v) for v in texts])
 
     add_openai_routes(app, service)
     if service.config.catalogue is not None:
@@ -123,14 +122,15 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     async def similar(request: Request) -> Response:
         """Find popular pictures of the catalogue that are like what the query likes and unlike what it dislikes."""
         asked = await read_similar(request, config)
-        with service.gate.admit(items=len(asked.likes) + len(asked.dislikes)):
-            async with service.room.use() as engine:
-                assert engine.catalogue is not None
-                try:
-                    hits = await find_hits(engine, engine.catalogue, asked)
-                except InputError as error:
-                    raise invalid(service.told(error)) from None
-                return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
+        named = [*asked.likes, *asked.dislikes]
+        size_bytes = sum(len(like.image or "") for like in named)
+        async with service.work(request, len(named), size_bytes) as (engine, job):
+            assert engine.catalogue is not None
+            try:
+                hits = await find_hits(engine, job, engine.catalogue, asked)
+            except InputError as error:
+                raise invalid(service.told(error)) from None
+            return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
 
     refused: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 422, 429, 500, 504)}
     picture = {"description": "The picture", "content": {"image/webp": {}}}
@@ -143,17 +143,14 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     )
     async def thumbnail(request: Request, id: str, size: ThumbnailSize = ThumbnailSize.medium) -> Response:
         """A picture of the catalogue, by its id, made small; its longer side has `size` pixels at most."""
-        with service.gate.admit(items=1):
-            async with service.room.use() as engine:
-                try:
-                    found = await thumbnails.get(engine, id, size)
-                except ImageError as error:
-                    request.state.log = service.count([error])
-                    fields = {"request_id": request.state.request_id, "error": str(error)}
-                    log.warning("no thumbnail", extra={"fields": fields})
-                    raise Problem(
-                        404, "no picture", f"the catalogue's picture cannot be read: {error.reason}"
-                    ) from None
+        async with service.work(request, 1, TYPICAL_BYTES) as (engine, job):
+            try:
+                found = await thumbnails.get(engine, job, id, size)
+            except ImageError as error:
+                request.state.log = service.count([error])
+                fields = {"request_id": request.state.request_id, "error": str(error)}
+                log.warning("no thumbnail", extra={"fields": fields})
+                raise Problem(404, "no picture", f"the catalogue's picture cannot be read: {error.reason}") from None
         if found is None:
             raise Problem(404, "unknown id", "the catalogue has no picture with that id")
         request.state.log = service.count([found])
@@ -178,6 +175,11 @@ def openapi(app: FastAPI, service: Service) -> dict[str, object]:
             for operation in operations.values() if path.startswith(guarded) else ():
                 operation["security"] = [{"token": []}]
     return schema
+
+
+def size_of(pictures: Sequence[Picture]) -> int:
+    """Bytes of all pictures that are there; those to fetch have none yet."""
+    return sum(len(picture) for picture in pictures if isinstance(picture, bytes))
 
 
 def prompts_for(engine: Engine, prompts: Sequence[str], count: int) -> Sequence[str | None]:

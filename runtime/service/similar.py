@@ -13,14 +13,15 @@ from runtime.catalogue.queries import find, mixed_query, unit_vector
 from runtime.catalogue.reader import Catalogue, hit_json
 from runtime.config import Wish
 from runtime.service.engine import Engine
+from runtime.service.network.turns import Job
 from runtime.service.requests import Like, SimilarRequest, UrlPicture, picture_of
 
 THUMBNAILS = "/v1/thumbnails"
 
 
-async def find_hits(engine: Engine, catalogue: Catalogue, asked: SimilarRequest) -> list[dict[str, object]]:
+async def find_hits(engine: Engine, job: Job, catalogue: Catalogue, asked: SimilarRequest) -> list[dict[str, object]]:
     """The hits as JSON, best first; raise InputError for a picture that cannot be used, an unknown column and so on."""
-    sides = (_vectors(engine, catalogue, side) for side in (asked.likes, asked.dislikes))
+    sides = (_vectors(engine, job, catalogue, side) for side in (asked.likes, asked.dislikes))
     likes, dislikes = await asyncio.gather(*sides)
 
     def search() -> list[dict[str, object]]:
@@ -33,17 +34,17 @@ async def find_hits(engine: Engine, catalogue: Catalogue, asked: SimilarRequest)
     return await engine.search(search)
 
 
-async def _vectors(engine: Engine, catalogue: Catalogue, likes: Sequence[Like]) -> Float32s:
+async def _vectors(engine: Engine, job: Job, catalogue: Catalogue, likes: Sequence[Like]) -> Float32s:
     """(n, d) float32 unit vectors."""
-    found = await asyncio.gather(*(_vector(engine, catalogue, like) for like in likes))
+    found = await asyncio.gather(*(_vector(engine, job, catalogue, like) for like in likes))
     return np.array(found, np.float32).reshape(-1, catalogue.identity.dim)
 
 
-async def _vector(engine: Engine, catalogue: Catalogue, like: Like) -> Float32s:
+async def _vector(engine: Engine, job: Job, catalogue: Catalogue, like: Like) -> Float32s:
     if like.text is not None:
         if not engine.has_text_tower:
             raise InputError("this service's bundle reads no text; wanted pictures, ids or vectors")
-        return (await engine.embed_prompts([like.text]))[0]
+        return (await engine.embed_prompts(job, [like.text]))[0]
     if like.id is not None:
         return await engine.search(partial(catalogue.vector_of, like.id))
     if like.vector is not None:
@@ -51,7 +52,7 @@ async def _vector(engine: Engine, catalogue: Catalogue, like: Like) -> Float32s:
             raise InputError(f"got a vector of {len(like.vector)} numbers; the catalogue's have {dim}")
         return unit_vector(np.array(like.vector), "got")
     picture = picture_of(like.image) if like.image is not None else UrlPicture(url=str(like.url))
-    (outcome,) = await engine.embed_images([picture])
+    (outcome,) = await engine.embed_images(job, [picture])
     if isinstance(outcome, ImageError):
         raise outcome
     return outcome

@@ -7,8 +7,12 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from importlib.metadata import version
+
+from starlette.requests import Request
 
 from embed.engines.sessions import resolve_providers
 from embed.inputs.decoding import Decoders
@@ -22,10 +26,13 @@ from runtime.scoring.scorer import Scorer
 from runtime.service.engine import Engine, EngineRoom, Sizes
 from runtime.service.network.errors import without_paths, without_places
 from runtime.service.network.fetching import Fetcher
-from runtime.service.network.front import Gate, log
-from runtime.service.network.metrics import Metrics
+from runtime.service.network.front import Gate, log, request_id_now
+from runtime.service.network.metrics import Metrics, Stage
+from runtime.service.network.tracing import Tracing, provider_from_environment
+from runtime.service.network.turns import BYTE_S, Job, Turns
 
 READY_S = 5.0  # how long a proof of readiness counts
+LOOK_S = 0.01  # between two looks at whether there is work that makes it wait
 
 
 def sizes(config: ServiceConfig, cores: int) -> Sizes:
@@ -51,12 +58,18 @@ class Service:
     def __init__(self, config: ServiceConfig) -> None:
         self.config = config
         self.metrics = Metrics()
-        self.gate = Gate(config.max_queue, config.max_pending_bytes)
+        self._use = sizes(config, os.cpu_count() or 1)
+        # No decoder waits for its next item, and no stream for one, or where that is quick for a whole batch.
+        decoding, streams = config.decoders + 1, self._use.streams
+        least, most = decoding + 2 * streams, decoding + (streams + 1) * self._use.max_batch
+        self.turns = Turns(decoding, least, max(least, most), config.deadline_s)
+        self.gate = Gate(config.max_queue, config.max_pending_bytes, self.turns.busy)
         # A host that hangs is its item's error, not the whole request's.
         self.fetcher = Fetcher(config.url_hosts, config.limits.max_bytes, config.deadline_s / 2)
         # So is a picture that takes so long that the others of its request would have no time left.
         stall_s = config.deadline_s / 3
-        self.decoders = Decoders(config.decoders, config.limits, stall_s, self.metrics.decoders_replaced.inc)
+        self.tracing = Tracing(provider_from_environment())
+        self.decoders = Decoders(config.decoders, config.limits, stall_s, self._decoder_lost)
         try:
             self.room = EngineRoom(self._load)
         except BaseException:
@@ -65,10 +78,15 @@ class Service:
         self._draining = False
         self._proven_at = -math.inf
         self._proof: asyncio.Future[None] | None = None
+        self._proving_since = -math.inf
         self._failure: Exception | None = None  # of the last proof
         self.metrics.watch("items_under_way", "Items between arrival and answer", lambda: self.gate.items)
+        self.metrics.watch("waiting_items", "Items that wait for their turn", lambda: len(self.turns))
         self.metrics.watch("batch_queue", "Items that wait for the session", lambda: len(self.room.engine.batcher))
         self.metrics.watch("pending_bytes", "Bytes of bodies under way", lambda: self.gate.bytes)
+        versions = {"version": version("plaudit"), "onnxruntime": require_onnxruntime().__version__}
+        self.metrics.inform("build", "What serves", lambda: versions)
+        self.metrics.inform("bundle", "What is served", lambda: self.room.engine.names_itself)
         gone = "Items whose client had gone, of the engine in force"
         self.metrics.watch("dropped_items", gone, lambda: self.room.engine.batcher.dropped)
 
@@ -86,15 +104,37 @@ class Service:
         return text if isinstance(error, InputError) else without_paths(text)
 
     def _load(self) -> Engine:
-        config = self.config
-        use = sizes(config, os.cpu_count() or 1)
+        config, use = self.config, self._use
         scorer = Scorer.load(config.bundle, replace(config, threads=use.threads), config.limits)
         catalogue = None
         if config.catalogue is not None:
             from runtime.catalogue.reader import Catalogue
 
             catalogue = Catalogue.open(config.catalogue)
-        return Engine(scorer, catalogue, self.decoders, self.fetcher, use, self.metrics.observe_batch)
+        observe = self.metrics.observe_batch
+        return Engine(scorer, catalogue, self.decoders, self.fetcher, self.turns, use, observe, self._stage)
+
+    @asynccontextmanager
+    async def work(self, request: Request, items: int, size_bytes: int) -> AsyncIterator[tuple[Engine, Job]]:
+        """The engine in force, and turns at it for a request's items, whose pictures have so many bytes in all.
+
+        Raise Problem 429 where that is too much.
+        """
+        with self.gate.admit(items=items):
+            async with self.room.use() as engine:
+                cost_s = items * engine.item_s + size_bytes * BYTE_S
+                with self.turns.admit(request.state.caller, items, cost_s) as job:
+                    yield engine, job
+
+    def _decoder_lost(self) -> None:
+        self.metrics.decoders_replaced.inc()
+        log.warning("a decoder died or stalled", extra={"fields": {"request_id": request_id_now.get()}})
+
+    @contextmanager
+    def _stage(self, name: Stage) -> Iterator[None]:
+        """The block is a stage of one item: timed, and a span of its request's trace."""
+        with self.tracing.span(name), self.metrics.stage_s.labels(name).time():
+            yield
 
     async def reload(self) -> Engine:
         """Load bundle and catalogue anew; on failure the old ones stay, with the error raised and logged."""
@@ -116,19 +156,23 @@ class Service:
     async def ready(self) -> None:
         """Raise what says why this process cannot serve, if it cannot; a proof counts for READY_S.
 
-        A proof waits behind the work that there is. While that goes on, one that is older, but for no more than a
-        deadline, counts too: the queue is long, and no reason to send a loaded process away.
+        A proof waits behind what is under way. While there is work the last one counts until the next has taken longer
+        than a deadline: nobody who asks shall wait, and to be busy is no reason to be sent away.
         """
         if self._draining:
             raise RuntimeError("the service is about to end")
-        age_s = time.monotonic() - self._proven_at
-        if age_s <= READY_S:
+        now = time.monotonic()
+        if now - self._proven_at <= READY_S:
             return
         if self._proof is None or self._proof.done():
-            self._proof = asyncio.ensure_future(self._prove())
-        if self._failure is None and age_s <= READY_S + self.config.deadline_s and not self.room.engine.batcher.lone:
-            return
-        await asyncio.shield(self._proof)
+            self._proof, self._proving_since = asyncio.ensure_future(self._prove()), now
+        patient = now - self._proving_since <= self.config.deadline_s
+        excused = patient and self._failure is None and self._proven_at > -math.inf
+        while not self._proof.done():
+            if excused and not self.turns.idle:
+                return
+            await asyncio.wait({self._proof}, timeout=LOOK_S)
+        self._proof.result()
 
     async def _prove(self) -> None:
         try:
@@ -143,6 +187,7 @@ class Service:
     async def close(self) -> None:
         await self.room.close()
         await asyncio.to_thread(self.decoders.close)
+        await asyncio.to_thread(self.tracing.close)
 
     def count(self, outcomes: Sequence[object]) -> dict[str, int]:
         """Note the items of an answer in the metrics; gives what the log says of them."""

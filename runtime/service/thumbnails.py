@@ -21,8 +21,10 @@ from runtime.catalogue.reader import Catalogue
 from runtime.config import MIB
 from runtime.service.engine import Engine
 from runtime.service.network.fetching import Fetcher
+from runtime.service.network.turns import Job
 
 KEPT_BYTES = 64 * MIB
+TYPICAL_BYTES = MIB  # of a picture of the catalogue, whose file is not read before its turn is likely
 
 
 class ThumbnailSize(IntEnum):
@@ -47,7 +49,7 @@ class Thumbnails:
         self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._kept_bytes = 0
 
-    async def get(self, engine: Engine, image_id: str, size: int) -> bytes | None:
+    async def get(self, engine: Engine, job: Job, image_id: str, size: int) -> bytes | None:
         """A WebP of at most `size` pixels a side; None where the catalogue has no such picture.
 
         Raise ImageError for one that it has and that cannot be shown.
@@ -64,7 +66,8 @@ class Thumbnails:
             return None
         async with self._fetcher.slots:  # until it is decoded: no request has announced its memory
             data = await self._read(addresses, image_id)
-            found = await asyncio.wrap_future(self._decoders.thumbnail(data, size))
+            async with engine.turns.turn(job):
+                found = await engine.decoded(self._decoders.thumbnail(data, size))
         if isinstance(found, ImageError):
             raise found
         self._keep(engine.catalogue, (image_id, size), found)

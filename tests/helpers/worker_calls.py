@@ -1,11 +1,18 @@
 """What tests have the processes of a WorkerPool do, in a module that imports nothing heavy."""
 
+import gc
+import importlib
+import json
 import os
+import re
 import signal
+import socket
+import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from embed.process.workers import WorkerPool
+from embed.process.workers import WorkerPool, _Memory
 
 
 def square(item: tuple[int, int], memory: memoryview) -> bytes:
@@ -45,6 +52,43 @@ def hoard(size: int, _: memoryview) -> bytes:
 def environment(_: None, __: memoryview) -> bytes:
     """What the process was given, whatever it did to it since."""
     return Path("/proc/self/environ").read_bytes()
+
+
+def babble(item: tuple[str, int], memory: memoryview) -> bytes:
+    """What it is told to say; nonsense comes with the claim to be at another item."""
+    said, position = item
+    if said != "sense":
+        mapped = next(one for one in gc.get_objects() if isinstance(one, _Memory))
+        mapped.position[0] = position
+    return said.encode()
+
+
+def reach_out(item: tuple[str, int], _: memoryview) -> bytes:
+    """What becomes of each thing that a decoder has no business with, and of importing a part of Python."""
+    secret, port = item
+
+    def run(command: list[str]) -> None:
+        if subprocess.run(command, check=False).returncode:
+            raise PermissionError
+
+    tries: dict[str, Callable[[], object]] = {
+        "read": lambda: Path(secret).read_text(),
+        "write": lambda: Path(secret).with_name("other").write_text("x"),
+        "connect": lambda: socket.create_connection(("127.0.0.1", port), timeout=10).close(),
+        "signal": lambda: os.kill(os.getppid(), 0),
+        "look": lambda: Path(f"/proc/{os.getppid()}/environ").read_bytes(),
+        "execute": lambda: run(["/bin/true"]),
+        "import": lambda: importlib.import_module("wave"),
+    }
+    found: dict[str, object] = {}
+    for name, reach in tries.items():
+        try:
+            reach()
+            found[name] = "done"
+        except OSError as error:
+            found[name] = str(error)
+    said = re.search(r"NoNewPrivs:\s*(\d)", Path("/proc/self/status").read_text())
+    return json.dumps({**found, "no_new_privs": int(said[1]) if said else None}).encode()
 
 
 class Unloadable:

@@ -273,17 +273,16 @@ def test_what_makes_no_sense_is_not_asked(ask: Ask, pictures: list[bytes]) -> No
 
 
 def test_batches_go_side_by_side_and_end_together() -> None:
-    under_way = most = ended = 0
+    under_way = most = 0
 
     async def handle(request: httpx.Request) -> httpx.Response:
-        nonlocal under_way, most, ended
+        nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)
         try:
             await asyncio.sleep(0 if b"\r\n\r\n13\r\n" in request.content else 0.01)
         finally:
             under_way -= 1
-            ended += 1
         return httpx.Response(422, json=BUSY) if b"\r\n\r\n13\r\n" in request.content else scored(request)
 
     async def ask(count: int) -> list[Score | ItemError]:
@@ -293,10 +292,13 @@ def test_batches_go_side_by_side_and_end_together() -> None:
 
     assert scores(asyncio.run(ask(12))) == list(range(12))
     assert most == module.SIDE_BY_SIDE
-    ended = 0
-    with pytest.raises(ServiceError, match="422"):
-        asyncio.run(ask(100))
-    assert ended < 50 and under_way == 0
+
+    async def fail() -> int:
+        with pytest.raises(ServiceError, match="422"):
+            await ask(100)
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(fail()) == 1 and under_way == 0
 
 
 def test_it_needs_nothing_of_the_service() -> None:

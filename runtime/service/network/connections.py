@@ -5,20 +5,24 @@ process. Its connections may be silent for ever. Here each is bounded before any
 """
 
 import asyncio
+import math
 import os
 import uuid
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from runtime.service.network.errors import Problem
+from runtime.service.network.errors import Problem, Reason
 
 MAX_HEAD_BYTES = 1 << 16  # of a request: its first line and its headers
 MAX_HEADERS = 100
 HEAD_TIMEOUT_S = 10.0  # from the opening of a connection, or the first byte of a later request, to the end of its head
+REST_TIMEOUT_S = 10.0  # for the rest of a body that was not waited for
+LAST_TIMEOUT_S = 5.0  # for a body to be whole when the service ends
 SPARE_FILES = 32  # open files that a process needs beside its connections
 
 
@@ -39,6 +43,13 @@ def most_connections(wanted: int) -> int:
     return wanted
 
 
+@dataclass
+class Peer:
+    """The other side of a connection, through all its requests; in their state as `peer`."""
+
+    refused_at: float = -math.inf  # when it was last told to come again later, by the monotonic clock
+
+
 class BoundedConnection(HttpToolsProtocol):
     """uvicorn's connection within bounds, which `bounded` sets for each server."""
 
@@ -48,15 +59,20 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._peer = Peer()
         self._head_bytes = 0
         self._in_head = True
-        self._head_timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT_S, self._abort)
+        self._timer: asyncio.TimerHandle | None = self.loop.call_later(HEAD_TIMEOUT_S, self._abort)
         self._address = self.client[0] if self.client else ""
         self.addresses[self._address] += 1
         if len(self.connections) > self.max_connections:
-            self._refuse(503, f"{self.max_connections} connections are open already; try again later")
+            self._refuse(
+                503, "service unavailable", f"{self.max_connections} connections are open already; try again later"
+            )
         elif self.addresses[self._address] > self.max_per_address:
-            self._refuse(503, f"{self.max_per_address} connections of your address are open already")
+            self._refuse(
+                503, "service unavailable", f"{self.max_per_address} connections of your address are open already"
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_timer()
@@ -75,19 +91,22 @@ class BoundedConnection(HttpToolsProtocol):
             self._head_bytes += len(piece)
             super().data_received(piece)
             if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431, f"the head of a request may have {MAX_HEAD_BYTES} bytes")
+                self._refuse(
+                    431, "request header fields too large", f"the head of a request may have {MAX_HEAD_BYTES} bytes"
+                )
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope["state"]["peer"] = self._peer
         if not self._in_head:  # a later request of the connection
             self._in_head, self._head_bytes = True, 0
-            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self._abort)
+            self._timer = self.loop.call_later(HEAD_TIMEOUT_S, self._abort)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._end_timer()
         if len(self.headers) > MAX_HEADERS:
-            self._refuse(431, f"a request may have {MAX_HEADERS} headers")
+            self._refuse(431, "request header fields too large", f"a request may have {MAX_HEADERS} headers")
         else:
             super().on_headers_complete()
 
@@ -96,14 +115,31 @@ class BoundedConnection(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._end_timer()
         if not self.transport.is_closing():
             super().on_message_complete()
+            if self.cycle.response_complete:  # uvicorn has forgotten that the connection may not be silent for ever
+                handler = self.timeout_keep_alive_handler
+                self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
-    def _refuse(self, status: int, reason: str) -> None:
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        # To close the connection while the client sends would take the answer from it; to read on costs little.
+        if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
+            self._timer = self.loop.call_later(REST_TIMEOUT_S, self._abort)
+
+    def shutdown(self) -> None:
+        """End once what is under way is answered, and is soon whole."""
+        super().shutdown()
+        if self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete:
+            self._end_timer()
+            self._timer = self.loop.call_later(LAST_TIMEOUT_S, self._abort)
+
+    def _refuse(self, status: int, reason: Reason, message: str) -> None:
         """Say in one answer why the connection ends, and end it."""
         phrase = HTTPStatus(status).phrase
         headers = {"Connection": "close", **({"Retry-After": "1"} if status == 503 else {})}
-        answer = Problem(status, phrase.lower(), reason, headers).answer(uuid.uuid4().hex)
+        answer = Problem(status, reason, message, headers).answer(uuid.uuid4().hex)
         head = b"".join(b"%s: %s\r\n" % header for header in answer.raw_headers)
         self.transport.write(f"HTTP/1.1 {status} {phrase}\r\n".encode() + head + b"\r\n" + bytes(answer.body))
         self.transport.close()
@@ -112,9 +148,9 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.abort()
 
     def _end_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def bounded(max_connections: int, max_per_address: int) -> type[asyncio.Protocol]:

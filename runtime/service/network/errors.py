@@ -5,17 +5,40 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from starlette.responses import Response
+
+# Metrics count by them.
+Reason = Literal[
+    "bad request",
+    "body too long",
+    "body too slow",
+    "fault",
+    "invalid request",
+    "no picture",
+    "no room",
+    "no token",
+    "not ready",
+    "reload failed",
+    "request header fields too large",
+    "service unavailable",
+    "too busy",
+    "too late",
+    "too many items",
+    "unknown id",
+    "unknown model",
+    "wrong type",
+]
 
 
 class Problem(Exception):
     """Why a request gets no answer: the HTTP status, one of few phrases, and what to do about it."""
 
-    def __init__(self, status: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(self, status: int, reason: Reason, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.status = status
-        self.reason = reason
+        self.reason: Reason = reason
         self.message = message
         self.headers = dict(headers or {})
 

@@ -1,38 +1,46 @@
 """What stands between the network and the routes, the same for every request: identity, limits, deadline, log.
 
-A request is refused before its body is read where the token is wrong (401), the path unknown (404) or the body too long
-(413). Room is taken for what has arrived of bodies, and not for what is announced; where too much is under way, the
-answer is 429 with Retry-After. The routes see whole bodies only. A request that is not answered by the
-deadline gets 504, and what it waits for is cancelled, as it is where its client goes away. Each leaves one line in the
-log: no bodies, no prompts, no pictures.
+A request is refused before its body is read where the token is wrong (401), the path unknown (404), the body too long
+(413), or so much to be done that it would be late (429 with Retry-After). Room is taken for what has arrived of bodies,
+and not for what is announced; where too much is under way, the answer is 429 too. The routes see whole bodies only. A
+request that is not answered by the deadline all the same gets 504, and what it waits for is cancelled, as it is where
+its client goes away. Each leaves one line in the log: no bodies, no prompts, no pictures.
 """
 
 import asyncio
 import hmac
 import json
 import logging
-import math
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from runtime.config import ServiceConfig
+from runtime.service.network.connections import Peer
 from runtime.service.network.errors import Problem
 from runtime.service.network.metrics import Metrics
+from runtime.service.network.tracing import Tracing
+from runtime.service.network.turns import Caller, Turns
 
 log = logging.getLogger("plaudit.service")
 
 CLIENT_GONE = 499  # in log and metrics, as nginx counts it; nobody is there to receive it
 BODY_TIMEOUT_S = 30.0
-PIECE_BYTES = 1 << 20  # of a body, handed to the routes at a time
-MOST_RETRY_AFTER_S = 30
+AGAIN_S = 0.5  # how soon who was refused is looked at again; Retry-After says a second or more
+HEAD_BYTES = 1 << 14  # a body of less has arrived with its head
+MOST_LOGGED = 200  # characters of what a client may say at any length
+
+# Of the request that is worked for, in threads and tasks that work for it too.
+request_id_now: ContextVar[str] = ContextVar("request_id", default="")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -43,11 +51,10 @@ class Gate:
 
     max_items: int
     max_bytes: int
+    busy: Callable[[], Problem]  # of what is refused
     items: int = 0
     bytes: int = 0
     requests: int = 0
-    _done: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
-    _rate: float = 0.0  # items a second, of late
 
     @contextmanager
     def admit(self, items: int = 0, bytes: int = 0, requests: int = 0) -> Iterator[None]:
@@ -57,37 +64,31 @@ class Gate:
             or self.bytes + bytes > self.max_bytes
             or self.requests + requests > self.max_items
         ):
-            raise Problem(
-                429, "too busy", "too much is waiting already; try again later", {"Retry-After": str(self.wait_s())}
-            )
+            raise self.busy()
         self.items, self.bytes, self.requests = self.items + items, self.bytes + bytes, self.requests + requests
         try:
             yield
         finally:
             self.items, self.bytes, self.requests = self.items - items, self.bytes - bytes, self.requests - requests
-            self._count(items)
-
-    def wait_s(self) -> int:
-        """Whole seconds, at least 1, until what waits now is likely done."""
-        return max(1, min(MOST_RETRY_AFTER_S, math.ceil(self.items / self._rate) if self._rate else 1))
-
-    def _count(self, items: int) -> None:
-        since, done = self._done
-        elapsed = time.monotonic() - since
-        if elapsed > 1.0:
-            self._rate, self._done = (done + items) / elapsed, (time.monotonic(), 0)
-        else:
-            self._done = (since, done + items)
 
 
 class Front:
     """ASGI middleware around the whole application."""
 
     def __init__(
-        self, app: ASGIApp, gate: Gate, metrics: Metrics, config: ServiceConfig, routes: Sequence[BaseRoute]
+        self,
+        app: ASGIApp,
+        gate: Gate,
+        turns: Turns,
+        metrics: Metrics,
+        tracing: Tracing,
+        config: ServiceConfig,
+        routes: Sequence[BaseRoute],
     ) -> None:
         self._app = app
+        self._tracing = tracing
         self._gate = gate
+        self._turns = turns
         self._metrics = metrics
         self._routes = routes
         self._guarded = config.guarded
@@ -102,8 +103,11 @@ class Front:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
-        status = 0
+        request_id_now.set(request_id)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        peer: Peer = state.setdefault("peer", Peer())
+        route, status = self._route(scope), 0
 
         async def answer(message: Message) -> None:
             nonlocal status
@@ -112,44 +116,59 @@ class Front:
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id.encode())]}
             await send(message)
 
-        try:
-            outcome = await self._serve(scope, headers, receive, answer)
-            status = status or outcome
-        except Exception as error:
-            if not isinstance(error, Problem):
-                log.exception("a fault of ours", extra={"fields": {"request_id": request_id}})
-                error = Problem(500, "fault", "a fault of the service; see its log")
-            if not status:
-                await error.answer(request_id)(scope, receive, answer)
-        finally:
-            seconds = time.monotonic() - start
-            route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, str(status or CLIENT_GONE)).inc()
-            self._metrics.request_s.labels(route).observe(seconds)
-            level = logging.DEBUG if route.startswith(("/health", "/metrics")) else logging.INFO
-            fields = {
-                "request_id": request_id,
-                "method": scope["method"],
-                "path": scope["path"][:200],
-                "status": status or CLIENT_GONE,
-                "ms": round(1000 * seconds, 1),
-                **scope["state"].get("log", {}),
-            }
-            log.log(level, "request", extra={"fields": fields})
+        watched = not route.startswith(("/health", "/metrics"))
+        with self._tracing.request(scope["method"], route, headers) if watched else nullcontext(_ignore) as ended:
+            try:
+                outcome = await self._serve(scope, headers, receive, answer)
+                status = status or outcome
+            except Exception as error:
+                if not isinstance(error, Problem):
+                    log.exception("a fault of ours", extra={"fields": {"request_id": request_id}})
+                    error = Problem(500, "fault", "a fault of the service; see its log")
+                state["reason"] = error.reason
+                if not status:
+                    await error.answer(request_id)(scope, receive, answer)
+            finally:
+                status = status or CLIENT_GONE
+                ended(status)
+                seconds = time.monotonic() - start
+                if status == 429:
+                    peer.refused_at = time.monotonic()
+                self._metrics.requests.labels(route, str(status)).inc()
+                self._metrics.request_s.labels(route).observe(seconds)
+                if "reason" in state:
+                    self._metrics.refusals.labels(route, str(status), state["reason"]).inc()
+                log.log(
+                    logging.INFO if watched else logging.DEBUG,
+                    "request",
+                    extra={"fields": _line(scope, headers, status, seconds)},
+                )
+
+    def _route(self, scope: Scope) -> str:
+        """The template of the path, as `/v1/score`, whatever the method; "other" where there is none."""
+        served = (route for route in self._routes if route.matches(scope)[0] is not Match.NONE)
+        return getattr(next(served, None), "path", "other")
 
     async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> int:
         """The answer sent, 0; or CLIENT_GONE. Problem where a request is refused or late."""
         self._check_token(scope["path"], headers)
         if scope["method"] != "POST" or all(route.matches(scope)[0] is not Match.FULL for route in self._routes):
-            return await self._within_deadline(scope, b"", receive, send)
-        announced = headers.get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > self._max_body_bytes:
-            raise self._too_long(int(announced))
+            scope["state"]["caller"] = self._caller(scope, headers)
+            return await self._within_deadline(scope, deque(), receive, send)
+        given = headers.get(b"content-length", b"")
+        announced = int(given) if given.isdigit() else 0
+        if announced > self._max_body_bytes:
+            raise self._too_long(announced)
+        # Who comes again without waiting waits here: refusing it hundreds of times a second would cost others theirs.
+        await asyncio.sleep(max(0.0, scope["state"]["peer"].refused_at + AGAIN_S - time.monotonic()))
+        if announced > HEAD_BYTES:
+            self._turns.check(self._caller(scope, headers), announced)
         with ExitStack() as taken:
             body = await self._read_body(receive, taken)
             if body is None:
                 return CLIENT_GONE
             taken.enter_context(self._gate.admit(requests=1))
+            scope["state"]["caller"] = self._caller(scope, headers)
             return await self._within_deadline(scope, body, receive, send)
 
     def _check_token(self, path: str, headers: dict[bytes, bytes]) -> None:
@@ -162,12 +181,18 @@ class Front:
                 401, "no token", "wanted the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
             )
 
+    def _caller(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
+        """Whose request this is, by address and token, and until when it is to be answered if it starts now."""
+        address = (scope.get("client") or ("",))[0]
+        token = headers.get(b"authorization", b"").split()[-1:] if any(self._guarded.values()) else ()
+        return Caller((address, *token), time.monotonic() + self._deadline_s)
+
     def _too_long(self, size: int) -> Problem:
         return Problem(413, "body too long", f"{size} bytes, at most {self._max_body_bytes} allowed in one request")
 
-    async def _read_body(self, receive: Receive, taken: ExitStack) -> bytes | None:
-        """The whole body, and room for it until `taken` ends; None where the client goes away."""
-        parts: list[bytes] = []
+    async def _read_body(self, receive: Receive, taken: ExitStack) -> deque[bytes] | None:
+        """The whole body in parts, and room for it until `taken` ends; None where the client goes away."""
+        parts: deque[bytes] = deque()
         size = 0
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
@@ -181,21 +206,23 @@ class Front:
                     if size > self._max_body_bytes:
                         raise self._too_long(size)
                     if not message.get("more_body"):
-                        return b"".join(parts)
+                        return parts
         except TimeoutError:
             raise Problem(408, "body too slow", f"it did not arrive within {BODY_TIMEOUT_S:g} s") from None
 
-    async def _within_deadline(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> int:
-        position = 0
+    async def _within_deadline(self, scope: Scope, body: deque[bytes], receive: Receive, send: Send) -> int:
+        """Asks the application, which takes the parts of the body out of the queue."""
+        begun = False
 
         async def replay() -> Message:
-            nonlocal position
-            if position and position >= len(body):
+            nonlocal begun
+            if begun and not body:
                 return await asyncio.shield(gone)
-            if position:
+            if begun:
                 await asyncio.sleep(0)  # a form of many megabytes must not hold up everybody else
-            piece, position = body[position : position + PIECE_BYTES], position + PIECE_BYTES
-            return {"type": "http.request", "body": piece, "more_body": position < len(body)}
+            begun = True
+            part = body.popleft() if body else b""  # no part is held twice
+            return {"type": "http.request", "body": part, "more_body": bool(body)}
 
         # Loading a bundle takes its time.
         timeout_s = None if scope["path"].startswith("/admin/") else self._deadline_s
@@ -214,6 +241,26 @@ class Front:
             if not answer.done():
                 answer.cancel()
                 await asyncio.wait({answer})
+
+
+def _ignore(status: int) -> None:
+    pass
+
+
+def _line(scope: Scope, headers: Mapping[bytes, bytes], status: int, seconds: float) -> dict[str, object]:
+    """What the log says of a request: whose it was, what was asked, what became of it."""
+    state: dict[str, Any] = scope["state"]
+    return {
+        "request_id": state["request_id"],
+        "client": scope["client"][0] if scope.get("client") else "",
+        "agent": headers.get(b"user-agent", b"").decode("latin-1")[:MOST_LOGGED],
+        "method": scope["method"],
+        "path": scope["path"][:MOST_LOGGED],
+        "status": status,
+        **({"reason": state["reason"]} if "reason" in state else {}),
+        "ms": round(1000 * seconds, 1),
+        **state.get("log", {}),
+    }
 
 
 async def _disconnected(receive: Receive) -> Message:

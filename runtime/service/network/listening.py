@@ -43,6 +43,8 @@ class Server(uvicorn.Server):
                 timeout_keep_alive=75,  # longer than load balancers keep theirs, or they send on what is being closed
                 timeout_graceful_shutdown=int(config.deadline_s) + 5,
                 server_header=False,
+                proxy_headers=bool(config.trusted_proxies),
+                forwarded_allow_ips=list(config.trusted_proxies),
             )
         )
         self._drain = drain

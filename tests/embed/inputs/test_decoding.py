@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +216,51 @@ def test_libraries_write_nothing_on_our_stderr(capfd: pytest.CaptureFixture[str]
     (one,) = run(DecodePool(PREPROCESS, Limits(), 1), chunks(Picture("there", None, bytes(damaged))))
     assert one.failure is not None and one.failure.reason == "damaged"
     assert capfd.readouterr().err == ""
+
+
+NONSENSE = [
+    b"",
+    b"\xff",
+    b"nonsense",
+    b"[1]",
+    b"{}",
+    b"[" * 100_000,
+    b'{"fault": "the job must stop"}',
+    b'{"size_bytes": 1, "id": null, "width": 1, "height": 1}',
+    b'{"size_bytes": 1, "id": "x", "width": 1, "height": 1}',
+    b'{"size_bytes": 1, "id": "%s", "width": 4294967296, "height": 1}' % (b"0" * 32),
+    b'{"size_bytes": 1, "id": "%s", "width": 1, "height": 1, "stage": "x"}' % (b"0" * 32),
+    b'{"size_bytes": 1, "id": null, "width": 0, "height": 0, "stage": "read", "reason": "free text", "detail": ""}',
+    b'{"stage": "read", "reason": "free text", "detail": ""}',
+    b'{"stage": "read", "reason": ["damaged"], "detail": ""}',
+    b"=" + bytes(10),
+]
+
+
+def say(item: object, memory: memoryview, answer: bytes) -> bytes:
+    """In place of a decoder: what it says when it is in a stranger's hands."""
+    return answer
+
+
+@pytest.mark.parametrize("answer", NONSENSE, ids=lambda answer: answer[:20].decode("latin-1"))
+def test_a_decoder_that_talks_nonsense_is_one_that_died(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    lost: list[int] = []
+    with closing(Decoders(1, Limits(), 60.0, lambda: lost.append(1))) as decoders:
+        monkeypatch.setattr(decoders._pool, "_handle", partial(say, answer=answer))
+        for worker in decoders._pool._workers:
+            worker.stop()
+        found = decoders.submit(picture((1, 2, 3)), PREPROCESS).result(120)
+        assert isinstance(found, ImageError) and (found.stage, found.reason) == BLAMED and len(lost) == 2
+    pool = DecodePool(PREPROCESS, Limits(), 1)
+    monkeypatch.setattr(pool._pool, "_handle", partial(say, answer=answer))
+    (one,) = run(pool, chunks(Picture("a", None, picture((1, 2, 3)))))
+    assert one.failure is not None and (one.failure.stage, one.failure.reason) == BLAMED
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF"])
+def test_a_confined_decoder_reads_every_format(format: str) -> None:
+    data = encoded(noise(40, 30), format)
+    expected, _ = load_pixels(data, PREPROCESS, Limits())
+    with closing(Decoders(1, Limits(), 60.0)) as decoders:
+        found = decoders.submit(data, PREPROCESS).result(120)
+    assert isinstance(found, np.ndarray) and np.array_equal(found, expected)

@@ -1,7 +1,9 @@
 """Processes that die, hang or never start cost the item that did it, and nothing else."""
 
+import json
 import os
 import signal
+import socket
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from waiting import wait_for_orphan, wait_until
 
 from embed.process import workers
 from embed.process.bounds import CAN_BOUND
+from embed.process.confinement import Reach, protections
 from embed.process.workers import Answers, WorkerPool
 
 SEGFAULT, KILL = -signal.SIGSEGV, -signal.SIGKILL  # numbers that `worker_calls.square` does not survive
@@ -127,7 +130,8 @@ def test_an_answer_that_is_too_long_is_not_read(lost: list[int]) -> None:
 )
 def test_a_message_of_wrong_lengths_is_no_answer(message: bytes) -> None:
     assert workers._parted(workers._joined([b"a", b"bc"]), 2) == [b"a", b"bc"]
-    assert workers._parted(message, 2) is None
+    with pytest.raises(ValueError):
+        workers._parted(message, 2)
 
 
 @pytest.mark.skipif(not CAN_BOUND, reason="this system does not bound the memory of a process")
@@ -137,6 +141,38 @@ def test_memory_grows_no_further_than_it_may() -> None:
             found = pool.submit([150 << 20, 250 << 20, 150 << 20], plain).result(120)
             assert found == [str(150 << 20).encode(), b"no room", str(150 << 20).encode()]
         assert pool.started == 1
+
+
+@pytest.mark.parametrize("position", [0, 1, -1, 99])
+def test_a_process_that_says_nonsense_costs_what_it_is_at_and_goes(lost: list[int], position: int) -> None:
+    """Whatever it says of where it is, which may be nonsense too."""
+
+    def check(answer: bytes) -> None:
+        if answer != b"sense":
+            raise ValueError
+
+    with closing(WorkerPool(worker_calls.babble, 1, 60.0, lost=lambda: lost.append(1))) as pool:
+        found = pool.submit([("sense", 0), ("no", position)], plain, check=check).result(120)
+        assert b"sense" not in found[1:] and None in found and len(lost) >= 2
+        assert pool.submit([("sense", 0)] * 3, plain, check=check).result(120) == [b"sense"] * 3
+
+
+@pytest.mark.skipif(not protections("bytes").get("landlock"), reason="needs the extra hardened and Landlock")
+@pytest.mark.parametrize("reach", ["all", "files", "bytes"])
+def test_a_process_reaches_no_further_than_it_may(tmp_path: Path, reach: Reach) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with closing(WorkerPool(worker_calls.reach_out, 1, 60.0, reach=reach)) as pool:
+            (answer,) = pool.submit([(str(secret), port)], plain).result(120)
+    assert answer is not None
+    tried = json.loads(answer)
+    assert tried.pop("no_new_privs") == 1
+    reached = {name for name, outcome in tried.items() if outcome == "done"}
+    assert len(tried) == 7
+    everything = set(tried)
+    assert reached == {"all": everything, "files": {"read", "import"}, "bytes": {"import"}}[reach], tried
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="needs /proc")

@@ -113,14 +113,14 @@ def test_min_ratio_that_chooses_no_pair_is_refused(folder: Path, capsys: pytest.
     rating = ("train", "cache", "--data", "table.parquet", "--split-by", "sub", "--loss", "rating")
     for argv, reason in (
         ((*rating, "--head", "kernel"), "the loss rating"),
-        ((*rating, "--head", "linear", "--penalty", "0.1"), "the loss rating"),
+        ((*rating, "--head", "linear"), "the loss rating"),
         (("train", "cache", "--data", "ratings.parquet"), "tables of ratings"),
         (("sweep", "cache", "--data", "ratings.parquet"), "tables of ratings"),
     ):
         assert main([*argv, "--min-ratio", "2", "--out", "head"]) == 2
         assert f"--min-ratio chooses pairs of counts, and does nothing for {reason}" in capsys.readouterr().err
-    # Here it chooses the pairs that the penalty is chosen by.
-    run(capsys, *rating, "--head", "linear", "--min-ratio", "2", "--out", "head")
+    # Here it chooses the pairs that the epoch is chosen by.
+    run(capsys, *rating, "--head", "fusion", "--epochs", "1", "--min-ratio", "2", "--out", "head")
     run(capsys, *TRAIN, "--min-ratio", "2", "--out", "other")
 
 

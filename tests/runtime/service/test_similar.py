@@ -1,6 +1,9 @@
 """POST /v1/similar: the hits of the catalogue's own search, for every way to ask."""
 
 import base64
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from catalogue_fakes import make_cache, make_labels
+from paths import ROOT
 from service_server import Running, base64_of, serving, small_picture
 
 from embed.spec import IdentityMismatch
@@ -155,3 +159,14 @@ def test_a_catalogue_of_another_backbone_is_refused(bundle: Path, tmp_path: Path
         serving(bundle, catalogue=tmp_path / "catalogue"),
     ):
         pass
+
+
+def test_200_mutated_bodies_get_no_fault(bundle: Path, catalogue: Catalogue) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "fuzz_service.py"), str(bundle), "--count", "200"]
+    done = subprocess.run([*command, "--catalogue", str(catalogue.path)], capture_output=True, text=True, check=False)
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0 and report["faults"] == [], done.stdout
+    assert sum(report["outcomes"].values()) == 200
+    routes = {outcome.split()[0] for outcome in report["outcomes"]}
+    assert routes >= {"/v1/score", "/v1/rank", "/v1/embed", "/v1/similar"}
+    assert sum(count for outcome, count in report["outcomes"].items() if outcome.endswith(" 200")) > 10

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import worker_calls
 from export_tiny import changed_manifest
 from service_server import PATIENCE_S, TOKEN, Running, base64_of, decoder_processes, form, serving, small_picture
 from waiting import wait_until
@@ -72,11 +73,11 @@ class Brake:
 def test_full_and_gone(bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {"prompt": "a cat", "images": [base64_of(pictures[0])]}
     with serving(bundle, max_queue=8, max_items=8, max_batch=1, streams=1) as (client, service):
-        brake, batcher = Brake(service, monkeypatch), service.room.engine.batcher
+        brake, batcher, turns = Brake(service, monkeypatch), service.room.engine.batcher, service.turns
         with ThreadPoolExecutor(8) as threads:
             with brake.held():
                 admitted = [threads.submit(client.post, "/v1/score", json=asked) for _ in range(8)]
-                wait_until(lambda: len(brake.runs) == 1 and len(batcher) == 7)
+                wait_until(lambda: len(brake.runs) == 1 and len(batcher) + len(turns) == 7)
                 refused = [client.post("/v1/score", json=asked) for _ in range(8)]
             assert {answer.status_code for answer in refused} == {429}
             assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
@@ -90,15 +91,16 @@ def test_full_and_gone(bundle: Path, pictures: list[bytes], monkeypatch: pytest.
             gone = [HTTPConnection(client.base_url.host, client.base_url.port) for _ in range(3)]
             for connection in gone:
                 connection.request("POST", "/v1/score", json.dumps(asked), {"Content-Type": "application/json"})
-            wait_until(lambda: len(batcher) == 3)
+            wait_until(lambda: len(batcher) + len(turns) == 3)
             for connection in gone:
                 connection.close()
             wait_until(lambda: service.gate.requests == 1)
         assert first.result().status_code == 200
         assert client.post("/v1/score", json=asked).status_code == 200
-        assert len(brake.runs) == 10 and batcher.dropped == 3
+        assert len(brake.runs) == 10 and turns.idle
+        wait_until(lambda: 'route="/v1/score",status="499"} 3.0' in client.get("/metrics").text)
         metrics = client.get("/metrics").text
-        assert 'plaudit_requests_total{route="other",status="429"} 8.0' in metrics
+        assert 'plaudit_refusals_total{reason="too busy",route="/v1/score",status="429"} 8.0' in metrics
         assert 'plaudit_requests_total{route="/v1/score",status="499"} 3.0' in metrics
 
 
@@ -134,6 +136,22 @@ def test_decoders_that_die_cost_nothing(running: Running, pictures: list[bytes])
     assert client.post("/v1/score", json=asked).json() == before
     assert (service.metrics.registry.get_sample_value("plaudit_decoders_replaced_total") or 0) >= 1
     assert client.get("/health/ready").status_code == 200
+
+
+def test_decoders_that_do_not_start_are_their_pictures_error(
+    bundle: Path, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(bundle, decoders=1) as (client, service):
+        pool = service.decoders._pool
+        with monkeypatch.context() as patch:
+            patch.setattr(pool, "_handle", worker_calls.Unloadable())
+            for process in decoder_processes(service):
+                process.kill()
+                process.wait()
+            answer = client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1]))
+            assert answer.status_code == 200
+            assert "do not start" in answer.json()["items"][0]["error"]["message"]
+        assert client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1])).json()["items"][0]["ok"]
 
 
 def test_ready_means_that_the_reference_scores_right(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +290,24 @@ def test_no_answer_says_where_the_service_has_its_files(
     )
 
 
+def test_a_bundle_overwritten_in_place_goes_on_and_is_told_at_the_next_reload(
+    two_bundles: tuple[Path, Path], pictures: list[bytes]
+) -> None:
+    def ask(prompt: str) -> list[object]:
+        return client.post("/v1/score", data={"prompt": prompt}, files=form(pictures)).json()["items"]
+
+    overwritten, same = two_bundles
+    with serving(same) as (client, _):
+        expected = ask("never seen before")
+    with serving(overwritten, tokens=(TOKEN,)) as (client, _):
+        with open(overwritten / "weights.bin", "r+b") as file:
+            file.truncate(100)
+        assert ask("never seen before") == expected
+        refused = client.post("/admin/reload")
+        assert refused.status_code == 422 and "weights.bin has 100 bytes" in refused.json()["error"]["message"]
+        assert ask("never seen before") == expected
+
+
 def test_who_asks_for_a_reload_meanwhile_gets_the_same_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     room, begun, goes_on = running.service.room, threading.Event(), threading.Event()
     load, loads = room._load, []
@@ -313,7 +349,7 @@ def test_a_full_queue_does_not_hold_up_readiness(
         brake, asked = Brake(service, monkeypatch), {"prompt": "a", "images": [base64_of(pictures[0])]}
         with ThreadPoolExecutor(3) as threads, brake.held():
             waiting = [threads.submit(client.post, "/v1/score", json=asked) for _ in range(3)]
-            wait_until(lambda: len(service.room.engine.batcher) == 2)
+            wait_until(lambda: len(service.room.engine.batcher) + len(service.turns) == 2)
             assert client.get("/health/ready").status_code == 200, "answered while nothing else can be"
         assert {future.result().status_code for future in waiting} == {200}
 

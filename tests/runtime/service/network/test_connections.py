@@ -2,15 +2,18 @@
 
 import json
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from service_server import TOKEN, Running, form, serving, small_picture
+from service_server import TOKEN, Running, base64_of, form, serving, small_picture
+from waiting import wait_until
 
 from runtime.service.network import connections
 from runtime.service.network.connections import MAX_HEAD_BYTES, MAX_HEADERS, most_connections
+from runtime.service.network.front import AGAIN_S
 
 MOST, MOST_OF_ONE = 12, 8
 
@@ -70,6 +73,19 @@ def test_a_head_up_to_the_bounds_is_read_with_its_body(running: Running) -> None
         assert answer(client).startswith(b"HTTP/1.1 200 ")
 
 
+def test_who_does_not_wait_as_told_is_made_to_wait(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, statuses = running.service, list[int]()
+    asked = {"prompt": "a", "images": [base64_of(small_picture(0))]}
+    monkeypatch.setattr(service.gate, "max_items", 0)
+    start = time.monotonic()
+    for _ in range(3):
+        statuses.append(running.client.post("/v1/score", json=asked).status_code)
+    assert statuses == [429] * 3 and time.monotonic() - start > 2 * AGAIN_S
+    assert running.client.get("/health/live").status_code == 200, "and was not asked to wait"
+    monkeypatch.undo()
+    assert running.client.post("/v1/score", json=asked).status_code == 200
+
+
 def test_the_silent_are_bounded_by_address_and_ended(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_TIMEOUT_S", 0.5)
     running.client.close()  # its connection counts too
@@ -101,6 +117,33 @@ def test_bodies_that_are_announced_and_never_sent_take_no_room(bundle: Path) -> 
         unknown.sendall(b"POST /v1/nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
         unknown.settimeout(60)
         assert unknown.recv(12) == b"HTTP/1.1 404", "before its body came"
+
+
+def test_the_rest_of_a_body_that_is_refused_is_read_for_a_while(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "REST_TIMEOUT_S", 0.5)
+    head = b"POST /nothing HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    ask = b"GET /health/live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    with opened(running) as patient:  # says all of it before it listens
+        patient.sendall(head % (4 << 20) + bytes(4 << 20) + ask)
+        said = answer(patient)
+        assert said.startswith(b"HTTP/1.1 404 ") and b"HTTP/1.1 200 " in said
+    with opened(running) as slow:
+        slow.sendall(head % 1000 + b"and no more")
+        assert answer(slow).startswith(b"HTTP/1.1 404 "), "and the connection has ended"
+
+
+def test_a_body_without_end_does_not_hold_the_end_of_the_service(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LAST_TIMEOUT_S", 0.3)
+    with ExitStack() as stack:
+        with serving(bundle) as running:
+            stranger = stack.enter_context(opened(running))
+            stranger.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+            wait_until(lambda: running.service.gate.bytes == 3)
+            start = time.monotonic()
+        assert time.monotonic() - start < running.service.config.deadline_s, "what a request may take at most"
+        assert answer(stranger) == b""
 
 
 def test_connections_leave_room_for_other_files() -> None:
