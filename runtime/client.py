@@ -90,7 +90,7 @@ class _Shared(Generic[Http]):
 
         Args:
             token: What the service wants to see; by default the first line of $PLAUDIT_TOKEN, if it is set.
-            batch: Pictures or prompts of one request. What is too much for the service is halved.
+            batch: Pictures or prompts of one request, or fewer where that is too much for the service.
             batch_bytes: Bytes of pictures of one request, unless a single one is larger.
             retries: How often a request is sent again while the service is too busy or cannot be reached.
             timeout_s: Seconds after which a request is not sent again, and for which the service may be silent.
@@ -111,8 +111,8 @@ class _Shared(Generic[Http]):
         headers = {**self._headers, "X-Request-Id": uuid.uuid4().hex}
         return self._http.build_request(method, self._url + path, headers=headers, timeout=self._timeout_s, **content)
 
-    def _post(self, path: str, **content: Any) -> Steps[httpx.Response]:
-        return tried(self._request("POST", path, **content), self._retries, self._timeout_s)
+    def _post(self, path: str, divisible: bool = False, **content: Any) -> Steps[httpx.Response]:
+        return tried(self._request("POST", path, **content), self._retries, self._timeout_s, divisible)
 
 
 class Client(_Shared[httpx.Client]):

@@ -29,13 +29,15 @@ def tried(
     request: httpx.Request,
     retries: int,
     timeout_s: float,
+    divisible: bool = False,
     clock: Callable[[], float] = time.monotonic,
     jitter: Callable[[], float] = random.random,
 ) -> Steps[httpx.Response]:
     """The answer to a request, which is sent again while the service is too busy or the connection breaks.
 
     Before each try it waits as long as Retry-After says, and a random part of a time that doubles. It is tried
-    `retries` times more at most, and never later than `timeout_s` after the first. Raise ServiceError for no answer.
+    `retries` times more at most, and never later than `timeout_s` after the first. The second 429 of a `divisible` one
+    is its answer: it may be too much at any time, where its parts are not. Raise ServiceError for no answer.
     """
     until = clock() + timeout_s
     for tries in count():
@@ -43,7 +45,7 @@ def tried(
         again = isinstance(reply, BROKEN)
         wait_s = jitter() * min(MOST_BACKOFF_S, FIRST_BACKOFF_S * 2**tries)
         if isinstance(reply, httpx.Response):
-            again = reply.status_code in BUSY
+            again = reply.status_code in BUSY and not (divisible and tries and reply.status_code == 429)
             after = reply.headers.get("retry-after", "")
             wait_s += float(after) if after.isdecimal() else 0
         if not again or tries == retries or clock() + wait_s > until:

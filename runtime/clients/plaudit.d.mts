@@ -9,7 +9,7 @@ export type Pictures = ArrayLike<Picture>;
 
 export interface Options {
   token?: string;
-  /** Pictures or prompts of one request, 32 by default. What is too much for the service is halved. */
+  /** Pictures or prompts of one request, 32 by default, or fewer where that is too much for the service. */
   batch?: number;
   /** Bytes of pictures of one request, 8 MiB by default, unless a single one is larger. */
   batchBytes?: number;

@@ -7,6 +7,7 @@
 // request is thrown as a ServiceError. While the service is too busy or cannot be reached, a request is sent again.
 
 const BUSY = [429, 503];
+const TOO_MUCH = [413, 429, 504]; // for one request: too many bytes or items, or more than is done by its deadline
 const FIRST_BACKOFF_S = 0.5;
 const MOST_BACKOFF_S = 8;
 const SIDE_BY_SIDE = 4; // requests of one call
@@ -108,20 +109,24 @@ export class Plaudit {
     return found.flat();
   }
 
-  /** What is too much for one request is halved; one item that is too much alone has an error of its own. */
+  /** What is too much for one request is halved, as is what follows; one item too large has an error of its own. */
   async #answers(question, items) {
-    const { order, form } = formOf(items);
-    let answer;
-    try {
-      answer = await this.#document(question.path, form);
-    } catch (error) {
-      if (error.status !== 413) throw error;
-      if (items.length === 1) {
-        return [{ ok: false, error: { stage: "limits", reason: error.reason, message: error.detail } }];
-      }
+    if (items.length > (question.most ?? Infinity)) {
       const half = Math.floor(items.length / 2);
       const first = await this.#answers(question, items.slice(0, half));
       return [...first, ...(await this.#answers(question, items.slice(half)))];
+    }
+    const { order, form } = formOf(items);
+    let answer;
+    try {
+      answer = await this.#document(question.path, form, items.length > 1);
+    } catch (error) {
+      if (TOO_MUCH.includes(error.status) && items.length > 1) {
+        question.most = Math.min(question.most ?? Infinity, Math.floor(items.length / 2));
+        return this.#answers(question, items);
+      }
+      if (error.status !== 413) throw error;
+      return [{ ok: false, error: { stage: "limits", reason: error.reason, message: error.detail } }];
     }
     const { document, unexpected, requestId } = answer;
     const given = question.lists.flatMap((name) => document[name]);
@@ -138,9 +143,9 @@ export class Plaudit {
   }
 
   /** The JSON of an answer; throws a ServiceError for an error, or for what cannot be the service's. */
-  async #document(path, body) {
+  async #document(path, body, divisible = false) {
     const requestId = Array.from({ length: 4 }, () => Math.random().toString(16).slice(2, 10)).join("");
-    const { status, text } = await this.#tried(path, body, requestId);
+    const { status, text } = await this.#tried(path, body, divisible, requestId);
     const unexpected = () => {
       const message = `${this.#url}${path} answered, but not as plaudit's service does: ${text.slice(0, 200)}`;
       throw new ServiceError(status, "unexpected answer", message, requestId);
@@ -156,8 +161,11 @@ export class Plaudit {
     throw new ServiceError(status, reason, message, requestId);
   }
 
-  /** The answer to a request, which is sent again while the service is too busy or the connection breaks. */
-  async #tried(path, body, requestId) {
+  /**
+   * The answer to a request, which is sent again while the service is too busy or the connection breaks. The second 429
+   * of a divisible one is its answer: it may be too much at any time, where its parts are not.
+   */
+  async #tried(path, body, divisible, requestId) {
     const { retries, timeoutS } = this.#options;
     const until = performance.now() + 1000 * timeoutS;
     for (let tries = 0; ; tries++) {
@@ -169,7 +177,8 @@ export class Plaudit {
         broken = error;
       }
       // Whatever breaks on its way is a TypeError to fetch, and what lasts too long is none.
-      const again = answer ? BUSY.includes(answer.status) : broken instanceof TypeError;
+      const busy = BUSY.includes(answer?.status) && !(divisible && tries && answer.status === 429);
+      const again = answer ? busy : broken instanceof TypeError;
       const afterS = /^\d+$/.test(answer?.after ?? "") ? Number(answer.after) : 0;
       const waitMs = 1000 * (afterS + Math.random() * Math.min(MOST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** tries));
       if (again && tries < retries && performance.now() + waitMs <= until) {

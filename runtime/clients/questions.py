@@ -1,6 +1,7 @@
 """Questions as the service takes them, in as many requests as they need, and answers as the clients give them."""
 
 import base64
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,9 +18,11 @@ from embed.spec import InputError
 from runtime.clients.answers import Hit, Id, ItemError, Like, Picture, Ranked, Score, ServiceError, Text, Wishes
 from runtime.clients.exchange import Steps, document_of, expected
 
+TOO_MUCH = (413, 429, 504)  # for one request: too many bytes or items, or more than is done by its deadline
+
 Answer = TypeVar("Answer", covariant=True)
 Given = TypeVar("Given")
-Send = Callable[..., Steps[httpx.Response]]  # posts to a path, with the arguments of httpx
+Send = Callable[..., Steps[httpx.Response]]  # posts to a path what can be divided or not, with the arguments of httpx
 
 
 class Item(NamedTuple):
@@ -29,13 +32,14 @@ class Item(NamedTuple):
     prompt: str | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Question(Generic[Answer]):
     """What is asked about each of many items."""
 
     path: str
     lists: tuple[str, ...]  # of the answer, which follow each other as the items do
     parse: Callable[[Mapping[str, Any]], Answer]
+    most: float = math.inf  # items of one request, as far as refusals have shown
     bundles: set[tuple[str, str]] = field(default_factory=set)  # digest and precision of those that answered
 
 
@@ -118,19 +122,22 @@ def outcomes(
 
 
 def _answers(send: Send, question: Question[Answer], items: Sequence[Item]) -> Steps[list[Answer | ItemError]]:
-    """What is too much for one request is halved; one item that is too much alone has an error of its own."""
-    order, form = _form(items)
-    response = yield from send(question.path, files=form)
-    try:
-        document = document_of(response)
-    except ServiceError as error:
-        if error.status != 413:
-            raise
-        if len(items) == 1:
-            return [ItemError("limits", error.reason, error.message)]
+    """What is too much for one request is halved, as is what follows; one item too large has an error of its own."""
+    if len(items) > question.most:
         half = len(items) // 2
         first = yield from _answers(send, question, items[:half])
         return first + (yield from _answers(send, question, items[half:]))
+    order, form = _form(items)
+    response = yield from send(question.path, len(items) > 1, files=form)
+    try:
+        document = document_of(response)
+    except ServiceError as error:
+        if error.status in TOO_MUCH and len(items) > 1:
+            question.most = min(question.most, len(items) // 2)
+            return (yield from _answers(send, question, items))
+        if error.status == 413:
+            return [ItemError("limits", error.reason, error.message)]
+        raise
     with expected(response):
         question.bundles.add((document["bundle"], document["precision"]))
         given = [answer for name in question.lists for answer in document[name]]

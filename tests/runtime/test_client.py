@@ -159,6 +159,24 @@ def test_what_is_too_much_for_the_service_is_halved(ask: Ask, scorer: Scorer, pi
     np.testing.assert_allclose(scores(found), np.tile(scorer.score("a cat", pictures), 3), atol=1e-5)
 
 
+@pytest.mark.parametrize(("status", "tries"), [(413, 1), (429, 2), (504, 1)])
+def test_how_much_is_too_much_is_learned(ask: Ask, monkeypatch: pytest.MonkeyPatch, status: int, tries: int) -> None:
+    monkeypatch.setattr(exchange, "FIRST_BACKOFF_S", 0.0)
+    monkeypatch.setattr(module, "SIDE_BY_SIDE", 1)
+    sizes = []
+
+    def two_at_most(request: httpx.Request) -> httpx.Response:
+        answer = scored(request)
+        sizes.append(len(answer.json()["items"]))
+        return answer if sizes[-1] <= 2 else httpx.Response(status, json=BUSY)
+
+    found = ask("score", [b"%d" % i for i in range(13)], handler=two_at_most, made={"batch": 8})
+    assert scores(found) == list(range(13))
+    assert sizes == [8] * tries + [4] * tries + [2] * 4 + [2, 1, 2]
+    with pytest.raises(ServiceError, match="504"):  # it is no picture's error
+        ask("score", [b"1", b"2"], handler=lambda _: httpx.Response(504, json=BUSY))
+
+
 def test_batches_are_bounded_by_bytes(ask: Ask) -> None:
     sizes = []
 

@@ -16,11 +16,13 @@ def answer(status: int, after: str | None = None) -> httpx.Response:
     return httpx.Response(status, headers={} if after is None else {"Retry-After": after})
 
 
-def waits(replies: Sequence[Reply], retries: int = 5, timeout_s: float = 100.0, jitter: float = 0.5) -> list[float]:
+def waits(
+    replies: Sequence[Reply], retries: int = 5, timeout_s: float = 100.0, jitter: float = 0.5, divisible: bool = False
+) -> list[float]:
     """The seconds waited between the tries, all of which are asked for; each try takes a second of its own."""
     now = 0.0
     request = httpx.Request("POST", "http://service/v1/score", headers={"X-Request-Id": "mine"})
-    steps = tried(request, retries, timeout_s, lambda: now, lambda: jitter)
+    steps = tried(request, retries, timeout_s, divisible, lambda: now, lambda: jitter)
     waited = []
     assert steps.send(None) is request
     for reply in replies[:-1]:
@@ -68,3 +70,5 @@ def test_it_ends_after_so_many_tries_or_seconds() -> None:
     assert waits([answer(429, "30")] * 3, timeout_s=70.0, jitter=0.0) == [30, 30]
     assert waits([answer(429, "30")], timeout_s=30.0) == []
     assert waits([answer(429, "9" * 5000)]) == []
+    assert waits([answer(429, "3"), answer(429, "3")], divisible=True) == [3.25]
+    assert len(waits([answer(503)] * 3 + [answer(429)], divisible=True)) == len(waits([BROKEN] * 4, 3, divisible=True))

@@ -173,6 +173,16 @@ def test_it_is_sent_again_by_the_rules_of_the_other_clients(replies: list[Any], 
     assert ("found" in told["done"][0]) == (replies[-1].get("status") == 200)
 
 
+def test_how_much_is_too_much_is_learned() -> None:
+    said = {"error": {"reason": "too busy", "message": "later"}}
+    late = {"status": 504, "json": said}
+    replies = [{**BUSY, "json": said}, {**BUSY, "json": said}, late, *map(answer, range(4))]
+    told = run("http://s", ("score", [picture(b"1")] * 4, "a"), replies=replies)
+    assert scores(told["done"][0]["found"]) == [0, 1, 2, 3]
+    pictures = [sum(field.startswith("images") for field in body) for body in told["bodies"]]
+    assert pictures == [4, 4, 2, 1, 1, 1, 1] and told["waits"] == [3.25]
+
+
 def test_batches_are_bounded_by_number_and_bytes() -> None:
     sizes = [40, 40, 40, 400, 1, 1, 1, 1]
     replies = [answer(1, 1), answer(1), answer(1), answer(1, 1, 1), answer(1)]
