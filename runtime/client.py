@@ -1,0 +1,253 @@
+"""Clients of the service: `Client`, and `AsyncClient` for asyncio. They need httpx, which the extra `client` brings.
+
+    with Client("http://localhost:8000") as client:
+        for outcome in client.score(["a.webp", "b.webp"], "dog face"):
+            print(outcome)
+
+Pictures are bytes, paths, or the http(s) addresses of hosts that the service fetches from. However many there are, they
+are sent in batches, and each gets its answer or an ItemError of its own, in their order. What concerns a whole request
+raises ServiceError, and a request that makes no sense InputError. While the service is too busy or cannot be reached,
+a request is sent again.
+"""
+
+import asyncio
+import os
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any, Generic, Self, TypeVar, Unpack
+
+import httpx
+
+from embed.spec import InputError
+from runtime.clients.answers import (
+    Embeddings,
+    Hit,
+    Id,
+    ItemError,
+    Like,
+    Picture,
+    Ranked,
+    Score,
+    ServiceError,
+    Text,
+    Wishes,
+)
+from runtime.clients.exchange import Reply, Result, Steps, tried
+from runtime.clients.questions import (
+    Item,
+    Question,
+    batches,
+    embedded_items,
+    embedding,
+    hits_of,
+    outcomes,
+    ranked,
+    scored_items,
+    scoring,
+    similar_body,
+    with_bytes,
+)
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Embeddings",
+    "Hit",
+    "Id",
+    "ItemError",
+    "Like",
+    "Picture",
+    "Ranked",
+    "Score",
+    "ServiceError",
+    "Text",
+    "Wishes",
+]
+
+Answer = TypeVar("Answer")
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
+SIDE_BY_SIDE = 4  # requests of one call of AsyncClient; a service has room for some 8 of 32 pictures
+
+
+class _Shared(Generic[Http]):
+    """What both clients are made with, and how they make requests."""
+
+    _kind: type[Http]
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        batch: int = 32,
+        batch_bytes: int = 8 << 20,
+        retries: int = 5,
+        timeout_s: float = 120.0,
+        http: Http | None = None,
+    ) -> None:
+        """A client of the service at `url`.
+
+        Args:
+            token: What the service wants to see; by default the first line of $PLAUDIT_TOKEN, if it is set.
+            batch: Pictures or prompts of one request, or fewer where that is too much for the service.
+            batch_bytes: Bytes of pictures of one request, unless a single one is larger.
+            retries: How often a request is sent again while the service is too busy or cannot be reached.
+            timeout_s: Seconds after which a request is not sent again, and for which the service may be silent.
+            http: A client of httpx to send with, such as one with a proxy or certificates of its own.
+        """
+        if batch < 1:
+            raise InputError(f"batch is {batch}; wanted at least 1")
+        given = os.environ.get("PLAUDIT_TOKEN", "") if token is None else token
+        first = given.strip().partition("\n")[0].strip()  # the variable may hold several, for the service to take
+        self._headers = {"Authorization": f"Bearer {first}"} if first else {}
+        self._url = url.rstrip("/")
+        self._most = (batch, batch_bytes)
+        self._retries = retries
+        self._timeout_s = timeout_s
+        self._http: Http = self._kind() if http is None else http
+
+    def _request(self, method: str, path: str, **content: Any) -> httpx.Request:
+        headers = {**self._headers, "X-Request-Id": uuid.uuid4().hex}
+        return self._http.build_request(method, self._url + path, headers=headers, timeout=self._timeout_s, **content)
+
+    def _post(self, path: str, divisible: bool = False, **content: Any) -> Steps[httpx.Response]:
+        return tried(self._request("POST", path, **content), self._retries, self._timeout_s, divisible)
+
+
+class Client(_Shared[httpx.Client]):
+    """A client that waits for its answers; threads may share it."""
+
+    _kind = httpx.Client
+
+    def score(self, images: Sequence[Picture], prompts: str | Sequence[str] | None = None) -> list[Score | ItemError]:
+        """Score pictures under a prompt, or each under its own; higher is preferred."""
+        return self._ask(scoring(), scored_items(images, prompts))
+
+    def rank(self, images: Sequence[Picture], prompt: str | None = None) -> list[Ranked | ItemError]:
+        """Score pictures under one prompt, with the probability that each is the preferred one of all."""
+        return ranked(self.score(images, prompt))
+
+    def embed(self, images: Sequence[Picture] = (), prompts: Sequence[str] = ()) -> Embeddings:
+        """Unit vectors of pictures and prompts."""
+        found = self._ask(embedding(), embedded_items(images, prompts))
+        return Embeddings(found[: len(images)], found[len(images) :])
+
+    def similar(self, likes: Sequence[Like], dislikes: Sequence[Like] = (), **wishes: Unpack[Wishes]) -> list[Hit]:
+        """Find popular pictures of the catalogue that are like `likes` and unlike `dislikes`, best first."""
+        return hits_of(self._run(self._post("/v1/similar", json=similar_body(likes, dislikes, wishes))))
+
+    def ready(self) -> bool:
+        """Whether the service can be reached and can serve, asked once."""
+        try:
+            return self._http.send(self._request("GET", "/health/ready")).status_code == 200
+        except httpx.RequestError:
+            return False
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, question: Question[Answer], items: Sequence[Item]) -> list[Answer | ItemError]:
+        found = list[Answer | ItemError]()
+        for batch in batches(items, *self._most):
+            found += self._run(outcomes(self._post, question, [with_bytes(item) for item in batch]))
+        return found
+
+    def _run(self, steps: Steps[Result]) -> Result:
+        reply: Reply = None
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+            if isinstance(step, float):
+                time.sleep(step)
+                continue
+            try:
+                reply = self._http.send(step)
+            except httpx.RequestError as error:
+                reply = error
+
+
+class AsyncClient(_Shared[httpx.AsyncClient]):
+    """A client for asyncio, which asks for several batches side by side; otherwise like Client."""
+
+    _kind = httpx.AsyncClient
+
+    async def score(
+        self, images: Sequence[Picture], prompts: str | Sequence[str] | None = None
+    ) -> list[Score | ItemError]:
+        """Score pictures under a prompt, or each under its own; higher is preferred."""
+        return await self._ask(scoring(), scored_items(images, prompts))
+
+    async def rank(self, images: Sequence[Picture], prompt: str | None = None) -> list[Ranked | ItemError]:
+        """Score pictures under one prompt, with the probability that each is the preferred one of all."""
+        return ranked(await self.score(images, prompt))
+
+    async def embed(self, images: Sequence[Picture] = (), prompts: Sequence[str] = ()) -> Embeddings:
+        """Unit vectors of pictures and prompts."""
+        found = await self._ask(embedding(), embedded_items(images, prompts))
+        return Embeddings(found[: len(images)], found[len(images) :])
+
+    async def similar(
+        self, likes: Sequence[Like], dislikes: Sequence[Like] = (), **wishes: Unpack[Wishes]
+    ) -> list[Hit]:
+        """Find popular pictures of the catalogue that are like `likes` and unlike `dislikes`, best first."""
+        body = await asyncio.to_thread(similar_body, likes, dislikes, wishes)
+        return hits_of(await self._run(self._post("/v1/similar", json=body)))
+
+    async def ready(self) -> bool:
+        """Whether the service can be reached and can serve, asked once."""
+        try:
+            return (await self._http.send(self._request("GET", "/health/ready"))).status_code == 200
+        except httpx.RequestError:
+            return False
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _ask(self, question: Question[Answer], items: Sequence[Item]) -> list[Answer | ItemError]:
+        async def ask(batch: list[Item]) -> list[Answer | ItemError]:
+            async with slots:
+                read = await asyncio.to_thread(lambda: [with_bytes(item) for item in batch])
+                return await self._run(outcomes(self._post, question, read))
+
+        slots = asyncio.Semaphore(SIDE_BY_SIDE)
+        tasks = [asyncio.ensure_future(ask(batch)) for batch in batches(items, *self._most)]
+        try:
+            return [outcome for found in await asyncio.gather(*tasks) for outcome in found]
+        finally:  # where one failed, the others have no purpose any more
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, steps: Steps[Result]) -> Result:
+        reply: Reply = None
+        while True:
+            try:
+                step = steps.send(reply)
+            except StopIteration as done:
+                result: Result = done.value
+                return result
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+                continue
+            try:
+                reply = await self._http.send(step)
+            except httpx.RequestError as error:
+                reply = error

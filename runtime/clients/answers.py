@@ -1,0 +1,102 @@
+"""What the clients in Python take and give, beside numbers and texts."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, TypedDict
+
+from embed.arrays import Float32s
+
+Picture = bytes | str | os.PathLike[str]  # a file's bytes, its path, or the http(s) address where the service finds it
+
+
+@dataclass(frozen=True)
+class Text:
+    """Words for what a query likes or dislikes."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Id:
+    """A picture of the catalogue that a query likes or dislikes, by its name or id."""
+
+    id: str
+
+
+Like = Picture | Text | Id | Float32s
+
+
+class Wishes(TypedDict, total=False):
+    """What hits must be like; the fields mean what the options of `runtime similar` do."""
+
+    k: int
+    popularity_weight: float
+    min_percentile: float
+    where: str
+    dedup: float
+    group_by: str
+    per_group: int
+    front: bool
+
+
+@dataclass(frozen=True)
+class ItemError:
+    """Why one picture has no answer."""
+
+    stage: str
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """One picture's score; what the head does not give is None."""
+
+    score: float
+    uncertainty: float | None = None
+    calibrated_score: float | None = None
+    percentile: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked(Score):
+    """One picture's score and place; 1 is the preferred one, and `probability` that of being it."""
+
+    rank: int
+    probability: float
+
+
+class Embeddings(NamedTuple):
+    """Unit vectors in the order in which pictures and prompts were given."""
+
+    images: list[Float32s | ItemError]
+    prompts: list[Float32s | ItemError]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One picture of the catalogue; score = similarity + popularity_weight * popularity."""
+
+    id: str
+    key: str
+    score: float
+    similarity: float
+    popularity: float
+    percentile: float
+    count: float | None
+    rate: float | None
+    title: str | None
+    thumbnail: str
+    metadata: Mapping[str, object]
+
+
+class ServiceError(Exception):
+    """A whole request has an error for an answer; `status` is None where there was no answer at all."""
+
+    def __init__(self, status: int | None, reason: str, message: str, request_id: str) -> None:
+        super().__init__(f"{status or ''} {reason}: {message} (request {request_id})".lstrip())
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.request_id = request_id

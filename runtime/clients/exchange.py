@@ -1,0 +1,78 @@
+"""When a request is sent, and again, and what its answer says, whoever sends it.
+
+What goes on is written in generators: they yield a request and get its answer, or what went wrong on its way; or they
+yield the seconds to wait. A client runs them, by blocking or by awaiting. Knows no question.
+"""
+
+import random
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any, TypeVar
+
+import httpx
+
+from runtime.clients.answers import ServiceError
+
+BUSY = (429, 503)
+FIRST_BACKOFF_S, MOST_BACKOFF_S = 0.5, 8.0
+# On the way, before there is an answer. Every request may be sent twice, as none changes anything.
+BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
+
+Result = TypeVar("Result")
+Reply = httpx.Response | httpx.RequestError | None
+Steps = Generator[httpx.Request | float, Reply, Result]
+
+
+def tried(
+    request: httpx.Request,
+    retries: int,
+    timeout_s: float,
+    divisible: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+    jitter: Callable[[], float] = random.random,
+) -> Steps[httpx.Response]:
+    """The answer to a request, which is sent again while the service is too busy or the connection breaks.
+
+    Before each try it waits as long as Retry-After says, and a random part of a time that doubles. It is tried
+    `retries` times more at most, and never later than `timeout_s` after the first. The second 429 of a `divisible` one
+    is its answer: it may be too much at any time, where its parts are not. Raise ServiceError for no answer.
+    """
+    until = clock() + timeout_s
+    for tries in count():
+        reply = yield request
+        again = isinstance(reply, BROKEN)
+        wait_s = jitter() * min(MOST_BACKOFF_S, FIRST_BACKOFF_S * 2**tries)
+        if isinstance(reply, httpx.Response):
+            again = reply.status_code in BUSY and not (divisible and tries and reply.status_code == 429)
+            after = reply.headers.get("retry-after", "")
+            wait_s += float(after) if after.isdecimal() else 0
+        if not again or tries == retries or clock() + wait_s > until:
+            break
+        yield wait_s
+    if isinstance(reply, httpx.Response):
+        return reply
+    message = f"{request.url}: {type(reply).__name__}: {reply}"
+    raise ServiceError(None, "no answer", message, request.headers["x-request-id"])
+
+
+def document_of(response: httpx.Response) -> dict[str, Any]:
+    """The answer's JSON; raise ServiceError for an error, or for what cannot be the service's."""
+    request_id = response.request.headers["x-request-id"]
+    with expected(response):
+        if response.status_code == 200:
+            return dict(response.json())
+        error = response.json()["error"]
+        raise ServiceError(response.status_code, error["reason"], error["message"], request_id)
+
+
+@contextmanager
+def expected(response: httpx.Response) -> Iterator[None]:
+    """Raise ServiceError where the block finds that an answer is none of the service's, but that of a proxy, say."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError):
+        request_id = response.request.headers["x-request-id"]
+        message = f"{response.request.url} answered, but not as plaudit's service does: {response.text[:200]!r}"
+        raise ServiceError(response.status_code, "unexpected answer", message, request_id) from None

@@ -1,0 +1,207 @@
+"""Questions as the service takes them, in as many requests as they need, and answers as the clients give them."""
+
+import base64
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import NoneType
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import httpx
+import numpy as np
+
+from embed.arrays import Float32s
+from embed.spec import InputError
+from runtime.clients.answers import Hit, Id, ItemError, Like, Picture, Ranked, Score, ServiceError, Text, Wishes
+from runtime.clients.exchange import Steps, document_of, expected
+
+TOO_MUCH = (413, 429, 504)  # for one request: too many bytes or items, or more than is done by its deadline
+
+Answer = TypeVar("Answer", covariant=True)
+Given = TypeVar("Given")
+Send = Callable[..., Steps[httpx.Response]]  # posts to a path what can be divided or not, with the arguments of httpx
+
+
+class Item(NamedTuple):
+    """A picture, a prompt, or a picture under its own prompt."""
+
+    picture: Picture | None
+    prompt: str | None
+
+
+@dataclass
+class Question(Generic[Answer]):
+    """What is asked about each of many items."""
+
+    path: str
+    lists: tuple[str, ...]  # of the answer, which follow each other as the items do
+    parse: Callable[[Mapping[str, Any]], Answer]
+    most: float = math.inf  # items of one request, as far as refusals have shown
+    bundles: set[tuple[str, str]] = field(default_factory=set)  # digest and precision of those that answered
+
+
+def scoring() -> Question[Score]:
+    return Question("/v1/score", ("items",), lambda given: filled(Score, given))
+
+
+def embedding() -> Question[Float32s]:
+    return Question("/v1/embed", ("images", "prompts"), lambda given: np.array(given["embedding"], np.float32))
+
+
+def scored_items(images: Sequence[Picture], prompts: str | Sequence[str] | None) -> list[Item]:
+    """Each picture under its prompt; raise InputError unless there is one prompt, or one for each picture."""
+    several = [prompts] * len(images) if prompts is None or isinstance(prompts, str) else prompts
+    if len(several) != len(images):
+        raise InputError(f"got {len(several)} prompts for {len(images)} pictures; wanted one, or one for each")
+    return [Item(*one) for one in zip(several_of(images), several, strict=True)]
+
+
+def embedded_items(images: Sequence[Picture], prompts: Sequence[str]) -> list[Item]:
+    """The pictures, then the prompts."""
+    return [
+        *(Item(image, None) for image in several_of(images)),
+        *(Item(None, prompt) for prompt in several_of(prompts)),
+    ]
+
+
+def several_of(given: Sequence[Given]) -> Sequence[Given]:
+    """The same; raise InputError where it is a single text or the bytes of one picture."""
+    if isinstance(given, str | bytes):
+        raise InputError(f"got {given[:50]!r}; wanted a list, be it of one")
+    return given
+
+
+def batches(items: Iterable[Item], most: int, most_bytes: int) -> Iterator[list[Item]]:
+    """The items in their order, so many or of so many bytes at a time; one that is larger stands alone."""
+    batch, size_bytes = list[Item](), 0
+    for item in items:
+        more_bytes = _size_bytes(item.picture)
+        if batch and (len(batch) == most or size_bytes + more_bytes > most_bytes):
+            yield batch
+            batch, size_bytes = [], 0
+        batch.append(item)
+        size_bytes += more_bytes
+    if batch:
+        yield batch
+
+
+def _size_bytes(picture: Picture | None) -> int:
+    if isinstance(picture, bytes):
+        return len(picture)
+    try:
+        return 0 if picture is None or is_url(picture) else os.stat(picture).st_size
+    except OSError:  # which reading it will say again
+        return 0
+
+
+def is_url(picture: Picture) -> bool:
+    return isinstance(picture, str) and re.match("https?://", picture, re.IGNORECASE) is not None
+
+
+def with_bytes(item: Item) -> Item | ItemError:
+    """The item with what its file holds in place of the path, or why that cannot be read."""
+    if item.picture is None or isinstance(item.picture, bytes) or is_url(item.picture):
+        return item
+    try:
+        return item._replace(picture=Path(item.picture).read_bytes())
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "unreadable"
+        return ItemError("read", reason, str(error))
+
+
+def outcomes(
+    send: Send, question: Question[Answer], read: Sequence[Item | ItemError]
+) -> Steps[list[Answer | ItemError]]:
+    """An answer or an error for each item of a batch."""
+    good = [item for item in read if not isinstance(item, ItemError)]
+    answers = iter((yield from _answers(send, question, good)) if good else ())
+    return [item if isinstance(item, ItemError) else next(answers) for item in read]
+
+
+def _answers(send: Send, question: Question[Answer], items: Sequence[Item]) -> Steps[list[Answer | ItemError]]:
+    """What is too much for one request is halved, as is what follows; one item too large has an error of its own."""
+    if len(items) > question.most:
+        half = len(items) // 2
+        first = yield from _answers(send, question, items[:half])
+        return first + (yield from _answers(send, question, items[half:]))
+    order, form = _form(items)
+    response = yield from send(question.path, len(items) > 1, files=form)
+    try:
+        document = document_of(response)
+    except ServiceError as error:
+        if error.status in TOO_MUCH and len(items) > 1:
+            question.most = min(question.most, len(items) // 2)
+            return (yield from _answers(send, question, items))
+        if error.status == 413:
+            return [ItemError("limits", error.reason, error.message)]
+        raise
+    with expected(response):
+        question.bundles.add((document["bundle"], document["precision"]))
+        given = [answer for name in question.lists for answer in document[name]]
+        found = {i: _outcome(question, answer) for i, answer in zip(order, given, strict=True)}
+    if len(question.bundles) > 1:
+        message = "another bundle was put in force meanwhile, and what two say does not compare; ask again"
+        raise ServiceError(response.status_code, "another bundle", message, response.request.headers["x-request-id"])
+    return [found[i] for i in range(len(items))]
+
+
+def _form(items: Sequence[Item]) -> tuple[list[int], list[tuple[str, tuple[str | None, bytes | str]]]]:
+    """The order in which the service will answer, and the fields of the form: files, then addresses, then prompts."""
+    order = sorted(range(len(items)), key=lambda i: (bytes, str, NoneType).index(type(items[i].picture)))
+    pictures = [items[i].picture for i in order]
+    files = [("images", (str(i), picture)) for i, picture in enumerate(pictures) if isinstance(picture, bytes)]
+    urls = [("urls", (None, picture)) for picture in pictures if isinstance(picture, str)]
+    prompts = [prompt for i in order if (prompt := items[i].prompt) is not None]
+    if None not in pictures and len(set(prompts)) == 1:  # one for all pictures
+        del prompts[1:]
+    return order, [*files, *urls, *(("prompts", (None, prompt)) for prompt in prompts)]
+
+
+def _outcome(question: Question[Answer], given: Mapping[str, Any]) -> Answer | ItemError:
+    return question.parse(given) if given["ok"] else filled(ItemError, given["error"])
+
+
+def filled(kind: Callable[..., Answer], given: Mapping[str, Any]) -> Answer:
+    """A dataclass from the fields of its names; a later service may give more than it knows."""
+    names = {one.name for one in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in given.items() if name in names})
+
+
+def ranked(scores: Sequence[Score | ItemError]) -> list[Ranked | ItemError]:
+    """The places and probabilities that /v1/rank would give if all were one request; ties keep their order."""
+    good = {i: score for i, score in enumerate(scores) if isinstance(score, Score)}
+    order = sorted(good, key=lambda i: -good[i].score)
+    logits = np.array([one.score if one.calibrated_score is None else one.calibrated_score for one in good.values()])
+    weights = np.exp(logits - logits.max(initial=-np.inf))
+    probabilities = dict(zip(good, (weights / weights.sum()).tolist(), strict=True))
+    places = {i: place for place, i in enumerate(order, start=1)}
+    return [
+        Ranked(**vars(score), rank=places[i], probability=probabilities[i]) if isinstance(score, Score) else score
+        for i, score in enumerate(scores)
+    ]
+
+
+def similar_body(likes: Sequence[Like], dislikes: Sequence[Like], wishes: Wishes) -> dict[str, object]:
+    """The JSON of /v1/similar; raise OSError for a picture's file that cannot be read."""
+    sides = {"likes": likes, "dislikes": dislikes}
+    return {side: [_named(like) for like in several_of(given)] for side, given in sides.items()} | dict(wishes)
+
+
+def _named(like: Like) -> dict[str, object]:
+    if isinstance(like, Text | Id):
+        return dict(vars(like))
+    if isinstance(like, np.ndarray):
+        return {"vector": like.tolist()}
+    if is_url(like):
+        return {"url": like}
+    data = like if isinstance(like, bytes) else Path(like).read_bytes()
+    return {"image": base64.b64encode(data).decode()}
+
+
+def hits_of(response: httpx.Response) -> list[Hit]:
+    document = document_of(response)
+    with expected(response):
+        return [filled(Hit, hit) for hit in document["hits"]]
