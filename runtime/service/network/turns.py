@@ -47,6 +47,7 @@ class Job:
     item_s: float
     left: int  # items that have not had their turn
     waiting: "deque[Turn]" = field(default_factory=deque)  # of them, those that could take it now
+    over: bool = False  # nothing more is done for it
 
 
 @dataclass(eq=False)
@@ -103,14 +104,13 @@ class Turns:
         self._pace = Pace(PACE * deadline_s)
         # The first client has the next turn, and of its jobs the first.
         self._clients: OrderedDict[Hashable, deque[Job]] = OrderedDict()
-        self._ready = 0  # turns that wait
         self._decoding: set[Turn] = set()
         self._running: set[Turn] = set()
         self._refused_at = self._shed_at = -math.inf
 
     def __len__(self) -> int:
         """Items that wait for their turn."""
-        return self._ready
+        return sum(len(job.waiting) for jobs in self._clients.values() for job in jobs)
 
     @property
     def idle(self) -> bool:
@@ -147,11 +147,12 @@ class Turns:
     async def turn(self, job: Job) -> AsyncIterator[Callable[[], None]]:
         """One item's turn: wait for it, then be under way until the block ends. Call what this gives once decoded.
 
-        Raise Problem 429 where the job can no longer be done in time.
+        Raise Problem 429 where the job can no longer be done in time, or is over: its other items may have failed it.
         """
+        if job.over:
+            raise self.busy()
         turn = Turn(job)
         job.waiting.append(turn)
-        self._ready += 1
 
         def decoded() -> None:
             self._decoding.discard(turn)
@@ -164,13 +165,12 @@ class Turns:
             began = self._clock()
             yield decoded
             if turn in self._running:
-                self._pace.note(job.item_s, began, self._clock(), more=self._ready > 0)
+                self._pace.note(job.item_s, began, self._clock(), more=len(self) > 0)
         finally:
             self._decoding.discard(turn)
             self._running.discard(turn)
             if turn in job.waiting:
                 job.waiting.remove(turn)
-                self._ready -= 1
             self._grant()
 
     @property
@@ -225,16 +225,16 @@ class Turns:
 
     def _grant(self) -> None:
         """Give turns while there is room for what is under way."""
-        if self._ready and self._clock() > self._shed_at + self._spare_s / 2:
+        if len(self) and self._clock() > self._shed_at + self._spare_s / 2:
             self._shed_at = self._clock()
             while late := list(self._late()):
-                self._refuse(max(late, key=lambda job: job.left * job.item_s))
-        while self._ready and self._has_room:
+                self._forget(max(late, key=lambda job: job.left * job.item_s))
+        while len(self) and self._has_room:
             client, jobs = self._clients.popitem(last=False)
             job = jobs.popleft()
             if job.waiting:
                 self._begin(job.waiting.popleft())
-            if job.left:
+            if job.left or job.waiting:
                 jobs.append(job)
             if jobs:
                 self._clients[client] = jobs
@@ -250,7 +250,6 @@ class Turns:
 
     def _begin(self, turn: Turn) -> None:
         turn.job.left -= 1
-        self._ready -= 1
         if not turn.granted.done():  # or who waits for it was cancelled a moment ago
             self._decoding.add(turn)
             turn.granted.set_result(None)
@@ -265,19 +264,15 @@ class Turns:
             if last and now + end_s + self._spare_s / 2 > job.caller.deadline:
                 yield job
 
-    def _refuse(self, job: Job) -> None:
-        """Have nothing more done for a job that was let in."""
-        self._ready -= len(job.waiting)
+    def _forget(self, job: Job) -> None:
+        """Have nothing more done for a job: it is done, has failed, or would be late. Refuse what waits of it."""
         for turn in job.waiting:
             if not turn.granted.done():
                 turn.granted.set_exception(self.busy())
         job.waiting.clear()
-        self._forget(job)
-
-    def _forget(self, job: Job) -> None:
+        job.left, job.over = 0, True
         jobs = self._clients.get(job.caller.client)
         if jobs and job in jobs:
             jobs.remove(job)
             if not jobs:
                 del self._clients[job.caller.client]
-        job.left = 0

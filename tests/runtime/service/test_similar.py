@@ -169,4 +169,4 @@ def test_200_mutated_bodies_get_no_fault(bundle: Path, catalogue: Catalogue) -> 
     assert sum(report["outcomes"].values()) == 200
     routes = {outcome.split()[0] for outcome in report["outcomes"]}
     assert routes >= {"/v1/score", "/v1/rank", "/v1/embed", "/v1/similar"}
-    assert sum(count for outcome, count in report["outcomes"].items() if outcome.endswith(" 200")) > 10
+    assert sum(count for outcome, count in report["outcomes"].items() if outcome.endswith(" 200")) > 5

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from runtime.service.network.errors import Problem
-from runtime.service.network.turns import FIRST_PACE, FULL, REFUSING_S, STANDING, Caller, Pace, Turns
+from runtime.service.network.turns import FIRST_PACE, FULL, REFUSING_S, STANDING, Caller, Job, Pace, Turns
 
 DEADLINE_S = 10.0
 STEPS = 80
@@ -292,6 +292,33 @@ def test_who_goes_away_takes_no_turn() -> None:
         await asyncio.wait(tasks.values())
         assert tasks["a"].exception() is None
         assert order == ["a", "d"] and turns.idle and len(turns) == 0
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_items_that_outlive_their_request_hold_up_nobody() -> None:
+    async def scenario() -> None:
+        turns = Turns(1, 1, 1, DEADLINE_S, lambda: 0.0)
+        begun: list[str] = []
+
+        async def item(name: str, job: Job) -> None:
+            async with turns.turn(job):
+                begun.append(name)
+                await settled()
+
+        async def fails(job: Job) -> None:
+            raise ValueError
+
+        with pytest.raises(ValueError), turns.admit(Caller("a", DEADLINE_S), 4, 4.0) as job:
+            items = [asyncio.create_task(item("failed", job)) for _ in range(3)]
+            await asyncio.gather(fails(job), *items)
+        assert len(turns) == 0
+        with pytest.raises(Problem):
+            await item("too late", job)
+        with turns.admit(Caller("b", DEADLINE_S), 2, 2.0) as job:
+            await asyncio.gather(item("next", job), item("next", job))
+        assert begun[-2:] == ["next", "next"] and "too late" not in begun and turns.idle
+        assert all(isinstance(task.exception(), Problem) for task in items[1:])
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
 
