@@ -39,7 +39,7 @@ def test_a_trial_must_lead_by_more_than_the_standard_error_of_its_lead(more: flo
 
 
 def test_the_strongest_of_penalties_that_are_as_good_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convex, "expected_accuracy", lambda *_: 0.7)
+    monkeypatch.setattr(convex, "trial", lambda *_: lambda penalty: {"validation_loss": 0.7})
     given = task("linear", folds=None)
     trained = folds.train_heads(replace(given, config=replace(given.config, penalty=None)))
     assert trained.chosen["penalty"] == convex.PENALTIES[0]
