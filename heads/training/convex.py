@@ -66,7 +66,7 @@ class Problem:
         basis = basis_of(head, features, items)
         self._mean = basis.mean(dim=0)
         basis -= self._mean
-        variance, self._axes = torch.linalg.eigh((basis.T @ basis / len(basis)).double())
+        variance, self._axes = principal_axes(basis)
         total = float(variance.clamp(min=0).sum())
         if total == 0:
             raise InputError(f"all {len(items)} items to train on have the same vectors; nothing can be learned")
@@ -102,6 +102,16 @@ class Problem:
         # Where float32 can tell no lower value any more the line search gives up: that is convergence as well.
         converged = found.nit < MAX_ITERATIONS
         return Solution(float(found.fun), int(found.nit), converged, weight.float(), bias.float())
+
+
+def principal_axes(basis: Tensor) -> tuple[Tensor, Tensor]:
+    """The variances (k,) of a centered basis (n, d), and the axes (d, k) that they lie along, in float64. Of fewer rows
+    than columns there are only n: no row says anything of the others."""
+    if len(basis) < basis.shape[1]:
+        _, spread, axes = torch.linalg.svd(basis.double(), full_matrices=False)
+        return spread.square() / len(basis), axes.T
+    variance, axes = torch.linalg.eigh((basis.T @ basis / len(basis)).double())
+    return variance, axes
 
 
 def term(part: Part, items: Ints) -> Callable[[Tensor], Tensor]:

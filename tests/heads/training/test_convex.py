@@ -130,6 +130,17 @@ def test_the_penalty_is_chosen_by_the_loss_of_the_rows_kept_aside(features: Feat
     assert len(history) == len(penalties) or len(history) - 1 - np.argmin(losses) == convex.PATIENCE
 
 
+@pytest.mark.parametrize("shape", [(12, 40), (40, 12), (1, 5)])
+def test_principal_axes_make_the_covariance_again(shape: tuple[int, int]) -> None:
+    basis = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+    basis -= basis.mean(dim=0)
+    variance, axes = convex.principal_axes(basis)
+    assert axes.shape == (shape[1], min(shape))
+    np.testing.assert_allclose(axes.T @ axes, np.eye(min(shape)), atol=1e-12)
+    covariance = np.cov(basis.double().numpy(), rowvar=False, bias=True)
+    np.testing.assert_allclose((axes * variance) @ axes.T, covariance, atol=1e-6)
+
+
 def test_nothing_to_learn_from_is_said(features: Features) -> None:
     same = features_of(unit(1, 1).repeat(5, axis=0), unit(1, 2), np.arange(5), np.zeros(5, np.int64))
     ratings = Ratings(np.arange(5), np.arange(5, dtype=np.float32))
