@@ -199,7 +199,7 @@ class Towers:
         if side == "prompts":
             keep_tokenizer(engine_folder(self.identity, self._root), self._backbone.tokenizer)
         outputs = self.features if side == "images" else ("projected",)
-        tower = self._tower(side)
+        tower = self._tower(side).to("cpu")  # where the example is: a trial of torch in fp32 has moved it to its device
         with serving_form(tower):
             graph = export_tower(tower, {INPUT[side]: example}, outputs, {INPUT[side]: {0: "n"}})
         onnx.save_model(fold_patches(graph), path, save_as_external_data=True, location="model.data")
