@@ -67,6 +67,7 @@ def main() -> int:
     parser.add_argument("--sections", type=names, default=list(SECTIONS.values()), help="letters or names: a,c,search")
     parser.add_argument("--skip", type=names, default=[], help="sections to leave out")
     parser.add_argument("--engines", help="RUNNER:PRECISION,... of the job; torch:fp16,onnx:fp16 on a GPU")
+    parser.add_argument("--precisions", help="of the bundle that is served: fp16,fp32; fp16 alone on a GPU")
     parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="for all sections together (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # the section of this process
@@ -151,7 +152,8 @@ def run_apart(name: str, args: argparse.Namespace, left_s: float) -> tuple[dict[
     result = args.folder / f"{name}.json"
     command = [sys.executable, __file__, "--one", name, "--folder", str(args.folder), "--photos", str(args.photos)]
     command += ["--dry-run"] if args.dry_run else []
-    command += ["--engines", args.engines] if args.engines else []
+    for option in ("engines", "precisions"):
+        command += [f"--{option}", getattr(args, option)] if getattr(args, option) else []
     process = subprocess.Popen(command, start_new_session=True)
     try:
         code = process.wait(left_s)
@@ -185,9 +187,10 @@ def context(args: argparse.Namespace) -> Any:
 
     if not (args.dry_run or torch.cuda.is_available()):
         raise RuntimeError("torch finds no CUDA device here; --dry-run measures tiny sizes on the CPU")
-    text = args.engines or ("onnx:fp32,torch:fp32" if args.dry_run else "onnx:fp16,torch:fp16")
-    engines = tuple(tuple(pair.split(":")) for pair in text.split(","))
-    return Context("cpu" if args.dry_run else "cuda", args.dry_run, args.photos, args.folder, engines)
+    device, usual = ("cpu", "fp32") if args.dry_run else ("cuda", "fp16")
+    engines = tuple(tuple(pair.split(":")) for pair in (args.engines or f"onnx:{usual},torch:{usual}").split(","))
+    precisions = tuple((args.precisions or usual).split(","))
+    return Context(device, args.dry_run, args.photos, args.folder, engines, precisions)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TypeVar
 from embed.cli.console import table
 from embed.config import Runner
 from embed.spec import Precision, Source
+from runtime.config import Precision as BundlePrecision
 
 Size = TypeVar("Size")
 WARM = 3  # runs before those that are timed
@@ -25,6 +26,7 @@ class Context:
     photos: Path
     folder: Path
     engines: tuple[tuple[Runner, Precision], ...]  # of the embedding job
+    precisions: tuple[BundlePrecision, ...]  # of the bundle that is served
 
     def say(self, text: str = "") -> None:
         """Print at once: a run that is cut shall still have told."""

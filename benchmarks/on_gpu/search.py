@@ -5,6 +5,7 @@ Vectors lie in clusters, as those of pictures do; queries are near some of them.
 
 import importlib.util
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,7 +114,7 @@ def torch_on_cpu(
     import torch
 
     context.say("FAISS is not installed: the CPU searches with torch")
-    on_cpu = Context("cpu", context.dry_run, context.photos, context.folder, context.engines)
+    on_cpu = replace(context, device="cpu")
     vectors, asked = torch.from_numpy(halves).float(), torch.from_numpy(queries)
     rates = on_device(on_cpu, vectors, asked, "float32", batches)
     return {"cpu torch": {**rates, "agrees": recall(best(vectors, asked).numpy(), truth)}}
@@ -130,7 +131,7 @@ def faiss_on_cpu(
     from runtime.index.blend import best_of
     from runtime.index.factory import build_index
 
-    on_cpu = Context("cpu", context.dry_run, context.photos, context.folder, context.engines)
+    on_cpu = replace(context, device="cpu")
     faiss.omp_set_num_threads(len(os.sched_getaffinity(0)))
     flat = faiss.IndexFlatIP(halves.shape[1])
     flat.add(halves.astype(np.float32))
