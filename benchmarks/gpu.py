@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --photos FOLDER --json FILE                  no network is needed
     python benchmarks/gpu.py --dry-run                                    all of it with tiny sizes on a CPU
-    python benchmarks/gpu.py --sections job,search --engines torch:fp16,onnx:fp16
+    python benchmarks/gpu.py --sections job,search --engines torch:fp16,onnx:fp16 --workers 16
 
     a ceilings    a large matrix product, and copies on the device and to it
     b towers      onnxruntime's graphs and torch, by backbone and batch
@@ -68,6 +68,7 @@ def main() -> int:
     parser.add_argument("--skip", type=names, default=[], help="sections to leave out")
     parser.add_argument("--engines", help="RUNNER:PRECISION,... of the job; torch:fp16,onnx:fp16 on a GPU")
     parser.add_argument("--precisions", help="of the bundle that is served: fp16,fp32; fp16 alone on a GPU")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes (%(default)s)")
     parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="for all sections together (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # the section of this process
@@ -151,6 +152,7 @@ def run_apart(name: str, args: argparse.Namespace, left_s: float) -> tuple[dict[
         return {}, "no time is left"
     result = args.folder / f"{name}.json"
     command = [sys.executable, __file__, "--one", name, "--folder", str(args.folder), "--photos", str(args.photos)]
+    command += ["--workers", str(args.workers)]
     command += ["--dry-run"] if args.dry_run else []
     for option in ("engines", "precisions"):
         command += [f"--{option}", getattr(args, option)] if getattr(args, option) else []
@@ -190,7 +192,7 @@ def context(args: argparse.Namespace) -> Any:
     device, usual = ("cpu", "fp32") if args.dry_run else ("cuda", "fp16")
     engines = tuple(tuple(pair.split(":")) for pair in (args.engines or f"onnx:{usual},torch:{usual}").split(","))
     precisions = tuple((args.precisions or usual).split(","))
-    return Context(device, args.dry_run, args.photos, args.folder, engines, precisions)
+    return Context(device, args.dry_run, args.photos, args.folder, engines, precisions, args.workers)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ class Context:
     folder: Path
     engines: tuple[tuple[Runner, Precision], ...]  # of the embedding job
     precisions: tuple[BundlePrecision, ...]  # of the bundle that is served
+    workers: int  # processes that decode
 
     def say(self, text: str = "") -> None:
         """Print at once: a run that is cut shall still have told."""

@@ -4,7 +4,7 @@ The job is that of `embed cache` (embed.jobs.run) with its engine loaded and war
 shard on disk, its decoding processes started on the way. `steady` leaves out its first quarter.
 """
 
-import os
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ def measure(context: Context) -> dict[str, object]:
     counts = context.sized({"ViT-B-32": 8000, "ViT-L-14": 4000}, {"tiny": 48})
     sizes = context.photo_sizes()
     context.say(f"photos of {sizes['megapixels']:.2f} megapixels and {sizes['kilobytes']:.0f} kB")
-    found: dict[str, object] = {"photos": sizes, "workers": os.cpu_count()}
+    found: dict[str, object] = {"photos": sizes, "workers": context.workers}
     bars: dict[str, float] = {}
     for name, count in counts.items():
         models = measure_model(context, name, count)
@@ -48,7 +48,7 @@ def measure_model(context: Context, name: str, count: int) -> dict[str, dict[str
     pixels = np.random.default_rng(0).integers(
         0, 256, (context.sized(BATCH, 16), *towers.identity.preprocess.size, 3), np.uint8
     )
-    parts = {"decode_per_s": decode_only(towers, folder), "copy_per_s": copy_only(context, pixels)}
+    parts = {"decode_per_s": decode_only(towers, folder, context.workers), "copy_per_s": copy_only(context, pixels)}
     engines: dict[str, dict[str, float]] = {}
     # Graphs first: torch in fp32 moves the backbone itself to the device, and an export wants it on the CPU.
     for runner, precision in sorted(context.engines):
@@ -76,12 +76,11 @@ def show(context: Context, name: str, count: int, engine: str, rates: dict[str, 
     context.show([title, *names], [("", *(f"{rates[each]:,.4g}" for each in names))])
 
 
-def decode_only(towers: "Towers", folder: Path) -> float:
+def decode_only(towers: "Towers", folder: Path, workers: int) -> float:
     """Pictures a second that the job's processes read and decode, once they have started."""
     from embed.config import Limits
     from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Picture
 
-    workers = os.cpu_count() or 1
     files = sorted(folder.iterdir())
 
     def decode(paths: list[Path]) -> int:
@@ -121,8 +120,6 @@ def engine_only(context: Context, encoder: "TowerEncoder", pixels: "UInt8s") -> 
 
 def whole_job(context: Context, towers: "Towers", encoder: "TowerEncoder", folder: Path) -> dict[str, float]:
     """Pictures a second of the job, and of it without its first quarter."""
-    import shutil
-
     from embed.cache.store import CacheWriter
     from embed.config import Limits
     from embed.inputs.decoding import DecodePool
@@ -136,7 +133,7 @@ def whole_job(context: Context, towers: "Towers", encoder: "TowerEncoder", folde
 
     out = context.folder / "cache"
     start = times[0][1]
-    decoder = DecodePool(towers.identity.preprocess, Limits(), os.cpu_count() or 1)
+    decoder = DecodePool(towers.identity.preprocess, Limits(), context.workers)
     with CacheWriter(out, towers.identity, towers.source) as writer:
         counts = embed_images([read_records(str(folder))], writer, encoder, decoder, step=step)
     seconds = time.perf_counter() - start

@@ -1,7 +1,6 @@
 """The service on loopback under clients that send a photo and a prompt each, beside its engine and decoders alone."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -47,7 +46,7 @@ class Answers(TypedDict):
 def measure(context: Context) -> dict[str, object]:
     """Goodput a second, p50 and p99 by precision and number of decoding processes."""
     bundle = make_bundle(context, context.precisions)
-    cores = os.cpu_count() or 1
+    cores = context.workers
     found: dict[str, object] = {"photos": context.photo_sizes()}
     bars: dict[str, float] = {}
     errors = []
