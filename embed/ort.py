@@ -2,7 +2,7 @@
 
 import importlib
 import os
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution
 from types import ModuleType
 
 from embed.spec import InputError
@@ -10,17 +10,17 @@ from embed.spec import InputError
 
 def require_onnxruntime(module: str = "onnxruntime") -> ModuleType:
     """onnxruntime, or the submodule asked for. Raise InputError with the pip line that mends it if it is not installed,
-    or if two packages of it fight.
+    or if two packages of it fight, which they do in one folder; of two folders the first on the path wins.
     """
     # Since 1.29 it sends word of every session to its maker, unless this was set before it is first imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     found = []
     for name in ("onnxruntime", "onnxruntime-gpu"):
         try:
-            found.append(version(name))
+            found.append(str(distribution(name).locate_file("onnxruntime")))
         except PackageNotFoundError:
             continue
-    if len(found) == 2:
+    if len(found) != len(set(found)):
         raise InputError(
             "both onnxruntime and onnxruntime-gpu are installed and overwrite each other's files; run:"
             " pip uninstall -y onnxruntime onnxruntime-gpu && pip install 'plaudit[cpu]' (or 'plaudit[gpu]')"

@@ -23,6 +23,7 @@ from embed.inputs import vocabulary
 from embed.inputs.images import ImageError, load_pixels
 from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
+from embed.ort import require_onnxruntime
 from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity
 from export import card, compose, parity
@@ -53,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 REFERENCE_ROWS = 4
 CALIBRATION_BATCH = 16  # pictures
-LIBRARIES = ("plaudit", "torch", "open_clip_torch", "timm", "transformers", "onnx", "onnxscript", "onnxruntime")
+LIBRARIES = ("plaudit", "torch", "open_clip_torch", "timm", "transformers", "onnx", "onnxscript")
 
 
 def export_bundle(
@@ -114,7 +115,7 @@ def _build(
         "tokenizer": tokenizer,
         "calibration": head_manifest.get("calibration"),
         "provenance": {
-            "versions": {name: importlib.metadata.version(name) for name in LIBRARIES},
+            "versions": _versions(),
             "training": head_manifest.get("training"),
             "data": head_manifest.get("data"),
             "split": head_manifest.get("split"),
@@ -235,6 +236,12 @@ def _check_graphs(folder: Path) -> None:
 
     for path in sorted(folder.glob("*.onnx")):
         onnx.checker.check_model(str(path), full_check=True)
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that make a bundle; onnxruntime says its own, as several packages may bring it."""
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {**found, "onnxruntime": require_onnxruntime().__version__}
 
 
 def _write_tokenizer(folder: Path, backbone: "Backbone", shortens: bool, prompts: Sequence[str]) -> dict[str, object]:

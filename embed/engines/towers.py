@@ -202,7 +202,8 @@ class Towers:
         if side == "prompts":
             keep_tokenizer(engine_folder(self.identity, self._root), self._backbone.tokenizer)
         outputs = self.features if side == "images" else ("projected",)
-        tower, inputs, free = self._tower(side), {INPUT[side]: example}, {INPUT[side]: {0: "n"}}
+        # On the CPU, where the example is: a trial of torch in fp32 has moved the tower to its device.
+        tower, inputs, free = self._tower(side).to("cpu"), {INPUT[side]: example}, {INPUT[side]: {0: "n"}}
         if for_cuda:
             graph = export_fused(tower, inputs, outputs, free)
         else:

@@ -32,12 +32,10 @@ def fused_form(tower: nn.Module) -> Iterator[None]:
         for module in tower.modules():
             if isinstance(module, VisionTransformer) and _is_plain(module.transformer):
                 replace(module.transformer, "forward", fused_forward(module.transformer, False, _rows(module)))
-            elif (
-                isinstance(module, TextTransformer) and _is_plain(module.transformer) and _is_causal(module) is not None
-            ):
-                replace(
-                    module.transformer, "forward", fused_forward(module.transformer, bool(_is_causal(module)), None)
-                )
+            elif isinstance(module, TextTransformer) and _is_plain(module.transformer):
+                causal = _is_causal(module)
+                if causal is not None:
+                    replace(module.transformer, "forward", fused_forward(module.transformer, causal, None))
         yield
 
 

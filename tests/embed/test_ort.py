@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from paths import ROOT
@@ -28,13 +29,20 @@ assert quantization is sys.modules["onnxruntime"].quantization
 """
 
 
-def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    def version(name: str) -> str:
-        if name in names:
-            return "1.0"
+def installed(monkeypatch: pytest.MonkeyPatch, **folders: Path) -> None:
+    """Packages by name, each in its folder, as pip leaves them, and no others."""
+    for name, folder in folders.items():
+        info = folder / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        monkeypatch.syspath_prepend(folder)
+
+    def distribution(name: str) -> importlib.metadata.Distribution:
+        if name.replace("-", "_") in folders:
+            return importlib.metadata.distribution(name)
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr("embed.ort.version", version)
+    monkeypatch.setattr("embed.ort.distribution", distribution)
 
 
 @pytest.mark.parametrize("users, seen", [(None, "1"), ("0", "0")])
@@ -65,10 +73,16 @@ def test_nothing_else_imports_onnxruntime() -> None:
     assert importers == []
 
 
-def test_both_packages_are_an_error_that_mends_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, "onnxruntime", "onnxruntime-gpu")
+def test_both_packages_are_an_error_that_mends_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    installed(monkeypatch, onnxruntime=tmp_path, onnxruntime_gpu=tmp_path)
     with pytest.raises(InputError, match="pip uninstall -y onnxruntime onnxruntime-gpu"):
         require_onnxruntime()
+
+
+def test_packages_in_folders_of_their_own_do_not_fight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As where the one of the system cannot be removed and the other lies before it on the path."""
+    installed(monkeypatch, onnxruntime=tmp_path / "system", onnxruntime_gpu=tmp_path / "own")
+    assert require_onnxruntime().__name__ == "onnxruntime"
 
 
 def test_neither_package_is_an_error_with_the_pip_line(monkeypatch: pytest.MonkeyPatch) -> None:

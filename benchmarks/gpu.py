@@ -1,0 +1,194 @@
+"""All that is measured on a GPU, in one command of at most seven minutes.
+
+    python benchmarks/gpu.py --photos FOLDER --json FILE                  no network is needed
+    python benchmarks/gpu.py --dry-run                                    all of it with tiny sizes on a CPU
+    python benchmarks/gpu.py --sections job,search --engines torch:fp16,onnx:fp16
+
+    a ceilings    a large matrix product, and copies on the device and to it
+    b towers      onnxruntime's graphs and torch, by backbone and batch
+    c job         the whole embedding job on JPEG files; decoding, copying and the engine apart
+    d service     the service on loopback under 64 clients
+    e parity      scores and flips against fp32 on the CPU
+    f training    an epoch of a head, and of a backbone's top blocks
+    g tuning      a step of tuning a generator
+    h search      exact search on the device, against FAISS and our index on the CPU
+
+Each section runs in a process of its own, prints as it goes, and is written to --json as it ends; one that fails leaves
+the others alone, and the exit code is then 1. Weights are random ones: time does not depend on them. Where matplotlib
+is installed, a plot is drawn beside the JSON.
+"""
+
+import argparse
+import contextlib
+import importlib
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+# This folder has files that would be taken for our packages, so it comes last.
+sys.path[:1] = [str(ROOT)]
+sys.path += [str(ROOT / "tests" / "helpers"), str(HERE)]
+
+SECTIONS = {
+    "a": "ceilings",
+    "b": "towers",
+    "c": "job",
+    "d": "service",
+    "e": "parity",
+    "f": "training",
+    "g": "tuning",
+    "h": "search",
+}
+LIMIT_S = 420.0
+
+
+def names(text: str) -> list[str]:
+    """Sections by letter or name. Raise ArgumentTypeError for others."""
+    found = [SECTIONS.get(name, name) for name in text.split(",") if name]
+    if unknown := sorted(set(found) - set(SECTIONS.values())):
+        raise argparse.ArgumentTypeError(f"unknown sections {unknown}; there are {', '.join(SECTIONS.values())}")
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", type=Path, help="a folder of JPEG files; without one, some are made")
+    parser.add_argument("--json", type=Path, help="where the figures are written, anew after each section")
+    parser.add_argument("--sections", type=names, default=list(SECTIONS.values()), help="letters or names: a,c,search")
+    parser.add_argument("--skip", type=names, default=[], help="sections to leave out")
+    parser.add_argument("--engines", help="RUNNER:PRECISION,... of the job; torch:fp16,onnx:fp16 on a GPU")
+    parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="for all sections together (%(default)s)")
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the section of this process
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        return run_here(args)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what ends a section and removes the folder
+    with tempfile.TemporaryDirectory(prefix="plaudit-gpu-") as folder:
+        args.folder = Path(folder)
+        prepare(args)
+        return run_all(args)
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """Photos where none were given, and what makes a checkout look like an installed package to its own code."""
+    if args.photos is None:
+        args.photos = args.folder / "photos"
+        make_photos(args.photos)
+    try:
+        importlib.metadata.version("plaudit")
+    except importlib.metadata.PackageNotFoundError:
+        info = args.folder / "site" / "plaudit-0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plaudit\nVersion: 0\n")
+    paths = [str(args.folder / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+
+
+def make_photos(folder: Path) -> None:
+    """A few JPEGs of soft random colours."""
+    import numpy as np
+    from PIL import Image
+
+    folder.mkdir()
+    for i in range(24):
+        colours = np.random.default_rng(i).integers(0, 256, (12, 16, 3), np.uint8)
+        Image.fromarray(colours).resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=90)
+
+
+def run_all(args: argparse.Namespace) -> int:
+    """Every section wanted, one after another."""
+    end = time.monotonic() + args.limit_s
+    found: dict[str, Any] = {"dry_run": args.dry_run, "machine": {}, "sections": {}, "failed": {}, "seconds": {}}
+    for name in ["machine", *(each for each in args.sections if each not in args.skip)]:
+        print(f"\n== {name}", flush=True)
+        start = time.monotonic()
+        if name == "tuning":
+            result, fault = {"state": "not built yet"}, None
+            print("not built yet", flush=True)
+        else:
+            result, fault = run_apart(name, args, end - start)
+        found["seconds"][name] = time.monotonic() - start
+        if fault is not None:
+            found["failed"][name] = fault
+            print(f"{name} failed: {fault}", flush=True)
+        elif name == "machine":
+            found["machine"] = result
+        else:
+            found["sections"][name] = result
+        print(f"{name}: {found['seconds'][name]:.1f} s", flush=True)
+        write(args.json, found)
+    if args.json:
+        from on_gpu.plot import plot
+
+        plot(found["sections"], args.json.with_suffix(".svg"))
+    return 1 if found["failed"] else 0
+
+
+def write(path: Path | None, found: dict[str, Any]) -> None:
+    """Write the JSON so that a reader always finds a whole one."""
+    if path is not None:
+        part = path.with_name(path.name + ".part")
+        part.write_text(json.dumps(found, indent=1))
+        part.replace(path)
+
+
+def run_apart(name: str, args: argparse.Namespace, left_s: float) -> tuple[dict[str, Any], str | None]:
+    """A section in a process of its own, whose memory and faults end with it: its figures, or what went wrong."""
+    if left_s <= 0:
+        return {}, "no time is left"
+    result = args.folder / f"{name}.json"
+    command = [sys.executable, __file__, "--one", name, "--folder", str(args.folder), "--photos", str(args.photos)]
+    command += ["--dry-run"] if args.dry_run else []
+    command += ["--engines", args.engines] if args.engines else []
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        code = process.wait(left_s)
+    except subprocess.TimeoutExpired:
+        return {}, f"stopped after {left_s:.0f} s, the time being spent"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
+        process.wait()
+    if code != 0:
+        return {}, (args.folder / f"{name}.error").read_text() if code == 1 else f"exit code {code}"
+    return json.loads(result.read_text()), None
+
+
+def run_here(args: argparse.Namespace) -> int:
+    """The section of this process."""
+    try:
+        found = importlib.import_module(f"on_gpu.{args.one}").measure(context(args))
+        (args.folder / f"{args.one}.json").write_text(json.dumps(found))
+        return 0
+    except Exception as error:
+        traceback.print_exc()
+        (args.folder / f"{args.one}.error").write_text(f"{type(error).__name__}: {error}")
+        return 1
+
+
+def context(args: argparse.Namespace) -> Any:
+    """Where a section measures. Raise RuntimeError if there is no GPU and this is no dry run."""
+    import torch
+    from on_gpu.common import Context
+
+    if not (args.dry_run or torch.cuda.is_available()):
+        raise RuntimeError("torch finds no CUDA device here; --dry-run measures tiny sizes on the CPU")
+    text = args.engines or ("onnx:fp32,torch:fp32" if args.dry_run else "onnx:fp16,torch:fp16")
+    engines = tuple(tuple(pair.split(":")) for pair in text.split(","))
+    return Context("cpu" if args.dry_run else "cuda", args.dry_run, args.photos, args.folder, engines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
