@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from on_gpu.common import Context, elapsed_s
 
 if TYPE_CHECKING:
@@ -65,12 +66,7 @@ def timed(context: Context, compute: Compute, batch: int) -> dict[str, float]:
 
 def engines(context: Context, model: str, backbone: "Backbone") -> "list[tuple[str, Callable[[int], Compute]]]":
     """Each as a function of the batch's size."""
-    folder = context.folder / "towers" / model
-    plain, fused = folder / "plain.onnx", folder / "fused.onnx"
-    if not fused.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_plain(backbone, plain, half=context.device == "cuda")
-        write_fused(backbone, fused, half=context.device == "cuda")
+    plain, fused = graphs(context, model, backbone)
     found = [
         ("onnxruntime, plain graph", onnx_engine(context, plain, False)),
         ("onnxruntime, fused", onnx_engine(context, fused, False)),
@@ -79,6 +75,17 @@ def engines(context: Context, model: str, backbone: "Backbone") -> "list[tuple[s
         ("torch.compile", torch_engine(context, backbone, True)),
     ]
     return found if context.device == "cuda" else [*found[:2], found[3]]
+
+
+def graphs(context: Context, model: str, backbone: "Backbone") -> tuple[Path, Path]:
+    """The plain graph and the one for CUDA, made once."""
+    folder = context.folder / "towers" / model
+    plain, fused = folder / "plain.onnx", folder / "fused.onnx"
+    if not fused.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_plain(backbone, plain, half=context.device == "cuda")
+        write_fused(backbone, fused, half=context.device == "cuda")
+    return plain, fused
 
 
 def write_plain(backbone: "Backbone", path: Path, half: bool) -> None:
