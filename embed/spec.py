@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 Side = Literal["images", "prompts"]  # of a cache, and of what a backbone is fed
 Feature = Literal["projected", "pooled"]  # of a picture tower: in the space shared with text, and before it
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp16-cuda"]  # the last one's graphs are for CUDA alone
 BoundaryDtype = Literal["float16", "bfloat16", "int8", "float32"]  # of activations that a cache keeps
 ResizeMode = Literal["shortest", "longest", "squash"]
 Interpolation = Literal["bicubic", "bilinear"]

@@ -73,6 +73,7 @@ def candidates(wanted: Wanted, device: str) -> list[Pair]:
     on_cpu = device == "cpu"
     pairs: list[Pair] = [("onnx", "int8" if on_cpu else "fp16"), ("onnx", "fp32"), ("torch", "bf16")]
     pairs += [] if on_cpu else [("torch", "fp16")]  # no processor computes it natively
+    pairs[:0] = [("onnx", "fp16-cuda")] if device.startswith("cuda") else []
     pairs += [REFERENCE]
     return [
         (runner, precision)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # Inputs of one run on a CPU: with more, a convolution trunk and onnxruntime are no faster and take more memory.
 TORCH_AT_ONCE, ONNX_AT_ONCE = 8, 4
+DEVICE_SIZES = (1, 4, 16, 64, 256)  # of batches on a GPU
 LANES = 8  # runs side by side, at most: a batch of 32 holds no more
 
 Inputs: TypeAlias = UInt8s | Int32s  # pixels (n, h, w, 3), or tokens (n, c)
@@ -59,16 +60,19 @@ def torch_runner(tower: "nn.Module", precision: Precision, device: str) -> Run:
     return run
 
 
-def onnx_runner(graph: Path, name: str, device: str, threads: int | None) -> Run:
+def onnx_runner(graph: Path, name: str, precision: Precision, device: str, threads: int | None) -> Run:
     """The same for an exported tower, whose input is called `name`.
 
     On a CPU a batch is shared out among runs side by side: threads inside a run wait for each other at every operator,
     and two of them on two cores do ViT-B/32 in int8 a quarter slower than two runs of one thread each.
     """
+    from embed.engines.device import DeviceGraph
     from embed.engines.sessions import open_session
 
     kind, _, index = device.partition(":")
     provider = (kind, {"device_id": index}) if index else kind
+    if kind == "cuda":
+        return DeviceGraph(open_session(graph, [provider], threads, precision=precision), DEVICE_SIZES, device)
     if kind != "cpu":
         session = open_session(graph, [provider], threads)
         return lambda inputs: session.run(None, {name: inputs})

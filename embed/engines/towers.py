@@ -145,7 +145,9 @@ class Towers:
     def runner(self, side: Side, engine: Engine, threads: int | None = None) -> Run:
         """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 (n, d) unit vectors, one array a feature."""
         if engine.runner == "onnx":
-            return onnx_runner(self._graph(side, engine.precision), INPUT[side], engine.device, threads)
+            return onnx_runner(
+                self._graph(side, engine.precision), INPUT[side], engine.precision, engine.device, threads
+            )
         return torch_runner(self._tower(side), engine.precision, engine.device)
 
     def _tower(self, side: Side) -> "nn.Module":
@@ -168,13 +170,13 @@ class Towers:
         """The exported tower, made now unless this machine has it."""
         folder = engine_folder(self.identity, self._root) / f"{self._name(side)}.{precision}"
         if not folder.exists():
-            fp32 = self._graph(side, "fp32") if precision != "fp32" else None
+            fp32 = self._graph(side, "fp32") if precision not in ("fp32", "fp16-cuda") else None
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as making:
                 done = Path(making) / "done"
                 done.mkdir()
                 if fp32 is None:
-                    self._export(side, done / "model.onnx")
+                    self._export(side, done / "model.onnx", precision == "fp16-cuda")
                 else:
                     _convert(fp32, precision, done / "model.onnx")
                 release_freed_memory()
@@ -182,10 +184,11 @@ class Towers:
                     done.rename(folder)
         return folder / "model.onnx"
 
-    def _export(self, side: Side, path: Path) -> None:
+    def _export(self, side: Side, path: Path, for_cuda: bool) -> None:
         import onnx
         import torch
 
+        from embed.graphs.fusing import export_fused
         from embed.graphs.precision import fold_patches
         from embed.graphs.rewrite import serving_form
         from embed.graphs.trace import export_tower
@@ -199,10 +202,14 @@ class Towers:
         if side == "prompts":
             keep_tokenizer(engine_folder(self.identity, self._root), self._backbone.tokenizer)
         outputs = self.features if side == "images" else ("projected",)
-        tower = self._tower(side).to("cpu")  # where the example is: a trial of torch in fp32 has moved it to its device
-        with serving_form(tower):
-            graph = export_tower(tower, {INPUT[side]: example}, outputs, {INPUT[side]: {0: "n"}})
-        onnx.save_model(fold_patches(graph), path, save_as_external_data=True, location="model.data")
+        # On the CPU, where the example is: a trial of torch in fp32 has moved the tower to its device.
+        tower, inputs, free = self._tower(side).to("cpu"), {INPUT[side]: example}, {INPUT[side]: {0: "n"}}
+        if for_cuda:
+            graph = export_fused(tower, inputs, outputs, free)
+        else:
+            with serving_form(tower):
+                graph = fold_patches(export_tower(tower, inputs, outputs, free))
+        onnx.save_model(graph, path, save_as_external_data=True, location="model.data")
 
 
 def _convert(fp32: Path, precision: Precision, path: Path) -> None:

@@ -14,6 +14,7 @@ from embed.arrays import Array, Ints
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
+ATTENTION = ("Attention", "MultiHeadAttention")  # of onnxruntime's own operators
 MAX_ELEMENTS = 1024  # of a value that is computed here: sizes have few, and weights need not be looked at
 
 Values = dict[str, Array]
@@ -148,7 +149,11 @@ def inferred(model: "ModelProto") -> list["ValueInfoProto"]:
     """Name, type and shape of every value that ONNX can infer, inputs and outputs included."""
     import onnx
 
-    graph = onnx.shape_inference.infer_shapes(without_weights(model), data_prop=True).graph
+    light = without_weights(model)
+    for node in light.graph.node:
+        if node.op_type in ATTENTION:  # which ONNX does not know; what comes out has the shape of what goes in
+            node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output))
+    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     return [*graph.input, *graph.value_info, *graph.output]
 
 

@@ -24,20 +24,25 @@ if TYPE_CHECKING:
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 STATIC = ("Conv", "Add", "Clip", "Relu", "GlobalAveragePool", "AveragePool")  # in whole numbers inside a trunk
 FP16_MAX = 65504.0
+CENTRE = 127.5  # of a pixel's values
 # Operators that stay in float32 inside an fp16 graph: sums and squares over many values overflow 65504 or lose the
 # small ones, exponentials overflow above 11, and casts and masks carry numbers that half precision has no room for.
-FP32_ISLANDS = (
+FP32_ISLANDS: tuple[str, ...] = (
     *("LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "Softmax"),
     *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "GlobalAveragePool", "AveragePool"),
     *("Pow", "Sqrt", "Reciprocal", "Exp", "Log", "Erf", "Cast", "Where", "IsNaN", "Range", "ConstantOfShape"),
 )
 
+# A GPU's kernels of these take half precision and sum in float32.
+CUDA_ISLANDS = tuple(kind for kind in FP32_ISLANDS if kind not in ("LayerNormalization", "Softmax"))
 
-def fold_patches(model: "ModelProto") -> "ModelProto":
+
+def fold_patches(model: "ModelProto", centred: bool = False) -> "ModelProto":
     """The same function of `pixels`, its patch embedding one matrix product on whole numbers; in place.
 
     A convolution whose kernels tile the picture is a product of patches (n, rows * columns, kernel) and a matrix;
-    the pixels' scaling and normalisation go into the matrix and the bias. Other graphs are left as they are.
+    the pixels' scaling and normalisation go into the matrix and the bias. Other graphs are left as they are. Numbers
+    that are `centred` lie around zero, so that half precision has room for their sums.
     """
     from onnx import helper, numpy_helper
 
@@ -66,12 +71,14 @@ def fold_patches(model: "ModelProto") -> "ModelProto":
     bias = numpy_helper.to_array(constants[conv.input[2]]) if len(conv.input) > 2 else np.zeros(len(weight))
     # (p * q * 3, width), in the order of pixels (n, h, w, 3)
     matrix = (weight * scale[:, None, None]).transpose(2, 3, 1, 0).reshape(-1, len(weight))
-    bias = bias + (weight * shift[:, None, None]).sum(axis=(1, 2, 3))
+    centre = CENTRE if centred else 0.0
+    bias = bias + (weight * (shift + centre * scale)[:, None, None]).sum(axis=(1, 2, 3))
     new = {
         "grid": np.array([-1, rows, kernel[0], columns, kernel[1] * 3]),
         "patch": np.array([-1, *((rows * columns,) if len(after) == 2 else (rows, columns)), len(matrix)]),
         "matrix": matrix.astype(np.float32),
         "bias": bias.astype(np.float32),
+        **({"centre": np.float32(centre)} if centred else {}),
     }
     graph.initializer.extend(numpy_helper.from_array(values, f"patches.{name}") for name, values in new.items())
     nodes = [
@@ -82,8 +89,11 @@ def fold_patches(model: "ModelProto") -> "ModelProto":
         helper.make_node("MatMul", ["patches_float", "patches.matrix"], ["patches_product"]),
         helper.make_node("Add", ["patches_product", "patches.bias"], [after[-1].output[0]]),
     ]
+    if centred:
+        nodes.insert(4, helper.make_node("Sub", ["patches_float", "patches.centre"], ["patches_centred"]))
+        nodes[5].input[0] = "patches_centred"
     for node in nodes:
-        node.name = f"patches.{node.output[0]}"
+        node.name = f"{'centred' if centred else 'patches'}.{node.output[0]}"
     place = list(graph.node).index(conv)
     for node in (*chain, conv, *after):
         graph.node.remove(node)
@@ -145,10 +155,10 @@ def _tokens_after(conv: "NodeProto", nodes: Sequence["NodeProto"]) -> list["Node
     return [first, second] if first is not None and second is not None and is_transpose(second, [0, 2, 1]) else []
 
 
-def to_fp16(model: "ModelProto") -> "ModelProto":
+def to_fp16(model: "ModelProto", islands: Sequence[str] = FP32_ISLANDS) -> "ModelProto":
     """A copy in half precision with inputs and outputs as before.
 
-    FP32_ISLANDS stay in float32, and so do the steps from the last product to an output, which make its length 1, and
+    The `islands` stay in float32, and so do the steps from the last product to an output, which make its length 1, and
     a folded patch embedding, whose sums of raw pixels are far larger than what is left once the bias is taken off.
     """
     import onnx
@@ -178,7 +188,7 @@ def to_fp16(model: "ModelProto") -> "ModelProto":
         if any(attribute.HasField("g") for attribute in original.attribute):
             raise ValueError(f"a graph with {original.op_type} is not converted to fp16")
         island = (
-            original.op_type in FP32_ISLANDS
+            original.op_type in islands
             or original.name.startswith("patches.")
             or not floats.intersection(original.input)
             or bool((tail | outputs).intersection(original.output))

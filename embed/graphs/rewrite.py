@@ -9,37 +9,79 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 import torch
+from open_clip import transformer as open_clip_transformer
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Transformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from embed.graphs.attention import attention, fused_attention, self_attention
 from embed.spec import InputError
+
+_plain_pool = open_clip_transformer.text_global_pool
+
+
+@contextlib.contextmanager
+def fused_form(tower: nn.Module) -> Iterator[None]:
+    """The tower's forward with every attention as one node, for devices that have kernels for it; inference only.
+
+    Raise InputError if that would leave something out. Other architectures than open_clip's own get the node where
+    they call torch's `scaled_dot_product_attention`.
+    """
+    with _replacing() as replace, fused_attention():
+        replace(open_clip_transformer, "text_global_pool", _pool_by_floats)
+        for module in tower.modules():
+            if isinstance(module, VisionTransformer) and _is_plain(module.transformer):
+                replace(module.transformer, "forward", fused_forward(module.transformer, False, _rows(module)))
+            elif isinstance(module, TextTransformer) and _is_plain(module.transformer):
+                causal = _is_causal(module)
+                if causal is not None:
+                    replace(module.transformer, "forward", fused_forward(module.transformer, causal, None))
+        yield
 
 
 @contextlib.contextmanager
 def serving_form(tower: nn.Module) -> Iterator[None]:
     """The tower's forward in its lean form; inference only. Raise InputError if that would leave something out."""
-    replaced: list[tuple[nn.Module, str]] = []
-
-    def replace(module: nn.Module, name: str, function: Callable[..., object]) -> None:
-        setattr(module, name, function)
-        replaced.append((module, name))
-
-    try:
+    with _replacing() as replace:
         for module in tower.modules():
             if isinstance(module, VisionTransformer) and _is_plain(module.transformer):
-                reads_class_token = module.attn_pool is None and module.pool_type == "tok"
-                rows = 1 if reads_class_token else None
-                replace(module.transformer, "forward", lean_forward(module.transformer, rows))
+                replace(module.transformer, "forward", lean_forward(module.transformer, _rows(module)))
             elif isinstance(module, TextTransformer):
                 if module.attn_mask is not None:
                     replace(module, "_embeds", _cutting_mask(module._embeds))
                 if _is_plain(module.transformer):
                     replace(module.transformer, "forward", lean_forward(module.transformer, None))
         yield
-    finally:
-        for module, name in replaced:
-            delattr(module, name)
+
+
+@contextlib.contextmanager
+def _replacing() -> Iterator[Callable[[object, str, Callable[..., object]], None]]:
+    """A function that gives an object another attribute until the block ends."""
+    with contextlib.ExitStack() as undo:
+
+        def replace(owner: object, name: str, function: Callable[..., object]) -> None:
+            if name in vars(owner):
+                undo.callback(setattr, owner, name, vars(owner)[name])
+            else:
+                undo.callback(delattr, owner, name)
+            setattr(owner, name, function)
+
+        yield replace
+
+
+def _rows(visual: VisionTransformer) -> int | None:
+    """How many tokens of the last block are read: the class token alone, or all of them (None)."""
+    return 1 if visual.attn_pool is None and visual.pool_type == "tok" else None
+
+
+def _is_causal(text: TextTransformer) -> bool | None:
+    """Whether a token attends only to those up to it, or to all; None where the tower has another rule."""
+    if text.cls_emb is not None or text.use_pad_mask:
+        return None
+    if text.attn_mask is None:
+        return False
+    size = len(text.attn_mask)
+    return True if torch.equal(text.attn_mask.cpu(), torch.full((size, size), -torch.inf).triu_(1)) else None
 
 
 def _is_plain(transformer: Transformer) -> bool:
@@ -129,5 +171,52 @@ def lean_block(block: ResidualAttentionBlock, rows: int | None) -> Callable[[Ten
         x = x + block.ls_1(attention.out_proj(mixed.reshape(x.shape)))
         x = x + block.ls_2(block.mlp(block.ln_2(x)))
         return x
+
+    return forward
+
+
+def _pool_by_floats(
+    x: Tensor, text: Tensor | None = None, pool_type: str = "argmax", eos_token_id: int | None = None
+) -> Tensor:
+    """open_clip's `text_global_pool`, in operators that CUDA has: it finds the largest of floats, not of integers."""
+    if text is None or pool_type not in ("argmax", "eos"):
+        return _plain_pool(x, text, pool_type, eos_token_id)
+    marks = text if pool_type == "argmax" else text == eos_token_id
+    place = marks.float().argmax(dim=-1, keepdim=True)[..., None]
+    return x.gather(1, place.expand(-1, -1, x.shape[2]))[:, 0]
+
+
+def fused_forward(
+    transformer: Transformer, causal: bool, rows: int | None
+) -> Callable[[Tensor, Tensor | None], Tensor]:
+    """The transformer's forward as (n, s, w) -> (n, s, w), or (n, rows, w); a mask is `causal`'s, or there is none."""
+    last = len(transformer.resblocks) - 1
+    blocks = [fused_block(block, causal, rows if i == last else None) for i, block in enumerate(transformer.resblocks)]
+
+    def forward(x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        for block in blocks:
+            x = block(x)
+        return x
+
+    return forward
+
+
+def fused_block(block: ResidualAttentionBlock, causal: bool, rows: int | None) -> Callable[[Tensor], Tensor]:
+    """A function (n, s, w) equal to the block's forward, with attention as a node; only the first `rows` if given."""
+    layer, heads = block.attn, block.attn.num_heads
+    width = layer.embed_dim
+    weight, bias = layer.in_proj_weight.detach().T.contiguous(), layer.in_proj_bias.detach()
+
+    def attend(x: Tensor) -> Tensor:
+        if rows is None:
+            return self_attention(x, weight, bias, heads, causal)
+        parts = [slice(i * width, (i + 1) * width) for i in range(3)]
+        key, value = (x @ weight[:, part] + bias[part] for part in parts[1:])
+        return attention(x[:, :rows] @ weight[:, parts[0]] + bias[parts[0]], key, value, heads)
+
+    def forward(x: Tensor) -> Tensor:
+        mixed = layer.out_proj(attend(block.ln_1(x)))
+        x = (x if rows is None else x[:, :rows]) + block.ls_1(mixed)
+        return x + block.ls_2(block.mlp(block.ln_2(x)))
 
     return forward

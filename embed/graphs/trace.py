@@ -6,12 +6,13 @@ here.
 """
 
 import contextlib
-import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET = 20
+DOMAIN = "com.microsoft"  # of onnxruntime's own operators, which a graph has only where its caller asks for them
 
 FreeDims = Mapping[str, Mapping[int, str]]  # of each input, the axes that may take any size, and what they are called
 
@@ -104,23 +106,24 @@ def _trace(
     import onnx
     import torch
 
-    file: Any = io.BytesIO()  # which the tracing exporter takes, other than its types say
-    try:
-        torch.onnx.export(
-            tower,
-            (),
-            file,
-            kwargs=dict(example),
-            input_names=list(example),
-            output_names=list(output_names),
-            dynamic_axes={**free, **{name: {0: "n"} for name in output_names}},
-            opset_version=OPSET,
-            dynamo=False,
-        )
-    except Exception as error:  # of any kind, as it runs the module's own code in an unusual way
-        logger.debug("%s cannot be traced: %s", type(tower).__name__, error)
-        return None
-    return hoist_constants(onnx.load_from_string(file.getvalue()))
+    with tempfile.TemporaryDirectory() as folder:  # in memory, no graph may be larger than 2 GB
+        path = str(Path(folder) / "model.onnx")
+        try:
+            torch.onnx.export(
+                tower,
+                (),
+                path,
+                kwargs=dict(example),
+                input_names=list(example),
+                output_names=list(output_names),
+                dynamic_axes={**free, **{name: {0: "n"} for name in output_names}},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        except Exception as error:  # of any kind, as it runs the module's own code in an unusual way
+            logger.debug("%s cannot be traced: %s", type(tower).__name__, error)
+            return None
+        return hoist_constants(onnx.load(path))
 
 
 def _capture(

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import NamedTuple, TypeVar, TypeVarTuple
 
 from embed.process.confinement import Reach, confine
@@ -77,6 +78,15 @@ class Child:
             return self.process.wait(EXIT_S)
         except subprocess.TimeoutExpired:
             return None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the process is stopped by a signal, as by a debugger; False where that cannot be known."""
+        try:
+            stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        except OSError:
+            return False
+        return stat.rpartition(")")[2].split()[0] in "Tt"  # behind the name, which may be anything
 
     def stop(self) -> None:
         """End the process at once, before it could see that its pipe is closed and end by itself."""

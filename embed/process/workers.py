@@ -6,7 +6,6 @@ their environment and no more in reach than their work needs; their answers are 
 nothing here unpickles. Knows no pictures.
 """
 
-import contextlib
 import mmap
 import os
 import struct
@@ -30,6 +29,7 @@ Result = TypeVar("Result")
 Handle: TypeAlias = Callable[[Item, memoryview], bytes]
 Check: TypeAlias = Callable[[bytes], object]
 Answers: TypeAlias = Sequence[bytes | None]  # one an item; None for an item that no process survives
+Doing: TypeAlias = tuple[Child, int, int | str]  # a process, the number of its task, and the item that it is at
 
 DEATHS = 2  # a process may die of its neighbours' memory: an item is blamed the second time
 START_S = 120.0  # for a process to start on a machine that is busy
@@ -74,7 +74,7 @@ class WorkerPool(Generic[Item]):
         self._idle = self._workers.copy()
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
         self._lock = threading.Lock()  # around starts and ends of processes
-        self._closed = False
+        self._closed = threading.Event()
         self.started = 0  # processes so far
 
     def start(self) -> None:
@@ -96,7 +96,7 @@ class WorkerPool(Generic[Item]):
         or in the future where the pool is closed meanwhile, RuntimeError in it where processes do not even start.
         """
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise CancelledError
             # `lost` is called in the context of the caller, and may ask there for whom the work was.
             return self._threads.submit(copy_context().run, self._do, items, collect, answer_bytes, check)
@@ -104,7 +104,7 @@ class WorkerPool(Generic[Item]):
     def close(self) -> None:
         """End the processes, whatever they are at, and wait for the threads."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             for worker in self._workers:
                 if worker.child is not None:
                     worker.child.process.kill()
@@ -129,7 +129,7 @@ class WorkerPool(Generic[Item]):
         answers: list[bytes | None] = [None] * len(items)
         while left := [(i, item) for i, item in enumerate(items) if deaths[i] < DEATHS]:
             child = self._ensure_process(worker)
-            found = worker.answers(child, left, self._stall_s, answer_bytes, check)
+            found = worker.answers(child, left, answer_bytes, check)
             if found is not None:
                 for (i, _), answer in zip(left, found, strict=True):
                     answers[i] = answer
@@ -149,7 +149,7 @@ class WorkerPool(Generic[Item]):
 
     def _ensure_process(self, worker: "_Worker") -> Child:
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 raise CancelledError
             if worker.child is None:
                 worker.memory.position[0] = -1
@@ -158,8 +158,20 @@ class WorkerPool(Generic[Item]):
                     _serve, file, *given, environment=self._environment, descriptors=[file], reach=self._reach
                 )
                 worker.began = False
+                if not self.started:
+                    threading.Thread(target=self._watch, name="watch", daemon=True).start()
                 self.started += 1
             return worker.child
+
+    def _watch(self) -> None:
+        """Kill processes that are at one thing too long; whoever waits for one, even to send, sees that it ended."""
+        since: dict[Doing, float] = {}
+        while not self._closed.wait(min(LOOK_S, self._stall_s / 8)):
+            now, before, since = time.monotonic(), since, {}
+            for doing, limit_s in filter(None, (worker.doing(self._stall_s) for worker in self._workers)):
+                since[doing] = before.get(doing, now)
+                if now - since[doing] > limit_s:
+                    doing[0].process.kill()
 
 
 class _Worker:
@@ -169,31 +181,40 @@ class _Worker:
         self.memory = _new_memory(memory_bytes)
         self.child: Child | None = None
         self.began = False  # whether that process has got as far as asking for work
+        self.tasks = 0  # handed to processes so far
+        self.busy = False  # whether the last of these is under way
 
     def answers(
-        self, child: Child, items: Sequence[tuple[int, object]], stall_s: float, answer_bytes: int, check: Check
+        self, child: Child, items: Sequence[tuple[int, object]], answer_bytes: int, check: Check
     ) -> list[bytes] | None:
-        """An answer for each of the items, which are numbered; None where the process dies, stalls or says nonsense."""
-        position = self.memory.position
-        with contextlib.suppress(EOFError, OSError, ValueError):  # it died, says more than it may, or nonsense
+        """An answer for each of the items, which are numbered; None where the process dies, is killed by the pool's
+        watch, or says nonsense."""
+        self.tasks, self.busy = self.tasks + 1, True
+        try:
             if not self.began:
-                if not child.connection.poll(START_S):
-                    return None
                 child.connection.recv_bytes(0)
                 self.began = True
-            seen = position[0] = -1
+            self.memory.position[0] = -1
             child.connection.send(items)
-            since = time.monotonic()
-            while not child.connection.poll(min(LOOK_S, stall_s)):
-                if position[0] != seen:
-                    seen, since = position[0], time.monotonic()
-                elif time.monotonic() - since > stall_s:
-                    return None
             found = _parted(child.connection.recv_bytes(len(items) * (8 + answer_bytes)), len(items))
             for answer in found:
                 check(answer)
             return found
-        return None
+        except (EOFError, OSError, ValueError):  # it died, says more than it may, or nonsense
+            return None
+        finally:
+            self.busy = False
+
+    def doing(self, stall_s: float) -> tuple[Doing, float] | None:
+        """What the process is at, and for how many seconds it may be; None where it has nothing to do."""
+        child = self.child
+        if child is None or not self.busy:
+            return None
+        if self.began:
+            return (child, self.tasks, self.memory.position[0]), stall_s
+        if child.is_stopped:
+            return (child, self.tasks, "stopped"), stall_s
+        return (child, self.tasks, "starting"), START_S
 
     def stop(self) -> None:
         """End the process, if there is one."""

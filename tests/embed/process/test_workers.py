@@ -86,6 +86,30 @@ def test_a_process_that_ends_or_stops_between_tasks_is_replaced(number: int) -> 
         assert pool.started == 2
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="nothing tells here that a process is stopped")
+def test_a_process_that_is_stopped_while_it_starts_is_replaced() -> None:
+    with closing(WorkerPool(worker_calls.square, 1, 1.0, 64 * 8)) as pool:
+        future = pool.submit([(0, 3)], collect)
+        wait_until(lambda: processes(pool))
+        (process,) = processes(pool)
+        os.kill(process.pid, signal.SIGSTOP)
+        assert future.result(60)[0] == [9] and pool.started == 2  # and not after START_S, 120
+
+
+def test_a_process_that_reads_no_more_is_replaced() -> None:
+    with closing(WorkerPool(worker_calls.measure, 1, 1.0)) as pool:
+        assert pool.submit([b"abc"], plain).result(60) == [b"3"]
+        os.kill(processes(pool)[0].pid, signal.SIGSTOP)
+        assert pool.submit([bytes(16 << 20)], plain).result(60) == [b"16777216"]  # more than fits between the two
+        assert pool.started == 2
+
+
+def test_an_answer_that_never_ends_is_blamed() -> None:
+    with closing(WorkerPool(worker_calls.mumble, 1, 1.0)) as pool:
+        assert pool.submit([True, False, True], plain).result(60) == [b"said", None, b"said"]
+        assert pool.started == 3
+
+
 def test_an_item_that_never_ends_is_blamed() -> None:
     lost: list[int] = []
     with closing(WorkerPool(worker_calls.doze, 1, 3.0, lost=lambda: lost.append(1))) as pool:

@@ -1,0 +1,179 @@
+"""A backbone's picture tower alone, its pixels on the device: onnxruntime's graphs against torch, by batch."""
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from on_gpu.common import Context, elapsed_s
+
+if TYPE_CHECKING:
+    from embed.backbones.backbone import Backbone
+
+MODELS = ("ViT-B-32", "ViT-L-14", "ViT-H-14")
+BATCHES = (1, 16, 64, 256)
+Compute = Callable[[], object]  # one run on a batch that is on the device, ended when it returns
+
+
+def measure(context: Context) -> dict[str, object]:
+    """Pictures a second by model, engine and batch, the share of the ceiling, and p50 and p99 of one picture."""
+    from on_gpu.ceilings import matmul_tflops
+
+    ceiling = matmul_tflops(context, "float16")
+    found: dict[str, object] = {"ceiling_tflops": ceiling}
+    for model in context.sized(MODELS, MODELS[:1]):
+        found[model] = tower(context, model, ceiling)
+        context.release()
+    return found
+
+
+def tower(context: Context, model: str, ceiling: float) -> dict[str, object]:
+    """One model's figures, printed as they come."""
+    from embed.backbones.load import load_backbone
+
+    backbone = load_backbone(context.source(model))
+    flops = flops_of(backbone)
+    rows: list[dict[str, object]] = []
+    for name, engine in engines(context, model, backbone):
+        for batch in context.sized(BATCHES, (1, 4)):
+            try:
+                row = timed(context, engine(batch), batch)
+            except Exception as error:  # one engine that fails shall not take the others along
+                context.say(f"{model} {name} {batch}: {type(error).__name__}: {str(error)[:300]}")
+                continue
+            share = float(row["per_s"]) * flops / 1e12 / ceiling
+            rows.append({"engine": name, "batch": batch, "share_of_ceiling": share, **row})
+            context.say(
+                f"{model:10} {name:28} batch {batch:3}  {row['per_s']:9.1f}/s  {share:6.1%} of the ceiling"
+                f"  p50 {row['p50_ms']:.2f} ms  p99 {row['p99_ms']:.2f} ms"
+            )
+        context.release()
+    return {"gflops": flops / 1e9, "rows": rows}
+
+
+def timed(context: Context, compute: Compute, batch: int) -> dict[str, float]:
+    """Rate and percentiles, from runs that take a second together."""
+    for _ in range(5):
+        compute()
+    once_s = statistics.median(elapsed_s(compute) for _ in range(3))
+    repeats = context.sized(int(min(300, max(10, 1.0 / once_s))), 3)
+    seconds = [elapsed_s(compute) for _ in range(repeats)]
+    p50_s, p99_s = np.percentile(seconds, [50, 99])
+    return {"per_s": batch / statistics.median(seconds), "p50_ms": p50_s * 1e3, "p99_ms": p99_s * 1e3}
+
+
+def engines(context: Context, model: str, backbone: "Backbone") -> "list[tuple[str, Callable[[int], Compute]]]":
+    """Each as a function of the batch's size."""
+    plain, fused = graphs(context, model, backbone)
+    found = [
+        ("onnxruntime, plain graph", onnx_engine(context, plain, False)),
+        ("onnxruntime, fused", onnx_engine(context, fused, False)),
+        ("onnxruntime, fused, recorded", onnx_engine(context, fused, True)),
+        ("torch eager", torch_engine(context, backbone, False)),
+        ("torch.compile", torch_engine(context, backbone, True)),
+    ]
+    return found if context.device == "cuda" else [*found[:2], found[3]]
+
+
+def graphs(context: Context, model: str, backbone: "Backbone") -> tuple[Path, Path]:
+    """The plain graph and the one for CUDA, made once."""
+    folder = context.folder / "towers" / model
+    plain, fused = folder / "plain.onnx", folder / "fused.onnx"
+    if not fused.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_plain(backbone, plain, half=context.device == "cuda")
+        write_fused(backbone, fused, half=context.device == "cuda")
+    return plain, fused
+
+
+def write_plain(backbone: "Backbone", path: Path, half: bool) -> None:
+    """The graph of today's bundles, in half precision where that is asked for."""
+    import onnx
+
+    from embed.graphs.precision import to_fp16
+    from export.compose import export_image
+
+    graph = export_image(backbone, ["image_embedding"])
+    save(onnx, to_fp16(graph) if half else graph, path)
+
+
+def write_fused(backbone: "Backbone", path: Path, half: bool) -> None:
+    """The graph for CUDA."""
+    import onnx
+    import torch
+
+    from embed.graphs.fusing import export_fused
+
+    example = torch.zeros((2, *backbone.identity.preprocess.size, 3), dtype=torch.uint8)
+    free = {"pixels": {0: "n"}}
+    save(onnx, export_fused(backbone.image_tower(), {"pixels": example}, ["image_embedding"], free, half), path)
+
+
+def save(onnx: object, graph: object, path: Path) -> None:
+    onnx.save_model(graph, str(path), save_as_external_data=True, location=f"{path.stem}.data")  # type: ignore[attr-defined]
+
+
+def onnx_engine(context: Context, path: Path, cuda_graph: bool, **options: object) -> Callable[[int], Compute]:
+    """The graph by onnxruntime, its input and output on the device."""
+    from embed.engines.device import DeviceGraph
+    from embed.engines.sessions import open_session
+
+    made: list[DeviceGraph] = []
+
+    def at(batch: int) -> Compute:
+        if not made:
+            extra = {**options, **({"enable_cuda_graph": "1"} if cuda_graph else {})}
+            provider = (context.device, extra) if extra else context.device
+            session = open_session(path, [provider], precision="fp16" if context.device == "cuda" else "fp32")
+            made.append(DeviceGraph(session, context.sized(BATCHES, (1, 4)), context.device, cuda_graph))
+        size = backbone_size(made[0])
+        made[0](np.random.default_rng(batch).integers(0, 256, (batch, *size), np.uint8))
+        return lambda: made[0].compute(batch)
+
+    return at
+
+
+def backbone_size(graph: object) -> tuple[int, ...]:
+    return tuple(graph._session.get_inputs()[0].shape[1:])  # type: ignore[attr-defined]
+
+
+def torch_engine(context: Context, backbone: "Backbone", compiled: bool) -> Callable[[int], Compute]:
+    """The tower by torch in half precision on a GPU, eager or compiled."""
+    import torch
+
+    from embed.engines.runners import cast
+
+    made: list[torch.nn.Module] = []
+
+    def at(batch: int) -> Compute:
+        if not made:
+            tower = cast(backbone.image_tower(), "fp16" if context.device == "cuda" else "fp32").to(context.device)
+            for block in tower.visual.transformer.resblocks if compiled else ():
+                block.compile(dynamic=False)  # all share what one compiles to, which takes seconds; whole takes minutes
+            made.append(tower)
+        generator = torch.Generator(context.device).manual_seed(batch)
+        shape = (batch, *backbone.identity.preprocess.size, 3)
+        pixels = torch.randint(256, shape, dtype=torch.uint8, device=context.device, generator=generator)
+
+        def compute() -> None:
+            with torch.inference_mode():
+                made[0](pixels)
+            if context.device == "cuda":
+                torch.cuda.synchronize()
+
+        return compute
+
+    return at
+
+
+def flops_of(backbone: "Backbone") -> float:
+    """Floating-point operations of one picture, two for a multiplication and an addition."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        backbone.image_tower()(torch.zeros((1, *backbone.identity.preprocess.size, 3), dtype=torch.uint8))
+    return float(counter.get_total_flops())
