@@ -133,7 +133,7 @@ class AdoptConfig:
     normalize: bool = False
     """Bring vectors to length 1 that have another. By default they are an error."""
     copy: bool = False
-    """Write all vectors into the cache. By default files of float16 unit vectors are linked, and only others written."""
+    """Write all vectors into the cache. By default files of float16 unit vectors are linked and all else is written."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embed.arrays import UInt8s
+from embed.arrays import Array, Float32s, UInt8s
 from embed.files import atomic_write, replacing, sha256_file
 from embed.graphs.precision import is_convolutional, to_fp16, to_int8
 from embed.graphs.trace import OPSET
@@ -29,7 +29,6 @@ from embed.spec import Identity, InputError, require_same_identity
 from export import card, compose, parity
 from export.config import PROMPTS, ExportConfig
 from export.measure import measure, torch_scores, torch_vectors
-from heads.evaluation.calibration import Curve, Temperature
 from runtime.config import Precision, SessionConfig
 from runtime.scoring.bundle import (
     FORMAT,
@@ -53,6 +52,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REFERENCE_ROWS = 4
+OPEN = np.finfo(np.float32).max.item()  # a tolerance that is not known yet
 CALIBRATION_BATCH = 16  # pictures
 LIBRARIES = ("plaudit", "torch", "open_clip_torch", "timm", "transformers", "onnx", "onnxscript")
 
@@ -99,19 +99,47 @@ def _build(
         writer = compose.WeightsWriter(weights)
         pixels = _calibration_pixels(calibration, backbone.identity)
         at = {precision: _graphs_at(precision, parts, pixels) for precision in config.precisions}
-        graphs = {name: _write_graphs(folder, name, at, writer) for name in at}
-    _check_graphs(folder)
-    manifest: BundleManifest = {
+        graphs = {name: write_graphs(folder, name, at, writer) for name in at}
+    check_graphs(folder)
+    reference = _write_reference(folder, backbone, head, committee, config.precisions)
+    known = {**head_manifest, "identity": backbone.identity.to_json(), "source": asdict(backbone.source)}
+    manifest = begun_manifest(head, committee, known, tokenizer, graphs, reference)
+    write_manifest(folder, manifest)
+    step(1, "comparing with torch")
+    # The exporter leaves hundreds of megabytes in reference cycles, as large as the model; they would add to the
+    # sessions that are opened next.
+    del parts, at
+    gc.collect()
+    manifest["parity"] = measure(folder, backbone, head, replace(config, pictures=pictures), committee)
+    manifest["reference"] = tolerances(folder, manifest)
+    step(1, "checking the bundle")
+    (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
+    manifest = write_manifest(folder, manifest)
+    Scorer.load(folder).check_reference()
+    step()
+    return manifest
+
+
+def begun_manifest(
+    head: "Head",
+    committee: "Committee | None",
+    head_manifest: Mapping[str, Any],
+    tokenizer: dict[str, object] | None,
+    graphs: dict[Precision, dict[Part, GraphEntry]],
+    reference: dict[Precision, dict[str, float]],
+) -> BundleManifest:
+    """The manifest before anything is measured; identity and source are the head's."""
+    return {
         "format": FORMAT,
         "opset": OPSET,
-        "identity": backbone.identity.to_json(),
-        "source": asdict(backbone.source),
+        "identity": head_manifest["identity"],
+        "source": head_manifest["source"],
         "head": {
             "inputs": list(head.inputs),
             "config": dict(head_manifest["head"]),
             "committee": {"members": len(committee.members), "groups": committee.groups} if committee else None,
         },
-        "precisions": list(config.precisions),
+        "precisions": list(graphs),
         "tokenizer": tokenizer,
         "calibration": head_manifest.get("calibration"),
         "provenance": {
@@ -122,22 +150,8 @@ def _build(
             "metrics": head_manifest.get("metrics"),
         },
         "graphs": graphs,
-        "reference": _write_reference(folder, backbone, head, committee, config.precisions),
+        "reference": reference,
     }
-    _write_manifest(folder, manifest)
-    step(1, "comparing with torch")
-    # The exporter leaves hundreds of megabytes in reference cycles, as large as the model; they would add to the
-    # sessions that are opened next.
-    del parts, at
-    gc.collect()
-    manifest["parity"] = measure(folder, backbone, head, replace(config, pictures=pictures), committee)
-    manifest["reference"] = _tolerances(folder, manifest)
-    step(1, "checking the bundle")
-    (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
-    manifest = _write_manifest(folder, manifest)
-    Scorer.load(folder).check_reference()
-    step()
-    return manifest
 
 
 def _export_parts(
@@ -154,12 +168,7 @@ def _export_parts(
     if "text_embedding" in head.inputs:
         parts["text"] = compose.export_text(backbone, shortens)
         widths["text_embedding"] = backbone.identity.dim
-    fitted = calibration or {}
-    temperature = Temperature.from_json(fitted["temperature"]) if fitted.get("temperature") else None
-    percentiles = Curve.from_json(fitted["percentiles"]) if fitted.get("percentiles") else None
-    graph = compose.export_head(head, widths)
-    graph = compose.add_committee(graph, committee, widths) if committee else graph
-    parts["head"] = compose.calibrate(graph, temperature, percentiles)
+    parts["head"] = compose.export_scores(head, committee, widths, calibration)
     return parts
 
 
@@ -199,7 +208,7 @@ def _graphs_at(
     return {**graphs, "model": compose.join(towers["image"], towers.get("text"), parts["head"])}
 
 
-def _write_graphs(
+def write_graphs(
     folder: Path,
     precision: Precision,
     graphs: Mapping[Precision, Mapping[Part, "ModelProto"]],
@@ -230,7 +239,7 @@ def _signature(values: Iterable["ValueInfoProto"]) -> Tensors:
     }
 
 
-def _check_graphs(folder: Path) -> None:
+def check_graphs(folder: Path) -> None:
     """The checker and strict shape inference of ONNX itself over every graph."""
     import onnx
 
@@ -258,7 +267,7 @@ def _write_reference(
     committee: "Committee | None",
     precisions: Sequence[Precision],
 ) -> dict[Precision, dict[str, float]]:
-    """Write reference.npz, from torch; the tolerances returned are open until `_tolerances` closes them.
+    """Write reference.npz, from torch; the tolerances returned are open until `tolerances` closes them.
 
     Its pictures are generated: a bundle travels, and nobody's pictures should travel with it.
     """
@@ -269,17 +278,25 @@ def _write_reference(
     prompts = np.array(PROMPTS[:REFERENCE_ROWS])
     vectors = torch_vectors(backbone, head.inputs, pixels, list(prompts))
     tokens = {"prompts": prompts, "tokens": backbone.tokenize(list(prompts))} if "text_embedding" in vectors else {}
+    names = save_reference(folder, head, committee, vectors, pixels=pixels, **tokens)
+    names += [name for name in vectors if name != "image_pooled"]
+    return {precision: dict.fromkeys(names, OPEN) for precision in precisions}
+
+
+def save_reference(
+    folder: Path, head: "Head", committee: "Committee | None", vectors: Mapping[str, Float32s], **more: Array
+) -> list[str]:
+    """Write reference.npz: vectors, what more there is, and the scores that torch gives; the names of these."""
     scores = {"score": torch_scores(head, vectors)}
     if committee:
         scores["uncertainty"] = torch_scores(committee, vectors)
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, pixels=pixels, **scores, **tokens, **vectors)
+    np.savez_compressed(buffer, allow_pickle=False, **more, **scores, **vectors)
     (folder / "reference.npz").write_bytes(buffer.getvalue())
-    names = [*scores, *(name for name in vectors if name != "image_pooled")]
-    return {precision: dict.fromkeys(names, np.finfo(np.float32).max.item()) for precision in precisions}
+    return list(scores)
 
 
-def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[str, float]]:
+def tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[str, float]]:
     """By how much another machine may be off the reference: twice the most that was seen here.
 
     At fp32 the limits of the parity check; other kernels round otherwise, and at int8 much more so.
@@ -299,7 +316,7 @@ def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[
     return result
 
 
-def _write_manifest(folder: Path, manifest: BundleManifest) -> BundleManifest:
+def write_manifest(folder: Path, manifest: BundleManifest) -> BundleManifest:
     """Write bundle.json over every other file of the folder."""
     names = sorted(path.name for path in folder.iterdir() if path.name != "bundle.json")
     files: dict[str, FileEntry] = {

@@ -1,7 +1,7 @@
 """The cache: a folder of unit-norm vectors that anyone's tools can read, and the ledger of what failed.
 
     manifest.json                            identity, source, every file with its rows and SHA-256; written last
-    images/img_emb/img_emb_0000.npy          (n, d) float16, maybe a link (see `Adopted`); row i belongs to row i of
+    images/img_emb/img_emb_0000.npy          (n, d) float16, a link in some (embed.cache.linked); row i is that of
     images/metadata/metadata_0000.parquet    image_path (the first name it was met under), image_id, width, height
     images/keys/keys_0000.parquet            image_path, image_id, size_bytes, mtime_ns, uri: every name of a picture
     prompts/text_emb/..., prompts/metadata/... (caption, prompt_id)
@@ -11,7 +11,6 @@ Each side is laid out as clip-retrieval lays out its embeddings. Only files that
 killed job left behind is removed when the cache is next opened for writing. Knows no model and no picture.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict, Unpack
@@ -22,17 +21,9 @@ import pyarrow.parquet as pq
 
 from embed.addresses import Place
 from embed.arrays import Array, Float16s, Ints, positions
+from embed.cache.linked import Adopted, link, require_unchanged
 from embed.cache.names import rows_of_names
-from embed.files import (
-    atomic_write,
-    locked,
-    read_manifest,
-    require_out,
-    sha256_file,
-    sync_folder,
-    temporary_name,
-    write_json,
-)
+from embed.files import atomic_write, locked, read_manifest, require_out, sha256_file, temporary_name, write_json
 from embed.spec import SIDES, BoundaryDtype, Identity, InputError, Side, Source, known_fields, require_same_identity
 
 if TYPE_CHECKING:
@@ -78,19 +69,6 @@ class BoundaryEntry(TypedDict):
 Engines = dict[Side, list[dict[str, Any]]]  # the fields of each embed.engines.choice.Engine used, the latest last
 
 
-class Adopted(TypedDict):
-    """Where a shard's vectors were made: the file, its state when it was read, and its row that came first.
-
-    If the shard is that file itself, linked here and not copied, it has to stay as it was.
-    """
-
-    path: str
-    size_bytes: int
-    mtime_ns: int
-    start: int
-    linked: bool
-
-
 class ManifestFields(TypedDict, total=False):
     """What jobs note in the manifest."""
 
@@ -123,27 +101,9 @@ class Cache:
         """The cache at `path`; InputError where there is none or its format is unknown."""
         path = Path(path)
         cache = cls(path, read_manifest(path / "manifest.json", "cache", (FORMAT,), CacheManifest))
-        cache._require_unchanged()
+        hashes = {name: entry["sha256"] for name, entry in cache.manifest["files"].items()}
+        require_unchanged(path, cache.manifest.get("adopted", {}), hashes)
         return cache
-
-    def _require_unchanged(self) -> None:
-        """Raise InputError if a file that is linked and not copied is gone, or has other vectors by now.
-
-        Of one whose time of change is another, as it is in a copy of the cache, the hash decides.
-        """
-        for name, entry in self.manifest.get("adopted", {}).items():
-            if not entry["linked"]:
-                continue
-            file, lies = self.path / name, f"{self.path} uses the vectors of {entry['path']} where they lie, and it"
-            if not file.exists():
-                raise InputError(f"{lies} is gone; put it back, or adopt it anew into another folder")
-            stat = file.stat()
-            if (stat.st_size, stat.st_mtime_ns) != (entry["size_bytes"], entry["mtime_ns"]) and (
-                sha256_file(file) != self.manifest["files"][name]["sha256"]
-            ):
-                raise InputError(
-                    f"{lies} has changed; adopt it anew into another folder, with --copy if it changes often"
-                )
 
     def files(self, side: Side, folder: str) -> list[Path]:
         """The committed files of one folder, such as ("images", "metadata"), in row order."""
@@ -288,7 +248,8 @@ class CacheWriter:
         for folder, array in arrays.items():
             name = f"{side}/{folder}/{folder}_{shard:04d}.npy"
             if isinstance(array, Path):
-                self._link(name, array, len(metadata))
+                link(array, self.path / name)
+                self._record(name, len(metadata))
                 continue
             if len(array) != len(metadata):
                 raise ValueError(f"{folder} has {len(array)} rows, its metadata {len(metadata)}")
@@ -300,18 +261,6 @@ class CacheWriter:
         with atomic_write(self.path / name) as file:
             np.save(file, array, allow_pickle=False)
         self._record(name, len(array))
-
-    def _link(self, name: str, file: Path, rows: int) -> None:
-        """Give a file a name inside the cache: a second one, or where the file system has none, one that points to it."""
-        link = self.path / name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        try:
-            os.link(file.resolve(), link)
-        except OSError:  # another file system or owner
-            link.symlink_to(file.resolve())
-        sync_folder(link.parent)
-        self._record(name, rows)
 
     def append_keys(self, keys: pa.Table) -> None:
         """Write names that pictures were met under; those of the shard just appended, or new ones of old pictures."""

@@ -28,7 +28,7 @@ def adopt(source: str, /, *, identity: Path, out: Path, config: AdoptConfig) -> 
     counts = adopt_vectors(source, *read_identity(identity), out, config, progress)
     cache = Cache.open(out)
     header = ["", "linked", "written", "known", "refused", "in the cache"]
-    numbers = {side: {**asdict(found), "in_cache": cache.count(side)} for side, found in counts.items()}
+    numbers = {str(side): {**asdict(found), "in_cache": cache.count(side)} for side, found in counts.items()}
     rows = [[NOUN[side], *(f"{number:,}" for number in row.values())] for side, row in numbers.items()]
     print(*table(header, rows), sep="\n")
     if failed := sum(row["failed"] for row in numbers.values()):

@@ -1,7 +1,7 @@
 """Vectors that others have made become a cache: each is checked, and stays where it lies if it can.
 
-A .npy file of float16 unit vectors is linked into the cache; whatever else there is, is written as such, BLOCK_ROWS a
-shard. A row that cannot be used is left out by name, in the ledger. Killed and run again, it goes on with the next part.
+A .npy file of float16 unit vectors is linked into the cache; whatever else there is, is written as such, a block of
+rows a shard. A row that cannot be used is left out by name, in the ledger. Killed and run again, it goes on.
 A picture's id is the hash of its vector, as its bytes are not here: pictures with one vector count as one.
 """
 
@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from embed.arrays import Array, Bools, Float16s, Floats
+from embed.arrays import Bools, Float16s, Floats
 from embed.cache.ledger import Ledger
-from embed.cache.store import EMBEDDINGS, KEYS, METADATA, Adopted, Cache, CacheWriter
+from embed.cache.linked import Adopted
+from embed.cache.store import EMBEDDINGS, KEYS, METADATA, Cache, CacheWriter
 from embed.config import AdoptConfig
 from embed.files import content_id
-from embed.jobs.vectors import Part, open_vectors
+from embed.jobs.vectors import Block, Part, open_vectors
 from embed.progress import Progress, silent
 from embed.spec import ADOPTED, Identity, InputError, Side, Source, known_fields
 
@@ -145,21 +146,17 @@ def _lengths(part: Part) -> Floats:
     """(n,) the length of each vector, NaN of one that is not finite."""
     found = [np.empty(0)]
     for block in part.blocks():
-        lengths = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
+        lengths = np.sqrt(np.square(block, dtype=np.float64).sum(axis=1))
         found.append(np.where(np.isfinite(block).all(axis=1), lengths, np.nan))
     return np.concatenate(found)
 
 
-def _stored(block: Array, lengths: Floats, good: Bools) -> Float16s:
+def _stored(block: Block, lengths: Floats, good: Bools) -> Float16s:
     """The good vectors as a cache keeps them."""
-    chosen = block[good]
-    if chosen.dtype == np.float16 and (lengths == 1).all():
-        return chosen
-    vectors: Float16s = (chosen / lengths[good, None]).astype(np.float16)
-    return vectors
+    return (block[good] / lengths[good, None]).astype(np.float16)
 
 
-def _ids(vectors: Array) -> list[str]:
+def _ids(vectors: Block) -> list[str]:
     return [content_id(row) for row in np.ascontiguousarray(vectors).view(np.uint8)]
 
 

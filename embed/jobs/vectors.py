@@ -9,13 +9,13 @@ A part is what is read at a time: a .npy file, or some rows of a table. Knows no
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embed.arrays import Array
+from embed.arrays import Array, Float16s, Float32s
 from embed.records.plain import convert
 from embed.records.sources import open_table
 from embed.records.tables import Table
@@ -23,6 +23,8 @@ from embed.spec import SIDES, InputError, Side
 
 if TYPE_CHECKING:
     from embed.arrays import Column
+
+Block: TypeAlias = Float16s | Float32s
 
 BLOCK_ROWS = 32_768
 FOLDERS: dict[Side, str] = {"images": "img_emb", "prompts": "text_emb"}
@@ -50,7 +52,7 @@ class Part:
     path: Path  # the file that holds the vectors
     start: int  # its row that comes first
     names: Callable[[], pa.Table]  # name, uri, width, height of each row, null where they are not known
-    blocks: Callable[[], Iterator[Array]]  # (n, d) of any floats, BLOCK_ROWS at a time, the last one fewer
+    blocks: Callable[[], Iterator[Block]]  # (n, d), BLOCK_ROWS at a time, the last one fewer
     fits: bool  # whether the file holds these alone, in the type in which a cache keeps them
 
 
@@ -123,9 +125,11 @@ def _npy(side: Side, file: Path, table: Table, called: Mapping[str, str], fits: 
         batches = list(table.stream({name: table.types[name] for name in wanted.values()}))
         return pa.concat_tables([_names(side, batch, called) for batch in batches] or [_no_names()])
 
-    def blocks() -> Iterator[Array]:
+    def blocks() -> Iterator[Block]:
         for start in range(0, len(_mapped(file)), BLOCK_ROWS):
-            yield np.array(_mapped(file)[start : start + BLOCK_ROWS])  # mapped anew: what was read before is let go
+            rows = _mapped(file)[start : start + BLOCK_ROWS]  # mapped anew: what was read before is let go
+            with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+                yield rows.astype(np.float16) if rows.dtype == np.float16 else rows.astype(np.float32)
 
     return Part(side, file, 0, names, blocks, fits)
 
@@ -174,13 +178,13 @@ def _lacking(table: Table, name: str) -> InputError:
 def _of_table(
     side: Side, table: Table, start: int, rows: pa.RecordBatch, called: Mapping[str, str], vectors: str, dim: int
 ) -> Part:
-    def blocks() -> Iterator[Array]:
+    def blocks() -> Iterator[Block]:
         yield _matrix(rows[vectors], dim, f"{table.path}: column {vectors!r}", start)
 
     return Part(side, Path(table.path), start, lambda: _names(side, rows, called), blocks, False)
 
 
-def _matrix(column: "Column", dim: int, name: str, start: int) -> Array:
+def _matrix(column: "Column", dim: int, name: str, start: int) -> Float32s:
     """(n, d) float32 of a column of lists, or of their text; NaN for what is null."""
     if pa.types.is_string(column.type):
         column = pc.split_pattern(pc.utf8_trim(column, " []"), ",")
