@@ -129,8 +129,13 @@ class Identity:
             raise InputError(
                 f"the identity's fields {wrong} {state}; wanted model, weights and dim, and maybe {list(unknown)}"
             )
+        values = {**unknown, **data}
+        if values["preprocess"] == UNKNOWN:
+            values["preprocess"] = None
         try:
-            identity = cls.from_json({**unknown, **data})
+            if not isinstance(values["preprocess"], Mapping | None):
+                raise TypeError(f"preprocess is {values['preprocess']!r}")
+            identity = cls.from_json(values)
         except (TypeError, AttributeError) as error:
             raise InputError(f"the identity has a field of the wrong kind ({error})") from None
         for name in ("model", "weights"):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from embed.spec import UNKNOWN
 from runtime.scoring.bundle import BundleManifest, Parity, PrecisionParity
 
 
@@ -23,8 +24,8 @@ def model_card(manifest: BundleManifest) -> str:
             {
                 "Backbone": f"{identity['model']}, weights {identity['weights'][:16]}",
                 "Pixels": _pixels(identity["preprocess"]),
-                "Activation": identity["activation"],
-                "Tokenizer": f"{identity['tokenizer']}, context {identity['context_length']}",
+                "Activation": _known(identity["activation"]),
+                "Tokenizer": _known(identity["tokenizer"], f", context {identity['context_length']}"),
                 "Head": _inline(head["config"]),
                 "Graphs": f"ONNX opset {manifest['opset']} at {', '.join(manifest['precisions'])}",
             }
@@ -65,18 +66,22 @@ def _use(manifest: BundleManifest) -> str:
     check = "python -m export check BUNDLE"
     if any("image" in graphs for graphs in manifest["graphs"].values()):
         return f"```\npython -m runtime score BUNDLE --prompt 'a photo of a cat' 1.jpg\n{check}\n```"
-    vectors = ", ".join(f'"{name}": (n, d) float32' for name in manifest["head"]["inputs"])
+    vectors = ", ".join(f'"{name}": {name}s' for name in manifest["head"]["inputs"])
     return (
-        "It holds a head alone and scores vectors that are made elsewhere, of length 1, by the backbone below. In"
-        f" Python:\n\n```\nfrom runtime.scoring.scorer import Scorer\n\n"
+        "It holds a head alone and scores vectors that the backbone below makes elsewhere, (n, d) float32 of length 1."
+        f" In Python:\n\n```\nfrom runtime.scoring.scorer import Scorer\n\n"
         f'scores = Scorer.load("BUNDLE").score_vectors({{{vectors}}})["score"]\n```\n\n'
         f"On the command line:\n\n```\n{check}\n```"
     )
 
 
-def _pixels(preprocess: Mapping[str, Any] | None) -> str:
+def _known(name: str, more: str = "") -> str | None:
+    return None if name == UNKNOWN else name + more
+
+
+def _pixels(preprocess: Mapping[str, Any] | None) -> str | None:
     if preprocess is None:
-        return "as the vectors' owner prepares them"
+        return None
     height, width = preprocess["size"]
     return f"{height} x {width}, {preprocess['resize_mode']}, {preprocess['interpolation']}"
 

@@ -41,11 +41,11 @@ VECTORS = 64  # of pictures, to compare scores on
 def export_head_alone(
     out: Path,
     head: "Head",
+    committee: "Committee | None",
     head_manifest: Mapping[str, Any],
     config: ExportConfig,
     progress: Progress = silent,
     overwrite: bool = False,
-    committee: "Committee | None" = None,
 ) -> BundleManifest:
     """Write the head to `out` (see embed.files.replacing) as a bundle that scores vectors, and return its manifest.
 

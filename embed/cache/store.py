@@ -102,7 +102,7 @@ class Cache:
         path = Path(path)
         cache = cls(path, read_manifest(path / "manifest.json", "cache", (FORMAT,), CacheManifest))
         hashes = {name: entry["sha256"] for name, entry in cache.manifest["files"].items()}
-        require_unchanged(path, cache.manifest.get("adopted", {}), hashes)
+        require_unchanged(path, cache.adopted, hashes)
         return cache
 
     def files(self, side: Side, folder: str) -> list[Path]:
@@ -120,6 +120,11 @@ class Cache:
     def boundaries(self) -> dict[str, BoundaryEntry]:
         """What the manifest says of each boundary, by its folder; see embed.cache.boundary."""
         return self.manifest.get("boundary", {})
+
+    @property
+    def adopted(self) -> dict[str, Adopted]:
+        """Where the vectors of some shards were made, by the file of each."""
+        return self.manifest.get("adopted", {})
 
     def arrays(self, side: Side, folder: str | None = None) -> list[Float16s]:
         """Memory-mapped (n_i, d) float16 arrays, one a shard, in row order."""

@@ -90,7 +90,7 @@ def _is_known(part: Part, cache: Cache) -> bool:
     state = _state(part, linked=False)
     return any(
         name.startswith(f"{part.side}/") and {**entry, "linked": False} == state
-        for name, entry in cache.manifest.get("adopted", {}).items()
+        for name, entry in cache.adopted.items()
     )
 
 
@@ -116,8 +116,8 @@ def _add(part: Part, names: pa.Table, writer: CacheWriter, ledger: Ledger, confi
             f"{part.path}: {off.sum():,} vectors have another length than 1, the first {lengths[row]:.6g} in row"
             f" {part.start + row} (counted from 0), {names['name'][row]}; say --normalize to bring them to it"
         )
-    entries = dict(writer.cache().manifest.get("adopted", {}))
-    fits = part.fits and good.all() and not off.any()
+    entries = dict(writer.cache().adopted)
+    fits = part.fits and bool(good.all()) and not off.any()
     state, shard = _state(part, linked=fits and not config.copy), len(writer.cache().files(part.side, "metadata"))
     if state["linked"]:
         ids = [id for block in part.blocks() for id in _ids(block)]

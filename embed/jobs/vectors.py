@@ -165,6 +165,8 @@ def _vectors(table: Table, called: Mapping[str, str], side: Side) -> str:
         name = may[0] if len(may) == 1 and named[:1] == [side] else ""
     if name and NAMES[side] not in called:
         raise _lacking(table, NAMES[side])
+    if name and not (pa.types.is_list(table.types[name]) or pa.types.is_string(table.types[name])):
+        raise InputError(f"{table.path}: column {name!r} holds {table.types[name]}; wanted lists of numbers")
     return name
 
 

@@ -37,7 +37,7 @@ def inspect_cache(cache: Cache) -> dict[str, Any]:
         "names": len(cache.keys()),
         "prompts": cache.count("prompts"),
         "failures": len(cache.failures()),
-        "adopted": cache.manifest.get("adopted", {}),
+        "adopted": cache.adopted,
         "boundary": cache.boundaries,
         "reasons": reasons,
     }
@@ -82,21 +82,24 @@ def compare_prompts(cache: Cache, towers: Towers, size: int) -> Floats:
 def compare_images(cache: Cache, tables: Iterable[Records], towers: Towers, limits: Limits, size: int) -> Floats:
     """(m,) cosines of stored vectors to those that torch in fp32 gives for the tables' pictures now.
 
-    The tables say where pictures lie, which a cache does not know; those whose content has changed are left out.
+    The tables say where pictures lie, which a cache does not know; those whose content has changed are left out. Of
+    vectors that were made elsewhere nobody knows the content, and the name counts.
     """
     ids = cache.metadata("images", ["image_id"])["image_id"]
     wanted = set(ids.take(pa.array(sample_rows(len(ids), size))).to_pylist())
     names = cache.keys()
     names = names.filter(pc.is_in(names["image_id"], value_set=pa.array(wanted, pa.string())))
     keys = names["image_path"].combine_chunks()
+    by_name = dict(zip(keys.to_pylist(), names["image_id"].to_pylist(), strict=True)) if cache.adopted else {}
     found: dict[str, UInt8s] = {}
     for records in tables:
         for batch in records.images():
             here = batch.filter(pc.is_in(batch["key"], value_set=keys))
             for row in here.to_pylist():
                 picture = decode(Picture(row["key"], row["uri"], row["bytes"]), cache.identity.preprocess, limits)
-                if picture.pixels is not None and picture.id in wanted:
-                    found[str(picture.id)] = picture.pixels
+                id = by_name.get(picture.key, picture.id)
+                if picture.pixels is not None and id in wanted:
+                    found[str(id)] = picture.pixels
     if not found:
         return np.empty(0)
     rows = np.asarray(pc.index_in(pa.array(found, pa.string()), value_set=ids)).astype(np.int64)

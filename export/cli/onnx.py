@@ -48,7 +48,7 @@ def onnx(
     if head_only or source.is_adopted:
         if space:
             raise InputError("--space puts a head into the towers, and this bundle has none; leave it out")
-        options = (loaded, head_manifest, filled, progress, overwriting.overwrite, committee)
+        options = (loaded, committee, head_manifest, filled, progress, overwriting.overwrite)
         return _report(out, export_head_alone(out, *options))
     from embed.backbones.load import load_backbone
 
