@@ -111,7 +111,12 @@ def _build(
     del parts, at
     gc.collect()
     manifest["parity"] = measure(folder, backbone, head, replace(config, pictures=pictures), committee)
-    manifest["reference"] = tolerances(folder, manifest)
+    return finish(folder, manifest, step)
+
+
+def finish(folder: Path, manifest: BundleManifest, step: Step) -> BundleManifest:
+    """Write what follows from a manifest whose parity is measured: tolerances and card; then prove the bundle."""
+    manifest["reference"] = _tolerances(folder, manifest)
     step(1, "checking the bundle")
     (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
     manifest = write_manifest(folder, manifest)
@@ -267,7 +272,7 @@ def _write_reference(
     committee: "Committee | None",
     precisions: Sequence[Precision],
 ) -> dict[Precision, dict[str, float]]:
-    """Write reference.npz, from torch; the tolerances returned are open until `tolerances` closes them.
+    """Write reference.npz, from torch; the tolerances returned are open until `finish` closes them.
 
     Its pictures are generated: a bundle travels, and nobody's pictures should travel with it.
     """
@@ -296,7 +301,7 @@ def save_reference(
     return list(scores)
 
 
-def tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[str, float]]:
+def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[str, float]]:
     """By how much another machine may be off the reference: twice the most that was seen here.
 
     At fp32 the limits of the parity check; other kernels round otherwise, and at int8 much more so.

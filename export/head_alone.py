@@ -15,14 +15,14 @@ from embed.arrays import Float32s
 from embed.files import atomic_write, replacing
 from embed.progress import Progress, silent
 from embed.spec import InputError
-from export import card, compose, parity
+from export import compose, parity
 from export.bundle_writer import (
     OPEN,
     REFERENCE_ROWS,
     begun_manifest,
     check_graphs,
+    finish,
     save_reference,
-    tolerances,
     write_graphs,
     write_manifest,
 )
@@ -66,13 +66,7 @@ def export_head_alone(
         write_manifest(folder, manifest)
         step(1, "comparing with torch")
         manifest["parity"] = measure_head_alone(folder, head, config, committee)
-        manifest["reference"] = tolerances(folder, manifest)
-        step(1, "checking the bundle")
-        (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
-        manifest = write_manifest(folder, manifest)
-        Scorer.load(folder).check_reference()
-        step()
-    return manifest
+        return finish(folder, manifest, step)
 
 
 def _width(head_manifest: Mapping[str, Any], name: str) -> int:
