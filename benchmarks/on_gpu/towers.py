@@ -99,12 +99,14 @@ def graphs(context: Context, model: str) -> tuple[Path, Path]:
 def write(context: Context, model: str, fused: bool) -> None:
     """Export a tower for CUDA, or as bundles have it elsewhere; in half precision on a GPU."""
     import onnx
+    import torch
 
     from embed.backbones.load import load_backbone
     from embed.graphs.fusing import for_cuda, fuse
     from embed.graphs.precision import to_fp16
     from export.compose import export_image
 
+    torch.set_num_threads(4)  # beside what is measured meanwhile
     half = context.device == "cuda"
     backbone = load_backbone(context.source(model))
     folder = context.folder / "towers" / model
