@@ -31,7 +31,7 @@ from embed.engines.sessions import Signature
 from embed.files import read_manifest, sha256_file
 from embed.inputs.tokenizer import Tokenizer, TokenizerConfig
 from embed.spec import Identity, InputError, Source, known_fields
-from runtime.config import Precision
+from runtime.config import CUDA_PRECISION, Precision
 
 FORMAT = 1
 WEIGHTS_FILE = "weights.bin"
@@ -175,10 +175,22 @@ class Bundle:
                 " prompt"
             )
 
-    def precision(self, asked: str | None) -> Precision:
-        """The precision asked for, or the bundle's first; raise BundleError where it has none such."""
+    def precision(self, asked: str | None, on_cuda: bool = False) -> Precision:
+        """The precision asked for, or else the one for CUDA there, or else the bundle's first.
+
+        Raise BundleError if the bundle has none such, or if it runs on CUDA alone and that is not used.
+        """
+        if asked is None:
+            usable = [precision for precision in self.graphs if (precision == CUDA_PRECISION) == on_cuda]
+            asked = next(iter(usable or self.graphs))
+        if asked == CUDA_PRECISION and asked in self.graphs and not on_cuda:
+            raise BundleError(
+                f"the graphs of {self.path} at {CUDA_PRECISION} run on CUDA alone, and another provider is used here;"
+                f" ask for --provider cuda with onnxruntime-gpu installed, or for another precision of"
+                f" {list(self.graphs)}"
+            )
         for precision in self.graphs:
-            if asked in (None, precision):
+            if asked == precision:
                 return precision
         raise BundleError(
             f"{self.path} has no graphs at {asked}, only at {list(self.graphs)};"

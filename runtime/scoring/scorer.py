@@ -24,9 +24,9 @@ from embed.inputs.images import ImageError, Limits, load_image
 from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
-from runtime.config import SessionConfig
+from runtime.config import CUDA_PRECISION, SessionConfig
 from runtime.scoring.bundle import OUTPUTS, WEIGHTS_FILE, Bundle, BundleError, open_bundle
-from runtime.scoring.graphs import BATCH, Pixels, Sessions
+from runtime.scoring.graphs import BATCH, CUDA, Pixels, Sessions, first_provider
 
 Picture = str | os.PathLike[str] | bytes | Image | UInt8s
 
@@ -61,7 +61,8 @@ class Scorer:
 
     def __init__(self, bundle: Bundle, session: SessionConfig = SESSION, limits: Limits = LIMITS) -> None:
         self.bundle = bundle
-        self.precision = bundle.precision(session.precision)
+        on_cuda = CUDA_PRECISION in bundle.graphs and first_provider(session) == CUDA
+        self.precision = bundle.precision(session.precision, on_cuda)
         self.limits = limits
         self._sessions = Sessions(bundle, self.precision, session)
         self._prompts: OrderedDict[str, Float32s] = OrderedDict()
