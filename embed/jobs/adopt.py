@@ -143,12 +143,9 @@ def _add(part: Part, names: pa.Table, writer: CacheWriter, ledger: Ledger, confi
 
 
 def _lengths(part: Part) -> Floats:
-    """(n,) the length of each vector, NaN of one that is not finite."""
-    found = [np.empty(0)]
-    for block in part.blocks():
-        lengths = np.sqrt(np.square(block, dtype=np.float64).sum(axis=1))
-        found.append(np.where(np.isfinite(block).all(axis=1), lengths, np.nan))
-    return np.concatenate(found)
+    """(n,) the length of each vector, which is not finite if a number of it is not."""
+    found = [np.sqrt(np.square(block, dtype=np.float64).sum(axis=1)) for block in part.blocks()]
+    return np.concatenate([np.empty(0), *found])
 
 
 def _stored(block: Block, lengths: Floats, good: Bools) -> Float16s:

@@ -13,9 +13,10 @@ from adopted import DECLARED, DIM, clip_retrieval, declare, unit
 from embed_fakes import IDENTITY, SOURCE, folder_bytes
 from progress_told import Told
 
+from embed.addresses import places_below
 from embed.cache.store import Cache, CacheWriter
 from embed.config import AdoptConfig
-from embed.jobs import adopt
+from embed.jobs import adopt, vectors
 from embed.jobs.adopt import adopt_vectors, read_identity
 from embed.jobs.merge import merge_caches
 from embed.jobs.verify import damaged_files
@@ -46,13 +47,12 @@ def test_vectors_stay_where_they_lie_and_are_found_by_name(tmp_path: Path) -> No
     np.testing.assert_array_equal(cache.text_embeddings(), np.concatenate(HALVES[::-1]))
     assert cache.image_rows(["p119", "p0", "p41", "p120"]).tolist() == [119, 0, 41, -1]
     assert cache.prompt_rows(["c41", "none"]).tolist() == [41, -1]
+    assert cache.image_rows(["https://a.example/41.jpg"], places_below("/")).tolist() == [41]
     assert cache.places()[41].as_py() == "https://a.example/41.jpg"
     assert cache.source.is_adopted and cache.identity.dim == DIM and damaged_files(cache) == []
 
 
 def test_a_copy_has_the_same_rows_in_files_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from embed.jobs import vectors
-
     monkeypatch.setattr(vectors, "BLOCK_ROWS", 15)
     folder = clip_retrieval(tmp_path / "f", HALVES, HALVES)
     linked, copied = take(folder, tmp_path / "linked"), take(folder, tmp_path / "copied", copy=True)
@@ -105,6 +105,22 @@ def test_a_null_vector_of_a_table_is_refused_by_name(tmp_path: Path) -> None:
         cache = take(tmp_path / f"{name}.parquet", tmp_path / "c")
     assert cache.image_rows(["a", "b", "c", "d"]).tolist() == [0, -1, 1, -1]
     assert {row["key"]: row["reason"] for row in cache.failures().to_pylist()} == dict.fromkeys("bd", adopt.NOT_FINITE)
+
+
+def test_a_table_is_taken_in_blocks_each_known_by_where_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vectors, "BLOCK_ROWS", 15)
+    rows = HALVES[0].astype(np.float32)
+    rows[33] = np.inf
+    names = [f"p{i}" for i in range(40)]
+    pq.write_table(pa.table({"image": names, "vector": rows.tolist()}), tmp_path / "t.parquet")
+    first = folder_bytes(take(tmp_path / "t.parquet", tmp_path / "c").path)
+    cache = take(tmp_path / "t.parquet", tmp_path / "c")
+    assert folder_bytes(cache.path) == first and len(cache.adopted) == 3
+    np.testing.assert_array_equal(cache.image_embeddings(), np.delete(HALVES[0], 33, axis=0))
+    assert cache.image_rows(names).tolist() == [*range(33), -1, *range(33, 39)]
+    assert cache.failures()["detail"].to_pylist() == [f"{tmp_path / 't.parquet'} row 33"]
 
 
 def test_another_length_is_an_error_until_it_is_to_be_mended(tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ def test_columns_may_have_any_name_and_both_sides_be_in_one_table(tmp_path: Path
     assert found["images"][0] == ["7", "8", "9", "10", "11"] and found["prompts"][0] == list("vwxyz")
     np.testing.assert_array_equal(found["images"][1], np.array(other, np.float32))
     np.testing.assert_array_equal(found["prompts"][1], VECTORS)
-    # The only vectors of a table are its prompts' if it names no pictures.
+    # The only vectors of a table are its pictures', and its prompts' if it names no pictures.
+    pq.write_table(table.select(["a", "key", "text"]).rename_columns(["v", "image", "prompt"]), tmp_path / "i.parquet")
+    assert list(read(tmp_path / "i.parquet")) == ["images"]
     pq.write_table(table.select(["a", "text"]).rename_columns(["vector", "caption"]), tmp_path / "p.parquet")
     assert list(read(tmp_path / "p.parquet")) == ["prompts"]
 
@@ -146,7 +148,10 @@ def test_a_file_of_a_folder_that_is_wrong_is_named_before_anything_is_read(
         ({"x": LISTS[:2], "image_embedding": LISTS[:2]}, "has no column 'image', which names its vectors"),
         ({"image": ["a", "b"], "vector": [LISTS[0], [1.0, 2.0]]}, "has 2 numbers in row 1 .*dim is 8"),
         ({"image": ["a", "b"], "vector": ["[1,2,3,4,5,6,7,8]", "[1,2,3,4,5,6,7,x]"]}, "'x' in row 15"),
-        ({"image": ["a", "b"], "vector": [1.0, 2.0]}, "holds double; wanted lists of numbers"),
+        (
+            {"image": ["a", "b"], "vector": [1.0, 2.0]},
+            "holds double; wanted lists of numbers, as Parquet and Arrow have",
+        ),
     ],
 )
 def test_a_table_that_is_wrong_is_told_why(tmp_path: Path, columns: dict[str, list[object]], message: str) -> None:
