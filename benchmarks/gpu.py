@@ -49,6 +49,8 @@ SECTIONS = {
     "g": "tuning",
     "h": "search",
 }
+# The longest last, as what is cut is lost.
+ORDER = [SECTIONS[letter] for letter in "adcegfhb"]
 LIMIT_S = 420.0
 
 
@@ -64,7 +66,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="a folder of JPEG files; without one, some are made")
     parser.add_argument("--json", type=Path, help="where the figures are written, anew after each section")
-    parser.add_argument("--sections", type=names, default=list(SECTIONS.values()), help="letters or names: a,c,search")
+    parser.add_argument("--sections", type=names, default=ORDER, help="letters or names: a,c,search")
     parser.add_argument("--skip", type=names, default=[], help="sections to leave out")
     parser.add_argument("--engines", help="RUNNER:PRECISION,... of the job; torch:fp16,onnx:fp16 on a GPU")
     parser.add_argument("--models", default="ViT-B-32,ViT-L-14", help="of towers, job and parity (%(default)s)")

@@ -179,7 +179,9 @@ def flops_of(backbone: "Backbone") -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from embed.graphs.trace import quiet_exporter
+
     counter = FlopCounterMode(display=False)
-    with counter, torch.inference_mode():
+    with quiet_exporter(), counter, torch.inference_mode():  # torch's fast path would not be counted
         backbone.image_tower()(torch.zeros((1, *backbone.identity.preprocess.size, 3), dtype=torch.uint8))
     return float(counter.get_total_flops())

@@ -167,7 +167,8 @@ def _vectors(table: Table, called: Mapping[str, str], side: Side) -> str:
         raise _lacking(table, NAMES[side])
     if name and not (pa.types.is_list(table.types[name]) or pa.types.is_string(table.types[name])):
         raise InputError(
-            f"{table.path}: column {name!r} holds {table.types[name]}; wanted lists of numbers, as Parquet and Arrow have"
+            f"{table.path}: column {name!r} holds {table.types[name]}; wanted lists of numbers, as Parquet and Arrow"
+            " have them"
         )
     return name
 

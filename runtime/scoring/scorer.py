@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 from PIL.Image import Image, fromarray
 
-from embed.arrays import Float32s, Floats, Ints, UInt8s
+from embed.arrays import Float32s, Floats, Ints, UInt8s, softmax
 from embed.inputs.images import ImageError, Limits, load_image
 from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
@@ -315,10 +315,3 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     items = iter(items)
     while group := list(islice(items, size)):
         yield group
-
-
-def softmax(scores: Float32s) -> Floats:
-    """Positive numbers of sum 1 that keep the order of the scores (n,)."""
-    weights = np.exp(scores.astype(np.float64) - scores.max(initial=-np.inf))
-    shares: Floats = weights / weights.sum()
-    return shares

@@ -12,12 +12,13 @@ import pytest
 from export_tiny import changed_manifest, write_pictures
 from PIL import Image
 
+from embed.arrays import softmax
 from embed.inputs.images import ImageError
 from embed.spec import InputError
 from runtime.config import SessionConfig
 from runtime.scoring import scorer as scorer_module
 from runtime.scoring.bundle import BundleError
-from runtime.scoring.scorer import Scorer, softmax
+from runtime.scoring.scorer import Scorer
 
 
 @pytest.fixture(scope="module")
