@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from adopted import DECLARED, DIM, clip_retrieval, declare, unit
 from embed_fakes import IDENTITY, SOURCE, folder_bytes
+from paths import ROOT
 from progress_told import Told
 
 from embed.addresses import places_below
@@ -209,6 +210,11 @@ def test_an_identity_is_what_is_declared_and_what_is_not_is_unknown(tmp_path: Pa
     assert len(identity.differences(known)) == 3, "what is unknown equals nothing that is known"
     with pytest.raises(InputError, match="nobody declared how acme-clip prepares pictures"):
         identity.preprocess  # noqa: B018
+
+
+def test_the_example_of_an_identity_is_one() -> None:
+    identity, _ = read_identity(ROOT / "examples" / "identity.json")
+    assert identity.preprocess.size == (224, 224) and identity.tokenizer == "unknown" and identity.dim == 512
 
 
 def test_vectors_of_a_backbone_of_ours_take_its_identity_from_a_manifest(tmp_path: Path) -> None:
