@@ -33,7 +33,7 @@ def run(package: str, about: str, commands: Mapping[str, str], argv: Sequence[st
 
     A command may have several names, also of several words, such as `index refresh`.
     """
-    program = f"python -m {package}"
+    program = package if package == "plaudit" else f"python -m {package}"
     words = sys.argv[1:] if argv is None else list(argv)
     return exit_code(program, lambda: _run(program, about, commands, words))
 

@@ -42,7 +42,7 @@ OUTPUTS = {
     "score": "the head's own score",
     "uncertainty": "standard error of the score, in its units, by heads that each did without a part of its training",
     "calibrated_score": "score / temperature: sigmoid(difference of two) is the probability that one is preferred",
-    "percentile": "share in [0, 1] of a reference set of scores that lies below",
+    "percentile": "share of a reference set of scores that lies below; the graph gives 0 to 1, and all else 0 to 100",
 }
 
 

@@ -150,13 +150,14 @@ class Scorer:
         return Scored(outputs, errors)
 
     def score_vectors(self, features: dict[str, Float32s]) -> dict[str, Float32s]:
-        """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models)."""
+        """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models); a
+        percentile is from 0 to 100."""
         values = {name: features[name] for name in self.inputs}
         given = self._sessions.run("head", values)
         for name in self.outputs:
             if not np.isfinite(given[name]).all():
                 raise FloatingPointError(f"{name} of {self.bundle.path} at {self.precision} is not finite")
-        return {name: given[name] for name in self.outputs}
+        return {name: given[name] * 100 if name == "percentile" else given[name] for name in self.outputs}
 
     def embed_images(self, images: Iterable[Picture]) -> Float32s:
         """(n, d) unit vectors of the pictures; raise ImageError for a bad one."""
