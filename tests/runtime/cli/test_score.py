@@ -95,7 +95,7 @@ def test_a_table_of_which_a_part_fails_is_scored_and_one_that_fails_whole_is_not
     assert score("gone.png", *pictures) == 0  # the corrected table goes where the job failed
     said = capsys.readouterr()
     assert "warning: 1 of 4 rows have no score; their column `error` says why" in said.err
-    assert json.loads(said.out) == {"out": out, "format": 2, "rows": 4, "errors": 1}
+    assert json.loads(said.out) == {"out": out, "format": 3, "rows": 4, "errors": 1}
     assert main(["score-table", "nowhere", "--data", "nowhere", "--out", str(bundle)]) == 2
     assert f"{bundle} is a bundle, not a job of scores" in capsys.readouterr().err
 
