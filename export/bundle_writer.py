@@ -28,13 +28,14 @@ from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity
 from export import card, compose, parity
 from export.config import PROMPTS, ExportConfig
-from export.measure import measure, torch_scores, torch_vectors
+from export.measure import choose_decoding, measure, torch_scores, torch_vectors
 from heads.evaluation.calibration import Curve, Temperature
 from runtime.config import Precision, SessionConfig
 from runtime.scoring.bundle import (
     FORMAT,
     WEIGHTS_FILE,
     BundleManifest,
+    DecodingEntry,
     FileEntry,
     GraphEntry,
     Part,
@@ -89,6 +90,7 @@ def _build(
     step: Step,
 ) -> BundleManifest:
     step(0, "exporting the towers")
+    decoding = _decoding(backbone, head, config, head_manifest.get("decoding"))
     reads_text = "text_embedding" in head.inputs
     shortens = reads_text and compose.text_shortens(backbone, config.prompts)
     tokenizer = _write_tokenizer(folder, backbone, shortens, config.prompts) if reads_text else None
@@ -114,6 +116,7 @@ def _build(
         "precisions": list(config.precisions),
         "tokenizer": tokenizer,
         "calibration": head_manifest.get("calibration"),
+        "decoding": decoding,
         "provenance": {
             "versions": _versions(),
             "training": head_manifest.get("training"),
@@ -138,6 +141,22 @@ def _build(
     Scorer.load(folder).check_reference()
     step()
     return manifest
+
+
+def _decoding(
+    backbone: "Backbone", head: "Head", config: ExportConfig, noted: Mapping[str, Any] | None
+) -> DecodingEntry | None:
+    """How the runtime decodes large JPEGs; `noted` is what the head's manifest says of its cache."""
+    if config.decoding == "exact" or (config.decoding == "auto" and noted is None):
+        return None
+    if noted is None:
+        return choose_decoding(backbone, [name for name in head.inputs if name != "text_embedding"], config)
+    return {
+        "scale": noted["scale"],
+        "rows": noted["rows"],
+        "cosine_mean": noted["cosine_mean"],
+        "cosine_min": noted["cosine_min"],
+    }
 
 
 def _export_parts(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from runtime.scoring.bundle import BundleManifest, Parity
+from runtime.scoring.bundle import BundleManifest, DecodingParity, Parity
 
 
 def model_card(manifest: BundleManifest) -> str:
@@ -71,6 +71,8 @@ def _parity(parity: Parity) -> list[str]:
             f"| {precision} | {scores['max_score_difference']:.2e} | {scores['spearman']:.6f} "
             f"| {scores['decided_pairs']} | {scores['flips']:.3%} | {cosine:.7f} |"
         )
+    moved = parity.get("decoding")
+    decoded = [] if moved is None else [_decoding(moved)]
     first = next(iter(parity["precisions"].values()))["scores"]
     note = (
         f"Measured on {first['pictures']} {parity['pictures']} pictures under {first['prompts']} prompts; torch's"
@@ -82,7 +84,15 @@ def _parity(parity: Parity) -> list[str]:
         for precision, figures in parity["precisions"].items()
         if "uncertainty" in figures
     ]
-    return [note, "\n".join(rows), *uncertainties]
+    return [note, "\n".join(rows), *uncertainties, *decoded]
+
+
+def _decoding(moved: DecodingParity) -> str:
+    return (
+        f"Large JPEGs are decoded to a fraction of their size. Against exact pixels, {moved['pictures']} of the"
+        f" pictures have a cosine of at least {moved['cosine_min']:.6f}, and {moved['flips']:.3%} of"
+        f" {moved['decided_pairs']} pairs change their order."
+    )
 
 
 def _list(values: Mapping[str, object]) -> str:

@@ -3,6 +3,7 @@
 What is compared is what serves: the bundle is opened with the runtime's own `Scorer`.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -12,15 +13,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embed.arrays import Float32s, UInt8s
+from embed.arrays import Float32s, UInt8s, cosines
+from embed.config import Wanted
 from embed.graphs.trace import certificate
-from embed.inputs.images import ImageError
-from embed.spec import InputError
+from embed.inputs.images import ImageError, load_pixels, load_scaled
+from embed.inputs.scaled import SCALES
+from embed.spec import InputError, Preprocess
 from export import parity
 from export.compose import FEATURES
-from export.config import ParityConfig
+from export.config import ExportConfig, ParityConfig
 from runtime.config import SessionConfig
-from runtime.scoring.bundle import Parity, PrecisionParity, open_bundle
+from runtime.scoring.bundle import DecodingEntry, Parity, PrecisionParity, open_bundle
 from runtime.scoring.scorer import Picture, Scorer
 
 if TYPE_CHECKING:
@@ -84,7 +87,55 @@ def measure(
             ours = score_matrix(vectors, lambda rows: exported.score_vectors(rows)["uncertainty"])
             figures["uncertainty"] = parity.uncertainty_parity(precision, doubts, ours, limit)
         result["precisions"][precision] = figures
+    if bundle.scale and (large := large_pixels(config.pictures, bundle.identity.preprocess, bundle.scale)):
+        exact, ours = (torch_vectors(backbone, exported.inputs, pixels, prompts) for pixels in large)
+        moved = parity.score_parity("fp32", score_matrix(exact, score), score_matrix(ours, score), noise)
+        result["decoding"] = {
+            "pictures": moved.pictures,
+            "cosine_min": float(min(cosines(exact[name], ours[name]).min() for name in exact)),
+            "max_score_difference": moved.max_score_difference,
+            "decided_pairs": moved.decided_pairs,
+            "flips": moved.flips,
+        }
     return result
+
+
+def large_pixels(paths: Sequence[Path], spec: Preprocess, scale: int) -> tuple[UInt8s, UInt8s] | None:
+    """(n, h, w, 3) of those files that are decoded smaller at the scale: exact, and so; None if there are not two."""
+    pairs = []
+    for path in paths:
+        with contextlib.suppress(ImageError, OSError):
+            data = path.read_bytes()
+            pixels, _, scaled = load_scaled(data, spec, scale=scale)
+            if scaled:
+                pairs.append((load_pixels(data, spec)[0], pixels))
+    if len(pairs) < 2:
+        return None
+    exact, ours = (np.stack(pixels) for pixels in zip(*pairs, strict=True))
+    return exact, ours
+
+
+def choose_decoding(backbone: "Backbone", inputs: Sequence[str], config: ExportConfig) -> DecodingEntry:
+    """The least scale at which the vectors of the large pictures among the given ones keep the cosine that `embed
+    cache` asks for by default; InputError where there is none."""
+    least = Wanted.min_cosine
+    measured = []
+    for scale in SCALES:
+        large = large_pixels(config.pictures, backbone.identity.preprocess, scale)
+        if large is None:
+            break
+        exact, ours = (torch_vectors(backbone, inputs, pixels, ()) for pixels in large)
+        found = np.concatenate([cosines(exact[name], ours[name]) for name in exact])
+        if found.min() >= least:
+            mean, lowest = float(found.mean()), float(found.min())
+            return {"scale": scale, "rows": len(large[0]), "cosine_mean": mean, "cosine_min": lowest}
+        measured.append(f"at {scale}: {found.min():.6f}")
+    if not measured:
+        raise InputError("--decoding scaled is measured on large JPEGs; give at least two of them by --images FOLDER")
+    raise InputError(
+        f"at no scale do large pictures keep a cosine of {least} to exact ones (measured {', '.join(measured)});"
+        " export with --decoding exact"
+    )
 
 
 def bundle_vectors(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str]) -> dict[str, Float32s]:

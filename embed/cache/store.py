@@ -65,6 +65,16 @@ class BoundaryEntry(TypedDict):
     certificate: NotRequired[dict[str, Any]]  # the fields of embed.graphs.trace.Certificate
 
 
+class DecodingEntry(TypedDict):
+    """What the manifest says of pictures that were decoded in one way; see embed.jobs.scaling."""
+
+    scale: int | None  # None of exact
+    rows: int  # pictures on which the cosine to exact was measured
+    cosine_mean: float
+    cosine_min: float
+    pictures: int  # rows of the cache that were decoded smaller than the picture is
+
+
 Engines = dict[Side, list[dict[str, Any]]]  # the fields of each embed.engines.choice.Engine used, the latest last
 
 
@@ -72,6 +82,7 @@ class ManifestFields(TypedDict, total=False):
     """What jobs note in the manifest."""
 
     engines: Engines
+    decoding: list[DecodingEntry]  # the latest last; absent where all was exact
     boundary: dict[str, BoundaryEntry]
     refreshed_from: str
 
@@ -115,6 +126,16 @@ class Cache:
     def boundaries(self) -> dict[str, BoundaryEntry]:
         """What the manifest says of each boundary, by its folder; see embed.cache.boundary."""
         return self.manifest.get("boundary", {})
+
+    @property
+    def decoding(self) -> list[DecodingEntry]:
+        """How large JPEGs were decoded, the latest last; empty where all pictures were decoded as they are."""
+        return self.manifest.get("decoding", [])
+
+    @property
+    def scale(self) -> int | None:
+        """The scale (see embed.inputs.scaled) at which its latest pictures were decoded."""
+        return self.decoding[-1]["scale"] if self.decoding else None
 
     def arrays(self, side: Side, folder: str | None = None) -> list[Float16s]:
         """Memory-mapped (n_i, d) float16 arrays, one a shard, in row order."""

@@ -1,9 +1,13 @@
 """`python -m embed inspect`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embed.cli.console import table
 from embed.wording import NOUN
+
+if TYPE_CHECKING:
+    from embed.cache.store import DecodingEntry
 
 
 def inspect(cache: Path, /) -> dict[str, object]:
@@ -19,6 +23,7 @@ def inspect(cache: Path, /) -> dict[str, object]:
     lines = [f"{name:15} {value}" for name, value in result["identity"].items() if name != "preprocess"]
     lines += [f"{name:15} {value}" for name, value in result["identity"]["preprocess"].items()]
     lines += [f"{'made by':15} {NOUN[side]}: {engine}" for side, engine in result["engines"]]
+    lines += [f"{'decoding':15} {_decoding(entry)}" for entry in result["decoding"]]
     lines += [f"{name:15} {result[name]:,}" for name in ("images", "names", "prompts", "failures")]
     for name, entry in result["boundary"].items():
         least = (entry.get("certificate") or {}).get("cosine_min", 1.0)
@@ -28,3 +33,10 @@ def inspect(cache: Path, /) -> dict[str, object]:
         lines += ["", *table(["failed", "pictures", "such as"], rows)]
     print(*lines, sep="\n")
     return result
+
+
+def _decoding(entry: "DecodingEntry") -> str:
+    if entry["scale"] is None:
+        return "exact from here on"
+    proof = f"cosine to exact at least {entry['cosine_min']:.6f} on {entry['rows']}"
+    return f"{entry['pictures']:,} large pictures at {entry['scale']} times the size wanted: {proof}"

@@ -112,9 +112,9 @@ def _resize_and_crop(
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
     if size[0] * size[1] > MAX_RESIZED_PIXELS:
         x, y = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
-        middle = left * x, top * y, (left + width) * x, (top + height) * y
-        corner = box[:2] * 2
-        return image.resize((width, height), resample, tuple(a + b for a, b in zip(corner, middle, strict=True)))
+        across, down = box[0] + left * x, box[1] + top * y
+        middle = (across, down, box[0] + (left + width) * x, box[1] + (top + height) * y)
+        return image.resize((width, height), resample, middle)
     return image.resize(size, resample, box).crop((left, top, left + width, top + height))
 
 

@@ -12,6 +12,8 @@ from embed.inputs.exif import orientation
 from embed.inputs.pixels import Whole, resized_size
 from embed.spec import Preprocess
 
+SCALES = (2, 3, 4)  # times the pixels a side that the backbone takes: what is tried
+
 # Orientations, as EXIF counts them, that exchange the sides, and those by which the picture's right or lower end comes
 # to lie left or above.
 SIDEWAYS, FROM_RIGHT, FROM_BELOW = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
