@@ -23,7 +23,7 @@ from export import parity
 from export.compose import FEATURES
 from export.config import ExportConfig, ParityConfig
 from runtime.config import SessionConfig
-from runtime.scoring.bundle import DecodingEntry, Parity, PrecisionParity, open_bundle
+from runtime.scoring.bundle import DecodingEntry, DecodingParity, Parity, PrecisionParity, open_bundle
 from runtime.scoring.scorer import Picture, Scorer
 
 if TYPE_CHECKING:
@@ -88,16 +88,23 @@ def measure(
             figures["uncertainty"] = parity.uncertainty_parity(precision, doubts, ours, limit)
         result["precisions"][precision] = figures
     if bundle.scale and (large := large_pixels(config.pictures, bundle.identity.preprocess, bundle.scale)):
-        exact, ours = (torch_vectors(backbone, exported.inputs, pixels, prompts) for pixels in large)
-        moved = parity.score_parity("fp32", score_matrix(exact, score), score_matrix(ours, score), noise)
-        result["decoding"] = {
-            "pictures": moved.pictures,
-            "cosine_min": float(min(cosines(exact[name], ours[name]).min() for name in exact)),
-            "max_score_difference": moved.max_score_difference,
-            "decided_pairs": moved.decided_pairs,
-            "flips": moved.flips,
-        }
+        exact, scaled = (torch_vectors(backbone, exported.inputs, pixels, prompts) for pixels in large)
+        result["decoding"] = _decoding_parity(exact, scaled, score, noise)
     return result
+
+
+def _decoding_parity(
+    exact: dict[str, Float32s], scaled: dict[str, Float32s], score: Score, noise: float
+) -> DecodingParity:
+    """What the decoding changes: both sides are torch's, so that nothing else differs."""
+    moved = parity.score_parity("fp32", score_matrix(exact, score), score_matrix(scaled, score), noise)
+    return {
+        "pictures": moved.pictures,
+        "cosine_min": float(min(cosines(exact[name], scaled[name]).min() for name in exact)),
+        "max_score_difference": moved.max_score_difference,
+        "decided_pairs": moved.decided_pairs,
+        "flips": moved.flips,
+    }
 
 
 def large_pixels(paths: Sequence[Path], spec: Preprocess, scale: int) -> tuple[UInt8s, UInt8s] | None:
