@@ -9,6 +9,7 @@ import pytest
 from export_tiny import ImageOnly, changed_manifest, head_manifest, tiny_backbone, tiny_head
 from PIL import Image
 
+from embed.config import DecodingPolicy
 from embed.inputs.images import load_pixels, load_scaled
 from embed.spec import InputError
 from export.bundle_writer import export_bundle
@@ -34,17 +35,19 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def exported(out: Path, pictures: Sequence[Path], decoding: str = "auto", **manifest: object) -> BundleManifest:
+def exported(
+    out: Path, pictures: Sequence[Path], policy: DecodingPolicy = "auto", noted: dict[str, float] | None = None
+) -> BundleManifest:
     backbone = tiny_backbone()
-    config = ExportConfig(pictures=tuple(pictures), prompts=("a cat", "a dog"), decoding=decoding)  # type: ignore[arg-type]
-    return export_bundle(out, backbone, tiny_head(), head_manifest(backbone, **manifest), config)
+    config = ExportConfig(pictures=tuple(pictures), prompts=("a cat", "a dog"), decoding=policy)
+    return export_bundle(out, backbone, tiny_head(), head_manifest(backbone, decoding=noted), config)
 
 
 def test_a_bundle_decodes_as_the_heads_cache_did_and_says_what_that_changes(
     tmp_path: Path, pictures: list[Path]
 ) -> None:
     backbone, head = tiny_backbone(), tiny_head()
-    manifest = exported(tmp_path / "b", pictures, decoding="auto", **{"decoding": NOTED})
+    manifest = exported(tmp_path / "b", pictures, noted=NOTED)
     bundle = open_bundle(tmp_path / "b")
     assert manifest["decoding"] == {name: NOTED[name] for name in NOTED if name != "pictures"}
     assert bundle.scale == 2
@@ -70,7 +73,7 @@ def test_a_bundle_decodes_as_the_heads_cache_did_and_says_what_that_changes(
 
 
 def test_the_runtime_follows_the_bundle(tmp_path: Path, pictures: list[Path]) -> None:
-    exported(tmp_path / "b", pictures, **{"decoding": NOTED})
+    exported(tmp_path / "b", pictures, noted=NOTED)
     decoded = list(Scorer.load(tmp_path / "b").decode([*pictures[:2], pictures[0].read_bytes(), pictures[9]]))
     data = [pictures[i].read_bytes() for i in (0, 1, 0, 9)]
     for found, one in zip(decoded, data, strict=True):
@@ -81,7 +84,7 @@ def test_the_runtime_follows_the_bundle(tmp_path: Path, pictures: list[Path]) ->
 def test_bundles_that_say_nothing_are_exact(tmp_path: Path, pictures: list[Path]) -> None:
     manifest = exported(tmp_path / "b", pictures)
     assert manifest["decoding"] is None and "decoding" not in manifest["parity"]
-    assert exported(tmp_path / "asked", pictures, "exact", **{"decoding": NOTED})["decoding"] is None
+    assert exported(tmp_path / "asked", pictures, "exact", NOTED)["decoding"] is None
     changed_manifest(tmp_path / "b", lambda written: written.pop("decoding"))
     assert "decoding" not in json.loads((tmp_path / "b" / "bundle.json").read_text())
     (found,) = Scorer.load(tmp_path / "b").decode([pictures[0]])
