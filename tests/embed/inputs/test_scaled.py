@@ -48,6 +48,11 @@ def test_every_pixel_is_where_it_is_exactly(spec: Preprocess, orientation: int) 
         assert off(data, spec, 4) < 0.8
 
 
+def test_the_whole_pictures_sides_decide_where_it_is_cropped() -> None:
+    """400 x 265 becomes 48 x 32, and the 100 x 67 that is decoded would become 47 x 32."""
+    assert off(encoded(picture(400, 265), "JPEG", quality=95), SPEC, 2) < 1.4
+
+
 @pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}, {"quality": 40}], ids=str)
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_kinds_of_jpegs(mode: str, options: dict[str, Any]) -> None:

@@ -83,6 +83,13 @@ def test_the_least_scale_that_passes_is_taken_with_its_certificate(tmp_path: Pat
         assert found["cosine_mean"] == pytest.approx(np.mean(at[scale]), abs=2e-6)
 
 
+def test_pictures_that_a_scale_leaves_as_they_are_prove_nothing_of_it(tmp_path: Path) -> None:
+    between = encoded(picture(140, 131, 9), "JPEG", quality=95)  # large at twice the 32 pixels, at half its size
+    least = max(cosine(large(0), 2), cosine(between, 2)) + 1e-6
+    found = choose(tmp_path, [large(0), between], least)
+    assert found["scale"] in (3, 4) and found["rows"] == 1
+
+
 def test_what_cannot_be_scaled_is_exact_or_an_error_where_it_is_required(tmp_path: Path) -> None:
     assert choose(tmp_path, [large(0)], 1.0) == EXACT
     with pytest.raises(InputError, match=r"cosine of 1.0 .*at 2: 0\.9.*at 4: 0\.9.*--decoding exact"):
