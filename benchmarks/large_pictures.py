@@ -1,6 +1,6 @@
 """What decoding large JPEGs at a fraction of their size saves, and what it does to vectors, as ratios within one run.
 
-    python benchmarks/large_pictures.py --photos ../shared/data/photos [--count 500] [--measured 64]
+    python benchmarks/large_pictures.py --photos ../shared/data/photos [--count 500] [--distinct 128]
 
 Makes JPEGs of 12 megapixels out of photographs: enlarged, with grain, at three qualities, every fourth progressive, in
 all eight orientations of EXIF. Then, for `exact` and each scale that `--decoding scaled` tries:
@@ -50,6 +50,7 @@ QUALITIES = (75, 85, 92)
 GRAIN = 6.0  # levels, standard deviation
 ORIENTATION = 0x0112
 VIT, STARTER = Source("ViT-B-32", "random:0"), Source("starter")
+SECTIONS = ("decode", "job", "request", "memory")
 WAYS = (None, *SCALES)
 DIRECTIONS = 100  # random linear scores
 PEAK = """
@@ -184,9 +185,10 @@ def peak_mib(photo: Path, folder: Path) -> dict[str, dict[str, float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="a folder of photographs")
-    parser.add_argument("--count", type=int, default=500, help="JPEGs of 12 megapixels (%(default)s)")
-    parser.add_argument("--measured", type=int, default=64, help="of these, for decode and vectors (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="requests, and twice as many as jobs (%(default)s)")
+    parser.add_argument("--count", type=int, default=500, help="JPEGs of 12 megapixels in the job (%(default)s)")
+    parser.add_argument("--distinct", type=int, default=128, help="different ones, for all else (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=6, help="requests, and three times as many as jobs (%(default)s)")
+    parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
     args = parser.parse_args()
     photos = sorted(path for path in args.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
     processor = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -198,38 +200,60 @@ def main() -> None:
     say(f"{result['cores']} cores of {result['processor']}; load {result['load'][0]:.2f} before")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        paths = write_pictures(photos, folder / "pictures", args.count)
+        paths = write_pictures(photos, folder / "pictures", args.distinct)
         result["megabytes"] = sum(path.stat().st_size for path in paths) / len(paths) / 1e6
-        spec = Towers(STARTER, machine_cache(), ["projected"]).identity.preprocess
-        pixels, rates = decoded(paths[: args.measured], spec)
-        result["decode"] = {str(way or "exact"): rate for way, rate in rates.items()}
-        result["vectors"] = {"starter": moved(STARTER, pixels)}
-        vit = Towers(VIT, machine_cache(), ["projected"]).identity.preprocess
-        result["vectors"]["ViT-B-32"] = moved(VIT, decoded(paths[: args.measured], vit)[0])
-        show_scales(result)
-        least = 2 * SCALES[0] * min(spec.size)
-        small_photos = [photo for photo in photos if min(size_of(photo)) < least]
-        small, small_rates = decoded(small_photos, spec)
-        result["small"] = {
-            "photographs": len(small_photos),
-            "equal": all(np.array_equal(small[None], small[scale]) for scale in SCALES),
-            "ratio": small_rates[SCALES[0]] / small_rates[None],
-        }
-        say(f"small photographs: {result['small']}")
-        job_s(folder / "pictures", folder / "warm", "exact")  # what an engine costs once on a machine
-        times: dict[str, list[float]] = {"exact": [], "scaled": []}
-        for i in range(max(1, args.rounds // 2)):
-            for decoding in times:
-                times[decoding].append(job_s(folder / "pictures", folder / f"{decoding}{i}", decoding))
-        result["job_s"] = {decoding: float(np.median(values)) for decoding, values in times.items()}
-        say(f"job: {result['job_s']}, {result['job_s']['exact'] / result['job_s']['scaled']:.2f} times")
-        result["request_ms"] = request_ms(paths, args.rounds, folder)
-        found = result["request_ms"]
-        say(f"request: {found}, {found['exact'] / found['scaled']:.2f} times")
-        result["memory_mib"] = peak_mib(photos[0], folder)
-        say(f"memory: {result['memory_mib']}")
+        if "decode" in args.sections:
+            scales(paths, photos, result)
+        if "job" in args.sections:
+            result["job_s"] = jobs(paths, folder, args.count, max(1, args.rounds // 3))
+        if "request" in args.sections:
+            result["request_ms"] = found = request_ms(paths, args.rounds, folder)
+            say(f"request: {found}, {found['exact'] / found['scaled']:.2f} times")
+        if "memory" in args.sections:
+            result["memory_mib"] = peak_mib(photos[0], folder)
+            say(f"memory: {result['memory_mib']}")
     result["load_after"] = os.getloadavg()
     print(json.dumps(result))
+
+
+def scales(paths: list[Path], photos: list[Path], result: dict[str, Any]) -> None:
+    """Rates and vectors of every scale, and that small photographs are as they were."""
+    spec = Towers(STARTER, machine_cache(), ["projected"]).identity.preprocess
+    pixels, rates = decoded(paths, spec)
+    result["decode"] = {str(way or "exact"): rate for way, rate in rates.items()}
+    result["vectors"] = {"starter": moved(STARTER, pixels)}
+    vit = Towers(VIT, machine_cache(), ["projected"]).identity.preprocess
+    result["vectors"]["ViT-B-32"] = moved(VIT, decoded(paths, vit)[0])
+    show_scales(result)
+    least = 2 * SCALES[0] * min(spec.size)
+    small_photos = [photo for photo in photos if min(size_of(photo)) < least]
+    small, small_rates = decoded(small_photos, spec)
+    result["small"] = {
+        "photographs": len(small_photos),
+        "equal": all(np.array_equal(small[None], small[scale]) for scale in SCALES),
+        "ratio": small_rates[SCALES[0]] / small_rates[None],
+    }
+    say(f"small photographs: {result['small']}")
+
+
+def jobs(paths: list[Path], folder: Path, count: int, rounds: int) -> dict[str, float]:
+    """Median seconds of the job by way, over so many files, of which those beyond the distinct ones differ by a few
+    bytes at their end."""
+    (folder / "few").mkdir()
+    (folder / "many").mkdir()
+    for i, path in enumerate(islice(cycle(paths), count)):
+        (folder / "many" / f"{i:04}.jpg").write_bytes(path.read_bytes() + i.to_bytes(4, "little"))
+    for path in paths[:8]:
+        (folder / "few" / path.name).symlink_to(path)
+    job_s(folder / "few", folder / "warm", "exact")  # what an engine costs once on a machine
+    times: dict[str, list[float]] = {"exact": [], "scaled": []}
+    for i in range(rounds):
+        for decoding in times:
+            times[decoding].append(job_s(folder / "many", folder / f"{decoding}{i}", decoding))
+            say(f"job: {decoding}, {count} pictures, {times[decoding][-1]:.1f} s")
+    found = {decoding: float(np.median(values)) for decoding, values in times.items()}
+    say(f"job: {found['exact'] / found['scaled']:.2f} times")
+    return found
 
 
 def show_scales(result: dict[str, Any]) -> None:

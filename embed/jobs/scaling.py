@@ -52,13 +52,15 @@ def choose_decoding(
 
     InputError where scaling is `required` and no scale passes.
     """
-    large = list(islice(_large(new_pictures(tables, cache), pool, required), CERTIFIED))
+    first = list(islice(_large(new_pictures(tables, cache), pool, required), CERTIFIED))
+    large = [unread for unread, _ in first]
     exact = _decoded(large, pool, None)
     found: list[DecodingEntry] = []
     for scale in SCALES:
+        scaled = [done for _, done in first] if scale == SCALES[0] else _decoded(large, pool, scale)
         pairs = [
             (one.pixels, other.pixels)
-            for one, other in zip(exact, _decoded(large, pool, scale), strict=True)
+            for one, other in zip(exact, scaled, strict=True)
             if other.scaled and one.pixels is not None and other.pixels is not None
         ]
         if not pairs:
@@ -78,8 +80,8 @@ def choose_decoding(
     return EXACT
 
 
-def _large(chunks: Iterator[Chunk], pool: DecodePool, required: bool) -> Iterator[Picture]:
-    """Those of the first pictures that the least scale makes smaller, not yet read."""
+def _large(chunks: Iterator[Chunk], pool: DecodePool, required: bool) -> Iterator[tuple[Picture, Picture]]:
+    """Those of the first pictures that the least scale makes smaller: not yet read, and decoded at it."""
     seen = found = 0
     for chunk in chunks:
         unread = [replace(picture) for picture in chunk.work()]
@@ -87,7 +89,7 @@ def _large(chunks: Iterator[Chunk], pool: DecodePool, required: bool) -> Iterato
             seen += 1
             if after.scaled:
                 found += 1
-                yield before
+                yield before, after
         if seen >= LOOKED_AT or (seen >= GIVEN_UP and not found and not required):
             return
 
