@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embed.arrays import UInt8s
+from embed.arrays import Array, UInt8s
 from embed.files import atomic_write, replacing, sha256_file
 from embed.graphs.precision import is_convolutional, to_fp16, to_int8
 from embed.graphs.trace import OPSET
@@ -26,16 +26,16 @@ from embed.inputs.tokenizer import Tokenizer
 from embed.ort import require_onnxruntime
 from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity
-from export import card, compose, parity
+from export import card, compose, cuda, parity
 from export.config import PROMPTS, ExportConfig
-from export.measure import choose_decoding, measure, torch_scores, torch_vectors
+from export.decoding import decoding_of
+from export.measure import measure, torch_scores, torch_vectors
 from heads.evaluation.calibration import Curve, Temperature
-from runtime.config import Precision, SessionConfig
+from runtime.config import CUDA_PRECISION, Precision, SessionConfig
 from runtime.scoring.bundle import (
     FORMAT,
     WEIGHTS_FILE,
     BundleManifest,
-    DecodingEntry,
     FileEntry,
     GraphEntry,
     Part,
@@ -89,8 +89,9 @@ def _build(
     config: ExportConfig,
     step: Step,
 ) -> BundleManifest:
+    cuda.require_measurable(config.precisions)
     step(0, "exporting the towers")
-    decoding = _decoding(backbone, head, config, head_manifest.get("decoding"))
+    decoding = decoding_of(backbone, head, config, head_manifest.get("decoding"))
     reads_text = "text_embedding" in head.inputs
     shortens = reads_text and compose.text_shortens(backbone, config.prompts)
     tokenizer = _write_tokenizer(folder, backbone, shortens, config.prompts) if reads_text else None
@@ -100,7 +101,8 @@ def _build(
     with atomic_write(folder / WEIGHTS_FILE) as weights:
         writer = compose.WeightsWriter(weights)
         pixels = _calibration_pixels(calibration, backbone.identity)
-        at = {precision: _graphs_at(precision, parts, pixels) for precision in config.precisions}
+        for_cuda = _towers_for_cuda(backbone, head, shortens, config.precisions)
+        at = {precision: _graphs_at(precision, parts, pixels, for_cuda) for precision in config.precisions}
         graphs = {name: _write_graphs(folder, name, at, writer) for name in at}
     _check_graphs(folder)
     manifest: BundleManifest = {
@@ -131,7 +133,7 @@ def _build(
     step(1, "comparing with torch")
     # The exporter leaves hundreds of megabytes in reference cycles, as large as the model; they would add to the
     # sessions that are opened next.
-    del parts, at
+    del parts, at, for_cuda
     gc.collect()
     manifest["parity"] = measure(folder, backbone, head, replace(config, pictures=pictures), committee)
     manifest["reference"] = _tolerances(folder, manifest)
@@ -141,22 +143,6 @@ def _build(
     Scorer.load(folder).check_reference()
     step()
     return manifest
-
-
-def _decoding(
-    backbone: "Backbone", head: "Head", config: ExportConfig, noted: Mapping[str, Any] | None
-) -> DecodingEntry | None:
-    """How the runtime decodes large JPEGs; `noted` is what the head's manifest says of its cache."""
-    if config.decoding == "exact" or (config.decoding == "auto" and noted is None):
-        return None
-    if noted is None:
-        return choose_decoding(backbone, [name for name in head.inputs if name != "text_embedding"], config)
-    return {
-        "scale": noted["scale"],
-        "rows": noted["rows"],
-        "cosine_mean": noted["cosine_mean"],
-        "cosine_min": noted["cosine_min"],
-    }
 
 
 def _export_parts(
@@ -182,10 +168,22 @@ def _export_parts(
     return parts
 
 
+def _towers_for_cuda(
+    backbone: "Backbone", head: "Head", shortens: bool, precisions: Sequence[Precision]
+) -> dict[Part, "ModelProto"]:
+    """The towers' graphs at CUDA_PRECISION, if that is asked for; raise ParityError if their structure is wrong."""
+    if CUDA_PRECISION not in precisions:
+        return {}
+    pixels, prompts = _reference_inputs(backbone.identity)
+    reference = torch_vectors(backbone, head.inputs, pixels, prompts)
+    sample: dict[str, Array] = {"pixels": pixels, "tokens": backbone.tokenize(prompts)}
+    return cuda.cuda_towers(backbone, head.inputs, shortens, sample, reference)
+
+
 def _divide(image: "ModelProto", config: ExportConfig) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """The pictures that calibrate a convolution trunk's int8, and the ones that all is measured on."""
     if set(config.precisions) != {"fp32"} and not config.pictures:
-        raise InputError("fp16 and int8 are measured on real pictures; add --images FOLDER")
+        raise InputError("fp16, fp16-cuda and int8 are measured on real pictures; add --images FOLDER")
     if "int8" not in config.precisions or not is_convolutional(image):
         return (), config.pictures
     if len(config.pictures) < 8:
@@ -205,13 +203,17 @@ def _calibration_pixels(paths: Sequence[Path], identity: Identity) -> list[UInt8
 
 
 def _graphs_at(
-    precision: Precision, parts: Mapping[Part, "ModelProto"], pixels: Sequence[UInt8s]
+    precision: Precision,
+    parts: Mapping[Part, "ModelProto"],
+    pixels: Sequence[UInt8s],
+    for_cuda: Mapping[Part, "ModelProto"],
 ) -> dict[Part, "ModelProto"]:
     """Every graph of the bundle at a precision. The head is small and stays in float32."""
     convert: dict[Precision, Callable[[Part], ModelProto]] = {
         "fp32": lambda part: parts[part],
         "fp16": lambda part: to_fp16(parts[part]),
         "int8": lambda part: to_int8(parts[part], pixels if part == "image" else ()),
+        CUDA_PRECISION: for_cuda.__getitem__,
     }
     towers: dict[Part, ModelProto] = {part: convert[precision](part) for part in parts if part != "head"}
     graphs = {**towers, "head": parts["head"]}
@@ -281,13 +283,9 @@ def _write_reference(
 
     Its pictures are generated: a bundle travels, and nobody's pictures should travel with it.
     """
-    from PIL import Image
-
-    pictures = parity.generated_pictures(REFERENCE_ROWS, seed=1)
-    pixels = np.stack([preprocess(Image.fromarray(p), backbone.identity.preprocess) for p in pictures])
-    prompts = np.array(PROMPTS[:REFERENCE_ROWS])
-    vectors = torch_vectors(backbone, head.inputs, pixels, list(prompts))
-    tokens = {"prompts": prompts, "tokens": backbone.tokenize(list(prompts))} if "text_embedding" in vectors else {}
+    pixels, prompts = _reference_inputs(backbone.identity)
+    vectors = torch_vectors(backbone, head.inputs, pixels, prompts)
+    tokens = {"prompts": np.array(prompts), "tokens": backbone.tokenize(prompts)} if "text_embedding" in vectors else {}
     scores = {"score": torch_scores(head, vectors)}
     if committee:
         scores["uncertainty"] = torch_scores(committee, vectors)
@@ -298,12 +296,22 @@ def _write_reference(
     return {precision: dict.fromkeys(names, np.finfo(np.float32).max.item()) for precision in precisions}
 
 
+def _reference_inputs(identity: Identity) -> tuple[UInt8s, list[str]]:
+    """Pixels (n, h, w, 3) of generated pictures, and as many prompts."""
+    from PIL import Image
+
+    pictures = parity.generated_pictures(REFERENCE_ROWS, seed=1)
+    pixels = np.stack([preprocess(Image.fromarray(picture), identity.preprocess) for picture in pictures])
+    return pixels, list(PROMPTS[:REFERENCE_ROWS])
+
+
 def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[str, float]]:
     """By how much another machine may be off the reference: twice the most that was seen here.
 
-    At fp32 the limits of the parity check; other kernels round otherwise, and at int8 much more so.
+    At fp32 the limits of the parity check; other kernels round otherwise, and at int8 much more so. Graphs for CUDA
+    that could not be run have those of the fp16 graphs, which round as much.
     """
-    result = {}
+    result: dict[Precision, dict[str, float]] = {}
     for precision, figures in manifest["parity"]["precisions"].items():
         seen = Scorer.load(folder, SessionConfig(precision=precision)).check_reference()
         largest = {"score": figures["scores"]["max_score_difference"]}
@@ -315,6 +323,8 @@ def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[
             name: max(2 * max(seen[name], largest[name]), least.get(name, 1e-4))
             for name in manifest["reference"][precision]
         }
+    if CUDA_PRECISION in manifest["precisions"]:
+        result.setdefault(CUDA_PRECISION, result["fp16"])
     return result
 
 

@@ -1,6 +1,6 @@
 """The model card of a bundle, written from its manifest alone: what it is, what it was measured on, what it is for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from runtime.scoring.bundle import BundleManifest, DecodingParity, Parity
 
@@ -49,7 +49,7 @@ def model_card(manifest: BundleManifest) -> str:
             " data. That of a difference is the root of the sum of both squares. It says how far other data of the same"
             " kind would have moved the score, and nothing of what all such data gets wrong.",
         ]
-    sections += ["## Agreement with torch", *_parity(manifest["parity"])]
+    sections += ["## Agreement with torch", *_parity(manifest["parity"], manifest["precisions"])]
     sections += [
         "## Limits",
         "The head has learnt the taste of the people in its data, and the backbone the biases of its own. It judges"
@@ -61,7 +61,7 @@ def model_card(manifest: BundleManifest) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _parity(parity: Parity) -> list[str]:
+def _parity(parity: Parity, precisions: Sequence[str]) -> list[str]:
     rows = ["| precision | largest score difference | rank correlation | pairs | order changed | lowest cosine |"]
     rows.append("|---|---|---|---|---|---|")
     for precision, figures in parity["precisions"].items():
@@ -84,7 +84,13 @@ def _parity(parity: Parity) -> list[str]:
         for precision, figures in parity["precisions"].items()
         if "uncertainty" in figures
     ]
-    return [note, "\n".join(rows), *uncertainties, *decoded]
+    unmeasured = [
+        f"{precision} runs on CUDA alone, where this bundle was not made: its structure equals torch in float32, and"
+        " the service compares it with the bundle's reference when it starts."
+        for precision in precisions
+        if precision not in parity["precisions"]
+    ]
+    return [note, "\n".join(rows), *uncertainties, *unmeasured, *decoded]
 
 
 def _decoding(moved: DecodingParity) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike
 
+from embed.graphs.fusing import export_fused
 from embed.graphs.precision import fold_patches
 from embed.graphs.rewrite import serving_form
 from embed.graphs.trace import canonical, export_tower
@@ -30,23 +31,31 @@ ALIGNMENT_BYTES = 4096  # onnxruntime maps a tensor into memory only where it st
 FEATURES: dict[str, Feature] = {"image_embedding": "projected", "image_pooled": "pooled"}
 
 
-def export_image(backbone: "Backbone", inputs: Sequence[str]) -> "ModelProto":
-    """pixels (n, h, w, 3) uint8 -> image_embedding (n, d), and image_pooled (n, p) where `inputs` names it."""
+def export_image(backbone: "Backbone", inputs: Sequence[str], fused: bool = False) -> "ModelProto":
+    """pixels (n, h, w, 3) uint8 -> image_embedding (n, d), and image_pooled (n, p) where `inputs` names it.
+
+    `fused` is the form that embed.graphs.fusing makes graphs for CUDA of.
+    """
     import torch
 
     names = [name for name in FEATURES if name == "image_embedding" or name in inputs]
     tower = backbone.image_tower(tuple(FEATURES[name] for name in names))
     example = torch.zeros((2, *backbone.identity.preprocess.size, 3), dtype=torch.uint8)
+    free = {"pixels": {0: "n"}}
+    if fused:
+        return export_fused(tower, {"pixels": example}, names, free)
     with serving_form(backbone.model.visual):
-        return fold_patches(export_tower(tower, {"pixels": example}, names, {"pixels": {0: "n"}}))
+        return fold_patches(export_tower(tower, {"pixels": example}, names, free))
 
 
-def export_text(backbone: "Backbone", shortens: bool) -> "ModelProto":
+def export_text(backbone: "Backbone", shortens: bool, fused: bool = False) -> "ModelProto":
     """tokens (n, c) int32 -> text_embedding (n, d); c is free where the tower `shortens`, else the context length."""
     import torch
 
     example = torch.from_numpy(backbone.tokenize(["a photo of a cat", "two dogs on a bench"]))
     free = {0: "n", 1: "c"} if shortens else {0: "n"}
+    if fused:
+        return export_fused(backbone.text_tower(), {"tokens": example}, ["text_embedding"], {"tokens": free})
     with serving_form(backbone.model.text):
         return export_tower(backbone.text_tower(), {"tokens": example}, ["text_embedding"], {"tokens": free})
 

@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed.arrays import Float32s, UInt8s, cosines
-from embed.config import Wanted
 from embed.graphs.trace import certificate
 from embed.inputs.images import ImageError, load_pixels, load_scaled
-from embed.inputs.scaled import SCALES
 from embed.spec import InputError, Preprocess
 from export import parity
 from export.compose import FEATURES
-from export.config import ExportConfig, ParityConfig
+from export.config import ParityConfig
 from runtime.config import SessionConfig
-from runtime.scoring.bundle import DecodingEntry, DecodingParity, Parity, PrecisionParity, open_bundle
+from runtime.scoring.bundle import DecodingParity, Parity, PrecisionParity, open_bundle
+from runtime.scoring.graphs import runnable
 from runtime.scoring.scorer import Picture, Scorer
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def measure(
     Raise ParityError beyond the limits of fp32, or where more than `max_flips` of the decided pairs change their order.
 
     Without a head in torch, its graph scores torch's vectors: then only the towers are compared. Uncertainties are
-    compared where there is a committee in torch, and in the bundle.
+    compared where there is a committee in torch, and in the bundle. Graphs for CUDA are left out where it is not.
     """
     sources: Sequence[Picture] = config.pictures or parity.generated_pictures(GENERATED_PICTURES)
     result: Parity = {"pictures": "real" if config.pictures else "generated", "precisions": {}}
@@ -70,7 +69,7 @@ def measure(
     doubts = None
     if committee is not None and "uncertainty" in exported.outputs:
         doubts = score_matrix(reference, partial(torch_scores, committee))
-    for precision in bundle.graphs:
+    for precision in runnable(bundle.graphs, SessionConfig()):
         session = SessionConfig(precision=precision)
         vectors = bundle_vectors(Scorer(bundle, session), pixels, prompts)
         ours = score_matrix(vectors, lambda rows: exported.score_vectors(rows)["score"])
@@ -120,29 +119,6 @@ def large_pixels(paths: Sequence[Path], spec: Preprocess, scale: int) -> tuple[U
         return None
     exact, ours = (np.stack(pixels) for pixels in zip(*pairs, strict=True))
     return exact, ours
-
-
-def choose_decoding(backbone: "Backbone", inputs: Sequence[str], config: ExportConfig) -> DecodingEntry:
-    """The least scale at which the vectors of the large pictures among the given ones keep the cosine that `embed
-    cache` asks for by default; InputError where there is none."""
-    least = Wanted.min_cosine
-    measured = []
-    for scale in SCALES:
-        large = large_pixels(config.pictures, backbone.identity.preprocess, scale)
-        if large is None:
-            break
-        exact, ours = (torch_vectors(backbone, inputs, pixels, ()) for pixels in large)
-        found = np.concatenate([cosines(exact[name], ours[name]) for name in exact])
-        if found.min() >= least:
-            mean, lowest = float(found.mean()), float(found.min())
-            return {"scale": scale, "rows": len(large[0]), "cosine_mean": mean, "cosine_min": lowest}
-        measured.append(f"at {scale}: {found.min():.6f}")
-    if not measured:
-        raise InputError("--decoding scaled is measured on large JPEGs; give at least two of them by --images FOLDER")
-    raise InputError(
-        f"at no scale do large pictures keep a cosine of {least} to exact ones (measured {', '.join(measured)});"
-        " export with --decoding exact"
-    )
 
 
 def bundle_vectors(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str]) -> dict[str, Float32s]:

@@ -29,7 +29,7 @@ from embed.engines.sessions import Signature
 from embed.files import read_manifest, sha256_file
 from embed.inputs.tokenizer import Tokenizer, TokenizerConfig
 from embed.spec import Identity, InputError, Source, known_fields
-from runtime.config import Precision
+from runtime.config import CUDA_PRECISION, Precision
 
 FORMAT = 1
 WEIGHTS_FILE = "weights.bin"
@@ -40,7 +40,7 @@ OUTPUTS = {
     "score": "the head's own score",
     "uncertainty": "standard error of the score, in its units, by heads that each did without a part of its training",
     "calibrated_score": "score / temperature: sigmoid(difference of two) is the probability that one is preferred",
-    "percentile": "share in [0, 1] of a reference set of scores that lies below",
+    "percentile": "share of a reference set of scores that lies below; the graph gives 0 to 1, and all else 0 to 100",
 }
 
 
@@ -187,10 +187,22 @@ class Bundle:
         decoding = self.manifest.get("decoding")
         return decoding["scale"] if decoding else None
 
-    def precision(self, asked: str | None) -> Precision:
-        """The precision asked for, or the bundle's first; raise BundleError where it has none such."""
+    def precision(self, asked: str | None, on_cuda: bool = False) -> Precision:
+        """The precision asked for, or else the one for CUDA there, or else the bundle's first.
+
+        Raise BundleError if the bundle has none such, or if it runs on CUDA alone and that is not used.
+        """
+        if asked is None:
+            usable = [precision for precision in self.graphs if (precision == CUDA_PRECISION) == on_cuda]
+            asked = next(iter(usable or self.graphs))
+        if asked == CUDA_PRECISION and asked in self.graphs and not on_cuda:
+            raise BundleError(
+                f"the graphs of {self.path} at {CUDA_PRECISION} run on CUDA alone, and another provider is used here;"
+                f" ask for --provider cuda with onnxruntime-gpu installed, or for another precision of"
+                f" {list(self.graphs)}"
+            )
         for precision in self.graphs:
-            if asked in (None, precision):
+            if asked == precision:
                 return precision
         raise BundleError(
             f"{self.path} has no graphs at {asked}, only at {list(self.graphs)};"

@@ -19,14 +19,14 @@ from typing import TypeVar
 import numpy as np
 from PIL.Image import Image, fromarray
 
-from embed.arrays import Float32s, Floats, Ints, UInt8s
+from embed.arrays import Float32s, Floats, Ints, UInt8s, softmax
 from embed.inputs.images import ImageError, Limits, load_scaled
 from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
-from runtime.config import SessionConfig
+from runtime.config import CUDA_PRECISION, SessionConfig
 from runtime.scoring.bundle import OUTPUTS, WEIGHTS_FILE, Bundle, BundleError, open_bundle
-from runtime.scoring.graphs import BATCH, Pixels, Sessions
+from runtime.scoring.graphs import BATCH, CUDA, Pixels, Sessions, first_provider
 
 Picture = str | os.PathLike[str] | bytes | Image | UInt8s
 
@@ -61,7 +61,8 @@ class Scorer:
 
     def __init__(self, bundle: Bundle, session: SessionConfig = SESSION, limits: Limits = LIMITS) -> None:
         self.bundle = bundle
-        self.precision = bundle.precision(session.precision)
+        on_cuda = CUDA_PRECISION in bundle.graphs and first_provider(session) == CUDA
+        self.precision = bundle.precision(session.precision, on_cuda)
         self.limits = limits
         self._sessions = Sessions(bundle, self.precision, session)
         self._prompts: OrderedDict[str, Float32s] = OrderedDict()
@@ -149,13 +150,14 @@ class Scorer:
         return Scored(outputs, errors)
 
     def score_vectors(self, features: dict[str, Float32s]) -> dict[str, Float32s]:
-        """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models)."""
+        """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models); a
+        percentile is from 0 to 100."""
         values = {name: features[name] for name in self.inputs}
         given = self._sessions.run("head", values)
         for name in self.outputs:
             if not np.isfinite(given[name]).all():
                 raise FloatingPointError(f"{name} of {self.bundle.path} at {self.precision} is not finite")
-        return {name: given[name] for name in self.outputs}
+        return {name: given[name] * 100 if name == "percentile" else given[name] for name in self.outputs}
 
     def embed_images(self, images: Iterable[Picture]) -> Float32s:
         """(n, d) unit vectors of the pictures; raise ImageError for a bad one."""
@@ -309,10 +311,3 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     items = iter(items)
     while group := list(islice(items, size)):
         yield group
-
-
-def softmax(scores: Float32s) -> Floats:
-    """Positive numbers of sum 1 that keep the order of the scores (n,)."""
-    weights = np.exp(scores.astype(np.float64) - scores.max(initial=-np.inf))
-    shares: Floats = weights / weights.sum()
-    return shares

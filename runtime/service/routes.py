@@ -12,10 +12,9 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic.json_schema import models_json_schema
 
-from embed.arrays import Float32s
+from embed.arrays import Float32s, softmax
 from embed.inputs.images import ImageError
 from embed.spec import InputError
-from runtime.scoring.scorer import softmax
 from runtime.service import requests as shapes
 from runtime.service.engine import Engine
 from runtime.service.network.errors import Problem, invalid
