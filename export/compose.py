@@ -6,7 +6,7 @@ differ. Knows no manifest and no picture.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -76,6 +76,18 @@ def add_committee(head: "ModelProto", committee: "Committee", widths: Mapping[st
     model.graph.initializer.extend(added.initializer)
     model.graph.output.extend(added.output)
     return model
+
+
+def export_scores(
+    head: "Head", committee: "Committee | None", widths: Mapping[str, int], fitted: Mapping[str, Any] | None
+) -> "ModelProto":
+    """The head's graph with all that it can give; `fitted` is a calibration as head.json has it."""
+    graph = export_head(head, widths)
+    graph = add_committee(graph, committee, widths) if committee else graph
+    fitted = fitted or {}
+    temperature = Temperature.from_json(fitted["temperature"]) if fitted.get("temperature") else None
+    percentiles = Curve.from_json(fitted["percentiles"]) if fitted.get("percentiles") else None
+    return calibrate(graph, temperature, percentiles)
 
 
 def _exported(head: "Head", widths: Mapping[str, int], output: str) -> "ModelProto":

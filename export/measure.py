@@ -9,19 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embed.arrays import Float32s, UInt8s, cosines
+from embed.config import Wanted
 from embed.graphs.trace import certificate
 from embed.inputs.images import ImageError, load_pixels, load_scaled
+from embed.inputs.scaled import SCALES
 from embed.spec import InputError, Preprocess
 from export import parity
 from export.compose import FEATURES
-from export.config import ParityConfig
+from export.config import ExportConfig, ParityConfig
 from runtime.config import SessionConfig
-from runtime.scoring.bundle import DecodingParity, Parity, PrecisionParity, open_bundle
+from runtime.scoring.bundle import DecodingEntry, DecodingParity, Parity, PrecisionParity, open_bundle
 from runtime.scoring.graphs import runnable
 from runtime.scoring.scorer import Picture, Scorer
 
@@ -203,3 +205,42 @@ def some_pictures(folder: Path, count: int) -> list[Path]:
     if len(paths) < 2:
         raise InputError(f"{folder} holds {len(paths)} pictures; wanted at least two to compare")
     return [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths
+
+
+def decoding_of(
+    backbone: "Backbone", head: "Head", config: ExportConfig, noted: Mapping[str, Any] | None
+) -> DecodingEntry | None:
+    """How the runtime decodes large JPEGs; `noted` is what the head's manifest says of its cache."""
+    if config.decoding == "exact" or (config.decoding == "auto" and noted is None):
+        return None
+    if noted is None:
+        return choose_decoding(backbone, [name for name in head.inputs if name != "text_embedding"], config)
+    return {
+        "scale": noted["scale"],
+        "rows": noted["rows"],
+        "cosine_mean": noted["cosine_mean"],
+        "cosine_min": noted["cosine_min"],
+    }
+
+
+def choose_decoding(backbone: "Backbone", inputs: Sequence[str], config: ExportConfig) -> DecodingEntry:
+    """The least scale at which the vectors of the large pictures among the given ones keep the cosine that `embed
+    cache` asks for by default; InputError where there is none."""
+    least = Wanted.min_cosine
+    measured = []
+    for scale in SCALES:
+        large = large_pixels(config.pictures, backbone.identity.preprocess, scale)
+        if large is None:
+            break
+        exact, ours = (torch_vectors(backbone, inputs, pixels, ()) for pixels in large)
+        found = np.concatenate([cosines(exact[name], ours[name]) for name in exact])
+        if found.min() >= least:
+            mean, lowest = float(found.mean()), float(found.min())
+            return {"scale": scale, "rows": len(large[0]), "cosine_mean": mean, "cosine_min": lowest}
+        measured.append(f"at {scale}: {found.min():.6f}")
+    if not measured:
+        raise InputError("--decoding scaled is measured on large JPEGs; give at least two of them by --images FOLDER")
+    raise InputError(
+        f"at no scale do large pictures keep a cosine of {least} to exact ones (measured {', '.join(measured)});"
+        " export with --decoding exact"
+    )

@@ -70,7 +70,7 @@ class Towers:
         if identity is None:
             identity = self._backbone.identity
             remember_identity(self.source, identity, self._root)
-        return replace(identity, preprocess=replace(identity.preprocess, ignore_exif=self._ignore_exif))
+        return replace(identity, preparation=replace(identity.preprocess, ignore_exif=self._ignore_exif))
 
     @cached_property
     def _backbone(self) -> "Backbone":

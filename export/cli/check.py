@@ -59,14 +59,22 @@ def check(
         reason = "--runtime-only" if runtime_only else f"{' and '.join(missing)} not installed"
         print(f"not compared with torch: {reason}")
         return result
+    if opened.is_head_alone and head is None:
+        print("not compared with torch: the bundle holds a head alone; name the one that it was made of with --head")
+        return result
     return result | {"torch": _compare_with_torch(opened, head, samples.fill(config))}
 
 
 def _compare_with_torch(bundle: "Bundle", head: Path | None, config: ParityConfig) -> "Parity | None":
     from embed.backbones.load import load_backbone
+    from export.head_alone import measure_head_alone
     from export.measure import measure
     from heads.store.disk import load_committee, load_head
 
+    if bundle.is_head_alone and head:
+        result = measure_head_alone(bundle.path, load_head(head)[0], config, load_committee(head))
+        print(*parity_table(result), sep="\n")
+        return result
     try:
         backbone = load_backbone(bundle.source)
     except (InputError, OSError) as error:

@@ -55,7 +55,7 @@ def same_backbone(cache: Cache, device: str = "cpu") -> Backbone:
     """The backbone that a cache was made with; IdentityMismatch where its source gives another one today."""
     backbone = load_backbone(cache.source, device)
     preprocess = replace(backbone.identity.preprocess, ignore_exif=cache.identity.preprocess.ignore_exif)
-    identity = replace(backbone.identity, preprocess=preprocess)
+    identity = replace(backbone.identity, preparation=preprocess)
     require_same_identity(cache.identity, f"the cache {cache.path}", identity, "the backbone of its source")
     return replace(backbone, identity=identity)
 

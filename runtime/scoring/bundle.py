@@ -12,6 +12,8 @@
     reference.npz    a few inputs with the scores and vectors that torch gave
     README.md        model card
 
+A bundle for vectors that are made elsewhere has of the graphs only head.onnx, and no tokenizer.
+
 A calibrated head, or one with a committee, gives more outputs beside the score: see `OUTPUTS`. The first precision of a
 bundle has the names above, any other carries its own, as in `image.int8.onnx`. Reading a bundle runs no code from it.
 Knows no session.
@@ -86,7 +88,7 @@ class PrecisionParity(TypedDict):
 
     scores: dict[str, Any]  # the fields of export.parity.ScoreParity, and the limit at fp32
     vectors: dict[str, dict[str, Any]]  # by name, the fields of embed.graphs.trace.Certificate
-    whole_graph: float  # the largest difference of scores between model.onnx and the parts
+    whole_graph: NotRequired[float]  # the largest difference of scores between model.onnx and the parts
     uncertainty: NotRequired[UncertaintyParity]  # where the bundle gives one, and torch was asked
 
 
@@ -103,7 +105,7 @@ class DecodingParity(TypedDict):
 class Parity(TypedDict):
     """How far a bundle is from torch, and on which pictures that was measured."""
 
-    pictures: Literal["real", "generated"]
+    pictures: Literal["real", "generated", "vectors"]  # the last are random, of a head alone
     precisions: dict[Precision, PrecisionParity]
     decoding: NotRequired[DecodingParity]  # where the bundle scales, and large ones are among real pictures
 
@@ -186,6 +188,19 @@ class Bundle:
         """The scale of embed.inputs.scaled at which pictures are decoded; None of exact."""
         decoding = self.manifest.get("decoding")
         return decoding["scale"] if decoding else None
+
+    @property
+    def is_head_alone(self) -> bool:
+        """Whether it scores vectors that are made elsewhere, and has no towers that make any."""
+        return all("image" not in graphs for graphs in self.graphs.values())
+
+    def require_towers(self) -> None:
+        """Raise BundleError if nothing here makes vectors of pictures and prompts."""
+        if self.is_head_alone:
+            raise BundleError(
+                f"{self.path} holds a head alone, for vectors of {self.identity.model}: it encodes no picture and no"
+                " prompt"
+            )
 
     def precision(self, asked: str | None, on_cuda: bool = False) -> Precision:
         """The precision asked for, or else the one for CUDA there, or else the bundle's first.
@@ -318,7 +333,7 @@ def _spelled(data: Mapping[str, object]) -> bytes:
 def _check_shapes(bundle: Bundle) -> None:
     """The manifest's graphs take the pixels and tokens that its identity makes, and give vectors of its length."""
     identity = bundle.identity
-    pixels = ("uint8", ("n", *identity.preprocess.size, 3))
+    pixels = None if bundle.is_head_alone else ("uint8", ("n", *identity.preprocess.size, 3))
     for precision, graphs in bundle.graphs.items():
         for part, graph in graphs.items():
             where = f"{bundle.path / 'bundle.json'}: the {part} graph at {precision}"

@@ -172,6 +172,7 @@ class Scorer:
 
     def begin_prompts(self, prompts: Sequence[str]) -> Callable[[], Float32s]:
         """Begin to encode prompts that are not remembered; the function waits and gives what `embed_prompts` does."""
+        self.bundle.require_towers()
         found: dict[str, Float32s] = {}
         with self._lock:
             for prompt in dict.fromkeys(prompts):
@@ -220,15 +221,18 @@ class Scorer:
         """
         with np.load(io.BytesIO(self.bundle.read("reference.npz")), allow_pickle=False) as file:
             reference = dict(file)
-        features = self._sessions.run("image", {"pixels": reference["pixels"]})
-        if self.reads_text:
+        if self.bundle.is_head_alone:
+            features = {name: reference[name] for name in self.inputs}
+        else:
+            features = self._sessions.run("image", {"pixels": reference["pixels"]})
+        if self.reads_text and not self.bundle.is_head_alone:
             tokens = self._encoder()(list(reference["prompts"]))
             if not np.array_equal(tokens, reference["tokens"][:, : tokens.shape[1]]):
                 raise BundleError(f"{self.bundle.path}: tokenizer.json gives other tokens than were recorded at export")
             features |= self._sessions.run("text", {"tokens": tokens})
         features |= self.score_vectors(features)
         tolerance = self.bundle.manifest["reference"][self.precision]
-        result: dict[str, float] = {"rows": len(reference["pixels"])}
+        result: dict[str, float] = {"rows": len(reference["score"])}
         for name, limit in tolerance.items():
             difference = float(np.abs(features[name] - reference[name]).max())
             if not difference <= limit:
@@ -252,6 +256,7 @@ class Scorer:
 
     def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Float32s], dict[int, ImageError], int]:
         """Vectors of the good pictures, by name; the bad ones; and how many pictures there were."""
+        self.bundle.require_towers()
         images = iter(images)
         first = list(islice(images, RUN * self._workers))
         images = chain(first, images)

@@ -14,8 +14,7 @@ from embed.inputs.images import load_pixels, load_scaled
 from embed.spec import InputError
 from export.bundle_writer import export_bundle
 from export.config import ExportConfig
-from export.decoding import choose_decoding
-from export.measure import torch_scores, torch_vectors
+from export.measure import choose_decoding, torch_scores, torch_vectors
 from export.parity import generated_pictures
 from runtime.scoring.bundle import BundleManifest, open_bundle
 from runtime.scoring.scorer import Scorer
