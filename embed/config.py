@@ -10,6 +10,7 @@ from embed.options import Internal, Option, Range, comma_separated, require_vali
 from embed.spec import BoundaryDtype, Feature, InputError, Precision
 
 Runner = Literal["torch", "onnx"]
+DecodingPolicy = Literal["auto", "exact", "scaled"]
 MinCosine = Annotated[float, Range(above=0, high=1)]
 
 FEATURES: tuple[tuple[Feature, ...], ...] = (("projected",), ("projected", "pooled"))
@@ -102,6 +103,10 @@ class EmbeddingConfig(PicturesConfig):
 
     features: Annotated[tuple[Feature, ...], Option(parse=comma_separated)] = ("projected",)
     """The features of pictures that are kept: projected, or projected,pooled for those before the projection too."""
+    decoding: DecodingPolicy = "auto"
+    """How large JPEGs are decoded: exact, or scaled to a fraction of their size, which is faster, at the least scale
+    whose vectors --min-cosine lets through. With auto a cache keeps to what it has, and a new one of many large JPEGs
+    is scaled where that passes."""
     ignore_exif: bool = False
     """Take pictures as they are stored, as open_clip does, and do not turn them upright."""
     rehash: bool = False

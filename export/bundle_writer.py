@@ -25,7 +25,7 @@ from embed.spec import Identity, InputError, require_same_identity
 from export import compose, cuda, parity
 from export.bundle_files import OPEN, begun_manifest, check_graphs, finish, save_reference, write_graphs, write_manifest
 from export.config import PROMPTS, ExportConfig
-from export.measure import measure, torch_vectors
+from export.measure import decoding_of, measure, torch_vectors
 from runtime.config import CUDA_PRECISION, Precision
 from runtime.scoring.bundle import WEIGHTS_FILE, BundleManifest, Part
 
@@ -75,6 +75,7 @@ def _build(
 ) -> BundleManifest:
     cuda.require_measurable(config.precisions)
     step(0, "exporting the towers")
+    decoding = decoding_of(backbone, head, config, head_manifest.get("decoding"))
     reads_text = "text_embedding" in head.inputs
     shortens = reads_text and compose.text_shortens(backbone, config.prompts)
     tokenizer = _write_tokenizer(folder, backbone, shortens, config.prompts) if reads_text else None
@@ -91,6 +92,7 @@ def _build(
     reference = _write_reference(folder, backbone, head, committee, config.precisions)
     known = {**head_manifest, "identity": backbone.identity.to_json(), "source": asdict(backbone.source)}
     manifest = begun_manifest(head, committee, known, tokenizer, graphs, reference)
+    manifest["decoding"] = decoding
     write_manifest(folder, manifest)
     step(1, "comparing with torch")
     # The exporter leaves hundreds of megabytes in reference cycles, as large as the model; they would add to the

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embed.spec import UNKNOWN
-from runtime.scoring.bundle import BundleManifest, Parity, PrecisionParity
+from runtime.scoring.bundle import BundleManifest, DecodingParity, Parity, PrecisionParity
 
 
 def model_card(manifest: BundleManifest) -> str:
@@ -108,6 +108,8 @@ def _parity(parity: Parity, precisions: Sequence[str]) -> list[str]:
             f"| {precision} | {scores['max_score_difference']:.2e} | {scores['spearman']:.6f} "
             f"| {scores['decided_pairs']} | {scores['flips']:.3%} | {lowest_cosine(figures)} |"
         )
+    moved = parity.get("decoding")
+    decoded = [] if moved is None else [_decoding(moved)]
     first = next(iter(parity["precisions"].values()))["scores"]
     note = f"Measured on {measured_on(parity)}; torch's scores spread by {first['score_spread']:.3g}."
     uncertainties = [
@@ -122,7 +124,15 @@ def _parity(parity: Parity, precisions: Sequence[str]) -> list[str]:
         for precision in precisions
         if precision not in parity["precisions"]
     ]
-    return [note, "\n".join(rows), *uncertainties, *unmeasured]
+    return [note, "\n".join(rows), *uncertainties, *unmeasured, *decoded]
+
+
+def _decoding(moved: DecodingParity) -> str:
+    return (
+        f"Large JPEGs are decoded to a fraction of their size. Against exact pixels, {moved['pictures']} of the"
+        f" pictures have a cosine of at least {moved['cosine_min']:.6f}, and {moved['flips']:.3%} of"
+        f" {moved['decided_pairs']} pairs change their order."
+    )
 
 
 def _list(values: Mapping[str, object]) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from embed.config import DecodingPolicy
 from embed.options import Internal, Option, Range, comma_separated, require_valid
 from embed.spec import InputError
 from runtime.config import Precision
@@ -47,6 +48,10 @@ class ExportConfig(ParityConfig):
     precisions: Annotated[tuple[Precision, ...], Option("--precision", parse=comma_separated)] = ("fp32",)
     """The precisions that the bundle has, with commas between them. The runtime takes the first unless it is told
     otherwise."""
+
+    decoding: DecodingPolicy = "auto"
+    """How the runtime decodes large JPEGs: auto is as the cache that the head was trained on, exact is to their full
+    size, and scaled to the least fraction that changes the vectors of those in --images by little enough."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,24 +3,27 @@
 What is compared is what serves: the bundle is opened with the runtime's own `Scorer`.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embed.arrays import Float32s, UInt8s
+from embed.arrays import Float32s, UInt8s, cosines
+from embed.config import Wanted
 from embed.graphs.trace import certificate
-from embed.inputs.images import ImageError
-from embed.spec import InputError
+from embed.inputs.images import ImageError, load_pixels, load_scaled
+from embed.inputs.scaled import SCALES
+from embed.spec import InputError, Preprocess
 from export import parity
 from export.compose import FEATURES
-from export.config import ParityConfig
+from export.config import ExportConfig, ParityConfig
 from runtime.config import SessionConfig
-from runtime.scoring.bundle import Parity, PrecisionParity, open_bundle
+from runtime.scoring.bundle import DecodingEntry, DecodingParity, Parity, PrecisionParity, open_bundle
 from runtime.scoring.graphs import runnable
 from runtime.scoring.scorer import Picture, Scorer
 
@@ -85,7 +88,39 @@ def measure(
             ours = score_matrix(vectors, lambda rows: exported.score_vectors(rows)["uncertainty"])
             figures["uncertainty"] = parity.uncertainty_parity(precision, doubts, ours, limit)
         result["precisions"][precision] = figures
+    if bundle.scale and (large := large_pixels(config.pictures, bundle.identity.preprocess, bundle.scale)):
+        exact, scaled = (torch_vectors(backbone, exported.inputs, pixels, prompts) for pixels in large)
+        result["decoding"] = _decoding_parity(exact, scaled, score, noise)
     return result
+
+
+def _decoding_parity(
+    exact: dict[str, Float32s], scaled: dict[str, Float32s], score: Score, noise: float
+) -> DecodingParity:
+    """What the decoding changes: both sides are torch's, so that nothing else differs."""
+    moved = parity.score_parity("fp32", score_matrix(exact, score), score_matrix(scaled, score), noise)
+    return {
+        "pictures": moved.pictures,
+        "cosine_min": float(min(cosines(exact[name], scaled[name]).min() for name in exact)),
+        "max_score_difference": moved.max_score_difference,
+        "decided_pairs": moved.decided_pairs,
+        "flips": moved.flips,
+    }
+
+
+def large_pixels(paths: Sequence[Path], spec: Preprocess, scale: int) -> tuple[UInt8s, UInt8s] | None:
+    """(n, h, w, 3) of those files that are decoded smaller at the scale: exact, and so; None if there are not two."""
+    pairs = []
+    for path in paths:
+        with contextlib.suppress(ImageError, OSError):
+            data = path.read_bytes()
+            pixels, _, scaled = load_scaled(data, spec, scale=scale)
+            if scaled:
+                pairs.append((load_pixels(data, spec)[0], pixels))
+    if len(pairs) < 2:
+        return None
+    exact, ours = (np.stack(pixels) for pixels in zip(*pairs, strict=True))
+    return exact, ours
 
 
 def bundle_vectors(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str]) -> dict[str, Float32s]:
@@ -170,3 +205,42 @@ def some_pictures(folder: Path, count: int) -> list[Path]:
     if len(paths) < 2:
         raise InputError(f"{folder} holds {len(paths)} pictures; wanted at least two to compare")
     return [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths
+
+
+def decoding_of(
+    backbone: "Backbone", head: "Head", config: ExportConfig, noted: Mapping[str, Any] | None
+) -> DecodingEntry | None:
+    """How the runtime decodes large JPEGs; `noted` is what the head's manifest says of its cache."""
+    if config.decoding == "exact" or (config.decoding == "auto" and noted is None):
+        return None
+    if noted is None:
+        return choose_decoding(backbone, [name for name in head.inputs if name != "text_embedding"], config)
+    return {
+        "scale": noted["scale"],
+        "rows": noted["rows"],
+        "cosine_mean": noted["cosine_mean"],
+        "cosine_min": noted["cosine_min"],
+    }
+
+
+def choose_decoding(backbone: "Backbone", inputs: Sequence[str], config: ExportConfig) -> DecodingEntry:
+    """The least scale at which the vectors of the large pictures among the given ones keep the cosine that `embed
+    cache` asks for by default; InputError where there is none."""
+    least = Wanted.min_cosine
+    measured = []
+    for scale in SCALES:
+        large = large_pixels(config.pictures, backbone.identity.preprocess, scale)
+        if large is None:
+            break
+        exact, ours = (torch_vectors(backbone, inputs, pixels, ()) for pixels in large)
+        found = np.concatenate([cosines(exact[name], ours[name]) for name in exact])
+        if found.min() >= least:
+            mean, lowest = float(found.mean()), float(found.min())
+            return {"scale": scale, "rows": len(large[0]), "cosine_mean": mean, "cosine_min": lowest}
+        measured.append(f"at {scale}: {found.min():.6f}")
+    if not measured:
+        raise InputError("--decoding scaled is measured on large JPEGs; give at least two of them by --images FOLDER")
+    raise InputError(
+        f"at no scale do large pictures keep a cosine of {least} to exact ones (measured {', '.join(measured)});"
+        " export with --decoding exact"
+    )

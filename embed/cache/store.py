@@ -66,6 +66,16 @@ class BoundaryEntry(TypedDict):
     certificate: NotRequired[dict[str, Any]]  # the fields of embed.graphs.trace.Certificate
 
 
+class DecodingEntry(TypedDict):
+    """What the manifest says of pictures that were decoded in one way; see embed.jobs.scaling."""
+
+    scale: int | None  # None of exact
+    rows: int  # pictures on which the cosine to exact was measured
+    cosine_mean: float
+    cosine_min: float
+    pictures: int  # rows of the cache that were decoded smaller than the picture is
+
+
 Engines = dict[Side, list[dict[str, Any]]]  # the fields of each embed.engines.choice.Engine used, the latest last
 
 
@@ -74,6 +84,7 @@ class ManifestFields(TypedDict, total=False):
 
     adopted: dict[str, Adopted]  # by the name of the shard's file of vectors
     engines: Engines
+    decoding: list[DecodingEntry]  # the latest last; absent where all was exact
     boundary: dict[str, BoundaryEntry]
     refreshed_from: str
 
@@ -120,6 +131,16 @@ class Cache:
     def boundaries(self) -> dict[str, BoundaryEntry]:
         """What the manifest says of each boundary, by its folder; see embed.cache.boundary."""
         return self.manifest.get("boundary", {})
+
+    @property
+    def decoding(self) -> list[DecodingEntry]:
+        """How large JPEGs were decoded, the latest last; empty where all pictures were decoded as they are."""
+        return self.manifest.get("decoding", [])
+
+    @property
+    def scale(self) -> int | None:
+        """The scale (see embed.inputs.scaled) at which its latest pictures were decoded."""
+        return self.decoding[-1]["scale"] if self.decoding else None
 
     @property
     def adopted(self) -> dict[str, Adopted]:

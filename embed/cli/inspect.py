@@ -1,10 +1,14 @@
 """`python -m embed inspect`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embed.cli.console import table
 from embed.spec import UNKNOWN
 from embed.wording import NOUN
+
+if TYPE_CHECKING:
+    from embed.cache.store import DecodingEntry
 
 
 def inspect(cache: Path, /) -> dict[str, object]:
@@ -21,6 +25,7 @@ def inspect(cache: Path, /) -> dict[str, object]:
     identity |= identity.pop("preprocess") or {"preprocess": UNKNOWN}
     lines = [f"{name:15} {value}" for name, value in identity.items()]
     lines += [f"{'made by':15} {NOUN[side]}: {engine}" for side, engine in result["engines"]]
+    lines += [f"{'decoding':15} {_decoding(entry)}" for entry in result["decoding"]]
     lines += [f"{name:15} {result[name]:,}" for name in ("images", "names", "prompts", "failures")]
     lines += [f"{'adopted from':15} {path}" for path in sorted({one["path"] for one in result["adopted"].values()})]
     for name, entry in result["boundary"].items():
@@ -31,3 +36,10 @@ def inspect(cache: Path, /) -> dict[str, object]:
         lines += ["", *table(["failed", "pictures", "such as"], rows)]
     print(*lines, sep="\n")
     return result
+
+
+def _decoding(entry: "DecodingEntry") -> str:
+    if entry["scale"] is None:
+        return "exact from here on"
+    proof = f"cosine to exact at least {entry['cosine_min']:.6f} on {entry['rows']}"
+    return f"{entry['pictures']:,} large pictures at {entry['scale']} times the size wanted: {proof}"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from embed.files import content_id
 from embed.inputs.errors import BLAMED, Reason, Stage, read_object, require_failure
 from embed.inputs.fetch import local_path, read_bytes
-from embed.inputs.images import STALL_S, ImageError, Limits, growth_bytes, load_pixels
+from embed.inputs.images import STALL_S, ImageError, Limits, growth_bytes, load_scaled
 from embed.inputs.thumbnails import thumbnail, webp
 from embed.process.workers import ANSWER_BYTES, Answers, WorkerPool
 from embed.spec import InputError, Preprocess
@@ -53,19 +53,20 @@ class Picture:
     known: bool = False  # its content has a vector already: nothing to decode
     width: int = 0
     height: int = 0
+    scaled: bool = False  # decoded smaller than it is
     failure: Failure | None = None
     pixels: np.ndarray | None = None  # uint8 (h, w, 3)
 
     def outcome(self) -> dict[str, Any]:
         """What became of it but for its pixels, in plain values; with a stage where it failed."""
-        found = {name: getattr(self, name) for name in ("size_bytes", "id", "width", "height")}
+        found = {name: getattr(self, name) for name in ("size_bytes", "id", "width", "height", "scaled")}
         return found if self.failure is None else found | asdict(self.failure)
 
     def settle(self, outcome: dict[str, Any], pixels: np.ndarray | None) -> None:
         """Take the outcome that it had elsewhere, and its pixels where it did not fail."""
         self.data = None
         self.size_bytes, self.id = outcome["size_bytes"], outcome["id"]
-        self.width, self.height = outcome["width"], outcome["height"]
+        self.width, self.height, self.scaled = outcome["width"], outcome["height"], outcome["scaled"]
         if outcome.get("stage") is None:
             self.pixels = pixels
         else:
@@ -83,8 +84,8 @@ class Chunk:
         return [picture for picture in self.pictures if not picture.known]
 
 
-def decode(picture: Picture, preprocess: Preprocess, limits: Limits) -> Picture:
-    """The same picture with its pixels or its failure, and without its bytes.
+def decode(picture: Picture, preprocess: Preprocess, limits: Limits, scale: int | None = None) -> Picture:
+    """The same picture with its pixels or its failure, and without its bytes; `scale` is that of embed.inputs.scaled.
 
     InputError where the fault is not the picture's, such as a file system whose library is missing.
     """
@@ -97,7 +98,8 @@ def decode(picture: Picture, preprocess: Preprocess, limits: Limits) -> Picture:
             if picture.mtime_ns is None:
                 picture.size_bytes = len(data)
         picture.id = picture.id or content_id(data)
-        picture.pixels, (picture.width, picture.height) = load_pixels(data, preprocess, limits)
+        picture.pixels, size, picture.scaled = load_scaled(data, preprocess, limits, scale)
+        picture.width, picture.height = size
     except ImageError as error:
         # Addresses in messages differ from run to run, and the ledger must not.
         detail = re.sub(r" at 0x[0-9a-f]+", "", error.detail)
@@ -118,12 +120,20 @@ class DecodePool:
     others have none of it, and only read files.
     """
 
-    def __init__(self, preprocess: Preprocess, limits: Limits, workers: int, stall_s: float = STALL_S) -> None:
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        limits: Limits,
+        workers: int,
+        stall_s: float = STALL_S,
+        scale: int | None = None,
+    ) -> None:
+        self.scale = scale  # of embed.inputs.scaled, for the chunks that are taken up from now on
         self._shape = (CHUNK, *preprocess.size, 3)
         handle = partial(_decode_into, preprocess=preprocess, limits=limits)
         make = partial(WorkerPool, handle, workers, stall_s, math.prod(self._shape), growth_bytes=growth_bytes(limits))
-        self._pool: WorkerPool[tuple[int, Picture]] = make(reach="files")
-        self._fetching: WorkerPool[tuple[int, Picture]] = make(environment=os.environ.copy())
+        self._pool: WorkerPool[tuple[int, Picture, int | None]] = make(reach="files")
+        self._fetching: WorkerPool[tuple[int, Picture, int | None]] = make(environment=os.environ.copy())
         self._most = 2 * workers
 
     @property
@@ -173,17 +183,20 @@ class DecodePool:
                 picture.settle(outcome, rows)
 
         if work:
-            return (self._fetching if remote else self._pool).submit(list(enumerate(work)), collect, check=read)
+            items = [(place, picture, self.scale) for place, picture in enumerate(work)]
+            return (self._fetching if remote else self._pool).submit(items, collect, check=read)
         nothing: Future[None] = Future()
         nothing.set_result(None)
         return nothing
 
 
-def _decode_into(item: tuple[int, Picture], memory: memoryview, preprocess: Preprocess, limits: Limits) -> bytes:
+def _decode_into(
+    item: tuple[int, Picture, int | None], memory: memoryview, preprocess: Preprocess, limits: Limits
+) -> bytes:
     """In the process: pixels into the picture's place in memory; its outcome, or whose fault it is if not its own."""
-    place, picture = item
+    place, picture, scale = item
     try:
-        decode(picture, preprocess, limits)
+        decode(picture, preprocess, limits, scale)
     except InputError as error:
         return json.dumps({"fault": str(error)}).encode()
     if picture.pixels is not None:
@@ -198,7 +211,7 @@ def _read_outcome(answer: bytes, may_fault: bool) -> dict[str, Any]:
     if may_fault and isinstance(said.get("fault"), str):
         return said
     most = {"size_bytes": 2**63, "width": 2**31, "height": 2**31}
-    failure = {name: value for name, value in said.items() if name not in ("id", *most)}
+    failure = {name: value for name, value in said.items() if name not in ("id", "scaled", *most)}
     if failure:
         require_failure(failure)
         # The ledger takes no half of a surrogate pair, which the name of a file may hold.
@@ -208,12 +221,15 @@ def _read_outcome(answer: bytes, may_fault: bool) -> dict[str, Any]:
         unknown = number is None and name == "size_bytes"
         if not unknown and not (type(number) is int and 0 <= number < limit):
             raise ValueError(f"{name} is {str(number)[:50]}")
+    if type(said.get("scaled")) is not bool:
+        raise ValueError(f"scaled is {str(said.get('scaled'))[:50]}")
     if not re.fullmatch("[0-9a-f]{32}", str(said.get("id"))) and not (failure and said.get("id") is None):
         raise ValueError(f"{str(said.get('id'))[:50]} is no id of a content")
     return said
 
 
 Decoded: TypeAlias = NDArray[np.uint8] | ImageError
+Wanted: TypeAlias = tuple[Preprocess, int | None] | int  # pixels, at a scale; or a thumbnail of that size
 Made = TypeVar("Made")
 
 
@@ -227,20 +243,21 @@ class Decoders:
         self._pool = WorkerPool(handle, count, stall_s, lost=lost, growth_bytes=growth_bytes(limits), reach="bytes")
         self._pool.start()
 
-    def submit(self, data: bytes, spec: Preprocess) -> "Future[Decoded]":
-        """Pixels (h, w, 3) for the backbone, or what is wrong with the picture. Cancelled, it is not decoded."""
+    def submit(self, data: bytes, spec: Preprocess, scale: int | None = None) -> "Future[Decoded]":
+        """Pixels (h, w, 3) for the backbone, or what is wrong with the picture. Cancelled, it is not decoded; `scale`
+        is that of embed.inputs.scaled."""
 
         def pixels(answer: bytes) -> NDArray[np.uint8]:
             return np.frombuffer(answer, np.uint8, offset=1).reshape(*spec.size, 3)
 
-        return self._submit(data, spec, pixels, max(ANSWER_BYTES, 1 + 3 * math.prod(spec.size)))
+        return self._submit(data, (spec, scale), pixels, max(ANSWER_BYTES, 1 + 3 * math.prod(spec.size)))
 
     def thumbnail(self, data: bytes, size: int) -> "Future[bytes | ImageError]":
         """The picture as WebP of at most `size` pixels a side, or what is wrong with it."""
         return self._submit(data, size, lambda answer: answer[1:], ANSWER_BYTES)
 
     def _submit(
-        self, data: bytes, wanted: Preprocess | int, made: Callable[[bytes], Made], answer_bytes: int
+        self, data: bytes, wanted: Wanted, made: Callable[[bytes], Made], answer_bytes: int
     ) -> "Future[Made | ImageError]":
         def read(answer: bytes | None) -> Made | ImageError:
             """What `_decode_bytes` says; raise ValueError where it says something else."""
@@ -261,13 +278,14 @@ class Decoders:
         self._pool.close()
 
 
-def _decode_bytes(item: tuple[bytes, Preprocess | int], _: memoryview, limits: Limits) -> bytes:
+def _decode_bytes(item: tuple[bytes, Wanted], _: memoryview, limits: Limits) -> bytes:
     """In the process: pixels as they are wanted, or a thumbnail of a size; or else, from `{` on, what is wrong."""
     data, wanted = item
     try:
         if isinstance(wanted, int):
             return b"=" + webp(thumbnail(data, wanted, limits))
-        return b"=" + load_pixels(data, wanted, limits)[0].tobytes()
+        spec, scale = wanted
+        return b"=" + load_scaled(data, spec, limits, scale)[0].tobytes()
     except ImageError as error:
         return error.to_json()
     except MemoryError as error:

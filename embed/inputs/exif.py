@@ -26,11 +26,11 @@ TRANSPOSE = {
 
 def upright(image: Image.Image) -> Image.Image:
     """The picture turned as its metadata say; itself where they say nothing. Pillow has turned TIFFs already."""
-    orientation = 1 if image.format == "TIFF" else _orientation(image)
-    return image.transpose(TRANSPOSE[orientation]) if orientation in TRANSPOSE else image
+    found = 1 if image.format == "TIFF" else orientation(image)
+    return image.transpose(TRANSPOSE[found]) if found in TRANSPOSE else image
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """1 to 8, or a number that means nothing."""
     found = tags(_exif(image).removeprefix(b"Exif\0\0"))
     if ORIENTATION in found:

@@ -21,6 +21,7 @@ import os
 import re
 import struct
 import warnings
+from collections.abc import Callable
 from functools import cache, partial
 
 from PIL import (  # importing a plugin registers its format
@@ -41,7 +42,8 @@ from embed.config import Limits as Limits
 from embed.inputs.errors import BLAMED
 from embed.inputs.errors import ImageError as ImageError
 from embed.inputs.exif import BYTES_TYPES, DIRECTORIES, tags, upright
-from embed.inputs.pixels import preprocess, to_rgb
+from embed.inputs.pixels import Whole, preprocess, to_rgb
+from embed.inputs.scaled import shrink
 from embed.process.bounds import CAN_BOUND, is_bounded
 from embed.process.workers import Answers, WorkerPool
 from embed.spec import InputError, Preprocess
@@ -82,6 +84,17 @@ def growth_bytes(limits: Limits) -> int:
 
 def load_image(data: bytes, limits: Limits = Limits(), ignore_exif: bool = False) -> Image.Image:
     """The decoded picture, RGB and upright; ImageError where `data` is none that can be used."""
+    return _load(data, limits, ignore_exif, lambda image: None, to_rgb)[0]
+
+
+def _load(
+    data: bytes,
+    limits: Limits,
+    ignore_exif: bool,
+    before: Callable[[ImageFile.ImageFile], Whole | None],
+    after: Callable[[Image.Image], Image.Image],
+) -> tuple[Image.Image, Whole | None]:
+    """What `after` makes of the decoded, upright picture, and what `before` made of the opened one."""
     if not data:
         raise ImageError("read", "empty file")
     if len(data) > limits.max_bytes:
@@ -94,14 +107,15 @@ def load_image(data: bytes, limits: Limits = Limits(), ignore_exif: bool = False
     if warnings.filters[:1] != [_QUIET]:
         warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
     if _accepts("AVIF", data) and not is_bounded():
-        return _load_apart(data, limits, ignore_exif)
+        return after(_load_apart(data, limits, ignore_exif)), None
     try:
         image = _open(data, limits)
         _check(image, data, limits)
+        whole = before(image)
         image.load()
         turned = image if ignore_exif else upright(image)
         del image  # and all that its decoder still holds, where it was turned
-        return to_rgb(turned)
+        return after(turned), whole
     except ImageError:
         raise
     except Exception as error:  # Pillow has no exception of its own for bad data: it may be any, MemoryError included
@@ -110,9 +124,24 @@ def load_image(data: bytes, limits: Limits = Limits(), ignore_exif: bool = False
 
 def load_pixels(data: bytes, spec: Preprocess, limits: Limits = Limits()) -> tuple[UInt8s, tuple[int, int]]:
     """Pixels for the backbone, uint8 (h, w, 3), and the (width, height) of the upright picture; or ImageError."""
-    image = load_image(data, limits, spec.ignore_exif)
+    return load_scaled(data, spec, limits)[:2]
+
+
+def load_scaled(
+    data: bytes, spec: Preprocess, limits: Limits = Limits(), scale: int | None = None
+) -> tuple[UInt8s, tuple[int, int], bool]:
+    """`load_pixels`, and whether the picture was decoded smaller than it is, which with a `scale` large JPEGs are (see
+    embed.inputs.scaled)."""
+
+    def before(image: ImageFile.ImageFile) -> Whole | None:
+        return shrink(image, spec, scale) if scale else None
+
+    def after(image: Image.Image) -> Image.Image:
+        return image if image.mode == "L" else to_rgb(image)  # a grey is resized before it has three channels
+
+    image, whole = _load(data, limits, spec.ignore_exif, before, after)
     try:
-        return preprocess(image, spec), image.size
+        return preprocess(image, spec, whole), whole.size if whole else image.size, whole is not None
     except MemoryError as error:
         raise _image_error(error) from error
 

@@ -1,7 +1,7 @@
 """`embed cache` as a function: from tables, a source and a folder to a grown cache.
 
-Decides what the job itself does not know: the identity, the limits, the engine of each side. The manifest records the
-engine at the first commit, and later runs on that cache keep to it.
+Decides what the job itself does not know: the identity, the limits, the engine of each side, the scale at which large
+JPEGs are decoded. The manifest records engine and scale at the first commit, and later runs on that cache keep to them.
 
 A table is opened once and then read from end to end three times, however little is new:
 
@@ -11,9 +11,10 @@ A table is opened once and then read from end to end three times, however little
 3. to embed the prompts, after all pictures: together they would need both towers in memory at a time.
 
 A table without prompts is not read for them. JSON, whose keys may first come in any record, is read when it is opened
-too. Where engines are tried, the side is read once more, up to its first SAMPLE new records. Tars are not counted,
-since that would be to read the pictures; only where their number decides whether engines are tried, each side is read
-up to TRIAL_RECORDS. A boundary (embed.unfreeze.fill) is one pass more, up to the last picture that it lacks.
+too. Where engines are tried, the side is read once more, up to its first SAMPLE new records, and so are the pictures
+where scales are. Tars are not counted, since that would be to read the pictures; only where their number decides
+whether anything is tried, each side is read up to TRIAL_RECORDS. A boundary (embed.unfreeze.fill) is one pass more, up
+to the last picture that it lacks.
 """
 
 import logging
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from embed.arrays import UInt8s
-from embed.cache.store import Cache, CacheWriter, Engines, ManifestFields
+from embed.cache.store import Cache, CacheWriter, DecodingEntry, Engines, ManifestFields
 from embed.config import EmbeddingConfig, Limits, Wanted
 from embed.devices import resolve_device
 from embed.engines.choice import REFERENCE, Engine, admits, candidates
@@ -36,6 +37,7 @@ from embed.engines.towers import SAMPLE, Towers
 from embed.files import require_out
 from embed.inputs.decoding import DecodePool
 from embed.jobs import run
+from embed.jobs.scaling import EXACT, choose_decoding, kept_decoding, with_decoding
 from embed.process.allocator import release_freed_memory
 from embed.process.child import call_apart
 from embed.progress import Progress, silent
@@ -99,6 +101,7 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
         "device": device,
         **{side: {**count.to_json(), "in_cache": cache.count(side)} for side, count in counts.items()},
         "engines": {side: engine.to_json() for side, engine in engines.items() if engine is not None},
+        "decoding": cache.decoding,
     }
 
 
@@ -124,6 +127,11 @@ class _Build:
             return dict.fromkeys(self.totals, False)
         if (wanted.runner, wanted.precision) != ("auto", "auto"):
             return dict.fromkeys(self.totals, True)
+        return self.many
+
+    @cached_property
+    def many(self) -> dict[Side, bool]:
+        """Whether a side has so many records that a trial costs less than it saves."""
         return {
             side: _at_least(TRIAL_RECORDS, side, self.config.records) if total is None else total >= TRIAL_RECORDS
             for side, total in self.totals.items()
@@ -160,17 +168,32 @@ class _Build:
     def _sample(self, side: Side, cache: Cache) -> UInt8s | list[str] | None:
         if side == "prompts":
             return run.sample_prompts(self.config.records, cache, SAMPLE)
-        return run.sample_pixels(self.config.records, cache, self._decoder(cache, None), SAMPLE)
+        return run.sample_pixels(self.config.records, cache, self._pool(cache), SAMPLE)
+
+    def settle_decoding(self, cache: Cache, pool: DecodePool, encoder: TowerEncoder) -> DecodingEntry:
+        """How large JPEGs are decoded: as the cache has them, or else as asked for, or as a trial now says."""
+        policy, least = self.config.decoding, self.config.wanted.min_cosine
+        found = kept_decoding(cache, policy, least)
+        if found is None and (policy == "scaled" or self.many["images"]):
+            found = choose_decoding(self.config.records, cache, pool, encoder, policy == "scaled", least)
+        if found is not None and found["scale"]:
+            proof = f"cosine to exact at least {found['cosine_min']:.6f} on {found['rows']} pictures"
+            logger.info(f"{NOUN['images']}: large JPEGs decoded at {found['scale']} times the size wanted, {proof}")
+        return found or EXACT
 
     def embed(self, side: Side, engine: Engine | None, writer: CacheWriter) -> run.Counts:
-        """The job itself; `engine` is noted in the cache."""
+        """The job itself; `engine`, and how pictures are decoded, are noted in the cache."""
         tables, cache = self.config.records, writer.cache()
         encoder = self._encoder({} if engine is None else {side: engine})
         fields: ManifestFields = {} if engine is None else {"engines": _with_engine(cache, side, engine)}
-        with self.progress(self.totals[side], NOUN[side], NOUN[side]) as step:
-            if side == "prompts":
+        if side == "prompts":
+            with self.progress(self.totals[side], NOUN[side], NOUN[side]) as step:
                 return run.embed_prompts(tables, writer, encoder, step=step, fields=fields)
-            decoder, rehash = self._decoder(cache, engine), self.config.rehash
+        decoder, notes = self._decoder(cache, engine, encoder)
+        if notes:
+            fields["decoding"] = notes
+        with self.progress(self.totals[side], NOUN[side], NOUN[side]) as step:
+            rehash = self.config.rehash
             return run.embed_images(tables, writer, encoder, decoder, rehash=rehash, step=step, fields=fields)
 
     def _encoder(self, engines: dict[Side, Engine]) -> TowerEncoder:
@@ -180,13 +203,28 @@ class _Build:
 
         return RayEncoder(self.towers, engines, self.batch_size, self.config.wanted.threads)
 
-    def _decoder(self, cache: Cache, engine: Engine | None) -> run.Decoder:
+    def _pool(self, cache: Cache) -> DecodePool:
         config = self.config
-        if not config.ray or engine is None:
-            return DecodePool(cache.identity.preprocess, config.limits, config.workers or os.cpu_count() or 1)
+        return DecodePool(cache.identity.preprocess, config.limits, config.workers or os.cpu_count() or 1)
+
+    def _decoder(
+        self, cache: Cache, engine: Engine | None, encoder: TowerEncoder
+    ) -> tuple[run.Decoder, list[DecodingEntry]]:
+        """What decodes pictures, and what the manifest says of how it does."""
+        config, pool = self.config, self._pool(cache)
+        if engine is None:
+            return pool, cache.decoding
+        if config.ray:  # its encoder gets vectors for pixels
+            encoder = TowerEncoder(self.towers, {"images": engine}, self.batch_size, config.wanted.threads)
+        entry = self.settle_decoding(cache, pool, encoder)
+        pool.scale = entry["scale"]
+        notes = with_decoding(cache, entry)
+        if not config.ray:
+            return pool, notes
         from embed.jobs.ray import RayDecoder
 
-        return RayDecoder(
+        pool.close()
+        decoder = RayDecoder(
             self.towers,
             engine,
             config.limits,
@@ -194,7 +232,9 @@ class _Build:
             actors=config.ray_actors,
             workers=config.workers or 1,
             num_gpus=config.num_gpus,
+            scale=entry["scale"],
         )
+        return decoder, notes
 
 
 def _require_some(cache: Cache, pictures: run.Counts) -> None:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embed.cache.known import NAMED, IdSet, Known, words
-from embed.cache.store import EMBEDDINGS, FAILURES, ID_COLUMN, Cache, CacheWriter, Engines
+from embed.cache.store import EMBEDDINGS, FAILURES, ID_COLUMN, Cache, CacheWriter, DecodingEntry, Engines
 from embed.jobs.run import FEATURE_FOLDERS
 from embed.progress import Progress, Step, silent
 from embed.spec import SIDES, InputError, Side, require_same_identity
@@ -45,6 +45,8 @@ def merge_caches(paths: Sequence[Path], out: Path, progress: Progress = silent) 
         if not failures.equals(writer.cache().failures()):
             writer.replace_failures(failures)
             writer.commit()
+        if notes := _decoding([*caches, writer.cache()]):
+            writer.commit(decoding=notes)
         _copy_boundaries(caches, writer)
         merged = writer.cache()
     return {"cache": str(out), **{side: merged.count(side) for side in SIDES}, "failures": len(failures)}
@@ -73,6 +75,21 @@ def _engines(ours: Cache, theirs: Cache, side: Side) -> Engines:
     engines = ours.manifest.get("engines", {})
     used = engines.get(side, [])
     return {**engines, side: [*used, *(e for e in theirs.manifest.get("engines", {}).get(side, []) if e not in used)]}
+
+
+def _decoding(caches: Sequence[Cache]) -> list[DecodingEntry]:
+    """What the manifests, the last of which is that of all, say of decoding, each entry once.
+
+    A picture that two caches hold counts twice: nothing says of a row how it was decoded.
+    """
+    *parts, whole = caches
+    found: dict[str, DecodingEntry] = {}
+    for entry in (entry for cache in parts for entry in cache.decoding):
+        name = str({**entry, "pictures": 0})
+        before = found[name]["pictures"] if name in found else 0
+        found[name] = {**entry, "pictures": before + entry["pictures"]}
+    held = {str({**entry, "pictures": 0}): entry for entry in whole.decoding}
+    return list((held | found).values())
 
 
 def _copy_keys(cache: Cache, writer: CacheWriter, known: Known) -> None:

@@ -33,7 +33,7 @@ TASK = pa.schema(
 )
 # Where there is a vector (float32, the features one after the other), stage, reason and detail are null.
 RESULT = pa.schema(
-    {"size_bytes": INT64, "id": STRING, "width": INT32, "height": INT32, "vector": pa.binary()}
+    {"size_bytes": INT64, "id": STRING, "width": INT32, "height": INT32, "scaled": pa.bool_(), "vector": pa.binary()}
     | dict.fromkeys(("stage", "reason", "detail"), STRING)
 )
 
@@ -77,8 +77,9 @@ class RayDecoder:
         actors: int = 2,
         workers: int = 1,
         num_gpus: float = 0,
+        scale: int | None = None,
     ) -> None:
-        self._actor = (towers, engine, limits, workers)
+        self._actor = (towers, engine, limits, workers, scale)
         self._batch_size = batch_size
         self._actors = actors
         self._num_gpus = num_gpus
@@ -126,9 +127,9 @@ class RayDecoder:
 class _Actor:
     """A worker of the pool: the towers, loaded once, and processes that decode."""
 
-    def __init__(self, towers: Towers, engine: Engine, limits: Limits, workers: int) -> None:
+    def __init__(self, towers: Towers, engine: Engine, limits: Limits, workers: int, scale: int | None) -> None:
         self._encode = towers.runner("images", engine)
-        self._decoder = DecodePool(towers.identity.preprocess, limits, workers)
+        self._decoder = DecodePool(towers.identity.preprocess, limits, workers, scale=scale)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         pictures = [Picture(**row) for row in batch.to_pylist()]

@@ -165,10 +165,15 @@ def embed_prompts(
     return counts
 
 
+def new_pictures(tables: Iterable[Records], cache: Cache) -> Generator[Chunk, None, None]:
+    """The pictures that the cache lacks, not yet read, in chunks."""
+    yield from _plan(tables, Known(cache, rehash=False))
+
+
 def sample_pixels(tables: Iterable[Records], cache: Cache, decoder: Decoder, count: int) -> UInt8s | None:
     """uint8 (n, h, w, 3), n at most `count`: the first pictures that the cache lacks; None where there are none."""
     pixels: list[UInt8s] = []
-    with closing(decoder), closing(decoder.run(_plan(tables, Known(cache, rehash=False)))) as chunks:
+    with closing(decoder), closing(decoder.run(new_pictures(tables, cache))) as chunks:
         for chunk in chunks:
             pixels += [picture.pixels for picture in chunk.pictures if picture.pixels is not None]
             if len(pixels) >= count:
@@ -263,6 +268,7 @@ class _ImageShard:
         self._batches: _Batches[UInt8s] = _Batches(lambda rows: encoder.images(np.stack(rows)), encoder.batch_size)
         self._rows: list[tuple[str, str, int, int]] = []
         self._names: list[tuple[str, str | None, int | None, int | None, str | None]] = []
+        self._scaled = 0
 
     def add(self, picture: Picture, new: bool, named: bool) -> None:
         """Take note of the picture; `new` wants a row of its own, `named` one among the names."""
@@ -272,6 +278,7 @@ class _ImageShard:
             # Copied: a view would keep the pixels of the whole chunk.
             self._batches.add(np.array(picture.pixels))
             self._rows.append((picture.key, str(picture.id), picture.width, picture.height))
+            self._scaled += picture.scaled
         if named:
             self._names.append((*_name(picture), place_of(picture.key, picture.uri)))
         if len(self._rows) == SHARD_ROWS or len(self._names) == SHARD_NAMES:
@@ -281,6 +288,10 @@ class _ImageShard:
             self._writer.commit(**self._fields)
 
     def commit(self) -> None:
+        if self._scaled:
+            *others, latest = self._fields["decoding"]
+            latest = {**latest, "pictures": latest["pictures"] + self._scaled}
+            self._fields = {**self._fields, "decoding": [*others, latest]}
         if self._rows:
             arrays = dict(zip(self._folders, self._batches.take(), strict=True))
             self._writer.append("images", _table(self._rows, METADATA["images"]), **arrays)
@@ -289,7 +300,7 @@ class _ImageShard:
             self._ledger.mend([name for name, *_ in self._names])
         if self._write_ledger() or self._rows or self._names:
             self._writer.commit(**self._fields)
-        self._rows, self._names = [], []
+        self._rows, self._names, self._scaled = [], [], 0
 
     def _write_ledger(self) -> bool:
         changed = self._ledger.settle()

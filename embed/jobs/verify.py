@@ -33,6 +33,7 @@ def inspect_cache(cache: Cache) -> dict[str, Any]:
         "identity": cache.identity.to_json(),
         "source": {"model": cache.source.model, "pretrained": cache.source.pretrained},
         "engines": engines_of(cache),
+        "decoding": cache.decoding,
         "images": cache.count("images"),
         "names": len(cache.keys()),
         "prompts": cache.count("prompts"),
@@ -83,7 +84,8 @@ def compare_images(cache: Cache, tables: Iterable[Records], towers: Towers, limi
     """(m,) cosines of stored vectors to those that torch in fp32 gives for the tables' pictures now.
 
     The tables say where pictures lie, which a cache does not know; those whose content has changed are left out. Of
-    vectors that were made elsewhere nobody knows the content, and the name counts.
+    vectors that were made elsewhere nobody knows the content, and the name counts. Pictures are decoded as the cache's
+    latest ones were.
     """
     ids = cache.metadata("images", ["image_id"])["image_id"]
     wanted = set(ids.take(pa.array(sample_rows(len(ids), size))).to_pylist())
@@ -96,7 +98,8 @@ def compare_images(cache: Cache, tables: Iterable[Records], towers: Towers, limi
         for batch in records.images():
             here = batch.filter(pc.is_in(batch["key"], value_set=keys))
             for row in here.to_pylist():
-                picture = decode(Picture(row["key"], row["uri"], row["bytes"]), cache.identity.preprocess, limits)
+                picture = Picture(row["key"], row["uri"], row["bytes"])
+                picture = decode(picture, cache.identity.preprocess, limits, cache.scale)
                 id = by_name.get(picture.key, picture.id)
                 if picture.pixels is not None and id in wanted:
                     found[str(id)] = picture.pixels

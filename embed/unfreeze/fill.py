@@ -64,7 +64,8 @@ def extend_cache(config: BuildConfig, boundary: BoundaryConfig, progress: Progre
         work = plan_boundary(writer, backbone, boundary)
         for todo in work:
             logger.info(f"{todo.side}: {len(todo.rows):,} rows to add, {todo.size_bytes / GB:,.3f} GB of {todo.dtype}")
-        decoder = DecodePool(preprocess, config.limits, config.workers or os.cpu_count() or 1)
+        workers = config.workers or os.cpu_count() or 1
+        decoder = DecodePool(preprocess, config.limits, workers, scale=writer.cache().scale)
         return add_boundary(writer, tables, work, decoder, boundary, progress)
 
 

@@ -14,7 +14,7 @@ import torch
 from embed.arrays import Float16s
 from embed.backbones.delta import read_tuned, tuned_source
 from embed.backbones.load import load_backbone
-from embed.cache.store import EMBEDDINGS, Cache, CacheWriter
+from embed.cache.store import EMBEDDINGS, Cache, CacheWriter, ManifestFields
 from embed.files import require_out
 from embed.jobs.run import FEATURE_FOLDERS
 from embed.modes import parse_mode
@@ -75,6 +75,9 @@ def refresh_cache(
         for file in cache.files("images", "keys")[len(writer.cache().files("images", "keys")) :]:
             writer.append_keys(pq.read_table(file))
         writer.replace_failures(cache.failures())
-        writer.commit(refreshed_from=str(path))
+        fields: ManifestFields = {"refreshed_from": str(path)}
+        if cache.decoding:
+            fields["decoding"] = cache.decoding
+        writer.commit(**fields)
         result = writer.cache()
     return {"cache": str(out), **{side: result.count(side) for side in SIDES}}

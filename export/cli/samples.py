@@ -52,8 +52,15 @@ def parity_table(parity: "Parity") -> list[str]:
         ]
         for precision, figures in parity["precisions"].items()
     ]
+    lines = []
+    if found := parity.get("decoding"):
+        lines.append(
+            f"decoded smaller, {found['pictures']} of the pictures have a cosine of at least {found['cosine_min']:.6f}"
+            f" to exact ones, and {found['flips']:.3%} of {found['decided_pairs']} pairs are flipped"
+        )
     header = ["precision", "score off by", "rank correlation", "pairs flipped", "lowest cosine"]
     return [
         f"ONNX against torch on {measured_on(parity)}:",
         *table(header, rows),
+        *lines,
     ]

@@ -318,6 +318,7 @@ def _manifest(cache: "Cache", paths: Sequence[str], task: "Task", trained: "Trai
         "head": asdict(task.head_config),
         "identity": cache.identity.to_json(),
         "source": asdict(cache.source),
+        "decoding": cache.decoding[-1] if cache.scale else None,
         "training": {**asdict(task.config), **found},
         "data": task.labels.described(paths[0]),
         "other_data": [

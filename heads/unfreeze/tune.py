@@ -124,7 +124,12 @@ def save_tuned(
     with replacing(path, "tuned backbone", overwrite) as folder:
         identity = save_delta(folder, weights, base, about)
         source = replace(tuned_source(folder), pretrained=f"{PREFIX}{path}")
-        of = {"head": asdict(tuned.head_config), "identity": identity.to_json(), "source": asdict(source)}
+        of: dict[str, object] = {
+            "head": asdict(tuned.head_config),
+            "identity": identity.to_json(),
+            "source": asdict(source),
+            "decoding": cache.decoding[-1] if cache.scale else None,
+        }
         save_head(folder / "head", tuned.unfrozen.head, [], trained, {**of, **manifest})
     if tuned.checkpoints:
         tuned.checkpoints.clear()

@@ -92,11 +92,31 @@ class PrecisionParity(TypedDict):
     uncertainty: NotRequired[UncertaintyParity]  # where the bundle gives one, and torch was asked
 
 
+class DecodingParity(TypedDict):
+    """What decoding large JPEGs as the bundle does changes against exact pixels, by torch at fp32."""
+
+    pictures: int  # the large ones
+    cosine_min: float
+    max_score_difference: float
+    decided_pairs: int
+    flips: float
+
+
 class Parity(TypedDict):
     """How far a bundle is from torch, and on which pictures that was measured."""
 
     pictures: Literal["real", "generated", "vectors"]  # the last are random, of a head alone
     precisions: dict[Precision, PrecisionParity]
+    decoding: NotRequired[DecodingParity]  # where the bundle scales, and large ones are among real pictures
+
+
+class DecodingEntry(TypedDict):
+    """How large JPEGs are decoded, and what that did to vectors where it was chosen."""
+
+    scale: int  # of embed.inputs.scaled
+    rows: int  # pictures on which the cosine to exact was measured
+    cosine_mean: float
+    cosine_min: float
 
 
 class Provenance(TypedDict):
@@ -120,6 +140,7 @@ class BundleManifest(TypedDict):
     precisions: list[Precision]
     tokenizer: dict[str, Any] | None  # the fields of TokenizerConfig
     calibration: dict[str, Any] | None  # as heads.evaluation.calibration fits it
+    decoding: NotRequired[DecodingEntry | None]  # None, or absent from older bundles, where all is decoded exactly
     provenance: Provenance
     graphs: dict[Precision, dict[Part, GraphEntry]]
     reference: dict[Precision, dict[str, float]]  # how far another machine may be off reference.npz
@@ -161,6 +182,12 @@ class Bundle:
     def digest(self) -> str:
         """SHA-256 that stands for every byte of the bundle."""
         return self.manifest["digest"]
+
+    @property
+    def scale(self) -> int | None:
+        """The scale of embed.inputs.scaled at which pictures are decoded; None of exact."""
+        decoding = self.manifest.get("decoding")
+        return decoding["scale"] if decoding else None
 
     @property
     def is_head_alone(self) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from PIL.Image import Image, fromarray
 
 from embed.arrays import Float32s, Floats, Ints, UInt8s, softmax
-from embed.inputs.images import ImageError, Limits, load_image
+from embed.inputs.images import ImageError, Limits, load_scaled
 from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
@@ -293,8 +293,8 @@ class Scorer:
                 with open(picture, "rb") as file:
                     picture = file.read(self.limits.max_bytes + 1)
             if isinstance(picture, bytes):
-                picture = load_image(picture, self.limits, spec.ignore_exif)
-            elif isinstance(picture, np.ndarray):
+                return load_scaled(picture, spec, self.limits, self.bundle.scale)[0]
+            if isinstance(picture, np.ndarray):
                 if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
                     shape = f"{picture.dtype}{picture.shape}"
                     raise ImageError("read", "wrong array", f"{shape}; wanted uint8 (height, width, 3)")

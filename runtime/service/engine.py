@@ -147,7 +147,8 @@ class Engine:
 
     async def _pixels(self, data: bytes) -> NDArray[np.uint8] | ImageError:
         """The picture ready for the backbone, or what is wrong with it."""
-        return await self.decoded(self._decoders.submit(data, self.scorer.identity.preprocess))
+        spec, scale = self.scorer.identity.preprocess, self.scorer.bundle.scale
+        return await self.decoded(self._decoders.submit(data, spec, scale))
 
     async def _batched(self, work: Work) -> Outcome:
         with self._stage("batch"):

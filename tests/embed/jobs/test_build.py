@@ -90,14 +90,14 @@ def test_what_cannot_be_added_to_is_known_before_a_row_is_read(
         assert message in capsys.readouterr().err and reads == opened
 
 
-def test_a_trial_of_engines_reads_each_side_once_more(
+def test_a_trial_of_engines_reads_each_side_once_more_and_one_of_scales_the_pictures(
     table: Path, reads: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("embed.jobs.build.TRIAL_RECORDS", 4)
     embed(table)
-    assert reads == [OPENED, COUNT, IMAGES, IMAGES, PROMPTS, PROMPTS]
+    assert reads == [OPENED, COUNT, IMAGES, IMAGES, IMAGES, PROMPTS, PROMPTS]
     reads.clear()
-    embed(table)  # with the engines found
+    embed(table)  # with the engines found, and as the cache has its pictures
     assert reads == [OPENED, COUNT, IMAGES, PROMPTS]
 
 
