@@ -1,11 +1,13 @@
 """A decoded picture as a backbone wants it: RGB, resized, uint8."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image
 
 from embed.arrays import UInt8s
 from embed.inputs.errors import ImageError
-from embed.spec import Preprocess
+from embed.spec import Interpolation, Preprocess
 
 # A strip of 1 x 60,000 pixels, its short side resized to 224, would be 224 x 13,440,000: beyond this many pixels only
 # the part that the crop keeps is resized, which differs by at most 2 of 255 levels.
@@ -57,41 +59,50 @@ def preprocess(image: Image.Image, spec: Preprocess) -> UInt8s:
     Equal, to the bit, to open_clip's `image_transform` of an RGB picture before it normalises, its rounding
     included; where that fails (a side that rounds to 0) or would need memory without bound, the nearest picture.
     """
-    image = to_rgb(image)
-    height, width = spec.size
-    resample = RESAMPLING[spec.interpolation]
+    image, placed = to_rgb(image), placement(image.width, image.height, spec)
+    resized = image.resize(placed.size, RESAMPLING[placed.interpolation], placed.box)
+    canvas = Image.new("RGB", spec.size[::-1], (placed.fill,) * 3)
+    canvas.paste(resized, (-placed.left, -placed.top))
+    return np.array(canvas)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a picture of some size becomes pixels: `box` of it is resized to `size`, from which a canvas is taken."""
+
+    size: tuple[int, int]  # width, height
+    box: tuple[float, float, float, float]  # left, top, right, bottom
+    left: int = 0  # where in the resized picture the canvas begins; negative where that is narrower
+    top: int = 0
+    fill: int = 0  # of the canvas where the picture leaves it free
+    interpolation: Interpolation = "bicubic"
+
+
+def placement(width: int, height: int, spec: Preprocess) -> Placement:
+    """How `preprocess` treats a picture of that size."""
+    wanted_height, wanted_width = spec.size
+    whole = (0, 0, width, height)
     if spec.resize_mode == "squash":
-        image = image.resize((width, height), resample)
-    elif spec.resize_mode == "longest":
-        ratio = max(image.height / height, image.width / width)
-        size = max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
-        image = _pad(image.resize(size, resample), width, height, spec.fill_color)
-    elif width == height:
-        short, long = sorted(image.size)
-        new_long = int(width * long / short)
-        size = (width, new_long) if image.width <= image.height else (new_long, width)
-        image = _resize_and_crop(image, size, width, height, resample)
+        return Placement((wanted_width, wanted_height), whole, interpolation=spec.interpolation)
+    if spec.resize_mode == "longest":
+        ratio = max(height / wanted_height, width / wanted_width)
+        size = max(1, round(width / ratio)), max(1, round(height / ratio))
+        # The odd pixel of the border is to the right and below.
+        left, top = -((wanted_width - size[0]) // 2), -((wanted_height - size[1]) // 2)
+        return Placement(size, whole, left, top, spec.fill_color, spec.interpolation)
+    if wanted_width == wanted_height:
+        short, long = sorted((width, height))
+        new_long, interpolation = int(wanted_width * long / short), spec.interpolation
+        size = (wanted_width, new_long) if width <= height else (new_long, wanted_width)
     else:
-        ratio = min(image.height / height, image.width / width)
-        size = round(image.width / ratio), round(image.height / ratio)
+        ratio = min(height / wanted_height, width / wanted_width)
+        size = round(width / ratio), round(height / ratio)
         # open_clip forgets to hand the interpolation on in this one case; whoever trained with it trained on bicubic.
-        image = _resize_and_crop(image, size, width, height, Image.Resampling.BICUBIC)
-    return np.array(image)
-
-
-def _resize_and_crop(
-    image: Image.Image, size: tuple[int, int], width: int, height: int, resample: Image.Resampling
-) -> Image.Image:
-    """The middle of the picture resized to `size`, with the rounding of torchvision's center_crop."""
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+        interpolation = "bicubic"
+    # The rounding of torchvision's center_crop.
+    left, top = round((size[0] - wanted_width) / 2), round((size[1] - wanted_height) / 2)
     if size[0] * size[1] > MAX_RESIZED_PIXELS:
-        x, y = image.width / size[0], image.height / size[1]
-        return image.resize((width, height), resample, (left * x, top * y, (left + width) * x, (top + height) * y))
-    return image.resize(size, resample).crop((left, top, left + width, top + height))
-
-
-def _pad(image: Image.Image, width: int, height: int, fill: int) -> Image.Image:
-    """The picture in the middle of a canvas, the odd pixel of the border to the right and below."""
-    canvas = Image.new("RGB", (width, height), (fill, fill, fill))
-    canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
-    return canvas
+        x, y = width / size[0], height / size[1]
+        box = (left * x, top * y, (left + wanted_width) * x, (top + wanted_height) * y)
+        return Placement((wanted_width, wanted_height), box, interpolation=interpolation)
+    return Placement(size, whole, left, top, interpolation=interpolation)
