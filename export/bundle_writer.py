@@ -27,8 +27,9 @@ from embed.ort import require_onnxruntime
 from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity
 from export import card, compose, parity
-from export.config import PROMPTS, ExportConfig
+from export.config import ExportConfig
 from export.measure import measure, torch_scores, torch_vectors
+from heads.config import PROMPTS
 from heads.evaluation.calibration import Curve, Temperature
 from runtime.config import Precision, SessionConfig
 from runtime.scoring.bundle import (

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from embed.graphs.precision import fold_patches
 from embed.graphs.rewrite import serving_form
 from embed.graphs.trace import canonical, export_tower
-from embed.spec import Feature
+from heads.config import picture_inputs
 from heads.evaluation.calibration import Curve, Temperature
 from runtime.scoring.bundle import WEIGHTS_FILE
 
@@ -27,18 +27,17 @@ if TYPE_CHECKING:
 
 MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the graphs, where shape inference needs some of them
 ALIGNMENT_BYTES = 4096  # onnxruntime maps a tensor into memory only where it starts on a page
-FEATURES: dict[str, Feature] = {"image_embedding": "projected", "image_pooled": "pooled"}
 
 
 def export_image(backbone: "Backbone", inputs: Sequence[str]) -> "ModelProto":
     """pixels (n, h, w, 3) uint8 -> image_embedding (n, d), and image_pooled (n, p) where `inputs` names it."""
     import torch
 
-    names = [name for name in FEATURES if name == "image_embedding" or name in inputs]
-    tower = backbone.image_tower(tuple(FEATURES[name] for name in names))
+    wanted = picture_inputs(inputs)
+    tower = backbone.image_tower(tuple(wanted.values()))
     example = torch.zeros((2, *backbone.identity.preprocess.size, 3), dtype=torch.uint8)
     with serving_form(backbone.model.visual):
-        return fold_patches(export_tower(tower, {"pixels": example}, names, {"pixels": {0: "n"}}))
+        return fold_patches(export_tower(tower, {"pixels": example}, list(wanted), {"pixels": {0: "n"}}))
 
 
 def export_text(backbone: "Backbone", shortens: bool) -> "ModelProto":

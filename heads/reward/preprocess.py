@@ -37,8 +37,8 @@ def preprocess(pixels: Tensor, spec: Preprocess, rounding: bool = True) -> Tenso
         levels = along(along(levels, down, -2, rounding), across, -1, rounding)
     else:
         levels = along(along(levels, across, -1, rounding), down, -2, rounding)
-    border = columns[0] - placed.left, placed.left + wanted_width - columns[1]
-    border += rows[0] - placed.top, placed.top + wanted_height - rows[1]
+    begins, ends = (columns[0] - placed.left, rows[0] - placed.top), (columns[1] - placed.left, rows[1] - placed.top)
+    border = (begins[0], wanted_width - ends[0], begins[1], wanted_height - ends[1])
     return F.pad(levels, border, value=placed.fill) if any(border) else levels
 
 
@@ -70,4 +70,5 @@ class _Levels(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (kept,) = ctx.saved_tensors
-        return gradients[0] * kept * 255
+        result: Tensor = gradients[0] * kept * 255
+        return result

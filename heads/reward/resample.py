@@ -113,24 +113,24 @@ def _product(levels: Tensor, matrix: Tensor, dim: int) -> Tensor:
 @lru_cache(maxsize=64)
 def blocks(axis: Axis) -> tuple[Block, ...]:
     """The pass as products: coefficients are whole numbers, Pillow's fractions times 2^22."""
-    begin_of_box, end_of_box = map(float, np.float32(axis.box))  # as Pillow takes them
-    step = (end_of_box - begin_of_box) / axis.resized
+    low, high = (float(np.float32(end)) for end in axis.box)  # as Pillow takes them
+    step = (high - low) / axis.resized
     stretch = max(step, 1.0)
     reach = RADIUS[axis.interpolation] * stretch
-    centers = begin_of_box + (np.arange(*axis.kept) + 0.5) * step
+    centers = low + (np.arange(*axis.kept) + 0.5) * step
     # As C casts to int, towards zero: what is negative becomes 0 either way.
     first = np.maximum((centers - reach + 0.5).astype(int), 0)
     last = np.minimum((centers + reach + 0.5).astype(int), axis.size)
     found = []
     for begin in range(0, len(centers), BLOCK):
         rows = slice(begin, min(begin + BLOCK, len(centers)))
-        low, high = int(first[rows].min()), int(last[rows].max())
-        places = np.arange(low, high)[:, None]
+        inputs = slice(int(first[rows].min()), int(last[rows].max()))
+        places = np.arange(inputs.start, inputs.stop)[:, None]
         weights = _FILTERS[axis.interpolation](np.abs((places - centers[rows] + 0.5) / stretch))
         weights[(places < first[rows]) | (places >= last[rows])] = 0
         weights /= weights.sum(axis=0)
         scaled = weights * (1 << BITS)
-        found.append(Block(rows, slice(low, high), np.trunc(scaled + np.copysign(0.5, scaled))))
+        found.append(Block(rows, inputs, np.trunc(scaled + np.copysign(0.5, scaled))))
     return tuple(found)
 
 
