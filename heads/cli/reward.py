@@ -57,9 +57,6 @@ def reward(
         ("in standard deviations of scores", f"{deviations:.5f}"),
         ("pairs flipped", f"{found.flips:.4%} of {found.pairs}"),
     ]
-    header = (
-        f"the reward at {precision} against uint8, {found.pictures} pictures, {found.prompts} prompts",
-        found.device,
-    )
-    print(*table(header, rows), f"stored in {head_folder(head)}", sep="\n")
+    print(f"the reward against the uint8 path, on {found.pictures} pictures under {found.prompts} prompts:")
+    print(*table(("", f"{precision} on {found.device}"), rows), f"stored in {head_folder(head)}", sep="\n")
     return {"head": str(head), "precision": precision, **found.to_json()}

@@ -49,6 +49,10 @@ class Encoder(nn.Module):
         other.features = features
         return other
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.text.parameters()).device
+
     def images(self, pixels: Tensor) -> dict[str, Tensor]:
         """Unit vectors (n, d) of pictures (n, 3, h, w) in [0, 1], by feature; raise InputError for other tensors."""
         self._require_pictures(pixels)
@@ -66,13 +70,12 @@ class Encoder(nn.Module):
         if len(self.remembered) + len(prompts) > REMEMBERED_PROMPTS:
             self.remembered.clear()
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.remembered]
-        device = next(self.text.parameters()).device
         with torch.inference_mode(False):  # a tensor of inference could serve no training afterwards
             for start in range(0, len(new), PROMPT_BATCH):
                 batch = new[start : start + PROMPT_BATCH]
-                vectors = self.text(torch.from_numpy(self.tokenize(batch)).to(device))
+                vectors = self.text(torch.from_numpy(self.tokenize(batch)).to(self.device))
                 self.remembered.update(zip(batch, vectors, strict=True))
-        return torch.stack([self.remembered[prompt].to(device) for prompt in prompts])
+        return torch.stack([self.remembered[prompt].to(self.device) for prompt in prompts])
 
     def _require_pictures(self, pixels: Tensor) -> None:
         if pixels.ndim != 4 or pixels.shape[1] != 3 or not pixels.is_floating_point():

@@ -45,6 +45,11 @@ class Frozen(nn.Module):
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.parameters()).device
+
 
 class Reward(Frozen):
     """A head on its backbone, all frozen."""
@@ -68,11 +73,10 @@ class Reward(Frozen):
         self.name = name
         self.encoder = Encoder(backbone, picture_inputs(head.inputs), dtype, checkpointing, rounding)
         self.head, self.committee = head, committee
-        device = next(self.encoder.parameters()).device
         precise = torch.promote_types(dtype, torch.float32)
         for part in (head, committee):
             if part is not None:
-                part.to(device, precise).requires_grad_(False)
+                part.to(self.encoder.device, precise).requires_grad_(False)
         self.eval()
 
     @classmethod

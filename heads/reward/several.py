@@ -36,8 +36,7 @@ class Rewards(Frozen):
         self.members = [reward for reward, _ in rewards.values()]
         self.groups = _share(self.members)
         self.modules_of_members = nn.ModuleList(self.members)  # so that they move with this one
-        device = next(self.parameters()).device
-        self.weight = nn.Buffer(torch.tensor([weight for _, weight in rewards.values()], device=device))
+        self.weight = nn.Buffer(torch.tensor([weight for _, weight in rewards.values()], device=self.device))
         self.mean, self.deviation = (nn.Buffer(torch.full_like(self.weight, torch.nan)) for _ in range(2))
         self._has_scale = False
         self.eval()
@@ -109,8 +108,8 @@ def _share(rewards: Sequence[Reward]) -> list[tuple[Encoder, list[int]]]:
     groups: dict[object, list[int]] = {}
     for i, reward in enumerate(rewards):
         encoder = reward.encoder
-        device = next(encoder.parameters()).device
-        groups.setdefault((encoder.identity, encoder.dtype, encoder.rounding, device), []).append(i)
+        key = encoder.identity, encoder.dtype, encoder.rounding, encoder.device
+        groups.setdefault(key, []).append(i)
     found = []
     for members in groups.values():
         first = rewards[members[0]].encoder

@@ -52,7 +52,9 @@ def test_a_strip_of_which_a_part_is_resized(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_pictures_are_rounded_as_they_would_be_saved() -> None:
     given = picture((90, 120))
-    pixels = as_pixels(given) + torch.rand(1, 3, 120, 90, generator=torch.Generator().manual_seed(0)).sub(0.5) * 0.9 / 255
+    pixels = (
+        as_pixels(given) + torch.rand(1, 3, 120, 90, generator=torch.Generator().manual_seed(0)).sub(0.5) * 0.9 / 255
+    )
     spec = SPECS[0]
     assert torch.equal(preprocess(pixels, spec), preprocess(as_pixels(given), spec))
     assert torch.equal(preprocess(pixels * 3 - 1, spec), preprocess((pixels * 3 - 1).clamp(0, 1), spec))
