@@ -163,12 +163,12 @@ class Odd(Head):
 
 
 def test_heads_that_pixels_do_not_reach_are_refused(backbone: Backbone, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="reads prompts alone.*--reads both"):
+    with pytest.raises(InputError, match=r"reads prompts alone.*--reads both"):
         Reward.load(write_head(tmp_path / "text", backbone, HeadConfig("mlp", 16, reads="text")))
     with pytest.raises(InputError, match="reads source_embedding, which no picture and prompt give; train"):
         Reward(backbone, Odd())
     moved = replace(backbone, identity=replace(backbone.identity, model="tiny projected by a head"))
-    with pytest.raises(InputError, match="in the space of another head.*train it on the backbone's own cache"):
+    with pytest.raises(InputError, match=r"in the space of another head.*train it on the backbone's own cache"):
         Reward.load(write_head(tmp_path / "space", moved, FUSION))
 
 
