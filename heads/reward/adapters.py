@@ -14,10 +14,11 @@ array, or a list of tensors, arrays or PIL pictures of any sizes. What cannot be
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from embed.arrays import Array, Float32s
@@ -25,11 +26,8 @@ from embed.inputs.pixels import to_rgb
 from embed.spec import InputError
 from heads.reward.module import Prompts, Reward, Scores
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    Picture = Tensor | Array | Image
-    Pictures = Tensor | Array | Sequence[Picture]
+Picture = Tensor | Array | Image
+Pictures = Tensor | Array | Sequence[Picture]
 
 BATCH = 32  # pictures of one pass
 
@@ -45,11 +43,11 @@ class Scorer(Protocol):
         """The scores of pictures (n, 3, h, w) in [0, 1]."""
 
 
-def flow_grpo(reward: Scorer) -> "Callable[[Pictures, Sequence[str], object], tuple[Float32s, dict[str, Float32s]]]":
+def flow_grpo(reward: Scorer) -> Callable[[Pictures, Sequence[str], object], tuple[Float32s, dict[str, Float32s]]]:
     """A function of pictures, prompts and metadata that gives scores (n,), and by name what they are made of."""
 
     def score(
-        images: "Pictures", prompts: Sequence[str], metadata: object = None
+        images: Pictures, prompts: Sequence[str], metadata: object = None
     ) -> tuple[Float32s, dict[str, Float32s]]:
         found = score_pictures(reward, images, prompts)
         return found.total.numpy(), {name: values.numpy() for name, values in _details(found).items()}
@@ -57,23 +55,23 @@ def flow_grpo(reward: Scorer) -> "Callable[[Pictures, Sequence[str], object], tu
     return score
 
 
-def plain(reward: Scorer) -> "Callable[[Pictures, Sequence[str]], list[float]]":
+def plain(reward: Scorer) -> Callable[[Pictures, Sequence[str]], list[float]]:
     """A function of pictures and prompts that gives a list of scores."""
 
-    def score(images: "Pictures", prompts: Sequence[str]) -> list[float]:
+    def score(images: Pictures, prompts: Sequence[str]) -> list[float]:
         scores: list[float] = score_pictures(reward, images, prompts).total.tolist()
         return scores
 
     return score
 
 
-def verl_omni(reward: Scorer) -> "Callable[..., dict[str, float]]":
+def verl_omni(reward: Scorer) -> Callable[..., dict[str, float]]:
     """A `compute_score` for one picture, which verl-omni calls from several threads; other values become metrics."""
     lock = threading.Lock()
 
     def compute_score(
         data_source: str,
-        solution_image: "Picture",
+        solution_image: Picture,
         ground_truth: str,
         extra_info: Mapping[str, object] | None = None,
         **options: object,
@@ -112,7 +110,7 @@ class FlowFactoryReward:
     def __call__(
         self,
         prompt: Sequence[str],
-        image: "Pictures | None" = None,
+        image: Pictures | None = None,
         video: object = None,
         condition_images: object = None,
         condition_videos: object = None,
@@ -161,7 +159,7 @@ def decode(pipeline: object, latents: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def score_pictures(reward: Scorer, images: "Pictures", prompts: Prompts) -> Scores:
+def score_pictures(reward: Scorer, images: Pictures, prompts: Prompts) -> Scores:
     """The scores of pictures in any of the forms above, on the CPU; neighbours of one size go in one batch."""
     count = len(images)
     texts = [prompts] * count if prompts is None or isinstance(prompts, str) else list(prompts)
@@ -193,7 +191,7 @@ def _batches(pictures: Sequence[Tensor]) -> Iterator[tuple[Tensor, range]]:
             start = end
 
 
-def _floats(image: "Picture") -> Tensor:
+def _floats(image: Picture) -> Tensor:
     """One picture (3, h, w) in [0, 1]; raise InputError where it is none."""
     if not isinstance(image, Tensor):
         image = torch.from_numpy(np.array(image if isinstance(image, np.ndarray) else to_rgb(image)))
