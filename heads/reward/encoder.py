@@ -70,11 +70,10 @@ class Encoder(nn.Module):
         if len(self.remembered) + len(prompts) > REMEMBERED_PROMPTS:
             self.remembered.clear()
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.remembered]
-        with torch.inference_mode(False):  # a tensor of inference could serve no training afterwards
-            for start in range(0, len(new), PROMPT_BATCH):
-                batch = new[start : start + PROMPT_BATCH]
-                vectors = self.text(torch.from_numpy(self.tokenize(batch)).to(self.device))
-                self.remembered.update(zip(batch, vectors, strict=True))
+        for start in range(0, len(new), PROMPT_BATCH):
+            batch = new[start : start + PROMPT_BATCH]
+            vectors = self.text(torch.from_numpy(self.tokenize(batch)).to(self.device))
+            self.remembered.update(zip(batch, vectors, strict=True))
         return torch.stack([self.remembered[prompt].to(self.device) for prompt in prompts])
 
     def _require_pictures(self, pixels: Tensor) -> None:

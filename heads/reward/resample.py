@@ -113,11 +113,11 @@ def _product(levels: Tensor, matrix: Tensor, dim: int) -> Tensor:
 @lru_cache(maxsize=64)
 def blocks(axis: Axis) -> tuple[Block, ...]:
     """The pass as products: coefficients are whole numbers, Pillow's fractions times 2^22."""
-    low, high = (float(np.float32(end)) for end in axis.box)  # as Pillow takes them
-    step = (high - low) / axis.resized
+    low, high = np.float32(axis.box[0]), np.float32(axis.box[1])  # as Pillow takes and subtracts them
+    step = float(high - low) / axis.resized
     stretch = max(step, 1.0)
     reach = RADIUS[axis.interpolation] * stretch
-    centers = low + (np.arange(*axis.kept) + 0.5) * step
+    centers = float(low) + (np.arange(*axis.kept) + 0.5) * step
     # As C casts to int, towards zero: what is negative becomes 0 either way.
     first = np.maximum((centers - reach + 0.5).astype(int), 0)
     last = np.minimum((centers + reach + 0.5).astype(int), axis.size)
@@ -158,7 +158,6 @@ def _matrices(axis: Axis, device: torch.device, dtype: torch.dtype) -> list[tupl
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)
 def _halves(axis: Axis, device: torch.device) -> list[tuple[Block, Tensor]]:
     """Each block with the upper and the lower halves of its coefficients side by side, and along the height too."""
     result = []
