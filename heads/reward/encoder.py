@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
+from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
 from embed.backbones.backbone import Backbone, ImageTower
@@ -26,11 +27,14 @@ class Encoder(nn.Module):
         checkpointing: bool = False,
         rounding: bool = True,
     ) -> None:
-        """`dtype` is the picture tower's. With `checkpointing` its blocks are computed twice, and less is kept."""
+        """`dtype` is the picture tower's. With `checkpointing` its blocks are computed twice, and less is kept; raise
+        InputError if it has no blocks."""
         super().__init__()
         self.identity, self.dtype, self.rounding = backbone.identity, dtype, rounding
         self.features = features
         visual = backbone.model.visual
+        if checkpointing and isinstance(visual, ModifiedResNet):  # open_clip would say nothing and do nothing
+            raise InputError(f"{self.identity.model} has no blocks to compute twice; leave checkpointing out")
         if dtype != torch.float32 or checkpointing:
             visual = copy.deepcopy(visual).to(dtype)  # the backbone stays as it is for whoever else has it
             visual.set_grad_checkpointing(checkpointing)

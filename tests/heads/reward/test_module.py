@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from export_tiny import tiny_backbone
 from PIL import Image
 from reward_tiny import PROMPTS, as_pixels, make_head, pictures, write_head, write_tuned
 from unfreeze_tiny import load, make_folder
@@ -127,6 +128,11 @@ def test_checkpointed_blocks_give_the_same_gradient(backbone: Backbone) -> None:
         runs.append(len(count))
     assert runs == [1, 2]
     torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_what_has_no_blocks_says_so() -> None:
+    with pytest.raises(InputError, match=r"tiny-resnet has no blocks.*leave checkpointing out"):
+        Reward(tiny_backbone("resnet"), make_head(HeadConfig("cosine", 32)), checkpointing=True)
 
 
 def test_a_folder_gives_scores_and_how_sure_they_are(backbone: Backbone, tmp_path: Path) -> None:
