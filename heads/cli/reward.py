@@ -54,7 +54,7 @@ def reward(
         ("equal pixels", f"{found.equal_pixels:.4%}"),
         ("lowest cosine", f"{found.min_cosine:.7f}"),
         ("score off by", f"{found.max_score_difference:.1e}"),
-        ("in standard deviations of scores", f"{deviations:.5f}"),
+        ("in standard deviations of scores", f"{deviations:.1e}"),
         ("pairs flipped", f"{found.flips:.4%} of {found.pairs}"),
     ]
     print(f"the reward against the uint8 path, on {found.pictures} pictures under {found.prompts} prompts:")
