@@ -49,6 +49,8 @@ SECTIONS = {
     "g": "tuning",
     "h": "search",
 }
+# The longest last, as what is cut is lost.
+ORDER = [SECTIONS[letter] for letter in "adcegfhb"]
 LIMIT_S = 420.0
 
 
@@ -64,10 +66,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="a folder of JPEG files; without one, some are made")
     parser.add_argument("--json", type=Path, help="where the figures are written, anew after each section")
-    parser.add_argument("--sections", type=names, default=list(SECTIONS.values()), help="letters or names: a,c,search")
+    parser.add_argument("--sections", type=names, default=ORDER, help="letters or names: a,c,search")
     parser.add_argument("--skip", type=names, default=[], help="sections to leave out")
     parser.add_argument("--engines", help="RUNNER:PRECISION,... of the job; torch:fp16,onnx:fp16 on a GPU")
-    parser.add_argument("--precisions", help="of the bundle that is served: fp16,fp32; fp16 alone on a GPU")
+    parser.add_argument("--models", default="ViT-B-32,ViT-L-14", help="of towers, job and parity (%(default)s)")
+    parser.add_argument("--precisions", help="of the bundle that is served; fp16-cuda,fp16 on a GPU")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes (%(default)s)")
     parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="for all sections together (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
@@ -154,7 +157,7 @@ def run_apart(name: str, args: argparse.Namespace, left_s: float) -> tuple[dict[
     command = [sys.executable, __file__, "--one", name, "--folder", str(args.folder), "--photos", str(args.photos)]
     command += ["--workers", str(args.workers)]
     command += ["--dry-run"] if args.dry_run else []
-    for option in ("engines", "precisions"):
+    for option in ("engines", "precisions", "models"):
         command += [f"--{option}", getattr(args, option)] if getattr(args, option) else []
     process = subprocess.Popen(command, start_new_session=True)
     try:
@@ -189,10 +192,19 @@ def context(args: argparse.Namespace) -> Any:
 
     if not (args.dry_run or torch.cuda.is_available()):
         raise RuntimeError("torch finds no CUDA device here; --dry-run measures tiny sizes on the CPU")
-    device, usual = ("cpu", "fp32") if args.dry_run else ("cuda", "fp16")
-    engines = tuple(tuple(pair.split(":")) for pair in (args.engines or f"onnx:{usual},torch:{usual}").split(","))
-    precisions = tuple((args.precisions or usual).split(","))
-    return Context(device, args.dry_run, args.photos, args.folder, engines, precisions, args.workers)
+    device, precisions, pairs = "cuda", "fp16-cuda,fp16", "onnx:fp16-cuda,onnx:fp16,torch:fp16"
+    if args.dry_run:
+        device, precisions, pairs = "cpu", "fp32", "onnx:fp32,torch:fp32"
+    return Context(
+        device,
+        args.dry_run,
+        args.photos,
+        args.folder,
+        tuple(tuple(pair.split(":")) for pair in (args.engines or pairs).split(",")),
+        tuple((args.precisions or precisions).split(",")),
+        args.workers,
+        tuple(args.models.split(",")),
+    )
 
 
 if __name__ == "__main__":

@@ -49,3 +49,11 @@ def strings(values: "Column | Sequence[str]") -> "Column":
     import pyarrow as pa
 
     return values.cast(pa.string()) if isinstance(values, pa.Array | pa.ChunkedArray) else pa.array(values, pa.string())
+
+
+def softmax(scores: Array) -> Floats:
+    """Positive numbers of sum 1 that keep the order of the scores (n,), float64."""
+    logits: Floats = np.asarray(scores, np.float64)
+    weights = np.exp(logits - logits.max(initial=-np.inf))
+    shares: Floats = weights / weights.sum()
+    return shares

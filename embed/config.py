@@ -123,6 +123,19 @@ class EmbeddingConfig(PicturesConfig):
         require_valid(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class AdoptConfig:
+    """How vectors that were made elsewhere are taken over."""
+
+    columns: Annotated[Mapping[str, str], Option(parse=parse_columns)] = field(default_factory=dict)
+    """What the tables call the columns image, image_embedding, prompt, text_embedding, uri, width and height, if not
+    so: NAME=YOURS,... such as image=id,image_embedding=vector."""
+    normalize: bool = False
+    """Bring vectors to length 1 that have another. By default they are an error."""
+    copy: bool = False
+    """Write all vectors into the cache. By default files of float16 unit vectors are linked and all else is written."""
+
+
 @dataclass(frozen=True)
 class BoundaryConfig:
     """Which activations are kept, and how."""

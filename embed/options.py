@@ -19,6 +19,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from embed.spec import InputError
+from embed.wording import near_names
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -148,10 +149,8 @@ def _either(words: Sequence[str]) -> str:
 
 def near_literals(value: object, hint: object) -> str:
     """The values of an annotation's literals that are like this one, in words to end an error with."""
-    import difflib
-
-    near = difflib.get_close_matches(str(value), _admitted(hint)[1])
-    return f" (near names: {', '.join(near)})" if near else ""
+    near = near_names(str(value), _admitted(hint)[1])
+    return f" ({near})" if near else ""
 
 
 def metadata(hint: object, kind: type[T]) -> T | None:

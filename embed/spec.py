@@ -16,6 +16,10 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 # Raised whenever the same picture or prompt, under the same weights, would become another vector.
 PIPELINE_VERSION = 1
+# Stands for the weights of a source whose vectors were made elsewhere: it makes no more of them.
+ADOPTED = "adopted:"
+# What an identity that was declared says of what nobody declared.
+UNKNOWN = "unknown"
 
 RESIZE_MODES = get_args(ResizeMode)
 INTERPOLATIONS = get_args(Interpolation)
@@ -67,31 +71,79 @@ class Source:
     pretrained: str | None = None
     """The weights: a tag of open_clip's, a checkpoint file, or delta:TUNED with a folder of `heads unfreeze`."""
 
+    @property
+    def is_adopted(self) -> bool:
+        """Whether the vectors were made elsewhere (see embed.jobs.adopt), so that there is no backbone to load."""
+        return self.pretrained == ADOPTED
+
 
 @dataclass(frozen=True)
 class Identity:
-    """What decides whether two vectors are comparable. Equal identities give equal vectors."""
+    """What decides whether two vectors are comparable. Equal identities give equal vectors.
+
+    Of vectors that were made elsewhere it is what their owner declares (`declared`): then the weights are whatever
+    names them, `preparation` may be None, the next three fields unknown, and `pipeline` is 0, none of ours. What is
+    unknown equals nothing but what is unknown too.
+    """
 
     model: str
     weights: str  # SHA-256 over every tensor's name, type, shape and bytes
-    preprocess: Preprocess
+    preparation: Preprocess | None  # `preprocess` in JSON
     activation: str
     tokenizer: str
     context_length: int
     dim: int
     pipeline: int = PIPELINE_VERSION
 
+    @property
+    def preprocess(self) -> Preprocess:
+        """How pictures are prepared; raise InputError if that is not known."""
+        if self.preparation is None:
+            raise InputError(f"nobody declared how {self.model} prepares pictures, so that none can be embedded")
+        return self.preparation
+
     def to_json(self) -> dict[str, object]:
-        return asdict(self)
+        return {"preprocess" if name == "preparation" else name: value for name, value in asdict(self).items()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, object]) -> "Identity":
-        values: dict[str, Any] = dict(known_fields(cls, data))
-        preprocess = dict(known_fields(Preprocess, values["preprocess"]))
-        for name in ("size", "mean", "std"):
-            preprocess[name] = tuple(preprocess[name])
-        values["preprocess"] = Preprocess(**preprocess)
+        values: dict[str, Any] = {"preparation" if name == "preprocess" else name: data[name] for name in data}
+        known_fields(cls, values)
+        if values["preparation"] is not None:
+            preprocess = dict(known_fields(Preprocess, values["preparation"]))
+            for name in ("size", "mean", "std"):
+                preprocess[name] = tuple(preprocess[name])
+            values["preparation"] = Preprocess(**preprocess)
         return cls(**values)
+
+    @classmethod
+    def declared(cls, data: Mapping[str, object]) -> "Identity":
+        """What the owner of vectors says of them: `model`, `weights` and `dim`, and what else of the fields he knows.
+
+        Raise InputError if one of the three is not there, or is no name or no number.
+        """
+        unknown = {"preprocess": None, "activation": UNKNOWN, "tokenizer": UNKNOWN, "context_length": 0, "pipeline": 0}
+        known = {*unknown, "model", "weights", "dim"}
+        if wrong := sorted(set(data) - known) or sorted(known - unknown.keys() - set(data)):
+            state = "are unknown" if set(wrong) <= set(data) else "are missing"
+            raise InputError(
+                f"the identity's fields {wrong} {state}; wanted model, weights and dim, and maybe {list(unknown)}"
+            )
+        values = {**unknown, **data}
+        if values["preprocess"] == UNKNOWN:
+            values["preprocess"] = None
+        try:
+            if not isinstance(values["preprocess"], Mapping | None):
+                raise TypeError(f"preprocess is {values['preprocess']!r}")
+            identity = cls.from_json(values)
+        except (TypeError, AttributeError) as error:
+            raise InputError(f"the identity has a field of the wrong kind ({error})") from None
+        for name in ("model", "weights"):
+            if not isinstance(value := getattr(identity, name), str) or value.strip().lower() in ("", UNKNOWN):
+                raise InputError(f"the identity's {name} is {value!r}; wanted a text that tells it from every other")
+        if type(identity.dim) is not int or identity.dim < 1:
+            raise InputError(f"the identity's dim is {identity.dim!r}; wanted how many numbers a vector has")
+        return identity
 
     def differences(self, other: "Identity") -> list[str]:
         """One line per field that differs, `field: ours / theirs`."""

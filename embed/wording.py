@@ -27,11 +27,16 @@ def few(names: Iterable[str]) -> str:
     return ", ".join(first) + (f" and {len(rest)} more" if rest else "")
 
 
-def unknown_name(what: str, got: str, known: Iterable[str]) -> InputError:
-    """An error that lists the names nearest to what was typed."""
+def near_names(got: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Up to five of the names that are like what was typed, in words, or nothing."""
     import difflib
 
+    near = difflib.get_close_matches(got, list(known), n=5, cutoff=cutoff)
+    return f"near names: {', '.join(near)}" if near else ""
+
+
+def unknown_name(what: str, got: str, known: Iterable[str]) -> InputError:
+    """An error that lists the names nearest to what was typed."""
     names = sorted(known)
-    near = difflib.get_close_matches(got, names, n=5, cutoff=0.4)
-    hint = f"near names: {', '.join(near)}" if near else f"known: {', '.join(names[:20])}"
+    hint = near_names(got, names, 0.4) or f"known: {', '.join(names[:20])}"
     return InputError(f"unknown {what} {got!r}; {hint}")

@@ -5,47 +5,33 @@ compared with torch is what will serve. Only when it agrees is it renamed into p
 """
 
 import gc
-import importlib.metadata
-import io
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embed.arrays import UInt8s
-from embed.files import atomic_write, replacing, sha256_file
+from embed.arrays import Array, UInt8s
+from embed.files import atomic_write, replacing
 from embed.graphs.precision import is_convolutional, to_fp16, to_int8
-from embed.graphs.trace import OPSET
 from embed.inputs import vocabulary
 from embed.inputs.images import ImageError, load_pixels
 from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
-from embed.ort import require_onnxruntime
 from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity
-from export import card, compose, parity
+from export import compose, cuda, parity
+from export.bundle_files import OPEN, begun_manifest, check_graphs, finish, save_reference, write_graphs, write_manifest
 from export.config import ExportConfig
-from export.measure import measure, torch_scores, torch_vectors
+from export.measure import measure, torch_vectors
 from heads.config import PROMPTS
-from heads.evaluation.calibration import Curve, Temperature
-from runtime.config import Precision, SessionConfig
-from runtime.scoring.bundle import (
-    FORMAT,
-    WEIGHTS_FILE,
-    BundleManifest,
-    FileEntry,
-    GraphEntry,
-    Part,
-    Tensors,
-    manifest_bytes,
-)
-from runtime.scoring.scorer import Scorer
+from runtime.config import CUDA_PRECISION, Precision
+from runtime.scoring.bundle import WEIGHTS_FILE, BundleManifest, Part
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, ValueInfoProto
+    from onnx import ModelProto
 
     from embed.backbones.backbone import Backbone
     from heads.committee import Committee
@@ -55,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 REFERENCE_ROWS = 4
 CALIBRATION_BATCH = 16  # pictures
-LIBRARIES = ("plaudit", "torch", "open_clip_torch", "timm", "transformers", "onnx", "onnxscript")
 
 
 def export_bundle(
@@ -89,6 +74,7 @@ def _build(
     config: ExportConfig,
     step: Step,
 ) -> BundleManifest:
+    cuda.require_measurable(config.precisions)
     step(0, "exporting the towers")
     reads_text = "text_embedding" in head.inputs
     shortens = reads_text and compose.text_shortens(backbone, config.prompts)
@@ -99,46 +85,21 @@ def _build(
     with atomic_write(folder / WEIGHTS_FILE) as weights:
         writer = compose.WeightsWriter(weights)
         pixels = _calibration_pixels(calibration, backbone.identity)
-        at = {precision: _graphs_at(precision, parts, pixels) for precision in config.precisions}
-        graphs = {name: _write_graphs(folder, name, at, writer) for name in at}
-    _check_graphs(folder)
-    manifest: BundleManifest = {
-        "format": FORMAT,
-        "opset": OPSET,
-        "identity": backbone.identity.to_json(),
-        "source": asdict(backbone.source),
-        "head": {
-            "inputs": list(head.inputs),
-            "config": dict(head_manifest["head"]),
-            "committee": {"members": len(committee.members), "groups": committee.groups} if committee else None,
-        },
-        "precisions": list(config.precisions),
-        "tokenizer": tokenizer,
-        "calibration": head_manifest.get("calibration"),
-        "provenance": {
-            "versions": _versions(),
-            "training": head_manifest.get("training"),
-            "data": head_manifest.get("data"),
-            "split": head_manifest.get("split"),
-            "metrics": head_manifest.get("metrics"),
-        },
-        "graphs": graphs,
-        "reference": _write_reference(folder, backbone, head, committee, config.precisions),
-    }
-    _write_manifest(folder, manifest)
+        for_cuda = _towers_for_cuda(backbone, head, shortens, config.precisions)
+        at = {precision: _graphs_at(precision, parts, pixels, for_cuda) for precision in config.precisions}
+        graphs = {name: write_graphs(folder, name, at, writer) for name in at}
+    check_graphs(folder)
+    reference = _write_reference(folder, backbone, head, committee, config.precisions)
+    known = {**head_manifest, "identity": backbone.identity.to_json(), "source": asdict(backbone.source)}
+    manifest = begun_manifest(head, committee, known, tokenizer, graphs, reference)
+    write_manifest(folder, manifest)
     step(1, "comparing with torch")
     # The exporter leaves hundreds of megabytes in reference cycles, as large as the model; they would add to the
     # sessions that are opened next.
-    del parts, at
+    del parts, at, for_cuda
     gc.collect()
     manifest["parity"] = measure(folder, backbone, head, replace(config, pictures=pictures), committee)
-    manifest["reference"] = _tolerances(folder, manifest)
-    step(1, "checking the bundle")
-    (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
-    manifest = _write_manifest(folder, manifest)
-    Scorer.load(folder).check_reference()
-    step()
-    return manifest
+    return finish(folder, manifest, step)
 
 
 def _export_parts(
@@ -155,19 +116,26 @@ def _export_parts(
     if "text_embedding" in head.inputs:
         parts["text"] = compose.export_text(backbone, shortens)
         widths["text_embedding"] = backbone.identity.dim
-    fitted = calibration or {}
-    temperature = Temperature.from_json(fitted["temperature"]) if fitted.get("temperature") else None
-    percentiles = Curve.from_json(fitted["percentiles"]) if fitted.get("percentiles") else None
-    graph = compose.export_head(head, widths)
-    graph = compose.add_committee(graph, committee, widths) if committee else graph
-    parts["head"] = compose.calibrate(graph, temperature, percentiles)
+    parts["head"] = compose.export_scores(head, committee, widths, calibration)
     return parts
+
+
+def _towers_for_cuda(
+    backbone: "Backbone", head: "Head", shortens: bool, precisions: Sequence[Precision]
+) -> dict[Part, "ModelProto"]:
+    """The towers' graphs at CUDA_PRECISION, if that is asked for; raise ParityError if their structure is wrong."""
+    if CUDA_PRECISION not in precisions:
+        return {}
+    pixels, prompts = _reference_inputs(backbone.identity)
+    reference = torch_vectors(backbone, head.inputs, pixels, prompts)
+    sample: dict[str, Array] = {"pixels": pixels, "tokens": backbone.tokenize(prompts)}
+    return cuda.cuda_towers(backbone, head.inputs, shortens, sample, reference)
 
 
 def _divide(image: "ModelProto", config: ExportConfig) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """The pictures that calibrate a convolution trunk's int8, and the ones that all is measured on."""
     if set(config.precisions) != {"fp32"} and not config.pictures:
-        raise InputError("fp16 and int8 are measured on real pictures; add --images FOLDER")
+        raise InputError("fp16, fp16-cuda and int8 are measured on real pictures; add --images FOLDER")
     if "int8" not in config.precisions or not is_convolutional(image):
         return (), config.pictures
     if len(config.pictures) < 8:
@@ -187,62 +155,21 @@ def _calibration_pixels(paths: Sequence[Path], identity: Identity) -> list[UInt8
 
 
 def _graphs_at(
-    precision: Precision, parts: Mapping[Part, "ModelProto"], pixels: Sequence[UInt8s]
+    precision: Precision,
+    parts: Mapping[Part, "ModelProto"],
+    pixels: Sequence[UInt8s],
+    for_cuda: Mapping[Part, "ModelProto"],
 ) -> dict[Part, "ModelProto"]:
     """Every graph of the bundle at a precision. The head is small and stays in float32."""
     convert: dict[Precision, Callable[[Part], ModelProto]] = {
         "fp32": lambda part: parts[part],
         "fp16": lambda part: to_fp16(parts[part]),
         "int8": lambda part: to_int8(parts[part], pixels if part == "image" else ()),
+        CUDA_PRECISION: for_cuda.__getitem__,
     }
     towers: dict[Part, ModelProto] = {part: convert[precision](part) for part in parts if part != "head"}
     graphs = {**towers, "head": parts["head"]}
     return {**graphs, "model": compose.join(towers["image"], towers.get("text"), parts["head"])}
-
-
-def _write_graphs(
-    folder: Path,
-    precision: Precision,
-    graphs: Mapping[Precision, Mapping[Part, "ModelProto"]],
-    writer: compose.WeightsWriter,
-) -> dict[Part, GraphEntry]:
-    """Write one precision's graphs, their weights moved to the shared file; returns their entries for the manifest."""
-    entries: dict[Part, GraphEntry] = {}
-    for part, model in graphs[precision].items():
-        writer.move(model)
-        plain = part == "head" or precision == next(iter(graphs))
-        name = f"{part}.onnx" if plain else f"{part}.{precision}.onnx"
-        with atomic_write(folder / name) as file:
-            file.write(model.SerializeToString(deterministic=True))
-        graph = model.graph
-        entries[part] = {"file": name, "inputs": _signature(graph.input), "outputs": _signature(graph.output)}
-    return entries
-
-
-def _signature(values: Iterable["ValueInfoProto"]) -> Tensors:
-    from onnx import helper
-
-    return {
-        value.name: (
-            str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
-            [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
-        )
-        for value in values
-    }
-
-
-def _check_graphs(folder: Path) -> None:
-    """The checker and strict shape inference of ONNX itself over every graph."""
-    import onnx
-
-    for path in sorted(folder.glob("*.onnx")):
-        onnx.checker.check_model(str(path), full_check=True)
-
-
-def _versions() -> dict[str, str]:
-    """Of the libraries that make a bundle; onnxruntime says its own, as several packages may bring it."""
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {**found, "onnxruntime": require_onnxruntime().__version__}
 
 
 def _write_tokenizer(folder: Path, backbone: "Backbone", shortens: bool, prompts: Sequence[str]) -> dict[str, object]:
@@ -259,54 +186,22 @@ def _write_reference(
     committee: "Committee | None",
     precisions: Sequence[Precision],
 ) -> dict[Precision, dict[str, float]]:
-    """Write reference.npz, from torch; the tolerances returned are open until `_tolerances` closes them.
+    """Write reference.npz, from torch; the tolerances returned are open until `finish` closes them.
 
     Its pictures are generated: a bundle travels, and nobody's pictures should travel with it.
     """
+    pixels, prompts = _reference_inputs(backbone.identity)
+    vectors = torch_vectors(backbone, head.inputs, pixels, prompts)
+    tokens = {"prompts": np.array(prompts), "tokens": backbone.tokenize(prompts)} if "text_embedding" in vectors else {}
+    names = save_reference(folder, head, committee, vectors, pixels=pixels, **tokens)
+    names += [name for name in vectors if name != "image_pooled"]
+    return {precision: dict.fromkeys(names, OPEN) for precision in precisions}
+
+
+def _reference_inputs(identity: Identity) -> tuple[UInt8s, list[str]]:
+    """Pixels (n, h, w, 3) of generated pictures, and as many prompts."""
     from PIL import Image
 
     pictures = parity.generated_pictures(REFERENCE_ROWS, seed=1)
-    pixels = np.stack([preprocess(Image.fromarray(p), backbone.identity.preprocess) for p in pictures])
-    prompts = np.array(PROMPTS[:REFERENCE_ROWS])
-    vectors = torch_vectors(backbone, head.inputs, pixels, list(prompts))
-    tokens = {"prompts": prompts, "tokens": backbone.tokenize(list(prompts))} if "text_embedding" in vectors else {}
-    scores = {"score": torch_scores(head, vectors)}
-    if committee:
-        scores["uncertainty"] = torch_scores(committee, vectors)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, pixels=pixels, **scores, **tokens, **vectors)
-    (folder / "reference.npz").write_bytes(buffer.getvalue())
-    names = [*scores, *(name for name in vectors if name != "image_pooled")]
-    return {precision: dict.fromkeys(names, np.finfo(np.float32).max.item()) for precision in precisions}
-
-
-def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[str, float]]:
-    """By how much another machine may be off the reference: twice the most that was seen here.
-
-    At fp32 the limits of the parity check; other kernels round otherwise, and at int8 much more so.
-    """
-    result = {}
-    for precision, figures in manifest["parity"]["precisions"].items():
-        seen = Scorer.load(folder, SessionConfig(precision=precision)).check_reference()
-        largest = {"score": figures["scores"]["max_score_difference"]}
-        largest |= {name: vector["max_difference"] for name, vector in figures["vectors"].items()}
-        if uncertainty := figures.get("uncertainty"):
-            largest["uncertainty"] = uncertainty["max_difference"]
-        least = dict.fromkeys(("score", "uncertainty"), figures["scores"]["limit"]) if precision == "fp32" else {}
-        result[precision] = {
-            name: max(2 * max(seen[name], largest[name]), least.get(name, 1e-4))
-            for name in manifest["reference"][precision]
-        }
-    return result
-
-
-def _write_manifest(folder: Path, manifest: BundleManifest) -> BundleManifest:
-    """Write bundle.json over every other file of the folder."""
-    names = sorted(path.name for path in folder.iterdir() if path.name != "bundle.json")
-    files: dict[str, FileEntry] = {
-        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in names
-    }
-    complete: BundleManifest = {**manifest, "files": files}
-    with atomic_write(folder / "bundle.json") as file:
-        file.write(manifest_bytes(complete))
-    return complete
+    pixels = np.stack([preprocess(Image.fromarray(picture), identity.preprocess) for picture in pictures])
+    return pixels, list(PROMPTS[:REFERENCE_ROWS])

@@ -1,8 +1,10 @@
 """The model card of a bundle, written from its manifest alone: what it is, what it was measured on, what it is for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from runtime.scoring.bundle import BundleManifest, Parity
+from embed.spec import UNKNOWN
+from runtime.scoring.bundle import BundleManifest, Parity, PrecisionParity
 
 
 def model_card(manifest: BundleManifest) -> str:
@@ -16,15 +18,14 @@ def model_card(manifest: BundleManifest) -> str:
         + (" under one prompt" if "text_embedding" in head["inputs"] else "")
         + " mean something.",
         "## Use",
-        "```\npython -m runtime score BUNDLE --prompt 'a photo of a cat' 1.jpg\npython -m export check BUNDLE\n```",
+        _use(manifest),
         "## What it is made of",
         _list(
             {
                 "Backbone": f"{identity['model']}, weights {identity['weights'][:16]}",
-                "Pixels": f"{identity['preprocess']['size'][0]} x {identity['preprocess']['size'][1]}, "
-                f"{identity['preprocess']['resize_mode']}, {identity['preprocess']['interpolation']}",
-                "Activation": identity["activation"],
-                "Tokenizer": f"{identity['tokenizer']}, context {identity['context_length']}",
+                "Pixels": _pixels(identity["preprocess"]),
+                "Activation": _known(identity["activation"]),
+                "Tokenizer": _known(identity["tokenizer"], f", context {identity['context_length']}"),
                 "Head": _inline(head["config"]),
                 "Graphs": f"ONNX opset {manifest['opset']} at {', '.join(manifest['precisions'])}",
             }
@@ -49,7 +50,7 @@ def model_card(manifest: BundleManifest) -> str:
             " data. That of a difference is the root of the sum of both squares. It says how far other data of the same"
             " kind would have moved the score, and nothing of what all such data gets wrong.",
         ]
-    sections += ["## Agreement with torch", *_parity(manifest["parity"])]
+    sections += ["## Agreement with torch", *_parity(manifest["parity"], manifest["precisions"])]
     sections += [
         "## Limits",
         "The head has learnt the taste of the people in its data, and the backbone the biases of its own. It judges"
@@ -61,28 +62,67 @@ def model_card(manifest: BundleManifest) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _parity(parity: Parity) -> list[str]:
+def _use(manifest: BundleManifest) -> str:
+    check = "python -m export check BUNDLE"
+    if any("image" in graphs for graphs in manifest["graphs"].values()):
+        return f"```\npython -m runtime score BUNDLE --prompt 'a photo of a cat' 1.jpg\n{check}\n```"
+    vectors = ", ".join(f'"{name}": {name}s' for name in manifest["head"]["inputs"])
+    return (
+        "It holds a head alone and scores vectors that the backbone below makes elsewhere, (n, d) float32 of length 1."
+        f" In Python:\n\n```\nfrom runtime.scoring.scorer import Scorer\n\n"
+        f'scores = Scorer.load("BUNDLE").score_vectors({{{vectors}}})["score"]\n```\n\n'
+        f"On the command line:\n\n```\n{check}\n```"
+    )
+
+
+def _known(name: str, more: str = "") -> str | None:
+    return None if name == UNKNOWN else name + more
+
+
+def _pixels(preprocess: Mapping[str, Any] | None) -> str | None:
+    if preprocess is None:
+        return None
+    height, width = preprocess["size"]
+    return f"{height} x {width}, {preprocess['resize_mode']}, {preprocess['interpolation']}"
+
+
+def measured_on(parity: Parity) -> str:
+    """What a bundle and torch were compared on, in words."""
+    scores = next(iter(parity["precisions"].values()))["scores"]
+    what = "random vectors of pictures" if parity["pictures"] == "vectors" else f"{parity['pictures']} pictures"
+    return f"{scores['pictures']} {what} under {scores['prompts']} prompts"
+
+
+def lowest_cosine(figures: PrecisionParity) -> str:
+    """Of a bundle's vectors to torch's; nothing where it makes none."""
+    cosines = [vector["cosine_min"] for vector in figures["vectors"].values()]
+    return f"{min(cosines):.7f}" if cosines else ""
+
+
+def _parity(parity: Parity, precisions: Sequence[str]) -> list[str]:
     rows = ["| precision | largest score difference | rank correlation | pairs | order changed | lowest cosine |"]
     rows.append("|---|---|---|---|---|---|")
     for precision, figures in parity["precisions"].items():
         scores = figures["scores"]
-        cosine = min(vector["cosine_min"] for vector in figures["vectors"].values())
         rows.append(
             f"| {precision} | {scores['max_score_difference']:.2e} | {scores['spearman']:.6f} "
-            f"| {scores['decided_pairs']} | {scores['flips']:.3%} | {cosine:.7f} |"
+            f"| {scores['decided_pairs']} | {scores['flips']:.3%} | {lowest_cosine(figures)} |"
         )
     first = next(iter(parity["precisions"].values()))["scores"]
-    note = (
-        f"Measured on {first['pictures']} {parity['pictures']} pictures under {first['prompts']} prompts; torch's"
-        f" scores spread by {first['score_spread']:.3g}."
-    )
+    note = f"Measured on {measured_on(parity)}; torch's scores spread by {first['score_spread']:.3g}."
     uncertainties = [
         f"Uncertainties at {precision} are {figures['uncertainty']['mean']:.3g} in the mean, and differ by"
         f" {figures['uncertainty']['max_difference']:.2e} at most."
         for precision, figures in parity["precisions"].items()
         if "uncertainty" in figures
     ]
-    return [note, "\n".join(rows), *uncertainties]
+    unmeasured = [
+        f"{precision} runs on CUDA alone, where this bundle was not made: its structure equals torch in float32, and"
+        " the service compares it with the bundle's reference when it starts."
+        for precision in precisions
+        if precision not in parity["precisions"]
+    ]
+    return [note, "\n".join(rows), *uncertainties, *unmeasured]
 
 
 def _list(values: Mapping[str, object]) -> str:

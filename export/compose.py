@@ -6,11 +6,12 @@ differ. Knows no manifest and no picture.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from embed.graphs.fusing import export_fused
 from embed.graphs.precision import fold_patches
 from embed.graphs.rewrite import serving_form
 from embed.graphs.trace import canonical, export_tower
@@ -29,23 +30,31 @@ MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the graphs, where shape inf
 ALIGNMENT_BYTES = 4096  # onnxruntime maps a tensor into memory only where it starts on a page
 
 
-def export_image(backbone: "Backbone", inputs: Sequence[str]) -> "ModelProto":
-    """pixels (n, h, w, 3) uint8 -> image_embedding (n, d), and image_pooled (n, p) where `inputs` names it."""
+def export_image(backbone: "Backbone", inputs: Sequence[str], fused: bool = False) -> "ModelProto":
+    """pixels (n, h, w, 3) uint8 -> image_embedding (n, d), and image_pooled (n, p) where `inputs` names it.
+
+    `fused` is the form that embed.graphs.fusing makes graphs for CUDA of.
+    """
     import torch
 
     wanted = picture_inputs(inputs)
     tower = backbone.image_tower(tuple(wanted.values()))
     example = torch.zeros((2, *backbone.identity.preprocess.size, 3), dtype=torch.uint8)
+    free = {"pixels": {0: "n"}}
+    if fused:
+        return export_fused(tower, {"pixels": example}, list(wanted), free)
     with serving_form(backbone.model.visual):
-        return fold_patches(export_tower(tower, {"pixels": example}, list(wanted), {"pixels": {0: "n"}}))
+        return fold_patches(export_tower(tower, {"pixels": example}, list(wanted), free))
 
 
-def export_text(backbone: "Backbone", shortens: bool) -> "ModelProto":
+def export_text(backbone: "Backbone", shortens: bool, fused: bool = False) -> "ModelProto":
     """tokens (n, c) int32 -> text_embedding (n, d); c is free where the tower `shortens`, else the context length."""
     import torch
 
     example = torch.from_numpy(backbone.tokenize(["a photo of a cat", "two dogs on a bench"]))
     free = {0: "n", 1: "c"} if shortens else {0: "n"}
+    if fused:
+        return export_fused(backbone.text_tower(), {"tokens": example}, ["text_embedding"], {"tokens": free})
     with serving_form(backbone.model.text):
         return export_tower(backbone.text_tower(), {"tokens": example}, ["text_embedding"], {"tokens": free})
 
@@ -66,6 +75,18 @@ def add_committee(head: "ModelProto", committee: "Committee", widths: Mapping[st
     model.graph.initializer.extend(added.initializer)
     model.graph.output.extend(added.output)
     return model
+
+
+def export_scores(
+    head: "Head", committee: "Committee | None", widths: Mapping[str, int], fitted: Mapping[str, Any] | None
+) -> "ModelProto":
+    """The head's graph with all that it can give; `fitted` is a calibration as head.json has it."""
+    graph = export_head(head, widths)
+    graph = add_committee(graph, committee, widths) if committee else graph
+    fitted = fitted or {}
+    temperature = Temperature.from_json(fitted["temperature"]) if fitted.get("temperature") else None
+    percentiles = Curve.from_json(fitted["percentiles"]) if fitted.get("percentiles") else None
+    return calibrate(graph, temperature, percentiles)
 
 
 def _exported(head: "Head", widths: Mapping[str, int], output: str) -> "ModelProto":

@@ -21,6 +21,7 @@ from export.config import ParityConfig
 from heads.config import picture_inputs
 from runtime.config import SessionConfig
 from runtime.scoring.bundle import Parity, PrecisionParity, open_bundle
+from runtime.scoring.graphs import runnable
 from runtime.scoring.scorer import Picture, Scorer
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def measure(
     Raise ParityError beyond the limits of fp32, or where more than `max_flips` of the decided pairs change their order.
 
     Without a head in torch, its graph scores torch's vectors: then only the towers are compared. Uncertainties are
-    compared where there is a committee in torch, and in the bundle.
+    compared where there is a committee in torch, and in the bundle. Graphs for CUDA are left out where it is not.
     """
     sources: Sequence[Picture] = config.pictures or parity.generated_pictures(GENERATED_PICTURES)
     result: Parity = {"pictures": "real" if config.pictures else "generated", "precisions": {}}
@@ -66,7 +67,7 @@ def measure(
     doubts = None
     if committee is not None and "uncertainty" in exported.outputs:
         doubts = score_matrix(reference, partial(torch_scores, committee))
-    for precision in bundle.graphs:
+    for precision in runnable(bundle.graphs, SessionConfig()):
         session = SessionConfig(precision=precision)
         vectors = bundle_vectors(Scorer(bundle, session), pixels, prompts)
         ours = score_matrix(vectors, lambda rows: exported.score_vectors(rows)["score"])

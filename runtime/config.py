@@ -12,7 +12,8 @@ from embed.config import PILLOW_MAX_PIXELS, Limits
 from embed.options import Internal, Option, Range, comma_separated, require_valid
 from embed.spec import InputError
 
-Precision = Literal["fp32", "fp16", "int8"]  # of a bundle's graphs
+Precision = Literal["fp32", "fp16", "int8", "fp16-cuda"]  # of a bundle's graphs
+CUDA_PRECISION: Precision = "fp16-cuda"  # whose graphs run on CUDA alone
 Dialect = Literal["flow-factory", "unirl"]
 DIALECT_PATHS: dict[Dialect, tuple[str, ...]] = {"flow-factory": ("/compute",), "unirl": ("/score", "/rewards")}
 
@@ -28,7 +29,8 @@ class SessionConfig:
     """What runs the graphs: cpu, cuda, tensorrt, or another execution provider of onnxruntime. If several are given,
     the first that can run a part of a graph runs it. By default the best one that is installed."""
     precision: str | None = None
-    """The precision of the computation, of those that the bundle has. By default the bundle's first."""
+    """The precision of the computation, of those that the bundle has. By default fp16-cuda on CUDA if the bundle has
+    it, and else the bundle's first."""
     threads: Annotated[int | None, Range(1)] = None
     """Threads on the CPU. By default one for each core."""
     engine_cache: Path | None = None

@@ -33,7 +33,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+    for name in ("plaudit.py", "pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, folder / "source")
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "./source", cwd=folder)
     (built,) = folder.glob("*.whl")
@@ -46,7 +46,7 @@ def test_every_file_of_the_packages_is_in_the_wheel(wheel: Path) -> None:
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
-    }
+    } | {"plaudit.py"}
     assert "embed/backbones/starter_bridge.safetensors" in expected
     with zipfile.ZipFile(wheel) as file:
         assert {name for name in file.namelist() if ".dist-info/" not in name} == expected
@@ -63,7 +63,7 @@ def test_it_scores_where_nothing_else_is_installed(wheel: Path, bundle: Path, tm
     assert Path(installed).is_relative_to(tmp_path / "environment") and torch == "None"
 
     pictures = write_pictures(tmp_path / "pictures", 3)
-    command = (python, "-m", "runtime", "score", bundle, "--prompt", "a cat", "--json", *pictures)
+    command = (python.with_name("plaudit"), "runtime", "score", bundle, "--prompt", "a cat", "--json", *pictures)
     scores = [item["score"] for item in json.loads(run(*command, cwd=elsewhere))["scores"]]
     # The same graphs, perhaps by another release of onnxruntime: they may differ by rounding.
     assert scores == pytest.approx(Scorer.load(bundle).score("a cat", pictures).tolist(), abs=1e-5)

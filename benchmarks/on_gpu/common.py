@@ -28,6 +28,7 @@ class Context:
     engines: tuple[tuple[Runner, Precision], ...]  # of the embedding job
     precisions: tuple[BundlePrecision, ...]  # of the bundle that is served
     workers: int  # processes that decode
+    models: tuple[str, ...]  # that are measured one after another; in a dry run one tiny one stands for them
 
     def say(self, text: str = "") -> None:
         """Print at once: a run that is cut shall still have told."""

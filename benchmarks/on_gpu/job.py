@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from embed.engines.encoders import TowerEncoder
     from embed.engines.towers import Towers
 
+COUNTS = {"ViT-B-32": 8000, "ViT-L-14": 4000}  # pictures
 BATCH = 256  # as embed.jobs.build has it on a GPU
 
 
 def measure(context: Context) -> dict[str, object]:
     """Pictures a second by backbone and engine."""
-    counts = context.sized({"ViT-B-32": 8000, "ViT-L-14": 4000}, {"tiny": 48})
+    counts = context.sized({name: COUNTS.get(name, 2000) for name in context.models}, {"tiny": 48})
     sizes = context.photo_sizes()
     context.say(f"photos of {sizes['megapixels']:.2f} megapixels and {sizes['kilobytes']:.0f} kB")
     found: dict[str, object] = {"photos": sizes, "workers": context.workers}

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from embed.arrays import Float32s, UInt8s
     from embed.backbones.backbone import Backbone
 
-MODELS = ("ViT-B-32", "ViT-L-14")
 DIRECTIONS = 32  # random vectors that the pictures are ordered by, as by the embeddings of prompts
 
 
@@ -23,11 +22,11 @@ def measure(context: Context) -> dict[str, object]:
 
     found: dict[str, object] = {}
     rows = []
-    for model in context.sized(MODELS, MODELS[:1]):
+    for model in context.sized(context.models, context.models[:1]):
         backbone = load_backbone(context.source(model))
         pixels = photos(context, backbone)
         reference = by_torch(context, backbone, pixels, half=False)
-        plain, fused = towers.graphs(context, model, backbone)
+        plain, fused = towers.graphs(context, model)
         strict = {} if context.device == "cpu" else {"enable_skip_layer_norm_strict_mode": "1"}
         outputs = {
             "onnxruntime, plain graph": by_onnx(context, plain, pixels),

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 from unittest.mock import patch
@@ -75,6 +76,8 @@ def make_bundle(context: Context, precisions: "tuple[Precision, ...]") -> Path:
 
     from embed.backbones.load import load_backbone
     from embed.engines import sessions
+    from embed.spec import InputError
+    from export import cuda
     from export.bundle_writer import export_bundle
     from export.config import ExportConfig
     from heads.config import HeadConfig
@@ -88,10 +91,15 @@ def make_bundle(context: Context, precisions: "tuple[Precision, ...]") -> Path:
     # Random weights say nothing about how pictures compare: any share of flips is let through.
     config = ExportConfig(precisions, pictures=tuple(context.jpegs()[:4]), max_flips=0.99)
     out = context.folder / "bundle"
-    # The CPU proves the export, whose limits are for fp32 as a CPU computes it.
-    with patch.object(sessions, "PREFERRED", ()):
-        written = export_bundle(out, backbone, head, manifest, config)
-    widen(out, written)
+    try:
+        export_bundle(out, backbone, head, manifest, config)
+    except InputError as error:
+        context.say(f"the export is not proven on this device ({error}); it is proven on the CPU")
+        # The CPU runs no graphs for CUDA, which fp16's stand for.
+        config = replace(config, precisions=tuple(dict.fromkeys(("fp32", "fp16", *precisions))))
+        with patch.object(sessions, "PREFERRED", ()), patch.object(cuda, "runs_here", lambda: False):
+            written = export_bundle(out, backbone, head, manifest, config)
+        widen(out, written)
     return out
 
 

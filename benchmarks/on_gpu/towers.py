@@ -2,6 +2,8 @@
 
 import statistics
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +14,6 @@ from on_gpu.common import Context, elapsed_s
 if TYPE_CHECKING:
     from embed.backbones.backbone import Backbone
 
-MODELS = ("ViT-B-32", "ViT-L-14", "ViT-H-14")
 BATCHES = (1, 16, 64, 256)
 Compute = Callable[[], object]  # one run on a batch that is on the device, ended when it returns
 
@@ -23,9 +24,17 @@ def measure(context: Context) -> dict[str, object]:
 
     ceiling = matmul_tflops(context, "float16")
     found: dict[str, object] = {"ceiling_tflops": ceiling}
-    for model in context.sized(MODELS, MODELS[:1]):
-        found[model] = tower(context, model, ceiling)
-        context.release()
+    models = context.sized(context.models, context.models[:1])
+    context.source(models[0])  # which a dry run makes, once
+    with ProcessPoolExecutor(2, get_context("spawn")) as pool:  # the next graphs are made while these are measured
+        made = {
+            (model, fused): pool.submit(write, context, model, fused) for model in models for fused in (True, False)
+        }
+        for model in models:
+            for fused in (True, False):
+                made[model, fused].result()
+            found[model] = tower(context, model, ceiling)
+            context.release()
     return found
 
 
@@ -37,7 +46,7 @@ def tower(context: Context, model: str, ceiling: float) -> dict[str, object]:
     flops = flops_of(backbone)
     rows: list[dict[str, object]] = []
     for name, engine in engines(context, model, backbone):
-        for batch in context.sized(BATCHES, (1, 4)):
+        for batch in context.sized((64,) if name == "torch.compile" else BATCHES, (1, 4)):
             try:
                 row = timed(context, engine(batch), batch)
             except Exception as error:  # one engine that fails shall not take the others along
@@ -66,53 +75,50 @@ def timed(context: Context, compute: Compute, batch: int) -> dict[str, float]:
 
 def engines(context: Context, model: str, backbone: "Backbone") -> "list[tuple[str, Callable[[int], Compute]]]":
     """Each as a function of the batch's size."""
-    plain, fused = graphs(context, model, backbone)
+    plain, fused = graphs(context, model)
     found = [
         ("onnxruntime, plain graph", onnx_engine(context, plain, False)),
         ("onnxruntime, fused", onnx_engine(context, fused, False)),
         ("onnxruntime, fused, recorded", onnx_engine(context, fused, True)),
-        ("torch eager", torch_engine(context, backbone, False)),
-        ("torch.compile", torch_engine(context, backbone, True)),
+        ("torch eager", torch_engine(context, backbone, "nothing")),
+        ("torch.compile, by block", torch_engine(context, backbone, "block")),
+        ("torch.compile", torch_engine(context, backbone, "whole")),
     ]
     return found if context.device == "cuda" else [*found[:2], found[3]]
 
 
-def graphs(context: Context, model: str, backbone: "Backbone") -> tuple[Path, Path]:
-    """The plain graph and the one for CUDA, made once."""
+def graphs(context: Context, model: str) -> tuple[Path, Path]:
+    """Where the plain graph and the one for CUDA lie, made now unless they are there."""
     folder = context.folder / "towers" / model
-    plain, fused = folder / "plain.onnx", folder / "fused.onnx"
-    if not fused.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_plain(backbone, plain, half=context.device == "cuda")
-        write_fused(backbone, fused, half=context.device == "cuda")
-    return plain, fused
+    for fused in (True, False):
+        if not (folder / f"{fused}.onnx").exists():
+            write(context, model, fused)
+    return folder / "False.onnx", folder / "True.onnx"
 
 
-def write_plain(backbone: "Backbone", path: Path, half: bool) -> None:
-    """The graph of today's bundles, in half precision where that is asked for."""
-    import onnx
-
-    from embed.graphs.precision import to_fp16
-    from export.compose import export_image
-
-    graph = export_image(backbone, ["image_embedding"])
-    save(onnx, to_fp16(graph) if half else graph, path)
-
-
-def write_fused(backbone: "Backbone", path: Path, half: bool) -> None:
-    """The graph for CUDA."""
+def write(context: Context, model: str, fused: bool) -> None:
+    """Export a tower for CUDA, or as bundles have it elsewhere; in half precision on a GPU."""
     import onnx
     import torch
 
-    from embed.graphs.fusing import export_fused
+    from embed.backbones.load import load_backbone
+    from embed.graphs.fusing import for_cuda, fuse
+    from embed.graphs.precision import to_fp16
+    from export.compose import export_image
 
-    example = torch.zeros((2, *backbone.identity.preprocess.size, 3), dtype=torch.uint8)
-    free = {"pixels": {0: "n"}}
-    save(onnx, export_fused(backbone.image_tower(), {"pixels": example}, ["image_embedding"], free, half), path)
-
-
-def save(onnx: object, graph: object, path: Path) -> None:
-    onnx.save_model(graph, str(path), save_as_external_data=True, location=f"{path.stem}.data")  # type: ignore[attr-defined]
+    torch.set_num_threads(4)  # beside what is measured meanwhile
+    half = context.device == "cuda"
+    backbone = load_backbone(context.source(model))
+    folder = context.folder / "towers" / model
+    folder.mkdir(parents=True, exist_ok=True)
+    graph = export_image(backbone, ["image_embedding"], fused)
+    if fused:
+        graph = for_cuda(graph) if half else fuse(graph)
+    elif half:
+        graph = to_fp16(graph)
+    part = folder / f"{fused}.part"
+    onnx.save_model(graph, str(part), save_as_external_data=True, location=f"{fused}.data")
+    part.rename(folder / f"{fused}.onnx")
 
 
 def onnx_engine(context: Context, path: Path, cuda_graph: bool, **options: object) -> Callable[[int], Compute]:
@@ -139,7 +145,7 @@ def backbone_size(graph: object) -> tuple[int, ...]:
     return tuple(graph._session.get_inputs()[0].shape[1:])  # type: ignore[attr-defined]
 
 
-def torch_engine(context: Context, backbone: "Backbone", compiled: bool) -> Callable[[int], Compute]:
+def torch_engine(context: Context, backbone: "Backbone", compiled: str) -> Callable[[int], Compute]:
     """The tower by torch in half precision on a GPU, eager or compiled."""
     import torch
 
@@ -150,9 +156,9 @@ def torch_engine(context: Context, backbone: "Backbone", compiled: bool) -> Call
     def at(batch: int) -> Compute:
         if not made:
             tower = cast(backbone.image_tower(), "fp16" if context.device == "cuda" else "fp32").to(context.device)
-            for block in tower.visual.transformer.resblocks if compiled else ():
+            for block in tower.visual.transformer.resblocks if compiled == "block" else ():
                 block.compile(dynamic=False)  # all share what one compiles to, which takes seconds; whole takes minutes
-            made.append(tower)
+            made.append(torch.compile(tower, dynamic=False) if compiled == "whole" else tower)
         generator = torch.Generator(context.device).manual_seed(batch)
         shape = (batch, *backbone.identity.preprocess.size, 3)
         pixels = torch.randint(256, shape, dtype=torch.uint8, device=context.device, generator=generator)
@@ -173,7 +179,9 @@ def flops_of(backbone: "Backbone") -> float:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from embed.graphs.trace import quiet_exporter
+
     counter = FlopCounterMode(display=False)
-    with counter, torch.inference_mode():
+    with quiet_exporter(), counter, torch.inference_mode():  # torch's fast path would not be counted
         backbone.image_tower()(torch.zeros((1, *backbone.identity.preprocess.size, 3), dtype=torch.uint8))
     return float(counter.get_total_flops())

@@ -67,7 +67,7 @@ def matching(backbone: Backbone, identity: Identity, name: str) -> Backbone:
     IdentityMismatch where it is another.
     """
     preprocess = replace(backbone.identity.preprocess, ignore_exif=identity.preprocess.ignore_exif)
-    found = replace(backbone.identity, preprocess=preprocess)
+    found = replace(backbone.identity, preparation=preprocess)
     require_same_identity(identity, name, found, "the backbone of its source")
     return replace(backbone, identity=found)
 

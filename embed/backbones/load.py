@@ -23,6 +23,11 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
     `random:SEED`, or `delta:FOLDER` (tuned by `heads unfreeze`). InputError where these are unknown, contradict each
     other, or leave open what decides the vectors.
     """
+    if source.is_adopted:
+        raise InputError(
+            f"the vectors of {source.model} were adopted: nothing here knows its backbone, which other pictures and"
+            " prompts need"
+        )
     device = resolve_device(device)
     if (source.pretrained or "").startswith(delta.PREFIX):
         base = load_backbone(delta.base_source(source), device)
@@ -51,7 +56,7 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
     identity = Identity(
         model=name,
         weights=weights,
-        preprocess=preprocess,
+        preparation=preprocess,
         activation=activation(model),
         tokenizer=tokenizer_name(tokenizer),
         context_length=tokenizer.context_length,

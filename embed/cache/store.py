@@ -1,7 +1,7 @@
 """The cache: a folder of unit-norm vectors that anyone's tools can read, and the ledger of what failed.
 
     manifest.json                            identity, source, every file with its rows and SHA-256; written last
-    images/img_emb/img_emb_0000.npy          (n, d) float16; row i belongs to row i of
+    images/img_emb/img_emb_0000.npy          (n, d) float16, a link in some (embed.cache.linked); row i is that of
     images/metadata/metadata_0000.parquet    image_path (the first name it was met under), image_id, width, height
     images/keys/keys_0000.parquet            image_path, image_id, size_bytes, mtime_ns, uri: every name of a picture
     prompts/text_emb/..., prompts/metadata/... (caption, prompt_id)
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from embed.addresses import Place
 from embed.arrays import Array, Float16s, Ints, positions
+from embed.cache.linked import Adopted, link, require_unchanged
 from embed.cache.names import rows_of_names
 from embed.files import atomic_write, locked, read_manifest, require_out, sha256_file, temporary_name, write_json
 from embed.spec import SIDES, BoundaryDtype, Identity, InputError, Side, Source, known_fields, require_same_identity
@@ -71,6 +72,7 @@ Engines = dict[Side, list[dict[str, Any]]]  # the fields of each embed.engines.c
 class ManifestFields(TypedDict, total=False):
     """What jobs note in the manifest."""
 
+    adopted: dict[str, Adopted]  # by the name of the shard's file of vectors
     engines: Engines
     boundary: dict[str, BoundaryEntry]
     refreshed_from: str
@@ -98,7 +100,10 @@ class Cache:
     def open(cls, path: str | Path) -> "Cache":
         """The cache at `path`; InputError where there is none or its format is unknown."""
         path = Path(path)
-        return cls(path, read_manifest(path / "manifest.json", "cache", (FORMAT,), CacheManifest))
+        cache = cls(path, read_manifest(path / "manifest.json", "cache", (FORMAT,), CacheManifest))
+        hashes = {name: entry["sha256"] for name, entry in cache.manifest["files"].items()}
+        require_unchanged(path, cache.adopted, hashes)
+        return cache
 
     def files(self, side: Side, folder: str) -> list[Path]:
         """The committed files of one folder, such as ("images", "metadata"), in row order."""
@@ -115,6 +120,11 @@ class Cache:
     def boundaries(self) -> dict[str, BoundaryEntry]:
         """What the manifest says of each boundary, by its folder; see embed.cache.boundary."""
         return self.manifest.get("boundary", {})
+
+    @property
+    def adopted(self) -> dict[str, Adopted]:
+        """Where the vectors of some shards were made, by the file of each."""
+        return self.manifest.get("adopted", {})
 
     def arrays(self, side: Side, folder: str | None = None) -> list[Float16s]:
         """Memory-mapped (n_i, d) float16 arrays, one a shard, in row order."""
@@ -234,13 +244,21 @@ class CacheWriter:
             if file.name not in files:
                 file.unlink(missing_ok=True)
 
-    def append(self, side: Side, metadata: pa.Table, **arrays: Array) -> None:
-        """Write one shard: `metadata` (n rows) and its arrays by folder, such as `img_emb=(n, d) float16`."""
+    def append(self, side: Side, metadata: pa.Table, **arrays: Array | Path) -> None:
+        """Write one shard: `metadata` (n rows) and its arrays by folder, such as `img_emb=(n, d) float16`.
+
+        In the place of an array may stand the .npy file that has it, which is then linked.
+        """
         shard = len(self.cache().files(side, "metadata"))
         for folder, array in arrays.items():
+            name = f"{side}/{folder}/{folder}_{shard:04d}.npy"
+            if isinstance(array, Path):
+                link(array, self.path / name)
+                self._record(name, len(metadata))
+                continue
             if len(array) != len(metadata):
                 raise ValueError(f"{folder} has {len(array)} rows, its metadata {len(metadata)}")
-            self.write_array(f"{side}/{folder}/{folder}_{shard:04d}.npy", array)
+            self.write_array(name, array)
         self._write_table(f"{side}/metadata/metadata_{shard:04d}.parquet", metadata.cast(METADATA[side]))
 
     def write_array(self, name: str, array: Array) -> None:

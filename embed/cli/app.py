@@ -19,7 +19,7 @@ from embed.cli.arguments import JSON, REQUIRED, Argument, Command, Place, argume
 from embed.cli.console import exit_code, print_json
 from embed.options import OptionsFile, metadata, near_literals, wanted
 from embed.spec import InputError
-from embed.wording import unknown_name
+from embed.wording import near_names, unknown_name
 
 if TYPE_CHECKING:
     from cyclopts import ArgumentCollection, CycloptsError, Token
@@ -33,7 +33,7 @@ def run(package: str, about: str, commands: Mapping[str, str], argv: Sequence[st
 
     A command may have several names, also of several words, such as `index refresh`.
     """
-    program = f"python -m {package}"
+    program = package if package == "plaudit" else f"python -m {package}"
     words = sys.argv[1:] if argv is None else list(argv)
     return exit_code(program, lambda: _run(program, about, commands, words))
 
@@ -116,10 +116,7 @@ def _read_file(file: Argument, app: Any, commands: tuple[str, ...], arguments: "
 
 
 def _unknown(what: str, name: str, names: Sequence[str]) -> InputError:
-    import difflib
-
-    near = difflib.get_close_matches(name, names, n=5)
-    return InputError(f"unknown {what}; " + (f"near names: {', '.join(near)}" if near else "see --help"))
+    return InputError(f"unknown {what}; {near_names(name, names) or 'see --help'}")
 
 
 def _from(token: "Token | None") -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from embed.cli.console import table
+from embed.spec import UNKNOWN
 from embed.wording import NOUN
 
 
@@ -16,10 +17,12 @@ def inspect(cache: Path, /) -> dict[str, object]:
     from embed.jobs.verify import inspect_cache
 
     result = inspect_cache(Cache.open(cache))
-    lines = [f"{name:15} {value}" for name, value in result["identity"].items() if name != "preprocess"]
-    lines += [f"{name:15} {value}" for name, value in result["identity"]["preprocess"].items()]
+    identity = dict(result["identity"])
+    identity |= identity.pop("preprocess") or {"preprocess": UNKNOWN}
+    lines = [f"{name:15} {value}" for name, value in identity.items()]
     lines += [f"{'made by':15} {NOUN[side]}: {engine}" for side, engine in result["engines"]]
     lines += [f"{name:15} {result[name]:,}" for name in ("images", "names", "prompts", "failures")]
+    lines += [f"{'adopted from':15} {path}" for path in sorted({one["path"] for one in result["adopted"].values()})]
     for name, entry in result["boundary"].items():
         least = (entry.get("certificate") or {}).get("cosine_min", 1.0)
         lines.append(f"{'boundary':15} {name}: cosine of what it gives to fp32 at least {least:.6f}")

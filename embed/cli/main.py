@@ -10,8 +10,9 @@ COMMANDS = {
     "backbones": "embed.cli.backbones:backbones",
     "inspect": "embed.cli.inspect:inspect",
     "verify": "embed.cli.verify:verify",
-    "merge": "embed.cli.merge:merge",
-    "refresh": "embed.cli.refresh:refresh",
+    "adopt": "embed.cli.vectors:adopt",
+    "merge": "embed.cli.vectors:merge",
+    "refresh": "embed.cli.vectors:refresh",
 }
 
 

@@ -35,13 +35,17 @@ def verify(
     opened = Cache.open(cache)
     records = [read_records(table, reading.format, reading.images_root, reading.columns) for table in tables]
     root = reading.machine_cache or machine_cache()
-    towers = Towers(opened.source, root, ["projected"], opened.identity.preprocess.ignore_exif)
+    towers = None
+    if not opened.source.is_adopted:
+        towers = Towers(opened.source, root, ["projected"], opened.identity.preprocess.ignore_exif)
     result = verify_cache(opened, records, towers, Limits(), size=sample, min_cosine=min_cosine, progress=progress)
     print(f"{result['files']} files are as they were written")
     for side, noun in NOUN.items():
         compared, least = result[side]["compared"], result[side]["cosine_min"]
         if compared:
             print(f"{compared} {noun} embedded again: cosine to the stored vectors at least {least:.6f}")
-    if opened.count("images") and not result["images"]["compared"]:
+    if towers is None:
+        print("nothing was embedded again: the vectors were adopted, and their backbone is not known here")
+    elif opened.count("images") and not result["images"]["compared"]:
         print("no pictures were compared: name the tables that they come from to do so")
     return result

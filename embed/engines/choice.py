@@ -67,13 +67,16 @@ def admits(wanted: Wanted, engine: Engine) -> bool:
 
 def candidates(wanted: Wanted, device: str) -> list[Pair]:
     """The (runner, precision) pairs worth trying on a device, the likely fastest first: beside it others look hopeless
-    sooner."""
+    sooner. Raise InputError if the precision that is asked for needs another device."""
+    on_cuda = device.startswith("cuda")
+    if wanted.precision == "fp16-cuda" and not on_cuda:
+        raise InputError(f"--precision fp16-cuda runs on CUDA alone, and the device here is {device}; ask for fp16")
     if wanted.runner != "auto" and wanted.precision != "auto":
         return [(wanted.runner, wanted.precision)]
     on_cpu = device == "cpu"
     pairs: list[Pair] = [("onnx", "int8" if on_cpu else "fp16"), ("onnx", "fp32"), ("torch", "bf16")]
     pairs += [] if on_cpu else [("torch", "fp16")]  # no processor computes it natively
-    pairs[:0] = [("onnx", "fp16-cuda")] if device.startswith("cuda") else []
+    pairs[:0] = [("onnx", "fp16-cuda")] if on_cuda else []
     pairs += [REFERENCE]
     return [
         (runner, precision)

@@ -5,16 +5,34 @@ kernels of a run are recorded and later started as one. Fewer inputs than the si
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embed.arrays import Float32s, Int32s, UInt8s
+import numpy as np
+
+from embed.arrays import Array, Float32s
+from embed.engines.sessions import signature
 from embed.ort import require_onnxruntime
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, IOBinding, OrtValue, RunOptions
 
-SIZES = (1, 4, 16, 64)  # of batches
+SIZES = (1, 2, 4, 8, 16, 32, 64)  # of batches
+RUN_ROWS = 3  # inputs whose computation takes as long as it takes to start a run
+
+
+def sizes_for(count: int, sizes: Sequence[int]) -> list[int]:
+    """Batches, each of one of the `sizes`, ascending, that hold so many inputs in the least time; the last may have
+    room left."""
+    if count <= 0:
+        return []
+    room = [size for size in sizes if size >= count][:1]
+    fitting = [size for size in sizes if size < count]
+    if not fitting:
+        return room
+    split = [fitting[-1], *sizes_for(count - fitting[-1], sizes)]
+    return min((plan for plan in (room, split) if plan), key=lambda plan: sum(plan) + RUN_ROWS * len(plan))
 
 
 @dataclass(frozen=True)
@@ -22,13 +40,14 @@ class _Place:
     """What one size of batch has on the device."""
 
     inputs: "OrtValue"
+    padded: Array  # on the host
     outputs: "list[OrtValue]"
     binding: "IOBinding"
     options: "RunOptions"
 
 
 class DeviceGraph:
-    """A session of one input, whose first dimension alone is free, as a function of arrays. Used by one thread."""
+    """A session of one input, whose first dimension alone is free, as a function of arrays for any threads."""
 
     def __init__(
         self, session: "InferenceSession", sizes: Sequence[int] = SIZES, device: str = "cuda", cuda_graph: bool = False
@@ -39,29 +58,41 @@ class DeviceGraph:
         self._index = int(index or 0)
         self._cuda_graph = cuda_graph
         self._places: dict[int, _Place] = {}
+        self._thread = ThreadPoolExecutor(
+            1, thread_name_prefix="device"
+        )  # recordings belong to the thread that made them
 
-    def __call__(self, inputs: UInt8s | Int32s) -> list[Float32s]:
-        """Every output (n, ...) of inputs (n, ...)."""
-        import numpy as np
-
-        largest = self.sizes[-1]
-        parts = [self._run(inputs[start : start + largest]) for start in range(0, len(inputs), largest)]
-        return parts[0] if len(parts) == 1 else [np.concatenate(output) for output in zip(*parts, strict=True)]
-
-    def _run(self, inputs: UInt8s | Int32s) -> list[Float32s]:
-        size = next(size for size in self.sizes if size >= len(inputs))
-        place = self._place(size)
-        if len(inputs) < size:
-            padded = place.inputs.numpy()
-            padded[: len(inputs)] = inputs
-        else:
-            padded = inputs
-        place.inputs.update_inplace(padded)
-        self.compute(size)
-        return [output.numpy()[: len(inputs)] for output in place.outputs]
+    def __call__(self, inputs: Array) -> list[Float32s]:
+        """Every output (n, ...) of inputs (n, ...), on the host."""
+        return self._thread.submit(self._run_all, inputs).result()
 
     def compute(self, size: int) -> None:
         """One run on what is on the device."""
+        self._thread.submit(self._compute, size).result()
+
+    def close(self) -> None:
+        """End the thread; nothing can be run any more."""
+        self._thread.shutdown()
+
+    def _run_all(self, inputs: Array) -> list[Float32s]:
+        parts, start = [], 0
+        for size in sizes_for(len(inputs), self.sizes):
+            parts.append(self._run(inputs[start : start + size], size))
+            start += size
+        return [np.concatenate(output) for output in zip(*parts, strict=True)]
+
+    def _run(self, inputs: Array, size: int) -> list[Float32s]:
+        place = self._place(size)
+        count = len(inputs)
+        if count < size:
+            place.padded[:count] = inputs
+            inputs = place.padded
+        place.inputs.update_inplace(inputs)
+        self._compute(size)
+        # A copy, since on a CPU `numpy` gives the memory that the next run writes to.
+        return [output.numpy()[:count].copy() for output in place.outputs]
+
+    def _compute(self, size: int) -> None:
         place = self._place(size)
         self._session.run_with_iobinding(place.binding, place.options)
 
@@ -73,19 +104,19 @@ class DeviceGraph:
     def _new_place(self, size: int) -> _Place:
         ort = require_onnxruntime()
 
-        def allocate(node: object) -> "OrtValue":
-            shape = [size, *node.shape[1:]]  # type: ignore[attr-defined]
-            kinds = {"tensor(float)": "float32", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
-            kind = kinds[node.type]  # type: ignore[attr-defined]
-            return ort.OrtValue.ortvalue_from_shape_and_type(shape, kind, self._device, self._index)
-
-        node = self._session.get_inputs()[0]
-        inputs, outputs = allocate(node), [allocate(output) for output in self._session.get_outputs()]
+        shapes = signature(self._session)
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input(node.name, inputs)
-        for output, value in zip(self._session.get_outputs(), outputs, strict=True):
-            binding.bind_ortvalue_output(output.name, value)
+        padded = []
+        values = {}
+        for name, (kind, shape) in (shapes["inputs"] | shapes["outputs"]).items():
+            host = np.zeros((size, *map(int, shape[1:])), kind)
+            values[name] = ort.OrtValue.ortvalue_from_numpy(host, self._device, self._index)
+            padded += [host] if name in shapes["inputs"] else []
+        (given,) = shapes["inputs"]
+        binding.bind_ortvalue_input(given, values[given])
+        for name in shapes["outputs"]:
+            binding.bind_ortvalue_output(name, values[name])
         options = ort.RunOptions()
         if self._cuda_graph:
             options.add_run_config_entry("gpu_graph_id", str(size))
-        return _Place(inputs, outputs, binding, options)
+        return _Place(values[given], padded[0], [values[name] for name in shapes["outputs"]], binding, options)

@@ -70,7 +70,7 @@ class Towers:
         if identity is None:
             identity = self._backbone.identity
             remember_identity(self.source, identity, self._root)
-        return replace(identity, preprocess=replace(identity.preprocess, ignore_exif=self._ignore_exif))
+        return replace(identity, preparation=replace(identity.preprocess, ignore_exif=self._ignore_exif))
 
     @cached_property
     def _backbone(self) -> "Backbone":
@@ -184,11 +184,11 @@ class Towers:
                     done.rename(folder)
         return folder / "model.onnx"
 
-    def _export(self, side: Side, path: Path, for_cuda: bool) -> None:
+    def _export(self, side: Side, path: Path, fused: bool) -> None:
         import onnx
         import torch
 
-        from embed.graphs.fusing import export_fused
+        from embed.graphs.fusing import export_fused, for_cuda
         from embed.graphs.precision import fold_patches
         from embed.graphs.rewrite import serving_form
         from embed.graphs.trace import export_tower
@@ -204,8 +204,8 @@ class Towers:
         outputs = self.features if side == "images" else ("projected",)
         # On the CPU, where the example is: a trial of torch in fp32 has moved the tower to its device.
         tower, inputs, free = self._tower(side).to("cpu"), {INPUT[side]: example}, {INPUT[side]: {0: "n"}}
-        if for_cuda:
-            graph = export_fused(tower, inputs, outputs, free)
+        if fused:
+            graph = for_cuda(export_fused(tower, inputs, outputs, free))
         else:
             with serving_form(tower):
                 graph = fold_patches(export_tower(tower, inputs, outputs, free))

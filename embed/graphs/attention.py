@@ -41,8 +41,8 @@ class _Attention(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int, causal: bool, scale: float
     ) -> Tensor:
-        split = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
-        return _plain_attention(*split, attn_mask=mask, is_causal=causal, scale=scale).transpose(1, 2).flatten(2)
+        q, k, v = (part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (query, key, value))
+        return _plain_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=scale).transpose(1, 2).flatten(2)
 
     @staticmethod
     def symbolic(g: Any, query: Any, key: Any, value: Any, mask: Any, heads: int, causal: bool, scale: float) -> Any:
@@ -56,14 +56,14 @@ class _Attention(torch.autograd.Function):
 
 def self_attention(x: Tensor, weight: Tensor, bias: Tensor, heads: int, causal: bool) -> Tensor:
     """(n, s, w) from (n, s, w), by a weight (w, 3 w) and a bias (3 w) of queries, keys and values."""
-    result: Tensor = _SelfAttention.apply(x, weight, bias, heads, causal)  # type: ignore[no-untyped-call]
+    result: Tensor = _SelfAttention.apply(x, weight, bias, heads, causal)
     return result
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
     """(n, s, w) from queries (n, s, w) and keys and values (n, t, w)."""
     scale = (int(query.shape[-1]) // heads) ** -0.5
-    result: Tensor = _Attention.apply(query, key, value, None, heads, False, scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _Attention.apply(query, key, value, None, heads, False, scale)
     return result
 
 
@@ -92,12 +92,12 @@ def fused_attention() -> Iterator[None]:
             none = () if attn_mask is None else (None, None, attn_mask)
             attributes = {"num_heads": heads, "unidirectional": int(is_causal), "scale": scale}
             shape, name = parts[0].shape, f"{DOMAIN}::MultiHeadAttention"
-            mixed = torch.onnx.ops.symbolic(
+            mixed: Tensor = torch.onnx.ops.symbolic(
                 name, (*parts, *none), attributes, dtype=query.dtype, shape=shape, version=1
             )
         else:
-            mixed = _Attention.apply(*parts, attn_mask, heads, is_causal, scale)  # type: ignore[no-untyped-call]
-        return mixed.unflatten(-1, (heads, -1)).transpose(1, 2)
+            mixed = _Attention.apply(*parts, attn_mask, heads, is_causal, scale)
+        return mixed.reshape(*mixed.shape[:2], heads, -1).transpose(1, 2)
 
     F.scaled_dot_product_attention = fused
     try:

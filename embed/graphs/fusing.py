@@ -26,23 +26,22 @@ Found = tuple[list["NodeProto"], "NodeProto"]  # nodes, and the one that does th
 
 
 def export_fused(
-    tower: "torch.nn.Module",
-    example: Mapping[str, "torch.Tensor"],
-    output_names: Sequence[str],
-    free: FreeDims,
-    half: bool = True,
+    tower: "torch.nn.Module", example: Mapping[str, "torch.Tensor"], output_names: Sequence[str], free: FreeDims
 ) -> "ModelProto":
-    """The module as a graph for CUDA: attention, normalisation and activations as single nodes, in half precision.
+    """The module as a float32 graph with attention as single nodes, which `for_cuda` and `fuse` take further.
 
-    Without `half` it is in float32, which onnxruntime also runs on a CPU. Arguments and errors are those of
-    `embed.graphs.trace.export_tower`; InputError too where `embed.graphs.rewrite` knows an attention to be unusual.
+    Arguments and errors are those of `embed.graphs.trace.export_tower`; InputError too if a block attends in a way that
+    `embed.graphs.rewrite` does not know.
     """
     from embed.graphs.rewrite import fused_form
 
     with fused_form(tower):
-        graph = export_tower(tower, example, output_names, free)
-    graph = fold_patches(graph, centred=True)
-    return fuse(to_fp16(graph, CUDA_ISLANDS) if half else graph)
+        return fold_patches(export_tower(tower, example, output_names, free), centred=True)
+
+
+def for_cuda(model: "ModelProto") -> "ModelProto":
+    """A copy of what `export_fused` gives, in half precision and fused: for CUDA alone."""
+    return fuse(to_fp16(model, CUDA_ISLANDS))
 
 
 def fuse(model: "ModelProto") -> "ModelProto":

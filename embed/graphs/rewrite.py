@@ -180,8 +180,9 @@ def _pool_by_floats(
 ) -> Tensor:
     """open_clip's `text_global_pool`, in operators that CUDA has: it finds the largest of floats, not of integers."""
     if text is None or pool_type not in ("argmax", "eos"):
-        return _plain_pool(x, text, pool_type, eos_token_id)
-    marks = text if pool_type == "argmax" else text == eos_token_id
+        pooled: Tensor = _plain_pool(x, text, pool_type, eos_token_id)
+        return pooled
+    marks = text if pool_type == "argmax" else torch.eq(text, eos_token_id or 0)
     place = marks.float().argmax(dim=-1, keepdim=True)[..., None]
     return x.gather(1, place.expand(-1, -1, x.shape[2]))[:, 0]
 
@@ -217,6 +218,7 @@ def fused_block(block: ResidualAttentionBlock, causal: bool, rows: int | None) -
     def forward(x: Tensor) -> Tensor:
         mixed = layer.out_proj(attend(block.ln_1(x)))
         x = (x if rows is None else x[:, :rows]) + block.ls_1(mixed)
-        return x + block.ls_2(block.mlp(block.ln_2(x)))
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
+        return x
 
     return forward

@@ -60,7 +60,7 @@ def extend_cache(config: BuildConfig, boundary: BoundaryConfig, progress: Progre
     backbone = load_backbone(config.source)
     preprocess = replace(backbone.identity.preprocess, ignore_exif=config.ignore_exif)
     tables = config.records
-    with CacheWriter(config.out, replace(backbone.identity, preprocess=preprocess), config.source) as writer:
+    with CacheWriter(config.out, replace(backbone.identity, preparation=preprocess), config.source) as writer:
         work = plan_boundary(writer, backbone, boundary)
         for todo in work:
             logger.info(f"{todo.side}: {len(todo.rows):,} rows to add, {todo.size_bytes / GB:,.3f} GB of {todo.dtype}")

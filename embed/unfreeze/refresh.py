@@ -36,11 +36,11 @@ def refresh_cache(
     cache, manifest = Cache.open(path), read_tuned(tuned)
     base = Identity.from_json(manifest["base"]["identity"])
     ignore_exif = cache.identity.preprocess.ignore_exif
-    base = replace(base, preprocess=replace(base.preprocess, ignore_exif=ignore_exif))
+    base = replace(base, preparation=replace(base.preprocess, ignore_exif=ignore_exif))
     require_same_identity(base, f"the base of {tuned}", cache.identity, f"the cache {path}")
     if (out / "manifest.json").exists():
         new = Identity.from_json(manifest["identity"])
-        new = replace(new, preprocess=replace(new.preprocess, ignore_exif=ignore_exif))
+        new = replace(new, preparation=replace(new.preprocess, ignore_exif=ignore_exif))
         require_same_identity(Cache.open(out).identity, f"the cache {out}", new, f"the backbone {tuned}")
     backbone = load_backbone(tuned_source(tuned), device)
     sides = sides_of(cache, backbone, parse_mode(manifest["mode"]))
@@ -48,7 +48,7 @@ def refresh_cache(
     preprocess = replace(backbone.identity.preprocess, ignore_exif=ignore_exif)
     total = sum(cache.count(side) for side in SIDES)
     with (
-        CacheWriter(out, replace(backbone.identity, preprocess=preprocess), backbone.source) as writer,
+        CacheWriter(out, replace(backbone.identity, preparation=preprocess), backbone.source) as writer,
         progress(total, "rows", "refreshing") as step,
     ):
         for side in SIDES:

@@ -40,14 +40,17 @@ def check(
         runtime_only: Do not compare with torch, even if it is here.
     """
     from runtime.scoring.bundle import open_bundle
+    from runtime.scoring.graphs import runnable
     from runtime.scoring.scorer import Scorer
 
     opened = open_bundle(bundle)
     reference = {
         precision: Scorer(opened, SessionConfig(providers=providers, precision=precision)).check_reference()
-        for precision in opened.graphs
+        for precision in runnable(opened.graphs, SessionConfig(providers=providers))
     }
     print(f"{bundle}: every file is the one that was exported")
+    if left_out := ", ".join(precision for precision in opened.graphs if precision not in reference):
+        print(f"{left_out} is not checked: it runs on CUDA alone, which is not here")
     rows = [[precision, *(f"{value:.3g}" for value in row.values())] for precision, row in reference.items()]
     print(*table(["reference", *next(iter(reference.values()))], rows), sep="\n")
     result: dict[str, object] = {"bundle": str(bundle), "digest": opened.digest, "reference": reference, "torch": None}
@@ -56,14 +59,22 @@ def check(
         reason = "--runtime-only" if runtime_only else f"{' and '.join(missing)} not installed"
         print(f"not compared with torch: {reason}")
         return result
+    if opened.is_head_alone and head is None:
+        print("not compared with torch: the bundle holds a head alone; name the one that it was made of with --head")
+        return result
     return result | {"torch": _compare_with_torch(opened, head, samples.fill(config))}
 
 
 def _compare_with_torch(bundle: "Bundle", head: Path | None, config: ParityConfig) -> "Parity | None":
     from embed.backbones.load import load_backbone
+    from export.head_alone import measure_head_alone
     from export.measure import measure
     from heads.store.disk import load_committee, load_head
 
+    if bundle.is_head_alone and head:
+        result = measure_head_alone(bundle.path, load_head(head)[0], config, load_committee(head))
+        print(*parity_table(result), sep="\n")
+        return result
     try:
         backbone = load_backbone(bundle.source)
     except (InputError, OSError) as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from embed.cli.console import table
 from embed.options import Range
+from export.card import lowest_cosine, measured_on
 from export.config import ParityConfig
 
 if TYPE_CHECKING:
@@ -47,13 +48,12 @@ def parity_table(parity: "Parity") -> list[str]:
             f"{figures['scores']['max_score_difference']:.1e}",
             f"{figures['scores']['spearman']:.6f}",
             f"{figures['scores']['flips']:.3%} of {figures['scores']['decided_pairs']}",
-            f"{min(v['cosine_min'] for v in figures['vectors'].values()):.7f}",
+            lowest_cosine(figures),
         ]
         for precision, figures in parity["precisions"].items()
     ]
-    first = next(iter(parity["precisions"].values()))["scores"]
     header = ["precision", "score off by", "rank correlation", "pairs flipped", "lowest cosine"]
     return [
-        f"ONNX against torch on {first['pictures']} {parity['pictures']} pictures under {first['prompts']} prompts:",
+        f"ONNX against torch on {measured_on(parity)}:",
         *table(header, rows),
     ]

@@ -181,17 +181,15 @@ def _accuracy(task: Task, one: Round, late: Callable[[], bool]) -> float:
     head = task.new_head()
     if isinstance(head, Convex):
         penalties = convex.PENALTIES if task.config.penalty is None else (task.config.penalty,)
-        _, history = convex.choose_penalty(lambda: cast(Convex, task.new_head()), task.features, [one], penalties)
-    else:
+        chosen, history = convex.choose_penalty(lambda: cast(Convex, task.new_head()), task.features, [one], penalties)
+        return next(record["validation_accuracy"] for record in history if record["penalty"] == chosen)
 
-        def observe(epoch: int, record: Mapping[str, float]) -> None:
-            if late():
-                raise _OutOfTime
+    def observe(epoch: int, record: Mapping[str, float]) -> None:
+        if late():
+            raise _OutOfTime
 
-        try:
-            history = fit(
-                head, task.features, one.parts, one.pairs, task.config, observe=observe, progress=task.progress
-            )
-        except _OutOfTime:
-            return float("nan")
+    try:
+        history = fit(head, task.features, one.parts, one.pairs, task.config, observe=observe, progress=task.progress)
+    except _OutOfTime:
+        return float("nan")
     return max(record["validation_accuracy"] for record in history)

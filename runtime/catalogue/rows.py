@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embed.addresses import Place
-from embed.arrays import Float16s, Float32s, Floats, Ints, floats
+from embed.arrays import Float16s, Float32s, Floats, Ints, floats, positions
 from embed.spec import Identity, InputError, Side
 from runtime.catalogue.popularity import decayed, percentiles, posterior_rates
 from runtime.catalogue.times import seconds
@@ -68,7 +68,8 @@ def popular_rows(
         labels = labels.append_column("count", pa.nulls(len(labels), pa.float64()))
     found = pictures.image_rows(labels["image"], place)
     labels, vector_rows = labels.filter(pa.array(found >= 0)), found[found >= 0]
-    unnamed = np.setdiff1d(np.arange(len(metadata)), vector_rows)
+    # Of the rows of one picture, which vectors that were made elsewhere may have, the first counts.
+    unnamed = np.setdiff1d(positions(metadata["image_id"], metadata["image_id"]), vector_rows)
     table = pa.concat_tables(
         [labels, pa.table({"image": metadata["image_path"].take(unnamed)})], promote_options="default"
     )

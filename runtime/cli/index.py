@@ -43,7 +43,9 @@ def index(
     if bundle:
         from runtime.scoring.bundle import open_bundle
 
-        identity = open_bundle(bundle).identity
+        encoder = open_bundle(bundle)
+        encoder.require_towers()
+        identity = encoder.identity
         require_same_identity(opened.identity, f"the cache {cache}", identity, f"the bundle {bundle}")
     table, config, predict = read_popularity(
         popularity, reading, opened.identity, popularity_config, PopularityConfig()

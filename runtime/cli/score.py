@@ -1,33 +1,43 @@
 """`python -m runtime score`."""
 
 from pathlib import Path
+from typing import Annotated
 
 from embed.cli.console import table, warn
+from embed.options import Range
 from embed.spec import InputError
 from runtime.config import SessionConfig
 
 
 def score(
-    bundle: Path, images: tuple[str, ...], /, *, session: SessionConfig, prompt: str | None = None
+    bundle: Path,
+    images: tuple[str, ...],
+    /,
+    *,
+    session: SessionConfig,
+    prompt: str | None = None,
+    top: Annotated[int | None, Range(1)] = None,
 ) -> dict[str, object]:
     """Score pictures under a prompt, the preferred first.
 
     Args:
         bundle: A folder made by `python -m export onnx`.
-        images: The files of pictures.
+        images: The files of pictures, and folders, of which every picture is scored.
         prompt: What the pictures should show. It is needed if the head reads it.
+        top: Show so many of the preferred pictures only. By default all.
     """
     from runtime.scoring.scorer import Scorer
 
     scorer = Scorer.load(bundle, session)
     if prompt is None and scorer.reads_text:
         raise InputError(f"the head of {bundle} scores pictures under a prompt; add --prompt TEXT")
+    images = tuple(name for image in images for name in ([image] if not Path(image).is_dir() else _below(image)))
     scored = scorer.score_items(prompt or "", images)
     for number, error in scored.errors.items():
         warn(f"{images[number]}: {error}")
     if len(scored.errors) == len(images):
         raise InputError(f"none of {len(images)} pictures can be scored")
-    good = [i for i in scored.scores.argsort()[::-1].tolist() if i not in scored.errors]
+    good = [i for i in scored.scores.argsort()[::-1].tolist() if i not in scored.errors][:top]
     names = list(scored.outputs)
     rows = [[images[i], *(f"{scored.outputs[name][i]:.4f}" for name in names)] for i in good]
     print(*table(["image", *names], rows), sep="\n")
@@ -36,5 +46,13 @@ def score(
         if i in scored.errors
         else {"image": image, **{name: float(values[i]) for name, values in scored.outputs.items()}}
         for i, image in enumerate(images)
+        if top is None or i in good
     ]
     return {"bundle": str(bundle), "precision": scorer.precision, "prompt": prompt, "scores": items}
+
+
+def _below(folder: str) -> list[str]:
+    """The files of a folder and of those in it; raise InputError if there is none."""
+    from embed.records.formats import read_records
+
+    return [uri for batch in read_records(folder, "folder").images() for uri in batch["uri"].to_pylist()]

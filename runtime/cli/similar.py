@@ -141,7 +141,11 @@ def load_encoder(catalogue: "Catalogue", bundle: Path | None) -> "Scorer":
 
     path = bundle or catalogue.bundle
     if path is None:
-        raise InputError(f"{catalogue.path} names no bundle to encode queries with; say --bundle BUNDLE")
+        raise InputError(
+            f"{catalogue.path} names no bundle to encode queries with; say --bundle BUNDLE, or ask without one: by"
+            " --id, --vector, or --like with pictures of the catalogue"
+        )
     scorer = Scorer.load(path)
+    scorer.bundle.require_towers()
     require_same_identity(catalogue.identity, f"the catalogue {catalogue.path}", scorer.identity, f"the bundle {path}")
     return scorer

@@ -56,7 +56,7 @@ class Score:
     score: float
     uncertainty: float | None = None
     calibrated_score: float | None = None
-    percentile: float | None = None
+    percentile: float | None = None  # 0 to 100
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import httpx
 import numpy as np
 
-from embed.arrays import Float32s
+from embed.arrays import Float32s, softmax
 from embed.spec import InputError
 from runtime.clients.answers import Hit, Id, ItemError, Like, Picture, Ranked, Score, ServiceError, Text, Wishes
 from runtime.clients.exchange import Steps, document_of, expected
@@ -175,8 +175,7 @@ def ranked(scores: Sequence[Score | ItemError]) -> list[Ranked | ItemError]:
     good = {i: score for i, score in enumerate(scores) if isinstance(score, Score)}
     order = sorted(good, key=lambda i: -good[i].score)
     logits = np.array([one.score if one.calibrated_score is None else one.calibrated_score for one in good.values()])
-    weights = np.exp(logits - logits.max(initial=-np.inf))
-    probabilities = dict(zip(good, (weights / weights.sum()).tolist(), strict=True))
+    probabilities = dict(zip(good, softmax(logits).tolist(), strict=True))
     places = {i: place for place, i in enumerate(order, start=1)}
     return [
         Ranked(**vars(score), rank=places[i], probability=probabilities[i]) if isinstance(score, Score) else score

@@ -12,6 +12,8 @@
     reference.npz    a few inputs with the scores and vectors that torch gave
     README.md        model card
 
+A bundle for vectors that are made elsewhere has of the graphs only head.onnx, and no tokenizer.
+
 A calibrated head, or one with a committee, gives more outputs beside the score: see `OUTPUTS`. The first precision of a
 bundle has the names above, any other carries its own, as in `image.int8.onnx`. Reading a bundle runs no code from it.
 Knows no session.
@@ -29,7 +31,7 @@ from embed.engines.sessions import Signature
 from embed.files import read_manifest, sha256_file
 from embed.inputs.tokenizer import Tokenizer, TokenizerConfig
 from embed.spec import Identity, InputError, Source, known_fields
-from runtime.config import Precision
+from runtime.config import CUDA_PRECISION, Precision
 
 FORMAT = 1
 WEIGHTS_FILE = "weights.bin"
@@ -40,7 +42,7 @@ OUTPUTS = {
     "score": "the head's own score",
     "uncertainty": "standard error of the score, in its units, by heads that each did without a part of its training",
     "calibrated_score": "score / temperature: sigmoid(difference of two) is the probability that one is preferred",
-    "percentile": "share in [0, 1] of a reference set of scores that lies below",
+    "percentile": "share of a reference set of scores that lies below; the graph gives 0 to 1, and all else 0 to 100",
 }
 
 
@@ -86,14 +88,14 @@ class PrecisionParity(TypedDict):
 
     scores: dict[str, Any]  # the fields of export.parity.ScoreParity, and the limit at fp32
     vectors: dict[str, dict[str, Any]]  # by name, the fields of embed.graphs.trace.Certificate
-    whole_graph: float  # the largest difference of scores between model.onnx and the parts
+    whole_graph: NotRequired[float]  # the largest difference of scores between model.onnx and the parts
     uncertainty: NotRequired[UncertaintyParity]  # where the bundle gives one, and torch was asked
 
 
 class Parity(TypedDict):
     """How far a bundle is from torch, and on which pictures that was measured."""
 
-    pictures: Literal["real", "generated"]
+    pictures: Literal["real", "generated", "vectors"]  # the last are random, of a head alone
     precisions: dict[Precision, PrecisionParity]
 
 
@@ -160,10 +162,35 @@ class Bundle:
         """SHA-256 that stands for every byte of the bundle."""
         return self.manifest["digest"]
 
-    def precision(self, asked: str | None) -> Precision:
-        """The precision asked for, or the bundle's first; raise BundleError where it has none such."""
+    @property
+    def is_head_alone(self) -> bool:
+        """Whether it scores vectors that are made elsewhere, and has no towers that make any."""
+        return all("image" not in graphs for graphs in self.graphs.values())
+
+    def require_towers(self) -> None:
+        """Raise BundleError if nothing here makes vectors of pictures and prompts."""
+        if self.is_head_alone:
+            raise BundleError(
+                f"{self.path} holds a head alone, for vectors of {self.identity.model}: it encodes no picture and no"
+                " prompt"
+            )
+
+    def precision(self, asked: str | None, on_cuda: bool = False) -> Precision:
+        """The precision asked for, or else the one for CUDA there, or else the bundle's first.
+
+        Raise BundleError if the bundle has none such, or if it runs on CUDA alone and that is not used.
+        """
+        if asked is None:
+            usable = [precision for precision in self.graphs if (precision == CUDA_PRECISION) == on_cuda]
+            asked = next(iter(usable or self.graphs))
+        if asked == CUDA_PRECISION and asked in self.graphs and not on_cuda:
+            raise BundleError(
+                f"the graphs of {self.path} at {CUDA_PRECISION} run on CUDA alone, and another provider is used here;"
+                f" ask for --provider cuda with onnxruntime-gpu installed, or for another precision of"
+                f" {list(self.graphs)}"
+            )
         for precision in self.graphs:
-            if asked in (None, precision):
+            if asked == precision:
                 return precision
         raise BundleError(
             f"{self.path} has no graphs at {asked}, only at {list(self.graphs)};"
@@ -279,7 +306,7 @@ def _spelled(data: Mapping[str, object]) -> bytes:
 def _check_shapes(bundle: Bundle) -> None:
     """The manifest's graphs take the pixels and tokens that its identity makes, and give vectors of its length."""
     identity = bundle.identity
-    pixels = ("uint8", ("n", *identity.preprocess.size, 3))
+    pixels = None if bundle.is_head_alone else ("uint8", ("n", *identity.preprocess.size, 3))
     for precision, graphs in bundle.graphs.items():
         for part, graph in graphs.items():
             where = f"{bundle.path / 'bundle.json'}: the {part} graph at {precision}"

@@ -3,18 +3,21 @@
 Knows arrays only: no picture, no prompt.
 """
 
+import logging
 import threading
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property, partial
 from mmap import mmap
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embed.arrays import Array, Float32s, UInt8s
-from embed.engines.sessions import DEVICE_PROVIDERS, open_session, resolve_providers, run, signature
+from embed.engines.device import SIZES, DeviceGraph
+from embed.engines.sessions import DEVICE_PROVIDERS, Provider, open_session, resolve_providers, run, signature
 from embed.ort import require_onnxruntime
-from runtime.config import Precision, SessionConfig
+from embed.spec import InputError
+from runtime.config import CUDA_PRECISION, Precision, SessionConfig
 from runtime.scoring.bundle import WEIGHTS_FILE, Bundle, BundleError, Part
 from runtime.scoring.pinned import locked_array
 from runtime.scoring.weights import read_weights
@@ -24,7 +27,22 @@ if TYPE_CHECKING:
 
 Pixels = Sequence[UInt8s] | UInt8s  # n pictures, each (h, w, 3) of the backbone's size
 
+CUDA = "CUDAExecutionProvider"
 BATCH = 32  # pictures a run, at most
+
+logger = logging.getLogger(__name__)
+
+
+def first_provider(config: SessionConfig) -> str:
+    """Which one onnxruntime is to run on, by its own name; raise InputError if it cannot be had."""
+    available = require_onnxruntime().get_available_providers()
+    return resolve_providers(config.providers, available, config.engine_cache)[0][0]
+
+
+def runnable(precisions: Iterable[Precision], config: SessionConfig) -> list[Precision]:
+    """Those whose graphs run on the provider that is used: some run on CUDA alone."""
+    on_cuda = first_provider(config) == CUDA
+    return [precision for precision in precisions if on_cuda or precision != CUDA_PRECISION]
 
 
 class Sessions:
@@ -36,14 +54,14 @@ class Sessions:
         self._config = config
         self._weights: mmap | None = read_weights(bundle, precision)
         self._open: dict[tuple[Part, int | None], InferenceSession] = {}
+        self._devices: dict[InferenceSession, DeviceGraph] = {}  # of sessions whose batches stay on a CUDA device
         self._lock = threading.Lock()
         self._local = threading.local()
 
     @cached_property
     def provider(self) -> str:
         """Which one onnxruntime is to run on, by its own name; raise InputError where it cannot be had."""
-        available = require_onnxruntime().get_available_providers()
-        return resolve_providers(self._config.providers, available, self._config.engine_cache)[0][0]
+        return first_provider(self._config)
 
     def run(self, part: Part, inputs: Mapping[str, Array], threads: int | None = None) -> dict[str, Float32s]:
         """Outputs (n, ...) by name; on a CPU with so many threads, the calling one among them.
@@ -54,7 +72,10 @@ class Sessions:
         if not len(next(iter(inputs.values()))):  # operators differ in what they make of nothing
             outputs = self._bundle.graph(self._precision, part).outputs
             return {name: np.empty((0, *map(int, shape[1:])), kind) for name, (kind, shape) in outputs.items()}
-        return dict(zip((output.name for output in session.get_outputs()), run(session, inputs), strict=True))
+        names = [output.name for output in session.get_outputs()]
+        device = self._devices.get(session)
+        values = run(session, inputs) if device is None else device(inputs["pixels"])
+        return dict(zip(names, values, strict=True))
 
     def release_weights(self) -> None:
         """Forget the weights that were read: open sessions have copies, and another one reads them anew."""
@@ -65,6 +86,9 @@ class Sessions:
         """Forget the sessions, whose memory is free once no run uses them."""
         self.release_weights()
         with self._lock:
+            for device in self._devices.values():
+                device.close()
+            self._devices.clear()
             self._open.clear()
 
     def encode(self, pixels: Pixels, threads: int | None = None) -> dict[str, Float32s]:
@@ -101,11 +125,33 @@ class Sessions:
         if self._weights is None:
             self._weights = read_weights(self._bundle, self._precision)
         model, weights = self._bundle.read(graph.file), {WEIGHTS_FILE: self._weights}
-        session = open_session(
-            model, config.providers, threads, config.engine_cache, self._precision, files=weights, name=str(path)
+        open_graph = partial(
+            open_session,
+            model,
+            threads=threads,
+            engine_cache=config.engine_cache,
+            precision=self._precision,
+            files=weights,
+            name=str(path),
         )
+        if part == "image" and self.provider == CUDA:
+            session, recorded = self._record(open_graph)
+            device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
+            self._devices[session] = DeviceGraph(session, SIZES, device, recorded)
+        else:
+            session = open_graph(config.providers)
         found = signature(session)
         for side, wanted in (("inputs", graph.inputs), ("outputs", graph.outputs)):
             if found[side] != wanted:
                 raise BundleError(f"{path} has {side} {found[side]}, its manifest {dict(wanted)}")
         return session
+
+    def _record(self, open_graph: Callable[..., "InferenceSession"]) -> tuple["InferenceSession", bool]:
+        """A session on CUDA and whether its runs are recorded, which takes a graph that runs there as a whole."""
+        providers = self._config.providers or (CUDA,)
+        first: Provider = (providers[0], {"enable_cuda_graph": "1"})
+        try:
+            return open_graph([first, *providers[1:]]), True
+        except InputError as error:
+            logger.warning(f"runs on CUDA are not recorded, and small batches take longer ({error})")
+            return open_graph(providers), False

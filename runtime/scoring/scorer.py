@@ -19,14 +19,14 @@ from typing import TypeVar
 import numpy as np
 from PIL.Image import Image, fromarray
 
-from embed.arrays import Float32s, Floats, Ints, UInt8s
+from embed.arrays import Float32s, Floats, Ints, UInt8s, softmax
 from embed.inputs.images import ImageError, Limits, load_image
 from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
-from runtime.config import SessionConfig
+from runtime.config import CUDA_PRECISION, SessionConfig
 from runtime.scoring.bundle import OUTPUTS, WEIGHTS_FILE, Bundle, BundleError, open_bundle
-from runtime.scoring.graphs import BATCH, Pixels, Sessions
+from runtime.scoring.graphs import BATCH, CUDA, Pixels, Sessions, first_provider
 
 Picture = str | os.PathLike[str] | bytes | Image | UInt8s
 
@@ -61,7 +61,8 @@ class Scorer:
 
     def __init__(self, bundle: Bundle, session: SessionConfig = SESSION, limits: Limits = LIMITS) -> None:
         self.bundle = bundle
-        self.precision = bundle.precision(session.precision)
+        on_cuda = CUDA_PRECISION in bundle.graphs and first_provider(session) == CUDA
+        self.precision = bundle.precision(session.precision, on_cuda)
         self.limits = limits
         self._sessions = Sessions(bundle, self.precision, session)
         self._prompts: OrderedDict[str, Float32s] = OrderedDict()
@@ -149,13 +150,14 @@ class Scorer:
         return Scored(outputs, errors)
 
     def score_vectors(self, features: dict[str, Float32s]) -> dict[str, Float32s]:
-        """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models)."""
+        """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models); a
+        percentile is from 0 to 100."""
         values = {name: features[name] for name in self.inputs}
         given = self._sessions.run("head", values)
         for name in self.outputs:
             if not np.isfinite(given[name]).all():
                 raise FloatingPointError(f"{name} of {self.bundle.path} at {self.precision} is not finite")
-        return {name: given[name] for name in self.outputs}
+        return {name: given[name] * 100 if name == "percentile" else given[name] for name in self.outputs}
 
     def embed_images(self, images: Iterable[Picture]) -> Float32s:
         """(n, d) unit vectors of the pictures; raise ImageError for a bad one."""
@@ -170,6 +172,7 @@ class Scorer:
 
     def begin_prompts(self, prompts: Sequence[str]) -> Callable[[], Float32s]:
         """Begin to encode prompts that are not remembered; the function waits and gives what `embed_prompts` does."""
+        self.bundle.require_towers()
         found: dict[str, Float32s] = {}
         with self._lock:
             for prompt in dict.fromkeys(prompts):
@@ -218,15 +221,18 @@ class Scorer:
         """
         with np.load(io.BytesIO(self.bundle.read("reference.npz")), allow_pickle=False) as file:
             reference = dict(file)
-        features = self._sessions.run("image", {"pixels": reference["pixels"]})
-        if self.reads_text:
+        if self.bundle.is_head_alone:
+            features = {name: reference[name] for name in self.inputs}
+        else:
+            features = self._sessions.run("image", {"pixels": reference["pixels"]})
+        if self.reads_text and not self.bundle.is_head_alone:
             tokens = self._encoder()(list(reference["prompts"]))
             if not np.array_equal(tokens, reference["tokens"][:, : tokens.shape[1]]):
                 raise BundleError(f"{self.bundle.path}: tokenizer.json gives other tokens than were recorded at export")
             features |= self._sessions.run("text", {"tokens": tokens})
         features |= self.score_vectors(features)
         tolerance = self.bundle.manifest["reference"][self.precision]
-        result: dict[str, float] = {"rows": len(reference["pixels"])}
+        result: dict[str, float] = {"rows": len(reference["score"])}
         for name, limit in tolerance.items():
             difference = float(np.abs(features[name] - reference[name]).max())
             if not difference <= limit:
@@ -250,6 +256,7 @@ class Scorer:
 
     def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Float32s], dict[int, ImageError], int]:
         """Vectors of the good pictures, by name; the bad ones; and how many pictures there were."""
+        self.bundle.require_towers()
         images = iter(images)
         first = list(islice(images, RUN * self._workers))
         images = chain(first, images)
@@ -309,10 +316,3 @@ def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     items = iter(items)
     while group := list(islice(items, size)):
         yield group
-
-
-def softmax(scores: Float32s) -> Floats:
-    """Positive numbers of sum 1 that keep the order of the scores (n,)."""
-    weights = np.exp(scores.astype(np.float64) - scores.max(initial=-np.inf))
-    shares: Floats = weights / weights.sum()
-    return shares

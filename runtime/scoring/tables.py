@@ -33,7 +33,7 @@ from runtime.config import TableConfig
 if TYPE_CHECKING:
     from runtime.scoring.scorer import Scorer
 
-FORMAT = 2
+FORMAT = 3  # since percentiles are from 0 to 100
 ROWS = 1024  # a part: what is held in memory, pictures included
 
 

@@ -97,6 +97,7 @@ class Engine:
         if catalogue is not None:
             names = f"the catalogue {catalogue.path}", f"the bundle {scorer.bundle.path}"
             require_same_identity(catalogue.identity, names[0], scorer.identity, names[1])
+        scorer.bundle.require_towers()
         self.scorer = scorer
         self.catalogue = catalogue
         scorer.check_reference()  # opens every session too

@@ -130,7 +130,9 @@ class ScoreItem(BaseModel):
         None
     )
     calibrated_score: float | None = None
-    percentile: float | None = None
+    percentile: Annotated[float | None, Field(description="0 to 100: how many of the reference's scores lie below")] = (
+        None
+    )
     error: ItemError | None = None
 
 

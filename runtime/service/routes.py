@@ -13,10 +13,9 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from embed.arrays import Float32s
+from embed.arrays import Float32s, softmax
 from embed.inputs.images import ImageError
 from embed.spec import InputError
-from runtime.scoring.scorer import softmax
 from runtime.service import requests as shapes
 from runtime.service.dialects import SHAPES, add_dialects
 from runtime.service.engine import Engine

@@ -58,7 +58,7 @@ def tiny_backbone(family: str = "vit") -> Backbone:
     identity = Identity(
         model=f"tiny-{family}",
         weights=weights_hash(model.state_dict()),
-        preprocess=Preprocess((size, size), "squash" if family == "siglip" else "shortest", "bicubic", MEAN, STD),
+        preparation=Preprocess((size, size), "squash" if family == "siglip" else "shortest", "bicubic", MEAN, STD),
         activation=activation(model),
         tokenizer=tokenizer_name(tokenizer),
         context_length=text["context_length"],

@@ -56,5 +56,5 @@ def test_candidates_follow_what_is_asked_for() -> None:
     assert candidates(Wanted(precision="fp32"), "cpu") == [("onnx", "fp32"), ("torch", "fp32")]
     assert candidates(Wanted("torch", "fp16"), "cpu") == [("torch", "fp16")]
     assert all(runner == "torch" for runner, _ in candidates(Wanted(), "mps"))
-    with pytest.raises(InputError, match="wanted auto, fp32, bf16, fp16 or int8"):
+    with pytest.raises(InputError, match="wanted auto, fp32, bf16, fp16, int8 or fp16-cuda"):
         Wanted(precision="fp64")

@@ -14,7 +14,7 @@ from unfreeze_tiny import load, make_folder
 from embed.backbones.backbone import Backbone
 from embed.backbones.load import load_backbone
 from embed.inputs.pixels import preprocess
-from embed.spec import IdentityMismatch, InputError, Source
+from embed.spec import ADOPTED, IdentityMismatch, InputError, Source
 from heads.config import HeadConfig
 from heads.models import Head
 from heads.reward.module import Reward
@@ -173,6 +173,9 @@ def test_heads_that_pixels_do_not_reach_are_refused(backbone: Backbone, tmp_path
         Reward.load(write_head(tmp_path / "text", backbone, HeadConfig("mlp", 16, reads="text")))
     with pytest.raises(InputError, match="reads source_embedding, which no picture and prompt give; train"):
         Reward(backbone, Odd())
+    adopted = replace(backbone, source=replace(backbone.source, pretrained=ADOPTED))
+    with pytest.raises(InputError, match="were adopted: nothing here knows its backbone"):
+        Reward.load(write_head(tmp_path / "adopted", adopted, FUSION))
     moved = replace(backbone, identity=replace(backbone.identity, model="tiny projected by a head"))
     with pytest.raises(InputError, match=r"in the space of another head.*train it on the backbone's own cache"):
         Reward.load(write_head(tmp_path / "space", moved, FUSION))

@@ -64,6 +64,17 @@ def test_a_sweep_begins_with_the_default_and_repeats_itself() -> None:
     assert [(x.options, x.accuracies) for x in again] == [(x.options, x.accuracies) for x in trials]
 
 
+def test_a_penalty_counts_by_the_accuracy_of_the_one_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By loss, and not by the best accuracy of all that were tried: training does not know which that is."""
+    history = [
+        {"penalty": 1.0, "validation_loss": 0.7, "validation_accuracy": 0.9},
+        {"penalty": 0.1, "validation_loss": 0.6, "validation_accuracy": 0.8},
+    ]
+    monkeypatch.setattr("heads.training.convex.choose_penalty", lambda *_: (0.1, history))
+    trials = search(SweepConfig(folds=2), 1e6, {"head": "linear", "loss": "preference"})
+    assert trials[0].accuracies == [0.8, 0.8]
+
+
 def test_the_default_is_finished_whatever_the_time() -> None:
     (only,) = search(SweepConfig(minutes=0.01), 100)
     assert only.options == DEFAULT

@@ -46,6 +46,15 @@ def test_pictures_without_a_count(cache, missing, expected):
         assert (rows.table["kind"][found].as_py(), rows.table["count"][found].as_py()) == ("c", None)
 
 
+def test_a_picture_of_several_rows_stands_once(tmp_path):
+    """A cache of vectors that were made elsewhere has a row for each name; equal ones are of one picture."""
+    ids = [f"{i:032x}" for i in (0, 1, 0, 2, 2, 3)]
+    cache = make_cache(tmp_path / "twice", unit_vectors(6, 8), ids=ids)
+    labels = pa.table({"image": names(1, 2), "count": [5.0, 9.0]})
+    rows = popular_rows(labels, cache, PopularityConfig("zero"))
+    assert rows.table["image"].to_pylist() == names(2, 1, 3, 5) and rows.vector_rows.tolist() == [0, 1, 3, 5]
+
+
 def test_what_nobody_has_seen_takes_its_predicted_place(cache):
     labels = pa.table({"image": names(0, 1, 2), "count": [1.0, 5.0, 9.0], "prompt": list("abc")})
 

@@ -24,6 +24,22 @@ def test_table_has_the_preferred_first(bundle: Path, pictures: list[str], capsys
     assert scores == sorted(scores, reverse=True) and len(scores) == 3
 
 
+def test_a_folder_stands_for_its_pictures_and_top_for_the_first_of_them(
+    bundle: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["score", str(bundle), "--json", "--prompt", "a cat", *pictures]) == 0
+    scores = {item["image"]: item["score"] for item in json.loads(capsys.readouterr().out)["scores"]}
+    folder = Path(pictures[0]).parent
+    (folder / ".hidden").touch()
+    assert main(["score", str(bundle), "--json", "--prompt", "a cat", str(folder), "--top", "2"]) == 0
+    found = {item["image"]: item["score"] for item in json.loads(capsys.readouterr().out)["scores"]}
+    assert all(found[name] == pytest.approx(scores[name], abs=1e-6) for name in found)
+    assert set(found) == set(sorted(scores, key=scores.__getitem__)[-2:])
+    (empty := folder / "empty").mkdir()
+    assert main(["score", str(bundle), "--prompt", "a cat", str(empty)]) == 2
+    assert "has no pictures" in capsys.readouterr().err
+
+
 def test_json_keeps_the_order_and_tells_of_errors(
     bundle: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +73,10 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_no_bundle_is_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(tmp_path), "--prompt", "a", "x.png"]) == 2
     assert "is not a bundle" in capsys.readouterr().err
+    (tmp_path / "head.json").touch()
+    assert main(["score", str(tmp_path), "--prompt", "a", "x.png"]) == 2
+    said = capsys.readouterr().err
+    assert "is a head, not a bundle" in said and f"`plaudit export onnx {tmp_path} --out BUNDLE` makes one" in said
 
 
 def test_a_table_of_which_a_part_fails_is_scored_and_one_that_fails_whole_is_not(
@@ -75,7 +95,7 @@ def test_a_table_of_which_a_part_fails_is_scored_and_one_that_fails_whole_is_not
     assert score("gone.png", *pictures) == 0  # the corrected table goes where the job failed
     said = capsys.readouterr()
     assert "warning: 1 of 4 rows have no score; their column `error` says why" in said.err
-    assert json.loads(said.out) == {"out": out, "format": 2, "rows": 4, "errors": 1}
+    assert json.loads(said.out) == {"out": out, "format": 3, "rows": 4, "errors": 1}
     assert main(["score-table", "nowhere", "--data", "nowhere", "--out", str(bundle)]) == 2
     assert f"{bundle} is a bundle, not a job of scores" in capsys.readouterr().err
 

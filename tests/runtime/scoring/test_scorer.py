@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from export_tiny import changed_manifest, write_pictures
+from export_tiny import CALIBRATION, changed_manifest, write_pictures
 from PIL import Image
 
+from embed.arrays import softmax
 from embed.inputs.images import ImageError
 from embed.spec import InputError
+from heads.evaluation.calibration import Curve
 from runtime.config import SessionConfig
 from runtime.scoring import scorer as scorer_module
 from runtime.scoring.bundle import BundleError
-from runtime.scoring.scorer import Scorer, softmax
+from runtime.scoring.scorer import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,9 @@ def test_calibrated_outputs_come_with_the_score(scorer: Scorer, pictures: list[P
     assert tuple(outputs) == scorer.outputs == ("score", "uncertainty", "calibrated_score", "percentile")
     assert (outputs["uncertainty"] > 0).all()
     np.testing.assert_allclose(outputs["calibrated_score"], outputs["score"] / 0.25)  # the bundle's temperature
-    assert (outputs["percentile"] >= 0).all() and (outputs["percentile"] <= 1).all()
+    expected = Curve.from_json(CALIBRATION["percentiles"])(outputs["score"])
+    np.testing.assert_allclose(outputs["percentile"], 100 * expected, atol=1e-3)
+    assert outputs["percentile"].max() > 1
 
 
 def test_prompts_are_encoded_once_and_the_oldest_are_forgotten(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def test_rows_keep_their_order_and_get_the_scorers_scores(
 ) -> None:
     monkeypatch.setattr(tables, "ROWS", 4)
     summary = score_table(scorer, table, tmp_path / "out", TableConfig())
-    assert summary == {"format": 2, "rows": 10, "errors": 2}
+    assert summary == {"format": 3, "rows": 10, "errors": 2}
     found = read(tmp_path / "out")
     assert found.schema.names == [
         "id",

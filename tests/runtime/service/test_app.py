@@ -19,8 +19,9 @@ from PIL import Image
 from service_server import TOKEN, Running, base64_of, form, serving
 from waiting import wait_until
 
+from embed.arrays import softmax
 from embed.inputs.images import Limits
-from runtime.scoring.scorer import Scorer, softmax
+from runtime.scoring.scorer import Scorer
 from runtime.service import engine
 from runtime.service.network import fetching
 

@@ -1,0 +1,66 @@
+"""`python -m embed adopt`, `merge` and `refresh`: caches of vectors for which no picture is read."""
+
+from pathlib import Path
+
+from embed.cli.console import progress, table, warn
+from embed.config import AdoptConfig, DeviceConfig
+from embed.wording import NOUN
+
+
+def adopt(source: str, /, *, identity: Path, out: Path, config: AdoptConfig) -> dict[str, object]:
+    """Make a cache of vectors that you already have.
+
+    They lie in a folder as clip-retrieval writes it, or in a table with a column of lists, beside names of pictures in
+    the column image or image_path, or prompts in prompt or caption.
+
+    Args:
+        source: The folder, or a table or a pattern of its shards.
+        identity: A JSON file that says which model made the vectors: model, weights and dim, and, if you know them,
+            preprocess, activation, tokenizer and context_length. Vectors are comparable if these are the same. Or the
+            manifest of a cache or bundle whose backbone made them.
+        out: The cache, a new one or one to add to.
+    """
+    from dataclasses import asdict
+
+    from embed.cache.store import Cache
+    from embed.jobs.adopt import adopt_vectors, read_identity
+
+    counts = adopt_vectors(source, *read_identity(identity), out, config, progress)
+    cache = Cache.open(out)
+    header = ["", "linked", "written", "known", "refused", "in the cache"]
+    numbers = {str(side): {**asdict(found), "in_cache": cache.count(side)} for side, found in counts.items()}
+    rows = [[NOUN[side], *(f"{number:,}" for number in row.values())] for side, row in numbers.items()]
+    print(*table(header, rows), sep="\n")
+    if failed := sum(row["failed"] for row in numbers.values()):
+        warn(f"{failed:,} vectors were refused; python -m embed inspect {out} says which and why")
+    return {"cache": str(out), **numbers}
+
+
+def merge(caches: tuple[Path, ...], /, *, out: Path) -> dict[str, object]:
+    """Make one cache of several.
+
+    Args:
+        caches: Folders made by `python -m embed cache`, all with one backbone.
+        out: The cache to write to, a new one or one to add to.
+    """
+    from embed.jobs.merge import merge_caches
+
+    result = merge_caches(caches, out, progress)
+    print(f"{out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
+    return result
+
+
+def refresh(cache: Path, /, *, tuned: Path, out: Path, device: DeviceConfig) -> dict[str, object]:
+    """Write a cache's vectors under a tuned backbone, without reading a picture.
+
+    Args:
+        cache: A folder made by `python -m embed cache --boundary`.
+        tuned: A folder made by `python -m heads unfreeze`.
+        out: The folder to write the new cache to.
+    """
+    from embed.devices import resolve_device
+    from embed.unfreeze.refresh import refresh_cache
+
+    result = refresh_cache(cache, tuned, out, resolve_device(device.device), progress)
+    print(f"{out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
+    return result

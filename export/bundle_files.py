@@ -1,0 +1,175 @@
+"""The files of a bundle, with towers or of a head alone: graphs, reference, manifest and card, then the proof."""
+
+import importlib.metadata
+import io
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embed.arrays import Array, Float32s
+from embed.files import atomic_write, sha256_file
+from embed.graphs.trace import OPSET
+from embed.ort import require_onnxruntime
+from embed.progress import Step
+from export import card, compose
+from export.measure import torch_scores
+from runtime.config import CUDA_PRECISION, Precision, SessionConfig
+from runtime.scoring.bundle import (
+    FORMAT,
+    BundleManifest,
+    FileEntry,
+    GraphEntry,
+    Part,
+    Tensors,
+    manifest_bytes,
+)
+from runtime.scoring.scorer import Scorer
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, ValueInfoProto
+
+    from heads.committee import Committee
+    from heads.models import Head
+
+OPEN = np.finfo(np.float32).max.item()  # a tolerance that is not known yet
+LIBRARIES = ("plaudit", "torch", "open_clip_torch", "timm", "transformers", "onnx", "onnxscript")
+
+
+def write_graphs(
+    folder: Path,
+    precision: Precision,
+    graphs: Mapping[Precision, Mapping[Part, "ModelProto"]],
+    writer: compose.WeightsWriter,
+) -> dict[Part, GraphEntry]:
+    """Write one precision's graphs, their weights moved to the shared file; returns their entries for the manifest."""
+    entries: dict[Part, GraphEntry] = {}
+    for part, model in graphs[precision].items():
+        writer.move(model)
+        plain = part == "head" or precision == next(iter(graphs))
+        name = f"{part}.onnx" if plain else f"{part}.{precision}.onnx"
+        with atomic_write(folder / name) as file:
+            file.write(model.SerializeToString(deterministic=True))
+        graph = model.graph
+        entries[part] = {"file": name, "inputs": _signature(graph.input), "outputs": _signature(graph.output)}
+    return entries
+
+
+def _signature(values: Iterable["ValueInfoProto"]) -> Tensors:
+    from onnx import helper
+
+    return {
+        value.name: (
+            str(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
+            [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim],
+        )
+        for value in values
+    }
+
+
+def check_graphs(folder: Path) -> None:
+    """The checker and strict shape inference of ONNX itself over every graph."""
+    import onnx
+
+    for path in sorted(folder.glob("*.onnx")):
+        onnx.checker.check_model(str(path), full_check=True)
+
+
+def save_reference(
+    folder: Path, head: "Head", committee: "Committee | None", vectors: Mapping[str, Float32s], **more: Array
+) -> list[str]:
+    """Write reference.npz: vectors, what more there is, and the scores that torch gives; the names of these."""
+    scores = {"score": torch_scores(head, vectors)}
+    if committee:
+        scores["uncertainty"] = torch_scores(committee, vectors)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **more, **scores, **vectors)
+    (folder / "reference.npz").write_bytes(buffer.getvalue())
+    return list(scores)
+
+
+def begun_manifest(
+    head: "Head",
+    committee: "Committee | None",
+    head_manifest: Mapping[str, Any],
+    tokenizer: dict[str, object] | None,
+    graphs: dict[Precision, dict[Part, GraphEntry]],
+    reference: dict[Precision, dict[str, float]],
+) -> BundleManifest:
+    """The manifest before anything is measured; identity and source are the head's."""
+    return {
+        "format": FORMAT,
+        "opset": OPSET,
+        "identity": head_manifest["identity"],
+        "source": head_manifest["source"],
+        "head": {
+            "inputs": list(head.inputs),
+            "config": dict(head_manifest["head"]),
+            "committee": {"members": len(committee.members), "groups": committee.groups} if committee else None,
+        },
+        "precisions": list(graphs),
+        "tokenizer": tokenizer,
+        "calibration": head_manifest.get("calibration"),
+        "provenance": {
+            "versions": _versions(),
+            "training": head_manifest.get("training"),
+            "data": head_manifest.get("data"),
+            "split": head_manifest.get("split"),
+            "metrics": head_manifest.get("metrics"),
+        },
+        "graphs": graphs,
+        "reference": reference,
+    }
+
+
+def _versions() -> dict[str, str]:
+    """Of the libraries that make a bundle; onnxruntime says its own, as several packages may bring it."""
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {**found, "onnxruntime": require_onnxruntime().__version__}
+
+
+def write_manifest(folder: Path, manifest: BundleManifest) -> BundleManifest:
+    """Write bundle.json over every other file of the folder."""
+    names = sorted(path.name for path in folder.iterdir() if path.name != "bundle.json")
+    files: dict[str, FileEntry] = {
+        name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in names
+    }
+    complete: BundleManifest = {**manifest, "files": files}
+    with atomic_write(folder / "bundle.json") as file:
+        file.write(manifest_bytes(complete))
+    return complete
+
+
+def finish(folder: Path, manifest: BundleManifest, step: Step) -> BundleManifest:
+    """Write what follows from a manifest whose parity is measured: tolerances and card; then prove the bundle."""
+    manifest["reference"] = _tolerances(folder, manifest)
+    step(1, "checking the bundle")
+    (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
+    manifest = write_manifest(folder, manifest)
+    Scorer.load(folder).check_reference()
+    step()
+    return manifest
+
+
+def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[str, float]]:
+    """By how much another machine may be off the reference: twice the most that was seen here.
+
+    At fp32 the limits of the parity check; other kernels round otherwise, and at int8 much more so. Graphs for CUDA
+    that could not be run have those of the fp16 graphs, which round as much.
+    """
+    result: dict[Precision, dict[str, float]] = {}
+    for precision, figures in manifest["parity"]["precisions"].items():
+        seen = Scorer.load(folder, SessionConfig(precision=precision)).check_reference()
+        largest = {"score": figures["scores"]["max_score_difference"]}
+        largest |= {name: vector["max_difference"] for name, vector in figures["vectors"].items()}
+        if uncertainty := figures.get("uncertainty"):
+            largest["uncertainty"] = uncertainty["max_difference"]
+        least = dict.fromkeys(("score", "uncertainty"), figures["scores"]["limit"]) if precision == "fp32" else {}
+        result[precision] = {
+            name: max(2 * max(seen[name], largest[name]), least.get(name, 1e-4))
+            for name in manifest["reference"][precision]
+        }
+    if CUDA_PRECISION in manifest["precisions"]:
+        result.setdefault(CUDA_PRECISION, result["fp16"])
+    return result

@@ -1,0 +1,79 @@
+"""A bundle's graphs for CUDA, which no CPU can run: what is known of them where there is no such device.
+
+Their structure is proven in float32, in which a CPU has the same operators. What half precision does to scores is
+measured on the device, or else taken from the fp16 graphs, which round as much; on the device, the bundle's reference
+holds the graphs to it.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embed.arrays import Array
+from embed.engines.sessions import open_session
+from embed.graphs.fusing import for_cuda, fuse
+from embed.graphs.trace import certificate
+from embed.spec import InputError
+from export import compose, parity
+from runtime.config import CUDA_PRECISION, Precision, SessionConfig
+from runtime.scoring.bundle import Part
+from runtime.scoring.graphs import runnable
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from embed.backbones.backbone import Backbone
+
+
+def require_measurable(precisions: Sequence[Precision]) -> None:
+    """Raise InputError if nothing here tells how far the graphs for CUDA are off."""
+    if CUDA_PRECISION in precisions and "fp16" not in precisions and not runs_here():
+        raise InputError(
+            f"{CUDA_PRECISION} cannot be measured where onnxruntime has no CUDA; export on such a machine, or add fp16,"
+            f" which rounds as much and runs on a CPU: --precision fp32,fp16,{CUDA_PRECISION}"
+        )
+
+
+def runs_here() -> bool:
+    """Whether this machine's onnxruntime has CUDA, and uses it unless told otherwise."""
+    return bool(runnable([CUDA_PRECISION], SessionConfig()))
+
+
+def cuda_towers(
+    backbone: "Backbone",
+    inputs: Sequence[str],
+    shortens: bool,
+    sample: Mapping[str, Array],
+    reference: Mapping[str, Array],
+) -> dict[Part, "ModelProto"]:
+    """The towers that a head with these inputs needs.
+
+    Raise ParityError if their structure, in float32 on this CPU, does not give the `reference` vectors of torch, by
+    output, for the `sample`, by input.
+    """
+    exported: dict[Part, ModelProto] = {"image": compose.export_image(backbone, inputs, fused=True)}
+    if "text_embedding" in inputs:
+        exported["text"] = compose.export_text(backbone, shortens, fused=True)
+    towers: dict[Part, ModelProto] = {part: for_cuda(model) for part, model in exported.items()}
+    for model in exported.values():
+        _require_structure(fuse(model), sample, reference)
+    return towers
+
+
+def _require_structure(model: "ModelProto", sample: Mapping[str, Array], reference: Mapping[str, Array]) -> None:
+    import onnx
+
+    inputs = {value.name: sample[value.name] for value in model.graph.input}
+    outputs = [value.name for value in model.graph.output]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save_model(model, str(path), save_as_external_data=True, location="model.data")
+        found = open_session(path, ["cpu"]).run(outputs, inputs)
+    for name, values in zip(outputs, found, strict=True):
+        cosine = certificate("fp32", reference[name], values).cosine_min
+        if not cosine >= parity.MIN_COSINE:
+            raise parity.ParityError(
+                f"the graph for CUDA and torch disagree in float32: {name} has a cosine of {cosine:.7f}, less than"
+                f" {parity.MIN_COSINE}; export without {CUDA_PRECISION}"
+            )

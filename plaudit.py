@@ -1,0 +1,57 @@
+"""plaudit in one command and one import: what its four packages have for everybody's use.
+
+    $ plaudit run pictures.csv --images pictures --out out     the whole path, from a table to a bundle
+    $ plaudit runtime score out/bundle --prompt "a cat" 1.jpg  every command of the four packages
+
+    >>> from plaudit import Scorer
+    >>> Scorer.load("out/bundle").score("a cat", ["1.jpg", "2.jpg"])
+
+Names are imported when they are first used: `import plaudit` takes no time.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+PACKAGES = ("embed", "heads", "export", "runtime")
+COMMANDS = {"run": "export.cli.whole:whole"}
+ABOUT = (
+    "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path; the commands"
+    " of the packages are `plaudit embed`, `plaudit heads`, `plaudit export` and `plaudit runtime`, each with --help."
+)
+NAMES = {
+    "Cache": "embed.cache.store",
+    "Catalogue": "runtime.catalogue.reader",
+    "Client": "runtime.client",
+    "InputError": "embed.spec",
+    "Scorer": "runtime.scoring.scorer",
+    "SessionConfig": "runtime.config",
+    "read_records": "embed.records.formats",
+}
+__all__ = [*NAMES, "main"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in NAMES:
+        raise AttributeError(f"plaudit has no {name!r}; it has {', '.join(NAMES)}")
+    return getattr(importlib.import_module(NAMES[name]), name)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and give its exit code."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"plaudit {version('plaudit')}")
+        return 0
+    if words and words[0] in PACKAGES:
+        code: int = importlib.import_module(f"{words[0]}.cli.main").main(words[1:])
+        return code
+    from embed.cli.app import run
+
+    return run("plaudit", ABOUT, COMMANDS, words)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
