@@ -23,11 +23,11 @@ sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `
 from embed.backbones.backbone import Backbone  # noqa: E402
 from embed.backbones.load import load_backbone  # noqa: E402
 from embed.cli.console import table  # noqa: E402
+from embed.inputs.fetch import some_pictures  # noqa: E402
 from embed.spec import Source  # noqa: E402
 from export.bundle_writer import export_bundle  # noqa: E402
-from export.config import PROMPTS, ExportConfig  # noqa: E402
-from export.measure import some_pictures  # noqa: E402
-from heads.config import HeadConfig  # noqa: E402
+from export.config import ExportConfig  # noqa: E402
+from heads.config import PROMPTS, HeadConfig  # noqa: E402
 from heads.models import build_head  # noqa: E402
 
 MODELS = ("starter", "ViT-B-32", "RN50", "convnext_base_w", "ViT-B-16-SigLIP", "roberta-ViT-B-32", "ViT-L-14")

@@ -24,8 +24,9 @@ from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity
 from export import compose, cuda, parity
 from export.bundle_files import OPEN, begun_manifest, check_graphs, finish, save_reference, write_graphs, write_manifest
-from export.config import PROMPTS, ExportConfig
+from export.config import ExportConfig
 from export.measure import decoding_of, measure, torch_vectors
+from heads.config import PROMPTS
 from runtime.config import CUDA_PRECISION, Precision
 from runtime.scoring.bundle import WEIGHTS_FILE, BundleManifest, Part
 

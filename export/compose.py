@@ -15,7 +15,7 @@ from embed.graphs.fusing import export_fused
 from embed.graphs.precision import fold_patches
 from embed.graphs.rewrite import serving_form
 from embed.graphs.trace import canonical, export_tower
-from embed.spec import Feature
+from heads.config import picture_inputs
 from heads.evaluation.calibration import Curve, Temperature
 from runtime.scoring.bundle import WEIGHTS_FILE
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the graphs, where shape inference needs some of them
 ALIGNMENT_BYTES = 4096  # onnxruntime maps a tensor into memory only where it starts on a page
-FEATURES: dict[str, Feature] = {"image_embedding": "projected", "image_pooled": "pooled"}
 
 
 def export_image(backbone: "Backbone", inputs: Sequence[str], fused: bool = False) -> "ModelProto":
@@ -38,14 +37,14 @@ def export_image(backbone: "Backbone", inputs: Sequence[str], fused: bool = Fals
     """
     import torch
 
-    names = [name for name in FEATURES if name == "image_embedding" or name in inputs]
-    tower = backbone.image_tower(tuple(FEATURES[name] for name in names))
+    wanted = picture_inputs(inputs)
+    tower = backbone.image_tower(tuple(wanted.values()))
     example = torch.zeros((2, *backbone.identity.preprocess.size, 3), dtype=torch.uint8)
     free = {"pixels": {0: "n"}}
     if fused:
-        return export_fused(tower, {"pixels": example}, names, free)
+        return export_fused(tower, {"pixels": example}, list(wanted), free)
     with serving_form(backbone.model.visual):
-        return fold_patches(export_tower(tower, {"pixels": example}, names, free))
+        return fold_patches(export_tower(tower, {"pixels": example}, list(wanted), free))
 
 
 def export_text(backbone: "Backbone", shortens: bool, fused: bool = False) -> "ModelProto":

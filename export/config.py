@@ -7,22 +7,8 @@ from typing import Annotated
 from embed.config import DecodingPolicy
 from embed.options import Internal, Option, Range, comma_separated, require_valid
 from embed.spec import InputError
+from heads.config import PROMPTS
 from runtime.config import Precision
-
-PROMPTS = (
-    "a photo of a cat",
-    "a red bicycle leaning against a brick wall, golden hour",
-    "smiling face with sunglasses",
-    "watercolor painting of a mountain lake at dawn",
-    "portrait of an old fisherman, oil on canvas, dramatic light",
-    "isometric render of a tiny cozy room, pastel colors",
-    "a bowl of ramen with a soft-boiled egg, top view",
-    "cyberpunk street in the rain, neon signs, reflections, 35mm",
-    "birthday cake",
-    "an astronaut riding a horse on the moon",
-    "minimalist logo of a fox, flat design, vector art",
-    "dog",
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ from embed.inputs.images import ImageError, load_pixels, load_scaled
 from embed.inputs.scaled import SCALES
 from embed.spec import InputError, Preprocess
 from export import parity
-from export.compose import FEATURES
 from export.config import ExportConfig, ParityConfig
+from heads.config import picture_inputs
 from runtime.config import SessionConfig
 from runtime.scoring.bundle import DecodingEntry, DecodingParity, Parity, PrecisionParity, open_bundle
 from runtime.scoring.graphs import runnable
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 Score = Callable[[dict[str, Float32s]], Float32s]  # of vectors with n rows each -> (n,)
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 TORCH_BATCH = 8  # pictures; more is no faster on a CPU and takes more memory
 GENERATED_PICTURES = 64
 
@@ -175,12 +174,12 @@ def torch_vectors(
     """What a head with these inputs reads, from torch at fp32: of the pixels (n, h, w, 3) and of the prompts."""
     import torch
 
-    names = [name for name in FEATURES if name == "image_embedding" or name in inputs]
-    tower = backbone.image_tower(tuple(FEATURES[name] for name in names))
+    wanted = picture_inputs(inputs)
+    tower = backbone.image_tower(tuple(wanted.values()))
     with torch.inference_mode():
         batches = [tower(part) for part in torch.split(torch.from_numpy(pixels), TORCH_BATCH)]
         batches = [batch if isinstance(batch, tuple) else (batch,) for batch in batches]
-        vectors = {name: torch.cat([batch[i] for batch in batches]).numpy() for i, name in enumerate(names)}
+        vectors = {name: torch.cat([batch[i] for batch in batches]).numpy() for i, name in enumerate(wanted)}
         if "text_embedding" in inputs:
             text = backbone.text_tower()
             tokens = torch.from_numpy(backbone.tokenize(prompts))
@@ -195,16 +194,6 @@ def torch_scores(head: "Head", vectors: Mapping[str, Float32s]) -> Float32s:
     with torch.inference_mode():
         scores: torch.Tensor = head(**{name: torch.from_numpy(vectors[name]) for name in head.inputs})
         return scores.numpy()
-
-
-def some_pictures(folder: Path, count: int) -> list[Path]:
-    """Up to `count` picture files under the folder, evenly spread over their sorted names."""
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder of pictures")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
-    if len(paths) < 2:
-        raise InputError(f"{folder} holds {len(paths)} pictures; wanted at least two to compare")
-    return [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths
 
 
 def decoding_of(

@@ -10,7 +10,7 @@ import numpy as np
 
 from embed.arrays import Array, Bools, Floats, UInt8s
 from embed.spec import InputError
-from heads.metrics import spearman
+from heads.metrics import flipped_pairs, spearman
 from runtime.config import Precision
 from runtime.scoring.bundle import UncertaintyParity
 
@@ -58,11 +58,7 @@ def score_parity(precision: Precision, reference: Array, scores: Array, noise: f
     if theirs.shape != ours.shape or theirs.ndim != 2 or len(theirs) < 2:
         raise ValueError(f"wanted two equal shapes (pictures >= 2, prompts); got {theirs.shape} and {ours.shape}")
     difference = float(np.abs(ours - theirs).max())
-    first, second = np.triu_indices(len(theirs), k=1)
-    gap, new_gap = (theirs[first] - theirs[second]).ravel(), (ours[first] - ours[second]).ravel()
-    decided = np.abs(gap) > noise
-    margin = np.abs(gap[decided])
-    flipped = np.sign(gap[decided]) != np.sign(new_gap[decided])
+    margin, flipped = flipped_pairs(theirs, ours, noise)
     return ScoreParity(
         precision=precision,
         pictures=theirs.shape[0],
@@ -71,7 +67,7 @@ def score_parity(precision: Precision, reference: Array, scores: Array, noise: f
         score_spread=float(theirs.std()),
         spearman=min(_spearman(theirs[:, i], ours[:, i]) for i in range(theirs.shape[1])),
         noise=noise,
-        decided_pairs=int(decided.sum()),
+        decided_pairs=len(margin),
         flips=float(flipped.mean()) if len(flipped) else 0.0,
         margins=_margins(margin, flipped),
     )

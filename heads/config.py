@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from embed.modes import parse_mode
 from embed.options import Internal, Only, Option, Range, hints_of, metadata, require_valid
-from embed.spec import InputError
+from embed.spec import Feature, InputError
 
 Kind = Literal["cosine", "linear", "mlp", "fusion", "kernel", "blend"]
 OnTop = Literal["cosine", "linear", "mlp", "fusion", "kernel"]  # of a backbone that moves
@@ -23,6 +23,28 @@ PICKSCORE_PROMPTS = 1000  # held out by the paper
 # What a training in steps goes by where nothing is said.
 SMALLEST_BATCH, LARGEST_BATCH, EPOCHS, PATIENCE, FEWEST_STEPS = 32, 16384, 6, 3, 300
 MAX_INBATCH = 4096  # pairs of a batch with in-batch negatives, whose similarities are twice its square
+
+# Prompts to compare scores under, where nobody names others.
+PROMPTS = (
+    "a photo of a cat",
+    "a red bicycle leaning against a brick wall, golden hour",
+    "smiling face with sunglasses",
+    "watercolor painting of a mountain lake at dawn",
+    "portrait of an old fisherman, oil on canvas, dramatic light",
+    "isometric render of a tiny cozy room, pastel colors",
+    "a bowl of ramen with a soft-boiled egg, top view",
+    "cyberpunk street in the rain, neon signs, reflections, 35mm",
+    "birthday cake",
+    "an astronaut riding a horse on the moon",
+    "minimalist logo of a fox, flat design, vector art",
+    "dog",
+)
+
+
+def picture_inputs(inputs: Sequence[str]) -> dict[str, Feature]:
+    """What a head with these inputs needs of the picture tower, by the input's name: the embedding always."""
+    features: dict[str, Feature] = {"image_embedding": "projected", "image_pooled": "pooled"}
+    return {name: feature for name, feature in features.items() if name == "image_embedding" or name in inputs}
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from embed.arrays import Floats, Ints
+from embed.arrays import Bools, Floats, Ints
 from embed.spec import InputError
 from embed.wording import unknown_name
 from heads.pairs import pairs_within
@@ -231,6 +231,16 @@ def ratio(numerator: Floats, denominator: Floats) -> Floats:
     ratio = np.full(len(numerator), np.nan)
     np.divide(numerator, denominator, out=ratio, where=denominator > 0)
     return ratio
+
+
+def flipped_pairs(reference: ArrayLike, scores: ArrayLike, noise: float = 0.0) -> tuple[Floats, Bools]:
+    """Of all pairs of rows of `reference` (n, m), in each column, those that it separates by more than `noise`: by how
+    much (k,), and whether `scores` (n, m) put them into another order (k,)."""
+    theirs, ours = np.asarray(reference, np.float64), np.asarray(scores, np.float64)
+    first, second = np.triu_indices(len(theirs), k=1)
+    gap, new_gap = (theirs[first] - theirs[second]).ravel(), (ours[first] - ours[second]).ravel()
+    decided = np.abs(gap) > noise
+    return np.abs(gap[decided]), np.sign(gap[decided]) != np.sign(new_gap[decided])
 
 
 def _columns(**named: ArrayLike) -> list[Floats]:

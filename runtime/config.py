@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from embed.config import PILLOW_MAX_PIXELS, Limits
-from embed.options import Internal, Option, Range, require_valid
+from embed.options import Internal, Option, Range, comma_separated, require_valid
 from embed.spec import InputError
 
 Precision = Literal["fp32", "fp16", "int8", "fp16-cuda"]  # of a bundle's graphs
 CUDA_PRECISION: Precision = "fp16-cuda"  # whose graphs run on CUDA alone
+Dialect = Literal["flow-factory", "unirl"]
+DIALECT_PATHS: dict[Dialect, tuple[str, ...]] = {"flow-factory": ("/compute",), "unirl": ("/score", "/rewards")}
 
 MIB = 2**20
 DAY_S = 86_400
@@ -162,6 +164,9 @@ class ServiceConfig(SessionConfig):
     """Connections of one address. Behind a proxy, all of them are the proxy's."""
     trusted_proxies: Annotated[tuple[str, ...], Option("--trusted-proxy")] = ()
     """The address or network of a proxy, of which the log takes the client's address from X-Forwarded-For."""
+    dialects: Annotated[tuple[Dialect, ...], Option("--dialect", parse=comma_separated)] = ()
+    """The trainers of generators whose requests for rewards are answered too, with commas between them: flow-factory
+    (POST /compute), unirl (POST /score)."""
     tokens: Annotated[tuple[str, ...], Internal()] = field(default=(), repr=False)
     """The bearer tokens, of which a request must have one."""
     admin_tokens: Annotated[tuple[str, ...], Internal()] = field(default=(), repr=False)
@@ -199,4 +204,5 @@ class ServiceConfig(SessionConfig):
     @property
     def guarded(self) -> dict[str, tuple[str, ...]]:
         """The tokens that open the paths under each prefix; all paths are open where there are none."""
-        return {"/v1/": self.tokens, "/admin/": self.admin_tokens or self.tokens}
+        of_dialects = {path: self.tokens for dialect in self.dialects for path in DIALECT_PATHS[dialect]}
+        return {"/v1/": self.tokens, "/admin/": self.admin_tokens or self.tokens, **of_dialects}

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, get_args
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from embed.arrays import Int32s
-from embed.spec import Feature, Identity, InputError, Preprocess, Source
+from embed.spec import Feature, Identity, InputError, Preprocess, Source, require_same_identity
 
 FEATURES: tuple[Feature, ...] = get_args(Feature)
 Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer
@@ -61,6 +61,17 @@ class Backbone:
         return TextTower(self.model.text).eval()
 
 
+def matching(backbone: Backbone, identity: Identity, name: str) -> Backbone:
+    """The backbone that `name`, which has that identity, was made with: pictures lie as they did for it.
+
+    IdentityMismatch where it is another.
+    """
+    preprocess = replace(backbone.identity.preprocess, ignore_exif=identity.preprocess.ignore_exif)
+    found = replace(backbone.identity, preparation=preprocess)
+    require_same_identity(identity, name, found, "the backbone of its source")
+    return replace(backbone, identity=found)
+
+
 class ImageTower(nn.Module):
     """Pixel normalisation, open_clip's picture tower, and the division by the vector's length."""
 
@@ -89,11 +100,12 @@ class ImageTower(nn.Module):
 
 
 def normalize_pixels(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """float32 (n, 3, h, w), as picture towers take them, from uint8 (n, h, w, 3)."""
+    """float32 (n, 3, h, w), as picture towers take them, from uint8 (n, h, w, 3); whole levels may be floats, too."""
     # Made here and no buffers of a module: casting the tower to half precision must not round them.
     mean = torch.tensor(preprocess.mean, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(preprocess.std, device=pixels.device).view(3, 1, 1)
-    return (pixels.permute(0, 3, 1, 2).float() / 255 - mean) / std
+    pixels = pixels.permute(0, 3, 1, 2)
+    return ((pixels if pixels.is_floating_point() else pixels.float()) / 255 - mean) / std
 
 
 class TextTower(nn.Module):
@@ -108,8 +120,9 @@ class TextTower(nn.Module):
 
 
 def unit(x: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """float32 rows of length 1. CoCa's towers also give their tokens; the vector comes first."""
-    return F.normalize((x[0] if isinstance(x, tuple) else x).float(), dim=-1)
+    """Rows of length 1, float32 but of float64. CoCa's towers also give their tokens; the vector comes first."""
+    x = x[0] if isinstance(x, tuple) else x
+    return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)
 
 
 def _has_projection(visual: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Bytes by URI: local files with plain `open`, everything else through fsspec.
+"""Bytes by URI, and the pictures of a folder: local files with plain `open`, everything else through fsspec.
 
 A URI is a path, `file://...` (percent-encoded), or `scheme://...` for any file system that fsspec knows. Of the web,
 redirects are followed to other web addresses.
@@ -6,6 +6,7 @@ redirects are followed to other web addresses.
 
 import os
 import re
+from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
@@ -15,6 +16,7 @@ from embed.spec import InputError
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 MAX_BYTES = 100 << 20
 HTTP_TIMEOUT_S = 60  # for one picture; a server that never ends must not stop the job
 
@@ -130,3 +132,13 @@ def _read(file: BinaryIO, uri: str, size: int | None, max_bytes: int) -> bytes:
     if not left:
         raise OSError(f"{uri} has more bytes than the limit of {max_bytes:,}")
     return b"".join(pieces)
+
+
+def some_pictures(folder: Path, count: int) -> list[Path]:
+    """Up to `count` picture files under the folder, evenly spread over their sorted names."""
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder of pictures")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if len(paths) < 2:
+        raise InputError(f"{folder} holds {len(paths)} pictures; wanted at least two to compare")
+    return [paths[i * len(paths) // count] for i in range(count)] if len(paths) > count else paths

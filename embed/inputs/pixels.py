@@ -7,11 +7,14 @@ from PIL import Image
 
 from embed.arrays import UInt8s
 from embed.inputs.errors import ImageError
-from embed.spec import Preprocess
+from embed.spec import Interpolation, Preprocess
 
 # A strip of 1 x 60,000 pixels, its short side resized to 224, would be 224 x 13,440,000: beyond this many pixels only
 # the part that the crop keeps is resized, which differs by at most 2 of 255 levels.
 MAX_RESIZED_PIXELS = 1 << 26
+
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Whole:
     """The picture of which a smaller one was decoded: its size, and the box of the smaller one that holds all of it."""
 
     size: tuple[int, int]  # width, height
-    box: tuple[float, float, float, float]  # left, top, right, bottom
+    box: Box
 
 
 RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -71,55 +74,59 @@ def preprocess(image: Image.Image, spec: Preprocess, whole: Whole | None = None)
     if image.mode != "L" or image.has_transparency_data:  # the three channels of a grey are resized alike: do one
         image = to_rgb(image)
     whole = whole or Whole(image.size, (0, 0, *image.size))
-    height, width = spec.size
-    resample = RESAMPLING[spec.interpolation]
-    size = resized_size(whole.size, spec)
-    if spec.resize_mode == "squash":
-        image = image.resize(size, resample, whole.box)
-    elif spec.resize_mode == "longest":
-        image = _pad(image.resize(size, resample, whole.box), width, height, spec.fill_color)
-    else:
-        # open_clip forgets to hand the interpolation on in this one case; whoever trained with it trained on bicubic.
-        resample = resample if width == height else Image.Resampling.BICUBIC
-        image = _resize_and_crop(image, size, whole.box, width, height, resample)
-    return np.array(to_rgb(image))
+    placed = placement(*whole.size, spec)
+    resized = image.resize(placed.size, RESAMPLING[placed.interpolation], _in_smaller(placed.box, whole))
+    canvas = Image.new("RGB", spec.size[::-1], (placed.fill,) * 3)
+    canvas.paste(resized, (-placed.left, -placed.top))
+    return np.array(canvas)
 
 
-def resized_size(picture: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
-    """The width and height to which a picture of so many pixels is resized, before anything is cropped or padded."""
-    (across, down), (height, width) = picture, spec.size
+def _in_smaller(box: Box, whole: Whole) -> Box:
+    """Where a box of the whole picture lies in the smaller one that was decoded."""
+    if box == (0, 0, *whole.size):
+        return whole.box
+    left, top, right, bottom = whole.box
+    across, down = (right - left) / whole.size[0], (bottom - top) / whole.size[1]
+    return left + box[0] * across, top + box[1] * down, left + box[2] * across, top + box[3] * down
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a picture of some size becomes pixels: `box` of it is resized to `size`, from which a canvas is taken."""
+
+    size: tuple[int, int]  # width, height
+    box: Box
+    left: int = 0  # where in the resized picture the canvas begins; negative where that is narrower
+    top: int = 0
+    fill: int = 0  # of the canvas where the picture leaves it free
+    interpolation: Interpolation = "bicubic"
+
+
+def placement(width: int, height: int, spec: Preprocess) -> Placement:
+    """How `preprocess` treats a picture of that size."""
+    wanted_height, wanted_width = spec.size
+    whole = (0, 0, width, height)
     if spec.resize_mode == "squash":
-        return width, height
+        return Placement((wanted_width, wanted_height), whole, interpolation=spec.interpolation)
     if spec.resize_mode == "longest":
-        ratio = max(down / height, across / width)
-        return max(1, round(across / ratio)), max(1, round(down / ratio))
-    if width == height:
-        new_long = int(width * max(picture) / min(picture))
-        return (width, new_long) if across <= down else (new_long, width)
-    ratio = min(down / height, across / width)
-    return round(across / ratio), round(down / ratio)
-
-
-def _resize_and_crop(
-    image: Image.Image,
-    size: tuple[int, int],
-    box: tuple[float, float, float, float],
-    width: int,
-    height: int,
-    resample: Image.Resampling,
-) -> Image.Image:
-    """The middle of the picture in `box` resized to `size`, with the rounding of torchvision's center_crop."""
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+        ratio = max(height / wanted_height, width / wanted_width)
+        size = max(1, round(width / ratio)), max(1, round(height / ratio))
+        # The odd pixel of the border is to the right and below.
+        left, top = -((wanted_width - size[0]) // 2), -((wanted_height - size[1]) // 2)
+        return Placement(size, whole, left, top, spec.fill_color, spec.interpolation)
+    if wanted_width == wanted_height:
+        short, long = sorted((width, height))
+        new_long, interpolation = int(wanted_width * long / short), spec.interpolation
+        size = (wanted_width, new_long) if width <= height else (new_long, wanted_width)
+    else:
+        ratio = min(height / wanted_height, width / wanted_width)
+        size = round(width / ratio), round(height / ratio)
+        # open_clip forgets to hand the interpolation on in this one case; whoever trained with it trained on bicubic.
+        interpolation = "bicubic"
+    # The rounding of torchvision's center_crop.
+    left, top = round((size[0] - wanted_width) / 2), round((size[1] - wanted_height) / 2)
     if size[0] * size[1] > MAX_RESIZED_PIXELS:
-        x, y = (box[2] - box[0]) / size[0], (box[3] - box[1]) / size[1]
-        across, down = box[0] + left * x, box[1] + top * y
-        middle = (across, down, box[0] + (left + width) * x, box[1] + (top + height) * y)
-        return image.resize((width, height), resample, middle)
-    return image.resize(size, resample, box).crop((left, top, left + width, top + height))
-
-
-def _pad(image: Image.Image, width: int, height: int, fill: int) -> Image.Image:
-    """The picture in the middle of a canvas, the odd pixel of the border to the right and below."""
-    canvas = Image.new("RGB", (width, height), (fill, fill, fill))
-    canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
-    return canvas
+        x, y = width / size[0], height / size[1]
+        box = (left * x, top * y, (left + wanted_width) * x, (top + wanted_height) * y)
+        return Placement((wanted_width, wanted_height), box, interpolation=interpolation)
+    return Placement(size, whole, left, top, interpolation=interpolation)

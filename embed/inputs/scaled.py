@@ -9,7 +9,7 @@ Without that, a third of a pixel at the edge, the vectors of some pictures moved
 from PIL import ImageFile
 
 from embed.inputs.exif import orientation
-from embed.inputs.pixels import Whole, resized_size
+from embed.inputs.pixels import Whole, placement
 from embed.spec import Preprocess
 
 SCALES = (2, 3, 4)  # times the pixels a side that the backbone takes: what is tried
@@ -26,7 +26,7 @@ def shrink(image: ImageFile.ImageFile, spec: Preprocess, scale: int) -> Whole | 
         return None
     turned = 1 if spec.ignore_exif else orientation(image)
     size = image.size[::-1] if turned in SIDEWAYS else image.size
-    wanted = [scale * max(1, side) for side in resized_size(size, spec)]
+    wanted = [scale * max(1, side) for side in placement(*size, spec).size]
     stored = image.size
     found = image.draft(None, (wanted[1], wanted[0]) if turned in SIDEWAYS else (wanted[0], wanted[1]))
     if found is None or image.size == stored:

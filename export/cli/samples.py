@@ -29,7 +29,7 @@ class Samples:
 
     def fill(self, config: partial[Config]) -> Config:
         """The config with these pictures and prompts in it."""
-        from export.measure import some_pictures
+        from embed.inputs.fetch import some_pictures
 
         given: dict[str, Any] = {}
         if self.images is not None:

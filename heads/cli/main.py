@@ -13,6 +13,7 @@ COMMANDS = {
     "calibrate": "heads.cli.calibrate:calibrate",
     "generators": "heads.cli.generators:generators",
     "import": "heads.cli.published:import_published",
+    "reward": "heads.cli.reward:reward",
     "project": "heads.cli.project:project",
     "unfreeze": "heads.cli.unfreeze:unfreeze",
     "export-checkpoint": "heads.cli.unfreeze:export_checkpoint",

@@ -2,7 +2,8 @@
 
 head.json           format, head (its shape), identity and source of the backbone, loss, protocol, split, metrics,
                     calibration (heads.evaluation.calibration; absent until fitted), committee (the alignment of
-                    the folds' heads that say how sure a score is, heads.committee; null without --folds)
+                    the folds' heads that say how sure a score is, heads.committee; null without --folds), reward
+                    (certificates by precision, heads.reward.certificate; absent until measured)
 head.safetensors    its weights
 folds.safetensors   one head for each fold, which scores the rows that fold holds out; absent without --folds
 trained.parquet     id: the content ids of every picture and prompt that head.safetensors was trained on
@@ -35,6 +36,7 @@ class HeadManifest(TypedDict, total=False):
     training: dict[str, Any]
     calibration: dict[str, Any] | None
     committee: Alignment | None
+    reward: dict[str, dict[str, Any]]
 
 
 def save_head(
@@ -60,6 +62,12 @@ def save_head(
 def save_calibration(path: str | Path, calibration: Mapping[str, object]) -> None:
     """Put a calibration into the manifest of the head at `path`, in the place of any that it had."""
     write_json(Path(path) / "head.json", {**load_manifest(path), "calibration": calibration})
+
+
+def save_certificate(path: str | Path, precision: str, certificate: Mapping[str, object]) -> None:
+    """Put the certificate of a reward at that precision into the manifest of the head at `path`."""
+    manifest = load_manifest(path)
+    write_json(Path(path) / "head.json", {**manifest, "reward": {**manifest.get("reward", {}), precision: certificate}})
 
 
 def load_manifest(path: str | Path) -> HeadManifest:

@@ -17,6 +17,8 @@ from embed.progress import Progress, silent
 from embed.spec import SIDES, Identity, InputError, require_same_identity
 from heads.models import Cosine, Head
 
+PROJECTED = " projected by a head"  # how the model of such an identity ends
+
 
 def require_cosine(head: Head, name: str) -> Cosine:
     """The head itself, if it has a space; InputError otherwise."""
@@ -30,7 +32,7 @@ def projected_identity(identity: Identity, head: Cosine) -> Identity:
     digest = hashlib.sha256(identity.weights.encode())
     for matrix in (head.image_residual, head.text_residual):
         digest.update(matrix.detach().numpy().tobytes())
-    return replace(identity, model=f"{identity.model} projected by a head", weights=digest.hexdigest())
+    return replace(identity, model=identity.model + PROJECTED, weights=digest.hexdigest())
 
 
 @torch.no_grad()

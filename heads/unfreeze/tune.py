@@ -13,13 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from embed.arrays import Ints
-from embed.backbones.backbone import Backbone
+from embed.backbones.backbone import Backbone, matching
 from embed.backbones.delta import PREFIX, save_delta, tuned_source
 from embed.backbones.load import load_backbone
 from embed.cache.store import Cache
 from embed.files import replacing
 from embed.progress import Progress, silent
-from embed.spec import InputError, require_same_identity
+from embed.spec import InputError
 from heads.config import LOSS_OPTIONS, MAX_INBATCH, HeadConfig, TrainConfig, UnfreezeConfig
 from heads.data.comparisons import Labels, Pairs, pairs_among
 from heads.data.features import Features
@@ -53,11 +53,7 @@ class Tuned:
 
 def same_backbone(cache: Cache, device: str = "cpu") -> Backbone:
     """The backbone that a cache was made with; IdentityMismatch where its source gives another one today."""
-    backbone = load_backbone(cache.source, device)
-    preprocess = replace(backbone.identity.preprocess, ignore_exif=cache.identity.preprocess.ignore_exif)
-    identity = replace(backbone.identity, preparation=preprocess)
-    require_same_identity(cache.identity, f"the cache {cache.path}", identity, "the backbone of its source")
-    return replace(backbone, identity=identity)
+    return matching(load_backbone(cache.source, device), cache.identity, f"the cache {cache.path}")
 
 
 def tune(

@@ -223,6 +223,11 @@ def picture_of(given: str | bytes | UrlPicture) -> Picture:
         return error
 
 
+def message_of(error: ImageError) -> str:
+    """What a client is told of a picture's error; never with bytes of the picture beyond its first few."""
+    return str(error).encode("utf-8", "backslashreplace").decode()[:500]
+
+
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {

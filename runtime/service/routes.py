@@ -10,12 +10,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from embed.arrays import Float32s, softmax
 from embed.inputs.images import ImageError
 from embed.spec import InputError
 from runtime.service import requests as shapes
+from runtime.service.dialects import SHAPES, add_dialects
 from runtime.service.engine import Engine
 from runtime.service.network.errors import Problem, invalid
 from runtime.service.network.front import log
@@ -69,6 +71,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             return answer(engine, images=[item(v) for v in images], prompts=[item(v) for v in texts])
 
     add_openai_routes(app, service)
+    add_dialects(app, service)
     if service.config.catalogue is not None:
         add_search_routes(app, service)
 
@@ -163,7 +166,8 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
 def openapi(app: FastAPI, service: Service) -> dict[str, object]:
     """The description of the API, with the requests' schemas, which FastAPI cannot see."""
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    models = (shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest, EmbeddingsRequest)
+    models: list[type[BaseModel]] = [shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest, EmbeddingsRequest]
+    models += [model for dialect in service.config.dialects for model in SHAPES[dialect]]
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
@@ -189,10 +193,10 @@ def prompts_for(engine: Engine, prompts: Sequence[str], count: int) -> Sequence[
 
 
 def item(outcome: Mapping[str, float] | Float32s | ImageError) -> dict[str, object]:
-    """Scores, a vector or an error as an item of an answer; never with bytes of a picture beyond its first few."""
+    """Scores, a vector or an error as an item of an answer."""
     if isinstance(outcome, ImageError):
-        message = str(outcome).encode("utf-8", "backslashreplace").decode()
-        return {"ok": False, "error": {"stage": outcome.stage, "reason": outcome.reason, "message": message[:500]}}
+        error = {"stage": outcome.stage, "reason": outcome.reason, "message": shapes.message_of(outcome)}
+        return {"ok": False, "error": error}
     if isinstance(outcome, np.ndarray):
         return {"ok": True, "embedding": outcome.tolist()}
     return {"ok": True, **outcome}

@@ -9,10 +9,10 @@ import pytest
 from export_tiny import head_manifest, tiny_backbone, tiny_head, write_pictures
 
 from embed.backbones import load as loading
+from embed.inputs.fetch import some_pictures
 from embed.spec import InputError, Source
 from export import measure
 from export.cli.main import main
-from export.measure import some_pictures
 from heads.store.disk import save_head
 
 

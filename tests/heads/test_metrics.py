@@ -192,3 +192,17 @@ def test_bad_columns_are_named() -> None:
         metrics.pair_credit([1.0, 2.0], [1.0], [1.0, 1.0])
     with pytest.raises(ValueError, match=r"scores \(2, 1\)"):
         metrics.spearman(np.ones((2, 1)), np.ones((2, 1)))
+
+
+def test_flipped_pairs_are_those_of_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    reference, scores = rng.integers(0, 5, (12, 3)) / 4, rng.integers(0, 5, (12, 3)) / 4
+    expected = []
+    for column in range(3):
+        for i, j in combinations(range(12), 2):
+            gap, other = (float(x[i, column] - x[j, column]) for x in (reference, scores))
+            if abs(gap) > 0.25:
+                expected.append((abs(gap), not gap * other > 0))
+    gaps, flipped = metrics.flipped_pairs(reference, scores, noise=0.25)
+    assert sorted(zip(gaps.tolist(), flipped.tolist(), strict=True)) == sorted(expected)
+    assert not metrics.flipped_pairs(reference, 3 * reference + 1)[1].any()

@@ -1,0 +1,186 @@
+"""Scores as trainers of image generators ask remote rewards for them, in JSON: chosen by `--dialect`.
+
+    flow-factory   POST /compute              {"prompt": [...], "image": [base64]} -> {"rewards": [...]}
+    unirl          POST /score, GET /rewards  {"requests": [{"history": [{"text", "image_b64"}], "required_rewards"}]}
+                                              -> {"results": [{reward: {reward: number}}], "errors": [{reward: text}]}
+    both           GET /health                whether it can serve, and which rewards
+
+A reward is an output of the bundle's head, by its name: `score`, and where the bundle has them `percentile` and the
+others. A picture that cannot be scored has null, or nothing, in the place of a number, and its error beside: a 0.0
+would be a score like any other, and train. Nothing here reads or writes a pickle, which whoever reaches a port could
+run code with.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from embed.inputs.images import ImageError
+from runtime.service.network.errors import Problem, invalid
+from runtime.service.reading import check_count, check_prompts, decoded, read_json_request
+from runtime.service.requests import (
+    ERRORS,
+    EXAMPLE_PICTURE,
+    Base64Picture,
+    Closed,
+    Picture,
+    described,
+    example,
+    message_of,
+)
+from runtime.service.state import Service
+
+SCORE = "score"
+Outcome = dict[str, float] | ImageError
+
+
+class ComputeRequest(Closed):
+    """Pictures to score, each under its prompt."""
+
+    model_config = example(prompt=["a red square"], image=[EXAMPLE_PICTURE])
+    prompt: Annotated[list[str], Field(min_length=1, fail_fast=True)]
+    image: Annotated[list[Base64Picture], Field(min_length=1, fail_fast=True)]
+    video: Annotated[None, Field(description="is not scored")] = None
+    condition_images: Annotated[None, Field(description="are not read")] = None
+    condition_videos: Annotated[None, Field(description="are not read")] = None
+    kwargs: Annotated[dict[str, Any] | None, Field(description="`reward` names one; others are not read")] = None
+
+
+class ComputeAnswer(BaseModel):
+    """One reward for each picture."""
+
+    rewards: Annotated[list[float | None], Field(description="null where there is an error")]
+    errors: list[str | None]
+    error: Annotated[str | None, Field(description="the first error, by which Flow-Factory's client ends")] = None
+
+
+class Turn(BaseModel):
+    """A picture and what it was made for."""
+
+    text: str
+    image_b64: Base64Picture | None = None
+
+
+class RewardRequest(BaseModel):
+    """One sample, whose last turn is scored, and the rewards that are wanted of it."""
+
+    history: Annotated[list[Turn], Field(min_length=1, fail_fast=True)]
+    required_rewards: Annotated[list[str], Field(min_length=1, max_length=100, fail_fast=True)]
+
+
+class RewardsRequest(BaseModel):
+    """Samples to score."""
+
+    model_config = example(
+        requests=[
+            {"history": [{"text": "a red square", "image_b64": EXAMPLE_PICTURE}], "required_rewards": [SCORE]},
+        ]
+    )
+    requests: Annotated[list[RewardRequest], Field(min_length=1, fail_fast=True)]
+
+
+class RewardsAnswer(BaseModel):
+    """One result and one set of errors for each sample, by the rewards' names."""
+
+    results: list[dict[str, dict[str, float]]]
+    errors: list[dict[str, str]]
+
+
+class RewardNames(BaseModel):
+    """What can be asked for."""
+
+    rewards: list[str]
+
+
+class Health(BaseModel):
+    """It can serve, and which rewards."""
+
+    status: str
+    rewards: dict[str, list[str]]
+
+
+SHAPES: dict[str, tuple[type[BaseModel], ...]] = {"flow-factory": (ComputeRequest,), "unirl": (RewardsRequest,)}
+
+
+def add_dialects(app: FastAPI, service: Service) -> None:
+    """Add the routes of the dialects that the service was told to speak."""
+    if "flow-factory" in service.config.dialects:
+        _add_flow_factory(app, service)
+    if "unirl" in service.config.dialects:
+        _add_unirl(app, service)
+    if service.config.dialects:
+
+        @app.get("/health", response_model=Health, responses={503: ERRORS[500]})
+        async def health() -> Response:
+            """Whether this process can serve, and which rewards."""
+            try:
+                await service.ready()
+            except Exception as error:
+                raise Problem(503, "not ready", service.told(error)) from None
+            rewards = {name: [f"{name}:ready"] for name in service.room.engine.scorer.outputs}
+            return JSONResponse({"status": "ok", "rewards": rewards})
+
+
+def _add_flow_factory(app: FastAPI, service: Service) -> None:
+    @app.post("/compute", **described(ComputeRequest, ComputeAnswer))
+    async def compute(request: Request) -> Response:
+        """Rewards of pictures, asked for and answered as by Flow-Factory's remote rewards."""
+        asked = await read_json_request(request, ComputeRequest)
+        wanted = str((asked.kwargs or {}).get("reward", SCORE))
+        if len(asked.prompt) != len(asked.image):
+            raise invalid(f"got {len(asked.prompt)} prompts for {len(asked.image)} pictures; wanted as many")
+        known, found = await _scored(service, request, asked.prompt, await decoded(asked.image, service.config))
+        if wanted not in known:
+            raise invalid(f"kwargs.reward: {_unknown(wanted, known)}")
+        errors = [message_of(one) if isinstance(one, ImageError) else None for one in found]
+        answer: dict[str, object] = {"rewards": [None if isinstance(one, ImageError) else one[wanted] for one in found]}
+        if failed := [f"picture {i}: {error}" for i, error in enumerate(errors) if error is not None]:
+            answer["error"] = failed[0]
+        return JSONResponse({**answer, "errors": errors})
+
+
+def _add_unirl(app: FastAPI, service: Service) -> None:
+    @app.post("/score", **described(RewardsRequest, RewardsAnswer))
+    async def score(request: Request) -> Response:
+        """Rewards of samples by name, asked for and answered as by UniRL's reward service."""
+        asked = (await read_json_request(request, RewardsRequest)).requests
+        turns = [one.history[-1] for one in asked]
+        given = await decoded([turn.image_b64 or "" for turn in turns], service.config)
+        missing = ImageError("read", "no picture", "the last turn of the history has no image_b64")
+        pictures = [missing if turn.image_b64 is None else one for turn, one in zip(turns, given, strict=True)]
+        known, found = await _scored(service, request, [turn.text for turn in turns], pictures)
+        results, errors = [], []
+        for one, outcome in zip(asked, found, strict=True):
+            named = list(dict.fromkeys(one.required_rewards))
+            fault = message_of(outcome) if isinstance(outcome, ImageError) else None
+            faults = {name: fault or _unknown(name, known) for name in named if fault or name not in known}
+            errors.append(faults)
+            results.append(
+                {} if isinstance(outcome, ImageError) else {n: {n: outcome[n]} for n in named if n not in faults}
+            )
+        return JSONResponse({"results": results, "errors": errors})
+
+    @app.get("/rewards", response_model=RewardNames, responses={401: ERRORS[401]})
+    async def rewards() -> Response:
+        """The names of the rewards."""
+        return JSONResponse({"rewards": list(service.room.engine.scorer.outputs)})
+
+
+async def _scored(
+    service: Service, request: Request, prompts: Sequence[str], pictures: Sequence[Picture]
+) -> tuple[Sequence[str], list[Outcome]]:
+    """The outputs that there are, and these of each picture under its prompt, or what is wrong with it."""
+    check_count(len(pictures), service.config)
+    check_prompts(prompts, service.config.max_prompt_chars)
+    size_bytes = sum(len(picture) for picture in pictures if isinstance(picture, bytes))
+    async with service.work(request, len(pictures), size_bytes) as (engine, job):
+        found = await engine.score(job, prompts, pictures)
+        request.state.log = service.count(found)
+        return engine.scorer.outputs, found
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    return f"unknown reward {name[:100]!r}; this service has {', '.join(known)}"
