@@ -24,6 +24,8 @@ NAMES = {
     "Catalogue": "runtime.catalogue.reader",
     "Client": "runtime.client",
     "InputError": "embed.spec",
+    "Reward": "heads.reward.module",
+    "Rewards": "heads.reward.several",
     "Scorer": "runtime.scoring.scorer",
     "SessionConfig": "runtime.config",
     "read_records": "embed.records.formats",

@@ -18,7 +18,8 @@ from export.cli import whole
 
 def test_the_names_are_these_and_are_there() -> None:
     assert sorted(plaudit.__all__) == [
-        *("Cache", "Catalogue", "Client", "InputError", "Scorer", "SessionConfig", "main", "read_records")
+        *("Cache", "Catalogue", "Client", "InputError", "Reward", "Rewards", "Scorer", "SessionConfig"),
+        *("main", "read_records"),
     ]
     for name in plaudit.__all__:
         assert getattr(plaudit, name).__name__ == name
