@@ -12,13 +12,13 @@ from paths import ROOT
 # What each section must say at least.
 KEYS = {
     "ceilings": {"matmul_float16_tflops", "matmul_bfloat16_tflops", "copy_on_device_gb_s"},
-    "towers": {"ceiling_tflops", "ViT-B-32"},
-    "job": {"photos", "workers", "tiny"},
     "service": {"photos", "fp32, 2 decoders"},
     "parity": {"ViT-B-32"},
-    "training": {"head_epoch_s", "blocks"},
+    "job": {"photos", "workers", "tiny"},
     "tuning": {"state"},
+    "training": {"head_epoch_s", "blocks"},
     "search": {"cpu float32", "cpu float16", "cpu FAISS flat", "cpu our ivf-pq"},
+    "towers": {"ceiling_tflops", "ViT-B-32"},
 }
 RATES = ("_per_s", "_s", "_ms", "_tflops", "_gb_s")
 
