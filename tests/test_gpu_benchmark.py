@@ -13,8 +13,8 @@ from paths import ROOT
 KEYS = {
     "ceilings": {"matmul_float16_tflops", "matmul_bfloat16_tflops", "copy_on_device_gb_s"},
     "service": {"photos", "fp32, 2 decoders"},
-    "parity": {"ViT-B-32"},
     "job": {"photos", "workers", "tiny"},
+    "parity": {"ViT-B-32"},
     "tuning": {"state"},
     "training": {"head_epoch_s", "blocks"},
     "search": {"cpu float32", "cpu float16", "cpu FAISS flat", "cpu our ivf-pq"},
