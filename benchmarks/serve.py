@@ -1,6 +1,6 @@
 """The service under load with ViT-B/32, against the service that one writes first, as ratios within one run.
 
-    python benchmarks/serve.py --photos ../shared/data/photos [--pictures small|large]
+    python benchmarks/serve.py --photos ../shared/data/photos [--pictures small|large] [--decoding exact|scaled]
 
 Each request is one picture and one of 1,000 prompts, from 1, 8 and 64 clients in a second process; pictures are the
 photos as they are, or JPEGs of 12 megapixels made of them.
@@ -22,7 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -50,9 +50,10 @@ def load_torch(checkpoint: Path) -> Any:
     return load_backbone(Source(MODEL, f"{TAG}@{checkpoint}"))
 
 
-def make_bundle(folder: Path, photos: Path) -> Path:
-    """A bundle whose score is the scaled cosine of picture and prompt, as PickScore's is."""
-    bundle = folder / "bundle"
+def make_bundle(folder: Path, photos: Path, decoding: Literal["exact", "scaled"] = "exact") -> Path:
+    """A bundle whose score is the scaled cosine of picture and prompt, as PickScore's is; `scaled` takes photos that
+    are large."""
+    bundle = folder / ("bundle" if decoding == "exact" else "bundle-scaled")
     if not (bundle / "bundle.json").exists():
         from dataclasses import asdict
 
@@ -66,9 +67,8 @@ def make_bundle(folder: Path, photos: Path) -> Path:
         pictures = tuple(sorted(photos.iterdir())[:32])
         manifest = {"head": asdict(config), "identity": backbone.identity.to_json()}
         # Random weights give scores that lie close together: how many pairs int8 flips says nothing here.
-        export_bundle(
-            bundle, backbone, build_head(config), manifest, ExportConfig(PRECISIONS, pictures=pictures, max_flips=0.99)
-        )
+        export = ExportConfig(PRECISIONS, pictures=pictures, max_flips=0.99, decoding=decoding)
+        export_bundle(bundle, backbone, build_head(config), manifest, export)
     return bundle
 
 
@@ -168,12 +168,13 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="a folder of JPEG files")
     parser.add_argument("--work", type=Path, default=Path("benchmark-serve"), help="where the bundle is kept")
     parser.add_argument("--pictures", choices=("small", "large"), default="small")
+    parser.add_argument("--decoding", choices=("exact", "scaled"), default="exact", help="of plaudit; %(default)s")
     parser.add_argument("--seconds", type=float, default=10, help="of each measurement (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="%(default)s")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    bundle = make_bundle(args.work, args.photos)
     photos = args.photos if args.pictures == "small" else large_pictures(args.work / "large", args.photos)
+    bundle = make_bundle(args.work, photos, args.decoding)
     served = measure_service(bundle, photos, args.seconds, args.rounds)
     rows = [
         [
