@@ -170,6 +170,6 @@ def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[
             name: max(2 * max(seen[name], largest[name]), least.get(name, 1e-4))
             for name in manifest["reference"][precision]
         }
-    if CUDA_PRECISION in manifest["precisions"]:
-        result.setdefault(CUDA_PRECISION, result["fp16"])
+    if CUDA_PRECISION in manifest["precisions"] and CUDA_PRECISION not in result:
+        result[CUDA_PRECISION] = result["fp16"]
     return result

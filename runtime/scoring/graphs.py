@@ -149,6 +149,8 @@ class Sessions:
     def _record(self, open_graph: Callable[..., "InferenceSession"]) -> tuple["InferenceSession", bool]:
         """A session on CUDA and whether its runs are recorded, which takes a graph that runs there as a whole."""
         providers = self._config.providers or (CUDA,)
+        if self._precision != CUDA_PRECISION:  # what others are made of was never tried in a recording
+            return open_graph(self._config.providers), False
         first: Provider = (providers[0], {"enable_cuda_graph": "1"})
         try:
             return open_graph([first, *providers[1:]]), True

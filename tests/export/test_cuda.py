@@ -58,6 +58,25 @@ def test_without_cuda_the_fp16_graphs_have_to_stand_for_them(tmp_path: Path) -> 
         export(tmp_path, "fp32", "fp16-cuda")
 
 
+def test_where_there_is_cuda_they_are_measured_and_need_no_fp16(monkeypatch: pytest.MonkeyPatch) -> None:
+    from export.bundle_files import _tolerances
+
+    scores = {"max_score_difference": 0.25, "limit": None}
+    figures = {"scores": scores, "vectors": {}}
+    manifest = {
+        "precisions": ["fp16-cuda"],
+        "parity": {"precisions": {"fp16-cuda": figures}},
+        "reference": {"fp16-cuda": {"score": 1e9}},
+    }
+
+    class Checked:
+        def check_reference(self) -> dict[str, float]:
+            return {"score": 0.1}
+
+    monkeypatch.setattr("export.bundle_files.Scorer.load", lambda *_: Checked())
+    assert _tolerances(Path("bundle"), manifest) == {"fp16-cuda": {"score": 0.5}}  # type: ignore[arg-type]
+
+
 def test_a_wrong_structure_is_found_in_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = rewrite.self_attention
 
@@ -81,6 +100,7 @@ def test_runs_that_cannot_be_recorded_are_not(
         return opened(*args, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(graphs, "open_session", open_session)
+    monkeypatch.setattr(graphs, "CUDA_PRECISION", "fp32")
     plain, device = (
         graphs.Sessions(open_bundle(bundle), "fp32", SessionConfig(providers=("cpu",), threads=1)) for _ in range(2)
     )
