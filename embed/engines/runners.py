@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 # Inputs of one run on a CPU: with more, a convolution trunk and onnxruntime are no faster and take more memory.
 TORCH_AT_ONCE, ONNX_AT_ONCE = 8, 4
-DEVICE_SIZES = (1, 4, 16, 64, 256)  # of batches on a GPU
 LANES = 8  # runs side by side, at most: a batch of 32 holds no more
 
 Inputs: TypeAlias = UInt8s | Int32s  # pixels (n, h, w, 3), or tokens (n, c)
@@ -66,19 +65,19 @@ def onnx_runner(graph: Path, name: str, precision: Precision, device: str, threa
     On a CPU a batch is shared out among runs side by side: threads inside a run wait for each other at every operator,
     and two of them on two cores do ViT-B/32 in int8 a quarter slower than two runs of one thread each.
     """
-    from embed.engines.device import DeviceGraph
+    from embed.engines.device import SIZES, DeviceGraph
     from embed.engines.sessions import open_session
 
     kind, _, index = device.partition(":")
     provider = (kind, {"device_id": index}) if index else kind
     if kind == "cuda":
-        return DeviceGraph(open_session(graph, [provider], threads, precision=precision), DEVICE_SIZES, device)
+        return DeviceGraph(open_session(graph, [provider], threads, precision=precision), (*SIZES, 256), device)
     if kind != "cpu":
-        session = open_session(graph, [provider], threads)
+        session = open_session(graph, [provider], threads, precision=precision)
         return lambda inputs: session.run(None, {name: inputs})
     cores = threads or os.cpu_count() or 1
     lanes = min(cores, LANES)
-    session = open_session(graph, [provider], cores // lanes)
+    session = open_session(graph, [provider], cores // lanes, precision=precision)
     pool = ThreadPoolExecutor(lanes, thread_name_prefix="session")
 
     def run_part(part: Inputs) -> list[Float32s]:
