@@ -41,7 +41,6 @@ HOLDS = {
     "sweep": ("sweep.json", "best.json"),
     "Triton repository": (),
 }
-MADE_OF = ("head", "bundle")  # which people give one for the other
 GROWING = ("job of scores", "catalogue", "cache")  # are written in their place, and others in a folder beside it
 # Files of ours that lie in a folder before anything that counts.
 LEFTOVERS = {".lock", *(f".{name}.tmp" for name in MARKS.values() if name.endswith(".json"))}
@@ -118,7 +117,11 @@ def read_manifest(path: Path, what: str, formats: tuple[int, ...], kind: type[Ma
     if not path.is_file():
         found = _kind_of(path.parent) if path.parent.is_dir() else None
         if found not in (None, what):
-            hint = f"; `plaudit export onnx {path.parent} --out BUNDLE` makes one" if (found, what) == MADE_OF else ""
+            hint = (
+                f"; `plaudit export onnx {path.parent} --out BUNDLE` makes one"
+                if (found, what) == ("head", "bundle")
+                else ""
+            )
             raise InputError(f"{path.parent} is a {found}, not a {what}{hint}")
         raise InputError(f"{path.parent} is not a {what}: it has no {path.name}")
     try:

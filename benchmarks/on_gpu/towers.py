@@ -75,11 +75,11 @@ def timed(context: Context, compute: Compute, batch: int) -> dict[str, float]:
 
 def engines(context: Context, model: str, backbone: "Backbone") -> "list[tuple[str, Callable[[int], Compute]]]":
     """Each as a function of the batch's size."""
-    plain, fused = graphs(context, model)
+    (plain, fused), size = graphs(context, model), backbone.identity.preprocess.size
     found = [
-        ("onnxruntime, plain graph", onnx_engine(context, plain, False)),
-        ("onnxruntime, fused", onnx_engine(context, fused, False)),
-        ("onnxruntime, fused, recorded", onnx_engine(context, fused, True)),
+        ("onnxruntime, plain graph", onnx_engine(context, plain, size, False)),
+        ("onnxruntime, fused", onnx_engine(context, fused, size, False)),
+        ("onnxruntime, fused, recorded", onnx_engine(context, fused, size, True)),
         ("torch eager", torch_engine(context, backbone, "nothing")),
         ("torch.compile, by block", torch_engine(context, backbone, "block")),
         ("torch.compile", torch_engine(context, backbone, "whole")),
@@ -89,11 +89,14 @@ def engines(context: Context, model: str, backbone: "Backbone") -> "list[tuple[s
 
 def graphs(context: Context, model: str) -> tuple[Path, Path]:
     """Where the plain graph and the one for CUDA lie, made now unless they are there."""
-    folder = context.folder / "towers" / model
     for fused in (True, False):
-        if not (folder / f"{fused}.onnx").exists():
+        if not graph_file(context, model, fused).exists():
             write(context, model, fused)
-    return folder / "False.onnx", folder / "True.onnx"
+    return graph_file(context, model, False), graph_file(context, model, True)
+
+
+def graph_file(context: Context, model: str, fused: bool) -> Path:
+    return context.folder / "towers" / model / ("fused.onnx" if fused else "plain.onnx")
 
 
 def write(context: Context, model: str, fused: bool) -> None:
@@ -109,19 +112,19 @@ def write(context: Context, model: str, fused: bool) -> None:
     torch.set_num_threads(4)  # beside what is measured meanwhile
     half = context.device == "cuda"
     backbone = load_backbone(context.source(model))
-    folder = context.folder / "towers" / model
-    folder.mkdir(parents=True, exist_ok=True)
+    path = graph_file(context, model, fused)
+    path.parent.mkdir(parents=True, exist_ok=True)
     graph = export_image(backbone, ["image_embedding"], fused)
     if fused:
         graph = for_cuda(graph) if half else fuse(graph)
     elif half:
         graph = to_fp16(graph)
-    part = folder / f"{fused}.part"
-    onnx.save_model(graph, str(part), save_as_external_data=True, location=f"{fused}.data")
-    part.rename(folder / f"{fused}.onnx")
+    part = path.with_suffix(".part")
+    onnx.save_model(graph, str(part), save_as_external_data=True, location=f"{path.stem}.data")
+    part.rename(path)
 
 
-def onnx_engine(context: Context, path: Path, cuda_graph: bool, **options: object) -> Callable[[int], Compute]:
+def onnx_engine(context: Context, path: Path, size: tuple[int, int], cuda_graph: bool) -> Callable[[int], Compute]:
     """The graph by onnxruntime, its input and output on the device."""
     from embed.engines.device import DeviceGraph
     from embed.engines.sessions import open_session
@@ -130,19 +133,13 @@ def onnx_engine(context: Context, path: Path, cuda_graph: bool, **options: objec
 
     def at(batch: int) -> Compute:
         if not made:
-            extra = {**options, **({"enable_cuda_graph": "1"} if cuda_graph else {})}
-            provider = (context.device, extra) if extra else context.device
+            provider = (context.device, {"enable_cuda_graph": "1"}) if cuda_graph else context.device
             session = open_session(path, [provider], precision="fp16" if context.device == "cuda" else "fp32")
             made.append(DeviceGraph(session, context.sized(BATCHES, (1, 4)), context.device, cuda_graph))
-        size = backbone_size(made[0])
-        made[0](np.random.default_rng(batch).integers(0, 256, (batch, *size), np.uint8))
+        made[0](np.random.default_rng(batch).integers(0, 256, (batch, *size, 3), np.uint8))
         return lambda: made[0].compute(batch)
 
     return at
-
-
-def backbone_size(graph: object) -> tuple[int, ...]:
-    return tuple(graph._session.get_inputs()[0].shape[1:])  # type: ignore[attr-defined]
 
 
 def torch_engine(context: Context, backbone: "Backbone", compiled: str) -> Callable[[int], Compute]:

@@ -179,10 +179,10 @@ def _pool_by_floats(
     x: Tensor, text: Tensor | None = None, pool_type: str = "argmax", eos_token_id: int | None = None
 ) -> Tensor:
     """open_clip's `text_global_pool`, in operators that CUDA has: it finds the largest of floats, not of integers."""
-    if text is None or pool_type not in ("argmax", "eos"):
+    if text is None or pool_type not in ("argmax", "eos") or (pool_type == "eos" and eos_token_id is None):
         pooled: Tensor = _plain_pool(x, text, pool_type, eos_token_id)
         return pooled
-    marks = text if pool_type == "argmax" else torch.eq(text, eos_token_id or 0)
+    marks = text if pool_type == "argmax" or eos_token_id is None else torch.eq(text, eos_token_id)
     place = marks.float().argmax(dim=-1, keepdim=True)[..., None]
     return x.gather(1, place.expand(-1, -1, x.shape[2]))[:, 0]
 

@@ -101,6 +101,6 @@ def _run(step: list[str]) -> object:
     if done.returncode:
         raise InputError(
             f"`{' '.join(step[:2])}` ended with exit code {done.returncode}, and says why above; mend that and run the"
-            " same command again: what is done is kept"
+            " same command again: what was embedded is not embedded again"
         )
     return json.loads(done.stdout)
