@@ -49,9 +49,16 @@ MAY_IMPORT = {
     "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
     "runtime.service.network": {"embed", "embed.inputs", "runtime"},
     "runtime.service.docs": set(),
-    "runtime.service": {
+    "runtime.service.answering": {
         *("embed", "embed.process", "embed.inputs", "embed.engines"),
-        *("runtime.scoring", "runtime.catalogue", "runtime.service.network", "runtime.service.docs"),
+        *("runtime.scoring", "runtime.catalogue", "runtime.service.network"),
+    },
+    "runtime.service.routes": {
+        *("embed", "embed.inputs", "runtime.catalogue", "runtime.service.network", "runtime.service.answering"),
+    },
+    "runtime.service": {
+        *("embed", "embed.process", "runtime.service.network", "runtime.service.docs"),
+        *("runtime.service.answering", "runtime.service.routes"),
     },
 }
 # Commands may import all of these packages.

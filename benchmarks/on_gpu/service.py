@@ -118,7 +118,7 @@ def engine_only(context: Context, bundle: Path, precision: "Precision") -> dict[
     vectors of the device are from torch on the CPU."""
     from runtime.config import SessionConfig
     from runtime.scoring.scorer import Scorer
-    from runtime.service.engine import Work, run_batch
+    from runtime.service.answering.engine import Work, run_batch
 
     scorer = Scorer.load(bundle, SessionConfig(providers=(context.device,), precision=precision))
     off = scorer.check_reference()

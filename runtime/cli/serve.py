@@ -54,7 +54,7 @@ def serve(
             is before variables, and these are before the file. A token stands in none of them.
     """
     try:
-        from runtime.service import state  # noqa: F401
+        from runtime.service.answering import state  # noqa: F401
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; run: pip install 'plaudit[cpu,serve]'") from None
     tokens = read_tokens(token_file, TOKEN_VARIABLE)

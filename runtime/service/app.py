@@ -24,12 +24,12 @@ from starlette.middleware.cors import CORSMiddleware
 
 from embed.process.confinement import protections
 from runtime.config import ServiceConfig
-from runtime.service import routes
+from runtime.service.answering.reading import fault_texts
+from runtime.service.answering.state import Service
 from runtime.service.docs.page import add_docs
 from runtime.service.network.errors import Problem, invalid
 from runtime.service.network.front import Front, log
-from runtime.service.reading import fault_texts
-from runtime.service.state import Service
+from runtime.service.routes.main import add_routes
 
 
 def create_app(config: ServiceConfig) -> FastAPI:
@@ -83,7 +83,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
     app.add_exception_handler(Problem, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_problem)
     app.add_exception_handler(RequestValidationError, _answer_problem)
-    routes.add_routes(app, service)
+    add_routes(app, service)
     add_docs(app)
     return app
 

@@ -15,9 +15,9 @@ from PIL import Image
 from waiting import wait_until
 
 from runtime.config import ServiceConfig
+from runtime.service.answering.state import Service
 from runtime.service.app import create_app
 from runtime.service.network.listening import Server, listen
-from runtime.service.state import Service
 
 TOKEN = "a token for tests"
 PATIENCE_S = 60.0  # of what runs beside the tests there is no saying

@@ -22,7 +22,7 @@ from waiting import wait_until
 from embed.arrays import softmax
 from embed.inputs.images import Limits
 from runtime.scoring.scorer import Scorer
-from runtime.service import engine
+from runtime.service.answering import engine
 from runtime.service.network import fetching
 
 

@@ -15,7 +15,7 @@ from embed.inputs.images import ImageError, Limits, load_pixels
 from runtime.catalogue.reader import Catalogue
 from runtime.config import RequestLimits, SessionConfig
 from runtime.scoring.scorer import Scorer
-from runtime.service.requests import MULTIPART
+from runtime.service.answering.requests import MULTIPART
 
 ROBUSTNESS = DATA / "robustness"
 CASES = 10  # of each operation and mode; CONTRIBUTING.md has the command for thousands

@@ -13,7 +13,7 @@ from service_server import TOKEN, Running, form, serving
 from waiting import wait_until
 
 from runtime.catalogue.reader import Catalogue
-from runtime.service.engine import Engine
+from runtime.service.answering.engine import Engine
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_no_answer_says_where_the_service_has_its_files(
     secret = tmp_path / "a secret place"
     shutil.copytree(bundle, secret / "bundle")
     shutil.copytree(catalogue.path, secret / "catalogue")
-    monkeypatch.setattr("runtime.service.state.READY_S", 0.0)
+    monkeypatch.setattr("runtime.service.answering.state.READY_S", 0.0)
     with serving(secret / "bundle", catalogue=secret / "catalogue", tokens=(TOKEN,)) as (client, service):
         known = service.room.engine.catalogue
         assert known is not None

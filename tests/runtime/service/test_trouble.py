@@ -15,7 +15,7 @@ import worker_calls
 from service_server import PATIENCE_S, TOKEN, Running, base64_of, decoder_processes, form, serving, small_picture
 from waiting import wait_until
 
-from runtime.service.state import READY_S, Service
+from runtime.service.answering.state import READY_S, Service
 
 
 def test_only_the_token_opens(bundle: Path, pictures: list[bytes]) -> None:
@@ -151,7 +151,7 @@ def test_decoders_that_do_not_start_are_their_pictures_error(
 
 def test_ready_means_that_the_reference_scores_right(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     client, service = running
-    monkeypatch.setattr("runtime.service.state.READY_S", 0.0)
+    monkeypatch.setattr("runtime.service.answering.state.READY_S", 0.0)
     assert client.get("/health/ready").json()["status"] == "ready"
     engine = service.room.engine
     with monkeypatch.context() as patch:

@@ -20,7 +20,7 @@ TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 def traced(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Running, InMemorySpanExporter]]:
     exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr("runtime.service.state.provider_from_environment", lambda: provider)
+    monkeypatch.setattr("runtime.service.answering.state.provider_from_environment", lambda: provider)
     with serving(bundle) as running:
         yield running, exporter
 

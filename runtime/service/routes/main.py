@@ -16,17 +16,17 @@ from pydantic.json_schema import models_json_schema
 from embed.arrays import Float32s, softmax
 from embed.inputs.images import ImageError
 from embed.spec import InputError
-from runtime.service import requests as shapes
-from runtime.service.dialects import SHAPES, add_dialects
-from runtime.service.engine import Engine
+from runtime.service.answering import requests as shapes
+from runtime.service.answering.engine import Engine
+from runtime.service.answering.reading import read_items, read_similar
+from runtime.service.answering.requests import ERRORS, Picture, described
+from runtime.service.answering.state import Service
 from runtime.service.network.errors import Problem, invalid
 from runtime.service.network.front import log
-from runtime.service.openai import EmbeddingsRequest, add_openai_routes
-from runtime.service.reading import read_items, read_similar
-from runtime.service.requests import ERRORS, Picture, described
-from runtime.service.similar import THUMBNAILS, find_hits
-from runtime.service.state import Service
-from runtime.service.thumbnails import TYPICAL_BYTES, Thumbnails, ThumbnailSize
+from runtime.service.routes.openai import EmbeddingsRequest, add_openai_routes
+from runtime.service.routes.similar import THUMBNAILS, find_hits
+from runtime.service.routes.thumbnails import TYPICAL_BYTES, Thumbnails, ThumbnailSize
+from runtime.service.routes.trainers import SHAPES, add_dialects
 
 THUMBNAIL_SECONDS = 86_400  # for browsers to keep one; an id stands for a content
 

@@ -12,9 +12,9 @@ from embed.spec import InputError
 from runtime.catalogue.queries import find, mixed_query, unit_vector
 from runtime.catalogue.reader import Catalogue, hit_json
 from runtime.config import Wish
-from runtime.service.engine import Engine
+from runtime.service.answering.engine import Engine
+from runtime.service.answering.requests import Like, SimilarRequest, UrlPicture, picture_of
 from runtime.service.network.turns import Job
-from runtime.service.requests import Like, SimilarRequest, UrlPicture, picture_of
 
 THUMBNAILS = "/v1/thumbnails"
 

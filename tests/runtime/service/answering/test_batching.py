@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from runtime.service.batching import Batcher
+from runtime.service.answering.batching import Batcher
 
 
 class Doubler:

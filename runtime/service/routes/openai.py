@@ -19,12 +19,21 @@ from pydantic import BaseModel, Field
 
 from embed.arrays import Float32s
 from embed.inputs.images import ImageError
-from runtime.service.engine import Engine
+from runtime.service.answering.engine import Engine
+from runtime.service.answering.reading import check_count, check_prompts, in_thread_if_large, read_json_request
+from runtime.service.answering.requests import (
+    ERRORS,
+    Closed,
+    ErrorAnswer,
+    Picture,
+    described,
+    example,
+    picture_of,
+    url_picture,
+)
+from runtime.service.answering.state import Service
 from runtime.service.network.errors import Problem, invalid
 from runtime.service.network.turns import Job
-from runtime.service.reading import check_count, check_prompts, in_thread_if_large, read_json_request
-from runtime.service.requests import ERRORS, Closed, ErrorAnswer, Picture, described, example, picture_of, url_picture
-from runtime.service.state import Service
 
 Encoding = Literal["float", "base64"]
 

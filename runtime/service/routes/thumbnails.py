@@ -19,7 +19,7 @@ from embed.spec import InputError
 from embed.wording import one_line
 from runtime.catalogue.reader import Catalogue
 from runtime.config import MIB
-from runtime.service.engine import Engine
+from runtime.service.answering.engine import Engine
 from runtime.service.network.fetching import Fetcher
 from runtime.service.network.turns import Job
 

@@ -19,9 +19,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from embed.inputs.images import ImageError
-from runtime.service.network.errors import Problem, invalid
-from runtime.service.reading import check_count, check_prompts, decoded, read_json_request
-from runtime.service.requests import (
+from runtime.service.answering.reading import check_count, check_prompts, decoded, read_json_request
+from runtime.service.answering.requests import (
     ERRORS,
     EXAMPLE_PICTURE,
     Base64Picture,
@@ -31,7 +30,8 @@ from runtime.service.requests import (
     example,
     message_of,
 )
-from runtime.service.state import Service
+from runtime.service.answering.state import Service
+from runtime.service.network.errors import Problem, invalid
 
 SCORE = "score"
 Outcome = dict[str, float] | ImageError

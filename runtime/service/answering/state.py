@@ -23,7 +23,7 @@ from embed.wording import one_line
 from runtime.config import ServiceConfig
 from runtime.scoring.graphs import BATCH
 from runtime.scoring.scorer import Scorer
-from runtime.service.engine import Engine, EngineRoom, Sizes
+from runtime.service.answering.engine import Engine, EngineRoom, Sizes
 from runtime.service.network.errors import without_paths, without_places
 from runtime.service.network.fetching import Fetcher
 from runtime.service.network.front import Gate, log, request_id_now

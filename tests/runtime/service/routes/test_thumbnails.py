@@ -17,7 +17,7 @@ from embed.inputs.decoding import Decoders
 from runtime.catalogue.writer import build
 from runtime.config import IndexConfig, PopularityConfig
 from runtime.scoring.scorer import Scorer
-from runtime.service import thumbnails as module
+from runtime.service.routes import thumbnails as module
 
 SIDES = (64, 128, 256, 512)
 SECRET = b"where it was made"

@@ -7,7 +7,7 @@ import pytest
 
 from embed.spec import InputError
 from runtime.config import ServiceConfig
-from runtime.service.state import sizes
+from runtime.service.answering.state import sizes
 
 
 @pytest.mark.parametrize(

@@ -24,11 +24,11 @@ from embed.process.allocator import release_freed_memory
 from embed.process.workers import NoProcess
 from embed.spec import require_same_identity
 from runtime.scoring.scorer import Scorer
-from runtime.service.batching import Batcher, Observe
+from runtime.service.answering.batching import Batcher, Observe
+from runtime.service.answering.requests import Picture, UrlPicture
 from runtime.service.network.fetching import Fetcher
 from runtime.service.network.metrics import Stage
 from runtime.service.network.turns import Job, Turns
-from runtime.service.requests import Picture, UrlPicture
 
 if TYPE_CHECKING:
     from runtime.catalogue.reader import Catalogue

@@ -14,8 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from runtime.config import ServiceConfig
-from runtime.service.network.errors import Problem, invalid
-from runtime.service.requests import (
+from runtime.service.answering.requests import (
     JSON,
     KINDS,
     MULTIPART,
@@ -28,6 +27,7 @@ from runtime.service.requests import (
     picture_of,
     url_picture,
 )
+from runtime.service.network.errors import Problem, invalid
 
 Model = TypeVar("Model", bound=BaseModel)
 Value = TypeVar("Value")
