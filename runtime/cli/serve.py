@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from embed.options import Option, OptionsFile, Range
 from embed.spec import InputError
-from runtime.config import RequestLimits, ServiceConfig
+from runtime.config import RequestLimits, ServiceConfig, VotingConfig
 
 TOKEN_VARIABLE, ADMIN_VARIABLE = "PLAUDIT_TOKEN", "PLAUDIT_ADMIN_TOKEN"
 
@@ -28,6 +28,7 @@ def serve(
     drain_s: Annotated[float, Option("--drain"), Range(0)] = 0.0,
     service: partial[ServiceConfig],
     limits: RequestLimits,
+    voting: VotingConfig,
     engine: Literal["local", "ray"] = "local",
     replicas: Annotated[int, Range(1)] = 1,
     config: Annotated[Path | None, OptionsFile()] = None,
@@ -60,7 +61,7 @@ def serve(
     tokens = read_tokens(token_file, TOKEN_VARIABLE)
     require_token(host, tokens, no_token)
     admin_tokens = read_tokens(admin_token_file, ADMIN_VARIABLE)
-    whole = service(bundle=bundle, limits=limits, tokens=tokens, admin_tokens=admin_tokens)
+    whole = service(bundle=bundle, limits=limits, voting=voting, tokens=tokens, admin_tokens=admin_tokens)
     if engine == "ray":
         from runtime.service.ray import serve_on_ray
 
