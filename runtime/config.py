@@ -159,6 +159,25 @@ class VotingConfig:
             raise InputError(f"--{given[0]} does nothing without --votes; name the database with --votes votes.db")
 
 
+@dataclass(frozen=True)
+class VotesExportConfig:
+    """Which votes are exported, and what they count for."""
+
+    part: Literal["all", "teaching", "measuring"] = "all"
+    """Votes on pairs that were drawn at random, of what is kept apart for measuring; on all others, which teach; or
+    on all."""
+    people: Literal["all", "weighted", "trusted"] = "all"
+    """Whose votes: everybody's, all counting the same; everybody's, weighted by their answers to gold pairs; or those
+    of people who answer gold pairs right."""
+    least_gold: Annotated[float, Range(0, 1)] = 0.7
+    """The share of gold pairs that a trusted person answers right, of at least 3."""
+    without_fast: bool = False
+    """Leave out votes that are marked as too fast."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
 _OF_VOTES = ("candidates", "generator", "gold", "instructions", "vote_goal")
 
 
