@@ -1,6 +1,7 @@
 """What is written down of showings and votes, and read of one person's: functions of a connection. Knows no HTTP."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -205,3 +206,15 @@ def pictures_of(connection: Connection, ids: Sequence[str]) -> dict[str, Picture
     """What is written down of pictures, by id."""
     query = sa.select(t.pictures).where(t.pictures.c.id.in_(ids))
     return {row.id: Picture(**row._mapping) for row in connection.execute(query)}
+
+
+def newest_vote(connection: Connection) -> tuple[int, int]:
+    """How many votes and how many undos there are: what says whether anything has happened since."""
+    counts = [connection.scalar(sa.select(sa.func.count()).select_from(table)) for table in (t.votes, t.undos)]
+    return int(counts[0] or 0), int(counts[1] or 0)
+
+
+def note_promotion(connection: Connection, at: float, promoted: bool, document: Mapping[str, object]) -> None:
+    """Write down what an update of the head has come to."""
+    row = {"at": at, "promoted": promoted, "document": json.dumps(document, allow_nan=False)}
+    connection.execute(sa.insert(t.promotions).values(**row))
