@@ -158,7 +158,7 @@ def _reload(service: str) -> bool:
     """Have the service load the bundle; raise InputError where it does not."""
     token = next((os.environ[name] for name in ADMIN_VARIABLES if os.environ.get(name)), "")
     address = f"{service.rstrip('/')}/admin/reload"
-    headers = {"Authorization": f"Bearer {token.split()[0]}"} if token.strip() else {}
+    headers = {"Authorization": f"Bearer {token.strip().splitlines()[0].strip()}"} if token.strip() else {}
     try:
         request = urllib.request.Request(address, b"", headers)
         with urllib.request.urlopen(request, timeout=RELOAD_S) as response:
