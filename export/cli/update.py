@@ -8,6 +8,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -101,12 +102,12 @@ def _export(database: "Database", work: Path, people: Literal["all", "weighted",
     from runtime.collect.export import votes_table
 
     parts: tuple[Literal["teaching", "measuring"], ...] = ("teaching", "measuring")
-    found = {}
+    found: dict[str, Path] = {}
     for part in parts:
         with database.reading() as connection:
             rows = votes_table(connection, VotesExportConfig(part, people, without_fast=True))
         found[part] = work / f"{part}.parquet"
-        write_with(found[part], lambda file, rows=rows: pq.write_table(rows, file))
+        write_with(found[part], partial(pq.write_table, rows))
     return found
 
 
@@ -140,7 +141,8 @@ def _judged(votes: Path, cache: Path, bundle: Path, head: Path, config: Promotio
     read = features.take(torch.arange(len(labels.image)), scorer.inputs)
     old = scorer.score_vectors({name: values.numpy() for name, values in read.items()})["score"]
     new = score_items(load_head(head)[0], features)
-    return judged(labels, *(scores.astype(np.float64)[labels.items] for scores in (old, new)), config)
+    first, second = (scores.astype(np.float64)[labels.items] for scores in (old, new))
+    return judged(labels, first, second, config)
 
 
 def _lines(verdict: "Verdict") -> list[str]:

@@ -252,9 +252,8 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
         200: {"description": "The picture", "content": {"image/webp": {}}},
         304: {"description": "It is known"},
     }
-    refused: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 422, 429, 500, 504)} | {
-        404: REFUSED[404]
-    }
+    refused: dict[int | str, dict[str, Any]] = {404: REFUSED[404]}
+    refused |= {status: ERRORS[status] for status in (401, 422, 429, 500, 504)}
 
     @app.get(f"{PATH}/pictures/{{id}}", response_class=Response, responses=kinds | refused)
     async def picture(
