@@ -84,7 +84,7 @@ def telling(difference: Floats, uncertainty: Floats | None = None) -> Floats:
     knows nothing of, rather than pairs of which it knows that people differ. Else the entropy of the vote.
     """
     if uncertainty is None:
-        return _entropy(1 / (1 + np.exp(-difference)))
+        return _entropy(0.5 + 0.5 * np.tanh(difference / 2))
     scale = math.sqrt(8 / math.pi)  # of the logistic function as a normal distribution's
     mean, variance = difference / scale, np.square(uncertainty / scale)
     chance = 0.5 * (1 + _erf(mean / np.sqrt(variance + 1) / math.sqrt(2)))

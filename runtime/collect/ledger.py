@@ -91,8 +91,8 @@ def add_pictures(connection: Connection, found: Sequence[Picture]) -> None:
 
 def add_showing(connection: Connection, showing: Showing) -> bool:
     """Write down that a pair is shown; False where this person has it already."""
-    done = connection.execute(insert(connection, t.showings).values(**asdict(showing)).on_conflict_do_nothing())
-    return done.rowcount == 1
+    statement = insert(connection, t.showings).values(**asdict(showing)).on_conflict_do_nothing()
+    return connection.scalar(statement.returning(t.showings.c.id)) is not None
 
 
 def cast_vote(connection: Connection, vote: Vote, voter: str | None) -> tuple[int, str, bool]:
