@@ -14,6 +14,8 @@ import numpy as np
 from embed.arrays import Bools, Floats, Ints
 
 MANY = 40  # pictures of one prompt, from which on pictures are kept apart instead of prompts
+COMPONENTS = 64  # of the vectors, by which pairs are told apart
+VARIANCE = 0.5  # of a pair's logit before the first vote, where no head says how unsure it is
 LIST_ALL = 50_000  # pairs of a pool, up to which it is known for certain that all were seen
 
 
@@ -76,10 +78,42 @@ def kept_apart(names: Sequence[str], share: float) -> Bools:
     return np.asarray(apart, np.bool_)
 
 
+class Design:
+    """How unsure a head that is linear in the pictures' vectors would be of pairs, after those that were shown so far.
+
+    The served head knows nothing of votes since the last update, and how unsure it is of each picture says little of
+    their difference. So this goes by the vectors: pairs that lie apart, in directions that no pair was shown of yet.
+    It is the posterior of a Bayesian logistic regression in Laplace's approximation, whose covariance needs no votes,
+    only the pairs.
+    """
+
+    def __init__(self, vectors: Floats, variance: float = VARIANCE) -> None:
+        """`vectors` (n, d); rows of NaN are not known. `variance` is that of a pair's logit before the first vote."""
+        known = np.isfinite(vectors).all(axis=1)
+        centered = vectors - vectors[known].mean(axis=0)
+        _, axes = np.linalg.eigh(centered[known].T @ centered[known])
+        self._x = centered @ axes[:, -COMPONENTS:]
+        scale = 2 * np.square(self._x[known]).sum(axis=1).mean()  # the mean square of a random pair's difference
+        self._covariance = np.eye(self._x.shape[1]) * variance / max(scale, 1e-12)
+
+    def uncertainty(self, pairs: Ints) -> Floats:
+        """(n,) the standard deviation of each pair's logit; NaN where a vector is not known."""
+        difference = self._x[pairs[:, 0]] - self._x[pairs[:, 1]]
+        variance = (difference @ self._covariance * difference).sum(axis=1)
+        return np.asarray(np.sqrt(np.maximum(variance, 0)))  # rounding may take it below
+
+    def note(self, a: int, b: int, probability: float) -> None:
+        """A pair is shown of which the head gives that probability for the first picture."""
+        difference = self._x[a] - self._x[b]
+        if np.isfinite(difference).all():
+            along, weight = self._covariance @ difference, probability * (1 - probability)
+            self._covariance -= weight * np.outer(along, along) / (1 + weight * float(difference @ along))
+
+
 def telling(difference: Floats, uncertainty: Floats | None = None) -> Floats:
     """(n,) how much a vote on each pair would tell, from the difference of its scores, which is a logit.
 
-    Of a head that says how sure it is, the mutual information of the vote and the head (BALD, in the closed form of
+    Where it is known how unsure these are, the mutual information of the vote and the head (BALD, in the closed form of
     Houlsby et al. 2011, Bayesian Active Learning for Classification and Preference Learning): pairs that the head
     knows nothing of, rather than pairs of which it knows that people differ. Else the entropy of the vote.
     """

@@ -195,6 +195,7 @@ class Comparing:
         candidates = self.collector.candidates
         digest = self.service.room.engine.scorer.bundle.digest
         known: Known | None = None
+        learnt, count = 1, 0
         order = np.random.default_rng().permutation(len(candidates.picture))[:MOST_SCORED]
         for start in range(0, len(order), SCORED_TOGETHER):
             while not self.service.turns.idle:
@@ -203,7 +204,10 @@ class Comparing:
                 return  # the next request begins anew
             with contextlib.suppress(Problem):  # too much to do: these stay without scores
                 known = await self._score(candidates, order[start : start + SCORED_TOGETHER].tolist(), known)
-                self.collector.known = known
+                count += SCORED_TOGETHER
+            if known is not None and (count >= 2 * learnt or start + SCORED_TOGETHER >= len(order)):
+                learnt = count
+                await asyncio.to_thread(self.collector.learn, known)
         self._scored_for = digest
 
     async def _score(self, candidates: Candidates, items: list[int], known: Known | None) -> Known | None:
@@ -218,14 +222,16 @@ class Comparing:
         prompts = [candidates.prompt_of(item) for item in items]
         async with self.service.room.use() as engine:
             with self.service.turns.admit(caller, len(items), len(items) * engine.item_s) as job:
-                outcomes = await engine.score(job, prompts, pictures)
+                outcomes = await engine.describe(job, prompts, pictures)
             if known is None:
                 nothing = np.full(len(candidates.picture), np.nan)
-                known = Known(nothing, nothing.copy() if "uncertainty" in engine.scorer.outputs else None)
+                vectors = np.full((len(nothing), engine.scorer.identity.dim), np.nan)
+                known = Known(nothing, vectors, nothing.copy() if "uncertainty" in engine.scorer.outputs else None)
         for item, outcome in zip(items, outcomes, strict=True):
             if isinstance(outcome, ImageError):
                 continue
             known.score[item] = outcome.get("calibrated_score", outcome["score"])
+            known.vectors[item] = outcome["image_embedding"]
             if known.uncertainty is not None:
                 gain = known.score[item] / outcome["score"] if outcome["score"] else 1.0
                 known.uncertainty[item] = abs(gain) * outcome["uncertainty"]

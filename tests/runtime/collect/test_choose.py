@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from runtime.collect.choose import Pool, freshness, kept_apart, split_pools, telling
+from runtime.collect.choose import Design, Pool, freshness, kept_apart, split_pools, telling
 
 
 def test_pairs_are_of_one_group_and_every_pair_is_drawn() -> None:
@@ -67,3 +67,25 @@ def test_new_pictures_and_new_prompts_come_first() -> None:
     pairs = np.array([[0, 1], [0, 2], [3, 4]])
     found = freshness(pairs, np.array([3, 0, 0, 0, 0]), np.array([0, 0, 0, 1, 1]), np.array([6, 0]))
     assert found[2] == 1 > found[0] == found[1] > 0
+
+
+def test_how_unsure_pairs_are_is_the_posterior_of_a_bayesian_regression() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(30, 6)) * np.arange(1, 7)
+    vectors[7] = np.nan
+    design = Design(vectors, variance=0.8)
+    shown = [(0, 1, 0.5), (2, 3, 0.9), (7, 4, 0.5), (0, 5, 0.3)]
+    for a, b, probability in shown:
+        design.note(a, b, probability)
+    pairs = np.array([[0, 1], [10, 11], [7, 8]])
+    known = np.delete(vectors, 7, axis=0)
+    centered = known - known.mean(axis=0)
+    precision = np.eye(6) * 2 * np.square(centered).sum(axis=1).mean() / 0.8
+    for a, b, probability in shown:
+        if 7 not in (a, b):
+            difference = vectors[a] - vectors[b]
+            precision += probability * (1 - probability) * np.outer(difference, difference)
+    expected = [math.sqrt(d @ np.linalg.solve(precision, d)) for d in vectors[pairs[:2, 0]] - vectors[pairs[:2, 1]]]
+    found = design.uncertainty(pairs)
+    np.testing.assert_allclose(found[:2], expected, rtol=1e-9)
+    assert np.isnan(found[2])

@@ -81,7 +81,7 @@ def test_the_pair_that_tells_most_comes_first(candidates: Candidates, opened: Da
     collector = Collector(opened, candidates, [], VotingConfig(random_share=0.0, repeat_share=0.0), seed=2)
     score = np.random.default_rng(0).permutation(len(candidates.picture)) * 10.0
     score[17] = score[18] + 0.01  # all others are far apart
-    collector.known = Known(score)
+    collector.learn(Known(score, np.random.default_rng(1).normal(size=(len(score), 8))))
     (first,) = collect(collector, opened, "ann", 1)
     pictures = {candidates.of_item(item).id for item in (17, 18)}
     assert candidates.group[17] == candidates.group[18] and {first.left, first.right} == pictures
