@@ -25,7 +25,7 @@ from embed.cache.store import Cache  # noqa: E402
 from embed.cli.main import main as embed_main  # noqa: E402
 from embed.records.formats import read_records  # noqa: E402
 from heads.data.comparisons import match_labels  # noqa: E402
-from runtime.collect.choose import Design, Pool, freshness, telling  # noqa: E402
+from runtime.collect.choose import Pool, contrast, freshness, telling  # noqa: E402
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
 COMPONENTS = 64
@@ -34,19 +34,19 @@ PENALTY = 300.0
 WAYS = ("random", "service", "new pictures first")
 
 
-def emoji(work: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Principal components (n, 64) and counts (n,) of the emoji."""
+def emoji(work: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Principal components (n, 64), vectors (n, d) and counts (n,) of the emoji."""
     cache, table = work / "emoji", EMOJI / "emoji.parquet"
     if not (cache / "manifest.json").exists():
         options = ["--images-root", EMOJI, "--model", "starter", "--features", "projected,pooled", "--out", cache]
         assert embed_main(["cache", *map(str, [table, *options])]) == 0
     opened = Cache.open(cache)
     labels = match_labels(read_records(table, images_root=EMOJI), opened)
-    vectors = opened.pooled_embeddings()[labels.image].astype(np.float64)
-    vectors -= vectors.mean(axis=0)
-    u, s, _ = np.linalg.svd(vectors, full_matrices=False)
+    pooled = opened.pooled_embeddings()[labels.image].astype(np.float64)
+    u, s, _ = np.linalg.svd(pooled - pooled.mean(axis=0), full_matrices=False)
     found = u[:, :COMPONENTS] * s[:COMPONENTS]
-    return found / found.std(), np.asarray(labels.values["count"], np.float64)[labels.items[:, 0]]
+    vectors = opened.image_embeddings()[labels.image].astype(np.float64)
+    return found / found.std(), vectors, np.asarray(labels.values["count"], np.float64)[labels.items[:, 0]]
 
 
 def fit(x: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -59,7 +59,9 @@ def fit(x: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     return head.fit(x, chosen).coef_[0]
 
 
-def simulate(x: np.ndarray, count: np.ndarray, way: str, seed: int, args: argparse.Namespace) -> list[float]:
+def simulate(
+    x: np.ndarray, vectors: np.ndarray, count: np.ndarray, way: str, seed: int, args: argparse.Namespace
+) -> list[float]:
     """The accuracy after every batch of votes."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))
@@ -69,9 +71,7 @@ def simulate(x: np.ndarray, count: np.ndarray, way: str, seed: int, args: argpar
     a, b = a[decided], b[decided]
     pool, group = Pool([seen]), np.zeros(len(x), np.int64)
     shown, shown_groups = np.zeros(len(x), np.int64), np.zeros(1, np.int64)
-    known = np.full_like(x, np.nan)
-    known[seen] = x[seen]
-    design, served = Design(known), np.zeros(len(x))
+    served = np.zeros(len(x))
     pairs, chosen, found = np.empty((0, 2), np.int64), np.empty(0), []
     while len(pairs) < args.votes:
         new = []
@@ -79,9 +79,8 @@ def simulate(x: np.ndarray, count: np.ndarray, way: str, seed: int, args: argpar
             drawn = pool.draw(TRIES, rng)
             value = np.zeros(TRIES) if way == "random" else freshness(drawn, shown, group, shown_groups)
             if way == "service":
-                value *= telling(served[drawn[:, 0]] - served[drawn[:, 1]], design.uncertainty(drawn))
+                value *= contrast(vectors, drawn) * telling(served[drawn[:, 0]] - served[drawn[:, 1]])
             one, other = drawn[value.argmax()]
-            design.note(one, other, 0.5 + 0.5 * np.tanh((served[one] - served[other]) / 2))
             shown[[one, other]] += 1
             shown_groups[0] += 2
             new.append((one, other))
@@ -114,9 +113,9 @@ def main() -> None:
     parser.add_argument("--update", type=int, default=100)
     parser.add_argument("--ways", default=",".join(WAYS))
     args = parser.parse_args()
-    x, count = emoji(args.work)
+    x, vectors, count = emoji(args.work)
     curves = {
-        way: np.array([simulate(x, count, way, seed, args) for seed in range(args.seeds)])
+        way: np.array([simulate(x, vectors, count, way, seed, args) for seed in range(args.seeds)])
         for way in args.ways.split(",")
     }
     places = np.unique(np.linspace(0, args.votes // args.batch - 1, 9).astype(int))
@@ -127,7 +126,9 @@ def main() -> None:
         print(f"{way:20}", *(f"{curve[:, place].mean():.3f}" for place in places))
         share = share_needed(curve, curves["random"])
         draws = [rng.integers(args.seeds, size=args.seeds) for _ in range(1000)]
-        low, high = np.quantile([share_needed(curve[d], curves["random"][d]) for d in draws], [0.025, 0.975], method="nearest")
+        low, high = np.quantile(
+            [share_needed(curve[d], curves["random"][d]) for d in draws], [0.025, 0.975], method="nearest"
+        )
         document[way] = {"mean": curve.mean(axis=0).tolist(), "share": share, "low": low, "high": high}
         print(f"{'':20} as good as random at the end with {share:.0%} of its votes ({low:.0%} to {high:.0%})")
     print(json.dumps(document))

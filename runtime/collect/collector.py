@@ -4,7 +4,6 @@ Knows no HTTP and no pixels. `propose` draws, the caller makes sure that both pi
 down. Everything here may block, and may be called from several threads.
 """
 
-import math
 import secrets
 import threading
 import time
@@ -17,7 +16,7 @@ import sqlalchemy as sa
 from embed.arrays import Floats, Ints
 from runtime.collect import tables as t
 from runtime.collect.candidates import Candidate, Candidates
-from runtime.collect.choose import LIST_ALL, VARIANCE, Design, Pool, freshness, split_pools, telling
+from runtime.collect.choose import LIST_ALL, Pool, contrast, freshness, split_pools, telling
 from runtime.collect.database import Database
 from runtime.collect.ledger import (
     Drawn,
@@ -72,7 +71,6 @@ class Collector:
         """`gold` is a prompt, the picture that is right, and another, of each pair whose answer is known."""
         self.candidates = candidates
         self._known: Known | None = None
-        self._design: Design | None = None
         self._database = database
         self._gold = gold
         self._config = config
@@ -82,23 +80,14 @@ class Collector:
         pools = split_pools(candidates.groups, names, candidates.prompts, config.random_share)
         self._measuring, self._teaching = pools
         self._broken: set[int] = set()
-        self._pairs: list[tuple[int, int]] = []  # that were shown
         self._shown = np.zeros(len(candidates.picture), np.int64)
         self._shown_groups = np.zeros(len(candidates.prompts), np.int64)
         self._count_shown()
 
     def learn(self, known: Known) -> None:
         """Take up what the head in force says of the candidates."""
-        if np.isfinite(known.score).sum() < 2:
-            return
-        variance = VARIANCE
-        if known.uncertainty is not None:
-            variance = 2 * float(np.nanmean(np.square(known.uncertainty)))
-        design = Design(known.vectors, variance)
         with self._lock:
-            self._known, self._design = known, design
-            for a, b in self._pairs:
-                self._note(a, b)
+            self._known = known
 
     def propose(self, voter: str, count: int) -> list[Proposal]:
         """Up to `count` pairs that this person has not seen; fewer where nothing is left."""
@@ -169,27 +158,22 @@ class Collector:
         return next(self._unseen(self._teaching, pairs, seen, "active"), None)
 
     def _telling(self, pairs: Ints) -> Floats:
-        """(n,) what a vote on each pair would tell; 1, the most, of pairs that have no scores yet."""
+        """(n,) what a vote on each pair would tell; 1, which is much, of pairs that have no scores yet."""
         found = np.ones(len(pairs))
-        if self._known is None or self._design is None:
+        if self._known is None:
             return found
-        score, unsure = self._known.score, self._design.uncertainty(pairs)
-        both = np.isfinite(score[pairs]).all(axis=1) & np.isfinite(unsure)
+        score, unsure = self._known.score, self._known.uncertainty
+        apart = contrast(self._known.vectors, pairs)
+        both = np.isfinite(score[pairs]).all(axis=1) & np.isfinite(apart)
         a, b = pairs[both].T
-        found[both] = telling(score[a] - score[b], unsure[both])
+        of_pairs = None if unsure is None else np.hypot(unsure[a], unsure[b])
+        found[both] = apart[both] * telling(score[a] - score[b], of_pairs)
         return found
 
     def _count(self, a: int, b: int) -> None:
         """A pair is shown."""
-        self._pairs.append((a, b))
-        self._note(a, b)
         self._shown[[a, b]] += 1
         self._shown_groups[self.candidates.group[a]] += 2
-
-    def _note(self, a: int, b: int) -> None:
-        if self._known is not None and self._design is not None:
-            difference = self._known.score[a] - self._known.score[b]
-            self._design.note(a, b, 0.5 + 0.5 * math.tanh(difference / 2) if math.isfinite(difference) else 0.5)
 
     def _unseen(self, pool: Pool, pairs: Ints, seen: set[str], drawn: Drawn) -> Iterator[Proposal]:
         """Those of the pairs that this person has not seen, and if there is none, others of the pool."""

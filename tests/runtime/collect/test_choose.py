@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from runtime.collect.choose import Design, Pool, freshness, kept_apart, split_pools, telling
+from runtime.collect.choose import Pool, contrast, freshness, kept_apart, split_pools, telling
 
 
 def test_pairs_are_of_one_group_and_every_pair_is_drawn() -> None:
@@ -39,22 +39,21 @@ def test_what_measures_is_never_what_teaches_and_stays_so_when_more_comes() -> N
     assert not kept_apart(names, 0.0).any() and kept_apart(names, 1.0).all()
 
 
-def test_what_a_vote_tells_is_its_mutual_information_with_the_head() -> None:
-    """Against the integral over what the difference might be, for a normal distribution's votes."""
+def test_the_vote_that_is_expected_is_that_over_all_that_the_scores_may_be() -> None:
+    """Against the integral over a normal distribution of the difference."""
     z, w = np.polynomial.hermite_e.hermegauss(80)
-    w = w / w.sum()
-    scale = math.sqrt(8 / math.pi)
-
-    def entropy(p: np.ndarray) -> np.ndarray:
-        p = np.clip(p, 1e-12, 1 - 1e-12)
-        return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-
-    for difference, uncertainty in ((0.0, 0.5), (0.0, 3.0), (1.0, 1.0), (3.0, 0.2), (4.0, 4.0)):
-        x = (difference + uncertainty * z) / scale
-        p = np.array([0.5 * (1 + math.erf(value / math.sqrt(2))) for value in x])
-        expected = float(entropy(np.array([p @ w]))[0] - entropy(p) @ w)
+    for difference, uncertainty in ((0.0, 2.0), (1.0, 1.0), (3.0, 0.2), (3.0, 3.0), (-4.0, 4.0)):
+        p = float(1 / (1 + np.exp(-(difference + uncertainty * z))) @ w / w.sum())
+        expected = -(p * math.log2(p) + (1 - p) * math.log2(1 - p))
         (found,) = telling(np.array([difference]), np.array([uncertainty]))
-        assert found == pytest.approx(expected, abs=0.01)
+        assert found == pytest.approx(expected, abs=0.02)
+
+
+def test_pictures_that_are_far_apart_count_more() -> None:
+    vectors = np.array([[0.0, 0], [3, 4], [0, 1], [np.nan, 0]])
+    found = contrast(vectors, np.array([[0, 1], [0, 2], [0, 3]]))
+    np.testing.assert_allclose(found, [5 / 3, 1 / 3, np.nan])
+    np.testing.assert_array_equal(contrast(np.zeros((2, 2)), np.array([[0, 1]])), [1])
 
 
 def test_the_least_sure_pair_tells_most_where_nobody_says_how_sure() -> None:
@@ -67,25 +66,3 @@ def test_new_pictures_and_new_prompts_come_first() -> None:
     pairs = np.array([[0, 1], [0, 2], [3, 4]])
     found = freshness(pairs, np.array([3, 0, 0, 0, 0]), np.array([0, 0, 0, 1, 1]), np.array([6, 0]))
     assert found[2] == 1 > found[0] == found[1] > 0
-
-
-def test_how_unsure_pairs_are_is_the_posterior_of_a_bayesian_regression() -> None:
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(30, 6)) * np.arange(1, 7)
-    vectors[7] = np.nan
-    design = Design(vectors, variance=0.8)
-    shown = [(0, 1, 0.5), (2, 3, 0.9), (7, 4, 0.5), (0, 5, 0.3)]
-    for a, b, probability in shown:
-        design.note(a, b, probability)
-    pairs = np.array([[0, 1], [10, 11], [7, 8]])
-    known = np.delete(vectors, 7, axis=0)
-    centered = known - known.mean(axis=0)
-    precision = np.eye(6) * 2 * np.square(centered).sum(axis=1).mean() / 0.8
-    for a, b, probability in shown:
-        if 7 not in (a, b):
-            difference = vectors[a] - vectors[b]
-            precision += probability * (1 - probability) * np.outer(difference, difference)
-    expected = [math.sqrt(d @ np.linalg.solve(precision, d)) for d in vectors[pairs[:2, 0]] - vectors[pairs[:2, 1]]]
-    found = design.uncertainty(pairs)
-    np.testing.assert_allclose(found[:2], expected, rtol=1e-9)
-    assert np.isnan(found[2])
