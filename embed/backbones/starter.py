@@ -51,7 +51,8 @@ class Bridge(torch.nn.Module):
         self.emoji = torch.nn.Linear(FEATURES, DIM, bias=False)
 
     def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        return self.named(pooled) + self.emoji(torch.nn.functional.normalize(pooled, dim=-1))
+        of_emoji: torch.Tensor = self.emoji(torch.nn.functional.normalize(pooled, dim=-1))
+        return self.named(pooled) + of_emoji
 
     def named(self, pooled: torch.Tensor) -> torch.Tensor:
         """The first term alone."""

@@ -37,6 +37,7 @@ class Wishes(TypedDict, total=False):
     dedup: float
     group_by: str
     per_group: int
+    include_query: bool
     front: bool
 
 
@@ -76,11 +77,11 @@ class Embeddings(NamedTuple):
 
 @dataclass(frozen=True)
 class Hit:
-    """One picture of the catalogue; score = similarity + popularity_weight * popularity."""
+    """One picture of the catalogue; blended_score = similarity + popularity_weight * popularity."""
 
     id: str
     key: str
-    score: float
+    blended_score: float
     similarity: float
     popularity: float
     percentile: float

@@ -56,14 +56,15 @@ export interface Wishes {
   dedup?: number;
   group_by?: string;
   per_group?: number;
+  include_query?: boolean;
   front?: boolean;
 }
 
-/** One picture of the catalogue; score = similarity + popularity_weight * popularity. */
+/** One picture of the catalogue; blended_score = similarity + popularity_weight * popularity. */
 export interface Hit {
   id: string;
   key: string;
-  score: number;
+  blended_score: number;
   similarity: number;
   popularity: number;
   percentile: number;

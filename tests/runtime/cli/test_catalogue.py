@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from catalogue_fakes import identity, make_cache, unit_vectors
 
+from embed.files import content_id
 from runtime.cli import popularity, similar
 from runtime.cli.main import COMMANDS, main
 
@@ -61,7 +62,7 @@ def hits_of(capsys, *options):
     return [hit["key"] for hit in json.loads(capsys.readouterr().out)["hits"]]
 
 
-def expected(query, weight=0.0, k=10):
+def expected(query, weight=0.3, k=10):
     from runtime.catalogue.reader import Catalogue
 
     return [hit.key for hit in Catalogue.open("cat").search(query.reshape(1, -1), k, weight)[0]]
@@ -111,14 +112,29 @@ def test_every_kind_of_query(place, capsys):
     assert hits_of(capsys, "3.jpg", "--text", "hello", "-k", "4") == expected(mean / np.linalg.norm(mean), k=4)
     assert hits_of(capsys, "--vector", v) == expected(VECTORS[9])
     assert hits_of(capsys, "--id", "p8.png", "-k", "5") == [key for key in expected(VECTORS[8]) if key != "p8.png"][:5]
+    assert hits_of(capsys, "--id", "p8.png", "-k", "5", "--include-query") == expected(VECTORS[8], k=5)
     mixed = VECTORS[[3, 8]].mean(axis=0) - VECTORS[20]
     got = hits_of(capsys, "--like", "3.jpg", "p8.png", "--dislike", "p20.png")
-    assert got == expected(mixed / np.linalg.norm(mixed))
+    nearest = expected(mixed / np.linalg.norm(mixed), k=51)
+    assert got == [key for key in nearest if key not in ("p8.png", "p20.png")][:10]  # the query's own are no hits
+    assert hits_of(capsys, "--like", "3.jpg", "p8.png", "--dislike", "p20.png", "--include-query") == nearest[:10]
     assert hits_of(capsys, "--id", "p8.png", "--where", "kind = 'c'") == ["p50.png"]
     assert "p8.png" not in hits_of(capsys, "--id", "p8.png", "--front")
     assert run("similar", "cat", "--id", "p8.png", "--front", "-k", "2") == 2
     assert "leave one out" in capsys.readouterr().err
     assert len(hits_of(capsys, "--id", "p8.png", "--group-by", "kind", "--where", "kind is not null")) == 3
+
+
+def test_the_file_of_a_picture_in_the_catalogue_does_not_find_itself(place, capsys):
+    (place / "3.jpg").write_bytes(b"a picture")
+    ids = [content_id(b"a picture" if i == 3 else str(i).encode()) for i in range(60)]
+    make_cache(place / "by-content", VECTORS, ids=ids)
+    options = ("--popularity", "counts.csv", "--columns", "count=likes", "--out", "cat")
+    assert run("index", "by-content", *options) == 0
+    found = expected(VECTORS[3], k=11)
+    assert "p3.png" in found
+    assert hits_of(capsys, "3.jpg") == [key for key in found if key != "p3.png"]
+    assert hits_of(capsys, "3.jpg", "--include-query", "-k", "11") == found
 
 
 def test_refresh_and_deletion(place, capsys):
