@@ -129,6 +129,13 @@ def help_of(command: Command) -> tuple[str, dict[Place, str]]:
     return (whole.description or "").strip(), found
 
 
+def example_of(command: Command) -> str:
+    """The command line under `Example:` in a command's docstring, or nothing."""
+    from docstring_parser import DocstringStyle, parse_from_object
+
+    return "\n".join(one.description or "" for one in parse_from_object(command, DocstringStyle.GOOGLE).examples)
+
+
 def _parameters(command: Command) -> list[tuple[inspect.Parameter, Any, type | None]]:
     """A command's parameters, their annotations, and the dataclasses that these name, themselves or in a partial."""
     hints = get_type_hints(command, include_extras=True)
