@@ -10,7 +10,7 @@ $(VENV)/installed: PACKAGES = --editable '.[$(EXTRAS)]'
 $(RAY)/installed: PACKAGES = --editable '.[train,cpu,serve,ray]' pytest httpx
 $(AUTOFAISS)/installed: PACKAGES = autofaiss 'pyarrow<26' pillow pytest
 
-.PHONY: demo test test-all check fix clean
+.PHONY: demo test test-all check docs fix clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py --out demo
@@ -28,6 +28,10 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Into build/docs; a link that leads nowhere is an error.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 fix: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -24,7 +24,7 @@ time, and `Scorer`, `Catalogue` and `Client` need no torch.
 
 def generated() -> dict[str, str]:
     """Each generated page's text, by its name below reference/."""
-    pages = {"commands": _of_commands("plaudit", plaudit.ABOUT, plaudit.COMMANDS), "python": _of_names()}
+    pages = {"commands": _of_commands("plaudit", plaudit.ABOUT, plaudit.COMMANDS) + _overview(), "python": _of_names()}
     for package in plaudit.PACKAGES:
         main = importlib.import_module(f"{package}.cli.main")
         pages[package] = _of_commands(f"plaudit {package}", main.ABOUT, main.COMMANDS)
@@ -37,6 +37,20 @@ def _of_commands(program: str, about: str, commands: dict[str, str]) -> str:
     for path, name in reversed(list(names.items())):
         lines += _of_command(f"{program} {name}", path)
     return "\n\n".join(lines) + "\n"
+
+
+def _overview() -> str:
+    """A row for every command of the packages, with a link to its description."""
+    rows = ["\n## All commands\n", "| command | |", "|---|---|"]
+    for package in plaudit.PACKAGES:
+        commands: dict[str, str] = importlib.import_module(f"{package}.cli.main").COMMANDS
+        shown = {path: name for name, path in reversed(list(commands.items()))}
+        rows += [
+            f"| [`plaudit {package} {name}`]({package}.md#plaudit-{package}-{name.replace(' ', '-')})"
+            f" | {_cell(page.summary(path))} |"
+            for path, name in reversed(list(shown.items()))
+        ]
+    return "\n".join(rows) + "\n"
 
 
 def _of_command(name: str, path: str) -> list[str]:

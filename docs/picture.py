@@ -1,6 +1,6 @@
 """Draws docs/similar.webp from what `make demo` made: the nearest emoji, and the nearest that are popular too.
 
-    python docs/picture.py demo
+python docs/picture.py demo
 """
 
 import sys

@@ -1,44 +1,200 @@
-"""The README says what there is: every command it shows has a --help, every option it shows is known."""
+"""README and docs/ say what there is: commands and options in them exist, Python runs, links lead somewhere.
 
+A block of code is checked by its language: `sh` by the parser of each command, `python` by running it, `json` and
+`toml` by reading it; `text` is what a command prints. What cannot be run has `<!-- not run: WHY -->` above it. Blocks of
+a page that a test of its own runs are left to that: it names the page.
+"""
+
+import importlib
+import importlib.util
+import json
 import re
-import shlex
-import subprocess
-import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from catalogue_fakes import make_cache, make_labels
+from doc_pages import PAGES, Block, blocks, commands_in, name_of
+from export_tiny import write_pictures
 from paths import ROOT
 
-README = (ROOT / "README.md").read_text()
+import plaudit
+from embed.cli.app import load, read
+from embed.cli.arguments import Argument, arguments_of
+
+LANGUAGES = {"sh", "python", "js", "json", "toml", "text"}
+SHELL = {"git", "cd", "python3", ".", "export", "open"}  # what is there without us
+MAKEFILE = (ROOT / "Makefile").read_text()
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+ROUTES = "".join(path.read_text() for path in (ROOT / "runtime" / "service").rglob("*.py"))
+BLOCKS = list(blocks())
+CHECKED_ELSEWHERE = {
+    name_of(page)
+    for page in PAGES
+    if any(name_of(page) in path.read_text() for path in (ROOT / "tests").rglob("test_*.py") if path != Path(__file__))
+}
 
 
-def commands() -> dict[str, set[str]]:
-    """{"embed cache": {"--model", ...}} of the lines that a user is told to type."""
-    shown: dict[str, set[str]] = {}
-    for line in re.findall(r"^    \$ python -m ((?:.*\\\n)*.*)", README, re.MULTILINE):
-        package, command, *rest = shlex.split(line.replace("\\\n", " "))
-        shown.setdefault(f"{package} {command}", set()).update(word for word in rest if word.startswith("-"))
-    for row in re.findall(r"^\| (`(?:embed|heads|export|runtime) .*?) \|", README, re.MULTILINE):
-        package = ""
-        for quoted in re.findall(r"`([^`]*)`", row):
-            first, *rest = quoted.split()
-            package, command = (
-                (first, rest[0]) if first in ("embed", "heads", "export", "runtime") else (package, first)
-            )
-            shown.setdefault(f"{package} {command}", set()).update(re.findall(r"(?<!\S)--?[a-z][a-z-]*", quoted))
-    return shown
-
-
-def test_the_readme_shows_the_whole_path() -> None:
-    path = {"embed cache", "heads train", "export onnx", "export check", "runtime score", "runtime index"}
-    assert path | {"runtime similar"} <= set(commands())
-
-
-@pytest.mark.parametrize("name", sorted(commands()))
-def test_shown_commands_have_help_with_the_shown_options(name: str) -> None:
-    package, command = name.split()
-    done = subprocess.run(
-        [sys.executable, "-m", package, command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+def commands_of(package: str) -> dict[str, str]:
+    commands: dict[str, str] = (
+        plaudit.COMMANDS if package == "plaudit" else importlib.import_module(f"{package}.cli.main").COMMANDS
     )
-    assert done.returncode == 0, done.stderr
-    for option in commands()[name]:
-        assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", done.stdout), f"{name} has no {option}"
+    return commands
+
+
+def arguments(words: list[str]) -> tuple[list[Argument], list[str]]:
+    """What a command takes, and the words after its name. Fails if there is no such command."""
+    package, words = (words[0], words[1:]) if words[0] in plaudit.PACKAGES else ("plaudit", words)
+    commands = commands_of(package)
+    names = [name for name in commands if words[: len(name.split())] == name.split()]
+    assert names, f"{package} has no command {' '.join(words[:1])}"
+    name = max(names, key=len)
+    return arguments_of(load(commands[name])), words[len(name.split()) :]
+
+
+def check_command(words: list[str]) -> None:
+    """Fails if a line of a shell could not work."""
+    words = words[: words.index(">")] if ">" in words else words
+    if words[0] == "plaudit" or words[:2] == ["python", "-m"] or words[:3] == ["accelerate", "launch", "-m"]:
+        if words[1:] == ["--version"]:
+            return
+        known, rest = arguments(words[1:] if words[0] == "plaudit" else words[words.index("-m") + 1 :])
+        if rest != ["--help"]:
+            read(known, rest, "PLAUDIT_TEST_")
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file(), f"there is no {words[1]}"
+    elif words[:2] == ["pip", "install"]:
+        for extra in re.findall(r"\w+", " ".join(re.findall(r"\[(.*?)\]", " ".join(words)))):
+            assert extra in PYPROJECT["project"]["optional-dependencies"], f"there is no extra {extra}"
+    elif words[0] == "make":
+        assert f"\n{words[1]}:" in MAKEFILE, f"there is no make {words[1]}"
+    elif words[0] == "curl":
+        (route,) = re.findall(r"localhost:8000(/[\w/]+)", " ".join(words))
+        assert f'"{route}"' in ROUTES, f"there is no route {route}"
+    else:
+        assert words[0] in SHELL, f"unknown command {words[0]}"
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in BLOCKS}))
+def test_every_block_is_checked_or_says_why_not(page: str) -> None:
+    for block in (block for block in BLOCKS if block.page == page):
+        if block.language in ("", "text"):
+            known = re.findall(r"^ +(?:\$ )?((?:plaudit|python -m) (?:.*\\\n)*.*)", block.text, re.MULTILINE)
+            for line in known if block.language == "" else []:
+                for words in commands_in(line):
+                    check_command(words)
+            continue
+        assert block.language in LANGUAGES, f"name the language of {block.text[:60]!r}: {sorted(LANGUAGES)}"
+        if block.language == "sh":
+            for words in commands_in(block.text):
+                check_command(words)
+        elif block.language == "json":
+            json.loads(block.text)
+        elif block.language == "toml":
+            tomllib.loads(block.text)
+        else:
+            ran = page in RUN or page in CHECKED_ELSEWHERE or block.why_not_run
+            assert ran, f"run it in a test that names {page}, or say above it why not: <!-- not run: WHY -->"
+            compile(block.text, page, "exec") if block.language == "python" else None
+
+
+def test_options_of_the_service_in_its_file_are_known(tmp_path: Path) -> None:
+    (text,) = (block.text for block in BLOCKS if block.language == "toml")
+    path = tmp_path / "serve.toml"
+    path.write_text(text)
+    known, _ = arguments(["runtime", "serve"])
+    given = read(known, ["bundle", "--config", str(path)], "PLAUDIT_TEST_")
+    assert 8000 in given.values() and len(given) == 5
+
+
+@pytest.mark.parametrize("page", [name_of(page) for page in PAGES])
+def test_commands_in_prose_and_tables_exist_with_their_options(page: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    for quoted in re.findall(r"`((?:plaudit |python -m )?(?:embed|heads|export|runtime) [a-z][^`]*)`", text):
+        words = quoted.replace("\n", " ").removeprefix("plaudit ").removeprefix("python -m ").split()
+        known, rest = arguments(words)
+        given = {word for word in rest if re.fullmatch(r"--?[a-z][\w-]*", word)}
+        assert given <= {argument.name for argument in known} | {"--help"}, quoted
+
+
+@pytest.mark.parametrize("page", [name_of(page) for page in PAGES])
+def test_links_lead_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        path, _, anchor = link.partition("#")
+        if path.startswith(("http:", "https:", "reference/", "../reference/")):
+            continue  # the last two are made by docs/hooks.py, and `make docs` looks at them
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.is_file(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
+
+
+@pytest.fixture(scope="module")
+def generated() -> dict[str, str]:
+    spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
+    assert spec and spec.loader
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    pages: dict[str, str] = hooks.generated()
+    return pages
+
+
+def test_every_command_and_every_name_is_described(generated: dict[str, str]) -> None:
+    for package in ("plaudit", *plaudit.PACKAGES):
+        page = generated["commands" if package == "plaudit" else package]
+        program = "plaudit" if package == "plaudit" else f"plaudit {package}"
+        shown: dict[str, str] = {}
+        for name, path in commands_of(package).items():
+            shown.setdefault(path, name)
+        for path, name in shown.items():
+            section = page.split(f"\n## {program} {name}\n")[1].split("\n## ")[0]
+            for argument in arguments_of(load(path)):
+                assert f"`{argument.name}" in section or f"`[{argument.name}" in section
+            assert program == "plaudit" or f"`{program} {name}`" in generated["commands"]
+    for name, module in plaudit.NAMES.items():
+        assert f"::: {module}.{name}\n" in generated["python"]
+        assert getattr(plaudit, name).__doc__
+
+
+# What the blocks of Python on these pages need; the files are made by `folder`.
+RUN = ("README.md", "docs/data.md", "docs/formats.md", "docs/similar.md", "docs/guides/researcher.md")
+
+
+@pytest.fixture(scope="module")
+def folder(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `plaudit run` has been: out/ with a bundle, a cache and a catalogue, and two pictures."""
+    from runtime.catalogue.writer import build
+    from runtime.config import IndexConfig, PopularityConfig, SessionConfig
+    from runtime.scoring.scorer import Scorer
+
+    folder = tmp_path_factory.mktemp("docs")
+    (folder / "out").mkdir()
+    (folder / "out" / "bundle").symlink_to(bundle)
+    pictures = write_pictures(folder / "pictures", 12)
+    for number in (1, 2):
+        (folder / f"{number}.jpg").write_bytes(pictures[number].read_bytes())
+    scorer = Scorer.load(bundle, SessionConfig(threads=1))
+    cache = make_cache(folder / "out" / "cache", scorer.embed_images(pictures), of=scorer.identity)
+    build(folder / "out" / "catalogue", cache, make_labels(12), PopularityConfig(), IndexConfig("exact", 0.9))
+    return folder
+
+
+def python_blocks() -> Iterator[Block]:
+    return (block for block in BLOCKS if block.language == "python" and block.page in RUN and not block.why_not_run)
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_the_python_of_a_page_runs(
+    page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    texts = [block.text for block in python_blocks() if block.page == page]
+    assert texts
+    for text in texts:
+        found: dict[str, object] = {}
+        exec(compile(text, page, "exec"), found)
+        if page == "README.md":
+            assert len(found["scores"]) == 2 and found["best"] in found["pictures"]  # type: ignore[arg-type,operator]
+            assert len(capsys.readouterr().out.splitlines()) == 5
