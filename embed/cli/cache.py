@@ -28,6 +28,9 @@ def cache(
 ) -> dict[str, object]:
     """Embed the pictures and prompts of tables, each once.
 
+    Example:
+        plaudit embed cache likes.csv --images-root img --model starter --out cache
+
     Args:
         tables: A table or a pattern of its shards, a folder of pictures or of Parquet files, or webdataset tars.
         out: The cache, a new one or one to add to.

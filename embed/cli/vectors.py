@@ -13,6 +13,9 @@ def adopt(source: str, /, *, identity: Path, out: Path, config: AdoptConfig) -> 
     They lie in a folder as clip-retrieval writes it, or in a table with a column of lists, beside names of pictures in
     the column image or image_path, or prompts in prompt or caption.
 
+    Example:
+        plaudit embed adopt clip_folder --identity identity.json --out cache
+
     Args:
         source: The folder, or a table or a pattern of its shards.
         identity: A JSON file that says which model made the vectors: model, weights and dim, and, if you know them,
@@ -39,6 +42,9 @@ def adopt(source: str, /, *, identity: Path, out: Path, config: AdoptConfig) -> 
 def merge(caches: tuple[Path, ...], /, *, out: Path) -> dict[str, object]:
     """Make one cache of several.
 
+    Example:
+        plaudit embed merge part_1 part_2 --out cache
+
     Args:
         caches: Folders made by `python -m embed cache`, all with one backbone.
         out: The cache to write to, a new one or one to add to.
@@ -52,6 +58,9 @@ def merge(caches: tuple[Path, ...], /, *, out: Path) -> dict[str, object]:
 
 def refresh(cache: Path, /, *, tuned: Path, out: Path, device: DeviceConfig) -> dict[str, object]:
     """Write a cache's vectors under a tuned backbone, without reading a picture.
+
+    Example:
+        plaudit embed refresh cache --tuned tuned --out tuned_cache
 
     Args:
         cache: A folder made by `python -m embed cache --boundary`.

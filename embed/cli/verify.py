@@ -20,6 +20,9 @@ def verify(
 ) -> dict[str, object]:
     """Check a cache's files, and embed a sample of it again.
 
+    Example:
+        plaudit embed verify cache likes.csv --images-root pictures
+
     Args:
         cache: A folder made by `python -m embed cache`.
         tables: The tables that its pictures come from, to embed a sample of these too.

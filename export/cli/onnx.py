@@ -29,6 +29,9 @@ def onnx(
 
     The bundle is compared with torch, and nothing is written if it is too far off.
 
+    Example:
+        plaudit export onnx head --images pictures --precision fp32,int8 --out bundle
+
     Args:
         head: A folder made by `python -m heads train`.
         out: The folder to write the bundle to.

@@ -13,6 +13,9 @@ def calibrate(
 
     A temperature, an isotonic map and percentiles are fitted on rows that the head has not seen, and stored with it.
 
+    Example:
+        plaudit heads calibrate head --cache cache --data likes.csv
+
     Args:
         head: A folder made by `python -m heads train` or `import`. It is changed.
         cache: The cache with the vectors of the table.

@@ -53,6 +53,9 @@ def evaluate(
 ) -> dict[str, object]:
     """Measure a head on the part that was held out from it, or on a table that it has not seen, by every rule.
 
+    Example:
+        plaudit heads evaluate head --cache cache --data likes.csv --report a.html
+
     Args:
         head: A folder made by `python -m heads train`.
         cache: The cache with the vectors of the table.
@@ -120,6 +123,9 @@ def compare(
     first: str, second: str, /, *, cache: str, held_out: HeldOutOptions, protocol: partial[Protocol]
 ) -> dict[str, object]:
     """Test whether one head orders pairs better than another, on the rows that neither has seen.
+
+    Example:
+        plaudit heads compare head other --cache cache --data likes.csv
 
     Args:
         first: A folder made by `python -m heads train`.

@@ -11,6 +11,9 @@ def project(head: Path, /, *, cache: str, out: Path) -> dict[str, object]:
 
     `python -m runtime index` takes it with a bundle of `python -m export onnx --space`.
 
+    Example:
+        plaudit heads project head --cache cache --out moved
+
     Args:
         head: A cosine head.
         cache: The cache whose vectors to move.

@@ -12,6 +12,9 @@ from embed.spec import InputError
 def import_published(weights: Path, /, *, cache: str, out: Path, overwriting: Overwriting) -> dict[str, object]:
     """Make a head of one that others published, for the backbone of a cache.
 
+    Example:
+        plaudit heads import sa_0_4_vit_l_14_linear.pth --cache cache --out head
+
     Args:
         weights: An aesthetic predictor, or a scorer in CLIP form (PickScore, HPSv2, Social Reward) with which the cache
             was made: .pth, .bin or .safetensors, with tensors alone.

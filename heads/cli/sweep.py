@@ -31,6 +31,9 @@ def sweep(
 
     The search is on rows that are not held out. The held-out part is opened once, for the best and the default.
 
+    Example:
+        plaudit heads sweep cache --data likes.csv --minutes 5 --out sweep
+
     Args:
         cache: A folder made by `python -m embed cache`.
         out: The folder that gets best.json and sweep.json.

@@ -88,6 +88,9 @@ def train(
 ) -> dict[str, object]:
     """Train a head on the vectors of a cache, and evaluate it on what was held out.
 
+    Example:
+        plaudit heads train cache --data likes.csv --out head
+
     Args:
         cache: A folder made by `python -m embed cache`.
         out: The folder to write the head to.

@@ -66,6 +66,9 @@ def unfreeze(
 
     The result is compared with the frozen backbone on what was held out, and both backbone and head are written.
 
+    Example:
+        plaudit heads unfreeze cache --data a.csv --mode visual_upper_layers --out tuned
+
     Args:
         cache: A folder made by `python -m embed cache --boundary MODE`.
         out: The folder to write to.
@@ -133,6 +136,9 @@ def unfreeze(
 
 def export_checkpoint(tuned: Path, /, *, out: Path, overwriting: Overwriting) -> dict[str, object]:
     """Write a tuned backbone as a whole state dict, as open_clip and the papers' scripts load it.
+
+    Example:
+        plaudit heads export-checkpoint tuned --out whole.pt
 
     Args:
         tuned: A folder made by `python -m heads unfreeze`.

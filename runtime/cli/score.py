@@ -20,6 +20,9 @@ def score(
 ) -> dict[str, object]:
     """Score pictures under a prompt, the preferred first.
 
+    Example:
+        plaudit runtime score bundle --prompt "a cat" pictures --top 20
+
     Args:
         bundle: A folder made by `python -m export onnx`.
         images: The files of pictures, and folders, of which every picture is scored.
