@@ -100,7 +100,8 @@ def test_help_is_whole_sentences_in_80_columns(path: str) -> None:
 @pytest.mark.parametrize("path", sorted(CALLS))
 def test_help_ends_with_an_example_that_the_command_takes(path: str) -> None:
     command = load(path)
-    assert (example := example_of(command)), "write a command line under Example: in the docstring"
+    example = example_of(command)
+    assert example, "write a command line under Example: in the docstring"
     for words in commands_in(example):
         program, *rest = words[: words.index(">")] if ">" in words else words
         assert [program, *rest[: len(CALLS[path])]] == ["plaudit", *CALLS[path]]

@@ -1,8 +1,8 @@
 """README and docs/ say what there is: commands and options in them exist, Python runs, links lead somewhere.
 
 A block of code is checked by its language: `sh` by the parser of each command, `python` by running it, `json` and
-`toml` by reading it; `text` is what a command prints. What cannot be run has `<!-- not run: WHY -->` above it. Blocks of
-a page that a test of its own runs are left to that: it names the page.
+`toml` by reading it; `text` is what a command prints. What cannot be run has `<!-- not run: WHY -->` above it, and
+Python on a page that a test of its own runs is left to that: it names the page.
 """
 
 import importlib

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from embed.cli.console import progress, table, warn
+from embed.cli.console import progress, suggest, table, warn
 from embed.config import AdoptConfig, DeviceConfig
 from embed.wording import NOUN
 
@@ -36,6 +36,7 @@ def adopt(source: str, /, *, identity: Path, out: Path, config: AdoptConfig) -> 
     print(*table(header, rows), sep="\n")
     if failed := sum(row["failed"] for row in numbers.values()):
         warn(f"{failed:,} vectors were refused; python -m embed inspect {out} says which and why")
+    suggest(["embed", "inspect", out], ["heads", "train", out, "--data", "TABLE", "--out", out.with_name("head")])
     return {"cache": str(out), **numbers}
 
 
@@ -53,6 +54,7 @@ def merge(caches: tuple[Path, ...], /, *, out: Path) -> dict[str, object]:
 
     result = merge_caches(caches, out, progress)
     print(f"{out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
+    suggest(["heads", "train", out, "--data", "TABLE", "--out", out.with_name("head")])
     return result
 
 
@@ -72,4 +74,5 @@ def refresh(cache: Path, /, *, tuned: Path, out: Path, device: DeviceConfig) -> 
 
     result = refresh_cache(cache, tuned, out, resolve_device(device.device), progress)
     print(f"{out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
+    suggest(["heads", "train", out, "--data", "TABLE", "--out", out.with_name("head")])
     return result

@@ -1,7 +1,9 @@
 """`python -m heads calibrate`."""
 
 from functools import partial
+from pathlib import Path
 
+from embed.cli.console import suggest
 from heads.cli.common import HeldOutOptions, protocol_of
 from heads.config import Protocol
 
@@ -47,4 +49,5 @@ def calibrate(
         f"stored in {head}; export it again to serve it",
         sep="\n",
     )
+    suggest(["export", "onnx", head, "--out", Path(head).with_name("bundle"), "--overwrite"])
     return {"head": head, **calibration}

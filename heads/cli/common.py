@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from embed.cli.console import table, warn
+from embed.cli.console import suggest, table, warn
 from embed.config import TableConfig
 from embed.options import Range
 from embed.spec import InputError
@@ -176,3 +176,12 @@ def tensorboard(folder: Path | None) -> "Iterator[Observer | None]":
                     writers[stage].add_scalar(name, value, step)
 
         yield write if folder else None
+
+
+def suggest_uses(head: Path, cache: str, data: str, images_root: str | None = None) -> None:
+    """Say what one could do next with a head."""
+    root = ["--images-root", images_root] if images_root else []
+    suggest(
+        ["heads", "evaluate", head, "--cache", cache, "--data", data, *root, "--report", "report.html"],
+        ["export", "onnx", head, "--out", head.with_name("bundle")],
+    )

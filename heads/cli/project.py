@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from embed.cli.console import progress
+from embed.cli.console import progress, suggest
 from embed.files import require_out
 
 
@@ -29,4 +29,9 @@ def project(head: Path, /, *, cache: str, out: Path) -> dict[str, object]:
     cosine, opened = require_cosine(loaded, str(head)), Cache.open(cache)
     identity = project_cache(opened, cosine, Identity.from_json(manifest["identity"]), out, progress)
     print(f"{out}: the {opened.count('images'):,} pictures of {cache} in the space of {head}")
+    bundle = out.with_name("bundle")
+    suggest(
+        ["export", "onnx", head, "--space", "--out", bundle],
+        ["runtime", "index", out, "--popularity", "TABLE", "--bundle", bundle, "--out", out.with_name("catalogue")],
+    )
     return {"cache": str(out), "identity": identity.to_json()}

@@ -7,6 +7,7 @@ from typing import Any
 from embed.config import Overwriting
 from embed.files import require_out
 from embed.spec import InputError
+from heads.cli.common import suggest_uses
 
 
 def import_published(weights: Path, /, *, cache: str, out: Path, overwriting: Overwriting) -> dict[str, object]:
@@ -54,6 +55,7 @@ def import_published(weights: Path, /, *, cache: str, out: Path, overwriting: Ov
     print(f"{config.kind} head for vectors of {config.dim} numbers, written to {out}")
     if not scorer:
         print(f"the file does not say for which backbone: {opened.identity.model} is taken from {cache}")
+    suggest_uses(out, cache, "TABLE")
     return {"head": str(out), "kind": config.kind, "model": opened.identity.model}
 
 

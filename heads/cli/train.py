@@ -15,7 +15,7 @@ from embed.files import require_out
 from embed.options import Only, Range, metadata, require_value
 from embed.spec import InputError
 from embed.wording import unknown_name
-from heads.cli.common import HeadTraining, LabelOptions, accuracy_lines, content_ids, tensorboard
+from heads.cli.common import HeadTraining, LabelOptions, accuracy_lines, content_ids, suggest_uses, tensorboard
 from heads.config import (
     PICKSCORE_PROMPTS,
     STEPPED,
@@ -150,6 +150,7 @@ def train(
     save_head(out, trained.head, trained.fold_heads, ids, manifest, overwriting.overwrite)
     checkpoints.clear()
     print(*lines, f"written to {out}", sep="\n")
+    suggest_uses(out, cache, tables.data[0], labels.images_root)
     return {"head": str(out), "split": described, **result}
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from embed.cli.console import progress
+from embed.cli.console import progress, suggest
 from embed.config import DeviceConfig, Overwriting
 from embed.files import require_out, require_out_file
 from embed.options import Range
@@ -67,7 +67,7 @@ def unfreeze(
     The result is compared with the frozen backbone on what was held out, and both backbone and head are written.
 
     Example:
-        plaudit heads unfreeze cache --data a.csv --mode visual_upper_layers --out tuned
+        plaudit heads unfreeze cache --data a.csv --mode visual_last_layer --out tuned
 
     Args:
         cache: A folder made by `python -m embed cache --boundary MODE`.
@@ -124,6 +124,10 @@ def unfreeze(
     print(*accuracy_lines(found), sep="\n")
     print(f"the same score before unfreezing: {told(frozen)}")
     print(f"written to {out}: --pretrained delta:{out}, and a head in {out / 'head'}")
+    suggest(
+        ["embed", "refresh", cache, "--tuned", out, "--out", f"{out}_cache"],
+        ["export", "onnx", out / "head", "--out", out.with_name("bundle")],
+    )
     return {
         "tuned": str(out),
         "parameters": parameters,
