@@ -32,7 +32,7 @@ class LabelOptions(TableConfig):
     """How labels are met with vectors."""
 
     max_missing: Annotated[float, Range(0, 1)] = 0.01
-    """The share of rows that may lack vectors."""
+    """The share of rows whose pictures or prompts may be missing from the cache."""
 
     def read(self, path: str) -> "Records":
         """The records of a table."""
@@ -96,7 +96,8 @@ class PairOptions:
     """Which pairs of a popularity table are trained on."""
 
     min_ratio: Annotated[float | None, Range(1)] = None
-    """Train on pairs whose counts differ at least so many times. By default on all, the surer the more."""
+    """Train only on pairs in which one count is at least this many times the other. By default all pairs teach, clear
+    ones more than close ones."""
 
     def require_use(self, tables: "Sequence[Labels]", losses: Sequence[str], keeps_aside: bool = True) -> None:
         """Raise InputError if --min-ratio is given and chooses no pair: of no table of counts, or with the loss rating

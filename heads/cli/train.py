@@ -51,7 +51,7 @@ class Tables:
     """A table of labels: parquet, csv, json or json lines, or a pattern of its shards in quotes. The first is held
     out from and measured, others only teach."""
     weights: str | None = None
-    """What the loss of each --data counts for, with commas between them: W,... By default 1 each."""
+    """How much the loss of each --data counts, with commas between the numbers: W,... By default 1 each."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Run:
     """How often a head is trained, and what comes with it."""
 
     seeds: Annotated[int, Range(1)] = 1
-    """Train from so many seeds, and print how far they differ."""
+    """Train with this many seeds, and print how far the results differ."""
     split_seeds: Annotated[int, Range(1)] = 1
-    """Do it all with so many splits, and print how far they differ. Kept is the head of the first."""
+    """Do everything with this many splits, and print how far the results differ. The head of the first is kept."""
     resume: bool = False
-    """Go on where a training with the same options was ended."""
+    """Go on where a training with the same options was interrupted."""
     log_dir: Path | None = None
-    """Write what TensorBoard shows to this folder."""
+    """Write the curves of training to this folder, for TensorBoard."""
 
 
 def train(
@@ -100,7 +100,7 @@ def train(
             ratings, or the log rate of counts, and triplet and preference-inbatch are for the head cosine and pairs of
             pictures under one prompt. If there are several tables, one for all, or one each with commas between them.
         config: A file with these options of the head, the loss and the training, as `python -m heads sweep` writes it.
-            What is said here goes before what the file says.
+            Options on the command line go before those in the file.
         split: Hold out PickScore's way: one comparison of each of some prompts of different users (column user_id), of
             which one half chooses the epoch and the other is measured.
     """
