@@ -47,7 +47,7 @@ def _exit_code(program: str, run: Callable[[], None]) -> int:
         module = (error.name or "").partition(".")[0]
         if module not in EXTRAS:
             raise
-        print(f"{program}: needs {module}; in plaudit's folder run: pip install '.[{EXTRAS[module]}]'", file=sys.stderr)
+        print(f"{program}: needs {module}; run: pip install 'plaudit[{EXTRAS[module]}]'", file=sys.stderr)
         return 2
     except (InputError, OSError) as error:
         print(f"{program}: {one_line(error)}", file=sys.stderr)
