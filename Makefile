@@ -3,14 +3,16 @@ PYTHON ?= python3
 EXTRAS ?= train,cpu,starter,dev
 VENV := .venv
 BIN := $(VENV)/bin
+BUILD := .venv-build
 # Ray is large, and autofaiss wants numpy 1, with a pyarrow that still takes it.
 RAY := .venv-ray
 AUTOFAISS := .venv-autofaiss
 $(VENV)/installed: PACKAGES = --editable '.[$(EXTRAS)]'
 $(RAY)/installed: PACKAGES = --editable '.[train,cpu,serve,ray]' pytest httpx
+$(BUILD)/installed: PACKAGES = build twine
 $(AUTOFAISS)/installed: PACKAGES = autofaiss 'pyarrow<26' pillow pytest
 
-.PHONY: demo test test-all check docs fix clean
+.PHONY: demo test test-all check docs dist fix clean
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/emoji/demo.py --out demo
@@ -33,12 +35,18 @@ check: $(VENV)/installed
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
+# Into dist/: what is published.
+dist: $(BUILD)/installed
+	rm -rf dist build/lib
+	$(BUILD)/bin/python -m build
+	$(BUILD)/bin/python -m twine check --strict dist/*
+
 fix: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(RAY) $(AUTOFAISS) demo build dist *.egg-info
+	rm -rf $(VENV) $(RAY) $(AUTOFAISS) $(BUILD) demo build dist *.egg-info
 
 %/installed: pyproject.toml
 	test -x $*/bin/python || $(PYTHON) -m venv $*
