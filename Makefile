@@ -14,7 +14,7 @@ $(AUTOFAISS)/installed: PACKAGES = autofaiss 'pyarrow<26' pillow pytest
 
 .PHONY: demo test test-all check docs dist fix clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/for-demo
 	$(BIN)/python examples/emoji/demo.py --out demo
 
 test: $(VENV)/installed
@@ -22,7 +22,7 @@ test: $(VENV)/installed
 
 # Also what needs more than the development environment; a test that is skipped there fails.
 test-all: test $(RAY)/installed $(AUTOFAISS)/installed
-	$(BIN)/python -m pytest --no-skips tests/wheel.py
+	$(BIN)/python -m pytest --no-skips tests/wheel.py tests/readme.py
 	$(AUTOFAISS)/bin/python -m pytest --no-skips tests/embed/jobs/test_readers.py
 	$(RAY)/bin/python -m pytest --no-skips tests/embed/jobs/test_ray.py tests/runtime/service/test_ray.py
 
@@ -47,6 +47,12 @@ fix: $(VENV)/installed
 
 clean:
 	rm -rf $(VENV) $(RAY) $(AUTOFAISS) $(BUILD) demo build dist *.egg-info
+
+# What the demo needs, without the tools of developers.
+$(VENV)/for-demo: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -qq --editable '.[train,cpu,starter]'
+	touch $@
 
 %/installed: pyproject.toml
 	test -x $*/bin/python || $(PYTHON) -m venv $*
