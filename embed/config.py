@@ -41,7 +41,8 @@ class DeviceConfig:
     """Where torch computes."""
 
     device: str = "auto"
-    """What computes: cpu, cuda, cuda:1 or mps. One that is not there is an error, and auto takes the best that is."""
+    """What computes: cpu, cuda, cuda:1 or mps. A device that is not there is an error. With auto it is the best one
+    that is there."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Argument:
         return get_origin(self.type) is tuple
 
     def value_of(self, read: object) -> object:
-        """The value of the parameter or field, from what was read as `type`; InputError if it is in no range."""
+        """The value of the parameter or field, from what was read as `type`. Raise InputError if it is in no range."""
         if self.option.parse:
             return self.option.parse(str(read))
         if self.option.unit == 1:

@@ -205,7 +205,7 @@ def _split_config(given: partial[SplitConfig], split: str | None) -> SplitConfig
 
 
 def _chosen_options(file: Path | None, given: Mapping[str, Any]) -> dict[str, object]:
-    """The options given, on the command line or else in a file; InputError for one that the head ignores."""
+    """The options given, on the command line or else in a file. Raise InputError for one that the head ignores."""
     known = {one.place[1] or one.place[0]: one for one in arguments_of(train) if one.place[0] in IN_FILES}
     options = {**(_read_options(file, known) if file else {}), **given}
     head = options.get("head", "auto")

@@ -34,7 +34,7 @@ class ModeOptions:
 
     @property
     def name(self) -> str:
-        """The mode; InputError unless it is said in one way."""
+        """The mode. Raise InputError unless it is said in one way."""
         numbers = (self.unfreeze_visual, self.unfreeze_text)
         given = [self.mode is not None, numbers != (None, None), self.fix_rate is not None]
         if sum(given) != 1:
