@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from catalogue_fakes import make_cache, make_labels
@@ -129,6 +130,33 @@ def test_links_lead_somewhere(page: str) -> None:
         if anchor:
             titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
             assert anchor in {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}, link
+
+
+def named(page: str) -> set[str]:
+    """What a page names first in the rows of its tables, between backticks."""
+    rows = re.findall(r"^\| ([^|]*)\|", (ROOT / "docs" / page).read_text(), re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]*)`", row)}
+
+
+def test_what_can_be_chosen_is_on_its_page() -> None:
+    from embed.records.formats import FORMATS
+    from heads.config import Loss
+    from heads.models import HEADS
+
+    assert {name for name in FORMATS if "-" in name or name.isalpha()} <= named("data.md")
+    assert {"blend", *HEADS} <= named("training.md")
+    assert all(f"`{loss}`" in (ROOT / "docs" / "training.md").read_text() for loss in get_args(Loss))
+    assert set(PYPROJECT["project"]["optional-dependencies"]) <= named("install.md")
+    routes = set(re.findall(r'@\w+\.(?:get|post)\(\s*"(/[^"{]*)', ROUTES))
+    shown = {route for page in PAGES for route in re.findall(r"/[\w/]+", page.read_text())}
+    assert {route.rstrip("/") for route in routes} <= shown
+
+
+def test_every_benchmark_is_named_with_what_it_found() -> None:
+    text = "".join(page.read_text() for page in PAGES)
+    started_by_others = {"catalogue_data.py", "load.py", "triplet_loss.py"}
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert path.name in started_by_others or path.name in text, f"say in docs/evidence.md what {path.name} found"
 
 
 @pytest.fixture(scope="module")
