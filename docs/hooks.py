@@ -20,11 +20,36 @@ ABOUT_PYTHON = """# Python
 `from plaudit import ...` has these names. They are imported when they are first used, so that `import plaudit` takes no
 time, and `Scorer`, `Catalogue` and `Client` need no torch.
 """
+ABOUT_MODULES = """# Python modules
+
+What the commands call. These modules are where a program of yours would begin that goes further than
+[the names of plaudit](python.md); they may change with a minor version, which the CHANGELOG tells.
+"""
+CALLED = {
+    "Embedding": ("embed.jobs.build.BuildConfig", "embed.jobs.build.build_cache", "embed.jobs.merge.merge_caches"),
+    "Heads": (
+        *("heads.store.disk.load_head", "heads.store.disk.load_committee"),
+        *("heads.config.HeadConfig", "heads.config.TrainConfig", "heads.config.SplitConfig", "heads.config.Protocol"),
+        *("heads.training.folds.Task", "heads.training.folds.train_heads", "heads.evaluation.evaluate.evaluate"),
+    ),
+    "Rewards": ("heads.reward.adapters",),
+    "Bundles": ("export.config.ExportConfig", "export.bundle_writer.export_bundle"),
+    "Catalogues": (
+        *("runtime.catalogue.writer.build", "runtime.catalogue.writer.refresh", "runtime.catalogue.queries.find"),
+        *("runtime.config.Wish", "runtime.config.IndexConfig", "runtime.config.PopularityConfig"),
+        "runtime.catalogue.milvus.MilvusCatalogue",
+    ),
+    "Clients": ("runtime.client.AsyncClient",),
+}
 
 
 def generated() -> dict[str, str]:
     """Each generated page's text, by its name below reference/."""
     pages = {"commands": _of_commands("plaudit", plaudit.ABOUT, plaudit.COMMANDS) + _overview(), "python": _of_names()}
+    pages["modules"] = ABOUT_MODULES + "".join(
+        f"\n## {title}\n" + "".join(f"\n::: {path}\n    options: {{heading_level: 3}}\n" for path in paths)
+        for title, paths in CALLED.items()
+    )
     for package in plaudit.PACKAGES:
         main = importlib.import_module(f"{package}.cli.main")
         pages[package] = _of_commands(f"plaudit {package}", main.ABOUT, main.COMMANDS)

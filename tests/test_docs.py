@@ -12,6 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -160,16 +161,28 @@ def test_every_benchmark_is_named_with_what_it_found() -> None:
 
 
 @pytest.fixture(scope="module")
-def generated() -> dict[str, str]:
+def hooks() -> ModuleType:
     spec = importlib.util.spec_from_file_location("docs_hooks", ROOT / "docs" / "hooks.py")
     assert spec and spec.loader
     hooks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hooks)
-    pages: dict[str, str] = hooks.generated()
-    return pages
+    return hooks
 
 
-def test_every_command_and_every_name_is_described(generated: dict[str, str]) -> None:
+def test_a_page_that_has_no_place_gets_one(hooks: ModuleType) -> None:
+    config = SimpleNamespace(nav=[{"Start": "index.md"}, {"Guides": [{"Install": "install.md"}]}])
+    more = hooks.on_config(config).nav[-1]["More"]
+    assert "faq.md" in more and "guides/platform.md" in more and not {"index.md", "install.md"} & set(more)
+
+
+def test_links_out_of_the_docs_name_the_file(hooks: ModuleType) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="guides/platform.md"))
+    text = "[How](../../CONTRIBUTING.md#x), [Data](../data.md)"
+    assert hooks.on_page_markdown(text, page, None, None) == "How (`CONTRIBUTING.md`), [Data](../data.md)"
+
+
+def test_every_command_and_every_name_is_described(hooks: ModuleType) -> None:
+    generated = hooks.generated()
     for package in ("plaudit", *plaudit.PACKAGES):
         page = generated["commands" if package == "plaudit" else package]
         program = "plaudit" if package == "plaudit" else f"plaudit {package}"
