@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from doc_pages import blocks, commands_in
+from doc_pages import blocks, check_command, commands_in
 from paths import ROOT
 from PIL import Image
 
@@ -48,6 +48,11 @@ def test_the_commands_of_the_readme_work(tmp_path: Path) -> None:
             said[" ".join(words[1:3])] = done.stdout + done.stderr
     assert "What you could do next:" in said["run likes.csv"]
     assert len(said) == 8 and len(said["runtime score"].splitlines()) >= 4
+    suggested = [line for text in said.values() for line in text.splitlines() if line.startswith("  plaudit ")]
+    assert len(suggested) >= 8
+    for line in suggested:
+        for words in commands_in(line):
+            check_command(words)
     for made in ("out/report.html", "out/catalogue/manifest.json", "mine/report.html", "mine/hits.html"):
         assert (tmp_path / made).stat().st_size
     assert "<img" in (tmp_path / "mine" / "report.html").read_text()
