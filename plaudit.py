@@ -14,7 +14,10 @@ import sys
 from collections.abc import Sequence
 
 PACKAGES = ("embed", "heads", "export", "runtime")
-COMMANDS = {"run": "export.cli.whole:whole"}
+COMMANDS = {
+    "run": "export.cli.whole:whole",
+    "completion": "export.cli.completion:completion",
+}
 ABOUT = (
     "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path; the commands"
     " of the packages are `plaudit embed`, `plaudit heads`, `plaudit export` and `plaudit runtime`, each with --help."

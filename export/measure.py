@@ -214,7 +214,7 @@ def decoding_of(
 
 def choose_decoding(backbone: "Backbone", inputs: Sequence[str], config: ExportConfig) -> DecodingEntry:
     """The least scale at which the vectors of the large pictures among the given ones keep the cosine that `embed
-    cache` asks for by default; InputError where there is none."""
+    cache` asks for by default. Raise InputError if there is none."""
     least = Wanted.min_cosine
     measured = []
     for scale in SCALES:

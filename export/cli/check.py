@@ -32,6 +32,9 @@ def check(
     First the bundle's reference is scored with this machine's onnxruntime. Then, if torch and the weights are here, the
     bundle is compared with torch.
 
+    Example:
+        plaudit export check bundle --runtime-only
+
     Args:
         bundle: A folder made by `python -m export onnx`.
         providers: What runs the graphs: cpu, cuda or another execution provider of onnxruntime. By default the best

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embed.cli.console import progress
+from embed.cli.console import progress, suggest
 from embed.config import Overwriting
 from embed.files import require_out
 from export.cli.samples import Samples, parity_table
@@ -28,6 +28,9 @@ def onnx(
     """Write a bundle: ONNX graphs, tokenizer, reference and model card.
 
     The bundle is compared with torch, and nothing is written if it is too far off.
+
+    Example:
+        plaudit export onnx head --images pictures --precision fp32,int8 --out bundle
 
     Args:
         head: A folder made by `python -m heads train`.
@@ -66,5 +69,7 @@ def onnx(
 
 def _report(out: Path, manifest: "BundleManifest") -> dict[str, object]:
     print(*parity_table(manifest["parity"]), f"written to {out}", sep="\n")
+    if "image" in manifest["graphs"][next(iter(manifest["graphs"]))]:
+        suggest(["runtime", "score", out, "--prompt", "a prompt", "PICTURE"], ["runtime", "serve", out])
     size_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
     return {"bundle": str(out), "size_bytes": size_bytes, "parity": manifest["parity"]}

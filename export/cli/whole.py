@@ -31,6 +31,9 @@ def whole(
     Each step is a command that is printed before it runs, so that it can be run again with other options. Run it again
     after it was interrupted, or with a table that has grown: what was embedded is not embedded again.
 
+    Example:
+        plaudit run likes.csv --images pictures --out out
+
     Args:
         table: The table of pictures and choices: parquet, csv, json, json lines, or a pattern of its shards in quotes.
         images: The folder or URL where the table's relative paths start. By default the table's own folder.

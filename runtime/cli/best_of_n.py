@@ -23,6 +23,9 @@ def best_of_n(
 ) -> dict[str, object]:
     """Choose the best of many pictures that were generated for each prompt.
 
+    Example:
+        plaudit runtime best-of-n bundle --prompts prompts.txt --images generated
+
     Args:
         bundle: A folder made by `python -m export onnx`.
         prompts: A file of prompts, one a line.

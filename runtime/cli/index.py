@@ -26,6 +26,9 @@ def index(
 ) -> dict[str, object]:
     """Make a catalogue of a cache's pictures and their popularity.
 
+    Example:
+        plaudit runtime index cache --popularity a.csv --bundle bundle --out catalogue
+
     Args:
         cache: A folder made by `python -m embed cache`.
         out: The folder to write the catalogue to.

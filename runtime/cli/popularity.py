@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from embed.cli.console import table, warn
+from embed.cli.console import suggest, table, warn
 from embed.config import parse_columns
 from embed.options import Option
 from embed.spec import Identity, InputError, require_same_identity
@@ -151,6 +151,7 @@ def report(catalogue: "Catalogue", rows: "PopularRows") -> dict[str, object]:
     ]
     if efforts:
         print(*table(["popularity weight", "probes", "candidates", "recall at 10"], efforts), sep="\n")
+    suggest(["runtime", "similar", catalogue.path, "PICTURE", "--popularity-weight", "0.3", "--sheet", "hits.html"])
     return {
         "catalogue": str(catalogue.path),
         "version": catalogue.manifest["version"],

@@ -24,6 +24,9 @@ def refresh(
 ) -> dict[str, object]:
     """Give a catalogue new counts, pictures or deletions.
 
+    Example:
+        plaudit runtime refresh catalogue --popularity today.csv
+
     Args:
         catalogue: A folder made by `python -m runtime index`.
         popularity: A table of new counts with the columns that `index` reads, or predicted:BUNDLE.

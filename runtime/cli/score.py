@@ -20,11 +20,14 @@ def score(
 ) -> dict[str, object]:
     """Score pictures under a prompt, the preferred first.
 
+    Example:
+        plaudit runtime score bundle --prompt "a cat" pictures --top 20
+
     Args:
         bundle: A folder made by `python -m export onnx`.
         images: The files of pictures, and folders, of which every picture is scored.
         prompt: What the pictures should show. It is needed if the head reads it.
-        top: Show so many of the preferred pictures only. By default all.
+        top: Show only this many of the preferred pictures. By default all.
     """
     from runtime.scoring.scorer import Scorer
 

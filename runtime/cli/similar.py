@@ -48,6 +48,9 @@ def similar(
 ) -> dict[str, object]:
     """Find pictures that are similar and popular.
 
+    Example:
+        plaudit runtime similar catalogue cat.jpg --popularity-weight 0.3
+
     Args:
         catalogue: A folder made by `python -m runtime index`.
         image: The file of a picture that the hits should be like.
