@@ -13,7 +13,8 @@ from embed.files import atomic_write, sha256_file
 from embed.graphs.trace import OPSET
 from embed.ort import require_onnxruntime
 from embed.progress import Step
-from export import card, compose
+from export import card
+from export.graphs import compose
 from export.measure import torch_scores
 from runtime.config import CUDA_PRECISION, Precision, SessionConfig
 from runtime.scoring.bundle import (

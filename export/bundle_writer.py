@@ -22,9 +22,10 @@ from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity
-from export import compose, cuda, parity
+from export import cuda, parity
 from export.bundle_files import OPEN, begun_manifest, check_graphs, finish, save_reference, write_graphs, write_manifest
 from export.config import ExportConfig
+from export.graphs import compose
 from export.measure import decoding_of, measure, torch_vectors
 from heads.config import PROMPTS
 from runtime.config import CUDA_PRECISION, Precision

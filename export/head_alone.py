@@ -15,10 +15,11 @@ from embed.arrays import Float32s
 from embed.files import atomic_write, replacing
 from embed.progress import Progress, silent
 from embed.spec import InputError
-from export import compose, parity
+from export import parity
 from export.bundle_files import OPEN, begun_manifest, check_graphs, finish, save_reference, write_graphs, write_manifest
 from export.bundle_writer import REFERENCE_ROWS
 from export.config import ExportConfig, ParityConfig
+from export.graphs import compose
 from export.measure import score_matrix, torch_scores
 from runtime.scoring.bundle import WEIGHTS_FILE, BundleManifest, Parity, PrecisionParity, open_bundle
 from runtime.scoring.scorer import Scorer

@@ -54,7 +54,7 @@ def onnx(
 
     backbone = load_backbone(source)
     if space:
-        from export.space import into_space
+        from export.graphs.space import into_space
         from heads.store.project import require_cosine
 
         backbone, loaded = into_space(backbone, require_cosine(loaded, str(head)))

@@ -14,9 +14,9 @@ from export_tiny import CALIBRATION, changed_manifest
 
 from embed.cache.store import Cache
 from embed.cli import main as embed_main
-from export import compose
 from export.cli.main import main
 from export.config import ExportConfig
+from export.graphs import compose
 from export.head_alone import export_head_alone
 from export.parity import ParityError
 from heads.cli import main as heads_main
