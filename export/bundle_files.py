@@ -17,15 +17,8 @@ from export import card
 from export.graphs import compose
 from export.measure import torch_scores
 from runtime.config import CUDA_PRECISION, Precision, SessionConfig
-from runtime.scoring.bundle import (
-    FORMAT,
-    BundleManifest,
-    FileEntry,
-    GraphEntry,
-    Part,
-    Tensors,
-    manifest_bytes,
-)
+from runtime.scoring.bundle import FORMAT, manifest_bytes
+from runtime.scoring.manifest import BundleManifest, FileEntry, GraphEntry, Part, Tensors
 from runtime.scoring.scorer import Scorer
 
 if TYPE_CHECKING:

@@ -29,7 +29,8 @@ from export.graphs import compose
 from export.measure import decoding_of, measure, torch_vectors
 from heads.config import PROMPTS
 from runtime.config import CUDA_PRECISION, Precision
-from runtime.scoring.bundle import WEIGHTS_FILE, BundleManifest, Part
+from runtime.scoring.bundle import WEIGHTS_FILE
+from runtime.scoring.manifest import BundleManifest, Part
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embed.spec import UNKNOWN
-from runtime.scoring.bundle import BundleManifest, DecodingParity, Parity, PrecisionParity
+from runtime.scoring.manifest import BundleManifest, DecodingParity, Parity, PrecisionParity
 
 
 def model_card(manifest: BundleManifest) -> str:

@@ -18,8 +18,8 @@ from embed.spec import InputError
 from export import parity
 from export.graphs import compose
 from runtime.config import CUDA_PRECISION, Precision, SessionConfig
-from runtime.scoring.bundle import Part
 from runtime.scoring.graphs import runnable
+from runtime.scoring.manifest import Part
 
 if TYPE_CHECKING:
     from onnx import ModelProto

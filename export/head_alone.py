@@ -21,7 +21,8 @@ from export.bundle_writer import REFERENCE_ROWS
 from export.config import ExportConfig, ParityConfig
 from export.graphs import compose
 from export.measure import score_matrix, torch_scores
-from runtime.scoring.bundle import WEIGHTS_FILE, BundleManifest, Parity, PrecisionParity, open_bundle
+from runtime.scoring.bundle import WEIGHTS_FILE, open_bundle
+from runtime.scoring.manifest import BundleManifest, Parity, PrecisionParity
 from runtime.scoring.scorer import Scorer
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from export import parity
 from export.config import ExportConfig, ParityConfig
 from heads.config import picture_inputs
 from runtime.config import SessionConfig
-from runtime.scoring.bundle import DecodingEntry, DecodingParity, Parity, PrecisionParity, open_bundle
+from runtime.scoring.bundle import open_bundle
 from runtime.scoring.graphs import runnable
+from runtime.scoring.manifest import DecodingEntry, DecodingParity, Parity, PrecisionParity
 from runtime.scoring.scorer import Picture, Scorer
 
 if TYPE_CHECKING:

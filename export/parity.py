@@ -12,7 +12,7 @@ from embed.arrays import Array, Bools, Floats, UInt8s
 from embed.spec import InputError
 from heads.metrics import flipped_pairs, spearman
 from runtime.config import Precision
-from runtime.scoring.bundle import UncertaintyParity
+from runtime.scoring.manifest import UncertaintyParity
 
 # Limits at fp32. Scores may be logits of any size: the limit is for scores up to 1 and grows with the largest.
 MAX_SCORE_DIFFERENCE = 1e-4

@@ -14,7 +14,8 @@ from export.config import ParityConfig
 from runtime.config import SessionConfig
 
 if TYPE_CHECKING:
-    from runtime.scoring.bundle import Bundle, Parity
+    from runtime.scoring.bundle import Bundle
+    from runtime.scoring.manifest import Parity
 
 
 def check(

@@ -11,7 +11,7 @@ from export.cli.samples import Samples, parity_table
 from export.config import ExportConfig
 
 if TYPE_CHECKING:
-    from runtime.scoring.bundle import BundleManifest
+    from runtime.scoring.manifest import BundleManifest
 
 
 def onnx(

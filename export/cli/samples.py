@@ -11,7 +11,7 @@ from export.card import lowest_cosine, measured_on
 from export.config import ParityConfig
 
 if TYPE_CHECKING:
-    from runtime.scoring.bundle import Parity
+    from runtime.scoring.manifest import Parity
 
 Config = TypeVar("Config", bound=ParityConfig)
 

@@ -25,8 +25,9 @@ from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
 from runtime.config import CUDA_PRECISION, SessionConfig
-from runtime.scoring.bundle import OUTPUTS, WEIGHTS_FILE, Bundle, BundleError, open_bundle
+from runtime.scoring.bundle import WEIGHTS_FILE, Bundle, BundleError, open_bundle
 from runtime.scoring.graphs import BATCH, CUDA, Pixels, Sessions, first_provider
+from runtime.scoring.manifest import OUTPUTS
 
 Picture = str | os.PathLike[str] | bytes | Image | UInt8s
 
