@@ -88,7 +88,9 @@ def _spearman(theirs: Floats, ours: Floats) -> float:
     return float(all(constant)) if any(constant) else spearman(theirs, ours)
 
 
-def require_parity(parity: ScoreParity, cosine_min: float, score_limit: float, max_flips: float) -> None:
+def require_parity(
+    parity: ScoreParity, cosine_min: float, score_limit: float, max_flips: float, output: str = ""
+) -> None:
     """Raise ParityError that says what is too far off. `score_limit` and MIN_COSINE bind at fp32 alone."""
     faults = []
     if parity.precision == "fp32" and not parity.max_score_difference <= score_limit:
@@ -102,7 +104,8 @@ def require_parity(parity: ScoreParity, cosine_min: float, score_limit: float, m
         )
     if faults:
         figures = f"rank correlation {parity.spearman:.4f}, lowest cosine {cosine_min:.6f}"
-        raise ParityError(f"{parity.precision} and torch disagree: {'; '.join(faults)}; {figures}")
+        of = f" about {output}" if output else ""
+        raise ParityError(f"{parity.precision} and torch disagree{of}: {'; '.join(faults)}; {figures}")
 
 
 def uncertainty_parity(precision: Precision, reference: Array, ours: Array, limit: float) -> UncertaintyParity:

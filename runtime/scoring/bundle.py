@@ -14,9 +14,9 @@
 
 A bundle for vectors that are made elsewhere has of the graphs only head.onnx, and no tokenizer.
 
-A calibrated head, or one with a committee, gives more outputs beside the score: see `runtime.scoring.manifest.OUTPUTS`. The first precision of a
-bundle has the names above, any other carries its own, as in `image.int8.onnx`. Reading a bundle runs no code from it.
-Knows no session.
+A calibrated head, or one with a committee, gives more outputs beside the score, and a bundle may hold several heads:
+see `runtime.scoring.outputs`. The first precision of a bundle has the names above, any other carries its own, as in
+`image.int8.onnx`. Reading a bundle runs no code from it. Knows no session.
 """
 
 import hashlib

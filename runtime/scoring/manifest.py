@@ -41,6 +41,19 @@ class HeadEntry(TypedDict):
     committee: NotRequired[dict[str, int] | None]  # how many members give the uncertainty, and of how many groups
 
 
+class OutputEntry(TypedDict):
+    """What the manifest of a bundle with several outputs says of one of them; the first is a head's."""
+
+    name: str
+    kind: Literal["head", "blend", "similarity"]
+    inputs: list[str]  # the vectors that it depends on
+    terms: NotRequired[dict[str, float]]  # of a blend: the weight of each output that it sums
+    config: NotRequired[dict[str, object]]  # of a head, as all that follows: the fields of heads.models.HeadConfig
+    committee: NotRequired[dict[str, int] | None]
+    calibration: NotRequired[dict[str, Any] | None]
+    provenance: NotRequired[dict[str, Any]]  # training, data, split and metrics, where its manifest says them
+
+
 class UncertaintyParity(TypedDict):
     """How far uncertainties are from torch's, and how large these are."""
 
@@ -48,13 +61,21 @@ class UncertaintyParity(TypedDict):
     mean: float
 
 
+class OutputParity(TypedDict):
+    """How far one output of several is from torch."""
+
+    scores: dict[str, Any]  # the fields of export.parity.ScoreParity, and the limit at fp32
+    uncertainty: NotRequired[UncertaintyParity]  # where the bundle gives one, and torch was asked
+
+
 class PrecisionParity(TypedDict):
     """How far the graphs of one precision are from torch."""
 
-    scores: dict[str, Any]  # the fields of export.parity.ScoreParity, and the limit at fp32
+    scores: dict[str, Any]  # of the first head: the fields of export.parity.ScoreParity, and the limit at fp32
     vectors: dict[str, dict[str, Any]]  # by name, the fields of embed.graphs.trace.Certificate
     whole_graph: NotRequired[float]  # the largest difference of scores between model.onnx and the parts
     uncertainty: NotRequired[UncertaintyParity]  # where the bundle gives one, and torch was asked
+    outputs: NotRequired[dict[str, OutputParity]]  # by name, where there are more than the first head's
 
 
 class DecodingParity(TypedDict):
@@ -101,7 +122,8 @@ class BundleManifest(TypedDict):
     opset: int
     identity: dict[str, Any]  # the fields of Identity
     source: dict[str, Any]  # the fields of Source
-    head: HeadEntry
+    head: HeadEntry  # the first, with the inputs of all
+    outputs: NotRequired[list[OutputEntry]]  # absent where there is one head alone
     precisions: list[Precision]
     tokenizer: dict[str, Any] | None  # the fields of TokenizerConfig
     calibration: dict[str, Any] | None  # as heads.evaluation.calibration fits it
