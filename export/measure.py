@@ -111,7 +111,9 @@ class Compared:
                 found[name]["uncertainty"] = doubt
         first, *others = found
         vectors_found = {name: one.to_json() for name, one in certificates.items()}
-        figures: PrecisionParity = {**found[first], "vectors": vectors_found}
+        figures: PrecisionParity = {"scores": found[first]["scores"], "vectors": vectors_found}
+        if "uncertainty" in found[first]:
+            figures["uncertainty"] = found[first]["uncertainty"]
         if others:
             figures["outputs"] = {name: found[name] for name in others}
         return figures

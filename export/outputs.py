@@ -207,7 +207,7 @@ def _terms(text: str, formula: str) -> dict[str, float]:
             said = f"--blend {text!r} is no weighted sum of outputs at {rest[:30]!r}"
             wanted = "wanted one such as '0.7*liked + 0.3*aesthetic' or 'mix = liked - 0.5*unsafe'"
             raise InputError(f"{said}; {wanted}") from None
-        if found[2] in terms or not np.isfinite(np.float32(weight)):
+        if found[2] in terms or abs(weight) > np.finfo(np.float32).max.item():
             raise InputError(f"--blend {text!r}: wanted each output once, with a finite weight, not {found[0].strip()}")
         terms[found[2]], rest = weight, rest[found.end() :]
     return terms

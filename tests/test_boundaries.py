@@ -58,7 +58,8 @@ MAY_IMPORT = {
         *("runtime.scoring", "runtime.catalogue", "runtime.service.network"),
     },
     "runtime.service.routes": {
-        *("embed", "embed.inputs", "runtime.catalogue", "runtime.service.network", "runtime.service.answering"),
+        *("embed", "embed.inputs", "runtime.scoring", "runtime.catalogue"),
+        *("runtime.service.network", "runtime.service.answering"),
     },
     "runtime.service": {
         *("embed", "embed.process", "runtime.service.network", "runtime.service.docs"),

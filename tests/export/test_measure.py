@@ -14,7 +14,8 @@ from embed.inputs.images import load_pixels, load_scaled
 from embed.spec import InputError
 from export.bundle_writer import export_bundle
 from export.config import ExportConfig
-from export.measure import choose_decoding, torch_scores, torch_vectors
+from export.measure import choose_decoding, torch_vectors
+from export.outputs import torch_scores
 from export.parity import generated_pictures
 from runtime.scoring.bundle import open_bundle
 from runtime.scoring.manifest import BundleManifest
