@@ -105,7 +105,8 @@ def _head(
 def _use(manifest: BundleManifest) -> str:
     check = "python -m export check BUNDLE"
     if any("image" in graphs for graphs in manifest["graphs"].values()):
-        return f"```\npython -m runtime score BUNDLE --prompt 'a photo of a cat' 1.jpg\n{check}\n```"
+        named = " --outputs all" if manifest.get("outputs") else ""
+        return f"```\npython -m runtime score BUNDLE --prompt 'a photo of a cat'{named} 1.jpg\n{check}\n```"
     vectors = ", ".join(f'"{name}": {name}s' for name in manifest["head"]["inputs"])
     return (
         "It holds a head alone and scores vectors that the backbone below makes elsewhere, (n, d) float32 of length 1."
