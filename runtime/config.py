@@ -44,7 +44,7 @@ class SessionConfig:
 
 @dataclass(frozen=True)
 class TableConfig:
-    """Which columns of a table are scored."""
+    """Which columns of a table are scored, and by which outputs."""
 
     image_column: str = "image"
     """The column of pictures: paths, or the bytes of files."""
@@ -54,6 +54,8 @@ class TableConfig:
     """One prompt for all rows, in place of a column."""
     images_root: str | None = None
     """The folder where relative paths start. By default the table's own folder."""
+    outputs: Annotated[tuple[str, ...] | None, Option(parse=comma_separated)] = None
+    """The outputs to give, with commas between them, or all. By default the first head's."""
 
 
 @dataclass(frozen=True)

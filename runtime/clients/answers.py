@@ -58,6 +58,7 @@ class Score:
     uncertainty: float | None = None
     calibrated_score: float | None = None
     percentile: float | None = None  # 0 to 100
+    outputs: Mapping[str, "Score"] | None = None  # those asked for by name, of which the above is the first
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -157,7 +157,7 @@ class Engine:
     async def score(
         self, job: Job, prompts: Sequence[str | None], pictures: Sequence[Picture]
     ) -> list[dict[str, float] | ImageError]:
-        """The head's outputs by name, of each picture under its prompt, or what is wrong with it."""
+        """What the heads give each picture under its prompt, as the graphs call it, or what is wrong with it."""
         read = prompts if self.scorer.reads_text else [None] * len(pictures)
         each = zip(pictures, read, strict=True)
         found = await asyncio.gather(*(self._run(job, picture, prompt, scored=True) for picture, prompt in each))

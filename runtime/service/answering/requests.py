@@ -27,6 +27,7 @@ TEXTS = {"description": "a text, or several"}
 SIDES = ("like", "dislike")
 KINDS = ("text", "id", "url")  # of what a side names, beside files
 ITEM_FORM = {"image": FILES, "url": TEXTS, "prompt": TEXTS}
+SCORE_FORM = ITEM_FORM | {"output": TEXTS}
 SIMILAR_FORM = dict.fromkeys(SIDES, FILES) | {f"{side}_{kind}": TEXTS for side in SIDES for kind in KINDS}
 
 
@@ -65,6 +66,10 @@ class ScoreRequest(Closed):
         Field(description="one, or one for each picture; needed where the head reads it"),
     ] = None
     images: Annotated[list[JsonPicture], Field(min_length=1, fail_fast=True)]
+    outputs: Annotated[
+        list[str] | None,
+        Field(max_length=100, fail_fast=True, description="of a bundle with several: their names, the main one first"),
+    ] = None
 
     @property
     def prompts(self) -> list[str]:
@@ -123,10 +128,9 @@ class ItemError(BaseModel):
     message: str
 
 
-class ScoreItem(BaseModel):
-    """One picture's score, or its error."""
+class Values(BaseModel):
+    """What one output of a bundle says of a picture."""
 
-    ok: bool
     score: float | None = None
     uncertainty: Annotated[float | None, Field(description="standard error of the score, where the head has one")] = (
         None
@@ -135,6 +139,13 @@ class ScoreItem(BaseModel):
     percentile: Annotated[float | None, Field(description="0 to 100: how many of the reference's scores lie below")] = (
         None
     )
+
+
+class ScoreItem(Values):
+    """One picture's score, or its error."""
+
+    ok: bool
+    outputs: Annotated[dict[str, Values] | None, Field(description="those asked for, by name")] = None
     error: ItemError | None = None
 
 

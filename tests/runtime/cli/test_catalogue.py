@@ -14,8 +14,13 @@ from catalogue_fakes import identity, make_cache, unit_vectors
 from embed.files import content_id
 from runtime.cli import popularity, similar
 from runtime.cli.main import COMMANDS, main
+from runtime.scoring.outputs import Output, Outputs
 
 VECTORS = unit_vectors(60, 16, clusters=6)
+
+
+def outputs_of(inputs):
+    return Outputs((Output("score", inputs, {"score": "score"}),))
 
 
 class FakeScorer:
@@ -24,6 +29,7 @@ class FakeScorer:
     identity = identity(16)
     inputs = ("image_embedding",)
     reads_text = False
+    named = outputs_of(inputs)
 
     def embed_images(self, images):
         return VECTORS[[int(path.stem) for path in images]]
@@ -31,7 +37,7 @@ class FakeScorer:
     def embed_prompts(self, prompts):
         return VECTORS[[len(prompt) for prompt in prompts]]
 
-    def score_vectors(self, features):
+    def score_vectors(self, features, asked=None):
         return {"score": features["image_embedding"][:, 0]}
 
 
@@ -185,15 +191,15 @@ def test_a_predictor_reads_what_the_cache_has(monkeypatch):
 
     scorer, pictures, rows = FakeScorer(), Pictures(), np.array([5, 3, 8])
     scorer.bundle = SimpleNamespace(path="b")
-    scorer.inputs = ("image_embedding", "image_pooled")
-    scorer.score_vectors = lambda f: {"score": f["image_embedding"][:, 0] + f["image_pooled"][:, 0]}
+    scorer.named = outputs_of(("image_embedding", "image_pooled"))
+    scorer.score_vectors = lambda f, asked: {"score": f["image_embedding"][:, 0] + f["image_pooled"][:, 0]}
     prompts = pa.chunked_array([["a", "b", None]])
     with pytest.raises(InputError, match="features before the projection, which are not there"):
         popularity.predictor(scorer)(pictures, rows, prompts)
     pictures.pooled = 10 * VECTORS
     monkeypatch.setattr(popularity, "PREDICTED_ROWS", 2)
     np.testing.assert_allclose(popularity.predictor(scorer)(pictures, rows, prompts), 11 * VECTORS[rows, 0])
-    scorer.reads_text = True
+    scorer.named = outputs_of(("image_embedding", "text_embedding"))
     with pytest.raises(InputError, match="1 pictures have no prompt"):
         popularity.predictor(scorer)(pictures, rows, prompts)
 
