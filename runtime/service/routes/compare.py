@@ -189,8 +189,8 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
 
     @app.post(f"{PATH}/next", **told(NextRequest, NextAnswer))
     async def next_pairs(request: Request) -> Response:
-        """The next pairs of one person. One that was given out and never answered comes again after ten minutes; with
-        `holding`, at once unless the page holds it."""
+        """The next pairs of one person: first those that were given out before and have no vote, unless the page says
+        that it holds them, then new ones."""
         asked = await read_json_request(request, NextRequest)
         voter = await comparing.voter(request, checked_name(asked.voter))
         return await given(voter, await comparing.next(request, voter, asked.count, asked.holding), asked.holding)

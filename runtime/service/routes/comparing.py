@@ -5,7 +5,6 @@ Whatever waits for the database or the disk does so in threads. Knows no route.
 
 import asyncio
 import contextlib
-import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -34,9 +33,6 @@ from runtime.service.routes.views import Size, Views
 COOKIE = "plaudit_voter"
 ANYONE = "anonymous"  # who gives no name
 ATTEMPTS = 5  # at pairs whose pictures can be shown
-HELD_S = 600.0  # for which whoever was given a pair is taken to hold it
-MOST_PENDING = 20  # pairs of one person that wait for an answer
-MOST_GIVEN = 100_000
 SCORED_TOGETHER = 8
 MOST_SCORED = 20_000  # candidates; of more, so many drawn at random
 PAUSE_S = 0.05  # between looks at whether there is nothing else to do than to score candidates
@@ -64,7 +60,6 @@ class Comparing:
         self.database = open_database(config.votes)
         service.closers.append(self.database.close)
         self.collector = Collector(self.database, candidates, pairs, config)
-        self._given: dict[str, float] = {}  # when showings were handed out last
         self._scored_for = ""  # the digest of the bundle
         self._scoring: asyncio.Task[None] | None = None
 
@@ -97,10 +92,8 @@ class Comparing:
         return await asyncio.to_thread(reading)
 
     async def next(self, request: Request, voter: str, count: int, holding: Collection[str] = ()) -> list[Showing]:
-        """This person's next showings, but for those that they hold; fewer where nothing is left.
-
-        First come those that they were given some time ago and never answered, or any where there are too many.
-        """
+        """This person's next showings, but for those that they hold: those that have no vote yet, then new ones; fewer
+        where nothing is left."""
         pending = await self.read(partial(ledger.pending, voter=voter))
         waiting = [showing for showing in pending if showing.id not in holding]
         begun = await self.read(partial(series.current, voter=voter))
@@ -108,11 +101,7 @@ class Comparing:
             own = [showing for showing in waiting if showing.series == begun.id]
             held = any(showing.series == begun.id for showing in pending)
             return own[:1] if held else await self._next_of(request, voter, begun)
-        since = time.monotonic() - HELD_S
-        waiting = [showing for showing in waiting if showing.series is None]
-        if len(waiting) < MOST_PENDING and not holding:
-            waiting = [showing for showing in waiting if self._given.get(showing.id, -math.inf) < since]
-        found = waiting[:count]
+        found = [showing for showing in waiting if showing.series is None][:count]
         for _ in range(ATTEMPTS):
             if len(found) == count:
                 break
@@ -121,15 +110,7 @@ class Comparing:
                 break
             found += await self._shown(request, voter, proposals)
         self._score_candidates()
-        self._note_given(found)
         return found
-
-    def _note_given(self, showings: list[Showing]) -> None:
-        for showing in showings:
-            self._given.pop(showing.id, None)
-            self._given[showing.id] = time.monotonic()
-        while len(self._given) > MOST_GIVEN:
-            self._given.pop(next(iter(self._given)))
 
     async def begin(self, request: Request, voter: str, prompt: str) -> list[Showing]:
         """Begin a series of this prompt, or with none end the last; gives the next showings."""
