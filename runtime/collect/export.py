@@ -20,6 +20,7 @@ from runtime.config import VotesExportConfig
 PRIOR_RIGHT, PRIOR_OF = 4.0, 5.0  # what is believed of a person before the first gold answer: 4 of 5 are right
 LEAST_GOLD = 3  # gold answers, below which nobody is left out
 BATCH = 1000
+OF_NO_USE = ("repeat", "gold")
 
 SCHEMA = pa.schema(
     [
@@ -63,16 +64,17 @@ class Reliability:
 def votes_table(connection: Connection, config: VotesExportConfig) -> pa.Table:
     """The votes that the config wants, in the order in which they were given; raise InputError where there are none.
 
-    The caption is empty where it is the same of all: then pictures are compared, whatever they stand under.
+    The caption is empty where all votes are of one prompt: then pictures are compared, whatever they stand under.
     """
     weights = voter_weights(connection, config)
     batches = [pa.RecordBatch.from_pylist(rows, SCHEMA) for rows in _rows(connection, config, weights)]
     table = pa.Table.from_batches(batches, SCHEMA)
     if not len(table):
         raise InputError(f"there are no votes to export ({config.part}); wanted at least one that is not skipped")
-    if len(table["caption"].unique()) == 1:  # which tells no pair from another
-        none = pa.repeat("", len(table))
-        table = table.set_column(0, "caption", none)
+    asked = t.showings.c.drawn.not_in(OF_NO_USE)
+    prompts = connection.scalar(sa.select(sa.func.count(sa.distinct(t.showings.c.prompt))).where(asked))
+    if prompts == 1:  # which tells no pair from another
+        table = table.set_column(0, "caption", pa.repeat("", len(table)))
     # A column of nothing would be read as pictures that are missing.
     empty = [name for name in table.column_names if name.startswith(("jpg_", "image_")) and _all_null(table, name)]
     return table.drop_columns(empty)
@@ -119,7 +121,7 @@ def _rows(
         .join_from(force, t.showings, force.c.showing == t.showings.c.id)
         .join(left, left.c.id == t.showings.c.left)
         .join(right, right.c.id == t.showings.c.right)
-        .where(t.showings.c.drawn.not_in(("repeat", "gold")), force.c.choice != "skip")
+        .where(t.showings.c.drawn.not_in(OF_NO_USE), force.c.choice != "skip")
         .order_by(force.c.id)
     )
     if config.part != "all":
