@@ -96,7 +96,7 @@ def similar(
         from runtime.catalogue.sheet import Tile
 
         addresses = opened.addresses([hit.key for hit in hits], images_root)
-        tiles = [Tile(hit.key, *of_hit) for hit, *of_hit in zip(hits, addresses, figures, strict=True)]
+        tiles = [Tile(hit.key, where, of_hit) for hit, where, of_hit in zip(hits, addresses, figures, strict=True)]
         asked = [Tile(Path(name).name, [name], note="asked with") for name in _files(image, likes)]
         title = f"Similar to {likes.text or (image and image.name) or likes.id or 'what was asked with'}"
         show_sheet(sheet or Path("similar.html"), [*asked, *tiles], title, open)
