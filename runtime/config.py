@@ -18,6 +18,8 @@ Dialect = Literal["flow-factory", "unirl"]
 DIALECT_PATHS: dict[Dialect, tuple[str, ...]] = {"flow-factory": ("/compute",), "unirl": ("/score", "/rewards")}
 
 MIB = 2**20
+# Of a blended score, by default: a popular picture beats one of the same kind that nobody liked, and no other kind.
+POPULARITY_WEIGHT = 0.3
 DAY_S = 86_400
 
 
@@ -42,7 +44,7 @@ class SessionConfig:
 
 @dataclass(frozen=True)
 class TableConfig:
-    """Which columns of a table are scored."""
+    """Which columns of a table are scored, and by which outputs."""
 
     image_column: str = "image"
     """The column of pictures: paths, or the bytes of files."""
@@ -52,6 +54,8 @@ class TableConfig:
     """One prompt for all rows, in place of a column."""
     images_root: str | None = None
     """The folder where relative paths start. By default the table's own folder."""
+    outputs: Annotated[tuple[str, ...] | None, Option(parse=comma_separated)] = None
+    """The outputs to give, with commas between them, or all. By default the first head's."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +94,9 @@ class Wish:
 
     k: Annotated[int, Option("-k"), Range(1)] = 10
     """How many hits to give."""
-    popularity_weight: Annotated[float, Range(-1e6, 1e6)] = 0.0
-    """The weight of popularity. The score of a hit is its cosine plus this weight times its percentile over 100."""
+    popularity_weight: Annotated[float, Range(-1e6, 1e6)] = POPULARITY_WEIGHT
+    """The weight of popularity: a hit's blended score is its cosine plus this times its percentile over 100. With 0,
+    hits are the most similar pictures, whoever liked them."""
     min_percentile: Annotated[float, Range(0, 100)] = 0.0
     """The lowest percentile of popularity that a hit may have."""
     where: str | None = None
@@ -103,11 +108,18 @@ class Wish:
     """A column, such as the creator. Each of its values gets no more than --per-group hits."""
     per_group: Annotated[int, Range(1)] = 1
     """How many hits one value of the column --group-by may have. Hits without a value are not counted."""
+    include_query: bool = False
+    """Let the pictures that the hits should be like or unlike be hits themselves, where they are in the catalogue."""
     exclude: Annotated[Collection[str], Internal()] = ()
-    """The ids of pictures that are no hits."""
+    """The ids of the query's own pictures, which are no hits without `include_query`."""
 
     def __post_init__(self) -> None:
         require_valid(self)
+
+    @property
+    def excluded(self) -> Collection[str]:
+        """The ids of pictures that are no hits."""
+        return () if self.include_query else self.exclude
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from embed.files import write_json
-from embed.spec import InputError
+from embed.spec import STARTER, InputError
 
 RECORD = "run.json"  # says that a folder was made here, and by which commands
 SAMPLES = 100  # pictures on which the bundle is compared with torch
@@ -20,7 +20,7 @@ def whole(
     *,
     images: str | None = None,
     out: Path,
-    model: str = "starter",
+    model: str = STARTER,
     pretrained: str | None = None,
     format: str | None = None,
     columns: str | None = None,
@@ -56,7 +56,7 @@ def whole(
     reading = _options({"--images-root": images, "--format": format, "--columns": columns})
     cache, head, bundle, catalogue = (str(out / name) for name in ("cache", "head", "bundle", "catalogue"))
     backbone = _options({"--model": model, "--pretrained": pretrained})
-    features = _options({"--features": "projected,pooled" if model == "starter" else None})
+    features = _options({"--features": "projected,pooled" if model == STARTER else None})
     compared = ["--images", images, "--samples", str(SAMPLES)] if images and Path(images).is_dir() else []
     report = str(out / "report.html")
     steps = [

@@ -44,7 +44,7 @@ def find(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
 
     More are fetched until enough are left, so what is taken out never costs a hit that exists.
     """
-    fetch = wish.k + len(wish.exclude)
+    fetch = wish.k + len(wish.excluded)
     if wish.dedup is not None or wish.group_by is not None:
         fetch *= 4
     while True:
@@ -57,7 +57,7 @@ def find(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
 
 
 def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:
-    hits = [hit for hit in hits if hit.id not in wish.exclude]
+    hits = [hit for hit in hits if hit.id not in wish.excluded]
     if wish.dedup is not None and hits:
         distinct = distinct_rows(catalogue.vectors_of(hits), wish.dedup)
         hits = [hit for hit, keep in zip(hits, distinct, strict=True) if keep]

@@ -29,7 +29,8 @@ def refresh(
 
     Args:
         catalogue: A folder made by `python -m runtime index`.
-        popularity: A table of new counts with the columns that `index` reads, or predicted:BUNDLE.
+        popularity: A table of new counts with the columns that `index` reads, or predicted:BUNDLE
+            or predicted:BUNDLE#OUTPUT.
         cache: The cache in which new pictures are.
         delete: Pictures to leave out.
     """

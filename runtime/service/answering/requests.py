@@ -12,6 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from embed.inputs.base64_text import from_base64
 from embed.inputs.images import ImageError
+from runtime.config import POPULARITY_WEIGHT
 
 # A red pixel, so that the examples of the documentation work as they are.
 EXAMPLE_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -26,6 +27,7 @@ TEXTS = {"description": "a text, or several"}
 SIDES = ("like", "dislike")
 KINDS = ("text", "id", "url")  # of what a side names, beside files
 ITEM_FORM = {"image": FILES, "url": TEXTS, "prompt": TEXTS}
+SCORE_FORM = ITEM_FORM | {"output": TEXTS}
 SIMILAR_FORM = dict.fromkeys(SIDES, FILES) | {f"{side}_{kind}": TEXTS for side in SIDES for kind in KINDS}
 
 
@@ -64,6 +66,10 @@ class ScoreRequest(Closed):
         Field(description="one, or one for each picture; needed where the head reads it"),
     ] = None
     images: Annotated[list[JsonPicture], Field(min_length=1, fail_fast=True)]
+    outputs: Annotated[
+        list[str] | None,
+        Field(max_length=100, fail_fast=True, description="of a bundle with several: their names, the main one first"),
+    ] = None
 
     @property
     def prompts(self) -> list[str]:
@@ -102,7 +108,7 @@ class SimilarRequest(Closed):
     likes: Annotated[list[Like], Field(min_length=1, fail_fast=True)]
     dislikes: Annotated[list[Like], Field(fail_fast=True)] = []
     k: Annotated[int, Field(ge=1, le=1000)] = 10
-    popularity_weight: Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)] = 0.0
+    popularity_weight: Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)] = POPULARITY_WEIGHT
     min_percentile: Annotated[FiniteFloat, Field(ge=0, le=100)] = 0.0
     where: (
         Annotated[str, Field(max_length=2000, description="such as: category = 'Objects' and year >= 2024")] | None
@@ -110,6 +116,7 @@ class SimilarRequest(Closed):
     dedup: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
     group_by: Annotated[str, Field(max_length=200)] | None = None
     per_group: Annotated[int, Field(ge=1, le=1000)] = 1
+    include_query: Annotated[bool, Field(description="let the likes' and dislikes' own pictures be hits")] = False
     front: Annotated[bool, Field(description="all that no other beats in similarity and popularity")] = False
 
 
@@ -121,10 +128,9 @@ class ItemError(BaseModel):
     message: str
 
 
-class ScoreItem(BaseModel):
-    """One picture's score, or its error."""
+class Values(BaseModel):
+    """What one output of a bundle says of a picture."""
 
-    ok: bool
     score: float | None = None
     uncertainty: Annotated[float | None, Field(description="standard error of the score, where the head has one")] = (
         None
@@ -133,6 +139,13 @@ class ScoreItem(BaseModel):
     percentile: Annotated[float | None, Field(description="0 to 100: how many of the reference's scores lie below")] = (
         None
     )
+
+
+class ScoreItem(Values):
+    """One picture's score, or its error."""
+
+    ok: bool
+    outputs: Annotated[dict[str, Values] | None, Field(description="those asked for, by name")] = None
     error: ItemError | None = None
 
 
@@ -177,7 +190,7 @@ class EmbedAnswer(_Answer):
 
 
 class HitItem(BaseModel):
-    """One picture found; score = similarity + popularity_weight * popularity."""
+    """One picture found; blended_score = similarity + popularity_weight * popularity."""
 
     id: str
     key: Annotated[str, Field(description="its name in the catalogue")]
@@ -187,7 +200,7 @@ class HitItem(BaseModel):
     count: float | None
     rate: Annotated[float | None, Field(description="count / exposures, where the catalogue has exposures")]
     title: Annotated[str | None, Field(description="the column title of the catalogue, or else its column prompt")]
-    score: float
+    blended_score: float
     metadata: Annotated[dict[str, Any], Field(description="the other columns of the catalogue")]
     thumbnail: Annotated[str, Field(description="path of the picture made small", examples=["/v1/thumbnails/6e3c8f"])]
 
