@@ -28,6 +28,7 @@ MARKS = {
     "bundle": "bundle.json",
     "tuned backbone": "tuned.json",
     "sweep": "sweep.json",
+    "tuned generator": "tuning.json",
     "job of scores": "job.json",
     "catalogue": f"v{'[0-9]' * 6}",
     "cache": "manifest.json",
@@ -39,6 +40,9 @@ HOLDS = {
     "bundle": ("bundle.json", "*.onnx", "weights.bin", "tokenizer.json", "reference.npz", "README.md"),
     "tuned backbone": ("tuned.json", "delta.safetensors", "head"),
     "sweep": ("sweep.json", "best.json"),
+    "tuned generator": (
+        *("tuning.json", "pytorch_lora_weights.safetensors", "unet", "transformer", "report.html", "README.md"),
+    ),
     "Triton repository": (),
 }
 GROWING = ("job of scores", "catalogue", "cache")  # are written in their place, and others in a folder beside it
