@@ -31,6 +31,7 @@ MARKS = {
     "job of scores": "job.json",
     "catalogue": f"v{'[0-9]' * 6}",
     "cache": "manifest.json",
+    "pipeline": "model_index.json",
     "Triton repository": "*/config.pbtxt",
 }
 # What the folders that are replaced may hold; of a Triton repository it is one model and its parts.
@@ -39,6 +40,7 @@ HOLDS = {
     "bundle": ("bundle.json", "*.onnx", "weights.bin", "tokenizer.json", "reference.npz", "README.md"),
     "tuned backbone": ("tuned.json", "delta.safetensors", "head"),
     "sweep": ("sweep.json", "best.json"),
+    "pipeline": ("model_index.json", "unet", "scheduler"),
     "Triton repository": (),
 }
 GROWING = ("job of scores", "catalogue", "cache")  # are written in their place, and others in a folder beside it
