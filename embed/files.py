@@ -32,6 +32,7 @@ MARKS = {
     "job of scores": "job.json",
     "catalogue": f"v{'[0-9]' * 6}",
     "cache": "manifest.json",
+    "pipeline": "model_index.json",
     "Triton repository": "*/config.pbtxt",
 }
 # What the folders that are replaced may hold; of a Triton repository it is one model and its parts.
@@ -43,6 +44,7 @@ HOLDS = {
     "tuned generator": (
         *("tuning.json", "pytorch_lora_weights.safetensors", "unet", "transformer", "report.html", "README.md"),
     ),
+    "pipeline": ("model_index.json", "unet", "scheduler"),
     "Triton repository": (),
 }
 GROWING = ("job of scores", "catalogue", "cache")  # are written in their place, and others in a folder beside it
