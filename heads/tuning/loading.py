@@ -67,11 +67,11 @@ def _load(name: str, dtype: torch.dtype) -> "DiffusionPipeline":
     if kind == "PixelPipeline":
         from heads.tuning.pixel import PixelPipeline
 
-        return PixelPipeline.from_pretrained(name, torch_dtype=dtype)
+        return PixelPipeline.from_pretrained(name, dtype=dtype)
     # Diffusers wants to be told of what is not there.
     unused = {part: None for part in UNUSED[kind] if listed.get(part, [None])[0] is None or part == "safety_checker"}
     try:
-        return getattr(diffusers, kind).from_pretrained(name, torch_dtype=dtype, use_safetensors=True, **unused)
+        return getattr(diffusers, kind).from_pretrained(name, dtype=dtype, use_safetensors=True, **unused)
     except (ValueError, TypeError) as error:  # what diffusers raises for parts that are missing or do not fit
         raise InputError(f"{name} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from embed.arrays import Floats, Ints
 from embed.files import atomic_write, replacing, write_json
@@ -191,10 +192,18 @@ def save_weights(folder: Path, trained: Trained) -> None:
     from diffusers.loaders import StableDiffusionLoraLoaderMixin
     from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import save as to_safetensors
 
     layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(family.module))
     saver = type(family.pipeline) if hasattr(family.pipeline, "save_lora_weights") else StableDiffusionLoraLoaderMixin
-    saver.save_lora_weights(folder, **{f"{family.part}_lora_layers": layers})
+
+    def write(tensors: Mapping[str, Tensor], filename: str) -> None:
+        with atomic_write(Path(filename)) as file:
+            file.write(
+                to_safetensors({name: tensor.contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+            )
+
+    saver.save_lora_weights(folder, **{f"{family.part}_lora_layers": layers}, save_function=write)
 
 
 def card(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:
