@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from embed.spec import InputError
 from heads.tuning.process import Diffusion, Flow, Process
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, ModelMixin
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 JOINT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
@@ -54,7 +54,7 @@ class Family:
                 f" {', '.join(self.needs)}"
             )
         self.pipeline = pipeline
-        self.module: nn.Module = getattr(pipeline, self.part)
+        self.module: ModelMixin = getattr(pipeline, self.part)
         self.process: Process = type(self).process_of(pipeline.scheduler)
         self.side = self.side_of(size)
         self.autocast = autocast
@@ -63,12 +63,13 @@ class Family:
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return next(self.module.parameters()).device
+        device: torch.device = next(self.module.parameters()).device
+        return device
 
     @property
     def scale(self) -> int:
         """The pixels of a latent, along a side."""
-        return 2 ** (len(self.pipeline.vae.config.block_out_channels) - 1)
+        return int(2 ** (len(self.pipeline.vae.config.block_out_channels) - 1))
 
     @property
     def size(self) -> int:
@@ -92,7 +93,7 @@ class Family:
     @property
     def fold(self) -> int:
         """By what the number of latents along a side must be divisible."""
-        return 2 ** (len(self.module.config.block_out_channels) - 1)
+        return int(2 ** (len(self.module.config.block_out_channels) - 1))
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
         """(count, c, h, w), drawn on the CPU, so that every device begins with the same."""
@@ -131,7 +132,8 @@ class Family:
         found = vae.encode((pixels * 2 - 1).to(self.device, vae.dtype), return_dict=False)[0]
         drawn = found.mean + found.std * torch.randn(found.mean.shape, generator=generator).to(found.mean)
         shift = getattr(vae.config, "shift_factor", None) or 0.0
-        return ((drawn - shift) * vae.config.scaling_factor).to(self.dtype)
+        clean: Tensor = ((drawn - shift) * vae.config.scaling_factor).to(self.dtype)
+        return clean
 
     def checkpoint(self) -> None:
         """Compute the blocks of model and decoder twice, and keep less in memory."""

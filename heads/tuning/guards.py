@@ -75,9 +75,11 @@ class Guards:
         columns = {name: torch.cat([one[name] for one in found]) for name in found[0]}
         pixels = columns.pop("pixels")
         vectors = columns.pop("vectors", None)
+        reward, judge = (columns[name].double().numpy() if name in columns else None for name in ("reward", "judge"))
         return Look(
             pixels,
-            *(columns[name].double().numpy() if name in columns else None for name in ("reward", "judge")),
+            reward,
+            judge,
             diversity=np.zeros(0) if vectors is None else diversity(vectors, self.config.judge_pictures),
             sharpness=columns["sharpness"].double().numpy(),
             distance=self._distance(pixels),
@@ -138,4 +140,5 @@ def sharpness(pixels: Tensor) -> Tensor:
     down, across = (torch.fft.fftfreq(side, device=pixels.device) for side in grey.shape[1:])
     fine = (down[:, None].square() + across.square()).sqrt() >= FINE
     total = energy.sum(dim=(1, 2)).clamp_min(math.ulp(1.0))
-    return (energy * fine).sum(dim=(1, 2)) / total
+    share: Tensor = (energy * fine).sum(dim=(1, 2)) / total
+    return share

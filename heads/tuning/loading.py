@@ -58,7 +58,9 @@ def _load(name: str, dtype: torch.dtype) -> "DiffusionPipeline":
         listed = json.loads(index.read_text("utf-8")) if index.is_file() else _listed_on_hub(name)
     except ValueError as error:
         raise InputError(f"{index} is damaged ({error}); save the pipeline again") from None
-    kind = listed.get("_class_name") if isinstance(listed, dict) else None
+    if not isinstance(listed, dict):
+        raise InputError(f"{index} is damaged; save the pipeline again")
+    kind = listed.get("_class_name")
     if kind not in FAMILIES:
         raise InputError(f"{name} is a pipeline of {kind}, which cannot be tuned; wanted one of {', '.join(FAMILIES)}")
     for part, of in listed.items():

@@ -117,7 +117,8 @@ class Flow:
         """Logit-normal, as Stable Diffusion 3 was trained, and shifted as its sampling is."""
         sigma = torch.randn(count, generator=generator).sigmoid()
         shift = self.scheduler.config.shift
-        return 1000 * shift * sigma / (1 + (shift - 1) * sigma)
+        times: Tensor = 1000 * shift * sigma / (1 + (shift - 1) * sigma)
+        return times
 
     def noised(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
         sigma = self._sigma(times, clean)

@@ -126,7 +126,8 @@ class Run:
         reward = self.material.reward
         assert reward is not None
         found = reward(pixels.to(reward.device, torch.float32), list(prompts))
-        return (found - self.middle) / self.spread
+        standardised: Tensor = (found - self.middle) / self.spread
+        return standardised
 
     def _loop(self, checkpoints: Checkpoints | None) -> Loop:
         config, count = self.config, self.count

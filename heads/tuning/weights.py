@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,9 @@ from embed.spec import InputError
 from heads.training.loop import replaced
 from heads.tuning.families import Family
 
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
 
 class Trained:
     """The weights that move. In `untuned()` the module is what it was before."""
@@ -18,7 +22,7 @@ class Trained:
     def __init__(self, family: Family, rank: int | None, seed: int = 0, keeps_reference: bool = False) -> None:
         """A LoRA of that rank, or the whole module for None, of which a copy is kept if it is referred to later."""
         self.family, self.rank = family, rank
-        self.reference: nn.Module | None = None
+        self.reference: ModelMixin | None = None
         self.base: dict[str, Tensor] = {}  # on the CPU, where no copy of the module is kept
         if rank is not None:
             _add_lora(family, rank, seed)
@@ -28,7 +32,9 @@ class Trained:
             else:
                 self.base = {name: p.detach().to("cpu", copy=True) for name, p in family.module.named_parameters()}
             family.module.requires_grad_(True)
-        self.parameters = {name: p for name, p in family.module.named_parameters() if p.requires_grad}
+        self.parameters: dict[str, nn.Parameter] = {
+            name: p for name, p in family.module.named_parameters() if p.requires_grad
+        }
 
     @property
     def count(self) -> int:
