@@ -59,8 +59,14 @@ class Diffusion:
                 f"the pipeline's scheduler {type(scheduler).__name__} predicts"
                 f" {config.get('prediction_type', 'something else')}; wanted one of {', '.join(PREDICTIONS)} by betas"
             )
-        # DDIM would clip where other schedulers, which have no such option, do not.
-        self.scheduler = DDIMScheduler.from_config(config, clip_sample=config.get("clip_sample", False))
+        # DDIM would clip where other schedulers, which have no such option, do not; and of times spread over the whole
+        # range it does not know which one follows.
+        spacing = config.get("timestep_spacing", "leading")
+        self.scheduler = DDIMScheduler.from_config(
+            config,
+            clip_sample=config.get("clip_sample", False),
+            timestep_spacing="leading" if spacing == "linspace" else spacing,
+        )
 
     def times(self, steps: int, tokens: int) -> Tensor:
         self.scheduler.set_timesteps(steps)

@@ -67,7 +67,7 @@ def stable_diffusion(folder: Path) -> DiffusionPipeline:
 def stable_diffusion_2(folder: Path) -> DiffusionPipeline:
     """With velocities."""
     made = stable_diffusion(folder)
-    made.scheduler = PNDMScheduler(skip_prk_steps=True, prediction_type="v_prediction", **BETAS)
+    made.scheduler = PNDMScheduler(skip_prk_steps=True, steps_offset=1, prediction_type="v_prediction", **BETAS)
     return made
 
 
