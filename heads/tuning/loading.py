@@ -74,7 +74,7 @@ def _load(name: str, dtype: torch.dtype) -> "DiffusionPipeline":
     unused = {part: None for part in UNUSED[kind] if listed.get(part, [None])[0] is None or part == "safety_checker"}
     try:
         return getattr(diffusers, kind).from_pretrained(name, dtype=dtype, use_safetensors=True, **unused)
-    except (ValueError, TypeError) as error:  # what diffusers raises for parts that are missing or do not fit
+    except (ValueError, TypeError, OSError) as error:  # what diffusers raises for parts that are missing or do not fit
         raise InputError(f"{name} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
 
 

@@ -26,6 +26,7 @@ from heads.tuning.train import Run
 from heads.tuning.weights import Trained
 
 FORMAT = 1
+LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
 SHOWN = 24  # pairs of pictures on the page
 NAMES = {
     "reward": "reward",
@@ -97,7 +98,7 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
         found.append(f"The judge {word}{' than before' * (word != 'cannot tell')}: {told(judge.difference, '+.3g')}.")
     if not config.guards:
         found.append("No guard was on: the last weights are kept, whatever became of the pictures.")
-    elif judge is None:
+    elif run.material.judge is None:
         found.append("There was no judge: the last weights are kept, and the reward is the only one that likes them.")
     elif loop.best_epoch == 0:
         found.append(
@@ -190,11 +191,10 @@ def save_weights(folder: Path, trained: Trained) -> None:
         family.module.save_pretrained(folder / family.part)
         return
     from diffusers.loaders import StableDiffusionLoraLoaderMixin
-    from diffusers.utils import convert_state_dict_to_diffusers
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import save as to_safetensors
 
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(family.module))
+    layers = get_peft_model_state_dict(family.module)
     saver = type(family.pipeline) if hasattr(family.pipeline, "save_lora_weights") else StableDiffusionLoraLoaderMixin
 
     def write(tensors: Mapping[str, Tensor], filename: str) -> None:
@@ -218,7 +218,7 @@ def card(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:
     elif hasattr(family.pipeline, "load_lora_weights"):
         use = 'pipeline.load_lora_weights("OUT")'
     else:
-        use = f'pipeline.{family.part}.load_lora_adapter("OUT", prefix="{family.part}")'
+        use = f'pipeline.{family.part}.load_lora_adapter("OUT", prefix="{family.part}", weight_name="{LORA}")'
     rows = "\n".join(
         f"| {NAMES[name]} | {number(one.before, '.4g')} | {number(one.after, '.4g')} | {told(one.difference, '+.3g')} |"
         for name, one in outcome.figures.items()
