@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -41,11 +42,11 @@ class Memory:
         return 1 + (limit - self.of(1)) // max(1, self.more)
 
 
-class Peak(TorchDispatchMode):  # type: ignore[misc]
+class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside the block, the most bytes at a time of tensors that operations have made."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now, self.most = 0, 0
         self._seen = set[int]()
 
@@ -80,3 +81,15 @@ def bytes_of(modules: Iterable[nn.Module]) -> int:
         for one in (*module.parameters(), *module.buffers())
     }
     return sum(tensors.values())
+
+
+def memory_of(device: torch.device) -> int | None:
+    """The bytes that a step may take on a GPU, all but a tenth; None where the system gives what it has."""
+    if device.type != "cuda":
+        return None
+    return int(0.9 * torch.cuda.get_device_properties(device).total_memory)
+
+
+def is_memory(error: RuntimeError) -> bool:
+    """Whether an error says that memory is at its end."""
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

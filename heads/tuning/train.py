@@ -7,6 +7,7 @@ had not been, and a batch that is cut in more parts is the same batch.
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from heads.tuning.config import LATE, REWARD_WEIGHT, TuneConfig
 from heads.tuning.data import Examples, Preferences
 from heads.tuning.families import Family
 from heads.tuning.guards import Guards, Look, generator_of
-from heads.tuning.memory import STATE_BYTES, Memory, Peak, bytes_of
+from heads.tuning.memory import STATE_BYTES, Memory, Peak, bytes_of, is_memory, memory_of
 from heads.tuning.methods import denoising, dpo, draft, refl
 from heads.tuning.weights import Trained
 
@@ -56,6 +57,7 @@ class Run:
     ) -> None:
         """`name` is that of the pipeline. Raise InputError where the method lacks what it learns from."""
         require_material(material, config)
+        config = replace(config, guidance=config.guidance or family.guidance)
         self.family, self.material, self.config = family, material, config
         self.middle, self.spread = 0.0, 1.0
         self.kl = config.kl(material.pretrain is not None)
@@ -65,17 +67,21 @@ class Run:
         )
         if not config.keep_activations:
             family.checkpoint()
-        limit = config.max_vram_bytes or _memory_of(family.device)
-        self.memory = None if limit is None else self._measured()
+        limit = config.max_vram_bytes or memory_of(family.device)
+        self.parts = config.batch_size
+        self._training: Loop | None = None
+        with self._advice():
+            self.memory = None if limit is None else self._measured()
         self.parts = config.accumulate or self._parts_for(limit)
         seer = material.judge or material.reward
         self.guards = Guards(
             family, material.aside, config, material.reward, material.judge, seer.encoder if seer else None
         )
-        self.first = self.guards.look(self.at_once)
+        with self._advice():
+            self.first = self.guards.look(self.at_once)
         self.middle, self.spread = _scale(self.first)
         self.last = self.first
-        self.loop = self._loop(self._checkpoints(own, name, folder))
+        self.loop = self._training = self._loop(self._checkpoints(own, name, folder))
 
     @property
     def at_once(self) -> int:
@@ -102,16 +108,12 @@ class Run:
                     on_look(loop.step, self.last)
                 step()
 
-            try:
+            with self._advice():
                 if not loop.history:
                     if self.config.guards:
                         on_look(0, self.first)
                     loop.record_epoch()
                 loop.run(epochs, after)
-            except RuntimeError as error:
-                if not _is_memory(error):
-                    raise
-                raise self._out_of_memory() from None
 
     def losses(self, step: int, batch: Batch) -> Iterator[Tensor]:
         """The losses of the parts of a batch."""
@@ -192,8 +194,8 @@ class Run:
         """What steps with one picture and with two take: of pictures made in no more steps than have a gradient."""
         config = replace(self.config, sampling_steps=self.config.draft_steps)
         most = []
-        for pictures in (1, 2):
-            draws = _Draws(self, config, 0, np.arange(pictures) % self.count)
+        for pictures in (1, 1, 2):  # the first time prompts are read that are then remembered
+            draws = _Draws(self, config, 0, np.zeros(pictures, np.int64))
             with Peak() as peak:
                 draws.loss(slice(0, pictures))[0].backward()  # type: ignore[no-untyped-call]
             for parameter in self.trained.parameters.values():
@@ -203,7 +205,7 @@ class Run:
         parts = [*self.family.pipeline.components.values(), trained.reference, material.reward, material.judge]
         kept = bytes_of(part for part in parts if isinstance(part, nn.Module))
         state = STATE_BYTES + 4 * (self.config.ema is not None)
-        return Memory(kept + state * trained.count, most[0], max(0, most[1] - most[0]))
+        return Memory(kept + state * trained.count, most[1], max(0, most[2] - most[1]))
 
     def _parts_for(self, limit: int | None) -> int:
         """Into how many parts a batch is cut, so that each fits."""
@@ -219,12 +221,22 @@ class Run:
         )
         return parts
 
+    @contextmanager
+    def _advice(self) -> Iterator[None]:
+        """Say what to do where memory ends inside the block, and save what was trained so far."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_memory(error):
+                raise
+            raise self._out_of_memory() from None
+
     def _out_of_memory(self) -> InputError:
-        loop = self.loop
+        loop = self._training
         advice = f"say --accumulate {2 * self.parts}" if self.at_once > 1 else "make smaller pictures with --size"
         also = ", or leave --keep-activations out" if self.config.keep_activations else ""
         saved = ""
-        if loop.checkpoints and loop.step:
+        if loop and loop.checkpoints and loop.step:
             loop.save()
             saved = f"; the {loop.step} steps so far are in {loop.checkpoints.folder}, and the same command goes on"
         torch.cuda.empty_cache()
@@ -262,10 +274,10 @@ class _Draws:
     def _rewarded(self, some: slice) -> tuple[Tensor, dict[str, float]]:
         run, config, family = self.run, self.config, self.run.family
         prompts = [run.material.prompts[number] for number in self.numbers[some]]
-        told = family.conditions(prompts, config.guidance > 1)
+        told = family.conditions(prompts, config.strength > 1)
         reference = run.trained if run.kl else None
         given = family, self.noise[some], told, lambda pixels: run.score(pixels, prompts)
-        how = config.sampling_steps, config.guidance
+        how = config.sampling_steps, config.strength
         if config.method == "refl":
             lost = refl(*given, *how, self.place, reference)
         else:
@@ -321,14 +333,3 @@ def _scale(look: Look) -> tuple[float, float]:
             " to teach; choose another, or raise --judge-pictures"
         )
     return float(look.reward.mean()), float(look.reward.std(ddof=1))
-
-
-def _memory_of(device: torch.device) -> int | None:
-    """The bytes that a step may take on a GPU, all but a tenth; None where the system gives what it has."""
-    if device.type != "cuda":
-        return None
-    return int(0.9 * torch.cuda.get_device_properties(device).total_memory)
-
-
-def _is_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
