@@ -66,9 +66,16 @@ def tune(
     from embed.records.formats import read_records
     from heads.report.figures import ends, number
     from heads.reward.module import Reward
-    from heads.tuning.data import kept_aside, read_examples, read_preferences, read_prompts
+    from heads.tuning.data import (
+        Material,
+        kept_aside,
+        read_examples,
+        read_preferences,
+        read_prompts,
+        require_material,
+    )
     from heads.tuning.result import NAMES, measure, page_of, save, verdict
-    from heads.tuning.train import Material, Run, require_material
+    from heads.tuning.train import Run
     from heads.unfreeze.distributed import find_ranks
 
     def records(path: str) -> "Records":

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +20,10 @@ from embed.arrays import Ints
 from embed.backbones.backbone import weights_hash
 from embed.progress import Progress, silent
 from embed.spec import InputError
-from heads.reward.module import Reward
 from heads.training.checkpoint import Checkpoints
 from heads.training.loop import Batch, Loop, rates
 from heads.tuning.config import LATE, REWARD_WEIGHT, TuneConfig
-from heads.tuning.data import Examples, Preferences
+from heads.tuning.data import Material, require_material
 from heads.tuning.families import Family
 from heads.tuning.guards import Guards, Look, generator_of
 from heads.tuning.memory import STATE_BYTES, Memory, Peak, bytes_of, is_memory, memory_of
@@ -36,18 +35,6 @@ logger = logging.getLogger(__name__)
 
 # Options that change how much memory a step takes, and not what it computes.
 MEMORY_ALONE = ("accumulate", "keep_activations", "max_vram_bytes")
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a generator is tuned with."""
-
-    prompts: Sequence[str]  # to train on
-    aside: Sequence[str]  # to judge on
-    reward: Reward | None = None
-    judge: Reward | None = None
-    preferences: Preferences | None = None  # of dpo
-    pretrain: Examples | None = None
 
 
 class Run:
@@ -327,14 +314,6 @@ class _Draws:
         places = map(int, some)
         found = [family.encode(one[None], generator_of(*self.seed, i)) for i, one in zip(places, pixels, strict=True)]
         return torch.cat(found)
-
-
-def require_material(material: Material, config: TuneConfig) -> None:
-    """Raise InputError where a method lacks what it learns from."""
-    if config.method == "dpo" and material.preferences is None:
-        raise InputError("dpo learns from people's choices between pictures; say --data TABLE")
-    if config.method != "dpo" and material.reward is None:
-        raise InputError(f"{config.method} learns from a reward; say --reward HEAD")
 
 
 def _scale(look: Look) -> tuple[float, float]:

@@ -23,12 +23,12 @@ from heads.config import HeadConfig
 from heads.reward.module import Reward
 from heads.training.loop import Loop
 from heads.tuning.config import TuneConfig
-from heads.tuning.data import read_examples, read_preferences
+from heads.tuning.data import Material, read_examples, read_preferences
 from heads.tuning.guards import Look
 from heads.tuning.loading import load_family
 from heads.tuning.pixel import PixelPipeline
 from heads.tuning.result import LORA, measure, page_of, save, save_weights
-from heads.tuning.train import Material, Run
+from heads.tuning.train import Run
 from heads.unfreeze.distributed import Ranks
 
 TINY: dict[str, Any] = {"steps": 4, "judge_every": 2, "batch_size": 3, "sampling_steps": 2, "judge_pictures": 2}
