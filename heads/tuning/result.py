@@ -92,20 +92,20 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
     loop, config = run.loop, run.config
     every, found = loop.epoch_steps, []
     judge = outcome.figures.get("judge")
-    if judge is not None:
-        low, high = judge.difference.low, judge.difference.high
-        word = "likes the pictures better" if low > 0 else "likes the pictures less" if high < 0 else "cannot tell"
-        found.append(f"The judge {word}{' than before' * (word != 'cannot tell')}: {told(judge.difference, '+.3g')}.")
-    if not config.guards:
-        found.append("No guard was on: the last weights are kept, whatever became of the pictures.")
-    elif run.material.judge is None:
-        found.append("There was no judge: the last weights are kept, and the reward is the only one that likes them.")
-    elif loop.best_epoch == 0:
+    if config.guards and loop.best and loop.best_epoch == 0:
         found.append(
             "No look of the guards was better than the one at the untuned generator, so its weights are kept and"
             " nothing has changed; try a lower --learning-rate, a higher --kl-weight, or another reward."
         )
-    elif loop.best_epoch < len(loop.history) - 1:
+    elif judge is not None:
+        low, high = judge.difference.low, judge.difference.high
+        said = "likes them better" if low > 0 else "likes them less" if high < 0 else "cannot tell them apart"
+        found.append(f"The judge saw the pictures of before and after, and {said}: {told(judge.difference, '+.3g')}.")
+    if not config.guards:
+        found.append("No guard was on: the last weights are kept, whatever became of the pictures.")
+    elif run.material.judge is None:
+        found.append("There was no judge: the last weights are kept, and the reward is the only one that likes them.")
+    elif 0 < loop.best_epoch < len(loop.history) - 1:
         found.append(
             f"The judge liked step {loop.best_epoch * every} best, and less what came after, to step {loop.step}: the"
             f" weights of step {loop.best_epoch * every} are kept."
