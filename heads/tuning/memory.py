@@ -93,4 +93,5 @@ def memory_of(device: torch.device) -> int | None:
 
 def is_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory is at its end."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    said = ("not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)

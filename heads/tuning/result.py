@@ -21,6 +21,7 @@ from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
 from heads.report.figures import number, told
 from heads.report.page import Picture
 from heads.report.tuned import BeforeAfter, tuned_page
+from heads.tuning.config import TuneConfig
 from heads.tuning.guards import Guards, Look
 from heads.tuning.train import Run
 from heads.tuning.weights import Trained
@@ -110,13 +111,24 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
             f"The judge liked step {loop.best_epoch * every} best, and less what came after, to step {loop.step}: the"
             f" weights of step {loop.best_epoch * every} are kept."
         )
-    refused = [i * every for i, record in enumerate(loop.history) if record["validation_accuracy"] == -math.inf]
+    refused = [
+        f"{i * every} ({_why_refused(record, loop.history[0], config)})"
+        for i, record in enumerate(loop.history)
+        if record["validation_accuracy"] == -math.inf
+    ]
     if refused:
-        found.append(
-            f"Guards refused the weights of step {', '.join(map(str, refused))}: the pictures of a prompt had become"
-            " alike, or full of fine grain."
-        )
+        found.append(f"Guards refused the weights of step {', '.join(refused)}.")
     return found
+
+
+def _why_refused(record: Mapping[str, float], first: Mapping[str, float], config: TuneConfig) -> str:
+    """By how much the pictures of a look have become alike, or full of fine grain."""
+    why = []
+    if "diversity" in first and record["diversity"] < config.min_diversity * first["diversity"]:
+        why.append(f"diversity {record['diversity'] / first['diversity']:.0%} of before")
+    if record["sharpness"] > config.max_sharpness * first["sharpness"]:
+        why.append(f"fine grain {record['sharpness'] / first['sharpness']:.2g} times before")
+    return ", ".join(why)
 
 
 def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:
