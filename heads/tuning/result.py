@@ -105,7 +105,9 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
     if not config.guards:
         found.append("No guard was on: the last weights are kept, whatever became of the pictures.")
     elif run.material.judge is None:
-        found.append("There was no judge: the last weights are kept, and the reward is the only one that likes them.")
+        found.append(
+            "There was no judge: the last weights are kept, and nothing independent says that they are better."
+        )
     elif 0 < loop.best_epoch < len(loop.history) - 1:
         found.append(
             f"The judge liked step {loop.best_epoch * every} best, and less what came after, to step {loop.step}: the"

@@ -292,3 +292,13 @@ def test_a_lora_on_frozen_weights_in_bfloat16_has_nearly_the_same_gradient(
         grads = [p.grad.flatten() for p in trained.parameters.values() if p.grad is not None]
         found.append(torch.cat(grads))
     assert float(torch.nn.functional.cosine_similarity(*found, dim=0)) > 0.95
+
+
+def test_choices_teach_without_a_reward(pipelines: dict[str, Path], material: Material) -> None:
+    run = start(pipelines, "sd2", "dpo", replace(material, reward=None, judge=None), steps=2)
+    run.train()
+    outcome = measure(run)
+    assert outcome.figures.keys() == {"sharpness"}
+    assert run.loop.history[-1].keys() >= {"ordered", "pretrain_loss", "sharpness", "distance"}
+    page = page_of(run, outcome, {"pipeline": "p", "method": "dpo"})
+    assert "There was no judge: the last weights are kept" in page
