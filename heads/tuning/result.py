@@ -110,8 +110,8 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
         )
     elif 0 < loop.best_epoch < len(loop.history) - 1:
         found.append(
-            f"The weights of step {loop.best_epoch * every} are kept: of the looks that the guards let through the judge"
-            f" liked this one best, and nothing after it, to step {loop.step}, was better."
+            f"The weights of step {loop.best_epoch * every} are kept: of the looks that the guards let through the"
+            f" judge liked this one best, and nothing after it, to step {loop.step}, was better."
         )
     refused = [
         f"{i * every} ({_why_refused(record, loop.history[0], config)})"
