@@ -28,9 +28,11 @@ MARKS = {
     "bundle": "bundle.json",
     "tuned backbone": "tuned.json",
     "sweep": "sweep.json",
+    "tuned generator": "tuning.json",
     "job of scores": "job.json",
     "catalogue": f"v{'[0-9]' * 6}",
     "cache": "manifest.json",
+    "pipeline": "model_index.json",
     "Triton repository": "*/config.pbtxt",
 }
 # What the folders that are replaced may hold; of a Triton repository it is one model and its parts.
@@ -39,6 +41,10 @@ HOLDS = {
     "bundle": ("bundle.json", "*.onnx", "weights.bin", "tokenizer.json", "reference.npz", "README.md"),
     "tuned backbone": ("tuned.json", "delta.safetensors", "head"),
     "sweep": ("sweep.json", "best.json"),
+    "tuned generator": (
+        *("tuning.json", "pytorch_lora_weights.safetensors", "unet", "transformer", "report.html", "README.md"),
+    ),
+    "pipeline": ("model_index.json", "unet", "scheduler"),
     "Triton repository": (),
 }
 GROWING = ("job of scores", "catalogue", "cache")  # are written in their place, and others in a folder beside it
