@@ -140,8 +140,8 @@ class PixelPipeline(DiffusionPipeline):  # type: ignore[misc]
         assert self._tower is not None and self._backbone is not None
         tokens = torch.from_numpy(self._backbone.tokenize(prompts))
         device = next(self._tower.parameters()).device
-        vectors: Tensor = self._tower(tokens.to(device))
-        return vectors.cpu() * vectors.shape[1] ** 0.5
+        vectors: Tensor = self._tower(tokens.to(device)).cpu()
+        return vectors * float(vectors.shape[1] ** 0.5)
 
     def _read_with(self, backbone: Backbone) -> None:
         identity = Identity.from_json(self.config.text["identity"])
