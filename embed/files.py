@@ -28,6 +28,7 @@ MARKS = {
     "bundle": "bundle.json",
     "tuned backbone": "tuned.json",
     "sweep": "sweep.json",
+    "tuned generator": "tuning.json",
     "job of scores": "job.json",
     "catalogue": f"v{'[0-9]' * 6}",
     "cache": "manifest.json",
@@ -40,6 +41,9 @@ HOLDS = {
     "bundle": ("bundle.json", "*.onnx", "weights.bin", "tokenizer.json", "reference.npz", "README.md"),
     "tuned backbone": ("tuned.json", "delta.safetensors", "head"),
     "sweep": ("sweep.json", "best.json"),
+    "tuned generator": (
+        *("tuning.json", "pytorch_lora_weights.safetensors", "unet", "transformer", "report.html", "README.md"),
+    ),
     "pipeline": ("model_index.json", "unet", "scheduler"),
     "Triton repository": (),
 }

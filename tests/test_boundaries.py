@@ -38,7 +38,10 @@ MAY_IMPORT = {
     "heads.evaluation": {"embed", "embed.cache", "heads.data", "heads.store", "heads.training"},
     "heads.report": {"embed", "embed.records", "embed.inputs", "embed.cache", "heads.data", "heads.evaluation"},
     "heads.reward": {"embed", "embed.inputs", "embed.backbones", "heads.store"},
-    "heads.tuning": {"embed", "embed.backbones"},
+    "heads.tuning": {
+        *("embed", "embed.backbones", "embed.inputs", "embed.records"),
+        *("heads.data", "heads.evaluation", "heads.report", "heads.reward", "heads.training"),
+    },
     "heads.unfreeze": {
         *("embed", "embed.backbones", "embed.cache", "embed.unfreeze"),
         *("heads.data", "heads.store", "heads.training"),

@@ -15,6 +15,7 @@ COMMANDS = {
     "import": "heads.cli.published:import_published",
     "reward": "heads.cli.reward:reward",
     "project": "heads.cli.project:project",
+    "tune": "heads.cli.tune:tune",
     "unfreeze": "heads.cli.unfreeze:unfreeze",
     "export-checkpoint": "heads.cli.unfreeze:export_checkpoint",
     "finetune": "heads.cli.papers:finetune",

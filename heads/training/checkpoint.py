@@ -14,7 +14,7 @@ import torch
 from embed.files import write_with
 from embed.spec import InputError
 
-FORMAT = 2  # of the states; a training goes on only from its own
+FORMAT = 3  # of the states; a training goes on only from its own
 # At most so often, so that writing costs trainings little; less often in proportion where it takes longer than that.
 EVERY_S, WRITING_S = 60.0, 3.0
 

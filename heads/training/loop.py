@@ -21,7 +21,7 @@ from heads.training.checkpoint import Checkpoints
 Batch = Sequence[Ints]  # the numbers of the examples that it takes from each table
 Record = dict[str, float]  # of an epoch
 # What a checkpoint holds as it is.
-SAVED = ("step", "history", "best", "best_epoch", "best_accuracy", "_losses", "_drawn_from", "_generator")
+SAVED = ("step", "history", "notes", "best", "best_epoch", "best_accuracy", "_losses", "_drawn_from", "_generator")
 
 
 class Diverged(InputError, FloatingPointError):
@@ -54,6 +54,7 @@ class Loop:
     def __post_init__(self) -> None:
         self.step = 0
         self.history: list[Record] = []
+        self.notes: Record = {}  # what `losses` and `validate` have to say of the present epoch, for its record
         self.best: dict[str, Tensor] = {}  # weights of the best epoch; none without validation
         self.best_epoch, self.best_accuracy = -1, -math.inf
         self.mean = {} if self.ema is None else copy_of(self.weights)
@@ -87,7 +88,7 @@ class Loop:
                 self.take_step()
                 on_step(self)
                 if self.checkpoints and self.checkpoints.due():
-                    self.checkpoints.save(self._state())
+                    self.save()
         load(self.weights, self.best or self.mean)
         return self.history
 
@@ -129,12 +130,18 @@ class Loop:
                 "validation_accuracy": accuracy,
                 "learning_rate": self._rates()[0],
                 "idle_batches": self._losses.count(0.0),
+                **self.notes,
             }
         )
         if accuracy > self.best_accuracy:
             self.best_accuracy, self.best_epoch = accuracy, len(self.history) - 1
             self.best = copy_of(self.mean or self.weights)
-        self._losses, self._batches = [], ()
+        self._losses, self._batches, self.notes = [], (), {}
+
+    def save(self) -> None:
+        """Write the state of the last step."""
+        if self.checkpoints:
+            self.checkpoints.save(self._state())
 
     def _rates(self) -> list[float]:
         """The learning rates of the next step."""

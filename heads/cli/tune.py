@@ -1,0 +1,147 @@
+"""`python -m heads tune`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embed.cli.console import progress, table, warn
+from embed.config import DeviceConfig, Overwriting, TableConfig
+from embed.files import require_out
+from embed.spec import InputError
+from heads.tuning.config import Method, TuneConfig
+
+if TYPE_CHECKING:
+    from embed.records.formats import Records
+    from heads.reward.module import Reward
+    from heads.tuning.guards import Look
+
+SHOWN_PICTURES = 16  # to TensorBoard
+
+
+def tune(
+    pipeline: str,
+    /,
+    *,
+    method: Method,
+    prompts: Path,
+    out: Path,
+    overwriting: Overwriting,
+    reward: Path | None = None,
+    judge: Path | None = None,
+    data: str | None = None,
+    pretrain_data: str | None = None,
+    reading: TableConfig,
+    no_guards: bool = False,
+    tensorboard: Path | None = None,
+    training: partial[TuneConfig],
+    device: DeviceConfig,
+) -> dict[str, object]:
+    """Tune a text-to-image pipeline so that a head likes its pictures better.
+
+    Guards look at it on the way: a judge that was not trained on decides when to stop and what is kept.
+
+    Args:
+        pipeline: A diffusers pipeline, a folder or a name on a hub: Stable Diffusion 1, 2, XL or 3, or one in pixel
+            space. It is not changed.
+        method: How it learns: refl or draft through the gradient of --reward, or dpo from the pairs of --data.
+        prompts: A file of prompts, one a line. Some are kept aside for the guards.
+        out: The folder to write the LoRA, a card and a page with pictures to.
+        reward: The head to please, made by `python -m heads train` or `unfreeze`.
+        judge: A head that was not trained on what --reward was, and sees with another backbone if it can.
+        data: A table of choices between pictures, for dpo.
+        pretrain_data: A table of pictures with prompts whose denoising is trained too, so that pictures stay pictures.
+        no_guards: Neither stop nor choose: keep the last weights, whatever became of the pictures.
+        tensorboard: The folder to write curves and pictures to.
+    """
+    require_out(out, "tuned generator", overwriting.overwrite)
+    config = training(method, guards=not no_guards)
+    if judge is not None and reward is not None and judge.resolve() == reward.resolve():
+        raise InputError(f"--judge and --reward are both {judge}; a judge must not be what is trained on")
+    from heads.tuning.loading import load_family, require_generators
+
+    require_generators()
+    from embed.devices import resolve_device
+    from embed.records.formats import read_records
+    from heads.report.figures import ends, number
+    from heads.reward.module import Reward
+    from heads.tuning.data import kept_aside, read_examples, read_preferences, read_prompts
+    from heads.tuning.result import NAMES, measure, page_of, save, verdict
+    from heads.tuning.train import Material, Run, require_material
+
+    def records(path: str) -> "Records":
+        return read_records(path, reading.format, reading.images_root, reading.columns)
+
+    resolved = resolve_device(device.device)
+    learnt, aside = kept_aside(read_prompts(prompts), config.judge_prompts, config.seed)
+    material = Material(
+        learnt,
+        aside,
+        None if reward is None else Reward.load(reward, resolved),
+        None if judge is None else Reward.load(judge, resolved),
+        None if data is None or method != "dpo" else read_preferences(records(data), config.seed),
+        None if pretrain_data is None else read_examples(records(pretrain_data)),
+    )
+    require_material(material, config)
+    _warn_of_judge(material.reward, material.judge, config.guards)
+    family = load_family(pipeline, resolved, config.size, config.precision == "bf16", config.whole)
+    run = Run(family, material, config, pipeline, Path(f"{out}.checkpoints"))
+    with _written(tensorboard) as observe:
+        run.train(progress, on_look=observe)
+    outcome = measure(run)
+    about = {
+        "pipeline": pipeline,
+        "method": method,
+        "reward": None if reward is None else str(reward),
+        "judge": None if judge is None else str(judge),
+        "data": data,
+        "pretrain_data": pretrain_data,
+    }
+    save(out, run, outcome, page_of(run, outcome, about), about, overwriting.overwrite)
+    said = verdict(run, outcome)
+    rows = [
+        (
+            *(NAMES[name], number(one.before, ".4g"), number(one.after, ".4g")),
+            *(number(one.difference.value, "+.3g"), ends(one.difference, "+.3g")),
+        )
+        for name, one in outcome.figures.items()
+    ]
+    print(f"{run.trained.count:,} numbers of the {family.part} tuned in {run.loop.step} steps, by {method}:")
+    print(*table(("", "before", "after", "difference", "95 % interval"), rows), *said, sep="\n")
+    print(f"written to {out}, with a page of pictures: {out / 'report.html'}")
+    return {
+        "tuned": str(out),
+        "parameters": run.trained.count,
+        "steps": run.loop.step,
+        "kept_step": run.loop.best_epoch * run.loop.epoch_steps if run.loop.best else run.loop.step,
+        "verdict": said,
+        "figures": {name: one.to_json() for name, one in outcome.figures.items()},
+    }
+
+
+def _warn_of_judge(reward: "Reward | None", judge: "Reward | None", guarded: bool) -> None:
+    if judge is None and guarded:
+        warn("there is no --judge: nothing but the reward itself says when to stop, and the last weights are kept")
+    if judge is not None and reward is not None and judge.encoder.identity == reward.encoder.identity:
+        warn(
+            "--judge sees with the same backbone as --reward, and may fall for the same; another one is a better judge"
+        )
+
+
+@contextmanager
+def _written(folder: Path | None) -> "Iterator[Callable[[int, Look], None]]":
+    """What writes the guards' figures and a few pictures for TensorBoard; nothing without a folder."""
+    if folder is None:
+        yield lambda step, look: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder)) as writer:
+
+        def write(step: int, look: "Look") -> None:
+            for name, value in look.means().items():
+                writer.add_scalar(f"guards/{name}", value, step)
+            writer.add_images("pictures", look.pixels[:SHOWN_PICTURES], step)
+
+        yield write

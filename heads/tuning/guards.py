@@ -1,0 +1,144 @@
+"""What shows that a generator learns to please its reward and nobody else.
+
+A look makes the same pictures each time, from the same prompts and noise, and measures them: the reward, a judge that
+was not trained on, how different the pictures of a prompt are, how much of them is fine grain, which a reward that sees
+224 pixels does not, and how far the model has moved.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embed.arrays import Floats
+from heads.reward.encoder import Encoder
+from heads.reward.module import Prompts, Reward
+from heads.tuning.config import TuneConfig
+from heads.tuning.families import Family
+from heads.tuning.methods import pictures, squared_error
+
+FINE = 0.25  # cycles a pixel: half of the finest there is
+MOVED_PICTURES = 8  # that tell how far the model has moved
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was measured of n pictures, `judge_pictures` of each prompt one after another."""
+
+    pixels: Tensor  # (n, 3, h, w) uint8, on the CPU
+    reward: Floats | None  # (n,) as the head scores
+    judge: Floats | None
+    diversity: Floats  # (prompts,) mean cosine distance of the pictures of a prompt
+    sharpness: Floats  # (n,) share of the energy in high frequencies
+    distance: float  # of what the model predicts from what it did, squared, over its own square
+
+    def means(self) -> dict[str, float]:
+        """One number each; those that were measured."""
+        found = {"reward": self.reward, "judge": self.judge, "diversity": self.diversity, "sharpness": self.sharpness}
+        return {name: float(values.mean()) for name, values in found.items() if values is not None} | {
+            "distance": self.distance
+        }
+
+
+class Guards:
+    """Looks at a generator, always under the same prompts and from the same noise."""
+
+    def __init__(
+        self,
+        family: Family,
+        prompts: Sequence[str],
+        config: TuneConfig,
+        reward: Reward | None,
+        judge: Reward | None,
+        encoder: Encoder | None,
+        stream: int = 0,
+    ) -> None:
+        """Diversity is of the vectors of `encoder`; guards of another `stream` draw other noise."""
+        self.family, self.config, self.reward, self.judge, self.encoder = family, config, reward, judge, encoder
+        self.prompts = [prompt for prompt in prompts for _ in range(config.judge_pictures)]
+        self.seeds = [(config.seed, 1, stream, i) for i in range(len(self.prompts))]
+        self._before: Tensor | None = None
+
+    def look(self, at_once: int) -> Look:
+        """Make the pictures, so many at once, and measure them."""
+        found: list[dict[str, Tensor]] = []
+        for start in range(0, len(self.prompts), at_once):
+            some = slice(start, start + at_once)
+            texts = self.prompts[some]
+            noise = torch.cat([self.family.noise(1, generator_of(*seed)) for seed in self.seeds[some]])
+            told = self.family.conditions(texts, self.config.guidance > 1)
+            made = pictures(self.family, noise, told, self.config.sampling_steps, self.config.guidance)
+            found.append(self._measured(made, texts))
+        columns = {name: torch.cat([one[name] for one in found]) for name in found[0]}
+        pixels = columns.pop("pixels")
+        vectors = columns.pop("vectors", None)
+        reward, judge = (columns[name].double().numpy() if name in columns else None for name in ("reward", "judge"))
+        return Look(
+            pixels,
+            reward,
+            judge,
+            diversity=np.zeros(0) if vectors is None else diversity(vectors, self.config.judge_pictures),
+            sharpness=columns["sharpness"].double().numpy(),
+            distance=self._distance(pixels),
+        )
+
+    @torch.no_grad()
+    def _measured(self, pixels: Tensor, prompts: Prompts) -> dict[str, Tensor]:
+        found = {"pixels": (pixels * 255).round().to(torch.uint8), "sharpness": sharpness(pixels)}
+        for name, reward in (("reward", self.reward), ("judge", self.judge)):
+            if reward is not None:
+                found[name] = reward(pixels.to(reward.device, torch.float32), prompts)
+        if self.encoder is not None:
+            seen = pixels.to(self.encoder.device, torch.float32)
+            found["vectors"] = self.encoder.images(seen)["image_embedding"]
+        return {name: tensor.cpu() for name, tensor in found.items()}
+
+    @torch.no_grad()
+    def _distance(self, pixels: Tensor) -> float:
+        """How far the model's predictions are from those of the first look, on the pictures of that look."""
+        if self._before is None:
+            some = pixels[:MOVED_PICTURES].to(self.family.device, self.family.dtype) / 255
+            self._clean = self.family.encode(some, generator_of(self.config.seed, 3))
+            self._noise = self.family.noise(len(some), generator_of(self.config.seed, 4))
+            self._times = self.family.process.draw_times(len(some), generator_of(self.config.seed, 5))
+        told = self.family.conditions(self.prompts[: len(self._clean)], guided=False)
+        noised = self.family.process.noised(self._clean, self._noise, self._times)
+        now = self.family.predict(noised, self._times, told.given)
+        if self._before is None:
+            self._before = now
+        return float((squared_error(now, self._before).mean() / self._before.square().mean()).cpu())
+
+    def passes(self, look: Look, first: Look) -> bool:
+        """Whether pictures are as different and as smooth as the guards ask."""
+        config = self.config
+        varied = not len(first.diversity) or look.diversity.mean() >= config.min_diversity * first.diversity.mean()
+        smooth = look.sharpness.mean() <= config.max_sharpness * first.sharpness.mean()
+        return bool(varied and smooth)
+
+
+def generator_of(*numbers: int) -> torch.Generator:
+    """Random numbers that are a function of these alone."""
+    seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed) % (1 << 63))
+
+
+def diversity(vectors: Tensor, each: int) -> Floats:
+    """(n / each,) of unit vectors (n, d): the mean of 1 - cosine over the pairs of every `each` in a row."""
+    groups = vectors.double().reshape(-1, each, vectors.shape[1])
+    sums = groups.sum(dim=1).square().sum(dim=1) - groups.square().sum(dim=(1, 2))
+    found: Floats = (1 - sums / (each * (each - 1))).numpy()
+    return found
+
+
+def sharpness(pixels: Tensor) -> Tensor:
+    """(n,) the share of the energy of pictures (n, 3, h, w), their mean brightness apart, that is finer than FINE."""
+    grey = pixels.double().mean(dim=1)
+    energy = torch.fft.fft2(grey - grey.mean(dim=(1, 2), keepdim=True)).abs().square()
+    down, across = (torch.fft.fftfreq(side, device=pixels.device) for side in grey.shape[1:])
+    fine = (down[:, None].square() + across.square()).sqrt() >= FINE
+    total = energy.sum(dim=(1, 2)).clamp_min(math.ulp(1.0))
+    share: Tensor = (energy * fine).sum(dim=(1, 2)) / total
+    return share

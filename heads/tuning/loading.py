@@ -1,0 +1,84 @@
+"""Pipelines by the name of their folder or of a hub, without running anything that lies there."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from embed.spec import InputError
+from heads.tuning.families import FAMILIES, Family, family_of
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # whose classes a pipeline's parts may be of
+UNUSED = {
+    "StableDiffusionPipeline": ("safety_checker", "feature_extractor", "image_encoder"),
+    "StableDiffusionXLPipeline": ("feature_extractor", "image_encoder"),
+    "StableDiffusion3Pipeline": ("text_encoder_3", "tokenizer_3", "feature_extractor", "image_encoder"),
+}
+INSTALL = "pip install 'plaudit[generators]'"
+
+
+def require_generators() -> None:
+    """Raise InputError where diffusers and peft are not installed."""
+    try:
+        import diffusers  # noqa: F401
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"tuning a generator needs {error.name}; run: {INSTALL}") from None
+
+
+def load_family(name: str, device: str, size: int | None = None, bf16: bool = False, whole: bool = False) -> Family:
+    """The pipeline of a folder or of a hub on a device, all of it frozen and in eval mode.
+
+    With `bf16` weights are in bfloat16, but for those that will be trained `whole`. Raise InputError for what is no
+    pipeline, none that can be tuned, or one that asks for code of its own.
+    """
+    require_generators()
+    pipeline = _load(name, torch.bfloat16 if bf16 else torch.float32).to(device)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False).eval()
+    family = family_of(pipeline, size, bf16)
+    if whole:
+        family.module.float()
+    pipeline.set_progress_bar_config(disable=True)
+    return family
+
+
+def _load(name: str, dtype: torch.dtype) -> "DiffusionPipeline":
+    import diffusers
+
+    index = Path(name) / "model_index.json"
+    if Path(name).exists() and not index.is_file():
+        raise InputError(f"{name} is no pipeline: it has no model_index.json; wanted a folder of save_pretrained")
+    try:
+        listed = json.loads(index.read_text("utf-8")) if index.is_file() else _listed_on_hub(name)
+    except ValueError as error:
+        raise InputError(f"{index} is damaged ({error}); save the pipeline again") from None
+    if not isinstance(listed, dict):
+        raise InputError(f"{index} is damaged; save the pipeline again")
+    kind = listed.get("_class_name")
+    if kind not in FAMILIES:
+        raise InputError(f"{name} is a pipeline of {kind}, which cannot be tuned; wanted one of {', '.join(FAMILIES)}")
+    for part, of in listed.items():
+        if isinstance(of, list) and of[0] not in (*LIBRARIES, None):
+            raise InputError(f"{name} wants its {part} from {of[0]}; nothing but {' and '.join(LIBRARIES)} is loaded")
+    if kind == "PixelPipeline":
+        from heads.tuning.pixel import PixelPipeline
+
+        return PixelPipeline.from_pretrained(name, dtype=dtype)
+    # Diffusers wants to be told of what is not there.
+    unused = {part: None for part in UNUSED[kind] if listed.get(part, [None])[0] is None or part == "safety_checker"}
+    try:
+        return getattr(diffusers, kind).from_pretrained(name, dtype=dtype, use_safetensors=True, **unused)
+    except (ValueError, TypeError, OSError) as error:  # what diffusers raises for parts that are missing or do not fit
+        raise InputError(f"{name} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
+
+
+def _listed_on_hub(name: str) -> object:
+    from diffusers import DiffusionPipeline
+
+    return DiffusionPipeline.load_config(name)

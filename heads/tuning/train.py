@@ -1,0 +1,291 @@
+"""Tuning a generator, from its pipeline to the weights that a judge liked best.
+
+All noise, times and prompts are functions of the seed and of the step, so that a run that was killed goes on as if it
+had not been, and a batch that is cut in more parts is the same batch.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from embed.backbones.backbone import weights_hash
+from embed.progress import Progress, silent
+from embed.spec import InputError
+from heads.reward.module import Reward
+from heads.training.checkpoint import Checkpoints
+from heads.training.loop import Batch, Loop, rates
+from heads.tuning.config import LATE, REWARD_WEIGHT, TuneConfig
+from heads.tuning.data import Examples, Preferences
+from heads.tuning.families import Family
+from heads.tuning.guards import Guards, Look, generator_of
+from heads.tuning.methods import denoising, dpo, draft, refl
+from heads.tuning.weights import Trained
+
+logger = logging.getLogger(__name__)
+
+# Options that change how much memory a step takes, and not what it computes.
+MEMORY_ALONE = ("accumulate", "keep_activations", "max_vram_bytes")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a generator is tuned with."""
+
+    prompts: Sequence[str]  # to train on
+    aside: Sequence[str]  # to judge on
+    reward: Reward | None = None
+    judge: Reward | None = None
+    preferences: Preferences | None = None  # of dpo
+    pretrain: Examples | None = None
+
+
+class Run:
+    """A tuning that stands at its first step, or at the one that `folder` has saved. `first` is the look at the
+    untuned generator."""
+
+    def __init__(
+        self, family: Family, material: Material, config: TuneConfig, name: str, folder: Path | None = None
+    ) -> None:
+        """`name` is that of the pipeline. Raise InputError where the method lacks what it learns from."""
+        require_material(material, config)
+        self.family, self.material, self.config = family, material, config
+        self.parts = config.accumulate or 1
+        self.kl = config.kl(material.pretrain is not None)
+        own = weights_hash(family.module.state_dict())
+        self.trained = Trained(
+            family, None if config.whole else config.rank, config.seed, config.method == "dpo" or self.kl > 0
+        )
+        if not config.keep_activations:
+            family.checkpoint()
+        seer = material.judge or material.reward
+        self.guards = Guards(
+            family, material.aside, config, material.reward, material.judge, seer.encoder if seer else None
+        )
+        self.first = self.guards.look(self.at_once)
+        self.middle, self.spread = _scale(self.first)
+        self.last = self.first
+        self.loop = self._loop(self._checkpoints(own, name, folder))
+
+    @property
+    def at_once(self) -> int:
+        """Pictures that are computed together."""
+        return -(-self.config.batch_size // self.parts)
+
+    def train(
+        self,
+        progress: Progress = silent,
+        on_step: Callable[[Loop], None] = lambda loop: None,
+        on_look: Callable[[int, Look], None] = lambda step, look: None,
+    ) -> None:
+        """Tune, and leave the weights in place that were kept. `on_look` follows every look of the guards.
+
+        Raise InputError where memory ends: what was trained so far is saved.
+        """
+        loop, epochs = self.loop, -(-self.config.steps // self.loop.epoch_steps)
+        with progress(loop.epoch_steps * epochs, "step", "tuning") as step:
+            step(loop.step)
+
+            def after(loop: Loop) -> None:
+                on_step(loop)
+                if self.config.guards and loop.between_epochs:
+                    on_look(loop.step, self.last)
+                step()
+
+            try:
+                if not loop.history:
+                    if self.config.guards:
+                        on_look(0, self.first)
+                    loop.record_epoch()
+                loop.run(epochs, after)
+            except RuntimeError as error:
+                if not _is_memory(error):
+                    raise
+                raise self._out_of_memory() from None
+
+    def losses(self, step: int, batch: Batch) -> Iterator[Tensor]:
+        """The losses of the parts of a batch."""
+        (numbers,) = batch
+        draws, told = _Draws(self, step, numbers), dict[str, float]()
+        for part in np.array_split(np.arange(len(numbers)), min(self.parts, len(numbers))):
+            loss, notes = draws.loss(slice(int(part[0]), int(part[-1]) + 1))
+            share = len(part) / len(numbers)
+            for name, value in notes.items():
+                told[name] = told.get(name, 0.0) + value * share / self.loop.epoch_steps
+            yield loss * share
+        for name, value in told.items():
+            self.loop.notes[name] = self.loop.notes.get(name, 0.0) + value
+
+    def score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
+        """(n,) rewards in standard deviations of the untuned pictures, from their mean."""
+        reward = self.material.reward
+        assert reward is not None
+        found = reward(pixels.to(reward.device, torch.float32), list(prompts))
+        standardised: Tensor = (found - self.middle) / self.spread
+        return standardised
+
+    def _loop(self, checkpoints: Checkpoints | None) -> Loop:
+        config, count = self.config, self.count
+        every = min(config.judge_every, config.steps)
+
+        def batches(epoch: int) -> Sequence[Batch]:
+            rng, wanted = np.random.default_rng([config.seed, 0, epoch]), every * config.batch_size
+            order = np.concatenate([rng.permutation(count) for _ in range(-(-wanted // count))])[:wanted]
+            return [(part,) for part in order.reshape(every, config.batch_size)]
+
+        weights = self.trained.parameters
+        return Loop(
+            weights=weights,
+            optimizer=torch.optim.AdamW(weights.values(), config.rate, weight_decay=config.weight_decay),
+            rate=rates(config.steps, 0, "constant"),
+            epoch_steps=every,
+            batches=batches,
+            units=["pair" if config.method == "dpo" else "prompt"],
+            losses=self.losses,
+            validate=self._validate if config.guards else None,
+            patience=config.patience,
+            max_grad_norm=config.max_grad_norm,
+            ema=config.ema,
+            seed=config.seed,
+            checkpoints=checkpoints,
+        )
+
+    @property
+    def count(self) -> int:
+        """How many examples there are: prompts, or pairs."""
+        if self.config.method == "dpo":
+            assert self.material.preferences is not None
+            return len(self.material.preferences)
+        return len(self.material.prompts)
+
+    def _validate(self) -> float:
+        """The judge's mean, in standard deviations from the untuned; what the guards refuse is worse than all."""
+        look = self.last = self.first if self.loop.step == 0 else self.guards.look(self.at_once)
+        self.loop.notes |= look.means()
+        if look.judge is None or self.first.judge is None:
+            return float("nan")
+        if not self.guards.passes(look, self.first):
+            return -np.inf
+        return float((look.judge.mean() - self.first.judge.mean()) / (self.first.judge.std() or 1.0))
+
+    def _checkpoints(self, weights: str, name: str, folder: Path | None) -> Checkpoints | None:
+        if folder is None:
+            return None
+        material = self.material
+        told = {key: value for key, value in asdict(self.config).items() if key not in MEMORY_ALONE}
+        heads = [one and weights_hash(one.head.state_dict()) for one in (material.reward, material.judge)]
+        learnt = [(one and [one.prompt, len(one)]) for one in (material.preferences, material.pretrain)]
+        facts = [told, name, weights, heads, list(material.prompts), list(material.aside), learnt]
+        return Checkpoints(folder, json.dumps(facts))
+
+    def _out_of_memory(self) -> InputError:
+        loop = self.loop
+        advice = f"say --accumulate {2 * self.parts}" if self.at_once > 1 else "make smaller pictures with --size"
+        also = ", or leave --keep-activations out" if self.config.keep_activations else ""
+        saved = ""
+        if loop.checkpoints and loop.step:
+            loop.save()
+            saved = f"; the {loop.step} steps so far are in {loop.checkpoints.folder}, and the same command goes on"
+        torch.cuda.empty_cache()
+        return InputError(f"memory is at its end with {self.at_once} pictures at once: {advice}{also}{saved}")
+
+
+class _Draws:
+    """All that a step draws, for its whole batch, and the loss of any part of that."""
+
+    def __init__(self, run: Run, step: int, numbers: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
+        self.run, config, family = run, run.config, run.family
+        generator = generator_of(config.seed, 2, step)
+        self.numbers = [int(number) for number in numbers]
+        self.noise = family.noise(len(numbers), generator)
+        self.times = family.process.draw_times(len(numbers), generator)
+        first = int(LATE * config.sampling_steps)
+        self.place = int(torch.randint(first, config.sampling_steps, (), generator=generator))
+        self.seed = config.seed, 6, step  # of what is drawn for each item
+        if run.material.pretrain is not None:
+            count = len(run.material.pretrain)
+            self.pretrain = torch.randint(count, (len(numbers),), generator=generator).tolist()
+
+    def loss(self, some: slice) -> tuple[Tensor, dict[str, float]]:
+        """The loss of some items of the batch, and what it is made of."""
+        run, config = self.run, self.run.config
+        if config.method == "dpo":
+            loss, notes = self._preferred(some)
+        else:
+            loss, notes = self._rewarded(some)
+        if run.material.pretrain is not None and config.pretrain_weight:
+            plain = self._plain(some)
+            loss, notes = loss + config.pretrain_weight * plain, {**notes, "pretrain_loss": plain.item()}
+        return loss, notes
+
+    def _rewarded(self, some: slice) -> tuple[Tensor, dict[str, float]]:
+        run, config, family = self.run, self.run.config, self.run.family
+        prompts = [run.material.prompts[number] for number in self.numbers[some]]
+        told = family.conditions(prompts, config.guidance > 1)
+        reference = run.trained if run.kl else None
+        given = family, self.noise[some], told, lambda pixels: run.score(pixels, prompts)
+        how = config.sampling_steps, config.guidance
+        if config.method == "refl":
+            lost = refl(*given, *how, self.place, reference)
+        else:
+            lost = draft(*given, *how, config.draft_steps, reference)
+        weight = config.reward_weight or REWARD_WEIGHT[config.method]
+        notes = {"trained_reward": lost.score.mean().item(), "kl": lost.distance.item()}
+        return weight * lost.reward + run.kl * lost.distance, notes
+
+    def _preferred(self, some: slice) -> tuple[Tensor, dict[str, float]]:
+        run, family, data = self.run, self.run.family, self.run.material.preferences
+        assert data is not None
+        numbers = self.numbers[some]
+        better, worse = (
+            self._latents(data.pictures.read([names[i] for i in numbers], family.size), some)
+            for names in (data.better, data.worse)
+        )
+        told = family.conditions([data.prompt[i] for i in numbers], False)
+        beta = run.config.beta or family.process.beta
+        found = dpo(family, run.trained, better, worse, self.noise[some], self.times[some], told, beta)
+        return found.mean(), {"ordered": float((found.detach() < np.log(2)).double().mean())}
+
+    def _plain(self, some: slice) -> Tensor:
+        family, data = self.run.family, self.run.material.pretrain
+        assert data is not None
+        numbers = self.pretrain[some]
+        clean = self._latents(data.pictures.read([data.image[i] for i in numbers], family.size), some)
+        told = family.conditions([data.prompt[i] for i in numbers], False)
+        return denoising(family, clean, self.noise[some], self.times[some], told).mean()
+
+    def _latents(self, pixels: Tensor, some: slice) -> Tensor:
+        """Each drawn for itself, so that it is the same in every part of the batch."""
+        places = range(some.start, some.start + len(pixels))
+        family = self.run.family
+        found = [family.encode(one[None], generator_of(*self.seed, i)) for i, one in zip(places, pixels, strict=True)]
+        return torch.cat(found)
+
+
+def require_material(material: Material, config: TuneConfig) -> None:
+    """Raise InputError where a method lacks what it learns from."""
+    if config.method == "dpo" and material.preferences is None:
+        raise InputError("dpo learns from people's choices between pictures; say --data TABLE")
+    if config.method != "dpo" and material.reward is None:
+        raise InputError(f"{config.method} learns from a reward; say --reward HEAD")
+
+
+def _scale(look: Look) -> tuple[float, float]:
+    """Mean and standard deviation of the reward of the untuned pictures."""
+    if look.reward is None:
+        return 0.0, 1.0
+    if not look.reward.std() > 0:
+        raise InputError(
+            f"the reward gives all {len(look.reward)} pictures of the untuned generator the same score: it has nothing"
+            " to teach; choose another, or raise --judge-pictures"
+        )
+    return float(look.reward.mean()), float(look.reward.std(ddof=1))
+
+
+def _is_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

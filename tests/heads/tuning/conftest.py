@@ -1,0 +1,34 @@
+"""Pipelines of every family on disk, and a backbone of a few blocks for their rewards."""
+
+from pathlib import Path
+
+import pytest
+from pixel_tiny import tiny_pipeline
+from tuning_tiny import LATENT, write
+from unfreeze_tiny import load, make_folder
+
+from embed.backbones.backbone import Backbone
+from heads.tuning.families import Family
+from heads.tuning.loading import load_family
+
+KINDS = (*LATENT, "pixel")
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return load(make_folder(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="session")
+def pipelines(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folder of each, by kind."""
+    folder = tmp_path_factory.mktemp("pipelines")
+    found = {kind: write(kind, folder) for kind in LATENT}
+    tiny_pipeline(backbone).save_pretrained(folder / "pixel")
+    return found | {"pixel": folder / "pixel"}
+
+
+@pytest.fixture(params=KINDS)
+def family(pipelines: dict[str, Path], request: pytest.FixtureRequest) -> Family:
+    """Each of them, loaded for this test alone."""
+    return load_family(str(pipelines[request.param]), "cpu")

@@ -1,0 +1,233 @@
+"""A tuning from its pipeline to its folder: killed and resumed, cut in parts, judged, loaded by diffusers itself."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from PIL import Image
+from reward_tiny import write_head
+from tuning_tiny import PROMPTS
+
+from embed.backbones.backbone import Backbone
+from embed.records.formats import read_records
+from embed.spec import InputError
+from heads.config import HeadConfig
+from heads.reward.module import Reward
+from heads.training.loop import Loop
+from heads.tuning.config import TuneConfig
+from heads.tuning.data import read_examples, read_preferences
+from heads.tuning.guards import Look
+from heads.tuning.loading import load_family
+from heads.tuning.pixel import PixelPipeline
+from heads.tuning.result import LORA, measure, page_of, save, save_weights
+from heads.tuning.train import Material, Run
+
+TINY: dict[str, Any] = {"steps": 4, "judge_every": 2, "batch_size": 3, "sampling_steps": 2, "judge_pictures": 2}
+TINY |= {"learning_rate": 1e-2, "rank": 2, "guidance": 2.0}
+
+
+@pytest.fixture(scope="module")
+def material(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Material:
+    """A reward, a judge of another kind, and pictures with choices between them."""
+    folder = tmp_path_factory.mktemp("material")
+    reward = Reward.on(backbone, write_head(folder / "head", backbone, HeadConfig("cosine", 16)))
+    judge = Reward.on(backbone, write_head(folder / "judge", backbone, HeadConfig("fusion", 16, 32, hidden=8), seed=3))
+    for i in range(4):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (20, 24, 3), np.uint8)).save(folder / f"{i}.png")
+    rows = [{"prompt": PROMPTS[i % 2], "pos_path": f"{i}.png", "neg_path": f"{(i + 1) % 4}.png"} for i in range(4)]
+    (folder / "pairs.json").write_text(json.dumps(rows))
+    records = read_records(str(folder / "pairs.json"))
+    return Material(PROMPTS[:2], PROMPTS[2:], reward, judge, read_preferences(records), read_examples(records))
+
+
+def start(pipelines: dict[str, Path], kind: str, method: str, material: Material, **options: Any) -> Run:
+    folder = options.pop("folder", None)
+    config = TuneConfig(method, **(TINY | options))  # type: ignore[arg-type]
+    return Run(load_family(str(pipelines[kind]), "cpu", None, False, config.whole), material, config, kind, folder)
+
+
+def bytes_of(run: Run, folder: Path) -> bytes:
+    folder.mkdir()
+    save_weights(folder, run.trained)
+    (file,) = (path for path in folder.rglob("*") if path.suffix == ".safetensors")
+    return file.read_bytes()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "options"),
+    [
+        ("pixel", "draft", {"ema": 0.5}),
+        ("sd3", "refl", {"pretrain": True}),
+        ("sd1", "dpo", {}),
+        ("pixel", "refl", {"whole": True}),
+    ],
+)
+def test_killed_and_resumed_gives_the_same_bytes(
+    pipelines: dict[str, Path], material: Material, tmp_path: Path, kind: str, method: str, options: dict[str, Any]
+) -> None:
+    pretrain = options.pop("pretrain", False)
+    material = material if pretrain else replace(material, pretrain=None)
+    whole = start(pipelines, kind, method, material, **options)
+    whole.train()
+
+    def kill(loop: Loop) -> None:
+        loop.save()
+        if loop.step == 3:
+            raise Killed
+
+    first = start(pipelines, kind, method, material, folder=tmp_path / "saved", **options)
+    with pytest.raises(Killed):
+        first.train(on_step=kill)
+    again = start(pipelines, kind, method, material, folder=tmp_path / "saved", **options)
+    assert again.loop.step == 3
+    again.train()
+    assert bytes_of(again, tmp_path / "a") == bytes_of(whole, tmp_path / "b")
+    assert json.dumps(again.loop.history) == json.dumps(whole.loop.history)
+    with pytest.raises(InputError, match="of another training"):
+        start(pipelines, kind, method, material, folder=tmp_path / "saved", **options, seed=5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers' own schedulers
+@pytest.mark.parametrize("kind", ["sd1", "sdxl", "sd3", "pixel"])
+def test_a_lora_moves_nothing_else_and_diffusers_loads_it(
+    pipelines: dict[str, Path], material: Material, backbone: Backbone, tmp_path: Path, kind: str
+) -> None:
+    run = start(pipelines, kind, "draft", replace(material, judge=None, pretrain=None), folder=tmp_path / "saved")
+    before = {name: value.clone() for name, value in run.family.module.state_dict().items()}
+    run.train()
+    after = run.family.module.state_dict()
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved and all("lora_" in name for name in moved)
+    outcome = measure(run)
+    about = {"pipeline": kind, "method": "draft"}
+    save(tmp_path / "out", run, outcome, page_of(run, outcome, about), about, False)
+    assert not (tmp_path / "saved").exists()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("pytorch_lora_weights.safetensors", "tuning.json", "README.md", "report.html")
+    }
+    kind_of = PixelPipeline if kind == "pixel" else DiffusionPipeline
+    absent = dict.fromkeys(("text_encoder_3", "tokenizer_3", "image_encoder", "feature_extractor"))
+    pipeline: Any = kind_of.from_pretrained(pipelines[kind], **(absent if kind == "sd3" else {}))
+    if kind == "pixel":
+        pipeline._read_with(backbone)
+
+    def picture() -> np.ndarray:
+        generator = torch.Generator().manual_seed(0)
+        made = pipeline(PROMPTS[0], num_inference_steps=2, generator=generator, output_type="np").images
+        return np.asarray(made)
+
+    plain = picture()
+    if kind == "pixel":
+        pipeline.unet.load_lora_adapter(str(tmp_path / "out"), prefix="unet", weight_name=LORA)
+    else:
+        pipeline.load_lora_weights(str(tmp_path / "out"))
+    assert np.abs(picture() - plain).max() > 1e-4
+    assert run.family.part in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_batch_in_parts_is_the_same_batch(
+    pipelines: dict[str, Path], material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for parts in (1, 3):
+        run = start(pipelines, "sd1", "refl", material, accumulate=parts, guards=False)
+        for loss in run.losses(0, (np.array([0, 1, 0]),)):
+            loss.backward()  # type: ignore[no-untyped-call]
+        found.append([parameter.grad for parameter in run.trained.parameters.values()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-7)
+
+
+def test_the_judge_decides_what_is_kept(
+    pipelines: dict[str, Path], material: Material, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its verdict on the looks: 0, then better, then refused by a guard, then worse."""
+    run = start(pipelines, "pixel", "draft", replace(material, pretrain=None), steps=8, patience=3)
+    looks, kept = [], []
+    real = run.guards.look
+
+    def look(at_once: int) -> Look:
+        kept.append({name: p.detach().clone() for name, p in run.trained.parameters.items()})
+        found = real(at_once)
+        shift = [1.0, 5.0, 0.5, 0.2][len(kept) - 1]
+        same = len(kept) == 2  # the pictures of a prompt are one
+        assert found.judge is not None and run.first.judge is not None
+        return replace(found, judge=run.first.judge + shift, diversity=found.diversity * (0.1 if same else 1))
+
+    monkeypatch.setattr(run.guards, "look", look)
+    run.train(on_look=lambda step, look: looks.append(step))
+    assert looks == [0, 2, 4, 6, 8] and run.loop.best_epoch == 1
+    assert [record["validation_accuracy"] for record in run.loop.history][2] == -np.inf
+    for name, parameter in run.trained.parameters.items():
+        assert torch.equal(parameter, kept[0][name]) and not torch.equal(parameter, kept[-1][name])
+    outcome = measure_nothing(run)
+    page = page_of(run, outcome, {"pipeline": "p", "method": "draft"})
+    assert "The judge liked step 2 best, and less what came after, to step 8" in page
+    assert "Guards refused the weights of step 4" in page
+
+
+def measure_nothing(run: Run) -> Any:
+    from heads.tuning.result import Outcome
+
+    return Outcome(run.guards.prompts, run.first, run.first, {})
+
+
+def test_memory_at_its_end_loses_nothing(
+    pipelines: dict[str, Path], material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"folder": tmp_path / "saved", "guards": False}
+    run = start(pipelines, "pixel", "draft", replace(material, pretrain=None), **options)
+    real = run.score
+
+    def score(pixels: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        if run.loop.step == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(pixels, prompts)
+
+    monkeypatch.setattr(run, "score", score)
+    with pytest.raises(InputError, match=r"3 pictures at once: say --accumulate 2; the 3 steps so far are in"):
+        run.train()
+    again = start(pipelines, "pixel", "draft", replace(material, pretrain=None), **options, accumulate=2)
+    assert again.loop.step == 3
+    again.train()
+    assert again.loop.step == 4
+
+
+def test_what_is_missing_is_said(pipelines: dict[str, Path], material: Material, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="refl learns from a reward; say --reward HEAD"):
+        start(pipelines, "pixel", "refl", replace(material, reward=None))
+    with pytest.raises(InputError, match="say --data TABLE"):
+        start(pipelines, "pixel", "dpo", replace(material, preferences=None))
+    with pytest.raises(InputError, match="--draft-steps 9 is more than the 2 steps"):
+        TuneConfig("draft", draft_steps=9, sampling_steps=2)
+    with pytest.raises(InputError, match="--beta does nothing for the method refl"):
+        TuneConfig("refl", beta=1.0)
+    with pytest.raises(InputError, match="no multiple of 4"):
+        load_family(str(pipelines["sd1"]), "cpu", 18)
+    with pytest.raises(InputError, match="has no model_index.json"):
+        load_family(str(tmp_path), "cpu")
+    index = tmp_path / "model_index.json"
+    for content, said in [
+        ('{"_class_name": "FluxPipeline"}', "of FluxPipeline, which cannot be tuned"),
+        ('{"_class_name": "StableDiffusionPipeline", "unet": ["evil", "Model"]}', "wants its unet from evil"),
+        ('{"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}', "cannot be loaded"),
+        ("[", "is damaged"),
+    ]:
+        index.write_text(content)
+        with pytest.raises(InputError, match=said):
+            load_family(str(tmp_path), "cpu")
+    pipeline = StableDiffusionPipeline.from_pretrained(pipelines["sd1"], safety_checker=None)
+    pipeline.vae = None
+    from heads.tuning.families import family_of
+
+    with pytest.raises(InputError, match="has no vae; wanted one with unet, vae, "):
+        family_of(pipeline)
