@@ -61,7 +61,9 @@ def score_all(
     return found
 
 
-def choose(prompts: Sequence[str], templates: Sequence[str], candidates: Sequence[Candidate], scores: Floats) -> list[Best]:
+def choose(
+    prompts: Sequence[str], templates: Sequence[str], candidates: Sequence[Candidate], scores: Floats
+) -> list[Best]:
     """The best candidate of each prompt, the first where two are equal."""
     number, found = np.array([one.prompt for one in candidates]), []
     for i, prompt in enumerate(prompts):
@@ -69,13 +71,13 @@ def choose(prompts: Sequence[str], templates: Sequence[str], candidates: Sequenc
         first = rows[int(np.argmax(scores[rows]))]
         one = candidates[first]
         mean = float(scores[rows].mean())
-        found.append(
-            Best(prompt, one.file, templates[one.template], one.seed, float(scores[first]), mean, len(rows))
-        )
+        found.append(Best(prompt, one.file, templates[one.template], one.seed, float(scores[first]), mean, len(rows)))
     return found
 
 
-def rates(templates: Sequence[str], candidates: Sequence[Candidate], scores: Floats, seed: int = 0) -> list[TemplateRates]:
+def rates(
+    templates: Sequence[str], candidates: Sequence[Candidate], scores: Floats, seed: int = 0
+) -> list[TemplateRates]:
     """What is known of each template; intervals are over prompts."""
     prompt = np.array([one.prompt for one in candidates])
     template = np.array([one.template for one in candidates])

@@ -37,8 +37,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """
     found: dict[int, None] = {}
     for part in text.split(","):
-        low, _, high = part.strip().partition("..")
-        ends = (low, high or low)
+        low, dots, high = part.strip().partition("..")
+        ends = (low, high if dots else low)
         if not all(end.isdecimal() and int(end) <= MAX_SEED for end in ends) or int(ends[0]) > int(ends[1]):
             raise InputError(f"--seeds {text!r}: {part.strip()!r} is no seed and no range such as 0..15")
         if int(ends[1]) - int(ends[0]) >= MAX_SEEDS:

@@ -95,8 +95,7 @@ def begin(
             shared = min(len(before), len(values))
             if before[:shared] != values[:shared]:
                 raise InputError(
-                    f"{folder} holds pictures of other {name}; append new ones to the end of the list, or choose another"
-                    " --out"
+                    f"{folder} holds pictures of other {name}; append new ones at the end, or choose another --out"
                 )
             listed[name] = max(before, values, key=len)
     folder.mkdir(parents=True, exist_ok=True)

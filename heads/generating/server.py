@@ -75,8 +75,7 @@ def create_app(
                 if await request.is_disconnected():
                     raise Refused(499, "the client is gone")
                 seeds = range(seed, seed + n)
-                # What is begun cannot be stopped; the turn lasts until it is done, whoever has gone.
-                images = await asyncio.shield(asyncio.to_thread(make, [prompt] * n, seeds))
+                images = await asyncio.to_thread(make, [prompt] * n, seeds)
         finally:
             waiting -= 1
         return JSONResponse({"pictures": [_png(image) for image in images], "seeds": list(seeds)})
