@@ -15,7 +15,7 @@ COMMANDS = {
     "generators": "heads.cli.generators:generators",
     "import": "heads.cli.published:import_published",
     "reward": "heads.cli.reward:reward",
-    "project": "heads.cli.project:project",
+    "project": "heads.cli.published:project",
     "tune": "heads.cli.tune:tune",
     "unfreeze": "heads.cli.unfreeze:unfreeze",
     "export-checkpoint": "heads.cli.unfreeze:export_checkpoint",

@@ -1,9 +1,10 @@
-"""`python -m heads import`."""
+"""`python -m heads import` and `project`: heads and caches made of what is there."""
 
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from embed.cli.console import progress
 from embed.config import Overwriting
 from embed.files import require_out
 from embed.spec import InputError
@@ -63,3 +64,26 @@ def _made_with(source: Any, checkpoint: Path) -> bool:
         return Path(source.model.removeprefix(FOLDER)).resolve() == checkpoint.resolve().parent
     used = Path((source.pretrained or "").rpartition("@")[2])
     return used.is_file() and (used.samefile(checkpoint) or sha256_file(used) == sha256_file(checkpoint))
+
+
+def project(head: Path, /, *, cache: str, out: Path) -> dict[str, object]:
+    """Move a cache into a cosine head's own space, to be indexed there.
+
+    `python -m runtime index` takes it with a bundle of `python -m export onnx --space`.
+
+    Args:
+        head: A cosine head.
+        cache: The cache whose vectors to move.
+        out: The folder to write the new cache to.
+    """
+    require_out(out, "cache", overwrite=True)
+    from embed.cache.store import Cache
+    from embed.spec import Identity
+    from heads.store.disk import load_head
+    from heads.store.project import project_cache, require_cosine
+
+    loaded, manifest = load_head(head)
+    cosine, opened = require_cosine(loaded, str(head)), Cache.open(cache)
+    identity = project_cache(opened, cosine, Identity.from_json(manifest["identity"]), out, progress)
+    print(f"{out}: the {opened.count('images'):,} pictures of {cache} in the space of {head}")
+    return {"cache": str(out), "identity": identity.to_json()}

@@ -39,9 +39,9 @@ class TuneConfig:
     """The decay a step of a running mean of the weights, which is then what is judged and kept."""
     sampling_steps: Annotated[int, Range(1)] = 40
     """The steps in which a picture is made."""
-    guidance: Annotated[float, Range(1)] = 5.0
+    guidance: Annotated[float | None, Range(1)] = None
     """The weight of the prompt against no prompt (classifier-free guidance) as pictures are made; 1 is without, as
-    ImageReward trains."""
+    ImageReward trains. By default 5, and 2 in pixel space."""
     size: Annotated[int | None, Range(8)] = None
     """The width and height of the pictures. By default what the pipeline makes."""
     draft_steps: Annotated[int, Range(1), Only("method", ("draft",))] = 1
@@ -95,6 +95,11 @@ class TuneConfig:
         """The learning rate."""
         gentle = self.whole or self.method == "dpo"
         return self.learning_rate or (1e-5 if gentle else 1e-4)
+
+    @property
+    def strength(self) -> float:
+        """The guidance, which by then is known."""
+        return self.guidance or 1.0
 
     def kl(self, pretrains: bool) -> float:
         """The weight of the distance from the untuned model."""

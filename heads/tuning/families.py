@@ -44,6 +44,7 @@ class Family:
     needs: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     targets: ClassVar[tuple[str, ...]] = ATTENTION
     process_of: ClassVar[Callable[..., Process]] = Diffusion
+    guidance: ClassVar[float] = 5.0  # where nothing is said
 
     def __init__(self, pipeline: "DiffusionPipeline", size: int | None = None, autocast: bool = False) -> None:
         """With `autocast` the model computes in bfloat16. Raise InputError for a pipeline that lacks a part, or a size
@@ -211,6 +212,7 @@ class Pixel(Family):
     """A diffusion model of pixels themselves (`heads.tuning.pixel`)."""
 
     needs = ("unet", "scheduler")
+    guidance = 2.0
 
     @property
     def scale(self) -> int:

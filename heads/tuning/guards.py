@@ -38,7 +38,7 @@ class Look:
     def means(self) -> dict[str, float]:
         """One number each; those that were measured."""
         found = {"reward": self.reward, "judge": self.judge, "diversity": self.diversity, "sharpness": self.sharpness}
-        return {name: float(values.mean()) for name, values in found.items() if values is not None} | {
+        return {name: float(values.mean()) for name, values in found.items() if values is not None and len(values)} | {
             "distance": self.distance
         }
 
@@ -69,8 +69,8 @@ class Guards:
             some = slice(start, start + at_once)
             texts = self.prompts[some]
             noise = torch.cat([self.family.noise(1, generator_of(*seed)) for seed in self.seeds[some]])
-            told = self.family.conditions(texts, self.config.guidance > 1)
-            made = pictures(self.family, noise, told, self.config.sampling_steps, self.config.guidance)
+            told = self.family.conditions(texts, self.config.strength > 1)
+            made = pictures(self.family, noise, told, self.config.sampling_steps, self.config.strength)
             found.append(self._measured(made, texts))
         columns = {name: torch.cat([one[name] for one in found]) for name in found[0]}
         pixels = columns.pop("pixels")

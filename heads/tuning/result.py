@@ -248,7 +248,7 @@ tags:
 {" ".join(verdict(run, outcome))}
 
 Pictures of {len(outcome.prompts) // each} prompts that were kept aside, {each} of each, from the same noise before and
-after ({config.sampling_steps} steps, guidance {config.guidance:g}); 95 % intervals over prompts:
+after ({config.sampling_steps} steps, guidance {config.strength:g}); 95 % intervals over prompts:
 
 | | before | after | difference |
 |---|---|---|---|

@@ -7,13 +7,15 @@ had not been, and a batch that is cut in more parts is the same batch.
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from embed.arrays import Ints
 from embed.backbones.backbone import weights_hash
 from embed.progress import Progress, silent
 from embed.spec import InputError
@@ -24,6 +26,7 @@ from heads.tuning.config import LATE, REWARD_WEIGHT, TuneConfig
 from heads.tuning.data import Examples, Preferences
 from heads.tuning.families import Family
 from heads.tuning.guards import Guards, Look, generator_of
+from heads.tuning.memory import STATE_BYTES, Memory, Peak, bytes_of, is_memory, memory_of
 from heads.tuning.methods import denoising, dpo, draft, refl
 from heads.tuning.weights import Trained
 
@@ -54,8 +57,9 @@ class Run:
     ) -> None:
         """`name` is that of the pipeline. Raise InputError where the method lacks what it learns from."""
         require_material(material, config)
+        config = replace(config, guidance=config.guidance or family.guidance)
         self.family, self.material, self.config = family, material, config
-        self.parts = config.accumulate or 1
+        self.middle, self.spread = 0.0, 1.0
         self.kl = config.kl(material.pretrain is not None)
         own = weights_hash(family.module.state_dict())
         self.trained = Trained(
@@ -63,14 +67,21 @@ class Run:
         )
         if not config.keep_activations:
             family.checkpoint()
+        limit = config.max_vram_bytes or memory_of(family.device)
+        self.parts = config.batch_size
+        self._training: Loop | None = None
+        with self._advice():
+            self.memory = None if limit is None else self._measured()
+        self.parts = config.accumulate or self._parts_for(limit)
         seer = material.judge or material.reward
         self.guards = Guards(
             family, material.aside, config, material.reward, material.judge, seer.encoder if seer else None
         )
-        self.first = self.guards.look(self.at_once)
+        with self._advice():
+            self.first = self.guards.look(self.at_once)
         self.middle, self.spread = _scale(self.first)
         self.last = self.first
-        self.loop = self._loop(self._checkpoints(own, name, folder))
+        self.loop = self._training = self._loop(self._checkpoints(own, name, folder))
 
     @property
     def at_once(self) -> int:
@@ -97,21 +108,17 @@ class Run:
                     on_look(loop.step, self.last)
                 step()
 
-            try:
+            with self._advice():
                 if not loop.history:
                     if self.config.guards:
                         on_look(0, self.first)
                     loop.record_epoch()
                 loop.run(epochs, after)
-            except RuntimeError as error:
-                if not _is_memory(error):
-                    raise
-                raise self._out_of_memory() from None
 
     def losses(self, step: int, batch: Batch) -> Iterator[Tensor]:
         """The losses of the parts of a batch."""
         (numbers,) = batch
-        draws, told = _Draws(self, step, numbers), dict[str, float]()
+        draws, told = _Draws(self, self.config, step, numbers), dict[str, float]()
         for part in np.array_split(np.arange(len(numbers)), min(self.parts, len(numbers))):
             loss, notes = draws.loss(slice(int(part[0]), int(part[-1]) + 1))
             share = len(part) / len(numbers)
@@ -183,12 +190,53 @@ class Run:
         facts = [told, name, weights, heads, list(material.prompts), list(material.aside), learnt]
         return Checkpoints(folder, json.dumps(facts))
 
+    def _measured(self) -> Memory:
+        """What steps with one picture and with two take: of pictures made in no more steps than have a gradient."""
+        config = replace(self.config, sampling_steps=self.config.draft_steps)
+        most = []
+        for pictures in (1, 1, 2):  # the first time prompts are read that are then remembered
+            draws = _Draws(self, config, 0, np.zeros(pictures, np.int64))
+            with Peak() as peak:
+                draws.loss(slice(0, pictures))[0].backward()  # type: ignore[no-untyped-call]
+            for parameter in self.trained.parameters.values():
+                parameter.grad = None
+            most.append(peak.most)
+        material, trained = self.material, self.trained
+        parts = [*self.family.pipeline.components.values(), trained.reference, material.reward, material.judge]
+        kept = bytes_of(part for part in parts if isinstance(part, nn.Module))
+        state = STATE_BYTES + 4 * (self.config.ema is not None)
+        return Memory(kept + state * trained.count, most[1], max(0, most[2] - most[1]))
+
+    def _parts_for(self, limit: int | None) -> int:
+        """Into how many parts a batch is cut, so that each fits."""
+        if limit is None or self.memory is None:
+            return 1
+        size = self.config.batch_size
+        at_once = min(size, self.memory.at_once(limit))
+        parts = -(-size // at_once)
+        logger.info(
+            f"a step takes {self.memory.of(size) / 1e9:.3g} GB with {size} pictures at once, of which"
+            f" {self.memory.resident / 1e9:.3g} GB are weights and the optimizer's, and"
+            f" {self.memory.of(at_once) / 1e9:.3g} GB with {at_once}, as now in {parts} part{'s' * (parts > 1)}"
+        )
+        return parts
+
+    @contextmanager
+    def _advice(self) -> Iterator[None]:
+        """Say what to do where memory ends inside the block, and save what was trained so far."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not is_memory(error):
+                raise
+            raise self._out_of_memory() from None
+
     def _out_of_memory(self) -> InputError:
-        loop = self.loop
+        loop = self._training
         advice = f"say --accumulate {2 * self.parts}" if self.at_once > 1 else "make smaller pictures with --size"
         also = ", or leave --keep-activations out" if self.config.keep_activations else ""
         saved = ""
-        if loop.checkpoints and loop.step:
+        if loop and loop.checkpoints and loop.step:
             loop.save()
             saved = f"; the {loop.step} steps so far are in {loop.checkpoints.folder}, and the same command goes on"
         torch.cuda.empty_cache()
@@ -198,8 +246,8 @@ class Run:
 class _Draws:
     """All that a step draws, for its whole batch, and the loss of any part of that."""
 
-    def __init__(self, run: Run, step: int, numbers: np.ndarray[tuple[int], np.dtype[np.int64]]) -> None:
-        self.run, config, family = run, run.config, run.family
+    def __init__(self, run: Run, config: TuneConfig, step: int, numbers: Ints) -> None:
+        self.run, self.config, family = run, config, run.family
         generator = generator_of(config.seed, 2, step)
         self.numbers = [int(number) for number in numbers]
         self.noise = family.noise(len(numbers), generator)
@@ -213,7 +261,7 @@ class _Draws:
 
     def loss(self, some: slice) -> tuple[Tensor, dict[str, float]]:
         """The loss of some items of the batch, and what it is made of."""
-        run, config = self.run, self.run.config
+        run, config = self.run, self.config
         if config.method == "dpo":
             loss, notes = self._preferred(some)
         else:
@@ -224,12 +272,12 @@ class _Draws:
         return loss, notes
 
     def _rewarded(self, some: slice) -> tuple[Tensor, dict[str, float]]:
-        run, config, family = self.run, self.run.config, self.run.family
+        run, config, family = self.run, self.config, self.run.family
         prompts = [run.material.prompts[number] for number in self.numbers[some]]
-        told = family.conditions(prompts, config.guidance > 1)
+        told = family.conditions(prompts, config.strength > 1)
         reference = run.trained if run.kl else None
         given = family, self.noise[some], told, lambda pixels: run.score(pixels, prompts)
-        how = config.sampling_steps, config.guidance
+        how = config.sampling_steps, config.strength
         if config.method == "refl":
             lost = refl(*given, *how, self.place, reference)
         else:
@@ -285,7 +333,3 @@ def _scale(look: Look) -> tuple[float, float]:
             " to teach; choose another, or raise --judge-pictures"
         )
     return float(look.reward.mean()), float(look.reward.std(ddof=1))
-
-
-def _is_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

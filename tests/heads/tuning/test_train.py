@@ -213,7 +213,7 @@ def test_what_is_missing_is_said(pipelines: dict[str, Path], material: Material,
         TuneConfig("refl", beta=1.0)
     with pytest.raises(InputError, match="no multiple of 4"):
         load_family(str(pipelines["sd1"]), "cpu", 18)
-    with pytest.raises(InputError, match="has no model_index.json"):
+    with pytest.raises(InputError, match="has no model_index"):
         load_family(str(tmp_path), "cpu")
     index = tmp_path / "model_index.json"
     for content, said in [
