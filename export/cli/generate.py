@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,7 +76,8 @@ def generate(
     candidates = pictures.plan(lines, forms, numbers)
     made = 0
     if missing := [one for one in candidates if not (out / one.file).exists()]:
-        made = pictures.generate(_load(pipeline, lora, making, device), missing, out, making, progress)
+        loaded, settled = _load(pipeline, lora, making, device)
+        made = pictures.generate(loaded, missing, out, settled, progress)
     print(f"{len(candidates)} pictures of {len(lines)} prompts in {out}, {made} of them new")
     document: dict[str, Any] = {"out": str(out), "pictures": len(candidates), "new": made}
     if score is None:
@@ -115,7 +116,10 @@ def _lines(path: Path) -> list[str]:
     return found
 
 
-def _load(name: str, lora: Path | None, making: GenerateConfig, device: DeviceConfig) -> "DiffusionPipeline":
+def _load(
+    name: str, lora: Path | None, making: GenerateConfig, device: DeviceConfig
+) -> "tuple[DiffusionPipeline, GenerateConfig]":
+    """The pipeline, and how it is told to make pictures."""
     from embed.devices import resolve_device
     from heads.tuning.loading import load_family
 
@@ -124,7 +128,7 @@ def _load(name: str, lora: Path | None, making: GenerateConfig, device: DeviceCo
         from heads.generating.tuned import load_tuned
 
         load_tuned(family, lora)
-    return family.pipeline
+    return family.pipeline, replace(making, guidance=making.guidance or family.guidance)
 
 
 def _scorer(best: Path, device: str) -> "Score":
@@ -164,13 +168,13 @@ def _serve(
     tokens = read_tokens(None, TOKEN_VARIABLE)
     require_token(host, tokens, no_token=False)
     with closing(listen(host, port)) as socket:  # before anything is loaded
-        pipeline = _load(name, lora, making, device)
+        pipeline, settled = _load(name, lora, making, device)
 
         def pictures(texts: Sequence[str], seeds: Sequence[int]) -> "list[Image]":
             found: list[Image] = []
-            for start in range(0, len(texts), making.batch_size):
-                some = slice(start, start + making.batch_size)
-                found += make(pipeline, texts[some], seeds[some], making)
+            for start in range(0, len(texts), settled.batch_size):
+                some = slice(start, start + settled.batch_size)
+                found += make(pipeline, texts[some], seeds[some], settled)
             return found
 
         app = create_app(pictures, limits, tokens)

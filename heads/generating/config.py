@@ -16,8 +16,9 @@ class GenerateConfig:
 
     sampling_steps: Annotated[int, Range(1)] = 30
     """The steps in which a picture is made."""
-    guidance: Annotated[float, Range(1)] = 5.0
-    """The weight of the prompt against no prompt (classifier-free guidance); 1 is without."""
+    guidance: Annotated[float | None, Range(1)] = None
+    """The weight of the prompt against no prompt (classifier-free guidance); 1 is without. By default 5, or what suits
+    the kind of pipeline."""
     size: Annotated[int | None, Range(8)] = None
     """The width and height of the pictures. By default what the pipeline makes."""
     batch_size: Annotated[int, Range(1)] = 4

@@ -126,14 +126,15 @@ def make(
     pipeline: "DiffusionPipeline", texts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
 ) -> "list[Image]":
     """A picture for each text and its seed. Noise is drawn on the CPU, so every device begins with the same."""
-    sides = {} if config.size is None else {"width": config.size, "height": config.size}
+    options: dict[str, float] = {} if config.size is None else {"width": config.size, "height": config.size}
+    if config.guidance is not None:
+        options["guidance_scale"] = config.guidance
     made = pipeline(
         prompt=list(texts),
         num_inference_steps=config.sampling_steps,
-        guidance_scale=config.guidance,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
         output_type="pil",
-        **sides,
+        **options,
     )
     images: list[Image] = made.images
     return images
