@@ -59,7 +59,7 @@ class Plan:
     guidance: float = 1.0
     draft_steps: int = 1
     tuning_steps: int = 50
-    unguarded_steps: int = 150
+    unguarded_steps: int = 100
     tuning_batch: int = 8
     looks: tuple[str, ...] = ("--judge-every", "10", "--judge-prompts", "16", "--judge-pictures", "2")
     prompts: int = 64
