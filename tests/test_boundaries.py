@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "heads.reward": {"embed", "embed.inputs", "embed.backbones", "heads.store"},
     "heads.tuning": {
         *("embed", "embed.backbones", "embed.inputs", "embed.records"),
-        *("heads.data", "heads.evaluation", "heads.report", "heads.reward", "heads.training"),
+        *("heads.data", "heads.evaluation", "heads.report", "heads.reward", "heads.training", "heads.unfreeze"),
     },
     "heads.generating": {"embed", "embed.inputs", "heads.evaluation", "heads.reward", "heads.tuning"},
     "heads.unfreeze": {

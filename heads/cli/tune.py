@@ -66,14 +66,23 @@ def tune(
     from embed.records.formats import read_records
     from heads.report.figures import ends, number
     from heads.reward.module import Reward
-    from heads.tuning.data import kept_aside, read_examples, read_preferences, read_prompts
+    from heads.tuning.data import (
+        Material,
+        kept_aside,
+        read_examples,
+        read_preferences,
+        read_prompts,
+        require_material,
+    )
     from heads.tuning.result import NAMES, measure, page_of, save, verdict
-    from heads.tuning.train import Material, Run, require_material
+    from heads.tuning.train import Run
+    from heads.unfreeze.distributed import find_ranks
 
     def records(path: str) -> "Records":
         return read_records(path, reading.format, reading.images_root, reading.columns)
 
     resolved = resolve_device(device.device)
+    ranks = find_ranks(resolved)
     learnt, aside = kept_aside(read_prompts(prompts), config.judge_prompts, config.seed)
     material = Material(
         learnt,
@@ -86,9 +95,11 @@ def tune(
     require_material(material, config)
     _warn_of_judge(material.reward, material.judge, config.guards)
     family = load_family(pipeline, resolved, config.size, config.precision == "bf16", config.whole)
-    run = Run(family, material, config, pipeline, Path(f"{out}.checkpoints"))
-    with _written(tensorboard) as observe:
+    run = Run(family, material, config, pipeline, Path(f"{out}.checkpoints"), ranks)
+    with _written(None if ranks.rank else tensorboard) as observe:
         run.train(progress, on_look=observe)
+    if ranks.rank:
+        return {}
     outcome = measure(run)
     about = {
         "pipeline": pipeline,

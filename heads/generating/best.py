@@ -53,7 +53,7 @@ def score_all(
     with progress(len(candidates), "pictures", "scoring") as step:
         for i, prompt in enumerate(prompts):
             rows = np.flatnonzero(number == i)
-            found[rows] = score(prompt, [folder / candidates[row].file for row in rows])
+            found[rows] = score(prompt, [folder / candidates[int(row)].file for row in rows])
             step(len(rows))
     if np.isnan(found).any():
         bad = candidates[int(np.flatnonzero(np.isnan(found))[0])].file
@@ -68,7 +68,7 @@ def choose(
     number, found = np.array([one.prompt for one in candidates]), []
     for i, prompt in enumerate(prompts):
         rows = np.flatnonzero(number == i)
-        first = rows[int(np.argmax(scores[rows]))]
+        first = int(rows[np.argmax(scores[rows])])
         one = candidates[first]
         mean = float(scores[rows].mean())
         found.append(Best(prompt, one.file, templates[one.template], one.seed, float(scores[first]), mean, len(rows)))

@@ -15,6 +15,8 @@ from embed.inputs.images import load_image
 from embed.records.formats import Records
 from embed.spec import InputError
 from heads.data.comparisons import labels_alone, pairs_among
+from heads.reward.module import Reward
+from heads.tuning.config import TuneConfig
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -81,6 +83,26 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.prompt)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a generator is tuned with."""
+
+    prompts: Sequence[str]  # to train on
+    aside: Sequence[str]  # to judge on
+    reward: Reward | None = None
+    judge: Reward | None = None
+    preferences: Preferences | None = None  # of dpo
+    pretrain: Examples | None = None
+
+
+def require_material(material: Material, config: TuneConfig) -> None:
+    """Raise InputError where a method lacks what it learns from."""
+    if config.method == "dpo" and material.preferences is None:
+        raise InputError("dpo learns from people's choices between pictures; say --data TABLE")
+    if config.method != "dpo" and material.reward is None:
+        raise InputError(f"{config.method} learns from a reward; say --reward HEAD")
 
 
 def read_preferences(records: Records, seed: int = 0) -> Preferences:

@@ -6,9 +6,10 @@ had not been, and a batch that is cut in more parts is the same batch.
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +20,16 @@ from embed.arrays import Ints
 from embed.backbones.backbone import weights_hash
 from embed.progress import Progress, silent
 from embed.spec import InputError
-from heads.reward.module import Reward
 from heads.training.checkpoint import Checkpoints
 from heads.training.loop import Batch, Loop, rates
 from heads.tuning.config import LATE, REWARD_WEIGHT, TuneConfig
-from heads.tuning.data import Examples, Preferences
+from heads.tuning.data import Material, require_material
 from heads.tuning.families import Family
 from heads.tuning.guards import Guards, Look, generator_of
 from heads.tuning.memory import STATE_BYTES, Memory, Peak, bytes_of, is_memory, memory_of
 from heads.tuning.methods import denoising, dpo, draft, refl
 from heads.tuning.weights import Trained
+from heads.unfreeze.distributed import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -36,27 +37,25 @@ logger = logging.getLogger(__name__)
 MEMORY_ALONE = ("accumulate", "keep_activations", "max_vram_bytes")
 
 
-@dataclass(frozen=True)
-class Material:
-    """What a generator is tuned with."""
-
-    prompts: Sequence[str]  # to train on
-    aside: Sequence[str]  # to judge on
-    reward: Reward | None = None
-    judge: Reward | None = None
-    preferences: Preferences | None = None  # of dpo
-    pretrain: Examples | None = None
-
-
 class Run:
     """A tuning that stands at its first step, or at the one that `folder` has saved. `first` is the look at the
     untuned generator."""
 
     def __init__(
-        self, family: Family, material: Material, config: TuneConfig, name: str, folder: Path | None = None
+        self,
+        family: Family,
+        material: Material,
+        config: TuneConfig,
+        name: str,
+        folder: Path | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        """`name` is that of the pipeline. Raise InputError where the method lacks what it learns from."""
+        """`name` is that of the pipeline; of several processes each takes its share of every batch. Raise InputError
+        where the method lacks what it learns from."""
         require_material(material, config)
+        self.ranks = ranks or Ranks()
+        if config.batch_size % self.ranks.count:
+            raise InputError(f"--batch-size {config.batch_size} cannot be shared by {self.ranks.count} processes")
         config = replace(config, guidance=config.guidance or family.guidance)
         self.family, self.material, self.config = family, material, config
         self.middle, self.spread = 0.0, 1.0
@@ -86,7 +85,7 @@ class Run:
     @property
     def at_once(self) -> int:
         """Pictures that are computed together."""
-        return -(-self.config.batch_size // self.parts)
+        return -(-self.config.batch_size // self.ranks.count // self.parts)
 
     def train(
         self,
@@ -116,15 +115,17 @@ class Run:
                 loop.run(epochs, after)
 
     def losses(self, step: int, batch: Batch) -> Iterator[Tensor]:
-        """The losses of the parts of a batch."""
+        """The losses of the parts of this process's share of a batch."""
         (numbers,) = batch
+        mine = self.ranks.share(np.arange(len(numbers)))
         draws, told = _Draws(self, self.config, step, numbers), dict[str, float]()
-        for part in np.array_split(np.arange(len(numbers)), min(self.parts, len(numbers))):
-            loss, notes = draws.loss(slice(int(part[0]), int(part[-1]) + 1))
-            share = len(part) / len(numbers)
+        for part in np.array_split(mine, min(self.parts, len(mine))):
+            loss, notes = draws.loss(part)
+            share = len(part) / len(mine)
             for name, value in notes.items():
                 told[name] = told.get(name, 0.0) + value * share / self.loop.epoch_steps
             yield loss * share
+        self.ranks.average_gradients(self.trained.parameters.values())
         for name, value in told.items():
             self.loop.notes[name] = self.loop.notes.get(name, 0.0) + value
 
@@ -177,8 +178,8 @@ class Run:
         if look.judge is None or self.first.judge is None:
             return float("nan")
         if not self.guards.passes(look, self.first):
-            return -np.inf
-        return float((look.judge.mean() - self.first.judge.mean()) / (self.first.judge.std() or 1.0))
+            return self.ranks.mean(-np.inf)
+        return self.ranks.mean(float((look.judge.mean() - self.first.judge.mean()) / (self.first.judge.std() or 1.0)))
 
     def _checkpoints(self, weights: str, name: str, folder: Path | None) -> Checkpoints | None:
         if folder is None:
@@ -188,7 +189,7 @@ class Run:
         heads = [one and weights_hash(one.head.state_dict()) for one in (material.reward, material.judge)]
         learnt = [(one and [one.prompt, len(one)]) for one in (material.preferences, material.pretrain)]
         facts = [told, name, weights, heads, list(material.prompts), list(material.aside), learnt]
-        return Checkpoints(folder, json.dumps(facts))
+        return Checkpoints(folder, json.dumps(facts), math.inf if self.ranks.rank else None)
 
     def _measured(self) -> Memory:
         """What steps with one picture and with two take: of pictures made in no more steps than have a gradient."""
@@ -197,7 +198,7 @@ class Run:
         for pictures in (1, 1, 2):  # the first time prompts are read that are then remembered
             draws = _Draws(self, config, 0, np.zeros(pictures, np.int64))
             with Peak() as peak:
-                draws.loss(slice(0, pictures))[0].backward()  # type: ignore[no-untyped-call]
+                draws.loss(np.arange(pictures))[0].backward()  # type: ignore[no-untyped-call]
             for parameter in self.trained.parameters.values():
                 parameter.grad = None
             most.append(peak.most)
@@ -211,7 +212,7 @@ class Run:
         """Into how many parts a batch is cut, so that each fits."""
         if limit is None or self.memory is None:
             return 1
-        size = self.config.batch_size
+        size = self.config.batch_size // self.ranks.count
         at_once = min(size, self.memory.at_once(limit))
         parts = -(-size // at_once)
         logger.info(
@@ -249,7 +250,7 @@ class _Draws:
     def __init__(self, run: Run, config: TuneConfig, step: int, numbers: Ints) -> None:
         self.run, self.config, family = run, config, run.family
         generator = generator_of(config.seed, 2, step)
-        self.numbers = [int(number) for number in numbers]
+        self.numbers = numbers
         self.noise = family.noise(len(numbers), generator)
         self.times = family.process.draw_times(len(numbers), generator)
         first = int(LATE * config.sampling_steps)
@@ -257,9 +258,9 @@ class _Draws:
         self.seed = config.seed, 6, step  # of what is drawn for each item
         if run.material.pretrain is not None:
             count = len(run.material.pretrain)
-            self.pretrain = torch.randint(count, (len(numbers),), generator=generator).tolist()
+            self.pretrain = torch.randint(count, (len(numbers),), generator=generator).numpy()
 
-    def loss(self, some: slice) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, some: Ints) -> tuple[Tensor, dict[str, float]]:
         """The loss of some items of the batch, and what it is made of."""
         run, config = self.run, self.config
         if config.method == "dpo":
@@ -271,7 +272,7 @@ class _Draws:
             loss, notes = loss + config.pretrain_weight * plain, {**notes, "pretrain_loss": plain.item()}
         return loss, notes
 
-    def _rewarded(self, some: slice) -> tuple[Tensor, dict[str, float]]:
+    def _rewarded(self, some: Ints) -> tuple[Tensor, dict[str, float]]:
         run, config, family = self.run, self.config, self.run.family
         prompts = [run.material.prompts[number] for number in self.numbers[some]]
         told = family.conditions(prompts, config.strength > 1)
@@ -286,7 +287,7 @@ class _Draws:
         notes = {"trained_reward": lost.score.mean().item(), "kl": lost.distance.item()}
         return weight * lost.reward + run.kl * lost.distance, notes
 
-    def _preferred(self, some: slice) -> tuple[Tensor, dict[str, float]]:
+    def _preferred(self, some: Ints) -> tuple[Tensor, dict[str, float]]:
         run, family, data = self.run, self.run.family, self.run.material.preferences
         assert data is not None
         numbers = self.numbers[some]
@@ -299,7 +300,7 @@ class _Draws:
         found = dpo(family, run.trained, better, worse, self.noise[some], self.times[some], told, beta)
         return found.mean(), {"ordered": float((found.detach() < np.log(2)).double().mean())}
 
-    def _plain(self, some: slice) -> Tensor:
+    def _plain(self, some: Ints) -> Tensor:
         family, data = self.run.family, self.run.material.pretrain
         assert data is not None
         numbers = self.pretrain[some]
@@ -307,20 +308,12 @@ class _Draws:
         told = family.conditions([data.prompt[i] for i in numbers], False)
         return denoising(family, clean, self.noise[some], self.times[some], told).mean()
 
-    def _latents(self, pixels: Tensor, some: slice) -> Tensor:
+    def _latents(self, pixels: Tensor, some: Ints) -> Tensor:
         """Each drawn for itself, so that it is the same in every part of the batch."""
-        places = range(some.start, some.start + len(pixels))
         family = self.run.family
+        places = map(int, some)
         found = [family.encode(one[None], generator_of(*self.seed, i)) for i, one in zip(places, pixels, strict=True)]
         return torch.cat(found)
-
-
-def require_material(material: Material, config: TuneConfig) -> None:
-    """Raise InputError where a method lacks what it learns from."""
-    if config.method == "dpo" and material.preferences is None:
-        raise InputError("dpo learns from people's choices between pictures; say --data TABLE")
-    if config.method != "dpo" and material.reward is None:
-        raise InputError(f"{config.method} learns from a reward; say --reward HEAD")
 
 
 def _scale(look: Look) -> tuple[float, float]:

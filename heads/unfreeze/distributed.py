@@ -49,6 +49,13 @@ class Ranks:
                 if parameter.grad is not None:
                     parameter.grad = self._accelerator.reduce(parameter.grad, "mean")
 
+    def mean(self, value: float) -> float:
+        """The mean over the processes of a number, so that all decide alike."""
+        if self._accelerator is None or self.count == 1:
+            return value
+        told = torch.tensor(value, device=self._accelerator.device)
+        return float(self._accelerator.reduce(told, "mean"))
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self._accelerator and self.count > 1:

@@ -8,6 +8,9 @@ from tuning_tiny import LATENT, write
 from unfreeze_tiny import load, make_folder
 
 from embed.backbones.backbone import Backbone
+from embed.backbones.load import load_backbone
+from embed.spec import Source
+from heads.tuning import pixel
 from heads.tuning.families import Family
 from heads.tuning.loading import load_family
 
@@ -32,3 +35,16 @@ def pipelines(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> d
 def family(pipelines: dict[str, Path], request: pytest.FixtureRequest) -> Family:
     """Each of them, loaded for this test alone."""
     return load_family(str(pipelines[request.param]), "cpu")
+
+
+@pytest.fixture(autouse=True)
+def loads_the_backbone_once(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of loading is the tokenizer; a pipeline in pixel space reads prompts with a backbone."""
+    loaded = {backbone.source: backbone}
+
+    def load(source: Source, device: str = "cpu") -> Backbone:
+        if source not in loaded:
+            loaded[source] = load_backbone(source, device)
+        return loaded[source]
+
+    monkeypatch.setattr(pixel, "load_backbone", load)

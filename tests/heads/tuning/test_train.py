@@ -1,6 +1,8 @@
 """A tuning from its pipeline to its folder: killed and resumed, cut in parts, judged, loaded by diffusers itself."""
 
+import ast
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
+from paths import ROOT
 from PIL import Image
 from reward_tiny import write_head
 from tuning_tiny import PROMPTS
@@ -20,12 +23,13 @@ from heads.config import HeadConfig
 from heads.reward.module import Reward
 from heads.training.loop import Loop
 from heads.tuning.config import TuneConfig
-from heads.tuning.data import read_examples, read_preferences
+from heads.tuning.data import Material, read_examples, read_preferences
 from heads.tuning.guards import Look
 from heads.tuning.loading import load_family
 from heads.tuning.pixel import PixelPipeline
 from heads.tuning.result import LORA, measure, page_of, save, save_weights
-from heads.tuning.train import Material, Run
+from heads.tuning.train import Run
+from heads.unfreeze.distributed import Ranks
 
 TINY: dict[str, Any] = {"steps": 4, "judge_every": 2, "batch_size": 3, "sampling_steps": 2, "judge_pictures": 2}
 TINY |= {"learning_rate": 1e-2, "rank": 2, "guidance": 2.0}
@@ -231,3 +235,38 @@ def test_what_is_missing_is_said(pipelines: dict[str, Path], material: Material,
 
     with pytest.raises(InputError, match="has no vae; wanted one with unet, vae, "):
         family_of(pipeline)
+
+
+class Share(Ranks):
+    """One of two processes, which keeps its own gradients."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.count, self.rank = 2, rank
+
+    def average_gradients(self, parameters: Any) -> None:
+        pass
+
+
+def test_two_processes_share_a_batch(pipelines: dict[str, Path], material: Material) -> None:
+    grads = []
+    for ranks in (None, Share(0), Share(1)):
+        config = TuneConfig("draft", **(TINY | {"batch_size": 4, "guards": False}))
+        run = Run(load_family(str(pipelines["sd1"]), "cpu"), material, config, "sd1", None, ranks)
+        for loss in run.losses(0, (np.array([0, 1, 0, 1]),)):
+            loss.backward()  # type: ignore[no-untyped-call]
+        grads.append([parameter.grad for parameter in run.trained.parameters.values()])
+    for whole, first, second in zip(*grads, strict=True):
+        torch.testing.assert_close(whole, (first + second) / 2, rtol=1e-3, atol=1e-7)
+    with pytest.raises(InputError, match="--batch-size 3 cannot be shared by 2 processes"):
+        Run(run.family, material, TuneConfig("draft", **TINY), "sd1", None, Share(0))
+
+
+def test_nothing_but_the_pixel_pipeline_needs_diffusers_to_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (ROOT / "heads" / "tuning").glob("*.py"):
+        tops = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        words = " ".join(map(ast.unparse, tops))
+        assert path.name == "pixel.py" or not any(name in words for name in ("diffusers", "peft", "accelerate")), path
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(InputError, match=r"needs peft; run: pip install 'plaudit\[generators\]'"):
+        load_family("anything", "cpu")
