@@ -44,7 +44,7 @@ from heads.tuning.result import NAMES, compare
 HEADS = {"reward": ("--head", "kernel"), "judge": ("--head", "linear")}
 GUARDED, UNGUARDED = "tuned", "unguarded"
 SHEET_PROMPTS = 12
-LEARNING = ("--whole", "--learning-rate", "2e-5", "--reward-weight", "0.1")
+LEARNING = ("--whole", "--learning-rate", "1e-5", "--reward-weight", "0.1", "--min-diversity", "0.85")
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ class Plan:
     sampling_steps: int = 10
     guidance: float = 1.0
     draft_steps: int = 1
-    tuning_steps: int = 50
-    unguarded_steps: int = 100
+    tuning_steps: int = 20
+    unguarded_steps: int = 60
     tuning_batch: int = 8
-    looks: tuple[str, ...] = ("--judge-every", "10", "--judge-prompts", "16", "--judge-pictures", "2")
+    looks: tuple[str, ...] = ("--judge-every", "4", "--judge-prompts", "16", "--judge-pictures", "2")
     prompts: int = 64
     pictures: int = 4
     folds: int = 5
