@@ -23,6 +23,7 @@ TAKE = {
         *("--max-gb", "--max-memory-gb", "--max-missing", "--dropout", "--input-dropout", "--weight-decay"),
         *("--head-weight-decay", "--warmup", "--ema", "--max-flips", "--wise", "--fix-rate"),
         *("--unfreeze-visual", "--unfreeze-text", "--drain"),
+        *("--pretrain-weight", "--kl-weight", "--min-diversity"),
     },
 }
 REFUSED = ("nan", "1e308", "9" * 400, "many")
@@ -61,7 +62,7 @@ def command_line(package: str, command: str, option: str) -> list[str]:
         if one.positional and one.default is REQUIRED:
             words.append(value)
         elif one.default is REQUIRED and one.name != option:
-            words += [one.name, {"--model": "ViT-B-32", "--by": "column"}.get(one.name, value)]
+            words += [one.name, {"--model": "ViT-B-32", "--by": "column", "--method": "draft"}.get(one.name, value)]
     if command == "unfreeze" and option not in ("--fix-rate", "--unfreeze-visual", "--unfreeze-text"):
         words += ["--mode", "all"]
     return words + BESIDE.get(option, [])

@@ -133,7 +133,7 @@ def tune(
 
 def _warn_of_judge(reward: "Reward | None", judge: "Reward | None", guarded: bool) -> None:
     if judge is None and guarded:
-        warn("there is no --judge: nothing but the reward itself says when to stop, and the last weights are kept")
+        warn("there is no --judge: nothing says when to stop, and the last weights are kept")
     if judge is not None and reward is not None and judge.encoder.identity == reward.encoder.identity:
         warn(
             "--judge sees with the same backbone as --reward, and may fall for the same; another one is a better judge"

@@ -23,7 +23,7 @@ class TuneConfig:
     rank: Annotated[int, Range(1)] = 8
     """The rank of the LoRA, and its alpha."""
     steps: Annotated[int, Range(1)] = 100
-    """The steps of training."""
+    """The steps of training, rounded up to a whole number of looks."""
     batch_size: Annotated[int, Range(1)] = 8
     """Pictures, or pairs of them, of a step."""
     accumulate: Annotated[int | None, Range(1)] = None

@@ -96,6 +96,12 @@ class Material:
     preferences: Preferences | None = None  # of dpo
     pretrain: Examples | None = None
 
+    @property
+    def texts(self) -> list[str]:
+        """Every prompt that a generator is told."""
+        others = [data.prompt for data in (self.preferences, self.pretrain) if data is not None]
+        return list(dict.fromkeys([*self.prompts, *self.aside, *(text for texts in others for text in texts)]))
+
 
 def require_material(material: Material, config: TuneConfig) -> None:
     """Raise InputError where a method lacks what it learns from."""

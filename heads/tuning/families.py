@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, ModelMixin
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+READERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+REMEMBERED_PROMPTS = 1024  # of Stable Diffusion 3 in float32 some 5 MB each
 JOINT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
 
 
@@ -58,6 +60,8 @@ class Family:
         self.module: ModelMixin = getattr(pipeline, self.part)
         self.process: Process = type(self).process_of(pipeline.scheduler)
         self.side = self.side_of(size)
+        self._told: dict[str, dict[str, Tensor]] = {}  # of prompts that are remembered, on the CPU
+        self._without: dict[str, Tensor] = {}
         self.autocast = autocast
         self.dtype = torch.promote_types(self.module.dtype, torch.float32)  # of latents
 
@@ -101,9 +105,36 @@ class Family:
         shape = count, self.module.config.in_channels, self.side, self.side
         return torch.randn(shape, generator=generator).to(self.device, self.dtype)
 
-    @torch.no_grad()
+    def remember(self, prompts: Sequence[str]) -> None:
+        """Read prompts, and move what reads them to the CPU; nothing where there are too many to be remembered.
+
+        They are read one by one, so that what the model is told does not depend on a prompt's neighbours.
+        """
+        if len(new := dict.fromkeys(prompts)) > REMEMBERED_PROMPTS:
+            return
+        for prompt in new:
+            self._told[prompt] = _on(self.tell([prompt], False).given, "cpu")
+        self._without = _on(self.tell([""], True).without or {}, "cpu")
+        self._move_readers("cpu")
+
     def conditions(self, prompts: Sequence[str], guided: bool) -> Conditions:
         """What the model is told of prompts."""
+        if not all(prompt in self._told for prompt in prompts):
+            self._move_readers(self.device)
+            return self.tell(prompts, guided)
+        told = [self._told[prompt] for prompt in prompts]
+        given = {name: torch.cat([one[name] for one in told]) for name in told[0]}
+        without = {name: value.expand(len(told), *value.shape[1:]) for name, value in self._without.items()}
+        return Conditions(_on(given, self.device), _on(without, self.device) if guided else None)
+
+    def _move_readers(self, device: torch.device | str) -> None:
+        for name in READERS:
+            if (part := getattr(self.pipeline, name, None)) is not None:
+                part.to(device)
+
+    @torch.no_grad()
+    def tell(self, prompts: Sequence[str], guided: bool) -> Conditions:
+        """What the model is told of prompts, which are read now."""
         given, without = self.pipeline.encode_prompt(list(prompts), self.device, 1, guided)
         name = "encoder_hidden_states"
         return Conditions({name: given}, {name: without} if guided else None)
@@ -159,7 +190,7 @@ class StableDiffusionXL(Family):
             raise InputError("this is an SDXL refiner, which is told a score; wanted a base model")
 
     @torch.no_grad()
-    def conditions(self, prompts: Sequence[str], guided: bool) -> Conditions:
+    def tell(self, prompts: Sequence[str], guided: bool) -> Conditions:
         texts = list(prompts)
         found = self.pipeline.encode_prompt(texts, device=self.device, do_classifier_free_guidance=guided)
         size = torch.tensor([self.size, self.size, 0, 0, self.size, self.size], device=self.device).float()
@@ -194,7 +225,7 @@ class StableDiffusion3(Family):
         return (self.side // self.fold) ** 2
 
     @torch.no_grad()
-    def conditions(self, prompts: Sequence[str], guided: bool) -> Conditions:
+    def tell(self, prompts: Sequence[str], guided: bool) -> Conditions:
         texts = list(prompts)
         found = self.pipeline.encode_prompt(texts, None, None, device=self.device, do_classifier_free_guidance=guided)
         given, without = (
@@ -219,7 +250,7 @@ class Pixel(Family):
         return 1
 
     @torch.no_grad()
-    def conditions(self, prompts: Sequence[str], guided: bool) -> Conditions:
+    def tell(self, prompts: Sequence[str], guided: bool) -> Conditions:
         name = "encoder_hidden_states"
         given = self.pipeline.encode_prompts(list(prompts)).to(self.device)
         without = self.pipeline.encode_prompts([""] * len(prompts)).to(self.device) if guided else None
@@ -253,3 +284,7 @@ def in_unit_range(pixels: Tensor) -> Tensor:
     """Pixels in [-1, 1], and what a decoder overshoots, as float32 or wider in [0, 1]."""
     precise = torch.promote_types(pixels.dtype, torch.float32)
     return (pixels.to(precise) * 0.5 + 0.5).clamp(0, 1)
+
+
+def _on(told: dict[str, Tensor], device: torch.device | str) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in told.items()}

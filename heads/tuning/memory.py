@@ -73,12 +73,13 @@ class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= size
 
 
-def bytes_of(modules: Iterable[nn.Module]) -> int:
-    """What parameters and buffers take, shared ones once."""
+def bytes_of(modules: Iterable[nn.Module], device: torch.device) -> int:
+    """What parameters and buffers take on a device, shared ones once."""
     tensors = {
         one.untyped_storage()._cdata: one.untyped_storage().nbytes()
         for module in modules
         for one in (*module.parameters(), *module.buffers())
+        if one.device.type == device.type
     }
     return sum(tensors.values())
 
@@ -92,4 +93,5 @@ def memory_of(device: torch.device) -> int | None:
 
 def is_memory(error: RuntimeError) -> bool:
     """Whether an error says that memory is at its end."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    said = ("not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)

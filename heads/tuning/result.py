@@ -21,6 +21,7 @@ from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
 from heads.report.figures import number, told
 from heads.report.page import Picture
 from heads.report.tuned import BeforeAfter, tuned_page
+from heads.tuning.config import TuneConfig
 from heads.tuning.guards import Guards, Look
 from heads.tuning.train import Run
 from heads.tuning.weights import Trained
@@ -92,31 +93,44 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
     loop, config = run.loop, run.config
     every, found = loop.epoch_steps, []
     judge = outcome.figures.get("judge")
-    if judge is not None:
-        low, high = judge.difference.low, judge.difference.high
-        word = "likes the pictures better" if low > 0 else "likes the pictures less" if high < 0 else "cannot tell"
-        found.append(f"The judge {word}{' than before' * (word != 'cannot tell')}: {told(judge.difference, '+.3g')}.")
-    if not config.guards:
-        found.append("No guard was on: the last weights are kept, whatever became of the pictures.")
-    elif run.material.judge is None:
-        found.append("There was no judge: the last weights are kept, and the reward is the only one that likes them.")
-    elif loop.best_epoch == 0:
+    if config.guards and loop.best and loop.best_epoch == 0:
         found.append(
             "No look of the guards was better than the one at the untuned generator, so its weights are kept and"
             " nothing has changed; try a lower --learning-rate, a higher --kl-weight, or another reward."
         )
-    elif loop.best_epoch < len(loop.history) - 1:
+    elif judge is not None:
+        low, high = judge.difference.low, judge.difference.high
+        said = "likes them better" if low > 0 else "likes them less" if high < 0 else "cannot tell them apart"
+        found.append(f"The judge saw the pictures of before and after, and {said}: {told(judge.difference, '+.3g')}.")
+    if not config.guards:
+        found.append("No guard was on: the last weights are kept, whatever became of the pictures.")
+    elif run.material.judge is None:
         found.append(
-            f"The judge liked step {loop.best_epoch * every} best, and less what came after, to step {loop.step}: the"
-            f" weights of step {loop.best_epoch * every} are kept."
+            "There was no judge: the last weights are kept, and nothing independent says that they are better."
         )
-    refused = [i * every for i, record in enumerate(loop.history) if record["validation_accuracy"] == -math.inf]
+    elif 0 < loop.best_epoch < len(loop.history) - 1:
+        found.append(
+            f"The weights of step {loop.best_epoch * every} are kept: of the looks that the guards let through the"
+            f" judge liked this one best, and nothing after it, to step {loop.step}, was better."
+        )
+    refused = [
+        f"{i * every} ({_why_refused(record, loop.history[0], config)})"
+        for i, record in enumerate(loop.history)
+        if record["validation_accuracy"] == -math.inf
+    ]
     if refused:
-        found.append(
-            f"Guards refused the weights of step {', '.join(map(str, refused))}: the pictures of a prompt had become"
-            " alike, or full of fine grain."
-        )
+        found.append(f"Guards refused the weights of step {', '.join(refused)}.")
     return found
+
+
+def _why_refused(record: Mapping[str, float], first: Mapping[str, float], config: TuneConfig) -> str:
+    """By how much the pictures of a look have become alike, or full of fine grain."""
+    why = []
+    if "diversity" in first and record["diversity"] < config.min_diversity * first["diversity"]:
+        why.append(f"diversity {record['diversity'] / first['diversity']:.0%} of before")
+    if record["sharpness"] > config.max_sharpness * first["sharpness"]:
+        why.append(f"fine grain {record['sharpness'] / first['sharpness']:.2g} times before")
+    return ", ".join(why)
 
 
 def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:

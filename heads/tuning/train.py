@@ -66,6 +66,7 @@ class Run:
         )
         if not config.keep_activations:
             family.checkpoint()
+        family.remember(material.texts)
         limit = config.max_vram_bytes or memory_of(family.device)
         self.parts = config.batch_size
         self._training: Loop | None = None
@@ -204,7 +205,7 @@ class Run:
             most.append(peak.most)
         material, trained = self.material, self.trained
         parts = [*self.family.pipeline.components.values(), trained.reference, material.reward, material.judge]
-        kept = bytes_of(part for part in parts if isinstance(part, nn.Module))
+        kept = bytes_of([part for part in parts if isinstance(part, nn.Module)], self.family.device)
         state = STATE_BYTES + 4 * (self.config.ema is not None)
         return Memory(kept + state * trained.count, most[1], max(0, most[2] - most[1]))
 

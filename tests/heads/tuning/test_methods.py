@@ -222,3 +222,15 @@ def test_whole_weights_have_a_reference_too(family: Family) -> None:
             torch.testing.assert_close(family.predict(noise, time, told), first, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(family.predict(noise, time, told), second, rtol=1e-9, atol=1e-9)
     assert (first - second).abs().max() > 1e-3
+
+
+def test_remembered_prompts_say_what_they_said_when_they_were_read(family: Family) -> None:
+    read = family.conditions(TWO, True)
+    family.remember(PROMPTS)
+    remembered = family.conditions(TWO, True)
+    for before, after in ((read.given, remembered.given), (read.without, remembered.without)):
+        assert before is not None and after is not None and before.keys() == after.keys()
+        for name, value in before.items():
+            torch.testing.assert_close(after[name], value)
+    assert family.conditions(TWO, False).without is None
+    assert family.conditions(["something new"], True).without is not None

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -26,9 +27,11 @@ from heads.tuning.config import TuneConfig
 from heads.tuning.data import Material, read_examples, read_preferences
 from heads.tuning.guards import Look
 from heads.tuning.loading import load_family
+from heads.tuning.methods import draft
 from heads.tuning.pixel import PixelPipeline
 from heads.tuning.result import LORA, measure, page_of, save, save_weights
 from heads.tuning.train import Run
+from heads.tuning.weights import Trained
 from heads.unfreeze.distributed import Ranks
 
 TINY: dict[str, Any] = {"steps": 4, "judge_every": 2, "batch_size": 3, "sampling_steps": 2, "judge_pictures": 2}
@@ -175,8 +178,8 @@ def test_the_judge_decides_what_is_kept(
         assert torch.equal(parameter, kept[0][name]) and not torch.equal(parameter, kept[-1][name])
     outcome = measure_nothing(run)
     page = page_of(run, outcome, {"pipeline": "p", "method": "draft"})
-    assert "The judge liked step 2 best, and less what came after, to step 8" in page
-    assert "Guards refused the weights of step 4" in page
+    assert "The weights of step 2 are kept" in page and "nothing after it, to step 8, was better" in page
+    assert re.search(r"Guards refused the weights of step 4 \(diversity 1?\d% of before\)\.", page)
 
 
 def measure_nothing(run: Run) -> Any:
@@ -270,3 +273,32 @@ def test_nothing_but_the_pixel_pipeline_needs_diffusers_to_be_imported(monkeypat
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(InputError, match=r"needs peft; run: pip install 'plaudit\[generators\]'"):
         load_family("anything", "cpu")
+
+
+@pytest.mark.parametrize("kind", ["sdxl", "sd3"])
+def test_a_lora_on_frozen_weights_in_bfloat16_has_nearly_the_same_gradient(
+    pipelines: dict[str, Path], kind: str
+) -> None:
+    found = []
+    for bf16 in (False, True):
+        family = load_family(str(pipelines[kind]), "cpu", bf16=bf16)
+        trained = Trained(family, 2)
+        assert {parameter.dtype for parameter in trained.parameters.values()} == {torch.float32}
+        frozen = {p.dtype for name, p in family.module.named_parameters() if name not in trained.parameters}
+        assert frozen == {torch.bfloat16 if bf16 else torch.float32}
+        told = family.conditions(PROMPTS[:2], True)
+        noise = family.noise(2, torch.Generator().manual_seed(0))
+        draft(family, noise, told, lambda pixels: pixels.mean(dim=(1, 2, 3)), 3, 3.0).reward.backward()
+        grads = [p.grad.flatten() for p in trained.parameters.values() if p.grad is not None]
+        found.append(torch.cat(grads))
+    assert float(torch.nn.functional.cosine_similarity(*found, dim=0)) > 0.95
+
+
+def test_choices_teach_without_a_reward(pipelines: dict[str, Path], material: Material) -> None:
+    run = start(pipelines, "sd2", "dpo", replace(material, reward=None, judge=None), steps=2)
+    run.train()
+    outcome = measure(run)
+    assert outcome.figures.keys() == {"sharpness"}
+    assert run.loop.history[-1].keys() >= {"ordered", "pretrain_loss", "sharpness", "distance"}
+    page = page_of(run, outcome, {"pipeline": "p", "method": "dpo"})
+    assert "There was no judge: the last weights are kept" in page
