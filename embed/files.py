@@ -33,6 +33,7 @@ MARKS = {
     "catalogue": f"v{'[0-9]' * 6}",
     "cache": "manifest.json",
     "pipeline": "model_index.json",
+    "folder of generated pictures": "generated.json",
     "Triton repository": "*/config.pbtxt",
 }
 # What the folders that are replaced may hold; of a Triton repository it is one model and its parts.
@@ -47,7 +48,12 @@ HOLDS = {
     "pipeline": ("model_index.json", "unet", "scheduler"),
     "Triton repository": (),
 }
-GROWING = ("job of scores", "catalogue", "cache")  # are written in their place, and others in a folder beside it
+GROWING = (
+    "job of scores",
+    "catalogue",
+    "cache",
+    "folder of generated pictures",
+)  # are written in their place, and others in a folder beside it
 # Files of ours that lie in a folder before anything that counts.
 LEFTOVERS = {".lock", *(f".{name}.tmp" for name in MARKS.values() if name.endswith(".json"))}
 

@@ -42,6 +42,7 @@ MAY_IMPORT = {
         *("embed", "embed.backbones", "embed.inputs", "embed.records"),
         *("heads.data", "heads.evaluation", "heads.report", "heads.reward", "heads.training", "heads.unfreeze"),
     },
+    "heads.generating": {"embed", "embed.inputs", "heads.evaluation", "heads.reward", "heads.tuning"},
     "heads.unfreeze": {
         *("embed", "embed.backbones", "embed.cache", "embed.unfreeze"),
         *("heads.data", "heads.store", "heads.training"),

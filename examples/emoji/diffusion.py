@@ -32,8 +32,8 @@ from heads.tuning.pixel import PixelPipeline
 FOLDER = Path(os.path.relpath(Path(__file__).parent))
 SIZE = 32
 HELD_OUT = 0.05  # of the names
-BATCH = 32
-LEARNING_RATE = 6e-4
+BATCH = 16
+LEARNING_RATE = 8e-4
 WARMUP = 100  # steps
 WITHOUT_PROMPT = 0.1  # of the pictures of a step, so that prompts can be guided by
 SAVED_EVERY = 100  # steps
@@ -75,7 +75,7 @@ def new_pipeline(channels: Sequence[int] = (32, 64, 128)) -> PixelPipeline:
         out_channels=3,
         layers_per_block=1,
         cross_attention_dim=384,
-        attention_head_dim=8,
+        attention_head_dim=2,  # which is how many there are; few large ones are faster
         norm_num_groups=16,
         addition_embed_type="text",
     )

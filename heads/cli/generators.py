@@ -35,7 +35,8 @@ def generators(
 ) -> dict[str, object]:
     """Rank image generators by people's choices, and by a head's.
 
-    For each there are Elo and Bradley-Terry, and with a head how far its ranking and people's agree.
+    For each there are Elo and Bradley-Terry, and with a head how far its ranking and people's agree, and how often the
+    pictures of a prompt that people like best and least are among its highest and lowest (recall@k, filter@k).
 
     Example:
         plaudit heads generators --data pairs.csv --by model_a,model_b
@@ -49,7 +50,7 @@ def generators(
     import numpy as np
 
     from heads.data.comparisons import labels_alone
-    from heads.evaluation.generators import choices_in, elo_agreement, generators_of
+    from heads.evaluation.generators import choices_in, elo_agreement, found_at_k, generators_of
     from heads.metrics import spearman
 
     if bool(head) != bool(cache):
@@ -79,6 +80,9 @@ def generators(
             )
             agreement["bradley_terry_spearman"] = spearman(*strengths)
         result["agreement"] = agreement
+        if labels.kind != "comparisons":
+            found = found_at_k(labels, fold, scores, playing.seed)
+            result["found"] = {name: value.to_json() for name, value in found.items()}
     print(f"{held_out.data}: {part}", *_lines(result), sep="\n")
     return result
 
@@ -114,6 +118,8 @@ def _lines(result: dict[str, Any]) -> list[str]:
         elo, terry = result["agreement"]["elo_spearman"], result["agreement"]["bradley_terry_spearman"]
         lines.append(f"Spearman of the head's and people's Elo: {elo['mean']:.3f} ± {elo['sd']:.3f} over orders")
         lines += [] if terry is None else [f"Spearman of the strengths: {terry:.3f}"]
+        for name, value in result.get("found", {}).items():
+            lines.append(f"{name.replace('_at_', '@')}: {cell(value, '{} ({}..{})', '.3f')}")
     return lines
 
 

@@ -6,6 +6,7 @@ ranked by the same code.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from embed.arrays import Floats, Ints
 from embed.spec import InputError
 from heads.data.comparisons import Labels, appeal, groups_of, values_of
-from heads.evaluation.intervals import ENDS, Interval
-from heads.metrics import spearman
+from heads.evaluation.intervals import ENDS, Bootstrap, Interval, mean_interval
+from heads.metrics import filter_at_k, recall_at_k, spearman
 from heads.pairs import pairs_within
 
 # As in chess: everyone's first rating, the most that one choice moves, and the lead that makes odds of ten to one.
@@ -81,6 +82,28 @@ def choices_in(
         raise InputError(f"no choice between two of the {len(names)} generators")
     prompt = labels.prompt[labels.items[rows, 0]]
     return Choices(tuple(map(str, names)), *(column[a != b] for column in (a, b, target, prompt)))
+
+
+def found_at_k(
+    labels: Labels, fold: ArrayLike, scores: Floats, seed: int = 0, ks: Sequence[int] = (1, 2, 4)
+) -> dict[str, Interval]:
+    """ImageReward's recall@k and filter@k: the share of prompts among whose k highest `scores` (m, 1) is the picture
+    that people like best, and among whose k lowest the one that they like least. Equal scores count against the scorer.
+
+    Rows meet as in `choices_in`. Raise InputError for comparisons, which say nothing of a prompt's other pictures.
+    """
+    if labels.kind == "comparisons":
+        raise InputError("recall@k and filter@k are of several pictures of a prompt that people ranked or rated")
+    fold = np.asarray(fold)
+    rows = np.flatnonzero(fold >= 0)
+    group = groups_of(labels, rows) * (fold.max(initial=0) + 1) + fold[rows]
+    rank, names, found = -appeal(labels)[rows], np.unique(group), {}
+    for name, credit in (("recall", recall_at_k), ("filter", filter_at_k)):
+        for k in ks:
+            bootstrap = Bootstrap(names, names, np.random.default_rng(seed), name="prompts")
+            value = mean_interval(credit(scores[rows, 0], group, rank, k), bootstrap)
+            found[f"{name}_at_{k}"] = value.within(0, 1)
+    return found
 
 
 def generators_of(labels: Labels, columns: str, pattern: str | None = None) -> NDArray[np.generic]:

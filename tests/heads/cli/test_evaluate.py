@@ -210,6 +210,8 @@ def test_generators_are_ranked_by_people_and_by_a_head(
         [both[side]["bradley_terry"][f"g{i}"]["value"] for i in range(PICTURES)] for side in ("people", "head")
     ]
     assert both["agreement"]["bradley_terry_spearman"] == pytest.approx(spearmanr(*strengths).statistic)
+    recall = [both["found"][f"recall_at_{k}"]["value"] for k in (1, 2, 4)]
+    assert 1 / PICTURES < recall[0] < recall[2] <= 1 and "found" not in people
     assert "--cache are wanted together" in fails("generators", "head", *DATA, *by)
     assert "which has image, prompt, style" in fails("generators", *DATA, "--by", "maker")
     assert "orders is 0; wanted at least 1" in fails("generators", *DATA, "--by", "style", "--orders", "0")

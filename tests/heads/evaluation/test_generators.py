@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pyarrow as pa
 import pytest
+from heads_labels import GROUPS, SIZE, comparisons, single
 from paths import DATA
 from scipy.stats import t
 from sklearn.linear_model import LogisticRegression
@@ -18,6 +19,7 @@ from heads.evaluation.generators import (
     choices_in,
     elo,
     elo_agreement,
+    found_at_k,
     generators_of,
     win_rates,
 )
@@ -207,3 +209,31 @@ def test_comparisons_name_a_generator_on_each_side() -> None:
     assert head.target.tolist() == [0.0, 1.0]
     with pytest.raises(InputError, match="no choice between two"):
         choices_in(labels, names, np.array([-1, -1, 0]))
+
+
+@pytest.mark.parametrize("kind", ["ratings", "groups"])
+def test_recall_and_filter_are_those_of_a_loop(kind: str) -> None:
+    rng = np.random.default_rng(5)
+    values, scores = rng.integers(1, 4, GROUPS * SIZE), rng.integers(0, 4, (GROUPS * SIZE, 1)).astype(float)
+    labels = single(kind, values)
+    fold = np.repeat(np.arange(GROUPS) % 3 - 1, SIZE)  # a third of the prompts is left out
+    liked = values if kind == "ratings" else -values
+    found = found_at_k(labels, fold, scores)
+    for k in (1, 2, 4):
+        hits: dict[str, list[bool]] = {"recall": [], "filter": []}
+        for group in range(GROUPS):
+            rows = range(group * SIZE, (group + 1) * SIZE)
+            if fold[rows[0]] < 0:
+                continue
+            for name, sign in (("recall", 1), ("filter", -1)):
+                best = max(sign * liked[i] for i in rows)
+                wanted = {i for i in rows if sign * liked[i] == best}
+                if SIZE - len(wanted) < k:
+                    continue  # it could not miss
+                order = sorted(rows, key=lambda i: (-sign * scores[i, 0], i in wanted))
+                hits[name].append(bool(wanted & set(order[:k])))
+        for name, credit in hits.items():
+            value = found[f"{name}_at_{k}"]
+            assert value.value == pytest.approx(np.mean(credit)) and 0 <= value.low <= value.value <= value.high <= 1
+    with pytest.raises(InputError, match="of several pictures"):
+        found_at_k(comparisons(np.ones(4), np.arange(4)), np.zeros(4), np.zeros((4, 2)))

@@ -1,0 +1,186 @@
+"""`python -m heads generate`, which scores by bundles too, as `heads` alone may not."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from embed.cli.console import progress, table
+from embed.config import DeviceConfig
+from embed.files import write_json
+from embed.options import Range
+from embed.spec import InputError
+from heads.generating.config import GenerateConfig, parse_seeds
+from heads.generating.server import SourceLimits
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from PIL.Image import Image
+
+    from heads.generating.best import Score
+
+PLAIN = "{prompt}"
+
+
+def generate(
+    pipeline: str,
+    /,
+    *,
+    prompts: Path | None = None,
+    templates: Path | None = None,
+    seeds: str = "0..3",
+    out: Path | None = None,
+    best: Path | None = None,
+    lora: Path | None = None,
+    making: GenerateConfig,
+    device: DeviceConfig,
+    serve: bool = False,
+    host: str = "127.0.0.1",
+    port: Annotated[int, Range(0, 65_535)] = 8100,
+    limits: SourceLimits,
+) -> dict[str, object]:
+    """Generate pictures of prompts, and choose the best of each by a head.
+
+    Pictures that are in the folder already are kept, so that a run that was stopped goes on. With --serve pictures are
+    generated for whoever asks over HTTP.
+
+    Args:
+        pipeline: A diffusers pipeline, a folder or a name on a hub.
+        prompts: A file of prompts, one a line.
+        templates: A file of templates, one a line, each with {prompt} in it. By default the prompt itself.
+        seeds: The seeds of the pictures of a prompt in a template, such as 0..15 or 1,5,9.
+        out: The folder to write the pictures to.
+        best: Choose the best by a bundle of `python -m export onnx`, or by a head of `python -m heads train`.
+        lora: A folder of `python -m heads tune` to generate with.
+        serve: Answer POST /generate instead, until SIGTERM. It asks for the bearer tokens in $PLAUDIT_TOKEN.
+        host: The address for --serve to listen on.
+        port: The port for --serve to listen on, or 0 for any that is free.
+    """
+    if serve:
+        if prompts or out or best:
+            raise InputError("--serve takes no --prompts, --out or --best: it generates what it is asked for")
+        return _serve(pipeline, lora, making, device, host, port, limits)
+    if prompts is None or out is None:
+        raise InputError("--prompts FILE and --out FOLDER are wanted, or --serve")
+    from runtime.scoring.best_of_n import read_templates
+
+    lines = _lines(prompts)
+    forms = list(read_templates(templates)) if templates else [PLAIN]
+    numbers = parse_seeds(seeds)
+    from heads.generating import pictures
+    from heads.generating.best import choose, rates, score_all
+
+    score = None if best is None else _scorer(best, device.device)  # before hours of work
+    pictures.begin(out, pipeline, None if lora is None else str(lora), lines, forms, making)
+    candidates = pictures.plan(lines, forms, numbers)
+    made = 0
+    if missing := [one for one in candidates if not (out / one.file).exists()]:
+        loaded, settled = _load(pipeline, lora, making, device)
+        made = pictures.generate(loaded, missing, out, settled, progress)
+    print(f"{len(candidates)} pictures of {len(lines)} prompts in {out}, {made} of them new")
+    document: dict[str, Any] = {"out": str(out), "pictures": len(candidates), "new": made}
+    if score is None:
+        return document
+    scores = score_all(score, lines, candidates, out, progress)
+    chosen = choose(lines, forms, candidates, scores)
+    found = rates(forms, candidates, scores)
+    document |= {
+        "by": str(best),
+        "best": [asdict(one) for one in chosen],
+        "templates": [asdict(one) | {"over_first": one.over_first and one.over_first.to_json()} for one in found],
+    }
+    write_json(out / "best.json", document)
+    rows = [[one.prompt[:40], one.image, f"{one.score:.4f}", f"{one.mean:.4f}", one.candidates] for one in chosen]
+    print(*table(["prompt", "best", "score", "mean", "of"], rows), sep="\n")
+    if len(forms) > 1:
+        print(*_templates(found), sep="\n")
+    return document
+
+
+def _templates(found: Sequence[Any]) -> list[str]:
+    from heads.report.figures import told
+
+    rows = []
+    for one in sorted(found, key=lambda one: -one.best):
+        over = "" if one.over_first is None else told(one.over_first, ".3f")
+        rows.append([one.template[:60], f"{one.best:.3f}", f"{one.wins:.3f}", over])
+    header = ["template", "has the best", "wins", "over the first"]
+    return [*table(header, rows), "wins are of pairs of one prompt's pictures; 95 % intervals over prompts"]
+
+
+def _lines(path: Path) -> list[str]:
+    found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not found:
+        raise InputError(f"{path} holds no prompt; wanted one a line")
+    return found
+
+
+def _load(
+    name: str, lora: Path | None, making: GenerateConfig, device: DeviceConfig
+) -> "tuple[DiffusionPipeline, GenerateConfig]":
+    """The pipeline, and how it is told to make pictures."""
+    from embed.devices import resolve_device
+    from heads.tuning.loading import load_family
+
+    family = load_family(name, resolve_device(device.device), making.size, making.precision == "bf16")
+    if lora is not None:
+        from heads.generating.tuned import load_tuned
+
+        load_tuned(family, lora)
+    return family.pipeline, replace(making, guidance=making.guidance or family.guidance)
+
+
+def _scorer(best: Path, device: str) -> "Score":
+    """What scores pictures under a prompt: a bundle by onnxruntime, a head by torch."""
+    if (best / "bundle.json").exists():
+        from runtime.scoring.scorer import Scorer
+
+        scorer = Scorer.load(best)
+        return lambda prompt, paths: scorer.score_items(prompt, paths).scores
+    from heads.generating.rewarded import scores_of
+    from heads.reward.module import Reward
+
+    reward = Reward.load(best, device)
+    return lambda prompt, paths: scores_of(reward, prompt, paths)
+
+
+def _serve(
+    name: str,
+    lora: Path | None,
+    making: GenerateConfig,
+    device: DeviceConfig,
+    host: str,
+    port: int,
+    limits: SourceLimits,
+) -> dict[str, object]:
+    try:
+        import uvicorn
+
+        from runtime.service.network.connections import bounded
+        from runtime.service.network.listening import listen
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; run: pip install 'plaudit[serve]'") from None
+    from heads.generating.pictures import make
+    from heads.generating.server import create_app
+    from runtime.cli.serve import TOKEN_VARIABLE, read_tokens, require_token
+
+    tokens = read_tokens(None, TOKEN_VARIABLE)
+    require_token(host, tokens, no_token=False)
+    with closing(listen(host, port)) as socket:  # before anything is loaded
+        pipeline, settled = _load(name, lora, making, device)
+
+        def pictures(texts: Sequence[str], seeds: Sequence[int]) -> "list[Image]":
+            found: list[Image] = []
+            for start in range(0, len(texts), settled.batch_size):
+                some = slice(start, start + settled.batch_size)
+                found += make(pipeline, texts[some], seeds[some], settled)
+            return found
+
+        app = create_app(pictures, limits, tokens)
+        http = bounded(max_connections=64, max_per_address=64)
+        settings = uvicorn.Config(app, http=http, log_config=None, access_log=False, server_header=False)
+        where = f"[{host}]" if ":" in host else host
+        print(f"generating with {name} on {where}:{socket.getsockname()[1]}; stop with Ctrl-C", flush=True)
+        uvicorn.Server(settings).run([socket])
+    return {"pipeline": name, "stopped": True}

@@ -1,0 +1,32 @@
+"""What `heads tune` wrote, put onto the pipeline that it was tuned from."""
+
+from pathlib import Path
+
+from embed.files import read_manifest
+from embed.spec import InputError
+from heads.tuning.families import Family
+from heads.tuning.result import FORMAT
+
+
+def load_tuned(family: Family, folder: Path) -> None:
+    """Give a pipeline the LoRA or the whole weights of a folder; raise InputError if they are none, or do not fit.
+
+    A LoRA of others, of the file that diffusers writes, is taken too.
+    """
+    name, part, pipeline = "pytorch_lora_weights.safetensors", family.part, family.pipeline
+    if (folder / "tuning.json").exists():
+        read_manifest(folder / "tuning.json", "tuned generator", (FORMAT,), dict)
+    elif not (folder / name).exists():
+        raise InputError(f"{folder} is no tuned generator: it has no tuning.json and no {name}")
+    try:
+        if (folder / part).is_dir():
+            kind = type(family.module)
+            tuned = kind.from_pretrained(folder, subfolder=part, use_safetensors=True)
+            family.module.load_state_dict(tuned.state_dict())
+        elif hasattr(pipeline, "load_lora_weights"):
+            pipeline.load_lora_weights(str(folder), weight_name=name)
+        else:
+            family.module.load_lora_adapter(str(folder), prefix=part, weight_name=name)
+    except (ValueError, RuntimeError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{folder} does not fit {type(pipeline).__name__}: {reason}") from None
