@@ -230,15 +230,23 @@ def chosen_head(
     min_ratio: float | None,
 ) -> tuple[dict[str, object], list[str]]:
     """The options with the head that `auto` stands for, and a line that says which it is."""
-    from heads.training.auto import choose_head
+    from heads.training.auto import READ_SOURCES, choose_head, reads_all
 
-    if options.get("head", "auto") != "auto":
-        return dict(options), []
     readers = _readers(options)
+    sourced = features.source is not None and "reads" not in options and reads_all(tables)
+    if options.get("reads") == "all" and features.source is None:
+        raise InputError("--reads all reads source pictures, and no table has any (see docs/edits.md); leave it out")
+    if options.get("head", "auto") != "auto":
+        return {**options, **({"reads": "all"} if sourced and options["head"] in READ_SOURCES else {})}, []
+    if sourced:
+        readers["source pictures"] = READ_SOURCES
+    elif options.get("reads") == "all":
+        readers["--reads all"] = READ_SOURCES
     if min_ratio is not None:
         readers["--min-ratio"] = tuple(kind for kind in get_args(Kind) if kind != "blend")  # which is fitted to rows
     choice = choose_head(tables, features, losses, readers)
-    found = {**options, "head": choice.head} | ({"reads": choice.reads} if choice.reads else {})
+    reads = "all" if sourced else choice.reads
+    found = {**options, "head": choice.head} | ({"reads": reads} if reads else {})
     return found, [f"auto: {choice.head} ({choice.why})"]
 
 
@@ -341,6 +349,7 @@ def _identity(cache: "Cache", task: "Task", splitting: dict[str, Any]) -> str:
     facts = [cache.identity.to_json(), [splitting, *options]]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for labels in task.tables:
-        for values in (labels.image, labels.prompt, labels.items, *labels.values.values()):
+        sources = [] if labels.source is None else [labels.source]
+        for values in (labels.image, labels.prompt, labels.items, *labels.values.values(), *sources):
             digest.update(values.tobytes())
     return digest.hexdigest()

@@ -12,6 +12,13 @@ from heads.training.objectives import OBJECTIVES
 BLEND_ROWS = 20_000  # up to so many a blend is solved in minutes, and orders better than a network
 READ_IMAGE = ("blend", "fusion", "mlp", "kernel")  # heads that can do without prompts by the option reads
 
+READ_SOURCES = ("fusion", "kernel", "mlp")  # heads that can read the picture that a picture was made from
+
+
+def reads_all(tables: Sequence[Labels]) -> bool:
+    """Whether every row has a prompt, so that a head may read it beside pictures."""
+    return all(len(labels.items) == 0 or int(labels.prompt[labels.items].min()) >= 0 for labels in tables)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -30,7 +37,7 @@ def choose_head(
     Raises InputError if no head reads them all.
     """
     rows = sum(len(labels) for labels in tables)
-    prompts = all(len(labels.items) == 0 or int(labels.prompt[labels.items].min()) >= 0 for labels in tables)
+    prompts = reads_all(tables)
     embeds = sorted({loss for loss in losses if OBJECTIVES[loss].embeds})
     few = rows <= BLEND_ROWS
     order: list[Kind] = ["blend", "fusion"] if few else ["fusion", "blend"]
