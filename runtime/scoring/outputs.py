@@ -105,7 +105,7 @@ def require_names(names: Sequence[str]) -> None:
         if not NAME.fullmatch(name) or name in (ALL, *OUTPUTS):
             raise InputError(
                 f"an output's name is {name!r}; wanted a letter and then letters, digits and _, at most 40, and none of"
-                f" {', '.join((ALL, *OUTPUTS))}, which mean something else"
+                f" {', '.join((ALL, *OUTPUTS))}, which mean something else; heads get theirs by --names"
             )
     columns = [spelled(name, value) for name in names for value in OUTPUTS]
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
