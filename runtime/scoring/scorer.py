@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 from PIL.Image import Image, fromarray
 
-from embed.arrays import Float32s, Floats, Ints, UInt8s, softmax
+from embed.arrays import Array, Float32s, Floats, Ints, UInt8s, softmax
 from embed.inputs.images import ImageError, Limits, load_scaled
 from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
@@ -28,6 +28,7 @@ from runtime.config import CUDA_PRECISION, SessionConfig
 from runtime.scoring.bundle import WEIGHTS_FILE, Bundle, BundleError, open_bundle
 from runtime.scoring.graphs import BATCH, CUDA, Pixels, Sessions, first_provider
 from runtime.scoring.outputs import Outputs
+from runtime.scoring.sources import SOURCE, add_sources, for_each, reads_source
 
 Picture = str | os.PathLike[str] | bytes | Image | UInt8s
 
@@ -108,6 +109,11 @@ class Scorer:
         return tuple(value for output in self.named.all for value in output.values.values())
 
     @property
+    def reads_source(self) -> bool:
+        """Whether a score of the heads depends on what a picture was made from."""
+        return reads_source(self.named)
+
+    @property
     def reads_text(self) -> bool:
         """Whether a score of the heads depends on the prompt."""
         return "text_embedding" in self.inputs
@@ -133,13 +139,19 @@ class Scorer:
             raise error
         return softmax(scored.outputs.get("calibrated_score", scored.scores))
 
-    def score_items(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Scored:
-        """Like `score`, but a bad picture is an entry in `errors` and the others are scored."""
+    def score_items(
+        self, prompt: str | Sequence[str], images: Iterable[Picture], sources: Sequence[Picture | None] = ()
+    ) -> Scored:
+        """Like `score`, but a bad picture is an entry in `errors` and the others are scored. `sources` are what the
+        pictures were made from: one for all, or one or None for each."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         text_embeddings = self.begin_prompts(prompts) if self.reads_text else None
         features, errors, count = self._features(images)
         if not isinstance(prompt, str) and len(prompts) != count:
             raise InputError(f"got {len(prompts)} prompts for {count} images; wanted one, or as many")
+        each = for_each(sources, count, self.named)
+        if self.reads_source:
+            features, errors = add_sources(features, errors, each, self._features)
         good = np.array([i for i in range(count) if i not in errors], np.int64)
         if text_embeddings is not None:
             features["text_embedding"] = text_embeddings()[good if len(prompts) == count else np.zeros_like(good)]
@@ -247,6 +259,8 @@ class Scorer:
             if not np.array_equal(tokens, reference["tokens"][:, : tokens.shape[1]]):
                 raise BundleError(f"{self.bundle.path}: tokenizer.json gives other tokens than were recorded at export")
             features |= self._sessions.run("text", {"tokens": tokens})
+        if self.reads_source:
+            features[SOURCE] = reference[SOURCE]
         features |= self.score_vectors(features)
         tolerance = self.bundle.manifest["reference"][self.precision]
         result: dict[str, float] = {"rows": len(reference["score"])}
@@ -266,10 +280,12 @@ class Scorer:
         batches = [self._sessions.encode(pixels[start : start + BATCH], threads) for start in starts]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
-    def run_whole(self, pixels: UInt8s, prompts: Sequence[str]) -> dict[str, Float32s]:
-        """Outputs of the one graph that holds all parts, for pixels (n, h, w, 3) and n prompts."""
-        tokens = {"tokens": self._encoder()(prompts)} if self.reads_text else {}
-        return self._sessions.run("model", {"pixels": pixels, **tokens})
+    def run_whole(self, pixels: UInt8s, prompts: Sequence[str], sources: Float32s | None = None) -> dict[str, Float32s]:
+        """Outputs of the one graph that holds all parts, for pixels (n, h, w, 3), n prompts and n sources' vectors."""
+        more: dict[str, Array] = {"tokens": self._encoder()(prompts)} if self.reads_text else {}
+        if self.reads_source:
+            more[SOURCE] = np.zeros((len(pixels), self.identity.dim), np.float32) if sources is None else sources
+        return self._sessions.run("model", {"pixels": pixels, **more})
 
     def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Float32s], dict[int, ImageError], int]:
         """Vectors of the good pictures, by name; the bad ones; and how many pictures there were."""
