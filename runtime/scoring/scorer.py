@@ -165,10 +165,8 @@ class Scorer:
     def score_vectors(
         self, features: Mapping[str, Float32s], asked: Sequence[str] | None = None
     ) -> dict[str, Float32s]:
-        """What the heads give (n,) by the names in `outputs`, from the vectors they read, (n, d) each (see
-        heads.models); a percentile is from 0 to 100.
-
-        With outputs that are asked for these alone, and then vectors that they do not depend on may be missing.
+        """What the heads give (n,) by the names in `outputs`, percentiles from 0 to 100, of the vectors that they read,
+        (n, d) each (see heads.models); or what is asked for alone, and then those that it does not read may be missing.
         """
         wanted = self.named.all if asked is None else self.named.chosen(asked)
         needed = {name for output in wanted for name in output.inputs}
@@ -283,8 +281,8 @@ class Scorer:
     def run_whole(self, pixels: UInt8s, prompts: Sequence[str], sources: Float32s | None = None) -> dict[str, Float32s]:
         """Outputs of the one graph that holds all parts, for pixels (n, h, w, 3), n prompts and n sources' vectors."""
         more: dict[str, Array] = {"tokens": self._encoder()(prompts)} if self.reads_text else {}
-        if self.reads_source:
-            more[SOURCE] = np.zeros((len(pixels), self.identity.dim), np.float32) if sources is None else sources
+        if sources is not None:
+            more[SOURCE] = sources
         return self._sessions.run("model", {"pixels": pixels, **more})
 
     def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Float32s], dict[int, ImageError], int]:

@@ -49,3 +49,56 @@ def test_the_choice_and_the_evaluation_know_sources(
     assert scores["head"]["value"] >= 0.9 > 0.65 > scores["without_source"]["value"]
     assert main([*map(str, ["train", place / "cache", *data, "--head", "blend", "--reads", "all", "--out", "x"])]) == 2
     assert "a blend does not read source pictures" in capsys.readouterr().err
+
+
+def test_items_are_pictures_with_their_prompt_and_source(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path / "cache", [f"{i}.png" for i in range(6)], ["a", "b"])
+    rows = [
+        "prompt,pos_path,neg_path,source_path",
+        *("a,1.png,2.png,0.png", "a,1.png,2.png,", "b,1.png,3.png,0.png", "b,4.png,5.png,", "b,4.png,5.png,1.png"),
+    ]
+    (tmp_path / "edits.csv").write_text("\n".join(rows))
+    labels = match_labels(read_records(tmp_path / "edits.csv"), cache)
+    assert labels.source is not None
+    vectors = cache.image_embeddings().astype(np.float32)
+    features = features_of(
+        cache.image_embeddings(), cache.text_embeddings(), labels.image, labels.prompt, None, labels.source
+    )
+    for row, (images, source) in enumerate([((1, 2), 0), ((1, 2), None), ((1, 3), 0), ((4, 5), None), ((4, 5), 1)]):
+        found = features.take(torch.from_numpy(labels.items[row]), ("image_embedding", "source_embedding"))
+        np.testing.assert_array_equal(found["image_embedding"], vectors[list(images)])
+        expected = np.zeros_like(vectors[:2]) if source is None else vectors[[source, source]]
+        np.testing.assert_array_equal(found["source_embedding"], expected)
+    assert len(np.unique(labels.items)) == 10
+    # What is a picture here and a source there is shared all the same; lacking a source is nothing in common.
+    assert rows_apart_from(labels, np.array([0])).tolist() == [3]
+    assert rows_apart_from(labels, np.array([4])).tolist() == []
+    (tmp_path / "plain.csv").write_text("prompt,pos_path,neg_path\na,1.png,2.png\n")
+    plain = match_labels(read_records(tmp_path / "plain.csv"), cache)
+    assert plain.source is None
+    both = join_labels([labels, plain])
+    assert both[1].source is not None and both[1].source[both[1].items].tolist() == [[-1, -1]]
+    (tmp_path / "lost.csv").write_text("prompt,pos_path,neg_path,source_path\na,1.png,2.png,lost.png\n")
+    with pytest.raises(InputError, match="1 of 1 rows have a source picture without a vector"):
+        match_labels(read_records(tmp_path / "lost.csv"), cache)
+
+
+@pytest.mark.parametrize("kind", ["fusion", "kernel", "mlp"])
+@pytest.mark.parametrize("pooled", [0, 5])
+def test_rows_score_alone_as_together_and_the_source_counts(kind: Kind, pooled: int) -> None:
+    if kind == "mlp" and pooled:
+        return
+    head = build_head(HeadConfig(kind, 8, pooled, hidden=4, landmarks=6, reads="all")).eval()
+    generator = torch.Generator().manual_seed(0)
+    names = {"image_embedding": 8, "text_embedding": 8, "image_pooled": pooled, "source_embedding": 8}
+    rows = {name: torch.randn(6, names[name], generator=generator) for name in head.inputs}
+    rows = {name: torch.nn.functional.normalize(values, dim=-1) for name, values in rows.items()}
+    rows["source_embedding"][::2] = 0
+    head.prepare(**rows)
+    for parameter in head.parameters():
+        parameter.data.normal_(0, 0.5, generator=generator)
+    together = head(**rows)
+    alone = torch.cat([head(**{name: values[i : i + 1] for name, values in rows.items()}) for i in range(6)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    moved = head(**{**rows, "source_embedding": torch.zeros(6, 8)})
+    assert (moved != together).tolist() == [False, True] * 3
