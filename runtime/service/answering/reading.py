@@ -126,11 +126,11 @@ def _require_short(body: bytes) -> None:
 
 
 @asynccontextmanager
-async def _form(request: Request, max_items: int) -> AsyncIterator[FormData]:
-    """The request's form; raise Problem 413 for too many fields, 422 for a character set that is none, and 507 where
+async def _form(request: Request, max_items: int, per_item: int = 1) -> AsyncIterator[FormData]:
+    """The request's form, of so many files per item; raise Problem 413 for too many fields, 422 for a character set that is none, and 507 where
     files find no room."""
     try:
-        async with request.form(max_files=2 * max_items + 1, max_fields=2 * max_items + MORE_FIELDS) as form:
+        async with request.form(max_files=per_item * max_items + 1, max_fields=2 * max_items + MORE_FIELDS) as form:
             yield form
     except HTTPException as error:  # starlette's, with nothing but words to tell one from another
         if error.detail.startswith("Too many"):
@@ -153,7 +153,7 @@ async def read_form(request: Request, max_items: int, scores: bool = False) -> I
     """
     prompts, files, urls, outputs = list[str](), list[Picture](), list[Picture](), list[str]()
     sources = list[Picture]()
-    async with _form(request, max_items) as form:
+    async with _form(request, max_items, 2 if scores else 1) as form:
         for given, value in form.multi_items():
             name = given.removesuffix("s")
             if name not in ("image", "prompt", "url") and not (scores and name in ("output", "source")):
@@ -161,7 +161,10 @@ async def read_form(request: Request, max_items: int, scores: bool = False) -> I
                 raise invalid(f"{given[:50]}: unknown field; known are {known}")
             _require_file(given, value, name in ("image", "source"))
             if isinstance(value, UploadFile):
-                (files if name == "image" else sources).append(await value.read())
+                side = files if name == "image" else sources
+                if len(side) > max_items:  # before more of them are read
+                    raise Problem(413, "too many items", f"Too many files: at most {max_items} allowed in one request")
+                side.append(await value.read())
             elif name == "url":
                 urls.append(url_picture(value))
             else:
