@@ -127,7 +127,7 @@ def _require_short(body: bytes) -> None:
 
 @asynccontextmanager
 async def _form(request: Request, max_items: int, per_item: int = 1) -> AsyncIterator[FormData]:
-    """The request's form, of so many files per item; raise Problem 413 for too many fields, 422 for a character set that
+    """The request's form, of so many files an item; raise Problem 413 for too many fields, 422 for a character set that
     is none, and 507 where files find no room."""
     try:
         async with request.form(max_files=per_item * max_items + 1, max_fields=2 * max_items + MORE_FIELDS) as form:
