@@ -5,7 +5,7 @@ Everything is computed on Arrow columns, batch by batch.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +52,7 @@ class Picture:
     key: str | None = None
     uri: str | None = None
     data: str | None = None
+    _: KW_ONLY
     may_lack: bool = False  # a row may have none
 
     def types(self, table: Table) -> dict[str, pa.DataType]:
