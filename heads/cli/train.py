@@ -230,24 +230,19 @@ def chosen_head(
     min_ratio: float | None,
 ) -> tuple[dict[str, object], list[str]]:
     """The options with the head that `auto` stands for, and a line that says which it is."""
-    from heads.training.auto import READ_SOURCES, choose_head, reads_all
+    from heads.training.auto import READ_SOURCES, choose_head, reads_sources
 
     readers = _readers(options)
-    sourced = features.source is not None and "reads" not in options and reads_all(tables)
-    if options.get("reads") == "all" and features.source is None:
-        raise InputError("--reads all reads source pictures, and no table has any (see docs/edits.md); leave it out")
-    if options.get("head", "auto") != "auto":
-        return {**options, **({"reads": "all"} if sourced and options["head"] in READ_SOURCES else {})}, []
-    if sourced:
-        readers["source pictures"] = READ_SOURCES
-    elif options.get("reads") == "all":
-        readers["--reads all"] = READ_SOURCES
+    sourced = reads_sources(options.get("reads"), tables, features)
+    if (named := options.get("head", "auto")) != "auto":
+        return {**options, **({"reads": "all"} if sourced and named in READ_SOURCES else {})}, []
+    readers |= {"source pictures": READ_SOURCES} if sourced else {}
     if min_ratio is not None:
         readers["--min-ratio"] = tuple(kind for kind in get_args(Kind) if kind != "blend")  # which is fitted to rows
     choice = choose_head(tables, features, losses, readers)
     reads = "all" if sourced else choice.reads
-    found = {**options, "head": choice.head} | ({"reads": reads} if reads else {})
-    return found, [f"auto: {choice.head} ({choice.why})"]
+    options = {**options, "head": choice.head, **({"reads": reads} if reads else {})}
+    return options, [f"auto: {choice.head} ({choice.why})"]
 
 
 def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, object]:

@@ -20,6 +20,14 @@ def reads_all(tables: Sequence[Labels]) -> bool:
     return all(len(labels.items) == 0 or int(labels.prompt[labels.items].min()) >= 0 for labels in tables)
 
 
+def reads_sources(asked: object, tables: Sequence[Labels], features: Features) -> bool:
+    """Whether a head that can reads source pictures too: it is asked to read all, or asked for nothing and there are some,
+    with a prompt for every row. Raise InputError if it is asked to and there are none."""
+    if asked == "all" and features.source is None:
+        raise InputError("--reads all reads source pictures, and no table has a column source_path; leave it out")
+    return asked == "all" or (asked is None and features.source is not None and reads_all(tables))
+
+
 @dataclass(frozen=True)
 class Choice:
     """A head, what it is told to read where that is not its default, and why, in words."""

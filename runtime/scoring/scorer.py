@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL.Image import Image, fromarray
+from PIL.Image import fromarray
 
 from embed.arrays import Array, Float32s, Floats, Ints, UInt8s, softmax
 from embed.inputs.images import ImageError, Limits, load_scaled
@@ -29,8 +29,7 @@ from runtime.scoring.bundle import WEIGHTS_FILE, Bundle, BundleError, open_bundl
 from runtime.scoring.graphs import BATCH, CUDA, Pixels, Sessions, first_provider
 from runtime.scoring.outputs import Outputs
 from runtime.scoring.sources import SOURCE, add_sources, for_each, reads_source
-
-Picture = str | os.PathLike[str] | bytes | Image | UInt8s
+from runtime.scoring.sources import Picture as Picture
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")

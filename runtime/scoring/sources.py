@@ -3,12 +3,14 @@
 A head that reads sources reads zeros where there is none.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
+from PIL.Image import Image
 
-from embed.arrays import Float32s
+from embed.arrays import Float32s, UInt8s
 from embed.inputs.images import ImageError
 from embed.spec import InputError
 from runtime.scoring.outputs import Outputs
@@ -16,7 +18,8 @@ from runtime.scoring.outputs import Outputs
 SOURCE = "source_embedding"  # what graphs call it
 
 Given = TypeVar("Given")
-Encode = Callable[[Sequence[Given]], tuple[dict[str, Float32s], dict[int, ImageError], int]]
+Picture = str | os.PathLike[str] | bytes | Image | UInt8s
+Encode = Callable[[Sequence[Picture]], tuple[dict[str, Float32s], dict[int, ImageError], int]]
 
 
 def reads_source(outputs: Outputs) -> bool:
@@ -39,8 +42,8 @@ def for_each(sources: Sequence[Given | None], count: int, outputs: Outputs) -> S
 def add_sources(
     features: Mapping[str, Float32s],
     errors: Mapping[int, ImageError],
-    sources: Sequence[Given | None],
-    encode: Encode[Given],
+    sources: Sequence[Picture | None],
+    encode: Encode,
 ) -> tuple[dict[str, Float32s], dict[int, ImageError]]:
     """Vectors of pictures by name, without those whose source is bad and with the vectors of sources; and what is wrong
     with a picture or its source, by the picture's number. `features` has the pictures that are not in `errors`."""
@@ -54,7 +57,7 @@ def add_sources(
 
 
 def source_vectors(
-    sources: Sequence[Given | None], encode: Encode[Given], dim: int
+    sources: Sequence[Picture | None], encode: Encode, dim: int
 ) -> tuple[Float32s, dict[int, ImageError]]:
     """(n, d): the vectors of the sources, zeros where there is none; and what is wrong with those that are bad, by
     their number. `encode` gives the good ones' vectors by name, the bad ones, and how many there were."""

@@ -39,7 +39,7 @@ def test_only_a_head_with_the_source_learns_edits(
     head: str, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--data", place / "edits.parquet", "--head", head, "--out", tmp_path / "head", "--overwrite"]
-    options += ["--epochs", "60", "--lr", "0.003"] if head == "mlp" else []
+    options += ["--epochs", "60", "--learning-rate", "0.003"] if head == "mlp" else []
     found = run(capsys, "train", place / "cache", *options)
     assert found["pair_accuracy"]["value"] >= 0.9
     assert load_head(tmp_path / "head")[1]["head"]["reads"] == "all"
