@@ -21,8 +21,8 @@ def reads_all(tables: Sequence[Labels]) -> bool:
 
 
 def reads_sources(asked: object, tables: Sequence[Labels], features: Features) -> bool:
-    """Whether a head that can reads source pictures too: it is asked to read all, or asked for nothing and there are some,
-    with a prompt for every row. Raise InputError if it is asked to and there are none."""
+    """Whether a head that can reads source pictures too: it is asked to read all, or nothing is asked for, there are
+    some, and every row has a prompt. Raise InputError if it is asked to and there are none."""
     if asked == "all" and features.source is None:
         raise InputError("--reads all reads source pictures, and no table has a column source_path; leave it out")
     return asked == "all" or (asked is None and features.source is not None and reads_all(tables))

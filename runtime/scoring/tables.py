@@ -51,9 +51,9 @@ def score_table(
     texts = [config.prompt_column] if scorer.named.needs_prompt(config.outputs) and config.prompt is None else []
     columns = scorer.named.columns(config.outputs)
     _check_columns(table, [config.image_column, *texts], {"error", *columns})
-    side, source = picture(table, config.image_column), _source(scorer, table, config)
+    side, made_from = picture(table, config.image_column), _source(scorer, table, config)
     root = pictures_root(table, config.images_root)
-    types = side.types(table) | dict.fromkeys(texts, pa.string()) | (source.types(table) if source else {})
+    types = side.types(table) | dict.fromkeys(texts, pa.string()) | (made_from.types(table) if made_from else {})
     _claim(out, _job(scorer, table, config))
     parts = list(takewhile(Path.exists, (_part(out, number) for number in count())))
     with progress(table.rows, "rows", "scoring") as step:
@@ -62,7 +62,7 @@ def score_table(
             parts.append(_part(out, len(parts)))
             if not parts[-1].exists():
                 prompts = wanted[texts[0]].to_pylist() if texts else [config.prompt or ""] * len(wanted)
-                sources = _images(wanted, source, root) if source else ()
+                sources = _images(wanted, made_from, root) if made_from else ()
                 scored = score_rows(scorer, _images(wanted, side, root), prompts, others, columns, sources)
                 write_with(parts[-1], partial(pq.write_table, scored))
             step(len(wanted))
