@@ -148,7 +148,7 @@ class Scorer:
         features, errors, count = self._features(images)
         if not isinstance(prompt, str) and len(prompts) != count:
             raise InputError(f"got {len(prompts)} prompts for {count} images; wanted one, or as many")
-        each = for_each(sources, count, self.named)
+        each: Sequence[Picture | None] = for_each(sources, count, self.named)
         if self.reads_source:
             features, errors = add_sources(features, errors, each, self._features)
         good = np.array([i for i in range(count) if i not in errors], np.int64)

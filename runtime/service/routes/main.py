@@ -47,7 +47,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
             except InputError as error:
                 raise invalid(f"outputs: {error}") from None
             try:
-                sources = for_each(given, len(pictures), named)
+                sources: Sequence[Picture | None] = for_each(given, len(pictures), named)
             except InputError as error:
                 raise invalid(f"source: {error}") from None
             outcomes = await engine.score(job, prompts_for(engine, prompts, len(pictures), asked), pictures, sources)
