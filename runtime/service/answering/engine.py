@@ -24,6 +24,7 @@ from embed.process.allocator import release_freed_memory
 from embed.process.workers import NoProcess
 from embed.spec import require_same_identity
 from runtime.scoring.scorer import Scorer
+from runtime.scoring.sources import SOURCE, of_source
 from runtime.service.answering.batching import Batcher, Observe
 from runtime.service.answering.requests import Picture, UrlPicture
 from runtime.service.network.fetching import Fetcher
@@ -44,6 +45,8 @@ class Work:
     pixels: NDArray[np.uint8] | None = None
     prompt: str | None = None
     scored: bool = False
+    source: NDArray[np.uint8] | None = None  # pixels of what the picture was made from
+    source_embedding: Float32s | None = None  # or its vector (d,)
 
 
 Outcome = dict[str, Any]  # vectors (d,) and outputs of the head, by name
@@ -65,10 +68,19 @@ def run_batch(scorer: Scorer, works: Sequence[Work], threads: int | None = None)
     texts = [i for i, work in enumerate(works) if work.prompt is not None]
     text_embeddings = scorer.begin_prompts([str(works[i].prompt) for i in texts])
     pictures = {i: work.pixels for i, work in enumerate(works) if work.pixels is not None}
+    sources = {i: work.source for i, work in enumerate(works) if work.source is not None}
     if pictures:
-        for name, rows in scorer.encode_pixels(list(pictures.values()), threads).items():
-            for i, row in zip(pictures, rows, strict=True):
+        both = [*pictures.values(), *sources.values()]
+        for name, rows in scorer.encode_pixels(both, threads).items():
+            for i, row in zip(pictures, rows, strict=False):
                 outcomes[i][name] = row
+            if name == "image_embedding":
+                for i, row in zip(sources, rows[len(pictures) :], strict=True):
+                    outcomes[i][SOURCE] = row
+    if scorer.reads_source:
+        none = np.zeros(scorer.identity.dim, np.float32)
+        for work, outcome in zip(works, outcomes, strict=True):
+            outcome.setdefault(SOURCE, none if work.source_embedding is None else work.source_embedding)
     for i, row in zip(texts, text_embeddings(), strict=True):
         outcomes[i]["text_embedding"] = row
     scored = [i for i, work in enumerate(works) if work.scored]
@@ -103,8 +115,10 @@ class Engine:
         scorer.check_reference()  # opens every session too
         with np.load(io.BytesIO(scorer.bundle.read("reference.npz")), allow_pickle=False) as reference:
             prompts = list(map(str, reference["prompts"])) if scorer.reads_text else [None] * len(reference["pixels"])
+            sources = reference[SOURCE] if scorer.reads_source else [None] * len(prompts)
             self._reference = [
-                Work(pixels, prompt, scored=True) for pixels, prompt in zip(reference["pixels"], prompts, strict=True)
+                Work(pixels, prompt, scored=True, source_embedding=source)
+                for pixels, prompt, source in zip(reference["pixels"], prompts, sources, strict=True)
             ]
             self._reference_scores: Float32s = reference["score"]
         self._tolerance = scorer.bundle.manifest["reference"][scorer.precision]["score"]
@@ -155,12 +169,18 @@ class Engine:
             return await self.batcher.submit(work)
 
     async def score(
-        self, job: Job, prompts: Sequence[str | None], pictures: Sequence[Picture]
+        self,
+        job: Job,
+        prompts: Sequence[str | None],
+        pictures: Sequence[Picture],
+        sources: Sequence[Picture | None] = (),
     ) -> list[dict[str, float] | ImageError]:
         """What the heads give each picture under its prompt, as the graphs call it, or what is wrong with it."""
         read = prompts if self.scorer.reads_text else [None] * len(pictures)
-        each = zip(pictures, read, strict=True)
-        found = await asyncio.gather(*(self._run(job, picture, prompt, scored=True) for picture, prompt in each))
+        each = zip(pictures, read, sources or [None] * len(pictures), strict=True)
+        found = await asyncio.gather(
+            *(self._run(job, picture, prompt, scored=True, source=source) for picture, prompt, source in each)
+        )
         names = self.scorer.outputs
         return [one if isinstance(one, ImageError) else {name: one[name] for name in names} for one in found]
 
@@ -175,25 +195,42 @@ class Engine:
         return [outcome["text_embedding"] for outcome in outcomes]
 
     async def _run(
-        self, job: Job, picture: Picture, prompt: str | None = None, scored: bool = False
+        self,
+        job: Job,
+        picture: Picture,
+        prompt: str | None = None,
+        scored: bool = False,
+        source: Picture | None = None,
     ) -> Outcome | ImageError:
-        if isinstance(picture, UrlPicture):
+        if isinstance(picture, UrlPicture) or isinstance(source, UrlPicture):
             # One of few until it is done: what is fetched takes memory that no request has announced.
             async with self._fetcher.slots:
-                try:
-                    with self._stage("fetch"):
-                        fetched = await self._fetcher.fetch(picture.url)
-                except ImageError as error:
-                    return error
-                return await self._run(job, fetched, prompt, scored)
+                fetched = await self._fetched(picture)
+                made_from = None if source is None else await self._fetched(source)
+                return await self._run(job, fetched, prompt, scored, made_from)
         if isinstance(picture, ImageError):
             return picture
+        if isinstance(source, ImageError):
+            return of_source(source)
         async with self.turns.turn(job) as decoded:
             pixels = await self._pixels(picture)
             if isinstance(pixels, ImageError):
                 return pixels
+            of = None if source is None else await self._pixels(source)
+            if isinstance(of, ImageError):
+                return of_source(of)
             decoded()
-            return await self._batched(Work(pixels, prompt, scored))
+            return await self._batched(Work(pixels, prompt, scored, of))
+
+    async def _fetched(self, picture: Picture) -> bytes | ImageError:
+        """The picture's bytes, from its address if it is one, or what is wrong with it."""
+        if not isinstance(picture, UrlPicture):
+            return picture
+        try:
+            with self._stage("fetch"):
+                return await self._fetcher.fetch(picture.url)
+        except ImageError as error:
+            return error
 
     async def _run_prompt(self, job: Job, prompt: str) -> Outcome:
         async with self.turns.turn(job) as decoded:
