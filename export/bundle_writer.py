@@ -28,6 +28,7 @@ from export.config import ExportConfig
 from export.graphs import compose
 from export.measure import decoding_of, measure, torch_vectors
 from export.outputs import Outputs
+from heads.base import SOURCE
 from heads.config import PROMPTS
 from runtime.config import CUDA_PRECISION, Precision
 from runtime.scoring.bundle import WEIGHTS_FILE
@@ -121,6 +122,7 @@ def _export_parts(backbone: "Backbone", outputs: Outputs, shortens: bool) -> dic
     if "text_embedding" in outputs.inputs:
         parts["text"] = compose.export_text(backbone, shortens)
         widths["text_embedding"] = backbone.identity.dim
+    widths |= {name: backbone.identity.dim for name in outputs.inputs if name == SOURCE}
     parts["head"] = outputs.graph(widths)
     return parts
 
@@ -195,7 +197,7 @@ def _write_reference(
     vectors = torch_vectors(backbone, outputs.inputs, pixels, prompts)
     tokens = {"prompts": np.array(prompts), "tokens": backbone.tokenize(prompts)} if "text_embedding" in vectors else {}
     names = save_reference(folder, outputs, vectors, pixels=pixels, **tokens)
-    names += [name for name in vectors if name != "image_pooled"]
+    names += [name for name in vectors if name not in ("image_pooled", SOURCE)]
     return {precision: dict.fromkeys(names, OPEN) for precision in precisions}
 
 

@@ -16,8 +16,9 @@ from export.bundle_files import OPEN, begun_manifest, check_graphs, finish, save
 from export.bundle_writer import REFERENCE_ROWS
 from export.config import ExportConfig, ParityConfig
 from export.graphs import compose
-from export.measure import Compared, noise_of, score_matrices
+from export.measure import Compared, made_from, noise_of, score_matrices
 from export.outputs import Outputs
+from heads.base import SOURCE
 from runtime.scoring.bundle import WEIGHTS_FILE, open_bundle
 from runtime.scoring.manifest import BundleManifest, Parity
 from runtime.scoring.scorer import Scorer
@@ -45,6 +46,7 @@ def export_head_alone(
             graphs = write_graphs(folder, "fp32", {"fp32": {"head": part}}, compose.WeightsWriter(file))
         check_graphs(folder)
         vectors = {name: _random_vectors(REFERENCE_ROWS, width, i) for i, (name, width) in enumerate(widths.items())}
+        vectors = {name: made_from(rows) if name == SOURCE else rows for name, rows in vectors.items()}
         names = save_reference(folder, outputs, vectors)
         open_limits = dict.fromkeys(names, OPEN)
         manifest = begun_manifest(outputs, outputs.heads[0].manifest, None, {"fp32": graphs}, {"fp32": open_limits})
@@ -68,6 +70,7 @@ def measure_head_alone(folder: Path, outputs: Outputs, config: ParityConfig) -> 
     widths = {name: int(shape[1]) for name, (_, shape) in exported.bundle.graph("fp32", "head").inputs.items()}
     counts = {name: len(config.prompts) if name == "text_embedding" else VECTORS for name in widths}
     vectors = {name: _random_vectors(counts[name], width, 7 + i) for i, (name, width) in enumerate(widths.items())}
+    vectors = {name: made_from(rows) if name == SOURCE else rows for name, rows in vectors.items()}
 
     compared = Compared(exported, outputs, vectors, config.max_flips)
     figures = compared.figures("fp32", vectors, {}, _rounding_noise(vectors, compared.theirs, outputs))

@@ -22,6 +22,7 @@ from embed.spec import InputError, Preprocess
 from export import parity
 from export.config import ExportConfig, ParityConfig
 from export.outputs import Outputs
+from heads.base import SOURCE
 from heads.config import picture_inputs
 from runtime.config import Precision, SessionConfig
 from runtime.scoring.bundle import open_bundle
@@ -60,7 +61,7 @@ def measure(folder: Path, backbone: "Backbone", outputs: Outputs | None, config:
     for precision in runnable(bundle.graphs, SessionConfig()):
         session = SessionConfig(precision=precision)
         vectors = bundle_vectors(Scorer(bundle, session), pixels, prompts)
-        certificates = {name: certificate(precision, reference[name], vectors[name]) for name in vectors}
+        certificates = {n: certificate(precision, reference[n], vectors[n]) for n in vectors if n != SOURCE}
         figures = compared.figures(precision, vectors, certificates, noise)
         ours = compared.ours(vectors)
         figures["whole_graph"] = whole_graph_difference(Scorer(bundle, session), pixels[:7], prompts, ours)
@@ -135,7 +136,7 @@ def _decoding_parity(
     moved = max(all_moved, key=lambda one: one.flips)
     return {
         "pictures": moved.pictures,
-        "cosine_min": float(min(cosines(exact[name], scaled[name]).min() for name in exact)),
+        "cosine_min": float(min(cosines(exact[name], scaled[name]).min() for name in exact if name != SOURCE)),
         "max_score_difference": moved.max_score_difference,
         "decided_pairs": moved.decided_pairs,
         "flips": moved.flips,
@@ -160,6 +161,8 @@ def large_pixels(paths: Sequence[Path], spec: Preprocess, scale: int) -> tuple[U
 def bundle_vectors(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str]) -> dict[str, Float32s]:
     """What the head reads, from the bundle's graphs: of the pixels (n, h, w, 3) and of the prompts."""
     vectors = scorer.encode_pixels(pixels)
+    if scorer.reads_source:
+        vectors[SOURCE] = made_from(vectors["image_embedding"])
     return {**vectors, "text_embedding": scorer.embed_prompts(prompts)} if scorer.reads_text else vectors
 
 
@@ -169,8 +172,9 @@ def rounding_noise(
     """By how much rounding alone moves the difference of two scores: torch against torch, one picture at a time."""
     few = pixels[:8]
     images = {name: values[: len(few)] for name, values in reference.items() if name != "text_embedding"}
-    alone = [torch_vectors(backbone, list(images), few[i : i + 1], ()) for i in range(len(few))]
-    again = {name: np.concatenate([vectors[name] for vectors in alone]) for name in images}
+    computed = [name for name in images if name != SOURCE]
+    alone = [torch_vectors(backbone, computed, few[i : i + 1], ()) for i in range(len(few))]
+    again = {**images, **{name: np.concatenate([vectors[name] for vectors in alone]) for name in computed}}
     moved, still = (score_matrices({**reference, **part}, score) for part in (again, images))
     return {name: noise_of(moved[name], still[name]) for name in still}
 
@@ -209,10 +213,18 @@ def whole_graph_difference(
     """The largest difference of scores between model.onnx and the same graphs run part by part, `parts` (n, p) by
     output."""
     column = np.arange(len(pixels)) % next(iter(parts.values())).shape[1]
-    whole = scorer.run_whole(pixels, [prompts[i] for i in column])
+    sources = made_from(scorer.encode_pixels(pixels)["image_embedding"]) if scorer.reads_source else None
+    whole = scorer.run_whole(pixels, [prompts[i] for i in column], sources)
     rows = np.arange(len(pixels))
     scores = {output.name: whole[output.values["score"]] for output in scorer.named.all}
     return max(float(np.abs(scores[name] - part[rows, column]).max()) for name, part in parts.items())
+
+
+def made_from(embeddings: Float32s) -> Float32s:
+    """Vectors (n, d) of sources to compare on: each picture's is the one before, and every third has none."""
+    sources = np.roll(embeddings, 1, axis=0)
+    sources[::3] = 0
+    return sources
 
 
 def torch_vectors(
@@ -231,6 +243,8 @@ def torch_vectors(
             text = backbone.text_tower()
             tokens = torch.from_numpy(backbone.tokenize(prompts))
             vectors["text_embedding"] = torch.cat([text(part) for part in torch.split(tokens, TORCH_BATCH)]).numpy()
+    if SOURCE in inputs:
+        vectors[SOURCE] = made_from(vectors["image_embedding"])
     return vectors
 
 
@@ -253,7 +267,7 @@ def decoding_of(
     if config.decoding == "exact" or (config.decoding == "auto" and noted is None):
         return None
     if noted is None:
-        return choose_decoding(backbone, [name for name in inputs if name != "text_embedding"], config)
+        return choose_decoding(backbone, list(picture_inputs(inputs)), config)
     return {
         "scale": noted["scale"],
         "rows": noted["rows"],

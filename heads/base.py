@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 INPUTS = ("image_embedding", "text_embedding", "image_pooled")
+SOURCE = "source_embedding"  # zeros where an item was made from no picture
 SMALLEST_NORM = 1e-12  # torch's own
-READS = {"both": INPUTS[:2], "image": INPUTS[:1], "text": INPUTS[1:2]}
+READS = {"both": INPUTS[:2], "image": INPUTS[:1], "text": INPUTS[1:2], "all": (*INPUTS[:2], SOURCE)}
 
 
 class Head(nn.Module):
@@ -28,6 +29,15 @@ class Head(nn.Module):
         *_, last = (module for module in self.modules() if isinstance(module, nn.Linear))
         last.weight.mul_(gain)
         last.bias.mul_(gain).add_(offset)
+
+
+def edit_of(image: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+    """What was changed, image - source (n, d), zeros where there is no source; and whether there is one, 1 or 0 (n, 1).
+
+    Both come from the source's vector, whose length is 1 or 0.
+    """
+    there = (source.square().sum(dim=-1, keepdim=True) > 0.5).to(source.dtype)
+    return (image - source) * there, there
 
 
 def order_one(unit_vectors: Tensor) -> Tensor:

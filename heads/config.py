@@ -60,8 +60,11 @@ class HeadConfig:
     """The dropout of the hidden layer."""
     input_dropout: Annotated[float, Range(0, below=1), Only("head", ("fusion",))] = 0.2
     """The dropout of the inputs."""
-    reads: Annotated[Literal["both", "image", "text"], Only("head", ("mlp", "fusion", "kernel", "blend"))] = "both"
-    """What the head reads: picture and prompt, or one of them alone."""
+    reads: Annotated[Literal["both", "image", "text", "all"], Only("head", ("mlp", "fusion", "kernel", "blend"))] = (
+        "both"
+    )
+    """What the head reads: picture and prompt, one of them alone, or all, which adds the picture that the picture was
+    made from. All is the default of a table that has such source pictures, and not of blend."""
     activations: Annotated[bool, Only("head", ("mlp",))] = True
     """Make the head affine, as the published ones are: without ReLU between its layers."""
     landmarks: Annotated[int, Range(1), Only("head", ("kernel", "blend"))] = 512

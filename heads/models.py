@@ -9,7 +9,8 @@
 
 Every head reads some of three inputs, all with one row per scored pair of picture and prompt:
 `image_embedding` (n, d) and `text_embedding` (n, d), unit norm, and `image_pooled` (n, p), the unit-norm features of
-the image tower before its projection. `inputs` names the ones it reads, in the order of its ONNX graph.
+the image tower before its projection. Heads that read `all` have a fourth, `source_embedding` (n, d): the picture that
+the picture was made from, or zeros. `inputs` names the ones it reads, in the order of its ONNX graph.
 """
 
 import math
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embed.spec import InputError, known_fields
-from heads.base import INPUTS, READS, SMALLEST_NORM, Head, order_one
+from heads.base import INPUTS, READS, SMALLEST_NORM, SOURCE, Head, edit_of, order_one
 from heads.config import HeadConfig
 from heads.solved import Blend, Convex, Kernel, Linear
 
@@ -47,7 +48,8 @@ class Dropout(nn.Module):
 
 
 class Fusion(Head):
-    """One hidden layer on [v, t, v*t, |v-t|], and on the pooled features where there are any.
+    """One hidden layer on [v, t, v*t, |v-t|], and on the pooled features where there are any; of a picture made from
+    another, s, also on [s, v*s, |v-s|, (v-s)*t], and on whether there is one.
 
     The products and differences let a thin network compare the two sides, as InferSent does with sentences (Conneau
     et al. 2017, section 3.3).
@@ -63,10 +65,12 @@ class Fusion(Head):
             raise InputError("a fusion head reads both sides or the image; choose --head mlp for --reads text")
         self.inputs = READS[config.reads] + (("image_pooled",) if config.pooled_dim else ())
         root, products = config.dim**0.5, self.PRODUCT_SCALE
-        of_each = (root, root, products * config.dim, products * root) if config.reads == "both" else (root,)
-        width = len(of_each) * config.dim + config.pooled_dim
+        of_each = (root,) if config.reads == "image" else (root, root, products * config.dim, products * root)
         scale = [torch.full((config.dim,), one) for one in of_each]
         scale.append(torch.full((config.pooled_dim,), self.POOLED_SCALE * config.pooled_dim**0.5))
+        if SOURCE in self.inputs:
+            scale += [torch.full((config.dim,), one) for one in (*of_each[1:], root)] + [torch.ones(1)]
+        width = sum(len(one) for one in scale)
         self.scale = nn.Buffer(torch.cat(scale), persistent=False)
         self.center = nn.Buffer(torch.zeros(width))
         self.layers = nn.Sequential(
@@ -98,13 +102,21 @@ class Fusion(Head):
         self.center.copy_(torch.cat([part.mean(dim=0) for part in self._features(**inputs)]) * self.scale)
 
     def _features(
-        self, image_embedding: Tensor, text_embedding: Tensor | None = None, image_pooled: Tensor | None = None
+        self,
+        image_embedding: Tensor,
+        text_embedding: Tensor | None = None,
+        image_pooled: Tensor | None = None,
+        source_embedding: Tensor | None = None,
     ) -> list[Tensor]:
         pooled = [] if image_pooled is None else [image_pooled]
         if text_embedding is None:
             return [image_embedding, *pooled]
         products, differences = image_embedding * text_embedding, (image_embedding - text_embedding).abs()
-        return [image_embedding, text_embedding, products, differences, *pooled]
+        found = [image_embedding, text_embedding, products, differences, *pooled]
+        if source_embedding is None:
+            return found
+        edit, there = edit_of(image_embedding, source_embedding)
+        return [*found, source_embedding, image_embedding * source_embedding, edit.abs(), edit * text_embedding, there]
 
 
 class Cosine(Head):
@@ -160,7 +172,8 @@ class Mlp(Head):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.inputs = READS[config.reads]
-        widths = (config.dim * len(self.inputs), *self.WIDTHS)
+        sides = len(self.inputs) + (SOURCE in self.inputs)
+        widths = (config.dim * sides + (SOURCE in self.inputs), *self.WIDTHS)
         layers: list[nn.Module] = []
         for i, (before, after) in enumerate(zip(widths, self.WIDTHS, strict=False)):
             linear = nn.Linear(before, after)
@@ -174,9 +187,15 @@ class Mlp(Head):
         self.layers = nn.Sequential(*layers)
 
     def forward(  # type: ignore[override]
-        self, image_embedding: Tensor | None = None, text_embedding: Tensor | None = None
+        self,
+        image_embedding: Tensor | None = None,
+        text_embedding: Tensor | None = None,
+        source_embedding: Tensor | None = None,
     ) -> Tensor:
         given = [order_one(side) for side in (image_embedding, text_embedding) if side is not None]
+        if image_embedding is not None and source_embedding is not None:
+            edit, there = edit_of(image_embedding, source_embedding)
+            given += [order_one(source_embedding), order_one(edit), there]
         return torch.squeeze(self.layers(torch.cat(given, dim=-1)), -1)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from heads.base import INPUTS, READS, Head, order_one
+from embed.spec import InputError
+from heads.base import INPUTS, READS, SOURCE, Head, edit_of, order_one
 from heads.config import HeadConfig
 
 
@@ -55,7 +56,8 @@ class Kernel(Convex):
 
     A Gaussian kernel whose width is scikit-learn's gamma="scale"; the z_i are training items, all of them or evenly
     spaced ones (Williams & Seeger 2001). The image's side is its pooled features where there are any: its embedding
-    is a projection of them. Scores start at zero.
+    is a projection of them. Of a picture made from another there are two more sides: that one, and the difference of
+    both. Scores start at zero.
     """
 
     SMALLEST_EIGENVALUE = 1e-6  # of the landmarks' kernel beside the largest: below it float32 knows no direction
@@ -67,6 +69,10 @@ class Kernel(Convex):
         chosen = sides.get(config.reads, sides["text"] + sides["image"])
         self.inputs = tuple(name for name in INPUTS if name in dict(chosen))
         width = sum(dict(chosen).values())
+        if config.reads == "all":
+            self.inputs = (*(name for name in INPUTS if name in {"image_embedding", *dict(chosen)}), SOURCE)
+            width += 2 * config.dim
+        self.sides = tuple(name for name in self.inputs if name in dict(chosen))
         self.center = nn.Buffer(torch.zeros(width))
         self.scale = nn.Buffer(torch.ones(width))
         self.landmarks = nn.Buffer(torch.zeros(config.landmarks, width))
@@ -79,7 +85,7 @@ class Kernel(Convex):
     @torch.no_grad()
     def prepare(self, **inputs: Tensor) -> None:
         """Take center, scale and landmarks from the training items."""
-        sides = [inputs[name] for name in self.inputs]
+        sides = self._sides(inputs)
         center = [side.mean(dim=0) for side in sides]
         spread = [(side - middle).square().sum(dim=1).mean() for side, middle in zip(sides, center, strict=True)]
         self.center.copy_(torch.cat(center))
@@ -108,8 +114,15 @@ class Kernel(Convex):
         self.weight.mul_(gain)
         self.bias.mul_(gain).add_(offset)
 
+    def _sides(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        sides = [inputs[name] for name in self.sides]
+        if SOURCE in self.inputs:
+            edit, _ = edit_of(inputs["image_embedding"], inputs[SOURCE])
+            sides += [inputs[SOURCE], edit]
+        return sides
+
     def _standardised(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        return (torch.cat([inputs[name] for name in self.inputs], dim=-1) - self.center) * self.scale
+        return (torch.cat(self._sides(inputs), dim=-1) - self.center) * self.scale
 
     def _whitening(self) -> Tensor:
         """(landmarks, k): U S^-1/2 of the landmarks' own kernel U S U^T, without its vanishing part."""
@@ -129,6 +142,8 @@ class Blend(Head):
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
+        if config.reads == "all":
+            raise InputError("a blend does not read source pictures; choose --head fusion, kernel or mlp")
         widths = {"image_pooled": config.pooled_dim, "image_embedding": config.dim, "text_embedding": config.dim}
         read = {"image": ("image_pooled", "image_embedding"), "text": ("text_embedding",)}.get(config.reads, INPUTS)
         self.kinds = {name: width for name, width in widths.items() if width and name in read}

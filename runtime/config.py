@@ -52,6 +52,9 @@ class TableConfig:
     """The column of prompts."""
     prompt: str | None = None
     """One prompt for all rows, in place of a column."""
+    source_column: str | None = None
+    """The column of the pictures that those were made from. By default source_path, if the table has it and a head
+    reads it."""
     images_root: str | None = None
     """The folder where relative paths start. By default the table's own folder."""
     outputs: Annotated[tuple[str, ...] | None, Option(parse=comma_separated)] = None

@@ -5,7 +5,7 @@ Everything is computed on Arrow columns, batch by batch.
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +52,8 @@ class Picture:
     key: str | None = None
     uri: str | None = None
     data: str | None = None
+    _: KW_ONLY
+    may_lack: bool = False  # a row may have none
 
     def types(self, table: Table) -> dict[str, pa.DataType]:
         types = {name: STRING for name in (self.key, self.uri) if name}
@@ -114,10 +116,37 @@ def pictures(table: Table, sides: Sequence[Picture]) -> Reading:
     def batches(rows: pa.RecordBatch, start: int) -> Iterator[pa.RecordBatch]:
         for side in sides:
             batch = side.batch(rows)
-            refuse(table, empty(batch["key"]), "a picture without a name", start)
+            nameless = empty(batch["key"])
+            if side.may_lack:
+                batch = batch.filter(pa.array(~nameless))
+            else:
+                refuse(table, nameless, "a picture without a name", start)
             yield batch
 
-    return Reading({name: type for side in sides for name, type in side.types(table).items()}, batches, len(sides))
+    types = {name: type for side in sides for name, type in side.types(table).items()}
+    return Reading(types, batches, None if any(side.may_lack for side in sides) else len(sides))
+
+
+def source_picture(table: Table) -> Picture | None:
+    """The picture that a row's were made from, such as an edit's input; None where the table has no such column."""
+    names = ("image_source_uid", "image_source_url", "jpg_source")
+    if any(name in table.types for name in names[1:]):
+        return Picture(*(name if name in table.types else None for name in names), may_lack=True)
+    return replace(picture(table, "source_path"), may_lack=True) if "source_path" in table.types else None
+
+
+def with_source(table: Table, reading: Reading) -> Reading:
+    """The pictures that a reading finds, then those that they were made from, where the table has such."""
+    source = source_picture(table)
+    if source is None:
+        return reading
+    more = pictures(table, [source])
+
+    def batches(rows: pa.RecordBatch, start: int) -> Iterator[pa.RecordBatch]:
+        yield from reading.batches(rows, start)
+        yield from more.batches(rows, start)
+
+    return Reading({**reading.types, **more.types}, batches)
 
 
 def listed_pictures(table: Table, name: str) -> Reading:

@@ -6,7 +6,9 @@
               groups       image, prompt, group, rank (lower is better; 1 is the best)
               ratings      image, prompt, rating
               counts       image, prompt, count, exposures, group
-              each followed by the table's other columns of scalars
+              each followed by `source` where a column says which picture a row's were made from (`source_path`,
+              or Pick-a-Pic's image_source_uid, image_source_url, jpg_source), null where a row has none, and by the
+              table's other columns of scalars
 
 `labels` has a worked example of each format. Knows no picture's content and no vector.
 """
@@ -28,7 +30,9 @@ from embed.records.columns import (
     picture,
     pictures,
     prompts,
+    source_picture,
     stream,
+    with_source,
 )
 from embed.records.labels import Kind
 from embed.records.plain import holds_bytes
@@ -51,6 +55,10 @@ class Format:
     pictures: Callable[[Table], Reading]
     labels: Callable[[Table], pa.Table] | None = None
     prompt: str = "prompt"  # the column; no row may lack one where it is among the needs
+
+    def all_pictures(self, table: Table) -> Reading:
+        """Those of `pictures`, and those that they were made from."""
+        return with_source(table, self.pictures(table))
 
     def prompts(self, table: Table) -> Reading:
         return prompts(table, self.prompt, required=(self.prompt,) in self.needs)
@@ -124,6 +132,11 @@ class Records:
         return self.table.path
 
     @property
+    def has_sources(self) -> bool:
+        """Whether rows may say which picture theirs were made from; labels then have the column `source`."""
+        return source_picture(self.table) is not None
+
+    @property
     def kind(self) -> Kind | None:
         """Of its labels; None where it has none."""
         return self.shape.kind
@@ -138,7 +151,7 @@ class Records:
         A relative uri is joined to `images_root`. A picture has bytes, or else a uri; with neither it is missing from
         a table that names it.
         """
-        for _, batch in stream(self.table, {"images": self.shape.pictures(self.table)}):
+        for _, batch in stream(self.table, {"images": self.shape.all_pictures(self.table)}):
             yield pa.RecordBatch.from_arrays(
                 [batch["key"], absolute(batch["uri"], self.images_root), batch["bytes"]], schema=IMAGES
             )
@@ -152,7 +165,7 @@ class Records:
         """How many rows `images` and `prompts` will give, from one pass for both; None where only reading the pictures
         would tell. InputError for a row that they would refuse, where no pictures have to be read to see it."""
         readings: dict[Side, Reading] = {
-            "images": self.shape.pictures(self.table),
+            "images": self.shape.all_pictures(self.table),
             "prompts": self.shape.prompts(self.table),
         }
         if isinstance(self.table, TarTable):

@@ -24,6 +24,7 @@ from embed.records.columns import (
     pick_a_pic_picture,
     picture,
     refuse,
+    source_picture,
     valid,
 )
 from embed.records.plain import Column
@@ -55,9 +56,10 @@ def social_reward(table: Table) -> pa.Table:
     1.jpg    2.jpg    a cat     a cat     1.0     1.0     en
     """
     sides = [picture(table, "pos_path"), picture(table, "neg_path")]
-    rows, others = table.read({"prompt": STRING} | sides[0].key_types() | sides[1].key_types())
+    types = {"prompt": STRING} | sides[0].key_types() | sides[1].key_types()
+    rows, others = table.read(types | _source_types(table))
     images = [side.keys(table, rows) for side in sides]
-    return _comparisons(table, others, images, rows["prompt"], np.ones(len(rows)), np.ones(len(rows)))
+    return _comparisons(table, rows, others, images, rows["prompt"], np.ones(len(rows)), np.ones(len(rows)))
 
 
 def pick_a_pic(table: Table) -> pa.Table:
@@ -78,7 +80,8 @@ def pick_a_pic(table: Table) -> pa.Table:
     """
     sides = [pick_a_pic_picture(table, 0), pick_a_pic_picture(table, 1)]
     types = {"caption": STRING, "label_0": FLOAT, "label_1": FLOAT} | sides[0].key_types() | sides[1].key_types()
-    rows, others = table.read(types | _present(table, {"has_label": pa.bool_(), "num_example_per_prompt": FLOAT}))
+    optional = _present(table, {"has_label": pa.bool_(), "num_example_per_prompt": FLOAT})
+    rows, others = table.read(types | optional | _source_types(table))
     decided, weight = np.ones(len(rows), bool), np.ones(len(rows))
     if "has_label" in rows.column_names:
         decided = np.asarray(rows["has_label"].fill_null(True))
@@ -89,7 +92,7 @@ def pick_a_pic(table: Table) -> pa.Table:
     target = np.where(decided, _target(table, rows["label_0"], rows["label_1"], decided), 0.5)
     refuse(table, rows["caption"].is_null(), "no prompt")
     images = [side.keys(table, rows) for side in sides]
-    labels = _comparisons(table, others, images, rows["caption"], target, weight)
+    labels = _comparisons(table, rows, others, images, rows["caption"], target, weight)
     if pc.all(pc.equal(rows["caption"], "")).as_py():
         for name in ("prompt_a", "prompt_b"):
             labels = labels.set_column(labels.schema.get_field_index(name), name, pa.nulls(len(labels), STRING))
@@ -133,13 +136,13 @@ def hpd_preferences(table: Table) -> pa.Table:
     1.jpg    2.jpg    a cat     a cat     0.0     1.0     u
     """
     paths = hpd_paths(table)
-    rows, others = table.read({"prompt": STRING, paths: STRINGS, "human_preference": FLOATS})
+    rows, others = table.read({"prompt": STRING, paths: STRINGS, "human_preference": FLOATS} | _source_types(table))
     for name in (paths, "human_preference"):
         refuse(table, lengths(rows[name]) != 2, f"{name} has not two entries")
     first, second = (pc.list_element(rows["human_preference"], side) for side in (0, 1))
     target = _target(table, first, second, np.ones(len(rows), bool))
     images = [pc.list_element(rows[paths], side) for side in (0, 1)]
-    return _comparisons(table, others, images, rows["prompt"], target, np.ones(len(rows)))
+    return _comparisons(table, rows, others, images, rows["prompt"], target, np.ones(len(rows)))
 
 
 def ratings(table: Table) -> pa.Table:
@@ -151,12 +154,13 @@ def ratings(table: Table) -> pa.Table:
     1.jpg  a cat   3.5     1.jpg  3.5
     """
     side = picture(table, "image")
-    rows, others = table.read(side.key_types() | {"rating": FLOAT} | _present(table, {"prompt": STRING}))
+    optional = _present(table, {"prompt": STRING}) | _source_types(table)
+    rows, others = table.read(side.key_types() | {"rating": FLOAT} | optional)
     images = side.keys(table, rows)
     rating = rows["rating"].to_numpy()
     refuse(table, empty(images), "a picture without a name")
     refuse(table, valid(rows["rating"]) & ~np.isfinite(rating), "rating is not finite")
-    labels = _labels("ratings", _columns(rows) | {"image": images}, others)
+    labels = _labels("ratings", _columns(rows) | {"image": images} | _source(table, rows), others)
     return labels.filter(labels["rating"].is_valid())
 
 
@@ -171,7 +175,7 @@ def popularity(table: Table) -> pa.Table:
     """
     side = picture(table, "image")
     optional = _present(table, {"prompt": STRING, "exposures": FLOAT, "group": STRING})
-    rows, others = table.read(side.key_types() | {"count": FLOAT} | optional)
+    rows, others = table.read(side.key_types() | {"count": FLOAT} | optional | _source_types(table))
     images = side.keys(table, rows)
     known, count = valid(rows["count"]), rows["count"].to_numpy()
     refuse(table, empty(images), "a picture without a name")
@@ -181,18 +185,40 @@ def popularity(table: Table) -> pa.Table:
         exposures = rows["exposures"].to_numpy()
         refuse(table, known & ~np.isfinite(exposures), "exposures are unknown, though other rows have them")
         refuse(table, known & (exposures < count), "count is above exposures")
-    labels = _labels("counts", _columns(rows) | {"image": images}, others)
+    labels = _labels("counts", _columns(rows) | {"image": images} | _source(table, rows), others)
     return labels.filter(labels["count"].is_valid())
 
 
+def _source_types(table: Table) -> dict[str, pa.DataType]:
+    """What is read of the pictures that rows' pictures were made from, where there are such columns."""
+    side = source_picture(table)
+    return side.key_types() if side else {}
+
+
+def _source(table: Table, rows: pa.Table) -> dict[str, Column]:
+    """The names of those pictures, null where a row has none, as the column `source`; nothing without such columns."""
+    side = source_picture(table)
+    if side is None:
+        return {}
+    keys = side.keys(table, rows)
+    return {"source": pc.if_else(pc.equal(keys, ""), None, keys)}
+
+
 def _comparisons(
-    table: Table, others: pa.Table, images: Sequence[Column], prompt: Column, target: Floats, weight: Floats
+    table: Table,
+    rows: pa.Table,
+    others: pa.Table,
+    images: Sequence[Column],
+    prompt: Column,
+    target: Floats,
+    weight: Floats,
 ) -> pa.Table:
     for image in images:
         refuse(table, empty(image), "a picture without a name")
     refuse(table, prompt.is_null(), "no prompt")
     values = {"image_a": images[0], "image_b": images[1], "prompt_a": prompt, "prompt_b": prompt}
-    return _labels("comparisons", values | {"target": pa.array(target), "weight": pa.array(weight)}, others)
+    values |= {"target": pa.array(target), "weight": pa.array(weight)} | _source(table, rows)
+    return _labels("comparisons", values, others)
 
 
 def _target(table: Table, first: Column, second: Column, decided: Bools) -> Floats:
@@ -205,7 +231,8 @@ def _target(table: Table, first: Column, second: Column, decided: Bools) -> Floa
 
 
 def _groups(table: Table, paths: str, ranks: str) -> pa.Table:
-    rows, others = table.read({"prompt": STRING, paths: STRINGS, ranks: FLOATS})
+    rows, others = table.read({"prompt": STRING, paths: STRINGS, ranks: FLOATS} | _source_types(table))
+    source = _source(table, rows)
     ids = others["id"] if "id" in others.column_names else None
     many = lengths(rows[paths])
     refuse(table, many < 0, f"{paths} is null", ids=ids)
@@ -222,18 +249,22 @@ def _groups(table: Table, paths: str, ranks: str) -> pa.Table:
         parents = np.repeat(np.arange(len(piece)), here)
         prompt, group = piece["prompt"].take(parents), pa.array(start + parents)
         values = {"image": image, "prompt": prompt, "group": group, "rank": rank}
+        values |= {name: column.slice(start, BATCH_ROWS).take(parents) for name, column in source.items()}
         pieces.append(_labels("groups", values, others.slice(start, BATCH_ROWS).take(parents)))
     return pa.concat_tables(pieces)
 
 
 def _labels(kind: Kind, values: dict[str, Column], others: pa.Table) -> pa.Table:
-    """The columns of LABELS, null where `values` has none, then `others`."""
+    """The columns of LABELS, null where `values` has none, then `source` if it is there, then `others`."""
     rows = len(next(iter(values.values())))
     columns = {
         name: values[name].cast(type) if name in values else pa.nulls(rows, type) for name, type in LABELS[kind].items()
     }
+    if "source" in values:
+        columns["source"] = values["source"].cast(STRING)
+    taken = set(columns)
     for name, column in _columns(others).items():
-        columns[f"own_{name}" if name in LABELS[kind] else name] = column
+        columns[f"own_{name}" if name in taken else name] = column
     return pa.table(columns)
 
 

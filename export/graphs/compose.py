@@ -172,12 +172,14 @@ def _interpolate(curve: Curve, constant: Callable[[str, ArrayLike], str], node: 
 
 
 def join(image: "ModelProto", text: "ModelProto | None", head: "ModelProto") -> "ModelProto":
-    """One graph from the parts: pixels, and tokens where there is text -> the head's outputs and the embeddings."""
+    """One graph from the parts: pixels, tokens where there is text, and the vectors of sources where the head reads
+    them -> the head's outputs and the embeddings."""
     from onnx import helper
 
     nodes: list[NodeProto] = []
     initializers: list[TensorProto] = []
     outputs = list(head.graph.output)
+    produced = {value.name for part in (image, text) if part is not None for value in part.graph.output}
     inputs: list[ValueInfoProto] = []
     parts = {name: part for name, part in (("image", image), ("text", text), ("head", head)) if part is not None}
     for name, part in parts.items():
@@ -187,6 +189,8 @@ def join(image: "ModelProto", text: "ModelProto | None", head: "ModelProto") -> 
         if name != "head":
             inputs.extend(part.graph.input)
             outputs.extend(o for o in part.graph.output if o.name != "image_pooled")
+        else:  # the vector of a picture's source is made by a run of its own
+            inputs.extend(value for value in part.graph.input if value.name not in produced)
     graph = helper.make_graph(nodes, "plaudit", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=_opsets(list(parts.values())))
     model.ir_version = image.ir_version

@@ -52,7 +52,8 @@ class LabelOptions(TableConfig):
                 warn(f"{tables[-1].missing} rows of {path} left out: no vector in {cache.path}")
         tables = join_labels(tables)
         vectors = cache.image_embeddings(), cache.text_embeddings()
-        return tables, features_of(*vectors, tables[0].image, tables[0].prompt, cache.pooled_embeddings())
+        (first, *_), pooled = tables, cache.pooled_embeddings()
+        return tables, features_of(*vectors, first.image, first.prompt, pooled, first.source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,11 @@ def content_ids(cache: "Cache", labels: "Labels", items: "Ints") -> "pa.Array":
 
     items = np.unique(items)
     prompts = np.unique(labels.prompt[items])
-    images = cache.metadata("images", ["image_id"])["image_id"].take(pa.array(np.unique(labels.image[items])))
+    pictures = np.unique(labels.image[items])
+    if labels.source is not None:
+        sources = labels.source[items]
+        pictures = np.unique(np.concatenate([pictures, sources[sources >= 0]]))
+    images = cache.metadata("images", ["image_id"])["image_id"].take(pa.array(pictures))
     texts = cache.metadata("prompts", ["prompt_id"])["prompt_id"].take(pa.array(prompts[prompts >= 0]))
     return pa.chunked_array([*images.chunks, *texts.chunks], pa.string()).combine_chunks()
 

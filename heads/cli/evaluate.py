@@ -21,6 +21,7 @@ SCORERS = {
     "prior": "prior",
     "image_only": "image only",
     "prompt_only": "prompt only",
+    "without_source": "without source",
     "chance": "chance",
 }
 
@@ -30,7 +31,8 @@ class Asked:
     """What is measured beside the head, and what is written."""
 
     baselines: bool = False
-    """Train the same head without prompts, and without pictures, on the same rows. That takes two trainings."""
+    """Train the same head without prompts, without pictures, and, where rows have source pictures, without these, on
+    the same rows. Each takes a training."""
     uncertainty: bool = False
     """Measure whether pairs with a larger difference of scores over their uncertainty are ordered right more often.
     On what was held out that trains up to two heads for each fold, so it is done unasked only for --report and tables
@@ -169,14 +171,25 @@ def _baselines(
     asked: Asked, measured: Any, features: Any, held: Any, scores: dict[str, Any]
 ) -> tuple[dict[str, str | None], list[dict[str, object]]]:
     """Add the baselines to `scores`; for each, None, or why it is not there; and the priors, the strongest first."""
-    from heads.evaluation.baselines import BLINDED, prior_columns, ridge_scores, strongest_prior, trained_scores
+    from heads.evaluation.baselines import (
+        BLINDED,
+        WITHOUT_SOURCE,
+        prior_columns,
+        ridge_scores,
+        strongest_prior,
+        trained_scores,
+    )
 
     labels = measured.labels
     missing: dict[str, str | None] = dict.fromkeys(SCORERS, None)
+    blinded = list(BLINDED)
+    if features.source is None:
+        del missing[WITHOUT_SOURCE]
+        blinded.remove(WITHOUT_SOURCE)
     if "zero_shot" not in scores:
         missing["zero_shot"] = "some rows have no prompt"
     if not held.own_split:
-        missing |= dict.fromkeys(("ridge", "prior", *BLINDED), "what the head was trained on is not in this table")
+        missing |= dict.fromkeys(("ridge", "prior", *blinded), "what the head was trained on is not in this table")
         return missing, []
     scores["ridge"] = ridge_scores(labels, features, held.split)
     priors: list[dict[str, object]] = []
@@ -184,13 +197,14 @@ def _baselines(
         scores["prior"], priors = strongest_prior(measured, columns)
     else:
         missing["prior"] = "no column has few values; --prior-by COLUMN measures it"
-    for name in BLINDED:
+    for name in blinded:
         if not asked.baselines:
             missing[name] = "--baselines trains it"
         elif (found := trained_scores(name, labels, features, held.split, held.manifest, progress)) is not None:
             scores[name] = found
         else:
-            missing[name] = "the head does not read both sides"
+            read = "source pictures" if name == WITHOUT_SOURCE else "both sides"
+            missing[name] = f"the head does not read {read}"
     return missing, priors
 
 

@@ -234,16 +234,19 @@ def chosen_head(
     min_ratio: float | None,
 ) -> tuple[dict[str, object], list[str]]:
     """The options with the head that `auto` stands for, and a line that says which it is."""
-    from heads.training.auto import choose_head
+    from heads.training.auto import READ_SOURCES, choose_head, reads_sources
 
-    if options.get("head", "auto") != "auto":
-        return dict(options), []
     readers = _readers(options)
+    sourced = reads_sources(options.get("reads"), tables, features)
+    if (named := options.get("head", "auto")) != "auto":
+        return {**options, **({"reads": "all"} if sourced and named in READ_SOURCES else {})}, []
+    readers |= {"source pictures": READ_SOURCES} if sourced else {}
     if min_ratio is not None:
         readers["--min-ratio"] = tuple(kind for kind in get_args(Kind) if kind != "blend")  # which is fitted to rows
     choice = choose_head(tables, features, losses, readers)
-    found = {**options, "head": choice.head} | ({"reads": choice.reads} if choice.reads else {})
-    return found, [f"auto: {choice.head} ({choice.why})"]
+    reads = "all" if sourced else choice.reads
+    options = {**options, "head": choice.head, **({"reads": reads} if reads else {})}
+    return options, [f"auto: {choice.head} ({choice.why})"]
 
 
 def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, object]:
@@ -345,6 +348,7 @@ def _identity(cache: "Cache", task: "Task", splitting: dict[str, Any]) -> str:
     facts = [cache.identity.to_json(), [splitting, *options]]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for labels in task.tables:
-        for values in (labels.image, labels.prompt, labels.items, *labels.values.values()):
+        sources = [] if labels.source is None else [labels.source]
+        for values in (labels.image, labels.prompt, labels.items, *labels.values.values(), *sources):
             digest.update(values.tobytes())
     return digest.hexdigest()

@@ -36,6 +36,7 @@ class Labels:
     values: Mapping[str, NDArray[Any]]  # (m,) floats: target, weight / rank / rating / count, exposures; ints: group
     columns: pa.Table  # the m rows' other columns, as the user's table has them
     missing: int  # rows left out because the cache lacks a picture or prompt of theirs
+    source: Ints | None = None  # (n,) row of the picture that each item was made from, -1 for none; None: no column
 
     def __len__(self) -> int:
         return len(self.items)
@@ -77,14 +78,25 @@ def match_labels(records: Records, cache: Cache, max_missing: float = 0.01) -> L
     images = np.stack([cache.image_rows(table["image" + side], records.place) for side in sides], axis=1)
     prompts = np.stack([_prompt_rows(table["prompt" + side], cache) for side in sides], axis=1)
     lacking = {"image": (images < 0), "prompt": (prompts < -1)}
-    found = ~(lacking["image"] | lacking["prompt"]).any(axis=1)
+    sources = None
+    if records.has_sources:
+        sources = _source_rows(table["source"], cache, records)
+        lacking["source"] = sources[:, None] < -1
+    found = ~np.concatenate(list(lacking.values()), axis=1).any(axis=1)
     missing = int(len(table) - found.sum())
     if missing > max_missing * len(table):
         raise _too_many_missing(records, table, cache, lacking, missing)
     table, images, prompts = table.filter(pa.array(found)), images[found], prompts[found]
     if len(table) == 0:
         raise InputError(f"{records.path}: no row to use")
-    return _labels(records.kind, table, images, prompts, missing)
+    return _labels(records.kind, table, images, prompts, missing, None if sources is None else sources[found])
+
+
+def _source_rows(names: pa.ChunkedArray, cache: Cache, records: Records) -> Ints:
+    """Rows of source pictures in the cache: -1 for none, -2 for one without a vector."""
+    named = np.asarray(pc.is_valid(names))
+    rows = cache.image_rows(pc.fill_null(names, ""), records.place)
+    return np.where(named & (rows < 0), -2, np.where(named, rows, -1))
 
 
 def _too_many_missing(
@@ -94,14 +106,14 @@ def _too_many_missing(
     name, lost = next((name, lost) for name, lost in lacking.items() if lost.any())
     row, side = (int(at[0]) for at in np.nonzero(lost))
     first = table[name + ("_a", "_b")[side] if lost.shape[1] == 2 else name][row].as_py()
-    what = "picture" if name == "image" else name
+    what = {"image": "picture", "source": "source picture"}.get(name, name)
     said = f"{records.path}: {missing} of {len(table)} rows have a {what} without a vector in {cache.path}"
     if missing < len(table):
         return InputError(f"{said} (first: {first!r}); embed this table into the cache, or raise --max-missing")
-    column = "image_path" if name == "image" else "caption"
-    held = cache.metadata("images" if name == "image" else "prompts", [column])[column]
+    column = "caption" if name == "prompt" else "image_path"
+    held = cache.metadata("prompts" if name == "prompt" else "images", [column])[column]
     other = f"the cache has {held[0].as_py()!r}" if len(held) else f"the cache has no {what}s"
-    named = name == "image" and not first.startswith("sha256:")  # rather than known by its bytes
+    named = name != "prompt" and not first.startswith("sha256:")  # rather than known by its bytes
     root = f" below {records.images_root}, where --images-root can name another folder" if named else ""
     return InputError(f"{said}: the table has {first!r}{root}, and {other}; embed this table into the cache")
 
@@ -119,17 +131,27 @@ def labels_alone(records: Records) -> Labels:
     return _labels(records.kind, table, images, prompts, 0)
 
 
-def _labels(kind: Kind | None, table: pa.Table, images: Ints, prompts: Ints, missing: int) -> Labels:
-    """Labels of a table whose pictures and prompts are numbers, (m, sides) each; sides of one number are one item."""
+def _labels(
+    kind: Kind | None, table: pa.Table, images: Ints, prompts: Ints, missing: int, sources: Ints | None = None
+) -> Labels:
+    """Labels of a table whose pictures and prompts are numbers, (m, sides) each, and its sources (m,); sides of equal
+    numbers are one item."""
     assert kind is not None  # a table without labels was refused
     sides = ("_a", "_b") if kind == "comparisons" else ("",)
     if kind == "comparisons":
-        code, inverse = np.unique(images * (prompts.max() + 2) + prompts + 1, return_inverse=True)
+        pairs, source = images * (prompts.max() + 2) + prompts + 1, sources
+        if sources is not None:
+            pairs = pairs * (sources.max() + 2) + sources[:, None] + 1
+        code, inverse = np.unique(pairs, return_inverse=True)
+        if sources is not None:
+            code, source = np.divmod(code, sources.max() + 2)
+            source -= 1
         image, prompt = np.divmod(code, prompts.max() + 2)
         items = inverse.reshape(images.shape)
         prompt -= 1
     else:
         image, prompt, items = images[:, 0], prompts[:, 0], np.arange(len(table))[:, None]
+        source = sources
     named = [
         name for name in ("target", "weight", "rank", "rating", "count", "exposures") if name in table.schema.names
     ]
@@ -141,15 +163,20 @@ def _labels(kind: Kind | None, table: pa.Table, images: Ints, prompts: Ints, mis
     columns = table.drop_columns(
         [name for name in table.schema.names if name in standard - {"group", "image", "prompt"}]
     )
-    return Labels(kind, image, prompt, items, values, columns, missing)
+    return Labels(kind, image, prompt, items, values, columns, missing, source)
 
 
 def join_labels(tables: Sequence[Labels]) -> list[Labels]:
     """The tables over one numbering of items, which one `Features` then serves."""
     offsets = np.cumsum([0] + [len(table.image) for table in tables])
     image, prompt = (np.concatenate([getattr(table, side) for table in tables]) for side in ("image", "prompt"))
+    source = None
+    if any(table.source is not None for table in tables):
+        none = [np.full(len(table.image), -1) for table in tables]
+        sources = [lacks if table.source is None else table.source for table, lacks in zip(tables, none, strict=True)]
+        source = np.concatenate(sources)
     return [
-        replace(table, image=image, prompt=prompt, items=table.items + offset)
+        replace(table, image=image, prompt=prompt, items=table.items + offset, source=source)
         for table, offset in zip(tables, offsets, strict=False)
     ]
 

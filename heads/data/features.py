@@ -8,6 +8,7 @@ from torch import Tensor
 
 from embed.arrays import Array, Ints
 from embed.spec import InputError
+from heads.base import SOURCE
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Features:
     image: Tensor
     prompt: Tensor
     image_pooled: Tensor | None = None  # (N, p)
+    source: Tensor | None = None  # (n,) which image_embeddings items were made from, -1 for none; None: of no item
 
     @property
     def dim(self) -> int:
@@ -34,10 +36,11 @@ class Features:
         """The same vectors on another device."""
         pooled = None if self.image_pooled is None else self.image_pooled.to(device)
         image, text = self.image_embeddings.to(device), self.text_embeddings.to(device)
-        return Features(image, text, self.image.to(device), self.prompt.to(device), pooled)
+        made_from = None if self.source is None else self.source.to(device)
+        return Features(image, text, self.image.to(device), self.prompt.to(device), pooled, made_from)
 
     def take(self, items: Tensor, inputs: tuple[str, ...]) -> dict[str, Tensor]:
-        """The named inputs of some items, (len(items), d) float32 each."""
+        """The named inputs of some items, (len(items), d) float32 each; zeros for a source that is not there."""
         source = {
             "image_embedding": (self.image_embeddings, self.image),
             "text_embedding": (self.text_embeddings, self.prompt),
@@ -46,6 +49,9 @@ class Features:
         taken = {}
         items = items.to(self.image.device)
         for name in inputs:
+            if name == SOURCE:
+                taken[name] = self._sources(items)
+                continue
             vectors, rows = source[name]
             if vectors is None:
                 raise InputError(
@@ -61,9 +67,21 @@ class Features:
             taken[name] = vectors.index_select(0, chosen).float()
         return taken
 
+    def _sources(self, items: Tensor) -> Tensor:
+        if self.source is None:
+            return self.image_embeddings.new_zeros((len(items), self.dim), dtype=torch.float32)
+        chosen = self.source[items]
+        vectors = self.image_embeddings.index_select(0, chosen.clamp(min=0)).float()
+        return vectors * (chosen >= 0).unsqueeze(-1)
+
 
 def features_of(
-    image_embeddings: Array, text_embeddings: Array, image: Ints, prompt: Ints, image_pooled: Array | None = None
+    image_embeddings: Array,
+    text_embeddings: Array,
+    image: Ints,
+    prompt: Ints,
+    image_pooled: Array | None = None,
+    source: Ints | None = None,
 ) -> Features:
     """Features over numpy arrays, shared without a copy; refuses vectors that are not finite."""
     for name, array in (("image", image_embeddings), ("prompt", text_embeddings), ("pooled image", image_pooled)):
@@ -72,4 +90,5 @@ def features_of(
             raise InputError(f"the {name} vector in row {row} of the cache is not finite; embed it again")
     pooled = None if image_pooled is None else torch.from_numpy(image_pooled)
     images, prompts = torch.from_numpy(image_embeddings), torch.from_numpy(text_embeddings)
-    return Features(images, prompts, torch.from_numpy(image), torch.from_numpy(prompt), pooled)
+    made_from = None if source is None else torch.from_numpy(source)
+    return Features(images, prompts, torch.from_numpy(image), torch.from_numpy(prompt), pooled, made_from)

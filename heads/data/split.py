@@ -136,7 +136,8 @@ def split_groups(labels: Labels, by: str | None) -> Ints:
 
 
 def rows_apart_from(labels: Labels, held_out: Ints, among: Ints | None = None, other: Labels | None = None) -> Ints:
-    """The rows, or those of them in `among`, that share neither a picture nor a prompt with the rows `held_out`.
+    """The rows, or those of them in `among`, that share neither a picture, one to make them from included, nor a prompt
+    with the rows `held_out`.
 
     They are rows of `other` where it is given, a table of the same items (`comparisons.join_labels`).
     """
@@ -144,11 +145,14 @@ def rows_apart_from(labels: Labels, held_out: Ints, among: Ints | None = None, o
     among = np.arange(len(table)) if among is None else among
     apart = np.ones(len(among), bool)
     items = table.items[among]
-    for of_item in (labels.image, labels.prompt):
-        taken = np.zeros(of_item.max(initial=0) + 2, bool)
-        taken[of_item[labels.items[held_out]]] = True
+    pictures = [labels.image] if labels.source is None else [labels.image, labels.source]
+    for of_items in (pictures, [labels.prompt]):
+        taken = np.zeros(max(of_item.max(initial=0) for of_item in of_items) + 2, bool)
+        for of_item in of_items:
+            taken[of_item[labels.items[held_out]]] = True
         taken[-1] = False  # where items without prompt (-1) land: lacking a prompt is nothing in common
-        apart &= ~taken[of_item[items]].any(axis=1)
+        for of_item in of_items:
+            apart &= ~taken[of_item[items]].any(axis=1)
     return among[apart]
 
 

@@ -14,6 +14,7 @@ import torch
 
 from embed.arrays import Floats
 from embed.progress import Progress, silent
+from heads.base import SOURCE
 from heads.config import TrainConfig
 from heads.data.comparisons import Labels, appeal, values_of
 from heads.data.features import Features
@@ -38,7 +39,13 @@ def prompt_only(features: Features) -> Features:
         image_embeddings=_mean(features.image_embeddings),
         image_pooled=pooled,
         image=torch.zeros_like(features.image),
+        source=None,
     )
+
+
+def without_source(features: Features) -> Features:
+    """The features as if no picture had been made from another."""
+    return replace(features, source=None)
 
 
 def trained_scores(
@@ -47,6 +54,8 @@ def trained_scores(
     """The scores of a head of the same shape that sees what BLINDED[name] leaves, trained as `manifest` says the head
     was, on the same rows. None where the head reads one side alone anyway."""
     inputs = set(build_head(config_from_json(manifest["head"])).inputs)
+    if name == WITHOUT_SOURCE and SOURCE not in inputs:
+        return None
     if "text_embedding" not in inputs or inputs == {"text_embedding"}:
         return None
     blinded = BLINDED[name](features)
@@ -80,7 +89,8 @@ NEXT = {"a": "b", "A": "B", "0": "1", "1": "2"}  # how names of both sides' colu
 MAX_RIDGE = 10_000
 PENALTIES = np.logspace(0, 6, 13)  # of ridge regression on features of variance 1
 BATCH = 65536
-BLINDED = {"image_only": image_only, "prompt_only": prompt_only}
+WITHOUT_SOURCE = "without_source"
+BLINDED = {"image_only": image_only, "prompt_only": prompt_only, WITHOUT_SOURCE: without_source}
 
 
 def prior_scores(labels: Labels, split: Split, by: str) -> Floats:

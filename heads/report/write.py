@@ -38,6 +38,7 @@ SCORERS = {
     "prior": "prior of training rows",
     "image_only": "same head, pictures only",
     "prompt_only": "same head, prompts only",
+    "without_source": "same head, without source pictures",
     "chance": "chance",
 }
 

@@ -12,6 +12,21 @@ from heads.training.objectives import OBJECTIVES
 BLEND_ROWS = 20_000  # up to so many a blend is solved in minutes, and orders better than a network
 READ_IMAGE = ("blend", "fusion", "mlp", "kernel")  # heads that can do without prompts by the option reads
 
+READ_SOURCES = ("fusion", "kernel", "mlp")  # heads that can read the picture that a picture was made from
+
+
+def reads_all(tables: Sequence[Labels]) -> bool:
+    """Whether every row has a prompt, so that a head may read it beside pictures."""
+    return all(len(labels.items) == 0 or int(labels.prompt[labels.items].min()) >= 0 for labels in tables)
+
+
+def reads_sources(asked: object, tables: Sequence[Labels], features: Features) -> bool:
+    """Whether a head that can reads source pictures too: it is asked to read all, or nothing is asked for, there are
+    some, and every row has a prompt. Raise InputError if it is asked to and there are none."""
+    if asked == "all" and features.source is None:
+        raise InputError("--reads all reads source pictures, and no table has a column source_path; leave it out")
+    return asked == "all" or (asked is None and features.source is not None and reads_all(tables))
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -30,7 +45,7 @@ def choose_head(
     Raises InputError if no head reads them all.
     """
     rows = sum(len(labels) for labels in tables)
-    prompts = all(len(labels.items) == 0 or int(labels.prompt[labels.items].min()) >= 0 for labels in tables)
+    prompts = reads_all(tables)
     embeds = sorted({loss for loss in losses if OBJECTIVES[loss].embeds})
     few = rows <= BLEND_ROWS
     order: list[Kind] = ["blend", "fusion"] if few else ["fusion", "blend"]

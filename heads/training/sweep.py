@@ -16,6 +16,7 @@ from heads.config import SweepConfig
 from heads.data.comparisons import Labels, pairs_among
 from heads.models import HEADS, Convex
 from heads.training import convex
+from heads.training.auto import READ_SOURCES
 from heads.training.convex import Round
 from heads.training.folds import Task, asides, blend_one, validation_rounds
 from heads.training.loop import Diverged
@@ -130,6 +131,8 @@ def heads_for(labels: Labels) -> list[str]:
 
 def _plain(head: str, labels: Labels) -> Options:
     options: Options = {"head": head, "loss": "preference"}
+    if labels.source is not None and head in READ_SOURCES and has_prompts(labels):
+        return options | {"reads": "all"}
     return options if has_prompts(labels) or head == "linear" else options | {"reads": "image"}
 
 

@@ -20,6 +20,7 @@ def score(
     *,
     session: SessionConfig,
     prompt: str | None = None,
+    source: str | None = None,
     outputs: Annotated[tuple[str, ...] | None, Option(parse=comma_separated)] = None,
     top: Annotated[int | None, Range(1)] = None,
     out: Path | None = None,
@@ -35,6 +36,7 @@ def score(
         bundle: A folder made by `python -m export onnx`.
         images: The files of pictures, and folders, of which every picture is scored.
         prompt: What the pictures should show. It is needed if an output depends on it.
+        source: The picture that all of them were made from, such as the one that was edited.
         outputs: The outputs to give, with commas between them, or all. The first is what pictures are sorted by. By
             default the first head's.
         top: Show only this many of the preferred pictures. By default all.
@@ -50,7 +52,7 @@ def score(
     if prompt is None and scorer.named.needs_prompt(outputs):
         raise InputError(f"the head of {bundle} scores pictures under a prompt; add --prompt TEXT")
     images = tuple(name for image in images for name in ([image] if not Path(image).is_dir() else _below(image)))
-    scored = scorer.score_items(prompt or "", images)
+    scored = scorer.score_items(prompt or "", images, () if source is None else (source,))
     for number, error in scored.errors.items():
         warn(f"{images[number]}: {error}")
     if len(scored.errors) == len(images):

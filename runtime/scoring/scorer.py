@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL.Image import Image, fromarray
+from PIL.Image import fromarray
 
-from embed.arrays import Float32s, Floats, Ints, UInt8s, softmax
+from embed.arrays import Array, Float32s, Floats, Ints, UInt8s, softmax
 from embed.inputs.images import ImageError, Limits, load_scaled
 from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
@@ -28,8 +28,8 @@ from runtime.config import CUDA_PRECISION, SessionConfig
 from runtime.scoring.bundle import WEIGHTS_FILE, Bundle, BundleError, open_bundle
 from runtime.scoring.graphs import BATCH, CUDA, Pixels, Sessions, first_provider
 from runtime.scoring.outputs import Outputs
-
-Picture = str | os.PathLike[str] | bytes | Image | UInt8s
+from runtime.scoring.sources import SOURCE, add_sources, for_each, reads_source
+from runtime.scoring.sources import Picture as Picture
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -108,6 +108,11 @@ class Scorer:
         return tuple(value for output in self.named.all for value in output.values.values())
 
     @property
+    def reads_source(self) -> bool:
+        """Whether a score of the heads depends on what a picture was made from."""
+        return reads_source(self.named)
+
+    @property
     def reads_text(self) -> bool:
         """Whether a score of the heads depends on the prompt."""
         return "text_embedding" in self.inputs
@@ -133,13 +138,19 @@ class Scorer:
             raise error
         return softmax(scored.outputs.get("calibrated_score", scored.scores))
 
-    def score_items(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Scored:
-        """Like `score`, but a bad picture is an entry in `errors` and the others are scored."""
+    def score_items(
+        self, prompt: str | Sequence[str], images: Iterable[Picture], sources: Sequence[Picture | None] = ()
+    ) -> Scored:
+        """Like `score`, but a bad picture is an entry in `errors` and the others are scored. `sources` are what the
+        pictures were made from: one for all, or one or None for each."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         text_embeddings = self.begin_prompts(prompts) if self.reads_text else None
         features, errors, count = self._features(images)
         if not isinstance(prompt, str) and len(prompts) != count:
             raise InputError(f"got {len(prompts)} prompts for {count} images; wanted one, or as many")
+        each: Sequence[Picture | None] = for_each(sources, count, self.named)
+        if self.reads_source:
+            features, errors = add_sources(features, errors, each, self._features)
         good = np.array([i for i in range(count) if i not in errors], np.int64)
         if text_embeddings is not None:
             features["text_embedding"] = text_embeddings()[good if len(prompts) == count else np.zeros_like(good)]
@@ -153,10 +164,8 @@ class Scorer:
     def score_vectors(
         self, features: Mapping[str, Float32s], asked: Sequence[str] | None = None
     ) -> dict[str, Float32s]:
-        """What the heads give (n,) by the names in `outputs`, from the vectors they read, (n, d) each (see
-        heads.models); a percentile is from 0 to 100.
-
-        With outputs that are asked for these alone, and then vectors that they do not depend on may be missing.
+        """What the heads give (n,) by the names in `outputs`, percentiles from 0 to 100, of the vectors that they read,
+        (n, d) each (see heads.models); or what is asked for alone, and then those that it does not read may be missing.
         """
         wanted = self.named.all if asked is None else self.named.chosen(asked)
         needed = {name for output in wanted for name in output.inputs}
@@ -247,6 +256,8 @@ class Scorer:
             if not np.array_equal(tokens, reference["tokens"][:, : tokens.shape[1]]):
                 raise BundleError(f"{self.bundle.path}: tokenizer.json gives other tokens than were recorded at export")
             features |= self._sessions.run("text", {"tokens": tokens})
+        if self.reads_source:
+            features[SOURCE] = reference[SOURCE]
         features |= self.score_vectors(features)
         tolerance = self.bundle.manifest["reference"][self.precision]
         result: dict[str, float] = {"rows": len(reference["score"])}
@@ -266,10 +277,12 @@ class Scorer:
         batches = [self._sessions.encode(pixels[start : start + BATCH], threads) for start in starts]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
-    def run_whole(self, pixels: UInt8s, prompts: Sequence[str]) -> dict[str, Float32s]:
-        """Outputs of the one graph that holds all parts, for pixels (n, h, w, 3) and n prompts."""
-        tokens = {"tokens": self._encoder()(prompts)} if self.reads_text else {}
-        return self._sessions.run("model", {"pixels": pixels, **tokens})
+    def run_whole(self, pixels: UInt8s, prompts: Sequence[str], sources: Float32s | None = None) -> dict[str, Float32s]:
+        """Outputs of the one graph that holds all parts, for pixels (n, h, w, 3), n prompts and n sources' vectors."""
+        more: dict[str, Array] = {"tokens": self._encoder()(prompts)} if self.reads_text else {}
+        if sources is not None:
+            more[SOURCE] = sources
+        return self._sessions.run("model", {"pixels": pixels, **more})
 
     def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Float32s], dict[int, ImageError], int]:
         """Vectors of the good pictures, by name; the bad ones; and how many pictures there were."""

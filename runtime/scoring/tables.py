@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from runtime.scoring.scorer import Scorer
 
 FORMAT = 3  # since percentiles are from 0 to 100
+SOURCE_COLUMN = "source_path"
 ROWS = 1024  # a part: what is held in memory, pictures included
 
 
@@ -50,9 +51,9 @@ def score_table(
     texts = [config.prompt_column] if scorer.named.needs_prompt(config.outputs) and config.prompt is None else []
     columns = scorer.named.columns(config.outputs)
     _check_columns(table, [config.image_column, *texts], {"error", *columns})
-    side = picture(table, config.image_column)
+    side, made_from = picture(table, config.image_column), _source(scorer, table, config)
     root = pictures_root(table, config.images_root)
-    types = side.types(table) | dict.fromkeys(texts, pa.string())
+    types = side.types(table) | dict.fromkeys(texts, pa.string()) | (made_from.types(table) if made_from else {})
     _claim(out, _job(scorer, table, config))
     parts = list(takewhile(Path.exists, (_part(out, number) for number in count())))
     with progress(table.rows, "rows", "scoring") as step:
@@ -61,7 +62,8 @@ def score_table(
             parts.append(_part(out, len(parts)))
             if not parts[-1].exists():
                 prompts = wanted[texts[0]].to_pylist() if texts else [config.prompt or ""] * len(wanted)
-                scored = score_rows(scorer, _images(wanted, side, root), prompts, others, columns)
+                sources = _images(wanted, made_from, root) if made_from else ()
+                scored = score_rows(scorer, _images(wanted, side, root), prompts, others, columns, sources)
                 write_with(parts[-1], partial(pq.write_table, scored))
             step(len(wanted))
     errors = [pq.read_table(path, columns=["error"])["error"] for path in parts]
@@ -81,6 +83,7 @@ def score_rows(
     prompts: Sequence[str | None],
     others: pa.Table,
     outputs: Mapping[str, str],
+    sources: Sequence[str | bytes | None] = (),
 ) -> pa.Table:
     """The other columns of rows, with `error` and the heads' outputs, each called as `outputs` says."""
     errors = [
@@ -88,7 +91,8 @@ def score_rows(
         for image, prompt in zip(images, prompts, strict=True)
     ]
     good = [number for number, error in enumerate(errors) if error is None]
-    scored = scorer.score_items([prompts[i] or "" for i in good], [images[i] or b"" for i in good])
+    made_from = [sources[i] for i in good] if sources else ()
+    scored = scorer.score_items([prompts[i] or "" for i in good], [images[i] or b"" for i in good], made_from)
     for number, error in scored.errors.items():
         errors[good[number]] = str(error)
     columns = dict(zip(others.column_names, others.columns, strict=True))
@@ -97,6 +101,18 @@ def score_rows(
         full[good] = scored.outputs[there]
         columns[name] = pa.array(full, mask=np.isnan(full))
     return pa.table({**columns, "error": pa.array(errors, pa.string())})
+
+
+def _source(scorer: "Scorer", table: Table, config: TableConfig) -> Picture | None:
+    """The column of pictures that those of the table were made from, if one is named, or there and read."""
+    name = config.source_column
+    if name is None:
+        return picture(table, SOURCE_COLUMN) if scorer.reads_source and SOURCE_COLUMN in table.types else None
+    if not scorer.reads_source:
+        raise InputError(f"no head of {scorer.bundle.path} reads sources; leave --source-column out")
+    if name not in table.types:
+        raise InputError(f"{table.path} has no column {name!r}, only {list(table.types)}")
+    return picture(table, name)
 
 
 def _images(rows: pa.Table, side: Picture, root: str) -> list[str | bytes | None]:

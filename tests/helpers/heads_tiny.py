@@ -26,15 +26,14 @@ def unit(rows: int, seed: int) -> np.ndarray:
 
 def make_cache(
     path: Path, images: list[str], prompts: list[str], of: Identity | None = None, source: Source | None = None,
-    places: list[str] | None = None,
+    places: list[str] | None = None, vectors: np.ndarray | None = None,
 ) -> Cache:  # fmt: skip
     """Row i is the i-th name; the content of a picture is its name. `places` are where the pictures were read."""
     with CacheWriter(path, of or identity(), source or Source("tiny")) as writer:
         ids = [content_id(name.encode()) for name in images]
         sizes = [8] * len(images)
-        writer.append(
-            "images", pa.table([images, ids, sizes, sizes], METADATA["images"].names), img_emb=unit(len(ids), 1)
-        )
+        images_of = unit(len(ids), 1) if vectors is None else vectors.astype(np.float16)
+        writer.append("images", pa.table([images, ids, sizes, sizes], METADATA["images"].names), img_emb=images_of)
         unknown = pa.nulls(len(ids), pa.int64())
         columns = [
             pa.array(images),

@@ -9,7 +9,7 @@ import io
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +24,7 @@ from embed.process.allocator import release_freed_memory
 from embed.process.workers import NoProcess
 from embed.spec import require_same_identity
 from runtime.scoring.scorer import Scorer
+from runtime.scoring.sources import SOURCE, of_source
 from runtime.service.answering.batching import Batcher, Observe
 from runtime.service.answering.requests import Picture, UrlPicture
 from runtime.service.network.fetching import Fetcher
@@ -44,6 +45,8 @@ class Work:
     pixels: NDArray[np.uint8] | None = None
     prompt: str | None = None
     scored: bool = False
+    source: NDArray[np.uint8] | None = None  # pixels of what the picture was made from
+    source_embedding: Float32s | None = None  # or its vector (d,)
 
 
 Outcome = dict[str, Any]  # vectors (d,) and outputs of the head, by name
@@ -65,10 +68,19 @@ def run_batch(scorer: Scorer, works: Sequence[Work], threads: int | None = None)
     texts = [i for i, work in enumerate(works) if work.prompt is not None]
     text_embeddings = scorer.begin_prompts([str(works[i].prompt) for i in texts])
     pictures = {i: work.pixels for i, work in enumerate(works) if work.pixels is not None}
+    sources = {i: work.source for i, work in enumerate(works) if work.source is not None}
     if pictures:
-        for name, rows in scorer.encode_pixels(list(pictures.values()), threads).items():
-            for i, row in zip(pictures, rows, strict=True):
+        both = [*pictures.values(), *sources.values()]
+        for name, rows in scorer.encode_pixels(both, threads).items():
+            for i, row in zip(pictures, rows, strict=False):
                 outcomes[i][name] = row
+            if name == "image_embedding":
+                for i, row in zip(sources, rows[len(pictures) :], strict=True):
+                    outcomes[i][SOURCE] = row
+    if scorer.reads_source:
+        none = np.zeros(scorer.identity.dim, np.float32)
+        for work, outcome in zip(works, outcomes, strict=True):
+            outcome.setdefault(SOURCE, none if work.source_embedding is None else work.source_embedding)
     for i, row in zip(texts, text_embeddings(), strict=True):
         outcomes[i]["text_embedding"] = row
     scored = [i for i, work in enumerate(works) if work.scored]
@@ -103,8 +115,10 @@ class Engine:
         scorer.check_reference()  # opens every session too
         with np.load(io.BytesIO(scorer.bundle.read("reference.npz")), allow_pickle=False) as reference:
             prompts = list(map(str, reference["prompts"])) if scorer.reads_text else [None] * len(reference["pixels"])
+            sources = reference[SOURCE] if scorer.reads_source else [None] * len(prompts)
             self._reference = [
-                Work(pixels, prompt, scored=True) for pixels, prompt in zip(reference["pixels"], prompts, strict=True)
+                Work(pixels, prompt, scored=True, source_embedding=source)
+                for pixels, prompt, source in zip(reference["pixels"], prompts, sources, strict=True)
             ]
             self._reference_scores: Float32s = reference["score"]
         self._tolerance = scorer.bundle.manifest["reference"][scorer.precision]["score"]
@@ -155,19 +169,29 @@ class Engine:
             return await self.batcher.submit(work)
 
     async def score(
-        self, job: Job, prompts: Sequence[str | None], pictures: Sequence[Picture]
+        self,
+        job: Job,
+        prompts: Sequence[str | None],
+        pictures: Sequence[Picture],
+        sources: Sequence[Picture | None] = (),
     ) -> list[dict[str, float] | ImageError]:
         """What the heads give each picture under its prompt, as the graphs call it, or what is wrong with it."""
-        found, names = await self.describe(job, prompts, pictures), self.scorer.outputs
+        found, names = await self.describe(job, prompts, pictures, sources), self.scorer.outputs
         return [one if isinstance(one, ImageError) else {name: one[name] for name in names} for one in found]
 
     async def describe(
-        self, job: Job, prompts: Sequence[str | None], pictures: Sequence[Picture]
+        self,
+        job: Job,
+        prompts: Sequence[str | None],
+        pictures: Sequence[Picture],
+        sources: Sequence[Picture | None] = (),
     ) -> list[Outcome | ImageError]:
         """The same, and the vectors by name."""
         read = prompts if self.scorer.reads_text else [None] * len(pictures)
-        each = zip(pictures, read, strict=True)
-        return await asyncio.gather(*(self._run(job, picture, prompt, scored=True) for picture, prompt in each))
+        each = zip(pictures, read, sources or [None] * len(pictures), strict=True)
+        return await asyncio.gather(
+            *(self._run(job, picture, prompt, scored=True, source=source) for picture, prompt, source in each)
+        )
 
     async def embed_images(self, job: Job, pictures: Sequence[Picture]) -> list[Float32s | ImageError]:
         """Of each picture its unit vector (d,), or what is wrong with it."""
@@ -180,35 +204,47 @@ class Engine:
         return [outcome["text_embedding"] for outcome in outcomes]
 
     async def _run(
-        self, job: Job, picture: Picture, prompt: str | None = None, scored: bool = False
+        self,
+        job: Job,
+        picture: Picture,
+        prompt: str | None = None,
+        scored: bool = False,
+        source: Picture | None = None,
     ) -> Outcome | ImageError:
-        async with self.content(picture) as data:
+        async with self.contents(picture, source) as (data, made_from):
             if isinstance(data, ImageError):
                 return data
+            if isinstance(made_from, ImageError):
+                return of_source(made_from)
+            assert data is not None
             async with self.turns.turn(job) as decoded:
                 pixels = await self._pixels(data)
                 if isinstance(pixels, ImageError):
                     return pixels
+                of = None if made_from is None else await self._pixels(made_from)
+                if isinstance(of, ImageError):
+                    return of_source(of)
                 decoded()
-                return await self._batched(Work(pixels, prompt, scored))
+                return await self._batched(Work(pixels, prompt, scored, of))
 
     @asynccontextmanager
-    async def content(self, picture: Picture) -> AsyncIterator[bytes | ImageError]:
-        """The picture's bytes, fetched if it is a link, or what is wrong with it.
+    async def contents(self, *pictures: Picture | None) -> AsyncIterator[list[bytes | ImageError | None]]:
+        """Of each picture its bytes, fetched if it is a link, or what is wrong with it; of None nothing.
 
-        What is fetched takes memory that no request has announced, so few links are open at a time.
+        What is fetched takes memory that no request has announced, so few have links open at a time.
         """
+        linked = any(isinstance(picture, UrlPicture) for picture in pictures)
+        async with self._fetcher.slots if linked else nullcontext():
+            yield [await self._fetched(picture) for picture in pictures]
+
+    async def _fetched(self, picture: Picture | None) -> bytes | ImageError | None:
         if not isinstance(picture, UrlPicture):
-            yield picture
-            return
-        async with self._fetcher.slots:
-            fetched: bytes | ImageError
-            try:
-                with self._stage("fetch"):
-                    fetched = await self._fetcher.fetch(picture.url)
-            except ImageError as error:
-                fetched = error
-            yield fetched
+            return picture
+        try:
+            with self._stage("fetch"):
+                return await self._fetcher.fetch(picture.url)
+        except ImageError as error:
+            return error
 
     async def _run_prompt(self, job: Job, prompt: str) -> Outcome:
         async with self.turns.turn(job) as decoded:

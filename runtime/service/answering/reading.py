@@ -48,6 +48,7 @@ class Items(NamedTuple):
     prompts: list[str]
     pictures: list[Picture]
     outputs: list[str] | None  # None where it asks for none by name
+    sources: Sequence[Picture | None] = ()
 
 
 async def read_items(request: Request, config: ServiceConfig, model: type[ScoreRequest | EmbedRequest]) -> Items:
@@ -56,8 +57,11 @@ async def read_items(request: Request, config: ServiceConfig, model: type[ScoreR
         items = await read_form(request, config.max_items, model is ScoreRequest)
     else:
         asked = await read_json_request(request, model)
-        outputs = asked.outputs if isinstance(asked, ScoreRequest) else None
-        items = Items(asked.prompts, await decoded(asked.images, config), outputs)
+        outputs, sources = None, list[Picture | None]()
+        if isinstance(asked, ScoreRequest):
+            outputs, found = asked.outputs, iter(await decoded([one for one in asked.sources if one], config))
+            sources = [next(found) if one else None for one in asked.sources]
+        items = Items(asked.prompts, await decoded(asked.images, config), outputs, sources)
     if model is EmbedRequest:
         check_count(len(items.pictures) + len(items.prompts), config)
     else:
@@ -122,11 +126,11 @@ def _require_short(body: bytes) -> None:
 
 
 @asynccontextmanager
-async def _form(request: Request, max_items: int) -> AsyncIterator[FormData]:
-    """The request's form; raise Problem 413 for too many fields, 422 for a character set that is none, and 507 where
-    files find no room."""
+async def _form(request: Request, max_items: int, per_item: int = 1) -> AsyncIterator[FormData]:
+    """The request's form, of so many files an item; raise Problem 413 for too many fields, 422 for a character set that
+    is none, and 507 where files find no room."""
     try:
-        async with request.form(max_files=max_items + 1, max_fields=2 * max_items + MORE_FIELDS) as form:
+        async with request.form(max_files=per_item * max_items + 1, max_fields=2 * max_items + MORE_FIELDS) as form:
             yield form
     except HTTPException as error:  # starlette's, with nothing but words to tell one from another
         if error.detail.startswith("Too many"):
@@ -148,20 +152,24 @@ async def read_form(request: Request, max_items: int, scores: bool = False) -> I
     `output` and `outputs`.
     """
     prompts, files, urls, outputs = list[str](), list[Picture](), list[Picture](), list[str]()
-    async with _form(request, max_items) as form:
+    sources = list[Picture]()
+    async with _form(request, max_items, 2 if scores else 1) as form:
         for given, value in form.multi_items():
             name = given.removesuffix("s")
-            if name not in ("image", "prompt", "url") and not (scores and name == "output"):
-                known = "images (files), prompts, urls" + ", outputs" * scores
+            if name not in ("image", "prompt", "url") and not (scores and name in ("output", "source")):
+                known = "images (files), prompts, urls" + ", outputs, sources (files)" * scores
                 raise invalid(f"{given[:50]}: unknown field; known are {known}")
-            _require_file(given, value, name == "image")
+            _require_file(given, value, name in ("image", "source"))
             if isinstance(value, UploadFile):
-                files.append(await value.read())
+                side = files if name == "image" else sources
+                if len(side) > max_items:  # before more of them are read
+                    raise Problem(413, "too many items", f"Too many files: at most {max_items} allowed in one request")
+                side.append(await value.read())
             elif name == "url":
                 urls.append(url_picture(value))
             else:
                 (prompts if name == "prompt" else outputs).append(value)
-    return Items(prompts, [*files, *urls], outputs or None)
+    return Items(prompts, [*files, *urls], outputs or None, sources)
 
 
 async def read_similar_form(request: Request, max_items: int) -> SimilarRequest:

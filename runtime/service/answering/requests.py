@@ -27,7 +27,7 @@ TEXTS = {"description": "a text, or several"}
 SIDES = ("like", "dislike")
 KINDS = ("text", "id", "url")  # of what a side names, beside files
 ITEM_FORM = {"image": FILES, "url": TEXTS, "prompt": TEXTS}
-SCORE_FORM = ITEM_FORM | {"output": TEXTS}
+SCORE_FORM = ITEM_FORM | {"output": TEXTS, "source": FILES}
 SIMILAR_FORM = dict.fromkeys(SIDES, FILES) | {f"{side}_{kind}": TEXTS for side in SIDES for kind in KINDS}
 
 
@@ -66,10 +66,21 @@ class ScoreRequest(Closed):
         Field(description="one, or one for each picture; needed where the head reads it"),
     ] = None
     images: Annotated[list[JsonPicture], Field(min_length=1, fail_fast=True)]
+    source: Annotated[
+        JsonPicture | Annotated[list[JsonPicture | None], Field(fail_fast=True)] | None,
+        Field(description="what the pictures were made from, such as an edit's input: one, or one or null for each"),
+    ] = None
     outputs: Annotated[
         list[str] | None,
         Field(max_length=100, fail_fast=True, description="of a bundle with several: their names, the main one first"),
     ] = None
+
+    @property
+    def sources(self) -> Sequence[str | UrlPicture | None]:
+        """None, one, or one for each picture."""
+        if self.source is None:
+            return []
+        return self.source if isinstance(self.source, list) else [self.source]
 
     @property
     def prompts(self) -> list[str]:

@@ -17,6 +17,7 @@ from embed.arrays import Float32s, softmax
 from embed.inputs.images import ImageError
 from embed.spec import InputError
 from runtime.scoring.outputs import Output
+from runtime.scoring.sources import for_each
 from runtime.service.answering import requests as shapes
 from runtime.service.answering.engine import Engine
 from runtime.service.answering.reading import Items, read_items, read_similar
@@ -37,13 +38,19 @@ def add_routes(app: FastAPI, service: Service) -> None:
     """Add every route of the service to its application."""
 
     async def scored(request: Request, items: Items) -> tuple[Engine, list[Values | ImageError]]:
-        prompts, pictures, asked = items
-        async with service.work(request, len(pictures), size_of(pictures)) as (engine, job):
+        prompts, pictures, asked, given = items
+        size_bytes = size_of(pictures) + size_of([source for source in given if source is not None])
+        async with service.work(request, len(pictures), size_bytes) as (engine, job):
+            named = engine.scorer.named
             try:
-                outputs = engine.scorer.named.chosen(asked)
+                outputs = named.chosen(asked)
             except InputError as error:
                 raise invalid(f"outputs: {error}") from None
-            outcomes = await engine.score(job, prompts_for(engine, prompts, len(pictures), asked), pictures)
+            try:
+                sources: Sequence[Picture | None] = for_each(given, len(pictures), named)
+            except InputError as error:
+                raise invalid(f"source: {error}") from None
+            outcomes = await engine.score(job, prompts_for(engine, prompts, len(pictures), asked), pictures, sources)
             request.state.log = service.count(outcomes)
             return engine, [values_of(outcome, outputs, asked is not None) for outcome in outcomes]
 
@@ -72,7 +79,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/embed", **described(shapes.EmbedRequest, shapes.EmbedAnswer, shapes.ITEM_FORM))
     async def embed(request: Request) -> Response:
         """Unit vectors of pictures and prompts; the cosine of two is their dot product."""
-        prompts, pictures, _ = await read_items(request, service.config, shapes.EmbedRequest)
+        prompts, pictures, *_ = await read_items(request, service.config, shapes.EmbedRequest)
         async with service.work(request, len(prompts) + len(pictures), size_of(pictures)) as (engine, job):
             if prompts and not engine.has_text_tower:
                 raise invalid("this bundle's head reads no text: it has no text tower")

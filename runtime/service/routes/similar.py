@@ -48,7 +48,8 @@ async def _vector(engine: Engine, job: Job, catalogue: Catalogue, like: Like) ->
             raise InputError(f"got a vector of {len(like.vector)} numbers; the catalogue's have {dim}")
         return unit_vector(np.array(like.vector), "got"), None
     picture = picture_of(like.image) if like.image is not None else UrlPicture(url=str(like.url))
-    async with engine.content(picture) as data:
+    async with engine.contents(picture) as (data,):
+        assert data is not None
         (outcome,) = await engine.embed_images(job, [data])
         if isinstance(outcome, ImageError):
             raise outcome
