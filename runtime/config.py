@@ -105,6 +105,9 @@ class Wish:
     """The hits that one value of the column --group-by may have. Hits without a value are not counted."""
     exclude: Annotated[Collection[str], Internal()] = ()
     """The ids of pictures that are no hits."""
+    min_similarity_percentile: Annotated[float, Range(0, 100)] = 0.0
+    """The least percentile of similarity to the query that a hit may have among the catalogue's pictures: with 99 the
+    hits come from the hundredth most similar, of which at most 2,000 are looked at."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -128,6 +131,13 @@ class ServiceConfig(SessionConfig):
     _: KW_ONLY
     catalogue: Path | None = None
     """The catalogue in which /v1/similar searches. By default there is no such route."""
+    pages: bool = False
+    """Serve pages for people too: / searches the catalogue, /look ranks it, /compare asks for choices."""
+    report: Path | None = None
+    """The page of an evaluation, made with `heads evaluate --report`, that /look shows."""
+    scores: Path | None = None
+    """A table of scores of the catalogue's pictures, such as `heads evaluate` writes: a Parquet file, or a folder of
+    them, with a column `image`. /look ranks by its columns of numbers too."""
     images_root: str | None = None
     """The folder or URL where the names of the catalogue's pictures start, for /v1/thumbnails. By default where they
     were when they were embedded, or else where the catalogue was told. Of a URL, --allow-url-host must name the

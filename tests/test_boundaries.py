@@ -49,6 +49,7 @@ MAY_IMPORT = {
     "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
     "runtime.service.network": {"embed", "embed.inputs", "runtime"},
     "runtime.service.docs": set(),
+    "runtime.service.pages": {"embed", "runtime", "runtime.service.network"},
     "runtime.service.answering": {
         *("embed", "embed.process", "embed.inputs", "embed.engines"),
         *("runtime.scoring", "runtime.catalogue", "runtime.service.network"),
@@ -57,7 +58,7 @@ MAY_IMPORT = {
         *("embed", "embed.inputs", "runtime.catalogue", "runtime.service.network", "runtime.service.answering"),
     },
     "runtime.service": {
-        *("embed", "embed.process", "runtime.service.network", "runtime.service.docs"),
+        *("embed", "embed.process", "runtime.service.network", "runtime.service.docs", "runtime.service.pages"),
         *("runtime.service.answering", "runtime.service.routes"),
     },
 }

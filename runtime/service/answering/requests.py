@@ -5,7 +5,7 @@ nobody else's. Knows no model and no network.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic.json_schema import SkipJsonSchema
@@ -80,17 +80,18 @@ class EmbedRequest(Closed):
 
 
 class Like(Closed):
-    """One thing that a query names; exactly one field."""
+    """One thing that a query names; exactly one field, beside its weight."""
 
     image: Base64Picture | SkipJsonSchema[bytes] | None = None  # bytes from forms
     url: Annotated[str, Field(max_length=MAX_URL)] | None = None
     id: Annotated[str, Field(description="of a picture of the catalogue: its name or id")] | None = None
     text: str | None = None
     vector: Annotated[list[FiniteFloat], Field(max_length=65_536, fail_fast=True)] | None = None
+    weight: Annotated[FiniteFloat, Field(gt=0, le=100, description="how much it counts beside the others")] = 1.0
 
     @model_validator(mode="after")
     def _one(self) -> "Like":
-        if len(given := [name for name, value in self if value is not None]) != 1:
+        if len(given := [name for name, value in self if value is not None and name != "weight"]) != 1:
             raise ValueError(f"wanted exactly one of image, url, id, text, vector; got {given or 'none'}")
         return self
 
@@ -107,10 +108,28 @@ class SimilarRequest(Closed):
     where: (
         Annotated[str, Field(max_length=2000, description="such as: category = 'Objects' and year >= 2024")] | None
     ) = None
+    min_similarity_percentile: Annotated[FiniteFloat, Field(ge=0, le=100)] = 0.0
     dedup: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
     group_by: Annotated[str, Field(max_length=200)] | None = None
     per_group: Annotated[int, Field(ge=1, le=1000)] = 1
     front: Annotated[bool, Field(description="all that no other beats in similarity and popularity")] = False
+
+
+class BrowseRequest(Closed):
+    """Rank the catalogue by a measure, or by how many percentiles it ranks a picture above another measure."""
+
+    model_config = example(by="popularity", k=3)
+    by: Annotated[str, Field(max_length=200, description="one of the measures that GET /v1/catalogue names")]
+    against: Annotated[str, Field(max_length=200)] | None = None
+    order: Literal["highest", "lowest", "apart"] = "highest"
+    prompt: (
+        Annotated[str, Field(max_length=2000, description="for the head; by default each picture's own")] | None
+    ) = None
+    where: Annotated[str, Field(max_length=2000)] | None = None
+    group_by: Annotated[str, Field(max_length=200)] | None = None
+    per_group: Annotated[int, Field(ge=1, le=1000)] = 1
+    offset: Annotated[int, Field(ge=0, le=2**40)] = 0
+    k: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
 class ItemError(BaseModel):
@@ -199,6 +218,56 @@ class SimilarAnswer(_Answer):
     hits: list[HitItem]
 
 
+class ColumnItem(BaseModel):
+    """A column of the catalogue; texts and booleans have their most frequent values, others a range."""
+
+    name: str
+    kind: str
+    nulls: int
+    distinct: int | None
+    values: list[tuple[str | bool, int]]
+    low: float | str | None
+    high: float | str | None
+
+
+class CatalogueAnswer(_Answer):
+    """What the catalogue holds, and how it can be asked."""
+
+    catalogue: Annotated[str, Field(description="version of the catalogue", examples=["v000001"])]
+    pictures: int
+    columns: list[ColumnItem]
+    measures: Annotated[list[str], Field(description="what POST /v1/browse ranks by")]
+    reads_text: Annotated[bool, Field(description="whether queries may be texts")]
+    head_reads_text: bool
+    has_prompts: Annotated[bool, Field(description="whether every picture has a prompt of its own")]
+    head_unreadable: Annotated[str | None, Field(description="why the head cannot score the catalogue, if so")]
+    report: Annotated[bool, Field(description="whether GET /v1/report gives an evaluation")]
+
+
+class BrowseItem(BaseModel):
+    """One picture of the catalogue, with the measures that were asked for."""
+
+    id: str
+    key: Annotated[str, Field(description="its name in the catalogue")]
+    popularity: float
+    percentile: float
+    count: float | None
+    rate: float | None
+    title: str | None
+    metadata: dict[str, Any]
+    measures: dict[str, float | None]
+    gap: Annotated[float | None, Field(description="percentiles by which the first measure ranks it higher")]
+    thumbnail: str
+
+
+class BrowseAnswer(_Answer):
+    """A part of the ranking, and how many pictures it has in all."""
+
+    catalogue: str
+    total: int
+    hits: list[BrowseItem]
+
+
 class ErrorBody(BaseModel):
     """What went wrong: `reason` is one of few phrases, fit for programs; `message` is for people."""
 
@@ -233,6 +302,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The body cannot be read",
         401: "The token is missing or wrong",
+        403: "A page of another site asks in the name of who is signed in",
         408: "The body arrived too slowly",
         413: "Too many bytes or items",
         415: "A body of another type",

@@ -20,6 +20,7 @@ Reason = Literal[
     "no room",
     "no token",
     "not ready",
+    "other site",
     "reload failed",
     "request header fields too large",
     "service unavailable",

@@ -25,7 +25,8 @@ async def find_hits(engine: Engine, job: Job, catalogue: Catalogue, asked: Simil
     likes, dislikes = await asyncio.gather(*sides)
 
     def search() -> list[dict[str, object]]:
-        query = mixed_query(likes, dislikes)
+        weights = ([like.weight for like in side] for side in (asked.likes, asked.dislikes))
+        query = mixed_query(likes, dislikes, *weights)
         exclude = [catalogue.id_of(like.id) for like in asked.likes if like.id is not None]
         wish = Wish(**asked.model_dump(exclude={"likes", "dislikes", "front"}), exclude=exclude)
         hits = catalogue.front(query, wish) if asked.front else find(catalogue, query, wish)
