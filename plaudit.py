@@ -1,6 +1,7 @@
 """plaudit in one command and one import: what its four packages have for everybody's use.
 
     $ plaudit run pictures.csv --images pictures --out out     the whole path, from a table to a bundle
+    $ plaudit update --votes votes.db --cache out/cache --bundle out/bundle      a better head of people's votes
     $ plaudit runtime score out/bundle --prompt "a cat" 1.jpg  every command of the four packages
 
     >>> from plaudit import Scorer
@@ -14,10 +15,11 @@ import sys
 from collections.abc import Sequence
 
 PACKAGES = ("embed", "heads", "export", "runtime")
-COMMANDS = {"run": "export.cli.whole:whole"}
+COMMANDS = {"run": "export.cli.whole:whole", "update": "export.cli.update:update"}
 ABOUT = (
-    "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path; the commands"
-    " of the packages are `plaudit embed`, `plaudit heads`, `plaudit export` and `plaudit runtime`, each with --help."
+    "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path, and `update`"
+    " makes a better head of people's votes; the commands of the packages are `plaudit embed`, `plaudit heads`,"
+    " `plaudit export` and `plaudit runtime`, each with --help."
 )
 NAMES = {
     "Cache": "embed.cache.store",

@@ -124,6 +124,67 @@ class RequestLimits(Limits):
 
 
 @dataclass(frozen=True)
+class VotingConfig:
+    """What people compare, and where their votes are written."""
+
+    votes: str | None = None
+    """The database of votes: a file, which is made, or postgresql+psycopg://USER@HOST/NAME. By default no votes are
+    asked for."""
+    candidates: Path | None = None
+    """What people compare: a table of pictures and prompts, a folder of pictures or a catalogue. By default the
+    catalogue that is served."""
+    generator: str | None = None
+    """Where pictures for people's own prompts come from: the URL of `POST {prompt, seed, n}`, or a table to replay. By
+    default nobody may write a prompt."""
+    gold: Path | None = None
+    """A table of comparisons whose answers are known, such as prompt,pos_path,neg_path. Some are shown unannounced."""
+    instructions: Path | None = None
+    """A file with what people are told to go by."""
+    vote_goal: Annotated[int | None, Range(1)] = None
+    """The votes that each person is asked for, as the page shows it."""
+    random_share: Annotated[float, Range(0, 1)] = 0.2
+    """The share of pairs that are drawn at random, of pictures or prompts that heads are measured on and never learn
+    from. Others are those of which the head would learn most."""
+    repeat_share: Annotated[float, Range(0, 0.5)] = 0.05
+    """The share of pairs that a person is shown once more, with the sides swapped."""
+    gold_share: Annotated[float, Range(0, 0.5)] = 0.05
+    """The share of pairs of --gold."""
+    least_vote_s: Annotated[float, Option("--least-vote-seconds"), Range(0)] = 0.7
+    """The seconds below which a vote is marked as too fast."""
+    votes_per_minute: Annotated[int, Range(1)] = 60
+    """The votes of one person in a minute; more are answered with 429."""
+    voters: Literal["free", "invited"] = "free"
+    """Who votes: anyone under any name, or who has opened a link of `python -m runtime votes invite`."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+        if self.votes is None and (given := [name for name in _OF_VOTES if getattr(self, name) is not None]):
+            raise InputError(f"--{given[0]} does nothing without --votes; name the database with --votes votes.db")
+
+
+@dataclass(frozen=True)
+class VotesExportConfig:
+    """Which votes are exported, and what they count for."""
+
+    part: Literal["all", "teaching", "measuring"] = "all"
+    """Votes on pairs that were drawn at random, of what is kept apart for measuring; on all others, which teach; or
+    on all."""
+    people: Literal["all", "weighted", "trusted"] = "all"
+    """Whose votes: everybody's, all counting the same; everybody's, weighted by their answers to gold pairs; or those
+    of people who answer gold pairs right."""
+    least_gold: Annotated[float, Range(0, 1)] = 0.7
+    """The share of gold pairs that a trusted person answers right, of at least 3."""
+    without_fast: bool = False
+    """Leave out votes that are marked as too fast."""
+
+    def __post_init__(self) -> None:
+        require_valid(self)
+
+
+_OF_VOTES = ("candidates", "generator", "gold", "instructions", "vote_goal")
+
+
+@dataclass(frozen=True)
 class ServiceConfig(SessionConfig):
     """What is served, and how much of it at once."""
 
@@ -174,6 +235,7 @@ class ServiceConfig(SessionConfig):
     """Connections of one address. Behind a proxy, all of them are the proxy's."""
     trusted_proxies: Annotated[tuple[str, ...], Option("--trusted-proxy")] = ()
     """The address or network of a proxy, of which the log takes the client's address from X-Forwarded-For."""
+    voting: Annotated[VotingConfig, Internal()] = VotingConfig()
     dialects: Annotated[tuple[Dialect, ...], Option("--dialect", parse=comma_separated)] = ()
     """The trainers of generators whose requests for rewards are answered too, with commas between them: flow-factory
     (POST /compute), unirl (POST /score)."""
@@ -204,6 +266,8 @@ class ServiceConfig(SessionConfig):
         if not all(re.fullmatch("[!-~]([ -~]*[!-~])?", token) for token in (*self.tokens, *self.admin_tokens)):
             raise InputError("a token is empty, or has what no header can carry: line breaks or letters outside ASCII")
 
+        if self.voting.votes is not None and not (self.voting.candidates or self.voting.generator or self.catalogue):
+            raise InputError("--votes needs something to compare: --candidates TABLE, FOLDER or CATALOGUE")
         for origin in self.origins:
             if not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/?#*,\s]+", origin):
                 raise InputError(

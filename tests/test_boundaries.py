@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "runtime.scoring": {"embed", "embed.records", "embed.inputs", "embed.engines"},
     "runtime.index": {"embed"},
     "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
+    "runtime.collect": {"embed", "embed.records", "embed.inputs", "runtime.catalogue"},
     "runtime.service.network": {"embed", "embed.inputs", "runtime"},
     "runtime.service.docs": set(),
     "runtime.service.pages": {"embed", "runtime", "runtime.service.network"},
@@ -55,7 +56,8 @@ MAY_IMPORT = {
         *("runtime.scoring", "runtime.catalogue", "runtime.service.network"),
     },
     "runtime.service.routes": {
-        *("embed", "embed.inputs", "runtime.catalogue", "runtime.service.network", "runtime.service.answering"),
+        *("embed", "embed.inputs", "runtime.catalogue", "runtime.collect"),
+        *("runtime.service.network", "runtime.service.answering"),
     },
     "runtime.service": {
         *("embed", "embed.process", "runtime.service.network", "runtime.service.docs", "runtime.service.pages"),

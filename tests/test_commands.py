@@ -25,7 +25,8 @@ Arguments = dict[str, dict[str, Any]]  # by option, or by the name of a position
 
 def of_package(package: str) -> dict[str, Arguments]:
     """What the commands of a package take, of which several may be names of one."""
-    return {name: of_function(load(path)) for name, path in commands_of(package).items() if " " not in name}
+    names = {path: name for name, path in reversed(commands_of(package).items())}
+    return {name: of_function(load(path)) for path, name in names.items()}
 
 
 def commands_of(package: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from embed.wording import one_line
 # What the base install does without, by the extra that brings it.
 EXTRAS = dict.fromkeys(
     ("torch", "torchvision", "open_clip", "timm", "transformers", "safetensors", "sklearn", "scipy", "onnx"), "train"
-)
+) | {"sqlalchemy": "votes", "psycopg": "postgres"}
 
 PACKAGES = ("embed", "heads", "export", "runtime")  # whose logs the commands show
 

@@ -8,12 +8,13 @@ import json
 import math
 import os
 import re
+import struct
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import CancelledError, Future
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,8 @@ from numpy.typing import NDArray
 from embed.files import content_id
 from embed.inputs.errors import BLAMED, Reason, Stage, read_object, require_failure
 from embed.inputs.fetch import local_path, read_bytes
-from embed.inputs.images import STALL_S, ImageError, Limits, growth_bytes, load_scaled
-from embed.inputs.thumbnails import thumbnail, webp
+from embed.inputs.images import STALL_S, ImageError, Limits, growth_bytes, load_image, load_scaled
+from embed.inputs.thumbnails import shrunk, webp
 from embed.process.workers import ANSWER_BYTES, Answers, WorkerPool
 from embed.spec import InputError, Preprocess
 from embed.wording import one_line
@@ -232,6 +233,16 @@ Decoded: TypeAlias = NDArray[np.uint8] | ImageError
 Wanted: TypeAlias = tuple[Preprocess, int | None] | int  # pixels, at a scale; or a thumbnail of that size
 Made = TypeVar("Made")
 
+SIZE = struct.Struct("<II")  # in front of a picture made small: its own width and height
+
+
+class View(NamedTuple):
+    """A picture made small enough to show, as WebP, and how large it is itself, upright."""
+
+    data: bytes
+    width: int
+    height: int
+
 
 class Decoders:
     """Pictures decoded one by one in `count` processes, which are started at once, side by side, until `close`."""
@@ -254,7 +265,15 @@ class Decoders:
 
     def thumbnail(self, data: bytes, size: int) -> "Future[bytes | ImageError]":
         """The picture as WebP of at most `size` pixels a side, or what is wrong with it."""
-        return self._submit(data, size, lambda answer: answer[1:], ANSWER_BYTES)
+        return self._submit(data, size, lambda answer: answer[1 + SIZE.size :], ANSWER_BYTES)
+
+    def view(self, data: bytes, size: int) -> "Future[View | ImageError]":
+        """The same with the picture's own width and height, for sizes that thumbnails do not have."""
+
+        def view(answer: bytes) -> View:
+            return View(answer[1 + SIZE.size :], *SIZE.unpack_from(answer, 1))
+
+        return self._submit(data, size, view, max(ANSWER_BYTES, 1 + SIZE.size + size * size))
 
     def _submit(
         self, data: bytes, wanted: Wanted, made: Callable[[bytes], Made], answer_bytes: int
@@ -283,7 +302,9 @@ def _decode_bytes(item: tuple[bytes, Wanted], _: memoryview, limits: Limits) -> 
     data, wanted = item
     try:
         if isinstance(wanted, int):
-            return b"=" + webp(thumbnail(data, wanted, limits))
+            image = load_image(data, limits)
+            size = SIZE.pack(*image.size)
+            return b"=" + size + webp(shrunk(image, wanted))
         spec, scale = wanted
         return b"=" + load_scaled(data, spec, limits, scale)[0].tobytes()
     except ImageError as error:

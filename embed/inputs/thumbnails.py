@@ -18,7 +18,11 @@ GREY = (200, 200, 200)
 
 def thumbnail(data: bytes, size: int = SIZE, limits: Limits = Limits()) -> Image.Image:
     """The picture in RGB, at most `size` pixels wide and high; raise ImageError if `data` is none that can be used."""
-    image = load_image(data, limits)
+    return shrunk(load_image(data, limits), size)
+
+
+def shrunk(image: Image.Image, size: int) -> Image.Image:
+    """The same picture, at most `size` pixels wide and high."""
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
     return image
 

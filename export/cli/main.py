@@ -9,6 +9,7 @@ COMMANDS = {
     "onnx": "export.cli.onnx:onnx",
     "check": "export.cli.check:check",
     "triton": "export.cli.triton:triton",
+    "update": "export.cli.update:update",
 }
 
 

@@ -67,7 +67,7 @@ def whole(
         steps += [["runtime", "index", cache, *counts, "--bundle", bundle, "--out", catalogue, "--overwrite"]]
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / RECORD, {"table": table, "commands": [shlex.join(step) for step in steps]})
-    documents = {" ".join(step[:2]): _run(step) for step in steps}
+    documents = {" ".join(step[:2]): run_step(step) for step in steps}
     served = [*(["--catalogue", catalogue] if kind == "counts" else [])]
     after = [
         f"open {report}",
@@ -90,7 +90,7 @@ def _options(given: Mapping[str, str | None]) -> list[str]:
     return [word for name, value in given.items() if value is not None for word in (name, value)]
 
 
-def _run(step: list[str]) -> object:
+def run_step(step: list[str]) -> object:
     """Show a command, run it in a process of its own, whose memory ends with it, and give its JSON document.
 
     Raise InputError if it fails; it has said why.

@@ -15,6 +15,9 @@ COMMANDS = {
     "similar": "runtime.cli.similar:similar",
     "upload": "runtime.cli.upload:upload",
     "serve": "runtime.cli.serve:serve",
+    "votes": "runtime.cli.votes:votes",
+    "votes export": "runtime.cli.votes:export",
+    "votes invite": "runtime.cli.votes:invite",
 }
 
 

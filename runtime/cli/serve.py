@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from embed.options import Option, OptionsFile, Range
 from embed.spec import InputError
-from runtime.config import RequestLimits, ServiceConfig
+from runtime.config import RequestLimits, ServiceConfig, VotingConfig
 
 TOKEN_VARIABLE, ADMIN_VARIABLE = "PLAUDIT_TOKEN", "PLAUDIT_ADMIN_TOKEN"
 
@@ -30,6 +30,7 @@ def serve(
     drain_s: Annotated[float, Option("--drain"), Range(0)] = 0.0,
     service: partial[ServiceConfig],
     limits: RequestLimits,
+    voting: VotingConfig,
     engine: Literal["local", "ray"] = "local",
     replicas: Annotated[int, Range(1)] = 1,
     config: Annotated[Path | None, OptionsFile()] = None,
@@ -64,7 +65,8 @@ def serve(
     require_token(host, tokens, no_token)
     admin_tokens = read_tokens(admin_token_file, ADMIN_VARIABLE)
     shown = {"pages": True} if open else {}
-    whole = service(bundle=bundle, limits=limits, tokens=tokens, admin_tokens=admin_tokens, **shown)
+    given = shown | {"limits": limits, "voting": voting, "tokens": tokens, "admin_tokens": admin_tokens}
+    whole = service(bundle=bundle, **given)
     if engine == "ray":
         from runtime.service.ray import serve_on_ray
 

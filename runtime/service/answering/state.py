@@ -7,7 +7,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
@@ -75,6 +75,7 @@ class Service:
         except BaseException:
             self.decoders.close()
             raise
+        self.closers: list[Callable[[], None]] = []  # of what routes hold, called in a thread at the end
         self._draining = False
         self._proven_at = -math.inf
         self._proof: asyncio.Future[None] | None = None
@@ -186,7 +187,8 @@ class Service:
 
     async def close(self) -> None:
         await self.room.close()
-        await asyncio.to_thread(self.decoders.close)
+        for closer in (*self.closers, self.decoders.close):
+            await asyncio.to_thread(closer)
         await asyncio.to_thread(self.tracing.close)
 
     def count(self, outcomes: Sequence[object]) -> dict[str, int]:

@@ -75,6 +75,12 @@ def add_routes(app: FastAPI, service: Service) -> None:
     add_dialects(app, service)
     if service.config.catalogue is not None:
         add_search_routes(app, service)
+    if service.config.voting.votes is not None:
+        try:
+            from runtime.service.routes.compare import add_compare_routes
+        except ModuleNotFoundError as error:
+            raise InputError(f"{error.name} is not installed; run: pip install 'plaudit[votes]'") from None
+        add_compare_routes(app, service)
 
     if service.config.guarded["/admin/"] and service.config.may_reload:
 
@@ -195,6 +201,10 @@ def openapi(app: FastAPI, service: Service) -> dict[str, object]:
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     models: list[type[BaseModel]] = [shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest]
     models += [shapes.BrowseRequest, EmbeddingsRequest]
+    if service.config.voting.votes is not None:
+        from runtime.service.routes.compare import SHAPES as OF_VOTES
+
+        models += OF_VOTES
     models += [model for dialect in service.config.dialects for model in SHAPES[dialect]]
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"

@@ -37,6 +37,30 @@ class ThumbnailSize(IntEnum):
     full = 2048
 
 
+class Kept:
+    """The latest pictures that were asked for, as many as fit."""
+
+    def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._found: OrderedDict[tuple[str, int], bytes] = OrderedDict()
+
+    def get(self, key: tuple[str, int]) -> bytes | None:
+        """A picture by its id and size, if it is kept."""
+        if key in self._found:
+            self._found.move_to_end(key)
+        return self._found.get(key)
+
+    def keep(self, key: tuple[str, int], data: bytes) -> None:
+        """Keep one more, and of the others what there is room for."""
+        if key in self._found:  # another request made it too
+            return
+        self._found[key] = data
+        self._bytes += len(data)
+        while self._bytes > self._most_bytes:
+            self._bytes -= len(self._found.popitem(last=False)[1])
+
+
 class Thumbnails:
     """Thumbnails of the catalogue in force, of which the latest that were asked for are kept."""
 
@@ -47,8 +71,7 @@ class Thumbnails:
         self._images_root = images_root
         self._max_bytes = max_bytes
         self._catalogue: Catalogue | None = None  # of which those kept are
-        self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
-        self._kept_bytes = 0
+        self._kept = Kept()
 
     async def get(self, engine: Engine, job: Job, image_id: str, size: int) -> bytes | None:
         """A WebP of at most `size` pixels a side; None where the catalogue has no such picture.
@@ -57,11 +80,9 @@ class Thumbnails:
         """
         assert engine.catalogue is not None
         if self._catalogue is not engine.catalogue:
-            self._catalogue, self._kept_bytes = engine.catalogue, 0
-            self._kept.clear()
-        if (image_id, size) in self._kept:
-            self._kept.move_to_end((image_id, size))
-            return self._kept[image_id, size]
+            self._catalogue, self._kept = engine.catalogue, Kept()
+        if (kept := self._kept.get((image_id, size))) is not None:
+            return kept
         addresses = await engine.search(partial(self._addresses, engine.catalogue, image_id))
         if addresses is None:
             return None
@@ -71,16 +92,9 @@ class Thumbnails:
                 found = await engine.decoded(self._decoders.thumbnail(data, int(size)))
         if isinstance(found, ImageError):
             raise found
-        self._keep(engine.catalogue, (image_id, size), found)
+        if self._catalogue is engine.catalogue:  # another one may be in force by now
+            self._kept.keep((image_id, size), found)
         return found
-
-    def _keep(self, catalogue: Catalogue, key: tuple[str, int], found: bytes) -> None:
-        if catalogue is not self._catalogue or key in self._kept:  # another one is in force by now, or made it too
-            return
-        self._kept[key] = found
-        self._kept_bytes += len(found)
-        while self._kept_bytes > KEPT_BYTES:
-            self._kept_bytes -= len(self._kept.popitem(last=False)[1])
 
     def _addresses(self, catalogue: Catalogue, image_id: str) -> list[str] | None:
         key = catalogue.key_of(image_id)

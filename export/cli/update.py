@@ -1,0 +1,173 @@
+"""`plaudit update`, also `python -m export update`: from people's votes to a better head that is served.
+
+It stands here since `export` alone may import all four packages.
+"""
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from embed.cli.console import table
+from embed.spec import InputError, require_same_identity
+from embed.wording import one_line
+from export.cli.whole import run_step
+from heads.config import PromotionConfig
+from runtime.config import VotesExportConfig
+
+if TYPE_CHECKING:
+    from heads.evaluation.promotion import Verdict
+    from runtime.collect.database import Database
+
+ADMIN_VARIABLES = ("PLAUDIT_ADMIN_TOKEN", "PLAUDIT_TOKEN")
+RELOAD_S = 600.0  # to load a bundle takes its time
+SAMPLES = 100  # generated pictures on which the bundle is compared with torch
+
+
+def update(
+    *,
+    votes: str,
+    cache: Path,
+    bundle: Path,
+    data: tuple[str, ...] = (),
+    config: Path | None = None,
+    people: Literal["all", "weighted", "trusted"] = "all",
+    promotion: PromotionConfig,
+    work: Path | None = None,
+    service: str | None = None,
+    again: bool = False,
+) -> dict[str, object]:
+    """Train a head on people's votes, and serve it in place of the present one if it is better.
+
+    The votes on pairs that were drawn at random measure both heads, by the paired test; all others teach the new one.
+    If it is not shown to be better, the bundle stays as it is. Each update is a line of the history in the database.
+
+    Args:
+        votes: The database of votes: a file, or a URL of PostgreSQL.
+        cache: The cache of the pictures, to which new ones are added.
+        bundle: The bundle that is served, which a better head replaces in one step.
+        data: Another table that teaches the new head too, such as the one that the present head was trained on.
+        config: A file with options of the head, the loss and the training, as `python -m heads train` reads it.
+        people: Whose votes: everybody's, everybody's by the weight of their answers to gold pairs, or those of people
+            who answer these right.
+        work: The folder for the exported votes and the new head. By default BUNDLE.update.
+        service: The address of the service that loads the new bundle, such as http://127.0.0.1:8000. The token is in
+            $PLAUDIT_ADMIN_TOKEN or $PLAUDIT_TOKEN. By default whoever serves the bundle has to be told.
+        again: Train anew also if there are no votes since the last update.
+    """
+    from runtime.collect import ledger
+    from runtime.collect.database import open_database
+    from runtime.collect.summary import history
+    from runtime.scoring.bundle import open_bundle
+
+    opened = open_bundle(bundle)
+    work = work or bundle.with_name(f"{bundle.name}.update")
+    database = open_database(votes, new=False)
+    try:
+        with database.reading() as connection:
+            seen, before = ledger.newest_vote(connection), history(connection)
+        if before and before[0].get("seen") == list(seen) and not again:
+            print("there are no votes since the last update; --again trains anew")
+            return {"promoted": False, "why": "no votes since the last update", "bundle": str(bundle)}
+        tables = _export(database, work, people)
+        options = ["--data", str(tables["teaching"]), *(word for one in data for word in ("--data", one))]
+        options += ["--config", str(config)] if config else []
+        for step in _steps(cache, [tables["teaching"], tables["measuring"]], work / "head", options):
+            run_step(step)
+        verdict = _judged(tables["measuring"], cache, bundle, work / "head", promotion)
+        document = {**verdict.to_json(), "old_bundle": opened.digest, "seen": list(seen)}
+        if verdict.promoted:
+            precisions = ",".join(opened.graphs)
+            export = ["export", "onnx", str(work / "head"), "--out", str(bundle), "--overwrite"]
+            run_step([*export, "--precision", precisions])
+            document["new_bundle"] = open_bundle(bundle).digest
+        database.write(lambda c: ledger.note_promotion(c, time.time(), verdict.promoted, document))
+    finally:
+        database.close()
+    print(*_lines(verdict), sep="\n")
+    if verdict.promoted and service:
+        document["reloaded"] = _reload(service)
+    return {**document, "bundle": str(bundle), "head": str(work / "head")}
+
+
+def _export(database: "Database", work: Path, people: Literal["all", "weighted", "trusted"]) -> dict[str, Path]:
+    """The tables of votes that teach and that measure, written."""
+    import pyarrow.parquet as pq
+
+    from embed.files import write_with
+    from runtime.collect.export import votes_table
+
+    parts: tuple[Literal["teaching", "measuring"], ...] = ("teaching", "measuring")
+    found = {}
+    for part in parts:
+        with database.reading() as connection:
+            rows = votes_table(connection, VotesExportConfig(part, people, without_fast=True))
+        found[part] = work / f"{part}.parquet"
+        write_with(found[part], lambda file, rows=rows: pq.write_table(rows, file))
+    return found
+
+
+def _steps(cache: Path, tables: list[Path], head: Path, options: list[str]) -> list[list[str]]:
+    """The commands that embed what is new and train a head."""
+    from embed.cache.store import Cache
+
+    opened = Cache.open(cache)
+    backbone = ["--model", opened.source.model]
+    backbone += ["--pretrained", opened.source.pretrained] if opened.source.pretrained else []
+    backbone += ["--features", "projected,pooled"] if opened.pooled_embeddings() is not None else []
+    embed = [] if opened.source.is_adopted else [["embed", "cache", *map(str, tables), *backbone, "--out", str(cache)]]
+    return [*embed, ["heads", "train", str(cache), *options, "--out", str(head), "--overwrite"]]
+
+
+def _judged(votes: Path, cache: Path, bundle: Path, head: Path, config: PromotionConfig) -> "Verdict":
+    """The head that is served and the new one on the votes that measure."""
+    import numpy as np
+    import torch
+
+    from embed.cache.store import Cache
+    from heads.cli.common import LabelOptions
+    from heads.evaluation.promotion import judged
+    from heads.store.disk import load_head
+    from heads.training.train import score_items
+    from runtime.scoring.scorer import Scorer
+
+    opened, scorer = Cache.open(cache), Scorer.load(bundle)
+    require_same_identity(opened.identity, f"the cache {cache}", scorer.identity, f"the bundle {bundle}")
+    (labels,), features = LabelOptions(max_missing=0.1).met(opened, [str(votes)])
+    read = features.take(torch.arange(len(labels.image)), scorer.inputs)
+    old = scorer.score_vectors({name: values.numpy() for name, values in read.items()})["score"]
+    new = score_items(load_head(head)[0], features)
+    return judged(labels, *(scores.astype(np.float64)[labels.items] for scores in (old, new)), config)
+
+
+def _lines(verdict: "Verdict") -> list[str]:
+    what = "promoted" if verdict.promoted else "not promoted"
+    lines = [f"{what}: {verdict.why}"]
+    if verdict.old and verdict.new:
+        each = {"the head that was served": verdict.old, "the new head": verdict.new}
+        rows = [(name, f"{x.value:.3f}", f"{x.low:.3f} to {x.high:.3f}") for name, x in each.items()]
+        lines += table(("pair accuracy, tie = ½", "mean", "95 % interval"), rows)
+        lines.append(f"of {verdict.pairs} votes on pairs drawn at random; intervals resample {verdict.clusters}")
+    return lines
+
+
+def _reload(service: str) -> bool:
+    """Have the service load the bundle; raise InputError where it does not."""
+    token = next((os.environ[name] for name in ADMIN_VARIABLES if os.environ.get(name)), "")
+    address = f"{service.rstrip('/')}/admin/reload"
+    headers = {"Authorization": f"Bearer {token.split()[0]}"} if token.strip() else {}
+    try:
+        request = urllib.request.Request(address, b"", headers)
+        with urllib.request.urlopen(request, timeout=RELOAD_S) as response:
+            digest = json.loads(response.read())["bundle"]
+    except (OSError, ValueError, KeyError) as error:
+        detail = error.read().decode("utf-8", "replace") if isinstance(error, urllib.error.HTTPError) else ""
+        raise InputError(
+            f"the new bundle is in place, but {address} did not load it ({one_line(error)}) {detail[:200]};"
+            " send SIGHUP to the service, or start it anew"
+        ) from None
+    print(f"{service} serves the bundle {digest[:12]} now")
+    return True

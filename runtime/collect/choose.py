@@ -1,0 +1,109 @@
+"""Which pair a person sees next. Pure: pictures are numbers, and every draw is the generator's that is given.
+
+A share of the pictures, or of the prompts where each has few pictures, is kept apart: pairs of these are drawn at
+random and measure heads, which never learn from them. Of the others those pairs come first of which the head would
+learn most.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from embed.arrays import Bools, Floats, Ints
+
+MANY = 40  # pictures of one prompt, from which on pictures are kept apart instead of prompts
+LIST_ALL = 50_000  # pairs of a pool, up to which it is known for certain that all were seen
+
+
+class Pool:
+    """The pairs that may be drawn: two different pictures of one group."""
+
+    def __init__(self, groups: Sequence[Ints]) -> None:
+        self.groups = [group for group in groups if len(group) > 1]
+        self._sizes = np.array([len(group) for group in self.groups], np.int64)
+        self._starts = np.cumsum(self._sizes) - self._sizes
+        self._items = np.concatenate(self.groups) if self.groups else np.empty(0, np.int64)
+
+    @property
+    def pairs(self) -> int:
+        """How many there are, either order being the same."""
+        return int((self._sizes * (self._sizes - 1) // 2).sum())
+
+    def draw(self, count: int, rng: np.random.Generator) -> Ints:
+        """(count, 2) pairs, each of a group drawn at random whatever its size; none where there are none."""
+        if not self.groups:
+            return np.empty((0, 2), np.int64)
+        group = rng.integers(len(self.groups), size=count)
+        size, start = self._sizes[group], self._starts[group]
+        first = rng.integers(size)
+        second = (first + 1 + rng.integers(size - 1)) % size
+        return np.stack([self._items[start + first], self._items[start + second]], axis=1)
+
+    def all(self) -> Ints:
+        """(pairs, 2) every pair once."""
+        found = [group[np.stack(np.triu_indices(len(group), 1), axis=1)] for group in self.groups]
+        return np.concatenate(found) if found else np.empty((0, 2), np.int64)
+
+
+def split_pools(
+    groups: Sequence[Ints], names: Sequence[str], prompts: Sequence[str], share: float
+) -> tuple[Pool, Pool]:
+    """The pool that measures and the one that teaches; no picture, or no prompt of few pictures, is in both.
+
+    Which of the two a picture or a prompt is in depends on its name alone, so that it stays there when others come.
+    """
+    measuring, teaching = list[Ints](), list[Ints]()
+    few = [i for i, group in enumerate(groups) if len(group) < MANY]
+    apart = kept_apart([prompts[i] for i in few], share)
+    for i, is_apart in zip(few, apart, strict=True):
+        (measuring if is_apart else teaching).append(groups[i])
+    for i in sorted(set(range(len(groups))) - set(few)):
+        is_apart = kept_apart([names[item] for item in groups[i]], share)
+        measuring.append(groups[i][is_apart])
+        teaching.append(groups[i][~is_apart])
+    return Pool(measuring), Pool(teaching)
+
+
+def kept_apart(names: Sequence[str], share: float) -> Bools:
+    """(n,) whether each name is of the share that measures; at least one is where there is a share and two names."""
+    digests = [hashlib.sha256(b"measures\0" + name.encode("utf-8", "surrogatepass")).digest()[:8] for name in names]
+    place = np.array([int.from_bytes(digest) for digest in digests], np.float64) / 2**64
+    apart = place < share
+    if share and len(names) > 1 and not apart.any():
+        apart[place.argmin()] = True
+    return np.asarray(apart, np.bool_)
+
+
+def telling(difference: Floats, uncertainty: Floats | None = None) -> Floats:
+    """(n,) how much a vote on each pair would tell, from the difference of its scores, which is a logit.
+
+    Of a head that says how sure it is, the mutual information of the vote and the head (BALD, in the closed form of
+    Houlsby et al. 2011, Bayesian Active Learning for Classification and Preference Learning): pairs that the head
+    knows nothing of, rather than pairs of which it knows that people differ. Else the entropy of the vote.
+    """
+    if uncertainty is None:
+        return _entropy(1 / (1 + np.exp(-difference)))
+    scale = math.sqrt(8 / math.pi)  # of the logistic function as a normal distribution's
+    mean, variance = difference / scale, np.square(uncertainty / scale)
+    chance = 0.5 * (1 + _erf(mean / np.sqrt(variance + 1) / math.sqrt(2)))
+    width = math.pi * math.log(2) / 2
+    expected = math.sqrt(width) / np.sqrt(variance + width) * np.exp(-np.square(mean) / (2 * (variance + width)))
+    return np.asarray(np.maximum(_entropy(chance) - expected, 0.0))
+
+
+def freshness(pairs: Ints, shown: Ints, group: Ints, shown_groups: Ints) -> Floats:
+    """(n,) 1 for pairs of new pictures of a new prompt, and the less the more often these were shown."""
+    each = 1 / np.sqrt((1 + shown[pairs[:, 0]]) * (1 + shown[pairs[:, 1]]))
+    return np.asarray(each / np.sqrt(1 + np.log1p(shown_groups[group[pairs[:, 0]]])))
+
+
+def _entropy(probability: Floats) -> Floats:
+    """In bits."""
+    p = np.clip(probability, 1e-12, 1 - 1e-12)
+    return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+
+
+def _erf(x: Floats) -> Floats:
+    return np.array([math.erf(value) for value in x.ravel()]).reshape(x.shape)

@@ -1,0 +1,204 @@
+"""One person's next pairs: drawn, written down as showings, and handed out again until they are answered.
+
+Knows no HTTP and no pixels. `propose` draws, the caller makes sure that both pictures can be shown, and `show` writes
+down. Everything here may block, and may be called from several threads.
+"""
+
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import sqlalchemy as sa
+
+from embed.arrays import Floats, Ints
+from runtime.collect import tables as t
+from runtime.collect.candidates import Candidate, Candidates
+from runtime.collect.choose import LIST_ALL, Pool, freshness, split_pools, telling
+from runtime.collect.database import Database
+from runtime.collect.ledger import (
+    Drawn,
+    Picture,
+    Showing,
+    add_pictures,
+    add_showing,
+    pair_of,
+    pairs_seen,
+    repeatable,
+)
+from runtime.config import VotingConfig
+
+TRIES = 512  # pairs that are drawn for one to be chosen
+REPEAT_APART = 5  # answers between a pair and its repeat
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A pair that a person could be shown; `first` and `second` are not yet left and right."""
+
+    prompt: str
+    first: Candidate
+    second: Candidate
+    drawn: Drawn
+    items: tuple[int, int] | None = None  # of the candidates, where it is of these
+    original: Showing | None = None
+    series: str | None = None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the served head says of every item (n,): scores, and how unsure each is; NaN where nothing is known yet."""
+
+    score: Floats
+    uncertainty: Floats | None = None
+
+
+class Collector:
+    """Draws pairs of candidates for many people."""
+
+    def __init__(
+        self,
+        database: Database,
+        candidates: Candidates,
+        gold: list[tuple[str, Candidate, Candidate]],
+        config: VotingConfig,
+        seed: int | None = None,
+    ) -> None:
+        """`gold` is a prompt, the picture that is right, and another, of each pair whose answer is known."""
+        self.candidates = candidates
+        self.known: Known | None = None  # is set when the head in force has scored something
+        self._database = database
+        self._gold = gold
+        self._config = config
+        self._rng = np.random.default_rng(seed)
+        self._lock = threading.Lock()
+        names = [candidates.of_item(item).key for item in range(len(candidates.picture))]
+        pools = split_pools(candidates.groups, names, candidates.prompts, config.random_share)
+        self._measuring, self._teaching = pools
+        self._broken: set[int] = set()
+        self._shown = np.zeros(len(candidates.picture), np.int64)
+        self._shown_groups = np.zeros(len(candidates.prompts), np.int64)
+        self._count_shown()
+
+    def propose(self, voter: str, count: int) -> list[Proposal]:
+        """Up to `count` pairs that this person has not seen; fewer where nothing is left."""
+        with self._database.reading() as connection:
+            seen = pairs_seen(connection, voter)
+            old = repeatable(connection, voter, REPEAT_APART)
+        found: list[Proposal] = []
+        with self._lock:
+            while len(found) < count and (one := self._propose(seen, old)) is not None:
+                seen.add(pair_of(one.prompt, one.first.id, one.second.id))
+                old = [showing for showing in old if one.original is None or showing.id != one.original.id]
+                found.append(one)
+        return found
+
+    def show(self, voter: str, proposals: list[tuple[Proposal, Picture, Picture]]) -> list[Showing]:
+        """Write showings down, the sides drawn for each; without those that another request has shown meanwhile."""
+        drawn = [self._sided(voter, proposal) for proposal, _, _ in proposals]
+
+        def work(connection: sa.Connection) -> list[Showing]:
+            add_pictures(connection, [picture for _, *both in proposals for picture in both])
+            return [showing for showing in drawn if add_showing(connection, showing)]
+
+        shown = self._database.write(work)
+        with self._lock:
+            for proposal, _, _ in proposals:
+                for item in proposal.items or ():
+                    self._shown[item] += 1
+                    self._shown_groups[self.candidates.group[item]] += 1
+        return shown
+
+    def broken(self, proposal: Proposal, ids: set[str]) -> None:
+        """Draw these pictures of a proposal no more: they cannot be shown."""
+        with self._lock:
+            self._broken.update(item for item in proposal.items or () if self.candidates.of_item(item).id in ids)
+            self._gold = [one for one in self._gold if not ids & {one[1].id, one[2].id}]
+
+    def _propose(self, seen: set[str], old: list[Showing]) -> Proposal | None:
+        chance = self._rng.random()
+        if chance < self._config.repeat_share:
+            if old:
+                return self._repeat(old[int(self._rng.integers(len(old)))])
+        elif chance < self._config.repeat_share + self._config.gold_share and (one := self._gold_pair(seen)):
+            return one
+        first, second = (self._random, self._active)
+        if self._rng.random() >= self._config.random_share:
+            first, second = second, first
+        return first(seen) or second(seen)
+
+    def _repeat(self, original: Showing) -> Proposal | None:
+        pictures = [self.candidates.of_id.get(id) for id in (original.right, original.left)]
+        if pictures[0] is None or pictures[1] is None:
+            return None
+        return Proposal(original.prompt, pictures[0], pictures[1], "repeat", original=original)
+
+    def _gold_pair(self, seen: set[str]) -> Proposal | None:
+        left = [one for one in self._gold if pair_of(one[0], one[1].id, one[2].id) not in seen]
+        if not left:
+            return None
+        return Proposal(*left[int(self._rng.integers(len(left)))], "gold")
+
+    def _random(self, seen: set[str]) -> Proposal | None:
+        return next(self._unseen(self._measuring, self._measuring.draw(TRIES, self._rng), seen, "random"), None)
+
+    def _active(self, seen: set[str]) -> Proposal | None:
+        pairs = self._teaching.draw(TRIES, self._rng)
+        if len(pairs):
+            fresh = freshness(pairs, self._shown, self.candidates.group, self._shown_groups)
+            pairs = pairs[np.argsort(-fresh * self._telling(pairs), kind="stable")]
+        return next(self._unseen(self._teaching, pairs, seen, "active"), None)
+
+    def _telling(self, pairs: Ints) -> Floats:
+        """(n,) what a vote on each pair would tell; 1, the most, of pairs that have no scores yet."""
+        found = np.ones(len(pairs))
+        if self.known is None:
+            return found
+        score, uncertainty = self.known.score, self.known.uncertainty
+        both = np.asarray(np.isfinite(score[pairs]).all(axis=1), np.bool_)
+        a, b = pairs[both].T
+        unsure = None if uncertainty is None else np.hypot(uncertainty[a], uncertainty[b])
+        found[both] = telling(score[a] - score[b], unsure)
+        return found
+
+    def _unseen(self, pool: Pool, pairs: Ints, seen: set[str], drawn: Drawn) -> Iterator[Proposal]:
+        """Those of the pairs that this person has not seen, and if there is none, others of the pool."""
+        rest = pool.all() if pool.pairs <= LIST_ALL else pairs[:0]
+        for some in (pairs, self._rng.permutation(rest) if len(rest) else rest):
+            for a, b in some.tolist():
+                first, second = self.candidates.of_item(a), self.candidates.of_item(b)
+                prompt = self.candidates.prompt_of(a)
+                if not {a, b} & self._broken and pair_of(prompt, first.id, second.id) not in seen:
+                    yield Proposal(prompt, first, second, drawn, (a, b))
+
+    def _sided(self, voter: str, proposal: Proposal) -> Showing:
+        """The showing of a proposal; a repeat has its sides already."""
+        left, right = proposal.first.id, proposal.second.id
+        if proposal.original is None and secrets.randbelow(2):
+            left, right = right, left
+        good = "left" if left == proposal.first.id else "right"
+        return Showing(
+            secrets.token_urlsafe(12),
+            voter,
+            proposal.prompt,
+            left,
+            right,
+            pair_of(proposal.prompt, left, right),
+            proposal.drawn,
+            time.time(),
+            proposal.original.id if proposal.original else "",
+            good if proposal.drawn == "gold" else None,
+            proposal.series,
+        )
+
+    def _count_shown(self) -> None:
+        """Take up how often each candidate was shown in the past."""
+        with self._database.reading() as connection:
+            rows = connection.execute(sa.select(t.showings.c.prompt, t.showings.c.left, t.showings.c.right)).all()
+        counted = Counter((prompt, id) for prompt, *both in rows for id in both)
+        for item in range(len(self._shown)):
+            self._shown[item] = counted[self.candidates.prompt_of(item), self.candidates.of_item(item).id]
+            self._shown_groups[self.candidates.group[item]] += self._shown[item]

@@ -1,0 +1,170 @@
+"""A database of votes, opened: SQLite in a file, or PostgreSQL by its URL.
+
+One thread writes. What waits for it is written together in one transaction, so that many who vote at once share one
+wait for the disk; each has its answer once that transaction is durable. Other processes may write the same database.
+"""
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine
+
+from embed.spec import InputError
+from embed.wording import one_line
+from runtime.collect.tables import METADATA, about
+
+FORMAT = "1"
+MOST_TOGETHER = 256  # writes of one transaction
+BUSY_S = 30.0  # how long a write waits for another process that writes
+
+Value = TypeVar("Value")
+Work = Callable[[Connection], Value]
+
+
+class Database:
+    """Reads from any thread, and writes one after another."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writing = engine.execution_options(writes=True)
+        self._waiting: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_all, name="votes", daemon=True)
+        self._thread.start()
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A connection that sees what is durable, until the block ends."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    def submit(self, work: Work[Value]) -> "Future[Value]":
+        """What `work` gives, once what it has written is durable; what it raises undoes what it has written."""
+        future: Future[Value] = Future()
+        self._waiting.put((work, future))
+        return future
+
+    def write(self, work: Work[Value]) -> Value:
+        """The same, waited for."""
+        return self.submit(work).result()
+
+    def close(self) -> None:
+        """Write what waits, and let go of the database."""
+        self._waiting.put(None)
+        self._thread.join()
+        self._engine.dispose()
+
+    def _write_all(self) -> None:
+        ended = False
+        while not ended:
+            together = [self._waiting.get()]
+            while len(together) < MOST_TOGETHER and not self._waiting.empty():
+                together.append(self._waiting.get())
+            ended = None in together
+            self._commit([one for one in together if one and one[1].set_running_or_notify_cancel()])
+
+    def _commit(self, together: list[tuple[Work[Any], Future[Any]]]) -> None:
+        outcomes: list[tuple[Any, Exception | None]] = []
+        try:
+            with self._writing.begin() as connection:
+                for work, _ in together:
+                    outcomes.append(_attempted(connection, work))
+        except Exception as error:  # the database's: nothing of all this is durable
+            outcomes = [(None, error)] * len(together)
+        for (_, future), (value, failure) in zip(together, outcomes, strict=True):
+            if failure is None:
+                future.set_result(value)
+            else:
+                future.set_exception(failure)
+
+
+def _attempted(connection: Connection, work: Work[Any]) -> tuple[Any, Exception | None]:
+    try:
+        with connection.begin_nested():
+            return work(connection), None
+    except sa.exc.DBAPIError as error:
+        if error.connection_invalidated:
+            raise
+        return None, error
+    except Exception as error:
+        return None, error
+
+
+def open_database(where: str, new: bool = True) -> Database:
+    """The database in a file, or at a URL such as postgresql+psycopg://user@host/name; made where `new` allows it.
+
+    Raise InputError where there is none, or it is none of ours.
+    """
+    if "://" in where:
+        engine = sa.create_engine(_url(where), pool_pre_ping=True)
+    else:
+        path = Path(where)
+        if not new and not path.is_file():
+            raise InputError(f"{where} is no file; wanted the database of votes that `--votes` of serve has named")
+        if not path.parent.is_dir():
+            raise InputError(f"{where} cannot be made: there is no folder {path.parent}")
+        engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_S})
+        sa.event.listen(engine, "connect", _prepare)
+        sa.event.listen(engine, "begin", _begin)
+    try:
+        _make_tables(engine, new)
+    except sa.exc.DBAPIError as error:
+        engine.dispose()
+        raise InputError(f"{_shown(where)} cannot be opened: {one_line(error.orig or error)}") from None
+    except BaseException:
+        engine.dispose()
+        raise
+    return Database(engine)
+
+
+def insert(connection: Connection, table: sa.Table) -> "sqlite.Insert | postgresql.Insert":
+    """An INSERT of the connection's own dialect, which can be told what to do about rows that are there."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def _url(where: str) -> sa.URL:
+    try:
+        url = sa.make_url(where)
+    except sa.exc.ArgumentError:
+        raise InputError("--votes is no URL of a database; wanted postgresql+psycopg://USER@HOST/NAME") from None
+    if url.drivername not in ("postgresql", "postgresql+psycopg"):
+        raise InputError(f"--votes is a {url.drivername} URL; wanted a file, or postgresql+psycopg://USER@HOST/NAME")
+    return url.set(drivername="postgresql+psycopg")
+
+
+def _shown(where: str) -> str:
+    """The database's name without its password."""
+    return sa.make_url(where).render_as_string() if "://" in where else where
+
+
+def _prepare(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # we begin transactions ourselves
+    for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {setting}")
+
+
+def _begin(connection: Connection) -> None:
+    # Who reads first and writes then would be refused where another has written in between.
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _make_tables(engine: Engine, new: bool) -> None:
+    with engine.execution_options(writes=True).begin() as connection:
+        if connection.dialect.name == "postgresql":  # which would let two processes make one table at once
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x706C6175)))
+        there = sa.inspect(connection).get_table_names()
+        if "about" not in there and (there or not new):
+            raise InputError(f"{_shown(str(engine.url))} is no database of votes")
+        METADATA.create_all(connection)
+        connection.execute(insert(connection, about).values(name="format", value=FORMAT).on_conflict_do_nothing())
+        found = connection.scalar(sa.select(about.c.value).where(about.c.name == "format"))
+        if found != FORMAT:
+            raise InputError(f"the votes have the format {found}; this plaudit reads {FORMAT}")

@@ -1,0 +1,155 @@
+"""Votes as a table in Pick-a-Pic's columns, which heads train on and are measured on like any other.
+
+Picture 0 is the one that was on the left. What teaches nothing is left out: votes that were taken back or skipped,
+repeats, which would count one opinion twice, and gold pairs, whose answers were known.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from embed.spec import InputError
+from runtime.collect import tables as t
+from runtime.collect.ledger import TOO_FAST
+from runtime.config import VotesExportConfig
+
+PRIOR_RIGHT, PRIOR_OF = 4.0, 5.0  # what is believed of a person before the first gold answer: 4 of 5 are right
+LEAST_GOLD = 3  # gold answers, below which nobody is left out
+BATCH = 1000
+
+SCHEMA = pa.schema(
+    [
+        ("caption", pa.string()),
+        *((f"image_{side}_{name}", pa.string()) for side in (0, 1) for name in ("uid", "url")),
+        ("jpg_0", pa.binary()),
+        ("jpg_1", pa.binary()),
+        ("label_0", pa.float64()),
+        ("label_1", pa.float64()),
+        ("has_label", pa.bool_()),
+        ("num_example_per_prompt", pa.float64()),  # 1 over the vote's weight
+        ("user_id", pa.string()),
+        ("choice", pa.string()),
+        ("side", pa.string()),  # of the picture that was chosen
+        ("seconds", pa.float64()),
+        ("flags", pa.string()),
+        ("random", pa.bool_()),  # whether the pair was drawn at random, of what is kept apart for measuring
+        ("drawn", pa.string()),
+        ("showing", pa.string()),
+        ("voted_at", pa.timestamp("us", "UTC")),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A person's answers to pairs whose answers are known."""
+
+    right: int
+    of: int
+
+    @property
+    def weight(self) -> float:
+        """How much better than by chance this person probably answers, 0 to 1 (Youden's J of the posterior mean)."""
+        return max(0.0, 2 * (self.right + PRIOR_RIGHT) / (self.of + PRIOR_OF) - 1)
+
+
+def votes_table(connection: Connection, config: VotesExportConfig) -> pa.Table:
+    """The votes that the config wants, in the order in which they were given; raise InputError where there are none."""
+    weights = voter_weights(connection, config)
+    batches = [pa.RecordBatch.from_pylist(rows, SCHEMA) for rows in _rows(connection, config, weights)]
+    table = pa.Table.from_batches(batches, SCHEMA)
+    if not len(table):
+        raise InputError(f"there are no votes to export ({config.part}); wanted at least one that is not skipped")
+    # A column of nothing would be read as pictures that are missing.
+    empty = [name for name in table.column_names if name.startswith(("jpg_", "image_")) and _all_null(table, name)]
+    return table.drop_columns(empty)
+
+
+def voter_weights(connection: Connection, config: VotesExportConfig) -> dict[str, float]:
+    """The weight of each person's votes, 0 of who is left out."""
+    found = reliabilities(connection)
+    if config.people == "weighted":
+        return {voter: one.weight for voter, one in found.items()}
+    if config.people == "trusted":
+        return {
+            voter: float(one.of < LEAST_GOLD or one.right >= config.least_gold * one.of) for voter, one in found.items()
+        }
+    return dict.fromkeys(found, 1.0)
+
+
+def reliabilities(connection: Connection) -> dict[str, Reliability]:
+    """Of everybody who has voted."""
+    force, showings = t.in_force, t.showings
+    is_gold = sa.and_(showings.c.expected.is_not(None), force.c.choice != "skip")
+    query = (
+        sa.select(
+            force.c.voter,
+            sa.func.sum(sa.case((sa.and_(is_gold, force.c.choice == showings.c.expected), 1), else_=0)),
+            sa.func.sum(sa.case((is_gold, 1), else_=0)),
+        )
+        .join_from(force, showings, force.c.showing == showings.c.id)
+        .group_by(force.c.voter)
+    )
+    return {voter: Reliability(int(right), int(of)) for voter, right, of in connection.execute(query)}
+
+
+def _rows(
+    connection: Connection, config: VotesExportConfig, weights: dict[str, float]
+) -> Iterator[list[dict[str, object]]]:
+    left, right, force = t.pictures.alias("a"), t.pictures.alias("b"), t.in_force
+    pictures = [
+        column.label(f"{name}_{i}") for i, side in enumerate((left, right)) for name, column in _columns(side).items()
+    ]
+    showings = [t.showings.c[name] for name in ("prompt", "drawn")]
+    votes = [force.c[name] for name in ("showing", "voter", "choice", "seconds", "flags", "voted_at")]
+    query = (
+        sa.select(*showings, *votes, *pictures)
+        .join_from(force, t.showings, force.c.showing == t.showings.c.id)
+        .join(left, left.c.id == t.showings.c.left)
+        .join(right, right.c.id == t.showings.c.right)
+        .where(t.showings.c.drawn.not_in(("repeat", "gold")), force.c.choice != "skip")
+        .order_by(force.c.id)
+    )
+    if config.part != "all":
+        is_random = t.showings.c.drawn == "random"
+        query = query.where(is_random if config.part == "measuring" else sa.not_(is_random))
+    if config.without_fast:
+        query = query.where(force.c.flags.not_like(f"%{TOO_FAST}%"))
+    for rows in connection.execute(query).partitions(BATCH):
+        yield [_row(row._mapping, weights[row.voter]) for row in rows if weights[row.voter] > 0]
+
+
+def _columns(side: sa.Alias) -> dict[str, sa.ColumnElement[object]]:
+    return {name: side.c[name] for name in ("key", "uri", "data")}
+
+
+def _row(row: sa.RowMapping, weight: float) -> dict[str, object]:
+    choice = row["choice"]
+    first = {"left": 1.0, "right": 0.0}.get(choice, 0.5)
+    pictures = {}
+    for side in (0, 1):
+        pictures |= {f"image_{side}_uid": row[f"key_{side}"], f"image_{side}_url": row[f"uri_{side}"]}
+        pictures[f"jpg_{side}"] = row[f"data_{side}"]
+    return pictures | {
+        "caption": row["prompt"],
+        "label_0": first,
+        "label_1": 1 - first,
+        "has_label": choice in ("left", "right"),
+        "num_example_per_prompt": 1 / weight,
+        "user_id": row["voter"],
+        "choice": choice,
+        "side": choice if choice in ("left", "right") else None,
+        "seconds": row["seconds"],
+        "flags": row["flags"],
+        "random": row["drawn"] == "random",
+        "drawn": row["drawn"],
+        "showing": row["showing"],
+        "voted_at": int(row["voted_at"] * 1e6),
+    }
+
+
+def _all_null(table: pa.Table, name: str) -> bool:
+    return bool(table[name].null_count == len(table))
