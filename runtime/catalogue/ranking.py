@@ -46,7 +46,8 @@ def gap(first: Floats, second: Floats) -> Floats:
     """(n,) float64: how many percentiles `first` ranks a picture above `second`, among those that have both."""
     both = ~(np.isnan(first) | np.isnan(second))
     found = np.full(len(first), np.nan)
-    found[both] = 100.0 * (percentiles(first[both]).astype(np.float64) - percentiles(second[both]))
+    apart = 100.0 * (percentiles(first[both]).astype(np.float64) - percentiles(second[both]))
+    found[both] = np.round(apart, 5)  # what is as far apart is equal, whatever the rounding of percentiles
     return found
 
 

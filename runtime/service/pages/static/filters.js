@@ -22,6 +22,8 @@ export function whereOf({ values, ranges, own }) {
   return parts.length ? parts.join(" and ") : null;
 }
 
+// A column may be called __proto__, which every object has.
+const own = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
 const quoted = (name) => `"${name}"`;
 const literal = (value) => (typeof value === "boolean" ? String(value) : `'${value.replaceAll("'", "''")}'`);
 const bound = (text) => (/^-?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text) ? text : literal(text));
@@ -43,13 +45,13 @@ export function Filters({ columns, filters, onChange }) {
         ? html`<${Values}
             key=${column.name}
             column=${column}
-            chosen=${filters.values[column.name] ?? []}
+            chosen=${own(filters.values, column.name) ?? []}
             onChange=${(chosen) => change("values", column.name, chosen)}
           />`
         : html`<${Range}
             key=${column.name}
             column=${column}
-            range=${filters.ranges[column.name] ?? ["", ""]}
+            range=${own(filters.ranges, column.name) ?? ["", ""]}
             onChange=${(range) => change("ranges", column.name, range)}
           />`,
     )}

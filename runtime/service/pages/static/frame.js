@@ -89,6 +89,15 @@ export function Dialog({ label, onClose, children, kind = "" }) {
   </dialog>`;
 }
 
+/** A part of the page that can be closed, which begins open where there is room, or `open` says so. */
+export function Panel({ label, badge, open, children }) {
+  const [first] = useState(() => open || matchMedia("(min-width: 860px)").matches);
+  return html`<details class="panel" open=${first}>
+    <summary>${label} ${badge > 0 && html`<span class="badge">${badge}</span>`}</summary>
+    ${children}
+  </details>`;
+}
+
 /** A share from 0 to 1 as a bar with its number; the bar is for the eyes alone. */
 export function Bar({ label, value, text, kind }) {
   const width = `${Math.round(100 * Math.min(1, Math.max(0, value ?? 0)))}%`;
@@ -98,14 +107,13 @@ export function Bar({ label, value, text, kind }) {
 }
 
 /** One picture of the catalogue at full size, with all that is known of it. */
-export function Viewer({ hits, at, onMove, onClose, actions, figures = [] }) {
-  const hit = hits[at];
+export function Viewer({ hit, at, total, onMove, onClose, actions, figures = [] }) {
   const [said, say] = useSaid();
   useKeys({
     ArrowLeft: () => at > 0 && onMove(at - 1),
-    ArrowRight: () => at < hits.length - 1 && onMove(at + 1),
+    ArrowRight: () => at < total - 1 && onMove(at + 1),
   });
-  if (!hit) return null;
+  if (!hit) return html`<${Dialog} label="A picture" onClose=${onClose}><p class="quiet">Loading…</p></${Dialog}>`;
   const known = [
     ["similarity", hit.similarity === undefined ? null : decimals(hit.similarity)],
     ["popularity", percent(hit.percentile)],
@@ -125,7 +133,7 @@ export function Viewer({ hits, at, onMove, onClose, actions, figures = [] }) {
       <h2>${titleOf(hit)}</h2>
       <p class="row">
         <button disabled=${at === 0} onClick=${() => onMove(at - 1)} title="Left arrow">← Before</button>
-        <button disabled=${at === hits.length - 1} onClick=${() => onMove(at + 1)} title="Right arrow">Next →</button>
+        <button disabled=${at === total - 1} onClick=${() => onMove(at + 1)} title="Right arrow">Next →</button>
         ${actions?.(hit)}
         <button onClick=${() => copied("path", hit.key)}>Copy path</button>
         <button onClick=${() => copied("id", hit.id)}>Copy id</button>

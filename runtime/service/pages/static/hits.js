@@ -24,6 +24,7 @@ export function Grid({ hits, searched, onOpen, onLike, onCopy }) {
   };
   const pressed = (event) => {
     if (event.target.className !== "open") return;
+    const at = [...grid.current.children].indexOf(event.target.closest("li")); // not the state, which may not be drawn yet
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -perRow(), ArrowDown: perRow(), Home: -at, End: last - at };
     if (event.key in steps) go(at + steps[event.key]);
     else if (event.key === "m") onLike(hits[at], "like");

@@ -3,7 +3,7 @@
 import { html, show, useEffect, useMemo, useRef, useState } from "./ui.js";
 import { address, ask, latestOnly, thumbnail } from "./api.js";
 import { Filters, Groups, NO_FILTERS, howMany, whereOf } from "./filters.js";
-import { Header, Notice, Viewer, useSaid } from "./frame.js";
+import { Header, Notice, Panel, Viewer, useSaid } from "./frame.js";
 import { filtersOf } from "./query.js";
 import { Windowed } from "./windowed.js";
 import { counted, csv, number, percent, plural, save, titleOf } from "./words.js";
@@ -139,7 +139,7 @@ function Look() {
         <small>${counted(hit)}</small>
       </div>`;
   };
-  const viewed = open === null ? [] : Array.from({ length: Math.min(total, CHUNK * chunks.current.size) }, (_, i) => hitAt(i));
+  const viewed = open === null ? null : hitAt(open);
 
   return html`<${Header} page="look" />
     <main id="main" class="look">
@@ -161,8 +161,7 @@ function Look() {
       <div class="columns">
         <aside aria-label="How pictures are ranked and filtered">
           <${Ranking} wish=${wish} about=${about} onChange=${change} />
-          <details class="panel" open=${matchMedia("(min-width: 860px)").matches || howMany(wish.filters) > 0}>
-            <summary>Filters ${howMany(wish.filters) > 0 && html`<span class="badge">${howMany(wish.filters)}</span>`}</summary>
+          <${Panel} label="Filters" badge=${howMany(wish.filters)} open=${howMany(wish.filters) > 0}>
             <${Groups}
               columns=${about?.columns ?? []}
               groupBy=${wish.groupBy}
@@ -170,7 +169,7 @@ function Look() {
               onChange=${(groupBy, perGroup) => change({ groupBy, perGroup })}
             />
             <${Filters} columns=${about?.columns ?? []} filters=${wish.filters} onChange=${(filters) => change({ filters })} />
-          </details>
+          </${Panel}>
         </aside>
         <section aria-label="Ranking">
           <div class="row over">
@@ -194,11 +193,12 @@ function Look() {
     ${
       open !== null &&
       html`<${Viewer}
-        hits=${viewed}
+        hit=${viewed}
         at=${open}
-        onMove=${setOpen}
+        total=${total}
+        onMove=${(i) => (setOpen(i), seen(i, i + 1))}
         onClose=${() => setOpen(null)}
-        figures=${Object.keys(viewed[open]?.measures ?? {}).map((name) => [name, (hit) => number(hit.measures[name])])}
+        figures=${Object.keys(viewed?.measures ?? {}).map((name) => [name, (hit) => number(hit.measures[name])])}
         actions=${(hit) => html`<a class="button" href=${address(`/?like=${encodeURIComponent(`id:1:${hit.id}:${titleOf(hit)}`)}`).href}>Search like this</a>`}
       />`
     }
@@ -246,7 +246,7 @@ function Ranking({ wish, about, onChange }) {
     ${select("Order", wish.order, orders, (order) => onChange({ order }))}
     ${
       ofHead &&
-      about.head_reads_text &&
+      about?.head_reads_text &&
       html`<label class="field">
         Prompt that the head scores under
         <input

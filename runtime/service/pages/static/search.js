@@ -4,7 +4,7 @@ import { html, show, useEffect, useMemo, useRef, useState } from "./ui.js";
 import { ask, latestOnly } from "./api.js";
 import { Chips, SearchBar, usePictures } from "./bar.js";
 import { Filters, Groups, howMany } from "./filters.js";
-import { Header, Notice, Viewer, useKeys, useSaid } from "./frame.js";
+import { Header, Notice, Panel, Viewer, useKeys, useSaid } from "./frame.js";
 import { Grid } from "./hits.js";
 import { DEFAULTS, chip, find, fromAddress, toAddress } from "./query.js";
 import { copy, csv, percent, plural, save, titleOf } from "./words.js";
@@ -101,10 +101,7 @@ function Search() {
       <div class="columns">
         <aside aria-label="How hits are weighed and filtered">
           <${Weighing} query=${query} onChange=${change} searched=${searched} />
-          <details class="panel" open=${matchMedia("(min-width: 860px)").matches || howMany(query.filters) > 0}>
-            <summary>
-              Filters ${howMany(query.filters) > 0 && html`<span class="badge">${howMany(query.filters)}</span>`}
-            </summary>
+          <${Panel} label="Filters" badge=${howMany(query.filters)} open=${howMany(query.filters) > 0}>
             <${Groups}
               columns=${about?.columns ?? []}
               groupBy=${query.groupBy}
@@ -112,7 +109,7 @@ function Search() {
               onChange=${(groupBy, perGroup) => change({ groupBy, perGroup })}
             />
             <${Filters} columns=${about?.columns ?? []} filters=${query.filters} onChange=${(filters) => change({ filters })} />
-          </details>
+          </${Panel}>
         </aside>
         <section aria-label="Hits" aria-busy=${busy}>
           <div class="row over">
@@ -154,8 +151,9 @@ function Search() {
     ${
       open !== null &&
       html`<${Viewer}
-        hits=${hits}
+        hit=${hits?.[open]}
         at=${open}
+        total=${hits?.length ?? 0}
         onMove=${setOpen}
         onClose=${() => setOpen(null)}
         actions=${(hit) => html`<button onClick=${() => (setOpen(null), like(hit, "like"))}>More like this</button>
@@ -176,7 +174,7 @@ function status(hits, fault, searched, about) {
 function Weighing({ query, onChange, searched }) {
   const slider = (name, label, max, step, shown) =>
     html`<label class="field">
-      <span class="row over"><span>${label}</span><output>${shown(query[name])}</output></span>
+      <span class="row over"><span>${label}</span><span>${shown(query[name])}</span></span>
       <input
         type="range"
         min="0"

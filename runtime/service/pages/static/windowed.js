@@ -30,7 +30,7 @@ export function Windowed({ total, textHeight, tile, onRange, label }) {
   const { perRow, side, rowHeight, rows: all, shown } = layout(width || 1, total, textHeight, innerWidth < NARROW);
 
   useLayoutEffect(() => {
-    const measured = () => setWidth(box.current.clientWidth);
+    const measured = () => box.current && setWidth(box.current.clientWidth);
     measured();
     const observer = new ResizeObserver(measured);
     observer.observe(box.current);
@@ -39,6 +39,7 @@ export function Windowed({ total, textHeight, tile, onRange, label }) {
 
   useEffect(() => {
     const look = () => {
+      if (!box.current) return; // the page has gone on to another ranking
       const top = -box.current.getBoundingClientRect().top;
       const first = Math.max(0, Math.floor(top / rowHeight) - OVERSCAN);
       const last = Math.min(all, Math.ceil((top + innerHeight) / rowHeight) + OVERSCAN);
@@ -68,6 +69,7 @@ export function Windowed({ total, textHeight, tile, onRange, label }) {
 
   const pressed = (event) => {
     if (event.target.className !== "open") return;
+    const at = wanted.current ?? Number(event.target.closest("li").dataset.i); // the state may not be drawn yet
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -perRow, ArrowDown: perRow, Home: -at, End: shown - 1 - at };
     if (!(event.key in steps)) return;
     event.preventDefault();

@@ -25,13 +25,15 @@ export function counted(hit) {
     : `${count(hit.count)} of ${count(exposures)} · ${percent(100 * hit.rate)}`;
 }
 
+const EMPTY = Object.create(null);
 const COLUMNS = ["key", "id", "similarity", "percentile", "score", "count", "rate", "title"];
 
 /** Hits as a table that spreadsheets read; no cell can be taken for a formula. */
 export function csv(hits) {
   const others = [...new Set(hits.flatMap((hit) => Object.keys(hit.metadata)))];
   const names = [...COLUMNS.filter((name) => hits.some((hit) => hit[name] !== undefined)), ...others];
-  const rows = hits.map((hit) => names.map((name) => cell(COLUMNS.includes(name) ? hit[name] : hit.metadata[name])));
+  const valueOf = (hit, name) => (COLUMNS.includes(name) ? hit : Object.hasOwn(hit.metadata, name) ? hit.metadata : EMPTY)[name];
+  const rows = hits.map((hit) => names.map((name) => cell(valueOf(hit, name))));
   return [names.map(cell), ...rows].map((row) => row.join(",")).join("\r\n") + "\r\n";
 }
 

@@ -1,0 +1,35 @@
+"""One browser and one service for all tests of the pages, each at the size of a desk and of a phone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pages_site import SIZES, base_of, executable, make_site, watched
+from service_server import Running, serving
+
+from runtime.scoring.scorer import Scorer
+
+
+@pytest.fixture(scope="session")
+def site(bundle: Path, scorer: Scorer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with serving(bundle, **make_site(scorer, tmp_path_factory.mktemp("site"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    path = executable()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=list(SIZES))
+def page(request: pytest.FixtureRequest, browser: Any, site: Running) -> Iterator[Any]:
+    """A page of the site, with what may be done to it watched."""
+    with watched(browser, base_of(site), request.param, permissions=["clipboard-read", "clipboard-write"]) as page:
+        yield page
