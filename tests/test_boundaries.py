@@ -48,6 +48,7 @@ MAY_IMPORT = {
     "runtime.index": {"embed"},
     "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
     "runtime.collect": {"embed", "embed.records", "embed.inputs", "runtime.catalogue"},
+    "runtime.overview": {"embed", "runtime.scoring", "runtime.catalogue"},
     "runtime.service.network": {"embed", "embed.inputs", "runtime"},
     "runtime.service.docs": set(),
     "runtime.service.pages": {"embed", "runtime", "runtime.service.network"},
@@ -56,7 +57,7 @@ MAY_IMPORT = {
         *("runtime.scoring", "runtime.catalogue", "runtime.service.network"),
     },
     "runtime.service.routes": {
-        *("embed", "embed.inputs", "runtime.catalogue", "runtime.collect"),
+        *("embed", "embed.inputs", "runtime.catalogue", "runtime.overview", "runtime.collect"),
         *("runtime.service.network", "runtime.service.answering"),
     },
     "runtime.service": {

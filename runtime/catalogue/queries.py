@@ -16,6 +16,7 @@ from runtime.config import Wish
 
 MOST_RELEVANT = 2000  # pictures among which hits are looked for where dissimilar ones are to be none
 
+
 def unit_vector(vector: Floats, given: str) -> Float32s:
     """(d,) float32 of the same direction; raise InputError, which begins with `given`, where there is none."""
     largest = np.abs(vector).max()
@@ -75,7 +76,7 @@ def find(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
 
 
 def _relevant(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
-    """Of the MOST_RELEVANT most similar hits those whose similarity has the least percentile, the best blended first."""
+    """Of the MOST_RELEVANT most similar hits those at or above the least percentile, the best blended first."""
     least = catalogue.least_similarity(query, wish.min_similarity_percentile)
     count = min(MOST_RELEVANT, len(catalogue))
     found = catalogue.search(query[None], count, 0.0, wish.min_percentile, wish.where)[0]

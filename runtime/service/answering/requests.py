@@ -122,9 +122,9 @@ class BrowseRequest(Closed):
     by: Annotated[str, Field(max_length=200, description="one of the measures that GET /v1/catalogue names")]
     against: Annotated[str, Field(max_length=200)] | None = None
     order: Literal["highest", "lowest", "apart"] = "highest"
-    prompt: (
-        Annotated[str, Field(max_length=2000, description="for the head; by default each picture's own")] | None
-    ) = None
+    prompt: Annotated[str, Field(max_length=2000, description="for the head; by default each picture's own")] | None = (
+        None
+    )
     where: Annotated[str, Field(max_length=2000)] | None = None
     group_by: Annotated[str, Field(max_length=200)] | None = None
     per_group: Annotated[int, Field(ge=1, le=1000)] = 1

@@ -177,13 +177,12 @@ class Front:
         """Raise Problem unless the request has a token of its path, or the cookie of who signed in on a page."""
         path = scope["path"]
         tokens = next((tokens for prefix, tokens in self._guarded.items() if path.startswith(prefix)), ())
-        if tokens and b"authorization" not in headers and path.startswith("/v1/"):
-            if (session := self._sessions.of(headers)) is not None:
-                if not from_own_page(scope["method"], headers):
-                    raise Problem(403, "other site", "a page of another site may not ask in your name")
-                scope["state"]["session"] = session
-                scope["state"]["voter"] = session.name or None
-                return
+        by_cookie = tokens and path.startswith("/v1/") and b"authorization" not in headers
+        if by_cookie and (session := self._sessions.of(headers)) is not None:
+            if not from_own_page(scope["method"], headers):
+                raise Problem(403, "other site", "a page of another site may not ask in your name")
+            scope["state"] |= {"session": session, "voter": session.name or None}
+            return
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         # All are compared, so that the time that this takes tells nothing of them.
         right = [hmac.compare_digest(given.strip(), token.encode()) for token in tokens]

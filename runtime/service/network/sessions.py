@@ -60,7 +60,9 @@ class Sessions:
         except CookieError:
             return None
         text, _, signature = cookies[COOKIE].value.rpartition(".") if COOKIE in cookies else ("", "", "")
-        right = [hmac.compare_digest(_signed(key, text), signature) for key in self._keys.values() if signature.isascii()]
+        right = [
+            hmac.compare_digest(_signed(key, text), signature) for key in self._keys.values() if signature.isascii()
+        ]
         if not any(right):
             return None
         until, nonce, named = text.split(".")

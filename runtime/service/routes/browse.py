@@ -13,20 +13,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from embed.arrays import Float32s, Floats, Ints, floats, positions
+from embed.arrays import Floats, Ints, floats, positions
 from embed.spec import InputError
-from runtime.catalogue import ranking
-from runtime.catalogue.columns import columns_of, is_number
+from runtime.overview import ranking
+from runtime.overview.columns import columns_of, is_number
 from runtime.catalogue.conditions import matching
 from runtime.catalogue.hits import hit_of
 from runtime.catalogue.reader import Catalogue, hit_json
+from runtime.overview.predicted import has_own_prompts, head_outputs, unreadable
 from runtime.service.answering.engine import Engine
 from runtime.service.answering.requests import BrowseRequest
 from runtime.service.routes.similar import THUMBNAILS
 
 HEAD, TABLE = "head: ", "table: "
-BLOCK_ROWS = 65_536  # vectors that the head reads at a time
-MOST_PROMPTS = 20_000  # pictures' own prompts that are encoded for a ranking
 KEPT = 12  # rankings and outputs of the head, each some numbers a picture
 
 Found = TypeVar("Found")
@@ -46,8 +45,7 @@ class Browser:
         catalogue = self._in_force(engine)
         columns = await self._once(("columns",), lambda: [asdict(one) for one in columns_of(catalogue.rows)])
         of_table = await self._once(("table",), lambda: self._of_table(catalogue))
-        outputs = engine.scorer.outputs if _unreadable(engine) is None else ()
-        own = "prompt" in catalogue.rows.column_names and not catalogue.rows["prompt"].null_count
+        outputs = engine.scorer.outputs if unreadable(engine.scorer) is None else ()
         return {
             "pictures": len(catalogue),
             "columns": columns,
@@ -58,8 +56,8 @@ class Browser:
             ],
             "reads_text": engine.has_text_tower,
             "head_reads_text": engine.scorer.reads_text,
-            "has_prompts": own and len(catalogue) <= MOST_PROMPTS,
-            "head_unreadable": _unreadable(engine),
+            "has_prompts": has_own_prompts(catalogue),
+            "head_unreadable": unreadable(engine.scorer),
         }
 
     async def page(self, engine: Engine, asked: BrowseRequest) -> dict[str, object]:
@@ -97,7 +95,7 @@ class Browser:
 
     async def _values(self, engine: Engine, catalogue: Catalogue, name: str, prompt: str | None) -> Floats:
         if name.startswith(HEAD) and name.removeprefix(HEAD) in engine.scorer.outputs:
-            outputs = await self._once(("head", prompt), lambda: _head_outputs(engine, catalogue, prompt))
+            outputs = await self._once(("head", prompt), lambda: head_outputs(engine.scorer, catalogue, prompt))
             return outputs[name.removeprefix(HEAD)].astype(np.float64)
         if name.startswith(TABLE):
             of_table = await self._once(("table",), lambda: self._of_table(catalogue))
@@ -148,42 +146,3 @@ class Browser:
 
 def _number(value: np.float64) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def _unreadable(engine: Engine) -> str | None:
-    """Why the head cannot score a catalogue's vectors; None where it can."""
-    missing = set(engine.scorer.inputs) - {"image_embedding", "text_embedding"}
-    if not missing:
-        return None
-    return f"the bundle's head reads {', '.join(sorted(missing))}, which a catalogue does not keep; give --scores"
-
-
-def _head_outputs(engine: Engine, catalogue: Catalogue, prompt: str | None) -> dict[str, Float32s]:
-    """(n,) of each output of the head, for every picture under the prompt or, without one, under its own."""
-    if (why := _unreadable(engine)) is not None:
-        raise InputError(why)
-    scorer, texts, which = engine.scorer, None, np.zeros(len(catalogue), np.int64)
-    if scorer.reads_text:
-        prompts = [prompt] if prompt else None
-        if prompts is None:
-            prompts, which = _own_prompts(catalogue)
-        texts = scorer.embed_prompts(prompts)
-    blocks = []
-    for start in range(0, len(catalogue), BLOCK_ROWS):
-        some = slice(start, start + BLOCK_ROWS)
-        features = {"image_embedding": catalogue.vectors[some].astype(np.float32)}
-        if texts is not None:
-            features["text_embedding"] = texts[which[some]]
-        blocks.append(scorer.score_vectors(features))
-    return {name: np.concatenate([block[name] for block in blocks]) for name in scorer.outputs}
-
-
-def _own_prompts(catalogue: Catalogue) -> tuple[list[str], Ints]:
-    """The pictures' different prompts, and which of them (n,) each has."""
-    column = catalogue.rows["prompt"] if "prompt" in catalogue.rows.column_names else None
-    if column is None or column.null_count:
-        raise InputError("the head scores pictures under a prompt, and the pictures have none of their own: give one")
-    encoded = column.combine_chunks().dictionary_encode()
-    if len(encoded.dictionary) > MOST_PROMPTS:
-        raise InputError(f"the pictures have {len(encoded.dictionary)} prompts, too many to encode now: give one")
-    return encoded.dictionary.to_pylist(), np.asarray(encoded.indices).astype(np.int64)

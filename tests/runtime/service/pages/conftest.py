@@ -20,7 +20,9 @@ def site(bundle: Path, scorer: Scorer, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     path = executable()
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=20_000)  # of what runs beside the tests there is no saying
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from embed.arrays import Bools, Floats, Ints, floats
 from embed.spec import InputError
-from runtime.catalogue.columns import is_number
+from runtime.overview.columns import is_number
 from runtime.catalogue.popularity import percentiles
 from runtime.catalogue.reader import Catalogue
 
