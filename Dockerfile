@@ -6,7 +6,7 @@ FROM python:3.12-slim
 # Bytes of strangers are decoded here: no root, and nothing that could be written but /tmp.
 RUN useradd --system --create-home --uid 10001 plaudit
 WORKDIR /app
-COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY pyproject.toml plaudit.py README.md LICENSE NOTICE ./
 COPY embed embed
 COPY heads heads
 COPY export export

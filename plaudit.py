@@ -15,7 +15,11 @@ import sys
 from collections.abc import Sequence
 
 PACKAGES = ("embed", "heads", "export", "runtime")
-COMMANDS = {"run": "export.cli.whole:whole", "update": "export.cli.update:update"}
+COMMANDS = {
+    "run": "export.cli.whole:whole",
+    "update": "export.cli.update:update",
+    "completion": "export.cli.completion:completion",
+}
 ABOUT = (
     "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path, and `update`"
     " makes a better head of people's votes; the commands of the packages are `plaudit embed`, `plaudit heads`,"

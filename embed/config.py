@@ -41,7 +41,8 @@ class DeviceConfig:
     """Where torch computes."""
 
     device: str = "auto"
-    """What computes: cpu, cuda, cuda:1 or mps. One that is not there is an error, and auto takes the best that is."""
+    """What computes: cpu, cuda, cuda:1 or mps. A device that is not there is an error. With auto it is the best one
+    that is there."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,12 @@ class Wanted:
 
     runner: Annotated[Literal["auto", Runner], Internal()] = "auto"
     precision: Literal["auto", Precision] = "auto"
-    """The precision of the computation. With auto it is the fastest one that --min-cosine lets through."""
+    """The precision to compute with. With auto it is the fastest one that --min-cosine lets through."""
     device: Annotated[str, Internal()] = "auto"
     min_cosine: MinCosine = 0.999
-    """With auto, how near to those of torch in fp32 the vectors must be, as the cosine of the worst one measured."""
+    """How near the vectors must be to those of torch in fp32, for auto: the lowest cosine that is let through."""
     threads: Annotated[int | None, Range(1)] = None
-    """Threads of the engine onnx. By default one for each core."""
+    """The number of threads of the engine onnx. By default one for each core."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -82,9 +83,9 @@ class TableConfig:
     """How tables are read."""
 
     format: str | None = None
-    """The format of the tables. By default their columns tell."""
+    """The format of the tables. By default it is recognised by their columns."""
     columns: Annotated[Mapping[str, str], Option(parse=parse_columns)] = field(default_factory=dict)
-    """What the tables call the columns, if not as we do: NAME=YOURS,... such as image=path,prompt=caption."""
+    """What your tables call the columns, if they have other names: NAME=YOURS,... such as image=path,prompt=caption."""
     images_root: str | None = None
     """The folder or URL where relative paths start. By default the table's own folder."""
 
@@ -108,19 +109,19 @@ class EmbeddingConfig(PicturesConfig):
     whose vectors --min-cosine lets through. With auto a cache keeps to what it has, and a new one of many large JPEGs
     is scaled where that passes."""
     ignore_exif: bool = False
-    """Take pictures as they are stored, as open_clip does, and do not turn them upright."""
+    """Take pictures as they are stored and do not turn them upright, as open_clip does."""
     rehash: bool = False
-    """Read pictures again whose size and time of change are the same."""
+    """Read every picture again, even if its file has the same size and time of change as before."""
     batch_size: Annotated[int | None, Range(1)] = None
-    """Pictures or prompts that are embedded together. By default 32 on a CPU, and 256 elsewhere."""
+    """How many pictures or prompts are embedded together. By default 32 on a CPU, and 256 elsewhere."""
     workers: Annotated[int | None, Range(1)] = None
-    """Processes that decode pictures. By default one for each core."""
+    """How many processes decode pictures. By default one for each core."""
     ray_address: str | None = None
-    """The cluster of --engine ray. By default one of this machine alone."""
+    """The address of the cluster for --engine ray. By default a cluster of this machine alone is started."""
     ray_actors: Annotated[int, Range(1)] = 2
-    """Actors of --engine ray, which embed side by side."""
+    """How many actors of --engine ray embed side by side."""
     num_gpus: Annotated[float, Range(0)] = 0
-    """GPUs of each actor of --engine ray."""
+    """GPUs for each Ray actor."""
 
     def __post_init__(self) -> None:
         if self.features not in FEATURES:
@@ -136,7 +137,7 @@ class AdoptConfig:
     """What the tables call the columns image, image_embedding, prompt, text_embedding, uri, width and height, if not
     so: NAME=YOURS,... such as image=id,image_embedding=vector."""
     normalize: bool = False
-    """Bring vectors to length 1 that have another. By default they are an error."""
+    """Bring vectors to length 1 whose length is another. By default they are an error."""
     copy: bool = False
     """Write all vectors into the cache. By default files of float16 unit vectors are linked and all else is written."""
 
@@ -149,7 +150,7 @@ class BoundaryConfig:
     dtype: Annotated[BoundaryDtype, Option("--boundary-dtype")] = "float16"
     """The type in which activations are stored."""
     max_bytes: Annotated[int, Option("--max-gb", unit=1e9), Range(0)] = 100 * 10**9
-    """The most GB that the activations may add to the cache."""
+    """The largest size that --boundary may add to the cache, in GB."""
     batch_size: Annotated[int, Internal()] = 32
     device: Annotated[str, Internal()] = "cpu"
 

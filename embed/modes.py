@@ -34,7 +34,8 @@ class Mode:
     optimizer: Optimizer = "adamw"  # the one its paper uses
 
     def depths(self, visual_blocks: int, text_blocks: int) -> tuple[int, int]:
-        """How deep the two towers of a backbone with so many blocks are unfrozen; InputError beyond their bottom."""
+        """How deep the two towers of a backbone with so many blocks are unfrozen. Raise InputError beyond their
+        bottom."""
         if self.fix_rate is not None:
             depths = tuple(count - int(count * self.fix_rate) for count in (visual_blocks, text_blocks))
             return depths[0], depths[1]

@@ -162,12 +162,13 @@ def metadata(hint: object, kind: type[T]) -> T | None:
 @cache
 def _admitted(hint: object) -> tuple[Range | None, tuple[Any, ...]]:
     """The range in an annotation, and the values of its Literals."""
-    return metadata(hint, Range), _literals(hint)
+    return metadata(hint, Range), literals_of(hint)
 
 
-def _literals(hint: object) -> tuple[Any, ...]:
+def literals_of(hint: object) -> tuple[Any, ...]:
+    """The values of an annotation's Literals."""
     parts = _parts(hint)
-    return parts if get_origin(hint) is Literal else tuple(value for part in parts for value in _literals(part))
+    return parts if get_origin(hint) is Literal else tuple(value for part in parts for value in literals_of(part))
 
 
 def _parts(hint: object) -> tuple[Any, ...]:

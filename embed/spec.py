@@ -16,6 +16,8 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 # Raised whenever the same picture or prompt, under the same weights, would become another vector.
 PIPELINE_VERSION = 1
+# The backbone that installs with the extra of this name; `embed.backbones.starter` makes it.
+STARTER = "starter"
 # Stands for the weights of a source whose vectors were made elsewhere: it makes no more of them.
 ADOPTED = "adopted:"
 # What an identity that was declared says of what nobody declared.

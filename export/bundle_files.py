@@ -13,25 +13,17 @@ from embed.files import atomic_write, sha256_file
 from embed.graphs.trace import OPSET
 from embed.ort import require_onnxruntime
 from embed.progress import Step
-from export import card, compose
-from export.measure import torch_scores
+from export import card
+from export.graphs import compose
+from export.outputs import Outputs
 from runtime.config import CUDA_PRECISION, Precision, SessionConfig
-from runtime.scoring.bundle import (
-    FORMAT,
-    BundleManifest,
-    FileEntry,
-    GraphEntry,
-    Part,
-    Tensors,
-    manifest_bytes,
-)
+from runtime.scoring.bundle import FORMAT, manifest_bytes
+from runtime.scoring.manifest import BundleManifest, FileEntry, GraphEntry, Part, Tensors
+from runtime.scoring.outputs import spelled
 from runtime.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
-
-    from heads.committee import Committee
-    from heads.models import Head
 
 OPEN = np.finfo(np.float32).max.item()  # a tolerance that is not known yet
 LIBRARIES = ("plaudit", "torch", "open_clip_torch", "timm", "transformers", "onnx", "onnxscript")
@@ -76,13 +68,11 @@ def check_graphs(folder: Path) -> None:
         onnx.checker.check_model(str(path), full_check=True)
 
 
-def save_reference(
-    folder: Path, head: "Head", committee: "Committee | None", vectors: Mapping[str, Float32s], **more: Array
-) -> list[str]:
+def save_reference(folder: Path, outputs: Outputs, vectors: Mapping[str, Float32s], **more: Array) -> list[str]:
     """Write reference.npz: vectors, what more there is, and the scores that torch gives; the names of these."""
-    scores = {"score": torch_scores(head, vectors)}
-    if committee:
-        scores["uncertainty"] = torch_scores(committee, vectors)
+    scores = {outputs.called(name): found for name, found in outputs.scores(vectors).items()}
+    doubts = {outputs.called(name, "uncertainty"): found for name, found in outputs.uncertainties(vectors).items()}
+    scores |= doubts
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **more, **scores, **vectors)
     (folder / "reference.npz").write_bytes(buffer.getvalue())
@@ -90,37 +80,34 @@ def save_reference(
 
 
 def begun_manifest(
-    head: "Head",
-    committee: "Committee | None",
-    head_manifest: Mapping[str, Any],
+    outputs: Outputs,
+    made_with: Mapping[str, Any],
     tokenizer: dict[str, object] | None,
     graphs: dict[Precision, dict[Part, GraphEntry]],
     reference: dict[Precision, dict[str, float]],
 ) -> BundleManifest:
-    """The manifest before anything is measured; identity and source are the head's."""
-    return {
+    """The manifest before anything is measured, with identity and source of the backbone that it is `made_with`."""
+    first = outputs.heads[0]
+    manifest: BundleManifest = {
         "format": FORMAT,
         "opset": OPSET,
-        "identity": head_manifest["identity"],
-        "source": head_manifest["source"],
-        "head": {
-            "inputs": list(head.inputs),
-            "config": dict(head_manifest["head"]),
-            "committee": {"members": len(committee.members), "groups": committee.groups} if committee else None,
-        },
+        "identity": made_with["identity"],
+        "source": made_with["source"],
+        "head": {"inputs": list(outputs.inputs), **first.described},  # type: ignore[typeddict-item]
         "precisions": list(graphs),
         "tokenizer": tokenizer,
-        "calibration": head_manifest.get("calibration"),
+        "calibration": first.manifest.get("calibration"),
         "provenance": {
             "versions": _versions(),
-            "training": head_manifest.get("training"),
-            "data": head_manifest.get("data"),
-            "split": head_manifest.get("split"),
-            "metrics": head_manifest.get("metrics"),
+            "training": first.manifest.get("training"),
+            "data": first.manifest.get("data"),
+            "split": first.manifest.get("split"),
+            "metrics": first.manifest.get("metrics"),
         },
         "graphs": graphs,
         "reference": reference,
     }
+    return {**manifest, "outputs": outputs.entries()} if outputs.named else manifest
 
 
 def _versions() -> dict[str, str]:
@@ -166,6 +153,11 @@ def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[
         if uncertainty := figures.get("uncertainty"):
             largest["uncertainty"] = uncertainty["max_difference"]
         least = dict.fromkeys(("score", "uncertainty"), figures["scores"]["limit"]) if precision == "fp32" else {}
+        for name, of in figures.get("outputs", {}).items():
+            doubt = spelled(name, "uncertainty")
+            largest[name] = of["scores"]["max_score_difference"]
+            largest[doubt] = of["uncertainty"]["max_difference"] if "uncertainty" in of else 0.0
+            least |= dict.fromkeys((name, doubt), of["scores"]["limit"]) if precision == "fp32" else {}
         result[precision] = {
             name: max(2 * max(seen[name], largest[name]), least.get(name, 1e-4))
             for name in manifest["reference"][precision]

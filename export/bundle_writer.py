@@ -22,13 +22,16 @@ from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.progress import Progress, Step, silent
 from embed.spec import Identity, InputError, require_same_identity
-from export import compose, cuda, parity
+from export import cuda, parity
 from export.bundle_files import OPEN, begun_manifest, check_graphs, finish, save_reference, write_graphs, write_manifest
 from export.config import ExportConfig
+from export.graphs import compose
 from export.measure import decoding_of, measure, torch_vectors
+from export.outputs import Outputs
 from heads.config import PROMPTS
 from runtime.config import CUDA_PRECISION, Precision
-from runtime.scoring.bundle import WEIGHTS_FILE, BundleManifest, Part
+from runtime.scoring.bundle import WEIGHTS_FILE
+from runtime.scoring.manifest import BundleManifest, Part
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -58,41 +61,47 @@ def export_bundle(
 
     Raise ParityError, and write nothing, if it is off.
     """
-    require_same_identity(
-        Identity.from_json(head_manifest["identity"]), "the head", backbone.identity, "the backbone loaded for it"
-    )
-    with replacing(out, "bundle", overwrite) as folder, progress(5, "steps", "export") as step:
-        return _build(folder, backbone, head, committee, head_manifest, config, step)
+    return export_outputs(out, backbone, Outputs.of(head, committee, head_manifest), config, progress, overwrite)
 
 
-def _build(
-    folder: Path,
+def export_outputs(
+    out: Path,
     backbone: "Backbone",
-    head: "Head",
-    committee: "Committee | None",
-    head_manifest: Mapping[str, Any],
+    outputs: Outputs,
     config: ExportConfig,
-    step: Step,
+    progress: Progress = silent,
+    overwrite: bool = False,
 ) -> BundleManifest:
+    """`export_bundle` of one head or of several, which share one pass of the towers."""
+    for one in outputs.heads:
+        name = f"the head {one.name}" if outputs.named else "the head"
+        identity = Identity.from_json(one.manifest["identity"])
+        require_same_identity(identity, name, backbone.identity, "the backbone loaded for it")
+    with replacing(out, "bundle", overwrite) as folder, progress(5, "steps", "export") as step:
+        return _build(folder, backbone, outputs, config, step)
+
+
+def _build(folder: Path, backbone: "Backbone", outputs: Outputs, config: ExportConfig, step: Step) -> BundleManifest:
     cuda.require_measurable(config.precisions)
     step(0, "exporting the towers")
-    decoding = decoding_of(backbone, head, config, head_manifest.get("decoding"))
-    reads_text = "text_embedding" in head.inputs
+    inputs = outputs.inputs
+    decoding = decoding_of(backbone, inputs, config, [one.manifest.get("decoding") for one in outputs.heads])
+    reads_text = "text_embedding" in inputs
     shortens = reads_text and compose.text_shortens(backbone, config.prompts)
     tokenizer = _write_tokenizer(folder, backbone, shortens, config.prompts) if reads_text else None
-    parts = _export_parts(backbone, head, committee, shortens, head_manifest.get("calibration"))
+    parts = _export_parts(backbone, outputs, shortens)
     step(2, "writing the graphs")
     calibration, pictures = _divide(parts["image"], config)
     with atomic_write(folder / WEIGHTS_FILE) as weights:
         writer = compose.WeightsWriter(weights)
         pixels = _calibration_pixels(calibration, backbone.identity)
-        for_cuda = _towers_for_cuda(backbone, head, shortens, config.precisions)
+        for_cuda = _towers_for_cuda(backbone, inputs, shortens, config.precisions)
         at = {precision: _graphs_at(precision, parts, pixels, for_cuda) for precision in config.precisions}
         graphs = {name: write_graphs(folder, name, at, writer) for name in at}
     check_graphs(folder)
-    reference = _write_reference(folder, backbone, head, committee, config.precisions)
-    known = {**head_manifest, "identity": backbone.identity.to_json(), "source": asdict(backbone.source)}
-    manifest = begun_manifest(head, committee, known, tokenizer, graphs, reference)
+    reference = _write_reference(folder, backbone, outputs, config.precisions)
+    made_with = {"identity": backbone.identity.to_json(), "source": asdict(backbone.source)}
+    manifest = begun_manifest(outputs, made_with, tokenizer, graphs, reference)
     manifest["decoding"] = decoding
     write_manifest(folder, manifest)
     step(1, "comparing with torch")
@@ -100,38 +109,32 @@ def _build(
     # sessions that are opened next.
     del parts, at, for_cuda
     gc.collect()
-    manifest["parity"] = measure(folder, backbone, head, replace(config, pictures=pictures), committee)
+    manifest["parity"] = measure(folder, backbone, outputs, replace(config, pictures=pictures))
     return finish(folder, manifest, step)
 
 
-def _export_parts(
-    backbone: "Backbone",
-    head: "Head",
-    committee: "Committee | None",
-    shortens: bool,
-    calibration: Mapping[str, Any] | None,
-) -> dict[Part, "ModelProto"]:
-    """The parts of the bundle's graphs at fp32; "text" only where the head reads it."""
-    image = compose.export_image(backbone, head.inputs)
+def _export_parts(backbone: "Backbone", outputs: Outputs, shortens: bool) -> dict[Part, "ModelProto"]:
+    """The parts of the bundle's graphs at fp32; "text" only where a head reads it."""
+    image = compose.export_image(backbone, outputs.inputs)
     parts: dict[Part, ModelProto] = {"image": image}
     widths = {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in image.graph.output}
-    if "text_embedding" in head.inputs:
+    if "text_embedding" in outputs.inputs:
         parts["text"] = compose.export_text(backbone, shortens)
         widths["text_embedding"] = backbone.identity.dim
-    parts["head"] = compose.export_scores(head, committee, widths, calibration)
+    parts["head"] = outputs.graph(widths)
     return parts
 
 
 def _towers_for_cuda(
-    backbone: "Backbone", head: "Head", shortens: bool, precisions: Sequence[Precision]
+    backbone: "Backbone", inputs: Sequence[str], shortens: bool, precisions: Sequence[Precision]
 ) -> dict[Part, "ModelProto"]:
     """The towers' graphs at CUDA_PRECISION, if that is asked for; raise ParityError if their structure is wrong."""
     if CUDA_PRECISION not in precisions:
         return {}
     pixels, prompts = _reference_inputs(backbone.identity)
-    reference = torch_vectors(backbone, head.inputs, pixels, prompts)
+    reference = torch_vectors(backbone, inputs, pixels, prompts)
     sample: dict[str, Array] = {"pixels": pixels, "tokens": backbone.tokenize(prompts)}
-    return cuda.cuda_towers(backbone, head.inputs, shortens, sample, reference)
+    return cuda.cuda_towers(backbone, inputs, shortens, sample, reference)
 
 
 def _divide(image: "ModelProto", config: ExportConfig) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
@@ -182,20 +185,16 @@ def _write_tokenizer(folder: Path, backbone: "Backbone", shortens: bool, prompts
 
 
 def _write_reference(
-    folder: Path,
-    backbone: "Backbone",
-    head: "Head",
-    committee: "Committee | None",
-    precisions: Sequence[Precision],
+    folder: Path, backbone: "Backbone", outputs: Outputs, precisions: Sequence[Precision]
 ) -> dict[Precision, dict[str, float]]:
     """Write reference.npz, from torch; the tolerances returned are open until `finish` closes them.
 
     Its pictures are generated: a bundle travels, and nobody's pictures should travel with it.
     """
     pixels, prompts = _reference_inputs(backbone.identity)
-    vectors = torch_vectors(backbone, head.inputs, pixels, prompts)
+    vectors = torch_vectors(backbone, outputs.inputs, pixels, prompts)
     tokens = {"prompts": np.array(prompts), "tokens": backbone.tokenize(prompts)} if "text_embedding" in vectors else {}
-    names = save_reference(folder, head, committee, vectors, pixels=pixels, **tokens)
+    names = save_reference(folder, outputs, vectors, pixels=pixels, **tokens)
     names += [name for name in vectors if name != "image_pooled"]
     return {precision: dict.fromkeys(names, OPEN) for precision in precisions}
 

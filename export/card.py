@@ -4,14 +4,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embed.spec import UNKNOWN
-from runtime.scoring.bundle import BundleManifest, DecodingParity, Parity, PrecisionParity
+from runtime.scoring.manifest import (
+    BundleManifest,
+    DecodingParity,
+    OutputEntry,
+    Parity,
+    PrecisionParity,
+    UncertaintyParity,
+)
 
 
 def model_card(manifest: BundleManifest) -> str:
     """README.md of the bundle, Markdown."""
     identity, head, provenance = manifest["identity"], manifest["head"], manifest["provenance"]
+    entries = manifest.get("outputs", [])
     sections = [
-        f"# A preference head on {identity['model']}",
+        f"# {len(entries)} outputs on {identity['model']}"
+        if entries
+        else f"# A preference head on {identity['model']}",
         "Scores how much a community is likely to applaud a picture"
         + (" under a prompt. " if "text_embedding" in head["inputs"] else ". ")
         + "Higher is preferred; a score has no unit, and only differences of scores"
@@ -26,31 +36,21 @@ def model_card(manifest: BundleManifest) -> str:
                 "Pixels": _pixels(identity["preprocess"]),
                 "Activation": _known(identity["activation"]),
                 "Tokenizer": _known(identity["tokenizer"], f", context {identity['context_length']}"),
-                "Head": _inline(head["config"]),
+                "Head": None if entries else _inline(head["config"]),
                 "Graphs": f"ONNX opset {manifest['opset']} at {', '.join(manifest['precisions'])}",
             }
         ),
     ]
-    for title, entry in (
-        ("Data", provenance["data"]),
-        ("Training", provenance["training"]),
-        ("Held-out split", provenance["split"]),
-        ("Figures", provenance["metrics"]),
-    ):
-        if entry:
-            sections += [f"## {title}", _list(entry)]
-    if calibration := manifest["calibration"]:
-        fitted = {"Temperature": calibration["temperature"]["value"], **calibration.get("fitted_on", {})}
-        sections += ["## Calibration", _list(fitted)]
-    if committee := head.get("committee"):
-        sections += [
-            "## How sure a score is",
-            "Beside each score stands its `uncertainty`, in the score's units: the standard error by"
-            f" {committee['members']} heads, of which each did without another of {committee['groups']} parts of the"
-            " data. That of a difference is the root of the sum of both squares. It says how far other data of the same"
-            " kind would have moved the score, and nothing of what all such data gets wrong.",
-        ]
-    sections += ["## Agreement with torch", *_parity(manifest["parity"], manifest["precisions"])]
+    if entries:
+        sections += ["## Outputs", _outputs(entries)]
+        for one in entries:
+            if one["kind"] == "head":
+                about = _head(one["provenance"], one["calibration"], one["committee"])
+                sections += [f"## {one['name']}", *(text.replace("## ", "### ", 1) for text in about)]
+    else:
+        sections += _head(provenance, manifest["calibration"], head.get("committee"))
+    first = entries[0]["name"] if entries else ""
+    sections += ["## Agreement with torch", *_parity(manifest["parity"], manifest["precisions"], first)]
     sections += [
         "## Limits",
         "The head has learnt the taste of the people in its data, and the backbone the biases of its own. It judges"
@@ -62,10 +62,51 @@ def model_card(manifest: BundleManifest) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def _outputs(entries: Sequence[OutputEntry]) -> str:
+    rows = ["| output | what it is | depends on |", "|---|---|---|"]
+    for number, one in enumerate(entries):
+        if one["kind"] == "blend":
+            what = " + ".join(f"{weight:g} * {name}" for name, weight in one["terms"].items())
+        else:
+            similarity = "cosine of picture and prompt, zero-shot CLIP's score"
+            what = similarity if one["kind"] == "similarity" else f"head: {_inline(one['config'])}"
+        first = "; the one that is scored by unless another is asked for" if number == 0 else ""
+        rows.append(f"| {one['name']} | {what}{first} | {', '.join(one['inputs'])} |")
+    return "\n".join(rows)
+
+
+def _head(
+    provenance: Mapping[str, Any], calibration: Mapping[str, Any] | None, committee: Mapping[str, int] | None
+) -> list[str]:
+    """Where a head comes from, and what its scores mean."""
+    sections = []
+    for title, name in (
+        ("Data", "data"),
+        ("Training", "training"),
+        ("Held-out split", "split"),
+        ("Figures", "metrics"),
+    ):
+        if entry := provenance[name]:
+            sections += [f"## {title}", _list(entry)]
+    if calibration:
+        fitted = {"Temperature": calibration["temperature"]["value"], **calibration.get("fitted_on", {})}
+        sections += ["## Calibration", _list(fitted)]
+    if committee:
+        sections += [
+            "## How sure a score is",
+            "Beside each score stands its `uncertainty`, in the score's units: the standard error by"
+            f" {committee['members']} heads, of which each did without another of {committee['groups']} parts of the"
+            " data. That of a difference is the root of the sum of both squares. It says how far other data of the same"
+            " kind would have moved the score, and nothing of what all such data gets wrong.",
+        ]
+    return sections
+
+
 def _use(manifest: BundleManifest) -> str:
     check = "python -m export check BUNDLE"
     if any("image" in graphs for graphs in manifest["graphs"].values()):
-        return f"```\npython -m runtime score BUNDLE --prompt 'a photo of a cat' 1.jpg\n{check}\n```"
+        named = " --outputs all" if manifest.get("outputs") else ""
+        return f"```\npython -m runtime score BUNDLE --prompt 'a photo of a cat'{named} 1.jpg\n{check}\n```"
     vectors = ", ".join(f'"{name}": {name}s' for name in manifest["head"]["inputs"])
     return (
         "It holds a head alone and scores vectors that the backbone below makes elsewhere, (n, d) float32 of length 1."
@@ -99,24 +140,35 @@ def lowest_cosine(figures: PrecisionParity) -> str:
     return f"{min(cosines):.7f}" if cosines else ""
 
 
-def _parity(parity: Parity, precisions: Sequence[str]) -> list[str]:
-    rows = ["| precision | largest score difference | rank correlation | pairs | order changed | lowest cosine |"]
-    rows.append("|---|---|---|---|---|---|")
+def scores_of(figures: PrecisionParity, first: str) -> dict[str, dict[str, Any]]:
+    """How far the scores of each output are from torch's, the first head's by the name given."""
+    return {first: figures["scores"]} | {name: of["scores"] for name, of in figures.get("outputs", {}).items()}
+
+
+def _parity(parity: Parity, precisions: Sequence[str], first: str) -> list[str]:
+    named = "| output " if first else ""
+    rows = [
+        f"| precision {named}| largest score difference | rank correlation | pairs | order changed | lowest cosine |"
+    ]
+    rows.append("|---|---|---|---|---|---|" + "---|" * bool(first))
     for precision, figures in parity["precisions"].items():
-        scores = figures["scores"]
-        rows.append(
-            f"| {precision} | {scores['max_score_difference']:.2e} | {scores['spearman']:.6f} "
-            f"| {scores['decided_pairs']} | {scores['flips']:.3%} | {lowest_cosine(figures)} |"
-        )
+        for name, scores in scores_of(figures, first).items():
+            of = f"| {name} " if first else ""
+            rows.append(
+                f"| {precision} {of}| {scores['max_score_difference']:.2e} | {scores['spearman']:.6f} "
+                f"| {scores['decided_pairs']} | {scores['flips']:.3%} | {lowest_cosine(figures)} |"
+            )
     moved = parity.get("decoding")
     decoded = [] if moved is None else [_decoding(moved)]
-    first = next(iter(parity["precisions"].values()))["scores"]
-    note = f"Measured on {measured_on(parity)}; torch's scores spread by {first['score_spread']:.3g}."
+    each = scores_of(next(iter(parity["precisions"].values())), first)
+    spreads = [f"{scores['score_spread']:.3g}" + f" ({name})" * bool(first) for name, scores in each.items()]
+    spread = ", ".join(spreads)
+    note = f"Measured on {measured_on(parity)}; torch's scores spread by {spread}."
     uncertainties = [
-        f"Uncertainties at {precision} are {figures['uncertainty']['mean']:.3g} in the mean, and differ by"
-        f" {figures['uncertainty']['max_difference']:.2e} at most."
+        f"Uncertainties {f'of {name} ' * bool(name)}at {precision} are {doubt['mean']:.3g} in the mean, and differ by"
+        f" {doubt['max_difference']:.2e} at most."
         for precision, figures in parity["precisions"].items()
-        if "uncertainty" in figures
+        for name, doubt in _doubts(figures, first).items()
     ]
     unmeasured = [
         f"{precision} runs on CUDA alone, where this bundle was not made: its structure equals torch in float32, and"
@@ -125,6 +177,12 @@ def _parity(parity: Parity, precisions: Sequence[str]) -> list[str]:
         if precision not in parity["precisions"]
     ]
     return [note, "\n".join(rows), *uncertainties, *unmeasured, *decoded]
+
+
+def _doubts(figures: PrecisionParity, first: str) -> dict[str, UncertaintyParity]:
+    others = figures.get("outputs", {})
+    found = {first: figures["uncertainty"]} if "uncertainty" in figures else {}
+    return found | {name: of["uncertainty"] for name, of in others.items() if "uncertainty" in of}
 
 
 def _decoding(moved: DecodingParity) -> str:

@@ -15,10 +15,11 @@ from embed.engines.sessions import open_session
 from embed.graphs.fusing import for_cuda, fuse
 from embed.graphs.trace import certificate
 from embed.spec import InputError
-from export import compose, parity
+from export import parity
+from export.graphs import compose
 from runtime.config import CUDA_PRECISION, Precision, SessionConfig
-from runtime.scoring.bundle import Part
 from runtime.scoring.graphs import runnable
+from runtime.scoring.manifest import Part
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -4,10 +4,7 @@ The graph is compared with torch on random unit vectors: what is proven is the g
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,60 +12,55 @@ from embed.arrays import Float32s
 from embed.files import atomic_write, replacing
 from embed.progress import Progress, silent
 from embed.spec import InputError
-from export import compose, parity
 from export.bundle_files import OPEN, begun_manifest, check_graphs, finish, save_reference, write_graphs, write_manifest
 from export.bundle_writer import REFERENCE_ROWS
 from export.config import ExportConfig, ParityConfig
-from export.measure import score_matrix, torch_scores
-from runtime.scoring.bundle import WEIGHTS_FILE, BundleManifest, Parity, PrecisionParity, open_bundle
+from export.graphs import compose
+from export.measure import Compared, noise_of, score_matrices
+from export.outputs import Outputs
+from runtime.scoring.bundle import WEIGHTS_FILE, open_bundle
+from runtime.scoring.manifest import BundleManifest, Parity
 from runtime.scoring.scorer import Scorer
-
-if TYPE_CHECKING:
-    from heads.committee import Committee
-    from heads.models import Head
 
 VECTORS = 64  # of pictures, to compare scores on
 
 
 def export_head_alone(
     out: Path,
-    head: "Head",
-    committee: "Committee | None",
-    head_manifest: Mapping[str, Any],
+    outputs: Outputs,
     config: ExportConfig,
     progress: Progress = silent,
     overwrite: bool = False,
 ) -> BundleManifest:
-    """Write the head to `out` (see embed.files.replacing) as a bundle that scores vectors, and return its manifest.
+    """Write heads to `out` (see embed.files.replacing) as a bundle that scores vectors, and return its manifest.
 
     Raise ParityError, and write nothing, if it is off, and InputError for what is of towers: precisions and pictures.
     """
     if config.pictures or config.precisions != ("fp32",):
         raise InputError("--precision and --images are of towers, and this bundle has none; leave them out")
-    widths = {name: _width(head_manifest, name) for name in head.inputs}
+    widths = {name: _width(outputs, name) for name in outputs.inputs}
     with replacing(out, "bundle", overwrite) as folder, progress(3, "steps", "export") as step:
-        part = compose.export_scores(head, committee, widths, head_manifest.get("calibration"))
+        part = outputs.graph(widths)
         with atomic_write(folder / WEIGHTS_FILE) as file:
             graphs = write_graphs(folder, "fp32", {"fp32": {"head": part}}, compose.WeightsWriter(file))
         check_graphs(folder)
         vectors = {name: _random_vectors(REFERENCE_ROWS, width, i) for i, (name, width) in enumerate(widths.items())}
-        names = save_reference(folder, head, committee, vectors)
+        names = save_reference(folder, outputs, vectors)
         open_limits = dict.fromkeys(names, OPEN)
-        manifest = begun_manifest(head, committee, head_manifest, None, {"fp32": graphs}, {"fp32": open_limits})
+        manifest = begun_manifest(outputs, outputs.heads[0].manifest, None, {"fp32": graphs}, {"fp32": open_limits})
         write_manifest(folder, manifest)
         step(1, "comparing with torch")
-        manifest["parity"] = measure_head_alone(folder, head, config, committee)
+        manifest["parity"] = measure_head_alone(folder, outputs, config)
         return finish(folder, manifest, step)
 
 
-def _width(head_manifest: Mapping[str, Any], name: str) -> int:
-    return int(head_manifest["head"]["pooled_dim" if name == "image_pooled" else "dim"])
+def _width(outputs: Outputs, name: str) -> int:
+    shape = next(one.manifest["head"] for one in outputs.heads if name != "image_pooled" or name in one.head.inputs)
+    return int(shape["pooled_dim" if name == "image_pooled" else "dim"])
 
 
-def measure_head_alone(
-    folder: Path, head: "Head", config: ParityConfig, committee: "Committee | None" = None
-) -> Parity:
-    """The bundle's head against torch on random vectors, of as many prompts as the config has.
+def measure_head_alone(folder: Path, outputs: Outputs, config: ParityConfig) -> Parity:
+    """The bundle's heads against torch on random vectors, of as many prompts as the config has.
 
     Raise ParityError as `export.measure.measure` does.
     """
@@ -77,31 +69,24 @@ def measure_head_alone(
     counts = {name: len(config.prompts) if name == "text_embedding" else VECTORS for name in widths}
     vectors = {name: _random_vectors(counts[name], width, 7 + i) for i, (name, width) in enumerate(widths.items())}
 
-    def ours(output: str) -> Float32s:
-        return score_matrix(vectors, lambda rows: exported.score_vectors(rows)[output])
-
-    theirs = score_matrix(vectors, partial(torch_scores, head))
-    limit = parity.MAX_SCORE_DIFFERENCE * max(1.0, float(np.abs(theirs).max()))
-    scores = parity.score_parity("fp32", theirs, ours("score"), _rounding_noise(vectors, theirs, head))
-    parity.require_parity(scores, 1.0, limit, config.max_flips)
-    figures: PrecisionParity = {"scores": {**asdict(scores), "limit": limit}, "vectors": {}}
-    if committee is not None and "uncertainty" in exported.outputs:
-        doubts = score_matrix(vectors, partial(torch_scores, committee))
-        figures["uncertainty"] = parity.uncertainty_parity("fp32", doubts, ours("uncertainty"), limit)
+    compared = Compared(exported, outputs, vectors, config.max_flips)
+    figures = compared.figures("fp32", vectors, {}, _rounding_noise(vectors, compared.theirs, outputs))
     return {"pictures": "vectors", "precisions": {"fp32": figures}}
 
 
-def _rounding_noise(vectors: Mapping[str, Float32s], scores: Float32s, head: "Head") -> float:
+def _rounding_noise(
+    vectors: Mapping[str, Float32s], scores: Mapping[str, Float32s], outputs: Outputs
+) -> dict[str, float]:
     """By how much rounding alone moves the difference of two scores: torch against torch, one picture at a time."""
     alone = [
-        score_matrix(
+        score_matrices(
             {name: rows if name == "text_embedding" else rows[i : i + 1] for name, rows in vectors.items()},
-            partial(torch_scores, head),
+            outputs.scores,
         )
         for i in range(8)
     ]
-    difference = float(np.abs(np.concatenate(alone) - scores[:8]).max())
-    return 2 * max(difference, float(np.finfo(np.float32).eps))
+    again = {name: np.concatenate([one[name] for one in alone]) for name in scores}
+    return {name: noise_of(again[name], scores[name][:8]) for name in scores}
 
 
 def _random_vectors(rows: int, width: int, seed: int) -> Float32s:

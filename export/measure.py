@@ -15,89 +15,124 @@ import numpy as np
 
 from embed.arrays import Float32s, UInt8s, cosines
 from embed.config import Wanted
-from embed.graphs.trace import certificate
+from embed.graphs.trace import Certificate, certificate
 from embed.inputs.images import ImageError, load_pixels, load_scaled
 from embed.inputs.scaled import SCALES
 from embed.spec import InputError, Preprocess
 from export import parity
 from export.config import ExportConfig, ParityConfig
+from export.outputs import Outputs
 from heads.config import picture_inputs
-from runtime.config import SessionConfig
-from runtime.scoring.bundle import DecodingEntry, DecodingParity, Parity, PrecisionParity, open_bundle
+from runtime.config import Precision, SessionConfig
+from runtime.scoring.bundle import open_bundle
 from runtime.scoring.graphs import runnable
+from runtime.scoring.manifest import DecodingEntry, DecodingParity, OutputParity, Parity, PrecisionParity
 from runtime.scoring.scorer import Picture, Scorer
 
 if TYPE_CHECKING:
     from embed.backbones.backbone import Backbone
-    from heads.committee import Committee
-    from heads.models import Head
 
 logger = logging.getLogger(__name__)
 
-Score = Callable[[dict[str, Float32s]], Float32s]  # of vectors with n rows each -> (n,)
+Scores = Callable[[Mapping[str, Float32s]], dict[str, Float32s]]  # of vectors with n rows each -> (n,) by output
 
 TORCH_BATCH = 8  # pictures; more is no faster on a CPU and takes more memory
 GENERATED_PICTURES = 64
 
 
-def measure(
-    folder: Path,
-    backbone: "Backbone",
-    head: "Head | None",
-    config: ParityConfig,
-    committee: "Committee | None" = None,
-) -> Parity:
+def measure(folder: Path, backbone: "Backbone", outputs: Outputs | None, config: ParityConfig) -> Parity:
     """The bundle's precisions against torch, on real pictures or, where none are given, on generated ones.
 
-    Raise ParityError beyond the limits of fp32, or where more than `max_flips` of the decided pairs change their order.
+    Raise ParityError beyond the limits of fp32, or where more than `max_flips` of the decided pairs change their order
+    by an output.
 
-    Without a head in torch, its graph scores torch's vectors: then only the towers are compared. Uncertainties are
+    Without its outputs in torch, its graph scores torch's vectors: then only the towers are compared. Uncertainties are
     compared where there is a committee in torch, and in the bundle. Graphs for CUDA are left out where it is not.
     """
     sources: Sequence[Picture] = config.pictures or parity.generated_pictures(GENERATED_PICTURES)
     result: Parity = {"pictures": "real" if config.pictures else "generated", "precisions": {}}
     bundle, prompts = open_bundle(folder), config.prompts
-    exported = Scorer(bundle)  # only its head runs, which is the same at any precision
+    exported = Scorer(bundle)  # only its heads run, which are the same at any precision
     pixels = _pixels(exported, sources)
     reference = torch_vectors(backbone, exported.inputs, pixels, prompts)
-
-    def score(vectors: dict[str, Float32s]) -> Float32s:
-        return torch_scores(head, vectors) if head else exported.score_vectors(vectors)["score"]
-
-    theirs = score_matrix(reference, score)
-    noise = rounding_noise(backbone, pixels, reference, score)
-    limit = parity.MAX_SCORE_DIFFERENCE * max(1.0, float(np.abs(theirs).max()))
-    doubts = None
-    if committee is not None and "uncertainty" in exported.outputs:
-        doubts = score_matrix(reference, partial(torch_scores, committee))
+    compared = Compared(exported, outputs, reference, config.max_flips)
+    noise = rounding_noise(backbone, pixels, reference, compared.score)
     for precision in runnable(bundle.graphs, SessionConfig()):
         session = SessionConfig(precision=precision)
         vectors = bundle_vectors(Scorer(bundle, session), pixels, prompts)
-        ours = score_matrix(vectors, lambda rows: exported.score_vectors(rows)["score"])
-        scores = parity.score_parity(precision, theirs, ours, noise)
         certificates = {name: certificate(precision, reference[name], vectors[name]) for name in vectors}
-        cosine_min = min(c.cosine_min for c in certificates.values())
-        parity.require_parity(scores, cosine_min, limit, config.max_flips)
-        figures: PrecisionParity = {
-            "scores": {**asdict(scores), "limit": limit if precision == "fp32" else None},
-            "vectors": {name: c.to_json() for name, c in certificates.items()},
-            "whole_graph": whole_graph_difference(Scorer(bundle, session), pixels[:7], prompts, ours),
-        }
-        if doubts is not None:
-            ours = score_matrix(vectors, lambda rows: exported.score_vectors(rows)["uncertainty"])
-            figures["uncertainty"] = parity.uncertainty_parity(precision, doubts, ours, limit)
+        figures = compared.figures(precision, vectors, certificates, noise)
+        ours = compared.ours(vectors)
+        figures["whole_graph"] = whole_graph_difference(Scorer(bundle, session), pixels[:7], prompts, ours)
         result["precisions"][precision] = figures
     if bundle.scale and (large := large_pixels(config.pictures, bundle.identity.preprocess, bundle.scale)):
         exact, scaled = (torch_vectors(backbone, exported.inputs, pixels, prompts) for pixels in large)
-        result["decoding"] = _decoding_parity(exact, scaled, score, noise)
+        result["decoding"] = _decoding_parity(exact, scaled, compared.score, noise)
     return result
 
 
+class Compared:
+    """What a bundle is held to: scores and uncertainties by torch of the `reference` vectors, by output."""
+
+    def __init__(
+        self, exported: Scorer, outputs: Outputs | None, reference: Mapping[str, Float32s], max_flips: float
+    ) -> None:
+        self.exported = exported
+        self.score: Scores = outputs.scores if outputs else partial(graph_values, exported, "score")
+        self.theirs = score_matrices(reference, self.score)
+        doubts = score_matrices(reference, outputs.uncertainties) if outputs else {}
+        there = [output.name for output in exported.named.all if "uncertainty" in output.values]
+        self.doubts = {name: doubts[name] for name in there if name in doubts}
+        self.max_flips = max_flips
+
+    def ours(self, vectors: Mapping[str, Float32s]) -> dict[str, Float32s]:
+        """The scores (pictures, prompts) that the bundle's heads give."""
+        return score_matrices(vectors, partial(graph_values, self.exported, "score"))
+
+    def figures(
+        self,
+        precision: Precision,
+        vectors: Mapping[str, Float32s],
+        certificates: Mapping[str, Certificate],
+        noise: Mapping[str, float],
+    ) -> PrecisionParity:
+        """Of the bundle's vectors at that precision, whose certificates these are; raise ParityError beyond limits."""
+        ours, doubts = self.ours(vectors), score_matrices(vectors, partial(graph_values, self.exported, "uncertainty"))
+        cosine_min = min((one.cosine_min for one in certificates.values()), default=1.0)
+        found: dict[str, OutputParity] = {}
+        for name, theirs in self.theirs.items():
+            limit = parity.MAX_SCORE_DIFFERENCE * max(1.0, float(np.abs(theirs).max()))
+            scores = parity.score_parity(precision, theirs, ours[name], noise[name])
+            of = name if len(self.theirs) > 1 else ""
+            parity.require_parity(scores, cosine_min, limit, self.max_flips, of)
+            found[name] = {"scores": {**asdict(scores), "limit": limit if precision == "fp32" else None}}
+            if name in self.doubts:
+                doubt = parity.uncertainty_parity(precision, self.doubts[name], doubts[name], limit)
+                found[name]["uncertainty"] = doubt
+        first, *others = found
+        vectors_found = {name: one.to_json() for name, one in certificates.items()}
+        figures: PrecisionParity = {"scores": found[first]["scores"], "vectors": vectors_found}
+        if "uncertainty" in found[first]:
+            figures["uncertainty"] = found[first]["uncertainty"]
+        if others:
+            figures["outputs"] = {name: found[name] for name in others}
+        return figures
+
+
+def graph_values(scorer: Scorer, value: str, vectors: Mapping[str, Float32s]) -> dict[str, Float32s]:
+    """That value (n,) of every output of the bundle that has it, by the output's name."""
+    given = scorer.score_vectors(vectors)
+    return {output.name: given[output.values[value]] for output in scorer.named.all if value in output.values}
+
+
 def _decoding_parity(
-    exact: dict[str, Float32s], scaled: dict[str, Float32s], score: Score, noise: float
+    exact: dict[str, Float32s], scaled: dict[str, Float32s], score: Scores, noise: Mapping[str, float]
 ) -> DecodingParity:
-    """What the decoding changes: both sides are torch's, so that nothing else differs."""
-    moved = parity.score_parity("fp32", score_matrix(exact, score), score_matrix(scaled, score), noise)
+    """What the decoding changes for the output that it changes most: both sides are torch's, so that nothing else
+    differs."""
+    theirs, ours = score_matrices(exact, score), score_matrices(scaled, score)
+    all_moved = [parity.score_parity("fp32", theirs[name], ours[name], noise[name]) for name in theirs]
+    moved = max(all_moved, key=lambda one: one.flips)
     return {
         "pictures": moved.pictures,
         "cosine_min": float(min(cosines(exact[name], scaled[name]).min() for name in exact)),
@@ -128,14 +163,21 @@ def bundle_vectors(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str]) -> di
     return {**vectors, "text_embedding": scorer.embed_prompts(prompts)} if scorer.reads_text else vectors
 
 
-def rounding_noise(backbone: "Backbone", pixels: UInt8s, reference: Mapping[str, Float32s], score: Score) -> float:
+def rounding_noise(
+    backbone: "Backbone", pixels: UInt8s, reference: Mapping[str, Float32s], score: Scores
+) -> dict[str, float]:
     """By how much rounding alone moves the difference of two scores: torch against torch, one picture at a time."""
     few = pixels[:8]
     images = {name: values[: len(few)] for name, values in reference.items() if name != "text_embedding"}
     alone = [torch_vectors(backbone, list(images), few[i : i + 1], ()) for i in range(len(few))]
     again = {name: np.concatenate([vectors[name] for vectors in alone]) for name in images}
-    difference = np.abs(score_matrix({**reference, **again}, score) - score_matrix({**reference, **images}, score))
-    return 2 * max(float(difference.max()), float(np.finfo(np.float32).eps))
+    moved, still = (score_matrices({**reference, **part}, score) for part in (again, images))
+    return {name: noise_of(moved[name], still[name]) for name in still}
+
+
+def noise_of(moved: Float32s, still: Float32s) -> float:
+    """By how much the difference of two scores moves, where scores move so far."""
+    return 2 * max(float(np.abs(moved - still).max()), float(np.finfo(np.float32).eps))
 
 
 def _pixels(scorer: Scorer, sources: Sequence[Picture]) -> UInt8s:
@@ -148,24 +190,29 @@ def _pixels(scorer: Scorer, sources: Sequence[Picture]) -> UInt8s:
     return np.stack(decoded)
 
 
-def score_matrix(vectors: Mapping[str, Float32s], score: Score) -> Float32s:
-    """Scores (pictures, prompts) of every picture under every prompt; (pictures, 1) where no text is read."""
+def score_matrices(vectors: Mapping[str, Float32s], score: Scores) -> dict[str, Float32s]:
+    """Scores (pictures, prompts) by output, of all pictures under all prompts; (pictures, 1) where no text is read."""
     images = {name: values for name, values in vectors.items() if name != "text_embedding"}
     if "text_embedding" not in vectors:
-        return score(images)[:, None]
+        return {name: scores[:, None] for name, scores in score(images).items()}
     count = len(images["image_embedding"])
     columns = [
         score({**images, "text_embedding": np.broadcast_to(text, (count, len(text))).copy()})
         for text in vectors["text_embedding"]
     ]
-    return np.stack(columns, axis=1)
+    return {name: np.stack([column[name] for column in columns], axis=1) for name in columns[0]}
 
 
-def whole_graph_difference(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str], parts: Float32s) -> float:
-    """The largest difference of scores between model.onnx and the same graphs run part by part, `parts` (n, p)."""
-    column = np.arange(len(pixels)) % parts.shape[1]
-    scores = scorer.run_whole(pixels, [prompts[i] for i in column])["score"]
-    return float(np.abs(scores - parts[np.arange(len(pixels)), column]).max())
+def whole_graph_difference(
+    scorer: Scorer, pixels: UInt8s, prompts: Sequence[str], parts: Mapping[str, Float32s]
+) -> float:
+    """The largest difference of scores between model.onnx and the same graphs run part by part, `parts` (n, p) by
+    output."""
+    column = np.arange(len(pixels)) % next(iter(parts.values())).shape[1]
+    whole = scorer.run_whole(pixels, [prompts[i] for i in column])
+    rows = np.arange(len(pixels))
+    scores = {output.name: whole[output.values["score"]] for output in scorer.named.all}
+    return max(float(np.abs(scores[name] - part[rows, column]).max()) for name, part in parts.items())
 
 
 def torch_vectors(
@@ -187,23 +234,26 @@ def torch_vectors(
     return vectors
 
 
-def torch_scores(head: "Head", vectors: Mapping[str, Float32s]) -> Float32s:
-    """The head's scores (n,) of vectors with n rows each."""
-    import torch
-
-    with torch.inference_mode():
-        scores: torch.Tensor = head(**{name: torch.from_numpy(vectors[name]) for name in head.inputs})
-        return scores.numpy()
-
-
 def decoding_of(
-    backbone: "Backbone", head: "Head", config: ExportConfig, noted: Mapping[str, Any] | None
+    backbone: "Backbone",
+    inputs: Sequence[str],
+    config: ExportConfig,
+    all_noted: Sequence[Mapping[str, Any] | None],
 ) -> DecodingEntry | None:
-    """How the runtime decodes large JPEGs; `noted` is what the head's manifest says of its cache."""
+    """How the runtime decodes large JPEGs; `all_noted` is what each head's manifest says of its cache.
+
+    Raise InputError where the caches differ, and nothing says which to follow.
+    """
+    noted, *others = all_noted
+    if config.decoding == "auto" and any(_scale(other) != _scale(noted) for other in others):
+        raise InputError(
+            "the heads were trained on caches that decode large JPEGs differently; say which the bundle follows, with"
+            " --decoding exact or --decoding scaled"
+        )
     if config.decoding == "exact" or (config.decoding == "auto" and noted is None):
         return None
     if noted is None:
-        return choose_decoding(backbone, [name for name in head.inputs if name != "text_embedding"], config)
+        return choose_decoding(backbone, [name for name in inputs if name != "text_embedding"], config)
     return {
         "scale": noted["scale"],
         "rows": noted["rows"],
@@ -212,9 +262,13 @@ def decoding_of(
     }
 
 
+def _scale(noted: Mapping[str, Any] | None) -> int | None:
+    return noted["scale"] if noted else None
+
+
 def choose_decoding(backbone: "Backbone", inputs: Sequence[str], config: ExportConfig) -> DecodingEntry:
     """The least scale at which the vectors of the large pictures among the given ones keep the cosine that `embed
-    cache` asks for by default; InputError where there is none."""
+    cache` asks for by default. Raise InputError if there is none."""
     least = Wanted.min_cosine
     measured = []
     for scale in SCALES:

@@ -12,7 +12,7 @@ from embed.arrays import Array, Bools, Floats, UInt8s
 from embed.spec import InputError
 from heads.metrics import flipped_pairs, spearman
 from runtime.config import Precision
-from runtime.scoring.bundle import UncertaintyParity
+from runtime.scoring.manifest import UncertaintyParity
 
 # Limits at fp32. Scores may be logits of any size: the limit is for scores up to 1 and grows with the largest.
 MAX_SCORE_DIFFERENCE = 1e-4
@@ -88,7 +88,9 @@ def _spearman(theirs: Floats, ours: Floats) -> float:
     return float(all(constant)) if any(constant) else spearman(theirs, ours)
 
 
-def require_parity(parity: ScoreParity, cosine_min: float, score_limit: float, max_flips: float) -> None:
+def require_parity(
+    parity: ScoreParity, cosine_min: float, score_limit: float, max_flips: float, output: str = ""
+) -> None:
     """Raise ParityError that says what is too far off. `score_limit` and MIN_COSINE bind at fp32 alone."""
     faults = []
     if parity.precision == "fp32" and not parity.max_score_difference <= score_limit:
@@ -102,7 +104,8 @@ def require_parity(parity: ScoreParity, cosine_min: float, score_limit: float, m
         )
     if faults:
         figures = f"rank correlation {parity.spearman:.4f}, lowest cosine {cosine_min:.6f}"
-        raise ParityError(f"{parity.precision} and torch disagree: {'; '.join(faults)}; {figures}")
+        of = f" about {output}" if output else ""
+        raise ParityError(f"{parity.precision} and torch disagree{of}: {'; '.join(faults)}; {figures}")
 
 
 def uncertainty_parity(precision: Precision, reference: Array, ours: Array, limit: float) -> UncertaintyParity:

@@ -18,7 +18,8 @@ from pathlib import Path
 from embed.engines.sessions import Signature
 from embed.files import replacing
 from embed.spec import InputError
-from runtime.scoring.bundle import PARTS, WEIGHTS_FILE, Bundle, Graph
+from runtime.scoring.bundle import WEIGHTS_FILE, Bundle, Graph
+from runtime.scoring.manifest import PARTS
 
 MAX_BATCH = 64
 QUEUE_DELAY_US = 2000

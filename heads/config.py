@@ -49,7 +49,7 @@ def picture_inputs(inputs: Sequence[str]) -> dict[str, Feature]:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The shape of a head; with its weights, all that is needed to build it again."""
+    """The shape of a head. With the weights it is all that is needed to build the head again."""
 
     kind: Annotated[Kind, Internal()]
     dim: Annotated[int, Range(1), Internal()]  # of image_embedding and text_embedding
@@ -65,7 +65,7 @@ class HeadConfig:
     activations: Annotated[bool, Only("head", ("mlp",))] = True
     """Make the head affine, as the published ones are: without ReLU between its layers."""
     landmarks: Annotated[int, Range(1), Only("head", ("kernel", "blend"))] = 512
-    """The most training items that the head compares with. By default 1024 for blend."""
+    """The largest number of training items that the head compares a new one with. By default 1024 for blend."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -73,15 +73,15 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LossOptions:
-    """What losses leave to choose; None is a loss's own choice, see `heads.losses`."""
+    """What can be chosen in a loss. With None the loss decides itself (see `heads.losses`)."""
 
     distance: Annotated[Distance | None, Only("loss", ("triplet",))] = None
-    """The distance of pictures from their prompt. By default squared_euclidean."""
+    """How the distance of a picture from its prompt is measured. By default squared_euclidean."""
     margin: Annotated[float | None, Range(above=0), Only("loss", ("triplet", "ranking"))] = None
-    """The margin by which the better one must lead. By default 0.3 for triplet; ranking has none, and with one (HPSv2's
-    is 1) it is a hinge."""
+    """The margin by which the better picture must lead. By default 0.3 for triplet. Ranking has none; with one it
+    becomes the hinge loss of HPSv2, whose own margin is 1."""
     reduction: Annotated[Reduction | None, Only("loss", ("preference", "ranking"))] = None
-    """How the losses of a batch become one: as their mean, or as their sum, as in HPSv2. By default mean."""
+    """Whether the losses of a batch are averaged, or added up as in HPSv2. By default mean."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -116,20 +116,20 @@ class TrainConfig(LossOptions):
     learning_rate: Annotated[float, Range(above=0), Only("head", STEPPED)] = 1e-3
     """The highest learning rate, after warm-up."""
     weight_decay: Annotated[float, Range(0), Only("head", STEPPED)] = 1.0
-    """The weight decay of AdamW, for matrices."""
+    """The weight decay of AdamW. It applies to matrices, and not to biases."""
     batch_size: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
-    """Pairs, groups or ratings of a step. By default 16384, fewer where there are so few that training would take less
-    than 300 steps, and 128 for preference-inbatch, as PickScore has it."""
+    """The number of pairs, groups or ratings in a step. By default 16384, or fewer if training would otherwise take
+    less than 300 steps; 128 for preference-inbatch, as in PickScore."""
     epochs: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
-    """The most epochs. Rows kept aside decide which is the best. By default 6, and more where 6 make less than 300
-    steps."""
+    """The largest number of epochs. Rows kept aside decide which epoch is the best. By default 6, or more if 6 make
+    less than 300 steps."""
     patience: Annotated[int | None, Range(1), Only("head", STEPPED)] = None
-    """Epochs without a better order of the rows kept aside before training stops. By default 3 where the most are 6,
-    and else all."""
+    """Stop after this many epochs in which the rows kept aside were not ordered better. By default 3 with 6 epochs, and
+    never with any other number of epochs."""
     warmup: Annotated[float, Range(0, below=1), Internal()] = 0.05  # share of the steps in which the rate rises
     max_grad_norm: Annotated[float, Range(above=0), Internal()] = 1.0
     penalty: Annotated[float | None, Range(above=0), Only("head", SOLVED)] = None  # see `heads.training.convex`
-    """The penalty on the squared weights. By default the one with the least loss on rows kept aside."""
+    """The penalty on the squared weights. By default the one with the lowest loss on rows kept aside."""
     seed: Annotated[Seed, Internal()] = 0
 
     def sized(self, examples: int) -> "TrainConfig":
@@ -157,7 +157,7 @@ class UnfreezeConfig(LossOptions):
 
     mode: Annotated[str, Internal()]
     loss: Loss = "preference"
-    """The loss, as of `heads train`."""
+    """The loss, as for `heads train`."""
     learning_rate: Annotated[float, Range(above=0)] = 3e-5
     """The learning rate of the blocks."""
     optimizer: Literal["adam", "adamw"] | None = None
@@ -165,25 +165,26 @@ class UnfreezeConfig(LossOptions):
     weight_decay: Annotated[float, Range(0)] = 0.01
     """The weight decay of adamw."""
     schedule: Schedule = "constant"
-    """What becomes of the learning rate after warm-up."""
+    """How the learning rate goes on after warm-up."""
     warmup: Annotated[float, Range(0, below=1)] = 0.0
     """The share of the steps in which the learning rate rises."""
     batch_size: Annotated[int, Range(1)] = 32
-    """Pairs, groups or ratings of a step."""
+    """The number of pairs, groups or ratings in a step."""
     accumulate: Annotated[int, Range(1)] = 1
-    """The parts of a batch that are computed one after another. In-batch negatives are those of a part."""
+    """Compute each batch in this many parts, one after another, to save memory. In-batch negatives come from the same
+    part."""
     epochs: Annotated[int, Range(1)] = 10
-    """Epochs, of which the best on validation is kept."""
+    """The number of epochs. The one that is best on validation is kept."""
     max_grad_norm: Annotated[float | None, Range(above=0)] = None
-    """The norm that gradients are clipped to. By default they are not."""
+    """The norm that gradients are clipped to. By default they are not clipped."""
     ema: Annotated[float | None, Range(0, below=1)] = None
-    """The decay a step of a running mean of the weights, which is then what is kept."""
+    """Keep a running mean of the weights, which decays by this factor in each step, in place of the last weights."""
     bf16: bool = False
     """Compute the blocks in bfloat16."""
     checkpointing: bool = False
-    """Compute blocks twice, and keep less in memory."""
+    """Compute the blocks a second time for the gradients, so that less is kept in memory."""
     augment: bool = False
-    """Mirror and crop pictures at random, where pixels are trained from, as with --live."""
+    """Mirror and crop pictures at random. This needs a training from pixels, as with --live."""
     head_learning_rate: Annotated[float, Range(above=0)] = 1e-3
     """The learning rate of the head on top."""
     head_weight_decay: Annotated[float, Range(0)] = 1.0
@@ -198,15 +199,15 @@ class UnfreezeConfig(LossOptions):
 
 @dataclass(frozen=True)
 class HoldOutConfig:
-    """How one part of the rows is held out. Rows of one group stay together."""
+    """Which rows are held out. Rows of one group stay together."""
 
     by: Annotated[str | None, Option("--split-by")] = None
     """Hold out whole groups of rows with one value of this column. By default the prompt of comparisons, groups and
     ratings, and the picture of other tables."""
     test_fraction: Annotated[float, Range(above=0, below=1)] = 0.2
-    """The share of the groups that is held out, where one part is."""
+    """The share of the groups to hold out. This is for tables that are held out in one part, and not in folds."""
     seed: Seed = 0
-    """The seed of the split and of all that is drawn in training and measuring."""
+    """The seed of the split, and of everything random in training and measuring."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -214,13 +215,13 @@ class HoldOutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitConfig(HoldOutConfig):
-    """How rows are divided, in folds or otherwise too."""
+    """How rows are divided: in one part held out, in folds, or in PickScore's way."""
 
     folds: Annotated[int | None, Range(2)] = None
-    """Hold every group out once, in this many parts, whose heads then say how sure each score is. By default 5 for
-    tables of up to 3,000 rows, and one part of larger ones."""
+    """Divide the groups into this many parts, and hold each part out once. The heads of the parts then say how sure
+    each score is. By default 5 for tables of up to 3,000 rows, and one part for larger ones."""
     held_out_prompts: Annotated[int | None, Range(2)] = None
-    """The prompts that --split pickscore holds out, of which one half chooses the epoch. By default 1000."""
+    """How many prompts --split pickscore holds out. One half of them chooses the epoch. By default 1000."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -238,7 +239,7 @@ class SweepConfig:
     """How long to search and how to compare."""
 
     minutes: Annotated[float, Range(above=0)] = 5.0
-    """The minutes to search, the last training not included."""
+    """How many minutes to search. The last training comes after that."""
     folds: Annotated[int, Range(2), Internal()] = 3
     seed: Annotated[Seed, Internal()] = 0
 
@@ -248,10 +249,10 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class Protocol:
-    """What counts as a pair, and as right. Printed with every number it makes."""
+    """How pairs are formed and scored. It is stored and printed beside every metric."""
 
     min_ratio: Annotated[float, Range(1)] = 2.0  # of counts, or of rates
-    """Two pictures of a popularity table make a pair if their counts differ at least so many times."""
+    """Two pictures of a popularity table make a pair if one count is at least this many times the other."""
     max_pairs: Annotated[int, Internal()] = 1_000_000  # of one fold; above it, a uniform sample
     resamples: Annotated[int, Internal()] = 1000  # of the bootstrap over clusters
     seed: Annotated[Seed, Internal()] = 0

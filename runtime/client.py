@@ -120,13 +120,23 @@ class Client(_Shared[httpx.Client]):
 
     _kind = httpx.Client
 
-    def score(self, images: Sequence[Picture], prompts: str | Sequence[str] | None = None) -> list[Score | ItemError]:
-        """Score pictures under a prompt, or each under its own; higher is preferred."""
-        return self._ask(scoring(), scored_items(images, prompts))
+    def score(
+        self,
+        images: Sequence[Picture],
+        prompts: str | Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+    ) -> list[Score | ItemError]:
+        """Score pictures under a prompt, or each under its own; higher is preferred.
 
-    def rank(self, images: Sequence[Picture], prompt: str | None = None) -> list[Ranked | ItemError]:
+        Of a bundle with several outputs the first of those asked for is the score, and all are under `outputs`.
+        """
+        return self._ask(scoring(outputs), scored_items(images, prompts))
+
+    def rank(
+        self, images: Sequence[Picture], prompt: str | None = None, outputs: Sequence[str] | None = None
+    ) -> list[Ranked | ItemError]:
         """Score pictures under one prompt, with the probability that each is the preferred one of all."""
-        return ranked(self.score(images, prompt))
+        return ranked(self.score(images, prompt, outputs))
 
     def embed(self, images: Sequence[Picture] = (), prompts: Sequence[str] = ()) -> Embeddings:
         """Unit vectors of pictures and prompts."""
@@ -183,14 +193,19 @@ class AsyncClient(_Shared[httpx.AsyncClient]):
     _kind = httpx.AsyncClient
 
     async def score(
-        self, images: Sequence[Picture], prompts: str | Sequence[str] | None = None
+        self,
+        images: Sequence[Picture],
+        prompts: str | Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
     ) -> list[Score | ItemError]:
         """Score pictures under a prompt, or each under its own; higher is preferred."""
-        return await self._ask(scoring(), scored_items(images, prompts))
+        return await self._ask(scoring(outputs), scored_items(images, prompts))
 
-    async def rank(self, images: Sequence[Picture], prompt: str | None = None) -> list[Ranked | ItemError]:
+    async def rank(
+        self, images: Sequence[Picture], prompt: str | None = None, outputs: Sequence[str] | None = None
+    ) -> list[Ranked | ItemError]:
         """Score pictures under one prompt, with the probability that each is the preferred one of all."""
-        return ranked(await self.score(images, prompt))
+        return ranked(await self.score(images, prompt, outputs))
 
     async def embed(self, images: Sequence[Picture] = (), prompts: Sequence[str] = ()) -> Embeddings:
         """Unit vectors of pictures and prompts."""

@@ -18,6 +18,8 @@ Dialect = Literal["flow-factory", "unirl"]
 DIALECT_PATHS: dict[Dialect, tuple[str, ...]] = {"flow-factory": ("/compute",), "unirl": ("/score", "/rewards")}
 
 MIB = 2**20
+# Of a blended score, by default: a popular picture beats one of the same kind that nobody liked, and no other kind.
+POPULARITY_WEIGHT = 0.3
 DAY_S = 86_400
 
 
@@ -29,10 +31,10 @@ class SessionConfig:
     """What runs the graphs: cpu, cuda, tensorrt, or another execution provider of onnxruntime. If several are given,
     the first that can run a part of a graph runs it. By default the best one that is installed."""
     precision: str | None = None
-    """The precision of the computation, of those that the bundle has. By default fp16-cuda on CUDA if the bundle has
-    it, and else the bundle's first."""
+    """The precision to compute with, one of those that the bundle has. By default fp16-cuda on CUDA if the bundle has
+    it, and otherwise the bundle's first."""
     threads: Annotated[int | None, Range(1)] = None
-    """Threads on the CPU. By default one for each core."""
+    """The number of threads on the CPU. By default one for each core."""
     engine_cache: Path | None = None
     """The folder in which TensorRT keeps what it compiles."""
 
@@ -42,7 +44,7 @@ class SessionConfig:
 
 @dataclass(frozen=True)
 class TableConfig:
-    """Which columns of a table are scored."""
+    """Which columns of a table are scored, and by which outputs."""
 
     image_column: str = "image"
     """The column of pictures: paths, or the bytes of files."""
@@ -52,6 +54,8 @@ class TableConfig:
     """One prompt for all rows, in place of a column."""
     images_root: str | None = None
     """The folder where relative paths start. By default the table's own folder."""
+    outputs: Annotated[tuple[str, ...] | None, Option(parse=comma_separated)] = None
+    """The outputs to give, with commas between them, or all. By default the first head's."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class IndexConfig:
     """The kind of index. With auto it is exact up to 200,000 pictures, and beyond that the smallest one that reaches
     the recall."""
     min_recall: Annotated[float, Range(above=0, high=1)] = 0.99
-    """The recall at 10 that the index is tuned to reach, at every popularity weight."""
+    """The recall at 10 that the index must reach at every popularity weight."""
     max_memory_bytes: Annotated[int | None, Option("--max-memory-gb", unit=1e9), Range(0)] = None
     """The memory that the index may take beside the vectors, in GB. By default there is no limit."""
 
@@ -90,27 +94,35 @@ class Wish:
 
     k: Annotated[int, Option("-k"), Range(1)] = 10
     """How many hits to give."""
-    popularity_weight: Annotated[float, Range(-1e6, 1e6)] = 0.0
-    """The weight of popularity: a hit's score is its cosine plus this times its percentile over 100."""
+    popularity_weight: Annotated[float, Range(-1e6, 1e6)] = POPULARITY_WEIGHT
+    """The weight of popularity: a hit's blended score is its cosine plus this times its percentile over 100. With 0,
+    hits are the most similar pictures, whoever liked them."""
     min_percentile: Annotated[float, Range(0, 100)] = 0.0
-    """The least percentile of popularity that a hit may have."""
+    """The lowest percentile of popularity that a hit may have."""
     where: str | None = None
     """A filter on the catalogue's columns, such as "category = 'Objects' and year >= 2024". As in SQL, a comparison
     with a missing value is neither true nor false, and hits are the pictures for which the whole is true."""
     dedup: Annotated[float | None, Range(-1, 1)] = None
-    """Of hits whose cosine with each other is above this, keep only the best."""
+    """Leave near copies out: of hits whose cosine with each other is above this, only the best is kept."""
     group_by: str | None = None
-    """A column, such as the creator, each value of which gets no more than --per-group hits."""
+    """A column, such as the creator. Each of its values gets no more than --per-group hits."""
     per_group: Annotated[int, Range(1)] = 1
-    """The hits that one value of the column --group-by may have. Hits without a value are not counted."""
+    """How many hits one value of the column --group-by may have. Hits without a value are not counted."""
+    include_query: bool = False
+    """Let the pictures that the hits should be like or unlike be hits themselves, where they are in the catalogue."""
     exclude: Annotated[Collection[str], Internal()] = ()
-    """The ids of pictures that are no hits."""
+    """The ids of the query's own pictures, which are no hits without `include_query`."""
     min_similarity_percentile: Annotated[float, Range(0, 100)] = 0.0
     """The least percentile of similarity to the query that a hit may have among the catalogue's pictures: with 99 the
     hits come from the hundredth most similar, of which at most 2,000 are looked at."""
 
     def __post_init__(self) -> None:
         require_valid(self)
+
+    @property
+    def excluded(self) -> Collection[str]:
+        """The ids of pictures that are no hits."""
+        return () if self.include_query else self.exclude
 
 
 @dataclass(frozen=True)
@@ -191,7 +203,7 @@ class ServiceConfig(SessionConfig):
     bundle: Annotated[Path, Internal()]
     _: KW_ONLY
     catalogue: Path | None = None
-    """The catalogue in which /v1/similar searches. By default there is no such route."""
+    """The catalogue in which /v1/similar searches. Without one there is no such route."""
     pages: bool = False
     """Serve pages for people too: / searches the catalogue, /look ranks it, /compare asks for choices."""
     report: Path | None = None
@@ -204,37 +216,38 @@ class ServiceConfig(SessionConfig):
     were when they were embedded, or else where the catalogue was told. Of a URL, --allow-url-host must name the
     host."""
     threads: Annotated[int | None, Range(1)] = None
-    """Threads of every run on the CPU. By default from 1 to 4 where runs go side by side, and one for each core where
-    a run is alone."""
+    """The number of threads of every run on the CPU. By default from 1 to 4 for runs that go side by side, and one for
+    each core for a run that is alone."""
     streams: Annotated[int | None, Range(1)] = None
-    """Runs side by side. By default as many as the cores have room for on a CPU, and 1 elsewhere."""
+    """How many runs go side by side. By default as many as the cores have room for on a CPU, and 1 elsewhere."""
     limits: Annotated[Limits, Internal()] = RequestLimits()
     max_items: Annotated[int, Range(1)] = 64
-    """Pictures or prompts of one request."""
+    """How many pictures or prompts one request may have."""
     max_prompt_chars: Annotated[int, Range(1)] = 2000
-    """Characters of one prompt."""
+    """How many characters one prompt may have."""
     max_body_bytes: Annotated[int, Option("--max-body-mb", unit=MIB), Range(above=0)] = 32 * MIB
-    """The body of one request, in MiB."""
+    """The largest body of one request, in MiB."""
     max_pending_bytes: Annotated[int, Internal()] = 256 * MIB
     """The bodies of all requests under way."""
     max_queue: Annotated[int, Range(1)] = 256
-    """Pictures and prompts under way at once, those that are being decoded included. More are answered with 429."""
+    """How many pictures and prompts may be under way at once, with those that are being decoded. More are answered with
+    429."""
     max_batch: Annotated[int | None, Range(1)] = None
-    """Pictures or prompts that are run together. By default 8 on a CPU, and 32 elsewhere."""
+    """How many pictures or prompts are run together. By default 8 on a CPU, and 32 elsewhere."""
     deadline_s: Annotated[float, Option("--deadline"), Range(above=0, high=DAY_S)] = 10.0
-    """The seconds in which a request is answered, or gets 504."""
+    """A request that is not answered within so many seconds gets 504."""
     decoders: Annotated[int, Range(1)] = field(default_factory=lambda: max(2, (os.cpu_count() or 2) // 2))
-    """Processes that decode pictures. By default half as many as there are cores, and at least 2."""
+    """How many processes decode pictures. By default half as many as there are cores, and at least 2."""
     url_hosts: Annotated[tuple[str, ...], Option("--allow-url-host")] = ()
     """A host from which pictures are fetched, if a request names their URL."""
     origins: Annotated[tuple[str, ...], Option("--allow-origin")] = ()
     """An origin, such as https://a.example, whose pages may send requests and read the answers."""
     max_connections: Annotated[int, Range(8)] = 4096
-    """Connections that may be open at once, or fewer where the system allows this process fewer open files."""
+    """How many connections may be open at once. There are fewer if the system allows this process fewer open files."""
     max_per_address: Annotated[int, Range(1)] = 1024
-    """Connections of one address. Behind a proxy, all of them are the proxy's."""
+    """How many connections one address may have. Behind a proxy, all of them are the proxy's."""
     trusted_proxies: Annotated[tuple[str, ...], Option("--trusted-proxy")] = ()
-    """The address or network of a proxy, of which the log takes the client's address from X-Forwarded-For."""
+    """The address or network of a proxy. Of its requests, the log takes the client's address from X-Forwarded-For."""
     voting: Annotated[VotingConfig, Internal()] = VotingConfig()
     dialects: Annotated[tuple[Dialect, ...], Option("--dialect", parse=comma_separated)] = ()
     """The trainers of generators whose requests for rewards are answered too, with commas between them: flow-factory

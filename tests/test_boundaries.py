@@ -42,6 +42,10 @@ MAY_IMPORT = {
         *("embed", "embed.backbones", "embed.cache", "embed.unfreeze"),
         *("heads.data", "heads.store", "heads.training"),
     },
+    "export.graphs": {
+        *("embed", "embed.backbones", "embed.graphs"),
+        *("heads", "heads.evaluation", "heads.store", "runtime.scoring"),
+    },
     "runtime": {"embed", "runtime.clients"},
     "runtime.clients": {"embed"},
     "runtime.scoring": {"embed", "embed.records", "embed.inputs", "embed.engines"},
@@ -57,7 +61,7 @@ MAY_IMPORT = {
         *("runtime.scoring", "runtime.catalogue", "runtime.service.network"),
     },
     "runtime.service.routes": {
-        *("embed", "embed.inputs", "runtime.catalogue", "runtime.overview", "runtime.collect"),
+        *("embed", "embed.inputs", "runtime.scoring", "runtime.catalogue", "runtime.overview", "runtime.collect"),
         *("runtime.service.network", "runtime.service.answering"),
     },
     "runtime.service": {

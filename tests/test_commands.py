@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from doc_pages import commands_in
 from paths import ROOT
 
+import plaudit
 from embed.cli import page
-from embed.cli.app import load
-from embed.cli.arguments import REQUIRED, arguments_of, help_of
+from embed.cli.app import load, read
+from embed.cli.arguments import REQUIRED, arguments_of, example_of, help_of
 
 COMMANDS = json.loads((ROOT / "tests" / "commands.json").read_text())
 UNSAID = {"default": None, "required": False, "choices": None}
@@ -75,7 +77,16 @@ def test_commands_and_options_are_those_of_before(package: str) -> None:
         assert found[command] == {name: UNSAID | argument for name, argument in arguments.items()}, command
 
 
-@pytest.mark.parametrize("path", sorted({path for package in COMMANDS for path in commands_of(package).values()}))
+# Each command's function once, with the words that call it.
+CALLS = {
+    path: words
+    for package in ("plaudit", *sorted(COMMANDS, reverse=True))
+    for name, path in reversed((plaudit.COMMANDS if package == "plaudit" else commands_of(package)).items())
+    for words in [[*([] if package == "plaudit" else [package]), *name.split()]]
+}
+
+
+@pytest.mark.parametrize("path", sorted(CALLS))
 def test_help_is_whole_sentences_in_80_columns(path: str) -> None:
     command = load(path)
     known = arguments_of(command)
@@ -85,6 +96,18 @@ def test_help_is_whole_sentences_in_80_columns(path: str) -> None:
     names = [argument.name for argument in known]
     assert len(names) == len(set(names))
     assert max(map(len, page.of_command(f"python -m {path}", command, known).splitlines())) <= 80
+
+
+@pytest.mark.parametrize("path", sorted(CALLS))
+def test_help_ends_with_an_example_that_the_command_takes(path: str) -> None:
+    command = load(path)
+    example = example_of(command)
+    assert example, "write a command line under Example: in the docstring"
+    for words in commands_in(example):
+        program, *rest = words[: words.index(">")] if ">" in words else words
+        assert [program, *rest[: len(CALLS[path])]] == ["plaudit", *CALLS[path]]
+        read(arguments_of(command), rest[len(CALLS[path]) :], "PLAUDIT_TEST_")
+    assert f"example:\n  {example.splitlines()[0]}" in page.of_command("plaudit", command, arguments_of(command))
 
 
 @pytest.mark.parametrize("package", sorted(COMMANDS))

@@ -18,7 +18,7 @@ from on_gpu.common import Context
 if TYPE_CHECKING:
     from embed.spec import Preprocess
     from runtime.config import Precision
-    from runtime.scoring.bundle import BundleManifest
+    from runtime.scoring.manifest import BundleManifest
 
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = ROOT / "benchmarks" / "load.py"

@@ -107,7 +107,7 @@ def write(context: Context, model: str, fused: bool) -> None:
     from embed.backbones.load import load_backbone
     from embed.graphs.fusing import for_cuda, fuse
     from embed.graphs.precision import to_fp16
-    from export.compose import export_image
+    from export.graphs.compose import export_image
 
     torch.set_num_threads(4)  # beside what is measured meanwhile
     half = context.device == "cuda"

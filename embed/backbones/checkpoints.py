@@ -50,7 +50,7 @@ class Plan:
 
 
 def plan(source: Source) -> Plan:
-    """What `source` stands for, its weights read; InputError where that is unknown, ambiguous or contradictory."""
+    """What `source` stands for, its weights read. Raise InputError if that is unknown, ambiguous or contradictory."""
     if source.model.startswith((FOLDER, HUB)):
         return _plan_with_config(source)
     name = source.model.replace("/", "-")
@@ -147,7 +147,7 @@ def _require_activation(name: str, config: Config, recipe: Config) -> None:
 
 
 def _recipe_of_file(name: str, path: Path, weights: Weights, tags: list[str]) -> Config:
-    """The entry of open_clip's table that a bare file follows; InputError where several come into question.
+    """The entry of open_clip's table that a bare file follows. Raise InputError if several come into question.
 
     Where open_clip knows no weights of an architecture at all, its defaults are the only candidate.
     """

@@ -67,7 +67,7 @@ def save_delta(
 
 
 def read_tuned(path: Path) -> TunedManifest:
-    """The manifest of a tuned backbone; InputError where the folder holds none."""
+    """The manifest of a tuned backbone. Raise InputError if the folder holds none."""
     return read_manifest(path / "tuned.json", "tuned backbone", (FORMAT,), TunedManifest)
 
 
@@ -90,8 +90,8 @@ def published_state(state: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Ten
 
 
 def base_source(source: Source) -> Source:
-    """The backbone from which that of `source`, whose `pretrained` is `delta:FOLDER`, was tuned; InputError where its
-    model is another."""
+    """The backbone from which that of `source`, whose `pretrained` is `delta:FOLDER`, was tuned. Raise InputError if
+    its model is another."""
     path = Path(str(source.pretrained).removeprefix(PREFIX))
     base = Source(**known_fields(Source, read_tuned(path)["base"]["source"]))
     if base.model != source.model:
@@ -100,8 +100,8 @@ def base_source(source: Source) -> Source:
 
 
 def apply_delta(base: "Backbone", source: Source) -> "Backbone":
-    """`base` with the weights of `source`, whose `pretrained` is `delta:FOLDER`, in place of its own; InputError where
-    base or weights differ from what the folder was made of."""
+    """`base` with the weights of `source`, whose `pretrained` is `delta:FOLDER`, in place of its own. Raise InputError
+    if     base or weights differ from what the folder was made of."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

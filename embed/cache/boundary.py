@@ -33,7 +33,8 @@ def folder_name(depth: int, dtype: StoredDtype) -> str:
 
 
 def encode(values: Tensor, dtype: StoredDtype) -> tuple[Array, Float32s | None]:
-    """Activations (n, t, ...) as they are stored, and for int8 their (n, t) scales; InputError where they overflow."""
+    """Activations (n, t, ...) as they are stored, and for int8 their (n, t) scales. Raise InputError if they
+    overflow."""
     if dtype == "int8":
         largest = values.float().flatten(2).abs().amax(dim=2)
         scales = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)

@@ -109,7 +109,7 @@ class Cache:
 
     @classmethod
     def open(cls, path: str | Path) -> "Cache":
-        """The cache at `path`; InputError where there is none or its format is unknown."""
+        """The cache at `path`. Raise InputError if there is none or its format is unknown."""
         path = Path(path)
         cache = cls(path, read_manifest(path / "manifest.json", "cache", (FORMAT,), CacheManifest))
         hashes = {name: entry["sha256"] for name, entry in cache.manifest["files"].items()}

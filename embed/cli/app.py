@@ -70,7 +70,7 @@ def load(path: str) -> Command:
 
 
 def read(known: Sequence[Argument], words: Sequence[str], prefix: str) -> dict[Place, object]:
-    """The values of the arguments that the words give; InputError for words that are wrong.
+    """The values of the arguments that the words give. Raise InputError for words that are wrong.
 
     Of a command with a file of options, what the words leave open is looked for in variables of the environment that
     begin with the prefix, and then in the file.

@@ -56,7 +56,7 @@ class Argument:
         return get_origin(self.type) is tuple
 
     def value_of(self, read: object) -> object:
-        """The value of the parameter or field, from what was read as `type`; InputError if it is in no range."""
+        """The value of the parameter or field, from what was read as `type`. Raise InputError if it is in no range."""
         if self.option.parse:
             return self.option.parse(str(read))
         if self.option.unit == 1:
@@ -127,6 +127,13 @@ def help_of(command: Command) -> tuple[str, dict[Place, str]]:
             for one in parse_from_object(base, DocstringStyle.GOOGLE).params:
                 found[parameter.name, one.arg_name] = one.description or ""
     return (whole.description or "").strip(), found
+
+
+def example_of(command: Command) -> str:
+    """The command line under `Example:` in a command's docstring, or nothing."""
+    from docstring_parser import DocstringStyle, parse_from_object
+
+    return "\n".join(one.description or "" for one in parse_from_object(command, DocstringStyle.GOOGLE).examples)
 
 
 def _parameters(command: Command) -> list[tuple[inspect.Parameter, Any, type | None]]:

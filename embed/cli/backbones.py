@@ -6,7 +6,11 @@ from embed.cli.console import table
 
 
 def backbones() -> dict[str, object]:
-    """List the backbones that can be used."""
+    """List the backbones that can be used.
+
+    Example:
+        plaudit embed backbones
+    """
     from embed.backbones.load import available_backbones
 
     found = available_backbones()

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from embed.cli.console import progress, table, warn
+from embed.cli.console import progress, suggest, table, warn
 from embed.config import BoundaryConfig, DeviceConfig, EmbeddingConfig, Limits, Runner, Wanted
 from embed.modes import Mode, parse_mode
 from embed.options import Option
@@ -27,6 +27,9 @@ def cache(
     activations: partial[BoundaryConfig],
 ) -> dict[str, object]:
     """Embed the pictures and prompts of tables, each once.
+
+    Example:
+        plaudit embed cache likes.csv --images-root img --model starter --out cache
 
     Args:
         tables: A table or a pattern of its shards, a folder of pictures or of Parquet files, or webdataset tars.
@@ -52,4 +55,6 @@ def cache(
         for side, found in result["boundary"].items():
             if found["missing"]:
                 warn(f"{found['missing']} {NOUN[side]} of the cache lack activations: not in these tables")
+    train = "train" if boundary is None else "unfreeze"
+    suggest(["embed", "inspect", out], ["heads", train, out, "--data", tables[0], "--out", out.with_name("head")])
     return result

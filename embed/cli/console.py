@@ -5,6 +5,7 @@
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,13 @@ def _exit_code(program: str, run: Callable[[], None]) -> int:
         print(f"{program}: {one_line(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def suggest(*commands: Sequence[object]) -> None:
+    """Say on stderr what one could do next, each command by its words after `plaudit`. Under --json nothing is said."""
+    if sys.stdout is not sys.stderr:
+        lines = (f"  plaudit {shlex.join(map(str, words))}" for words in commands)
+        print("next:", *lines, sep="\n", file=sys.stderr)
 
 
 def warn(text: str) -> None:

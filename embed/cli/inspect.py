@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 def inspect(cache: Path, /) -> dict[str, object]:
     """Show what a cache holds, and what failed.
 
+    Example:
+        plaudit embed inspect cache
+
     Args:
         cache: A folder made by `python -m embed cache`.
     """

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from embed.cli.arguments import REQUIRED, Argument, Command, help_of
+from embed.cli.arguments import REQUIRED, Argument, Command, example_of, help_of
 from embed.options import Only, metadata, wanted
 
 WIDTH = 80
@@ -40,12 +40,14 @@ def summary(path: str) -> str:
 def of_command(program: str, command: Command, known: Sequence[Argument]) -> str:
     """How to call a command: what it does, and each of its arguments with its range and default."""
     description, help = help_of(command)
-    rows = [(_shown(one), _text(one, help.get(one.place, ""))) for one in known]
+    rows = [(shown(one), said(one, help.get(one.place, ""))) for one in known]
     count = sum(one.positional for one in known)
     usage = " ".join(["usage:", program, *(name for name, _ in rows[:count]), "[OPTIONS]"])
     lines = [*textwrap.wrap(usage, WIDTH, subsequent_indent=" " * 7), ""]
     for paragraph in description.split("\n\n"):
         lines += [*textwrap.wrap(paragraph, WIDTH), ""]
+    if example := example_of(command):
+        lines += ["example:", *textwrap.indent(example, "  ").splitlines(), ""]
     if count:
         lines += ["arguments:", *_rows(rows[:count]), ""]
     return "\n".join([*lines, "options:", *_rows([*rows[count:], ("--help, -h", "Print this page.")])])
@@ -62,7 +64,7 @@ def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
     return lines
 
 
-def _shown(argument: Argument) -> str:
+def shown(argument: Argument) -> str:
     """An argument's name with what it takes."""
     if not argument.positional:
         return argument.name + _placeholder(argument.type) + "..." * argument.option.many
@@ -76,7 +78,7 @@ def _placeholder(type: Any) -> str:
     return PLACEHOLDERS[type] if type in PLACEHOLDERS else _placeholder(get_args(type)[0])
 
 
-def _text(argument: Argument, help: str) -> str:
+def said(argument: Argument, help: str) -> str:
     """An argument's help, with what it takes and its default."""
     default, option = argument.default, argument.option
     notes = [str(metadata(argument.hint, Only) or ""), wanted(argument.hint, option.unit)]

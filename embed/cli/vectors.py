@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from embed.cli.console import progress, table, warn
+from embed.cli.console import progress, suggest, table, warn
 from embed.config import AdoptConfig, DeviceConfig
 from embed.wording import NOUN
 
@@ -12,6 +12,9 @@ def adopt(source: str, /, *, identity: Path, out: Path, config: AdoptConfig) -> 
 
     They lie in a folder as clip-retrieval writes it, or in a table with a column of lists, beside names of pictures in
     the column image or image_path, or prompts in prompt or caption.
+
+    Example:
+        plaudit embed adopt clip_folder --identity identity.json --out cache
 
     Args:
         source: The folder, or a table or a pattern of its shards.
@@ -33,11 +36,15 @@ def adopt(source: str, /, *, identity: Path, out: Path, config: AdoptConfig) -> 
     print(*table(header, rows), sep="\n")
     if failed := sum(row["failed"] for row in numbers.values()):
         warn(f"{failed:,} vectors were refused; python -m embed inspect {out} says which and why")
+    suggest(["embed", "inspect", out], ["heads", "train", out, "--data", "TABLE", "--out", out.with_name("head")])
     return {"cache": str(out), **numbers}
 
 
 def merge(caches: tuple[Path, ...], /, *, out: Path) -> dict[str, object]:
     """Make one cache of several.
+
+    Example:
+        plaudit embed merge part_1 part_2 --out cache
 
     Args:
         caches: Folders made by `python -m embed cache`, all with one backbone.
@@ -47,11 +54,15 @@ def merge(caches: tuple[Path, ...], /, *, out: Path) -> dict[str, object]:
 
     result = merge_caches(caches, out, progress)
     print(f"{out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
+    suggest(["heads", "train", out, "--data", "TABLE", "--out", out.with_name("head")])
     return result
 
 
 def refresh(cache: Path, /, *, tuned: Path, out: Path, device: DeviceConfig) -> dict[str, object]:
     """Write a cache's vectors under a tuned backbone, without reading a picture.
+
+    Example:
+        plaudit embed refresh cache --tuned tuned --out tuned_cache
 
     Args:
         cache: A folder made by `python -m embed cache --boundary`.
@@ -63,4 +74,5 @@ def refresh(cache: Path, /, *, tuned: Path, out: Path, device: DeviceConfig) -> 
 
     result = refresh_cache(cache, tuned, out, resolve_device(device.device), progress)
     print(f"{out}: {result['images']:,} pictures, {result['prompts']:,} prompts")
+    suggest(["heads", "train", out, "--data", "TABLE", "--out", out.with_name("head")])
     return result

@@ -20,6 +20,9 @@ def verify(
 ) -> dict[str, object]:
     """Check a cache's files, and embed a sample of it again.
 
+    Example:
+        plaudit embed verify cache likes.csv --images-root pictures
+
     Args:
         cache: A folder made by `python -m embed cache`.
         tables: The tables that its pictures come from, to embed a sample of these too.
@@ -47,5 +50,6 @@ def verify(
     if towers is None:
         print("nothing was embedded again: the vectors were adopted, and their backbone is not known here")
     elif opened.count("images") and not result["images"]["compared"]:
-        print("no pictures were compared: name the tables that they come from to do so")
+        wanted = "check --images-root" if tables else "name the tables that they come from"
+        print(f"no pictures were compared: none was found; {wanted}")
     return result

@@ -213,7 +213,7 @@ class Towers:
 
 
 def _convert(fp32: Path, precision: Precision, path: Path) -> None:
-    """The graph at another precision; InputError where there is none."""
+    """The graph at another precision. Raise InputError if there is none."""
     import onnx
 
     from embed.graphs.precision import is_convolutional, quantize_dynamic, to_fp16

@@ -1,4 +1,4 @@
-"""open_clip's transformers in the form that exports to the leanest graph: the same function with fewer copies.
+"""Rewrite open_clip's transformers before they are exported to ONNX: the same outputs with fewer copies.
 
 Tokens come first and the batch second, so that a runtime multiplies heads in place; attention is a few plain
 products; the last block of a picture tower that reads only its class token computes nothing else; a causal mask is

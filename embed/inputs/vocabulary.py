@@ -126,7 +126,7 @@ def _bpe(simple: open_clip_tokenizer.SimpleTokenizer, word: str) -> list[str]:
 def require_same_tokens(
     ours: OurTokenizer, tokenize: Callable[[list[str]], "Tensor | Int32s"], prompts: Sequence[str]
 ) -> int:
-    """How many prompts both tokenizers turned into the same ids; InputError showing the first that differs."""
+    """How many prompts both tokenizers turned into the same ids. Raise InputError that shows the first that differs."""
     for prompt in (*CORPUS, *prompts):
         got, wanted = ours([prompt]), tokenize([prompt])
         rest = wanted[:, got.shape[1] :]

@@ -43,8 +43,10 @@ from embed.process.child import call_apart
 from embed.progress import Progress, silent
 from embed.records.formats import Records, read_records
 from embed.records.sources import TableSource
-from embed.spec import SIDES, InputError, Side, Source, known_fields, require_same_identity
+from embed.spec import SIDES, STARTER, InputError, Side, Source, known_fields, require_same_identity
 from embed.wording import NOUN
+
+TRIAL_PICTURES = 5_000  # with more, the starter says that it is one
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +98,11 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
             counts[side] = build.embed(side, engines[side], writer)
         cache = writer.cache()
     _require_some(cache, counts["images"])
+    if config.source.model == STARTER and cache.count("images") > TRIAL_PICTURES:
+        logger.warning(
+            f"{cache.count('images'):,} pictures are more than a trial: the starter is a small backbone whose text side"
+            " knows emoji and the 1,000 classes of ImageNet; `embed backbones` lists those to serve with"
+        )
     return {
         "cache": str(config.out),
         "device": device,

@@ -39,7 +39,7 @@ RESULT = pa.schema(
 
 
 def connect(address: str | None) -> None:
-    """Join the cluster at `address`, or start one of this machine alone; InputError where that cannot be."""
+    """Join the cluster at `address`, or start one of this machine alone. Raise InputError if that cannot be."""
     try:
         import ray
     except ImportError:

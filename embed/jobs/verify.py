@@ -122,7 +122,7 @@ def verify_cache(
     min_cosine: float,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Hashes of all files, then, with towers, a sample embedded again; InputError where something is not as it was.
+    """Hashes of all files, then, with towers, a sample embedded again. Raise InputError if something is not as it was.
 
     IdentityMismatch where the cache's source gives another backbone by now.
     """

@@ -117,7 +117,7 @@ def call_apart(function: Callable[[*Arguments], Answer], *arguments: *Arguments)
             logging.getLogger(answer.logger).log(answer.level, answer.message)
     except (EOFError, OSError):
         raise InputError(
-            f"the process that tries engines ended with exit code {child.exit_code()}, perhaps for lack of memory;"
+            f"the child process that tries engines exited with code {child.exit_code()}, probably out of memory;"
             " --engine torch --precision fp32 needs no trial"
         ) from None
     finally:

@@ -167,7 +167,7 @@ class Records:
         return known | counted
 
     def labels(self) -> pa.Table:
-        """The labels, with the columns of `labels.LABELS[kind]` first; InputError for those nobody can mean."""
+        """The labels, with the columns of `labels.LABELS[kind]` first. Raise InputError for those nobody can mean."""
         self.table.complete()
         if self.shape.labels is None:
             raise InputError(f"{self.path} has no labels; it has the columns {', '.join(self.table.types)}")

@@ -82,7 +82,8 @@ class Todo:
 
 
 def plan_boundary(writer: CacheWriter, backbone: Backbone, config: BoundaryConfig) -> list[Todo]:
-    """What has to be done for a mode, with its exact size; InputError where that is beyond `max_bytes` or the disk."""
+    """What has to be done for a mode, with its exact size. Raise InputError if that is beyond `max_bytes` or the
+    disk."""
     model, preprocess = backbone.model, backbone.identity.preprocess
     visual, text = config.mode.depths(*block_counts(model, preprocess))
     cache = writer.cache()

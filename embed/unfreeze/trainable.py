@@ -1,4 +1,4 @@
-"""Which parameters of a model a mode of unfreezing moves, by name."""
+"""Names of the parameters that an unfreezing mode makes trainable."""
 
 import open_clip
 
@@ -9,7 +9,7 @@ from embed.unfreeze.families import HuggingFaceCut, TextTransformerCut, block_co
 
 
 def moved_names(mode: Mode, model: open_clip.CustomTextCLIP, preprocess: Preprocess) -> list[str]:
-    """The names in the whole model of the parameters that a mode moves; InputError where there are none."""
+    """The names in the whole model of the parameters that a mode moves. Raise InputError if there are none."""
     if mode.name == "all":
         return [name for name, _ in model.named_parameters()]
     depths = mode.depths(*block_counts(model, preprocess))

@@ -14,7 +14,8 @@ from export.config import ParityConfig
 from runtime.config import SessionConfig
 
 if TYPE_CHECKING:
-    from runtime.scoring.bundle import Bundle, Parity
+    from runtime.scoring.bundle import Bundle
+    from runtime.scoring.manifest import Parity
 
 
 def check(
@@ -22,7 +23,7 @@ def check(
     /,
     *,
     providers: Annotated[tuple[str, ...] | None, Option("--provider")] = None,
-    head: Path | None = None,
+    heads: Annotated[tuple[Path, ...], Option("--head")] = (),
     runtime_only: bool = False,
     config: partial[ParityConfig],
     samples: Samples,
@@ -32,11 +33,14 @@ def check(
     First the bundle's reference is scored with this machine's onnxruntime. Then, if torch and the weights are here, the
     bundle is compared with torch.
 
+    Example:
+        plaudit export check bundle --runtime-only
+
     Args:
         bundle: A folder made by `python -m export onnx`.
         providers: What runs the graphs: cpu, cuda or another execution provider of onnxruntime. By default the best
             one that is installed.
-        head: The head that the bundle was made of, to be run in torch too.
+        heads: The head that the bundle was made of, to be run in torch too. Of several, each in the bundle's order.
         runtime_only: Do not compare with torch, even if it is here.
     """
     from runtime.scoring.bundle import open_bundle
@@ -59,21 +63,24 @@ def check(
         reason = "--runtime-only" if runtime_only else f"{' and '.join(missing)} not installed"
         print(f"not compared with torch: {reason}")
         return result
-    if opened.is_head_alone and head is None:
+    if opened.is_head_alone and not heads:
         print("not compared with torch: the bundle holds a head alone; name the one that it was made of with --head")
         return result
-    return result | {"torch": _compare_with_torch(opened, head, samples.fill(config))}
+    return result | {"torch": _compare_with_torch(opened, heads, samples.fill(config))}
 
 
-def _compare_with_torch(bundle: "Bundle", head: Path | None, config: ParityConfig) -> "Parity | None":
+def _compare_with_torch(bundle: "Bundle", folders: tuple[Path, ...], config: ParityConfig) -> "Parity | None":
     from embed.backbones.load import load_backbone
+    from export.cli.onnx import named_heads
     from export.head_alone import measure_head_alone
     from export.measure import measure
-    from heads.store.disk import load_committee, load_head
+    from export.outputs import Outputs
 
-    if bundle.is_head_alone and head:
-        result = measure_head_alone(bundle.path, load_head(head)[0], config, load_committee(head))
-        print(*parity_table(result), sep="\n")
+    names = [entry["name"] for entry in bundle.manifest.get("outputs", [])]
+    outputs = Outputs.of_bundle(bundle.manifest, named_heads(folders, None, bool(names))) if folders else None
+    if bundle.is_head_alone and outputs:
+        result = measure_head_alone(bundle.path, outputs, config)
+        print(*parity_table(result, *names[:1]), sep="\n")
         return result
     try:
         backbone = load_backbone(bundle.source)
@@ -82,7 +89,6 @@ def _compare_with_torch(bundle: "Bundle", head: Path | None, config: ParityConfi
         return None
     here = "the backbone on this machine"
     require_same_identity(bundle.identity, f"the bundle {bundle.path}", backbone.identity, here)
-    loaded, committee = (load_head(head)[0], load_committee(head)) if head else (None, None)
-    result = measure(bundle.path, backbone, loaded, config, committee)
-    print(*parity_table(result), sep="\n")
+    result = measure(bundle.path, backbone, outputs, config)
+    print(*parity_table(result, *names[:1]), sep="\n")
     return result

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from embed.cli.console import table
 from embed.options import Range
-from export.card import lowest_cosine, measured_on
+from export.card import lowest_cosine, measured_on, scores_of
 from export.config import ParityConfig
 
 if TYPE_CHECKING:
-    from runtime.scoring.bundle import Parity
+    from runtime.scoring.manifest import Parity
 
 Config = TypeVar("Config", bound=ParityConfig)
 
@@ -40,17 +40,20 @@ class Samples:
         return config(**given)
 
 
-def parity_table(parity: "Parity") -> list[str]:
-    """Lines that say how far a bundle is from torch, for each precision."""
+def parity_table(parity: "Parity", first: str = "") -> list[str]:
+    """Lines that say how far a bundle is from torch, for each precision, and for each output where the first has a
+    name."""
     rows = [
         [
             precision,
-            f"{figures['scores']['max_score_difference']:.1e}",
-            f"{figures['scores']['spearman']:.6f}",
-            f"{figures['scores']['flips']:.3%} of {figures['scores']['decided_pairs']}",
+            *([name, f"{scores['score_spread']:.3g}"] if first else []),
+            f"{scores['max_score_difference']:.1e}",
+            f"{scores['spearman']:.6f}",
+            f"{scores['flips']:.3%} of {scores['decided_pairs']}",
             lowest_cosine(figures),
         ]
         for precision, figures in parity["precisions"].items()
+        for name, scores in scores_of(figures, first).items()
     ]
     lines = []
     if found := parity.get("decoding"):
@@ -58,7 +61,8 @@ def parity_table(parity: "Parity") -> list[str]:
             f"decoded smaller, {found['pictures']} of the pictures have a cosine of at least {found['cosine_min']:.6f}"
             f" to exact ones, and {found['flips']:.3%} of {found['decided_pairs']} pairs are flipped"
         )
-    header = ["precision", "score off by", "rank correlation", "pairs flipped", "lowest cosine"]
+    named = ["output", "spread"] if first else []
+    header = ["precision", *named, "score off by", "rank correlation", "pairs flipped", "lowest cosine"]
     return [
         f"ONNX against torch on {measured_on(parity)}:",
         *table(header, rows),

@@ -17,6 +17,9 @@ def triton(
 ) -> dict[str, object]:
     """Write a bundle as a model repository of NVIDIA Triton.
 
+    Example:
+        plaudit export triton bundle --out repository
+
     Args:
         bundle: A folder made by `python -m export onnx`.
         out: The folder to write to.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from embed.files import write_json
-from embed.spec import InputError
+from embed.spec import STARTER, InputError
 
 RECORD = "run.json"  # says that a folder was made here, and by which commands
 SAMPLES = 100  # pictures on which the bundle is compared with torch
@@ -20,7 +20,7 @@ def whole(
     *,
     images: str | None = None,
     out: Path,
-    model: str = "starter",
+    model: str = STARTER,
     pretrained: str | None = None,
     format: str | None = None,
     columns: str | None = None,
@@ -30,6 +30,9 @@ def whole(
 
     Each step is a command that is printed before it runs, so that it can be run again with other options. Run it again
     after it was interrupted, or with a table that has grown: what was embedded is not embedded again.
+
+    Example:
+        plaudit run likes.csv --images pictures --out out
 
     Args:
         table: The table of pictures and choices: parquet, csv, json, json lines, or a pattern of its shards in quotes.
@@ -53,7 +56,7 @@ def whole(
     reading = _options({"--images-root": images, "--format": format, "--columns": columns})
     cache, head, bundle, catalogue = (str(out / name) for name in ("cache", "head", "bundle", "catalogue"))
     backbone = _options({"--model": model, "--pretrained": pretrained})
-    features = _options({"--features": "projected,pooled" if model == "starter" else None})
+    features = _options({"--features": "projected,pooled" if model == STARTER else None})
     compared = ["--images", images, "--samples", str(SAMPLES)] if images and Path(images).is_dir() else []
     report = str(out / "report.html")
     steps = [

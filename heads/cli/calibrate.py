@@ -1,7 +1,9 @@
 """`python -m heads calibrate`."""
 
 from functools import partial
+from pathlib import Path
 
+from embed.cli.console import suggest
 from heads.cli.common import HeldOutOptions, protocol_of
 from heads.config import Protocol
 
@@ -12,6 +14,9 @@ def calibrate(
     """Make a head's scores mean something, as probabilities and percentiles.
 
     A temperature, an isotonic map and percentiles are fitted on rows that the head has not seen, and stored with it.
+
+    Example:
+        plaudit heads calibrate head --cache cache --data likes.csv
 
     Args:
         head: A folder made by `python -m heads train` or `import`. It is changed.
@@ -44,4 +49,5 @@ def calibrate(
         f"stored in {head}; export it again to serve it",
         sep="\n",
     )
+    suggest(["export", "onnx", head, "--out", Path(head).with_name("bundle"), "--overwrite"])
     return {"head": head, **calibration}

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from embed.cli.console import table, warn
+from embed.cli.console import suggest, table, warn
 from embed.config import TableConfig
 from embed.options import Range
 from embed.spec import InputError
@@ -32,7 +32,7 @@ class LabelOptions(TableConfig):
     """How labels are met with vectors."""
 
     max_missing: Annotated[float, Range(0, 1)] = 0.01
-    """The share of rows that may lack vectors."""
+    """The share of rows whose pictures or prompts may be missing from the cache."""
 
     def read(self, path: str) -> "Records":
         """The records of a table."""
@@ -96,7 +96,8 @@ class PairOptions:
     """Which pairs of a popularity table are trained on."""
 
     min_ratio: Annotated[float | None, Range(1)] = None
-    """Train on pairs whose counts differ at least so many times. By default on all, the surer the more."""
+    """Train only on pairs in which one count is at least this many times the other. By default all pairs teach, clear
+    ones more than close ones."""
 
     def require_use(self, tables: "Sequence[Labels]", losses: Sequence[str], keeps_aside: bool = True) -> None:
         """Raise InputError if --min-ratio is given and chooses no pair: of no table of counts, or with the loss rating
@@ -176,3 +177,12 @@ def tensorboard(folder: Path | None) -> "Iterator[Observer | None]":
                     writers[stage].add_scalar(name, value, step)
 
         yield write if folder else None
+
+
+def suggest_uses(head: Path, cache: str, data: str, images_root: str | None = None) -> None:
+    """Say what one could do next with a head."""
+    root = ["--images-root", images_root] if images_root else []
+    suggest(
+        ["heads", "evaluate", head, "--cache", cache, "--data", data, *root, "--report", "report.html"],
+        ["export", "onnx", head, "--out", head.with_name("bundle")],
+    )

@@ -36,8 +36,9 @@ class Asked:
     On what was held out that trains up to two heads for each fold, so it is done unasked only for --report and tables
     of up to 3,000 rows. On other tables it takes no training and is always done."""
     prior_by: str | None = None
-    """The column of the prior, which knows only how much was liked in training what has the same value, or, for
-    comparisons, the two columns A,B. By default the column of few values with the best prior."""
+    """The column of the prior: a guess that a picture is liked as much as the training pictures that have the same
+    value in it. For comparisons, the two columns A,B. By default the guess is made from each column of few values, and
+    the best one is shown."""
     slice_by: str | None = None
     """A column for each value of which pair accuracy is measured too."""
     all_metrics: bool = False
@@ -52,6 +53,9 @@ def evaluate(
     head: str, /, *, cache: str, held_out: HeldOutOptions, protocol: partial[Protocol], asked: Asked
 ) -> dict[str, object]:
     """Measure a head on the part that was held out from it, or on a table that it has not seen, by every rule.
+
+    Example:
+        plaudit heads evaluate head --cache cache --data likes.csv --report a.html
 
     Args:
         head: A folder made by `python -m heads train`.
@@ -120,6 +124,9 @@ def compare(
     first: str, second: str, /, *, cache: str, held_out: HeldOutOptions, protocol: partial[Protocol]
 ) -> dict[str, object]:
     """Test whether one head orders pairs better than another, on the rows that neither has seen.
+
+    Example:
+        plaudit heads compare head other --cache cache --data likes.csv
 
     Args:
         first: A folder made by `python -m heads train`.

@@ -37,6 +37,9 @@ def generators(
 
     For each there are Elo and Bradley-Terry, and with a head how far its ranking and people's agree.
 
+    Example:
+        plaudit heads generators --data pairs.csv --by model_a,model_b
+
     Args:
         head: Rank by this head too, on rows that it has not seen.
         cache: The cache with the vectors of the table, if a head is given.

@@ -84,6 +84,9 @@ def finetune(
 
     It trains on every row of the table and writes whole state dicts, every 800 steps and after each epoch.
 
+    Example:
+        plaudit heads finetune --training_file a.parquet --training_mode visual
+
     Args:
         training_file: A parquet file with the columns prompt, pos_path and neg_path.
         training_mode: What is trained: all, visual, visual_upper_layers or another mode of `python -m heads unfreeze`.
@@ -155,6 +158,9 @@ def validate(
     original: Original,
 ) -> dict[str, object]:
     """Measure Social Reward's accuracy: cos(prompt, pos) >= cos(prompt, neg), so that equal scores count as right.
+
+    Example:
+        plaudit heads validate test.parquet --checkout_path checkpoint.pth
 
     Args:
         parquet_file_or_pandas_dataframe: A parquet file with the columns prompt, pos_path and neg_path.

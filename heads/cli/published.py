@@ -7,10 +7,14 @@ from typing import Any
 from embed.config import Overwriting
 from embed.files import require_out
 from embed.spec import InputError
+from heads.cli.common import suggest_uses
 
 
 def import_published(weights: Path, /, *, cache: str, out: Path, overwriting: Overwriting) -> dict[str, object]:
     """Make a head of one that others published, for the backbone of a cache.
+
+    Example:
+        plaudit heads import sa_0_4_vit_l_14_linear.pth --cache cache --out head
 
     Args:
         weights: An aesthetic predictor, or a scorer in CLIP form (PickScore, HPSv2, Social Reward) with which the cache
@@ -51,6 +55,7 @@ def import_published(weights: Path, /, *, cache: str, out: Path, overwriting: Ov
     print(f"{config.kind} head for vectors of {config.dim} numbers, written to {out}")
     if not scorer:
         print(f"the file does not say for which backbone: {opened.identity.model} is taken from {cache}")
+    suggest_uses(out, cache, "TABLE")
     return {"head": str(out), "kind": config.kind, "model": opened.identity.model}
 
 

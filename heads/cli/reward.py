@@ -24,6 +24,9 @@ def reward(
 
     The figures are stored with the head.
 
+    Example:
+        plaudit heads reward head --images pictures
+
     Args:
         head: A folder made by `python -m heads train` or `unfreeze`. It is changed.
         images: A folder of pictures to compare on.

@@ -31,6 +31,9 @@ def sweep(
 
     The search is on rows that are not held out. The held-out part is opened once, for the best and the default.
 
+    Example:
+        plaudit heads sweep cache --data likes.csv --minutes 5 --out sweep
+
     Args:
         cache: A folder made by `python -m embed cache`.
         out: The folder that gets best.json and sweep.json.
@@ -88,7 +91,7 @@ def sweep(
     with replacing(out, "sweep", overwriting.overwrite) as folder:
         write_json(folder / "sweep.json", result)
         write_json(folder / "best.json", best.options)
-    command = ["python", "-m", "heads", "train", cache, "--data", data, "--config", str(out / "best.json")]
+    command = ["plaudit", "heads", "train", cache, "--data", data, "--config", str(out / "best.json")]
     command += ["--split-by", splitting.by] if splitting.by else []
     command += ["--test-fraction", f"{splitting.test_fraction:g}", "--seed", str(seed), "--out", f"{out}-head"]
     finished = [trial for trial in trials if len(trial.accuracies) == len(trials[0].accuracies)]

@@ -15,7 +15,7 @@ from embed.files import require_out
 from embed.options import Only, Range, metadata, require_value
 from embed.spec import InputError
 from embed.wording import unknown_name
-from heads.cli.common import HeadTraining, LabelOptions, accuracy_lines, content_ids, tensorboard
+from heads.cli.common import HeadTraining, LabelOptions, accuracy_lines, content_ids, suggest_uses, tensorboard
 from heads.config import (
     PICKSCORE_PROMPTS,
     STEPPED,
@@ -51,7 +51,7 @@ class Tables:
     """A table of labels: parquet, csv, json or json lines, or a pattern of its shards in quotes. The first is held
     out from and measured, others only teach."""
     weights: str | None = None
-    """What the loss of each --data counts for, with commas between them: W,... By default 1 each."""
+    """How much the loss of each --data counts, with commas between the numbers: W,... By default 1 each."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ class Run:
     """How often a head is trained, and what comes with it."""
 
     seeds: Annotated[int, Range(1)] = 1
-    """Train from so many seeds, and print how far they differ."""
+    """Train with this many seeds, and print how far the results differ."""
     split_seeds: Annotated[int, Range(1)] = 1
-    """Do it all with so many splits, and print how far they differ. Kept is the head of the first."""
+    """Do everything with this many splits, and print how far the results differ. The head of the first is kept."""
     resume: bool = False
-    """Go on where a training with the same options was ended."""
+    """Go on where a training with the same options was interrupted."""
     log_dir: Path | None = None
-    """Write what TensorBoard shows to this folder."""
+    """Write the curves of training to this folder, for TensorBoard."""
 
 
 def train(
@@ -88,6 +88,9 @@ def train(
 ) -> dict[str, object]:
     """Train a head on the vectors of a cache, and evaluate it on what was held out.
 
+    Example:
+        plaudit heads train cache --data likes.csv --out head
+
     Args:
         cache: A folder made by `python -m embed cache`.
         out: The folder to write the head to.
@@ -97,7 +100,7 @@ def train(
             ratings, or the log rate of counts, and triplet and preference-inbatch are for the head cosine and pairs of
             pictures under one prompt. If there are several tables, one for all, or one each with commas between them.
         config: A file with these options of the head, the loss and the training, as `python -m heads sweep` writes it.
-            What is said here goes before what the file says.
+            Options on the command line go before those in the file.
         split: Hold out PickScore's way: one comparison of each of some prompts of different users (column user_id), of
             which one half chooses the epoch and the other is measured.
     """
@@ -147,6 +150,7 @@ def train(
     save_head(out, trained.head, trained.fold_heads, ids, manifest, overwriting.overwrite)
     checkpoints.clear()
     print(*lines, f"written to {out}", sep="\n")
+    suggest_uses(out, cache, tables.data[0], labels.images_root)
     return {"head": str(out), "split": described, **result}
 
 
@@ -201,7 +205,7 @@ def _split_config(given: partial[SplitConfig], split: str | None) -> SplitConfig
 
 
 def _chosen_options(file: Path | None, given: Mapping[str, Any]) -> dict[str, object]:
-    """The options given, on the command line or else in a file; InputError for one that the head ignores."""
+    """The options given, on the command line or else in a file. Raise InputError for one that the head ignores."""
     known = {one.place[1] or one.place[0]: one for one in arguments_of(train) if one.place[0] in IN_FILES}
     options = {**(_read_options(file, known) if file else {}), **given}
     head = options.get("head", "auto")

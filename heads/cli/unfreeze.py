@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from embed.cli.console import progress
+from embed.cli.console import progress, suggest
 from embed.config import DeviceConfig, Overwriting
 from embed.files import require_out, require_out_file
 from embed.options import Range
@@ -34,7 +34,7 @@ class ModeOptions:
 
     @property
     def name(self) -> str:
-        """The mode; InputError unless it is said in one way."""
+        """The mode. Raise InputError unless it is said in one way."""
         numbers = (self.unfreeze_visual, self.unfreeze_text)
         given = [self.mode is not None, numbers != (None, None), self.fix_rate is not None]
         if sum(given) != 1:
@@ -65,6 +65,9 @@ def unfreeze(
     """Train the top blocks of a cache's backbone, from its boundary.
 
     The result is compared with the frozen backbone on what was held out, and both backbone and head are written.
+
+    Example:
+        plaudit heads unfreeze cache --data a.csv --mode visual_last_layer --out tuned
 
     Args:
         cache: A folder made by `python -m embed cache --boundary MODE`.
@@ -121,6 +124,10 @@ def unfreeze(
     print(*accuracy_lines(found), sep="\n")
     print(f"the same score before unfreezing: {told(frozen)}")
     print(f"written to {out}: --pretrained delta:{out}, and a head in {out / 'head'}")
+    suggest(
+        ["embed", "refresh", cache, "--tuned", out, "--out", f"{out}_cache"],
+        ["export", "onnx", out / "head", "--out", out.with_name("bundle")],
+    )
     return {
         "tuned": str(out),
         "parameters": parameters,
@@ -133,6 +140,9 @@ def unfreeze(
 
 def export_checkpoint(tuned: Path, /, *, out: Path, overwriting: Overwriting) -> dict[str, object]:
     """Write a tuned backbone as a whole state dict, as open_clip and the papers' scripts load it.
+
+    Example:
+        plaudit heads export-checkpoint tuned --out whole.pt
 
     Args:
         tuned: A folder made by `python -m heads unfreeze`.

@@ -87,7 +87,8 @@ def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, 
 
 
 def in_common(first: HeldOut, second: HeldOut) -> tuple[HeldOut, HeldOut]:
-    """Both over the rows that neither has seen, in folds within which each is one head; InputError for no such row."""
+    """Both over the rows that neither has seen, in folds within which each is one head. Raise InputError for no such
+    row."""
     both = (first.split.fold >= 0) & (second.split.fold >= 0)
     if not both.any():
         raise InputError(f"no row of the table is new to both {first.name} and {second.name}; give a table of new ones")

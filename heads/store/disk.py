@@ -71,7 +71,7 @@ def save_certificate(path: str | Path, precision: str, certificate: Mapping[str,
 
 
 def load_manifest(path: str | Path) -> HeadManifest:
-    """What head.json holds; InputError where there is none."""
+    """What head.json holds. Raise InputError if there is none."""
     return read_manifest(Path(path) / "head.json", "head", (FORMAT,), HeadManifest)
 
 

@@ -21,7 +21,7 @@ PROJECTED = " projected by a head"  # how the model of such an identity ends
 
 
 def require_cosine(head: Head, name: str) -> Cosine:
-    """The head itself, if it has a space; InputError otherwise."""
+    """The head itself, if it has a space. Raise InputError otherwise."""
     if not isinstance(head, Cosine):
         raise InputError(f"{name} is a {type(head).__name__.lower()} head; only a cosine head has a space of its own")
     return head

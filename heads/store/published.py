@@ -21,7 +21,7 @@ from heads.models import Cosine, Head, Mlp, build_head
 
 
 def read_published(path: str | Path) -> tuple[Head, HeadConfig]:
-    """The head in eval mode, with the published scores, and its configuration; InputError for any other file."""
+    """The head in eval mode, with the published scores, and its configuration. Raise InputError for any other file."""
     weights = _read_tensors(Path(path))
     matrices = [tensor for tensor in weights.values() if tensor.ndim == 2]
     shapes = [tuple(tensor.shape) for tensor in matrices]

@@ -169,10 +169,10 @@ def _warn_of(histories: list[History], config: TrainConfig) -> None:
 
 
 def _train_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
-    """A head on what is apart from the rows held out, trained for as many epochs as served rows kept aside best; and
-    that first history.
+    """Choose the number of epochs on rows kept aside, then train again on all rows but those held out for that many.
 
-    Where the split has rows for validation nothing is kept aside: the head is the one that those chose.
+    Gives the head, the history of the first training, and what it found. If the split has rows for validation, nothing
+    is kept aside, and the head is the one that those chose.
     """
     rng = np.random.default_rng(task.config.seed)
 

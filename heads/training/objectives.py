@@ -90,12 +90,12 @@ class Part:
 def examples_for(
     loss: str, labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None = None
 ) -> Examples:
-    """The examples that `rows` state for a loss; InputError where the table is not of its kind."""
+    """The examples that `rows` state for a loss. Raise InputError if the table is not of its kind."""
     return OBJECTIVES[loss].examples(labels, rows, rng, min_ratio)
 
 
 def require_head(loss: str, head: Head) -> None:
-    """Nothing, or InputError where the loss needs embeddings and the head has none."""
+    """Raise InputError if the loss needs embeddings and the head has none."""
     if OBJECTIVES[loss].embeds and not isinstance(head, Cosine):
         raise InputError(f"the loss {loss} compares embeddings, which only the cosine head has; choose --head cosine")
 

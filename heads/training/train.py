@@ -184,7 +184,7 @@ def items_of_parts(parts: Sequence[Part]) -> Ints:
 
 
 def require_examples(parts: Sequence[Part], validation: Pairs | None) -> None:
-    """Nothing, or InputError where there is nothing to train on or nothing to validate with."""
+    """Raise InputError if there is nothing to train on, or nothing to validate with."""
     if not any(len(part.examples) for part in parts) or (validation is not None and len(validation) == 0):
         counts = " and ".join(f"{len(part.examples)} {OBJECTIVES[part.loss].unit}" for part in parts)
         raise InputError(

@@ -9,6 +9,7 @@ import numpy as np
 
 from embed.arrays import Float16s, Float32s
 from embed.spec import Identity, InputError
+from runtime.config import POPULARITY_WEIGHT
 
 Weights: TypeAlias = float | Float32s  # one for all queries, or one a query (m,)
 
@@ -18,14 +19,15 @@ HIT_COLUMNS = ("image", "image_id", "count", "popularity")
 
 @dataclass(frozen=True)
 class Hit:
-    """One picture found. `similarity` is a cosine, `popularity` a percentile in (0, 1), `score` their blend."""
+    """One picture found. `similarity` is a cosine, `popularity` a percentile in (0, 1), `blended_score` the two
+    together, by which hits are ordered."""
 
     id: str  # hash of the picture's content
     key: str  # its name
     similarity: float
     popularity: float
     count: float | None  # as it was given; None where unknown
-    score: float
+    blended_score: float
     metadata: dict[str, object]
     row: int = field(default=-1, repr=False, compare=False)  # of a catalogue here
 
@@ -46,7 +48,7 @@ class Searchable(ABC):
         self,
         queries: Float32s,
         k: int = 10,
-        popularity_weight: Weights = 0.0,
+        popularity_weight: Weights = POPULARITY_WEIGHT,
         min_percentile: float = 0.0,
         where: str | None = None,
     ) -> list[list[Hit]]:

@@ -72,7 +72,7 @@ class MilvusCatalogue(Searchable):
         return [
             sorted(
                 (_hit(query, weight, dict(one["entity"]), self.columns) for one in hits),
-                key=lambda hit: (-hit.score, hit.key),
+                key=lambda hit: (-hit.blended_score, hit.key),
             )
             for query, weight, hits in zip(queries, weights, found, strict=True)
         ]

@@ -63,7 +63,7 @@ def find(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
     """
     if wish.min_similarity_percentile:
         return _kept(catalogue, _relevant(catalogue, query, wish), wish)[: wish.k]
-    fetch = wish.k + len(wish.exclude)
+    fetch = wish.k + len(wish.excluded)
     if wish.dedup is not None or wish.group_by is not None:
         fetch *= 4
     while True:
@@ -81,12 +81,14 @@ def _relevant(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
     count = min(MOST_RELEVANT, len(catalogue))
     found = catalogue.search(query[None], count, 0.0, wish.min_percentile, wish.where)[0]
     weight = wish.popularity_weight
-    blended = [replace(hit, score=hit.similarity + weight * hit.popularity) for hit in found if hit.similarity >= least]
-    return sorted(blended, key=lambda hit: -hit.score)
+    blended = [
+        replace(hit, blended_score=hit.similarity + weight * hit.popularity) for hit in found if hit.similarity >= least
+    ]
+    return sorted(blended, key=lambda hit: -hit.blended_score)
 
 
 def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:
-    hits = [hit for hit in hits if hit.id not in wish.exclude]
+    hits = [hit for hit in hits if hit.id not in wish.excluded]
     if wish.dedup is not None and hits:
         distinct = distinct_rows(catalogue.vectors_of(hits), wish.dedup)
         hits = [hit for hit, keep in zip(hits, distinct, strict=True) if keep]

@@ -8,9 +8,9 @@
       v000001/rows.arrow       row i: image (its name), image_id, width, height, count, ..., and the table's columns
       v000001/index.faiss ...  where the index is not exact: see runtime.index.ivf and runtime.index.hnsw
 
-The score of picture i for query q is cos(q, x_i) + popularity_weight * popularity_i. A least percentile is a prefix of
-rows. Everything is memory-mapped; an open catalogue goes on serving its version whatever a writer does. Knows no
-encoder: queries come as vectors.
+The blended score of picture i for query q is cos(q, x_i) + popularity_weight * popularity_i. A least percentile is a
+prefix of rows. Everything is memory-mapped; an open catalogue goes on serving its version whatever a writer does. Knows
+no encoder: queries come as vectors.
 """
 
 from collections.abc import Sequence
@@ -164,14 +164,14 @@ class Catalogue(Searchable):
     def front(self, query: Float32s, wish: Wish) -> list[Hit]:
         """The hits for a query (d,) that no other beats in similarity without being less popular, most similar first.
 
-        Their scores are their similarities. Of the wish, `min_percentile`, `where` and `exclude` count. Looks at every
-        picture.
+        Their scores are their similarities. Of the wish, `min_percentile`, `where` and `excluded` count. Looks
+        at every picture.
         """
         queries, weights = self._checked(query[None], 1, 0.0, wish.min_percentile)
         allowed = self._allowed(wish.min_percentile, wish.where)
         rows = np.arange(allowed) if isinstance(allowed, int) else np.flatnonzero(allowed)
-        if wish.exclude:
-            away = pc.is_in(self.rows["image_id"], value_set=pa.array(wish.exclude, pa.string()))
+        if wish.excluded:
+            away = pc.is_in(self.rows["image_id"], value_set=pa.array(wish.excluded, pa.string()))
             rows = rows[~np.asarray(away)[rows]]
         similar = similarities(self.vectors, queries[0], rows)
         front = rows[pareto_front(similar, self.popularity[rows])][None]

@@ -47,7 +47,7 @@ def write_sheet(path: Path, hits: Sequence[Hit], addresses: Sequence[Sequence[st
 
 def caption(hit: Hit) -> tuple[str, str]:
     """Two lines: the scores, and the name."""
-    numbers = f"{hit.score:.3f}: cos {hit.similarity:.3f}, {100 * hit.popularity:.1f} %"
+    numbers = f"{hit.blended_score:.3f}: cos {hit.similarity:.3f}, {100 * hit.popularity:.1f} %"
     return numbers, hit.key
 
 

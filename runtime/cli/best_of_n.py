@@ -19,15 +19,20 @@ def best_of_n(
     prompts: Path,
     templates: Path | None = None,
     images: Path | None = None,
+    output: str | None = None,
     plan: Annotated[int | None, Range(1)] = None,
 ) -> dict[str, object]:
     """Choose the best of many pictures that were generated for each prompt.
+
+    Example:
+        plaudit runtime best-of-n bundle --prompts prompts.txt --images generated
 
     Args:
         bundle: A folder made by `python -m export onnx`.
         prompts: A file of prompts, one a line.
         templates: A file of templates, one a line, each with {prompt} in it. By default the 20 of plaudit are taken.
         images: The folder of the pictures, each named NUMBER_OF_PROMPT/TEMPLATE_SEED.*, as --plan prints it.
+        output: The output to choose by. By default the first head's score.
         plan: Print what to generate with this many seeds, as JSON lines, and score nothing.
     """
     from runtime.scoring import best_of_n
@@ -42,7 +47,7 @@ def best_of_n(
         raise InputError("give --images FOLDER with the candidates, or --plan SEEDS to see what to generate")
     from runtime.scoring.scorer import Scorer
 
-    found = best_of_n.best_of_n(Scorer.load(bundle, session), lines, forms, images)
+    found = best_of_n.best_of_n(Scorer.load(bundle, session), lines, forms, images, output)
     rows = []
     for b in found:
         score = f"{b.score:.4f}" + (f" ± {b.uncertainty:.4f}" if b.uncertainty is not None else "")

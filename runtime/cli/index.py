@@ -26,13 +26,16 @@ def index(
 ) -> dict[str, object]:
     """Make a catalogue of a cache's pictures and their popularity.
 
+    Example:
+        plaudit runtime index cache --popularity a.csv --bundle bundle --out catalogue
+
     Args:
         cache: A folder made by `python -m embed cache`.
         out: The folder to write the catalogue to.
         bundle: The bundle that encodes the catalogue's queries.
         popularity: A table, or a pattern of its shards, with the columns image and count, and maybe exposures,
             timestamp, prompt and others to filter by. Or predicted:BUNDLE, for the popularity that the bundle's head
-            predicts.
+            predicts, or predicted:BUNDLE#OUTPUT for that of another of its outputs.
         images_root: The folder or URL where the names of pictures start. By default the table's own folder.
     """
     from embed.cache.store import Cache

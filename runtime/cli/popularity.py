@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
-from embed.cli.console import table, warn
+from embed.cli.console import suggest, table, warn
 from embed.config import parse_columns
 from embed.options import Option
 from embed.spec import Identity, InputError, require_same_identity
 from runtime.config import PopularityConfig
+from runtime.scoring.outputs import FIRST
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,8 +34,8 @@ class CountOptions:
     """What the table calls the columns, if not as above: NAME=YOURS,... such as image=path,count=likes."""
     missing: str | None = None
     """What pictures without a count get: drop leaves them out, zero and median give them that count, and
-    predicted:BUNDLE the place that the bundle's head predicts. By default they are left out, or treated as when the
-    catalogue was made."""
+    predicted:BUNDLE the place that the bundle's head predicts, or predicted:BUNDLE#OUTPUT that of another of its
+    outputs. By default they are left out, or treated as when the catalogue was made."""
 
 
 def read_popularity(
@@ -70,12 +71,14 @@ def folder_of(source: str | None) -> str:
     return os.path.dirname(source if os.path.exists(source) else re.split(r"[*?[{]", source)[0]) or "."
 
 
-def _predictor_of(bundle: str, identity: Identity) -> "Predict":
+def _predictor_of(source: str, identity: Identity) -> "Predict":
     from runtime.scoring.scorer import Scorer
 
+    whole = "#" not in source or os.path.isdir(source)
+    bundle, _, output = (source, "", FIRST) if whole else source.rpartition("#")
     scorer = Scorer.load(bundle)
     require_same_identity(identity, "the catalogue's pictures", scorer.identity, f"the bundle {bundle}")
-    return predictor(scorer)
+    return predictor(scorer, output)
 
 
 def _read_counts(source: str, columns: Mapping[str, str]) -> "pa.Table":
@@ -105,20 +108,25 @@ def _read_counts(source: str, columns: Mapping[str, str]) -> "pa.Table":
     return named
 
 
-def predictor(scorer: "Scorer") -> "Predict":
-    """The head of a scorer as what predicts popularity from vectors; it raises InputError if an input is not there."""
+def predictor(scorer: "Scorer", output: str = FIRST) -> "Predict":
+    """An output of a scorer, by default its first head's score, as what predicts popularity from vectors; it raises
+    InputError if an input is not there."""
     import numpy as np
+
+    asked = [output]
+    chosen = scorer.named.chosen(asked)[0]
+    reads_text = "text_embedding" in chosen.inputs
 
     def predict(pictures: "Pictures", rows: "np.ndarray", prompts: Any) -> "np.ndarray":
         stored = {"image_embedding": pictures.image_embeddings()}
-        if "image_pooled" in scorer.inputs:
+        if "image_pooled" in chosen.inputs:
             if (pooled := pictures.pooled_embeddings()) is None:
                 raise InputError(
                     f"{scorer.bundle.path} predicts from features before the projection, which are not there; index"
                     " (or refresh with --cache) from a cache made with --features projected,pooled"
                 )
             stored["image_pooled"] = pooled
-        if scorer.reads_text and prompts.null_count:
+        if reads_text and prompts.null_count:
             raise InputError(
                 f"{scorer.bundle.path} predicts from picture and prompt, and {prompts.null_count} pictures have no"
                 " prompt: give a table with the columns image, prompt and count, the last empty where unknown"
@@ -127,9 +135,9 @@ def predictor(scorer: "Scorer") -> "Predict":
         for start in range(0, len(rows), PREDICTED_ROWS):
             some = slice(start, start + PREDICTED_ROWS)
             features = {name: array[rows[some]].astype(np.float32) for name, array in stored.items()}
-            if scorer.reads_text:
+            if reads_text:
                 features["text_embedding"] = scorer.embed_prompts(prompts[some].to_pylist())
-            scores.append(scorer.score_vectors(features)["score"])
+            scores.append(scorer.score_vectors(features, asked)[chosen.values["score"]])
         return np.concatenate(scores)
 
     return predict
@@ -151,6 +159,7 @@ def report(catalogue: "Catalogue", rows: "PopularRows") -> dict[str, object]:
     ]
     if efforts:
         print(*table(["popularity weight", "probes", "candidates", "recall at 10"], efforts), sep="\n")
+    suggest(["runtime", "similar", catalogue.path, "PICTURE", "--popularity-weight", "0.3", "--sheet", "hits.html"])
     return {
         "catalogue": str(catalogue.path),
         "version": catalogue.manifest["version"],

@@ -24,9 +24,13 @@ def refresh(
 ) -> dict[str, object]:
     """Give a catalogue new counts, pictures or deletions.
 
+    Example:
+        plaudit runtime refresh catalogue --popularity today.csv
+
     Args:
         catalogue: A folder made by `python -m runtime index`.
-        popularity: A table of new counts with the columns that `index` reads, or predicted:BUNDLE.
+        popularity: A table of new counts with the columns that `index` reads, or predicted:BUNDLE
+            or predicted:BUNDLE#OUTPUT.
         cache: The cache in which new pictures are.
         delete: Pictures to leave out.
     """

@@ -12,6 +12,9 @@ def score_table(
 ) -> dict[str, object]:
     """Score every row of a table, going on where an earlier run stopped.
 
+    Example:
+        plaudit runtime score-table bundle --data new.csv --out scores
+
     Args:
         bundle: A folder made by `python -m export onnx`.
         data: The table with pictures and prompts: a file of any kind, a pattern of shards, or a folder of them.

@@ -39,6 +39,9 @@ def serve(
 
     SIGHUP loads the bundle and the catalogue anew.
 
+    Example:
+        plaudit runtime serve bundle --catalogue catalogue --port 8000
+
     Args:
         bundle: A folder made by `python -m export onnx`.
         host: The address to listen on. 0.0.0.0 serves the whole network.

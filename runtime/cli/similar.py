@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from embed.cli.console import table, warn
-from embed.files import require_out_file
+from embed.files import content_id, require_out_file
 from embed.options import Option
 from embed.spec import InputError, require_same_identity
 from runtime.config import Wish
@@ -24,7 +24,7 @@ class Likes:
     text: str | None = None
     """What the hits should show. With IMAGE, both count."""
     id: str | None = None
-    """A picture of the catalogue, by its name or id. It is no hit itself."""
+    """A picture of the catalogue, by its name or id."""
     vector: Path | None = None
     """A .npy file with a vector (d,)."""
     like: Annotated[tuple[str, ...], Option(many=True)] = ()
@@ -48,6 +48,9 @@ def similar(
 ) -> dict[str, object]:
     """Find pictures that are similar and popular.
 
+    Example:
+        plaudit runtime similar catalogue cat.jpg --popularity-weight 0.3
+
     Args:
         catalogue: A folder made by `python -m runtime index`.
         image: The file of a picture that the hits should be like.
@@ -66,20 +69,25 @@ def similar(
     if front and "k" in wish.keywords:
         raise InputError("--front gives every picture that no other beats, and -k is of the best ones; leave one out")
     opened = Catalogue.open(catalogue)
-    wanted = wish(exclude=[opened.id_of(likes.id)] if likes.id else [])
+    wanted = wish(exclude=_own_pictures(opened, image, likes))
     query = mixed_query(*_vectors(opened, image, likes, bundle))
     hits = opened.front(query, wanted) if front else find(opened, query, wanted)
+    documents = [hit_json(hit) for hit in hits]
+    found = [document["rate"] for document in documents]
+    rates = found if any(rate is not None for rate in found) else None  # by which pictures are ranked where there are
     rows = [
         [
             hit.key,
-            f"{hit.score:.4f}",
+            f"{hit.blended_score:.4f}",
             f"{hit.similarity:.4f}",
             f"{100 * hit.popularity:.1f}",
             "" if hit.count is None else f"{hit.count:,.0f}",
+            *([] if rates is None else ["" if rate is None else f"{rate:.4g}"]),
         ]
-        for hit in hits
+        for hit, rate in zip(hits, rates or [None] * len(hits), strict=True)
     ]
-    print(*table(["picture", "score", "similarity", "percentile", "count"], rows), sep="\n")
+    titles = ["picture", "blended score", "similarity", "percentile", "count", *([] if rates is None else ["rate"])]
+    print(*table(titles, rows), sep="\n")
     if sheet or open:
         from runtime.catalogue.sheet import write_sheet
 
@@ -93,7 +101,14 @@ def similar(
             import webbrowser
 
             webbrowser.open(sheet.resolve().as_uri())
-    return {"hits": [hit_json(hit) for hit in hits]}
+    return {"hits": documents}
+
+
+def _own_pictures(catalogue: "Catalogue", image: Path | None, likes: Likes) -> list[str]:
+    """The ids of the pictures in a query: of files those of their content, in the catalogue or not."""
+    names = [*likes.like, *likes.dislike, *([likes.id] if likes.id else [])]
+    names += [str(image)] if image and image.is_file() else []  # or else whoever reads it says what is wrong
+    return [content_id(Path(name).read_bytes()) if Path(name).is_file() else catalogue.id_of(name) for name in names]
 
 
 def _vectors(

@@ -10,6 +10,9 @@ def upload(catalogue: Path, uri: str, /, *, collection: str = "plaudit", index_t
 
     Every picture is added or replaced, and what the catalogue no longer has is deleted.
 
+    Example:
+        plaudit runtime upload catalogue http://localhost:19530
+
     Args:
         catalogue: A folder made by `python -m runtime index`.
         uri: The address of a Milvus cluster, or a file for Milvus Lite.

@@ -37,6 +37,7 @@ class Wishes(TypedDict, total=False):
     dedup: float
     group_by: str
     per_group: int
+    include_query: bool
     front: bool
 
 
@@ -57,6 +58,7 @@ class Score:
     uncertainty: float | None = None
     calibrated_score: float | None = None
     percentile: float | None = None  # 0 to 100
+    outputs: Mapping[str, "Score"] | None = None  # those asked for by name, of which the above is the first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +78,11 @@ class Embeddings(NamedTuple):
 
 @dataclass(frozen=True)
 class Hit:
-    """One picture of the catalogue; score = similarity + popularity_weight * popularity."""
+    """One picture of the catalogue; blended_score = similarity + popularity_weight * popularity."""
 
     id: str
     key: str
-    score: float
+    blended_score: float
     similarity: float
     popularity: float
     percentile: float

@@ -25,13 +25,19 @@ export interface ItemError {
   error: { stage: string; reason: string; message: string };
 }
 
-/** One picture's score; what the head does not give is missing. */
-export interface Score {
-  ok: true;
+/** What one output of a bundle says of a picture; what the head does not give is missing. */
+export interface Values {
   score: number;
   uncertainty?: number;
   calibrated_score?: number;
   percentile?: number;
+}
+
+/** One picture's score. */
+export interface Score extends Values {
+  ok: true;
+  /** The outputs asked for, by name. */
+  outputs?: Record<string, Values>;
 }
 
 /** One picture's score and place; 1 is the preferred one, and `probability` that of being it. */
@@ -56,14 +62,15 @@ export interface Wishes {
   dedup?: number;
   group_by?: string;
   per_group?: number;
+  include_query?: boolean;
   front?: boolean;
 }
 
-/** One picture of the catalogue; score = similarity + popularity_weight * popularity. */
+/** One picture of the catalogue; blended_score = similarity + popularity_weight * popularity. */
 export interface Hit {
   id: string;
   key: string;
-  score: number;
+  blended_score: number;
   similarity: number;
   popularity: number;
   percentile: number;
@@ -86,9 +93,17 @@ export class ServiceError extends Error {
 export class Plaudit {
   constructor(url: string | URL, options?: Options);
   /** Scores of pictures under a prompt, or of each under its own; higher is preferred. */
-  score(images: Pictures, prompts?: string | readonly string[] | null): Promise<(Score | ItemError)[]>;
+  score(
+    images: Pictures,
+    prompts?: string | readonly string[] | null,
+    asked?: { outputs?: readonly string[] },
+  ): Promise<(Score | ItemError)[]>;
   /** Scores of pictures under one prompt, with the probability that each is the preferred one of all. */
-  rank(images: Pictures, prompt?: string | null): Promise<(Ranked | ItemError)[]>;
+  rank(
+    images: Pictures,
+    prompt?: string | null,
+    asked?: { outputs?: readonly string[] },
+  ): Promise<(Ranked | ItemError)[]>;
   /** Unit vectors of pictures and prompts. */
   embed(given: {
     images?: Pictures;

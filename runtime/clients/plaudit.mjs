@@ -34,20 +34,23 @@ export class Plaudit {
     this.#options = { batch, batchBytes, retries, timeoutS };
   }
 
-  /** Scores of pictures under a prompt, or of each under its own; higher is preferred. */
-  async score(images, prompts = null) {
+  /**
+   * Scores of pictures under a prompt, or of each under its own; higher is preferred. Of a bundle with several outputs
+   * the first of those asked for is the score, and all are under `outputs`.
+   */
+  async score(images, prompts = null, { outputs = [] } = {}) {
     const pictures = Array.from(images, pictureOf);
     const several = Array.isArray(prompts) ? prompts : pictures.map(() => prompts);
     if (several.length !== pictures.length) {
       throw new RangeError(`got ${several.length} prompts for ${pictures.length} pictures; wanted one, or one for each`);
     }
     const items = pictures.map((picture, i) => ({ picture, prompt: several[i] }));
-    return this.#ask({ path: "/v1/score", lists: ["items"] }, items);
+    return this.#ask({ path: "/v1/score", lists: ["items"], outputs }, items);
   }
 
   /** Scores of pictures under one prompt, with the probability that each is the preferred one of all. */
-  async rank(images, prompt = null) {
-    return ranked(await this.score(images, prompt));
+  async rank(images, prompt = null, { outputs = [] } = {}) {
+    return ranked(await this.score(images, prompt, { outputs }));
   }
 
   /** Unit vectors of pictures and prompts. */
@@ -117,6 +120,7 @@ export class Plaudit {
       return [...first, ...(await this.#answers(question, items.slice(half)))];
     }
     const { order, form } = formOf(items);
+    for (const name of question.outputs ?? []) form.append("outputs", name);
     let answer;
     try {
       answer = await this.#document(question.path, form, items.length > 1);

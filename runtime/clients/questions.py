@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -39,12 +39,22 @@ class Question(Generic[Answer]):
     path: str
     lists: tuple[str, ...]  # of the answer, which follow each other as the items do
     parse: Callable[[Mapping[str, Any]], Answer]
+    outputs: tuple[str, ...] = ()  # of the bundle, asked for by name
     most: float = math.inf  # items of one request, as far as refusals have shown
     bundles: set[tuple[str, str]] = field(default_factory=set)  # digest and precision of those that answered
 
 
-def scoring() -> Question[Score]:
-    return Question("/v1/score", ("items",), lambda given: filled(Score, given))
+def scoring(outputs: Sequence[str] | None = None) -> Question[Score]:
+    if outputs is not None and not several_of(outputs):
+        raise InputError("outputs is empty; wanted names of the bundle's outputs, or None")
+    return Question("/v1/score", ("items",), _score, tuple(outputs or ()))
+
+
+def _score(given: Mapping[str, Any]) -> Score:
+    found = filled(Score, given)
+    if found.outputs is None:
+        return found
+    return replace(found, outputs={name: filled(Score, values) for name, values in given["outputs"].items()})
 
 
 def embedding() -> Question[Float32s]:
@@ -128,7 +138,8 @@ def _answers(send: Send, question: Question[Answer], items: Sequence[Item]) -> S
         first = yield from _answers(send, question, items[:half])
         return first + (yield from _answers(send, question, items[half:]))
     order, form = _form(items)
-    response = yield from send(question.path, len(items) > 1, files=form)
+    asked = [("outputs", (None, name)) for name in question.outputs]
+    response = yield from send(question.path, len(items) > 1, files=[*form, *asked])
     try:
         document = document_of(response)
     except ServiceError as error:

@@ -92,7 +92,7 @@ def similarities(vectors: Float16s, query: Float32s, rows: Ints) -> Float32s:
 def pareto_front(similarities: Float32s, popularity: Float32s) -> Ints:
     """(f,) int64: the rows that no other row beats in similarity without being less popular, most similar first.
 
-    Of rows equal in both, all stand on the front.
+    Rows that are equal in both are all kept.
     """
     order: Ints = np.lexsort((-similarities, -popularity))
     similar, popular = similarities[order], popularity[order]

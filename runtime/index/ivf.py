@@ -35,7 +35,7 @@ TIER_MEANS = ((TIER_STARTS + np.append(TIERS, 1)) / 2).astype(np.float32)
 # What popularity has beyond its tier's start is coded in two steps of 16: whole steps and what is left of one.
 STEP = np.float32(1 / 32)
 
-# How many standard deviations above the centroid the best of a list is taken to lie. To have 99.2 % of the true ten
+# A list's best score is estimated as its centroid's plus this many standard deviations. To have 99.2 % of the true ten
 # best of a million made vectors at weight 0.3, 9.7 % of the codes must be read at 0, 6.6 at 3, 6.0 at 4, 5.7 at 5.
 REACH = 4.0
 

@@ -5,9 +5,11 @@ import numpy as np
 from embed.arrays import Float32s, Ints
 from embed.spec import InputError
 from runtime.catalogue.reader import Catalogue
+from runtime.scoring.outputs import Output
 from runtime.scoring.scorer import Scorer
 
-BLOCK_ROWS = 65_536  # vectors that the head reads at a time
+BLOCK_ROWS = 16_384  # vectors that the head reads at a time
+KEPT = {"image_embedding", "text_embedding"}  # vectors that there are, of the pictures and of prompts
 MOST_PROMPTS = 20_000  # pictures' own prompts that are encoded for a ranking
 
 
@@ -17,18 +19,24 @@ def has_own_prompts(catalogue: Catalogue) -> bool:
     return named and len(catalogue) <= MOST_PROMPTS
 
 
+def readable(scorer: Scorer) -> list[Output]:
+    """The outputs that depend on nothing but what a catalogue keeps, and prompts."""
+    return [output for output in scorer.named.all if set(output.inputs) <= KEPT]
+
+
 def unreadable(scorer: Scorer) -> str | None:
-    """Why the head cannot score a catalogue's vectors; None where it can."""
-    missing = set(scorer.inputs) - {"image_embedding", "text_embedding"}
-    if not missing:
+    """Why no output can be computed for a catalogue's vectors; None where one can."""
+    if readable(scorer):
         return None
-    return f"the bundle's head reads {', '.join(sorted(missing))}, which a catalogue does not keep; give --scores"
+    missing = sorted(set(scorer.inputs) - KEPT)
+    return f"the bundle's head reads {', '.join(missing)}, which a catalogue does not keep; give --scores"
 
 
 def head_outputs(scorer: Scorer, catalogue: Catalogue, prompt: str | None) -> dict[str, Float32s]:
-    """(n,) of each output of the head, for every picture under the prompt or, without one, under its own."""
+    """(n,) of each readable output, for every picture under the prompt or, without one, under its own."""
     if (why := unreadable(scorer)) is not None:
         raise InputError(why)
+    asked = [output.name for output in readable(scorer)]
     texts, which = None, np.zeros(len(catalogue), np.int64)
     if scorer.reads_text:
         prompts = [prompt] if prompt else None
@@ -41,8 +49,8 @@ def head_outputs(scorer: Scorer, catalogue: Catalogue, prompt: str | None) -> di
         features = {"image_embedding": catalogue.vectors[some].astype(np.float32)}
         if texts is not None:
             features["text_embedding"] = texts[which[some]]
-        blocks.append(scorer.score_vectors(features))
-    return {name: np.concatenate([block[name] for block in blocks]) for name in scorer.outputs}
+        blocks.append(scorer.score_vectors(features, asked))
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
 def _own_prompts(catalogue: Catalogue) -> tuple[list[str], Ints]:

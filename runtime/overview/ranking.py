@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 
 from embed.arrays import Bools, Floats, Ints, floats
 from embed.spec import InputError
-from runtime.overview.columns import is_number
 from runtime.catalogue.popularity import percentiles
 from runtime.catalogue.reader import Catalogue
+from runtime.overview.columns import is_number
 
 Direction = Literal["highest", "lowest", "apart"]
 

@@ -5,7 +5,7 @@ A folder of candidates has one folder for each prompt, by its number, and in it 
 0003/07_2.png; the templates are for the generator, scores are always under the prompt itself. Generates nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
@@ -85,30 +85,34 @@ def plan(prompts: Sequence[str], templates: Sequence[str], seeds: int) -> list[C
     ]
 
 
-def best_of_n(scorer: "Scorer", prompts: Sequence[str], templates: Sequence[str], folder: Path) -> list[Best]:
-    """The highest scored candidate of each prompt, the first by name where two are equal."""
-    return [_best(scorer, prompt, templates, folder / f"{i:04d}") for i, prompt in enumerate(prompts)]
+def best_of_n(
+    scorer: "Scorer", prompts: Sequence[str], templates: Sequence[str], folder: Path, output: str | None = None
+) -> list[Best]:
+    """The highest scored candidate of each prompt, the first by name where two are equal; scored by the output of that
+    name, or else by the first head's."""
+    values = scorer.named.chosen(None if output is None else [output])[0].values
+    return [_best(scorer, values, prompt, templates, folder / f"{i:04d}") for i, prompt in enumerate(prompts)]
 
 
-def _best(scorer: "Scorer", prompt: str, templates: Sequence[str], folder: Path) -> Best:
+def _best(scorer: "Scorer", values: Mapping[str, str], prompt: str, templates: Sequence[str], folder: Path) -> Best:
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: it should hold the candidates for the prompt {prompt!r}")
     paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     scored = scorer.score_items(prompt, paths)
     if len(scored.errors) == len(paths):
         raise InputError(f"{folder} holds no picture that can be read for the prompt {prompt!r}")
-    first = int(np.nanargmax(scored.scores))
+    scores = scored.outputs[values["score"]]
+    uncertainties = scored.outputs[values["uncertainty"]] if "uncertainty" in values else None
+    first = int(np.nanargmax(scores))
     number = paths[first].stem.partition("_")[0]
     known = number.isdecimal() and int(number) < len(templates)
     return Best(
         prompt=prompt,
         image=str(paths[first]),
         template=templates[int(number)] if known else None,
-        score=float(scored.scores[first]),
-        uncertainty=float(uncertainty[first])
-        if (uncertainty := scored.outputs.get("uncertainty")) is not None
-        else None,
-        mean=float(np.nanmean(scored.scores)),
+        score=float(scores[first]),
+        uncertainty=None if uncertainties is None else float(uncertainties[first]),
+        mean=float(np.nanmean(scores)),
         candidates=len(paths) - len(scored.errors),
         unreadable=len(scored.errors),
     )

@@ -14,9 +14,9 @@
 
 A bundle for vectors that are made elsewhere has of the graphs only head.onnx, and no tokenizer.
 
-A calibrated head, or one with a committee, gives more outputs beside the score: see `OUTPUTS`. The first precision of a
-bundle has the names above, any other carries its own, as in `image.int8.onnx`. Reading a bundle runs no code from it.
-Knows no session.
+A calibrated head, or one with a committee, gives more outputs beside the score, and a bundle may hold several heads:
+see `runtime.scoring.outputs`. The first precision of a bundle has the names above, any other carries its own, as in
+`image.int8.onnx`. Reading a bundle runs no code from it. Knows no session.
 """
 
 import hashlib
@@ -25,128 +25,20 @@ from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, get_args
 
 from embed.engines.sessions import Signature
 from embed.files import read_manifest, sha256_file
 from embed.inputs.tokenizer import Tokenizer, TokenizerConfig
 from embed.spec import Identity, InputError, Source, known_fields
 from runtime.config import CUDA_PRECISION, Precision
+from runtime.scoring.manifest import BundleManifest, FileEntry, GraphEntry, Part, Tensors
 
 FORMAT = 1
 WEIGHTS_FILE = "weights.bin"
-Part = Literal["model", "image", "text", "head"]
-PARTS: tuple[Part, ...] = get_args(Part)
-# What a graph of scores may give, each float32 (n,).
-OUTPUTS = {
-    "score": "the head's own score",
-    "uncertainty": "standard error of the score, in its units, by heads that each did without a part of its training",
-    "calibrated_score": "score / temperature: sigmoid(difference of two) is the probability that one is preferred",
-    "percentile": "share of a reference set of scores that lies below; the graph gives 0 to 1, and all else 0 to 100",
-}
 
 
 class BundleError(InputError):
     """The folder is no bundle, is damaged, or is not what its manifest says."""
-
-
-class FileEntry(TypedDict):
-    """What the manifest says of a file."""
-
-    sha256: str
-    bytes: int
-
-
-Tensors = dict[str, tuple[str, list[int | str]]]  # type and shape by name; in JSON each tuple is a list
-
-
-class GraphEntry(TypedDict):
-    """What the manifest says of a graph; see Graph."""
-
-    file: str
-    inputs: Tensors
-    outputs: Tensors
-
-
-class HeadEntry(TypedDict):
-    """What the manifest says of the head."""
-
-    inputs: list[str]
-    config: dict[str, object]  # the fields of heads.models.HeadConfig
-    committee: NotRequired[dict[str, int] | None]  # how many members give the uncertainty, and of how many groups
-
-
-class UncertaintyParity(TypedDict):
-    """How far uncertainties are from torch's, and how large these are."""
-
-    max_difference: float
-    mean: float
-
-
-class PrecisionParity(TypedDict):
-    """How far the graphs of one precision are from torch."""
-
-    scores: dict[str, Any]  # the fields of export.parity.ScoreParity, and the limit at fp32
-    vectors: dict[str, dict[str, Any]]  # by name, the fields of embed.graphs.trace.Certificate
-    whole_graph: NotRequired[float]  # the largest difference of scores between model.onnx and the parts
-    uncertainty: NotRequired[UncertaintyParity]  # where the bundle gives one, and torch was asked
-
-
-class DecodingParity(TypedDict):
-    """What decoding large JPEGs as the bundle does changes against exact pixels, by torch at fp32."""
-
-    pictures: int  # the large ones
-    cosine_min: float
-    max_score_difference: float
-    decided_pairs: int
-    flips: float
-
-
-class Parity(TypedDict):
-    """How far a bundle is from torch, and on which pictures that was measured."""
-
-    pictures: Literal["real", "generated", "vectors"]  # the last are random, of a head alone
-    precisions: dict[Precision, PrecisionParity]
-    decoding: NotRequired[DecodingParity]  # where the bundle scales, and large ones are among real pictures
-
-
-class DecodingEntry(TypedDict):
-    """How large JPEGs are decoded, and what that did to vectors where it was chosen."""
-
-    scale: int  # of embed.inputs.scaled
-    rows: int  # pictures on which the cosine to exact was measured
-    cosine_mean: float
-    cosine_min: float
-
-
-class Provenance(TypedDict):
-    """Where a bundle comes from: versions of libraries, and what the head's manifest says, where it does."""
-
-    versions: dict[str, str]
-    training: dict[str, object] | None
-    data: dict[str, object] | None
-    split: dict[str, object] | None
-    metrics: dict[str, object] | None
-
-
-class BundleManifest(TypedDict):
-    """bundle.json."""
-
-    format: int
-    opset: int
-    identity: dict[str, Any]  # the fields of Identity
-    source: dict[str, Any]  # the fields of Source
-    head: HeadEntry
-    precisions: list[Precision]
-    tokenizer: dict[str, Any] | None  # the fields of TokenizerConfig
-    calibration: dict[str, Any] | None  # as heads.evaluation.calibration fits it
-    decoding: NotRequired[DecodingEntry | None]  # None, or absent from older bundles, where all is decoded exactly
-    provenance: Provenance
-    graphs: dict[Precision, dict[Part, GraphEntry]]
-    reference: dict[Precision, dict[str, float]]  # how far another machine may be off reference.npz
-    parity: NotRequired[Parity]  # this and the next two come last
-    files: NotRequired[dict[str, FileEntry]]
-    digest: NotRequired[str]
 
 
 @dataclass(frozen=True)

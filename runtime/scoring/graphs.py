@@ -18,7 +18,8 @@ from embed.engines.sessions import DEVICE_PROVIDERS, Provider, open_session, res
 from embed.ort import require_onnxruntime
 from embed.spec import InputError
 from runtime.config import CUDA_PRECISION, Precision, SessionConfig
-from runtime.scoring.bundle import WEIGHTS_FILE, Bundle, BundleError, Part
+from runtime.scoring.bundle import WEIGHTS_FILE, Bundle, BundleError
+from runtime.scoring.manifest import Part
 from runtime.scoring.pinned import locked_array
 from runtime.scoring.weights import read_weights
 

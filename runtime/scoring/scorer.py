@@ -9,7 +9,7 @@ import io
 import os
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -25,8 +25,9 @@ from embed.inputs.pixels import preprocess
 from embed.inputs.tokenizer import Tokenizer
 from embed.spec import Identity, InputError
 from runtime.config import CUDA_PRECISION, SessionConfig
-from runtime.scoring.bundle import OUTPUTS, WEIGHTS_FILE, Bundle, BundleError, open_bundle
+from runtime.scoring.bundle import WEIGHTS_FILE, Bundle, BundleError, open_bundle
 from runtime.scoring.graphs import BATCH, CUDA, Pixels, Sessions, first_provider
+from runtime.scoring.outputs import Outputs
 
 Picture = str | os.PathLike[str] | bytes | Image | UInt8s
 
@@ -45,14 +46,14 @@ REMEMBERED_PROMPTS = 10_000
 
 @dataclass(frozen=True)
 class Scored:
-    """Of n pictures: every output of the head (n,) float32 by name, NaN where `errors` has the picture's number."""
+    """Of n pictures: every output of the heads (n,) float32 by name, NaN where `errors` has the picture's number."""
 
     outputs: dict[str, Float32s]
     errors: dict[int, ImageError]
 
     @property
     def scores(self) -> Float32s:
-        """(n,) float32; higher is preferred."""
+        """(n,) float32, the first head's; higher is preferred."""
         return self.outputs["score"]
 
 
@@ -67,6 +68,7 @@ class Scorer:
         self._sessions = Sessions(bundle, self.precision, session)
         self._prompts: OrderedDict[str, Float32s] = OrderedDict()
         self._lock = threading.RLock()
+        self.named = Outputs.of(bundle.manifest, bundle.graph(self.precision, "head").outputs)
         self._tokenizer = bundle.tokenizer() if bundle.tokenizer_config else None
         self._workers = session.threads or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="pictures")
@@ -97,18 +99,17 @@ class Scorer:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The vectors that the head reads (see heads.models.INPUTS)."""
+        """The vectors that the heads read (see heads.models.INPUTS)."""
         return tuple(self.bundle.manifest["head"]["inputs"])
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the head gives for each picture (see runtime.scoring.bundle.OUTPUTS)."""
-        given = self.bundle.graph(self.precision, "head").outputs
-        return tuple(name for name in OUTPUTS if name in given)
+        """What the heads give for each picture, as the graphs call it, the first head's in front."""
+        return tuple(value for output in self.named.all for value in output.values.values())
 
     @property
     def reads_text(self) -> bool:
-        """Whether the head's score depends on the prompt."""
+        """Whether a score of the heads depends on the prompt."""
         return "text_embedding" in self.inputs
 
     def score(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Float32s:
@@ -149,15 +150,31 @@ class Scorer:
         self.release_weights()
         return Scored(outputs, errors)
 
-    def score_vectors(self, features: dict[str, Float32s]) -> dict[str, Float32s]:
-        """Every output of the head (n,) by name, from the vectors it reads, (n, d) each (see heads.models); a
-        percentile is from 0 to 100."""
-        values = {name: features[name] for name in self.inputs}
+    def score_vectors(
+        self, features: Mapping[str, Float32s], asked: Sequence[str] | None = None
+    ) -> dict[str, Float32s]:
+        """What the heads give (n,) by the names in `outputs`, from the vectors they read, (n, d) each (see
+        heads.models); a percentile is from 0 to 100.
+
+        With outputs that are asked for these alone, and then vectors that they do not depend on may be missing.
+        """
+        wanted = self.named.all if asked is None else self.named.chosen(asked)
+        needed = {name for output in wanted for name in output.inputs}
+        rows = len(features[next(name for name in self.inputs if name in needed)])
+        shapes = self.bundle.graph(self.precision, "head").inputs
+        values = {
+            name: features[name]
+            if name in features or name in needed
+            else np.zeros((rows, int(shapes[name][1][1])), np.float32)
+            for name in self.inputs
+        }
         given = self._sessions.run("head", values)
-        for name in self.outputs:
+        found = {}
+        for value, name in ((value, name) for output in wanted for value, name in output.values.items()):
             if not np.isfinite(given[name]).all():
                 raise FloatingPointError(f"{name} of {self.bundle.path} at {self.precision} is not finite")
-        return {name: given[name] * 100 if name == "percentile" else given[name] for name in self.outputs}
+            found[name] = given[name] * 100 if value == "percentile" else given[name]
+        return found
 
     def embed_images(self, images: Iterable[Picture]) -> Float32s:
         """(n, d) unit vectors of the pictures; raise ImageError for a bad one."""

@@ -11,7 +11,7 @@ A part appears whole or not at all, and is the same whichever run wrote it. Only
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import count, takewhile
@@ -47,8 +47,9 @@ def score_table(
     scored.
     """
     table = open_table(source, {})
-    texts = [config.prompt_column] if scorer.reads_text and config.prompt is None else []
-    _check_columns(table, [config.image_column, *texts], {"error", *scorer.outputs})
+    texts = [config.prompt_column] if scorer.named.needs_prompt(config.outputs) and config.prompt is None else []
+    columns = scorer.named.columns(config.outputs)
+    _check_columns(table, [config.image_column, *texts], {"error", *columns})
     side = picture(table, config.image_column)
     root = pictures_root(table, config.images_root)
     types = side.types(table) | dict.fromkeys(texts, pa.string())
@@ -60,7 +61,7 @@ def score_table(
             parts.append(_part(out, len(parts)))
             if not parts[-1].exists():
                 prompts = wanted[texts[0]].to_pylist() if texts else [config.prompt or ""] * len(wanted)
-                scored = score_rows(scorer, _images(wanted, side, root), prompts, others)
+                scored = score_rows(scorer, _images(wanted, side, root), prompts, others, columns)
                 write_with(parts[-1], partial(pq.write_table, scored))
             step(len(wanted))
     errors = [pq.read_table(path, columns=["error"])["error"] for path in parts]
@@ -75,9 +76,13 @@ def score_table(
 
 
 def score_rows(
-    scorer: "Scorer", images: Sequence[str | bytes | None], prompts: Sequence[str | None], others: pa.Table
+    scorer: "Scorer",
+    images: Sequence[str | bytes | None],
+    prompts: Sequence[str | None],
+    others: pa.Table,
+    outputs: Mapping[str, str],
 ) -> pa.Table:
-    """The other columns of rows, with the head's outputs and `error`."""
+    """The other columns of rows, with `error` and the heads' outputs, each called as `outputs` says."""
     errors = [
         "no picture" if image is None else "no prompt" if prompt is None else None
         for image, prompt in zip(images, prompts, strict=True)
@@ -87,9 +92,9 @@ def score_rows(
     for number, error in scored.errors.items():
         errors[good[number]] = str(error)
     columns = dict(zip(others.column_names, others.columns, strict=True))
-    for name, values in scored.outputs.items():
+    for name, there in outputs.items():
         full = np.full(len(images), np.nan, np.float32)
-        full[good] = values
+        full[good] = scored.outputs[there]
         columns[name] = pa.array(full, mask=np.isnan(full))
     return pa.table({**columns, "error": pa.array(errors, pa.string())})
 
@@ -125,6 +130,7 @@ def _job(scorer: "Scorer", table: Table, config: TableConfig) -> dict[str, objec
         "table": _fingerprint(table),
         "rows": ROWS,
         **asdict(config),
+        "outputs": config.outputs and list(config.outputs),
     }
 
 

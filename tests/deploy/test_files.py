@@ -4,6 +4,7 @@ import configparser
 import json
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -148,3 +149,15 @@ def test_what_is_mounted_is_there_and_the_token_is_the_services() -> None:
             source = volume.split(":/")[0]
             assert source.startswith("$") or (ROOT / source).is_file(), volume
     assert documents(DEPLOY / "prometheus.yml")[0]["rule_files"] == ["alerts.yml"]
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "Dockerfile.cuda"])
+def test_images_are_built_from_all_that_the_package_is_made_of(name: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    made_of = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    made_of |= {f"{module}.py" for module in project["tool"]["setuptools"]["py-modules"]}
+    made_of |= {package.rstrip("*") for package in project["tool"]["setuptools"]["packages"]["find"]["include"]}
+    copied = {path for line in re.findall(r"^COPY (.*) \S+$", (ROOT / name).read_text(), re.M) for path in line.split()}
+    assert copied == made_of
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert let_in == made_of

@@ -14,10 +14,11 @@ from export_tiny import CALIBRATION, changed_manifest
 
 from embed.cache.store import Cache
 from embed.cli import main as embed_main
-from export import compose
 from export.cli.main import main
 from export.config import ExportConfig
+from export.graphs import compose
 from export.head_alone import export_head_alone
+from export.outputs import Outputs
 from export.parity import ParityError
 from heads.cli import main as heads_main
 from heads.committee import Committee
@@ -170,7 +171,7 @@ def test_a_head_of_all_inputs_is_exported_with_each_of_its_width(tmp_path: Path)
     head, manifest = both()
     members = [both()[0] for _ in range(3)]
     committee = Committee(members, {"gains": [1.0, 0.9, 1.1], "offsets": [0.0, 0.1, -0.1]}, 3).eval()
-    export_head_alone(tmp_path / "b", head, committee, manifest, ExportConfig())
+    export_head_alone(tmp_path / "b", Outputs.of(head, committee, manifest), ExportConfig())
     scorer = Scorer.load(tmp_path / "b")
     assert {name: shape[1] for name, (_, shape) in scorer.bundle.graph("fp32", "head").inputs.items()} == {
         name: 12 if name == "image_pooled" else DIM for name in head.inputs
@@ -195,5 +196,5 @@ def test_a_graph_that_is_off_is_not_written(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(compose, "export_head", other)
     with pytest.raises(ParityError, match="fp32 and torch disagree: a score differs by"):
-        export_head_alone(tmp_path / "b", head, None, manifest, ExportConfig())
+        export_head_alone(tmp_path / "b", Outputs.of(head, None, manifest), ExportConfig())
     assert not (tmp_path / "b").exists()

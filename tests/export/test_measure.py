@@ -14,9 +14,11 @@ from embed.inputs.images import load_pixels, load_scaled
 from embed.spec import InputError
 from export.bundle_writer import export_bundle
 from export.config import ExportConfig
-from export.measure import choose_decoding, torch_scores, torch_vectors
+from export.measure import choose_decoding, torch_vectors
+from export.outputs import torch_scores
 from export.parity import generated_pictures
-from runtime.scoring.bundle import BundleManifest, open_bundle
+from runtime.scoring.bundle import open_bundle
+from runtime.scoring.manifest import BundleManifest
 from runtime.scoring.scorer import Scorer
 
 NOTED = {"scale": 2, "rows": 32, "cosine_mean": 0.9999, "cosine_min": 0.9995, "pictures": 400}

@@ -10,9 +10,10 @@ import torch
 from export_tiny import head_manifest, tiny_backbone, write_pictures
 
 from embed.engines.sessions import open_session
-from export import compose, measure
+from export import measure
 from export.bundle_writer import export_bundle
 from export.config import ExportConfig
+from export.graphs import compose
 from heads.config import HeadConfig, Kind, SplitConfig, TrainConfig
 from heads.data.comparisons import Labels
 from heads.data.features import features_of

@@ -9,7 +9,7 @@ import torch
 
 from embed.engines.sessions import open_session
 from embed.spec import InputError
-from export.compose import export_head
+from export.graphs.compose import export_head
 from heads.config import HeadConfig
 from heads.models import INPUTS, READS, Cosine, Dropout, Head, build_head, config_from_json
 

@@ -8,6 +8,7 @@ import pytest
 from catalogue_fakes import make_cache, make_labels
 from service_server import Running, serving, small_picture
 
+from embed.files import content_id
 from runtime.catalogue.reader import Catalogue
 from runtime.catalogue.writer import build
 from runtime.config import IndexConfig, PopularityConfig, SessionConfig
@@ -28,8 +29,9 @@ def scorer(bundle: Path) -> Scorer:
 def catalogue(scorer: Scorer, tmp_path_factory: pytest.TempPathFactory) -> Catalogue:
     """Of 60 small pictures, p0.png and so on, of which no files are there."""
     folder = tmp_path_factory.mktemp("similar")
-    vectors = scorer.embed_images([small_picture(i) for i in range(60)])
-    cache = make_cache(folder / "cache", vectors, of=scorer.identity)
+    contents = [small_picture(i) for i in range(60)]
+    vectors, ids = scorer.embed_images(contents), [content_id(content) for content in contents]
+    cache = make_cache(folder / "cache", vectors, of=scorer.identity, ids=ids)
     return build(folder / "catalogue", cache, make_labels(60), PopularityConfig(), IndexConfig("exact", 0.9))[0]
 
 

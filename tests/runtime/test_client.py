@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import httpx
@@ -191,22 +190,22 @@ def test_batches_are_bounded_by_bytes(ask: Ask) -> None:
     assert sorted(sizes) == [1, 1, 2, 2, 2, 2]
 
 
-def test_the_examples_of_the_readme_work(
+def test_the_examples_of_the_docs_work(
     running: Running, pictures: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PLAUDIT_TOKEN", TOKEN)
     monkeypatch.chdir(tmp_path)
     for name, data in {"a.webp": pictures[0], "b.webp": pictures[1]}.items():
         Path(name).write_bytes(data)
-    readme = (ROOT / "README.md").read_text().replace("images/1f436.webp", "p4.png")
-    example = readme[readme.index("    from runtime.client import") : readme.index("In JavaScript, for browsers")]
+    page = (ROOT / "docs/clients.md").read_text().replace("images/1f436.webp", "p4.png")
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     found: dict[str, Any] = {"print": lambda score: scores.append(score), "scores": (scores := [])}
-    exec(dedent(example).replace("http://localhost:8000", str(running.client.base_url)), found)
+    exec(example.replace("http://localhost:8000", str(running.client.base_url)), found)
     assert len(scores) == len(found["ranks"]) == 2 and len(found["hits"]) == 5
     assert np.linalg.norm(found["images"][0]) == pytest.approx(1) == pytest.approx(np.linalg.norm(found["prompts"][0]))
-    (body,) = re.findall(r"/v1/similar -d '\n(.*?)'", readme, re.DOTALL)
+    (body,) = re.findall(r"/v1/similar -d '\n(.*?)'", page, re.DOTALL)
     answer = running.client.post("/v1/similar", json=json.loads(body)).json()
-    shown = set(re.findall(r'"(\w+)":', readme[readme.index(body) + len(body) : readme.index("## Licence")]))
+    shown = set(re.findall(r'"(\w+)":', page[page.index(body) + len(body) :]))
     assert {*answer, *answer["hits"][0]} == shown
 
 

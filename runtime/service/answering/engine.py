@@ -157,7 +157,7 @@ class Engine:
     async def score(
         self, job: Job, prompts: Sequence[str | None], pictures: Sequence[Picture]
     ) -> list[dict[str, float] | ImageError]:
-        """The head's outputs by name, of each picture under its prompt, or what is wrong with it."""
+        """What the heads give each picture under its prompt, as the graphs call it, or what is wrong with it."""
         read = prompts if self.scorer.reads_text else [None] * len(pictures)
         each = zip(pictures, read, strict=True)
         found = await asyncio.gather(*(self._run(job, picture, prompt, scored=True) for picture, prompt in each))
@@ -177,23 +177,33 @@ class Engine:
     async def _run(
         self, job: Job, picture: Picture, prompt: str | None = None, scored: bool = False
     ) -> Outcome | ImageError:
-        if isinstance(picture, UrlPicture):
-            # One of few until it is done: what is fetched takes memory that no request has announced.
-            async with self._fetcher.slots:
-                try:
-                    with self._stage("fetch"):
-                        fetched = await self._fetcher.fetch(picture.url)
-                except ImageError as error:
-                    return error
-                return await self._run(job, fetched, prompt, scored)
-        if isinstance(picture, ImageError):
-            return picture
-        async with self.turns.turn(job) as decoded:
-            pixels = await self._pixels(picture)
-            if isinstance(pixels, ImageError):
-                return pixels
-            decoded()
-            return await self._batched(Work(pixels, prompt, scored))
+        async with self.content(picture) as data:
+            if isinstance(data, ImageError):
+                return data
+            async with self.turns.turn(job) as decoded:
+                pixels = await self._pixels(data)
+                if isinstance(pixels, ImageError):
+                    return pixels
+                decoded()
+                return await self._batched(Work(pixels, prompt, scored))
+
+    @asynccontextmanager
+    async def content(self, picture: Picture) -> AsyncIterator[bytes | ImageError]:
+        """The picture's bytes, fetched if it is a link, or what is wrong with it.
+
+        What is fetched takes memory that no request has announced, so few links are open at a time.
+        """
+        if not isinstance(picture, UrlPicture):
+            yield picture
+            return
+        async with self._fetcher.slots:
+            fetched: bytes | ImageError
+            try:
+                with self._stage("fetch"):
+                    fetched = await self._fetcher.fetch(picture.url)
+            except ImageError as error:
+                fetched = error
+            yield fetched
 
     async def _run_prompt(self, job: Job, prompt: str) -> Outcome:
         async with self.turns.turn(job) as decoded:

@@ -6,7 +6,7 @@ Knows no model and no engine.
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
@@ -42,23 +42,32 @@ MAX_QUOTES = 20_000
 MORE_FIELDS = 16
 
 
-async def read_items(
-    request: Request, config: ServiceConfig, model: type[ScoreRequest | EmbedRequest]
-) -> tuple[list[str], list[Picture]]:
-    """The prompts and pictures of a form, or of a JSON body of that model; raise Problem for too few or too many."""
+class Items(NamedTuple):
+    """What a request has to be scored or embedded, and which outputs it asks for."""
+
+    prompts: list[str]
+    pictures: list[Picture]
+    outputs: list[str] | None  # None where it asks for none by name
+
+
+async def read_items(request: Request, config: ServiceConfig, model: type[ScoreRequest | EmbedRequest]) -> Items:
+    """The items of a form, or of a JSON body of that model; raise Problem for too few or too many."""
     if media_type(request) == MULTIPART:
-        prompts, pictures = await read_form(request, config.max_items)
+        items = await read_form(request, config.max_items, model is ScoreRequest)
     else:
         asked = await read_json_request(request, model)
-        prompts, pictures = asked.prompts, await decoded(asked.images, config)
+        outputs = asked.outputs if isinstance(asked, ScoreRequest) else None
+        items = Items(asked.prompts, await decoded(asked.images, config), outputs)
     if model is EmbedRequest:
-        check_count(len(pictures) + len(prompts), config)
+        check_count(len(items.pictures) + len(items.prompts), config)
     else:
-        check_count(len(pictures), config)
-        if len(prompts) not in (0, 1, len(pictures)):
-            raise invalid(f"got {len(prompts)} prompts for {len(pictures)} pictures; wanted one, or as many")
-    check_prompts(prompts, config.max_prompt_chars)
-    return prompts, pictures
+        check_count(len(items.pictures), config)
+        if len(items.prompts) not in (0, 1, len(items.pictures)):
+            raise invalid(
+                f"got {len(items.prompts)} prompts for {len(items.pictures)} pictures; wanted one, or as many"
+            )
+    check_prompts(items.prompts, config.max_prompt_chars)
+    return items
 
 
 async def read_similar(request: Request, config: ServiceConfig) -> SimilarRequest:
@@ -132,25 +141,27 @@ async def _form(request: Request, max_items: int) -> AsyncIterator[FormData]:
         raise Problem(507, "no room", reason, {"Retry-After": "30"}) from error
 
 
-async def read_form(request: Request, max_items: int) -> tuple[list[str], list[Picture]]:
-    """The prompts of a multipart form, and its pictures, the files first; starlette's HTTPException where it is none.
+async def read_form(request: Request, max_items: int, scores: bool = False) -> Items:
+    """The items of a multipart form, the files before other pictures; starlette's HTTPException where it is none.
 
-    The fields `image` and `images`, `prompt` and `prompts`, `url` and `urls` are the same.
+    The fields `image` and `images`, `prompt` and `prompts`, `url` and `urls` are the same, and, where it `scores`,
+    `output` and `outputs`.
     """
-    prompts, files, urls = list[str](), list[Picture](), list[Picture]()
+    prompts, files, urls, outputs = list[str](), list[Picture](), list[Picture](), list[str]()
     async with _form(request, max_items) as form:
         for given, value in form.multi_items():
             name = given.removesuffix("s")
-            if name not in ("image", "prompt", "url"):
-                raise invalid(f"{given[:50]}: unknown field; known are images (files), prompts, urls")
+            if name not in ("image", "prompt", "url") and not (scores and name == "output"):
+                known = "images (files), prompts, urls" + ", outputs" * scores
+                raise invalid(f"{given[:50]}: unknown field; known are {known}")
             _require_file(given, value, name == "image")
             if isinstance(value, UploadFile):
                 files.append(await value.read())
-            elif name == "prompt":
-                prompts.append(value)
-            else:
+            elif name == "url":
                 urls.append(url_picture(value))
-    return prompts, [*files, *urls]
+            else:
+                (prompts if name == "prompt" else outputs).append(value)
+    return Items(prompts, [*files, *urls], outputs or None)
 
 
 async def read_similar_form(request: Request, max_items: int) -> SimilarRequest:

@@ -5,13 +5,14 @@ nobody else's. Knows no model and no network.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from embed.inputs.base64_text import from_base64
 from embed.inputs.images import ImageError
+from runtime.config import POPULARITY_WEIGHT
 
 # A red pixel, so that the examples of the documentation work as they are.
 EXAMPLE_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -26,6 +27,7 @@ TEXTS = {"description": "a text, or several"}
 SIDES = ("like", "dislike")
 KINDS = ("text", "id", "url")  # of what a side names, beside files
 ITEM_FORM = {"image": FILES, "url": TEXTS, "prompt": TEXTS}
+SCORE_FORM = ITEM_FORM | {"output": TEXTS}
 SIMILAR_FORM = dict.fromkeys(SIDES, FILES) | {f"{side}_{kind}": TEXTS for side in SIDES for kind in KINDS}
 
 
@@ -64,6 +66,10 @@ class ScoreRequest(Closed):
         Field(description="one, or one for each picture; needed where the head reads it"),
     ] = None
     images: Annotated[list[JsonPicture], Field(min_length=1, fail_fast=True)]
+    outputs: Annotated[
+        list[str] | None,
+        Field(max_length=100, fail_fast=True, description="of a bundle with several: their names, the main one first"),
+    ] = None
 
     @property
     def prompts(self) -> list[str]:
@@ -103,7 +109,7 @@ class SimilarRequest(Closed):
     likes: Annotated[list[Like], Field(min_length=1, fail_fast=True)]
     dislikes: Annotated[list[Like], Field(fail_fast=True)] = []
     k: Annotated[int, Field(ge=1, le=1000)] = 10
-    popularity_weight: Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)] = 0.0
+    popularity_weight: Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)] = POPULARITY_WEIGHT
     min_percentile: Annotated[FiniteFloat, Field(ge=0, le=100)] = 0.0
     where: (
         Annotated[str, Field(max_length=2000, description="such as: category = 'Objects' and year >= 2024")] | None
@@ -112,24 +118,8 @@ class SimilarRequest(Closed):
     dedup: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
     group_by: Annotated[str, Field(max_length=200)] | None = None
     per_group: Annotated[int, Field(ge=1, le=1000)] = 1
+    include_query: Annotated[bool, Field(description="let the likes' and dislikes' own pictures be hits")] = False
     front: Annotated[bool, Field(description="all that no other beats in similarity and popularity")] = False
-
-
-class BrowseRequest(Closed):
-    """Rank the catalogue by a measure, or by how many percentiles it ranks a picture above another measure."""
-
-    model_config = example(by="popularity", k=3)
-    by: Annotated[str, Field(max_length=200, description="one of the measures that GET /v1/catalogue names")]
-    against: Annotated[str, Field(max_length=200)] | None = None
-    order: Literal["highest", "lowest", "apart"] = "highest"
-    prompt: Annotated[str, Field(max_length=2000, description="for the head; by default each picture's own")] | None = (
-        None
-    )
-    where: Annotated[str, Field(max_length=2000)] | None = None
-    group_by: Annotated[str, Field(max_length=200)] | None = None
-    per_group: Annotated[int, Field(ge=1, le=1000)] = 1
-    offset: Annotated[int, Field(ge=0, le=2**40)] = 0
-    k: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
 class ItemError(BaseModel):
@@ -140,10 +130,9 @@ class ItemError(BaseModel):
     message: str
 
 
-class ScoreItem(BaseModel):
-    """One picture's score, or its error."""
+class Values(BaseModel):
+    """What one output of a bundle says of a picture."""
 
-    ok: bool
     score: float | None = None
     uncertainty: Annotated[float | None, Field(description="standard error of the score, where the head has one")] = (
         None
@@ -152,6 +141,13 @@ class ScoreItem(BaseModel):
     percentile: Annotated[float | None, Field(description="0 to 100: how many of the reference's scores lie below")] = (
         None
     )
+
+
+class ScoreItem(Values):
+    """One picture's score, or its error."""
+
+    ok: bool
+    outputs: Annotated[dict[str, Values] | None, Field(description="those asked for, by name")] = None
     error: ItemError | None = None
 
 
@@ -170,25 +166,27 @@ class EmbedItem(BaseModel):
     error: ItemError | None = None
 
 
-class _Answer(BaseModel):
+class Origin(BaseModel):
+    """What every answer says of its origin."""
+
     bundle: Annotated[str, Field(description="digest of the bundle that answered", examples=[EXAMPLE_DIGEST])]
     precision: Annotated[str, Field(examples=["fp32"])]
 
 
-class ScoreAnswer(_Answer):
+class ScoreAnswer(Origin):
     """One item for each picture, in the order of the request."""
 
     items: list[ScoreItem]
 
 
-class RankAnswer(_Answer):
+class RankAnswer(Origin):
     """One item for each picture, in the order of the request, and the order of preference."""
 
     items: list[RankItem]
     order: Annotated[list[int], Field(description="numbers of the pictures that are ok, the preferred one first")]
 
 
-class EmbedAnswer(_Answer):
+class EmbedAnswer(Origin):
     """One item for each picture and prompt, in the order of the request."""
 
     images: list[EmbedItem]
@@ -196,7 +194,7 @@ class EmbedAnswer(_Answer):
 
 
 class HitItem(BaseModel):
-    """One picture found; score = similarity + popularity_weight * popularity."""
+    """One picture found; blended_score = similarity + popularity_weight * popularity."""
 
     id: str
     key: Annotated[str, Field(description="its name in the catalogue")]
@@ -206,66 +204,16 @@ class HitItem(BaseModel):
     count: float | None
     rate: Annotated[float | None, Field(description="count / exposures, where the catalogue has exposures")]
     title: Annotated[str | None, Field(description="the column title of the catalogue, or else its column prompt")]
-    score: float
+    blended_score: float
     metadata: Annotated[dict[str, Any], Field(description="the other columns of the catalogue")]
     thumbnail: Annotated[str, Field(description="path of the picture made small", examples=["/v1/thumbnails/6e3c8f"])]
 
 
-class SimilarAnswer(_Answer):
+class SimilarAnswer(Origin):
     """The hits, best first."""
 
     catalogue: Annotated[str, Field(description="version of the catalogue", examples=["v000001"])]
     hits: list[HitItem]
-
-
-class ColumnItem(BaseModel):
-    """A column of the catalogue; texts and booleans have their most frequent values, others a range."""
-
-    name: str
-    kind: str
-    nulls: int
-    distinct: int | None
-    values: list[tuple[str | bool, int]]
-    low: float | str | None
-    high: float | str | None
-
-
-class CatalogueAnswer(_Answer):
-    """What the catalogue holds, and how it can be asked."""
-
-    catalogue: Annotated[str, Field(description="version of the catalogue", examples=["v000001"])]
-    pictures: int
-    columns: list[ColumnItem]
-    measures: Annotated[list[str], Field(description="what POST /v1/browse ranks by")]
-    reads_text: Annotated[bool, Field(description="whether queries may be texts")]
-    head_reads_text: bool
-    has_prompts: Annotated[bool, Field(description="whether every picture has a prompt of its own")]
-    head_unreadable: Annotated[str | None, Field(description="why the head cannot score the catalogue, if so")]
-    report: Annotated[bool, Field(description="whether GET /v1/report gives an evaluation")]
-
-
-class BrowseItem(BaseModel):
-    """One picture of the catalogue, with the measures that were asked for."""
-
-    id: str
-    key: Annotated[str, Field(description="its name in the catalogue")]
-    popularity: float
-    percentile: float
-    count: float | None
-    rate: float | None
-    title: str | None
-    metadata: dict[str, Any]
-    measures: dict[str, float | None]
-    gap: Annotated[float | None, Field(description="percentiles by which the first measure ranks it higher")]
-    thumbnail: str
-
-
-class BrowseAnswer(_Answer):
-    """A part of the ranking, and how many pictures it has in all."""
-
-    catalogue: str
-    total: int
-    hits: list[BrowseItem]
 
 
 class ErrorBody(BaseModel):

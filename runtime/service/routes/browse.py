@@ -15,14 +15,14 @@ import numpy as np
 
 from embed.arrays import Floats, Ints, floats, positions
 from embed.spec import InputError
-from runtime.overview import ranking
-from runtime.overview.columns import columns_of, is_number
 from runtime.catalogue.conditions import matching
 from runtime.catalogue.hits import hit_of
 from runtime.catalogue.reader import Catalogue, hit_json
-from runtime.overview.predicted import has_own_prompts, head_outputs, unreadable
+from runtime.overview import ranking
+from runtime.overview.columns import columns_of, is_number
+from runtime.overview.predicted import has_own_prompts, head_outputs, readable, unreadable
 from runtime.service.answering.engine import Engine
-from runtime.service.answering.requests import BrowseRequest
+from runtime.service.answering.overviews import BrowseRequest
 from runtime.service.routes.similar import THUMBNAILS
 
 HEAD, TABLE = "head: ", "table: "
@@ -45,7 +45,7 @@ class Browser:
         catalogue = self._in_force(engine)
         columns = await self._once(("columns",), lambda: [asdict(one) for one in columns_of(catalogue.rows)])
         of_table = await self._once(("table",), lambda: self._of_table(catalogue))
-        outputs = engine.scorer.outputs if unreadable(engine.scorer) is None else ()
+        outputs = [name for output in readable(engine.scorer) for name in output.values.values()]
         return {
             "pictures": len(catalogue),
             "columns": columns,
@@ -88,7 +88,9 @@ class Browser:
                 measures = {name: _number(of[row]) for name, of in zip(names, values, strict=True)}
                 extra = {"measures": measures, "gap": None if apart is None else _number(apart[row])}
                 picture = {"thumbnail": f"{THUMBNAILS}/{hit['id']}"}
-                found.append({n: v for n, v in hit.items() if n not in ("similarity", "score")} | extra | picture)
+                found.append(
+                    {n: v for n, v in hit.items() if n not in ("similarity", "blended_score")} | extra | picture
+                )
             return found
 
         return {"total": len(rows), "hits": await engine.search(shown)}

@@ -16,9 +16,11 @@ from pydantic.json_schema import models_json_schema
 from embed.arrays import Float32s, softmax
 from embed.inputs.images import ImageError
 from embed.spec import InputError
+from runtime.scoring.outputs import Output
 from runtime.service.answering import requests as shapes
 from runtime.service.answering.engine import Engine
-from runtime.service.answering.reading import read_items, read_json_request, read_similar
+from runtime.service.answering.overviews import BrowseAnswer, BrowseRequest, CatalogueAnswer
+from runtime.service.answering.reading import Items, read_items, read_json_request, read_similar
 from runtime.service.answering.requests import ERRORS, Picture, described
 from runtime.service.answering.state import Service
 from runtime.service.network.errors import Problem, invalid
@@ -29,40 +31,50 @@ from runtime.service.routes.similar import THUMBNAILS, find_hits
 from runtime.service.routes.thumbnails import TYPICAL_BYTES, Thumbnails, ThumbnailSize
 from runtime.service.routes.trainers import SHAPES, add_dialects
 
+Values = dict[str, Any]  # numbers by name, and under `outputs` those of each output
 THUMBNAIL_SECONDS = 86_400  # for browsers to keep one; an id stands for a content
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
     """Add every route of the service to its application."""
 
-    async def scored(
-        request: Request, prompts: Sequence[str], pictures: Sequence[Picture]
-    ) -> tuple[Engine, list[dict[str, float] | ImageError]]:
+    async def scored(request: Request, items: Items) -> tuple[Engine, list[Values | ImageError]]:
+        prompts, pictures, asked = items
         async with service.work(request, len(pictures), size_of(pictures)) as (engine, job):
-            outcomes = await engine.score(job, prompts_for(engine, prompts, len(pictures)), pictures)
+            try:
+                outputs = engine.scorer.named.chosen(asked)
+            except InputError as error:
+                raise invalid(f"outputs: {error}") from None
+            outcomes = await engine.score(job, prompts_for(engine, prompts, len(pictures), asked), pictures)
             request.state.log = service.count(outcomes)
-            return engine, outcomes
+            return engine, [values_of(outcome, outputs, asked is not None) for outcome in outcomes]
 
-    @app.post("/v1/score", **described(shapes.ScoreRequest, shapes.ScoreAnswer, shapes.ITEM_FORM))
+    @app.post("/v1/score", **described(shapes.ScoreRequest, shapes.ScoreAnswer, shapes.SCORE_FORM))
     async def score(request: Request) -> Response:
-        """Score pictures under a prompt, or each under its own; higher is preferred."""
-        engine, outcomes = await scored(request, *await read_items(request, service.config, shapes.ScoreRequest))
+        """Score pictures under a prompt, or each under its own; higher is preferred.
+
+        A bundle with several outputs gives the first head's score, unless others are asked for by name.
+        """
+        engine, outcomes = await scored(request, await read_items(request, service.config, shapes.ScoreRequest))
         return answer(engine, items=[item(outcome) for outcome in outcomes])
 
-    @app.post("/v1/rank", **described(shapes.ScoreRequest, shapes.RankAnswer, shapes.ITEM_FORM))
+    @app.post("/v1/rank", **described(shapes.ScoreRequest, shapes.RankAnswer, shapes.SCORE_FORM))
     async def rank(request: Request) -> Response:
-        """Rank pictures under one prompt, with the probability that each is the preferred one of all."""
-        prompts, pictures = await read_items(request, service.config, shapes.ScoreRequest)
-        if len(prompts) > 1:
-            raise invalid(f"got {len(prompts)} prompts; wanted one to rank under")
-        engine, outcomes = await scored(request, prompts, pictures)
+        """Rank pictures under one prompt, with the probability that each is the preferred one of all.
+
+        They are ranked by the first of the outputs that are asked for.
+        """
+        given = await read_items(request, service.config, shapes.ScoreRequest)
+        if len(given.prompts) > 1:
+            raise invalid(f"got {len(given.prompts)} prompts; wanted one to rank under")
+        engine, outcomes = await scored(request, given)
         items, order = ranked(outcomes)
         return answer(engine, items=items, order=order)
 
     @app.post("/v1/embed", **described(shapes.EmbedRequest, shapes.EmbedAnswer, shapes.ITEM_FORM))
     async def embed(request: Request) -> Response:
         """Unit vectors of pictures and prompts; the cosine of two is their dot product."""
-        prompts, pictures = await read_items(request, service.config, shapes.EmbedRequest)
+        prompts, pictures, _ = await read_items(request, service.config, shapes.EmbedRequest)
         async with service.work(request, len(prompts) + len(pictures), size_of(pictures)) as (engine, job):
             if prompts and not engine.has_text_tower:
                 raise invalid("this bundle's head reads no text: it has no text tower")
@@ -143,7 +155,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
 
     browser = Browser(config.scores)
 
-    @app.get("/v1/catalogue", response_model=shapes.CatalogueAnswer, responses=ERRORS)
+    @app.get("/v1/catalogue", response_model=CatalogueAnswer, responses=ERRORS)
     async def about(request: Request) -> Response:
         """What the catalogue holds: its size, its columns with their values, and the measures it can be ranked by."""
         async with service.work(request, 1, 0) as (engine, _):
@@ -155,10 +167,10 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
             version, report = engine.catalogue.manifest["version"], config.report is not None
             return answer(engine, catalogue=version, report=report, **found)
 
-    @app.post("/v1/browse", **described(shapes.BrowseRequest, shapes.BrowseAnswer))
+    @app.post("/v1/browse", **described(BrowseRequest, BrowseAnswer))
     async def browse(request: Request) -> Response:
         """Rank the whole catalogue by a measure: its popularity, a column, or what the head says of each picture."""
-        asked = await read_json_request(request, shapes.BrowseRequest)
+        asked = await read_json_request(request, BrowseRequest)
         async with service.work(request, 1, 0) as (engine, _):
             assert engine.catalogue is not None
             try:
@@ -200,7 +212,7 @@ def openapi(app: FastAPI, service: Service) -> dict[str, object]:
     """The description of the API, with the requests' schemas, which FastAPI cannot see."""
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     models: list[type[BaseModel]] = [shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest]
-    models += [shapes.BrowseRequest, EmbeddingsRequest]
+    models += [BrowseRequest, EmbeddingsRequest]
     if service.config.voting.votes is not None:
         from runtime.service.routes.compare import SHAPES as OF_VOTES
 
@@ -223,14 +235,28 @@ def size_of(pictures: Sequence[Picture]) -> int:
     return sum(len(picture) for picture in pictures if isinstance(picture, bytes))
 
 
-def prompts_for(engine: Engine, prompts: Sequence[str], count: int) -> Sequence[str | None]:
-    """A prompt for each picture; raise Problem where the head needs one and there is none."""
-    if not prompts and engine.scorer.reads_text:
+def prompts_for(
+    engine: Engine, prompts: Sequence[str], count: int, asked: Sequence[str] | None = None
+) -> Sequence[str | None]:
+    """A prompt for each picture; raise Problem where an output that is asked for needs one and there is none."""
+    if not prompts and engine.scorer.named.needs_prompt(asked):
         raise invalid("this bundle's head scores pictures under a prompt; give one")
-    return prompts if len(prompts) == count else [prompts[0] if prompts else None] * count
+    # What is asked for does not depend on the prompt, though another output that is computed with it may.
+    none = "" if engine.scorer.reads_text else None
+    return prompts if len(prompts) == count else [prompts[0] if prompts else none] * count
 
 
-def item(outcome: Mapping[str, float] | Float32s | ImageError) -> dict[str, object]:
+def values_of(
+    outcome: Mapping[str, float] | ImageError, outputs: Sequence[Output], by_name: bool
+) -> Values | ImageError:
+    """What the first of the outputs says, and what each says under its name if they were asked for so."""
+    if isinstance(outcome, ImageError):
+        return outcome
+    each = {output.name: {value: outcome[there] for value, there in output.values.items()} for output in outputs}
+    return {**each[outputs[0].name], **({"outputs": each} if by_name else {})}
+
+
+def item(outcome: Values | Float32s | ImageError) -> dict[str, object]:
     """Scores, a vector or an error as an item of an answer."""
     if isinstance(outcome, ImageError):
         error = {"stage": outcome.stage, "reason": outcome.reason, "message": shapes.message_of(outcome)}
@@ -240,7 +266,7 @@ def item(outcome: Mapping[str, float] | Float32s | ImageError) -> dict[str, obje
     return {"ok": True, **outcome}
 
 
-def ranked(outcomes: Sequence[Mapping[str, float] | ImageError]) -> tuple[list[dict[str, object]], list[int]]:
+def ranked(outcomes: Sequence[Values | ImageError]) -> tuple[list[dict[str, object]], list[int]]:
     """Items with rank and probability, and the numbers of the good ones, the preferred first; ties keep their order."""
     items = [item(outcome) for outcome in outcomes]
     good = {i: outcome for i, outcome in enumerate(outcomes) if not isinstance(outcome, ImageError)}

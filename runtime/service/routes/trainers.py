@@ -5,10 +5,10 @@
                                               -> {"results": [{reward: {reward: number}}], "errors": [{reward: text}]}
     both           GET /health                whether it can serve, and which rewards
 
-A reward is an output of the bundle's head, by its name: `score`, and where the bundle has them `percentile` and the
-others. A picture that cannot be scored has null, or nothing, in the place of a number, and its error beside: a 0.0
-would be a score like any other, and train. Nothing here reads or writes a pickle, which whoever reaches a port could
-run code with.
+A reward is an output of the bundle, by its name: `score`, and where the bundle has them `percentile` and the others,
+and of a bundle with several heads also each by its own, such as `aesthetic` and `aesthetic_percentile`. A picture that
+cannot be scored has null, or nothing, in the place of a number, and its error beside: a 0.0 would be a score like any
+other, and train. Nothing here reads or writes a pickle, which whoever reaches a port could run code with.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from embed.inputs.images import ImageError
+from runtime.scoring.outputs import ALL
+from runtime.service.answering.engine import Engine
 from runtime.service.answering.reading import check_count, check_prompts, decoded, read_json_request
 from runtime.service.answering.requests import (
     ERRORS,
@@ -120,7 +122,7 @@ def add_dialects(app: FastAPI, service: Service) -> None:
                 await service.ready()
             except Exception as error:
                 raise Problem(503, "not ready", service.told(error)) from None
-            rewards = {name: [f"{name}:ready"] for name in service.room.engine.scorer.outputs}
+            rewards = {name: [f"{name}:ready"] for name in _rewards(service.room.engine)}
             return JSONResponse({"status": "ok", "rewards": rewards})
 
 
@@ -166,7 +168,7 @@ def _add_unirl(app: FastAPI, service: Service) -> None:
     @app.get("/rewards", response_model=RewardNames, responses={401: ERRORS[401]})
     async def rewards() -> Response:
         """The names of the rewards."""
-        return JSONResponse({"rewards": list(service.room.engine.scorer.outputs)})
+        return JSONResponse({"rewards": list(_rewards(service.room.engine))})
 
 
 async def _scored(
@@ -179,7 +181,17 @@ async def _scored(
     async with service.work(request, len(pictures), size_bytes) as (engine, job):
         found = await engine.score(job, prompts, pictures)
         request.state.log = service.count(found)
-        return engine.scorer.outputs, found
+        rewards = _rewards(engine)
+        return list(rewards), [
+            one if isinstance(one, ImageError) else {name: one[there] for name, there in rewards.items()}
+            for one in found
+        ]
+
+
+def _rewards(engine: Engine) -> dict[str, str]:
+    """What the graphs call each reward: the first head's outputs under their plain names, then all by their own."""
+    named = engine.scorer.named
+    return named.columns(None) | named.columns([ALL])
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """The starter's towers against their own libraries, its bridge, and the emoji example that it comes with."""
 
 import importlib.util
+import json
 import socket
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from paths import DATA, ROOT
+from safetensors import safe_open
+from safetensors.torch import load_file
 from sklearn.linear_model import Ridge
 
 from embed.backbones import starter
@@ -23,6 +26,7 @@ from embed.spec import InputError, Source
 
 EXAMPLE = ROOT / "examples" / "emoji"
 WHOLE_SET = DATA / "emoji"
+PHOTOS = DATA / "photos"
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +123,42 @@ def test_names_find_their_pictures(backbone: Backbone) -> None:
     assert recall_at_k(images, names, 10) > 0.95  # the bridge has seen these names; by chance 0.2
     assert recall_at_k(images, names, 1) > 0.6
     assert 0.4 < np.mean(np.sum(images * names, axis=1)) < 0.9
+
+
+def test_the_bridge_is_the_classes_names_by_probability_and_a_map_of_emoji(backbone: Backbone) -> None:
+    """By a slow loop over ImageNet's classes, in float64, from the packages' own classifier."""
+    file = load_file(starter.BRIDGE)
+    *_, weight, bias = torch.load(starter.asset_path(*starter.IMAGE_WEIGHTS), weights_only=True).values()
+    generator = np.random.default_rng(0)
+    pooled = generator.normal(size=starter.FEATURES)
+    logits = weight.double().numpy() @ pooled + bias.double().numpy()
+    expected = file["emoji"].double().numpy() @ (pooled / np.sqrt(np.sum(pooled**2)))
+    for name, logit in zip(file["class_names"].double().numpy().T, logits, strict=True):
+        expected += name / np.sum(np.exp(logits - logit))
+    with torch.inference_mode():
+        found = backbone.model.visual.head(torch.from_numpy(pooled).float()[None]).numpy()[0]
+    assert np.allclose(found, expected, atol=1e-5)
+
+
+def test_emoji_that_the_bridge_has_not_seen_are_found() -> None:
+    """The figure that make_bridge.py measured before it fitted on all."""
+    with safe_open(starter.BRIDGE, framework="pt") as opened:
+        made = json.loads(opened.metadata()["made"])
+    assert made["recall_at_10"] >= 0.55 and made["recall_pictures"] == 352
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs ../shared/data/photos")
+def test_words_find_photographs(backbone: Backbone) -> None:
+    """With the map of emoji alone, .14 of the photographs were among the first ten for their own caption."""
+    paths = sorted(PHOTOS.iterdir())[::3]
+    pixels = np.stack([load_pixels(path.read_bytes(), starter.PREPROCESS)[0] for path in paths])
+    captions = [f"a photo of a {path.stem.partition('_')[2].replace('_', ' ')} outdoors" for path in paths]
+    with torch.inference_mode():
+        images = backbone.image_tower()(torch.from_numpy(pixels)).numpy()
+        texts = backbone.text_tower()(torch.from_numpy(backbone.tokenize(captions))).numpy()
+    recall_at_k = script("make_bridge").recall_at_k
+    assert recall_at_k(images, texts, 1) > 0.6  # by chance 0.02
+    assert recall_at_k(images, texts, 10) > 0.9
 
 
 def test_truncated_prompts_are_counted_at_the_boundary(backbone: Backbone) -> None:

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -109,3 +110,13 @@ def test_long_work_draws_a_bar_on_stderr(capsys: pytest.CaptureFixture[str], mon
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("\rmerging") and "| 2/7 " in err
     assert "| 7/7 " in err and err.rstrip().endswith("failures=3]")
+
+
+def test_what_one_could_do_next_is_said_to_people_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console.suggest(["embed", "inspect", Path("my cache")], ["embed", "backbones"])
+    assert capsys.readouterr() == ("", "next:\n  plaudit embed inspect 'my cache'\n  plaudit embed backbones\n")
+    monkeypatch.setattr("sys.stdout", sys.stderr)  # as it is under --json
+    console.suggest(["embed", "backbones"])
+    assert capsys.readouterr() == ("", "")

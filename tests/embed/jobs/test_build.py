@@ -118,3 +118,14 @@ def test_a_table_in_memory_is_embedded_like_its_file(
     for file in sorted(Path("c").rglob("*.npy")):
         assert file.read_bytes() == (Path("other") / file.relative_to("c")).read_bytes()
     assert Cache.open("other").metadata("images").equals(Cache.open("c").metadata("images"))
+
+
+@pytest.mark.parametrize(("starter", "least", "said"), [("tiny", 3, True), ("tiny", 4, False), ("other", 3, False)])
+def test_the_starter_says_that_it_is_one_on_more_than_a_trial(
+    starter: str, least: int, said: bool, table: Path, reads: list[Any],
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("embed.jobs.build.STARTER", starter)
+    monkeypatch.setattr("embed.jobs.build.TRIAL_PICTURES", least)
+    build_cache(BuildConfig([str(table)], table.parent / "c", Source("tiny"), Wanted(device="cpu"), workers=1))
+    assert ("4 pictures are more than a trial" in caplog.text) == said

@@ -137,7 +137,7 @@ def test_the_command_writes_what_train_reads(
     assert result["validation_accuracy"]["best"] >= result["validation_accuracy"]["default"]
     assert json.loads(Path("found/sweep.json").read_text())["best"] == result["best"]
     (command,) = [line for line in said.splitlines() if line.startswith("train it with: ")]
-    assert main([*shlex.split(command)[6:], "--json"]) == 0
+    assert main([*shlex.split(command)[5:], "--json"]) == 0
     trained = json.loads(capsys.readouterr().out)
     # The same split and training: the number that the sweep found when it opened the held-out part.
     assert trained["pair_accuracy"] == result["test"]["best"]

@@ -53,7 +53,9 @@ def test_answers_are_those_of_the_exact_catalogue(both, weight, options):
         for a, b in zip(ours, theirs, strict=True):
             assert (a.id, a.count, a.metadata) == (b.id, b.count, b.metadata)
             np.testing.assert_allclose(
-                [a.similarity, a.popularity, a.score], [b.similarity, b.popularity, b.score], atol=1e-6
+                [a.similarity, a.popularity, a.blended_score],
+                [b.similarity, b.popularity, b.blended_score],
+                atol=1e-6,
             )
 
 

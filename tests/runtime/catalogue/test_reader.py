@@ -68,11 +68,11 @@ def test_a_filter_is_exact_and_meets_a_percentile(catalogue, queries, where):
 
 def test_hits_say_all_there_is_to_say(catalogue):
     row = catalogue.row_of("p77.png")
-    hit = catalogue.search(catalogue.vectors[row : row + 1], 1)[0][0]
+    hit = catalogue.search(catalogue.vectors[row : row + 1], 1, 0.0)[0][0]
     assert (hit.key, hit.id) == ("p77.png", f"{77:032x}")
     assert catalogue.row_of(hit.id) == row
     assert hit.similarity == pytest.approx(1, abs=2e-3)
-    assert hit.score == hit.similarity and hit.popularity == catalogue.popularity[row]
+    assert hit.blended_score == hit.similarity and hit.popularity == catalogue.popularity[row]
     assert hit.count == catalogue.rows["count"][row].as_py()
     assert hit.metadata.keys() == {"kind", "year", "creator", "width", "height"}
     assert json.loads(json.dumps(hit_json(hit), allow_nan=False))["metadata"]["kind"] == hit.metadata["kind"]
@@ -92,7 +92,7 @@ def test_more_hits_than_pictures_and_filters_that_match_nothing(catalogue, queri
 
 def test_the_front_is_what_no_hit_beats(catalogue, queries):
     front = catalogue.front(queries[0], Wish(where="kind = 'objects'", exclude=[f"{4:032x}"]))
-    hits = [hit for hit in catalogue.search(queries[:1], 3000, where="kind = 'objects'")[0] if hit.key != "p4.png"]
+    hits = [hit for hit in catalogue.search(queries[:1], 3000, 0.0, where="kind = 'objects'")[0] if hit.key != "p4.png"]
     expected = [
         hit.key
         for hit in hits

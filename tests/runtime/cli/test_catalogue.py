@@ -11,10 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from catalogue_fakes import identity, make_cache, unit_vectors
 
+from embed.files import content_id
 from runtime.cli import popularity, similar
 from runtime.cli.main import COMMANDS, main
+from runtime.scoring.outputs import Output, Outputs
 
 VECTORS = unit_vectors(60, 16, clusters=6)
+
+
+def outputs_of(inputs):
+    return Outputs((Output("score", inputs, {"score": "score"}),))
 
 
 class FakeScorer:
@@ -23,6 +29,7 @@ class FakeScorer:
     identity = identity(16)
     inputs = ("image_embedding",)
     reads_text = False
+    named = outputs_of(inputs)
 
     def embed_images(self, images):
         return VECTORS[[int(path.stem) for path in images]]
@@ -30,7 +37,7 @@ class FakeScorer:
     def embed_prompts(self, prompts):
         return VECTORS[[len(prompt) for prompt in prompts]]
 
-    def score_vectors(self, features):
+    def score_vectors(self, features, asked=None):
         return {"score": features["image_embedding"][:, 0]}
 
 
@@ -61,7 +68,7 @@ def hits_of(capsys, *options):
     return [hit["key"] for hit in json.loads(capsys.readouterr().out)["hits"]]
 
 
-def expected(query, weight=0.0, k=10):
+def expected(query, weight=0.3, k=10):
     from runtime.catalogue.reader import Catalogue
 
     return [hit.key for hit in Catalogue.open("cat").search(query.reshape(1, -1), k, weight)[0]]
@@ -111,14 +118,29 @@ def test_every_kind_of_query(place, capsys):
     assert hits_of(capsys, "3.jpg", "--text", "hello", "-k", "4") == expected(mean / np.linalg.norm(mean), k=4)
     assert hits_of(capsys, "--vector", v) == expected(VECTORS[9])
     assert hits_of(capsys, "--id", "p8.png", "-k", "5") == [key for key in expected(VECTORS[8]) if key != "p8.png"][:5]
+    assert hits_of(capsys, "--id", "p8.png", "-k", "5", "--include-query") == expected(VECTORS[8], k=5)
     mixed = VECTORS[[3, 8]].mean(axis=0) - VECTORS[20]
     got = hits_of(capsys, "--like", "3.jpg", "p8.png", "--dislike", "p20.png")
-    assert got == expected(mixed / np.linalg.norm(mixed))
+    nearest = expected(mixed / np.linalg.norm(mixed), k=51)
+    assert got == [key for key in nearest if key not in ("p8.png", "p20.png")][:10]  # the query's own are no hits
+    assert hits_of(capsys, "--like", "3.jpg", "p8.png", "--dislike", "p20.png", "--include-query") == nearest[:10]
     assert hits_of(capsys, "--id", "p8.png", "--where", "kind = 'c'") == ["p50.png"]
     assert "p8.png" not in hits_of(capsys, "--id", "p8.png", "--front")
     assert run("similar", "cat", "--id", "p8.png", "--front", "-k", "2") == 2
     assert "leave one out" in capsys.readouterr().err
     assert len(hits_of(capsys, "--id", "p8.png", "--group-by", "kind", "--where", "kind is not null")) == 3
+
+
+def test_the_file_of_a_picture_in_the_catalogue_does_not_find_itself(place, capsys):
+    (place / "3.jpg").write_bytes(b"a picture")
+    ids = [content_id(b"a picture" if i == 3 else str(i).encode()) for i in range(60)]
+    make_cache(place / "by-content", VECTORS, ids=ids)
+    options = ("--popularity", "counts.csv", "--columns", "count=likes", "--out", "cat")
+    assert run("index", "by-content", *options) == 0
+    found = expected(VECTORS[3], k=11)
+    assert "p3.png" in found
+    assert hits_of(capsys, "3.jpg") == [key for key in found if key != "p3.png"]
+    assert hits_of(capsys, "3.jpg", "--include-query", "-k", "11") == found
 
 
 def test_refresh_and_deletion(place, capsys):
@@ -169,15 +191,15 @@ def test_a_predictor_reads_what_the_cache_has(monkeypatch):
 
     scorer, pictures, rows = FakeScorer(), Pictures(), np.array([5, 3, 8])
     scorer.bundle = SimpleNamespace(path="b")
-    scorer.inputs = ("image_embedding", "image_pooled")
-    scorer.score_vectors = lambda f: {"score": f["image_embedding"][:, 0] + f["image_pooled"][:, 0]}
+    scorer.named = outputs_of(("image_embedding", "image_pooled"))
+    scorer.score_vectors = lambda f, asked: {"score": f["image_embedding"][:, 0] + f["image_pooled"][:, 0]}
     prompts = pa.chunked_array([["a", "b", None]])
     with pytest.raises(InputError, match="features before the projection, which are not there"):
         popularity.predictor(scorer)(pictures, rows, prompts)
     pictures.pooled = 10 * VECTORS
     monkeypatch.setattr(popularity, "PREDICTED_ROWS", 2)
     np.testing.assert_allclose(popularity.predictor(scorer)(pictures, rows, prompts), 11 * VECTORS[rows, 0])
-    scorer.reads_text = True
+    scorer.named = outputs_of(("image_embedding", "text_embedding"))
     with pytest.raises(InputError, match="1 pictures have no prompt"):
         popularity.predictor(scorer)(pictures, rows, prompts)
 

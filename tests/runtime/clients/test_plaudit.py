@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -115,9 +114,9 @@ def test_similar_and_where_hits_are_shown(running: Running, pictures: list[bytes
     assert shown == f"{client.base_url}{expected[0]['thumbnail']}?size=64"
 
 
-def test_the_example_of_the_readme_works(running: Running, pictures: list[bytes], tmp_path: Path) -> None:
-    readme = (ROOT / "README.md").read_text().replace("images/1f436.webp", "p4.png")
-    example = dedent(re.findall(r"^    import \{ Plaudit \}.*?\n\n(?=\S)", readme, re.DOTALL | re.MULTILINE)[0])
+def test_the_example_of_the_docs_works(running: Running, pictures: list[bytes], tmp_path: Path) -> None:
+    page = (ROOT / "docs/clients.md").read_text().replace("images/1f436.webp", "p4.png")
+    (example,) = re.findall(r"^```js\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     example = example.replace("./plaudit.mjs", (ROOT / "runtime/clients/plaudit.mjs").as_uri())
     sent = json.dumps([base64_of(data) for data in pictures[:2]])
     given = [

@@ -9,11 +9,14 @@ import pytest
 from embed.inputs.images import ImageError
 from embed.spec import InputError
 from runtime.scoring.best_of_n import TEMPLATES, best_of_n, plan, read_templates
+from runtime.scoring.outputs import Output, Outputs
 from runtime.scoring.scorer import Scored
 
 
 class Sizes:
     """Scores a picture by its file's size times the length of the prompt; an empty file is a bad picture."""
+
+    named = Outputs((Output("score", ("image_embedding",), {"score": "score", "uncertainty": "uncertainty"}),))
 
     def score_items(self, prompt: str, images: list[Path]) -> Scored:
         sizes = np.array([path.stat().st_size or np.nan for path in images], np.float32)

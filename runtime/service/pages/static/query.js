@@ -6,7 +6,7 @@ import { NO_FILTERS, whereOf } from "./filters.js";
 export const DEFAULTS = {
   words: "",
   chips: [], // {key, side, kind, value, weight, label, picture}: of kind text, id, url or picture (a file)
-  popularity: 0.1,
+  popularity: 0.3,
   least: 0, // percentile of popularity
   relevant: 0, // percentile of similarity
   distinct: true,

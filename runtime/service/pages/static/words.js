@@ -26,7 +26,7 @@ export function counted(hit) {
 }
 
 const EMPTY = Object.create(null);
-const COLUMNS = ["key", "id", "similarity", "percentile", "score", "count", "rate", "title"];
+const COLUMNS = ["key", "id", "similarity", "percentile", "blended_score", "count", "rate", "title"];
 
 /** Hits as a table that spreadsheets read; no cell can be taken for a formula. */
 export function csv(hits) {

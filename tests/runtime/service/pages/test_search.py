@@ -12,7 +12,7 @@ from service_server import Running, base64_of, small_picture
 
 
 def hits_of(site: Running, **asked: Any) -> list[dict[str, Any]]:
-    answer = site.client.post("/v1/similar", json={"k": 48, "dedup": 0.97, "popularity_weight": 0.1, **asked})
+    answer = site.client.post("/v1/similar", json={"k": 48, "dedup": 0.97, "popularity_weight": 0.3, **asked})
     assert answer.status_code == 200, answer.text
     hits: list[dict[str, Any]] = answer.json()["hits"]
     return hits
@@ -59,7 +59,7 @@ def test_words_and_the_slider_with_both_figures_counts_and_rate_at_each_hit(page
     expect(tile.locator(".popularity .figure")).to_have_text(f"{hits[0]['percentile']:.0f} %")
     expect(tile.locator("small")).to_have_text(f"{hits[0]['count']:.0f} of 200 · {100 * hits[0]['rate']:.1f} %")
     slider = page.get_by_role("slider", name="Popularity weight")
-    for weight in (0.3, 1.0):
+    for weight in (0.05, 1.0):
         slider.fill(str(weight))
         expect_hits(page, hits_of(site, likes=[{"text": "a cat"}], popularity_weight=weight))
     page.get_by_role("slider", name="Least popularity").fill("60")

@@ -42,20 +42,28 @@ def ask(client: httpx.Client, **asked: Any) -> list[dict[str, Any]]:
 def test_by_picture_text_id_and_vector(client: httpx.Client, catalogue: Catalogue, scorer: Scorer) -> None:
     picture, other = small_picture(3), small_picture(100)
     by_picture = ask(client, likes=[{"image": base64_of(picture)}], k=5)
-    assert by_picture[0]["key"] == "p3.png" and by_picture[0]["similarity"] == pytest.approx(1, abs=1e-3)
     vector = scorer.embed_images([picture])[0]
-    by_vector = ask(client, likes=[{"vector": (7 * vector).tolist()}], k=5)
-    assert [hit["key"] for hit in by_vector] == [hit["key"] for hit in by_picture]
-    by_id = ask(client, likes=[{"id": "p3.png"}], k=4)
-    assert [hit["key"] for hit in by_id] == [hit["key"] for hit in by_picture[1:]]  # itself is no hit
+    by_vector = ask(client, likes=[{"vector": (7 * vector).tolist()}], k=6, popularity_weight=0)
+    assert by_vector[0]["key"] == "p3.png" and by_vector[0]["similarity"] == pytest.approx(1, abs=1e-3)
+    similar = [hit["key"] for hit in by_vector]
+    for like in ({"image": base64_of(picture)}, {"id": "p3.png"}):
+        others = ask(client, likes=[like], k=5, popularity_weight=0)
+        assert [hit["key"] for hit in others] == similar[1:]  # itself is no hit
+        whole = ask(client, likes=[like], k=6, popularity_weight=0, include_query=True)
+        assert [hit["key"] for hit in whole] == similar
+    by_picture = ask(client, likes=[{"image": base64_of(picture)}], k=5)
+    blended = find(catalogue, vector, Wish(5, popularity_weight=0.3, exclude=[catalogue.id_of("p3.png")]))
+    assert [hit["key"] for hit in by_picture] == [hit.key for hit in blended]
     mixed = ask(client, likes=[{"text": "a cat"}, {"image": base64_of(other)}], dislikes=[{"id": "p4.png"}], k=7)
     query = mixed_query(
         np.array([scorer.embed_prompts(["a cat"])[0], scorer.embed_images([other])[0]]),
         catalogue.vectors[[catalogue.row_of("p4.png")]].astype(np.float32),
     )
-    expected = find(catalogue, query, Wish(7))
+    expected = find(catalogue, query, Wish(7, exclude=[catalogue.id_of("p4.png")]))
     assert [hit["key"] for hit in mixed] == [hit.key for hit in expected]
-    np.testing.assert_allclose([hit["score"] for hit in mixed], [hit.score for hit in expected], atol=1e-5)
+    np.testing.assert_allclose(
+        [hit["blended_score"] for hit in mixed], [hit.blended_score for hit in expected], atol=1e-5
+    )
 
 
 def test_a_form_finds_what_json_finds(client: httpx.Client) -> None:

@@ -70,7 +70,7 @@ def add_committee(head: "ModelProto", committee: "Committee", widths: Mapping[st
 
     model = onnx.ModelProto()
     model.CopyFrom(head)
-    added = _prefixed(_exported(committee, widths, "uncertainty").graph, "committee.")
+    added = prefixed(_exported(committee, widths, "uncertainty").graph, "committee.")
     model.graph.node.extend(added.node)
     model.graph.initializer.extend(added.initializer)
     model.graph.output.extend(added.output)
@@ -181,7 +181,7 @@ def join(image: "ModelProto", text: "ModelProto | None", head: "ModelProto") -> 
     inputs: list[ValueInfoProto] = []
     parts = {name: part for name, part in (("image", image), ("text", text), ("head", head)) if part is not None}
     for name, part in parts.items():
-        renamed = _prefixed(part.graph, f"{name}.")
+        renamed = prefixed(part.graph, f"{name}.")
         nodes.extend(renamed.node)
         initializers.extend(renamed.initializer)
         if name != "head":
@@ -200,18 +200,18 @@ def _opsets(models: Sequence["ModelProto"]) -> list["OperatorSetIdProto"]:
     return [helper.make_opsetid(domain, version) for domain, version in sorted(versions.items())]
 
 
-def _prefixed(graph: "GraphProto", prefix: str) -> "GraphProto":
+def prefixed(graph: "GraphProto", prefix: str) -> "GraphProto":
     """A copy whose nodes and values, but its inputs and outputs, carry the prefix, in subgraphs too."""
     import onnx
 
     copy = onnx.GraphProto()
     copy.CopyFrom(graph)
     kept = {"", *(value.name for value in (*graph.input, *graph.output))}
-    _rename(copy, lambda name: name if name in kept else prefix + name)
+    rename(copy, lambda name: name if name in kept else prefix + name)
     return copy
 
 
-def _rename(graph: "GraphProto", new: Callable[[str], str]) -> None:
+def rename(graph: "GraphProto", new: Callable[[str], str]) -> None:
     for value in (*graph.initializer, *graph.input, *graph.output):
         value.name = new(value.name)
     for node in graph.node:
@@ -220,7 +220,7 @@ def _rename(graph: "GraphProto", new: Callable[[str], str]) -> None:
         node.output[:] = [new(name) for name in node.output]
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                _rename(attribute.g, new)
+                rename(attribute.g, new)
 
 
 class WeightsWriter:

@@ -10,7 +10,7 @@ from export_tiny import head_manifest, tiny_backbone, write_pictures
 from embed.inputs.images import load_pixels
 from export.bundle_writer import export_bundle
 from export.config import ExportConfig
-from export.space import into_space
+from export.graphs.space import into_space
 from heads.config import HeadConfig
 from heads.models import Cosine, build_head
 from runtime.scoring.scorer import Scorer

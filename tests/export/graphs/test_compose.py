@@ -18,7 +18,7 @@ from export_tiny import (
 )
 
 from embed.engines.sessions import open_session
-from export import compose
+from export.graphs import compose
 from heads.evaluation.calibration import Curve, Temperature
 
 PROMPTS = ["a cat", "two dogs on a red bench in the park", "", "word " * 100, "x y z"]
