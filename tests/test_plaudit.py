@@ -52,7 +52,7 @@ def table(folder: Path, columns: str = "image,count") -> Path:
 def steps(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that would have been run."""
     found: list[list[str]] = []
-    monkeypatch.setattr(whole, "_run", found.append)
+    monkeypatch.setattr(whole, "run_step", found.append)
     return found
 
 
@@ -100,7 +100,7 @@ def test_what_is_wrong_is_said_before_the_work(
 
 def test_a_step_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="`embed inspect` ended with exit code 2, and says why above"):
-        whole._run(["embed", "inspect", str(tmp_path / "nothing")])
+        whole.run_step(["embed", "inspect", str(tmp_path / "nothing")])
 
 
 def test_a_file_named_as_a_package_is_not_taken_for_it(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_file_named_as_a_package_is_not_taken_for_it(tmp_path: Path) -> None:
     before = os.getcwd()
     os.chdir(tmp_path)
     try:
-        document = whole._run(["embed", "backbones"])
+        document = whole.run_step(["embed", "backbones"])
     finally:
         os.chdir(before)
     assert "starter" in json.dumps(document)

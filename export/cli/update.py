@@ -8,6 +8,7 @@ import os
 import time
 import urllib.error
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -101,12 +102,12 @@ def _export(database: "Database", work: Path, people: Literal["all", "weighted",
     from runtime.collect.export import votes_table
 
     parts: tuple[Literal["teaching", "measuring"], ...] = ("teaching", "measuring")
-    found = {}
+    found: dict[str, Path] = {}
     for part in parts:
         with database.reading() as connection:
             rows = votes_table(connection, VotesExportConfig(part, people, without_fast=True))
         found[part] = work / f"{part}.parquet"
-        write_with(found[part], lambda file, rows=rows: pq.write_table(rows, file))
+        write_with(found[part], partial(pq.write_table, rows))
     return found
 
 
@@ -140,7 +141,8 @@ def _judged(votes: Path, cache: Path, bundle: Path, head: Path, config: Promotio
     read = features.take(torch.arange(len(labels.image)), scorer.inputs)
     old = scorer.score_vectors({name: values.numpy() for name, values in read.items()})["score"]
     new = score_items(load_head(head)[0], features)
-    return judged(labels, *(scores.astype(np.float64)[labels.items] for scores in (old, new)), config)
+    first, second = (scores.astype(np.float64)[labels.items] for scores in (old, new))
+    return judged(labels, first, second, config)
 
 
 def _lines(verdict: "Verdict") -> list[str]:
@@ -158,7 +160,7 @@ def _reload(service: str) -> bool:
     """Have the service load the bundle; raise InputError where it does not."""
     token = next((os.environ[name] for name in ADMIN_VARIABLES if os.environ.get(name)), "")
     address = f"{service.rstrip('/')}/admin/reload"
-    headers = {"Authorization": f"Bearer {token.split()[0]}"} if token.strip() else {}
+    headers = {"Authorization": f"Bearer {token.strip().splitlines()[0].strip()}"} if token.strip() else {}
     try:
         request = urllib.request.Request(address, b"", headers)
         with urllib.request.urlopen(request, timeout=RELOAD_S) as response:

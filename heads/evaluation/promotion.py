@@ -50,8 +50,8 @@ def judged(labels: Labels, old: Floats, new: Floats, config: PromotionConfig, se
     bootstrap = Bootstrap(clusters[:, 0], clusters[:, 1], np.random.default_rng(seed), name=name)
     test = paired_interval(credit_new, credit_old, bootstrap)
     promoted, why = _decided(test, config)
-    of_each = [mean_interval(credit, bootstrap).within(0, 1) for credit in (credit_old, credit_new)]
-    return Verdict(promoted, why, pairs, name, *of_each, test)
+    first, second = (mean_interval(credit, bootstrap).within(0, 1) for credit in (credit_old, credit_new))
+    return Verdict(promoted, why, pairs, name, first, second, test)
 
 
 def _decided(test: PairedInterval, config: PromotionConfig) -> tuple[bool, str]:

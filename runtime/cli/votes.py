@@ -1,6 +1,7 @@
 """`python -m runtime votes`, `votes export` and `votes invite`."""
 
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,7 @@ def invite(database: str, names: tuple[str, ...], /, *, url: str = "http://127.0
         raise InputError(f"a name is {wrong[0]!r}; wanted one line of at most 60 letters")
     opened = open_database(database)
     try:
-        tokens = [opened.write(lambda connection, name=name: make(connection, name.strip())) for name in names]
+        tokens = [opened.write(partial(make, voter=name.strip())) for name in names]
     finally:
         opened.close()
     links = {name: f"{url.rstrip('/')}/compare#invite={token}" for name, token in zip(names, tokens, strict=True)}

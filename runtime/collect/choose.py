@@ -77,33 +77,27 @@ def kept_apart(names: Sequence[str], share: float) -> Bools:
 
 
 def telling(difference: Floats, uncertainty: Floats | None = None) -> Floats:
-    """(n,) how much a vote on each pair would tell, from the difference of its scores, which is a logit.
+    """(n,) how unsure the head is of each pair, in bits: the entropy of the vote that it expects.
 
-    Of a head that says how sure it is, the mutual information of the vote and the head (BALD, in the closed form of
-    Houlsby et al. 2011, Bayesian Active Learning for Classification and Preference Learning): pairs that the head
-    knows nothing of, rather than pairs of which it knows that people differ. Else the entropy of the vote.
+    `difference` is that of the scores, which is a logit. Where it is known how unsure the scores are, they count the
+    less (MacKay 1992, The Evidence Framework Applied to Classification Networks, equation 10).
     """
-    if uncertainty is None:
-        return _entropy(1 / (1 + np.exp(-difference)))
-    scale = math.sqrt(8 / math.pi)  # of the logistic function as a normal distribution's
-    mean, variance = difference / scale, np.square(uncertainty / scale)
-    chance = 0.5 * (1 + _erf(mean / np.sqrt(variance + 1) / math.sqrt(2)))
-    width = math.pi * math.log(2) / 2
-    expected = math.sqrt(width) / np.sqrt(variance + width) * np.exp(-np.square(mean) / (2 * (variance + width)))
-    return np.asarray(np.maximum(_entropy(chance) - expected, 0.0))
+    if uncertainty is not None:
+        difference = difference / np.sqrt(1 + math.pi / 8 * np.square(uncertainty))
+    p = np.clip(0.5 + 0.5 * np.tanh(difference / 2), 1e-12, 1 - 1e-12)
+    return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+
+
+def contrast(vectors: Floats, pairs: Ints) -> Floats:
+    """(n,) how far apart the two pictures of each pair are, of mean 1: what tells two of a kind apart says little of
+    others. NaN where a vector (n, d) is not known."""
+    found = np.linalg.norm(vectors[pairs[:, 0]] - vectors[pairs[:, 1]], axis=1)
+    known = np.isfinite(found)
+    mean = found[known].mean() if known.any() else 0.0
+    return np.asarray(found / mean if mean > 0 else np.where(known, 1.0, np.nan))
 
 
 def freshness(pairs: Ints, shown: Ints, group: Ints, shown_groups: Ints) -> Floats:
     """(n,) 1 for pairs of new pictures of a new prompt, and the less the more often these were shown."""
     each = 1 / np.sqrt((1 + shown[pairs[:, 0]]) * (1 + shown[pairs[:, 1]]))
     return np.asarray(each / np.sqrt(1 + np.log1p(shown_groups[group[pairs[:, 0]]])))
-
-
-def _entropy(probability: Floats) -> Floats:
-    """In bits."""
-    p = np.clip(probability, 1e-12, 1 - 1e-12)
-    return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-
-
-def _erf(x: Floats) -> Floats:
-    return np.array([math.erf(value) for value in x.ravel()]).reshape(x.shape)

@@ -7,7 +7,6 @@ down. Everything here may block, and may be called from several threads.
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ import sqlalchemy as sa
 from embed.arrays import Floats, Ints
 from runtime.collect import tables as t
 from runtime.collect.candidates import Candidate, Candidates
-from runtime.collect.choose import LIST_ALL, Pool, freshness, split_pools, telling
+from runtime.collect.choose import LIST_ALL, Pool, contrast, freshness, split_pools, telling
 from runtime.collect.database import Database
 from runtime.collect.ledger import (
     Drawn,
@@ -50,9 +49,11 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Known:
-    """What the served head says of every item (n,): scores, and how unsure each is; NaN where nothing is known yet."""
+    """What the served head says of every item (n,): scores, vectors (n, d), and how unsure each score is, if it says
+    so; NaN where nothing is known yet."""
 
     score: Floats
+    vectors: Floats
     uncertainty: Floats | None = None
 
 
@@ -69,7 +70,7 @@ class Collector:
     ) -> None:
         """`gold` is a prompt, the picture that is right, and another, of each pair whose answer is known."""
         self.candidates = candidates
-        self.known: Known | None = None  # is set when the head in force has scored something
+        self._known: Known | None = None
         self._database = database
         self._gold = gold
         self._config = config
@@ -82,6 +83,11 @@ class Collector:
         self._shown = np.zeros(len(candidates.picture), np.int64)
         self._shown_groups = np.zeros(len(candidates.prompts), np.int64)
         self._count_shown()
+
+    def learn(self, known: Known) -> None:
+        """Take up what the head in force says of the candidates."""
+        with self._lock:
+            self._known = known
 
     def propose(self, voter: str, count: int) -> list[Proposal]:
         """Up to `count` pairs that this person has not seen; fewer where nothing is left."""
@@ -107,9 +113,8 @@ class Collector:
         shown = self._database.write(work)
         with self._lock:
             for proposal, _, _ in proposals:
-                for item in proposal.items or ():
-                    self._shown[item] += 1
-                    self._shown_groups[self.candidates.group[item]] += 1
+                if proposal.items:
+                    self._count(*proposal.items)
         return shown
 
     def broken(self, proposal: Proposal, ids: set[str]) -> None:
@@ -153,16 +158,22 @@ class Collector:
         return next(self._unseen(self._teaching, pairs, seen, "active"), None)
 
     def _telling(self, pairs: Ints) -> Floats:
-        """(n,) what a vote on each pair would tell; 1, the most, of pairs that have no scores yet."""
+        """(n,) what a vote on each pair would tell; 1, which is much, of pairs that have no scores yet."""
         found = np.ones(len(pairs))
-        if self.known is None:
+        if self._known is None:
             return found
-        score, uncertainty = self.known.score, self.known.uncertainty
-        both = np.asarray(np.isfinite(score[pairs]).all(axis=1), np.bool_)
+        score, unsure = self._known.score, self._known.uncertainty
+        apart = contrast(self._known.vectors, pairs)
+        both = np.isfinite(score[pairs]).all(axis=1) & np.isfinite(apart)
         a, b = pairs[both].T
-        unsure = None if uncertainty is None else np.hypot(uncertainty[a], uncertainty[b])
-        found[both] = telling(score[a] - score[b], unsure)
+        of_pairs = None if unsure is None else np.hypot(unsure[a], unsure[b])
+        found[both] = apart[both] * telling(score[a] - score[b], of_pairs)
         return found
+
+    def _count(self, a: int, b: int) -> None:
+        """A pair is shown."""
+        self._shown[[a, b]] += 1
+        self._shown_groups[self.candidates.group[a]] += 2
 
     def _unseen(self, pool: Pool, pairs: Ints, seen: set[str], drawn: Drawn) -> Iterator[Proposal]:
         """Those of the pairs that this person has not seen, and if there is none, others of the pool."""
@@ -198,7 +209,9 @@ class Collector:
         """Take up how often each candidate was shown in the past."""
         with self._database.reading() as connection:
             rows = connection.execute(sa.select(t.showings.c.prompt, t.showings.c.left, t.showings.c.right)).all()
-        counted = Counter((prompt, id) for prompt, *both in rows for id in both)
-        for item in range(len(self._shown)):
-            self._shown[item] = counted[self.candidates.prompt_of(item), self.candidates.of_item(item).id]
-            self._shown_groups[self.candidates.group[item]] += self._shown[item]
+        items = range(len(self._shown))
+        place = {(self.candidates.prompt_of(item), self.candidates.of_item(item).id): item for item in items}
+        for prompt, *both in rows:
+            a, b = (place.get((prompt, id)) for id in both)
+            if a is not None and b is not None:
+                self._count(a, b)

@@ -1,7 +1,8 @@
 """A database of votes, opened: SQLite in a file, or PostgreSQL by its URL.
 
-One thread writes. What waits for it is written together in one transaction, so that many who vote at once share one
-wait for the disk; each has its answer once that transaction is durable. Other processes may write the same database.
+One thread writes, or a few where the database takes several writers. What waits for them is written together in one
+transaction, so that many who vote at once share one wait for the disk; each has its answer once that is durable. Other
+processes may write the same database.
 """
 
 import queue
@@ -23,6 +24,7 @@ from runtime.collect.tables import METADATA, about
 
 FORMAT = "1"
 MOST_TOGETHER = 256  # writes of one transaction
+WRITERS = 4  # of PostgreSQL
 BUSY_S = 30.0  # how long a write waits for another process that writes
 
 Value = TypeVar("Value")
@@ -30,14 +32,16 @@ Work = Callable[[Connection], Value]
 
 
 class Database:
-    """Reads from any thread, and writes one after another."""
+    """Reads from any thread, and writes in threads of its own."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writing = engine.execution_options(writes=True)
         self._waiting: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._write_all, name="votes", daemon=True)
-        self._thread.start()
+        count = WRITERS if engine.dialect.name == "postgresql" else 1
+        self._threads = [threading.Thread(target=self._write_all, name="votes", daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -46,7 +50,10 @@ class Database:
             yield connection
 
     def submit(self, work: Work[Value]) -> "Future[Value]":
-        """What `work` gives, once what it has written is durable; what it raises undoes what it has written."""
+        """What `work` gives, once what it has written is durable; what it raises undoes what it has written.
+
+        It is called again where what was to be written with it has failed.
+        """
         future: Future[Value] = Future()
         self._waiting.put((work, future))
         return future
@@ -57,44 +64,48 @@ class Database:
 
     def close(self) -> None:
         """Write what waits, and let go of the database."""
-        self._waiting.put(None)
-        self._thread.join()
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
         self._engine.dispose()
 
     def _write_all(self) -> None:
-        ended = False
-        while not ended:
-            together = [self._waiting.get()]
-            while len(together) < MOST_TOGETHER and not self._waiting.empty():
-                together.append(self._waiting.get())
-            ended = None in together
-            self._commit([one for one in together if one and one[1].set_running_or_notify_cancel()])
+        while (one := self._waiting.get()) is not None:
+            together, ended = [one], False
+            while len(together) < MOST_TOGETHER and not ended:
+                try:
+                    more = self._waiting.get_nowait()
+                except queue.Empty:
+                    break
+                ended = more is None
+                together += [more] if more else []
+            together = [one for one in together if one[1].set_running_or_notify_cancel()]
+            if len(together) < 2 or not self._committed(together):
+                for each in together:
+                    self._commit(*each)
+            if ended:
+                return
 
-    def _commit(self, together: list[tuple[Work[Any], Future[Any]]]) -> None:
-        outcomes: list[tuple[Any, Exception | None]] = []
+    def _committed(self, together: list[tuple[Work[Any], Future[Any]]]) -> bool:
+        """Whether all of these are written and answered; else none is."""
         try:
             with self._writing.begin() as connection:
-                for work, _ in together:
-                    outcomes.append(_attempted(connection, work))
-        except Exception as error:  # the database's: nothing of all this is durable
-            outcomes = [(None, error)] * len(together)
-        for (_, future), (value, failure) in zip(together, outcomes, strict=True):
-            if failure is None:
-                future.set_result(value)
-            else:
-                future.set_exception(failure)
+                values = [work(connection) for work, _ in together]
+        except Exception:  # of one of them, and it shall be known of which
+            return False
+        for (_, future), value in zip(together, values, strict=True):
+            future.set_result(value)
+        return True
 
-
-def _attempted(connection: Connection, work: Work[Any]) -> tuple[Any, Exception | None]:
-    try:
-        with connection.begin_nested():
-            return work(connection), None
-    except sa.exc.DBAPIError as error:
-        if error.connection_invalidated:
-            raise
-        return None, error
-    except Exception as error:
-        return None, error
+    def _commit(self, work: Work[Any], future: Future[Any]) -> None:
+        try:
+            with self._writing.begin() as connection:
+                value = work(connection)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
 
 
 def open_database(where: str, new: bool = True) -> Database:
@@ -126,7 +137,12 @@ def open_database(where: str, new: bool = True) -> Database:
 
 def insert(connection: Connection, table: sa.Table) -> "sqlite.Insert | postgresql.Insert":
     """An INSERT of the connection's own dialect, which can be told what to do about rows that are there."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+    return insert_of(connection.dialect.name, table)
+
+
+def insert_of(dialect: str, table: sa.Table) -> "sqlite.Insert | postgresql.Insert":
+    """The same of a dialect by name."""
+    return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
 def _url(where: str) -> sa.URL:

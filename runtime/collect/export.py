@@ -100,9 +100,8 @@ def _rows(
     connection: Connection, config: VotesExportConfig, weights: dict[str, float]
 ) -> Iterator[list[dict[str, object]]]:
     left, right, force = t.pictures.alias("a"), t.pictures.alias("b"), t.in_force
-    pictures = [
-        column.label(f"{name}_{i}") for i, side in enumerate((left, right)) for name, column in _columns(side).items()
-    ]
+    sides = enumerate((left, right))
+    pictures = [side.c[name].label(f"{name}_{i}") for i, side in sides for name in ("key", "uri", "data")]
     showings = [t.showings.c[name] for name in ("prompt", "drawn")]
     votes = [force.c[name] for name in ("showing", "voter", "choice", "seconds", "flags", "voted_at")]
     query = (
@@ -122,14 +121,10 @@ def _rows(
         yield [_row(row._mapping, weights[row.voter]) for row in rows if weights[row.voter] > 0]
 
 
-def _columns(side: sa.Alias) -> dict[str, sa.ColumnElement[object]]:
-    return {name: side.c[name] for name in ("key", "uri", "data")}
-
-
 def _row(row: sa.RowMapping, weight: float) -> dict[str, object]:
     choice = row["choice"]
     first = {"left": 1.0, "right": 0.0}.get(choice, 0.5)
-    pictures = {}
+    pictures: dict[str, object] = {}
     for side in (0, 1):
         pictures |= {f"image_{side}_uid": row[f"key_{side}"], f"image_{side}_url": row[f"uri_{side}"]}
         pictures[f"jpg_{side}"] = row[f"data_{side}"]

@@ -30,8 +30,8 @@ def redeem(connection: Connection, token: str) -> tuple[str, str] | None:
         return None
     key = secrets.token_urlsafe(24)
     row = {"invite": hashed, "key_hash": _hashed(key), "made_at": time.time()}
-    done = connection.execute(insert(connection, t.keys).values(**row).on_conflict_do_nothing())
-    return (str(voter), key) if done.rowcount == 1 else None
+    statement = insert(connection, t.keys).values(**row).on_conflict_do_nothing()
+    return (str(voter), key) if connection.scalar(statement.returning(t.keys.c.invite)) else None
 
 
 def voter_of_key(connection: Connection, key: str) -> str | None:

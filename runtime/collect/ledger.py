@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import sqlalchemy as sa
@@ -10,12 +11,18 @@ from sqlalchemy.engine import Connection, Row
 
 from embed.files import content_id
 from runtime.collect import tables as t
-from runtime.collect.database import insert
+from runtime.collect.database import insert, insert_of
 
 Choice = Literal["left", "right", "tie", "both_bad", "skip"]
 Drawn = Literal["random", "active", "series", "repeat", "gold"]
 CHOICES: tuple[Choice, ...] = get_args(Choice)
 TOO_FAST = "too fast"
+
+
+_undone = sa.select(sa.func.count()).select_from(t.undos).where(t.undos.c.showing == sa.bindparam("showing"))
+OWNER_AND_TURN = sa.select(t.showings.c.voter, _undone.scalar_subquery()).where(
+    t.showings.c.id == sa.bindparam("showing")
+)
 
 
 class UnknownShowing(Exception):
@@ -84,15 +91,17 @@ def pair_of(prompt: str, one: str, other: str) -> str:
 
 def add_pictures(connection: Connection, found: Sequence[Picture]) -> None:
     """Write down pictures that are not there yet."""
-    if found:
-        rows = [asdict(picture) for picture in found]
+    known = set(connection.scalars(sa.select(t.pictures.c.id).where(t.pictures.c.id.in_([one.id for one in found]))))
+    # In their order, or two who add the same ones may wait for each other.
+    rows = [asdict(one) for one in sorted(found, key=lambda one: one.id) if one.id not in known]
+    if rows:
         connection.execute(insert(connection, t.pictures).on_conflict_do_nothing(), rows)
 
 
 def add_showing(connection: Connection, showing: Showing) -> bool:
     """Write down that a pair is shown; False where this person has it already."""
-    done = connection.execute(insert(connection, t.showings).values(**asdict(showing)).on_conflict_do_nothing())
-    return done.rowcount == 1
+    statement = insert(connection, t.showings).values(**asdict(showing)).on_conflict_do_nothing()
+    return connection.scalar(statement.returning(t.showings.c.id)) is not None
 
 
 def cast_vote(connection: Connection, vote: Vote, voter: str | None) -> tuple[int, str, bool]:
@@ -100,11 +109,8 @@ def cast_vote(connection: Connection, vote: Vote, voter: str | None) -> tuple[in
 
     Raise UnknownShowing, also where the showing is another person's than `voter`, or Conflict.
     """
-    owner = _owner(connection, vote.showing, voter)
-    turn = _turn(connection, vote.showing)
-    row = {**asdict(vote), "turn": turn, "voter": owner}
-    statement = insert(connection, t.votes).values(**row).on_conflict_do_nothing().returning(t.votes.c.id)
-    number = connection.scalar(statement)
+    owner, turn = _owner_and_turn(connection, vote.showing, voter)
+    number = connection.scalar(_insert_vote(connection.dialect.name), {**vars(vote), "turn": turn, "voter": owner})
     if number is not None:
         return int(number), owner, True
     here = sa.and_(t.votes.c.showing == vote.showing, t.votes.c.turn == turn)
@@ -116,8 +122,7 @@ def cast_vote(connection: Connection, vote: Vote, voter: str | None) -> tuple[in
 
 def undo_vote(connection: Connection, showing: str, at: float, voter: str | None) -> str:
     """Take back a showing's vote, and give whose it is; once is enough. Raise UnknownShowing or Conflict."""
-    owner = _owner(connection, showing, voter)
-    turn = _turn(connection, showing)
+    owner, turn = _owner_and_turn(connection, showing, voter)
     here = sa.and_(t.votes.c.showing == showing, t.votes.c.turn == turn)
     if connection.scalar(sa.select(t.votes.c.id).where(here)) is None:
         if turn == 0:
@@ -128,16 +133,17 @@ def undo_vote(connection: Connection, showing: str, at: float, voter: str | None
     return owner
 
 
-def _owner(connection: Connection, showing: str, voter: str | None) -> str:
-    owner = connection.scalar(sa.select(t.showings.c.voter).where(t.showings.c.id == showing))
-    if owner is None or voter not in (None, owner):
+@cache
+def _insert_vote(dialect: str) -> sa.Insert:
+    return insert_of(dialect, t.votes).on_conflict_do_nothing().returning(t.votes.c.id)
+
+
+def _owner_and_turn(connection: Connection, showing: str, voter: str | None) -> tuple[str, int]:
+    """Whose showing it is, and how many of its votes were taken back."""
+    found = connection.execute(OWNER_AND_TURN, {"showing": showing}).one_or_none()
+    if found is None or voter not in (None, found[0]):
         raise UnknownShowing("there is no such showing of yours")
-    return str(owner)
-
-
-def _turn(connection: Connection, showing: str) -> int:
-    count = sa.select(sa.func.count()).select_from(t.undos).where(t.undos.c.showing == showing)
-    return int(connection.scalar(count) or 0)
+    return found[0], found[1]
 
 
 def pending(connection: Connection, voter: str) -> list[Showing]:

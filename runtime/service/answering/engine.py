@@ -158,11 +158,16 @@ class Engine:
         self, job: Job, prompts: Sequence[str | None], pictures: Sequence[Picture]
     ) -> list[dict[str, float] | ImageError]:
         """What the heads give each picture under its prompt, as the graphs call it, or what is wrong with it."""
+        found, names = await self.describe(job, prompts, pictures), self.scorer.outputs
+        return [one if isinstance(one, ImageError) else {name: one[name] for name in names} for one in found]
+
+    async def describe(
+        self, job: Job, prompts: Sequence[str | None], pictures: Sequence[Picture]
+    ) -> list[Outcome | ImageError]:
+        """The same, and the vectors by name."""
         read = prompts if self.scorer.reads_text else [None] * len(pictures)
         each = zip(pictures, read, strict=True)
-        found = await asyncio.gather(*(self._run(job, picture, prompt, scored=True) for picture, prompt in each))
-        names = self.scorer.outputs
-        return [one if isinstance(one, ImageError) else {name: one[name] for name in names} for one in found]
+        return await asyncio.gather(*(self._run(job, picture, prompt, scored=True) for picture, prompt in each))
 
     async def embed_images(self, job: Job, pictures: Sequence[Picture]) -> list[Float32s | ImageError]:
         """Of each picture its unit vector (d,), or what is wrong with it."""

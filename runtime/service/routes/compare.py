@@ -11,7 +11,7 @@ GET  /v1/compare/pictures/ID    GET /v1/compare/summary
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -49,6 +49,10 @@ class NextRequest(Closed):
     model_config = example(count=2, voter="ann")
     count: Annotated[int, Field(ge=1, le=10)] = 1
     voter: Name | None = None
+    holding: Annotated[
+        tuple[ShowingId, ...],
+        Field(max_length=20, strict=False, description="showings that the page has and that are not answered yet"),
+    ] = ()
 
 
 class VoteRequest(Closed):
@@ -115,7 +119,7 @@ class Agreement(BaseModel):
 
 
 class NextAnswer(BaseModel):
-    """Pairs not answered yet, the oldest first; fewer than asked for where nothing is left."""
+    """Pairs to answer; fewer than asked for where nothing is left."""
 
     showings: list[ShowingItem]
     done: bool
@@ -168,13 +172,15 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
     def told(request: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
         return described(request, answer) | {"responses": ERRORS | REFUSED}
 
-    async def given(voter: str, showings: list[Showing]) -> Response:
+    async def given(voter: str, showings: list[Showing], holding: Sequence[str] = ()) -> Response:
         ids = {id for showing in showings for id in (showing.left, showing.right)}
         pictures = await comparing.read(partial(ledger.pictures_of, ids=sorted(ids)))
         items = [_item(showing, pictures) for showing in showings]
         of_all = {"instructions": comparing.instructions, "prompts": comparing.generator is not None}
         standing = await standing_of(voter)
-        return JSONResponse({"showings": items, "done": not items, "voter": voter, **standing, **of_all})
+        return JSONResponse(
+            {"showings": items, "done": not items and not holding, "voter": voter, **standing, **of_all}
+        )
 
     async def standing_of(voter: str) -> dict[str, object]:
         found: Standing = await comparing.read(partial(ledger.standing, voter=voter))
@@ -183,10 +189,11 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
 
     @app.post(f"{PATH}/next", **told(NextRequest, NextAnswer))
     async def next_pairs(request: Request) -> Response:
-        """The next pairs of one person; those that were given out before and have no vote come first."""
+        """The next pairs of one person: first those that were given out before and have no vote, unless the page says
+        that it holds them, then new ones."""
         asked = await read_json_request(request, NextRequest)
         voter = await comparing.voter(request, checked_name(asked.voter))
-        return await given(voter, await comparing.next(request, voter, asked.count))
+        return await given(voter, await comparing.next(request, voter, asked.count, asked.holding), asked.holding)
 
     @app.post(f"{PATH}/votes", **told(VoteRequest, VoteAnswer))
     async def vote(request: Request) -> Response:
@@ -252,9 +259,8 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
         200: {"description": "The picture", "content": {"image/webp": {}}},
         304: {"description": "It is known"},
     }
-    refused: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 422, 429, 500, 504)} | {
-        404: REFUSED[404]
-    }
+    refused: dict[int | str, dict[str, Any]] = {404: REFUSED[404]}
+    refused |= {status: ERRORS[status] for status in (401, 422, 429, 500, 504)}
 
     @app.get(f"{PATH}/pictures/{{id}}", response_class=Response, responses=kinds | refused)
     async def picture(

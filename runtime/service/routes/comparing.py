@@ -6,7 +6,7 @@ Whatever waits for the database or the disk does so in threads. Knows no route.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from http.cookies import SimpleCookie
@@ -91,13 +91,16 @@ class Comparing:
 
         return await asyncio.to_thread(reading)
 
-    async def next(self, request: Request, voter: str, count: int) -> list[Showing]:
-        """This person's next showings: those not answered yet, then new ones; fewer where nothing is left."""
-        waiting = await self.read(partial(ledger.pending, voter=voter))
+    async def next(self, request: Request, voter: str, count: int, holding: Collection[str] = ()) -> list[Showing]:
+        """This person's next showings, but for those that they hold: those that have no vote yet, then new ones; fewer
+        where nothing is left."""
+        pending = await self.read(partial(ledger.pending, voter=voter))
+        waiting = [showing for showing in pending if showing.id not in holding]
         begun = await self.read(partial(series.current, voter=voter))
         if begun is not None:
             own = [showing for showing in waiting if showing.series == begun.id]
-            return own[:1] or await self._next_of(request, voter, begun)
+            held = any(showing.series == begun.id for showing in pending)
+            return own[:1] if held else await self._next_of(request, voter, begun)
         found = [showing for showing in waiting if showing.series is None][:count]
         for _ in range(ATTEMPTS):
             if len(found) == count:
@@ -173,6 +176,7 @@ class Comparing:
         candidates = self.collector.candidates
         digest = self.service.room.engine.scorer.bundle.digest
         known: Known | None = None
+        learnt, count = 1, 0
         order = np.random.default_rng().permutation(len(candidates.picture))[:MOST_SCORED]
         for start in range(0, len(order), SCORED_TOGETHER):
             while not self.service.turns.idle:
@@ -181,7 +185,10 @@ class Comparing:
                 return  # the next request begins anew
             with contextlib.suppress(Problem):  # too much to do: these stay without scores
                 known = await self._score(candidates, order[start : start + SCORED_TOGETHER].tolist(), known)
-                self.collector.known = known
+                count += SCORED_TOGETHER
+            if known is not None and (count >= 2 * learnt or start + SCORED_TOGETHER >= len(order)):
+                learnt = count
+                await asyncio.to_thread(self.collector.learn, known)
         self._scored_for = digest
 
     async def _score(self, candidates: Candidates, items: list[int], known: Known | None) -> Known | None:
@@ -196,14 +203,16 @@ class Comparing:
         prompts = [candidates.prompt_of(item) for item in items]
         async with self.service.room.use() as engine:
             with self.service.turns.admit(caller, len(items), len(items) * engine.item_s) as job:
-                outcomes = await engine.score(job, prompts, pictures)
+                outcomes = await engine.describe(job, prompts, pictures)
             if known is None:
                 nothing = np.full(len(candidates.picture), np.nan)
-                known = Known(nothing, nothing.copy() if "uncertainty" in engine.scorer.outputs else None)
+                vectors = np.full((len(nothing), engine.scorer.identity.dim), np.nan)
+                known = Known(nothing, vectors, nothing.copy() if "uncertainty" in engine.scorer.outputs else None)
         for item, outcome in zip(items, outcomes, strict=True):
             if isinstance(outcome, ImageError):
                 continue
             known.score[item] = outcome.get("calibrated_score", outcome["score"])
+            known.vectors[item] = outcome["image_embedding"]
             if known.uncertainty is not None:
                 gain = known.score[item] / outcome["score"] if outcome["score"] else 1.0
                 known.uncertainty[item] = abs(gain) * outcome["uncertainty"]

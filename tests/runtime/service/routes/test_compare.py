@@ -12,6 +12,7 @@ from PIL import Image
 from service_server import Running, serving
 from votes_tiny import write_candidates
 
+from runtime.cli.main import main
 from runtime.config import VotingConfig
 
 
@@ -44,9 +45,11 @@ def test_a_pair_is_shown_answered_taken_back_and_answered_anew(running: Running)
     answer = post(running, "next", count=2, voter="ann")
     assert len(answer["showings"]) == 2 and not answer["done"] and answer["progress"] == {"votes": 0, "goal": None}
     first = answer["showings"][0]
-    assert [one["showing"] for one in post(running, "next", count=2, voter="ann")["showings"]] == [
-        one["showing"] for one in answer["showings"]
-    ]
+    given = [one["showing"] for one in answer["showings"]]
+    others = [one["showing"] for one in post(running, "next", count=2, voter="ann", holding=given)["showings"]]
+    assert len(others) == 2 and not set(others) & set(given)
+    again = [one["showing"] for one in post(running, "next", count=5, voter="ann")["showings"]]
+    assert again[:4] == [*given, *others] and len(set(again)) == 5
     vote = {"showing": first["showing"], "choice": "left", "seconds": 2.0}
     written = post(running, "votes", 201, **vote)
     assert written["progress"]["votes"] == 1
@@ -56,7 +59,7 @@ def test_a_pair_is_shown_answered_taken_back_and_answered_anew(running: Running)
     assert post(running, "undo", 200, showing=first["showing"])["progress"]["votes"] == 0
     assert post(running, "votes", 201, **vote | {"choice": "tie"})["vote"] > written["vote"]
     assert post(running, "votes", 404, **vote | {"showing": "nothing"})["error"]["reason"] == "unknown id"
-    assert post(running, "undo", 409, showing=answer["showings"][1]["showing"])["error"]["reason"] == "conflict"
+    assert post(running, "undo", 409, showing=others[0])["error"]["reason"] == "conflict"
 
 
 def test_pictures_are_made_anew_at_the_size_that_is_asked_for(running: Running) -> None:
@@ -89,3 +92,78 @@ def test_everything_is_shown_once_and_then_it_is_done(bundle: Path, tmp_path: Pa
         assert set(summary["drawn"]) == {"random", "active"}
     rows = sqlite3.connect(tmp_path / "votes.db").execute("select count(*), count(distinct showing) from votes")
     assert rows.fetchone() == (4, 4)
+
+
+def test_the_rejected_picture_is_replaced_by_one_that_the_generator_makes(bundle: Path, folder: Path) -> None:
+    options = {"votes": str(folder / "series.db"), "generator": str(folder / "candidates.csv")}
+    with comparing(bundle, folder, **options) as running:
+        begun = post(running, "prompt", prompt="prompt 3", voter="ann")
+        (first,) = begun["showings"]
+        assert first["prompt"] == "prompt 3" and begun["prompts"]
+        assert post(running, "next", count=2, voter="ann")["showings"] == [first]
+        post(running, "votes", 201, showing=first["showing"], choice="left", seconds=1.0)
+        (second,) = post(running, "next", count=2, voter="ann")["showings"]
+        pictures = [{one[side]["picture"] for side in ("left", "right")} for one in (first, second)]
+        assert pictures[0] & pictures[1] == {first["left"]["picture"]}
+        assert running.client.get(second["right"]["picture"] + "?size=full").status_code == 200
+        post(running, "votes", 201, showing=second["showing"], choice="both_bad", seconds=1.0)
+        (third,) = post(running, "next", count=1, voter="ann")["showings"]
+        assert not {one["picture"] for one in (third["left"], third["right"])} & (pictures[0] | pictures[1])
+        assert post(running, "prompt", prompt=None, voter="ann")["showings"][0]["prompt"] != third["prompt"]
+
+
+def test_who_was_not_invited_does_not_vote(bundle: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    database = str(folder / "invited.db")
+    assert main(["votes", "invite", database, "Ann Smith", "--url", "https://a.example/"]) == 0
+    link = capsys.readouterr().out.split()[-1]
+    assert link.startswith("https://a.example/compare#invite=")
+    token = link.partition("=")[2]
+    assert token.encode() not in Path(database).read_bytes()
+    with comparing(bundle, folder, votes=database, voters="invited") as running:
+        assert post(running, "next", 403, count=1, voter="Ann Smith")["error"]["reason"] == "not invited"
+        assert post(running, "join", 403, invite="x" * 32)["error"]["reason"] == "not invited"
+        joined = running.client.post("/v1/compare/join", json={"invite": token})
+        assert joined.json() == {"voter": "Ann Smith"}
+        assert {"HttpOnly", "SameSite=strict"} <= set(joined.headers["set-cookie"].split("; "))
+        shown = post(running, "next", count=1)
+        assert shown["voter"] == "Ann Smith"
+        vote = {"showing": shown["showings"][0]["showing"], "choice": "tie", "seconds": 1.0}
+        running.client.cookies.clear()
+        post(running, "votes", 403, **vote)
+        post(running, "join", 403, invite=token)  # once
+
+
+def test_there_is_a_limit_to_the_votes_of_one_person_in_a_minute(bundle: Path, folder: Path) -> None:
+    with comparing(bundle, folder, votes=str(folder / "fast.db"), votes_per_minute=2) as running:
+        shown = post(running, "next", count=3, voter="ann")["showings"]
+        votes = [{"showing": one["showing"], "choice": "left", "seconds": 1.0} for one in shown]
+        for vote in votes[:2]:
+            post(running, "votes", 201, **vote)
+        assert post(running, "votes", 429, **votes[2])["error"]["reason"] == "too many votes"
+        post(running, "votes", 200, **votes[0])  # was written before
+        assert running.client.get("/v1/compare/summary").json()["votes"] == 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"showing": "x", "choice": "up", "seconds": 1},
+        {"showing": "x", "choice": "left", "seconds": -1},
+        {"showing": "x", "choice": "left"},
+        {"showing": "", "choice": "left", "seconds": 1},
+        {"showing": "x", "choice": "skip", "seconds": 1, "reason": "y" * 501},
+    ],
+)
+def test_votes_that_nobody_can_mean_are_refused(running: Running, body: dict[str, Any]) -> None:
+    post(running, "votes", 422, **body)
+
+
+def test_what_people_write_is_text_and_stays_text(running: Running) -> None:
+    name = "<script>alert(1)</script>'; drop table votes; --"
+    shown = post(running, "next", count=1, voter=name)
+    assert shown["voter"] == name
+    showing = shown["showings"][0]["showing"]
+    post(running, "votes", 201, showing=showing, choice="skip", seconds=1.0, reason=name)
+    assert name in {one["voter"] for one in running.client.get("/v1/compare/summary").json()["people"]}
+    for wrong in ("", "a\nb", " ", "x" * 61):
+        post(running, "next", 422, count=1, voter=wrong)
