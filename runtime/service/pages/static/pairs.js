@@ -91,8 +91,10 @@ export class Pairs {
   }
 
   async #more() {
-    if (this.queue.length > AHEAD) return;
-    this.#take(await ask("/v1/compare/next", { count: AHEAD + 1, ...this.#who() }));
+    const count = AHEAD + 1 - this.queue.length;
+    if (count <= 0) return;
+    const holding = this.queue.map((one) => one.showing);
+    this.#take(await ask("/v1/compare/next", { count, holding, ...this.#who() }));
   }
 
   #take({ showings, done, ...said }) {
