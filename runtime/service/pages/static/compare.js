@@ -108,12 +108,11 @@ function Compare() {
 
 /** One picture; a click on it is a choice. */
 function Side({ side, label, keys, onChoose }) {
-  const [broken, setBroken] = useState(false);
-  useEffect(() => setBroken(false), [side.picture]);
+  const [broken, setBroken] = useState(null); // the picture that could not be loaded
   return html`<div class="side">
     <button class="choose" aria-label=${`Choose the ${label.toLowerCase()} picture`} onClick=${onChoose}>
       ${
-        broken
+        broken === side.picture
           ? html`<span class="quiet">This picture cannot be shown. Skip the pair, or choose all the same.</span>`
           : html`<img
               key=${side.picture}
@@ -121,7 +120,7 @@ function Side({ side, label, keys, onChoose }) {
               width=${side.width}
               height=${side.height}
               alt=${`${label} picture`}
-              onError=${() => setBroken(true)}
+              onError=${() => setBroken(side.picture)}
             />`
       }
     </button>
@@ -160,12 +159,12 @@ function Skip({ onClose, onSkip }) {
     event.preventDefault();
     onSkip(reason === null ? own.trim() || null : reason);
   };
-  const option = (value, label) =>
-    html`<label class="tick"><input type="radio" name="reason" checked=${reason === value} onChange=${() => setReason(value)} /> ${label}</label>`;
+  const option = (value, label, first = false) =>
+    html`<label class="tick"><input type="radio" name="reason" autofocus=${first} checked=${reason === value} onChange=${() => setReason(value)} /> ${label}</label>`;
   return html`<${Dialog} label="Why skip this pair?" onClose=${onClose}>
     <form class="skipping" onSubmit=${done}>
       <h2>Why skip this pair?</h2>
-      ${REASONS.map((value) => option(value, value))} ${option(null, "Something else")}
+      ${REASONS.map((value, i) => option(value, value, i === 0))} ${option(null, "Something else")}
       <input type="text" aria-label="Another reason" maxlength="500" value=${own} onFocus=${() => setReason(null)} onInput=${(event) => setOwn(event.target.value)} />
       <button class="main">Skip the pair</button>
     </form>
