@@ -1,5 +1,6 @@
 """One browser and one service for all tests of the pages, each at the size of a desk and of a phone."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ def browser() -> Iterator[Any]:
     expect.set_options(timeout=20_000)  # of what runs beside the tests there is no saying
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        sandboxed = hasattr(os, "geteuid") and os.geteuid() != 0  # Chromium refuses to sandbox what root starts
+        args = [] if sandboxed else ["--no-sandbox"]
+        browser = playwright.chromium.launch(executable_path=path, args=args)
         yield browser
         browser.close()
 
