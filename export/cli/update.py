@@ -46,6 +46,9 @@ def update(
     The votes on pairs that were drawn at random measure both heads, by the paired test; all others teach the new one.
     If it is not shown to be better, the bundle stays as it is. Each update is a line of the history in the database.
 
+    Example:
+        plaudit export update --votes votes.db --cache cache --bundle bundle
+
     Args:
         votes: The database of votes: a file, or a URL of PostgreSQL.
         cache: The cache of the pictures, to which new ones are added.
@@ -65,6 +68,11 @@ def update(
     from runtime.scoring.bundle import open_bundle
 
     opened = open_bundle(bundle)
+    if opened.manifest.get("outputs"):
+        raise InputError(
+            f"{bundle} has several outputs, of which an update would keep one; train and export by hand what"
+            " `python -m runtime votes export` writes"
+        )
     work = work or bundle.with_name(f"{bundle.name}.update")
     database = open_database(votes, new=False)
     try:
@@ -83,7 +91,7 @@ def update(
         if verdict.promoted:
             precisions = ",".join(opened.graphs)
             export = ["export", "onnx", str(work / "head"), "--out", str(bundle), "--overwrite"]
-            run_step([*export, "--precision", precisions])
+            run_step([*export, "--precision", precisions, *(["--head-only"] if opened.is_head_alone else [])])
             document["new_bundle"] = open_bundle(bundle).digest
         database.write(lambda c: ledger.note_promotion(c, time.time(), verdict.promoted, document))
     finally:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embed.cli.console import table
+from embed.cli.console import suggest, table
 from embed.config import Overwriting
 from embed.files import require_out_file, write_with
 from embed.spec import InputError
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 def votes(database: str, /) -> dict[str, object]:
     """Say what people's votes are like: counts, agreement, position bias and speed.
+
+    Example:
+        plaudit runtime votes votes.db
 
     Args:
         database: The database that `python -m runtime serve --votes` writes: a file or a URL of PostgreSQL.
@@ -58,6 +61,9 @@ def votes(database: str, /) -> dict[str, object]:
 def export(database: str, /, *, out: Path, overwriting: Overwriting, config: VotesExportConfig) -> dict[str, object]:
     """Write votes as a table that `python -m heads train --data` reads.
 
+    Example:
+        plaudit runtime votes export votes.db --out votes.parquet
+
     Args:
         database: The database that `python -m runtime serve --votes` writes: a file or a URL of PostgreSQL.
         out: The file to write, .parquet.
@@ -79,11 +85,15 @@ def export(database: str, /, *, out: Path, overwriting: Overwriting, config: Vot
     write_with(out, lambda file: pq.write_table(found, file))
     people = len(found["user_id"].unique())
     print(f"{len(found)} votes of {people} people written to {out}")
+    suggest(["heads", "train", "CACHE", "--data", out, "--out", "head"])
     return {"out": str(out), "votes": len(found), "people": people}
 
 
 def invite(database: str, names: tuple[str, ...], /, *, url: str = "http://127.0.0.1:8000") -> dict[str, object]:
     """Print a link for each person, which lets them vote under that name; it works once.
+
+    Example:
+        plaudit runtime votes invite votes.db ann ben --url https://votes.example
 
     Args:
         database: The database that `python -m runtime serve --votes DATABASE --voters invited` writes.

@@ -40,8 +40,7 @@ class ThumbnailSize(IntEnum):
 class Kept:
     """The latest pictures that were asked for, as many as fit."""
 
-    def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
-        self._most_bytes = most_bytes
+    def __init__(self) -> None:
         self._bytes = 0
         self._found: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
@@ -57,7 +56,7 @@ class Kept:
             return
         self._found[key] = data
         self._bytes += len(data)
-        while self._bytes > self._most_bytes:
+        while self._bytes > KEPT_BYTES:
             self._bytes -= len(self._found.popitem(last=False)[1])
 
 

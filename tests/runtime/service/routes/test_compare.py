@@ -7,13 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from service_server import Running, serving
 from votes_tiny import write_candidates
+from waiting import wait_until
 
 from runtime.cli.main import main
+from runtime.collect.candidates import Candidates
+from runtime.collect.collector import Collector, Known
 from runtime.config import VotingConfig
+from runtime.scoring.scorer import Scorer
 
 
 @contextmanager
@@ -167,3 +172,23 @@ def test_what_people_write_is_text_and_stays_text(running: Running) -> None:
     assert name in {one["voter"] for one in running.client.get("/v1/compare/summary").json()["people"]}
     for wrong in ("", "a\nb", " ", "x" * 61):
         post(running, "next", 422, count=1, voter=wrong)
+
+
+def test_the_head_that_is_served_scores_the_candidates(
+    bundle: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt: list[tuple[Candidates, Known]] = []
+    monkeypatch.setattr(Collector, "learn", lambda self, known: learnt.append((self.candidates, known)))
+    with comparing(bundle, folder, votes=str(folder / "scored.db")) as running:
+        post(running, "next", count=1, voter="ann")
+        wait_until(lambda: bool(learnt) and bool(np.isfinite(learnt[-1][1].score).all()))
+    candidates, known = learnt[-1]
+    scorer = Scorer.load(bundle)
+    for item in (0, 7):
+        address = candidates.of_item(item).addresses[0]
+        given = scorer.score_items(candidates.prompt_of(item), [address]).outputs
+        gain = given["calibrated_score"][0] / given["score"][0]
+        assert known.score[item] == pytest.approx(given["calibrated_score"][0], abs=1e-3)
+        assert known.uncertainty is not None
+        assert known.uncertainty[item] == pytest.approx(abs(gain) * given["uncertainty"][0], rel=0.01)
+        np.testing.assert_allclose(known.vectors[item], scorer.embed_images([address])[0], atol=1e-4)
