@@ -6,8 +6,8 @@ from pathlib import Path
 from embed.addresses import places_below
 from embed.cli.console import progress
 from embed.config import Overwriting
-from embed.spec import require_same_identity
-from runtime.cli.popularity import CountOptions, folder_of, read_popularity, report
+from embed.spec import InputError, require_same_identity
+from runtime.cli.popularity import PREDICTED, CountOptions, folder_of, read_popularity, report
 from runtime.config import IndexConfig, PopularityConfig
 
 
@@ -18,7 +18,8 @@ def index(
     out: Path,
     overwriting: Overwriting,
     bundle: Path | None = None,
-    popularity: str,
+    popularity: str | None = None,
+    predicted: str | None = None,
     reading: CountOptions,
     popularity_config: partial[PopularityConfig],
     images_root: str | None = None,
@@ -34,13 +35,20 @@ def index(
         out: The folder to write the catalogue to.
         bundle: The bundle that encodes the catalogue's queries.
         popularity: A table, or a pattern of its shards, with the columns image and count, and maybe exposures,
-            timestamp, prompt and others to filter by. Or predicted:BUNDLE, for the popularity that the bundle's head
-            predicts, or predicted:BUNDLE#OUTPUT for that of another of its outputs.
+            timestamp, prompt and others to filter by.
+        predicted: A bundle whose head predicts the popularity of all pictures, where there are no counts; BUNDLE#OUTPUT
+            for another of its outputs. The same as --popularity predicted:BUNDLE.
         images_root: The folder or URL where the names of pictures start. By default the table's own folder.
     """
     from embed.cache.store import Cache
     from runtime.catalogue.writer import build, require_place
 
+    if (popularity is None) == (predicted is None):
+        raise InputError(
+            "wanted --popularity TABLE or --predicted BUNDLE, and one of them; for pictures that lack a count in the"
+            " table say --missing predicted:BUNDLE"
+        )
+    source = popularity if predicted is None else f"{PREDICTED}{predicted}"
     require_place(out, overwriting.overwrite)
     opened = Cache.open(cache)
     if bundle:
@@ -50,9 +58,7 @@ def index(
         encoder.require_towers()
         identity = encoder.identity
         require_same_identity(opened.identity, f"the cache {cache}", identity, f"the bundle {bundle}")
-    table, config, predict = read_popularity(
-        popularity, reading, opened.identity, popularity_config, PopularityConfig()
-    )
-    root, queries = images_root or folder_of(popularity), opened.text_embeddings()
+    table, config, predict = read_popularity(source, reading, opened.identity, popularity_config, PopularityConfig())
+    root, queries = images_root or folder_of(source), opened.text_embeddings()
     options = (table, config, index_config, root, bundle, predict, queries, progress, overwriting.overwrite)
     return report(*build(out, opened, *options, places_below(root)))

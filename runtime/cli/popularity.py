@@ -36,6 +36,8 @@ class CountOptions:
     """What pictures without a count get: drop leaves them out, zero and median give them that count, and
     predicted:BUNDLE the place that the bundle's head predicts, or predicted:BUNDLE#OUTPUT that of another of its
     outputs. By default they are left out, or treated as when the catalogue was made."""
+    prompt: str | None = None
+    """The prompt of pictures that have none, when a head that reads prompts predicts."""
 
 
 def read_popularity(
@@ -54,7 +56,7 @@ def read_popularity(
     missing = options.missing or before.missing
     bundles = [text.removeprefix(PREDICTED) for text in (source or "", missing) if text.startswith(PREDICTED)]
     config = replace(before, **given.keywords | {"missing": "predicted" if bundles else missing})
-    predict = _predictor_of(bundles[0], identity) if bundles else None
+    predict = _predictor_of(bundles[0], identity, options.prompt) if bundles else None
     if source is None:
         return None, config, predict
     if source.startswith(PREDICTED):
@@ -71,14 +73,14 @@ def folder_of(source: str | None) -> str:
     return os.path.dirname(source if os.path.exists(source) else re.split(r"[*?[{]", source)[0]) or "."
 
 
-def _predictor_of(source: str, identity: Identity) -> "Predict":
+def _predictor_of(source: str, identity: Identity, prompt: str | None) -> "Predict":
     from runtime.scoring.scorer import Scorer
 
     whole = "#" not in source or os.path.isdir(source)
     bundle, _, output = (source, "", FIRST) if whole else source.rpartition("#")
     scorer = Scorer.load(bundle)
     require_same_identity(identity, "the catalogue's pictures", scorer.identity, f"the bundle {bundle}")
-    return predictor(scorer, output)
+    return predictor(scorer, output, prompt)
 
 
 def _read_counts(source: str, columns: Mapping[str, str]) -> "pa.Table":
@@ -108,9 +110,9 @@ def _read_counts(source: str, columns: Mapping[str, str]) -> "pa.Table":
     return named
 
 
-def predictor(scorer: "Scorer", output: str = FIRST) -> "Predict":
-    """An output of a scorer, by default its first head's score, as what predicts popularity from vectors; it raises
-    InputError if an input is not there."""
+def predictor(scorer: "Scorer", output: str = FIRST, prompt: str | None = None) -> "Predict":
+    """An output of a scorer, by default its first head's score, as what predicts popularity from vectors; pictures
+    without a prompt have `prompt`. It raises InputError if an input is not there."""
     import numpy as np
 
     asked = [output]
@@ -126,10 +128,13 @@ def predictor(scorer: "Scorer", output: str = FIRST) -> "Predict":
                     " (or refresh with --cache) from a cache made with --features projected,pooled"
                 )
             stored["image_pooled"] = pooled
+        if prompt is not None:
+            prompts = prompts.fill_null(prompt)
         if reads_text and prompts.null_count:
             raise InputError(
                 f"{scorer.bundle.path} predicts from picture and prompt, and {prompts.null_count} pictures have no"
-                " prompt: give a table with the columns image, prompt and count, the last empty where unknown"
+                " prompt: say --prompt TEXT for all of these, or give a table with the columns image, prompt and count,"
+                " the last empty where unknown"
             )
         scores = []
         for start in range(0, len(rows), PREDICTED_ROWS):
@@ -159,7 +164,7 @@ def report(catalogue: "Catalogue", rows: "PopularRows") -> dict[str, object]:
     ]
     if efforts:
         print(*table(["popularity weight", "probes", "candidates", "recall at 10"], efforts), sep="\n")
-    suggest(["runtime", "similar", catalogue.path, "PICTURE", "--popularity-weight", "0.3", "--sheet", "hits.html"])
+    suggest(["runtime", "similar", catalogue.path, "PICTURE", "--sheet", "hits.html"])
     return {
         "catalogue": str(catalogue.path),
         "version": catalogue.manifest["version"],

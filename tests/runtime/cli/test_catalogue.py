@@ -163,7 +163,11 @@ def test_predicted_popularity(place, capsys, monkeypatch):
     import runtime.scoring.scorer
 
     monkeypatch.setattr(runtime.scoring.scorer.Scorer, "load", lambda bundle: FakeScorer())
-    assert run("index", "cache", "--popularity", "predicted:bundle", "--out", "cat") == 0
+    assert run("index", "cache", "--out", "cat") == 2
+    assert "--popularity TABLE or --predicted BUNDLE" in capsys.readouterr().err
+    assert run("index", "cache", "--predicted", "bundle", "--popularity", "counts.csv", "--out", "cat") == 2
+    assert "--missing predicted:BUNDLE" in capsys.readouterr().err
+    assert run("index", "cache", "--predicted", "bundle", "--out", "cat") == 0
     from runtime.catalogue.reader import Catalogue
 
     order = np.argsort(-VECTORS.astype(np.float16)[:, 0], kind="stable")
@@ -200,8 +204,11 @@ def test_a_predictor_reads_what_the_cache_has(monkeypatch):
     monkeypatch.setattr(popularity, "PREDICTED_ROWS", 2)
     np.testing.assert_allclose(popularity.predictor(scorer)(pictures, rows, prompts), 11 * VECTORS[rows, 0])
     scorer.named = outputs_of(("image_embedding", "text_embedding"))
-    with pytest.raises(InputError, match="1 pictures have no prompt"):
+    with pytest.raises(InputError, match="1 pictures have no prompt: say --prompt TEXT"):
         popularity.predictor(scorer)(pictures, rows, prompts)
+    scorer.score_vectors = lambda f, asked: {"score": f["image_embedding"][:, 0] + f["text_embedding"][:, 1]}
+    found = popularity.predictor(scorer, prompt="three")(pictures, rows, prompts)
+    np.testing.assert_allclose(found, VECTORS[rows, 0] + VECTORS[[1, 1, 5], 1])  # by the prompts' lengths
 
 
 def test_the_sheet(place, capsys):
