@@ -1,4 +1,4 @@
-"""One browser and one service for all tests of the pages, each at the size of a desk and of a phone."""
+"""One service for all tests of the pages and a browser for each module, at the sizes of a desk and of a phone."""
 
 import os
 from collections.abc import Iterator
@@ -18,8 +18,9 @@ def site(bundle: Path, scorer: Scorer, tmp_path_factory: pytest.TempPathFactory)
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """No longer than a module: while Playwright is at work no other test can run an event loop of its own."""
     path = executable()
     from playwright.sync_api import expect, sync_playwright
 
