@@ -22,8 +22,7 @@ COMMANDS = {
 }
 ABOUT = (
     "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path, and `update`"
-    " makes a better head of people's votes; the commands of the packages are `plaudit embed`, `plaudit heads`,"
-    " `plaudit export` and `plaudit runtime`, each with --help."
+    " makes a better head of people's votes; each of their steps is a command of one of the four packages below."
 )
 NAMES = {
     "Cache": "embed.cache.store",
@@ -58,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     from embed.cli.app import run
 
-    return run("plaudit", ABOUT, COMMANDS, words)
+    groups = {package: importlib.import_module(f"{package}.cli.main").COMMANDS for package in PACKAGES}
+    return run("plaudit", ABOUT, COMMANDS, words, groups)
 
 
 if __name__ == "__main__":

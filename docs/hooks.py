@@ -58,9 +58,8 @@ def generated() -> dict[str, str]:
 
 def _of_commands(program: str, about: str, commands: dict[str, str]) -> str:
     lines = [f"# {program}", about]
-    names = {path: name for name, path in reversed(list(commands.items()))}  # of several names the first
-    for path, name in reversed(list(names.items())):
-        lines += _of_command(f"{program} {name}", path)
+    for name in page.first_names(commands):
+        lines += _of_command(f"{program} {name}", commands[name])
     return "\n\n".join(lines) + "\n"
 
 
@@ -69,11 +68,10 @@ def _overview() -> str:
     rows = ["\n## All commands\n", "| command | |", "|---|---|"]
     for package in plaudit.PACKAGES:
         commands: dict[str, str] = importlib.import_module(f"{package}.cli.main").COMMANDS
-        shown = {path: name for name, path in reversed(list(commands.items()))}
         rows += [
-            f"| [`plaudit {package} {name}`]({package}.md#plaudit-{package}-{name.replace(' ', '-')})"
-            f" | {_cell(page.summary(path))} |"
-            for path, name in reversed(list(shown.items()))
+            f"| [`plaudit {package} {name}`]({package}.md#plaudit-{package}-{name})"
+            f" | {_cell(page.summary(commands[name]))} |"
+            for name in page.first_names(commands)
         ]
     return "\n".join(rows) + "\n"
 

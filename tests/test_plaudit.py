@@ -39,7 +39,13 @@ def test_it_reaches_every_package(capsys: pytest.CaptureFixture[str]) -> None:
         commands = importlib.import_module(f"{package}.cli.main").COMMANDS
         assert all(name in capsys.readouterr().out for name in list(commands)[:1])
     assert plaudit.main(["--version"]) == 0 and capsys.readouterr().out.startswith("plaudit ")
-    assert plaudit.main(["train"]) == 2 and "unknown command 'train'" in capsys.readouterr().err
+    assert (
+        plaudit.main(["train"]) == 2
+        and "unknown command 'train'; wanted `plaudit heads train`" in capsys.readouterr().err
+    )
+    assert plaudit.main(["--help"]) == 0
+    told = capsys.readouterr().out
+    assert max(map(len, told.splitlines())) <= 80 and "\nplaudit heads:\n  train, sweep, evaluate" in told
 
 
 def table(folder: Path, columns: str = "image,count") -> Path:

@@ -28,25 +28,37 @@ HELP = ("-h", "--help")
 TYPES = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
-def run(package: str, about: str, commands: Mapping[str, str], argv: Sequence[str] | None) -> int:
-    """Run one of a package's commands, each given as "module:function", and give its exit code (see embed.cli.console).
+Commands = Mapping[str, str]  # each by name as "module:function"
 
-    A command may have several names, also of several words, such as `index refresh`.
+
+def run(
+    package: str,
+    about: str,
+    commands: Commands,
+    argv: Sequence[str] | None,
+    groups: Mapping[str, Commands] | None = None,
+) -> int:
+    """Run one of a package's commands and give its exit code (see embed.cli.console).
+
+    A command may have several names, also of several words, such as `index refresh`. `groups` are the commands of
+    others, which only help shows.
     """
     program = package if package == "plaudit" else f"python -m {package}"
     words = sys.argv[1:] if argv is None else list(argv)
-    return exit_code(program, lambda: _run(program, about, commands, words))
+    return exit_code(program, lambda: _run(program, about, commands, words, groups or {}))
 
 
-def _run(program: str, about: str, commands: Mapping[str, str], words: list[str]) -> None:
+def _run(program: str, about: str, commands: Commands, words: list[str], groups: Mapping[str, Commands]) -> None:
     if not words or words[0] in HELP:
-        overview = page.overview(program, about, commands)
+        overview = page.overview(program, about, commands, groups)
         print(overview, file=sys.stdout if words else sys.stderr)
         if not words:
             raise InputError("no command was given; wanted one of those above")
         return
     names = [name for name in commands if words[: len(name.split())] == name.split()]
     if not names:
+        if elsewhere := [f"`{program} {group} {words[0]}`" for group, others in groups.items() if words[0] in others]:
+            raise InputError(f"unknown command {words[0]!r}; wanted {' or '.join(elsewhere)}")
         raise unknown_name("command", words[0], commands)
     name = max(names, key=len)
     command, words = load(commands[name]), words[len(name.split()) :]

@@ -15,13 +15,29 @@ COLUMN = 24  # where the text beside a name begins
 PLACEHOLDERS = {bool: "", int: " N", float: " X", str: " TEXT", Path: " PATH"}
 
 
-def overview(program: str, about: str, commands: Mapping[str, str]) -> str:
-    """What a package's commands, each at "module:function", do; of several names of one only the first is shown."""
-    names = {path: name for name, path in reversed(list(commands.items()))}
-    rows = [(name, summary(path)) for path, name in names.items()]
+def overview(
+    program: str, about: str, commands: Mapping[str, str], groups: Mapping[str, Mapping[str, str]] | None = None
+) -> str:
+    """What a package's commands, each at "module:function", do; of several names of one only the first is shown.
+
+    Of the commands of groups the names are shown.
+    """
+    rows = [(name, summary(commands[name])) for name in first_names(commands)]
     last = f"`{program} COMMAND --help` describes the arguments of a command."
-    lines = [f"usage: {program} COMMAND ...", "", textwrap.fill(about, WIDTH), "", "commands:", *_rows(rows[::-1])]
+    lines = [f"usage: {program} COMMAND ...", "", textwrap.fill(about, WIDTH), "", "commands:", *_rows(rows)]
+    for group, others in (groups or {}).items():
+        lines += [
+            "",
+            f"{program} {group}:",
+            textwrap.fill(", ".join(first_names(others)), WIDTH, initial_indent="  ", subsequent_indent="  "),
+        ]
     return "\n".join([*lines, "", last])
+
+
+def first_names(commands: Mapping[str, str]) -> list[str]:
+    """The names of commands, in order; of several names of one only the first."""
+    names = {path: name for name, path in reversed(list(commands.items()))}
+    return [name for name, path in commands.items() if names[path] == name]
 
 
 def summary(path: str) -> str:

@@ -1,11 +1,15 @@
 """`python -m runtime score`."""
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from embed.cli.console import table, warn
+from embed.files import require_out_file, write_with
 from embed.options import Option, Range, comma_separated
 from embed.spec import InputError
+from runtime.cli.similar import show_sheet
 from runtime.config import SessionConfig
 
 
@@ -18,6 +22,9 @@ def score(
     prompt: str | None = None,
     outputs: Annotated[tuple[str, ...] | None, Option(parse=comma_separated)] = None,
     top: Annotated[int | None, Range(1)] = None,
+    out: Path | None = None,
+    sheet: Path | None = None,
+    open: bool = False,
 ) -> dict[str, object]:
     """Score pictures under a prompt, the preferred first.
 
@@ -31,7 +38,11 @@ def score(
         outputs: The outputs to give, with commas between them, or all. The first is what pictures are sorted by. By
             default the first head's.
         top: Show only this many of the preferred pictures. By default all.
+        out: Write the scores to this file too: .csv, .parquet, or .html for a sheet of pictures.
+        sheet: Write a contact sheet of the pictures to this file, .png or .html.
+        open: Show the contact sheet, which is scores.html unless --sheet names it.
     """
+    _require_files(out, sheet)
     from runtime.scoring.scorer import Scorer
 
     scorer = Scorer.load(bundle, session)
@@ -55,7 +66,40 @@ def score(
         for i, image in enumerate(images)
         if top is None or i in good
     ]
+    if out and out.suffix != ".html":
+        _write_table(out, items)
+        print(f"scores: {out}")
+    pages = [page for page in (sheet, out if out and out.suffix == ".html" else None) if page]
+    for page in pages or ([Path("scores.html")] if open else []):
+        from runtime.catalogue.sheet import Tile
+
+        tiles = [Tile(row[0], [row[0]], dict(zip(found, row[1:], strict=True))) for row in rows]
+        show_sheet(page, tiles, f"Scores for {prompt}" if prompt else "Scores", open)
     return {"bundle": str(bundle), "precision": scorer.precision, "prompt": prompt, "scores": items}
+
+
+def _require_files(out: Path | None, sheet: Path | None) -> None:
+    """Raise InputError unless both files, where they are wanted, are of a kind and in a place that can be written."""
+    from runtime.catalogue.sheet import require_sheet
+
+    if out:
+        require_out_file(out, "--out")
+        if out.suffix not in (".csv", ".parquet", ".html"):
+            raise InputError(f"{out} is neither .csv, .parquet nor .html")
+    if sheet:
+        require_out_file(sheet, "--sheet")
+        require_sheet(sheet)
+
+
+def _write_table(out: Path, items: Sequence[Mapping[str, object]]) -> None:
+    """The items as a table: CSV or Parquet, by the file's name."""
+    import pyarrow as pa
+    import pyarrow.csv as csv
+    import pyarrow.parquet as pq
+
+    columns = dict.fromkeys(name for item in items for name in item)
+    rows = pa.table({name: [item.get(name) for item in items] for name in columns})
+    write_with(out, partial(csv.write_csv if out.suffix == ".csv" else pq.write_table, rows))
 
 
 def _below(folder: str) -> list[str]:

@@ -14,6 +14,7 @@ from runtime.config import Wish
 if TYPE_CHECKING:
     from embed.arrays import Float32s
     from runtime.catalogue.reader import Catalogue
+    from runtime.catalogue.sheet import Tile
     from runtime.scoring.scorer import Scorer
 
 
@@ -63,6 +64,9 @@ def similar(
     """
     if sheet:
         require_out_file(sheet, "--sheet")
+        from runtime.catalogue.sheet import require_sheet
+
+        require_sheet(sheet)
     from runtime.catalogue.queries import find, mixed_query
     from runtime.catalogue.reader import Catalogue, hit_json
 
@@ -75,33 +79,46 @@ def similar(
     documents = [hit_json(hit) for hit in hits]
     found = [document["rate"] for document in documents]
     rates = found if any(rate is not None for rate in found) else None  # by which pictures are ranked where there are
-    rows = [
-        [
-            hit.key,
-            f"{hit.blended_score:.4f}",
-            f"{hit.similarity:.4f}",
-            f"{100 * hit.popularity:.1f}",
-            "" if hit.count is None else f"{hit.count:,.0f}",
-            *([] if rates is None else ["" if rate is None else f"{rate:.4g}"]),
-        ]
+    figures = [
+        {
+            "blended score": f"{hit.blended_score:.4f}",
+            "similarity": f"{hit.similarity:.4f}",
+            "percentile": f"{100 * hit.popularity:.1f}",
+            "count": "" if hit.count is None else f"{hit.count:,.0f}",
+        }
+        | ({} if rates is None else {"rate": "" if rate is None else f"{rate:.4g}"})
         for hit, rate in zip(hits, rates or [None] * len(hits), strict=True)
     ]
-    titles = ["picture", "blended score", "similarity", "percentile", "count", *([] if rates is None else ["rate"])]
+    titles = ["picture", *(figures[0] if figures else ["blended score", "similarity", "percentile", "count"])]
+    rows = [[hit.key, *of_hit.values()] for hit, of_hit in zip(hits, figures, strict=True)]
     print(*table(titles, rows), sep="\n")
     if sheet or open:
-        from runtime.catalogue.sheet import write_sheet
+        from runtime.catalogue.sheet import Tile
 
-        sheet = sheet or Path("similar.html")
         addresses = opened.addresses([hit.key for hit in hits], images_root)
-        unread = write_sheet(sheet, hits, addresses, f"{likes.text or image or likes.id or 'similar'}")
-        if unread:
-            warn(f"{unread} of {len(hits)} pictures could not be read; name their folder or URL with --images-root")
-        print(f"contact sheet: {sheet}")
-        if open:
-            import webbrowser
-
-            webbrowser.open(sheet.resolve().as_uri())
+        tiles = [Tile(hit.key, where, of_hit) for hit, where, of_hit in zip(hits, addresses, figures, strict=True)]
+        asked = [Tile(Path(name).name, [name], note="asked with") for name in _files(image, likes)]
+        title = f"Similar to {likes.text or (image and image.name) or likes.id or 'what was asked with'}"
+        show_sheet(sheet or Path("similar.html"), [*asked, *tiles], title, open)
     return {"hits": documents}
+
+
+def show_sheet(path: Path, tiles: "list[Tile]", title: str, open: bool) -> None:
+    """Write a contact sheet, say where it is and what it lacks, and open it in a browser if that is wanted."""
+    from runtime.catalogue.sheet import write_sheet
+
+    if unread := write_sheet(path, tiles, title):
+        warn(f"{unread} of {len(tiles)} pictures could not be read; name their folder or URL with --images-root")
+    print(f"contact sheet: {path}")
+    if open:
+        import webbrowser
+
+        webbrowser.open(path.resolve().as_uri())
+
+
+def _files(image: Path | None, likes: Likes) -> list[str]:
+    """The files of pictures in a query that hits should be like."""
+    return [name for name in ([str(image)] if image else []) + [*likes.like] if Path(name).is_file()]
 
 
 def _own_pictures(catalogue: "Catalogue", image: Path | None, likes: Likes) -> list[str]:

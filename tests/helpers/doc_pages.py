@@ -56,7 +56,7 @@ def commands_in(text: str) -> Iterator[list[str]]:
     for part in text.replace("\\\n", " ").splitlines():
         line = f"{line}\n{part}" if line else part
         try:
-            words = shlex.split(line, comments=True)
+            words = shlex.split(re.sub(r"(^|\s)# .*", "", line))  # shlex would end bundle#output at its #
         except ValueError:
             continue  # the quotation goes on
         line = ""

@@ -60,7 +60,7 @@ def test_its_warnings_are_logged_here(caplog: pytest.LogCaptureFixture, capfd: p
 
 
 def test_a_process_that_is_killed_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(InputError, match=r"exit code -9.*--engine torch --precision fp32"):
+    with pytest.raises(InputError, match=r"exited with code -9.*--engine torch --precision fp32"):
         call_apart(apart_calls.die)
 
 

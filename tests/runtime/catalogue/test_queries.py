@@ -1,14 +1,10 @@
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
 from catalogue_fakes import make_catalogue, make_labels, unit_vectors
-from PIL import Image
 
-from embed.inputs.thumbnails import SIZE
 from embed.spec import InputError
 from runtime.catalogue.queries import distinct_rows, find, mixed_query
-from runtime.catalogue.sheet import write_sheet
 from runtime.config import Wish
 
 
@@ -119,25 +115,3 @@ def test_the_first_of_near_duplicates_stays():
     x = np.array([[1, 0], [0.999, 0.0447], [0, 1], [0.7071, 0.7071]], np.float32)
     assert distinct_rows(x, 0.99).tolist() == [True, False, True, True]
     assert distinct_rows(x, 0.7).tolist() == [True, False, True, False]
-
-
-def test_a_contact_sheet_shows_the_pictures(catalogue, tmp_path):
-    hits = catalogue.search(unit_vectors(1, 16), 7)[0]
-    Image.new("RGB", (300, 100), (255, 0, 0)).save(tmp_path / hits[0].key)
-    (tmp_path / hits[1].key).write_bytes(b"no picture")
-    local = [[str(tmp_path / hit.key)] for hit in hits]
-    assert write_sheet(tmp_path / "sheet.png", hits, local, "red") == 6
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.getpixel((SIZE // 2, SIZE // 2)) == (255, 0, 0)
-        assert sheet.getpixel((SIZE + 8 + SIZE // 2, SIZE // 2)) == (200, 200, 200)
-        assert sheet.width == 5 * (SIZE + 8)
-    assert write_sheet(tmp_path / "sheet.html", hits, local, "<red & co>") == 6
-    page = (tmp_path / "sheet.html").read_text()
-    assert page.count("data:image/webp;base64,") == 7
-    assert "<h1>&lt;red &amp; co&gt; (6 of 7 pictures could not be read)</h1>" in page and hits[6].key in page
-    fsspec.filesystem("memory").pipe(f"/{tmp_path.name}/{hits[0].key}", (tmp_path / hits[0].key).read_bytes())
-    remote = [["/nowhere.png", f"memory://{tmp_path.name}/{hit.key}"] for hit in hits]
-    assert write_sheet(tmp_path / "remote.png", hits, remote, "red") == 6
-    assert (tmp_path / "remote.png").read_bytes() == (tmp_path / "sheet.png").read_bytes()
-    with pytest.raises(InputError, match=r"neither .png nor .html"):
-        write_sheet(tmp_path / "sheet.gif", hits, local, "")

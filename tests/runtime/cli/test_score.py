@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 from export_tiny import write_pictures
@@ -38,6 +39,26 @@ def test_a_folder_stands_for_its_pictures_and_top_for_the_first_of_them(
     (empty := folder / "empty").mkdir()
     assert main(["score", str(bundle), "--prompt", "a cat", str(empty)]) == 2
     assert "has no pictures" in capsys.readouterr().err
+
+
+def test_scores_are_written_as_a_table_or_a_sheet_by_the_name_of_the_file(
+    bundle: Path, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = [pictures[0], "/nonexistent.png", pictures[1]]
+    command = ["score", str(bundle), "--prompt", "a cat", *images]
+    for name, read in {"s.csv": csv.read_csv, "s.parquet": pq.read_table}.items():
+        assert main([*command, "--json", "--out", str(tmp_path / name)]) == 0
+        said = json.loads(capsys.readouterr().out.splitlines()[-1])["scores"]
+        rows = read(tmp_path / name).to_pylist()
+        assert [row["image"] for row in rows] == images
+        assert [row["score"] for row in rows] == [item.get("score") for item in said]
+        assert "No such file" in rows[1]["error"] and not rows[0]["error"]
+    assert main([*command, "--out", str(tmp_path / "s.html"), "--sheet", str(tmp_path / "s.png")]) == 0
+    page = (tmp_path / "s.html").read_text()
+    assert page.count("data:image/webp;base64,") == 2 and "<h1>Scores for a cat</h1>" in page
+    assert "<dt>score</dt>" in page and (tmp_path / "s.png").is_file()
+    assert main([*command, "--out", str(tmp_path / "s.txt")]) == 2
+    assert "s.txt is neither .csv, .parquet nor .html" in capsys.readouterr().err
 
 
 def test_json_keeps_the_order_and_tells_of_errors(
