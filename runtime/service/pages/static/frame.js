@@ -1,6 +1,6 @@
 // What all pages have around their own: the head with the ways to the others, notices, and how hits are shown large.
 
-import { html, useEffect, useRef, useState } from "./ui.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./ui.js";
 import { address, thumbnail } from "./api.js";
 import { copy, counted, decimals, number, percent, titleOf } from "./words.js";
 
@@ -52,7 +52,8 @@ export function useSaid() {
 export function useKeys(keys) {
   const latest = useRef(keys);
   latest.current = keys;
-  useEffect(() => {
+  // As soon as it is drawn: a key that is pressed at once counts too.
+  useLayoutEffect(() => {
     const pressed = (event) => {
       if (event.ctrlKey || event.altKey || event.metaKey || isWriting(event.target)) return;
       const act = Object.hasOwn(latest.current, event.key) ? latest.current[event.key] : null;
@@ -72,7 +73,7 @@ const isWriting = (element) =>
 /** A dialog of the browser's own, which keeps the focus inside and closes with Escape. */
 export function Dialog({ label, onClose, children, kind = "" }) {
   const dialog = useRef(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const before = document.activeElement;
     dialog.current.showModal();
     return () => before?.focus?.();

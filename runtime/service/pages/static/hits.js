@@ -1,6 +1,6 @@
 // Hits as tiles that arrow keys go through.
 
-import { html, useEffect, useRef, useState } from "./ui.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./ui.js";
 import { thumbnail } from "./api.js";
 import { Bar } from "./frame.js";
 import { counted, decimals, percent, titleOf } from "./words.js";
@@ -34,7 +34,7 @@ export function Grid({ hits, searched, onOpen, onLike, onCopy }) {
     event.preventDefault();
   };
   // From anywhere else on the page an arrow goes to the hits.
-  useEffect(() => {
+  useLayoutEffect(() => {
     const enter = (event) => {
       const free = event.target === document.body && !document.querySelector("dialog[open]");
       if (free && ["ArrowDown", "ArrowRight"].includes(event.key)) {
