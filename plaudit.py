@@ -21,8 +21,8 @@ COMMANDS = {
     "completion": "export.cli.completion:completion",
 }
 ABOUT = (
-    "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path, and `update`"
-    " makes a better head of people's votes; each of their steps is a command of one of the four packages below."
+    "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path; each of its"
+    " steps is a command of one of the four packages below. `update` makes a better head of people's votes."
 )
 NAMES = {
     "Cache": "embed.cache.store",

@@ -64,7 +64,8 @@ def pick_a_pic(table: Table) -> pa.Table:
     """Comparisons with target 1, 0 or 0.5 (a tie: `has_label` false), of weight 1 / `num_example_per_prompt`.
 
     Where `has_label` is null, the two labels tell, as they do in a table without that column. A picture is named by
-    its uid, or else by the hash of its bytes, or else by its URL.
+    its uid, or else by the hash of its bytes, or else by its URL. Where no row has a caption of any letters, pictures
+    were compared under no prompt.
 
     >>> pairs = {"caption": ["a cat", "a dog"], "jpg_0": [b"A", b"C"], "jpg_1": [b"B", b"D"]}
     >>> pairs |= {"image_0_uid": ["a", "c"], "image_1_uid": ["b", "d"], "label_0": [0.0, 0.5], "label_1": [1.0, 0.5]}
@@ -86,7 +87,13 @@ def pick_a_pic(table: Table) -> pa.Table:
         refuse(table, ~(examples >= 1), "num_example_per_prompt is not at least 1")
         weight = 1 / examples
     target = np.where(decided, _target(table, rows["label_0"], rows["label_1"], decided), 0.5)
-    return _comparisons(table, others, [side.keys(table, rows) for side in sides], rows["caption"], target, weight)
+    refuse(table, rows["caption"].is_null(), "no prompt")
+    images = [side.keys(table, rows) for side in sides]
+    labels = _comparisons(table, others, images, rows["caption"], target, weight)
+    if pc.all(pc.equal(rows["caption"], "")).as_py():
+        for name in ("prompt_a", "prompt_b"):
+            labels = labels.set_column(labels.schema.get_field_index(name), name, pa.nulls(len(labels), STRING))
+    return labels
 
 
 def imagereward(table: Table) -> pa.Table:

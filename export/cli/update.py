@@ -20,8 +20,12 @@ from heads.config import PromotionConfig
 from runtime.config import VotesExportConfig
 
 if TYPE_CHECKING:
+    from embed.arrays import Floats
+    from heads.data.comparisons import Labels
+    from heads.data.features import Features
     from heads.evaluation.promotion import Verdict
     from runtime.collect.database import Database
+    from runtime.scoring.scorer import Scorer
 
 ADMIN_VARIABLES = ("PLAUDIT_ADMIN_TOKEN", "PLAUDIT_TOKEN")
 RELOAD_S = 600.0  # to load a bundle takes its time
@@ -84,6 +88,7 @@ def update(
         tables = _export(database, work, people)
         options = ["--data", str(tables["teaching"]), *(word for one in data for word in ("--data", one))]
         options += ["--config", str(config)] if config else []
+        options += _split_of(tables["teaching"])
         for step in _steps(cache, [tables["teaching"], tables["measuring"]], work / "head", options):
             run_step(step)
         verdict = _judged(tables["measuring"], cache, bundle, work / "head", promotion)
@@ -119,6 +124,14 @@ def _export(database: "Database", work: Path, people: Literal["all", "weighted",
     return found
 
 
+def _split_of(votes: Path) -> list[str]:
+    """What training holds out for itself: prompts, or parts of the pictures where there are no prompts."""
+    import pyarrow.parquet as pq
+
+    prompts = pq.read_table(votes, columns=["caption"])["caption"].unique().to_pylist()
+    return ["--split-by", "cell"] if prompts == [""] else []
+
+
 def _steps(cache: Path, tables: list[Path], head: Path, options: list[str]) -> list[list[str]]:
     """The commands that embed what is new and train a head."""
     from embed.cache.store import Cache
@@ -134,7 +147,6 @@ def _steps(cache: Path, tables: list[Path], head: Path, options: list[str]) -> l
 def _judged(votes: Path, cache: Path, bundle: Path, head: Path, config: PromotionConfig) -> "Verdict":
     """The head that is served and the new one on the votes that measure."""
     import numpy as np
-    import torch
 
     from embed.cache.store import Cache
     from heads.cli.common import LabelOptions
@@ -146,11 +158,23 @@ def _judged(votes: Path, cache: Path, bundle: Path, head: Path, config: Promotio
     opened, scorer = Cache.open(cache), Scorer.load(bundle)
     require_same_identity(opened.identity, f"the cache {cache}", scorer.identity, f"the bundle {bundle}")
     (labels,), features = LabelOptions(max_missing=0.1).met(opened, [str(votes)])
-    read = features.take(torch.arange(len(labels.image)), scorer.inputs)
-    old = scorer.score_vectors({name: values.numpy() for name, values in read.items()})["score"]
-    new = score_items(load_head(head)[0], features)
-    first, second = (scores.astype(np.float64)[labels.items] for scores in (old, new))
-    return judged(labels, first, second, config)
+    old = [_scores(scorer, features, labels, side) for side in (0, 1)]
+    new = score_items(load_head(head)[0], features).astype(np.float64)[labels.items]
+    return judged(labels, np.stack(old, axis=1), new, config)
+
+
+def _scores(scorer: "Scorer", features: "Features", labels: "Labels", side: int) -> "Floats":
+    """(m,) what the served head says of one side of each vote."""
+    import numpy as np
+    import torch
+
+    items = torch.from_numpy(labels.items[:, side])
+    without = scorer.reads_text and bool((features.prompt[items] < 0).any())
+    inputs = tuple(name for name in scorer.inputs if not (without and name == "text_embedding"))
+    read = {name: values.numpy() for name, values in features.take(items, inputs).items()}
+    if without:  # the votes are of one prompt or none, which their table leaves out
+        read["text_embedding"] = scorer.embed_prompts(labels.columns["shown_prompt"].to_pylist())
+    return scorer.score_vectors(read)["score"].astype(np.float64)
 
 
 def _lines(verdict: "Verdict") -> list[str]:

@@ -13,7 +13,8 @@ import numpy as np
 
 from embed.arrays import Bools, Floats, Ints
 
-MANY = 40  # pictures of one prompt, from which on pictures are kept apart instead of prompts
+MANY = 20  # pictures of one prompt, from which on pictures are kept apart instead of prompts
+CELLS = 5  # parts of these that teach; pairs do not cross them, so that a head can be tried on a part it has not seen
 LIST_ALL = 50_000  # pairs of a pool, up to which it is known for certain that all were seen
 
 
@@ -62,14 +63,25 @@ def split_pools(
     for i in sorted(set(range(len(groups))) - set(few)):
         is_apart = kept_apart([names[item] for item in groups[i]], share)
         measuring.append(groups[i][is_apart])
-        teaching.append(groups[i][~is_apart])
+        cell = np.array([cell_of(names[item]) for item in groups[i]], np.int64)
+        teaching += [groups[i][~is_apart & (cell == number)] for number in range(CELLS)]
     return Pool(measuring), Pool(teaching)
+
+
+def cell_of(name: str) -> int:
+    """Which of the parts of many pictures one is in."""
+    return int(_place(b"cell", name) * CELLS)
+
+
+def _place(salt: bytes, name: str) -> float:
+    """A number from 0 to 1 that a name always has."""
+    digest = hashlib.sha256(salt + b"\0" + name.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:4]) / 2**32
 
 
 def kept_apart(names: Sequence[str], share: float) -> Bools:
     """(n,) whether each name is of the share that measures; at least one is where there is a share and two names."""
-    digests = [hashlib.sha256(b"measures\0" + name.encode("utf-8", "surrogatepass")).digest()[:8] for name in names]
-    place = np.array([int.from_bytes(digest) for digest in digests], np.float64) / 2**64
+    place = np.array([_place(b"measures", name) for name in names])
     apart = place < share
     if share and len(names) > 1 and not apart.any():
         apart[place.argmin()] = True

@@ -13,12 +13,14 @@ from sqlalchemy.engine import Connection
 
 from embed.spec import InputError
 from runtime.collect import tables as t
+from runtime.collect.choose import cell_of
 from runtime.collect.ledger import TOO_FAST
 from runtime.config import VotesExportConfig
 
 PRIOR_RIGHT, PRIOR_OF = 4.0, 5.0  # what is believed of a person before the first gold answer: 4 of 5 are right
 LEAST_GOLD = 3  # gold answers, below which nobody is left out
 BATCH = 1000
+OF_NO_USE = ("repeat", "gold")
 
 SCHEMA = pa.schema(
     [
@@ -30,6 +32,7 @@ SCHEMA = pa.schema(
         ("label_1", pa.float64()),
         ("has_label", pa.bool_()),
         ("num_example_per_prompt", pa.float64()),  # 1 over the vote's weight
+        ("shown_prompt", pa.string()),
         ("user_id", pa.string()),
         ("choice", pa.string()),
         ("side", pa.string()),  # of the picture that was chosen
@@ -37,6 +40,8 @@ SCHEMA = pa.schema(
         ("flags", pa.string()),
         ("random", pa.bool_()),  # whether the pair was drawn at random, of what is kept apart for measuring
         ("drawn", pa.string()),
+        ("pair", pa.string()),  # the same of whoever is asked, whichever side each picture is on
+        ("cell", pa.string()),  # of the pictures, which pairs of many under one prompt do not cross
         ("showing", pa.string()),
         ("voted_at", pa.timestamp("us", "UTC")),
     ]
@@ -57,12 +62,19 @@ class Reliability:
 
 
 def votes_table(connection: Connection, config: VotesExportConfig) -> pa.Table:
-    """The votes that the config wants, in the order in which they were given; raise InputError where there are none."""
+    """The votes that the config wants, in the order in which they were given; raise InputError where there are none.
+
+    The caption is empty where all votes are of one prompt: then pictures are compared, whatever they stand under.
+    """
     weights = voter_weights(connection, config)
     batches = [pa.RecordBatch.from_pylist(rows, SCHEMA) for rows in _rows(connection, config, weights)]
     table = pa.Table.from_batches(batches, SCHEMA)
     if not len(table):
         raise InputError(f"there are no votes to export ({config.part}); wanted at least one that is not skipped")
+    asked = t.showings.c.drawn.not_in(OF_NO_USE)
+    prompts = connection.scalar(sa.select(sa.func.count(sa.distinct(t.showings.c.prompt))).where(asked))
+    if prompts == 1:  # which tells no pair from another
+        table = table.set_column(0, "caption", pa.repeat("", len(table)))
     # A column of nothing would be read as pictures that are missing.
     empty = [name for name in table.column_names if name.startswith(("jpg_", "image_")) and _all_null(table, name)]
     return table.drop_columns(empty)
@@ -102,14 +114,14 @@ def _rows(
     left, right, force = t.pictures.alias("a"), t.pictures.alias("b"), t.in_force
     sides = enumerate((left, right))
     pictures = [side.c[name].label(f"{name}_{i}") for i, side in sides for name in ("key", "uri", "data")]
-    showings = [t.showings.c[name] for name in ("prompt", "drawn")]
+    showings = [t.showings.c[name] for name in ("prompt", "drawn", "pair")]
     votes = [force.c[name] for name in ("showing", "voter", "choice", "seconds", "flags", "voted_at")]
     query = (
         sa.select(*showings, *votes, *pictures)
         .join_from(force, t.showings, force.c.showing == t.showings.c.id)
         .join(left, left.c.id == t.showings.c.left)
         .join(right, right.c.id == t.showings.c.right)
-        .where(t.showings.c.drawn.not_in(("repeat", "gold")), force.c.choice != "skip")
+        .where(t.showings.c.drawn.not_in(OF_NO_USE), force.c.choice != "skip")
         .order_by(force.c.id)
     )
     if config.part != "all":
@@ -130,6 +142,7 @@ def _row(row: sa.RowMapping, weight: float) -> dict[str, object]:
         pictures[f"jpg_{side}"] = row[f"data_{side}"]
     return pictures | {
         "caption": row["prompt"],
+        "shown_prompt": row["prompt"],
         "label_0": first,
         "label_1": 1 - first,
         "has_label": choice in ("left", "right"),
@@ -141,6 +154,8 @@ def _row(row: sa.RowMapping, weight: float) -> dict[str, object]:
         "flags": row["flags"],
         "random": row["drawn"] == "random",
         "drawn": row["drawn"],
+        "pair": row["pair"],
+        "cell": "-".join(sorted({str(cell_of(row[f"key_{side}"])) for side in (0, 1)})),
         "showing": row["showing"],
         "voted_at": int(row["voted_at"] * 1e6),
     }

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from runtime.collect.choose import Pool, contrast, freshness, kept_apart, split_pools, telling
+from runtime.collect.choose import Pool, cell_of, contrast, freshness, kept_apart, split_pools, telling
 
 
 def test_pairs_are_of_one_group_and_every_pair_is_drawn() -> None:
@@ -29,6 +29,8 @@ def test_what_measures_is_never_what_teaches_and_stays_so_when_more_comes() -> N
     measuring, teaching = split_pools(groups, names, prompts, 0.2)
     apart = [set(np.concatenate(pool.groups).tolist()) for pool in (measuring, teaching)]
     assert not apart[0] & apart[1] and apart[0] | apart[1] == set(range(400))
+    parts = [group for group in teaching.groups if group.min() >= 270]
+    assert len(parts) == 5 and all(len({cell_of(names[item]) for item in part}) == 1 for part in parts)
     assert 0.1 < len(apart[0]) / 400 < 0.3
     before = dict(zip(names, kept_apart(names, 0.2), strict=True))
     more = [*names, *(f"new {i}" for i in range(400))]

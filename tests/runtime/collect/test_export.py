@@ -9,6 +9,7 @@ from votes_made import show, vote
 from embed.records.formats import read_records
 from embed.spec import InputError
 from runtime.cli.main import main
+from runtime.collect.choose import cell_of
 from runtime.collect.database import Database
 from runtime.collect.export import Reliability, votes_table
 from runtime.collect.ledger import TOO_FAST, undo_vote
@@ -20,7 +21,7 @@ def fill(database: Database) -> None:
     """Votes of every kind."""
     show(database, "won", left="a", right="b")
     vote(database, "won", "right", seconds=3.0)
-    show(database, "tie", left="c", right="d", drawn="active")
+    show(database, "tie", left="c", right="d", drawn="active", prompt="a dog")
     vote(database, "tie", "both_bad")
     show(database, "skipped", left="e", right="f")
     vote(database, "skipped", "skip")
@@ -57,7 +58,7 @@ def test_the_table_is_read_like_pick_a_pics_with_what_teaches_nothing_left_out(
     keys = ("image_a", "image_b", "target", "weight", "prompt_a", "side", "random", "seconds", "user_id")
     assert [tuple(row[key] for key in keys) for row in rows] == [
         ("a.png", "b.png", 0.0, 1.0, "a cat", "right", True, 3.0, "ann"),
-        ("c.png", "d.png", 0.5, 1.0, "a cat", None, False, 2.0, "ann"),
+        ("c.png", "d.png", 0.5, 1.0, "a dog", None, False, 2.0, "ann"),
         ("b.png", "a.png", 1.0, 1.0, "a cat", "left", True, 0.1, "ben"),
     ]
     pictures = [row for batch in records.images() for row in batch.to_pylist()]
@@ -111,6 +112,16 @@ def test_the_commands_print_and_write_it(tmp_path: Path, capsys: pytest.CaptureF
     assert "--overwrite" in capsys.readouterr().err
     assert main(["votes", "export", where, "--out", str(tmp_path / "votes.csv")]) == 2
     assert main(["votes", str(tmp_path / "nothing.db")]) == 2 and "is no file" in capsys.readouterr().err
+
+
+def test_one_prompt_of_all_is_none(database: Database, tmp_path: Path) -> None:
+    show(database, "won")
+    vote(database, "won", "right")
+    with database.reading() as connection:
+        pq.write_table(votes_table(connection, VotesExportConfig()), tmp_path / "votes.parquet")
+    (row,) = read_records(tmp_path / "votes.parquet").labels().to_pylist()
+    assert row["prompt_a"] is row["prompt_b"] is None and row["shown_prompt"] == "a cat"
+    assert {row["cell"]} <= {"-".join(sorted({str(cell_of("a.png")), str(cell_of("b.png"))}))}
 
 
 def test_nothing_to_export_is_said(database: Database) -> None:
