@@ -115,6 +115,9 @@ class Wish:
     """Let the pictures that the hits should be like or unlike be hits themselves, where they are in the catalogue."""
     exclude: Annotated[Collection[str], Internal()] = ()
     """The ids of the query's own pictures, which are no hits without `include_query`."""
+    min_similarity_percentile: Annotated[float, Range(0, 100)] = 0.0
+    """The least percentile of similarity to the query that a hit may have among the catalogue's pictures: with 99 the
+    hits come from the hundredth most similar, of which at most 2,000 are looked at."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -204,6 +207,13 @@ class ServiceConfig(SessionConfig):
     _: KW_ONLY
     catalogue: Path | None = None
     """The catalogue in which /v1/similar searches. Without one there is no such route."""
+    pages: bool = False
+    """Serve pages for people too: / searches the catalogue, /look ranks it, /compare asks for choices."""
+    report: Path | None = None
+    """The page of an evaluation, made with `heads evaluate --report`, that /look shows."""
+    scores: Path | None = None
+    """A table of scores of the catalogue's pictures, such as `heads evaluate` writes: a Parquet file, or a folder of
+    them, with a column `image`. /look ranks by its columns of numbers too."""
     images_root: str | None = None
     """The folder or URL where the names of the catalogue's pictures start, for /v1/thumbnails. By default where they
     were when they were embedded, or else where the catalogue was told. Of a URL, --allow-url-host must name the

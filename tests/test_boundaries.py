@@ -57,18 +57,20 @@ MAY_IMPORT = {
     "runtime.index": {"embed"},
     "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
     "runtime.collect": {"embed", "embed.records", "embed.inputs", "runtime.catalogue"},
+    "runtime.overview": {"embed", "runtime.scoring", "runtime.catalogue"},
     "runtime.service.network": {"embed", "embed.inputs", "runtime"},
     "runtime.service.docs": set(),
+    "runtime.service.pages": {"embed", "runtime", "runtime.service.network"},
     "runtime.service.answering": {
         *("embed", "embed.process", "embed.inputs", "embed.engines"),
         *("runtime.scoring", "runtime.catalogue", "runtime.service.network"),
     },
     "runtime.service.routes": {
-        *("embed", "embed.inputs", "runtime.scoring", "runtime.catalogue", "runtime.collect"),
+        *("embed", "embed.inputs", "runtime.scoring", "runtime.catalogue", "runtime.overview", "runtime.collect"),
         *("runtime.service.network", "runtime.service.answering"),
     },
     "runtime.service": {
-        *("embed", "embed.process", "runtime.service.network", "runtime.service.docs"),
+        *("embed", "embed.process", "runtime.service.network", "runtime.service.docs", "runtime.service.pages"),
         *("runtime.service.answering", "runtime.service.routes"),
     },
 }

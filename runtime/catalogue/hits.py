@@ -60,6 +60,10 @@ class Searchable(ABC):
         queries, weights = self._checked(queries, k, popularity_weight, min_percentile)
         return self._search(queries, k, weights, min_percentile, where)
 
+    def least_similarity(self, query: Float32s, percentile: float) -> float:
+        """The cosine with a query (d,) that has this percentile among all pictures, as far as a sample tells."""
+        raise InputError("this kind of catalogue cannot tell a percentile of similarity; leave it out")
+
     @abstractmethod
     def _search(
         self, queries: Float32s, k: int, weights: Float32s, min_percentile: float, where: str | None

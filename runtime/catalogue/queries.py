@@ -4,6 +4,8 @@ Works on any catalogue. Knows no index and no encoder.
 """
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from embed.arrays import Bools, Float16s, Float32s, Floats
 from embed.spec import InputError
 from runtime.catalogue.hits import Hit, Searchable
 from runtime.config import Wish
+
+MOST_RELEVANT = 2000  # pictures among which hits are looked for where dissimilar ones are to be none
 
 
 def unit_vector(vector: Floats, given: str) -> Float32s:
@@ -23,20 +27,33 @@ def unit_vector(vector: Floats, given: str) -> Float32s:
     return unit
 
 
-def mixed_query(likes: Float32s, dislikes: Float32s | None = None) -> Float32s:
+def mixed_query(
+    likes: Float32s,
+    dislikes: Float32s | None = None,
+    like_weights: Sequence[float] | None = None,
+    dislike_weights: Sequence[float] | None = None,
+) -> Float32s:
     """(d,) unit vector: the mean of `likes` (a, d), less the mean of `dislikes` (b, d) where there are any.
 
-    Raise InputError where nothing is left, as when likes and dislikes are the same.
+    A vector is multiplied by its weight, if weights are given, before the mean is taken. Raise InputError where nothing
+    is left, as when likes and dislikes are the same.
     """
     if not len(likes):
         raise InputError("a query needs a picture, a text, an id or a vector that is liked")
-    mixed: Floats = likes.mean(axis=0, dtype=np.float64)
+    mixed = _weighed(likes, like_weights)
     if dislikes is not None and len(dislikes):
-        mixed = mixed - dislikes.mean(axis=0, dtype=np.float64)
+        mixed = mixed - _weighed(dislikes, dislike_weights)
     length = np.linalg.norm(mixed)
     if not length > 1e-6:
         raise InputError("likes and dislikes cancel each other out; nothing is left to search for")
     return (mixed / length).astype(np.float32)
+
+
+def _weighed(vectors: Float32s, weights: Sequence[float] | None) -> Floats:
+    """(d,) float64: the sum of the vectors by their weights, over their number."""
+    each = np.ones(len(vectors)) if weights is None else np.asarray(weights, np.float64)
+    total: Floats = each @ vectors.astype(np.float64)
+    return total / len(vectors)
 
 
 def find(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
@@ -44,6 +61,8 @@ def find(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
 
     More are fetched until enough are left, so what is taken out never costs a hit that exists.
     """
+    if wish.min_similarity_percentile:
+        return _kept(catalogue, _relevant(catalogue, query, wish), wish)[: wish.k]
     fetch = wish.k + len(wish.excluded)
     if wish.dedup is not None or wish.group_by is not None:
         fetch *= 4
@@ -54,6 +73,18 @@ def find(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
         if len(kept) >= wish.k or len(hits) < fetch or fetch == len(catalogue):
             return kept[: wish.k]
         fetch *= 4
+
+
+def _relevant(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
+    """Of the MOST_RELEVANT most similar hits those at or above the least percentile, the best blended first."""
+    least = catalogue.least_similarity(query, wish.min_similarity_percentile)
+    count = min(MOST_RELEVANT, len(catalogue))
+    found = catalogue.search(query[None], count, 0.0, wish.min_percentile, wish.where)[0]
+    weight = wish.popularity_weight
+    blended = [
+        replace(hit, blended_score=hit.similarity + weight * hit.popularity) for hit in found if hit.similarity >= least
+    ]
+    return sorted(blended, key=lambda hit: -hit.blended_score)
 
 
 def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:

@@ -40,6 +40,7 @@ READABLE = (1, 2)  # of 1 all but the lists of an IVF are the same
 # and an index confined to a share of the rows must look at so many more to find as much.
 SCAN_ROWS = 20_000
 SCAN_COST = 4
+SAMPLE_ROWS = 10_000  # that stand for all where a percentile of similarity is asked for
 MOST_CANDIDATES = 2048  # more hits than this come from a scan
 
 
@@ -176,6 +177,11 @@ class Catalogue(Searchable):
         front = rows[pareto_front(similar, self.popularity[rows])][None]
         found = best_of(front, self.vectors, self.popularity, queries, weights, max(front.shape[1], 1))
         return self.hits(*found)[0]
+
+    def least_similarity(self, query: Float32s, percentile: float) -> float:
+        """The cosine with a query (d,) that has this percentile among all pictures, or among SAMPLE_ROWS of them."""
+        rows = np.linspace(0, len(self) - 1, min(len(self), SAMPLE_ROWS)).astype(np.int64)
+        return float(np.percentile(similarities(self.vectors, query, rows), percentile))
 
     def row_of(self, key_or_id: str) -> int:
         """The row of a picture by its name or by its image_id; raise InputError where there is none."""

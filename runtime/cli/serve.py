@@ -4,6 +4,7 @@ import ipaddress
 import logging
 import os
 import sys
+import webbrowser
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ def serve(
     token_file: Path | None = None,
     admin_token_file: Path | None = None,
     no_token: bool = False,
+    open: bool = False,
     drain_s: Annotated[float, Option("--drain"), Range(0)] = 0.0,
     service: partial[ServiceConfig],
     limits: RequestLimits,
@@ -49,6 +51,7 @@ def serve(
         admin_token_file: A file with the tokens that /admin asks for, if they are others. By default they are in
             $PLAUDIT_ADMIN_TOKEN, if it is set.
         no_token: Ask for no token, also where --host lets other machines in.
+        open: Show the pages in a browser; implies --pages.
         drain_s: The seconds after SIGTERM in which /health/ready says 503 and requests are still accepted, for a load
             balancer to take note.
         engine: Where the service runs: local is this process, ray are replicas on a Ray cluster.
@@ -64,13 +67,15 @@ def serve(
     tokens = read_tokens(token_file, TOKEN_VARIABLE)
     require_token(host, tokens, no_token)
     admin_tokens = read_tokens(admin_token_file, ADMIN_VARIABLE)
-    whole = service(bundle=bundle, limits=limits, voting=voting, tokens=tokens, admin_tokens=admin_tokens)
+    shown = {"pages": True} if open else {}
+    given = shown | {"limits": limits, "voting": voting, "tokens": tokens, "admin_tokens": admin_tokens}
+    whole = service(bundle=bundle, **given)
     if engine == "ray":
         from runtime.service.ray import serve_on_ray
 
         serve_on_ray(whole, host, port, replicas)
     else:
-        serve_locally(whole, host, port, drain_s)
+        serve_locally(whole, host, port, drain_s, open)
     return {"bundle": str(bundle), "stopped": True}
 
 
@@ -108,8 +113,11 @@ def log_json_lines() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 
-def serve_locally(config: ServiceConfig, host: str, port: int, drain_s: float) -> None:
-    """Serve from this process until SIGTERM or SIGINT; what is under way is answered first."""
+def serve_locally(config: ServiceConfig, host: str, port: int, drain_s: float, open: bool = False) -> None:
+    """Serve from this process until SIGTERM or SIGINT; what is under way is answered first.
+
+    With `open`, a browser shows the pages.
+    """
     from runtime.service.app import create_app
     from runtime.service.network.listening import Server, listen
 
@@ -117,5 +125,11 @@ def serve_locally(config: ServiceConfig, host: str, port: int, drain_s: float) -
         app = create_app(config)
         log_json_lines()
         where = f"[{host}]" if ":" in host else host
-        print(f"serving {config.bundle} on {where}:{socket.getsockname()[1]}; stop with Ctrl-C", flush=True)
+        port = socket.getsockname()[1]
+        print(f"serving {config.bundle} on {where}:{port}; stop with Ctrl-C", flush=True)
+        if config.pages:
+            page = f"http://{'127.0.0.1' if host == '0.0.0.0' else '[::1]' if host == '::' else where}:{port}/"
+            print(f"pages on {page}", flush=True)
+            if open:  # the socket listens already: the browser waits until it is served
+                webbrowser.open(page)
         Server(app, config, app.state.service.drain, drain_s).run([socket])

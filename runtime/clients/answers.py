@@ -33,6 +33,7 @@ class Wishes(TypedDict, total=False):
     k: int
     popularity_weight: float
     min_percentile: float
+    min_similarity_percentile: float
     where: str
     dedup: float
     group_by: str

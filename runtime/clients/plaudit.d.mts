@@ -58,6 +58,7 @@ export interface Wishes {
   k?: number;
   popularity_weight?: number;
   min_percentile?: number;
+  min_similarity_percentile?: number;
   where?: string;
   dedup?: number;
   group_by?: string;

@@ -3,6 +3,8 @@
     POST /v1/score  /v1/rank  /v1/embed  /v1/similar     JSON, or multipart forms
     GET  /v1/thumbnails/ID                               a picture of the catalogue made small
     POST /admin/reload                                   load bundle and catalogue anew; only where there is a token
+    GET  /v1/catalogue   POST /v1/browse                 what the catalogue holds, and all of it by a measure
+    GET  /  /compare  /look                              pages for people, where they are wanted
     GET  /health/live  /health/ready  /metrics  /openapi.json  /docs
 
 Pictures are answered one by one, each with `ok` or an error. The parts: front (limits, deadline, log), routes,
@@ -29,6 +31,7 @@ from runtime.service.answering.state import Service
 from runtime.service.docs.page import add_docs
 from runtime.service.network.errors import Problem, invalid
 from runtime.service.network.front import Front, log
+from runtime.service.pages.page import add_pages
 from runtime.service.routes.main import add_routes
 
 
@@ -85,6 +88,8 @@ def create_app(config: ServiceConfig) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _answer_problem)
     add_routes(app, service)
     add_docs(app)
+    if config.pages:
+        add_pages(app, config)
     return app
 
 

@@ -43,10 +43,11 @@ def make_cache(
     of: Identity | None = None,
     ids: Sequence[str] | None = None,
     uris: Sequence[str | None] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Cache:
-    """A cache whose pictures p0.png, p1.png ... have these vectors; their ids, and where they lay, may be given."""
+    """A cache whose pictures, p0.png and so on, have these vectors; names, ids, and where they lay, may be given."""
     n, dim = vectors.shape
-    names, ids = [f"p{i}.png" for i in range(n)], ids or [f"{i:032x}" for i in range(n)]
+    names, ids = names or [f"p{i}.png" for i in range(n)], ids or [f"{i:032x}" for i in range(n)]
     sides = pa.array([8] * n, pa.int32())
     with CacheWriter(path, of or identity(dim, weights), Source("fake")) as writer:
         writer.append(

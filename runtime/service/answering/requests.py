@@ -97,17 +97,18 @@ class EmbedRequest(Closed):
 
 
 class Like(Closed):
-    """One thing that a query names; exactly one field."""
+    """One thing that a query names; exactly one field, beside its weight."""
 
     image: Base64Picture | SkipJsonSchema[bytes] | None = None  # bytes from forms
     url: Annotated[str, Field(max_length=MAX_URL)] | None = None
     id: Annotated[str, Field(description="of a picture of the catalogue: its name or id")] | None = None
     text: str | None = None
     vector: Annotated[list[FiniteFloat], Field(max_length=65_536, fail_fast=True)] | None = None
+    weight: Annotated[FiniteFloat, Field(gt=0, le=100, description="how much it counts beside the others")] = 1.0
 
     @model_validator(mode="after")
     def _one(self) -> "Like":
-        if len(given := [name for name, value in self if value is not None]) != 1:
+        if len(given := [name for name, value in self if value is not None and name != "weight"]) != 1:
             raise ValueError(f"wanted exactly one of image, url, id, text, vector; got {given or 'none'}")
         return self
 
@@ -124,6 +125,7 @@ class SimilarRequest(Closed):
     where: (
         Annotated[str, Field(max_length=2000, description="such as: category = 'Objects' and year >= 2024")] | None
     ) = None
+    min_similarity_percentile: Annotated[FiniteFloat, Field(ge=0, le=100)] = 0.0
     dedup: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
     group_by: Annotated[str, Field(max_length=200)] | None = None
     per_group: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -175,25 +177,27 @@ class EmbedItem(BaseModel):
     error: ItemError | None = None
 
 
-class _Answer(BaseModel):
+class Origin(BaseModel):
+    """What every answer says of its origin."""
+
     bundle: Annotated[str, Field(description="digest of the bundle that answered", examples=[EXAMPLE_DIGEST])]
     precision: Annotated[str, Field(examples=["fp32"])]
 
 
-class ScoreAnswer(_Answer):
+class ScoreAnswer(Origin):
     """One item for each picture, in the order of the request."""
 
     items: list[ScoreItem]
 
 
-class RankAnswer(_Answer):
+class RankAnswer(Origin):
     """One item for each picture, in the order of the request, and the order of preference."""
 
     items: list[RankItem]
     order: Annotated[list[int], Field(description="numbers of the pictures that are ok, the preferred one first")]
 
 
-class EmbedAnswer(_Answer):
+class EmbedAnswer(Origin):
     """One item for each picture and prompt, in the order of the request."""
 
     images: list[EmbedItem]
@@ -216,7 +220,7 @@ class HitItem(BaseModel):
     thumbnail: Annotated[str, Field(description="path of the picture made small", examples=["/v1/thumbnails/6e3c8f"])]
 
 
-class SimilarAnswer(_Answer):
+class SimilarAnswer(Origin):
     """The hits, best first."""
 
     catalogue: Annotated[str, Field(description="version of the catalogue", examples=["v000001"])]
@@ -257,6 +261,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The body cannot be read",
         401: "The token is missing or wrong",
+        403: "A page of another site asks in the name of who is signed in",
         408: "The body arrived too slowly",
         413: "Too many bytes or items",
         415: "A body of another type",

@@ -22,6 +22,7 @@ Reason = Literal[
     "no token",
     "not invited",
     "not ready",
+    "other site",
     "reload failed",
     "request header fields too large",
     "service unavailable",

@@ -28,6 +28,7 @@ from runtime.config import ServiceConfig
 from runtime.service.network.connections import Peer
 from runtime.service.network.errors import Problem
 from runtime.service.network.metrics import Metrics
+from runtime.service.network.sessions import Sessions, from_own_page
 from runtime.service.network.tracing import Tracing
 from runtime.service.network.turns import Caller, Turns
 
@@ -92,6 +93,7 @@ class Front:
         self._metrics = metrics
         self._routes = routes
         self._guarded = config.guarded
+        self._sessions = Sessions(config.tokens if config.pages else ())
         self._max_body_bytes = config.max_body_bytes
         self._deadline_s = config.deadline_s
 
@@ -151,7 +153,7 @@ class Front:
 
     async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> int:
         """The answer sent, 0; or CLIENT_GONE. Problem where a request is refused or late."""
-        self._check_token(scope["path"], headers)
+        self._check_token(scope, headers)
         if scope["method"] != "POST" or all(route.matches(scope)[0] is not Match.FULL for route in self._routes):
             scope["state"]["caller"] = self._caller(scope, headers)
             return await self._within_deadline(scope, deque(), receive, send)
@@ -171,8 +173,16 @@ class Front:
             scope["state"]["caller"] = self._caller(scope, headers)
             return await self._within_deadline(scope, body, receive, send)
 
-    def _check_token(self, path: str, headers: dict[bytes, bytes]) -> None:
+    def _check_token(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
+        """Raise Problem unless the request has a token of its path, or the cookie of who signed in on a page."""
+        path = scope["path"]
         tokens = next((tokens for prefix, tokens in self._guarded.items() if path.startswith(prefix)), ())
+        by_cookie = tokens and path.startswith("/v1/") and b"authorization" not in headers
+        if by_cookie and (session := self._sessions.of(headers)) is not None:
+            if not from_own_page(scope["method"], headers):
+                raise Problem(403, "other site", "a page of another site may not ask in your name")
+            scope["state"] |= {"session": session, "voter": session.name or None}
+            return
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         # All are compared, so that the time that this takes tells nothing of them.
         right = [hmac.compare_digest(given.strip(), token.encode()) for token in tokens]
@@ -185,6 +195,8 @@ class Front:
         """Whose request this is, by address and token, and until when it is to be answered if it starts now."""
         address = (scope.get("client") or ("",))[0]
         token = headers.get(b"authorization", b"").split()[-1:] if any(self._guarded.values()) else ()
+        if (session := scope["state"].get("session")) is not None:
+            token = [session.nonce.encode()]
         return Caller((address, *token), time.monotonic() + self._deadline_s)
 
     def _too_long(self, size: int) -> Problem:

@@ -20,11 +20,13 @@ from runtime.scoring.outputs import Output
 from runtime.scoring.sources import for_each
 from runtime.service.answering import requests as shapes
 from runtime.service.answering.engine import Engine
-from runtime.service.answering.reading import Items, read_items, read_similar
+from runtime.service.answering.overviews import BrowseAnswer, BrowseRequest, CatalogueAnswer
+from runtime.service.answering.reading import Items, read_items, read_json_request, read_similar
 from runtime.service.answering.requests import ERRORS, Picture, described
 from runtime.service.answering.state import Service
 from runtime.service.network.errors import Problem, invalid
 from runtime.service.network.front import log
+from runtime.service.routes.browse import Browser
 from runtime.service.routes.openai import EmbeddingsRequest, add_openai_routes
 from runtime.service.routes.similar import THUMBNAILS, find_hits
 from runtime.service.routes.thumbnails import TYPICAL_BYTES, Thumbnails, ThumbnailSize
@@ -158,6 +160,32 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
                 raise invalid(service.told(error)) from None
             return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
 
+    browser = Browser(config.scores)
+
+    @app.get("/v1/catalogue", response_model=CatalogueAnswer, responses=ERRORS)
+    async def about(request: Request) -> Response:
+        """What the catalogue holds: its size, its columns with their values, and the measures it can be ranked by."""
+        async with service.work(request, 1, 0) as (engine, _):
+            assert engine.catalogue is not None
+            try:
+                found = await browser.about(engine)
+            except (InputError, OSError) as error:
+                raise invalid(service.told(error)) from None
+            version, report = engine.catalogue.manifest["version"], config.report is not None
+            return answer(engine, catalogue=version, report=report, **found)
+
+    @app.post("/v1/browse", **described(BrowseRequest, BrowseAnswer))
+    async def browse(request: Request) -> Response:
+        """Rank the whole catalogue by a measure: its popularity, a column, or what the head says of each picture."""
+        asked = await read_json_request(request, BrowseRequest)
+        async with service.work(request, 1, 0) as (engine, _):
+            assert engine.catalogue is not None
+            try:
+                found = await browser.page(engine, asked)
+            except (InputError, OSError) as error:
+                raise invalid(service.told(error)) from None
+            return answer(engine, catalogue=engine.catalogue.manifest["version"], **found)
+
     refused: dict[int | str, dict[str, Any]] = {status: ERRORS[status] for status in (401, 422, 429, 500, 504)}
     picture = {"description": "The picture", "content": {"image/webp": {}}}
     missing = {"model": shapes.ErrorAnswer, "description": "The catalogue has no such picture, or it cannot be read"}
@@ -190,7 +218,8 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
 def openapi(app: FastAPI, service: Service) -> dict[str, object]:
     """The description of the API, with the requests' schemas, which FastAPI cannot see."""
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-    models: list[type[BaseModel]] = [shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest, EmbeddingsRequest]
+    models: list[type[BaseModel]] = [shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest]
+    models += [BrowseRequest, EmbeddingsRequest]
     if service.config.voting.votes is not None:
         from runtime.service.routes.compare import SHAPES as OF_VOTES
 

@@ -26,7 +26,8 @@ async def find_hits(engine: Engine, job: Job, catalogue: Catalogue, asked: Simil
     exclude = [image_id for _, image_id in found if image_id is not None]
 
     def search() -> list[dict[str, object]]:
-        query = mixed_query(vectors[: len(asked.likes)], vectors[len(asked.likes) :])
+        weights = ([like.weight for like in side] for side in (asked.likes, asked.dislikes))
+        query = mixed_query(vectors[: len(asked.likes)], vectors[len(asked.likes) :], *weights)
         wish = Wish(**asked.model_dump(exclude={"likes", "dislikes", "front"}), exclude=exclude)
         hits = catalogue.front(query, wish) if asked.front else find(catalogue, query, wish)
         return [hit_json(hit) | {"thumbnail": f"{THUMBNAILS}/{hit.id}"} for hit in hits]

@@ -34,6 +34,7 @@ class ThumbnailSize(IntEnum):
     small = 128
     medium = 256
     large = 512
+    full = 2048
 
 
 class Kept:

@@ -27,6 +27,29 @@ def test_likes_are_averaged_and_dislikes_taken_away():
         mixed_query(likes[:0], dislikes)
 
 
+def test_weights_multiply_before_the_mean_is_taken():
+    likes, dislikes = unit_vectors(3, 16), unit_vectors(2, 16, seed=1)
+    weights, others = [2.0, 0.5, 1.0], [1.0, 3.0]
+    expected = sum(w * v for w, v in zip(weights, likes, strict=True)) / 3
+    expected = expected - sum(w * v for w, v in zip(others, dislikes, strict=True)) / 2
+    query = mixed_query(likes, dislikes, weights, others)
+    np.testing.assert_allclose(query, expected / np.linalg.norm(expected), atol=1e-6)
+    np.testing.assert_allclose(mixed_query(likes, dislikes, [1.0] * 3), mixed_query(likes, dislikes), atol=1e-7)
+
+
+@pytest.mark.parametrize("percentile", [50, 90, 99, 100])
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+def test_dissimilar_pictures_are_no_hits_however_popular(catalogue, percentile, weight):
+    query = unit_vectors(1, 16, seed=2)[0]
+    cosines = catalogue.vectors.astype(np.float64) @ query
+    near = [i for i in range(400) if cosines[i] >= np.percentile(cosines, percentile) - 1e-6]
+    best = sorted(near, key=lambda i: -(cosines[i] + weight * catalogue.popularity[i]))
+    hits = find(catalogue, query, Wish(30, weight, min_similarity_percentile=percentile))
+    scores = [cosines[i] + weight * catalogue.popularity[i] for i in best[:30]]
+    np.testing.assert_allclose([hit.blended_score for hit in hits], scores, atol=1e-6)
+    assert {hit.row for hit in hits} <= set(near)
+
+
 def test_pictures_without_a_value_are_no_group(tmp_path):
     creators = ["x", None, None, "x", None, "y", "y", None]
     labels = make_labels(8).drop_columns(["creator"]).append_column("creator", pa.array(creators))

@@ -1,0 +1,63 @@
+"""What a bundle's head says of every picture of a catalogue, from the vectors that the catalogue keeps."""
+
+import numpy as np
+
+from embed.arrays import Float32s, Ints
+from embed.spec import InputError
+from runtime.catalogue.reader import Catalogue
+from runtime.scoring.outputs import Output
+from runtime.scoring.scorer import Scorer
+
+BLOCK_ROWS = 16_384  # vectors that the head reads at a time
+KEPT = {"image_embedding", "text_embedding"}  # vectors that there are, of the pictures and of prompts
+MOST_PROMPTS = 20_000  # pictures' own prompts that are encoded for a ranking
+
+
+def has_own_prompts(catalogue: Catalogue) -> bool:
+    """Whether every picture has a prompt of its own, and there are not too many pictures to encode them."""
+    named = "prompt" in catalogue.rows.column_names and not catalogue.rows["prompt"].null_count
+    return named and len(catalogue) <= MOST_PROMPTS
+
+
+def readable(scorer: Scorer) -> list[Output]:
+    """The outputs that depend on nothing but what a catalogue keeps, and prompts."""
+    return [output for output in scorer.named.all if set(output.inputs) <= KEPT]
+
+
+def unreadable(scorer: Scorer) -> str | None:
+    """Why no output can be computed for a catalogue's vectors; None where one can."""
+    if readable(scorer):
+        return None
+    missing = sorted(set(scorer.inputs) - KEPT)
+    return f"the bundle's head reads {', '.join(missing)}, which a catalogue does not keep; give --scores"
+
+
+def head_outputs(scorer: Scorer, catalogue: Catalogue, prompt: str | None) -> dict[str, Float32s]:
+    """(n,) of each readable output, for every picture under the prompt or, without one, under its own."""
+    if (why := unreadable(scorer)) is not None:
+        raise InputError(why)
+    asked = [output.name for output in readable(scorer)]
+    texts, which = None, np.zeros(len(catalogue), np.int64)
+    if scorer.reads_text:
+        prompts = [prompt] if prompt else None
+        if prompts is None:
+            prompts, which = _own_prompts(catalogue)
+        texts = scorer.embed_prompts(prompts)
+    blocks = []
+    for start in range(0, len(catalogue), BLOCK_ROWS):
+        some = slice(start, start + BLOCK_ROWS)
+        features = {"image_embedding": catalogue.vectors[some].astype(np.float32)}
+        if texts is not None:
+            features["text_embedding"] = texts[which[some]]
+        blocks.append(scorer.score_vectors(features, asked))
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
+def _own_prompts(catalogue: Catalogue) -> tuple[list[str], Ints]:
+    """The pictures' different prompts, and which of them (n,) each has."""
+    if "prompt" not in catalogue.rows.column_names or catalogue.rows["prompt"].null_count:
+        raise InputError("the head scores pictures under a prompt, and the pictures have none of their own: give one")
+    encoded = catalogue.rows["prompt"].combine_chunks().dictionary_encode()
+    if len(encoded.dictionary) > MOST_PROMPTS:
+        raise InputError(f"the pictures have {len(encoded.dictionary)} prompts, too many to encode now: give one")
+    return encoded.dictionary.to_pylist(), np.asarray(encoded.indices).astype(np.int64)

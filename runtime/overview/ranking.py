@@ -1,0 +1,74 @@
+"""All of a catalogue in the order of one measure, or of how far two of them are apart.
+
+A measure is one number a picture, NaN where there is none. Pure functions on arrays and tables; knows no head.
+"""
+
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embed.arrays import Bools, Floats, Ints, floats
+from embed.spec import InputError
+from runtime.catalogue.popularity import percentiles
+from runtime.catalogue.reader import Catalogue
+from runtime.overview.columns import is_number
+
+Direction = Literal["highest", "lowest", "apart"]
+
+POPULARITY, RATE = "popularity", "rate"
+OF_PICTURES = ("width", "height")  # columns of numbers that measure no success
+
+
+def measure_names(table: pa.Table) -> list[str]:
+    """The measures that a catalogue has by itself: popularity, its columns of numbers, and the rate."""
+    numbers = [field.name for field in table.schema if is_number(field.type) and field.name not in OF_PICTURES]
+    others = [name for name in numbers if name != POPULARITY]
+    return [POPULARITY, *others, *([RATE] if {"count", "exposures"} <= set(others) and RATE not in others else [])]
+
+
+def measure(catalogue: Catalogue, name: str) -> Floats:
+    """(n,) float64 of a measure of the catalogue; raise InputError where it has none of that name."""
+    known = measure_names(catalogue.rows)
+    if name not in known:
+        raise InputError(f"there is no measure {name!r}; there are {', '.join(known)}")
+    if name == POPULARITY:
+        return 100 * catalogue.popularity.astype(np.float64)
+    if name == RATE and RATE not in catalogue.rows.column_names:
+        counts, exposures = (floats(catalogue.rows[column]) for column in ("count", "exposures"))
+        rates: Floats = np.divide(counts, exposures, out=np.full(len(counts), np.nan), where=exposures > 0)
+        return rates
+    return floats(catalogue.rows[name])
+
+
+def gap(first: Floats, second: Floats) -> Floats:
+    """(n,) float64: how many percentiles `first` ranks a picture above `second`, among those that have both."""
+    both = ~(np.isnan(first) | np.isnan(second))
+    found = np.full(len(first), np.nan)
+    apart = 100.0 * (percentiles(first[both]).astype(np.float64) - percentiles(second[both]))
+    found[both] = np.round(apart, 5)  # what is as far apart is equal, whatever the rounding of percentiles
+    return found
+
+
+def ranked_rows(values: Floats, direction: Direction, allowed: Bools | None = None) -> Ints:
+    """(m,) int64: the rows that are allowed and have a value, the first in that direction first; ties by row."""
+    kept = ~np.isnan(values) if allowed is None else allowed & ~np.isnan(values)
+    rows = np.flatnonzero(kept)
+    keys = {"highest": -values[rows], "lowest": values[rows], "apart": -np.abs(values[rows])}[direction]
+    order: Ints = rows[np.argsort(keys, kind="stable")]
+    return order
+
+
+def few_of_each(rows: Ints, column: pa.ChunkedArray, most: int) -> Ints:
+    """The first `most` of `rows` with each value of the column, in their order; rows without a value all stay."""
+    values = column.take(pa.array(rows)).combine_chunks()
+    if not pa.types.is_dictionary(values.type):
+        values = pc.dictionary_encode(values)
+    codes = np.asarray(pc.fill_null(values.indices, -1))
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-2))
+    place = np.empty(len(rows), np.int64)
+    place[order] = np.arange(len(rows)) - np.repeat(starts, np.diff(starts, append=len(rows)))
+    found: Ints = rows[(place < most) | (codes < 0)]
+    return found

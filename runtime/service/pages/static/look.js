@@ -1,0 +1,265 @@
+// The page that shows a whole catalogue in the order of a measure, or of how far two measures are apart.
+
+import { html, show, useEffect, useMemo, useRef, useState } from "./ui.js";
+import { address, ask, latestOnly, thumbnail } from "./api.js";
+import { Filters, Groups, NO_FILTERS, howMany, whereOf } from "./filters.js";
+import { Header, Notice, Panel, Viewer, useSaid } from "./frame.js";
+import { filtersOf } from "./query.js";
+import { Windowed } from "./windowed.js";
+import { counted, csv, number, percent, plural, save, titleOf } from "./words.js";
+
+const CHUNK = 100; // pictures that are asked for at a time
+const MOST = 1000; // that are written to a file
+const TEXT_HEIGHT = 116; // pixels of a tile's text
+const START = { by: "popularity", against: null, order: "highest", prompt: "", groupBy: null, perGroup: 1, filters: NO_FILTERS };
+
+/** The rankings that people ask for most, as far as the catalogue has the measures. */
+function presets(measures) {
+  const score = ["head: score", "table: score", "score"].find((name) => measures.includes(name));
+  const unsure = ["head: uncertainty", "table: uncertainty", "uncertainty"].find((name) => measures.includes(name));
+  const all = [
+    ["Most popular", { by: "popularity", against: null, order: "highest" }],
+    score && ["Highest score", { by: score, against: null, order: "highest" }],
+    score && ["Undiscovered", { by: score, against: "popularity", order: "highest" }, "A high score, and little popularity yet"],
+    score && ["Overrated", { by: score, against: "popularity", order: "lowest" }, "Popular, and a low score"],
+    unsure && ["Least certain", { by: unsure, against: null, order: "highest" }],
+  ];
+  return all.filter(Boolean);
+}
+
+function fromAddress(search) {
+  const params = new URLSearchParams(search);
+  const [, perGroup, groupBy] = /^(\d{1,4}):(.+)$/.exec(params.get("group") ?? "") ?? [];
+  const order = params.get("order");
+  return {
+    by: params.get("by") || START.by,
+    against: params.get("against") || null,
+    order: ["highest", "lowest", "apart"].includes(order) ? order : START.order,
+    prompt: params.get("prompt") ?? "",
+    groupBy: groupBy ?? null,
+    perGroup: Math.min(1000, Math.max(1, Number(perGroup) || 1)),
+    filters: filtersOf(params.get("filters")),
+  };
+}
+
+function toAddress(wish) {
+  const params = new URLSearchParams();
+  for (const name of ["by", "against", "order", "prompt"]) {
+    if (wish[name] && wish[name] !== START[name]) params.set(name, wish[name]);
+  }
+  if (wish.groupBy) params.set("group", `${wish.perGroup}:${wish.groupBy}`);
+  if (whereOf(wish.filters)) params.set("filters", JSON.stringify(wish.filters));
+  return params.toString();
+}
+
+const bodyOf = (wish) => ({
+  by: wish.by,
+  against: wish.against,
+  order: wish.order === "apart" && !wish.against ? "highest" : wish.order,
+  prompt: wish.prompt.trim() || null,
+  where: whereOf(wish.filters),
+  ...(wish.groupBy ? { group_by: wish.groupBy, per_group: wish.perGroup } : {}),
+});
+
+function Look() {
+  const [wish, setWish] = useState(() => fromAddress(location.search));
+  const [about, setAbout] = useState(null);
+  const [ranking, setRanking] = useState({ total: null, fault: null, of: null });
+  const [, redraw] = useState(0);
+  const [open, setOpen] = useState(null);
+  const [report, setReport] = useState(false);
+  const [said, say] = useSaid();
+  const chunks = useRef(new Map()); // of the ranking in force, by number
+  const latest = useRef(wish);
+  latest.current = wish;
+
+  /** Ask for a part of a ranking, unless it is there or asked for already. */
+  const fetchChunk = async (number_, of) => {
+    if (chunks.current.has(number_)) return;
+    const mine = chunks.current;
+    mine.set(number_, null);
+    try {
+      const { total, hits } = await ask("/v1/browse", { ...bodyOf(of), offset: CHUNK * number_, k: CHUNK });
+      mine.set(number_, hits);
+      if (mine === chunks.current) setRanking({ total, fault: null, of });
+    } catch (fault) {
+      mine.delete(number_);
+      if (mine === chunks.current) setRanking({ total: null, fault, of });
+    }
+    redraw((n) => n + 1);
+  };
+  const run = useMemo(
+    () =>
+      latestOnly(async (next) => {
+        chunks.current = new Map();
+        await fetchChunk(0, next);
+      }),
+    [],
+  );
+  const change = (parts) => {
+    const next = { ...latest.current, ...parts };
+    latest.current = next;
+    setWish(next);
+    const to = toAddress(next);
+    if (to !== location.search.slice(1)) history.pushState(null, "", to ? `?${to}` : "./look");
+    run(next);
+  };
+  useEffect(() => {
+    ask("/v1/catalogue").then(setAbout, (fault) => setAbout({ fault, columns: [], measures: [] }));
+    run(wish);
+    const back = () => {
+      setWish(fromAddress(location.search));
+      run(fromAddress(location.search));
+    };
+    addEventListener("popstate", back);
+    return () => removeEventListener("popstate", back);
+  }, []);
+
+  const hitAt = (i) => chunks.current.get(Math.floor(i / CHUNK))?.[i % CHUNK];
+  const seen = (first, last) => {
+    for (let n = Math.floor(first / CHUNK); n <= Math.floor((last - 1) / CHUNK); n++) fetchChunk(n, latest.current);
+  };
+  const written = async () => {
+    const { hits } = await ask("/v1/browse", { ...bodyOf(wish), k: MOST });
+    const flat = hits.map(({ measures, gap, ...hit }) => ({ ...hit, metadata: { ...hit.metadata, ...measures, gap } }));
+    save("ranking.csv", csv(flat), "text/csv");
+    say(`${plural(hits.length, "picture", "pictures")} written to ranking.csv.`);
+  };
+  const { total, fault } = ranking;
+  const measures = about?.measures ?? [];
+  const tile = (i, focusable) => {
+    const hit = hitAt(i);
+    if (!hit) return html`<div class="awaited"></div>`;
+    return html`<button class="open" tabindex=${focusable ? 0 : -1} aria-label=${`${i + 1}: ${titleOf(hit)}, show large`} onClick=${() => setOpen(i)}>
+        <img src=${thumbnail(hit, 256)} alt="" loading="lazy" decoding="async" />
+      </button>
+      <div class="said-of">
+        <strong title=${titleOf(hit)}>${i + 1}. ${titleOf(hit)}</strong>
+        <${Figures} hit=${hit} />
+        <small>${counted(hit)}</small>
+      </div>`;
+  };
+  const viewed = open === null ? null : hitAt(open);
+
+  return html`<${Header} page="look" />
+    <main id="main" class="look">
+      <h1 class="skip">The catalogue, ranked</h1>
+      <div class="row presets" role="group" aria-label="Rankings">
+        ${presets(measures).map(
+          ([label, parts, title]) =>
+            html`<button
+              title=${title}
+              aria-pressed=${Object.entries(parts).every(([name, value]) => wish[name] === value)}
+              onClick=${() => change(parts)}
+            >
+              ${label}
+            </button>`,
+        )}
+        ${about?.report && html`<button aria-expanded=${report} onClick=${() => setReport(!report)}>Evaluation</button>`}
+      </div>
+      ${report && html`<iframe class="report" sandbox="" title="The report of the evaluation" src=${address("/v1/report").href}></iframe>`}
+      <div class="columns">
+        <aside aria-label="How pictures are ranked and filtered">
+          <${Ranking} wish=${wish} about=${about} onChange=${change} />
+          <${Panel} label="Filters" badge=${howMany(wish.filters)} open=${howMany(wish.filters) > 0}>
+            <${Groups}
+              columns=${about?.columns ?? []}
+              groupBy=${wish.groupBy}
+              perGroup=${wish.perGroup}
+              onChange=${(groupBy, perGroup) => change({ groupBy, perGroup })}
+            />
+            <${Filters} columns=${about?.columns ?? []} filters=${wish.filters} onChange=${(filters) => change({ filters })} />
+          </${Panel}>
+        </aside>
+        <section aria-label="Ranking">
+          <div class="row over">
+            <p class="quiet" role="status">${total === null ? (fault ? "" : "Ranking the catalogue…") : plural(total, "picture", "pictures")}</p>
+            ${total > 0 && html`<button onClick=${written}>CSV</button>`}
+          </div>
+          ${
+            fault &&
+            html`<${Notice} title=${fault.status === 404 ? "There is no catalogue" : "That did not work"} fault=${true} again=${() => run(wish)}>
+              ${fault.status === 404 ? "This service was started without --catalogue, so there is nothing to rank." : fault.message}
+            </${Notice}>`
+          }
+          ${total === 0 && html`<${Notice} title="Nothing to show">No picture meets the filters and has a value of this measure.</${Notice}>`}
+          ${
+            total > 0 &&
+            html`<${Windowed} label="Pictures in order" total=${total} textHeight=${TEXT_HEIGHT} tile=${tile} onRange=${seen} key=${JSON.stringify(bodyOf(wish))} />`
+          }
+        </section>
+      </div>
+    </main>
+    ${
+      open !== null &&
+      html`<${Viewer}
+        hit=${viewed}
+        at=${open}
+        total=${total}
+        onMove=${(i) => (setOpen(i), seen(i, i + 1))}
+        onClose=${() => setOpen(null)}
+        figures=${Object.keys(viewed?.measures ?? {}).map((name) => [name, (hit) => number(hit.measures[name])])}
+        actions=${(hit) => html`<a class="button" href=${address(`/?like=${encodeURIComponent(`id:1:${hit.id}:${titleOf(hit)}`)}`).href}>Search like this</a>`}
+      />`
+    }
+    ${said}`;
+}
+
+/** The measures of one picture, and how far they are apart. */
+function Figures({ hit }) {
+  const lines = Object.entries(hit.measures).filter(([name]) => name !== "popularity");
+  return html`<dl class="figures">
+    <div><dt>popularity</dt><dd>${percent(hit.percentile, 0)}</dd></div>
+    ${lines.map(([name, value]) => html`<div><dt title=${name}>${name}</dt><dd>${number(value)}</dd></div>`)}
+    ${
+      hit.gap !== null &&
+      html`<div><dt>apart</dt><dd class=${hit.gap < 0 ? "down" : "up"}>${hit.gap < 0 ? "−" : "+"}${Math.abs(hit.gap).toFixed(0)} points</dd></div>`
+    }
+  </dl>`;
+}
+
+/** By what pictures are ranked. */
+function Ranking({ wish, about, onChange }) {
+  const measures = about?.measures ?? [];
+  const ofHead = [wish.by, wish.against].some((name) => name?.startsWith("head: "));
+  const select = (label, value, options, changed) =>
+    html`<label class="field">
+      ${label}
+      <select value=${value} onChange=${(event) => changed(event.target.value)}>
+        ${options.map(([name, words]) => html`<option value=${name}>${words}</option>`)}
+      </select>
+    </label>`;
+  const same = measures.map((name) => [name, name]);
+  const orders = wish.against
+    ? [
+        ["highest", "first ranks it higher"],
+        ["lowest", "second ranks it higher"],
+        ["apart", "where they disagree most"],
+      ]
+    : [
+        ["highest", "highest first"],
+        ["lowest", "lowest first"],
+      ];
+  return html`<section class="panel ranking" aria-label="Ranking">
+    ${select("Rank by", wish.by, same, (by) => onChange({ by }))}
+    ${select("Beside", wish.against ?? "", [["", "nothing"], ...same], (against) => onChange({ against: against || null }))}
+    ${select("Order", wish.order, orders, (order) => onChange({ order }))}
+    ${
+      ofHead &&
+      about?.head_reads_text &&
+      html`<label class="field">
+        Prompt that the head scores under
+        <input
+          type="text"
+          value=${wish.prompt}
+          maxlength="2000"
+          placeholder=${about.has_prompts ? "each picture's own" : "such as: a logo"}
+          onChange=${(event) => onChange({ prompt: event.target.value })}
+        />
+      </label>`
+    }
+    ${about?.head_unreadable && html`<p class="quiet">No scores by the head: ${about.head_unreadable}.</p>`}
+  </section>`;
+}
+
+show(Look);

@@ -1,0 +1,82 @@
+// Both pictures at full size, side by side; what one does to the one happens to the other.
+
+import { html, useEffect, useRef, useState } from "./ui.js";
+import { Dialog, useKeys } from "./frame.js";
+import { pictureOf } from "./pairs.js";
+
+const MOST = 16;
+const STEP = 1.4;
+const FIT = { scale: 1, x: 0, y: 0 }; // x and y are shares of the box by which the middle is moved
+
+/** The view after a change of scale about a point, given as shares of the box from its middle. */
+export function zoomed(view, factor, x = 0, y = 0) {
+  const scale = Math.min(MOST, Math.max(1, view.scale * factor));
+  const by = scale / view.scale;
+  return kept({ scale, x: x - (x - view.x) * by, y: y - (y - view.y) * by });
+}
+
+/** No picture can be moved out of its box. */
+function kept({ scale, x, y }) {
+  const most = (scale - 1) / 2;
+  const within = (value) => Math.min(most, Math.max(-most, value));
+  return { scale, x: within(x), y: within(y) };
+}
+
+export function Zoom({ showing, onClose, onChoose }) {
+  const [view, setView] = useState(FIT);
+  const change = (factor) => setView((before) => zoomed(before, factor));
+  const move = (x, y) => setView((before) => kept({ ...before, x: before.x + x, y: before.y + y }));
+  useKeys({ "+": () => change(STEP), "=": () => change(STEP), "-": () => change(1 / STEP), f: () => setView(FIT), z: onClose });
+  const sides = [
+    ["left", "1", "Left"],
+    ["right", "2", "Right"],
+  ];
+  return html`<${Dialog} label="Both pictures at full size" kind="zoom" onClose=${onClose}>
+    <p class="row">
+      <button onClick=${() => change(STEP)} aria-label="Larger">+ <kbd>+</kbd></button>
+      <button onClick=${() => change(1 / STEP)} aria-label="Smaller">− <kbd>-</kbd></button>
+      <button onClick=${() => setView(FIT)}>Fit <kbd>f</kbd></button>
+      <output aria-live="off">${Math.round(100 * view.scale)} %</output>
+      <span class="quiet">Wheel and drag work too; both move together.</span>
+    </p>
+    <div class="both">
+      ${sides.map(
+        ([name, key, label]) => html`<div key=${name}>
+          <${Pane} side=${showing[name]} label=${label} view=${view} setView=${setView} move=${move} />
+          <button onClick=${() => onChoose(name)}>${label} is better <kbd>${key}</kbd></button>
+        </div>`,
+      )}
+    </div>
+  </${Dialog}>`;
+}
+
+function Pane({ side, label, view, setView, move }) {
+  const pane = useRef(null);
+  useEffect(() => {
+    // Not by Preact: to keep the page from scrolling, the listener must not be passive.
+    const wheel = (event) => {
+      event.preventDefault();
+      const box = pane.current.getBoundingClientRect();
+      const x = (event.clientX - box.left) / box.width - 0.5;
+      const y = (event.clientY - box.top) / box.height - 0.5;
+      setView((before) => zoomed(before, 1.002 ** -event.deltaY, x, y));
+    };
+    const element = pane.current;
+    element.addEventListener("wheel", wheel, { passive: false });
+    return () => element.removeEventListener("wheel", wheel);
+  }, []);
+  const dragged = (event) => {
+    if (!event.currentTarget.hasPointerCapture(event.pointerId)) return;
+    const box = pane.current.getBoundingClientRect();
+    move(event.movementX / box.width, event.movementY / box.height);
+  };
+  const transform = `translate(${100 * view.x}%, ${100 * view.y}%) scale(${view.scale})`;
+  return html`<div
+    class="pane"
+    ref=${pane}
+    onPointerDown=${(event) => event.currentTarget.setPointerCapture(event.pointerId)}
+    onPointerMove=${dragged}
+  >
+    <img src=${pictureOf(side, "full")} alt=${`${label} picture at full size`} draggable=${false} style=${{ transform }} />
+  </div>`;
+}

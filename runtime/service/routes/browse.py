@@ -1,0 +1,150 @@
+"""What a catalogue holds, and all of it in the order of a measure. Knows no HTTP.
+
+Measures are the catalogue's own, those of a table of scores (`table: NAME`), and what the bundle's head says of every
+picture (`head: NAME`) under one prompt or each picture's own. What was computed for the catalogue in force is kept.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from embed.arrays import Floats, Ints, floats, positions
+from embed.spec import InputError
+from runtime.catalogue.conditions import matching
+from runtime.catalogue.hits import hit_of
+from runtime.catalogue.reader import Catalogue, hit_json
+from runtime.overview import ranking
+from runtime.overview.columns import columns_of, is_number
+from runtime.overview.predicted import has_own_prompts, head_outputs, readable, unreadable
+from runtime.service.answering.engine import Engine
+from runtime.service.answering.overviews import BrowseRequest
+from runtime.service.routes.similar import THUMBNAILS
+
+HEAD, TABLE = "head: ", "table: "
+KEPT = 12  # rankings and outputs of the head, each some numbers a picture
+
+Found = TypeVar("Found")
+
+
+class Browser:
+    """The catalogue in force as a whole."""
+
+    def __init__(self, scores: Path | None) -> None:
+        """`scores` is a Parquet file, or a folder of them, with `image` and columns of numbers."""
+        self._scores = scores
+        self._catalogue: Catalogue | None = None
+        self._kept: OrderedDict[tuple[object, ...], asyncio.Future[Any]] = OrderedDict()
+
+    async def about(self, engine: Engine) -> dict[str, object]:
+        """The catalogue's size, columns and measures, and what queries this service can read."""
+        catalogue = self._in_force(engine)
+        columns = await self._once(("columns",), lambda: [asdict(one) for one in columns_of(catalogue.rows)])
+        of_table = await self._once(("table",), lambda: self._of_table(catalogue))
+        outputs = [name for output in readable(engine.scorer) for name in output.values.values()]
+        return {
+            "pictures": len(catalogue),
+            "columns": columns,
+            "measures": [
+                *ranking.measure_names(catalogue.rows),
+                *(TABLE + name for name in of_table),
+                *(HEAD + name for name in outputs),
+            ],
+            "reads_text": engine.has_text_tower,
+            "head_reads_text": engine.scorer.reads_text,
+            "has_prompts": has_own_prompts(catalogue),
+            "head_unreadable": unreadable(engine.scorer),
+        }
+
+    async def page(self, engine: Engine, asked: BrowseRequest) -> dict[str, object]:
+        """The rows from an offset on, as JSON; raise InputError for a measure or column that is not there."""
+        catalogue = self._in_force(engine)
+        names = [asked.by, *([asked.against] if asked.against else [])]
+        values = await asyncio.gather(*(self._values(engine, catalogue, name, asked.prompt) for name in names))
+        wanted = asked.model_dump(exclude={"offset", "k"})
+
+        def order() -> tuple[Ints, Floats | None]:
+            apart = ranking.gap(*values) if asked.against else None
+            allowed = None if asked.where is None else matching(asked.where, catalogue.rows)
+            rows = ranking.ranked_rows(values[0] if apart is None else apart, asked.order, allowed)
+            if asked.group_by is not None:
+                if asked.group_by not in catalogue.rows.column_names:
+                    known = ", ".join(sorted(catalogue.rows.column_names))
+                    raise InputError(f"there is no column {asked.group_by!r} to group by; there are {known}")
+                rows = ranking.few_of_each(rows, catalogue.rows[asked.group_by], asked.per_group)
+            return rows, apart
+
+        rows, apart = await self._once(("order", *map(str, wanted.items())), order)
+
+        def shown() -> list[dict[str, object]]:
+            some = rows[asked.offset : asked.offset + asked.k]
+            found = []
+            for row, columns in zip(some.tolist(), catalogue.rows.take(some).to_pylist(), strict=True):
+                hit = hit_json(hit_of(columns, 0.0, 0.0, row))
+                measures = {name: _number(of[row]) for name, of in zip(names, values, strict=True)}
+                extra = {"measures": measures, "gap": None if apart is None else _number(apart[row])}
+                picture = {"thumbnail": f"{THUMBNAILS}/{hit['id']}"}
+                found.append(
+                    {n: v for n, v in hit.items() if n not in ("similarity", "blended_score")} | extra | picture
+                )
+            return found
+
+        return {"total": len(rows), "hits": await engine.search(shown)}
+
+    async def _values(self, engine: Engine, catalogue: Catalogue, name: str, prompt: str | None) -> Floats:
+        if name.startswith(HEAD) and name.removeprefix(HEAD) in engine.scorer.outputs:
+            outputs = await self._once(("head", prompt), lambda: head_outputs(engine.scorer, catalogue, prompt))
+            return outputs[name.removeprefix(HEAD)].astype(np.float64)
+        if name.startswith(TABLE):
+            of_table = await self._once(("table",), lambda: self._of_table(catalogue))
+            if name.removeprefix(TABLE) not in of_table:
+                raise InputError(f"there is no measure {name!r}; the table has {', '.join(of_table) or 'none'}")
+            return of_table[name.removeprefix(TABLE)]
+        return await self._once(("measure", name), lambda: ranking.measure(catalogue, name))
+
+    def _in_force(self, engine: Engine) -> Catalogue:
+        assert engine.catalogue is not None
+        if self._catalogue is not engine.catalogue:
+            self._catalogue = engine.catalogue
+            self._kept.clear()
+        return engine.catalogue
+
+    async def _once(self, key: tuple[object, ...], compute: Callable[[], Found]) -> Found:
+        """What `compute` gives in a thread of its own, of the catalogue in force; kept unless it fails.
+
+        Who asks while it is computed waits for the same; it goes on if they go away, so that asking again finds it.
+        """
+        if key not in self._kept:
+            self._kept[key] = asyncio.ensure_future(asyncio.to_thread(compute))
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        future = self._kept[key]
+        self._kept.move_to_end(key)
+        try:
+            found: Found = await asyncio.shield(future)
+            return found
+        except Exception:
+            if self._kept.get(key) is future:
+                del self._kept[key]
+            raise
+
+    def _of_table(self, catalogue: Catalogue) -> dict[str, Floats]:
+        """(n,) of each column of numbers of the table of scores, NaN for pictures that it does not name."""
+        if self._scores is None:
+            return {}
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(self._scores)
+        if "image" not in table.column_names:
+            raise InputError(f"{self._scores} has no column image; it has {', '.join(table.column_names)}")
+        rows = positions(catalogue.rows["image"], table["image"])
+        numbers = [field.name for field in table.schema if is_number(field.type)]
+        return {name: np.where(rows < 0, np.nan, floats(table[name])[rows]) for name in numbers}
+
+
+def _number(value: np.float64) -> float | None:
+    return float(value) if np.isfinite(value) else None
