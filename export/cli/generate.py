@@ -45,6 +45,9 @@ def generate(
     Pictures that are in the folder already are kept, so that a run that was stopped goes on. With --serve pictures are
     generated for whoever asks over HTTP.
 
+    Example:
+        plaudit heads generate sd --prompts prompts.txt --best bundle --out made
+
     Args:
         pipeline: A diffusers pipeline, a folder or a name on a hub.
         prompts: A file of prompts, one a line.

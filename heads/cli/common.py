@@ -1,16 +1,17 @@
 """What the commands of heads share: a table of labels, the vectors of a cache, and lines to print."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from embed.cli.console import suggest, table, warn
 from embed.config import TableConfig
-from embed.options import Range
+from embed.options import Range, require_value
 from embed.spec import InputError
+from heads.config import HeadConfig, Loss, TrainConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from heads.evaluation.evaluate import Accuracies
     from heads.evaluation.held_out import HeldOut
     from heads.training.folds import Observer
+
+BLEND_LANDMARKS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,3 +194,33 @@ def suggest_uses(head: Path, cache: str, data: str, images_root: str | None = No
         ["heads", "evaluate", head, "--cache", cache, "--data", data, *root, "--report", "report.html"],
         ["export", "onnx", head, "--out", head.with_name("bundle")],
     )
+
+
+def configs(options: Mapping[str, object], seed: int, features: "Features") -> tuple[HeadConfig, TrainConfig]:
+    """The configurations of the head and of its training that the options name, theirs being the defaults."""
+    shape = {name: value for name, value in options.items() if name in HeadConfig.__dataclass_fields__}
+    training = {name: value for name, value in options.items() if name in TrainConfig.__dataclass_fields__}
+    if options["head"] == "blend":
+        shape.setdefault("landmarks", BLEND_LANDMARKS)
+    of_head: Callable[..., HeadConfig] = HeadConfig
+    of_training: Callable[..., TrainConfig] = TrainConfig
+    head = of_head(options["head"], features.dim, features.pooled_dim, **shape)
+    head = replace(head, landmarks=min(head.landmarks, max(1, len(features.image))))
+    return head, of_training(seed=seed, **training)
+
+
+def per_table(loss: str, weights: str | None, tables: int) -> tuple[list[str], list[float]]:
+    """A loss and a weight for each table, the first's weight 1."""
+    losses = loss.split(",")
+    losses = losses * tables if len(losses) == 1 else losses
+    try:
+        numbers = [float(weight) for weight in weights.split(",")] if weights else [1.0] * tables
+    except ValueError:
+        raise InputError(f"--weights is {weights!r}; wanted numbers and commas, such as 1,0.5") from None
+    for name, values in (("--loss", losses), ("--weights", numbers)):
+        if len(values) != tables:
+            raise InputError(f"{name} names {len(values)} and there are {tables} tables; give one for each --data")
+    require_value("--loss", tuple(losses), Loss)
+    if not all(0 < number < float("inf") for number in numbers):
+        raise InputError(f"--weights is {weights!r}; every weight must be positive")
+    return losses, [number / numbers[0] for number in numbers]

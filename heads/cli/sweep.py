@@ -9,8 +9,8 @@ from embed.cli.console import progress, table
 from embed.config import Overwriting
 from embed.devices import resolve_device
 from embed.files import replacing, require_out
-from heads.cli.common import HeadTraining, TableOptions
-from heads.cli.train import DEVICES, chosen_head, configs
+from heads.cli.common import HeadTraining, TableOptions, configs
+from heads.cli.train import DEVICES, chosen_head
 from heads.config import HoldOutConfig, Protocol, SplitConfig, SweepConfig
 
 SHOWN = 10

@@ -1,7 +1,7 @@
 """`python -m heads train`."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,22 @@ from embed.files import require_out
 from embed.options import Only, Range, metadata, require_value
 from embed.spec import InputError
 from embed.wording import unknown_name
-from heads.cli.common import HeadTraining, LabelOptions, accuracy_lines, content_ids, suggest_uses, tensorboard
+from heads.cli.common import (
+    HeadTraining,
+    LabelOptions,
+    accuracy_lines,
+    configs,
+    content_ids,
+    per_table,
+    suggest_uses,
+    tensorboard,
+)
 from heads.config import (
     PICKSCORE_PROMPTS,
     STEPPED,
     Choice,
     HeadConfig,
     Kind,
-    Loss,
     Protocol,
     SplitConfig,
     TrainConfig,
@@ -38,7 +46,6 @@ if TYPE_CHECKING:
     from heads.training.folds import Task, TrainedHeads
 
 DEVICES = ("cpu", "cuda")  # that heads are trained on
-BLEND_LANDMARKS = 1024
 TOLD_APART = 0.05  # half an interval's width, above which heads that differ are seldom told apart
 IN_FILES = ("head", "loss", "shape", "training")  # parameters of `train` whose options a file may hold
 
@@ -265,36 +272,6 @@ def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, object
             raise InputError(f"{file} is no file of options ({name} is {value!r})")
         require_value(f"{name} in {file}", value, known[name].hint)
     return options
-
-
-def configs(options: Mapping[str, object], seed: int, features: "Features") -> tuple[HeadConfig, TrainConfig]:
-    """The configurations of the head and of its training that the options name, theirs being the defaults."""
-    shape = {name: value for name, value in options.items() if name in HeadConfig.__dataclass_fields__}
-    training = {name: value for name, value in options.items() if name in TrainConfig.__dataclass_fields__}
-    if options["head"] == "blend":
-        shape.setdefault("landmarks", BLEND_LANDMARKS)
-    of_head: Callable[..., HeadConfig] = HeadConfig
-    of_training: Callable[..., TrainConfig] = TrainConfig
-    head = of_head(options["head"], features.dim, features.pooled_dim, **shape)
-    head = replace(head, landmarks=min(head.landmarks, max(1, len(features.image))))
-    return head, of_training(seed=seed, **training)
-
-
-def per_table(loss: str, weights: str | None, tables: int) -> tuple[list[str], list[float]]:
-    """A loss and a weight for each table, the first's weight 1."""
-    losses = loss.split(",")
-    losses = losses * tables if len(losses) == 1 else losses
-    try:
-        numbers = [float(weight) for weight in weights.split(",")] if weights else [1.0] * tables
-    except ValueError:
-        raise InputError(f"--weights is {weights!r}; wanted numbers and commas, such as 1,0.5") from None
-    for name, values in (("--loss", losses), ("--weights", numbers)):
-        if len(values) != tables:
-            raise InputError(f"{name} names {len(values)} and there are {tables} tables; give one for each --data")
-    require_value("--loss", tuple(losses), Loss)
-    if not all(0 < number < float("inf") for number in numbers):
-        raise InputError(f"--weights is {weights!r}; every weight must be positive")
-    return losses, [number / numbers[0] for number in numbers]
 
 
 def _train_seeds(run: Run, task: "Task", checkpoints: "Checkpoints") -> "list[tuple[TrainedHeads, Accuracies]]":

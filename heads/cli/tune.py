@@ -42,6 +42,9 @@ def tune(
 
     Guards look at it on the way: a judge that was not trained on decides when to stop and what is kept.
 
+    Example:
+        plaudit heads tune sd --method draft --reward head --prompts p.txt --out lora
+
     Args:
         pipeline: A diffusers pipeline, a folder or a name on a hub: Stable Diffusion 1, 2, XL or 3, or one in pixel
             space. It is not changed.

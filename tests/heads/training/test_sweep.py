@@ -14,8 +14,8 @@ import torch
 from heads_tiny import make_cache, unit
 
 from embed.spec import InputError
+from heads.cli.common import configs
 from heads.cli.main import main
-from heads.cli.train import configs
 from heads.config import SplitConfig, SweepConfig
 from heads.data.comparisons import Labels
 from heads.data.features import Features, features_of
