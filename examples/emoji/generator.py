@@ -58,10 +58,10 @@ class Plan:
     sampling_steps: int = 10
     guidance: float = 1.0
     draft_steps: int = 1
-    tuning_steps: int = 20
-    unguarded_steps: int = 60
+    tuning_steps: int = 60
+    unguarded_steps: int = 150
     tuning_batch: int = 8
-    looks: tuple[str, ...] = ("--judge-every", "4", "--judge-prompts", "16", "--judge-pictures", "2")
+    looks: tuple[str, ...] = ("--judge-every", "10", "--judge-prompts", "16", "--judge-pictures", "2")
     prompts: int = 64
     pictures: int = 4
     folds: int = 5
