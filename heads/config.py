@@ -269,8 +269,8 @@ class PromotionConfig:
     """When a new head takes the place of the one that is served."""
 
     allow_equal: bool = False
-    """Promote also a head that is not shown to be better, if it is not worse by more than --margin."""
-    margin: Annotated[float, Range(0, 1)] = 0.02
+    """Promote also a head that is not shown to be better, if it is not worse by more than --equal-within."""
+    equal_within: Annotated[float, Range(0, 1)] = 0.02
     """How much lower the pair accuracy of a head may be, at the low end of its interval, for --allow-equal."""
     max_p: Annotated[float, Range(above=0, high=1)] = 0.05
     """The p value of the paired test up to which a difference counts."""

@@ -23,7 +23,8 @@ TAKE = {
         *("--max-gb", "--max-memory-gb", "--max-missing", "--dropout", "--input-dropout", "--weight-decay"),
         *("--head-weight-decay", "--warmup", "--ema", "--max-flips", "--wise", "--fix-rate"),
         *("--unfreeze-visual", "--unfreeze-text", "--drain"),
-        *("--pretrain-weight", "--kl-weight", "--min-diversity"),
+        *("--pretrain-weight", "--kl-weight", "--min-diversity", "--equal-within", "--min-similarity-percentile"),
+        *("--random-share", "--repeat-share", "--gold-share", "--least-vote-seconds", "--max-waiting"),
     },
 }
 REFUSED = ("nan", "1e308", "9" * 400, "many")

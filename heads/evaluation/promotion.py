@@ -61,6 +61,6 @@ def _decided(test: PairedInterval, config: PromotionConfig) -> tuple[bool, str]:
         return False, f"the new head cannot be told from the old: {found.reason or said}"
     if found.value > 0 and p <= config.max_p:
         return True, f"the new head is better: {said}"
-    if config.allow_equal and found.low >= -config.margin:
-        return True, f"the new head is not worse by more than {config.margin:g}: {said}"
+    if config.allow_equal and found.low >= -config.equal_within:
+        return True, f"the new head is not worse by more than {config.equal_within:g}: {said}"
     return False, f"the new head is not shown to be better: {said}"
