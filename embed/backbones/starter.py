@@ -55,7 +55,7 @@ class Bridge(torch.nn.Module):
         return self.named(pooled) + of_emoji
 
     def named(self, pooled: torch.Tensor) -> torch.Tensor:
-        """The first term alone."""
+        """Vectors (n, 384) of what the classifier sees, without the map of emoji."""
         named: torch.Tensor = self.class_names(self.classifier(pooled).softmax(dim=-1))
         return named
 

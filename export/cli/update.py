@@ -63,7 +63,7 @@ def update(
             who answer these right.
         work: The folder for the exported votes and the new head. By default BUNDLE.update.
         service: The address of the service that loads the new bundle, such as http://127.0.0.1:8000. The token is in
-            $PLAUDIT_ADMIN_TOKEN or $PLAUDIT_TOKEN. By default whoever serves the bundle has to be told.
+            $PLAUDIT_ADMIN_TOKEN or $PLAUDIT_TOKEN. Without it no service is told, and you reload yours yourself.
         again: Train anew also if there are no votes since the last update.
     """
     from runtime.collect import ledger

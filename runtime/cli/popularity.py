@@ -28,7 +28,7 @@ PREDICTED_ROWS = 65_536  # at a time
 
 @dataclass(frozen=True)
 class CountOptions:
-    """How a table of counts is read."""
+    """How popularity is read from a table of counts, or predicted."""
 
     columns: Annotated[Mapping[str, str], Option(parse=parse_columns)] = field(default_factory=dict)
     """What the table calls the columns, if not as above: NAME=YOURS,... such as image=path,count=likes."""

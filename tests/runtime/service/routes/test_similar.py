@@ -41,7 +41,6 @@ def ask(client: httpx.Client, **asked: Any) -> list[dict[str, Any]]:
 
 def test_by_picture_text_id_and_vector(client: httpx.Client, catalogue: Catalogue, scorer: Scorer) -> None:
     picture, other = small_picture(3), small_picture(100)
-    by_picture = ask(client, likes=[{"image": base64_of(picture)}], k=5)
     vector = scorer.embed_images([picture])[0]
     by_vector = ask(client, likes=[{"vector": (7 * vector).tolist()}], k=6, popularity_weight=0)
     assert by_vector[0]["key"] == "p3.png" and by_vector[0]["similarity"] == pytest.approx(1, abs=1e-3)
@@ -64,6 +63,20 @@ def test_by_picture_text_id_and_vector(client: httpx.Client, catalogue: Catalogu
     np.testing.assert_allclose(
         [hit["blended_score"] for hit in mixed], [hit.blended_score for hit in expected], atol=1e-5
     )
+
+
+def test_a_link_to_a_picture_of_the_catalogue_does_not_find_it(
+    running: Running, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fetched(url: str) -> bytes:
+        return small_picture(int(url[-1]))
+
+    monkeypatch.setattr(running.service.fetcher, "fetch", fetched)
+    linked = [{"url": f"https://pictures.example/{number}"} for number in (3, 4)]
+    likes, dislikes = ([{"image": base64_of(small_picture(number))}] for number in (3, 4))
+    found = ask(client, likes=linked[:1], dislikes=linked[1:], k=60)
+    assert found == ask(client, likes=likes, dislikes=dislikes, k=60) and len(found) == 58
+    assert not {"p3.png", "p4.png"} & {hit["key"] for hit in found}
 
 
 def test_a_form_finds_what_json_finds(client: httpx.Client) -> None:
