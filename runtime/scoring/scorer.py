@@ -166,9 +166,10 @@ class Scorer:
     ) -> dict[str, Float32s]:
         """What the heads give (n,) by the names in `outputs`, percentiles from 0 to 100, of the vectors that they read,
         (n, d) each (see heads.models); or what is asked for alone, and then those that it does not read may be missing.
+        Without vectors of sources, pictures were made from none.
         """
         wanted = self.named.all if asked is None else self.named.chosen(asked)
-        needed = {name for output in wanted for name in output.inputs}
+        needed = {name for output in wanted for name in output.inputs} - {SOURCE}
         rows = len(features[next(name for name in self.inputs if name in needed)])
         shapes = self.bundle.graph(self.precision, "head").inputs
         values = {

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from export.outputs import NamedHead, Outputs
 from heads.config import HeadConfig
 from heads.models import Head, build_head
 from runtime.cli.main import main
+from runtime.cli.popularity import predictor
 from runtime.config import SessionConfig
 from runtime.scoring.scorer import Scorer
 
@@ -82,6 +84,14 @@ def test_a_bundle_scores_edits_as_torch_does(place: Path, scorer: Scorer) -> Non
     figures = scorer.bundle.manifest["parity"]["precisions"]["fp32"]
     assert figures["scores"]["max_score_difference"] < 1e-5 and figures["whole_graph"] < 1e-5
     assert "source_embedding" not in figures["vectors"]
+
+
+def test_popularity_is_predicted_as_of_pictures_without_a_source(place: Path, scorer: Scorer) -> None:
+    pictures, _ = given(place)
+    vectors = scorer.embed_images(pictures)
+    stored = SimpleNamespace(image_embeddings=lambda: vectors, pooled_embeddings=lambda: None)
+    found = predictor(scorer, "edited")(stored, np.arange(5), pa.chunked_array([PROMPTS]))  # type: ignore[arg-type]
+    np.testing.assert_allclose(found, by_torch(scorer, pictures, [None] * 5), atol=1e-5)
 
 
 def test_a_bad_source_is_its_pictures_error(place: Path, scorer: Scorer) -> None:
