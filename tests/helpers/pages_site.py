@@ -28,10 +28,10 @@ SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
 
 def executable() -> str:
     """Where Chromium is; skips the test, or fails where browsers are required, if it is nowhere."""
-    found = os.environ.get("PLAUDIT_TEST_BROWSER_PATH") or shutil.which("chromium") or shutil.which("chromium-browser")
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if found is None:
         how = "there is no Chromium; on Debian: apt-get install chromium"
-        if os.environ.get("PLAUDIT_TEST_BROWSER") == "required":
+        if os.environ.get("BROWSER_TESTS") == "required":
             pytest.fail(how)
         pytest.skip(how)
     return found
