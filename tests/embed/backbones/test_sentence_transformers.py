@@ -1,6 +1,7 @@
 """A backbone of sentence-transformers gives the vectors of that library's own `encode`."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -114,6 +115,14 @@ def test_the_identity_follows_weights_and_configuration(folder: Path, tmp_path: 
     assert towers.identity == first and not Towers(towers.source, tmp_path / "kept", ("projected",)).needs_backbone
     change(tmp_path / "again" / "config.json", projection_dim=24, unknown=1)
     assert Towers(towers.source, tmp_path / "kept", ("projected",)).needs_backbone
+
+
+def test_older_layouts_and_plain_clip_folders_are_the_same_backbone(folder: Path, tmp_path: Path) -> None:
+    plain = folder.with_name("tiny-clip")  # as transformers saves it
+    shutil.copytree(plain, tmp_path / "old" / "0_CLIPModel")
+    modules = [{"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "sentence_transformers.models.CLIPModel"}]
+    (tmp_path / "old" / "modules.json").write_text(json.dumps(modules))
+    assert load(plain).identity == load(tmp_path / "old").identity == load(folder).identity
 
 
 def change(file: Path, **values: object) -> None:
