@@ -76,7 +76,7 @@ def _load(name: str) -> "SentenceTransformer":
         if listed := load_file_path(name, "modules.json"):
             _require_known([str(module["type"]) for module in json.loads(Path(listed).read_text())], name)
         with _no_bars():
-            # Whole numbers of 32 bits, also where halves are stored: the reference is fp32.
+            # In fp32, also where halves are stored: so is what engines are compared with.
             return SentenceTransformer(name, device="cpu", trust_remote_code=False, model_kwargs={"dtype": "float32"})
     except InputError:
         raise
