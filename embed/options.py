@@ -171,6 +171,14 @@ def literals_of(hint: object) -> tuple[Any, ...]:
     return parts if get_origin(hint) is Literal else tuple(value for part in parts for value in literals_of(part))
 
 
+def types_of(hint: object) -> set[type]:
+    """The plain types of an annotation's values; None's own where it may be None."""
+    parts = _parts(hint)
+    if get_origin(hint) is Literal:
+        return {type(value) for value in parts}
+    return set().union(*map(types_of, parts)) if parts else {hint if isinstance(hint, type) else object}
+
+
 def _parts(hint: object) -> tuple[Any, ...]:
     return get_args(hint)[:1] if get_origin(hint) is Annotated else get_args(hint)
 

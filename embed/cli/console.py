@@ -7,13 +7,14 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from embed.cli.streams import lasting_streams
 from embed.progress import Step
 from embed.spec import InputError
 from embed.wording import one_line
+from embed.wording import table as table
 
 # What the base install does without, by the extra that brings it.
 EXTRAS = dict.fromkeys(
@@ -94,21 +95,6 @@ def shown_logs() -> Iterator[None]:
             logger.removeHandler(handler)
             logger.setLevel(level)
             logger.propagate = propagate
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Aligned lines, the first column to the left and the others to the right."""
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        first, *rest = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        return "  ".join([first, *rest]).rstrip()
-
-    return [line(row) for row in cells]
 
 
 @contextmanager
