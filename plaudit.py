@@ -1,6 +1,7 @@
 """plaudit in one command and one import: what its four packages have for everybody's use.
 
     $ plaudit run pictures.csv --images pictures --out out     the whole path, from a table to a bundle
+    $ plaudit ui out                                           look at it in a browser
     $ plaudit update --votes votes.db --cache out/cache --bundle out/bundle      a better head of people's votes
     $ plaudit runtime score out/bundle --prompt "a cat" 1.jpg  every command of the four packages
 
@@ -37,12 +38,14 @@ if TYPE_CHECKING:  # what editors and type checkers see
 PACKAGES = ("embed", "heads", "export", "runtime")
 COMMANDS = {
     "run": "export.cli.whole:whole",
+    "ui": "export.cli.ui:ui",
     "update": "export.cli.update:update",
     "completion": "export.cli.completion:completion",
 }
 ABOUT = (
-    "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path; each of its"
-    " steps is a command of one of the four packages below. `update` makes a better head of people's votes."
+    "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path, and `ui`"
+    " shows what it made; each step is a command of one of the four packages below. `update` makes a better head of"
+    " people's votes."
 )
 NAMES = {
     "embed": "embed.jobs.embedded",

@@ -77,6 +77,8 @@ class Option:
     """The field's value is the option's number times this: 2**20 for an option in MiB and a field in bytes."""
     parse: Callable[[str], Any] | None = None
     """The field's value from the option's text, such as `comma_separated`."""
+    short: str | None = None
+    """A short name beside the long one, such as `-q`."""
     many: bool = False
     """Several values may follow the option, as in `--like A B`; otherwise a list takes it again for each."""
 

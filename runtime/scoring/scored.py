@@ -33,7 +33,7 @@ class Scores(Tabular):
     @property
     def errors(self) -> int:
         """How many rows could not be scored."""
-        return len(self.table) - self.table["error"].null_count
+        return len(self.table) - int(self.table["error"].null_count)
 
     def __repr__(self) -> str:
         rows = [(name, f"{score:.4f}") for (name, _), score in zip(self.pictures, self._best(), strict=True)]
