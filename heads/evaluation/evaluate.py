@@ -151,7 +151,14 @@ def percentiles(scores: Floats, fold: Ints) -> Floats:
 
 
 def write_scores(path: Path, labels: Labels, split: Split, scores: Floats) -> None:
-    """A parquet file with a row for every item of every row held out: the table's own columns, `fold`, `score`, and
+    """Write `scores_table` as a parquet file."""
+    table = scores_table(labels, split, scores)
+    with atomic_write(path) as file:
+        pq.write_table(table, file)
+
+
+def scores_table(labels: Labels, split: Split, scores: Floats) -> pa.Table:
+    """A table with a row for every item of every row held out: the table's own columns, `fold`, `score`, and
     `percentile`, the share (0 to 100) of its fold's items that score lower, which can be compared between folds.
 
     A column of the table that has one of these names is written as `table_score` or the like.
@@ -172,5 +179,4 @@ def write_scores(path: Path, labels: Labels, split: Split, scores: Floats) -> No
             for name, column in {**values, **new}.items():
                 table = table.append_column(name, pa.array(column))
             tables.append(table)
-    with atomic_write(path) as file:
-        pq.write_table(pa.concat_tables(tables), file)
+    return pa.concat_tables(tables)
