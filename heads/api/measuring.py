@@ -55,7 +55,9 @@ def evaluate_head(
             require_out_file(file, option)
 
     opened, labels, features, (held,) = options.met_heads(cache, data, head)
-    measured = measure_pairs(labels, held.split, protocol_of(protocol, labels, held.manifest["split"]["seed"]))
+    measured = measure_pairs(
+        labels, held.split, protocol_of(protocol, labels, held.manifest["split"]["seed"]), held.noise
+    )
     if alone := lone_rows(labels, held.split):
         logger.warning(f"{alone} of {held.rows} rows are alone in their group, and compare nothing")
     found = fast_scores(measured, features, held.heads)

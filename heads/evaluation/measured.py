@@ -32,6 +32,7 @@ class Measured:
     fold: Ints  # (p,) of each pair
     cluster: Ints  # (m,) of each row
     clusters: str  # what a cluster is, in words
+    noise: float = 0.0  # of the heads of folds, as heads.evaluation.fold_noise says
     fitted: dict[tuple[bytes, str], Floats] = field(default_factory=dict)  # of pair_probability, by the scores' hash
 
     @property
@@ -55,7 +56,8 @@ class Measured:
     def bootstrap_of(self, row_a: Ints, row_b: Ints) -> Bootstrap:
         """Of other comparisons, given the rows of their two sides."""
         rng = np.random.default_rng(self.protocol.seed)
-        return Bootstrap(self.cluster[row_a], self.cluster[row_b], rng, self.protocol.resamples, self.clusters)
+        resamples = self.protocol.resamples
+        return Bootstrap(self.cluster[row_a], self.cluster[row_b], rng, resamples, self.clusters, self.noise)
 
     def interval(self, credit: Floats) -> Interval:
         """The mean over folds of the mean credit (p,) of their pairs, NaN left out."""
@@ -76,6 +78,7 @@ class Measured:
             "average": "over pairs within a fold, then over folds",
             "interval": f"95 %, {self.protocol.resamples} bootstrap resamples of {self.cluster_count} {self.clusters}",
             "folds": self.split.folds,
+            "fold_noise": self.noise,
         }
 
     @cached_property
@@ -138,10 +141,11 @@ class Measured:
         return mean_interval(credit, self.bootstrap_of(first, first), self.split.fold[first]).within(least, 1)
 
 
-def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:
+def measure_pairs(labels: Labels, split: Split, protocol: Protocol, noise: float = 0.0) -> Measured:
     """The pairs among the rows that each fold holds out; raise InputError if no pair has a winner.
 
-    A cluster is a prompt where both sides of every pair share theirs, and a group of the split elsewhere.
+    A cluster is a prompt where both sides of every pair share theirs, and a group of the split elsewhere. `noise` is
+    that of the folds' heads.
     """
     rng = np.random.default_rng(protocol.seed)
     folds = [
@@ -163,7 +167,7 @@ def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:
     shared = bool((prompt >= 0).all() and (prompt == labels.prompt[pairs.b]).all())
     cluster, clusters = (labels.prompt[labels.items[:, 0]], "prompts") if shared else (split.group, "split groups")
     fold = np.repeat(np.arange(len(folds)), [len(p) for p in folds])
-    return Measured(labels, split, protocol, pairs, fold, cluster, clusters)
+    return Measured(labels, split, protocol, pairs, fold, cluster, clusters, noise)
 
 
 def lone_rows(labels: Labels, split: Split) -> int:
