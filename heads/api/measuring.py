@@ -29,8 +29,7 @@ from heads.evaluation.baselines import (
 from heads.evaluation.certainty import certainty, uncertainties
 from heads.evaluation.evaluate import fast_scores, pair_accuracies, percentiles, scores_table, write_scores
 from heads.evaluation.held_out import HeldOut
-from heads.evaluation.measured import Measured, lone_rows, measure_pairs
-from heads.evaluation.paired import lead
+from heads.evaluation.measured import Measured, lead, lone_rows, measure_pairs
 from heads.evaluation.scoreboard import MAPS, reliability, scoreboard, tie_thresholds
 from heads.evaluation.slices import pair_accuracy_by
 from heads.report.figures import sure_line, verdict_of

@@ -46,8 +46,7 @@ def compare(
     from heads.api.lines import protocol_line
     from heads.evaluation.evaluate import head_scores
     from heads.evaluation.held_out import in_common
-    from heads.evaluation.measured import measure_pairs
-    from heads.evaluation.paired import compared
+    from heads.evaluation.measured import compared, measure_pairs
     from heads.report.figures import comparison, ends, number
 
     _, labels, features, parts = held_out.open(cache, first, second)

@@ -23,8 +23,7 @@ from heads.data.features import Features
 from heads.data.split import Split
 from heads.evaluation.calibration import fit_isotonic, fit_percentiles, fit_temperature
 from heads.evaluation.intervals import Interval
-from heads.evaluation.measured import Measured, measure_pairs
-from heads.evaluation.paired import lead
+from heads.evaluation.measured import Measured, lead, measure_pairs
 from heads.models import Cosine, Head
 from heads.training.train import score_items
 

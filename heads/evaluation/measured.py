@@ -1,10 +1,11 @@
-"""What is held out, prepared for metrics: pairs, rows in groups and clusters, and parts for cross-fitting.
+"""What is held out, prepared for metrics: pairs, rows in groups and clusters, and parts for cross-fitting. One scorer
+against another on the same pairs, by the paired bootstrap.
 
 Knows scores, no head and no metric but the credit of a pair.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
@@ -15,7 +16,7 @@ from embed.spec import InputError
 from heads.config import Protocol
 from heads.data.comparisons import Labels, Pairs, appeal, groups_of, pairs_among
 from heads.data.split import Split
-from heads.evaluation.intervals import FEW, Bootstrap, Interval, mean_interval
+from heads.evaluation.intervals import FEW, Bootstrap, Interval, PairedInterval, mean_interval, paired_interval
 from heads.metrics import TieRule, pair_credit
 
 logger = logging.getLogger(__name__)
@@ -177,3 +178,23 @@ def lone_rows(labels: Labels, split: Split) -> int:
     rows = np.flatnonzero(split.fold >= 0)
     number = np.unique(groups_of(labels, rows) * split.folds + split.fold[rows], return_counts=True)[1]
     return int((number == 1).sum())
+
+
+def lead(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, dict[str, object]]:
+    """By how much the head's pair accuracy exceeds each other scorer's, on the same pairs: {scorer: {difference,
+    p_value}}, with intervals of the paired bootstrap."""
+    credit = {name: measured.credit(s) for name, s in scores.items()}
+    return {
+        name: paired_interval(credit["head"], other, measured.bootstrap, measured.fold).to_json()
+        for name, other in credit.items()
+        if name != "head"
+    }
+
+
+def compared(measured: Measured, first: Floats, second: Floats) -> tuple[Interval, Interval, PairedInterval]:
+    """The pair accuracy of two scorers (m, sides) each, and the paired test of their difference, all over the pairs of
+    all folds: two heads may have few rows in common in some fold."""
+    measured.warn_of_few()
+    one, other = measured.credit(first), measured.credit(second)
+    test = paired_interval(one, other, measured.bootstrap)
+    return measured.pooled_interval(one), measured.pooled_interval(other), test
