@@ -29,8 +29,7 @@ from heads.evaluation.baselines import (
 from heads.evaluation.certainty import certainty, uncertainties
 from heads.evaluation.evaluate import fast_scores, pair_accuracies, percentiles, scores_table, write_scores
 from heads.evaluation.held_out import HeldOut
-from heads.evaluation.measured import Measured, lone_rows, measure_pairs
-from heads.evaluation.paired import lead
+from heads.evaluation.measured import Measured, lead, lone_rows, measure_pairs
 from heads.evaluation.scoreboard import MAPS, reliability, scoreboard, tie_thresholds
 from heads.evaluation.slices import pair_accuracy_by
 from heads.report.figures import sure_line, verdict_of
@@ -55,7 +54,9 @@ def evaluate_head(
             require_out_file(file, option)
 
     opened, labels, features, (held,) = options.met_heads(cache, data, head)
-    measured = measure_pairs(labels, held.split, protocol_of(protocol, labels, held.manifest["split"]["seed"]))
+    measured = measure_pairs(
+        labels, held.split, protocol_of(protocol, labels, held.manifest["split"]["seed"]), held.noise
+    )
     if alone := lone_rows(labels, held.split):
         logger.warning(f"{alone} of {held.rows} rows are alone in their group, and compare nothing")
     found = fast_scores(measured, features, held.heads)

@@ -27,6 +27,8 @@ from heads.config import STEPPED, Protocol, SplitConfig, require_use
 from heads.data.comparisons import Labels
 from heads.data.split import small_folds, split_report, split_rows
 from heads.evaluation.evaluate import Accuracies, calibrate, evaluate
+from heads.evaluation.fold_noise import fold_noise
+from heads.evaluation.measured import measure_pairs
 from heads.store.disk import save_head
 from heads.training.checkpoint import Checkpoints
 from heads.training.committees import committee_of
@@ -88,7 +90,7 @@ def train_head(
     checkpoints = Checkpoints(Path(f"{out}.checkpoints"), _identity(opened, task, described))
     if not plan.resume:
         checkpoints.clear()
-    found = _train_seeds(plan.seeds, task, checkpoints, observing)
+    found, noise = _train_seeds(plan.seeds, task, checkpoints, observing)
     trained, accuracies = found[0]
     result = accuracies.to_json()
     lines = [*too_few(accuracies), *lines, *accuracy_lines(accuracies)]
@@ -102,7 +104,7 @@ def train_head(
     seen = zip(task.tables, [trained.rows, *trained.other_rows], strict=True)
     ids = content_ids(opened, measured, np.concatenate([table.items[rows].ravel() for table, rows in seen]))
     names = [plan.labels.name_of(one) for one in tables]
-    manifest = _manifest(opened, names, task, trained) | {"split": described, "metrics": result}
+    manifest = _manifest(opened, names, task, trained) | {"split": described, "metrics": result, "fold_noise": noise}
     save_head(out, trained.head, trained.fold_heads, ids, manifest, plan.overwrite)
     checkpoints.clear()
     document = {"head": str(out), "split": described, **result}
@@ -132,15 +134,18 @@ def _train_splits(count: int, task: Task, config: SplitConfig) -> list[Accuracie
 
 def _train_seeds(
     count: int, task: Task, checkpoints: Checkpoints, observing: Observing
-) -> list[tuple[TrainedHeads, Accuracies]]:
-    """The heads of each seed, and how they were measured."""
-    found, protocol = [], Protocol(seed=task.config.seed)
+) -> tuple[list[tuple[TrainedHeads, Accuracies]], float]:
+    """The heads of each seed, and how they were measured; and the `fold_noise` of the first."""
+    found, protocol, noise = list[tuple[TrainedHeads, Accuracies]](), Protocol(seed=task.config.seed), 0.0
     for seed in range(task.config.seed, task.config.seed + count):
         with observing(f"seed-{seed}") as observe:
             config, saved = replace(task.config, seed=seed), checkpoints.part(f"seed-{seed}")
             trained = train_heads(replace(task, config=config, observe=observe, checkpoints=saved))
-        found.append((trained, evaluate(task.labels, task.features, trained.scorers, task.split, protocol)))
-    return found
+        if not found:
+            noise = fold_noise(task, measure_pairs(task.labels, task.split, protocol))
+        measured = evaluate(task.labels, task.features, trained.scorers, task.split, protocol, noise)
+        found.append((trained, measured))
+    return found, noise
 
 
 def _manifest(cache: Cache, paths: Sequence[str], task: Task, trained: TrainedHeads) -> dict[str, object]:

@@ -46,15 +46,13 @@ def compare(
     from heads.api.lines import protocol_line
     from heads.evaluation.evaluate import head_scores
     from heads.evaluation.held_out import in_common
-    from heads.evaluation.measured import measure_pairs
-    from heads.evaluation.paired import compared
+    from heads.evaluation.measured import compared, measure_pairs
     from heads.report.figures import comparison, ends, number
 
     _, labels, features, parts = held_out.open(cache, first, second)
     both = in_common(*parts)
-    measured = measure_pairs(
-        labels, both[0].split, protocol_of(protocol.keywords, labels, both[0].manifest["split"]["seed"])
-    )
+    rules = protocol_of(protocol.keywords, labels, both[0].manifest["split"]["seed"])
+    measured = measure_pairs(labels, both[0].split, rules, max(held.noise for held in both))
     scores = (head_scores(held.heads, labels, features, held.split) for held in both)
     one, other, test = compared(measured, *scores)
     pairs, described = int(measured.decided.sum()), {**measured.describe(), "average": "over pairs of all parts"}

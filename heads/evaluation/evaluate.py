@@ -23,8 +23,7 @@ from heads.data.features import Features
 from heads.data.split import Split
 from heads.evaluation.calibration import fit_isotonic, fit_percentiles, fit_temperature
 from heads.evaluation.intervals import Interval
-from heads.evaluation.measured import Measured, measure_pairs
-from heads.evaluation.paired import lead
+from heads.evaluation.measured import Measured, lead, measure_pairs
 from heads.models import Cosine, Head
 from heads.training.train import score_items
 
@@ -84,9 +83,11 @@ class Accuracies:
         return {name: value.to_json() if isinstance(value, Interval) else value for name, value in vars(self).items()}
 
 
-def evaluate(labels: Labels, features: Features, heads: list[Head], split: Split, protocol: Protocol) -> Accuracies:
-    """The accuracies of each fold's head on the rows its fold holds out."""
-    measured = measure_pairs(labels, split, protocol)
+def evaluate(
+    labels: Labels, features: Features, heads: list[Head], split: Split, protocol: Protocol, noise: float = 0.0
+) -> Accuracies:
+    """The accuracies of each fold's head on the rows its fold holds out; `noise` is what `fold_noise` says of them."""
+    measured = measure_pairs(labels, split, protocol, noise)
     return pair_accuracies(measured, fast_scores(measured, features, heads))
 
 
