@@ -13,8 +13,8 @@ from heads_tiny import make_cache
 from embed.cache.store import Cache
 from embed.records.formats import read_records
 from embed.spec import InputError
+from heads.api.choices import chosen_head
 from heads.cli.main import main
-from heads.cli.train import chosen_head
 from heads.config import HeadConfig, Kind, SplitConfig, TrainConfig
 from heads.data.comparisons import join_labels, match_labels
 from heads.data.features import Features, features_of
