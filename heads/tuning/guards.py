@@ -6,14 +6,15 @@ was not trained on, how different the pictures of a prompt are, how much of them
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from embed.arrays import Floats
+from embed.arrays import Floats, Ints
+from heads.evaluation.intervals import FEW, Bootstrap, Interval, mean_interval
 from heads.reward.encoder import Encoder
 from heads.reward.module import Prompts, Reward
 from heads.tuning.config import TuneConfig
@@ -111,12 +112,48 @@ class Guards:
             self._before = now
         return float((squared_error(now, self._before).mean() / self._before.square().mean()).cpu())
 
-    def passes(self, look: Look, first: Look) -> bool:
-        """Whether pictures are as different and as smooth as the guards ask."""
-        config = self.config
-        varied = not len(first.diversity) or look.diversity.mean() >= config.min_diversity * first.diversity.mean()
-        smooth = look.sharpness.mean() <= config.max_sharpness * first.sharpness.mean()
-        return bool(varied and smooth)
+    def shares(self, look: Look, first: Look) -> dict[str, float]:
+        """Diversity and fine grain as multiples of those of the first look, each with the ends of its interval, by the
+        names that `why_refused` knows."""
+        each, found = self.config.judge_pictures, dict[str, float]()
+        measured = {
+            "diversity": (look.diversity, first.diversity, 1),
+            "sharpness": (look.sharpness, first.sharpness, each),
+        }
+        for name, (now, before, per) in measured.items():
+            if len(now):
+                share = share_of(now, before, np.arange(len(now)) // per, self.config.seed)
+                found |= {f"{name}_share": share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+        return found
+
+
+def why_refused(shares: Mapping[str, float], config: TuneConfig) -> list[str]:
+    """Why nothing is kept of a look: its pictures are surely more alike, or have surely more fine grain, than the
+    guards allow, as not even the better end of the interval is allowed. Nothing where they may be kept."""
+    found = []
+    for name, said in (("diversity", "diversity"), ("sharpness", "fine grain")):
+        if name + "_share" not in shares:
+            continue
+        share, low, high = (shares[name + end] for end in ("_share", "_low", "_high"))
+        if high < config.min_diversity if name == "diversity" else low > config.max_sharpness:
+            found.append(f"{said} {share:.0%} of before" + (f", {low:.0%} to {high:.0%}" if low < high else ""))
+    return found
+
+
+def share_of(now: Floats, before: Floats, prompt: Ints, seed: int) -> Interval:
+    """The mean of values (n,) over what it was under the same prompts and from the same noise, with its interval over
+    prompts: what each is by itself cancels, as of every prompt the change counts.
+
+    Of fewer than FEW prompts, whose interval would let everything through, the value is its own interval.
+    """
+    whole = float(before.sum())
+    value = float(now.sum()) / whole if whole else 1.0
+    if not whole or len(np.unique(prompt)) < FEW:
+        return Interval(value, value, value)
+    bootstrap = Bootstrap(prompt, prompt, np.random.default_rng(seed), name="prompts")
+    # To first order the ratio varies as this mean does (Cochran 1977, section 6.3).
+    around = mean_interval((now - value * before) / before.mean(), bootstrap)
+    return Interval(value, value + around.low, value + around.high)
 
 
 def generator_of(*numbers: int) -> torch.Generator:

@@ -21,8 +21,7 @@ from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
 from heads.report.figures import number, told
 from heads.report.page import Picture
 from heads.report.tuned import BeforeAfter, tuned_page
-from heads.tuning.config import TuneConfig
-from heads.tuning.guards import Guards, Look
+from heads.tuning.guards import Guards, Look, why_refused
 from heads.tuning.train import Run
 from heads.tuning.weights import Trained
 
@@ -106,7 +105,8 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
         found.append("No guard was on: the last weights are kept, whatever became of the pictures.")
     elif run.material.judge is None:
         found.append(
-            "There was no judge: the last weights are kept, and nothing independent says that they are better."
+            "There was no judge: the last weights that the other guards let through are kept, and nothing independent"
+            " says that they are better."
         )
     elif 0 < loop.best_epoch < len(loop.history) - 1:
         found.append(
@@ -114,23 +114,13 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
             f" judge liked this one best, and nothing after it, to step {loop.step}, was better."
         )
     refused = [
-        f"{i * every} ({_why_refused(record, loop.history[0], config)})"
+        f"{i * every} ({'; '.join(why_refused(record, config))})"
         for i, record in enumerate(loop.history)
-        if record["validation_accuracy"] == -math.inf
+        if config.guards and why_refused(record, config)
     ]
     if refused:
         found.append(f"Guards refused the weights of step {', '.join(refused)}.")
     return found
-
-
-def _why_refused(record: Mapping[str, float], first: Mapping[str, float], config: TuneConfig) -> str:
-    """By how much the pictures of a look have become alike, or full of fine grain."""
-    why = []
-    if "diversity" in first and record["diversity"] < config.min_diversity * first["diversity"]:
-        why.append(f"diversity {record['diversity'] / first['diversity']:.0%} of before")
-    if record["sharpness"] > config.max_sharpness * first["sharpness"]:
-        why.append(f"fine grain {record['sharpness'] / first['sharpness']:.2g} times before")
-    return ", ".join(why)
 
 
 def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:

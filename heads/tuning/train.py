@@ -25,7 +25,7 @@ from heads.training.loop import Batch, Loop, rates
 from heads.tuning.config import LATE, REWARD_WEIGHT, TuneConfig
 from heads.tuning.data import Material, require_material
 from heads.tuning.families import Family
-from heads.tuning.guards import Guards, Look, generator_of
+from heads.tuning.guards import Guards, Look, generator_of, why_refused
 from heads.tuning.memory import STATE_BYTES, Memory, Peak, bytes_of, is_memory, memory_of
 from heads.tuning.methods import denoising, dpo, draft, refl
 from heads.tuning.weights import Trained
@@ -173,13 +173,15 @@ class Run:
         return len(self.material.prompts)
 
     def _validate(self) -> float:
-        """The judge's mean, in standard deviations from the untuned; what the guards refuse is worse than all."""
+        """The judge's mean, in standard deviations from the untuned, or without a judge the step, so that the last look
+        is the best; what the guards refuse is worse than all."""
         look = self.last = self.first if self.loop.step == 0 else self.guards.look(self.at_once)
-        self.loop.notes |= look.means()
-        if look.judge is None or self.first.judge is None:
-            return float("nan")
-        if not self.guards.passes(look, self.first):
+        shares = self.guards.shares(look, self.first)
+        self.loop.notes |= look.means() | shares
+        if why_refused(shares, self.config):
             return self.ranks.mean(-np.inf)
+        if look.judge is None or self.first.judge is None:
+            return self.ranks.mean(float(self.loop.step))
         return self.ranks.mean(float((look.judge.mean() - self.first.judge.mean()) / (self.first.judge.std() or 1.0)))
 
     def _checkpoints(self, weights: str, name: str, folder: Path | None) -> Checkpoints | None:

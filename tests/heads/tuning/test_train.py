@@ -182,6 +182,28 @@ def test_the_judge_decides_what_is_kept(
     assert re.search(r"Guards refused the weights of step 4 \(diversity 1?\d% of before\)\.", page)
 
 
+def test_without_a_judge_the_last_look_is_kept_that_the_guards_let_through(
+    pipelines: dict[str, Path], material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(pipelines, "pixel", "draft", replace(material, pretrain=None, judge=None), steps=8, patience=9)
+    kept, real = [], run.guards.look
+
+    def look(at_once: int) -> Look:
+        kept.append({name: p.detach().clone() for name, p in run.trained.parameters.items()})
+        found = real(at_once)
+        grain = [1, 1, 5, 5][len(kept) - 1]  # grids from the third look on
+        return replace(found, diversity=run.first.diversity, sharpness=run.first.sharpness * grain)
+
+    monkeypatch.setattr(run.guards, "look", look)
+    run.train()
+    assert run.loop.best_epoch == 2
+    for name, parameter in run.trained.parameters.items():
+        assert torch.equal(parameter, kept[1][name]) and not torch.equal(parameter, kept[-1][name])
+    page = page_of(run, measure_nothing(run), {"pipeline": "p", "method": "draft"})
+    assert "the last weights that the other guards let through are kept" in page
+    assert "Guards refused the weights of step 6 (fine grain 500% of before), 8 (fine grain 500% of before)." in page
+
+
 def measure_nothing(run: Run) -> Any:
     from heads.tuning.result import Outcome
 
@@ -301,4 +323,4 @@ def test_choices_teach_without_a_reward(pipelines: dict[str, Path], material: Ma
     assert outcome.figures.keys() == {"sharpness"}
     assert run.loop.history[-1].keys() >= {"ordered", "pretrain_loss", "sharpness", "distance"}
     page = page_of(run, outcome, {"pipeline": "p", "method": "dpo"})
-    assert "There was no judge: the last weights are kept" in page
+    assert "There was no judge: the last weights that the other guards let through are kept" in page
