@@ -213,14 +213,22 @@ def per_table(loss: str, weights: str | None, tables: int) -> tuple[list[str], l
     """A loss and a weight for each table, the first's weight 1."""
     losses = loss.split(",")
     losses = losses * tables if len(losses) == 1 else losses
-    try:
-        numbers = [float(weight) for weight in weights.split(",")] if weights else [1.0] * tables
-    except ValueError:
-        raise InputError(f"--weights is {weights!r}; wanted numbers and commas, such as 1,0.5") from None
-    for name, values in (("--loss", losses), ("--weights", numbers)):
-        if len(values) != tables:
-            raise InputError(f"{name} names {len(values)} and there are {tables} tables; give one for each --data")
+    numbers = numbers_of("--weights", weights, tables, "tables; give one for each --data")
+    if len(losses) != tables:
+        raise InputError(f"--loss names {len(losses)} and there are {tables} tables; give one for each --data")
     require_value("--loss", tuple(losses), Loss)
-    if not all(0 < number < float("inf") for number in numbers):
-        raise InputError(f"--weights is {weights!r}; every weight must be positive")
     return losses, [number / numbers[0] for number in numbers]
+
+
+def numbers_of(option: str, text: str | None, count: int, of: str) -> list[float]:
+    """The positive weights between an option's commas, 1 each where it is not given; raise InputError for other numbers
+    than of these `count` things."""
+    try:
+        numbers = [float(number) for number in text.split(",")] if text else [1.0] * count
+    except ValueError:
+        raise InputError(f"{option} is {text!r}; wanted numbers and commas, such as 1,0.5") from None
+    if len(numbers) != count:
+        raise InputError(f"{option} names {len(numbers)} and there are {count} {of}")
+    if not all(0 < number < float("inf") for number in numbers):
+        raise InputError(f"{option} is {text!r}; every weight must be positive")
+    return numbers

@@ -16,6 +16,7 @@ from embed.records.formats import Records
 from embed.spec import InputError
 from heads.data.comparisons import labels_alone, pairs_among
 from heads.reward.module import Reward
+from heads.reward.several import Rewards
 from heads.tuning.config import TuneConfig
 
 
@@ -91,7 +92,7 @@ class Material:
 
     prompts: Sequence[str]  # to train on
     aside: Sequence[str]  # to judge on
-    reward: Reward | None = None
+    reward: Reward | Rewards | None = None
     judge: Reward | None = None
     preferences: Preferences | None = None  # of dpo
     pretrain: Examples | None = None

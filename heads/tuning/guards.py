@@ -17,11 +17,13 @@ from embed.arrays import Floats, Ints
 from heads.evaluation.intervals import FEW, Bootstrap, Interval, mean_interval
 from heads.reward.encoder import Encoder
 from heads.reward.module import Prompts, Reward
+from heads.reward.several import Rewards
 from heads.tuning.config import TuneConfig
 from heads.tuning.families import Family
 from heads.tuning.methods import pictures, squared_error
 
 FINE = 0.25  # cycles a pixel: half of the finest there is
+PART = "part "  # before the name of a reward that is one of several, among what was measured
 MOVED_PICTURES = 8  # that tell how far the model has moved
 
 
@@ -35,10 +37,17 @@ class Look:
     diversity: Floats  # (prompts,) mean cosine distance of the pictures of a prompt
     sharpness: Floats  # (n,) share of the energy in high frequencies
     distance: float  # of what the model predicts from what it did, squared, over its own square
+    parts: dict[str, Floats]  # (n,) of several rewards each one's own scores, by its name
+
+    @property
+    def measures(self) -> dict[str, Floats | None]:
+        """What heads say of the pictures, by the names of figures."""
+        parts = {f"reward {name}": scores for name, scores in self.parts.items()}
+        return {"reward": self.reward, **parts, "judge": self.judge}
 
     def means(self) -> dict[str, float]:
         """One number each; those that were measured."""
-        found = {"reward": self.reward, "judge": self.judge, "diversity": self.diversity, "sharpness": self.sharpness}
+        found = {**self.measures, "diversity": self.diversity, "sharpness": self.sharpness}
         return {name: float(values.mean()) for name, values in found.items() if values is not None and len(values)} | {
             "distance": self.distance
         }
@@ -52,7 +61,7 @@ class Guards:
         family: Family,
         prompts: Sequence[str],
         config: TuneConfig,
-        reward: Reward | None,
+        reward: Reward | Rewards | None,
         judge: Reward | None,
         encoder: Encoder | None,
         stream: int = 0,
@@ -76,14 +85,15 @@ class Guards:
         columns = {name: torch.cat([one[name] for one in found]) for name in found[0]}
         pixels = columns.pop("pixels")
         vectors = columns.pop("vectors", None)
-        reward, judge = (columns[name].double().numpy() if name in columns else None for name in ("reward", "judge"))
+        scores = {name: values.double().numpy() for name, values in columns.items()}
         return Look(
             pixels,
-            reward,
-            judge,
+            scores.get("reward"),
+            scores.get("judge"),
             diversity=np.zeros(0) if vectors is None else diversity(vectors, self.config.judge_pictures),
-            sharpness=columns["sharpness"].double().numpy(),
+            sharpness=scores["sharpness"],
             distance=self._distance(pixels),
+            parts={name.removeprefix(PART): own for name, own in scores.items() if name.startswith(PART)},
         )
 
     @torch.no_grad()
@@ -91,7 +101,10 @@ class Guards:
         found = {"pixels": (pixels * 255).round().to(torch.uint8), "sharpness": sharpness(pixels)}
         for name, reward in (("reward", self.reward), ("judge", self.judge)):
             if reward is not None:
-                found[name] = reward(pixels.to(reward.device, torch.float32), prompts)
+                scores = reward.scores(pixels.to(reward.device, torch.float32), prompts, uncertain=False)
+                found[name] = scores.total
+                if isinstance(reward, Rewards):
+                    found |= {PART + own: values for own, values in scores.parts.items()}
         if self.encoder is not None:
             seen = pixels.to(self.encoder.device, torch.float32)
             found["vectors"] = self.encoder.images(seen)["image_embedding"]

@@ -70,8 +70,8 @@ def measure(run: Run) -> Outcome:
         before = guards.look(run.at_once)
     after = guards.look(run.at_once)
     each, figures = config.judge_pictures, dict[str, Figure]()
-    for name in NAMES:
-        first, second = getattr(before, name), getattr(after, name)
+    for name in [*before.measures, "diversity", "sharpness"]:
+        first, second = ((look.measures | vars(look))[name] for look in (before, after))
         if first is None or not len(first):
             continue
         per = 1 if name == "diversity" else each
@@ -133,12 +133,22 @@ def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:
     ]
     rows = [
         [
-            *(NAMES[name], number(one.before, ".4g"), number(one.after, ".4g"), told(one.difference, "+.3g")),
+            *(NAMES.get(name, name), number(one.before, ".4g"), number(one.after, ".4g"), told(one.difference, "+.3g")),
             number(one.difference.value / one.deviation if one.deviation else math.nan, "+.3f"),
         ]
         for name, one in outcome.figures.items()
     ]
-    names = [*NAMES, "distance", "trained_reward", "kl", "pretrain_loss", "ordered", "train_loss"]
+    names = [
+        *outcome.before.measures,
+        "diversity",
+        "sharpness",
+        "distance",
+        "trained_reward",
+        "kl",
+        "pretrain_loss",
+        "ordered",
+        "train_loss",
+    ]
     curves = {
         NAMES.get(name, name.replace("_", " ")): [
             (i * loop.epoch_steps, record[name]) for i, record in enumerate(loop.history) if name in record
@@ -224,7 +234,8 @@ def card(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:
     else:
         use = f'pipeline.{family.part}.load_lora_adapter("OUT", prefix="{family.part}", weight_name="{LORA}")'
     rows = "\n".join(
-        f"| {NAMES[name]} | {number(one.before, '.4g')} | {number(one.after, '.4g')} | {told(one.difference, '+.3g')} |"
+        f"| {NAMES.get(name, name)} | {number(one.before, '.4g')} | {number(one.after, '.4g')} |"
+        f" {told(one.difference, '+.3g')} |"
         for name, one in outcome.figures.items()
     )
     tags = "\n".join(f"- {tag}" for tag in ("text-to-image", "diffusers", *([] if config.whole else ["lora"])))

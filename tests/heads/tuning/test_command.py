@@ -53,11 +53,30 @@ def test_from_files_to_a_folder(
     assert "say --overwrite to replace it" in capsys.readouterr().err
 
 
+def test_several_rewards_are_added_on_one_scale_and_reported_each(
+    pipelines: dict[str, Path], folder: Path, backbone: Backbone, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_head(tmp_path / "other", backbone, HeadConfig("fusion", 16, 32, hidden=8), seed=5)
+    out, other = tmp_path / "lora", str(tmp_path / "other")
+    assert main(words(pipelines, folder, out, "--reward", other, "--weights", "0.7,0.3", "--no-guards", "--json")) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert list(result["figures"]) == ["reward", "reward head", "reward other", "diversity", "sharpness"]
+    manifest = json.loads((out / "tuning.json").read_text())
+    assert manifest["reward"] == f"{folder / 'head'}, {other}" and manifest["weights"] == [0.7, 0.3]
+    assert "| reward other |" in (out / "README.md").read_text() and "reward other" in (out / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (["--judge", "HEAD"], "--judge and --reward are both"),
         (["--reward", "nowhere"], "nowhere"),
+        (["--reward", "HEAD"], "--reward names a head twice"),
+        (
+            ["--reward", "JUDGE", "--weights", "1"],
+            "--weights names 1 and there are 2 heads; give one for each --reward",
+        ),
+        (["--reward", "JUDGE", "--weights", "1,-2"], "every weight must be positive"),
         (["--prompts", "EMPTY"], "holds no prompt; wanted one a line"),
         (["--max-vram", "0.0001"], "a step with one picture takes"),
         (["--pretrain-data", "nowhere.parquet"], "nowhere.parquet"),
@@ -68,7 +87,7 @@ def test_wrong_files_are_said_in_one_line(
     more: list[str], said: str,
 ) -> None:  # fmt: skip
     (tmp_path / "empty.txt").write_text("\n")
-    names = {"HEAD": str(folder / "head"), "EMPTY": str(tmp_path / "empty.txt")}
+    names = {"HEAD": str(folder / "head"), "JUDGE": str(folder / "judge"), "EMPTY": str(tmp_path / "empty.txt")}
     assert main(words(pipelines, folder, tmp_path / "lora", *(names.get(word, word) for word in more))) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert said in last and not (tmp_path / "lora").exists()

@@ -22,6 +22,7 @@ from embed.records.formats import read_records
 from embed.spec import InputError
 from heads.config import HeadConfig
 from heads.reward.module import Reward
+from heads.reward.several import Rewards
 from heads.training.loop import Loop
 from heads.tuning.config import TuneConfig
 from heads.tuning.data import Material, read_examples, read_preferences
@@ -139,6 +140,26 @@ def test_a_lora_moves_nothing_else_and_diffusers_loads_it(
         pipeline.load_lora_weights(str(tmp_path / "out"))
     assert np.abs(picture() - plain).max() > 1e-4
     assert run.family.part in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_several_rewards_are_one_on_the_scale_of_the_untuned_pictures(
+    pipelines: dict[str, Path], material: Material, backbone: Backbone, tmp_path: Path
+) -> None:
+    """Against the two heads alone, standardised by hand."""
+    folders = [write_head(tmp_path / name, backbone, HeadConfig("cosine", 16), seed) for seed, name in enumerate("ab")]
+    one, other = (Reward.on(backbone, folder) for folder in folders)
+    both = Rewards({"a": (Reward.on(backbone, folders[0]), 2.0), "b": (Reward.on(backbone, folders[1]), 0.5)})
+    run = start(pipelines, "pixel", "draft", replace(material, reward=both, pretrain=None))
+    pixels, prompts = run.first.pixels.float() / 255, run.guards.prompts
+    total = np.zeros(len(prompts))
+    for weight, reward, name in ((2.0, one, "a"), (0.5, other, "b")):
+        scores = reward(pixels, prompts).numpy()
+        np.testing.assert_allclose(run.first.parts[name], scores, atol=2e-3)  # of pixels that were not rounded
+        own = run.first.parts[name]
+        total += weight * (own - own.mean()) / own.std(ddof=1)
+    np.testing.assert_allclose(run.first.reward, total, atol=1e-4)
+    found = run.score(pixels, prompts).numpy()
+    np.testing.assert_allclose(found, (total - total.mean()) / total.std(ddof=1), atol=0.05)
 
 
 def test_a_batch_in_parts_is_the_same_batch(
