@@ -5,8 +5,8 @@
 1. `diffusion.py` trains a small text-conditional diffusion model on the emoji and their names, one in twenty held out.
 2. The subcategories are split in halves. On the emoji of one, at the generator's 32 pixels, a kernel head learns which
    are used most: the reward. On those of the other a linear head learns the same: the judge.
-3. `python -m heads tune` tunes the generator by the reward, once with its guards, and once without them and ten times
-   as fast, which shows what they are for.
+3. `python -m heads tune` tunes the generator by the reward, once as one should, and once without guards, at thirty
+   times the rate and without the pre-training loss, which shows what these are for.
 4. Pictures of 64 prompts, half of them held out from all training, 4 of each from the same noise, are compared before
    and after: OUT/pictures.png, OUT/result.json, and OUT/tuned/report.html with the guards' curves.
 
@@ -62,7 +62,7 @@ class Plan:
     tuning_steps: int = 60
     tuning_batch: int = 8
     learning_rate: float = 1e-5
-    unguarded_rate: float = 1e-4
+    unguarded_rate: float = 3e-4
     looks: tuple[str, ...] = ("--judge-every", "20", "--judge-prompts", "24", "--judge-pictures", "4")
     prompts: int = 64
     pictures: int = 4
@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         file.write("".join(f"{name}\n" for name in learnt).encode())
     make_heads(out, plan.folds)
     tune(out, plan, GUARDED, plan.learning_rate)
-    tune(out, plan, UNGUARDED, plan.unguarded_rate, "--no-guards")
+    tune(out, plan, UNGUARDED, plan.unguarded_rate, "--no-guards", "--pretrain-weight", "0")
     looks = look_at(out, plan, compared)
     held_out = sum(bool(emoji.held_out[emoji.names.index(name)]) for name in compared)
     lines, document = report(looks, plan, held_out)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from embed.cli.console import table
+from embed.files import read_lines
 from embed.options import Range
 from export.card import lowest_cosine, measured_on, scores_of
 from export.config import ParityConfig
@@ -35,8 +36,7 @@ class Samples:
         if self.images is not None:
             given["pictures"] = tuple(some_pictures(self.images, self.samples))
         if self.prompts is not None:
-            lines = self.prompts.read_text(encoding="utf-8").splitlines()
-            given["prompts"] = tuple(line.strip() for line in lines if line.strip())
+            given["prompts"] = tuple(read_lines(self.prompts, "prompt"))
         return config(**given)
 
 

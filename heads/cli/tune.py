@@ -64,6 +64,8 @@ def tune(
         tensorboard: The folder to write curves and pictures to.
     """
     require_out(out, "tuned generator", overwriting.overwrite)
+    if tensorboard is not None and tensorboard.exists() and not tensorboard.is_dir():
+        raise InputError(f"{tensorboard} is a file; wanted a folder for --tensorboard")
     config = training(method, guards=not no_guards)
     if judge is not None and judge.resolve() in [one.resolve() for one in reward]:
         raise InputError(f"--judge and --reward are both {judge}; a judge must not be what is trained on")

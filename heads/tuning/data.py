@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from embed.files import read_lines
 from embed.inputs.fetch import read_bytes
 from embed.inputs.images import load_image
 from embed.records.formats import Records
@@ -22,11 +23,7 @@ from heads.tuning.config import TuneConfig
 
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a file, one a line, each once; raise InputError if there is none."""
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    prompts = list(dict.fromkeys(line for line in lines if line))
-    if not prompts:
-        raise InputError(f"{path} holds no prompt; wanted one a line")
-    return prompts
+    return list(dict.fromkeys(read_lines(path, "prompt")))
 
 
 def kept_aside(prompts: Sequence[str], count: int, seed: int) -> tuple[list[str], list[str]]:

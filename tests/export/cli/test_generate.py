@@ -126,6 +126,10 @@ def test_the_folder_is_one_that_runtime_chooses_from(made: Path, tmp_path: Path)
     [
         (["--seeds", "3..1"], "is no seed and no range"),
         (["--best", "nowhere"], "nowhere"),
+        (["--prompts", "LATIN"], "is no text in UTF-8 (byte 3)"),
+        (["--templates", "LATIN"], "is no text in UTF-8 (byte 3)"),
+        (["--lora", "HEAD"], "is no tuned generator"),
+        (["--out", "OTHER"], "is not a folder of generated pictures and not empty (it has mine.txt)"),
         (["--guidance", "0.5"], "guidance"),
         (["--lora", "nowhere"], "nowhere is no tuned generator"),
         (["--serve"], "--serve takes no --prompts"),
@@ -134,7 +138,12 @@ def test_the_folder_is_one_that_runtime_chooses_from(made: Path, tmp_path: Path)
 def test_bad_input_is_told_in_one_line(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: list[str], message: str
 ) -> None:
-    assert main(arguments(made, tmp_path / "out", *change)) == 2
+    (tmp_path / "LATIN").write_bytes(b"caf\xe9\n")
+    (tmp_path / "OTHER").mkdir()
+    (tmp_path / "OTHER" / "mine.txt").write_text("kept")
+    names = {"LATIN": tmp_path / "LATIN", "OTHER": tmp_path / "OTHER", "HEAD": made / "head"}
+    assert main(arguments(made, tmp_path / "out", *(str(names.get(word, word)) for word in change))) == 2
+    assert (tmp_path / "OTHER" / "mine.txt").read_text() == "kept"
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1 and message in said[0]
 

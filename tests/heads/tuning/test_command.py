@@ -2,9 +2,11 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from reward_tiny import write_head
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tuning_tiny import PROMPTS
@@ -12,6 +14,7 @@ from tuning_tiny import PROMPTS
 from embed.backbones.backbone import Backbone
 from heads.cli.main import main
 from heads.config import HeadConfig
+from heads.tuning.train import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 SMALL = ["--steps", "2", "--judge-every", "1", "--batch-size", "2", "--sampling-steps", "2", "--judge-pictures", "2"]
@@ -78,6 +81,9 @@ def test_several_rewards_are_added_on_one_scale_and_reported_each(
         ),
         (["--reward", "JUDGE", "--weights", "1,-2"], "every weight must be positive"),
         (["--prompts", "EMPTY"], "holds no prompt; wanted one a line"),
+        (["--prompts", "LATIN"], "is no text in UTF-8 (byte 3)"),
+        (["--tensorboard", "LATIN"], "is a file; wanted a folder for --tensorboard"),
+        (["--out", "LATIN/lora"], "LATIN is a file; choose another place"),
         (["--max-vram", "0.0001"], "a step with one picture takes"),
         (["--pretrain-data", "nowhere.parquet"], "nowhere.parquet"),
     ],
@@ -88,6 +94,53 @@ def test_wrong_files_are_said_in_one_line(
 ) -> None:  # fmt: skip
     (tmp_path / "empty.txt").write_text("\n")
     names = {"HEAD": str(folder / "head"), "JUDGE": str(folder / "judge"), "EMPTY": str(tmp_path / "empty.txt")}
+    (tmp_path / "LATIN").write_bytes(b"caf\xe9\n")
+    names |= {"LATIN": str(tmp_path / "LATIN"), "LATIN/lora": str(tmp_path / "LATIN" / "lora")}
     assert main(words(pipelines, folder, tmp_path / "lora", *(names.get(word, word) for word in more))) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert said in last and not (tmp_path / "lora").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "said"),
+    [
+        ("sd1", "unet", "cannot be loaded: Error no file named config.json"),
+        ("sd3", "scheduler", "cannot be loaded: Error no file named scheduler_config.json"),
+        ("pixel", "unet", "cannot be loaded: Error no file named config.json"),
+        ("pixel", "scheduler", "cannot be loaded: Error no file named scheduler_config.json"),
+        ("pixel", "", "there is no folder"),
+    ],
+)
+def test_a_pipeline_that_lacks_a_part_is_said_in_one_line(
+    pipelines: dict[str, Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    kind: str, part: str, said: str,
+) -> None:  # fmt: skip
+    copy = tmp_path / "pipeline"
+    shutil.copytree(pipelines[kind], copy)
+    shutil.rmtree(copy / part)
+    given = words(pipelines | {kind: copy}, folder, tmp_path / "lora", "--judge", str(folder / "judge"), kind=kind)
+    assert main(given) == 2
+    shown = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in shown if not line.startswith("warning: ")]
+    assert len(errors) == 1 and said in errors[0] and str(copy) in errors[0]
+
+
+def test_out_of_memory_is_said_in_one_line_and_the_same_command_goes_on(
+    pipelines: dict[str, Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    real, out = Run.score, tmp_path / "lora"
+
+    def score(run: Run, pixels: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        if run.loop.step == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(run, pixels, prompts)
+
+    given = words(pipelines, folder, out, "--judge", str(folder / "judge"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "score", score)
+        assert main(given) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "memory is at its end" in said and "the 1 steps so far are in" in said and not out.exists()
+    assert main([*given, "--accumulate", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 2 and not Path(f"{out}.checkpoints").exists()

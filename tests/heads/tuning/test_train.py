@@ -270,6 +270,7 @@ def test_what_is_missing_is_said(pipelines: dict[str, Path], material: Material,
         ('{"_class_name": "FluxPipeline"}', "of FluxPipeline, which cannot be tuned"),
         ('{"_class_name": "StableDiffusionPipeline", "unet": ["evil", "Model"]}', "wants its unet from evil"),
         ('{"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}', "cannot be loaded"),
+        ('{"_class_name": "PixelPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}', "and scheduler, both of"),
         ("[", "is damaged"),
     ]:
         index.write_text(content)
