@@ -162,7 +162,7 @@ def report(looks: dict[str, Look], plan: Plan, held_out: int) -> tuple[list[str]
     for name in (GUARDED, UNGUARDED):
         for part, prompts in (("all prompts", slice(None)), ("held out", slice(held_out))):
             for measure, label in NAMES.items():
-                per = 1 if measure == "diversity" else plan.pictures
+                per = 1 if measure in ("diversity", "variety") else plan.pictures
                 some = slice(None if prompts.stop is None else held_out * per)
                 first, second = (getattr(look, measure)[some] for look in (before, looks[name]))
                 if not len(first):

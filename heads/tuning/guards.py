@@ -1,8 +1,8 @@
 """What shows that a generator learns to please its reward and nobody else.
 
 A look makes the same pictures each time, from the same prompts and noise, and measures them: the reward, a judge that
-was not trained on, how different the pictures of a prompt are, how much of them is fine grain, which a reward that sees
-224 pixels does not, and how far the model has moved.
+was not trained on, how different the pictures of a prompt are from each other and from those of other prompts, how much
+of them is fine grain, which a reward that sees 224 pixels does not, and how far the model has moved.
 """
 
 import math
@@ -23,6 +23,8 @@ from heads.tuning.families import Family
 from heads.tuning.methods import pictures, squared_error
 
 FINE = 0.25  # cycles a pixel: half of the finest there is
+# What is compared with the untuned generator's, and what it is called where it is refused.
+SHARES = {"diversity": "diversity", "variety": "diversity between prompts", "sharpness": "fine grain"}
 PART = "part "  # before the name of a reward that is one of several, among what was measured
 MOVED_PICTURES = 8  # that tell how far the model has moved
 
@@ -35,19 +37,21 @@ class Look:
     reward: Floats | None  # (n,) as the head scores
     judge: Floats | None
     diversity: Floats  # (prompts,) mean cosine distance of the pictures of a prompt
+    variety: Floats  # (prompts,) mean cosine distance of the pictures of a prompt from those of the others
     sharpness: Floats  # (n,) share of the energy in high frequencies
     distance: float  # of what the model predicts from what it did, squared, over its own square
     parts: dict[str, Floats]  # (n,) of several rewards each one's own scores, by its name
 
     @property
     def measures(self) -> dict[str, Floats | None]:
-        """What heads say of the pictures, by the names of figures."""
+        """All that is compared of before and after, by the names of figures."""
         parts = {f"reward {name}": scores for name, scores in self.parts.items()}
-        return {"reward": self.reward, **parts, "judge": self.judge}
+        own = {name: getattr(self, name) for name in ("diversity", "variety", "sharpness")}
+        return {"reward": self.reward, **parts, "judge": self.judge, **own}
 
     def means(self) -> dict[str, float]:
         """One number each; those that were measured."""
-        found = {**self.measures, "diversity": self.diversity, "sharpness": self.sharpness}
+        found = self.measures
         return {name: float(values.mean()) for name, values in found.items() if values is not None and len(values)} | {
             "distance": self.distance
         }
@@ -91,6 +95,7 @@ class Guards:
             scores.get("reward"),
             scores.get("judge"),
             diversity=np.zeros(0) if vectors is None else diversity(vectors, self.config.judge_pictures),
+            variety=np.zeros(0) if vectors is None else variety(vectors, self.config.judge_pictures),
             sharpness=scores["sharpness"],
             distance=self._distance(pixels),
             parts={name.removeprefix(PART): own for name, own in scores.items() if name.startswith(PART)},
@@ -131,6 +136,7 @@ class Guards:
         each, found = self.config.judge_pictures, dict[str, float]()
         measured = {
             "diversity": (look.diversity, first.diversity, 1),
+            "variety": (look.variety, first.variety, 1),
             "sharpness": (look.sharpness, first.sharpness, each),
         }
         for name, (now, before, per) in measured.items():
@@ -144,11 +150,11 @@ def why_refused(shares: Mapping[str, float], config: TuneConfig) -> list[str]:
     """Why nothing is kept of a look: its pictures are surely more alike, or have surely more fine grain, than the
     guards allow, as not even the better end of the interval is allowed. Nothing where they may be kept."""
     found = []
-    for name, said in (("diversity", "diversity"), ("sharpness", "fine grain")):
+    for name, said in SHARES.items():
         if name + "_share" not in shares:
             continue
         share, low, high = (shares[name + end] for end in ("_share", "_low", "_high"))
-        if high < config.min_diversity if name == "diversity" else low > config.max_sharpness:
+        if low > config.max_sharpness if name == "sharpness" else high < config.min_diversity:
             found.append(f"{said} {share:.0%} of before" + (f", {low:.0%} to {high:.0%}" if low < high else ""))
     return found
 
@@ -180,6 +186,17 @@ def diversity(vectors: Tensor, each: int) -> Floats:
     groups = vectors.double().reshape(-1, each, vectors.shape[1])
     sums = groups.sum(dim=1).square().sum(dim=1) - groups.square().sum(dim=(1, 2))
     found: Floats = (1 - sums / (each * (each - 1))).numpy()
+    return found
+
+
+def variety(vectors: Tensor, each: int) -> Floats:
+    """(n / each,) of unit vectors (n, d): the mean of 1 - cosine between every `each` in a row and all the others.
+    Nothing of one prompt."""
+    sums = vectors.double().reshape(-1, each, vectors.shape[1]).sum(dim=1)
+    if len(sums) < 2:
+        return np.zeros(0)
+    others = sums.sum(dim=0) - sums
+    found: Floats = (1 - (sums * others).sum(dim=1) / (each * each * (len(sums) - 1))).numpy()
     return found
 
 

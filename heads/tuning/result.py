@@ -32,6 +32,7 @@ NAMES = {
     "reward": "reward",
     "judge": "judge",
     "diversity": "diversity within a prompt",
+    "variety": "diversity between prompts",
     "sharpness": "energy in high frequencies",
 }
 
@@ -69,12 +70,12 @@ def measure(run: Run) -> Outcome:
     with run.trained.untuned():
         before = guards.look(run.at_once)
     after = guards.look(run.at_once)
-    each, figures = config.judge_pictures, dict[str, Figure]()
-    for name in [*before.measures, "diversity", "sharpness"]:
-        first, second = ((look.measures | vars(look))[name] for look in (before, after))
-        if first is None or not len(first):
+    figures = dict[str, Figure]()
+    for name, first in before.measures.items():
+        second = after.measures[name]
+        if first is None or second is None or not len(first):
             continue
-        per = 1 if name == "diversity" else each
+        per = len(first) // len(material.aside)
         figures[name] = compare(first, second, np.arange(len(first)) // per, config.seed)
     return Outcome(guards.prompts, before, after, figures)
 
@@ -140,8 +141,6 @@ def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:
     ]
     names = [
         *outcome.before.measures,
-        "diversity",
-        "sharpness",
         "distance",
         "trained_reward",
         "kl",

@@ -42,7 +42,7 @@ def test_from_files_to_a_folder(
     assert main(words(pipelines, folder, out, *more)) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
-    assert result["figures"].keys() == {"reward", "judge", "diversity", "sharpness"}
+    assert result["figures"].keys() == {"reward", "judge", "diversity", "variety", "sharpness"}
     assert re.search(r"a step takes 0\.0\d+ GB with 2 pictures at once", said.err)
     assert "--judge sees with the same backbone" in said.err
     manifest = json.loads((out / "tuning.json").read_text())
@@ -63,7 +63,7 @@ def test_several_rewards_are_added_on_one_scale_and_reported_each(
     out, other = tmp_path / "lora", str(tmp_path / "other")
     assert main(words(pipelines, folder, out, "--reward", other, "--weights", "0.7,0.3", "--no-guards", "--json")) == 0
     result = json.loads(capsys.readouterr().out)
-    assert list(result["figures"]) == ["reward", "reward head", "reward other", "diversity", "sharpness"]
+    assert list(result["figures"]) == ["reward", "reward head", "reward other", "diversity", "variety", "sharpness"]
     manifest = json.loads((out / "tuning.json").read_text())
     assert manifest["reward"] == f"{folder / 'head'}, {other}" and manifest["weights"] == [0.7, 0.3]
     assert "| reward other |" in (out / "README.md").read_text() and "reward other" in (out / "report.html").read_text()

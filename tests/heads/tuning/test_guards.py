@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from heads.tuning.config import TuneConfig
-from heads.tuning.guards import diversity, generator_of, share_of, sharpness, why_refused
+from heads.tuning.guards import diversity, generator_of, share_of, sharpness, variety, why_refused
 
 
 def test_diversity_is_the_mean_cosine_distance_within_a_prompt() -> None:
@@ -16,6 +16,20 @@ def test_diversity_is_the_mean_cosine_distance_within_a_prompt() -> None:
         expected.append(np.mean([1 - float(group[i] @ group[j]) for i, j in pairs]))
     np.testing.assert_allclose(diversity(vectors, 3), expected, rtol=1e-5)
     assert diversity(vectors[:1].repeat(4, 1), 4)[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_diversity_between_prompts_is_the_mean_cosine_distance_from_others() -> None:
+    vectors = torch.nn.functional.normalize(torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), dim=1)
+    expected = []
+    for mine in ((0, 1), (2, 3), (4, 5)):
+        others = [i for i in range(6) if i not in mine]
+        expected.append(np.mean([1 - float(vectors[i] @ vectors[j]) for i in mine for j in others]))
+    np.testing.assert_allclose(variety(vectors, 2), expected, rtol=1e-5)
+    assert not len(variety(vectors, 6))
+    # The pictures of a prompt may differ as much as before where all prompts have come to the same.
+    same = torch.cat([vectors[:2]] * 3)
+    assert diversity(same, 2)[0] == pytest.approx(diversity(vectors, 2)[0])
+    assert variety(same, 2).mean() < 0.7 * variety(vectors, 2).mean()
 
 
 def test_fine_grain_is_what_waves_shorter_than_four_pixels_hold() -> None:
@@ -76,6 +90,7 @@ def test_what_is_surely_below_the_limit_is_refused_and_chance_is_not() -> None:
     assert sum(bool(why_refused(one, config)) for one in chance) <= 2
     fallen = [shares("diversity", 0.5, 0.4, seed) for seed in range(60)]
     assert sum(bool(why_refused(one, config)) for one in fallen) >= 57
+    assert why_refused(shares("variety", 0.5, 0.1, 0), config)[0].startswith("diversity between prompts 5")
     (why,) = why_refused(shares("diversity", 0.5, 0.1, 0), config)
     assert why.startswith("diversity 5") and "% of before, 4" in why
     assert why_refused(shares("sharpness", 3, 0.1, 0), config) and not why_refused(
