@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from embed.arrays import Bools, Float16s, Float32s, Floats
+from embed.arrays import Float16s, Float32s, Floats
 from embed.spec import InputError
 from runtime.catalogue.hits import Hit, Searchable
 from runtime.config import Wish
@@ -90,8 +90,8 @@ def _relevant(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
 def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:
     hits = [hit for hit in hits if hit.id not in wish.excluded]
     if wish.dedup is not None and hits:
-        distinct = distinct_rows(catalogue.vectors_of(hits), wish.dedup)
-        hits = [hit for hit, keep in zip(hits, distinct, strict=True) if keep]
+        most = wish.k if wish.group_by is None else None
+        hits = [hits[row] for row in distinct_rows(catalogue.vectors_of(hits), wish.dedup, most)]
     if wish.group_by is None:
         return hits
     seen: Counter[object] = Counter()
@@ -107,10 +107,14 @@ def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:
     return kept
 
 
-def distinct_rows(vectors: Float16s | Float32s, threshold: float) -> Bools:
-    """(n,) bool: False for each vector whose cosine with an earlier one that is kept exceeds `threshold`."""
+def distinct_rows(vectors: Float16s | Float32s, threshold: float, most: int | None = None) -> list[int]:
+    """The rows (n, d) whose cosine with no earlier one that is kept exceeds `threshold`: all, or the first `most`."""
     vectors = np.asarray(vectors, np.float32)
-    kept = np.zeros(len(vectors), bool)
+    kept, found = np.empty_like(vectors), list[int]()  # the kept ones lie together, so that none is copied again
     for row, vector in enumerate(vectors):
-        kept[row] = not (vectors[:row][kept[:row]] @ vector > threshold).any()
-    return kept
+        if len(found) == most:
+            break
+        if not (kept[: len(found)] @ vector > threshold).any():
+            kept[len(found)] = vector
+            found.append(row)
+    return found

@@ -13,6 +13,7 @@ prefix of rows. Everything is memory-mapped; an open catalogue goes on serving i
 no encoder: queries come as vectors.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
@@ -248,7 +249,8 @@ class Catalogue(Searchable):
 
     def _allowed(self, min_percentile: float, where: str | None) -> int | Bools:
         """How many rows from the first on, or a mask (n,) bool."""
-        prefix = int(np.searchsorted(-self.popularity, -np.float32(min_percentile / 100), side="right"))
+        least = np.float32(min_percentile / 100)
+        prefix = bisect_right(self.popularity, -least, key=lambda value: -value)  # looks at few of a million rows
         if where is None:
             return prefix
         mask = np.zeros(len(self), bool)
