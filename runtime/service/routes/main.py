@@ -160,7 +160,8 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
                 raise invalid(service.told(error)) from None
             return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
 
-    browser = Browser(config.scores)
+    browser = Browser(config.scores, config.beside)
+    browser.check(service.room.engine.scorer)
 
     @app.get("/v1/catalogue", response_model=CatalogueAnswer, responses=ERRORS)
     async def about(request: Request) -> Response:
