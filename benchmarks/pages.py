@@ -14,9 +14,9 @@ which both pictures of the next pair are decoded. The last line of stdout is one
 import argparse
 import http.client
 import json
-import multiprocessing
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -24,9 +24,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -72,30 +70,20 @@ def make_catalogue(bundle: Path, out: Path, pictures: int) -> None:
     build(out, made, labels(data), PopularityConfig(), IndexConfig(), queries=data.tuning)
 
 
-def serve(port: "multiprocessing.Queue[int]", bundle: Path, **options: Any) -> None:
-    from runtime.config import ServiceConfig
-    from runtime.service.app import create_app
-    from runtime.service.network.listening import Server, listen
-
-    config = ServiceConfig(bundle, pages=True, max_queue=1024, **options)
-    app = create_app(config)
-    socket = listen("127.0.0.1", 0)
-    port.put(socket.getsockname()[1])
-    Server(app, config, app.state.service.drain).run([socket])
-
-
 @contextmanager
-def served(bundle: Path, **options: Any) -> Iterator[tuple[int, int]]:
+def served(bundle: Path, *options: object) -> Iterator[tuple[int, int]]:
     """The port and the process of a service."""
-    context = multiprocessing.get_context("spawn")
-    port: multiprocessing.Queue[int] = context.Queue()
-    process = context.Process(target=partial(serve, port, bundle, **options))
-    process.start()
+    command = [sys.executable, "-m", "runtime", "serve", bundle, "--pages", "--port", 0, "--max-queue", 1024, *options]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    )
     try:
-        yield port.get(timeout=300), process.pid or 0
+        assert process.stdout is not None
+        line = next(line for line in process.stdout if line.startswith("pages on "))
+        yield int(line.strip().rstrip("/").rpartition(":")[2]), process.pid
     finally:
         process.terminate()
-        process.join()
+        process.wait()
 
 
 def processor_s(pid: int) -> float:
@@ -148,7 +136,7 @@ def requests(bundle: Path, catalogue: Path, rounds: int) -> dict[str, dict[str, 
     """Every kind of request by itself, by one person and by 20, and all three in turn by 20."""
     document: dict[str, dict[str, float | bool | None]] = {}
     kinds = ("search", "slider", "look")
-    with served(bundle, catalogue=catalogue) as (port, pid):
+    with served(bundle, "--catalogue", catalogue) as (port, pid):
         measured(port, 1, 5, kinds)  # what is computed once, and pages of files that were not in memory
         for people in PEOPLE:
             for kind in kinds:
@@ -191,8 +179,6 @@ def votes(bundle: Path) -> dict[str, dict[str, float | bool | None]]:
     from PIL import Image
     from playwright.sync_api import sync_playwright
 
-    from runtime.config import VotingConfig
-
     rng, times = np.random.default_rng(0), list[float]()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -200,8 +186,8 @@ def votes(bundle: Path) -> dict[str, dict[str, float | bool | None]]:
         for i in range(CANDIDATES):
             coarse = rng.integers(0, 256, (16, 16, 3), np.uint8)
             Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(folder / f"pictures/{i}.jpg")
-        voting = VotingConfig(f"{folder}/votes.db", folder / "pictures", votes_per_minute=10**6)
-        with served(bundle, voting=voting) as (port, _), sync_playwright() as playwright:
+        voting = ("--votes", folder / "votes.db", "--candidates", folder / "pictures", "--votes-per-minute", 10**6)
+        with served(bundle, *voting) as (port, _), sync_playwright() as playwright:
             executable = os.environ.get("CHROMIUM") or shutil.which("chromium")
             sandbox = [] if os.geteuid() else ["--no-sandbox"]
             browser = playwright.chromium.launch(executable_path=executable, args=sandbox)
