@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from embed.arrays import Float16s, Float32s, Floats
+from embed.arrays import Bools, Float16s, Float32s, Floats
 from embed.spec import InputError
 from runtime.catalogue.hits import Hit, Searchable
 from runtime.config import Wish
@@ -114,7 +114,7 @@ def distinct_rows(vectors: Float16s | Float32s, threshold: float, most: int | No
     found: list[int] = []
     for start in range(0, len(vectors), DISTINCT_ROWS):
         block = vectors[start : start + DISTINCT_ROWS].astype(np.float32)
-        near = (block @ vectors[found].astype(np.float32).T > threshold).any(axis=1)  # to one that is kept
+        near: Bools = (block @ vectors[found].astype(np.float32).T > threshold).any(axis=1)  # to one that is kept
         alike = block @ block.T > threshold
         for row in range(len(block)):
             if len(found) == most:

@@ -81,9 +81,13 @@ class Browser:
         values = await asyncio.gather(*(self._values(engine, catalogue, name, asked.prompt) for name in names))
         wanted = asked.model_dump(exclude={"offset", "k"})
 
-        def order() -> tuple[Ints, tuple[Floats, ...], float | None]:
-            places = ranking.places(*values) if asked.against else ()
-            apart = ranking.gap(*places) if asked.against else None
+        def stand() -> tuple[Floats, Floats] | None:
+            return ranking.places(values[0], values[1]) if asked.against else None
+
+        places = await self._once(("places", *names, asked.prompt), stand)
+
+        def order() -> tuple[Ints, float | None]:
+            apart = ranking.gap(*places) if places else None
             allowed = None if asked.where is None else matching(asked.where, catalogue.rows)
             rows = ranking.ranked_rows(values[0] if apart is None else apart, asked.order, allowed)
             if asked.group_by is not None:
@@ -91,19 +95,19 @@ class Browser:
                     known = ", ".join(sorted(catalogue.rows.column_names))
                     raise InputError(f"there is no column {asked.group_by!r} to group by; there are {known}")
                 rows = ranking.few_of_each(rows, catalogue.rows[asked.group_by], asked.per_group)
-            return rows, places, ranking.rank_correlation(*values, allowed) if asked.against else None
+            return rows, ranking.rank_correlation(values[0], values[1], allowed) if asked.against else None
 
-        rows, places, correlation = await self._once(("order", *map(str, wanted.items())), order)
+        rows, correlation = await self._once(("order", *map(str, wanted.items())), order)
 
         def shown() -> list[dict[str, object]]:
             some = rows[asked.offset : asked.offset + asked.k]
+            apart = ranking.gap(places[0][some], places[1][some]) if places else [np.float64("nan")] * len(some)
             found = []
-            for row, columns in zip(some.tolist(), catalogue.rows.take(some).to_pylist(), strict=True):
+            for row, gap, columns in zip(some.tolist(), apart, catalogue.rows.take(some).to_pylist(), strict=True):
                 hit = hit_json(hit_of(columns, 0.0, 0.0, row))
                 measures = {name: _number(of[row]) for name, of in zip(names, values, strict=True)}
-                there = {name: _number(of[row]) for name, of in zip(names, places, strict=False)}
-                apart = _number(ranking.gap(*(place[row] for place in places))) if places else None
-                extra = {"measures": measures, "places": there, "gap": apart}
+                there = {name: _number(of[row]) for name, of in zip(names, places or (), strict=False)}
+                extra = {"measures": measures, "places": there, "gap": _number(gap)}
                 picture = {"thumbnail": f"{THUMBNAILS}/{hit['id']}"}
                 found.append(
                     {n: v for n, v in hit.items() if n not in ("similarity", "blended_score")} | extra | picture
