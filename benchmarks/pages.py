@@ -39,7 +39,7 @@ PEOPLE = (1, 20)
 SHOWN = 48  # hits, as the page asks for
 WANTED_MS = {("search", 1): 60, ("slider", 1): 30, ("search", 20): 200, ("slider", 20): 200}  # at most, 95 %
 WANTED_NEXT_MS = 50
-VOTES, CANDIDATES, SIDE = 200, 60, 512
+CANDIDATES, SIDE = 60, 512
 PAUSE_S = 0.4  # of a person who votes quickly
 
 
@@ -174,7 +174,7 @@ NEXT = """async () => {
 }"""
 
 
-def votes(bundle: Path) -> dict[str, dict[str, float | bool | None]]:
+def votes(bundle: Path, count: int) -> dict[str, dict[str, float | bool | None]]:
     """Milliseconds from a vote to the frame that shows the next pair, in Chromium."""
     from PIL import Image
     from playwright.sync_api import sync_playwright
@@ -194,7 +194,7 @@ def votes(bundle: Path) -> dict[str, dict[str, float | bool | None]]:
             page = browser.new_page(viewport={"width": 1280, "height": 800})
             page.goto(f"http://127.0.0.1:{port}/compare")
             page.locator(".pair img").first.wait_for(timeout=60_000)
-            for _ in range(VOTES):
+            for _ in range(count):
                 page.wait_for_timeout(1000 * PAUSE_S)
                 times.append(page.evaluate(NEXT))
             browser.close()
@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--votes", type=int, default=200)
     parser.add_argument("--section", choices=["requests", "votes"], action="append")
     options = parser.parse_args()
     sections = options.section or ["requests", "votes"]
@@ -217,7 +218,7 @@ def main() -> None:
             make_catalogue(options.bundle, catalogue, options.pictures)
         document |= requests(options.bundle, catalogue, options.rounds)
     if "votes" in sections:
-        document |= votes(options.bundle)
+        document |= votes(options.bundle, options.votes)
     headings = ("what", "n", "p50 ms", "p95 ms", "wanted", "met", "processor ms")
     rows = [
         (name, *(str(one.get(key) if one.get(key) is not None else "") for key in KEYS))

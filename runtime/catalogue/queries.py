@@ -114,7 +114,8 @@ def distinct_rows(vectors: Float16s | Float32s, threshold: float, most: int | No
     found: list[int] = []
     for start in range(0, len(vectors), DISTINCT_ROWS):
         block = vectors[start : start + DISTINCT_ROWS].astype(np.float32)
-        near: Bools = (block @ vectors[found].astype(np.float32).T > threshold).any(axis=1)  # to one that is kept
+        near: Bools = np.zeros(len(block), bool)  # to one that is kept
+        np.any(block @ vectors[found].astype(np.float32).T > threshold, axis=1, out=near)
         alike = block @ block.T > threshold
         for row in range(len(block)):
             if len(found) == most:

@@ -65,9 +65,9 @@ class Browser:
             "measures": [
                 *ranking.measure_names(catalogue.rows),
                 *(TABLE + name for name in of_table),
-                *(prefix + name for prefix, few in outputs.items() for one in few for name in one.values.values()),
+                *(prefix + name for prefix, few in outputs.items() for one in few for name in one.columns),
             ],
-            "heads": [prefix + one.values["score"] for prefix, few in outputs.items() for one in few],
+            "heads": [prefix + next(iter(one.columns)) for prefix, few in outputs.items() for one in few],
             "reads_text": engine.has_text_tower,
             "head_reads_text": any(scorer.reads_text for scorer in heads.values()),
             "has_prompts": has_own_prompts(catalogue),
@@ -130,10 +130,11 @@ class Browser:
 
     async def _values(self, engine: Engine, catalogue: Catalogue, name: str, prompt: str | None) -> Floats:
         for prefix, scorer in (await self._heads(engine)).items():
-            if name.startswith(prefix) and name.removeprefix(prefix) in scorer.outputs:
+            columns = {column: value for one in scorer.named.all for column, value in one.columns.items()}
+            if name.startswith(prefix) and name.removeprefix(prefix) in columns:
                 given = engine.scorer.embed_prompts if engine.has_text_tower else scorer.embed_prompts
                 outputs = await self._once((prefix, prompt), partial(head_outputs, scorer, catalogue, prompt, given))
-                return outputs[name.removeprefix(prefix)].astype(np.float64)
+                return outputs[columns[name.removeprefix(prefix)]].astype(np.float64)
         if name.startswith(TABLE):
             of_table = await self._once(("table",), lambda: self._of_table(catalogue))
             if name.removeprefix(TABLE) not in of_table:

@@ -16,8 +16,9 @@ const START = { by: "popularity", against: null, order: "highest", prompt: "", g
 
 /** The rankings that people ask for most, as far as the catalogue has the measures. */
 function presets(measures, heads) {
-  const score = ["head: score", "table: score", "score"].find((name) => measures.includes(name));
-  const unsure = ["head: uncertainty", "table: uncertainty", "uncertainty"].find((name) => measures.includes(name));
+  const score = heads[0] ?? ["table: score", "score"].find((name) => measures.includes(name));
+  const ofHead = heads[0] === "head: score" ? "head: uncertainty" : `${heads[0]}_uncertainty`;
+  const unsure = [ofHead, "table: uncertainty", "uncertainty"].find((name) => measures.includes(name));
   const all = [
     ["Most popular", { by: "popularity", against: null, order: "highest" }],
     score && ["Highest score", { by: score, against: null, order: "highest" }],
@@ -166,7 +167,7 @@ function Look() {
       <div class="columns">
         <aside aria-label="How pictures are ranked and filtered">
           <${Ranking} wish=${wish} about=${about} onChange=${change} />
-          <${Panel} label="Filters" badge=${howMany(wish.filters)} open=${howMany(wish.filters) > 0}>
+          <${Panel} label="Filters" badge=${howMany(wish.filters)}>
             <${Groups}
               columns=${about?.columns ?? []}
               groupBy=${wish.groupBy}
@@ -256,9 +257,11 @@ function alikeness(correlation) {
 /** The measures of one picture, and how far they are apart. */
 function Figures({ hit }) {
   const lines = Object.entries(hit.measures).filter(([name]) => name !== "popularity");
+  const short = lines.map(([name]) => name.replace(/^(head|beside|table): /, "")); // a tile is narrow
+  const label = (i) => (new Set(short).size === short.length ? short[i] : lines[i][0]);
   return html`<dl class="figures">
     <div><dt>popularity</dt><dd>${percent(hit.percentile, 0)}</dd></div>
-    ${lines.map(([name, value]) => html`<div><dt title=${name}>${name}</dt><dd>${number(value)}${placed(hit.places[name])}</dd></div>`)}
+    ${lines.map(([name, value], i) => html`<div><dt title=${name}>${label(i)}</dt><dd>${number(value)}${placed(hit.places[name])}</dd></div>`)}
     ${
       hit.gap !== null &&
       html`<div><dt>apart</dt><dd class=${hit.gap < 0 ? "down" : "up"}>${hit.gap < 0 ? "−" : "+"}${Math.abs(hit.gap).toFixed(0)} points</dd></div>`
@@ -269,7 +272,7 @@ function Figures({ hit }) {
 /** By what pictures are ranked. */
 function Ranking({ wish, about, onChange }) {
   const measures = about?.measures ?? [];
-  const ofHead = [wish.by, wish.against].some((name) => name?.startsWith("head: "));
+  const ofHead = [wish.by, wish.against].some((name) => /^(head|beside): /.test(name ?? ""));
   const select = (label, value, options, changed) =>
     html`<label class="field">
       ${label}

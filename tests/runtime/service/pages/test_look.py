@@ -77,8 +77,8 @@ def test_two_scores_side_by_side_where_they_disagree_most(page: Page, catalogue:
     other = np.array([known[name] for name in catalogue.rows["image"].to_pylist()])
     ranks = [np.argsort(np.argsort(values)) for values in (other, head_scores(catalogue, site))]
     apart = ranks[0] - ranks[1]
-    expect(page.locator(".grid .figures").first).to_contain_text("table: other")
-    expect(page.locator(".grid .figures").first).to_contain_text("head: score")
+    for name, label in (("table: other", "other"), ("head: score", "score")):
+        expect(page.locator(".grid .figures").first.get_by_title(name)).to_have_text(label)
     first = page.locator('.grid > li[data-i="0"] .figures dd').last
     expect(first).to_contain_text(f"{100 * np.abs(apart).max() / PICTURES:.0f} points")
 
