@@ -37,7 +37,7 @@ class NamedHead:
     head: "Head"
     committee: "Committee | None"
     manifest: Mapping[str, Any]
-    graph: "ModelProto | None" = None  # of one that is kept as a bundle has it (see export.kept)
+    graph: "ModelProto | None" = None  # of one that is kept as a bundle has it (see export.graphs.kept)
 
     @property
     def described(self) -> dict[str, Any]:

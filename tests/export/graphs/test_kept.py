@@ -14,8 +14,8 @@ from onnx import numpy_helper
 from embed.spec import InputError
 from export.bundle_writer import export_outputs
 from export.config import ExportConfig
+from export.exported import outputs_with
 from export.head_alone import export_head_alone
-from export.kept import outputs_with
 from export.outputs import NamedHead, Outputs
 from runtime.scoring.bundle import open_bundle
 from runtime.scoring.scorer import Scorer
