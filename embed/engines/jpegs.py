@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +14,7 @@ from embed.inputs.jpeg import PlainJpeg
 from embed.spec import Preprocess
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 TOGETHER = 1 << 24  # pixels that are resized together, at up to 50 bytes each on the device
@@ -39,7 +42,7 @@ def decode_jpegs(
     from torchvision.io import ImageReadMode, decode_jpeg
 
     encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
-    with torch.inference_mode():
+    with torch.inference_mode(), _apart(device):
         with warnings.catch_warnings():  # that torchvision is about to hand its decoder over to another package
             warnings.simplefilter("ignore")
             decoded: list[Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
@@ -51,6 +54,20 @@ def decode_jpegs(
         for rows in _groups(pictures, spec):
             pixels[rows] = resize([pictures[row] for row in rows], spec).permute(0, 2, 3, 1).cpu().numpy()
     return pixels, [(picture.shape[-1], picture.shape[-2]) for picture in pictures]
+
+
+def _apart(device: str) -> AbstractContextManager[object]:
+    """On CUDA a stream of its own, so that decoding does not wait for what the engine computes meanwhile."""
+    import torch
+
+    return nullcontext() if torch.device(device).type != "cuda" else torch.cuda.stream(_stream(device))
+
+
+@cache
+def _stream(device: str) -> "torch.cuda.Stream":
+    import torch
+
+    return torch.cuda.Stream(device)
 
 
 def upright(picture: "Tensor", one: PlainJpeg, spec: Preprocess) -> "Tensor":

@@ -14,6 +14,7 @@ from embed.inputs.pixels import placement
 from embed.spec import Interpolation, Preprocess
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 BITS = 22
@@ -63,10 +64,7 @@ def along(levels: "Tensor", sides: Sequence[Side], kept: int, interpolation: Int
 
 
 def _taps(
-    sides: Sequence[Side],
-    kept: int,
-    interpolation: Interpolation,
-    device: "torch.device",  # type: ignore[name-defined]  # noqa: F821
+    sides: Sequence[Side], kept: int, interpolation: Interpolation, device: "torch.device"
 ) -> "tuple[Tensor, Tensor]":
     """(n, kept): the first pixel that each output is made of; (n, kept, taps): what it and those after it count, as
     whole numbers."""
