@@ -165,7 +165,7 @@ def decode_only(context: Context, bundle: Path, decoders: int) -> float:
 
 def measure_service(context: Context, bundle: Path, precision: "Precision", decoders: int) -> dict[str, float]:
     """What clients in several processes get of the service, one process of Python being too slow to load it alone."""
-    processes, clients, seconds = context.sized((4, 16, 8.0), (1, 4, 1.0))
+    processes, clients, seconds = context.sized((4, 16, 8.0), (1, 4, 0.5))
     with service(context, bundle, precision, decoders) as port:
         command = [sys.executable, str(LOAD), "client", str(port), "--photos", str(context.photos)]
         command += ["--clients", str(clients), "--seconds", str(seconds)]

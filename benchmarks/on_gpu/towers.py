@@ -1,5 +1,6 @@
 """A backbone's picture tower alone, its pixels on the device: onnxruntime's graphs against torch, by batch."""
 
+import os
 import statistics
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +27,10 @@ def measure(context: Context) -> dict[str, object]:
     found: dict[str, object] = {"ceiling_tflops": ceiling}
     models = context.sized(context.models, context.models[:1])
     context.source(models[0])  # which a dry run makes, once
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:  # the next graphs are made while these are measured
+    # The next graphs are made while these are measured, by processes that end with this one's group.
+    with ProcessPoolExecutor(
+        context.sized(2, 1), get_context("forkserver"), initializer=os.setpgid, initargs=(0, os.getpgrp())
+    ) as pool:
         made = {
             (model, fused): pool.submit(write, context, model, fused) for model in models for fused in (True, False)
         }

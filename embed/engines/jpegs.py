@@ -67,7 +67,7 @@ def _apart(device: str) -> AbstractContextManager[object]:
 def _stream(device: str) -> "torch.cuda.Stream":
     import torch
 
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def upright(picture: "Tensor", one: PlainJpeg, spec: Preprocess) -> "Tensor":
