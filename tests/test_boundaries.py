@@ -37,6 +37,10 @@ MAY_IMPORT = {
     "heads.training": {"embed", "heads.data"},
     "heads.evaluation": {"embed", "embed.cache", "heads.data", "heads.store", "heads.training"},
     "heads.report": {"embed", "embed.records", "embed.inputs", "embed.cache", "heads.data", "heads.evaluation"},
+    "heads.api": {
+        *("embed", "embed.records", "embed.inputs", "embed.cache"),
+        *("heads.data", "heads.store", "heads.training", "heads.evaluation", "heads.report"),
+    },
     "heads.reward": {"embed", "embed.inputs", "embed.backbones", "heads.store"},
     "heads.tuning": {
         *("embed", "embed.backbones", "embed.inputs", "embed.records"),

@@ -84,8 +84,8 @@ def measure_model(context: Context, name: str, count: int) -> dict[str, dict[str
 def decoding_parts(context: Context, towers: "Towers", folder: Path) -> dict[str, float]:
     """Pictures a second by processes; and on the device, there too without reading, and by the decoder alone."""
     from embed.engines.jpegs import decode_jpegs
+    from embed.engines.plain import plain_jpeg
     from embed.inputs.images import Limits
-    from embed.inputs.jpeg import plain_jpeg
 
     found: dict[str, float] = {}
     for way in WAYS:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed.arrays import UInt8s
+from embed.engines.plain import PlainJpeg
 from embed.engines.resizing import resize
-from embed.inputs.jpeg import PlainJpeg
 from embed.spec import Preprocess
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ from contextlib import closing
 from typing import NamedTuple
 
 from embed.engines.jpegs import decode_jpegs
+from embed.engines.plain import PlainJpeg, plain_jpeg
 from embed.files import content_id
 from embed.inputs.decoding import Chunk, DecodePool, Picture
 from embed.inputs.errors import ImageError
 from embed.inputs.fetch import local_path, read_bytes
 from embed.inputs.images import Limits
-from embed.inputs.jpeg import PlainJpeg, plain_jpeg
 from embed.spec import InputError, Preprocess
 
 AHEAD = 4  # chunks that are read while one is decoded

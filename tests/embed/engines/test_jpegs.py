@@ -12,9 +12,9 @@ from PIL import Image
 
 from embed.engines import jpegs
 from embed.engines.jpegs import decode_jpegs
+from embed.engines.plain import plain_jpeg
 from embed.engines.resizing import resize
 from embed.inputs.images import Limits, load_pixels
-from embed.inputs.jpeg import plain_jpeg
 from embed.inputs.pixels import RESAMPLING, placement
 from embed.spec import Preprocess
 

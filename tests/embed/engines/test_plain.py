@@ -7,9 +7,9 @@ import pytest
 from embed_image_files import encoded, picture
 from PIL import Image
 
+from embed.engines.plain import PlainJpeg, plain_jpeg
 from embed.inputs.exif import orientation
 from embed.inputs.images import Limits
-from embed.inputs.jpeg import PlainJpeg, plain_jpeg
 
 DEFAULT = Limits()
 
