@@ -47,6 +47,14 @@ def test_other_kinds_of_jpegs_are_not_plain() -> None:
     assert plain_jpeg(encoded(picture(70, 50), "PNG"), DEFAULT) is None
 
 
+def test_what_the_marker_of_adobe_says_decides_and_one_scan_must_be_all() -> None:
+    data = jpeg()
+    for transform, plain in ((0, False), (1, True), (2, False)):
+        adobe = b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(4) + bytes((transform,))
+        assert (plain_jpeg(data[:2] + adobe + data[2:], DEFAULT) is not None) == plain
+    assert data.endswith(b"\xff\xd9") and plain_jpeg(data[:-2] + b"\xff\xc4\x00\x02\xff\xd9", DEFAULT) is None
+
+
 def test_what_is_cut_short_broken_or_too_large_is_not_plain() -> None:
     data = jpeg(restart_marker_blocks=2)
     assert all(plain_jpeg(data[:end], DEFAULT) is None for end in range(len(data)))
