@@ -54,7 +54,7 @@ class Picture:
     known: bool = False  # its content has a vector already: nothing to decode
     width: int = 0
     height: int = 0
-    scaled: bool = False  # decoded smaller than it is
+    scaled: bool = False  # decoded smaller than it is, or on a device: not exactly
     failure: Failure | None = None
     pixels: np.ndarray | None = None  # uint8 (h, w, 3)
 
@@ -82,7 +82,8 @@ class Chunk:
     skipped: int = 0
 
     def work(self) -> list[Picture]:
-        return [picture for picture in self.pictures if not picture.known]
+        """The pictures that have to be decoded, and are not yet."""
+        return [picture for picture in self.pictures if not picture.known and picture.pixels is None]
 
 
 def decode(picture: Picture, preprocess: Preprocess, limits: Limits, scale: int | None = None) -> Picture:
