@@ -108,8 +108,7 @@ class EmbeddingConfig(PicturesConfig):
     decoding: JobDecoding = "auto"
     """How JPEGs are decoded: exact; large ones scaled to a fraction of their size, which is faster, at the least scale
     whose vectors --min-cosine lets through; or on the device, which has to be CUDA, if --min-cosine lets that through.
-    With auto a cache keeps to what it has, and a new one of many is decoded on the device or scaled where that
-    passes."""
+    With auto a cache keeps to what it has, and a new one of many large JPEGs is scaled where that passes."""
     ignore_exif: bool = False
     """Take pictures as they are stored and do not turn them upright, as open_clip does."""
     rehash: bool = False

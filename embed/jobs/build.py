@@ -193,13 +193,10 @@ class _Build:
             found = EXACT
         if found is None:
             found = EXACT
-            for way in [policy] if policy != "auto" else ("device", "scaled") if self.many["images"] else ():
-                if way == "scaled":
-                    found = choose_decoding(tables, cache, pool, encoder, policy == way, least)
-                elif device is not None:
-                    found = choose_device(tables, cache, pool, device, encoder, policy == way, least)
-                if found != EXACT:
-                    break
+            if policy == "device" and device is not None:
+                found = choose_device(tables, cache, pool, device, encoder, least)
+            elif policy == "scaled" or self.many["images"]:
+                found = choose_decoding(tables, cache, pool, encoder, policy == "scaled", least)
         if found != EXACT:
             how = f"at {found['scale']} times the size wanted" if found["scale"] else f"on {self.device}"
             proof = f"cosine to exact at least {found['cosine_min']:.6f} on {found['rows']} pictures"

@@ -84,24 +84,22 @@ def choose_device(
     pool: DecodePool,
     device: Decoder,
     encoder: Encoder,
-    required: bool,
     min_cosine: float,
 ) -> DecodingEntry:
-    """The `device`, if what it makes of the first pictures that it takes and the cache lacks keeps a cosine of
-    `min_cosine`; exact if not, or if it takes none.
+    """The `device`, if it takes any of the first pictures that the cache lacks; exact if not.
 
-    Raise InputError if the device is `required` and does not pass.
+    Raise InputError if its vectors do not keep a cosine of `min_cosine`.
     """
-    first = list(islice(_changed(new_pictures(tables, cache), lambda some: _run(some, device), required), CERTIFIED))
+    first = list(islice(_changed(new_pictures(tables, cache), lambda some: _run(some, device), True), CERTIFIED))
     entry = _measured(_at(pool, None)([unread for unread, _ in first]), [done for _, done in first], encoder)
-    if entry is not None and entry["cosine_min"] >= min_cosine:
-        return {**entry, "decoder": "device"}
-    if required and entry is not None:
+    if entry is None:
+        return EXACT
+    if entry["cosine_min"] < min_cosine:
         raise InputError(
             f"decoded on the device, pictures do not keep a cosine of {min_cosine} to exact ones (measured"
             f" {entry['cosine_min']:.6f} on {entry['rows']}); ask for --decoding exact, or lower --min-cosine"
         )
-    return EXACT
+    return {**entry, "decoder": "device"}
 
 
 def _measured(exact: Sequence[Picture], others: Sequence[Picture], encoder: Encoder) -> DecodingEntry | None:
