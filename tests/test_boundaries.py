@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "embed.inputs": {"embed.process"},
     "embed.backbones": set(),
     "embed.graphs": set(),
+    "embed.showing": set(),
     "embed.cache": set(),
     "embed.engines": {"embed.process", "embed.inputs", "embed.backbones", "embed.graphs"},
     "embed.jobs": {"embed.process", "embed.records", "embed.inputs", "embed.engines", "embed.cache"},
@@ -36,7 +37,10 @@ MAY_IMPORT = {
     "heads.store": {"embed", "embed.backbones", "embed.cache"},
     "heads.training": {"embed", "heads.data"},
     "heads.evaluation": {"embed", "embed.cache", "heads.data", "heads.store", "heads.training"},
-    "heads.report": {"embed", "embed.records", "embed.inputs", "embed.cache", "heads.data", "heads.evaluation"},
+    "heads.report": {
+        *("embed", "embed.records", "embed.inputs", "embed.showing", "embed.cache"),
+        *("heads.data", "heads.evaluation"),
+    },
     "heads.reward": {"embed", "embed.inputs", "embed.backbones", "heads.store"},
     "heads.tuning": {
         *("embed", "embed.backbones", "embed.inputs", "embed.records"),
@@ -55,7 +59,7 @@ MAY_IMPORT = {
     "runtime.clients": {"embed"},
     "runtime.scoring": {"embed", "embed.records", "embed.inputs", "embed.engines"},
     "runtime.index": {"embed"},
-    "runtime.catalogue": {"embed", "embed.inputs", "runtime.index"},
+    "runtime.catalogue": {"embed", "embed.inputs", "embed.showing", "runtime.index"},
     "runtime.collect": {"embed", "embed.records", "embed.inputs", "runtime.catalogue"},
     "runtime.overview": {"embed", "runtime.scoring", "runtime.catalogue"},
     "runtime.service.network": {"embed", "embed.inputs", "runtime"},
