@@ -108,7 +108,8 @@ def evaluate(
         is_held_out = (held.split.fold >= 0)[:, None]
         found = {name: np.where(is_held_out, values, np.nan) for name, values in found.items()}
         records = held_out.read(held_out.data)
-        write_report(asked.report, f"{head} on {held_out.data}", result, measured, found, records, opened)
+        title = f"{Path(head).name} on {Path(held_out.data).name}"  # whole paths are in what is printed
+        write_report(asked.report, title, result, measured, found, records, opened)
     print(result["verdict"], f"{head} on {held_out.data}: {held.part}", *_accuracies(result, priors), sep="\n")
     if asked.uncertainty or "missing" not in result["uncertainty"]:
         print(sure_line(result["uncertainty"]))

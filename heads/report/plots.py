@@ -50,7 +50,7 @@ class Plot:
         drawn += marks
         drawn.append(self.text((self.left + self.right) / 2, self.height - 12, self.x.label, "middle"))
         drawn.append(self.text(12, 24, self.y.label))
-        return Markup(  # noqa: S704 - of numbers and of texts that `text` and `escape` escaped
+        return Markup(  # of numbers, and of texts that are escaped
             f'<svg class="plot" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(label)}">'
             f"{''.join(drawn)}</svg>"
         )
@@ -92,7 +92,7 @@ class Estimate:
 
 
 def intervals(estimates: Sequence[Estimate], reference: float, label: str) -> Markup:
-    """Values one beneath the other, each under its name and with its interval as a bar; `reference` is a dashed line."""
+    """Values one beneath the other, each under its name and with its interval; `reference` is a dashed line."""
     ends = [end for e in estimates for end in (e.value, e.low, e.high, reference) if end is not None]
     margin = max(0.05 * (max(ends) - min(ends)), 0.01)
     low, high = min(ends) - margin, max(ends) + margin
