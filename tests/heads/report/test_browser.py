@@ -36,7 +36,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     table = {"image": names, "prompt": np.repeat(prompts, PICTURES), "count": liked, "maker": maker}
     data, head, cached = (str(folder / name) for name in ("table.parquet", f"head{HOSTILE[0][:8]}", "cache"))
     pq.write_table(pa.table(table), data)
-    trained = ("train", cached, "--data", data, "--split-by", "prompt", "--head", "linear")
+    trained = ("train", cached, "--data", data, "--split-by", "prompt", "--head", "cosine", "--epochs", "1")
     assert main([*trained, "--folds", "3", "--out", head]) == 0
     evaluated = ("evaluate", head, "--cache", cached, "--data", data, "--slice-by", "maker")
     assert main([*evaluated, "--report", str(folder / "evaluation.html")]) == 0
