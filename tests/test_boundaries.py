@@ -41,6 +41,7 @@ MAY_IMPORT = {
         *("embed", "embed.records", "embed.inputs", "embed.showing", "embed.cache"),
         *("heads.data", "heads.evaluation"),
     },
+    "heads.tracking": {"embed"},
     "heads.reward": {"embed", "embed.inputs", "embed.backbones", "heads.store"},
     "heads.tuning": {
         *("embed", "embed.backbones", "embed.inputs", "embed.records"),

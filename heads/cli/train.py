@@ -36,6 +36,7 @@ from heads.config import (
     TrainConfig,
     require_use,
 )
+from heads.tracking.tracker import Tracker, require_tracker, tracking
 
 if TYPE_CHECKING:
     from embed.cache.store import Cache
@@ -73,6 +74,8 @@ class Run:
     """Go on where a training with the same options was interrupted."""
     log_dir: Path | None = None
     """Write the curves of training to this folder, for TensorBoard."""
+    tracker: str | None = None
+    """Send options, curves and figures to a tracker: tensorboard:FOLDER, mlflow[:URI] or wandb[:PROJECT]."""
 
 
 def train(
@@ -120,6 +123,7 @@ def train(
     from heads.training.folds import OtherTable, Task
 
     require_out(out, "head", overwriting.overwrite)
+    require_tracker(run.tracker)
     resolve_device(where.device, DEVICES)
     opened = Cache.open(cache)
     split_config = _split_config(splitting, split)
@@ -140,7 +144,10 @@ def train(
     checkpoints = Checkpoints(Path(f"{out}.checkpoints"), _identity(opened, task, described))
     if not run.resume:
         checkpoints.clear()
-    found = _train_seeds(run, task, checkpoints)
+    with tracking(run.tracker, out.name) as tracker:
+        tracker.parameters({"cache": cache, "data": ", ".join(tables.data), **options, **asdict(train_config)})
+        found = _train_seeds(run, task, checkpoints, tracker)
+        tracker.figures(found[0][1].to_json())
     trained, accuracies = found[0]
     result = accuracies.to_json()
     lines = [*too_few(accuracies), *lines, *accuracy_lines(accuracies)]
@@ -274,14 +281,17 @@ def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, object
     return options
 
 
-def _train_seeds(run: Run, task: "Task", checkpoints: "Checkpoints") -> "list[tuple[TrainedHeads, Accuracies]]":
+def _train_seeds(
+    run: Run, task: "Task", checkpoints: "Checkpoints", tracker: Tracker
+) -> "list[tuple[TrainedHeads, Accuracies]]":
     """The heads of each seed, and how they were measured."""
     from heads.evaluation.evaluate import evaluate
     from heads.training.folds import train_heads
 
     found, protocol = [], Protocol(seed=task.config.seed)
     for seed in range(task.config.seed, task.config.seed + run.seeds):
-        with tensorboard(run.log_dir and run.log_dir / f"seed-{seed}") as observe:
+        with tensorboard(run.log_dir and run.log_dir / f"seed-{seed}") as curves:
+            observe = tracker.beside(curves, f"seed-{seed}")
             config, saved = replace(task.config, seed=seed), checkpoints.part(f"seed-{seed}")
             trained = train_heads(replace(task, config=config, observe=observe, checkpoints=saved, progress=progress))
         found.append((trained, evaluate(task.labels, task.features, trained.scorers, task.split, protocol)))
