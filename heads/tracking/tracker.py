@@ -134,6 +134,7 @@ def _open(where: str, name: str) -> Backend:
             return TensorBoard(place)
         if kind == "mlflow":
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody is told but the tracker that was named
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # some 15 s, and not four minutes
             from heads.tracking.mlflow_runs import MLflow
 
             return MLflow(place or None, name)
