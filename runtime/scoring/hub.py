@@ -109,7 +109,6 @@ def _api() -> "HfApi":
 @contextmanager
 def _refusals(repo: str) -> Iterator[None]:
     """What the hub refuses, and that it cannot be reached, as errors of the user."""
-    import httpx
     from huggingface_hub import errors
 
     try:
@@ -128,7 +127,9 @@ def _refusals(repo: str) -> Iterator[None]:
         _fail(f"{repo!r} is no name of a repository; wanted OWNER/NAME", error)
     except errors.HfHubHTTPError as error:
         _fail(f"the hub refused {repo}", error)
-    except (httpx.HTTPError, OSError) as error:
+    except Exception as error:
+        if not (isinstance(error, OSError) or type(error).__module__.startswith("httpx")):  # whose name has changed
+            raise
         _fail("the hub cannot be reached", error)
 
 

@@ -100,9 +100,11 @@ def serving_hub() -> Iterator[Hub]:
                 repo = f"{wanted['organization']}/{wanted['name']}" if wanted.get("organization") else wanted["name"]
                 if repo in hub.commits:
                     return self.document({"error": "there already", "url": f"{hub.url}/{repo}"}, 409)
-                hub.private[repo] = bool(wanted.get("private"))
+                hub.private[repo] = wanted.get("visibility") == "private" or bool(wanted.get("private"))
                 hub.commit(repo, {".gitattributes": b""})
                 return self.document({"url": f"{hub.url}/{repo}", "name": repo})
+            if parts == ["api", "validate-yaml"]:  # of the model card
+                return self.document({"errors": [], "warnings": []})
             repo = "/".join(parts[2:4])
             if parts[4] == "preupload":
                 asked = json.loads(body)["files"]

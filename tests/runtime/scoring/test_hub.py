@@ -101,6 +101,11 @@ def test_what_the_hub_refuses_is_said_in_one_line(hub: Hub, bundle: Path, tmp_pa
     ):
         with pytest.raises(InputError, match=said):
             pull(repo, tmp_path / "pulled", revision)
+    with pytest.MonkeyPatch.context() as patch:
+        nowhere = HfApi(endpoint="http://127.0.0.1:1")
+        patch.setattr("runtime.scoring.hub._api", lambda: nowhere)
+        with pytest.raises(InputError, match="the hub cannot be reached"):
+            pull(REPO, tmp_path / "pulled")
     hub.commit(REPO, contents(bundle))
     with pytest.raises(InputError, match="has no such revision"):
         pull(REPO, tmp_path / "pulled", "v9")
