@@ -1,30 +1,58 @@
 """plaudit in one command and one import: what its four packages have for everybody's use.
 
     $ plaudit run pictures.csv --images pictures --out out     the whole path, from a table to a bundle
+    $ plaudit ui out                                           look at it in a browser
     $ plaudit update --votes votes.db --cache out/cache --bundle out/bundle      a better head of people's votes
     $ plaudit runtime score out/bundle --prompt "a cat" 1.jpg  every command of the four packages
 
-    >>> from plaudit import Scorer
-    >>> Scorer.load("out/bundle").score("a cat", ["1.jpg", "2.jpg"])
+    >>> from plaudit import embed, evaluate, export, score, train
+    >>> cache = embed("pictures.csv", "cache", images_root="pictures")
+    >>> head = train(cache, "pictures.csv", "head")
+    >>> score(export(head, "bundle"), "new_pictures", prompt="a cat")
 
-Names are imported when they are first used: `import plaudit` takes no time.
+Names are imported when they are first used: `import plaudit` takes no time. `plaudit.embed` and `plaudit.export` are
+functions; the packages of these names are imported as `import embed`.
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what editors and type checkers see
+    from embed.cache.store import Cache as Cache
+    from embed.jobs.embedded import embed as embed
+    from embed.records.formats import read_records as read_records
+    from embed.spec import InputError as InputError
+    from export.exported import export as export
+    from heads.api.calls import evaluate as evaluate
+    from heads.api.calls import train as train
+    from heads.reward.module import Reward as Reward
+    from heads.reward.several import Rewards as Rewards
+    from runtime.catalogue.reader import Catalogue as Catalogue
+    from runtime.client import Client as Client
+    from runtime.config import SessionConfig as SessionConfig
+    from runtime.scoring.scored import score as score
+    from runtime.scoring.scorer import Scorer as Scorer
 
 PACKAGES = ("embed", "heads", "export", "runtime")
 COMMANDS = {
     "run": "export.cli.whole:whole",
+    "ui": "export.cli.ui:ui",
     "update": "export.cli.update:update",
     "completion": "export.cli.completion:completion",
 }
 ABOUT = (
-    "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path; each of its"
-    " steps is a command of one of the four packages below. `update` makes a better head of people's votes."
+    "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path, and `ui`"
+    " shows what it made; each step is a command of one of the four packages below. `update` makes a better head of"
+    " people's votes."
 )
 NAMES = {
+    "embed": "embed.jobs.embedded",
+    "train": "heads.api.calls",
+    "evaluate": "heads.api.calls",
+    "export": "export.exported",
+    "score": "runtime.scoring.scored",
     "Cache": "embed.cache.store",
     "Catalogue": "runtime.catalogue.reader",
     "Client": "runtime.client",

@@ -77,6 +77,8 @@ class Option:
     """The field's value is the option's number times this: 2**20 for an option in MiB and a field in bytes."""
     parse: Callable[[str], Any] | None = None
     """The field's value from the option's text, such as `comma_separated`."""
+    short: str | None = None
+    """A short name beside the long one, such as `-q`."""
     many: bool = False
     """Several values may follow the option, as in `--like A B`; otherwise a list takes it again for each."""
 
@@ -169,6 +171,14 @@ def literals_of(hint: object) -> tuple[Any, ...]:
     """The values of an annotation's Literals."""
     parts = _parts(hint)
     return parts if get_origin(hint) is Literal else tuple(value for part in parts for value in literals_of(part))
+
+
+def types_of(hint: object) -> set[type]:
+    """The plain types of an annotation's values; None's own where it may be None."""
+    parts = _parts(hint)
+    if get_origin(hint) is Literal:
+        return {type(value) for value in parts}
+    return set().union(*map(types_of, parts)) if parts else {hint if isinstance(hint, type) else object}
 
 
 def _parts(hint: object) -> tuple[Any, ...]:

@@ -11,7 +11,9 @@ Side = Literal["images", "prompts"]  # of a cache, and of what a backbone is fed
 Feature = Literal["projected", "pooled"]  # of a picture tower: in the space shared with text, and before it
 Precision = Literal["fp32", "bf16", "fp16", "int8", "fp16-cuda"]  # the last one's graphs are for CUDA alone
 BoundaryDtype = Literal["float16", "bfloat16", "int8", "float32"]  # of activations that a cache keeps
-ResizeMode = Literal["shortest", "longest", "squash"]
+# `shortest_floor` crops as Hugging Face does: of an odd rest the greater part is on the right and below, where
+# open_clip's `shortest` rounds half to even.
+ResizeMode = Literal["shortest", "longest", "squash", "shortest_floor"]
 Interpolation = Literal["bicubic", "bilinear"]
 
 # Raised whenever the same picture or prompt, under the same weights, would become another vector.
@@ -69,7 +71,8 @@ class Source:
     """How to load a backbone again. Not part of its identity: a path may move, the weights decide."""
 
     model: str
-    """The architecture: a name that `python -m embed backbones` lists, or any of open_clip's."""
+    """The architecture: a name that `python -m embed backbones` lists, any of open_clip's, or st:FOLDER of
+    sentence-transformers."""
     pretrained: str | None = None
     """The weights: a tag of open_clip's, a checkpoint file, or delta:TUNED with a folder of `heads unfreeze`."""
 

@@ -1,6 +1,6 @@
 """How our messages put things: names, lists of them, and the errors of others, each in one line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from embed.spec import InputError
 
@@ -40,3 +40,18 @@ def unknown_name(what: str, got: str, known: Iterable[str]) -> InputError:
     names = sorted(known)
     hint = near_names(got, names, 0.4) or f"known: {', '.join(names[:20])}"
     return InputError(f"unknown {what} {got!r}; {hint}")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Aligned lines, the first column to the left and the others to the right."""
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        first, *rest = (
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        return "  ".join([first, *rest]).rstrip()
+
+    return [line(row) for row in cells]

@@ -37,6 +37,7 @@ from runtime.clients.exchange import Reply, Result, Steps, tried
 from runtime.clients.questions import (
     Item,
     Question,
+    Sources,
     batches,
     embedded_items,
     embedding,
@@ -125,18 +126,24 @@ class Client(_Shared[httpx.Client]):
         images: Sequence[Picture],
         prompts: str | Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
+        sources: Sources = None,
     ) -> list[Score | ItemError]:
         """Score pictures under a prompt, or each under its own; higher is preferred.
 
         Of a bundle with several outputs the first of those asked for is the score, and all are under `outputs`.
+        `sources` are what the pictures were made from: one of all, or one or None of each.
         """
-        return self._ask(scoring(outputs), scored_items(images, prompts))
+        return self._ask(scoring(outputs), scored_items(images, prompts, sources))
 
     def rank(
-        self, images: Sequence[Picture], prompt: str | None = None, outputs: Sequence[str] | None = None
+        self,
+        images: Sequence[Picture],
+        prompt: str | None = None,
+        outputs: Sequence[str] | None = None,
+        sources: Sources = None,
     ) -> list[Ranked | ItemError]:
         """Score pictures under one prompt, with the probability that each is the preferred one of all."""
-        return ranked(self.score(images, prompt, outputs))
+        return ranked(self.score(images, prompt, outputs, sources))
 
     def embed(self, images: Sequence[Picture] = (), prompts: Sequence[str] = ()) -> Embeddings:
         """Unit vectors of pictures and prompts."""
@@ -197,15 +204,20 @@ class AsyncClient(_Shared[httpx.AsyncClient]):
         images: Sequence[Picture],
         prompts: str | Sequence[str] | None = None,
         outputs: Sequence[str] | None = None,
+        sources: Sources = None,
     ) -> list[Score | ItemError]:
         """Score pictures under a prompt, or each under its own; higher is preferred."""
-        return await self._ask(scoring(outputs), scored_items(images, prompts))
+        return await self._ask(scoring(outputs), scored_items(images, prompts, sources))
 
     async def rank(
-        self, images: Sequence[Picture], prompt: str | None = None, outputs: Sequence[str] | None = None
+        self,
+        images: Sequence[Picture],
+        prompt: str | None = None,
+        outputs: Sequence[str] | None = None,
+        sources: Sources = None,
     ) -> list[Ranked | ItemError]:
         """Score pictures under one prompt, with the probability that each is the preferred one of all."""
-        return ranked(await self.score(images, prompt, outputs))
+        return ranked(await self.score(images, prompt, outputs, sources))
 
     async def embed(self, images: Sequence[Picture] = (), prompts: Sequence[str] = ()) -> Embeddings:
         """Unit vectors of pictures and prompts."""

@@ -42,6 +42,10 @@ MAY_IMPORT = {
         *("heads.data", "heads.evaluation"),
     },
     "heads.tracking": {"embed"},
+    "heads.api": {
+        *("embed", "embed.records", "embed.inputs", "embed.cache"),
+        *("heads.data", "heads.store", "heads.training", "heads.evaluation", "heads.report"),
+    },
     "heads.reward": {"embed", "embed.inputs", "embed.backbones", "heads.store"},
     "heads.tuning": {
         *("embed", "embed.backbones", "embed.inputs", "embed.records"),
@@ -59,6 +63,7 @@ MAY_IMPORT = {
     "runtime": {"embed", "runtime.clients"},
     "runtime.clients": {"embed"},
     "runtime.scoring": {"embed", "embed.records", "embed.inputs", "embed.engines"},
+    "runtime.hub": {"embed", "runtime.scoring"},
     "runtime.index": {"embed"},
     "runtime.catalogue": {"embed", "embed.inputs", "embed.showing", "runtime.index"},
     "runtime.collect": {"embed", "embed.records", "embed.inputs", "runtime.catalogue"},

@@ -19,12 +19,12 @@ from export.cli import whole
 def test_the_names_are_these_and_are_there() -> None:
     assert sorted(plaudit.__all__) == [
         *("Cache", "Catalogue", "Client", "InputError", "Reward", "Rewards", "Scorer", "SessionConfig"),
-        *("main", "read_records"),
+        *("embed", "evaluate", "export", "main", "read_records", "score", "train"),
     ]
     for name in plaudit.__all__:
         assert getattr(plaudit, name).__name__ == name
-    with pytest.raises(AttributeError, match="plaudit has no 'Scores'; it has Cache, "):
-        plaudit.Scores  # noqa: B018
+    with pytest.raises(AttributeError, match="plaudit has no 'Scorers'; it has embed, "):
+        plaudit.Scorers  # noqa: B018
 
 
 def test_importing_it_imports_nothing_else() -> None:

@@ -196,7 +196,7 @@ def _plan_with_config(source: Source) -> Plan:
         content = json.loads(path.read_text())
         config, stated = content["model_cfg"], content.get("preprocess_cfg", {})
         size, quick_gelu = config["vision_cfg"].get("image_size", 224), config.get("quick_gelu", False)
-        name = _architecture_name(config)
+        name = architecture_name(config)
         config["text_cfg"], config["embed_dim"]
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise InputError(f"{path} is not a configuration of open_clip ({type(error).__name__}: {error})") from None
@@ -214,7 +214,7 @@ def _plan_with_config(source: Source) -> Plan:
     return Plan(name, config, _preparation(stated), weights)
 
 
-def _architecture_name(config: Config) -> str:
+def architecture_name(config: Config) -> str:
     """open_clip's own name of a configuration, or one made from its content: a folder's name may change."""
     for name in open_clip.list_models():
         if open_clip.get_model_config(name) == config:

@@ -7,7 +7,7 @@ import open_clip
 from open_clip.transform import PreprocessCfg
 from open_clip.utils import to_2tuple
 
-from embed.backbones import checkpoints, delta, starter
+from embed.backbones import checkpoints, delta, sentence_transformers, starter
 from embed.backbones.backbone import Backbone, Tokenizer, activation, tokenizer_name, vocabulary, weights_hash
 from embed.devices import resolve_device
 from embed.spec import Identity, InputError, Preprocess, Source
@@ -19,9 +19,10 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
     """The frozen model that `source` names, with its identity.
 
     `model` is "starter", a name of open_clip, `local-dir:FOLDER` or `hf-hub:REPOSITORY` with an
-    open_clip_config.json; `pretrained` is a tag, a file, `TAG@FILE` (a file that descends from a tag's weights),
-    `random:SEED`, or `delta:FOLDER` (tuned by `heads unfreeze`). InputError where these are unknown, contradict each
-    other, or leave open what decides the vectors.
+    open_clip_config.json, or `st:FOLDER` or `st:NAME` of sentence-transformers; `pretrained` is a tag, a file,
+    `TAG@FILE` (a file that descends from a tag's weights), `random:SEED`, or `delta:FOLDER` (tuned by
+    `heads unfreeze`). InputError where these are unknown, contradict each other, or leave open what decides the
+    vectors.
     """
     if source.is_adopted:
         raise InputError(
@@ -38,13 +39,17 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
         name, dim, preprocess = starter.NAME, starter.DIM, starter.PREPROCESS
         model, tokenizer = starter.load_starter()
     else:
-        plan = checkpoints.plan(source)
+        if source.model.startswith(sentence_transformers.PREFIX):
+            plan, tokenizer = sentence_transformers.read(source)
+        else:
+            plan = checkpoints.plan(source)
+            tokenizer = checkpoints.load_tokenizer(source, plan)
         name, dim = plan.name, plan.config["embed_dim"]
         if plan.weights is None:
             logger.warning(
                 f"{name} has random weights (seed {plan.seed}): for tests and benchmarks, its scores mean nothing"
             )
-        model, tokenizer = checkpoints.build(plan), checkpoints.load_tokenizer(source, plan)
+        model = checkpoints.build(plan)
         preprocess = _preprocess(model, plan.preparation)
     _require_fit(model, tokenizer, name)
     weights = weights_hash(model.state_dict())

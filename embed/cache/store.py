@@ -116,6 +116,13 @@ class Cache:
         require_unchanged(path, cache.adopted, hashes)
         return cache
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        counts = f"{self.count('images'):,} pictures and {self.count('prompts'):,} prompts"
+        return f"{counts} of {self.source.model} in {self.path}"
+
     def files(self, side: Side, folder: str) -> list[Path]:
         """The committed files of one folder, such as ("images", "metadata"), in row order."""
         prefix = f"{side}/{folder}/"

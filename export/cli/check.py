@@ -9,7 +9,7 @@ from embed.cli.console import table
 from embed.options import Option
 from embed.spec import InputError, require_same_identity
 from embed.wording import one_line
-from export.cli.samples import Samples, parity_table
+from export.cli.samples import Samples
 from export.config import ParityConfig
 from runtime.config import SessionConfig
 
@@ -71,7 +71,7 @@ def check(
 
 def _compare_with_torch(bundle: "Bundle", folders: tuple[Path, ...], config: ParityConfig) -> "Parity | None":
     from embed.backbones.load import load_backbone
-    from export.cli.onnx import named_heads
+    from export.exported import named_heads, parity_lines
     from export.head_alone import measure_head_alone
     from export.measure import measure
     from export.outputs import Outputs
@@ -80,7 +80,7 @@ def _compare_with_torch(bundle: "Bundle", folders: tuple[Path, ...], config: Par
     outputs = Outputs.of_bundle(bundle.manifest, named_heads(folders, None, bool(names))) if folders else None
     if bundle.is_head_alone and outputs:
         result = measure_head_alone(bundle.path, outputs, config)
-        print(*parity_table(result, *names[:1]), sep="\n")
+        print(*parity_lines(result, *names[:1]), sep="\n")
         return result
     try:
         backbone = load_backbone(bundle.source)
@@ -90,5 +90,5 @@ def _compare_with_torch(bundle: "Bundle", folders: tuple[Path, ...], config: Par
     here = "the backbone on this machine"
     require_same_identity(bundle.identity, f"the bundle {bundle.path}", backbone.identity, here)
     result = measure(bundle.path, backbone, outputs, config)
-    print(*parity_table(result, *names[:1]), sep="\n")
+    print(*parity_lines(result, *names[:1]), sep="\n")
     return result

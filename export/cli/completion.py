@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from embed.cli.app import load
+from embed.cli.app import completion_script, load
 from embed.cli.arguments import arguments_of
 from embed.options import literals_of
 
@@ -33,19 +33,27 @@ complete -o bashdefault -o default -F _plaudit plaudit
 """
 
 
-def completion(shell: Literal["bash"], /) -> dict[str, object]:
+def completion(shell: Literal["bash", "zsh", "fish"], /) -> dict[str, object]:
     """Print a script that completes plaudit's commands and options in a shell.
+
+    For zsh write it to a file `_plaudit` in a folder of $fpath, and for fish to
+    ~/.config/fish/completions/plaudit.fish.
 
     Example:
         plaudit completion bash > ~/.local/share/bash-completion/completions/plaudit
 
     Args:
-        shell: The shell, bash.
+        shell: The shell.
     """
     from plaudit import COMMANDS, PACKAGES
 
     packages = {package: importlib.import_module(f"{package}.cli.main").COMMANDS for package in PACKAGES}
-    script = script_for(packages, COMMANDS)
+    if shell == "bash":
+        script = script_for(packages, COMMANDS)
+    else:
+        of_packages = {f"{package} {name}": path for package, all in packages.items() for name, path in all.items()}
+        about = {package: importlib.import_module(f"{package}.cli.main").ABOUT for package in PACKAGES}
+        script = completion_script({**COMMANDS, **of_packages}, about, shell)
     print(script, end="")
     return {"shell": shell, "script": script}
 
@@ -58,7 +66,7 @@ def script_for(packages: Mapping[str, Mapping[str, str]], own: Mapping[str, str]
         second.append(f'        2:{package}) words="{" ".join(name for name in names if " " not in name)}" ;;')
     for name, path in {**own, **commands}.items():
         known = [one for one in arguments_of(load(path)) if not one.positional]
-        options.append(_case(20, f'"{name}"', [*(one.name for one in known), "--help"]))
+        options.append(_case(20, f'"{name}"', [*(name for one in known for name in one.names), "--help"]))
         for one in known:
             if choices := literals_of(one.hint):
                 values.append(_case(16, f'"{name} {one.name}"', choices))

@@ -2,19 +2,14 @@
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from embed.cli.console import progress, suggest
 from embed.config import Overwriting
 from embed.files import require_out
 from embed.options import Option, comma_separated
-from embed.spec import InputError
-from export.cli.samples import Samples, parity_table
+from export.cli.samples import Samples
 from export.config import ExportConfig
-
-if TYPE_CHECKING:
-    from export.outputs import NamedHead
-    from runtime.scoring.manifest import BundleManifest
 
 
 def onnx(
@@ -55,52 +50,13 @@ def onnx(
         space: Put the matrices of a cosine head into the embeddings, so that the bundle's vectors lie in its space.
     """
     require_out(out, "bundle", overwriting.overwrite)
-    from embed.spec import Source, known_fields
-    from export.bundle_writer import export_outputs
-    from export.head_alone import export_head_alone
+    from export.exported import export_named, named_heads
     from export.outputs import Outputs, parse_blends
 
     blended = parse_blends(blends)
     outputs = Outputs(named_heads(head, names, bool(clip_similarity or blended)), clip_similarity, blended)
-    source, filled = Source(**known_fields(Source, outputs.heads[0].manifest["source"])), samples.fill(config)
-    if head_only or source.is_adopted:
-        if space:
-            raise InputError("--space puts a head into the towers, and this bundle has none; leave it out")
-        return _report(out, export_head_alone(out, outputs, filled, progress, overwriting.overwrite))
-    from embed.backbones.load import load_backbone
-
-    backbone = load_backbone(source)
-    if space:
-        from export.graphs.space import into_space
-        from heads.store.project import require_cosine
-
-        if outputs.named:
-            raise InputError("--space makes the vectors those of one head alone; leave it out, or the other outputs")
-        only = outputs.heads[0]
-        backbone, moved = into_space(backbone, require_cosine(only.head, str(head[0])))
-        manifest = {**only.manifest, "identity": backbone.identity.to_json()}
-        outputs = Outputs.of(moved, None, manifest)  # each member of a committee has a space of its own
-    return _report(out, export_outputs(out, backbone, outputs, filled, progress, overwriting.overwrite))
-
-
-def named_heads(folders: tuple[Path, ...], names: tuple[str, ...] | None, more: bool) -> "tuple[NamedHead, ...]":
-    """The heads of those folders; one without `names` and without `more` outputs beside it has no name."""
-    from export.outputs import NamedHead
-    from heads.store.disk import load_committee, load_head
-    from runtime.scoring.outputs import FIRST
-
-    if names is not None and len(names) != len(folders):
-        raise InputError(f"--names has {len(names)} names for {len(folders)} heads; wanted one for each")
-    if names is None:
-        names = tuple(folder.resolve().name for folder in folders) if len(folders) > 1 or more else (FIRST,)
-    loaded = [(name.strip(), folder, *load_head(folder)) for name, folder in zip(names, folders, strict=True)]
-    return tuple(NamedHead(name, head, load_committee(folder), manifest) for name, folder, head, manifest in loaded)
-
-
-def _report(out: Path, manifest: "BundleManifest") -> dict[str, object]:
-    first = [entry["name"] for entry in manifest.get("outputs", [])][:1]
-    print(*parity_table(manifest["parity"], *first), f"written to {out}", sep="\n")
-    if "image" in manifest["graphs"][next(iter(manifest["graphs"]))]:
+    found = export_named(out, outputs, samples.fill(config), space, head_only, overwriting.overwrite, progress)
+    print(found)
+    if found.scores_pictures:
         suggest(["runtime", "score", out, "--prompt", "a prompt", "PICTURE"], ["runtime", "serve", out])
-    size_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
-    return {"bundle": str(out), "size_bytes": size_bytes, "parity": manifest["parity"]}
+    return found.document

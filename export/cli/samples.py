@@ -1,17 +1,12 @@
-"""What `onnx` and `check` share: what is compared with torch, and the table of how it compares."""
+"""What `onnx` and `check` share: what is compared with torch."""
 
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from embed.cli.console import table
 from embed.options import Range
-from export.card import lowest_cosine, measured_on, scores_of
 from export.config import ParityConfig
-
-if TYPE_CHECKING:
-    from runtime.scoring.manifest import Parity
 
 Config = TypeVar("Config", bound=ParityConfig)
 
@@ -38,33 +33,3 @@ class Samples:
             lines = self.prompts.read_text(encoding="utf-8").splitlines()
             given["prompts"] = tuple(line.strip() for line in lines if line.strip())
         return config(**given)
-
-
-def parity_table(parity: "Parity", first: str = "") -> list[str]:
-    """Lines that say how far a bundle is from torch, for each precision, and for each output where the first has a
-    name."""
-    rows = [
-        [
-            precision,
-            *([name, f"{scores['score_spread']:.3g}"] if first else []),
-            f"{scores['max_score_difference']:.1e}",
-            f"{scores['spearman']:.6f}",
-            f"{scores['flips']:.3%} of {scores['decided_pairs']}",
-            lowest_cosine(figures),
-        ]
-        for precision, figures in parity["precisions"].items()
-        for name, scores in scores_of(figures, first).items()
-    ]
-    lines = []
-    if found := parity.get("decoding"):
-        lines.append(
-            f"decoded smaller, {found['pictures']} of the pictures have a cosine of at least {found['cosine_min']:.6f}"
-            f" to exact ones, and {found['flips']:.3%} of {found['decided_pairs']} pairs are flipped"
-        )
-    named = ["output", "spread"] if first else []
-    header = ["precision", *named, "score off by", "rank correlation", "pairs flipped", "lowest cosine"]
-    return [
-        f"ONNX against torch on {measured_on(parity)}:",
-        *table(header, rows),
-        *lines,
-    ]

@@ -149,7 +149,7 @@ def _judged(votes: Path, cache: Path, bundle: Path, head: Path, config: Promotio
     import numpy as np
 
     from embed.cache.store import Cache
-    from heads.cli.common import LabelOptions
+    from heads.api.options import LabelOptions
     from heads.evaluation.promotion import judged
     from heads.store.disk import load_head
     from heads.training.train import score_items

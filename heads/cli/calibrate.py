@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from embed.cli.console import suggest
-from heads.cli.common import HeldOutOptions, protocol_of
+from heads.api.options import HeldOutOptions, protocol_of
 from heads.config import Protocol
 
 
@@ -36,7 +36,7 @@ def calibrate(
     parts = [held_out.hold_out(head, opened, labels) for labels in tables]
     scores = [head_scores(held.heads, labels, features, held.split) for held, labels in zip(parts, tables, strict=True)]
     held, labels = parts[0], tables[0]
-    measured = measure_pairs(labels, held.split, protocol_of(protocol, labels, held.manifest["split"]["seed"]))
+    measured = measure_pairs(labels, held.split, protocol_of(protocol.keywords, labels, held.manifest["split"]["seed"]))
     calibration = calibration_of(measured, scores[0], scores[-1])
     calibration["fitted_on"] |= {"table": data, "part": held.part, "trained_rows": held.seen_rows}
     calibration["fitted_on"] |= {"reference_table": reference or data, "reference_part": parts[-1].part}

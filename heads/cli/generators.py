@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from embed.cli.console import table, warn
 from embed.options import Range
 from embed.spec import InputError
-from heads.cli.common import HeldOutOptions
+from heads.api.options import HeldOutOptions
 from heads.config import Protocol, Seed
 from heads.report.figures import cell, number
 

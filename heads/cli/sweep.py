@@ -11,8 +11,7 @@ from embed.cli.console import progress, table
 from embed.config import Overwriting
 from embed.devices import resolve_device
 from embed.files import replacing, require_out
-from heads.cli.common import HeadTraining, TableOptions, configs
-from heads.cli.train import DEVICES, chosen_head
+from heads.api.options import HeadTraining, TableOptions
 from heads.config import HoldOutConfig, Protocol, SplitConfig, SweepConfig
 from heads.tracking.tracker import require_tracker, tracking
 
@@ -46,6 +45,8 @@ def sweep(
     require_out(out, "sweep", overwriting.overwrite)
     from embed.cache.store import Cache
     from embed.files import write_json
+    from heads.api.choices import chosen_head, configs
+    from heads.api.training import DEVICES
     from heads.data import split
     from heads.evaluation.evaluate import evaluate
     from heads.report.figures import told

@@ -1,54 +1,25 @@
 """`python -m heads train`."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from embed.cli.arguments import Argument, arguments_of
-from embed.cli.console import progress, table
+from embed.cli.console import progress
 from embed.config import Overwriting
-from embed.devices import resolve_device
 from embed.files import require_out
-from embed.options import Only, Range, metadata, require_value
+from embed.options import Range
 from embed.spec import InputError
-from embed.wording import unknown_name
-from heads.cli.common import (
-    HeadTraining,
-    LabelOptions,
-    accuracy_lines,
-    configs,
-    content_ids,
-    per_table,
-    suggest_uses,
-    tensorboard,
-)
-from heads.config import (
-    PICKSCORE_PROMPTS,
-    STEPPED,
-    Choice,
-    HeadConfig,
-    Kind,
-    Protocol,
-    SplitConfig,
-    TrainConfig,
-    require_use,
-)
-from heads.tracking.tracker import Tracker, require_tracker, tracking
+from heads.api.options import HeadTraining, LabelOptions
+from heads.cli.common import suggest_uses, tensorboard
+from heads.config import Choice, HeadConfig, SplitConfig, TrainConfig
+from heads.tracking.tracker import require_tracker, tracking
 
 if TYPE_CHECKING:
-    from embed.cache.store import Cache
-    from heads.data.comparisons import Labels
-    from heads.data.features import Features
-    from heads.evaluation.evaluate import Accuracies
-    from heads.training.checkpoint import Checkpoints
-    from heads.training.folds import Task, TrainedHeads
+    from collections.abc import Iterator
 
-DEVICES = ("cpu", "cuda")  # that heads are trained on
-TOLD_APART = 0.05  # half an interval's width, above which heads that differ are seldom told apart
-IN_FILES = ("head", "loss", "shape", "training")  # parameters of `train` whose options a file may hold
+    from heads.training.folds import Observer
 
 
 @dataclass(frozen=True)
@@ -114,228 +85,44 @@ def train(
         split: Hold out PickScore's way: one comparison of each of some prompts of different users (column user_id), of
             which one half chooses the epoch and the other is measured.
     """
-    import numpy as np
-
-    from embed.cache.store import Cache
-    from heads.data.split import small_folds, split_report, split_rows
-    from heads.store.disk import save_head
-    from heads.training.checkpoint import Checkpoints
-    from heads.training.folds import OtherTable, Task
-
     require_out(out, "head", overwriting.overwrite)
     require_tracker(run.tracker)
-    resolve_device(where.device, DEVICES)
-    opened = Cache.open(cache)
-    split_config = _split_config(splitting, split)
+    from heads.api.training import Plan, train_head
+
     named = {name: value for name, value in (("head", head), ("loss", loss)) if value is not None}
-    options = _chosen_options(config, named | shape.keywords | training.keywords)
-    losses, weights = per_table(str(options.get("loss", "preference")), tables.weights, len(tables.data))
-    (measured, *more), features = labels.met(opened, tables.data)
-    options, lines = chosen_head({**options, "loss": losses[0]}, [measured, *more], features, losses, where.min_ratio)
-    head_config, train_config = configs(options, split_config.seed, features)
-    require_use(train_config, losses)
-    where.require_use([measured, *more], losses, keeps_aside=head_config.kind in STEPPED)
-    others = [OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
-    if split is None and not {"folds", "test_fraction"} & set(splitting.keywords):
-        split_config = small_folds(measured, split_config)
-    rows = split_rows(measured, split_config)
-    described = split_report(measured, rows, split_config, opened)
-    task = Task(measured, features, rows, head_config, train_config, where.min_ratio, others, where.device)
-    checkpoints = Checkpoints(Path(f"{out}.checkpoints"), _identity(opened, task, described))
-    if not run.resume:
-        checkpoints.clear()
+    plan = Plan(
+        labels=labels,
+        options=named | shape.keywords | training.keywords,
+        config=config,
+        weights=parse_weights(tables.weights),
+        splitting=splitting.keywords,
+        split=split,
+        where=where,
+        seeds=run.seeds,
+        split_seeds=run.split_seeds,
+        resume=run.resume,
+        overwrite=overwriting.overwrite,
+    )
+
     with tracking(run.tracker, out.name) as tracker:
-        tracker.parameters({"cache": cache, "data": ", ".join(tables.data), **options, **asdict(train_config)})
-        found = _train_seeds(run, task, checkpoints, tracker)
-        tracker.figures(found[0][1].to_json())
-    trained, accuracies = found[0]
-    result = accuracies.to_json()
-    lines = [*too_few(accuracies), *lines, *accuracy_lines(accuracies)]
-    if run.seeds > 1:
-        result["seeds"], of_seeds = _spread("seed", split_config.seed, [one for _, one in found])
-        lines += of_seeds
-    if run.split_seeds > 1:
-        others_found = _train_splits(run, task, split_config)
-        result["split_seeds"], of_seeds = _spread("split seed", split_config.seed, [accuracies, *others_found])
-        lines += of_seeds
-    seen = zip(task.tables, [trained.rows, *trained.other_rows], strict=True)
-    ids = content_ids(opened, measured, np.concatenate([table.items[rows].ravel() for table, rows in seen]))
-    manifest = _manifest(opened, tables.data, task, trained) | {"split": described, "metrics": result}
-    save_head(out, trained.head, trained.fold_heads, ids, manifest, overwriting.overwrite)
-    checkpoints.clear()
-    print(*lines, f"written to {out}", sep="\n")
+        tracker.parameters({"cache": cache, "data": ", ".join(tables.data), **plan.options, **plan.splitting})
+
+        @contextmanager
+        def observing(name: str) -> "Iterator[Observer | None]":
+            with tensorboard(run.log_dir and run.log_dir / name) as curves:
+                yield tracker.beside(curves, name)
+
+        found = train_head(cache, tables.data, out, plan, progress, observing)
+        tracker.figures(found.accuracies.to_json())
+        tracker.files(out, "head.json")
+    print(found)
     suggest_uses(out, cache, tables.data[0], labels.images_root)
-    return {"head": str(out), "split": described, **result}
+    return found.document
 
 
-def too_few(found: "Accuracies") -> list[str]:
-    """A line where the interval is too wide to tell a good head from a poor one; none elsewhere."""
-    accuracy = found.pair_accuracy
-    if not accuracy.high - accuracy.low > 2 * TOLD_APART:  # or there is no interval, which is said with its reason
-        return []
-    return [
-        f"too few rows to tell: {found.pairs} pairs held out put the accuracy anywhere from {accuracy.low:.3f} to"
-        f" {accuracy.high:.3f}; give more rows, or see how far --split-seeds 10 differ"
-    ]
-
-
-def _spread(name: str, first: int, found: "Sequence[Accuracies]") -> tuple[dict[str, object], list[str]]:
-    """How far the seeds from `first` on differ in pair accuracy, for the document and for people."""
-    import numpy as np
-
-    accuracies = [one.pair_accuracy.value for one in found]
-    seeds = list(range(first, first + len(accuracies)))
-    mean, sd = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
-    lines = table((name, "pair accuracy"), [(seed, f"{x:.3f}") for seed, x in zip(seeds, accuracies, strict=True)])
-    said = f"{mean:.3f} ± {sd:.3f} (standard deviation); kept is the head of {first}"
-    return {"seeds": seeds, "pair_accuracy": accuracies, "mean": mean, "sd": sd}, ["", *lines, said]
-
-
-def _train_splits(run: Run, task: "Task", split_config: SplitConfig) -> "list[Accuracies]":
-    """How the heads of all splits but the first were measured."""
-    from heads.data.split import split_rows
-    from heads.evaluation.evaluate import evaluate
-    from heads.training.folds import train_heads
-
-    found = []
-    for seed in range(split_config.seed + 1, split_config.seed + run.split_seeds):
-        rows = split_rows(task.labels, replace(split_config, seed=seed))
-        trained = train_heads(
-            replace(task, split=rows, config=replace(task.config, seed=seed), progress=progress), use=False
-        )
-        found.append(evaluate(task.labels, task.features, trained.scorers, rows, Protocol(seed=seed)))
-    return found
-
-
-def _split_config(given: partial[SplitConfig], split: str | None) -> SplitConfig:
-    prompts = given.keywords.get("held_out_prompts")
-    if split is None and prompts is not None:
-        raise InputError("--held-out-prompts is of --split pickscore; give that too, or leave it out")
-    if "test_fraction" in given.keywords and (split or "folds" in given.keywords):
-        beside = f"--split {split}" if split else f"--folds {given.keywords['folds']}"
-        share = given.keywords["test_fraction"]
-        raise InputError(f"--test-fraction {share} would be ignored beside {beside}; leave one of them out")
-    return given(held_out_prompts=prompts or PICKSCORE_PROMPTS) if split else given()
-
-
-def _chosen_options(file: Path | None, given: Mapping[str, Any]) -> dict[str, object]:
-    """The options given, on the command line or else in a file. Raise InputError for one that the head ignores."""
-    known = {one.place[1] or one.place[0]: one for one in arguments_of(train) if one.place[0] in IN_FILES}
-    options = {**(_read_options(file, known) if file else {}), **given}
-    head = options.get("head", "auto")
-    require_value("head", head, Choice)
-    for name, readers in _readers(options).items():
-        if head != "auto" and head not in readers:
-            raise InputError(f"{name} is of {' and '.join(readers)} and does nothing for the head {head}; leave it out")
-    return options
-
-
-def _readers(options: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
-    """The heads that read each option that is not of all heads, by the option's name."""
-    found = {}
-    for argument in arguments_of(train):
-        only = metadata(argument.hint, Only)
-        if only and argument.place[0] in IN_FILES and (argument.place[1] or argument.place[0]) in options:
-            found[argument.name] = only.values if only.option == "head" else STEPPED
-    return found
-
-
-def chosen_head(
-    options: Mapping[str, object],
-    tables: "Sequence[Labels]",
-    features: "Features",
-    losses: Sequence[str],
-    min_ratio: float | None,
-) -> tuple[dict[str, object], list[str]]:
-    """The options with the head that `auto` stands for, and a line that says which it is."""
-    from heads.training.auto import READ_SOURCES, choose_head, reads_sources
-
-    readers = _readers(options)
-    sourced = reads_sources(options.get("reads"), tables, features)
-    if (named := options.get("head", "auto")) != "auto":
-        return {**options, **({"reads": "all"} if sourced and named in READ_SOURCES else {})}, []
-    readers |= {"source pictures": READ_SOURCES} if sourced else {}
-    if min_ratio is not None:
-        readers["--min-ratio"] = tuple(kind for kind in get_args(Kind) if kind != "blend")  # which is fitted to rows
-    choice = choose_head(tables, features, losses, readers)
-    reads = "all" if sourced else choice.reads
-    options = {**options, "head": choice.head, **({"reads": reads} if reads else {})}
-    return options, [f"auto: {choice.head} ({choice.why})"]
-
-
-def _read_options(file: Path, known: Mapping[str, Argument]) -> dict[str, object]:
-    """The options that a file holds, by name."""
+def parse_weights(text: str | None) -> list[float] | None:
+    """The numbers between commas. Raise InputError for what is none."""
     try:
-        options = json.loads(file.read_text())
-    except ValueError as error:
-        raise InputError(f"{file} is no file of options ({error})") from None
-    if not isinstance(options, dict):
-        raise InputError(f"{file} is no file of options; wanted an object such as {{'head': 'fusion', 'hidden': 64}}")
-    for name, value in options.items():
-        if name not in known:
-            raise unknown_name(f"option in {file}:", name, known)
-        numbers: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float)}
-        if type(value) not in numbers.get(known[name].type, (str,)):
-            raise InputError(f"{file} is no file of options ({name} is {value!r})")
-        require_value(f"{name} in {file}", value, known[name].hint)
-    return options
-
-
-def _train_seeds(
-    run: Run, task: "Task", checkpoints: "Checkpoints", tracker: Tracker
-) -> "list[tuple[TrainedHeads, Accuracies]]":
-    """The heads of each seed, and how they were measured."""
-    from heads.evaluation.evaluate import evaluate
-    from heads.training.folds import train_heads
-
-    found, protocol = [], Protocol(seed=task.config.seed)
-    for seed in range(task.config.seed, task.config.seed + run.seeds):
-        with tensorboard(run.log_dir and run.log_dir / f"seed-{seed}") as curves:
-            observe = tracker.beside(curves, f"seed-{seed}")
-            config, saved = replace(task.config, seed=seed), checkpoints.part(f"seed-{seed}")
-            trained = train_heads(replace(task, config=config, observe=observe, checkpoints=saved, progress=progress))
-        found.append((trained, evaluate(task.labels, task.features, trained.scorers, task.split, protocol)))
-    return found
-
-
-def _manifest(cache: "Cache", paths: Sequence[str], task: "Task", trained: "TrainedHeads") -> dict[str, object]:
-    """What head.json says of a training; its split and its figures come beside."""
-    import torch
-
-    from heads.evaluation.evaluate import calibrate
-    from heads.training.committees import committee_of
-
-    committee = committee_of(trained, task)
-    found = {"min_ratio": task.min_ratio, "chosen": trained.chosen, "history": trained.histories[0]}
-    protocol = Protocol(seed=task.config.seed)
-    return {
-        "head": asdict(task.head_config),
-        "identity": cache.identity.to_json(),
-        "source": asdict(cache.source),
-        "decoding": cache.decoding[-1] if cache.scale else None,
-        "training": {**asdict(task.config), **found},
-        "data": task.labels.described(paths[0]),
-        "other_data": [
-            {**other.labels.described(path), "loss": other.loss, "weight": other.weight, "used": len(seen)}
-            for path, other, seen in zip(paths[1:], task.others, trained.other_rows, strict=True)
-        ],
-        "calibration": calibrate(task.labels, task.features, trained.scorers, task.split, protocol),
-        "committee": committee and committee.alignment,
-        "versions": {"torch": torch.__version__},
-    }
-
-
-def _identity(cache: "Cache", task: "Task", splitting: dict[str, Any]) -> str:
-    """A hash of everything that decides what a training comes to."""
-    import hashlib
-
-    losses = [task.config.loss, *(other.loss for other in task.others)]
-    weights = [1.0, *(other.weight for other in task.others)]
-    options = [asdict(task.head_config), asdict(task.config), losses, weights, task.min_ratio, task.device]
-    facts = [cache.identity.to_json(), [splitting, *options]]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for labels in task.tables:
-        sources = [] if labels.source is None else [labels.source]
-        for values in (labels.image, labels.prompt, labels.items, *labels.values.values(), *sources):
-            digest.update(values.tobytes())
-    return digest.hexdigest()
+        return [float(number) for number in text.split(",")] if text else None
+    except ValueError:
+        raise InputError(f"--weights is {text!r}; wanted numbers and commas, such as 1,0.5") from None

@@ -11,7 +11,7 @@ from embed.config import DeviceConfig, Overwriting
 from embed.files import require_out, require_out_file
 from embed.options import Range
 from embed.spec import InputError
-from heads.cli.common import PairOptions, TableOptions, accuracy_lines, content_ids
+from heads.api.options import PairOptions, TableOptions
 from heads.config import HeadConfig, HoldOutConfig, OnTop, Protocol, SplitConfig, UnfreezeConfig
 from heads.tracking.tracker import require_tracker, tracking
 
@@ -85,6 +85,8 @@ def unfreeze(
 
     from embed.cache.store import Cache
     from embed.devices import resolve_device
+    from heads.api.lines import accuracy_lines
+    from heads.api.training import content_ids
     from heads.data.split import split_report, split_rows
     from heads.evaluation.evaluate import fast_scores, pair_accuracies
     from heads.evaluation.measured import measure_pairs

@@ -23,8 +23,7 @@ from heads.data.features import Features
 from heads.data.split import Split
 from heads.evaluation.calibration import fit_isotonic, fit_percentiles, fit_temperature
 from heads.evaluation.intervals import Interval
-from heads.evaluation.measured import Measured, measure_pairs
-from heads.evaluation.paired import lead
+from heads.evaluation.measured import Measured, lead, measure_pairs
 from heads.models import Cosine, Head
 from heads.training.train import score_items
 
@@ -84,9 +83,11 @@ class Accuracies:
         return {name: value.to_json() if isinstance(value, Interval) else value for name, value in vars(self).items()}
 
 
-def evaluate(labels: Labels, features: Features, heads: list[Head], split: Split, protocol: Protocol) -> Accuracies:
-    """The accuracies of each fold's head on the rows its fold holds out."""
-    measured = measure_pairs(labels, split, protocol)
+def evaluate(
+    labels: Labels, features: Features, heads: list[Head], split: Split, protocol: Protocol, noise: float = 0.0
+) -> Accuracies:
+    """The accuracies of each fold's head on the rows its fold holds out; `noise` is what `fold_noise` says of them."""
+    measured = measure_pairs(labels, split, protocol, noise)
     return pair_accuracies(measured, fast_scores(measured, features, heads))
 
 
@@ -151,7 +152,14 @@ def percentiles(scores: Floats, fold: Ints) -> Floats:
 
 
 def write_scores(path: Path, labels: Labels, split: Split, scores: Floats) -> None:
-    """A parquet file with a row for every item of every row held out: the table's own columns, `fold`, `score`, and
+    """Write `scores_table` as a parquet file."""
+    table = scores_table(labels, split, scores)
+    with atomic_write(path) as file:
+        pq.write_table(table, file)
+
+
+def scores_table(labels: Labels, split: Split, scores: Floats) -> pa.Table:
+    """A table with a row for every item of every row held out: the table's own columns, `fold`, `score`, and
     `percentile`, the share (0 to 100) of its fold's items that score lower, which can be compared between folds.
 
     A column of the table that has one of these names is written as `table_score` or the like.
@@ -172,5 +180,4 @@ def write_scores(path: Path, labels: Labels, split: Split, scores: Floats) -> No
             for name, column in {**values, **new}.items():
                 table = table.append_column(name, pa.array(column))
             tables.append(table)
-    with atomic_write(path) as file:
-        pq.write_table(pa.concat_tables(tables), file)
+    return pa.concat_tables(tables)

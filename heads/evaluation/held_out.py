@@ -41,6 +41,11 @@ class HeldOut:
     committee: Committee | None = None  # of the head to use, whose members have seen most of what they held out
 
     @property
+    def noise(self) -> float:
+        """What `fold_noise` found for the heads of folds; all of it where that was not kept."""
+        return float(self.manifest.get("fold_noise", 1.0)) if self.own_split and self.split.folds > 1 else 0.0
+
+    @property
     def rows(self) -> int:
         return int((self.split.fold >= 0).sum())
 

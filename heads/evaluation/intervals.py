@@ -7,7 +7,8 @@ judge) are left out first.
 Resamples of few clusters vary too little, and the more so the less evenly the comparisons lie in them. With
 n = (sum of sizes)^2 / (sum of squared sizes), the number of equal clusters that would be worth as much (Kish 1965),
 their standard deviation is therefore multiplied by sqrt(n / (n - 1)), and an interval reaches as many of these as
-Student's t of n - 1 degrees of freedom says. `benchmarks/coverage.py` measures how often the truth is inside.
+Student's t of n - 1 degrees of freedom says. Heads of folds that teach each other make it wider still: see
+heads.evaluation.fold_noise. `benchmarks/coverage.py` measures how often the truth is inside.
 """
 
 from collections.abc import Iterator, Sequence
@@ -71,6 +72,7 @@ class Bootstrap:
     rng: np.random.Generator
     resamples: int = 1000
     name: str = "clusters"  # what the clusters are
+    noise: float = 0.0  # the share of the variance that counts twice, as heads.evaluation.fold_noise says
 
     def of(self, comparisons: Ints | Bools) -> "Bootstrap":
         """The same for some of the comparisons, given as their numbers or as a mask (m,)."""
@@ -145,7 +147,7 @@ def spearman_interval(scores: ArrayLike, values: ArrayLike, bootstrap: Bootstrap
             for some, counts in bootstrap.draws(len(names), max(len(rows), len(names))):
                 correlations[some] = _rank_correlation(x[rows], y[rows], counts[number])
         found.append(_Part(whole, correlations, bootstrap.of(rows).worth))
-    return _mean_over_folds(found, bootstrap.name).interval.within(-1, 1)
+    return _mean_over_folds(found, bootstrap).interval.within(-1, 1)
 
 
 def calibration_error_interval(gap: ArrayLike, bin: ArrayLike, bootstrap: Bootstrap) -> Interval:
@@ -165,7 +167,7 @@ def calibration_error_interval(gap: ArrayLike, bin: ArrayLike, bootstrap: Bootst
     errors = np.full(bootstrap.resamples, np.nan)
     for some, sums in bootstrap.sums(columns):
         errors[some] = ratio(np.abs(sums[:-1]).sum(axis=0), sums[-1])
-    estimate = _mean_over_folds([_Part(value, errors, bootstrap.worth)], bootstrap.name)
+    estimate = _mean_over_folds([_Part(value, errors, bootstrap.worth)], bootstrap)
     if np.isnan(estimate.error):
         return estimate.interval
     middle, spread = float(np.nanmean(errors)), float(np.nanstd(errors))
@@ -241,10 +243,10 @@ def _estimated(credit: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None) 
         for some, (total, count) in inside.sums((credit[rows], np.ones(len(rows)))):
             means[some] = ratio(total, count)  # NaN where a resample happens to hold no comparison
         found.append(_Part(float(credit[rows].mean()), means, inside.worth))
-    return _mean_over_folds(found, bootstrap.name)
+    return _mean_over_folds(found, bootstrap)
 
 
-def _mean_over_folds(parts: Sequence[_Part], clusters: str) -> _Estimate:
+def _mean_over_folds(parts: Sequence[_Part], bootstrap: Bootstrap) -> _Estimate:
     """The mean of the parts' values. Their variances add, as they share no cluster; the degrees of freedom are those of
     Satterthwaite (1946)."""
     if not parts:
@@ -252,9 +254,9 @@ def _mean_over_folds(parts: Sequence[_Part], clusters: str) -> _Estimate:
     value = float(np.mean([part.value for part in parts]))
     if any(np.isnan(part.resampled).all() for part in parts):
         each = " in a held-out part" if len(parts) > 1 else ""
-        return _Estimate(value, np.nan, np.nan, f"fewer than two {clusters}{each}")
+        return _Estimate(value, np.nan, np.nan, f"fewer than two {bootstrap.name}{each}")
     freedom = np.array([part.worth - 1 for part in parts])
-    variance = np.array([np.nanvar(part.resampled) for part in parts]) * (1 + 1 / freedom)
+    variance = np.array([np.nanvar(part.resampled) for part in parts]) * (1 + 1 / freedom) * (1 + bootstrap.noise)
     total = variance.sum()
     joint = total**2 / (variance**2 / freedom).sum() if total else freedom.sum()
     return _Estimate(value, float(np.sqrt(total)) / len(parts), float(joint))

@@ -1,10 +1,11 @@
-"""What is held out, prepared for metrics: pairs, rows in groups and clusters, and parts for cross-fitting.
+"""What is held out, prepared for metrics: pairs, rows in groups and clusters, and parts for cross-fitting. One scorer
+against another on the same pairs, by the paired bootstrap.
 
 Knows scores, no head and no metric but the credit of a pair.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 
@@ -15,7 +16,7 @@ from embed.spec import InputError
 from heads.config import Protocol
 from heads.data.comparisons import Labels, Pairs, appeal, groups_of, pairs_among
 from heads.data.split import Split
-from heads.evaluation.intervals import FEW, Bootstrap, Interval, mean_interval
+from heads.evaluation.intervals import FEW, Bootstrap, Interval, PairedInterval, mean_interval, paired_interval
 from heads.metrics import TieRule, pair_credit
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class Measured:
     fold: Ints  # (p,) of each pair
     cluster: Ints  # (m,) of each row
     clusters: str  # what a cluster is, in words
+    noise: float = 0.0  # of the heads of folds, as heads.evaluation.fold_noise says
     fitted: dict[tuple[bytes, str], Floats] = field(default_factory=dict)  # of pair_probability, by the scores' hash
 
     @property
@@ -55,7 +57,8 @@ class Measured:
     def bootstrap_of(self, row_a: Ints, row_b: Ints) -> Bootstrap:
         """Of other comparisons, given the rows of their two sides."""
         rng = np.random.default_rng(self.protocol.seed)
-        return Bootstrap(self.cluster[row_a], self.cluster[row_b], rng, self.protocol.resamples, self.clusters)
+        resamples = self.protocol.resamples
+        return Bootstrap(self.cluster[row_a], self.cluster[row_b], rng, resamples, self.clusters, self.noise)
 
     def interval(self, credit: Floats) -> Interval:
         """The mean over folds of the mean credit (p,) of their pairs, NaN left out."""
@@ -76,6 +79,7 @@ class Measured:
             "average": "over pairs within a fold, then over folds",
             "interval": f"95 %, {self.protocol.resamples} bootstrap resamples of {self.cluster_count} {self.clusters}",
             "folds": self.split.folds,
+            "fold_noise": self.noise,
         }
 
     @cached_property
@@ -138,10 +142,11 @@ class Measured:
         return mean_interval(credit, self.bootstrap_of(first, first), self.split.fold[first]).within(least, 1)
 
 
-def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:
+def measure_pairs(labels: Labels, split: Split, protocol: Protocol, noise: float = 0.0) -> Measured:
     """The pairs among the rows that each fold holds out; raise InputError if no pair has a winner.
 
-    A cluster is a prompt where both sides of every pair share theirs, and a group of the split elsewhere.
+    A cluster is a prompt where both sides of every pair share theirs, and a group of the split elsewhere. `noise` is
+    that of the folds' heads.
     """
     rng = np.random.default_rng(protocol.seed)
     folds = [
@@ -163,7 +168,7 @@ def measure_pairs(labels: Labels, split: Split, protocol: Protocol) -> Measured:
     shared = bool((prompt >= 0).all() and (prompt == labels.prompt[pairs.b]).all())
     cluster, clusters = (labels.prompt[labels.items[:, 0]], "prompts") if shared else (split.group, "split groups")
     fold = np.repeat(np.arange(len(folds)), [len(p) for p in folds])
-    return Measured(labels, split, protocol, pairs, fold, cluster, clusters)
+    return Measured(labels, split, protocol, pairs, fold, cluster, clusters, noise)
 
 
 def lone_rows(labels: Labels, split: Split) -> int:
@@ -173,3 +178,23 @@ def lone_rows(labels: Labels, split: Split) -> int:
     rows = np.flatnonzero(split.fold >= 0)
     number = np.unique(groups_of(labels, rows) * split.folds + split.fold[rows], return_counts=True)[1]
     return int((number == 1).sum())
+
+
+def lead(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, dict[str, object]]:
+    """By how much the head's pair accuracy exceeds each other scorer's, on the same pairs: {scorer: {difference,
+    p_value}}, with intervals of the paired bootstrap."""
+    credit = {name: measured.credit(s) for name, s in scores.items()}
+    return {
+        name: paired_interval(credit["head"], other, measured.bootstrap, measured.fold).to_json()
+        for name, other in credit.items()
+        if name != "head"
+    }
+
+
+def compared(measured: Measured, first: Floats, second: Floats) -> tuple[Interval, Interval, PairedInterval]:
+    """The pair accuracy of two scorers (m, sides) each, and the paired test of their difference, all over the pairs of
+    all folds: two heads may have few rows in common in some fold."""
+    measured.warn_of_few()
+    one, other = measured.credit(first), measured.credit(second)
+    test = paired_interval(one, other, measured.bootstrap)
+    return measured.pooled_interval(one), measured.pooled_interval(other), test

@@ -24,7 +24,7 @@ class Figures:
 def verdict(accuracy: Mapping[str, float], lead: Mapping[str, Any], prior_by: str = "", trained_rows: int = 0) -> str:
     """Whether a head is better than each scorer that knows less, in a sentence: yes, no, or cannot tell.
 
-    `accuracy` is the pair accuracy of each scorer, `lead` as of `heads.evaluation.paired.lead`: a difference counts
+    `accuracy` is the pair accuracy of each scorer, `lead` as of `heads.evaluation.measured.lead`: a difference counts
     where its p is below 0.05. Chance is named where there is nothing else.
     """
     names = [name for name in RIVALS if name in lead] or ["chance"]

@@ -36,6 +36,7 @@ class HeadManifest(TypedDict, total=False):
     training: dict[str, Any]
     calibration: dict[str, Any] | None
     committee: Alignment | None
+    fold_noise: float
     reward: dict[str, dict[str, Any]]
 
 

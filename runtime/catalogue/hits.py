@@ -1,15 +1,21 @@
 """What every catalogue is, here or in Milvus: it answers queries with hits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from embed.addresses import join
 from embed.arrays import Float16s, Float32s
+from embed.inputs.shown import Tabular, picture_at, pictures_html
 from embed.spec import Identity, InputError
+from embed.wording import table
 from runtime.config import POPULARITY_WEIGHT
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Weights: TypeAlias = float | Float32s  # one for all queries, or one a query (m,)
 
@@ -32,6 +38,46 @@ class Hit:
     row: int = field(default=-1, repr=False, compare=False)  # of a catalogue here
 
 
+class Hits(list[Hit], Tabular):
+    """The hits of one query, best first, as a list that shows its pictures in a notebook."""
+
+    def __init__(self, hits: Iterable[Hit], catalogue: "Searchable | None" = None) -> None:
+        super().__init__(hits)
+        self._catalogue = catalogue
+
+    def __repr__(self) -> str:
+        return "\n".join(table(["picture", *_FIGURES], [[hit.key, *figures_of(hit).values()] for hit in self]))
+
+    def _repr_html_(self) -> str:
+        known, names = self._catalogue, [hit.key for hit in self]
+        places = [[] for _ in self] if known is None else known.addresses(names)
+        said = [", ".join(f"{name} {value}" for name, value in figures_of(hit).items() if value) for hit in self]
+        return pictures_html(zip(map(picture_at, places), names, said, strict=True))
+
+    def to_arrow(self) -> "pa.Table":
+        """A row for each hit: its fields, its percentile, and the catalogue's other columns."""
+        import pyarrow as pa
+
+        own = [{name: value for name, value in vars(hit).items() if name not in ("metadata", "row")} for hit in self]
+        rows = [
+            {**hit.metadata, **fields, "percentile": 100 * hit.popularity}
+            for hit, fields in zip(self, own, strict=True)
+        ]
+        return pa.Table.from_pylist(rows)
+
+
+def figures_of(hit: Hit) -> dict[str, str]:
+    """The figures of a hit as people read them, by what they are called."""
+    values = (
+        *(f"{hit.blended_score:.4f}", f"{hit.similarity:.4f}", f"{100 * hit.popularity:.1f}"),
+        "" if hit.count is None else f"{hit.count:,.0f}",
+    )
+    return dict(zip(_FIGURES, values, strict=True))
+
+
+_FIGURES = ("blended score", "similarity", "percentile", "count")
+
+
 class Searchable(ABC):
     """Pictures with their popularity, searched by vectors of one backbone, `identity`."""
 
@@ -44,6 +90,10 @@ class Searchable(ABC):
     def vectors_of(self, hits: Sequence[Hit]) -> Float16s | Float32s:
         """(n, d) vectors of pictures that `search` found."""
 
+    def addresses(self, keys: Sequence[str], images_root: str | None = None) -> list[list[str]]:
+        """Where each picture may be read, by name, as far as that is known here."""
+        return [[] if images_root is None else [join(images_root, key)] for key in keys]
+
     def search(
         self,
         queries: Float32s,
@@ -51,14 +101,15 @@ class Searchable(ABC):
         popularity_weight: Weights = POPULARITY_WEIGHT,
         min_percentile: float = 0.0,
         where: str | None = None,
-    ) -> list[list[Hit]]:
+    ) -> list[Hits]:
         """For each of `queries` (m, d), unit norm, its hits, best first: k, or as many as there are.
 
         `popularity_weight` is one number or one a query (m,); `min_percentile` in [0, 100]; `where` is a filter on the
         columns (see filters). Raise InputError for a query of another length or a column that is not there.
         """
         queries, weights = self._checked(queries, k, popularity_weight, min_percentile)
-        return self._search(queries, k, weights, min_percentile, where)
+        found = self._search(queries, k, weights, min_percentile, where)
+        return [Hits(hits, self) for hits in found]
 
     def least_similarity(self, query: Float32s, percentile: float) -> float:
         """The cosine with a query (d,) that has this percentile among all pictures, as far as a sample tells."""

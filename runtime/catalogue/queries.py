@@ -11,7 +11,7 @@ import numpy as np
 
 from embed.arrays import Bools, Float16s, Float32s, Floats
 from embed.spec import InputError
-from runtime.catalogue.hits import Hit, Searchable
+from runtime.catalogue.hits import Hit, Hits, Searchable
 from runtime.config import Wish
 
 MOST_RELEVANT = 2000  # pictures among which hits are looked for where dissimilar ones are to be none
@@ -56,13 +56,13 @@ def _weighed(vectors: Float32s, weights: Sequence[float] | None) -> Floats:
     return total / len(vectors)
 
 
-def find(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
+def find(catalogue: Searchable, query: Float32s, wish: Wish) -> Hits:
     """The best hits for a query (d,) that meet the wish: k of them, or as many as there are.
 
     More are fetched until enough are left, so what is taken out never costs a hit that exists.
     """
     if wish.min_similarity_percentile:
-        return _kept(catalogue, _relevant(catalogue, query, wish), wish)[: wish.k]
+        return Hits(_kept(catalogue, _relevant(catalogue, query, wish), wish)[: wish.k], catalogue)
     fetch = wish.k + len(wish.excluded)
     if wish.dedup is not None or wish.group_by is not None:
         fetch *= 4
@@ -71,7 +71,7 @@ def find(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
         hits = catalogue.search(query[None], fetch, wish.popularity_weight, wish.min_percentile, wish.where)[0]
         kept = _kept(catalogue, hits, wish)
         if len(kept) >= wish.k or len(hits) < fetch or fetch == len(catalogue):
-            return kept[: wish.k]
+            return Hits(kept[: wish.k], catalogue)
         fetch *= 4
 
 

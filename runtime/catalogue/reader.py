@@ -24,9 +24,10 @@ import pyarrow.compute as pc
 from embed.addresses import Place, join
 from embed.arrays import Bools, Float16s, Float32s, Floats, Ints, positions
 from embed.files import read_manifest
+from embed.inputs.shown import Tabular, lines_html, picture_at, pictures_html
 from embed.spec import Identity, InputError, Side
 from runtime.catalogue.conditions import matching
-from runtime.catalogue.hits import Hit, Searchable, Weights, hit_of, jsonable
+from runtime.catalogue.hits import Hit, Hits, Searchable, Weights, hit_of, jsonable
 from runtime.config import Wish
 from runtime.index.base import Effort, IndexKind
 from runtime.index.blend import SPARE, best_of, pareto_front, scan, similarities
@@ -41,6 +42,7 @@ READABLE = (1, 2)  # of 1 all but the lists of an IVF are the same
 SCAN_ROWS = 20_000
 SCAN_COST = 4
 SAMPLE_ROWS = 10_000  # that stand for all where a percentile of similarity is asked for
+SHOWN = 12  # pictures in a notebook
 MOST_CANDIDATES = 2048  # more hits than this come from a scan
 
 
@@ -65,7 +67,7 @@ class CatalogueManifest(TypedDict):
     files: dict[str, int]  # sizes in bytes
 
 
-class Catalogue(Searchable):
+class Catalogue(Searchable, Tabular):
     """One version of a catalogue, read only."""
 
     def __init__(self, path: Path, manifest: CatalogueManifest) -> None:
@@ -103,6 +105,20 @@ class Catalogue(Searchable):
 
     def __len__(self) -> int:
         return len(self.popularity)
+
+    def __repr__(self) -> str:
+        return f"{len(self):,} pictures by popularity, index {self.manifest['index']['kind']}, in {self.path}"
+
+    def _repr_html_(self) -> str:
+        names = self.rows["image"].slice(0, SHOWN).to_pylist()  # the most popular come first
+        counts = self.rows["count"].slice(0, SHOWN).to_pylist()
+        said = ["" if count is None else f"count {count:,.0f}" for count in counts]
+        shown = zip(map(picture_at, self.addresses(names)), names, said, strict=True)
+        return lines_html([repr(self)]) + pictures_html(shown, "The most popular")
+
+    def to_arrow(self) -> pa.Table:
+        """A row for each picture, the most popular first: its name, id, size and count, and the table's columns."""
+        return self.rows
 
     @property
     def images_root(self) -> str:
@@ -161,7 +177,7 @@ class Catalogue(Searchable):
         """(n, d) float16 of pictures that a search found."""
         return self.vectors[[hit.row for hit in hits]]
 
-    def front(self, query: Float32s, wish: Wish) -> list[Hit]:
+    def front(self, query: Float32s, wish: Wish) -> Hits:
         """The hits for a query (d,) that no other beats in similarity without being less popular, most similar first.
 
         Their scores are their similarities. Of the wish, `min_percentile`, `where` and `excluded` count. Looks
@@ -176,7 +192,7 @@ class Catalogue(Searchable):
         similar = similarities(self.vectors, queries[0], rows)
         front = rows[pareto_front(similar, self.popularity[rows])][None]
         found = best_of(front, self.vectors, self.popularity, queries, weights, max(front.shape[1], 1))
-        return self.hits(*found)[0]
+        return Hits(self.hits(*found)[0], self)
 
     def least_similarity(self, query: Float32s, percentile: float) -> float:
         """The cosine with a query (d,) that has this percentile among all pictures, or among SAMPLE_ROWS of them."""

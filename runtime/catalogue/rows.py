@@ -34,8 +34,9 @@ class Pictures(Protocol):
     def places(self) -> pa.Array: ...
 
 
-# Pictures, (n,) rows of theirs, and the prompts of these, null where there is none -> (n,) scores, higher is better.
-Predict = Callable[[Pictures, Ints, pa.ChunkedArray], Float32s]
+# Pictures, (n,) rows of theirs, the prompts of these, null where there is none, and the rows of what these were made
+# from, -1 for none -> (n,) scores, higher is better.
+Predict = Callable[[Pictures, Ints, pa.ChunkedArray, Ints], Float32s]
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def popular_rows(
     values = popularity_values(table, config.half_life_s)
     without = int(np.isnan(values).sum())
     if config.missing == "predicted":
-        values = _with_predicted(values, table, pictures, vector_rows, predict)
+        values = _with_predicted(values, table, pictures, vector_rows, predict, place)
     elif config.missing == "drop":
         known = ~np.isnan(values)
         table, vector_rows, values = table.filter(pa.array(known)), vector_rows[known], values[known]
@@ -144,8 +145,30 @@ def _refuse_repeated(keys: pa.ChunkedArray) -> None:
         )
 
 
+def _source_rows(table: pa.Table, pictures: Pictures, place: Place | None) -> Ints:
+    """(n,) rows of what pictures were made from, as `source_path` names it; -1 for none. Raise InputError for one that
+    has no vector."""
+    found = np.full(len(table), -1)
+    if "source_path" not in table.column_names:
+        return found
+    keys = table["source_path"]
+    named = np.asarray(keys.is_valid())
+    found[named] = pictures.image_rows(keys.filter(pa.array(named)), place)
+    if (lacking := named & (found < 0)).any():
+        raise InputError(
+            f"{int(lacking.sum())} pictures were made from others that have no vector, first"
+            f" {keys[int(np.argmax(lacking))].as_py()!r}: embed these into the cache too, or leave source_path empty"
+        )
+    return found
+
+
 def _with_predicted(
-    values: Floats, table: pa.Table, pictures: Pictures, vector_rows: Ints, predict: Predict | None
+    values: Floats,
+    table: pa.Table,
+    pictures: Pictures,
+    vector_rows: Ints,
+    predict: Predict | None,
+    place: Place | None,
 ) -> Floats:
     """(n,) percentiles: of the known values among themselves; elsewhere of the predicted score among all predicted."""
     if predict is None:
@@ -153,7 +176,8 @@ def _with_predicted(
     prompts = (
         table["prompt"] if "prompt" in table.column_names else pa.chunked_array([pa.nulls(len(table), pa.string())])
     )
-    predicted = percentiles(predict(pictures, vector_rows, prompts)).astype(np.float64)
+    sources = _source_rows(table, pictures, place)
+    predicted = percentiles(predict(pictures, vector_rows, prompts, sources)).astype(np.float64)
     known = ~np.isnan(values)
     predicted[known] = percentiles(values[known])
     return predicted

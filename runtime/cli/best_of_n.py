@@ -20,6 +20,7 @@ def best_of_n(
     templates: Path | None = None,
     images: Path | None = None,
     output: str | None = None,
+    sources: Path | None = None,
     plan: Annotated[int | None, Range(1)] = None,
 ) -> dict[str, object]:
     """Choose the best of many pictures that were generated for each prompt.
@@ -33,6 +34,8 @@ def best_of_n(
         templates: A file of templates, one a line, each with {prompt} in it. By default the 20 of plaudit are taken.
         images: The folder of the pictures, each named NUMBER_OF_PROMPT/TEMPLATE_SEED.*, as --plan prints it.
         output: The output to choose by. By default the first head's score.
+        sources: A file of the pictures that the prompts edit, one path a line for each prompt, empty for none; relative
+            ones start where the file lies. For heads that read what a picture was made from.
         plan: Print what to generate with this many seeds, as JSON lines, and score nothing.
     """
     from runtime.scoring import best_of_n
@@ -47,7 +50,8 @@ def best_of_n(
         raise InputError("give --images FOLDER with the candidates, or --plan SEEDS to see what to generate")
     from runtime.scoring.scorer import Scorer
 
-    found = best_of_n.best_of_n(Scorer.load(bundle, session), lines, forms, images, output)
+    made_from = best_of_n.read_sources(sources, len(lines)) if sources else ()
+    found = best_of_n.best_of_n(Scorer.load(bundle, session), lines, forms, images, output, made_from)
     rows = []
     for b in found:
         score = f"{b.score:.4f}" + (f" ± {b.uncertainty:.4f}" if b.uncertainty is not None else "")

@@ -22,7 +22,7 @@ def push(bundle: Path, repo: str, /, *, public: bool = False, message: str = "Pu
         public: Let everybody see the repository if it is made here.
         message: What the commit says.
     """
-    from runtime.scoring.hub import push
+    from runtime.hub.bundles import push
 
     done = push(bundle, repo, public, message)
     print(f"{bundle} is at {done.url}, commit {done.commit}")
@@ -42,7 +42,7 @@ def pull(repo: str, /, *, out: Path, revision: str | None = None, overwriting: O
         revision: The branch, tag or commit. By default the newest.
     """
     require_out(out, "bundle", overwriting.overwrite)
-    from runtime.scoring.hub import pull
+    from runtime.hub.bundles import pull
 
     commit = pull(repo, out, revision, overwriting.overwrite, progress)
     print(f"{out}: {repo} at commit {commit}, every byte verified")

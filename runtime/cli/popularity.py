@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+    from embed.arrays import Float32s
     from runtime.catalogue.reader import Catalogue
     from runtime.catalogue.rows import Pictures, PopularRows, Predict
     from runtime.scoring.scorer import Scorer
 
 PREDICTED = "predicted:"
-PREDICTED_ROWS = 65_536  # at a time
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def _read_counts(source: str, columns: Mapping[str, str]) -> "pa.Table":
 
     from embed.records.columns import picture, refuse
     from embed.records.sources import open_table
+    from runtime.scoring.tables import SOURCE_COLUMN
 
     counts = open_table(source, columns)
     counts.complete()
@@ -97,7 +98,7 @@ def _read_counts(source: str, columns: Mapping[str, str]) -> "pa.Table":
             f" Where yours has another name, say --columns {lacking[0]}=YOURS"
         )
     side = picture(counts, "image")
-    optional = {"exposures": pa.float64(), "prompt": pa.string()}
+    optional = {"exposures": pa.float64(), "prompt": pa.string(), SOURCE_COLUMN: pa.string()}
     wanted = side.key_types() | {"count": pa.float64()}
     named, others = counts.read(wanted | {name: type for name, type in optional.items() if name in counts.types})
     count = named["count"].to_numpy()
@@ -115,11 +116,14 @@ def predictor(scorer: "Scorer", output: str = FIRST, prompt: str | None = None) 
     without a prompt have `prompt`. It raises InputError if an input is not there."""
     import numpy as np
 
+    from runtime.scoring.sources import SOURCE
+    from runtime.scoring.vectors import score_blocks
+
     asked = [output]
     chosen = scorer.named.chosen(asked)[0]
     reads_text = "text_embedding" in chosen.inputs
 
-    def predict(pictures: "Pictures", rows: "np.ndarray", prompts: Any) -> "np.ndarray":
+    def predict(pictures: "Pictures", rows: "np.ndarray", prompts: Any, sources: "np.ndarray") -> "np.ndarray":
         stored = {"image_embedding": pictures.image_embeddings()}
         if "image_pooled" in chosen.inputs:
             if (pooled := pictures.pooled_embeddings()) is None:
@@ -136,14 +140,18 @@ def predictor(scorer: "Scorer", output: str = FIRST, prompt: str | None = None) 
                 " prompt: say --prompt TEXT for all of these, or give a table with the columns image, prompt and count,"
                 " the last empty where unknown"
             )
-        scores = []
-        for start in range(0, len(rows), PREDICTED_ROWS):
-            some = slice(start, start + PREDICTED_ROWS)
-            features = {name: array[rows[some]].astype(np.float32) for name, array in stored.items()}
+
+        def features(some: slice) -> "dict[str, Float32s]":
+            read = {name: array[rows[some]].astype(np.float32) for name, array in stored.items()}
             if reads_text:
-                features["text_embedding"] = scorer.embed_prompts(prompts[some].to_pylist())
-            scores.append(scorer.score_vectors(features, asked)[chosen.values["score"]])
-        return np.concatenate(scores)
+                read["text_embedding"] = scorer.embed_prompts(prompts[some].to_pylist())
+            if SOURCE in chosen.inputs:
+                made_from = sources[some]
+                read[SOURCE] = np.zeros_like(read["image_embedding"])
+                read[SOURCE][made_from >= 0] = stored["image_embedding"][made_from[made_from >= 0]]
+            return read
+
+        return score_blocks(scorer, len(rows), features, asked)[chosen.values["score"]]
 
     return predict
 

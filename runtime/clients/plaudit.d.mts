@@ -4,6 +4,9 @@ export type Picture = Blob | ArrayBuffer | ArrayBufferView | string;
 /** What a query names: a picture, words, or a picture of the catalogue by its name or id. */
 export type Like = Picture | { text: string } | { id: string };
 
+/** What pictures were made from, such as an edit's input: one of all, or one or null of each. */
+export type Sources = Picture | readonly (Picture | null)[] | null;
+
 /** An array, or the files of an `<input type="file">`. */
 export type Pictures = ArrayLike<Picture>;
 
@@ -97,13 +100,13 @@ export class Plaudit {
   score(
     images: Pictures,
     prompts?: string | readonly string[] | null,
-    asked?: { outputs?: readonly string[] },
+    asked?: { outputs?: readonly string[]; sources?: Sources },
   ): Promise<(Score | ItemError)[]>;
   /** Scores of pictures under one prompt, with the probability that each is the preferred one of all. */
   rank(
     images: Pictures,
     prompt?: string | null,
-    asked?: { outputs?: readonly string[] },
+    asked?: { outputs?: readonly string[]; sources?: Sources },
   ): Promise<(Ranked | ItemError)[]>;
   /** Unit vectors of pictures and prompts. */
   embed(given: {

@@ -36,21 +36,28 @@ export class Plaudit {
 
   /**
    * Scores of pictures under a prompt, or of each under its own; higher is preferred. Of a bundle with several outputs
-   * the first of those asked for is the score, and all are under `outputs`.
+   * the first of those asked for is the score, and all are under `outputs`. `sources` are what the pictures were made
+   * from: one of all, or one or null of each.
    */
-  async score(images, prompts = null, { outputs = [] } = {}) {
+  async score(images, prompts = null, { outputs = [], sources = null } = {}) {
     const pictures = Array.from(images, pictureOf);
     const several = Array.isArray(prompts) ? prompts : pictures.map(() => prompts);
     if (several.length !== pictures.length) {
       throw new RangeError(`got ${several.length} prompts for ${pictures.length} pictures; wanted one, or one for each`);
     }
-    const items = pictures.map((picture, i) => ({ picture, prompt: several[i] }));
+    const one = sources === null || Array.isArray(sources) ? null : pictureOf(sources);
+    const each = Array.isArray(sources) ? sources : pictures.map(() => one);
+    const madeFrom = each.map((source) => source && pictureOf(source));
+    if (madeFrom.length !== pictures.length) {
+      throw new RangeError(`got ${madeFrom.length} sources for ${pictures.length} pictures; wanted one, or one for each`);
+    }
+    const items = pictures.map((picture, i) => ({ picture, prompt: several[i], source: madeFrom[i] }));
     return this.#ask({ path: "/v1/score", lists: ["items"], outputs }, items);
   }
 
   /** Scores of pictures under one prompt, with the probability that each is the preferred one of all. */
-  async rank(images, prompt = null, { outputs = [] } = {}) {
-    return ranked(await this.score(images, prompt, { outputs }));
+  async rank(images, prompt = null, { outputs = [], sources = null } = {}) {
+    return ranked(await this.score(images, prompt, { outputs, sources }));
   }
 
   /** Unit vectors of pictures and prompts. */
@@ -217,12 +224,16 @@ function pictureOf(given) {
 
 function inBatches(items, { batch, batchBytes }) {
   const batches = [];
-  let size = Infinity;
+  let size = 0;
   for (const item of items) {
-    const more = item.picture?.size ?? 0;
-    if (size + more > batchBytes || batches.at(-1).length >= batch) {
+    const last = batches.at(-1);
+    const pictureBytes = item.picture?.size ?? 0;
+    const sourceBytes = item.source?.size ?? 0;
+    let more = pictureBytes + (last && last.at(-1).source === item.source ? 0 : sourceBytes); // one of all is sent once
+    if (!last || size + more > batchBytes || last.length >= batch) {
       batches.push([]);
       size = 0;
+      more = pictureBytes + sourceBytes;
     }
     batches.at(-1).push(item);
     size += more;
@@ -239,6 +250,11 @@ function formOf(items) {
   const prompts = order.map((i) => items[i].prompt).filter((prompt) => prompt !== null);
   const isOne = items.every(({ picture }) => picture) && new Set(prompts).size === 1; // one for all pictures
   for (const prompt of isOne ? prompts.slice(0, 1) : prompts) form.append("prompts", prompt);
+  const sources = order.map((i) => items[i].source ?? null);
+  const same = sources.every((source) => source === sources[0]); // one for all pictures, or none
+  for (const source of same ? sources.slice(0, sources[0] ? 1 : 0) : sources) {
+    append(form, "sources", "sources", source ?? ""); // an empty text for a picture made from none
+  }
   return { order, form };
 }
 

@@ -20,16 +20,19 @@ from runtime.clients.exchange import Steps, document_of, expected
 
 TOO_MUCH = (413, 429, 504)  # for one request: too many bytes or items, or more than is done by its deadline
 
+Sources = Picture | Sequence[Picture | None] | None  # of pictures: one of all, or one or none of each
+
 Answer = TypeVar("Answer", covariant=True)
 Given = TypeVar("Given")
 Send = Callable[..., Steps[httpx.Response]]  # posts to a path what can be divided or not, with the arguments of httpx
 
 
 class Item(NamedTuple):
-    """A picture, a prompt, or a picture under its own prompt."""
+    """A picture, a prompt, or a picture under its own prompt, and what the picture was made from."""
 
     picture: Picture | None
     prompt: str | None
+    source: Picture | None = None
 
 
 @dataclass
@@ -61,12 +64,20 @@ def embedding() -> Question[Float32s]:
     return Question("/v1/embed", ("images", "prompts"), lambda given: np.array(given["embedding"], np.float32))
 
 
-def scored_items(images: Sequence[Picture], prompts: str | Sequence[str] | None) -> list[Item]:
-    """Each picture under its prompt; raise InputError unless there is one prompt, or one for each picture."""
+def scored_items(images: Sequence[Picture], prompts: str | Sequence[str] | None, sources: Sources = None) -> list[Item]:
+    """Each picture under its prompt, with its source; raise InputError unless there is one of either, or one for each
+    picture."""
     several = [prompts] * len(images) if prompts is None or isinstance(prompts, str) else prompts
     if len(several) != len(images):
         raise InputError(f"got {len(several)} prompts for {len(images)} pictures; wanted one, or one for each")
-    return [Item(*one) for one in zip(several_of(images), several, strict=True)]
+    made_from: Sequence[Picture | None]
+    if sources is None or isinstance(sources, str | bytes | os.PathLike):
+        made_from = [sources] * len(images)
+    else:
+        made_from = sources
+    if len(made_from) != len(images):
+        raise InputError(f"got {len(made_from)} sources for {len(images)} pictures; wanted one, or one for each")
+    return [Item(*one) for one in zip(several_of(images), several, made_from, strict=True)]
 
 
 def embedded_items(images: Sequence[Picture], prompts: Sequence[str]) -> list[Item]:
@@ -88,12 +99,13 @@ def batches(items: Iterable[Item], most: int, most_bytes: int) -> Iterator[list[
     """The items in their order, so many or of so many bytes at a time; one that is larger stands alone."""
     batch, size_bytes = list[Item](), 0
     for item in items:
-        more_bytes = _size_bytes(item.picture)
-        if batch and (len(batch) == most or size_bytes + more_bytes > most_bytes):
+        picture_bytes, source_bytes = _size_bytes(item.picture), _size_bytes(item.source)
+        more_bytes = 0 if batch and item.source == batch[-1].source else source_bytes  # one that all have is sent once
+        if batch and (len(batch) == most or size_bytes + picture_bytes + more_bytes > most_bytes):
             yield batch
-            batch, size_bytes = [], 0
+            batch, size_bytes, more_bytes = [], 0, source_bytes
         batch.append(item)
-        size_bytes += more_bytes
+        size_bytes += picture_bytes + more_bytes
     if batch:
         yield batch
 
@@ -112,11 +124,20 @@ def is_url(picture: Picture) -> bool:
 
 
 def with_bytes(item: Item) -> Item | ItemError:
-    """The item with what its file holds in place of the path, or why that cannot be read."""
-    if item.picture is None or isinstance(item.picture, bytes) or is_url(item.picture):
-        return item
+    """The item with what its files hold in place of their paths, or why one cannot be read."""
+    picture, source = _read(item.picture), _read(item.source)
+    if isinstance(picture, ItemError):
+        return picture
+    if isinstance(source, ItemError):
+        return replace(source, message=f"the picture that it was made from: {source.message}")
+    return Item(picture, item.prompt, source)
+
+
+def _read(picture: Picture | None) -> Picture | ItemError | None:
+    if picture is None or isinstance(picture, bytes) or is_url(picture):
+        return picture
     try:
-        return item._replace(picture=Path(item.picture).read_bytes())
+        return Path(picture).read_bytes()
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "unreadable"
         return ItemError("read", reason, str(error))
@@ -168,7 +189,18 @@ def _form(items: Sequence[Item]) -> tuple[list[int], list[tuple[str, tuple[str |
     prompts = [prompt for i in order if (prompt := items[i].prompt) is not None]
     if None not in pictures and len(set(prompts)) == 1:  # one for all pictures
         del prompts[1:]
-    return order, [*files, *urls, *(("prompts", (None, prompt)) for prompt in prompts)]
+    return order, [*files, *urls, *(("prompts", (None, prompt)) for prompt in prompts), *_sources(items, order)]
+
+
+def _sources(items: Sequence[Item], order: Sequence[int]) -> list[tuple[str, tuple[str | None, bytes | str]]]:
+    """The fields of what the pictures were made from: nothing, one for all, or one for each, an empty text for none."""
+    given = [items[i].source for i in order]
+    if all(source == given[0] for source in given):
+        del given[1:]
+    if not any(given):
+        return []
+    parts = [(str(i), one) if isinstance(one, bytes) else (None, str(one or "")) for i, one in enumerate(given)]
+    return [("sources", part) for part in parts]
 
 
 def _outcome(question: Question[Answer], given: Mapping[str, Any]) -> Answer | ItemError:

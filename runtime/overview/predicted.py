@@ -7,8 +7,8 @@ from embed.spec import InputError
 from runtime.catalogue.reader import Catalogue
 from runtime.scoring.outputs import Output
 from runtime.scoring.scorer import Scorer
+from runtime.scoring.vectors import score_blocks
 
-BLOCK_ROWS = 16_384  # vectors that the head reads at a time
 KEPT = {"image_embedding", "text_embedding"}  # vectors that there are, of the pictures and of prompts
 MOST_PROMPTS = 20_000  # pictures' own prompts that are encoded for a ranking
 
@@ -43,14 +43,12 @@ def head_outputs(scorer: Scorer, catalogue: Catalogue, prompt: str | None) -> di
         if prompts is None:
             prompts, which = _own_prompts(catalogue)
         texts = scorer.embed_prompts(prompts)
-    blocks = []
-    for start in range(0, len(catalogue), BLOCK_ROWS):
-        some = slice(start, start + BLOCK_ROWS)
-        features = {"image_embedding": catalogue.vectors[some].astype(np.float32)}
-        if texts is not None:
-            features["text_embedding"] = texts[which[some]]
-        blocks.append(scorer.score_vectors(features, asked))
-    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+    def features(some: slice) -> dict[str, Float32s]:
+        read = {"image_embedding": catalogue.vectors[some].astype(np.float32)}
+        return read if texts is None else read | {"text_embedding": texts[which[some]]}
+
+    return score_blocks(scorer, len(catalogue), features, asked)
 
 
 def _own_prompts(catalogue: Catalogue) -> tuple[list[str], Ints]:

@@ -85,22 +85,52 @@ def plan(prompts: Sequence[str], templates: Sequence[str], seeds: int) -> list[C
     ]
 
 
+def read_sources(path: Path, count: int) -> list[Path | None]:
+    """The pictures that so many prompts edit, from a file with one path a line, none where the line is empty; relative
+    paths start where the file lies. Raise InputError for another number of lines, and for a file that is not there."""
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    if len(lines) != count:
+        raise InputError(f"{path} has {len(lines)} lines for {count} prompts; wanted one each, empty for no picture")
+    found = [path.parent / line if line else None for line in lines]
+    for number, source in enumerate(found, start=1):
+        if source is not None and not source.is_file():
+            raise InputError(f"{path}, line {number}: there is no file {source}")
+    return found
+
+
 def best_of_n(
-    scorer: "Scorer", prompts: Sequence[str], templates: Sequence[str], folder: Path, output: str | None = None
+    scorer: "Scorer",
+    prompts: Sequence[str],
+    templates: Sequence[str],
+    folder: Path,
+    output: str | None = None,
+    sources: Sequence[Path | None] = (),
 ) -> list[Best]:
     """The highest scored candidate of each prompt, the first by name where two are equal; scored by the output of that
-    name, or else by the first head's."""
+    name, or else by the first head's. `sources` are what each prompt's candidates were made from."""
     values = scorer.named.chosen(None if output is None else [output])[0].values
-    return [_best(scorer, values, prompt, templates, folder / f"{i:04d}") for i, prompt in enumerate(prompts)]
+    made_from = sources or [None] * len(prompts)
+    return [
+        _best(scorer, values, prompt, templates, folder / f"{i:04d}", source)
+        for i, (prompt, source) in enumerate(zip(prompts, made_from, strict=True))
+    ]
 
 
-def _best(scorer: "Scorer", values: Mapping[str, str], prompt: str, templates: Sequence[str], folder: Path) -> Best:
+def _best(
+    scorer: "Scorer",
+    values: Mapping[str, str],
+    prompt: str,
+    templates: Sequence[str],
+    folder: Path,
+    source: Path | None,
+) -> Best:
     if not folder.is_dir():
         raise InputError(f"{folder} is missing: it should hold the candidates for the prompt {prompt!r}")
     paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    scored = scorer.score_items(prompt, paths)
+    scored = scorer.score_items(prompt, paths, [] if source is None else [source])
     if len(scored.errors) == len(paths):
-        raise InputError(f"{folder} holds no picture that can be read for the prompt {prompt!r}")
+        why = f" ({paths[0].name}: {scored.errors[0]})" if paths else ""
+        raise InputError(f"{folder} holds no picture that can be read for the prompt {prompt!r}{why}")
     scores = scored.outputs[values["score"]]
     uncertainties = scored.outputs[values["uncertainty"]] if "uncertainty" in values else None
     first = int(np.nanargmax(scores))

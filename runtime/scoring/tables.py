@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
@@ -26,7 +26,7 @@ from embed.files import read_manifest, require_out, write_json, write_with
 from embed.progress import Progress, silent
 from embed.records.columns import Picture, absolute, picture
 from embed.records.sources import open_table, pictures_root
-from embed.records.tables import Table
+from embed.records.tables import Table, Types
 from embed.spec import InputError
 from runtime.config import TableConfig
 
@@ -48,23 +48,15 @@ def score_table(
     scored.
     """
     table = open_table(source, {})
-    texts = [config.prompt_column] if scorer.named.needs_prompt(config.outputs) and config.prompt is None else []
-    columns = scorer.named.columns(config.outputs)
-    _check_columns(table, [config.image_column, *texts], {"error", *columns})
-    side, made_from = picture(table, config.image_column), _source(scorer, table, config)
-    root = pictures_root(table, config.images_root)
-    types = side.types(table) | dict.fromkeys(texts, pa.string()) | (made_from.types(table) if made_from else {})
+    reading = RowReading.of(scorer, table, config)
     _claim(out, _job(scorer, table, config))
     parts = list(takewhile(Path.exists, (_part(out, number) for number in count())))
     with progress(table.rows, "rows", "scoring") as step:
         step(sum(pq.read_metadata(path).num_rows for path in parts))
-        for wanted, others in table.pieces(types, ROWS, len(parts) * ROWS):
+        for wanted, others in table.pieces(reading.types, ROWS, len(parts) * ROWS):
             parts.append(_part(out, len(parts)))
             if not parts[-1].exists():
-                prompts = wanted[texts[0]].to_pylist() if texts else [config.prompt or ""] * len(wanted)
-                sources = _images(wanted, made_from, root) if made_from else ()
-                scored = score_rows(scorer, _images(wanted, side, root), prompts, others, columns, sources)
-                write_with(parts[-1], partial(pq.write_table, scored))
+                write_with(parts[-1], partial(pq.write_table, reading.score(scorer, wanted, others)))
             step(len(wanted))
     errors = [pq.read_table(path, columns=["error"])["error"] for path in parts]
     rows = sum(map(len, errors))
@@ -75,6 +67,41 @@ def score_table(
     summary = {"format": FORMAT, "rows": rows, "errors": rows - sum(column.null_count for column in errors)}
     write_json(out / "manifest.json", summary)
     return summary
+
+
+@dataclass(frozen=True)
+class RowReading:
+    """How pictures, prompts and sources are read of a table's rows, and what their scores are called."""
+
+    side: Picture
+    made_from: Picture | None
+    prompt_column: str | None  # None: one prompt for all rows, or none is read
+    prompt: str
+    root: str
+    columns: Mapping[str, str]
+    types: Types
+
+    @classmethod
+    def of(cls, scorer: "Scorer", table: Table, config: TableConfig) -> "RowReading":
+        """The reading of a table by its columns. Raise InputError if one is missing."""
+        texts = [config.prompt_column] if scorer.named.needs_prompt(config.outputs) and config.prompt is None else []
+        columns = scorer.named.columns(config.outputs)
+        _check_columns(table, [config.image_column, *texts], {"error", *columns})
+        side, made_from = picture(table, config.image_column), _source(scorer, table, config)
+        root = pictures_root(table, config.images_root)
+        types = side.types(table) | dict.fromkeys(texts, pa.string()) | (made_from.types(table) if made_from else {})
+        return cls(side, made_from, next(iter(texts), None), config.prompt or "", root, columns, types)
+
+    def score(self, scorer: "Scorer", wanted: pa.Table, others: pa.Table) -> pa.Table:
+        """`score_rows` of rows of which `wanted` holds what is read here."""
+        column = self.prompt_column
+        prompts = wanted[column].to_pylist() if column else [self.prompt] * len(wanted)
+        sources = _images(wanted, self.made_from, self.root) if self.made_from else ()
+        return score_rows(scorer, self.images(wanted), prompts, others, self.columns, sources)
+
+    def images(self, wanted: pa.Table) -> list[str | bytes | None]:
+        """The pictures of rows: bytes, or a path."""
+        return _images(wanted, self.side, self.root)
 
 
 def score_rows(

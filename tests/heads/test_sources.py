@@ -13,8 +13,8 @@ from heads_tiny import make_cache
 from embed.cache.store import Cache
 from embed.records.formats import read_records
 from embed.spec import InputError
+from heads.api.choices import chosen_head
 from heads.cli.main import main
-from heads.cli.train import chosen_head
 from heads.config import HeadConfig, Kind, SplitConfig, TrainConfig
 from heads.data.comparisons import join_labels, match_labels
 from heads.data.features import Features, features_of
@@ -26,6 +26,7 @@ from heads.store.disk import load_head
 from heads.training.folds import Task, train_heads
 
 ROWS = 400
+MLP_EPOCHS = 20
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,26 @@ def test_only_a_head_with_the_source_learns_edits(
     without = run(capsys, "train", place / "cache", *options, "--reads", "both")
     interval = without["pair_accuracy"]
     assert interval["low"] <= 0.5 <= interval["high"] and interval["value"] < 0.65
+
+
+def test_an_mlp_with_the_source_learns_edits_too(place: Path) -> None:
+    cache = Cache.open(place / "cache")
+    labels = match_labels(read_records(place / "edits.parquet"), cache)
+    seen = features_of(
+        cache.image_embeddings(), cache.text_embeddings(), labels.image, labels.prompt, None, labels.source
+    )
+    split = split_rows(labels, SplitConfig())  # a fifth of the rows is held out
+    training = TrainConfig("preference", learning_rate=3e-3, batch_size=64, epochs=MLP_EPOCHS)
+    accuracy = {}
+    for reads, features in (("all", seen), ("both", without_source(seen))):
+        config = HeadConfig("mlp", cache.identity.dim, reads=reads)  # type: ignore[arg-type]
+        scores = head_scores(
+            train_heads(Task(labels, features, split, config, training)).scorers, labels, features, split
+        )
+        better, worse = scores[~np.isnan(scores).any(axis=1)].T
+        assert len(better) == ROWS // 5
+        accuracy[reads] = float((better > worse).mean())
+    assert accuracy["all"] >= 0.9 and 0.3 < accuracy["both"] < 0.7, accuracy
 
 
 def test_the_choice_of_a_head_knows_sources(tmp_path: Path) -> None:

@@ -130,7 +130,9 @@ async def _form(request: Request, max_items: int, per_item: int = 1) -> AsyncIte
     """The request's form, of so many files an item; raise Problem 413 for too many fields, 422 for a character set that
     is none, and 507 where files find no room."""
     try:
-        async with request.form(max_files=per_item * max_items + 1, max_fields=2 * max_items + MORE_FIELDS) as form:
+        async with request.form(
+            max_files=per_item * max_items + 1, max_fields=(1 + per_item) * max_items + MORE_FIELDS
+        ) as form:
             yield form
     except HTTPException as error:  # starlette's, with nothing but words to tell one from another
         if error.detail.startswith("Too many"):
@@ -149,22 +151,25 @@ async def read_form(request: Request, max_items: int, scores: bool = False) -> I
     """The items of a multipart form, the files before other pictures; starlette's HTTPException where it is none.
 
     The fields `image` and `images`, `prompt` and `prompts`, `url` and `urls` are the same, and, where it `scores`,
-    `output` and `outputs`.
+    `output` and `outputs`, and `source` and `sources`: files, addresses, or an empty text for a picture made from none.
     """
     prompts, files, urls, outputs = list[str](), list[Picture](), list[Picture](), list[str]()
-    sources = list[Picture]()
+    sources = list[Picture | None]()
     async with _form(request, max_items, 2 if scores else 1) as form:
         for given, value in form.multi_items():
             name = given.removesuffix("s")
             if name not in ("image", "prompt", "url") and not (scores and name in ("output", "source")):
-                known = "images (files), prompts, urls" + ", outputs, sources (files)" * scores
+                known = "images (files), prompts, urls" + ", outputs, sources" * scores
                 raise invalid(f"{given[:50]}: unknown field; known are {known}")
-            _require_file(given, value, name in ("image", "source"))
+            if name != "source":
+                _require_file(given, value, name == "image")
             if isinstance(value, UploadFile):
-                side = files if name == "image" else sources
+                side: list[Picture] | list[Picture | None] = files if name == "image" else sources
                 if len(side) > max_items:  # before more of them are read
                     raise Problem(413, "too many items", f"Too many files: at most {max_items} allowed in one request")
                 side.append(await value.read())
+            elif name == "source":
+                sources.append(url_picture(value) if value else None)
             elif name == "url":
                 urls.append(url_picture(value))
             else:

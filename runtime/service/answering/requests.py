@@ -24,10 +24,11 @@ JSON, MULTIPART = "application/json", "multipart/form-data"
 # is a file or a text, whatever its sender took it for: there is no type to state.
 FILES = {"type": "array", "items": {"contentMediaType": "application/octet-stream"}}
 TEXTS = {"description": "a text, or several"}
+SOURCES = {"description": "a file, or an http(s) address; an empty text for a picture that was made from none"}
 SIDES = ("like", "dislike")
 KINDS = ("text", "id", "url")  # of what a side names, beside files
 ITEM_FORM = {"image": FILES, "url": TEXTS, "prompt": TEXTS}
-SCORE_FORM = ITEM_FORM | {"output": TEXTS, "source": FILES}
+SCORE_FORM = ITEM_FORM | {"output": TEXTS, "source": SOURCES}
 SIMILAR_FORM = dict.fromkeys(SIDES, FILES) | {f"{side}_{kind}": TEXTS for side in SIDES for kind in KINDS}
 
 

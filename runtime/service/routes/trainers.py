@@ -19,7 +19,9 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from embed.inputs.images import ImageError
+from embed.spec import InputError
 from runtime.scoring.outputs import ALL
+from runtime.scoring.sources import for_each
 from runtime.service.answering.engine import Engine
 from runtime.service.answering.reading import check_count, check_prompts, decoded, read_json_request
 from runtime.service.answering.requests import (
@@ -46,9 +48,17 @@ class ComputeRequest(Closed):
     prompt: Annotated[list[str], Field(min_length=1, fail_fast=True)]
     image: Annotated[list[Base64Picture], Field(min_length=1, fail_fast=True)]
     video: Annotated[None, Field(description="is not scored")] = None
-    condition_images: Annotated[None, Field(description="are not read")] = None
+    condition_images: Annotated[
+        list[Base64Picture | Annotated[list[Base64Picture], Field(max_length=1)] | None] | None,
+        Field(description="what each picture was made from, one at most, for heads that read it"),
+    ] = None
     condition_videos: Annotated[None, Field(description="are not read")] = None
     kwargs: Annotated[dict[str, Any] | None, Field(description="`reward` names one; others are not read")] = None
+
+    @property
+    def sources(self) -> list[str | None]:
+        """None, or the one or none of each picture."""
+        return [(one[0] if one else None) if isinstance(one, list) else one for one in self.condition_images or ()]
 
 
 class ComputeAnswer(BaseModel):
@@ -67,10 +77,18 @@ class Turn(BaseModel):
 
 
 class RewardRequest(BaseModel):
-    """One sample, whose last turn is scored, and the rewards that are wanted of it."""
+    """One sample, whose last turn is scored, and the rewards that are wanted of it.
+
+    Heads that read what a picture was made from read the latest picture of the turns before.
+    """
 
     history: Annotated[list[Turn], Field(min_length=1, fail_fast=True)]
     required_rewards: Annotated[list[str], Field(min_length=1, max_length=100, fail_fast=True)]
+
+    @property
+    def source(self) -> str | None:
+        """The picture that the last turn's was made from."""
+        return next((turn.image_b64 for turn in self.history[-2::-1] if turn.image_b64 is not None), None)
 
 
 class RewardsRequest(BaseModel):
@@ -134,7 +152,13 @@ def _add_flow_factory(app: FastAPI, service: Service) -> None:
         wanted = str((asked.kwargs or {}).get("reward", SCORE))
         if len(asked.prompt) != len(asked.image):
             raise invalid(f"got {len(asked.prompt)} prompts for {len(asked.image)} pictures; wanted as many")
-        known, found = await _scored(service, request, asked.prompt, await decoded(asked.image, service.config))
+        if len(asked.sources) not in (0, len(asked.image)):
+            raise invalid(
+                f"got condition_images of {len(asked.sources)} for {len(asked.image)} pictures; wanted as many"
+            )
+        pictures = await decoded(asked.image, service.config)
+        sources = await _sources(service, asked.sources)
+        known, found = await _scored(service, request, asked.prompt, pictures, sources)
         if wanted not in known:
             raise invalid(f"kwargs.reward: {_unknown(wanted, known)}")
         errors = [message_of(one) if isinstance(one, ImageError) else None for one in found]
@@ -153,7 +177,10 @@ def _add_unirl(app: FastAPI, service: Service) -> None:
         given = await decoded([turn.image_b64 or "" for turn in turns], service.config)
         missing = ImageError("read", "no picture", "the last turn of the history has no image_b64")
         pictures = [missing if turn.image_b64 is None else one for turn, one in zip(turns, given, strict=True)]
-        known, found = await _scored(service, request, [turn.text for turn in turns], pictures)
+        # Only conversations about one picture have some before it, which heads that read none need not know.
+        reads = service.room.engine.scorer.reads_source
+        sources = await _sources(service, [one.source for one in asked] if reads else [])
+        known, found = await _scored(service, request, [turn.text for turn in turns], pictures, sources)
         results, errors = [], []
         for one, outcome in zip(asked, found, strict=True):
             named = list(dict.fromkeys(one.required_rewards))
@@ -171,15 +198,29 @@ def _add_unirl(app: FastAPI, service: Service) -> None:
         return JSONResponse({"rewards": list(_rewards(service.room.engine))})
 
 
+async def _sources(service: Service, given: Sequence[str | None]) -> list[Picture | None]:
+    """What pictures were made from, from base64."""
+    found = iter(await decoded([one for one in given if one is not None], service.config))
+    return [None if one is None else next(found) for one in given]
+
+
 async def _scored(
-    service: Service, request: Request, prompts: Sequence[str], pictures: Sequence[Picture]
+    service: Service,
+    request: Request,
+    prompts: Sequence[str],
+    pictures: Sequence[Picture],
+    given: Sequence[Picture | None],
 ) -> tuple[Sequence[str], list[Outcome]]:
     """The outputs that there are, and these of each picture under its prompt, or what is wrong with it."""
     check_count(len(pictures), service.config)
     check_prompts(prompts, service.config.max_prompt_chars)
-    size_bytes = sum(len(picture) for picture in pictures if isinstance(picture, bytes))
+    size_bytes = sum(len(one) for one in (*pictures, *given) if isinstance(one, bytes))
     async with service.work(request, len(pictures), size_bytes) as (engine, job):
-        found = await engine.score(job, prompts, pictures)
+        try:
+            sources: Sequence[Picture | None] = for_each(given, len(pictures), engine.scorer.named)
+        except InputError as error:
+            raise invalid(f"condition_images: {error}") from None
+        found = await engine.score(job, prompts, pictures, sources)
         request.state.log = service.count(found)
         rewards = _rewards(engine)
         return list(rewards), [

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from typing import Any
 import pytest
 import tqdm
 from paths import ROOT
+from waiting import wait_until
 
+import plaudit
 from embed.cli import console
 from embed.spec import InputError
 
@@ -75,6 +78,8 @@ def test_the_service_keeps_its_own_log() -> None:
     """As one JSON object a line, in which no line of the library appears again."""
     code = """
 import logging
+import re
+import plaudit
 from embed.cli import console
 from runtime.cli.serve import log_json_lines
 
@@ -112,6 +117,27 @@ def test_long_work_draws_a_bar_on_stderr(capsys: pytest.CaptureFixture[str], mon
     assert "| 7/7 " in err and err.rstrip().endswith("failures=3]")
 
 
+def test_a_step_that_takes_long_is_not_silent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    class Counted(Eager):
+        def refresh(self, *given: Any, **options: Any) -> Any:
+            drawn.append(self.n)
+            return super().refresh(*given, **options)
+
+    monkeypatch.setattr("tqdm.tqdm", Counted)
+    monkeypatch.setattr(console, "FIRST_DRAWN_S", 0.0)
+    monkeypatch.setattr(console, "REDRAWN_S", 0.0)
+    with console.progress(7, "rows", "merging"):
+        before = len(drawn)
+        wait_until(lambda: len(drawn) >= before + 3)
+    assert set(drawn) == {0}
+    with console.loudness(verbose=False, quiet=True), console.progress(7, "rows", "merging"):
+        pass
+
+
 def test_what_one_could_do_next_is_said_to_people_alone(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,3 +146,40 @@ def test_what_one_could_do_next_is_said_to_people_alone(
     monkeypatch.setattr("sys.stdout", sys.stderr)  # as it is under --json
     console.suggest(["embed", "backbones"])
     assert capsys.readouterr() == ("", "")
+
+
+def test_quiet_says_only_errors_and_verbose_says_when_and_who(capsys: pytest.CaptureFixture[str]) -> None:
+    def command() -> None:
+        logging.getLogger("heads.training").debug("details")
+        logging.getLogger("heads.training").info("fold 1")
+        console.warn("rows left out")
+        console.suggest(["embed", "backbones"])
+        with console.progress(1, "rows", "merging"):
+            pass
+        print("the result")
+
+    said = {}
+    for verbose, quiet in ((False, True), (False, False), (True, False)):
+        with console.loudness(verbose, quiet):
+            assert run(command) == 0
+            words = console.loudness_words()
+        out, said[verbose, quiet] = capsys.readouterr()
+        assert out == "the result\n"
+        assert words == ["--verbose"] * verbose + ["--quiet"] * quiet
+    assert said[False, True] == ""
+    assert said[False, False].splitlines() == ["fold 1", "warning: rows left out", "next:", "  plaudit embed backbones"]
+    clock = r"\d\d:\d\d:\d\d "
+    assert [re.sub(r"[\d.]+ s", "X s", re.sub(clock, "", line)) for line in said[True, False].splitlines()] == [
+        *("heads.training: details", "heads.training: fold 1", "warning: rows left out"),
+        *("next:", "  plaudit embed backbones", "begins: merging", "done in X s: merging"),
+    ]
+
+
+def test_every_command_can_be_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert plaudit.main(["embed", "backbones", "-q", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) and err == ""
+    assert plaudit.main(["embed", "inspect", str(tmp_path), "--quiet"]) == 2
+    assert "is not a cache" in capsys.readouterr().err
+    assert plaudit.main(["embed", "backbones", "-q", "-v"]) == 2
+    assert "--verbose and --quiet were both given" in capsys.readouterr().err

@@ -1,12 +1,17 @@
 """Large JPEGs decoded at a fraction of their size look as they do exactly, and nothing else is decoded otherwise."""
 
 import io
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from embed_image_files import encoded, picture, shared
+from paths import ROOT
 from PIL import Image
 
 from embed.inputs.decoding import Decoders, decode
@@ -135,3 +140,29 @@ def test_photographs() -> None:
             image = opened.convert("RGB")
         large = image.resize((4 * image.width + 3, 4 * image.height + 1), Image.Resampling.BICUBIC)
         assert off(encoded(large, "JPEG", quality=90), replace(SPEC, size=(224, 224)), 2) < 1.5
+
+
+PEAKS = """
+import re, sys
+from pathlib import Path
+from embed.inputs.images import load_scaled
+from embed.spec import Preprocess
+spec = Preprocess((224, 224), "shortest", "bicubic", (0.5,) * 3, (0.5,) * 3)
+data, small = (Path(path).read_bytes() for path in sys.argv[1:])
+for given, scale in ((small, None), (small, 2), (data, 2), (data, None)):
+    load_scaled(given, spec, scale=scale)
+    # Not getrusage, which counts what the process was before it became this program.
+    print(int(re.search("VmHWM:\\\\s*(\\\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_a_large_picture_takes_little_memory_where_it_is_scaled(tmp_path: Path) -> None:
+    for name, size in (("large.jpg", 8000), ("small.jpg", 300)):
+        (tmp_path / name).write_bytes(encoded(Image.new("RGB", (size, size), "teal"), "JPEG"))
+    command = [sys.executable, "-c", PEAKS, str(tmp_path / "large.jpg"), str(tmp_path / "small.jpg")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    _, before, scaled, exact = map(float, done.stdout.split())
+    # Pillow keeps a picture of 64 megapixels in 256 MB.
+    assert scaled - before < 32 and exact - scaled > 200

@@ -40,7 +40,7 @@ def test_the_options_of_a_loss_reach_it_and_its_resuming(
 
     monkeypatch.setattr("heads.training.checkpoint.EVERY_S", 0.0)
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr("heads.evaluation.evaluate.evaluate", killed)
+        patch.setattr("heads.api.training.evaluate", killed)
         main([*argv, "--margin", "0.2", "--out", "again"])
     assert main([*argv, "--margin", "0.4", "--out", "again", "--resume"]) == 2
     assert "of another training" in capsys.readouterr().err
@@ -128,13 +128,13 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
     Path("options.json").write_text('{"colour": 1}')
     assert "unknown option in options.json: 'colour'" in fails("--config", "options.json")
     Path("options.json").write_text('{"hidden": "wide"}')
-    assert "options.json is no file of options" in fails("--config", "options.json")
+    assert "hidden in options.json is 'wide'; wanted a whole number" in fails("--config", "options.json")
     Path("options.json").write_text('{"head": "fussion", "hidden": 16}')
     assert "head in options.json is 'fussion'" in fails("--config", "options.json")
     Path("options.json").write_text('{"weight_decay": -1}')
     assert "weight_decay in options.json is -1; wanted at least 0" in fails("--config", "options.json")
     Path("options.json").write_text('{"epochs": true}')
-    assert "options.json is no file of options (epochs is True)" in fails("--config", "options.json")
+    assert "epochs in options.json is True; wanted a whole number" in fails("--config", "options.json")
     assert not Path("head").exists()
 
 

@@ -14,7 +14,7 @@ import torch
 from heads_tiny import make_cache, unit
 
 from embed.spec import InputError
-from heads.cli.common import configs
+from heads.api.choices import configs
 from heads.cli.main import main
 from heads.config import SplitConfig, SweepConfig
 from heads.data.comparisons import Labels

@@ -58,7 +58,7 @@ def test_a_picture_of_several_rows_stands_once(tmp_path):
 def test_what_nobody_has_seen_takes_its_predicted_place(cache):
     labels = pa.table({"image": names(0, 1, 2), "count": [1.0, 5.0, 9.0], "prompt": list("abc")})
 
-    def predict(pictures, rows, prompts):
+    def predict(pictures, rows, prompts, sources):
         assert pictures is cache and rows.tolist() == [0, 1, 2, 3, 4, 5]
         assert prompts.to_pylist() == ["a", "b", "c", None, None, None]
         return np.array([0, 0, 0, 3, 2, 1])
@@ -69,7 +69,7 @@ def test_what_nobody_has_seen_takes_its_predicted_place(cache):
         pa.table({"image": pa.array([], pa.string())}),
         cache,
         PopularityConfig("predicted"),
-        lambda pictures, rows, _: pictures.image_embeddings()[rows, 0],
+        lambda pictures, rows, *_: pictures.image_embeddings()[rows, 0],
     )
     assert nothing_seen.vector_rows.tolist() == np.argsort(-cache.image_embeddings()[:, 0], kind="stable").tolist()
     with pytest.raises(InputError, match="takes a bundle"):

@@ -14,6 +14,7 @@ from catalogue_fakes import identity, make_cache, unit_vectors
 from embed.files import content_id
 from runtime.cli import popularity, similar
 from runtime.cli.main import COMMANDS, main
+from runtime.scoring import vectors
 from runtime.scoring.outputs import Output, Outputs
 
 VECTORS = unit_vectors(60, 16, clusters=6)
@@ -199,15 +200,17 @@ def test_a_predictor_reads_what_the_cache_has(monkeypatch):
     scorer.score_vectors = lambda f, asked: {"score": f["image_embedding"][:, 0] + f["image_pooled"][:, 0]}
     prompts = pa.chunked_array([["a", "b", None]])
     with pytest.raises(InputError, match="features before the projection, which are not there"):
-        popularity.predictor(scorer)(pictures, rows, prompts)
+        popularity.predictor(scorer)(pictures, rows, prompts, np.full(3, -1))
     pictures.pooled = 10 * VECTORS
-    monkeypatch.setattr(popularity, "PREDICTED_ROWS", 2)
-    np.testing.assert_allclose(popularity.predictor(scorer)(pictures, rows, prompts), 11 * VECTORS[rows, 0])
+    monkeypatch.setattr(vectors, "BLOCK_ROWS", 2)
+    np.testing.assert_allclose(
+        popularity.predictor(scorer)(pictures, rows, prompts, np.full(3, -1)), 11 * VECTORS[rows, 0]
+    )
     scorer.named = outputs_of(("image_embedding", "text_embedding"))
     with pytest.raises(InputError, match="1 pictures have no prompt: say --prompt TEXT"):
-        popularity.predictor(scorer)(pictures, rows, prompts)
+        popularity.predictor(scorer)(pictures, rows, prompts, np.full(3, -1))
     scorer.score_vectors = lambda f, asked: {"score": f["image_embedding"][:, 0] + f["text_embedding"][:, 1]}
-    found = popularity.predictor(scorer, prompt="three")(pictures, rows, prompts)
+    found = popularity.predictor(scorer, prompt="three")(pictures, rows, prompts, np.full(3, -1))
     np.testing.assert_allclose(found, VECTORS[rows, 0] + VECTORS[[1, 1, 5], 1])  # by the prompts' lengths
 
 

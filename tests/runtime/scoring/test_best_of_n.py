@@ -1,5 +1,6 @@
 """Best of n against hand-made scores."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from embed.inputs.images import ImageError
 from embed.spec import InputError
-from runtime.scoring.best_of_n import TEMPLATES, best_of_n, plan, read_templates
+from runtime.scoring.best_of_n import TEMPLATES, best_of_n, plan, read_sources, read_templates
 from runtime.scoring.outputs import Output, Outputs
 from runtime.scoring.scorer import Scored
 
@@ -16,9 +17,13 @@ from runtime.scoring.scorer import Scored
 class Sizes:
     """Scores a picture by its file's size times the length of the prompt; an empty file is a bad picture."""
 
+    def __init__(self) -> None:
+        self.sources = list[list[str]]()
+
     named = Outputs((Output("score", ("image_embedding",), {"score": "score", "uncertainty": "uncertainty"}),))
 
-    def score_items(self, prompt: str, images: list[Path]) -> Scored:
+    def score_items(self, prompt: str, images: list[Path], sources: Sequence[Path]) -> Scored:
+        self.sources.append([path.name for path in sources])
         sizes = np.array([path.stat().st_size or np.nan for path in images], np.float32)
         errors = {i: ImageError("read", "empty file") for i in np.flatnonzero(np.isnan(sizes)).tolist()}
         return Scored({"score": sizes * len(prompt), "uncertainty": sizes / 10}, errors)
@@ -39,6 +44,23 @@ def test_the_highest_is_chosen_with_its_template(tmp_path: Path) -> None:
     assert first.uncertainty == pytest.approx(0.7)
     assert (first.mean, first.candidates, first.unreadable) == (pytest.approx(34 / 3), 3, 1)
     assert (second.template, second.score) == (None, 5)
+
+
+def test_candidates_are_scored_with_what_their_prompt_edits(tmp_path: Path) -> None:
+    for i in range(2):
+        candidates(tmp_path / f"000{i}", {"00_0.png": 3})
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "sources.txt").write_text("\na.png\n")
+    sources, scorer = read_sources(tmp_path / "sources.txt", 2), Sizes()
+    assert sources == [None, tmp_path / "a.png"]
+    given: Any = scorer
+    best_of_n(given, ["ab", "c"], TEMPLATES, tmp_path, sources=sources)
+    assert scorer.sources == [[], ["a.png"]]
+    with pytest.raises(InputError, match="has 2 lines for 3 prompts"):
+        read_sources(tmp_path / "sources.txt", 3)
+    (tmp_path / "sources.txt").write_text("b.png\n")
+    with pytest.raises(InputError, match=r"line 1: there is no file .*b\.png"):
+        read_sources(tmp_path / "sources.txt", 1)
 
 
 def test_missing_or_unreadable_candidates_name_their_prompt(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi, constants
 from embed.spec import InputError
 from runtime.cli.main import main
 from runtime.scoring.bundle import manifest_bytes
-from runtime.scoring.hub import pull, push
+from runtime.hub.bundles import pull, push
 
 REPO = "me/likes"
 
@@ -27,7 +27,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with serving_hub() as hub:
         api = HfApi(endpoint=hub.url)
-        monkeypatch.setattr("runtime.scoring.hub._api", lambda: api)
+        monkeypatch.setattr("runtime.hub.bundles._api", lambda: api)
         yield hub
 
 
@@ -103,7 +103,7 @@ def test_what_the_hub_refuses_is_said_in_one_line(hub: Hub, bundle: Path, tmp_pa
             pull(repo, tmp_path / "pulled", revision)
     with pytest.MonkeyPatch.context() as patch:
         nowhere = HfApi(endpoint="http://127.0.0.1:1")
-        patch.setattr("runtime.scoring.hub._api", lambda: nowhere)
+        patch.setattr("runtime.hub.bundles._api", lambda: nowhere)
         with pytest.raises(InputError, match="the hub cannot be reached"):
             pull(REPO, tmp_path / "pulled")
     hub.commit(REPO, contents(bundle))

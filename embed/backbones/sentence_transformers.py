@@ -1,0 +1,203 @@
+"""Multimodal models of sentence-transformers: a CLIP, with the processor that its own `encode` feeds it.
+
+`st:FOLDER` or `st:NAME` on the hub. The library itself reads the model; weights, pixels and tokens are then what
+open_clip's classes and our preprocessing make of the same, so that engines, export and unfreezing treat it like any
+other. What they would not reproduce is refused.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from open_clip.tokenizer import HFTokenizer
+
+from embed.backbones.checkpoints import Config, Plan, architecture_name
+from embed.spec import InputError, Source
+from embed.wording import first_line
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from transformers import PreTrainedTokenizerBase
+
+PREFIX = "st:"
+MODULES = ("Transformer", "CLIPModel", "Normalize")  # whose effect on a vector's direction is known
+MODALITIES = {
+    "text": {"method": "get_text_features", "method_output_name": "pooler_output"},
+    "image": {"method": "get_image_features", "method_output_name": "pooler_output"},
+}
+# Of the options of a Transformer module, those that leave the vectors of a CLIP as they are.
+HARMLESS = {"transformer_task", "modality_config", "module_output_name", "max_seq_length", "do_lower_case"}
+QUICK_GELU = {"quick_gelu": True, "gelu": False}
+RESAMPLING = {2: "bilinear", 3: "bicubic"}
+LAYER_NORM_EPS = 1e-5  # open_clip's
+OLD_EOS = 2  # of configurations that do not know the token that ends a prompt: it is the greatest of the prompt's
+
+
+class OwnTokenizer(HFTokenizer):  # type: ignore[misc] # open_clip has no types
+    """The model's own tokenizer as open_clip calls one, which cleans no prompt: that library does not."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", context_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        self.tokenizer_mode = ""
+        self.strip_sep_token = False
+        self.clean_fn = str  # gives a prompt back as it is
+
+
+def read(source: Source) -> tuple[Plan, OwnTokenizer]:
+    """What a model of sentence-transformers is as one of open_clip's, and its tokenizer.
+
+    Raise InputError if the extra is not installed, the model cannot be read, or it computes something else.
+    """
+    name = source.model.removeprefix(PREFIX)
+    if source.pretrained is not None:
+        raise InputError(f"{source.model} brings its own weights; leave --pretrained {source.pretrained} out")
+    model = _load(name)
+    try:
+        return _as_open_clip(model)
+    except InputError as error:
+        raise InputError(f"{name} cannot be a backbone: {error}") from None
+
+
+def _load(name: str) -> "SentenceTransformer":
+    try:
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.util import load_file_path
+    except ImportError:
+        raise InputError(
+            f"{PREFIX}{name} needs sentence-transformers: pip install 'plaudit[sentence-transformers]'"
+        ) from None
+    if not name:
+        raise InputError(f"{PREFIX} needs a folder, or a name on the hub, of a model of sentence-transformers")
+    try:
+        # Read before that library does, which imports and makes whatever class stands there.
+        if listed := load_file_path(name, "modules.json"):
+            _require_known([str(module["type"]) for module in json.loads(Path(listed).read_text())], name)
+        with _no_bars():
+            # In fp32, also where halves are stored: so is what engines are compared with.
+            return SentenceTransformer(name, device="cpu", trust_remote_code=False, model_kwargs={"dtype": "float32"})
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+        raise InputError(
+            f"{name} cannot be read as a model of sentence-transformers ({first_line(error)}); wanted a folder that"
+            " its `save` wrote, or a name on the hub"
+        ) from None
+
+
+def _require_known(types: list[str], name: str) -> None:
+    for kind in types:
+        package, _, last = kind.partition(".")[0], *kind.rpartition(".")[1:]
+        if package != "sentence_transformers" or last not in MODULES:
+            raise InputError(
+                f"{name} cannot be a backbone: it runs {kind}, and plaudit reproduces a CLIP of transformers alone"
+                " (modules Transformer or CLIPModel, and Normalize)"
+            )
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """transformers shows no progress of its own while the block runs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _as_open_clip(model: "SentenceTransformer") -> tuple[Plan, OwnTokenizer]:
+    kinds = [type(module).__name__ for module in model]
+    if kinds[0] not in MODULES[:2] or any(kind != MODULES[2] for kind in kinds[1:]):
+        raise InputError(f"its modules are {kinds}; wanted Transformer or CLIPModel, and Normalize at most")
+    clip: Any = model[0]
+    if clip.config.model_type != "clip":
+        raise InputError(f"it is a {clip.config.model_type!r} of transformers; wanted 'clip', a tower for each side")
+    if clip.modality_config != MODALITIES:
+        raise InputError(f"it takes its vectors otherwise than CLIP does: {clip.modality_config}")
+    options = {key for key, value in clip.get_config_dict().items() if value and key not in HARMLESS}
+    if options or getattr(clip, "do_lower_case", False):
+        raise InputError(f"its options {sorted(options) or ['do_lower_case']} are none that plaudit reproduces")
+    if model.default_prompt_name and model.prompts.get(model.default_prompt_name):
+        raise InputError(f"it puts {model.prompts[model.default_prompt_name]!r} before every prompt")
+    config = _config(clip.config.to_dict())
+    if model.truncate_dim not in (None, config["embed_dim"]):
+        raise InputError(f"it cuts its vectors to {model.truncate_dim} of {config['embed_dim']} numbers")
+    preparation = _preparation(clip.processor.image_processor.to_dict(), config["vision_cfg"]["image_size"])
+    plan = Plan(architecture_name(config), config, preparation, clip.model.state_dict())
+    return plan, _tokenizer(clip.processor.tokenizer, config["text_cfg"]["context_length"])
+
+
+def _config(clip: Config) -> Config:
+    """open_clip's configuration of the architecture that one of transformers describes."""
+    vision, text = clip["vision_config"], clip["text_config"]
+    acts = {vision["hidden_act"], text["hidden_act"]}
+    if len(acts) != 1 or not acts <= QUICK_GELU.keys():
+        raise InputError(f"its activations are {sorted(acts)}; wanted one of {list(QUICK_GELU)} in both towers")
+    if {vision["layer_norm_eps"], text["layer_norm_eps"]} != {LAYER_NORM_EPS}:
+        raise InputError(f"its layers are normalized with other epsilons than {LAYER_NORM_EPS}")
+    eos = text["eos_token_id"]
+    pooling = {"pool_type": "argmax"} if eos == OLD_EOS else {"pool_type": "eos", "eos_id": eos}
+    return {
+        "embed_dim": clip["projection_dim"],
+        "quick_gelu": QUICK_GELU[vision["hidden_act"]],
+        "vision_cfg": {
+            "image_size": vision["image_size"],
+            "patch_size": vision["patch_size"],
+            "width": vision["hidden_size"],
+            "layers": vision["num_hidden_layers"],
+            "head_width": vision["hidden_size"] // vision["num_attention_heads"],
+            "mlp_ratio": vision["intermediate_size"] / vision["hidden_size"],
+        },
+        "text_cfg": {
+            "context_length": text["max_position_embeddings"],
+            "vocab_size": text["vocab_size"],
+            "width": text["hidden_size"],
+            "layers": text["num_hidden_layers"],
+            "heads": text["num_attention_heads"],
+            "mlp_ratio": text["intermediate_size"] / text["hidden_size"],
+            **pooling,
+        },
+    }
+
+
+def _preparation(processor: Config, side: int) -> Config:
+    """How its processor prepares pictures, in open_clip's words, for a tower that takes squares of that side."""
+    steps = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+    if left_out := [step for step in steps if not processor.get(step)]:
+        raise InputError(f"its processor of pictures leaves out {left_out}")
+    factor, resample = processor["rescale_factor"], int(processor["resample"])
+    if abs(factor * 255 - 1) > 1e-9 or resample not in RESAMPLING:
+        raise InputError(
+            f"its processor multiplies levels by {factor} and resizes by filter {resample}; wanted 1/255 and one of"
+            f" {RESAMPLING}"
+        )
+    size = _set(processor["size"])
+    crop = _set(processor["crop_size"]) if processor.get("do_center_crop") else None
+    square = {"height": side, "width": side}
+    if size == {"shortest_edge": side} and crop == square:
+        mode = "shortest_floor"
+    elif size == square and crop in (None, square):
+        mode = "squash"
+    else:
+        raise InputError(
+            f"its processor resizes to {size} and crops to {crop}; wanted the shortest edge, or both, to be {side}, as"
+            " its tower takes them, and no crop to less"
+        )
+    mean, std = tuple(processor["image_mean"]), tuple(processor["image_std"])
+    return {"mean": mean, "std": std, "interpolation": RESAMPLING[resample], "resize_mode": mode}
+
+
+def _set(size: Mapping[str, int | None]) -> dict[str, int]:
+    return {key: value for key, value in dict(size).items() if value is not None}
+
+
+def _tokenizer(tokenizer: "PreTrainedTokenizerBase", positions: int) -> OwnTokenizer:
+    if tokenizer.padding_side != "right" or tokenizer.truncation_side != "right":
+        raise InputError("its tokenizer pads or cuts prompts on the left; wanted the right")
+    return OwnTokenizer(tokenizer, min(positions, tokenizer.model_max_length))

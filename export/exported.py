@@ -1,0 +1,166 @@
+"""From heads on disk to a bundle that says how near it is to torch: what `export onnx` and `plaudit.export` do."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+from embed.backbones.load import load_backbone
+from embed.files import require_out
+from embed.inputs.fetch import some_pictures
+from embed.inputs.shown import Artifact
+from embed.progress import Progress, silent
+from embed.spec import InputError, Source, known_fields
+from embed.wording import table
+from export.bundle_writer import export_outputs
+from export.card import lowest_cosine, measured_on, scores_of
+from export.config import ExportConfig
+from export.graphs.space import into_space
+from export.head_alone import export_head_alone
+from export.outputs import NamedHead, Outputs, parse_blends
+from heads.config import PROMPTS
+from heads.store.disk import load_committee, load_head
+from heads.store.project import require_cosine
+from runtime.config import Precision
+from runtime.scoring.manifest import BundleManifest, Parity
+from runtime.scoring.outputs import FIRST
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, repr=False)
+class Exported(Artifact):
+    """A bundle on disk, and how near its scores are to torch's. It can be given wherever the path of a bundle can."""
+
+    manifest: BundleManifest = field(compare=False)
+
+    @property
+    def scores_pictures(self) -> bool:
+        """Whether it has the backbone's towers, without which it scores vectors alone."""
+        return "image" in next(iter(self.manifest["graphs"].values()))
+
+
+def export(
+    head: PathLike | Sequence[PathLike],
+    out: PathLike,
+    *,
+    precisions: Sequence[Precision] = ("fp32",),
+    images: PathLike | None = None,
+    samples: int = 200,
+    prompts: Sequence[str] = PROMPTS,
+    max_flips: float = 0.005,
+    decoding: Literal["auto", "exact", "scaled"] = "auto",
+    names: Sequence[str] | None = None,
+    clip_similarity: bool = False,
+    blends: Sequence[str] = (),
+    space: bool = False,
+    head_only: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Exported:
+    """Write a bundle: ONNX graphs, tokenizer, reference and model card, which is compared with torch before it counts.
+
+    Args:
+        head: What `train` gave, the path of a head, or several of one backbone, which share one pass over each picture.
+        out: The folder to write the bundle to.
+        precisions: The precisions that the bundle has: fp32, fp16, int8, fp16-cuda. The runtime takes the first.
+        images: A folder of pictures to compare on. By default pictures are generated.
+        samples: The number of pictures to take from the folder.
+        prompts: The prompts to compare under.
+        max_flips: The share of decided pairs of pictures that may change their order.
+        decoding: How the runtime decodes large JPEGs.
+        names: The names by which several heads are asked for. By default their folders' names.
+        clip_similarity: Give zero-shot CLIP's score too, as the output clip_similarity.
+        blends: Weighted sums of outputs as other outputs, such as "0.7*liked + 0.3*aesthetic".
+        space: Put the matrices of a cosine head into the embeddings.
+        head_only: Leave the backbone's towers out, for vectors that are made elsewhere.
+        overwrite: Replace a bundle that is in `out` already, as soon as the new one is complete.
+        progress: What is told how far the work is.
+
+    Raise InputError for what cannot be exported, and ParityError, without writing anything, if it is too far off torch.
+    """
+    several = isinstance(head, Sequence) and not isinstance(head, str)
+    folders = tuple(Path(one) for one in (cast(Sequence[PathLike], head) if several else [cast(PathLike, head)]))
+    require_out(Path(out), "bundle", overwrite)
+    pictures = () if images is None else tuple(some_pictures(Path(images), samples))
+    config = ExportConfig(tuple(precisions), decoding, pictures=pictures, prompts=tuple(prompts), max_flips=max_flips)
+    blended = parse_blends(tuple(blends))
+    heads = named_heads(folders, None if names is None else tuple(names), bool(clip_similarity or blended))
+    outputs = Outputs(heads, clip_similarity, blended)
+    return export_named(Path(out), outputs, config, space, head_only, overwrite, progress)
+
+
+def export_named(
+    out: Path,
+    outputs: Outputs,
+    config: ExportConfig,
+    space: bool = False,
+    head_only: bool = False,
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> Exported:
+    """Write the bundle of heads that are loaded, with the towers of their backbone unless these are left out or were
+    adopted."""
+    source = Source(**known_fields(Source, outputs.heads[0].manifest["source"]))
+    if head_only or source.is_adopted:
+        if space:
+            raise InputError("--space puts a head into the towers, and this bundle has none; leave it out")
+        return exported(out, export_head_alone(out, outputs, config, progress, overwrite))
+    backbone = load_backbone(source)
+    if space:
+        if outputs.named:
+            raise InputError("--space makes the vectors those of one head alone; leave it out, or the other outputs")
+        only = outputs.heads[0]
+        backbone, moved = into_space(backbone, require_cosine(only.head, "the head"))
+        manifest = {**only.manifest, "identity": backbone.identity.to_json()}
+        outputs = Outputs.of(moved, None, manifest)  # each member of a committee has a space of its own
+    return exported(out, export_outputs(out, backbone, outputs, config, progress, overwrite))
+
+
+def named_heads(folders: Sequence[Path], names: Sequence[str] | None, more: bool) -> tuple[NamedHead, ...]:
+    """The heads of those folders; one without `names` and without `more` outputs beside it has no name."""
+    if names is not None and len(names) != len(folders):
+        raise InputError(f"--names has {len(names)} names for {len(folders)} heads; wanted one for each")
+    if names is None:
+        names = tuple(folder.resolve().name for folder in folders) if len(folders) > 1 or more else (FIRST,)
+    loaded = [(name.strip(), folder, *load_head(folder)) for name, folder in zip(names, folders, strict=True)]
+    return tuple(NamedHead(name, head, load_committee(folder), manifest) for name, folder, head, manifest in loaded)
+
+
+def exported(out: Path, manifest: BundleManifest) -> Exported:
+    """What a bundle that was just written shows of itself."""
+    first = [entry["name"] for entry in manifest.get("outputs", [])][:1]
+    size_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
+    document = {"bundle": str(out), "size_bytes": size_bytes, "parity": manifest["parity"]}
+    return Exported(out, (*parity_lines(manifest["parity"], *first), f"written to {out}"), document, manifest)
+
+
+def parity_lines(parity: Parity, first: str = "") -> list[str]:
+    """Lines that say how far a bundle is from torch, for each precision, and for each output where the first has a
+    name."""
+    rows = [
+        [
+            precision,
+            *([name, f"{scores['score_spread']:.3g}"] if first else []),
+            f"{scores['max_score_difference']:.1e}",
+            f"{scores['spearman']:.6f}",
+            f"{scores['flips']:.3%} of {scores['decided_pairs']}",
+            lowest_cosine(figures),
+        ]
+        for precision, figures in parity["precisions"].items()
+        for name, scores in scores_of(figures, first).items()
+    ]
+    lines = []
+    if found := parity.get("decoding"):
+        lines.append(
+            f"decoded smaller, {found['pictures']} of the pictures have a cosine of at least {found['cosine_min']:.6f}"
+            f" to exact ones, and {found['flips']:.3%} of {found['decided_pairs']} pairs are flipped"
+        )
+    named = ["output", "spread"] if first else []
+    header = ["precision", *named, "score off by", "rank correlation", "pairs flipped", "lowest cosine"]
+    return [
+        f"ONNX against torch on {measured_on(parity)}:",
+        *table(header, rows),
+        *lines,
+    ]

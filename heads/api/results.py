@@ -1,0 +1,78 @@
+"""What training and measuring give: each shows in a notebook what its command prints, and stands for its folder as a
+path."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from embed.cache.store import Cache
+from embed.inputs.shown import Artifact, Tabular, lines_html, picture_at, pictures_html, table_html
+from embed.records.formats import Records
+from embed.records.sources import TableSource
+from heads.api.lines import SCORERS
+from heads.api.options import LabelOptions
+from heads.evaluation.evaluate import Accuracies
+from heads.report.figures import ends, number
+from heads.report.tiles import read_tiles
+
+SHOWN = 6  # pictures at either end
+
+
+@dataclass(frozen=True, repr=False)
+class Trained(Artifact):
+    """A head on disk, and how well it orders what it has not seen. It can be given wherever the path of a head can."""
+
+    cache: Path
+    data: TableSource  # the table that it was measured on
+    labels: LabelOptions  # how that was read
+    kind: str
+    accuracies: Accuracies
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A picture that was measured: its name, the row of the cache, and where its score lies among the others'."""
+
+    key: str
+    row: int
+    percentile: float
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation(Tabular):
+    """How well a head orders pictures that it has not seen, beside what knows less."""
+
+    verdict: str
+    lines: tuple[str, ...]  # what the command prints
+    highest: tuple[Ranked, ...]
+    lowest: tuple[Ranked, ...]
+    document: dict[str, Any] = field(compare=False)  # what the command gives with --json
+    scores: pa.Table = field(compare=False)  # of every item of every row that was held out, with the table's columns
+    records: Records = field(compare=False)
+    cache: Cache = field(compare=False)
+
+    def __repr__(self) -> str:
+        return "\n".join(self.lines)
+
+    def _repr_html_(self) -> str:
+        result = self.document
+        rows = []
+        for name, interval in result["metrics"]["pair_accuracy"]["scores"].items():
+            lead = result["lead"].get(name)
+            by = (number(lead["difference"]["value"], "+.3f"), number(lead["p_value"], ".2g")) if lead else ("", "")
+            rows.append((SCORERS[name], number(interval["value"], ".3f"), ends(interval), *by))
+        header = ("pair accuracy, tie = ½", "mean", "95 % interval", "head's lead", "p")
+        parts = [table_html(header, rows, self.verdict), lines_html(self.lines[-2:])]
+        tiles = read_tiles(self.records, self.cache, {one.row for one in (*self.highest, *self.lowest)})
+        for title, ranked in (("Scored highest", self.highest), ("Scored lowest", self.lowest)):
+            shown = [
+                (tiles.get(one.row) or picture_at([]), one.key, f"percentile {one.percentile:.1f}") for one in ranked
+            ]
+            parts.append(pictures_html(shown, title))
+        return "".join(parts)
+
+    def to_arrow(self) -> pa.Table:
+        """The scores: the table's own columns, `fold`, `score` and `percentile`."""
+        return self.scores
