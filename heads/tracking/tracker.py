@@ -22,7 +22,7 @@ KINDS = {
     "mlflow": "mlflow or mlflow:URI, such as mlflow:http://localhost:5000 or mlflow:sqlite:///runs.db",
     "wandb": "wandb or wandb:PROJECT",
 }
-Observer = Callable[[str, int, Mapping[str, float]], None]
+Observer = Callable[[str, int, dict[str, float]], None]
 
 
 class Backend(Protocol):
@@ -60,7 +60,7 @@ class Tracker:
     def beside(self, other: Observer | None, prefix: str) -> Observer:
         """What records the stages of a part of the run, and tells another observer too."""
 
-        def observe(stage: str, step: int, values: Mapping[str, float]) -> None:
+        def observe(stage: str, step: int, values: dict[str, float]) -> None:
             if other:
                 other(stage, step, values)
             self.record(f"{prefix}/{stage}", step, values)

@@ -9,13 +9,21 @@ import wandb
 from embed.arrays import UInt8s
 
 PROJECT = "plaudit"  # unless --tracker wandb:PROJECT or WANDB_PROJECT says another
+# What wandb says of this machine unless it is told not to; names with x_ are not promised to stay.
+UNASKED = {
+    **dict.fromkeys(
+        ("disable_code", "disable_git", "x_disable_meta", "x_disable_machine_info", "x_disable_stats"), True
+    ),
+    "x_save_requirements": False,
+}
 
 
 class WeightsAndBiases:
     """A run of Weights & Biases. It is told what it is told here, and neither the terminal's text nor the code."""
 
     def __init__(self, project: str | None, name: str) -> None:
-        settings = wandb.Settings(console="off", silent=True, disable_code=True, disable_git=True)
+        quiet = {name: value for name, value in UNASKED.items() if name in wandb.Settings.model_fields}
+        settings = wandb.Settings(console="off", silent=True, **quiet)
         project = project or os.environ.get("WANDB_PROJECT") or PROJECT
         self._run, self._stages = wandb.init(project=project, name=name, settings=settings), set[str]()
 

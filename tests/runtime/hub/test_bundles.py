@@ -12,8 +12,8 @@ from huggingface_hub import HfApi, constants
 
 from embed.spec import InputError
 from runtime.cli.main import main
-from runtime.scoring.bundle import manifest_bytes
 from runtime.hub.bundles import pull, push
+from runtime.scoring.bundle import manifest_bytes
 
 REPO = "me/likes"
 
