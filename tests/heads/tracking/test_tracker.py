@@ -97,6 +97,7 @@ def test_weights_and_biases_has_the_same_offline(
     wandb_offline: Any, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = trained(capsys, "wandb:tried")
+    wandb_offline.teardown()  # what its service has not written yet it writes now
     (file,) = Path("wandb").glob("offline-run-*/*.wandb")
     data = file.read_bytes()  # records whose numbers are written as JSON, in blocks that begin with 7 other bytes
     kept = b"".join(data[start + 7 : start + 32768] for start in range(0, len(data), 32768))
