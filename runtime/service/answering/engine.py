@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.arrays import Float32s
+from embed.files import content_id
 from embed.inputs.decoding import Decoders
 from embed.inputs.errors import BLAMED
 from embed.inputs.images import ImageError
@@ -197,6 +198,16 @@ class Engine:
         """Of each picture its unit vector (d,), or what is wrong with it."""
         found = await asyncio.gather(*(self._run(job, picture) for picture in pictures))
         return [one if isinstance(one, ImageError) else one["image_embedding"] for one in found]
+
+    async def embed_named(self, job: Job, picture: Picture) -> tuple[Float32s, str] | ImageError:
+        """The picture's unit vector (d,) and the id of its content, or what is wrong with it."""
+        async with self.contents(picture) as (data,):
+            assert data is not None
+            (outcome,) = await self.embed_images(job, [data])
+            if isinstance(outcome, ImageError):
+                return outcome
+            assert isinstance(data, bytes)
+            return outcome, content_id(data)
 
     async def embed_prompts(self, job: Job, prompts: Sequence[str]) -> list[Float32s]:
         """Of each prompt its unit vector (d,)."""

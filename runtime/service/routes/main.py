@@ -85,8 +85,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         async with service.work(request, len(prompts) + len(pictures), size_of(pictures)) as (engine, job):
             if prompts and not engine.has_text_tower:
                 raise invalid("this bundle's head reads no text: it has no text tower")
-            both = engine.embed_images(job, pictures), engine.embed_prompts(job, prompts)
-            images, texts = await asyncio.gather(*both)
+            found = asyncio.gather(*(engine.embed_named(job, picture) for picture in pictures))
+            images, texts = await asyncio.gather(found, engine.embed_prompts(job, prompts))
             request.state.log = service.count([*images, *texts])
             return answer(engine, images=[item(v) for v in images], prompts=[item(v) for v in texts])
 
@@ -160,7 +160,8 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
                 raise invalid(service.told(error)) from None
             return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
 
-    browser = Browser(config.scores)
+    browser = Browser(config.scores, config.beside)
+    browser.check(service.room.engine.scorer)
 
     @app.get("/v1/catalogue", response_model=CatalogueAnswer, responses=ERRORS)
     async def about(request: Request) -> Response:
@@ -263,13 +264,15 @@ def values_of(
     return {**each[outputs[0].name], **({"outputs": each} if by_name else {})}
 
 
-def item(outcome: Values | Float32s | ImageError) -> dict[str, object]:
-    """Scores, a vector or an error as an item of an answer."""
+def item(outcome: Values | Float32s | tuple[Float32s, str] | ImageError) -> dict[str, object]:
+    """Scores, a vector (of a picture, with its id) or an error as an item of an answer."""
     if isinstance(outcome, ImageError):
         error = {"stage": outcome.stage, "reason": outcome.reason, "message": shapes.message_of(outcome)}
         return {"ok": False, "error": error}
     if isinstance(outcome, np.ndarray):
         return {"ok": True, "embedding": outcome.tolist()}
+    if isinstance(outcome, tuple):
+        return {"ok": True, "embedding": outcome[0].tolist(), "id": outcome[1]}
     return {"ok": True, **outcome}
 
 
