@@ -89,7 +89,7 @@ class Chunk:
 def decode(picture: Picture, preprocess: Preprocess, limits: Limits, scale: int | None = None) -> Picture:
     """The same picture with its pixels or its failure, and without its bytes; `scale` is that of embed.inputs.scaled.
 
-    InputError where the fault is not the picture's, such as a file system whose library is missing.
+    Raise InputError if the fault is not the picture's, such as a file system whose library is missing.
     """
     data, picture.data = picture.data, None
     try:
@@ -208,7 +208,7 @@ def _decode_into(
 
 
 def _read_outcome(answer: bytes, may_fault: bool) -> dict[str, Any]:
-    """What `_decode_into` says; raise ValueError where it says something else."""
+    """What `_decode_into` says; raise ValueError if it says something else."""
     said: dict[str, Any] = read_object(answer)
     if may_fault and isinstance(said.get("fault"), str):
         return said
@@ -280,7 +280,7 @@ class Decoders:
         self, data: bytes, wanted: Wanted, made: Callable[[bytes], Made], answer_bytes: int
     ) -> "Future[Made | ImageError]":
         def read(answer: bytes | None) -> Made | ImageError:
-            """What `_decode_bytes` says; raise ValueError where it says something else."""
+            """What `_decode_bytes` says; raise ValueError if it says something else."""
             if answer is None:
                 return ImageError("decode", BLAMED)
             return ImageError.from_json(answer) if answer[:1] == b"{" else made(answer)

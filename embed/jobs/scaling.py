@@ -55,7 +55,7 @@ def choose_decoding(
     """The least scale that keeps a cosine of `min_cosine` on the first large pictures that the cache lacks, and exact
     where there is none such or no large picture.
 
-    InputError where scaling is `required` and no scale passes.
+    Raise InputError if scaling is `required` and no scale passes.
     """
     first = list(islice(_changed(new_pictures(tables, cache), _at(pool, SCALES[0]), required), CERTIFIED))
     large = [unread for unread, _ in first]
