@@ -165,7 +165,9 @@ def _load_rewards(paths: Sequence[Path], weights: Sequence[float], device: str) 
         names = list(map(str, paths))
     if len(set(names)) < len(names):
         raise InputError(f"--reward names a head twice: {', '.join(names)}; give its weight by --weights")
-    return Rewards.load({name: of for name, *of in zip(names, paths, weights, strict=True)}, device)
+    return Rewards.load(
+        {name: (path, weight) for name, path, weight in zip(names, paths, weights, strict=True)}, device
+    )
 
 
 def _warn_of_judge(reward: "Reward | Rewards | None", judge: "Reward | None", guarded: bool) -> None:
