@@ -14,9 +14,9 @@ def backbones() -> dict[str, object]:
     from embed.backbones.load import available_backbones
 
     found = available_backbones()
-    rows = [
-        [one.model, f"{one.image_size[0]}x{one.image_size[1]}", one.dim, "yes" * one.offline, " ".join(one.pretrained)]
-        for one in found
-    ]
-    print(*table(["model", "size", "dim", "here", "pretrained"], rows), sep="\n")
+    rows = [[one.model, f"{one.image_size[0]}x{one.image_size[1]}", one.dim, "yes" * one.offline] for one in found]
+    lines = table(["model", "size", "dim", "here"], rows)
+    tags = ["pretrained", *(" ".join(one.pretrained) for one in found)]
+    width = len(lines[0])  # which ends with "here", the widest of its column
+    print(*(f"{line:{width}}  {some}".rstrip() for line, some in zip(lines, tags, strict=True)), sep="\n")
     return {"backbones": [asdict(one) for one in found]}

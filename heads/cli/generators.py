@@ -45,7 +45,8 @@ def generators(
         head: Rank by this head too, on rows that it has not seen.
         cache: The cache with the vectors of the table, if a head is given.
         by: The column of who made the picture. For comparisons two columns A,B, one for each side.
-        pattern: A regular expression for the part of the column that names the generator, such as '^[^_]+'.
+        pattern: A regular expression for the part of the column that names the generator, such as '^[^_]+'; or its
+            first group does, as in '^([^_]+)_'.
     """
     import numpy as np
 

@@ -128,7 +128,8 @@ def split_groups(labels: Labels, by: str | None) -> Ints:
     if by == "prompt" and prompt.max(initial=-1) >= 0:  # of comparisons, which have one on each side
         return np.where(prompt < 0, prompt.max() + 1 + image, prompt)
     if by is not None:
-        raise InputError(f"--split-by {by!r} is no column of the table; it has {labels.columns.schema.names}")
+        known = ", ".join(labels.columns.schema.names) or "none beside those that say what was liked"
+        raise InputError(f"--split-by {by!r} is no column of the table; it has {known}")
     if labels.kind == "counts" or (labels.kind == "ratings" and not 1 < len(np.unique(prompt)) < len(prompt)):
         return image
     alone = labels.values["group"].astype(np.int64) if labels.kind == "groups" else image

@@ -108,16 +108,17 @@ def found_at_k(
 
 def generators_of(labels: Labels, columns: str, pattern: str | None = None) -> NDArray[np.generic]:
     """(m, sides) str: what a column of the table (`A,B` for comparisons) says made each picture, or the part of it
-    that the regular expression `pattern` finds first."""
+    that the regular expression `pattern` finds first: its first group, if it has one."""
     number, names = values_of(labels, columns)
     if pattern is not None:
         try:
             found = [re.search(pattern, name) for name in names]
         except re.error as error:
             raise InputError(f"--pattern {pattern!r} is no regular expression: {error}") from None
-        if lost := [name for name, match in zip(names, found, strict=True) if match is None]:
+        parts = [match and match.group(min(1, match.re.groups)) for match in found]
+        if lost := [name for name, part in zip(names, parts, strict=True) if part is None]:
             raise InputError(f"--pattern {pattern!r} finds nothing in {lost[0]!r}, a value of {columns}")
-        names = [match.group() for match in found if match is not None]
+        names = [part for part in parts if part is not None]
     return np.asarray(names)[number]
 
 

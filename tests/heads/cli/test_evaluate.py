@@ -200,6 +200,8 @@ def test_generators_are_ranked_by_people_and_by_a_head(
     people = run("generators", *DATA, *by)
     both = run("generators", "head", *HELD_OUT, *by)
     assert both["people"] == people["people"]
+    grouped = ("--by", "image", "--pattern", "^([^_]+)_", "--orders", "20")
+    assert run("generators", *DATA, *grouped)["people"] == people["people"], "the group names the generator"
     assert people["choices"] == PROMPTS * PICTURES * (PICTURES - 1) / 2
     rows = pq.read_table("ratings.parquet").to_pylist()
     won, met = 0.0, 0
