@@ -90,10 +90,7 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
     towers = Towers(config.source, config.machine_cache or machine_cache(), config.features, config.ignore_exif)
     if (config.out / "manifest.json").exists():
         _require_same_cache(Cache.open(config.out), towers)
-    totals = _totals(tables)
-    found = " and ".join(f"{total:,} {NOUN[side]}" for side, total in totals.items() if total is not None)
-    logger.info(f"{found or 'pictures of tars'} to look at, with {config.source.model}")  # loading it takes a while
-    build = _Build(config, progress, totals, device, batch_size, towers)
+    build = _Build(config, progress, _totals(tables), device, batch_size, towers)
     if towers.needs_backbone and any(build.worth_trials.values()):
         call_apart(attrgetter("identity"), towers)  # torch would stay here
     engines: dict[Side, Engine | None] = {}

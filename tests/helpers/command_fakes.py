@@ -90,9 +90,9 @@ def listen(
     port: Annotated[int, Range(0, 9)] = 8,
     hosts: Annotated[tuple[str, ...], Option("--allow-host")] = (),
     max_bytes: Annotated[int | None, Option("--max-mb", unit=2**20), Range(above=0)] = None,
-    quiet: bool = False,
+    hushed: bool = False,
     token_file: Path | None = None,
     options: Annotated[Path | None, OptionsFile(), Option("--config")] = None,
 ) -> Any:
     """Wait for requests."""
-    return {"port": port, "hosts": hosts, "max_bytes": max_bytes, "quiet": quiet, "token_file": token_file}
+    return {"port": port, "hosts": hosts, "max_bytes": max_bytes, "hushed": hushed, "token_file": token_file}

@@ -138,6 +138,10 @@ options:
   --features TEXT       The features. (default a)
   --weight X            The weight of popularity. (default 0.5)
   --port N              The port. (0 to 9; default 8)
+  --verbose, -v         Say more on stderr of what is done: each line with the
+                        time, and by which part of the program.
+  --quiet, -q           Say nothing on stderr but errors: no progress, no
+                        warnings, and no next steps.
   --json                Print one JSON document on stdout, and everything else
                         on stderr.
   --help, -h            Print this page.
@@ -188,15 +192,15 @@ def listen(line: str) -> int:
     return run("thing", "Do things.", {"listen": "command_fakes:listen"}, ["listen", "bundle", *line.split()])
 
 
-FILE = 'port = 1\nallow-host = ["a", "b"]\nmax_mb = 1.5\nquiet = true\n'
-FROM_FILE = {"port": 1, "hosts": ["a", "b"], "max_bytes": 3 << 19, "quiet": True, "token_file": None}
+FILE = 'port = 1\nallow-host = ["a", "b"]\nmax_mb = 1.5\nhushed = true\n'
+FROM_FILE = {"port": 1, "hosts": ["a", "b"], "max_bytes": 3 << 19, "hushed": True, "token_file": None}
 
 
 @pytest.mark.parametrize(
     ("line", "variables", "changed"),
     [
         ("", {}, {}),
-        ("", {"PORT": "2", "QUIET": "false"}, {"port": 2, "quiet": False}),
+        ("", {"PORT": "2", "HUSHED": "false"}, {"port": 2, "hushed": False}),
         ("--port 3", {"PORT": "2", "MAX_MB": "1"}, {"port": 3, "max_bytes": 1 << 20}),
         ("--allow-host c", {"ALLOW_HOST": "d"}, {"hosts": ["c"]}),
         ("", {"ALLOW_HOST": "d  e"}, {"hosts": ["d", "e"]}),
@@ -237,7 +241,7 @@ def test_the_command_line_is_before_variables_and_these_before_the_file(
         ('bundle = "x"', {}, "unknown option --bundle in FILE; see --help"),
         ('port = "many"', {}, "--port is 'many' in FILE; wanted a whole number, 0 to 9"),
         ("port = 10", {}, "--port is 10; wanted 0 to 9"),
-        ("quiet = 3", {}, "--quiet is '3' in FILE; wanted true or false"),
+        ("hushed = 3", {}, "--hushed is '3' in FILE; wanted true or false"),
         ("port =", {}, "the file of options cannot be read: TOMLDecodeError: Invalid value (at end of document)"),
         ("", {"PORT": "x"}, "--port is 'x' in $PLAUDIT_LISTEN_PORT; wanted a whole number, 0 to 9"),
         ("", {"TOKEN": "x"}, "unknown variable $PLAUDIT_LISTEN_TOKEN; near names: PLAUDIT_LISTEN_TOKEN_FILE"),
