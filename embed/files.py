@@ -120,6 +120,19 @@ def write_json(path: Path, data: Mapping[str, object]) -> None:
         file.write(text.encode())
 
 
+def read_lines(path: Path, what: str) -> list[str]:
+    """The lines of a text in UTF-8 that are not empty, without the spaces around them; raise InputError if it is none,
+    or holds none. `what` is what a line holds, such as "prompt"."""
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8 (byte {error.start}); save it as UTF-8") from None
+    found = [line for line in lines if line]
+    if not found:
+        raise InputError(f"{path} holds no {what}; wanted one a line")
+    return found
+
+
 def read_manifest(path: Path, what: str, formats: tuple[int, ...], kind: type[Manifest]) -> Manifest:
     """The JSON object at `path`, its `format` checked against the ones this version reads.
 

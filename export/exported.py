@@ -155,7 +155,7 @@ def outputs_with(bundle: Bundle, new: Sequence[NamedHead]) -> Outputs:
 
 
 def kept_heads(bundle: Bundle, names: Sequence[str]) -> list[NamedHead]:
-    """Heads of the bundle by their names; raise InputError where its graphs are of another version of ONNX."""
+    """Heads of the bundle by their names; raise InputError if its graphs are of another version of ONNX."""
     import onnx
 
     if bundle.manifest["opset"] != OPSET:

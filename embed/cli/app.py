@@ -183,6 +183,7 @@ def _parameter(number: int, argument: Argument, help: str = "") -> inspect.Param
         required=required,
     )
     kind: Any = inspect.Parameter.POSITIONAL_ONLY if argument.positional else inspect.Parameter.KEYWORD_ONLY
+    default: Any
     hint, default = (argument.type, REQUIRED) if required else (argument.type | None, None)
     if argument.type is bool:
         hint, default = bool, False  # what takes no value

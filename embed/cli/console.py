@@ -8,11 +8,12 @@ import json
 import logging
 import shlex
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from embed.cli.streams import lasting_streams
 from embed.progress import Step
@@ -20,12 +21,16 @@ from embed.spec import InputError
 from embed.wording import one_line
 from embed.wording import table as table
 
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
 # What the base install does without, by the extra that brings it.
 EXTRAS = dict.fromkeys(
     ("torch", "torchvision", "open_clip", "timm", "transformers", "safetensors", "sklearn", "scipy", "onnx"), "train"
 ) | dict.fromkeys(("diffusers", "peft", "accelerate"), "generators")
 EXTRAS |= {"sqlalchemy": "votes", "psycopg": "postgres"}
 
+FIRST_DRAWN_S, REDRAWN_S = 2.5, 5.0  # a bar is drawn after so long also if nothing has moved, and then so often
 _LOUDNESS: ContextVar[int] = ContextVar("loudness", default=0)  # 1 is verbose, -1 quiet
 PACKAGES = ("embed", "heads", "export", "runtime")  # whose logs the commands show
 
@@ -131,6 +136,29 @@ def shown_logs() -> Iterator[None]:
 
 
 @contextmanager
+def _redrawn(bar: "tqdm[NoReturn]") -> Iterator[None]:
+    """While the block runs, draw the bar again now and then, so that a step that takes long is not silent."""
+    ended = threading.Event()
+
+    def redraw() -> None:
+        pause_s = FIRST_DRAWN_S
+        while not ended.wait(pause_s):
+            if time.time() - bar.last_print_t >= pause_s:
+                bar.refresh()
+            pause_s = REDRAWN_S
+
+    thread = threading.Thread(target=redraw, name="progress", daemon=True)
+    if not bar.disable:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if not bar.disable:
+            thread.join()  # or it might draw a bar that is closed
+
+
+@contextmanager
 def progress(total: int | None, unit: str, description: str, /) -> Iterator[Step]:
     """A tqdm bar on stderr, as a `Progress`, that stays out of the way of short work (under two seconds)."""
     from tqdm import tqdm
@@ -152,7 +180,7 @@ def progress(total: int | None, unit: str, description: str, /) -> Iterator[Step
 
     if loud > 0:
         print(f"{_clock(start)} begins: {description}", file=sys.stderr)
-    with bar:
+    with bar, _redrawn(bar):
         yield step
     if loud > 0:
         print(f"{_clock(time.time())} done in {time.time() - start:.1f} s: {description}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from embed.cli.console import progress, table
 from embed.config import DeviceConfig
-from embed.files import write_json
+from embed.files import read_lines, write_json
 from embed.options import Range
 from embed.spec import InputError
 from heads.generating.config import GenerateConfig, parse_seeds
@@ -68,7 +68,7 @@ def generate(
         raise InputError("--prompts FILE and --out FOLDER are wanted, or --serve")
     from runtime.scoring.best_of_n import read_templates
 
-    lines = _lines(prompts)
+    lines = read_lines(prompts, "prompt")
     forms = list(read_templates(templates)) if templates else [PLAIN]
     numbers = parse_seeds(seeds)
     from heads.generating import pictures
@@ -110,13 +110,6 @@ def _templates(found: Sequence[Any]) -> list[str]:
         rows.append([one.template[:60], f"{one.best:.3f}", f"{one.wins:.3f}", over])
     header = ["template", "has the best", "wins", "over the first"]
     return [*table(header, rows), "wins are of pairs of one prompt's pictures; 95 % intervals over prompts"]
-
-
-def _lines(path: Path) -> list[str]:
-    found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not found:
-        raise InputError(f"{path} holds no prompt; wanted one a line")
-    return found
 
 
 def _load(

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from embed.files import read_lines
 from embed.options import Range
 from export.config import ParityConfig
 
@@ -30,6 +31,5 @@ class Samples:
         if self.images is not None:
             given["pictures"] = tuple(some_pictures(self.images, self.samples))
         if self.prompts is not None:
-            lines = self.prompts.read_text(encoding="utf-8").splitlines()
-            given["prompts"] = tuple(line.strip() for line in lines if line.strip())
+            given["prompts"] = tuple(read_lines(self.prompts, "prompt"))
         return config(**given)

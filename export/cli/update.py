@@ -213,7 +213,7 @@ def _lines(verdict: "Verdict") -> list[str]:
 
 
 def _reload(service: str) -> bool:
-    """Have the service load the bundle; raise InputError where it does not."""
+    """Have the service load the bundle; raise InputError if it does not."""
     token = next((os.environ[name] for name in ADMIN_VARIABLES if os.environ.get(name)), "")
     address = f"{service.rstrip('/')}/admin/reload"
     headers = {"Authorization": f"Bearer {token.strip().splitlines()[0].strip()}"} if token.strip() else {}

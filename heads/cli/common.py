@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embed.cli.console import suggest
+from embed.spec import InputError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -38,3 +39,17 @@ def suggest_uses(head: Path, cache: str, data: str, images_root: str | None = No
         ["heads", "evaluate", head, "--cache", cache, "--data", data, *root, "--report", "report.html"],
         ["export", "onnx", head, "--out", head.with_name("bundle")],
     )
+
+
+def numbers_of(option: str, text: str | None, count: int, of: str) -> list[float]:
+    """The positive weights between an option's commas, 1 each where it is not given; raise InputError for other numbers
+    than of these `count` things."""
+    try:
+        numbers = [float(number) for number in text.split(",")] if text else [1.0] * count
+    except ValueError:
+        raise InputError(f"{option} is {text!r}; wanted numbers and commas, such as 1,0.5") from None
+    if len(numbers) != count:
+        raise InputError(f"{option} names {len(numbers)} and there are {count} {of}")
+    if not all(0 < number < float("inf") for number in numbers):
+        raise InputError(f"{option} is {text!r}; every weight must be positive")
+    return numbers

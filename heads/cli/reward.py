@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from embed.cli.console import progress, table, warn
 from embed.config import DeviceConfig
+from embed.files import read_lines
 from embed.options import Range
-from embed.spec import InputError
 from heads.config import PROMPTS
 
 
@@ -37,10 +37,7 @@ def reward(
     from embed.inputs.fetch import some_pictures
 
     paths = some_pictures(images, samples)
-    texts = PROMPTS if prompts is None else [line.strip() for line in prompts.read_text("utf-8").splitlines()]
-    texts = [text for text in texts if text]
-    if not texts:
-        raise InputError(f"{prompts} holds no prompt; wanted one a line")
+    texts = list(PROMPTS) if prompts is None else read_lines(prompts, "prompt")
     from embed.backbones.load import load_backbone
     from heads.reward.certificate import certify
     from heads.reward.module import DTYPES, Reward, head_folder, source_of

@@ -1,7 +1,8 @@
 """`python -m heads tune`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,14 @@ from embed.cli.console import progress, table, warn
 from embed.config import DeviceConfig, Overwriting, TableConfig
 from embed.files import require_out
 from embed.spec import InputError
+from heads.cli.common import numbers_of
+from heads.tracking.tracker import Tracker, require_tracker, tracking
 from heads.tuning.config import Method, TuneConfig
 
 if TYPE_CHECKING:
     from embed.records.formats import Records
     from heads.reward.module import Reward
+    from heads.reward.several import Rewards
     from heads.tuning.guards import Look
 
 SHOWN_PICTURES = 16  # to TensorBoard
@@ -28,13 +32,15 @@ def tune(
     prompts: Path,
     out: Path,
     overwriting: Overwriting,
-    reward: Path | None = None,
+    reward: tuple[Path, ...] = (),
+    weights: str | None = None,
     judge: Path | None = None,
     data: str | None = None,
     pretrain_data: str | None = None,
     reading: TableConfig,
     no_guards: bool = False,
     tensorboard: Path | None = None,
+    tracker: str | None = None,
     training: partial[TuneConfig],
     device: DeviceConfig,
 ) -> dict[str, object]:
@@ -51,17 +57,25 @@ def tune(
         method: How it learns: refl or draft through the gradient of --reward, or dpo from the pairs of --data.
         prompts: A file of prompts, one a line. Some are kept aside for the guards.
         out: The folder to write the LoRA, a card and a page with pictures to.
-        reward: The head to please, made by `python -m heads train` or `unfreeze`.
+        reward: The head to please, made by `python -m heads train` or `unfreeze`. Given again and again, several are
+            brought to one scale by the untuned generator's pictures and added.
+        weights: How much each --reward counts, with commas between the numbers: W,... By default 1 each.
         judge: A head that was not trained on what --reward was, and sees with another backbone if it can.
         data: A table of choices between pictures, for dpo.
         pretrain_data: A table of pictures with prompts whose denoising is trained too, so that pictures stay pictures.
         no_guards: Neither stop nor choose: keep the last weights, whatever became of the pictures.
         tensorboard: The folder to write curves and pictures to.
+        tracker: Send options, curves, pictures, figures and the page to a tracker: tensorboard:FOLDER, mlflow[:URI]
+            or wandb[:PROJECT].
     """
     require_out(out, "tuned generator", overwriting.overwrite)
+    require_tracker(tracker)
+    if tensorboard is not None and tensorboard.exists() and not tensorboard.is_dir():
+        raise InputError(f"{tensorboard} is a file; wanted a folder for --tensorboard")
     config = training(method, guards=not no_guards)
-    if judge is not None and reward is not None and judge.resolve() == reward.resolve():
+    if judge is not None and judge.resolve() in [one.resolve() for one in reward]:
         raise InputError(f"--judge and --reward are both {judge}; a judge must not be what is trained on")
+    numbers = numbers_of("--weights", weights, len(reward), "heads; give one for each --reward")
     from heads.tuning.loading import load_family, require_generators
 
     require_generators()
@@ -90,7 +104,7 @@ def tune(
     material = Material(
         learnt,
         aside,
-        None if reward is None else Reward.load(reward, resolved),
+        _load_rewards(reward, numbers, resolved),
         None if judge is None else Reward.load(judge, resolved),
         None if data is None or method != "dpo" else read_preferences(records(data), config.seed),
         None if pretrain_data is None else read_examples(records(pretrain_data)),
@@ -99,24 +113,29 @@ def tune(
     _warn_of_judge(material.reward, material.judge, config.guards)
     family = load_family(pipeline, resolved, config.size, config.precision == "bf16", config.whole)
     run = Run(family, material, config, pipeline, Path(f"{out}.checkpoints"), ranks)
-    with _written(None if ranks.rank else tensorboard) as observe:
-        run.train(progress, on_look=observe)
-    if ranks.rank:
-        return {}
-    outcome = measure(run)
     about = {
         "pipeline": pipeline,
         "method": method,
-        "reward": None if reward is None else str(reward),
+        "reward": ", ".join(map(str, reward)) or None,
+        "weights": numbers if len(numbers) > 1 else None,
         "judge": None if judge is None else str(judge),
         "data": data,
         "pretrain_data": pretrain_data,
     }
-    save(out, run, outcome, page_of(run, outcome, about), about, overwriting.overwrite)
+    with tracking(None if ranks.rank else tracker, out.name) as tracked:
+        tracked.parameters({**about, **asdict(config)})
+        with _written(None if ranks.rank else tensorboard, tracked) as observe:
+            run.train(progress, on_look=observe)
+        if ranks.rank:
+            return {}
+        outcome = measure(run)
+        save(out, run, outcome, page_of(run, outcome, about), about, overwriting.overwrite)
+        tracked.figures({name: one.to_json() for name, one in outcome.figures.items()})
+        tracked.files(out, "report.html", "README.md", "tuning.json")
     said = verdict(run, outcome)
     rows = [
         (
-            *(NAMES[name], number(one.before, ".4g"), number(one.after, ".4g")),
+            *(NAMES.get(name, name), number(one.before, ".4g"), number(one.after, ".4g")),
             *(number(one.difference.value, "+.3g"), ends(one.difference, "+.3g")),
         )
         for name, one in outcome.figures.items()
@@ -134,26 +153,50 @@ def tune(
     }
 
 
-def _warn_of_judge(reward: "Reward | None", judge: "Reward | None", guarded: bool) -> None:
+def _load_rewards(paths: Sequence[Path], weights: Sequence[float], device: str) -> "Reward | Rewards | None":
+    """One reward as it is, several under the names of their folders."""
+    from heads.reward.module import Reward
+    from heads.reward.several import Rewards
+
+    if len(paths) < 2:
+        return Reward.load(paths[0], device) if paths else None
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) < len(names):
+        names = list(map(str, paths))
+    if len(set(names)) < len(names):
+        raise InputError(f"--reward names a head twice: {', '.join(names)}; give its weight by --weights")
+    return Rewards.load(dict(zip(names, zip(paths, weights, strict=True), strict=True)), device)
+
+
+def _warn_of_judge(reward: "Reward | Rewards | None", judge: "Reward | None", guarded: bool) -> None:
     if judge is None and guarded:
         warn("there is no --judge: nothing says when to stop, and the last weights are kept")
-    if judge is not None and reward is not None and judge.encoder.identity == reward.encoder.identity:
+    from heads.reward.several import Rewards
+
+    members = reward.members if isinstance(reward, Rewards) else [reward] if reward is not None else []
+    if judge is not None and judge.encoder.identity in [one.encoder.identity for one in members]:
         warn(
             "--judge sees with the same backbone as --reward, and may fall for the same; another one is a better judge"
         )
 
 
 @contextmanager
-def _written(folder: Path | None) -> "Iterator[Callable[[int, Look], None]]":
-    """What writes the guards' figures and a few pictures for TensorBoard; nothing without a folder."""
+def _written(folder: Path | None, tracked: Tracker) -> "Iterator[Callable[[int, Look], None]]":
+    """What tells a tracker the guards' figures and a few pictures, and writes them for TensorBoard to a folder."""
+
+    def track(step: int, look: "Look") -> None:
+        tracked.record("guards", step, look.means())
+        tracked.pictures("pictures", step, look.pixels[:SHOWN_PICTURES].permute(0, 2, 3, 1).numpy())
+
     if folder is None:
-        yield lambda step, look: None
+        yield track
         return
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder)) as writer:
 
         def write(step: int, look: "Look") -> None:
+            track(step, look)
             for name, value in look.means().items():
                 writer.add_scalar(f"guards/{name}", value, step)
             writer.add_images("pictures", look.pixels[:SHOWN_PICTURES], step)

@@ -70,16 +70,28 @@ class Rewards(Frozen):
                 raise InputError("these rewards have no common scale yet; call standardise with a reference set first")
             self._has_scale = True
         own = self._own(pixels, prompts, uncertain)
-        scores = torch.stack([own.parts[name] for name in self.names], dim=-1)
-        return own._replace(total=((scores - self.mean) / self.deviation * self.weight).sum(dim=-1))
+        return own._replace(total=self.total(own.parts))
+
+    def total(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """(n,) the totals of each reward's own scores (n,)."""
+        scores = torch.stack([parts[name] for name in self.names], dim=-1)
+        total: Tensor = ((scores - self.mean) / self.deviation * self.weight).sum(dim=-1)
+        return total
 
     @torch.no_grad()
     def standardise(self, reference: Iterable[tuple[Tensor, Prompts]]) -> "Rewards":
         """Take means and deviations from batches of pixels and prompts, such as of the generator before tuning; raise
         InputError if a reward gives them all the same score."""
         batches = [self._own(pixels, prompts, False).parts for pixels, prompts in reference]
+        nothing = torch.zeros(0)
+        return self.rescale({n: torch.cat([parts[n] for parts in batches]) if batches else nothing for n in self.names})
+
+    @torch.no_grad()
+    def rescale(self, reference: Mapping[str, Tensor]) -> "Rewards":
+        """Take means and deviations from each reward's own scores of a reference set; raise InputError if they are all
+        the same."""
         for i, name in enumerate(self.names):
-            scores = torch.cat([parts[name] for parts in batches]) if batches else torch.zeros(0)
+            scores = reference[name]
             if len(scores) < 2 or not scores.std() > 0:
                 raise InputError(
                     f"the reference set gives {name} no scale: {len(scores)} scores, that do not differ; wanted at"
@@ -87,6 +99,11 @@ class Rewards(Frozen):
                 )
             self.mean[i], self.deviation[i] = scores.mean(), scores.std()
         return self
+
+    @property
+    def encoder(self) -> Encoder:
+        """The first reward's, for whoever wants vectors of pictures."""
+        return self.members[0].encoder
 
     def _own(self, pixels: Tensor, prompts: Prompts, uncertain: bool) -> Scores:
         """Every reward's score and uncertainty under its name here, in one pass of each backbone; no total."""

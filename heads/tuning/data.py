@@ -10,22 +10,20 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from embed.files import read_lines
 from embed.inputs.fetch import read_bytes
 from embed.inputs.images import load_image
 from embed.records.formats import Records
 from embed.spec import InputError
 from heads.data.comparisons import labels_alone, pairs_among
 from heads.reward.module import Reward
+from heads.reward.several import Rewards
 from heads.tuning.config import TuneConfig
 
 
 def read_prompts(path: Path) -> list[str]:
     """The prompts of a file, one a line, each once; raise InputError if there is none."""
-    lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    prompts = list(dict.fromkeys(line for line in lines if line))
-    if not prompts:
-        raise InputError(f"{path} holds no prompt; wanted one a line")
-    return prompts
+    return list(dict.fromkeys(read_lines(path, "prompt")))
 
 
 def kept_aside(prompts: Sequence[str], count: int, seed: int) -> tuple[list[str], list[str]]:
@@ -91,7 +89,7 @@ class Material:
 
     prompts: Sequence[str]  # to train on
     aside: Sequence[str]  # to judge on
-    reward: Reward | None = None
+    reward: Reward | Rewards | None = None
     judge: Reward | None = None
     preferences: Preferences | None = None  # of dpo
     pretrain: Examples | None = None
@@ -104,7 +102,7 @@ class Material:
 
 
 def require_material(material: Material, config: TuneConfig) -> None:
-    """Raise InputError where a method lacks what it learns from."""
+    """Raise InputError if a method lacks what it learns from."""
     if config.method == "dpo" and material.preferences is None:
         raise InputError("dpo learns from people's choices between pictures; say --data TABLE")
     if config.method != "dpo" and material.reward is None:

@@ -1,26 +1,31 @@
 """What shows that a generator learns to please its reward and nobody else.
 
 A look makes the same pictures each time, from the same prompts and noise, and measures them: the reward, a judge that
-was not trained on, how different the pictures of a prompt are, how much of them is fine grain, which a reward that sees
-224 pixels does not, and how far the model has moved.
+was not trained on, how different the pictures of a prompt are from each other and from those of other prompts, how much
+of them is fine grain, which a reward that sees 224 pixels does not, and how far the model has moved.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from embed.arrays import Floats
+from embed.arrays import Floats, Ints
+from heads.evaluation.intervals import FEW, Bootstrap, Interval, mean_interval
 from heads.reward.encoder import Encoder
 from heads.reward.module import Prompts, Reward
+from heads.reward.several import Rewards
 from heads.tuning.config import TuneConfig
 from heads.tuning.families import Family
 from heads.tuning.methods import pictures, squared_error
 
 FINE = 0.25  # cycles a pixel: half of the finest there is
+# What is compared with the untuned generator's, and what it is called where it is refused.
+SHARES = {"diversity": "diversity", "variety": "diversity between prompts", "sharpness": "fine grain"}
+PART = "part "  # before the name of a reward that is one of several, among what was measured
 MOVED_PICTURES = 8  # that tell how far the model has moved
 
 
@@ -32,12 +37,21 @@ class Look:
     reward: Floats | None  # (n,) as the head scores
     judge: Floats | None
     diversity: Floats  # (prompts,) mean cosine distance of the pictures of a prompt
+    variety: Floats  # (prompts,) mean cosine distance of the pictures of a prompt from those of the others
     sharpness: Floats  # (n,) share of the energy in high frequencies
     distance: float  # of what the model predicts from what it did, squared, over its own square
+    parts: dict[str, Floats]  # (n,) of several rewards each one's own scores, by its name
+
+    @property
+    def measures(self) -> dict[str, Floats | None]:
+        """All that is compared of before and after, by the names of figures."""
+        parts = {f"reward {name}": scores for name, scores in self.parts.items()}
+        own = {name: getattr(self, name) for name in ("diversity", "variety", "sharpness")}
+        return {"reward": self.reward, **parts, "judge": self.judge, **own}
 
     def means(self) -> dict[str, float]:
         """One number each; those that were measured."""
-        found = {"reward": self.reward, "judge": self.judge, "diversity": self.diversity, "sharpness": self.sharpness}
+        found = self.measures
         return {name: float(values.mean()) for name, values in found.items() if values is not None and len(values)} | {
             "distance": self.distance
         }
@@ -51,7 +65,7 @@ class Guards:
         family: Family,
         prompts: Sequence[str],
         config: TuneConfig,
-        reward: Reward | None,
+        reward: Reward | Rewards | None,
         judge: Reward | None,
         encoder: Encoder | None,
         stream: int = 0,
@@ -75,14 +89,16 @@ class Guards:
         columns = {name: torch.cat([one[name] for one in found]) for name in found[0]}
         pixels = columns.pop("pixels")
         vectors = columns.pop("vectors", None)
-        reward, judge = (columns[name].double().numpy() if name in columns else None for name in ("reward", "judge"))
+        scores = {name: values.double().numpy() for name, values in columns.items()}
         return Look(
             pixels,
-            reward,
-            judge,
+            scores.get("reward"),
+            scores.get("judge"),
             diversity=np.zeros(0) if vectors is None else diversity(vectors, self.config.judge_pictures),
-            sharpness=columns["sharpness"].double().numpy(),
+            variety=np.zeros(0) if vectors is None else variety(vectors, self.config.judge_pictures),
+            sharpness=scores["sharpness"],
             distance=self._distance(pixels),
+            parts={name.removeprefix(PART): own for name, own in scores.items() if name.startswith(PART)},
         )
 
     @torch.no_grad()
@@ -90,7 +106,10 @@ class Guards:
         found = {"pixels": (pixels * 255).round().to(torch.uint8), "sharpness": sharpness(pixels)}
         for name, reward in (("reward", self.reward), ("judge", self.judge)):
             if reward is not None:
-                found[name] = reward(pixels.to(reward.device, torch.float32), prompts)
+                scores = reward.scores(pixels.to(reward.device, torch.float32), prompts, uncertain=False)
+                found[name] = scores.total
+                if isinstance(reward, Rewards):
+                    found |= {PART + own: values for own, values in scores.parts.items()}
         if self.encoder is not None:
             seen = pixels.to(self.encoder.device, torch.float32)
             found["vectors"] = self.encoder.images(seen)["image_embedding"]
@@ -111,12 +130,49 @@ class Guards:
             self._before = now
         return float((squared_error(now, self._before).mean() / self._before.square().mean()).cpu())
 
-    def passes(self, look: Look, first: Look) -> bool:
-        """Whether pictures are as different and as smooth as the guards ask."""
-        config = self.config
-        varied = not len(first.diversity) or look.diversity.mean() >= config.min_diversity * first.diversity.mean()
-        smooth = look.sharpness.mean() <= config.max_sharpness * first.sharpness.mean()
-        return bool(varied and smooth)
+    def shares(self, look: Look, first: Look) -> dict[str, float]:
+        """Diversity and fine grain as multiples of those of the first look, each with the ends of its interval, by the
+        names that `why_refused` knows."""
+        each, found = self.config.judge_pictures, dict[str, float]()
+        measured = {
+            "diversity": (look.diversity, first.diversity, 1),
+            "variety": (look.variety, first.variety, 1),
+            "sharpness": (look.sharpness, first.sharpness, each),
+        }
+        for name, (now, before, per) in measured.items():
+            if len(now):
+                share = share_of(now, before, np.arange(len(now)) // per, self.config.seed)
+                found |= {f"{name}_share": share.value, f"{name}_low": share.low, f"{name}_high": share.high}
+        return found
+
+
+def why_refused(shares: Mapping[str, float], config: TuneConfig) -> list[str]:
+    """Why nothing is kept of a look: its pictures are surely more alike, or have surely more fine grain, than the
+    guards allow, as not even the better end of the interval is allowed. Nothing where they may be kept."""
+    found = []
+    for name, said in SHARES.items():
+        if name + "_share" not in shares:
+            continue
+        share, low, high = (shares[name + end] for end in ("_share", "_low", "_high"))
+        if low > config.max_sharpness if name == "sharpness" else high < config.min_diversity:
+            found.append(f"{said} {share:.0%} of before" + (f", {low:.0%} to {high:.0%}" if low < high else ""))
+    return found
+
+
+def share_of(now: Floats, before: Floats, prompt: Ints, seed: int) -> Interval:
+    """The mean of values (n,) over what it was under the same prompts and from the same noise, with its interval over
+    prompts: what each is by itself cancels, as of every prompt the change counts.
+
+    Of fewer than FEW prompts, whose interval would let everything through, the value is its own interval.
+    """
+    whole = float(before.sum())
+    value = float(now.sum()) / whole if whole else 1.0
+    if not whole or len(np.unique(prompt)) < FEW:
+        return Interval(value, value, value)
+    bootstrap = Bootstrap(prompt, prompt, np.random.default_rng(seed), name="prompts")
+    # To first order the ratio varies as this mean does (Cochran 1977, section 6.3).
+    around = mean_interval((now - value * before) / before.mean(), bootstrap)
+    return Interval(value, value + around.low, value + around.high)
 
 
 def generator_of(*numbers: int) -> torch.Generator:
@@ -130,6 +186,17 @@ def diversity(vectors: Tensor, each: int) -> Floats:
     groups = vectors.double().reshape(-1, each, vectors.shape[1])
     sums = groups.sum(dim=1).square().sum(dim=1) - groups.square().sum(dim=(1, 2))
     found: Floats = (1 - sums / (each * (each - 1))).numpy()
+    return found
+
+
+def variety(vectors: Tensor, each: int) -> Floats:
+    """(n / each,) of unit vectors (n, d): the mean of 1 - cosine between every `each` in a row and all the others.
+    Nothing of one prompt."""
+    sums = vectors.double().reshape(-1, each, vectors.shape[1]).sum(dim=1)
+    if len(sums) < 2:
+        return np.zeros(0)
+    others = sums.sum(dim=0) - sums
+    found: Floats = (1 - (sums * others).sum(dim=1) / (each * each * (len(sums) - 1))).numpy()
     return found
 
 

@@ -1,6 +1,8 @@
 """Pipelines by the name of their folder or of a hub, without running anything that lies there."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +24,7 @@ INSTALL = "pip install 'plaudit[generators]'"
 
 
 def require_generators() -> None:
-    """Raise InputError where diffusers and peft are not installed."""
+    """Raise InputError if diffusers and peft are not installed."""
     try:
         import diffusers  # noqa: F401
         import peft  # noqa: F401
@@ -37,7 +39,8 @@ def load_family(name: str, device: str, size: int | None = None, bf16: bool = Fa
     pipeline, none that can be tuned, or one that asks for code of its own.
     """
     require_generators()
-    pipeline = _load(name, torch.bfloat16 if bf16 else torch.float32).to(device)
+    with _quiet():
+        pipeline = _load(name, torch.bfloat16 if bf16 else torch.float32).to(device)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False).eval()
@@ -52,6 +55,8 @@ def _load(name: str, dtype: torch.dtype) -> "DiffusionPipeline":
     import diffusers
 
     index = Path(name) / "model_index.json"
+    if not Path(name).exists() and (Path(name).is_absolute() or name.count("/") != 1):  # hubs have OWNER/NAME
+        raise InputError(f"there is no folder {name}; wanted a pipeline's, or its name on a hub, such as OWNER/NAME")
     if Path(name).exists() and not index.is_file():
         raise InputError(f"{name} is no pipeline: it has no model_index.json; wanted a folder of save_pretrained")
     try:
@@ -66,19 +71,44 @@ def _load(name: str, dtype: torch.dtype) -> "DiffusionPipeline":
     for part, of in listed.items():
         if isinstance(of, list) and of[0] not in (*LIBRARIES, None):
             raise InputError(f"{name} wants its {part} from {of[0]}; nothing but {' and '.join(LIBRARIES)} is loaded")
-    if kind == "PixelPipeline":
-        from heads.tuning.pixel import PixelPipeline
-
-        return PixelPipeline.from_pretrained(name, dtype=dtype)
     # Diffusers wants to be told of what is not there.
-    unused = {part: None for part in UNUSED[kind] if listed.get(part, [None])[0] is None or part == "safety_checker"}
+    unused = {
+        part: None for part in UNUSED.get(kind, ()) if listed.get(part, [None])[0] is None or part == "safety_checker"
+    }
     try:
+        if kind == "PixelPipeline":
+            from heads.tuning.pixel import PixelPipeline
+
+            return PixelPipeline.from_pretrained(name, dtype=dtype)
         return getattr(diffusers, kind).from_pretrained(name, dtype=dtype, use_safetensors=True, **unused)
     except (ValueError, TypeError, OSError) as error:  # what diffusers raises for parts that are missing or do not fit
-        raise InputError(f"{name} cannot be loaded: {str(error).partition(chr(10))[0]}") from None
+        if isinstance(error, InputError):
+            raise
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(f"{name} cannot be loaded: {reason}; save or download the whole pipeline again") from None
 
 
 def _listed_on_hub(name: str) -> object:
     from diffusers import DiffusionPipeline
 
-    return DiffusionPipeline.load_config(name)
+    try:
+        return DiffusionPipeline.load_config(name)
+    except OSError as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise InputError(f"there is no folder {name}, and a hub gives none of that name: {reason}") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars that diffusers and transformers draw as they load."""
+    from diffusers.utils import logging as diffusers
+    from transformers.utils import logging as transformers
+
+    drew = [one for one in (diffusers, transformers) if one.is_progress_bar_enabled()]
+    for one in drew:
+        one.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for one in drew:
+            one.enable_progress_bar()

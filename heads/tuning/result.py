@@ -16,13 +16,12 @@ from torch import Tensor
 
 from embed.arrays import Floats, Ints
 from embed.files import atomic_write, replacing, write_json
-from embed.inputs.thumbnails import SIZE, data_uri
 from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
 from heads.report.figures import number, told
 from heads.report.page import Picture
+from heads.report.tiles import tile
 from heads.report.tuned import BeforeAfter, tuned_page
-from heads.tuning.config import TuneConfig
-from heads.tuning.guards import Guards, Look
+from heads.tuning.guards import Guards, Look, why_refused
 from heads.tuning.train import Run
 from heads.tuning.weights import Trained
 
@@ -33,6 +32,7 @@ NAMES = {
     "reward": "reward",
     "judge": "judge",
     "diversity": "diversity within a prompt",
+    "variety": "diversity between prompts",
     "sharpness": "energy in high frequencies",
 }
 
@@ -70,12 +70,12 @@ def measure(run: Run) -> Outcome:
     with run.trained.untuned():
         before = guards.look(run.at_once)
     after = guards.look(run.at_once)
-    each, figures = config.judge_pictures, dict[str, Figure]()
-    for name in NAMES:
-        first, second = getattr(before, name), getattr(after, name)
-        if first is None or not len(first):
+    figures = dict[str, Figure]()
+    for name, first in before.measures.items():
+        second = after.measures[name]
+        if first is None or second is None or not len(first):
             continue
-        per = 1 if name == "diversity" else each
+        per = len(first) // len(material.aside)
         figures[name] = compare(first, second, np.arange(len(first)) // per, config.seed)
     return Outcome(guards.prompts, before, after, figures)
 
@@ -106,7 +106,8 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
         found.append("No guard was on: the last weights are kept, whatever became of the pictures.")
     elif run.material.judge is None:
         found.append(
-            "There was no judge: the last weights are kept, and nothing independent says that they are better."
+            "There was no judge: the last weights that the other guards let through are kept, and nothing independent"
+            " says that they are better."
         )
     elif 0 < loop.best_epoch < len(loop.history) - 1:
         found.append(
@@ -114,27 +115,17 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
             f" judge liked this one best, and nothing after it, to step {loop.step}, was better."
         )
     refused = [
-        f"{i * every} ({_why_refused(record, loop.history[0], config)})"
+        f"{i * every} ({'; '.join(why_refused(record, config))})"
         for i, record in enumerate(loop.history)
-        if record["validation_accuracy"] == -math.inf
+        if config.guards and why_refused(record, config)
     ]
     if refused:
         found.append(f"Guards refused the weights of step {', '.join(refused)}.")
     return found
 
 
-def _why_refused(record: Mapping[str, float], first: Mapping[str, float], config: TuneConfig) -> str:
-    """By how much the pictures of a look have become alike, or full of fine grain."""
-    why = []
-    if "diversity" in first and record["diversity"] < config.min_diversity * first["diversity"]:
-        why.append(f"diversity {record['diversity'] / first['diversity']:.0%} of before")
-    if record["sharpness"] > config.max_sharpness * first["sharpness"]:
-        why.append(f"fine grain {record['sharpness'] / first['sharpness']:.2g} times before")
-    return ", ".join(why)
-
-
-def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:
-    """The page, as HTML."""
+def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> bytes:
+    """The file of the page."""
     each, loop = run.config.judge_pictures, run.loop
     shown = np.random.default_rng(run.config.seed).permutation(len(outcome.prompts))[:SHOWN]
     pairs = [
@@ -143,12 +134,20 @@ def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:
     ]
     rows = [
         [
-            *(NAMES[name], number(one.before, ".4g"), number(one.after, ".4g"), told(one.difference, "+.3g")),
+            *(NAMES.get(name, name), number(one.before, ".4g"), number(one.after, ".4g"), told(one.difference, "+.3g")),
             number(one.difference.value / one.deviation if one.deviation else math.nan, "+.3f"),
         ]
         for name, one in outcome.figures.items()
     ]
-    names = [*NAMES, "distance", "trained_reward", "kl", "pretrain_loss", "ordered", "train_loss"]
+    names = [
+        *outcome.before.measures,
+        "distance",
+        "trained_reward",
+        "kl",
+        "pretrain_loss",
+        "ordered",
+        "train_loss",
+    ]
     curves = {
         NAMES.get(name, name.replace("_", " ")): [
             (i * loop.epoch_steps, record[name]) for i, record in enumerate(loop.history) if name in record
@@ -170,11 +169,11 @@ def _picture(look: Look, i: int, prompt: str) -> Picture:
     scores = {"reward": look.reward, "judge": look.judge}
     said = ", ".join(f"{name} {number(float(of[i]), '.3g')}" for name, of in scores.items() if of is not None)
     image = Image.fromarray(look.pixels[i].permute(1, 2, 0).numpy())
-    image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
-    return Picture(data_uri(image), prompt, said)
+    shown = tile(image)
+    return Picture(shown.small, prompt, said, shown.full)
 
 
-def save(path: Path, run: Run, outcome: Outcome, page: str, about: Mapping[str, object], overwrite: bool) -> None:
+def save(path: Path, run: Run, outcome: Outcome, page: bytes, about: Mapping[str, object], overwrite: bool) -> None:
     """Write the folder, and remove the checkpoints. `about` is said in tuning.json and on the card: `pipeline` and what
     it was tuned with."""
     history = [{k: v if math.isfinite(v) else None for k, v in record.items()} for record in run.loop.history]
@@ -190,9 +189,9 @@ def save(path: Path, run: Run, outcome: Outcome, page: str, about: Mapping[str, 
     }
     with replacing(path, "tuned generator", overwrite) as folder:
         save_weights(folder, run.trained)
-        for name, text in (("report.html", page), ("README.md", card(run, outcome, about))):
+        for name, data in (("report.html", page), ("README.md", card(run, outcome, about).encode())):
             with atomic_write(folder / name) as file:
-                file.write(text.encode())
+                file.write(data)
         write_json(folder / "tuning.json", manifest)
     if run.loop.checkpoints:
         run.loop.checkpoints.clear()
@@ -234,7 +233,8 @@ def card(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:
     else:
         use = f'pipeline.{family.part}.load_lora_adapter("OUT", prefix="{family.part}", weight_name="{LORA}")'
     rows = "\n".join(
-        f"| {NAMES[name]} | {number(one.before, '.4g')} | {number(one.after, '.4g')} | {told(one.difference, '+.3g')} |"
+        f"| {NAMES.get(name, name)} | {number(one.before, '.4g')} | {number(one.after, '.4g')} |"
+        f" {told(one.difference, '+.3g')} |"
         for name, one in outcome.figures.items()
     )
     tags = "\n".join(f"- {tag}" for tag in ("text-to-image", "diffusers", *([] if config.whole else ["lora"])))

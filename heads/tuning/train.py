@@ -20,12 +20,14 @@ from embed.arrays import Ints
 from embed.backbones.backbone import weights_hash
 from embed.progress import Progress, silent
 from embed.spec import InputError
+from heads.reward.module import Reward
+from heads.reward.several import Rewards
 from heads.training.checkpoint import Checkpoints
 from heads.training.loop import Batch, Loop, rates
 from heads.tuning.config import LATE, REWARD_WEIGHT, TuneConfig
 from heads.tuning.data import Material, require_material
 from heads.tuning.families import Family
-from heads.tuning.guards import Guards, Look, generator_of
+from heads.tuning.guards import Guards, Look, generator_of, why_refused
 from heads.tuning.memory import STATE_BYTES, Memory, Peak, bytes_of, is_memory, memory_of
 from heads.tuning.methods import denoising, dpo, draft, refl
 from heads.tuning.weights import Trained
@@ -69,6 +71,9 @@ class Run:
         family.remember(material.texts)
         limit = config.max_vram_bytes or memory_of(family.device)
         self.parts = config.batch_size
+        rewards = material.reward if isinstance(material.reward, Rewards) else None
+        if rewards:  # any scale will do to measure memory with
+            rewards.rescale(dict.fromkeys(rewards.names, torch.tensor([-1.0, 1.0])))
         self._training: Loop | None = None
         with self._advice():
             self.memory = None if limit is None else self._measured()
@@ -79,6 +84,9 @@ class Run:
         )
         with self._advice():
             self.first = self.guards.look(self.at_once)
+        if rewards:
+            scores = {name: torch.from_numpy(s).to(rewards.device).float() for name, s in self.first.parts.items()}
+            self.first = replace(self.first, reward=rewards.rescale(scores).total(scores).double().cpu().numpy())
         self.middle, self.spread = _scale(self.first)
         self.last = self.first
         self.loop = self._training = self._loop(self._checkpoints(own, name, folder))
@@ -96,7 +104,7 @@ class Run:
     ) -> None:
         """Tune, and leave the weights in place that were kept. `on_look` follows every look of the guards.
 
-        Raise InputError where memory ends: what was trained so far is saved.
+        Raise InputError if memory ends: what was trained so far is saved.
         """
         loop, epochs = self.loop, -(-self.config.steps // self.loop.epoch_steps)
         with progress(loop.epoch_steps * epochs, "step", "tuning") as step:
@@ -173,13 +181,15 @@ class Run:
         return len(self.material.prompts)
 
     def _validate(self) -> float:
-        """The judge's mean, in standard deviations from the untuned; what the guards refuse is worse than all."""
+        """The judge's mean, in standard deviations from the untuned, or without a judge the step, so that the last look
+        is the best; what the guards refuse is worse than all."""
         look = self.last = self.first if self.loop.step == 0 else self.guards.look(self.at_once)
-        self.loop.notes |= look.means()
-        if look.judge is None or self.first.judge is None:
-            return float("nan")
-        if not self.guards.passes(look, self.first):
+        shares = self.guards.shares(look, self.first)
+        self.loop.notes |= look.means() | shares
+        if why_refused(shares, self.config):
             return self.ranks.mean(-np.inf)
+        if look.judge is None or self.first.judge is None:
+            return self.ranks.mean(float(self.loop.step))
         return self.ranks.mean(float((look.judge.mean() - self.first.judge.mean()) / (self.first.judge.std() or 1.0)))
 
     def _checkpoints(self, weights: str, name: str, folder: Path | None) -> Checkpoints | None:
@@ -187,7 +197,7 @@ class Run:
             return None
         material = self.material
         told = {key: value for key, value in asdict(self.config).items() if key not in MEMORY_ALONE}
-        heads = [one and weights_hash(one.head.state_dict()) for one in (material.reward, material.judge)]
+        heads = [_told(one) for one in (material.reward, material.judge)]
         learnt = [(one and [one.prompt, len(one)]) for one in (material.preferences, material.pretrain)]
         facts = [told, name, weights, heads, list(material.prompts), list(material.aside), learnt]
         return Checkpoints(folder, json.dumps(facts), math.inf if self.ranks.rank else None)
@@ -315,6 +325,13 @@ class _Draws:
         places = map(int, some)
         found = [family.encode(one[None], generator_of(*self.seed, i)) for i, one in zip(places, pixels, strict=True)]
         return torch.cat(found)
+
+
+def _told(reward: Reward | Rewards | None) -> object:
+    """What only the same heads have, with the same weights."""
+    if isinstance(reward, Rewards):
+        return [[_told(one), weight] for one, weight in zip(reward.members, reward.weight.tolist(), strict=True)]
+    return reward and weights_hash(reward.head.state_dict())
 
 
 def _scale(look: Look) -> tuple[float, float]:

@@ -36,7 +36,7 @@ def mixed_query(
 ) -> Float32s:
     """(d,) unit vector: the mean of `likes` (a, d), less the mean of `dislikes` (b, d) where there are any.
 
-    A vector is multiplied by its weight, if weights are given, before the mean is taken. Raise InputError where nothing
+    A vector is multiplied by its weight, if weights are given, before the mean is taken. Raise InputError if nothing
     is left, as when likes and dislikes are the same.
     """
     if not len(likes):

@@ -94,7 +94,7 @@ class Catalogue(Searchable, Tabular):
 
     @classmethod
     def open(cls, path: str | Path) -> "Catalogue":
-        """The newest version of the catalogue at `path`; raise InputError where there is none or it is damaged."""
+        """The newest version of the catalogue at `path`; raise InputError if there is none or it is damaged."""
         file = Path(path) / "manifest.json"
         manifest = read_manifest(file, "catalogue", READABLE, CatalogueManifest)
         while True:
@@ -208,7 +208,7 @@ class Catalogue(Searchable, Tabular):
         return self.vectors[rows].astype(np.float32)
 
     def row_of(self, key_or_id: str) -> int:
-        """The row of a picture by its name or by its image_id; raise InputError where there is none."""
+        """The row of a picture by its name or by its image_id; raise InputError if there is none."""
         for column in ("image", "image_id"):
             row = pc.index(self.rows[column], key_or_id).as_py()
             if row >= 0:

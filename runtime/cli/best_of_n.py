@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from embed.cli.console import table
+from embed.files import read_lines
 from embed.options import Range
 from embed.spec import InputError
 from runtime.config import SessionConfig
@@ -40,7 +41,7 @@ def best_of_n(
     """
     from runtime.scoring import best_of_n
 
-    lines = [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = read_lines(prompts, "prompt")
     forms = best_of_n.read_templates(templates) if templates else best_of_n.TEMPLATES
     if plan is not None:
         planned = best_of_n.plan(lines, forms, plan)

@@ -29,7 +29,7 @@ def measure_names(table: pa.Table) -> list[str]:
 
 
 def measure(catalogue: Catalogue, name: str) -> Floats:
-    """(n,) float64 of a measure of the catalogue; raise InputError where it has none of that name."""
+    """(n,) float64 of a measure of the catalogue; raise InputError if it has none of that name."""
     known = measure_names(catalogue.rows)
     if name not in known:
         raise InputError(f"there is no measure {name!r}; there are {', '.join(known)}")

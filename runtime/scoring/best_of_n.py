@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
+from embed.files import read_lines
 from embed.spec import InputError
 
 if TYPE_CHECKING:
@@ -66,12 +67,10 @@ class Best:
 
 def read_templates(path: Path) -> tuple[str, ...]:
     """The templates of a file, one a line, each with {prompt} in it."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = read_lines(path, "template")
     for number, line in enumerate(lines, start=1):
         if "{prompt}" not in line:
             raise InputError(f"{path}, line {number}: {line!r} has no {{prompt}} in it")
-    if not lines:
-        raise InputError(f"{path} holds no template")
     return tuple(lines)
 
 

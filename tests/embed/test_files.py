@@ -4,7 +4,7 @@ from typing import NotRequired, TypedDict
 
 import pytest
 
-from embed.files import atomic_write, content_id, read_manifest, sha256_file, temporary_name, write_json
+from embed.files import atomic_write, content_id, read_lines, read_manifest, sha256_file, temporary_name, write_json
 from embed.spec import InputError
 
 
@@ -62,6 +62,16 @@ class Thing(TypedDict):
     files: dict[str, str]
     rows: int
     note: NotRequired[str]
+
+
+def test_lines_of_a_text(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_bytes("\ufeff a \r\n\r\ncafé\n".encode())
+    assert read_lines(path, "prompt") == ["a", "café"]
+    for content, said in ((b" \n", "holds no prompt; wanted one a line"), (b"a\xe9", r"no text in UTF-8 \(byte 1\)")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=said):
+            read_lines(path, "prompt")
 
 
 def test_a_manifest_has_the_keys_of_its_kind(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_the_whole_path_in_little(generator: ModuleType, tmp_path: Path, monkeyp
     assert len(result["prompts"]) == 4 and result["held_out"] == 2
     for name in ("tuned", "unguarded"):
         assert set(result["figures"][name]) == {"all prompts", "held out"}
-        assert set(result["figures"][name]["held out"]) == {"reward", "judge", "diversity", "sharpness"}
+        assert set(result["figures"][name]["held out"]) == {"reward", "judge", "diversity", "variety", "sharpness"}
     with Image.open(tmp_path / "pictures.png") as sheet:
         assert sheet.size == (4 * 64, 4 * 64)  # of each prompt: the emoji, before, tuned, unguarded
 

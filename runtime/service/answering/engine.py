@@ -269,7 +269,7 @@ class Engine:
     async def probe(self) -> float:
         """Greatest difference of the reference's scores from those of its export, run now through the real session.
 
-        Raise RuntimeError where it is beyond the bundle's tolerance, or a decoder process does not do its work.
+        Raise RuntimeError if it is beyond the bundle's tolerance, or a decoder process does not do its work.
         """
         found = await self.batcher.run_alone(self._reference)
         difference = float(np.abs([one["score"] for one in found] - self._reference_scores).max())

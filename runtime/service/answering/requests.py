@@ -254,7 +254,7 @@ class ErrorAnswer(BaseModel):
 
 
 def picture_of(given: str | bytes | UrlPicture) -> Picture:
-    """A picture's bytes from base64, if they are not given as such; an ImageError where it is none."""
+    """A picture's bytes from base64, if they are not given as such; raise ImageError if it is none."""
     if not isinstance(given, str):
         return given
     try:
@@ -287,7 +287,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def url_picture(url: str) -> Picture:
-    """A picture to fetch; an ImageError where its address is too long to be one."""
+    """A picture to fetch; raise ImageError if its address is too long to be one."""
     if len(url) > MAX_URL:
         return ImageError("read", "bad url", f"{len(url)} characters, at most {MAX_URL} allowed")
     return UrlPicture(url=url)

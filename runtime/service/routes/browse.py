@@ -47,7 +47,7 @@ class Browser:
         self._kept: OrderedDict[tuple[object, ...], asyncio.Future[Any]] = OrderedDict()
 
     def check(self, served: Scorer) -> None:
-        """Raise InputError where the second bundle cannot be opened, or is of another backbone than the one served."""
+        """Raise InputError if the second bundle cannot be opened, or is of another backbone than the one served."""
         if self._beside is not None:
             identity, name = open_bundle(self._beside).identity, f"the bundle {self._beside}"
             require_same_identity(identity, name, served.identity, f"the bundle {served.bundle.path}")

@@ -246,7 +246,7 @@ def size_of(pictures: Sequence[Picture]) -> int:
 def prompts_for(
     engine: Engine, prompts: Sequence[str], count: int, asked: Sequence[str] | None = None
 ) -> Sequence[str | None]:
-    """A prompt for each picture; raise Problem where an output that is asked for needs one and there is none."""
+    """A prompt for each picture; raise Problem if an output that is asked for needs one and there is none."""
     if not prompts and engine.scorer.named.needs_prompt(asked):
         raise invalid("this bundle's head scores pictures under a prompt; give one")
     # What is asked for does not depend on the prompt, though another output that is computed with it may.

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import tqdm
 from paths import ROOT
+from waiting import wait_until
 
 import plaudit
 from embed.cli import console
@@ -114,6 +115,27 @@ def test_long_work_draws_a_bar_on_stderr(capsys: pytest.CaptureFixture[str], mon
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("\rmerging") and "| 2/7 " in err
     assert "| 7/7 " in err and err.rstrip().endswith("failures=3]")
+
+
+def test_a_step_that_takes_long_is_not_silent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+
+    class Counted(Eager):
+        def refresh(self, *given: Any, **options: Any) -> Any:
+            drawn.append(self.n)
+            return super().refresh(*given, **options)
+
+    monkeypatch.setattr("tqdm.tqdm", Counted)
+    monkeypatch.setattr(console, "FIRST_DRAWN_S", 0.0)
+    monkeypatch.setattr(console, "REDRAWN_S", 0.0)
+    with console.progress(7, "rows", "merging"):
+        before = len(drawn)
+        wait_until(lambda: len(drawn) >= before + 3)
+    assert set(drawn) == {0}
+    with console.loudness(verbose=False, quiet=True), console.progress(7, "rows", "merging"):
+        pass
 
 
 def test_what_one_could_do_next_is_said_to_people_alone(

@@ -22,6 +22,7 @@ from embed.records.formats import read_records
 from embed.spec import InputError
 from heads.config import HeadConfig
 from heads.reward.module import Reward
+from heads.reward.several import Rewards
 from heads.training.loop import Loop
 from heads.tuning.config import TuneConfig
 from heads.tuning.data import Material, read_examples, read_preferences
@@ -141,6 +142,26 @@ def test_a_lora_moves_nothing_else_and_diffusers_loads_it(
     assert run.family.part in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_several_rewards_are_one_on_the_scale_of_the_untuned_pictures(
+    pipelines: dict[str, Path], material: Material, backbone: Backbone, tmp_path: Path
+) -> None:
+    """Against the two heads alone, standardised by hand."""
+    folders = [write_head(tmp_path / name, backbone, HeadConfig("cosine", 16), seed) for seed, name in enumerate("ab")]
+    one, other = (Reward.on(backbone, folder) for folder in folders)
+    both = Rewards({"a": (Reward.on(backbone, folders[0]), 2.0), "b": (Reward.on(backbone, folders[1]), 0.5)})
+    run = start(pipelines, "pixel", "draft", replace(material, reward=both, pretrain=None))
+    pixels, prompts = run.first.pixels.float() / 255, run.guards.prompts
+    total = np.zeros(len(prompts))
+    for weight, reward, name in ((2.0, one, "a"), (0.5, other, "b")):
+        scores = reward(pixels, prompts).numpy()
+        np.testing.assert_allclose(run.first.parts[name], scores, atol=2e-3)  # of pixels that were not rounded
+        own = run.first.parts[name]
+        total += weight * (own - own.mean()) / own.std(ddof=1)
+    np.testing.assert_allclose(run.first.reward, total, atol=1e-4)
+    found = run.score(pixels, prompts).numpy()
+    np.testing.assert_allclose(found, (total - total.mean()) / total.std(ddof=1), atol=0.05)
+
+
 def test_a_batch_in_parts_is_the_same_batch(
     pipelines: dict[str, Path], material: Material, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +201,28 @@ def test_the_judge_decides_what_is_kept(
     page = page_of(run, outcome, {"pipeline": "p", "method": "draft"})
     assert "The weights of step 2 are kept" in page and "nothing after it, to step 8, was better" in page
     assert re.search(r"Guards refused the weights of step 4 \(diversity 1?\d% of before\)\.", page)
+
+
+def test_without_a_judge_the_last_look_is_kept_that_the_guards_let_through(
+    pipelines: dict[str, Path], material: Material, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(pipelines, "pixel", "draft", replace(material, pretrain=None, judge=None), steps=8, patience=9)
+    kept, real = [], run.guards.look
+
+    def look(at_once: int) -> Look:
+        kept.append({name: p.detach().clone() for name, p in run.trained.parameters.items()})
+        found = real(at_once)
+        grain = [1, 1, 5, 5][len(kept) - 1]  # grids from the third look on
+        return replace(found, diversity=run.first.diversity, sharpness=run.first.sharpness * grain)
+
+    monkeypatch.setattr(run.guards, "look", look)
+    run.train()
+    assert run.loop.best_epoch == 2
+    for name, parameter in run.trained.parameters.items():
+        assert torch.equal(parameter, kept[1][name]) and not torch.equal(parameter, kept[-1][name])
+    page = page_of(run, measure_nothing(run), {"pipeline": "p", "method": "draft"})
+    assert "the last weights that the other guards let through are kept" in page
+    assert "Guards refused the weights of step 6 (fine grain 500% of before), 8 (fine grain 500% of before)." in page
 
 
 def measure_nothing(run: Run) -> Any:
@@ -227,6 +270,7 @@ def test_what_is_missing_is_said(pipelines: dict[str, Path], material: Material,
         ('{"_class_name": "FluxPipeline"}', "of FluxPipeline, which cannot be tuned"),
         ('{"_class_name": "StableDiffusionPipeline", "unet": ["evil", "Model"]}', "wants its unet from evil"),
         ('{"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}', "cannot be loaded"),
+        ('{"_class_name": "PixelPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}', "and scheduler, both of"),
         ("[", "is damaged"),
     ]:
         index.write_text(content)
@@ -301,4 +345,4 @@ def test_choices_teach_without_a_reward(pipelines: dict[str, Path], material: Ma
     assert outcome.figures.keys() == {"sharpness"}
     assert run.loop.history[-1].keys() >= {"ordered", "pretrain_loss", "sharpness", "distance"}
     page = page_of(run, outcome, {"pipeline": "p", "method": "dpo"})
-    assert "There was no judge: the last weights are kept" in page
+    assert "There was no judge: the last weights that the other guards let through are kept" in page
