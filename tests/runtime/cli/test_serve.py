@@ -176,3 +176,10 @@ def test_who_lets_others_in_says_how() -> None:
             require_token(host, (), no_token=False)
     with pytest.raises(InputError, match="--no-token was given, and so was a token"):
         require_token("127.0.0.1", ("word",), no_token=True)
+
+
+def test_numpy_shares_no_product_among_threads_unless_one_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    assert main(["serve", "nowhere"]) == 2 and os.environ["OPENBLAS_NUM_THREADS"] == "3"
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS")
+    assert main(["serve", "nowhere"]) == 2 and os.environ["OPENBLAS_NUM_THREADS"] == "1"
