@@ -14,18 +14,20 @@
     h search      exact search on the device, against FAISS and our index on the CPU
 
 Each section runs in a process of its own, prints as it goes, and is written to --json as it ends; one that fails leaves
-the others alone, and the exit code is then 1. Weights are random ones: time does not depend on them. Where matplotlib
-is installed, a plot is drawn beside the JSON.
+the others alone, and the exit code is then 1. These processes are forked from one that has imported the libraries and
+has not touched the device, so that no section waits for them. Weights are random ones: time does not depend on them.
+Where matplotlib is installed, a plot is drawn beside the JSON.
 """
 
 import argparse
 import contextlib
+import gc
 import importlib
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -52,6 +54,11 @@ SECTIONS = {
 # The longest last, as what is cut is lost.
 ORDER = [SECTIONS[letter] for letter in "adcegfhb"]
 LIMIT_S = 420.0
+SHARE = 0.4  # of the time, that a section may take unless it is the last
+# What takes long to import; one that is not installed is passed over.
+LIBRARIES = ["torch", "torchvision", "open_clip", "timm", "onnx", "onnxruntime", "pyarrow", "PIL", "torch.export"]
+LIBRARIES += ["torch.onnx._internal.exporter._registration", "onnxscript.optimizer", "torch.utils.flop_counter"]
+LIBRARIES += ["transformers", "scipy.stats", "pandas"]
 
 
 def names(text: str) -> list[str]:
@@ -74,11 +81,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes (%(default)s)")
     parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="for all sections together (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # the section of this process
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.one:
-        return run_here(args)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what ends a section and removes the folder
     with tempfile.TemporaryDirectory(prefix="plaudit-gpu-") as folder:
         args.folder = Path(folder)
@@ -90,7 +93,7 @@ def prepare(args: argparse.Namespace) -> None:
     """Photos where none were given, and what makes a checkout look like an installed package to its own code."""
     if args.photos is None:
         args.photos = args.folder / "photos"
-        make_photos(args.photos)
+        make_photos(args.photos, (160, 120) if args.dry_run else (640, 480))
     try:
         importlib.metadata.version("plaudit")
     except importlib.metadata.PackageNotFoundError:
@@ -101,7 +104,7 @@ def prepare(args: argparse.Namespace) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
-def make_photos(folder: Path) -> None:
+def make_photos(folder: Path, size: tuple[int, int]) -> None:
     """A few JPEGs of soft random colours."""
     import numpy as np
     from PIL import Image
@@ -109,21 +112,24 @@ def make_photos(folder: Path) -> None:
     folder.mkdir()
     for i in range(24):
         colours = np.random.default_rng(i).integers(0, 256, (12, 16, 3), np.uint8)
-        Image.fromarray(colours).resize((640, 480), Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=90)
+        Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC).save(folder / f"{i}.jpg", quality=90)
 
 
 def run_all(args: argparse.Namespace) -> int:
     """Every section wanted, one after another."""
     end = time.monotonic() + args.limit_s
     found: dict[str, Any] = {"dry_run": args.dry_run, "machine": {}, "sections": {}, "failed": {}, "seconds": {}}
-    for name in ["machine", *(each for each in args.sections if each not in args.skip)]:
+    wanted = ["machine", *(each for each in args.sections if each not in args.skip)]
+    for name in wanted:
         print(f"\n== {name}", flush=True)
         start = time.monotonic()
         if name == "tuning":
             result, fault = {"state": "not built yet"}, None
             print("not built yet", flush=True)
         else:
-            result, fault = run_apart(name, args, end - start)
+            left_s = end - start
+            # A section that hangs shall leave time for those after it.
+            result, fault = run_apart(name, args, left_s if name == wanted[-1] else min(left_s, SHARE * args.limit_s))
         found["seconds"][name] = time.monotonic() - start
         if fault is not None:
             found["failed"][name] = fault
@@ -153,36 +159,37 @@ def run_apart(name: str, args: argparse.Namespace, left_s: float) -> tuple[dict[
     """A section in a process of its own, whose memory and faults end with it: its figures, or what went wrong."""
     if left_s <= 0:
         return {}, "no time is left"
-    result = args.folder / f"{name}.json"
-    command = [sys.executable, __file__, "--one", name, "--folder", str(args.folder), "--photos", str(args.photos)]
-    command += ["--workers", str(args.workers)]
-    command += ["--dry-run"] if args.dry_run else []
-    for option in ("engines", "precisions", "models"):
-        command += [f"--{option}", getattr(args, option)] if getattr(args, option) else []
-    process = subprocess.Popen(command, start_new_session=True)
+    context = multiprocessing.get_context("forkserver")
+    # With few sections the libraries that all need are enough.
+    context.set_forkserver_preload(LIBRARIES if len(args.sections) > 2 else LIBRARIES[:1])
+    process = context.Process(target=run_here, args=(name, args))
+    process.start()
     try:
-        code = process.wait(left_s)
-    except subprocess.TimeoutExpired:
-        return {}, f"stopped after {left_s:.0f} s, the time being spent"
+        process.join(left_s)
+        code = process.exitcode
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with whatever it has started
-        process.wait()
+            os.killpg(process.pid or 0, signal.SIGKILL)  # with whatever it has started
+        process.join()
+    if code is None:
+        return {}, f"stopped after {left_s:.0f} s, the time being spent"
     if code != 0:
         return {}, (args.folder / f"{name}.error").read_text() if code == 1 else f"exit code {code}"
-    return json.loads(result.read_text()), None
+    return json.loads((args.folder / f"{name}.json").read_text()), None
 
 
-def run_here(args: argparse.Namespace) -> int:
-    """The section of this process."""
+def run_here(name: str, args: argparse.Namespace) -> None:
+    """The section of this process, which leads a group of its own."""
+    os.setpgid(0, 0)
+    gc.freeze()  # what was imported before is looked through by no collection
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        found = importlib.import_module(f"on_gpu.{args.one}").measure(context(args))
-        (args.folder / f"{args.one}.json").write_text(json.dumps(found))
-        return 0
+        found = importlib.import_module(f"on_gpu.{name}").measure(context(args))
+        (args.folder / f"{name}.json").write_text(json.dumps(found))
     except Exception as error:
         traceback.print_exc()
-        (args.folder / f"{args.one}.error").write_text(f"{type(error).__name__}: {error}")
-        return 1
+        (args.folder / f"{name}.error").write_text(f"{type(error).__name__}: {error}")
+        sys.exit(1)
 
 
 def context(args: argparse.Namespace) -> Any:

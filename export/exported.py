@@ -4,27 +4,36 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from embed.backbones.load import load_backbone
 from embed.files import require_out
+from embed.graphs.trace import OPSET
 from embed.inputs.fetch import some_pictures
 from embed.inputs.shown import Artifact
 from embed.progress import Progress, silent
 from embed.spec import InputError, Source, known_fields
-from embed.wording import table
+from embed.wording import table, unknown_name
 from export.bundle_writer import export_outputs
 from export.card import lowest_cosine, measured_on, scores_of
 from export.config import ExportConfig
+from export.graphs.kept import KeptHead, taken_out
 from export.graphs.space import into_space
 from export.head_alone import export_head_alone
-from export.outputs import NamedHead, Outputs, parse_blends
+from export.outputs import PROVENANCE, NamedHead, Outputs, parse_blends
 from heads.config import PROMPTS
 from heads.store.disk import load_committee, load_head
 from heads.store.project import require_cosine
 from runtime.config import Precision
-from runtime.scoring.manifest import BundleManifest, Parity
+from runtime.scoring.bundle import Bundle
+from runtime.scoring.manifest import BundleManifest, OutputEntry, Parity
 from runtime.scoring.outputs import FIRST
+from runtime.scoring.outputs import Outputs as ServedOutputs
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+    from heads.committee import Committee
 
 PathLike = str | os.PathLike[str]
 
@@ -126,6 +135,56 @@ def named_heads(folders: Sequence[Path], names: Sequence[str] | None, more: bool
         names = tuple(folder.resolve().name for folder in folders) if len(folders) > 1 or more else (FIRST,)
     loaded = [(name.strip(), folder, *load_head(folder)) for name, folder in zip(names, folders, strict=True)]
     return tuple(NamedHead(name, head, load_committee(folder), manifest) for name, folder, head, manifest in loaded)
+
+
+def outputs_with(bundle: Bundle, new: Sequence[NamedHead]) -> Outputs:
+    """The bundle's outputs, these heads in the places of those of their names.
+
+    Raise InputError for a name that no head of the bundle has, and for a bundle whose one output has none.
+    """
+    entries = [entry for entry in bundle.manifest.get("outputs", []) if entry["kind"] == "head"]
+    if not entries:
+        raise InputError(f"{bundle.path} has one output, which has no name; export a new bundle in its place")
+    names = [entry["name"] for entry in entries]
+    for one in new:
+        if one.name not in names:
+            raise unknown_name(f"head in {bundle.path}", one.name, names)
+    kept = {one.name: one for one in kept_heads(bundle, [name for name in names if name not in {h.name for h in new}])}
+    heads = kept | {one.name: one for one in new}
+    return Outputs.of_bundle(bundle.manifest, [heads[name] for name in names])
+
+
+def kept_heads(bundle: Bundle, names: Sequence[str]) -> list[NamedHead]:
+    """Heads of the bundle by their names; raise InputError if its graphs are of another version of ONNX."""
+    import onnx
+
+    if bundle.manifest["opset"] != OPSET:
+        raise InputError(f"{bundle.path} was exported by another plaudit; export it again from all of its heads")
+    graph = bundle.graph(next(iter(bundle.graphs)), "head")
+    model = onnx.load(str(bundle.path / graph.file))
+    served = {output.name: output for output in ServedOutputs.of(bundle.manifest, graph.outputs).all}
+    entries = {entry["name"]: entry for entry in bundle.manifest.get("outputs", [])}
+    return [
+        _kept(bundle, entries[name], taken_out(model, name, entries[name]["inputs"], served[name].values))
+        for name in names
+    ]
+
+
+def _kept(bundle: Bundle, entry: OutputEntry, graph: "ModelProto") -> NamedHead:
+    provenance = entry.get("provenance", {})
+    manifest: dict[str, Any] = {
+        "head": entry["config"],
+        "committee": entry.get("committee"),
+        "calibration": entry.get("calibration"),
+        "identity": bundle.manifest["identity"],
+        "source": bundle.manifest["source"],
+        "decoding": bundle.manifest.get("decoding"),
+        **{name: provenance.get(name) for name in PROVENANCE},
+    }
+    whole, inputs = graph.SerializeToString(), entry["inputs"]
+    doubt = KeptHead(whole, inputs, "uncertainty") if entry.get("committee") else None
+    score = KeptHead(whole, inputs, "score")
+    return NamedHead(entry["name"], score, cast("Committee | None", doubt), manifest, graph)
 
 
 def exported(out: Path, manifest: BundleManifest) -> Exported:

@@ -256,7 +256,7 @@ def decoding_of(
 ) -> DecodingEntry | None:
     """How the runtime decodes large JPEGs; `all_noted` is what each head's manifest says of its cache.
 
-    Raise InputError where the caches differ, and nothing says which to follow.
+    Raise InputError if the caches differ, and nothing says which to follow.
     """
     noted, *others = all_noted
     if config.decoding == "auto" and any(_scale(other) != _scale(noted) for other in others):

@@ -5,7 +5,7 @@ What torch gives here is what the graphs are compared with, so nothing of it is 
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,16 +31,19 @@ TERM = re.compile(r"(?:([0-9.]+(?:e[+-]?[0-9]+)?)\s*\*\s*)?([A-Za-z]\w*)\s*", re
 
 @dataclass(frozen=True)
 class NamedHead:
-    """A head with what makes it sure, and its manifest, which is that of head.json."""
+    """A head with what makes it sure, and its manifest, which is that of head.json; and its graph, if that is known."""
 
     name: str
     head: "Head"
     committee: "Committee | None"
     manifest: Mapping[str, Any]
+    graph: "ModelProto | None" = None  # of one that is kept as a bundle has it (see export.graphs.kept)
 
     @property
     def described(self) -> dict[str, Any]:
         """Its shape and its committee, as manifests of bundles have them."""
+        if self.graph is not None:
+            return {"config": dict(self.manifest["head"]), "committee": self.manifest["committee"]}
         members = self.committee
         committee = {"members": len(members.members), "groups": members.groups} if members else None
         return {"config": dict(self.manifest["head"]), "committee": committee}
@@ -83,7 +86,7 @@ class Outputs:
             raise InputError(
                 f"got {len(heads)} heads for a bundle of {len(names)}; name each that it was made of, in the same order"
             )
-        named = tuple(NamedHead(n, h.head, h.committee, h.manifest) for n, h in zip(names, heads, strict=True))
+        named = tuple(replace(head, name=name) for name, head in zip(names, heads, strict=True))
         blends = {entry["name"]: entry["terms"] for entry in entries if entry["kind"] == "blend"}
         return cls(named, any(entry["kind"] == "similarity" for entry in entries), blends)
 
@@ -132,6 +135,8 @@ class Outputs:
         """The vectors that are read, (n, widths[name]) float32 each -> every value of every output (n,)."""
         parts = {
             one.name: compose.export_scores(one.head, one.committee, widths, one.manifest.get("calibration"))
+            if one.graph is None
+            else one.graph
             for one in self.heads
         }
         if not self.named:

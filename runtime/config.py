@@ -214,6 +214,8 @@ class ServiceConfig(SessionConfig):
     scores: Path | None = None
     """A table of scores of the catalogue's pictures, such as `heads evaluate` writes: a Parquet file, or a folder of
     them, with a column `image`. /look ranks by its columns of numbers too."""
+    beside: Path | None = None
+    """A second bundle of the same backbone, whose heads /look shows beside those of the first."""
     images_root: str | None = None
     """The folder or URL where the names of the catalogue's pictures start, for /v1/thumbnails. By default where they
     were when they were embedded, or else where the catalogue was told. Of a URL, --allow-url-host must name the

@@ -1,4 +1,5 @@
-"""The whole embedding job on JPEG files, and what it consists of: decoding, the copy to the device, the engine.
+"""The whole embedding job on JPEG files, and what it consists of: decoding in processes and on the device, the copy to
+the device, the engine.
 
 The job is that of `embed cache` (embed.jobs.run) with its engine loaded and warm, from listing a folder to the last
 shard on disk, its decoding processes started on the way. `steady` leaves out its first quarter.
@@ -6,6 +7,7 @@ shard on disk, its decoding processes started on the way. `steady` leaves out it
 
 import shutil
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
     from embed.arrays import UInt8s
     from embed.engines.encoders import TowerEncoder
     from embed.engines.towers import Towers
+    from embed.inputs.decoding import DecodePool
+    from embed.jobs.on_device import DeviceDecoder
 
 COUNTS = {"ViT-B-32": 8000, "ViT-L-14": 4000}  # pictures
 BATCH = 256  # as embed.jobs.build has it on a GPU
+WAYS = ("processes", "device")  # of decoding
 
 
 def measure(context: Context) -> dict[str, object]:
@@ -33,7 +38,9 @@ def measure(context: Context) -> dict[str, object]:
         models = measure_model(context, name, count)
         found[name] = models
         for engine, rates in models["engines"].items():
-            bars[f"{name} {engine}"] = rates["job_per_s"]
+            bars |= {
+                f"{name} {engine}, {way}": rates[f"{way}_job_per_s"] for way in WAYS if f"{way}_job_per_s" in rates
+            }
         context.release()
     return {**found, "bars": {"unit": "pictures a second, whole job", "values": bars}}
 
@@ -49,7 +56,7 @@ def measure_model(context: Context, name: str, count: int) -> dict[str, dict[str
     pixels = np.random.default_rng(0).integers(
         0, 256, (context.sized(BATCH, 16), *towers.identity.preprocess.size, 3), np.uint8
     )
-    parts = {"decode_per_s": decode_only(towers, folder, context.workers), "copy_per_s": copy_only(context, pixels)}
+    parts = decoding_parts(context, towers, folder) | {"copy_per_s": copy_only(context, pixels)}
     engines: dict[str, dict[str, float]] = {}
     # Graphs first: torch in fp32 moves the backbone itself to the device, and an export wants it on the CPU.
     for runner, precision in sorted(context.engines):
@@ -57,48 +64,92 @@ def measure_model(context: Context, name: str, count: int) -> dict[str, dict[str
         encoder = TowerEncoder(towers, {"images": engine}, len(pixels))
         start = time.perf_counter()
         encoder.images(pixels)
-        start_s = time.perf_counter() - start
-        rates = {"engine_per_s": engine_only(context, encoder, pixels), **whole_job(context, towers, encoder, folder)}
-        least = min(rates["engine_per_s"], parts["decode_per_s"])
-        rates |= {"job_of_least": rates["job_per_s"] / least, "start_s": start_s}
-        # The share of the job's time that one after another they would take; they overlap.
-        rates |= {f"{part}_share": rates["job_per_s"] / parts[f"{part}_per_s"] for part in ("decode", "copy")}
+        rates = {"start_s": time.perf_counter() - start, "engine_per_s": engine_only(context, encoder, pixels)}
         engines[f"{runner} {precision}"] = rates
-        show(context, name, count, f"{runner} {precision}", {**parts, **rates})
+        context.say(f"{name}, {runner} {precision}: the engine {rates['engine_per_s']:,.0f} a second")
+        for way in WAYS:
+            if f"{way}_decode_per_s" not in parts:
+                continue
+            rates |= {f"{way}_{key}": rate for key, rate in whole_job(context, towers, encoder, folder, way).items()}
+            least = min(rates["engine_per_s"], parts[f"{way}_decode_per_s"])
+            rates[f"{way}_job_of_least"] = rates[f"{way}_job_per_s"] / least
+            job = {key.removeprefix(f"{way}_"): rate for key, rate in rates.items() if key.startswith(way)}
+            header = [f"{name}, {count} pictures, {runner} {precision}, {way}", *job]
+            context.show(header, [("", *(f"{rate:,.4g}" for rate in job.values()))])
         del encoder
         context.release()
     return {"parts": {"all": parts}, "engines": engines}
 
 
-def show(context: Context, name: str, count: int, engine: str, rates: dict[str, float]) -> None:
-    """Print one engine's rates as soon as they are known."""
-    names = ("decode_per_s", "copy_per_s", "engine_per_s", "steady_per_s", "job_per_s", "job_of_least", "start_s")
-    title = f"{name}, {count} pictures, {engine}"
-    context.show([title, *names], [("", *(f"{rates[each]:,.4g}" for each in names))])
+def decoding_parts(context: Context, towers: "Towers", folder: Path) -> dict[str, float]:
+    """Pictures a second by processes; and on the device, there too without reading, and by the decoder alone."""
+    from embed.engines.jpegs import decode_jpegs
+    from embed.engines.plain import plain_jpeg
+    from embed.inputs.images import Limits
+
+    found: dict[str, float] = {}
+    for way in WAYS:
+        try:
+            found[f"{way}_decode_per_s"] = decode_only(context, towers, folder, way)
+        except RuntimeError as error:  # the other way shall be measured nevertheless
+            context.say(f"decoding by {way} failed: {error}")
+    if "device_decode_per_s" in found:
+        files = [path.read_bytes() for path in sorted(folder.iterdir())[:32]]
+        jpegs = {data: one for data in files if (one := plain_jpeg(data, Limits())) is not None}
+        steps = {"device_compute_per_s": lambda: decode_jpegs([*jpegs], [*jpegs.values()], spec, context.device)}
+        steps["nvjpeg_per_s"] = lambda: torchvision_only(context, [*jpegs])
+        spec = towers.identity.preprocess
+        for key, step in steps.items():
+            found[key] = len(jpegs) / context.median_s(step, context.sized(20, 2))
+    context.show([*found], [[f"{rate:,.0f}" for rate in found.values()]])
+    return found
 
 
-def decode_only(towers: "Towers", folder: Path, workers: int) -> float:
-    """Pictures a second that the job's processes read and decode, once they have started."""
-    from embed.config import Limits
-    from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Picture
+def torchvision_only(context: Context, files: list[bytes]) -> object:
+    """The pictures decoded, as they are, on the device."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return decode_jpeg(encoded, mode=ImageReadMode.RGB, device=context.device)
+
+
+def new_decoder(context: Context, towers: "Towers", way: str) -> "DecodePool | DeviceDecoder":
+    """What decodes in a job, its processes not yet started."""
+    from embed.inputs.decoding import DecodePool
+    from embed.inputs.images import Limits
+    from embed.jobs.on_device import DeviceDecoder
+
+    spec, limits = towers.identity.preprocess, Limits()
+    pool = DecodePool(spec, limits, context.workers)
+    return pool if way == "processes" else DeviceDecoder(pool, spec, limits, context.device, context.workers)
+
+
+def decode_only(context: Context, towers: "Towers", folder: Path, way: str) -> float:
+    """Pictures a second that the job reads and decodes, once its processes have started."""
+    from embed.inputs.decoding import CHUNK, Chunk, Picture
 
     files = sorted(folder.iterdir())
 
     def decode(paths: list[Path]) -> int:
         starts = range(0, len(paths), CHUNK)
         chunks = [Chunk([Picture(p.name, str(p)) for p in paths[start : start + CHUNK]]) for start in starts]
-        done = [picture for chunk in pool.run(chunks) for picture in chunk.pictures]
+        done = [picture for chunk in decoder.run(chunks) for picture in chunk.pictures]
         if failed := [picture.failure for picture in done if picture.failure]:
             raise RuntimeError(f"{len(failed)} pictures could not be decoded: {failed[0]}")
+        if way == "device" and not any(picture.scaled for picture in done):
+            raise RuntimeError("the device took none of the pictures, or failed at all of them")
         return len(done)
 
-    pool = DecodePool(towers.identity.preprocess, Limits(), workers)
+    decoder = new_decoder(context, towers, way)
     try:
-        decode(files[: 2 * workers * CHUNK])
+        decode(files[: 2 * context.workers * CHUNK])
         start = time.perf_counter()
         return decode(files) / (time.perf_counter() - start)
     finally:
-        pool.close()
+        decoder.close()
 
 
 def copy_only(context: Context, pixels: "UInt8s") -> float:
@@ -119,12 +170,11 @@ def engine_only(context: Context, encoder: "TowerEncoder", pixels: "UInt8s") -> 
     return batches * len(pixels) / (time.perf_counter() - start)
 
 
-def whole_job(context: Context, towers: "Towers", encoder: "TowerEncoder", folder: Path) -> dict[str, float]:
+def whole_job(context: Context, towers: "Towers", encoder: "TowerEncoder", folder: Path, way: str) -> dict[str, float]:
     """Pictures a second of the job, and of it without its first quarter."""
-    from embed.cache.store import CacheWriter
-    from embed.config import Limits
-    from embed.inputs.decoding import DecodePool
+    from embed.cache.store import CacheWriter, ManifestFields
     from embed.jobs.run import embed_images
+    from embed.jobs.scaling import EXACT
     from embed.records.formats import read_records
 
     times: list[tuple[int, float]] = [(0, time.perf_counter())]
@@ -134,9 +184,9 @@ def whole_job(context: Context, towers: "Towers", encoder: "TowerEncoder", folde
 
     out = context.folder / "cache"
     start = times[0][1]
-    decoder = DecodePool(towers.identity.preprocess, Limits(), context.workers)
+    decoder, fields = new_decoder(context, towers, way), ManifestFields(decoding=[EXACT])
     with CacheWriter(out, towers.identity, towers.source) as writer:
-        counts = embed_images([read_records(str(folder))], writer, encoder, decoder, step=step)
+        counts = embed_images([read_records(str(folder))], writer, encoder, decoder, step=step, fields=fields)
     seconds = time.perf_counter() - start
     shutil.rmtree(out)
     if counts.failed or not counts.embedded:

@@ -21,7 +21,6 @@ def measure(context: Context) -> dict[str, object]:
     from embed.backbones.load import load_backbone
 
     found: dict[str, object] = {}
-    rows = []
     for model in context.sized(context.models, context.models[:1]):
         backbone = load_backbone(context.source(model))
         pixels = photos(context, backbone)
@@ -35,9 +34,11 @@ def measure(context: Context) -> dict[str, object]:
             "torch eager": by_torch(context, backbone, pixels, half=context.device == "cuda"),
         }
         found[model] = {name: figures(reference, vectors) for name, vectors in outputs.items()}
-        rows += [[model, name, *(f"{x:.6f}" for x in figures(reference, v).values())] for name, v in outputs.items()]
+        rows = [
+            [name, *(f"{x:.6f}" for x in figures(reference, vectors).values())] for name, vectors in outputs.items()
+        ]
+        context.show([model, "lowest cosine", "of centred vectors", "flips", "of decided pairs"], rows)
         context.release()
-    context.show(["", "", "lowest cosine", "of centred vectors", "flips", "of decided pairs"], rows)
     return found
 
 

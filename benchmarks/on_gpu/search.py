@@ -21,7 +21,7 @@ PROBES, CANDIDATES = 64, 256  # of the inverted lists; their recall at this effo
 
 def measure(context: Context) -> dict[str, object]:
     """Milliseconds a batch, and queries a second at the largest one."""
-    n, dim = context.sized((1_000_000, 512), (2_000, 32))
+    n, dim = context.sized((1_000_000, 512), (1_000, 32))
     batches = (1, 16, 256)
     vectors, queries = clustered(context, n, dim, max(batches))
     found: dict[str, object] = {"vectors": n, "dim": dim, "k": K}

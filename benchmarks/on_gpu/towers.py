@@ -2,8 +2,6 @@
 
 import statistics
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,16 +23,9 @@ def measure(context: Context) -> dict[str, object]:
     ceiling = matmul_tflops(context, "float16")
     found: dict[str, object] = {"ceiling_tflops": ceiling}
     models = context.sized(context.models, context.models[:1])
-    context.source(models[0])  # which a dry run makes, once
-    with ProcessPoolExecutor(2, get_context("spawn")) as pool:  # the next graphs are made while these are measured
-        made = {
-            (model, fused): pool.submit(write, context, model, fused) for model in models for fused in (True, False)
-        }
-        for model in models:
-            for fused in (True, False):
-                made[model, fused].result()
-            found[model] = tower(context, model, ceiling)
-            context.release()
+    for model in models:
+        found[model] = tower(context, model, ceiling)
+        context.release()
     return found
 
 
@@ -102,14 +93,12 @@ def graph_file(context: Context, model: str, fused: bool) -> Path:
 def write(context: Context, model: str, fused: bool) -> None:
     """Export a tower for CUDA, or as bundles have it elsewhere; in half precision on a GPU."""
     import onnx
-    import torch
 
     from embed.backbones.load import load_backbone
     from embed.graphs.fusing import for_cuda, fuse
     from embed.graphs.precision import to_fp16
     from export.graphs.compose import export_image
 
-    torch.set_num_threads(4)  # beside what is measured meanwhile
     half = context.device == "cuda"
     backbone = load_backbone(context.source(model))
     path = graph_file(context, model, fused)

@@ -3,6 +3,9 @@
 import copy
 import statistics
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,12 +47,31 @@ def measure_head(context: Context) -> dict[str, float]:
     for device in dict.fromkeys(("cpu", context.device)):
         ends: list[float] = []
         head = build_head(HeadConfig("fusion", dim), 0).to(device)
-        fit(
-            head, features.to(device), pairs, None, TrainConfig(), epochs=3,
-            observe=lambda *_, ends=ends: ends.append(time.perf_counter()),
-        )  # fmt: skip
+        with waits(context) as waited:
+            fit(
+                head, features.to(device), pairs, None, TrainConfig(), epochs=3,
+                observe=lambda *_, ends=ends: ends.append(time.perf_counter()),
+            )  # fmt: skip
         found[device] = statistics.median(np.diff(ends).tolist())  # the first epoch has the warm-up
+        context.say(f"an epoch of {len(pairs):,} pairs on {device}: {found[device]:.3f} s; the host waited for the")
+        context.say(f"device {len(waited)} times in three epochs and their preparation")
     return found
+
+
+@contextmanager
+def waits(context: Context) -> "Iterator[list[warnings.WarningMessage]]":
+    """What torch says of the calls inside the block that waited for the device."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as waited:
+        warnings.simplefilter("always")
+        if context.device == "cuda":
+            torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield waited
+        finally:
+            if context.device == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
 
 
 def labelled(pictures: int, dim: int, count: int) -> "tuple[Features, Pairs]":
@@ -86,6 +108,7 @@ def measure_blocks(context: Context) -> dict[str, float]:
     found = {"making activations": once_s}
     for kind in ("boundary", "live"):
         found[kind] = blocks_epoch_s(context, cache, backbone, config, pairs, live=kind == "live")
+        context.say(f"an epoch of {pairs} pairs, {kind}: {found[kind]:.3f} s")
         context.release()
     return {**found, "live / boundary": found["live"] / found["boundary"]}
 

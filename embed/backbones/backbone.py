@@ -64,7 +64,7 @@ class Backbone:
 def matching(backbone: Backbone, identity: Identity, name: str) -> Backbone:
     """The backbone that `name`, which has that identity, was made with: pictures lie as they did for it.
 
-    IdentityMismatch where it is another.
+    Raise IdentityMismatch if it is another.
     """
     preprocess = replace(backbone.identity.preprocess, ignore_exif=identity.preprocess.ignore_exif)
     found = replace(backbone.identity, preparation=preprocess)

@@ -21,7 +21,7 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
     `model` is "starter", a name of open_clip, `local-dir:FOLDER` or `hf-hub:REPOSITORY` with an
     open_clip_config.json, or `st:FOLDER` or `st:NAME` of sentence-transformers; `pretrained` is a tag, a file,
     `TAG@FILE` (a file that descends from a tag's weights), `random:SEED`, or `delta:FOLDER` (tuned by
-    `heads unfreeze`). InputError where these are unknown, contradict each other, or leave open what decides the
+    `heads unfreeze`). Raise InputError if these are unknown, contradict each other, or leave open what decides the
     vectors.
     """
     if source.is_adopted:
@@ -85,7 +85,7 @@ def _preprocess(model: open_clip.CustomTextCLIP, preparation: checkpoints.Config
 
 
 def _require_fit(model: open_clip.CustomTextCLIP, tokenizer: Tokenizer, name: str) -> None:
-    """InputError where the tokenizer makes ids or lengths that the text tower has no embedding for."""
+    """Raise InputError if the tokenizer makes ids or lengths that the text tower has no embedding for."""
     words, positions = len(vocabulary(tokenizer)), model.text.context_length
     if words > model.text.vocab_size:
         raise InputError(

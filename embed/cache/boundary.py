@@ -104,7 +104,7 @@ class Boundary:
 
     def take(self, rows: Ints) -> tuple[Tensor, Tensor | None]:
         """Activations of those rows (m, ...), float32 or uint8 pixels, and their (m,) lengths; a shorter text is filled
-        up with zeros. InputError where one has none."""
+        up with zeros. Raise InputError if one has none."""
         if not self.has(rows).all():
             lacking = int((~self.has(rows)).sum())
             raise InputError(f"{lacking} of the rows asked for have no activations in {self.name}; extend the boundary")

@@ -73,7 +73,8 @@ class DecodingEntry(TypedDict):
     rows: int  # pictures on which the cosine to exact was measured
     cosine_mean: float
     cosine_min: float
-    pictures: int  # rows of the cache that were decoded smaller than the picture is
+    pictures: int  # rows of the cache that were decoded smaller than the picture is, or on a device
+    decoder: NotRequired[Literal["device"]]  # see embed.jobs.on_device
 
 
 Engines = dict[Side, list[dict[str, Any]]]  # the fields of each embed.engines.choice.Engine used, the latest last

@@ -42,7 +42,9 @@ def inspect(cache: Path, /) -> dict[str, object]:
 
 
 def _decoding(entry: "DecodingEntry") -> str:
+    proof = f"cosine to exact at least {entry['cosine_min']:.6f} on {entry['rows']}"
+    if "decoder" in entry:
+        return f"{entry['pictures']:,} JPEGs on a device: {proof}"
     if entry["scale"] is None:
         return "exact from here on"
-    proof = f"cosine to exact at least {entry['cosine_min']:.6f} on {entry['rows']}"
     return f"{entry['pictures']:,} large pictures at {entry['scale']} times the size wanted: {proof}"

@@ -37,7 +37,7 @@ PROVIDERS = {
 PREFERRED = ("CUDAExecutionProvider", "ROCMExecutionProvider", "MIGraphXExecutionProvider")
 
 # Whose outputs arise in the memory of a CUDA device.
-DEVICE_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+TENSORRT, CUDA = DEVICE_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 
 # onnxruntime 1.31 dies of a segmentation fault when this one meets the casts of an fp16 graph on the CPU.
 DISABLED_OPTIMIZERS = {"fp16": ["MatmulTransposeFusion"]}
@@ -67,25 +67,31 @@ def resolve_providers(
         if full not in PROVIDERS.values():
             raise unknown_name("provider", name, PROVIDERS)
         if full not in available:
-            package = "plaudit[gpu]" if full in ("CUDAExecutionProvider", "TensorrtExecutionProvider") else "a build"
+            package = "plaudit[gpu]" if full in DEVICE_PROVIDERS else "a build"
             raise InputError(
                 f"{full} is asked for and not in this onnxruntime, which has {list(available)};"
                 f" install {package} that has it, or ask for another provider"
             )
         chosen[full] = {**_default_options(full, engine_cache, precision), **options}
+    if TENSORRT in chosen and CUDA in available:  # which computes what TensorRT cannot, or the CPU would
+        chosen.setdefault(CUDA, _default_options(CUDA, engine_cache, precision))
     chosen.setdefault("CPUExecutionProvider", {})
     return list(chosen.items())
 
 
 def _default_options(provider: str, engine_cache: Path | None, precision: str) -> dict[str, object]:
-    if provider == "CUDAExecutionProvider":
+    if provider == CUDA:
         # The default doubles the arena at each growth and never gives memory back; and it multiplies float32 in TF32,
         # which has ten bits where float32 has 23, so that fp32 would not be what a bundle was proven with.
         exact = {"use_tf32": "0"} if precision == "fp32" else {}
         return {"arena_extend_strategy": "kSameAsRequested", **exact}
-    if provider == "TensorrtExecutionProvider" and engine_cache is not None:
+    if provider == TENSORRT:
+        half = {"trt_fp16_enable": True} if precision.startswith("fp16") else {}  # or it refuses a graph in fp16
+        if engine_cache is None:
+            return {**half}
         folder = str(engine_cache)
         return {
+            **half,
             "trt_engine_cache_enable": True,
             "trt_engine_cache_path": folder,
             "trt_timing_cache_enable": True,

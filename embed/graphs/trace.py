@@ -46,7 +46,7 @@ class Certificate:
 
 
 def certificate(precision: str, reference: Array, outputs: Array) -> Certificate:
-    """The certificate of `outputs` (n, d) against `reference` (n, d); FloatingPointError where one is not finite."""
+    """The certificate of `outputs` (n, d) against `reference` (n, d); raise FloatingPointError if one is not finite."""
     ours, theirs = np.asarray(outputs, np.float64), np.asarray(reference, np.float64)
     if ours.shape != theirs.shape or not len(ours):
         raise ValueError(f"a certificate compares equal shapes with rows; got {ours.shape} and {theirs.shape}")

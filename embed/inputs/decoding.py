@@ -54,7 +54,7 @@ class Picture:
     known: bool = False  # its content has a vector already: nothing to decode
     width: int = 0
     height: int = 0
-    scaled: bool = False  # decoded smaller than it is
+    scaled: bool = False  # decoded smaller than it is, or on a device: not exactly
     failure: Failure | None = None
     pixels: np.ndarray | None = None  # uint8 (h, w, 3)
 
@@ -82,13 +82,14 @@ class Chunk:
     skipped: int = 0
 
     def work(self) -> list[Picture]:
-        return [picture for picture in self.pictures if not picture.known]
+        """The pictures that have to be decoded, and are not yet."""
+        return [picture for picture in self.pictures if not picture.known and picture.pixels is None]
 
 
 def decode(picture: Picture, preprocess: Preprocess, limits: Limits, scale: int | None = None) -> Picture:
     """The same picture with its pixels or its failure, and without its bytes; `scale` is that of embed.inputs.scaled.
 
-    InputError where the fault is not the picture's, such as a file system whose library is missing.
+    Raise InputError if the fault is not the picture's, such as a file system whose library is missing.
     """
     data, picture.data = picture.data, None
     try:
@@ -207,7 +208,7 @@ def _decode_into(
 
 
 def _read_outcome(answer: bytes, may_fault: bool) -> dict[str, Any]:
-    """What `_decode_into` says; raise ValueError where it says something else."""
+    """What `_decode_into` says; raise ValueError if it says something else."""
     said: dict[str, Any] = read_object(answer)
     if may_fault and isinstance(said.get("fault"), str):
         return said
@@ -279,7 +280,7 @@ class Decoders:
         self, data: bytes, wanted: Wanted, made: Callable[[bytes], Made], answer_bytes: int
     ) -> "Future[Made | ImageError]":
         def read(answer: bytes | None) -> Made | ImageError:
-            """What `_decode_bytes` says; raise ValueError where it says something else."""
+            """What `_decode_bytes` says; raise ValueError if it says something else."""
             if answer is None:
                 return ImageError("decode", BLAMED)
             return ImageError.from_json(answer) if answer[:1] == b"{" else made(answer)

@@ -32,12 +32,16 @@ def upright(image: Image.Image) -> Image.Image:
 
 def orientation(image: Image.Image) -> int:
     """1 to 8, or a number that means nothing."""
-    found = tags(_exif(image).removeprefix(b"Exif\0\0"))
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+    return turned(_exif(image), xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp)
+
+
+def turned(exif: bytes, xmp: bytes) -> int:
+    """The orientation that the EXIF says, or else the XMP: 1 to 8, or a number that means nothing."""
+    found = tags(exif.removeprefix(b"Exif\0\0"))
     if ORIENTATION in found:
         return found[ORIENTATION][2]
-    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
-    text = xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp
-    said = re.search(rb'tiff:Orientation(?:="|>)([0-9])', text)
+    said = re.search(rb'tiff:Orientation(?:="|>)([0-9])', xmp)
     return int(said[1]) if said else 1
 
 

@@ -31,7 +31,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 def read_bytes(uri: str, max_bytes: int = MAX_BYTES) -> bytes:
     """The bytes at `uri`.
 
-    OSError where this one cannot be read: missing, refused, no regular file, or longer than `max_bytes`; the length
+    Raise OSError if this one cannot be read: missing, refused, no regular file, or longer than `max_bytes`; the length
     is checked before reading where the file system tells it, and reading stops beyond it in any case. InputError
     where nothing of its scheme can be read: an unknown one, or one whose library is not installed.
     """

@@ -83,7 +83,7 @@ def growth_bytes(limits: Limits) -> int:
 
 
 def load_image(data: bytes, limits: Limits = Limits(), ignore_exif: bool = False) -> Image.Image:
-    """The decoded picture, RGB and upright; ImageError where `data` is none that can be used."""
+    """The decoded picture, RGB and upright; raise ImageError if `data` is none that can be used."""
     return _load(data, limits, ignore_exif, lambda image: None, to_rgb)[0]
 
 
@@ -183,7 +183,7 @@ def _load_here(item: tuple[bytes, bool], _: memoryview, limits: Limits) -> bytes
 
 
 def _loaded(answer: bytes) -> Image.Image | ImageError:
-    """What `_load_here` says; raise ValueError where it is neither a picture nor what is wrong with one."""
+    """What `_load_here` says; raise ValueError if it is neither a picture nor what is wrong with one."""
     if answer[:1] == b"{":
         return ImageError.from_json(answer)
     size = struct.unpack_from("=2l", answer, 1) if len(answer) > 9 else (0, 0)
@@ -236,7 +236,7 @@ def _open(data: bytes, limits: Limits) -> ImageFile.ImageFile:
 
 
 def _check(image: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
-    """ImageError where decoding an opened picture would take more memory or time than its size should."""
+    """Raise ImageError if decoding an opened picture would take more memory or time than its size should."""
     width, height = image.size
     if width * height > limits.max_pixels:
         raise _too_many_pixels(width, height, limits)
@@ -254,7 +254,7 @@ def _check(image: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
 
 
 def _check_tiff(data: bytes) -> None:
-    """ImageError where Pillow would build a list of millions from a tag."""
+    """Raise ImageError if Pillow would build a list of millions from a tag."""
     if 43 in data[2:4]:
         raise ImageError("decode", "unsupported encoding", "BigTIFF, which is for files above 4 GiB")
     directories = [tags(data)]

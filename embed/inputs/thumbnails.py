@@ -27,11 +27,11 @@ def shrunk(image: Image.Image, size: int) -> Image.Image:
     return image
 
 
-def thumbnail_at(addresses: Iterable[str]) -> Image.Image | None:
+def thumbnail_at(addresses: Iterable[str], size: int = SIZE) -> Image.Image | None:
     """The first of the pictures at these addresses that can be used, made small; None if none can."""
     for address in addresses:
         with suppress(InputError, OSError):
-            return thumbnail(read_bytes(address))
+            return thumbnail(read_bytes(address), size)
     return None
 
 

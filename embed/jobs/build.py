@@ -1,7 +1,7 @@
 """`embed cache` as a function: from tables, a source and a folder to a grown cache.
 
-Decides what the job itself does not know: the identity, the limits, the engine of each side, the scale at which large
-JPEGs are decoded. The manifest records engine and scale at the first commit, and later runs on that cache keep to them.
+Decides what the job itself does not know: the identity, the limits, the engine of each side, how JPEGs are decoded. The
+manifest records engine and decoding at the first commit, and later runs on that cache keep to them.
 
 A table is opened once and then read from end to end three times, however little is new:
 
@@ -12,9 +12,9 @@ A table is opened once and then read from end to end three times, however little
 
 A table without prompts is not read for them. JSON, whose keys may first come in any record, is read when it is opened
 too. Where engines are tried, the side is read once more, up to its first SAMPLE new records, and so are the pictures
-where scales are. Tars are not counted, since that would be to read the pictures; only where their number decides
-whether anything is tried, each side is read up to TRIAL_RECORDS. A boundary (embed.unfreeze.fill) is one pass more, up
-to the last picture that it lacks.
+where ways to decode are. Tars are not counted, since that would be to read the pictures; only where their number
+decides whether anything is tried, each side is read up to TRIAL_RECORDS. A boundary (embed.unfreeze.fill) is one pass
+more, up to the last picture that it lacks.
 """
 
 import logging
@@ -37,7 +37,8 @@ from embed.engines.towers import SAMPLE, Towers
 from embed.files import require_out
 from embed.inputs.decoding import DecodePool
 from embed.jobs import run
-from embed.jobs.scaling import EXACT, choose_decoding, kept_decoding, with_decoding
+from embed.jobs.on_device import KINDS, DeviceDecoder
+from embed.jobs.scaling import EXACT, choose_decoding, choose_device, kept_decoding, with_decoding
 from embed.process.allocator import release_freed_memory
 from embed.process.child import call_apart
 from embed.progress import Progress, silent
@@ -79,6 +80,8 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
     require_out(config.out, "cache", overwrite=True)
     tables = config.records
     device = resolve_device(config.wanted.device)
+    if config.decoding == "device":
+        _require_decoding(config, device)
     if config.ray:
         from embed.jobs.ray import connect
 
@@ -87,7 +90,10 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
     towers = Towers(config.source, config.machine_cache or machine_cache(), config.features, config.ignore_exif)
     if (config.out / "manifest.json").exists():
         _require_same_cache(Cache.open(config.out), towers)
-    build = _Build(config, progress, _totals(tables), device, batch_size, towers)
+    totals = _totals(tables)
+    found = " and ".join(f"{total:,} {NOUN[side]}" for side, total in totals.items() if total is not None)
+    logger.info(f"{found or 'pictures of tars'} to look at, with {config.source.model}")  # loading it takes a while
+    build = _Build(config, progress, totals, device, batch_size, towers)
     if towers.needs_backbone and any(build.worth_trials.values()):
         call_apart(attrgetter("identity"), towers)  # torch would stay here
     engines: dict[Side, Engine | None] = {}
@@ -177,16 +183,25 @@ class _Build:
             return run.sample_prompts(self.config.records, cache, SAMPLE)
         return run.sample_pixels(self.config.records, cache, self._pool(cache), SAMPLE)
 
-    def settle_decoding(self, cache: Cache, pool: DecodePool, encoder: TowerEncoder) -> DecodingEntry:
-        """How large JPEGs are decoded: as the cache has them, or else as asked for, or as a trial now says."""
-        policy, least = self.config.decoding, self.config.wanted.min_cosine
+    def settle_decoding(
+        self, cache: Cache, pool: DecodePool, device: DeviceDecoder | None, encoder: TowerEncoder
+    ) -> DecodingEntry:
+        """How JPEGs are decoded: as the cache has them, or else as asked for, or as a trial now says."""
+        policy, least, tables = self.config.decoding, self.config.wanted.min_cosine, self.config.records
         found = kept_decoding(cache, policy, least)
-        if found is None and (policy == "scaled" or self.many["images"]):
-            found = choose_decoding(self.config.records, cache, pool, encoder, policy == "scaled", least)
-        if found is not None and found["scale"]:
+        if found is not None and "decoder" in found and device is None:
+            found = EXACT
+        if found is None:
+            found = EXACT
+            if policy == "device" and device is not None:
+                found = choose_device(tables, cache, pool, device, encoder, least)
+            elif policy == "scaled" or self.many["images"]:
+                found = choose_decoding(tables, cache, pool, encoder, policy == "scaled", least)
+        if found != EXACT:
+            how = f"at {found['scale']} times the size wanted" if found["scale"] else f"on {self.device}"
             proof = f"cosine to exact at least {found['cosine_min']:.6f} on {found['rows']} pictures"
-            logger.info(f"{NOUN['images']}: large JPEGs decoded at {found['scale']} times the size wanted, {proof}")
-        return found or EXACT
+            logger.info(f"{NOUN['images']}: {'large ' if found['scale'] else ''}JPEGs decoded {how}, {proof}")
+        return found
 
     def embed(self, side: Side, engine: Engine | None, writer: CacheWriter) -> run.Counts:
         """The job itself; `engine`, and how pictures are decoded, are noted in the cache."""
@@ -223,11 +238,15 @@ class _Build:
             return pool, cache.decoding
         if config.ray:  # its encoder gets vectors for pixels
             encoder = TowerEncoder(self.towers, {"images": engine}, self.batch_size, config.wanted.threads)
-        entry = self.settle_decoding(cache, pool, encoder)
+        device = None
+        if not config.ray and self.device.partition(":")[0] in KINDS:  # of whom Ray's actors know nothing
+            readers = config.workers or os.cpu_count() or 1
+            device = DeviceDecoder(pool, cache.identity.preprocess, config.limits, self.device, readers)
+        entry = self.settle_decoding(cache, pool, device, encoder)
         pool.scale = entry["scale"]
         notes = with_decoding(cache, entry)
         if not config.ray:
-            return pool, notes
+            return device if device is not None and "decoder" in entry else pool, notes
         from embed.jobs.ray import RayDecoder
 
         pool.close()
@@ -242,6 +261,15 @@ class _Build:
             scale=entry["scale"],
         )
         return decoder, notes
+
+
+def _require_decoding(config: BuildConfig, device: str) -> None:
+    """Raise InputError if the device does not decode."""
+    if config.ray or device.partition(":")[0] not in KINDS:
+        where = "in a Ray cluster" if config.ray else f"on {device}"
+        raise InputError(
+            f"--decoding device decodes on CUDA alone, and this job embeds {where}; ask for --decoding exact or scaled"
+        )
 
 
 def _require_some(cache: Cache, pictures: run.Counts) -> None:

@@ -10,7 +10,7 @@ from typing import Literal, TypedDict, Unpack, cast
 import pyarrow as pa
 
 from embed.cache.store import Cache
-from embed.config import DecodingPolicy, Limits, Runner, Wanted
+from embed.config import JobDecoding, Limits, Runner, Wanted
 from embed.inputs.shown import Artifact, Tabular, lines_html, picture_at, pictures_html
 from embed.jobs.build import BuildConfig, build_cache
 from embed.progress import Progress, silent
@@ -51,7 +51,7 @@ class EmbeddingOptions(TypedDict, total=False):
     """Options of embedding: the fields of embed.config.EmbeddingConfig, where each is described."""
 
     machine_cache: Path | None
-    decoding: DecodingPolicy
+    decoding: JobDecoding
     ignore_exif: bool
     rehash: bool
     batch_size: int | None

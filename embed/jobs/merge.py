@@ -23,7 +23,7 @@ def merge_caches(paths: Sequence[Path], out: Path, progress: Progress = silent) 
 
     Where two caches give a name different contents, that of the later one counts. A boundary that all of them have is
     kept, and any other left out with a warning. Killed and run again, it goes on.
-    IdentityMismatch where two come from different backbones. Raise InputError if they hold different features.
+    Raise IdentityMismatch if two come from different backbones. Raise InputError if they hold different features.
     """
     caches = [Cache.open(path) for path in paths]
     for cache in caches[1:]:

@@ -1,12 +1,13 @@
-"""How large JPEGs are decoded in a job: exactly, or at the least scale whose vectors are near enough to the exact ones.
+"""How JPEGs are decoded in a job: exactly, or in another way whose vectors are near enough to the exact ones, which is
+on a device, or at the least scale that passes.
 
-Like the precision of an engine the scale is no part of a cache's identity: it is certified, on the first large pictures
-of the job itself, and noted in the manifest. What is measured is the decoding alone: both vectors come from the job's
+Like the precision of an engine that is no part of a cache's identity: it is certified, on the first such pictures of
+the job itself, and noted in the manifest. What is measured is the decoding alone: both vectors come from the job's
 engine. A cache keeps the way of its latest pictures unless another one is asked for.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -16,13 +17,15 @@ from embed.arrays import Float32s, UInt8s, cosines
 from embed.cache.store import Cache, DecodingEntry
 from embed.inputs.decoding import Chunk, DecodePool, Picture
 from embed.inputs.scaled import SCALES
-from embed.jobs.run import Encoder, Records, new_pictures
+from embed.jobs.run import Decoder, Encoder, Records, new_pictures
 from embed.spec import InputError
 
-CERTIFIED = 32  # large pictures on which a scale is measured
+CERTIFIED = 32  # pictures on which a way is measured, of those that it changes
 LOOKED_AT = 256  # pictures among which they are looked for
-GIVEN_UP = 64  # where none of so many is large, `auto` does not look further
+GIVEN_UP = 64  # where none of so many is changed, `auto` does not look further
 TOGETHER = 8  # pictures that one process decodes for the trial
+
+Decode = Callable[[Sequence[Picture]], list[Picture]]  # copies of pictures, decoded in a way
 
 EXACT: DecodingEntry = {"scale": None, "rows": 0, "cosine_mean": 1.0, "cosine_min": 1.0, "pictures": 0}
 
@@ -41,6 +44,8 @@ def kept_decoding(cache: Cache, policy: str, min_cosine: float) -> DecodingEntry
     latest = cache.decoding[-1] if cache.decoding else EXACT if cache.count("images") else None
     if latest is None or (policy == "scaled" and latest["scale"] is None):
         return None
+    if policy == "device" and "decoder" not in latest:
+        return None
     return latest if latest["cosine_min"] >= min_cosine else None
 
 
@@ -50,26 +55,19 @@ def choose_decoding(
     """The least scale that keeps a cosine of `min_cosine` on the first large pictures that the cache lacks, and exact
     where there is none such or no large picture.
 
-    InputError where scaling is `required` and no scale passes.
+    Raise InputError if scaling is `required` and no scale passes.
     """
-    first = list(islice(_large(new_pictures(tables, cache), pool, required), CERTIFIED))
+    first = list(islice(_changed(new_pictures(tables, cache), _at(pool, SCALES[0]), required), CERTIFIED))
     large = [unread for unread, _ in first]
-    exact = _decoded(large, pool, None)
+    exact = _at(pool, None)(large)
     found: list[DecodingEntry] = []
     for scale in SCALES:
-        scaled = [done for _, done in first] if scale == SCALES[0] else _decoded(large, pool, scale)
-        pairs = [
-            (one.pixels, other.pixels)
-            for one, other in zip(exact, scaled, strict=True)
-            if other.scaled and one.pixels is not None and other.pixels is not None
-        ]
-        if not pairs:
+        scaled = [done for _, done in first] if scale == SCALES[0] else _at(pool, scale)(large)
+        entry = _measured(exact, scaled, encoder)
+        if entry is None:
             break  # at this scale and beyond, all are decoded as they are
-        ours, theirs = (_vectors(np.stack(pixels), encoder) for pixels in zip(*pairs, strict=True))
-        cosine = np.concatenate([cosines(*features) for features in zip(ours, theirs, strict=True)])
-        mean, least = (math.floor(1e6 * float(value)) / 1e6 for value in (cosine.mean(), cosine.min()))
-        found.append({"scale": scale, "rows": len(pairs), "cosine_mean": mean, "cosine_min": least, "pictures": 0})
-        if least >= min_cosine:
+        found.append({**entry, "scale": scale})
+        if entry["cosine_min"] >= min_cosine:
             return found[-1]
     if required and found:
         measured = ", ".join(f"at {entry['scale']}: {entry['cosine_min']:.6f}" for entry in found)
@@ -80,12 +78,51 @@ def choose_decoding(
     return EXACT
 
 
-def _large(chunks: Iterator[Chunk], pool: DecodePool, required: bool) -> Iterator[tuple[Picture, Picture]]:
-    """Those of the first pictures that the least scale makes smaller: not yet read, and decoded at it."""
+def choose_device(
+    tables: Sequence[Records],
+    cache: Cache,
+    pool: DecodePool,
+    device: Decoder,
+    encoder: Encoder,
+    min_cosine: float,
+) -> DecodingEntry:
+    """The `device`, if it takes any of the first pictures that the cache lacks; exact if not.
+
+    Raise InputError if its vectors do not keep a cosine of `min_cosine`.
+    """
+    first = list(islice(_changed(new_pictures(tables, cache), lambda some: _run(some, device), True), CERTIFIED))
+    entry = _measured(_at(pool, None)([unread for unread, _ in first]), [done for _, done in first], encoder)
+    if entry is None:
+        return EXACT
+    if entry["cosine_min"] < min_cosine:
+        raise InputError(
+            f"decoded on the device, pictures do not keep a cosine of {min_cosine} to exact ones (measured"
+            f" {entry['cosine_min']:.6f} on {entry['rows']}); ask for --decoding exact, or lower --min-cosine"
+        )
+    return {**entry, "decoder": "device"}
+
+
+def _measured(exact: Sequence[Picture], others: Sequence[Picture], encoder: Encoder) -> DecodingEntry | None:
+    """How near the vectors of the other pictures are, as far as these were decoded otherwise; None if none was."""
+    pairs = [
+        (one.pixels, other.pixels)
+        for one, other in zip(exact, others, strict=True)
+        if other.scaled and one.pixels is not None and other.pixels is not None
+    ]
+    if not pairs:
+        return None
+    ours, theirs = (_vectors(np.stack(pixels), encoder) for pixels in zip(*pairs, strict=True))
+    cosine = np.concatenate([cosines(*features) for features in zip(ours, theirs, strict=True)])
+    mean, least = (math.floor(1e6 * float(value)) / 1e6 for value in (cosine.mean(), cosine.min()))
+    return {"scale": None, "rows": len(pairs), "cosine_mean": mean, "cosine_min": least, "pictures": 0}
+
+
+def _changed(chunks: Iterator[Chunk], decode: Decode, required: bool) -> Iterator[tuple[Picture, Picture]]:
+    """Those of the first pictures that are not decoded exactly: not yet read, and decoded."""
     seen = found = 0
     for chunk in chunks:
         unread = [replace(picture) for picture in chunk.work()]
-        for before, after in zip(unread, _decoded(unread, pool, SCALES[0]), strict=True):
+        for before, after in zip(unread, decode(unread), strict=True):
             seen += 1
             if after.scaled:
                 found += 1
@@ -94,12 +131,21 @@ def _large(chunks: Iterator[Chunk], pool: DecodePool, required: bool) -> Iterato
             return
 
 
-def _decoded(unread: Sequence[Picture], pool: DecodePool, scale: int | None) -> list[Picture]:
-    """Copies of the pictures, decoded at a scale."""
-    pool.scale = scale
+def _at(pool: DecodePool, scale: int | None) -> Decode:
+    """The pool's way at a scale."""
+
+    def decode(unread: Sequence[Picture]) -> list[Picture]:
+        pool.scale = scale
+        return _run(unread, pool)
+
+    return decode
+
+
+def _run(unread: Iterable[Picture], decoder: Decoder) -> list[Picture]:
+    """Copies of the pictures, decoded."""
     copies = [replace(picture) for picture in unread]
     parts = [Chunk(copies[i : i + TOGETHER]) for i in range(0, len(copies), TOGETHER)]
-    return [picture for part in pool.run(parts) for picture in part.pictures]
+    return [picture for part in decoder.run(parts) for picture in part.pictures]
 
 
 def _vectors(pixels: UInt8s, encoder: Encoder) -> list[Float32s]:

@@ -124,7 +124,7 @@ def verify_cache(
 ) -> dict[str, Any]:
     """Hashes of all files, then, with towers, a sample embedded again. Raise InputError if something is not as it was.
 
-    IdentityMismatch where the cache's source gives another backbone by now.
+    Raise IdentityMismatch if the cache's source gives another backbone by now.
     """
     if damaged := damaged_files(cache, progress):
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""

@@ -266,7 +266,7 @@ def _joined(parts: Sequence[bytes]) -> bytes:
 
 
 def _parted(message: bytes, count: int) -> list[bytes]:
-    """The parts of a message of `_joined`; raise ValueError where it is none."""
+    """The parts of a message of `_joined`; raise ValueError if it is none."""
     if len(message) < 8 * count:
         raise ValueError("the message is too short")
     lengths = struct.unpack_from(f"={count}q", message)

@@ -30,7 +30,7 @@ def refresh_cache(
 ) -> dict[str, object]:
     """Write to `out` the cache at `path` as the backbone tuned in the folder `tuned` would have made it.
 
-    InputError where that was not tuned from the cache's backbone, or the cache has no boundary that is deep enough.
+    Raise InputError if that was not tuned from the cache's backbone, or the cache has no boundary that is deep enough.
     """
     require_out(out, "cache", overwrite=True)
     cache, manifest = Cache.open(path), read_tuned(tuned)

@@ -87,6 +87,7 @@ def main() -> None:
         f"{accuracy['protocol']['folds']} folds of whole subcategories; {accuracy['protocol']['interval']}."
     )
     html = page(
+        accuracy["verdict"],
         summary,
         best=shown[:SHOWN],
         worst=shown[: -SHOWN - 1 : -1],

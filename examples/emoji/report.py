@@ -1,20 +1,25 @@
 """The demo's page: one HTML file with every picture and style inside, so that it opens anywhere, offline."""
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup, escape
 from PIL import Image
 
 from embed.inputs.thumbnails import data_uri
-from heads.report.page import Axis, Picture, Plot, cards, document, text_table
+from embed.showing.pages import page as fill
+from heads.report.page import Picture
+from heads.report.plots import Axis, Plot, powers
+from heads.report.tiles import tile
 
 
 def picture(path: Path, name: str, detail: str) -> Picture:
     """A picture for the page, with what is shown beneath it."""
-    return Picture(_source(path, 96), name, detail)
+    with Image.open(path) as image:
+        shown = tile(image)
+    return Picture(shown.small, name, detail, shown.full)
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Point:
 
 
 def page(
+    verdict: str,
     summary: Sequence[Sequence[str]],
     best: Sequence[Picture],
     worst: Sequence[Picture],
@@ -45,41 +51,37 @@ def page(
 ) -> str:
     """The whole page as HTML; `summary` is a table with its header first."""
     header, *rows = summary
-    body = f"""<h1>Which emoji do people use?</h1>
-<p>{len(points)} pictures, how often each occurs in tweets, and a head trained on frozen vectors of the pictures and
-their names. Every score on this page was given by a head that had not seen the picture, nor any other picture of its
-subcategory.</p>
-{text_table(header, rows)}
-<p>{html.escape(protocol)}</p>
-<h2>Scored highest</h2><div class="row">{cards(best)}</div>
-<h2>Scored lowest</h2><div class="row">{cards(worst)}</div>
-<h2>Predicted against real popularity</h2>
-<p>Right: used more often (logarithmic). Up: scored higher. Hover over a picture for its name.</p>
-{_scatter(points)}
-<h2>Similar and popular</h2>
-<p>Ranked by cosine + weight &times; popularity percentile. Beneath each picture: its cosine, and its percentile.</p>
-{"".join(_query(query) for query in queries)}"""
-    return document("plaudit: emoji that people use", body)
+    return fill(
+        Path(__file__).with_suffix(".html"),
+        title="plaudit: emoji that people use",
+        verdict=verdict,
+        header=header,
+        rows=rows,
+        best=best,
+        worst=worst,
+        queries=queries,
+        scatter=_scatter(points),
+        count=len(points),
+        protocol=protocol,
+    )
 
 
-def _query(query: Query) -> str:
-    rows = (f'<div class="row"><b>{html.escape(w)}</b>{cards(found)}</div>' for w, found in query.found.items())
-    return f'<div class="query"><strong>{html.escape(query.title)}</strong>{"".join(rows)}</div>'
-
-
-def _scatter(points: Sequence[Point], size: int = 22) -> str:
+def _scatter(points: Sequence[Point], size: int = 22) -> Markup:
     """An SVG with the pictures themselves as marks."""
     low = min(math.log10(p.count) for p in points)
     high = max(math.log10(p.count) for p in points)
-    counts = [(float(power), f"{10**power:,}") for power in range(math.ceil(low), math.floor(high) + 1)]
     percents = [(p, f"{p} %") for p in (0, 25, 50, 75, 100)]
-    plot = Plot(Axis(low, high, counts, "times used"), Axis(0, 100, percents, "percentile"), pad=size)
+    plot = Plot(
+        Axis(low, high, powers(low, high), "times used, on a logarithmic axis"),
+        Axis(0, 100, percents, "percentile of the score"),
+        pad=size,
+    )
     marks = []
     for p in points:
         x, y = plot.at(math.log10(p.count), p.percentile)
         marks.append(
             f'<image href="{_source(p.path, size)}" x="{x - size / 2:.1f}" y="{y - size / 2:.1f}" width="{size}"'
-            f' height="{size}"><title>{html.escape(p.name)}: used {p.count:,.0f} times, scored above'
+            f' height="{size}"><title>{escape(p.name)}: used {p.count:,.0f} times, scored above'
             f" {p.percentile:.0f} %</title></image>"
         )
     return plot.svg(marks, "score against use")

@@ -8,6 +8,7 @@ from embed.cli.console import progress, suggest
 from embed.config import Overwriting
 from embed.files import require_out
 from embed.options import Option, comma_separated
+from embed.spec import InputError
 from export.cli.samples import Samples
 from export.config import ExportConfig
 
@@ -24,6 +25,7 @@ def onnx(
     blends: Annotated[tuple[str, ...], Option("--blend")] = (),
     space: bool = False,
     head_only: bool = False,
+    into: Path | None = None,
     samples: Samples,
 ) -> dict[str, object]:
     """Write a bundle: ONNX graphs, tokenizer, reference and model card.
@@ -47,14 +49,23 @@ def onnx(
             "mix = liked - 0.5*aesthetic".
         head_only: Leave the backbone's towers out, for vectors that are made elsewhere. So it is for a head on vectors
             that were adopted.
+        into: A bundle with several outputs, whose heads of the same names these take the place of. Its other outputs
+            stay as they are, but for blends of what has changed. It may be the same folder as --out, with --overwrite.
         space: Put the matrices of a cosine head into the embeddings, so that the bundle's vectors lie in its space.
     """
     require_out(out, "bundle", overwriting.overwrite)
-    from export.exported import export_named, named_heads
+    from export.exported import export_named, named_heads, outputs_with
     from export.outputs import Outputs, parse_blends
+    from runtime.scoring.bundle import open_bundle
 
     blended = parse_blends(blends)
-    outputs = Outputs(named_heads(head, names, bool(clip_similarity or blended)), clip_similarity, blended)
+    heads = named_heads(head, names, bool(clip_similarity or blended or into))
+    if into is None:
+        outputs = Outputs(heads, clip_similarity, blended)
+    else:
+        if clip_similarity or blended or space:
+            raise InputError("--into keeps the bundle's outputs; leave --clip-similarity, --blend and --space out")
+        outputs = outputs_with(open_bundle(into), heads)
     found = export_named(out, outputs, samples.fill(config), space, head_only, overwriting.overwrite, progress)
     print(found)
     if found.scores_pictures:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from embed.cli.console import table
 from embed.spec import InputError, require_same_identity
-from embed.wording import one_line
+from embed.wording import one_line, unknown_name
 from export.cli.whole import run_step
 from heads.config import PromotionConfig
 from runtime.config import VotesExportConfig
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
     from heads.data.features import Features
     from heads.evaluation.promotion import Verdict
     from runtime.collect.database import Database
+    from runtime.scoring.bundle import Bundle
+    from runtime.scoring.outputs import Output
     from runtime.scoring.scorer import Scorer
 
 ADMIN_VARIABLES = ("PLAUDIT_ADMIN_TOKEN", "PLAUDIT_TOKEN")
 RELOAD_S = 600.0  # to load a bundle takes its time
-SAMPLES = 100  # generated pictures on which the bundle is compared with torch
+SAMPLES = 100  # pictures on which the bundle is compared with torch
 
 
 def update(
@@ -40,6 +42,8 @@ def update(
     data: tuple[str, ...] = (),
     config: Path | None = None,
     people: Literal["all", "weighted", "trusted"] = "all",
+    name: str | None = None,
+    images: Path | None = None,
     promotion: PromotionConfig,
     work: Path | None = None,
     service: str | None = None,
@@ -61,6 +65,9 @@ def update(
         config: A file with options of the head, the loss and the training, as `python -m heads train` reads it.
         people: Whose votes: everybody's, everybody's by the weight of their answers to gold pairs, or those of people
             who answer these right.
+        name: Of a bundle with several outputs, the one that the votes are for. A new head takes its place alone; the
+            other heads stay as they are to the last bit.
+        images: A folder of pictures on which a bundle with graphs at fp16 or int8 is compared with torch.
         work: The folder for the exported votes and the new head. By default BUNDLE.update.
         service: The address of the service that loads the new bundle, such as http://127.0.0.1:8000. The token is in
             $PLAUDIT_ADMIN_TOKEN or $PLAUDIT_TOKEN. Without it no service is told, and you reload yours yourself.
@@ -72,17 +79,19 @@ def update(
     from runtime.scoring.bundle import open_bundle
 
     opened = open_bundle(bundle)
-    if opened.manifest.get("outputs"):
+    name = _head_named(opened, name)
+    if images is None and set(opened.graphs) != {"fp32"}:
         raise InputError(
-            f"{bundle} has several outputs, of which an update would keep one; train and export by hand what"
-            " `python -m runtime votes export` writes"
+            f"{bundle} has graphs at {', '.join(opened.graphs)}; what is not fp32 is measured on real pictures: add"
+            " --images FOLDER"
         )
     work = work or bundle.with_name(f"{bundle.name}.update")
     database = open_database(votes, new=False)
     try:
         with database.reading() as connection:
             seen, before = ledger.newest_vote(connection), history(connection)
-        if before and before[0].get("seen") == list(seen) and not again:
+        last = next((one for one in before if one.get("output") == name), None)
+        if last is not None and last.get("seen") == list(seen) and not again:
             print("there are no votes since the last update; --again trains anew")
             return {"promoted": False, "why": "no votes since the last update", "bundle": str(bundle)}
         tables = _export(database, work, people)
@@ -91,12 +100,14 @@ def update(
         options += _split_of(tables["teaching"])
         for step in _steps(cache, [tables["teaching"], tables["measuring"]], work / "head", options):
             run_step(step)
-        verdict = _judged(tables["measuring"], cache, bundle, work / "head", promotion)
+        verdict = _judged(tables["measuring"], cache, bundle, name, work / "head", promotion)
         document = {**verdict.to_json(), "old_bundle": opened.digest, "seen": list(seen)}
+        document |= {} if name is None else {"output": name}
         if verdict.promoted:
-            precisions = ",".join(opened.graphs)
             export = ["export", "onnx", str(work / "head"), "--out", str(bundle), "--overwrite"]
-            run_step([*export, "--precision", precisions, *(["--head-only"] if opened.is_head_alone else [])])
+            export += ["--precision", ",".join(opened.graphs), *(["--head-only"] if opened.is_head_alone else [])]
+            export += ["--images", str(images), "--samples", str(SAMPLES)] if images else []
+            run_step([*export, *(["--names", name, "--into", str(bundle)] if name else [])])
             document["new_bundle"] = open_bundle(bundle).digest
         database.write(lambda c: ledger.note_promotion(c, time.time(), verdict.promoted, document))
     finally:
@@ -105,6 +116,18 @@ def update(
     if verdict.promoted and service:
         document["reloaded"] = _reload(service)
     return {**document, "bundle": str(bundle), "head": str(work / "head")}
+
+
+def _head_named(bundle: "Bundle", name: str | None) -> str | None:
+    """The name of the head to train anew, None where there is one without a name; raise InputError for another one."""
+    heads = [entry["name"] for entry in bundle.manifest.get("outputs", []) if entry["kind"] == "head"]
+    if not heads and name is not None:
+        raise InputError(f"{bundle.path} has one output, which has no name: leave --name out")
+    if heads and name is None:
+        raise InputError(f"{bundle.path} has the heads {', '.join(heads)}: say with --name which the votes are for")
+    if name is not None and name not in heads:
+        raise unknown_name(f"head in {bundle.path}", name, heads)
+    return name
 
 
 def _export(database: "Database", work: Path, people: Literal["all", "weighted", "trusted"]) -> dict[str, Path]:
@@ -144,8 +167,8 @@ def _steps(cache: Path, tables: list[Path], head: Path, options: list[str]) -> l
     return [*embed, ["heads", "train", str(cache), *options, "--out", str(head), "--overwrite"]]
 
 
-def _judged(votes: Path, cache: Path, bundle: Path, head: Path, config: PromotionConfig) -> "Verdict":
-    """The head that is served and the new one on the votes that measure."""
+def _judged(votes: Path, cache: Path, bundle: Path, name: str | None, head: Path, config: PromotionConfig) -> "Verdict":
+    """The head that is served, by its name if it has one, and the new one on the votes that measure."""
     import numpy as np
 
     from embed.cache.store import Cache
@@ -158,23 +181,24 @@ def _judged(votes: Path, cache: Path, bundle: Path, head: Path, config: Promotio
     opened, scorer = Cache.open(cache), Scorer.load(bundle)
     require_same_identity(opened.identity, f"the cache {cache}", scorer.identity, f"the bundle {bundle}")
     (labels,), features = LabelOptions(max_missing=0.1).met(opened, [str(votes)])
-    old = [_scores(scorer, features, labels, side) for side in (0, 1)]
+    (output,) = scorer.named.chosen(None if name is None else [name])
+    old = [_scores(scorer, output, features, labels, side) for side in (0, 1)]
     new = score_items(load_head(head)[0], features).astype(np.float64)[labels.items]
     return judged(labels, np.stack(old, axis=1), new, config)
 
 
-def _scores(scorer: "Scorer", features: "Features", labels: "Labels", side: int) -> "Floats":
-    """(m,) what the served head says of one side of each vote."""
+def _scores(scorer: "Scorer", output: "Output", features: "Features", labels: "Labels", side: int) -> "Floats":
+    """(m,) what a served head says of one side of each vote."""
     import numpy as np
     import torch
 
     items = torch.from_numpy(labels.items[:, side])
-    without = scorer.reads_text and bool((features.prompt[items] < 0).any())
-    inputs = tuple(name for name in scorer.inputs if not (without and name == "text_embedding"))
+    without = "text_embedding" in output.inputs and bool((features.prompt[items] < 0).any())
+    inputs = tuple(name for name in output.inputs if not (without and name == "text_embedding"))
     read = {name: values.numpy() for name, values in features.take(items, inputs).items()}
     if without:  # the votes are of one prompt or none, which their table leaves out
         read["text_embedding"] = scorer.embed_prompts(labels.columns["shown_prompt"].to_pylist())
-    return scorer.score_vectors(read)["score"].astype(np.float64)
+    return scorer.score_vectors(read, [output.name])[output.values["score"]].astype(np.float64)
 
 
 def _lines(verdict: "Verdict") -> list[str]:
@@ -189,7 +213,7 @@ def _lines(verdict: "Verdict") -> list[str]:
 
 
 def _reload(service: str) -> bool:
-    """Have the service load the bundle; raise InputError where it does not."""
+    """Have the service load the bundle; raise InputError if it does not."""
     token = next((os.environ[name] for name in ADMIN_VARIABLES if os.environ.get(name)), "")
     address = f"{service.rstrip('/')}/admin/reload"
     headers = {"Authorization": f"Bearer {token.strip().splitlines()[0].strip()}"} if token.strip() else {}

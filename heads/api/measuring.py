@@ -87,7 +87,8 @@ def evaluate_head(
     if asked.report:
         is_held_out = (held.split.fold >= 0)[:, None]
         shown = {scorer: np.where(is_held_out, values, np.nan) for scorer, values in found.items()}
-        write_report(asked.report, name, result, measured, shown, records, opened)
+        title = f"{Path(head).name} on {Path(options.name_of(data)).name}"  # whole paths are in what is printed
+        write_report(asked.report, title, result, measured, shown, records, opened)
     lines = [result["verdict"], f"{name}: {held.part}", *scorer_lines(result, priors)]
     if asked.uncertainty or "missing" not in result["uncertainty"]:
         lines.append(sure_line(result["uncertainty"]))

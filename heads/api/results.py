@@ -68,7 +68,12 @@ class Evaluation(Tabular):
         tiles = read_tiles(self.records, self.cache, {one.row for one in (*self.highest, *self.lowest)})
         for title, ranked in (("Scored highest", self.highest), ("Scored lowest", self.lowest)):
             shown = [
-                (tiles.get(one.row) or picture_at([]), one.key, f"percentile {one.percentile:.1f}") for one in ranked
+                (
+                    tiles[one.row].small if one.row in tiles else picture_at([]),
+                    one.key,
+                    f"percentile {one.percentile:.1f}",
+                )
+                for one in ranked
             ]
             parts.append(pictures_html(shown, title))
         return "".join(parts)

@@ -1,7 +1,9 @@
 """`python -m heads sweep`."""
 
 import shlex
+from dataclasses import asdict
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from embed.devices import resolve_device
 from embed.files import replacing, require_out
 from heads.api.options import HeadTraining, TableOptions
 from heads.config import HoldOutConfig, Protocol, SplitConfig, SweepConfig
+from heads.tracking.tracker import require_tracker, tracking
 
 SHOWN = 10
 
@@ -25,6 +28,7 @@ def sweep(
     searching: partial[SweepConfig],
     splitting: HoldOutConfig,
     where: HeadTraining,
+    tracker: str | None = None,
 ) -> dict[str, object]:
     """Search for the best head, loss and options within a time.
 
@@ -36,6 +40,7 @@ def sweep(
     Args:
         cache: A folder made by `python -m embed cache`.
         out: The folder that gets best.json and sweep.json.
+        tracker: Send options, trials and figures to a tracker: tensorboard:FOLDER, mlflow[:URI] or wandb[:PROJECT].
     """
     require_out(out, "sweep", overwriting.overwrite)
     from embed.cache.store import Cache
@@ -49,6 +54,7 @@ def sweep(
     from heads.training.sweep import Options, Trial, best_of
     from heads.training.sweep import sweep as search
 
+    require_tracker(tracker)
     resolve_device(where.device, DEVICES)
     seed, data = splitting.seed, table_options.data
     search_config = searching(seed=seed)
@@ -67,31 +73,38 @@ def sweep(
         built = configs(options, seed, features)
         return Task(labels, moved, rows, *built, where.min_ratio, device=where.device, progress=progress)
 
-    def observe(trial: Trial) -> None:
-        print(f"{trial.accuracy:.4f} in {trial.seconds:.0f} s: {_shown(trial.options)}")
+    with tracking(tracker, out.name) as run:
+        run.parameters({"cache": cache, "data": data, **asdict(search_config), **vars(splitting)})
+        numbers = count()
 
-    trials = search(task_of, default, search_config, observe=observe)
-    best = best_of(trials)
-    measured = {}
-    for name, options in {"default": default, "best": best.options}.items():
-        if options != default or name == "default":
-            trained = train_heads(task_of(options))
-            measured[name] = evaluate(labels, features, trained.scorers, rows, Protocol(seed=seed))
-    measured.setdefault("best", measured["default"])
-    test = {name: accuracies.pair_accuracy for name, accuracies in measured.items()}
-    result: dict[str, object] = {
-        "best": best.options,
-        "validation_accuracy": {"best": best.accuracy, "default": trials[0].accuracy},
-        "test": {name: interval.to_json() for name, interval in test.items()},
-        "protocol": measured["best"].protocol,
-        "split": split.split_report(labels, rows, split_config, opened),
-        "trials": [
-            {"options": trial.options, "accuracies": trial.accuracies, "seconds": trial.seconds} for trial in trials
-        ],
-    }
-    with replacing(out, "sweep", overwriting.overwrite) as folder:
-        write_json(folder / "sweep.json", result)
-        write_json(folder / "best.json", best.options)
+        def observe(trial: Trial) -> None:
+            run.record("trials", next(numbers), {"accuracy": trial.accuracy, "seconds": trial.seconds})
+            print(f"{trial.accuracy:.4f} in {trial.seconds:.0f} s: {_shown(trial.options)}")
+
+        trials = search(task_of, default, search_config, observe=observe)
+        best = best_of(trials)
+        measured = {}
+        for name, options in {"default": default, "best": best.options}.items():
+            if options != default or name == "default":
+                trained = train_heads(task_of(options))
+                measured[name] = evaluate(labels, features, trained.scorers, rows, Protocol(seed=seed))
+        measured.setdefault("best", measured["default"])
+        test = {name: accuracies.pair_accuracy for name, accuracies in measured.items()}
+        result: dict[str, object] = {
+            "best": best.options,
+            "validation_accuracy": {"best": best.accuracy, "default": trials[0].accuracy},
+            "test": {name: interval.to_json() for name, interval in test.items()},
+            "protocol": measured["best"].protocol,
+            "split": split.split_report(labels, rows, split_config, opened),
+            "trials": [
+                {"options": trial.options, "accuracies": trial.accuracies, "seconds": trial.seconds} for trial in trials
+            ],
+        }
+        with replacing(out, "sweep", overwriting.overwrite) as folder:
+            write_json(folder / "sweep.json", result)
+            write_json(folder / "best.json", best.options)
+        run.figures({"validation_accuracy": result["validation_accuracy"], "test": result["test"]})
+        run.files(out, "sweep.json", "best.json")
     command = ["plaudit", "heads", "train", cache, "--data", data, "--config", str(out / "best.json")]
     command += ["--split-by", splitting.by] if splitting.by else []
     command += ["--test-fraction", f"{splitting.test_fraction:g}", "--seed", str(seed), "--out", f"{out}-head"]

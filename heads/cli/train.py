@@ -1,5 +1,6 @@
 """`python -m heads train`."""
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,10 @@ from embed.spec import InputError
 from heads.api.options import HeadTraining, LabelOptions
 from heads.cli.common import suggest_uses, tensorboard
 from heads.config import Choice, HeadConfig, SplitConfig, TrainConfig
+from heads.tracking.tracker import require_tracker, tracking
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator
 
     from heads.training.folds import Observer
 
@@ -43,6 +45,8 @@ class Run:
     """Go on where a training with the same options was interrupted."""
     log_dir: Path | None = None
     """Write the curves of training to this folder, for TensorBoard."""
+    tracker: str | None = None
+    """Send options, curves and figures to a tracker: tensorboard:FOLDER, mlflow[:URI] or wandb[:PROJECT]."""
 
 
 def train(
@@ -82,6 +86,7 @@ def train(
             which one half chooses the epoch and the other is measured.
     """
     require_out(out, "head", overwriting.overwrite)
+    require_tracker(run.tracker)
     from heads.api.training import Plan, train_head
 
     named = {name: value for name, value in (("head", head), ("loss", loss)) if value is not None}
@@ -99,10 +104,17 @@ def train(
         overwrite=overwriting.overwrite,
     )
 
-    def observing(name: str) -> "AbstractContextManager[Observer | None]":
-        return tensorboard(run.log_dir and run.log_dir / name)
+    with tracking(run.tracker, out.name) as tracker:
+        tracker.parameters({"cache": cache, "data": ", ".join(tables.data), **plan.options, **plan.splitting})
 
-    found = train_head(cache, tables.data, out, plan, progress, observing)
+        @contextmanager
+        def observing(name: str) -> "Iterator[Observer | None]":
+            with tensorboard(run.log_dir and run.log_dir / name) as curves:
+                yield tracker.beside(curves, name)
+
+        found = train_head(cache, tables.data, out, plan, progress, observing)
+        tracker.figures(found.accuracies.to_json())
+        tracker.files(out, "head.json")
     print(found)
     suggest_uses(out, cache, tables.data[0], labels.images_root)
     return found.document

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from embed.config import DeviceConfig, Overwriting, TableConfig
 from embed.files import require_out
 from embed.spec import InputError
 from heads.cli.common import numbers_of
+from heads.tracking.tracker import Tracker, require_tracker, tracking
 from heads.tuning.config import Method, TuneConfig
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ def tune(
     reading: TableConfig,
     no_guards: bool = False,
     tensorboard: Path | None = None,
+    tracker: str | None = None,
     training: partial[TuneConfig],
     device: DeviceConfig,
 ) -> dict[str, object]:
@@ -62,8 +65,11 @@ def tune(
         pretrain_data: A table of pictures with prompts whose denoising is trained too, so that pictures stay pictures.
         no_guards: Neither stop nor choose: keep the last weights, whatever became of the pictures.
         tensorboard: The folder to write curves and pictures to.
+        tracker: Send options, curves, pictures, figures and the page to a tracker: tensorboard:FOLDER, mlflow[:URI]
+            or wandb[:PROJECT].
     """
     require_out(out, "tuned generator", overwriting.overwrite)
+    require_tracker(tracker)
     if tensorboard is not None and tensorboard.exists() and not tensorboard.is_dir():
         raise InputError(f"{tensorboard} is a file; wanted a folder for --tensorboard")
     config = training(method, guards=not no_guards)
@@ -107,11 +113,6 @@ def tune(
     _warn_of_judge(material.reward, material.judge, config.guards)
     family = load_family(pipeline, resolved, config.size, config.precision == "bf16", config.whole)
     run = Run(family, material, config, pipeline, Path(f"{out}.checkpoints"), ranks)
-    with _written(None if ranks.rank else tensorboard) as observe:
-        run.train(progress, on_look=observe)
-    if ranks.rank:
-        return {}
-    outcome = measure(run)
     about = {
         "pipeline": pipeline,
         "method": method,
@@ -121,7 +122,16 @@ def tune(
         "data": data,
         "pretrain_data": pretrain_data,
     }
-    save(out, run, outcome, page_of(run, outcome, about), about, overwriting.overwrite)
+    with tracking(None if ranks.rank else tracker, out.name) as tracked:
+        tracked.parameters({**about, **asdict(config)})
+        with _written(None if ranks.rank else tensorboard, tracked) as observe:
+            run.train(progress, on_look=observe)
+        if ranks.rank:
+            return {}
+        outcome = measure(run)
+        save(out, run, outcome, page_of(run, outcome, about), about, overwriting.overwrite)
+        tracked.figures({name: one.to_json() for name, one in outcome.figures.items()})
+        tracked.files(out, "report.html", "README.md", "tuning.json")
     said = verdict(run, outcome)
     rows = [
         (
@@ -155,7 +165,7 @@ def _load_rewards(paths: Sequence[Path], weights: Sequence[float], device: str) 
         names = list(map(str, paths))
     if len(set(names)) < len(names):
         raise InputError(f"--reward names a head twice: {', '.join(names)}; give its weight by --weights")
-    return Rewards.load({name: of for name, *of in zip(names, paths, weights, strict=True)}, device)
+    return Rewards.load(dict(zip(names, zip(paths, weights, strict=True), strict=True)), device)
 
 
 def _warn_of_judge(reward: "Reward | Rewards | None", judge: "Reward | None", guarded: bool) -> None:
@@ -171,16 +181,22 @@ def _warn_of_judge(reward: "Reward | Rewards | None", judge: "Reward | None", gu
 
 
 @contextmanager
-def _written(folder: Path | None) -> "Iterator[Callable[[int, Look], None]]":
-    """What writes the guards' figures and a few pictures for TensorBoard; nothing without a folder."""
+def _written(folder: Path | None, tracked: Tracker) -> "Iterator[Callable[[int, Look], None]]":
+    """What tells a tracker the guards' figures and a few pictures, and writes them for TensorBoard to a folder."""
+
+    def track(step: int, look: "Look") -> None:
+        tracked.record("guards", step, look.means())
+        tracked.pictures("pictures", step, look.pixels[:SHOWN_PICTURES].permute(0, 2, 3, 1).numpy())
+
     if folder is None:
-        yield lambda step, look: None
+        yield track
         return
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(folder)) as writer:
 
         def write(step: int, look: "Look") -> None:
+            track(step, look)
             for name, value in look.means().items():
                 writer.add_scalar(f"guards/{name}", value, step)
             writer.add_images("pictures", look.pixels[:SHOWN_PICTURES], step)

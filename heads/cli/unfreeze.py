@@ -13,6 +13,7 @@ from embed.options import Range
 from embed.spec import InputError
 from heads.api.options import PairOptions, TableOptions
 from heads.config import HeadConfig, HoldOutConfig, OnTop, Protocol, SplitConfig, UnfreezeConfig
+from heads.tracking.tracker import require_tracker, tracking
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,6 +62,7 @@ def unfreeze(
     wise: Annotated[float | Literal["auto"], Range(0, 1)] = 1.0,
     training: partial[UnfreezeConfig],
     device: DeviceConfig,
+    tracker: str | None = None,
 ) -> dict[str, object]:
     """Train the top blocks of a cache's backbone, from its boundary.
 
@@ -75,8 +77,10 @@ def unfreeze(
         live: Run the frozen blocks too, on the pixels that --boundary visual keeps.
         head: Train such a head on top. By default the score is the cosine.
         wise: The share of the tuned weights in the mean with the old ones. With auto it is the best on validation.
+        tracker: Send options, curves and figures to a tracker: tensorboard:FOLDER, mlflow[:URI] or wandb[:PROJECT].
     """
     require_out(out, "tuned backbone", overwriting.overwrite)
+    require_tracker(tracker)
     import torch
 
     from embed.cache.store import Cache
@@ -87,6 +91,7 @@ def unfreeze(
     from heads.evaluation.evaluate import fast_scores, pair_accuracies
     from heads.evaluation.measured import measure_pairs
     from heads.report.figures import told
+    from heads.unfreeze.distributed import find_ranks
     from heads.unfreeze.tune import save_tuned, tune
 
     opened, seed = Cache.open(cache), splitting.seed
@@ -98,27 +103,33 @@ def unfreeze(
     parts = split_rows(labels, split_config)
     on_top = HeadConfig(head, features.dim, features.pooled_dim) if head else None
     share, saved = None if wise == "auto" else wise, Path(f"{out}.checkpoints")
-    tuned = tune(
-        opened, labels, features, parts, config, on_top, share, where.min_ratio, live, resolved, saved, progress
-    )
-    if tuned.unfrozen.ranks.rank:
-        return {}
-    measured = measure_pairs(labels, parts, Protocol(seed=seed))
-    before = fast_scores(measured, features, [tuned.frozen_head])
-    moved = fast_scores(measured, tuned.unfrozen.features(labels.image, labels.prompt), [tuned.unfrozen.head])
-    # Zero-shot is the backbone as it was.
-    found = pair_accuracies(measured, {**before, "head": moved["head"]})
-    frozen = measured.interval(measured.credit(before["head"]))
-    result = found.to_json() | {"frozen_pair_accuracy": frozen.to_json()}
-    manifest = {
-        "training": asdict(config),
-        "data": labels.described(table.data),
-        "split": split_report(labels, parts, split_config, opened),
-        "metrics": result,
-        "versions": {"torch": torch.__version__},
-    }
-    seen = content_ids(opened, labels, labels.items[tuned.rows])
-    save_tuned(out, tuned, opened, config, seen, manifest, overwriting.overwrite)
+    with tracking(None if find_ranks(resolved).rank else tracker, out.name) as run:
+        run.parameters({"cache": cache, "data": table.data, "head": head, "wise": wise, **asdict(config)})
+        tuned = tune(
+            opened, labels, features, parts, config, on_top, share, where.min_ratio, live, resolved, saved, progress
+        )
+        if tuned.unfrozen.ranks.rank:
+            return {}
+        for epoch, record in enumerate(tuned.history):
+            run.record("unfreezing", epoch, record)
+        measured = measure_pairs(labels, parts, Protocol(seed=seed))
+        before = fast_scores(measured, features, [tuned.frozen_head])
+        moved = fast_scores(measured, tuned.unfrozen.features(labels.image, labels.prompt), [tuned.unfrozen.head])
+        # Zero-shot is the backbone as it was.
+        found = pair_accuracies(measured, {**before, "head": moved["head"]})
+        frozen = measured.interval(measured.credit(before["head"]))
+        result = found.to_json() | {"frozen_pair_accuracy": frozen.to_json()}
+        manifest = {
+            "training": asdict(config),
+            "data": labels.described(table.data),
+            "split": split_report(labels, parts, split_config, opened),
+            "metrics": result,
+            "versions": {"torch": torch.__version__},
+        }
+        seen = content_ids(opened, labels, labels.items[tuned.rows])
+        save_tuned(out, tuned, opened, config, seen, manifest, overwriting.overwrite)
+        run.figures(result)
+        run.files(out / "head", "head.json")
     parameters = sum(parameter.numel() for parameter in tuned.unfrozen.moved.values())
     print(f"{parameters:,} parameters of {config.mode} moved; the best epoch of {config.epochs} on validation:")
     accuracies = [record["validation_accuracy"] for record in tuned.history]

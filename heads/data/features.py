@@ -1,6 +1,7 @@
 """The vectors that heads read, in memory, and which of them belong to which item. Knows no head and no label."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,6 +22,11 @@ class Features:
     prompt: Tensor
     image_pooled: Tensor | None = None  # (N, p)
     source: Tensor | None = None  # (n,) which image_embeddings items were made from, -1 for none; None: of no item
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether every item has a picture and a prompt."""
+        return not any(len(rows) and int(rows.min()) < 0 for rows in (self.image, self.prompt))
 
     @property
     def dim(self) -> int:
@@ -47,7 +53,7 @@ class Features:
             "image_pooled": (self.image_pooled, self.image),
         }
         taken = {}
-        items = items.to(self.image.device)
+        items = moved(items, self.image.device)
         for name in inputs:
             if name == SOURCE:
                 taken[name] = self._sources(items)
@@ -58,7 +64,7 @@ class Features:
                     "the head reads pooled features and the cache has none; embed with --features projected,pooled"
                 )
             chosen = rows[items]
-            if len(chosen) and int(chosen.min()) < 0:
+            if not self.complete and len(chosen) and int(chosen.min()) < 0:
                 raise InputError(
                     "the head reads prompts and some rows of the table have none; leave out --head, which then chooses"
                     " one for pictures alone, or choose --head linear, or add --reads image, which cosine lacks"
@@ -73,6 +79,13 @@ class Features:
         chosen = self.source[items]
         vectors = self.image_embeddings.index_select(0, chosen.clamp(min=0)).float()
         return vectors * (chosen >= 0).unsqueeze(-1)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; on CUDA without waiting for what that still computes."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # torch keeps the pinned copy until it is read
 
 
 def features_of(

@@ -67,7 +67,7 @@ class Curve:
 def fit_temperature(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike) -> Temperature:
     """The temperature with the highest likelihood of the targets (Guo et al. 2017, section 4.2). Arguments (m,).
 
-    InputError where none is best: the scores are no better than chance (it would be infinite), or order every
+    Raise InputError if none is best: the scores are no better than chance (it would be infinite), or order every
     comparison right (it would be 0).
     """
     from scipy.optimize import brentq

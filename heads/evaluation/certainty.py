@@ -21,7 +21,7 @@ def uncertainties(held: HeldOut, labels: Labels, features: Features, progress: P
     """(m, sides) uncertainty of the score of each item held out, by members that have not seen its row.
 
     Most of the head's own committee has seen the rows that its training held out: there others are trained, see
-    `unseen_committees`. Raises InputError where none can say.
+    `unseen_committees`. Raise InputError if none can say.
     """
     if held.committee is None:
         raise InputError("the head has no committee; train it again with --folds")

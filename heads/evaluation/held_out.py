@@ -51,7 +51,7 @@ class HeldOut:
 
 
 def require_backbone(path: str, cache: Cache) -> None:
-    """Nothing, or IdentityMismatch where the head at `path` is of another backbone than the cache."""
+    """Raise IdentityMismatch if the head at `path` is of another backbone than the cache."""
     identity = Identity.from_json(disk.load_manifest(path)["identity"])
     require_same_identity(identity, f"the head {path}", cache.identity, f"the cache {cache.path}")
 

@@ -5,25 +5,42 @@ They come from the table that was measured, or else from where the cache read th
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from embed.cache.store import Cache
 from embed.inputs.fetch import read_bytes
-from embed.inputs.thumbnails import data_uri, thumbnail, thumbnail_at
+from embed.inputs.thumbnails import SIZE, data_uri, shrunk, thumbnail, thumbnail_at
 from embed.records.formats import Records
 from embed.spec import InputError
 
+FULL = 640  # pixels of a picture that opens in full
 
-def read_tiles(records: Records, cache: Cache, wanted: set[int]) -> dict[int, str]:
-    """The pictures of some rows of the cache, as sources of <img>, without those that cannot be read."""
-    found = dict(_from_table(records, cache, wanted))
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture in two sizes, as sources of <img>: to look over, and to look at."""
+
+    small: str
+    full: str
+
+
+def tile(image: Image.Image) -> Tile:
+    """Both sizes of a picture; one that is small has one."""
+    full = data_uri(shrunk(image, FULL))
+    return Tile(data_uri(shrunk(image.copy(), SIZE)) if max(image.size) > SIZE else full, full)
+
+
+def read_tiles(records: Records, cache: Cache, wanted: set[int]) -> dict[int, Tile]:
+    """The pictures of some rows of the cache, without those that cannot be read."""
+    found = {row: tile(image) for row, image in _from_table(records, cache, wanted)}
     places = cache.places()
     for row in wanted - found.keys():
-        if places[row].is_valid and (image := thumbnail_at([places[row].as_py()])):
-            found[row] = image
-    return {row: data_uri(image) for row, image in found.items()}
+        if places[row].is_valid and (image := thumbnail_at([places[row].as_py()], FULL)):
+            found[row] = tile(image)
+    return found
 
 
 def _from_table(records: Records, cache: Cache, wanted: set[int]) -> Iterator[tuple[int, Image.Image]]:
@@ -36,6 +53,6 @@ def _from_table(records: Records, cache: Cache, wanted: set[int]) -> Iterator[tu
             if row in left and (data or uri):
                 left.discard(row)
                 with suppress(InputError, OSError):
-                    yield row, thumbnail(data or read_bytes(uri))
+                    yield row, thumbnail(data or read_bytes(uri), FULL)
         if not left:
             return

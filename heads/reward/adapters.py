@@ -192,7 +192,7 @@ def _batches(pictures: Sequence[Tensor]) -> Iterator[tuple[Tensor, range]]:
 
 
 def _floats(image: Picture) -> Tensor:
-    """One picture (3, h, w) in [0, 1]; raise InputError where it is none."""
+    """One picture (3, h, w) in [0, 1]; raise InputError if it is none."""
     if not isinstance(image, Tensor):
         image = torch.from_numpy(np.array(image if isinstance(image, np.ndarray) else to_rgb(image)))
     if image.ndim == 4 and len(image) == 1:

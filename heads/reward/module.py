@@ -155,7 +155,7 @@ def head_folder(path: str | Path) -> Path:
 
 
 def source_of(path: str | Path) -> Source:
-    """By what the backbone of a head or a tuned backbone is loaded; raise InputError where it takes more than that."""
+    """By what the backbone of a head or a tuned backbone is loaded; raise InputError if it takes more than that."""
     manifest = load_manifest(head_folder(path))
     if str(manifest["identity"]["model"]).endswith(PROJECTED):
         raise InputError(

@@ -27,7 +27,7 @@ def unseen_committees(task: Task, fold_heads: Sequence[Head]) -> list[Committee]
     """For each fold's head a committee that has not seen its fold, just as no picture to come is seen by that of
     `committee_of`: its members did without one other fold as well. Trains two heads a fold at most, each for two folds.
 
-    Raises InputError where there are fewer than three folds, or rows are too few to train on.
+    Raise InputError if there are fewer than three folds, or rows are too few to train on.
     """
     folds, split = task.split.folds, task.split
     if folds < 3:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ Batch = Sequence[Ints]  # the numbers of the examples that it takes from each ta
 Record = dict[str, float]  # of an epoch
 # What a checkpoint holds as it is.
 SAVED = ("step", "history", "notes", "best", "best_epoch", "best_accuracy", "_losses", "_drawn_from", "_generator")
+# Whoever asks for each step's loss on CUDA has the device wait until it is told of the next step.
+TOGETHER = 64
 
 
 class Diverged(InputError, FloatingPointError):
@@ -50,6 +53,7 @@ class Loop:
     ema: float | None = None  # decay a step of a running mean of the weights, which is then validated and kept
     seed: int = 0
     checkpoints: Checkpoints | None = None
+    together: int | None = None  # steps whose losses are waited for at once; by default 1, on CUDA TOGETHER
 
     def __post_init__(self) -> None:
         self.step = 0
@@ -59,6 +63,10 @@ class Loop:
         self.best_epoch, self.best_accuracy = -1, -math.inf
         self.mean = {} if self.ema is None else copy_of(self.weights)
         self._losses: list[float] = []  # of the present epoch
+        self._unread: list[tuple[int, Tensor]] = []  # steps and their losses, which may still be under way
+        if self.together is None:
+            on_cuda = any(weight.device.type == "cuda" for weight in self.weights.values())
+            self.together = TOGETHER if on_cuda else 1
         self._batches: Sequence[Batch] = ()  # of the present epoch, and the state of torch's generator before
         self._drawn_from = Tensor()
         self._generator: Tensor | None = None  # where the random numbers of a saved training go on
@@ -85,7 +93,7 @@ class Loop:
                     self._draw_batches()
                 torch.set_rng_state(self._generator)
             while self.step < epochs * self.epoch_steps and not self._is_over():
-                self.take_step()
+                self._advance()
                 on_step(self)
                 if self.checkpoints and self.checkpoints.due():
                     self.save()
@@ -94,16 +102,24 @@ class Loop:
 
     def take_step(self) -> float:
         """Train on the next batch and give its loss; after the last of an epoch, measure and record that."""
-        epoch, place = divmod(self.step, self.epoch_steps)
+        loss = self._advance()
+        self._read_losses()
+        return float(loss)
+
+    def _advance(self) -> Tensor:
+        """`take_step` whose loss may still be under way."""
+        place = self.step % self.epoch_steps
         if not self._batches:
             self._draw_batches()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
+        parts: list[Tensor] = []
         for part in self.losses(self.step, self._batches[place]):
             torch.autograd.backward(part)
-            loss += part.item()
-        if not math.isfinite(loss):
-            raise self._diverged(loss, epoch, place)
+            parts.append(part.detach().double())
+        loss = reduce(torch.add, parts)
+        self._unread.append((self.step, loss))
+        if len(self._unread) >= (self.together or 1) or place == self.epoch_steps - 1:
+            self._read_losses()
         if self.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(self.weights.values(), self.max_grad_norm)
         for group, rate in zip(self.optimizer.param_groups, self._rates(), strict=True):
@@ -111,11 +127,19 @@ class Loop:
         self.optimizer.step()
         for name, mean in self.mean.items():
             mean.lerp_(self.weights[name].detach(), 1 - (self.ema or 0))
-        self._losses.append(loss)
         self.step += 1
         if self.between_epochs:
             self.record_epoch()
         return loss
+
+    def _read_losses(self) -> None:
+        """Wait for the losses of the steps so far. Raise Diverged if one is not finite."""
+        values = torch.stack([loss for _, loss in self._unread]).tolist() if self._unread else []
+        for (step, _), loss in zip(self._unread, values, strict=True):
+            if not math.isfinite(loss):
+                raise self._diverged(loss, *divmod(step, self.epoch_steps))
+        self._unread = []
+        self._losses += values
 
     def record_epoch(self) -> None:
         """Add the present state to the history, and keep it if it is the best. Before the first step this makes the
@@ -140,6 +164,7 @@ class Loop:
 
     def save(self) -> None:
         """Write the state of the last step."""
+        self._read_losses()
         if self.checkpoints:
             self.checkpoints.save(self._state())
 

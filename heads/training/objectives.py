@@ -17,7 +17,7 @@ from heads import losses
 from heads.config import LossOptions
 from heads.data.comparisons import Labels, Pairs, exposures_of, pairs_among
 from heads.data.counts import expected_log_rate
-from heads.data.features import Features
+from heads.data.features import Features, moved
 from heads.models import Cosine, Head
 
 
@@ -164,7 +164,7 @@ def _ratings(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: fl
 def _scores(head: Head, features: Features, wanted: Ints) -> Tensor:
     """(len(wanted),) scores of items, each item scored once."""
     items, position = torch.unique(torch.from_numpy(wanted), return_inverse=True)
-    position = position.to(features.image.device)
+    position = moved(position, features.image.device)
     # index_select and not [position]: the gradient of the latter is summed in no fixed order.
     if isinstance(head, Cosine):
         prompts, text_row = torch.unique(features.prompt[items], return_inverse=True)
@@ -192,7 +192,7 @@ def _preference(pairs: Examples, batch: Ints, options: LossOptions) -> Bound:
 
     def value(scores: Tensor) -> Tensor:
         score_a, score_b = scores.view(2, -1)
-        given = score_a, score_b, target.to(scores.device), weight.to(scores.device)
+        given = score_a, score_b, moved(target, scores.device), moved(weight, scores.device)
         return loss(*given, **options.of("preference"))
 
     return items, value
@@ -237,7 +237,7 @@ def _of_groups(name: str, loss: Callable[..., Tensor]) -> Callable[[Examples, In
 def _rating(ratings: Examples, batch: Ints, options: LossOptions) -> Bound:
     assert isinstance(ratings, Ratings)
     rating = torch.from_numpy(ratings.rating[batch])
-    return ratings.item[batch], lambda scores: losses.rating(scores, rating.to(scores.device))
+    return ratings.item[batch], lambda scores: losses.rating(scores, moved(rating, scores.device))
 
 
 OBJECTIVES = {

@@ -102,7 +102,7 @@ class Material:
 
 
 def require_material(material: Material, config: TuneConfig) -> None:
-    """Raise InputError where a method lacks what it learns from."""
+    """Raise InputError if a method lacks what it learns from."""
     if config.method == "dpo" and material.preferences is None:
         raise InputError("dpo learns from people's choices between pictures; say --data TABLE")
     if config.method != "dpo" and material.reward is None:

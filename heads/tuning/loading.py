@@ -24,7 +24,7 @@ INSTALL = "pip install 'plaudit[generators]'"
 
 
 def require_generators() -> None:
-    """Raise InputError where diffusers and peft are not installed."""
+    """Raise InputError if diffusers and peft are not installed."""
     try:
         import diffusers  # noqa: F401
         import peft  # noqa: F401

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from embed.arrays import Floats, Ints
 from embed.files import atomic_write, replacing, write_json
-from embed.inputs.thumbnails import SIZE, data_uri
 from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
 from heads.report.figures import number, told
 from heads.report.page import Picture
+from heads.report.tiles import tile
 from heads.report.tuned import BeforeAfter, tuned_page
 from heads.tuning.guards import Guards, Look, why_refused
 from heads.tuning.train import Run
@@ -124,8 +124,8 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
     return found
 
 
-def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:
-    """The page, as HTML."""
+def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> bytes:
+    """The file of the page."""
     each, loop = run.config.judge_pictures, run.loop
     shown = np.random.default_rng(run.config.seed).permutation(len(outcome.prompts))[:SHOWN]
     pairs = [
@@ -169,11 +169,11 @@ def _picture(look: Look, i: int, prompt: str) -> Picture:
     scores = {"reward": look.reward, "judge": look.judge}
     said = ", ".join(f"{name} {number(float(of[i]), '.3g')}" for name, of in scores.items() if of is not None)
     image = Image.fromarray(look.pixels[i].permute(1, 2, 0).numpy())
-    image.thumbnail((SIZE, SIZE), Image.Resampling.LANCZOS)
-    return Picture(data_uri(image), prompt, said)
+    shown = tile(image)
+    return Picture(shown.small, prompt, said, shown.full)
 
 
-def save(path: Path, run: Run, outcome: Outcome, page: str, about: Mapping[str, object], overwrite: bool) -> None:
+def save(path: Path, run: Run, outcome: Outcome, page: bytes, about: Mapping[str, object], overwrite: bool) -> None:
     """Write the folder, and remove the checkpoints. `about` is said in tuning.json and on the card: `pipeline` and what
     it was tuned with."""
     history = [{k: v if math.isfinite(v) else None for k, v in record.items()} for record in run.loop.history]
@@ -189,9 +189,9 @@ def save(path: Path, run: Run, outcome: Outcome, page: str, about: Mapping[str, 
     }
     with replacing(path, "tuned generator", overwrite) as folder:
         save_weights(folder, run.trained)
-        for name, text in (("report.html", page), ("README.md", card(run, outcome, about))):
+        for name, data in (("report.html", page), ("README.md", card(run, outcome, about).encode())):
             with atomic_write(folder / name) as file:
-                file.write(text.encode())
+                file.write(data)
         write_json(folder / "tuning.json", manifest)
     if run.loop.checkpoints:
         run.loop.checkpoints.clear()

@@ -104,7 +104,7 @@ class Run:
     ) -> None:
         """Tune, and leave the weights in place that were kept. `on_look` follows every look of the guards.
 
-        Raise InputError where memory ends: what was trained so far is saved.
+        Raise InputError if memory ends: what was trained so far is saved.
         """
         loop, epochs = self.loop, -(-self.config.steps // self.loop.epoch_steps)
         with progress(loop.epoch_steps * epochs, "step", "tuning") as step:

@@ -3,12 +3,13 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from embed.addresses import join
-from embed.arrays import Float16s, Float32s
+from embed.arrays import Float16s, Float32s, Floats, Ints
 from embed.inputs.shown import Tabular, picture_at, pictures_html
 from embed.spec import Identity, InputError
 from embed.wording import table
@@ -147,6 +148,18 @@ def hit_of(columns: Mapping[str, Any], similarity: float, score: float, row: int
     metadata = {name: value for name, value in columns.items() if name not in HIT_COLUMNS}
     of_its_own = (columns["image_id"], columns["image"], similarity, columns["popularity"], columns["count"])
     return Hit(*of_its_own, score, metadata, row)
+
+
+def hits_of(columns: "pa.Table", rows: Ints, similarities: Floats, scores: Floats) -> list[Hit]:
+    """The hits that rows of a catalogue with these columns are, (n,) each."""
+    own = (columns[name].to_pylist() for name in HIT_COLUMNS)
+    others = [name for name in columns.column_names if name not in HIT_COLUMNS]
+    metadata = zip(*(columns[name].to_pylist() for name in others), strict=True) if others else repeat((), len(rows))
+    each = zip(rows.tolist(), similarities.tolist(), scores.tolist(), *own, metadata, strict=True)
+    return [
+        Hit(id, key, similarity, popularity, count, score, dict(zip(others, values, strict=True)), row)
+        for row, similarity, score, key, id, count, popularity, values in each
+    ]
 
 
 def jsonable(metadata: Mapping[str, object]) -> dict[str, object]:

@@ -36,7 +36,7 @@ class MilvusCatalogue(Searchable):
     """A collection that holds a catalogue."""
 
     def __init__(self, uri: str, collection: str = "plaudit") -> None:
-        """Connect to a cluster, or to the file `uri` by Milvus Lite; raise InputError where that is none."""
+        """Connect to a cluster, or to the file `uri` by Milvus Lite; raise InputError if that is none."""
         self.client = _client(uri)
         self.collection = collection
         if not self.client.has_collection(collection):
@@ -103,7 +103,7 @@ def upload(
     """Make the collection equal to the catalogue, in bounded memory: upserts what is there, deletes what is gone.
 
     `index_type` is one of Milvus's; FLAT is exact.
-    Raise IdentityMismatch where the collection holds other vectors.
+    Raise IdentityMismatch if the collection holds other vectors.
     """
     schema = catalogue.rows.schema.remove_metadata()
     numbers = _number_fields(schema)

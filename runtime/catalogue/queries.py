@@ -14,6 +14,7 @@ from embed.spec import InputError
 from runtime.catalogue.hits import Hit, Hits, Searchable
 from runtime.config import Wish
 
+DISTINCT_ROWS = 128  # vectors that are compared with each other at a time
 MOST_RELEVANT = 2000  # pictures among which hits are looked for where dissimilar ones are to be none
 
 
@@ -35,7 +36,7 @@ def mixed_query(
 ) -> Float32s:
     """(d,) unit vector: the mean of `likes` (a, d), less the mean of `dislikes` (b, d) where there are any.
 
-    A vector is multiplied by its weight, if weights are given, before the mean is taken. Raise InputError where nothing
+    A vector is multiplied by its weight, if weights are given, before the mean is taken. Raise InputError if nothing
     is left, as when likes and dislikes are the same.
     """
     if not len(likes):
@@ -62,10 +63,10 @@ def find(catalogue: Searchable, query: Float32s, wish: Wish) -> Hits:
     More are fetched until enough are left, so what is taken out never costs a hit that exists.
     """
     if wish.min_similarity_percentile:
-        return Hits(_kept(catalogue, _relevant(catalogue, query, wish), wish)[: wish.k], catalogue)
+        return Hits(_relevant(catalogue, query, wish), catalogue)
     fetch = wish.k + len(wish.excluded)
     if wish.dedup is not None or wish.group_by is not None:
-        fetch *= 4
+        fetch *= 2 if wish.group_by is None else 4
     while True:
         fetch = min(fetch, len(catalogue))
         hits = catalogue.search(query[None], fetch, wish.popularity_weight, wish.min_percentile, wish.where)[0]
@@ -76,22 +77,23 @@ def find(catalogue: Searchable, query: Float32s, wish: Wish) -> Hits:
 
 
 def _relevant(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
-    """Of the MOST_RELEVANT most similar hits those at or above the least percentile, the best blended first."""
+    """The best blended of those among the MOST_RELEVANT most similar hits that are at or above the least percentile."""
     least = catalogue.least_similarity(query, wish.min_similarity_percentile)
     count = min(MOST_RELEVANT, len(catalogue))
     found = catalogue.search(query[None], count, 0.0, wish.min_percentile, wish.where)[0]
-    weight = wish.popularity_weight
-    blended = [
-        replace(hit, blended_score=hit.similarity + weight * hit.popularity) for hit in found if hit.similarity >= least
-    ]
-    return sorted(blended, key=lambda hit: -hit.blended_score)
+
+    def blended(hit: Hit) -> float:
+        return hit.similarity + wish.popularity_weight * hit.popularity
+
+    best = sorted((hit for hit in found if hit.similarity >= least), key=blended, reverse=True)
+    return [replace(hit, blended_score=blended(hit)) for hit in _kept(catalogue, best, wish)[: wish.k]]
 
 
 def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:
     hits = [hit for hit in hits if hit.id not in wish.excluded]
     if wish.dedup is not None and hits:
-        distinct = distinct_rows(catalogue.vectors_of(hits), wish.dedup)
-        hits = [hit for hit, keep in zip(hits, distinct, strict=True) if keep]
+        most = wish.k if wish.group_by is None else None
+        hits = [hits[row] for row in distinct_rows(catalogue.vectors_of(hits), wish.dedup, most)]
     if wish.group_by is None:
         return hits
     seen: Counter[object] = Counter()
@@ -107,10 +109,18 @@ def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:
     return kept
 
 
-def distinct_rows(vectors: Float16s | Float32s, threshold: float) -> Bools:
-    """(n,) bool: False for each vector whose cosine with an earlier one that is kept exceeds `threshold`."""
-    vectors = np.asarray(vectors, np.float32)
-    kept = np.zeros(len(vectors), bool)
-    for row, vector in enumerate(vectors):
-        kept[row] = not (vectors[:row][kept[:row]] @ vector > threshold).any()
-    return kept
+def distinct_rows(vectors: Float16s | Float32s, threshold: float, most: int | None = None) -> list[int]:
+    """The rows (n, d) whose cosine with no earlier one that is kept exceeds `threshold`: all, or the first `most`."""
+    found: list[int] = []
+    for start in range(0, len(vectors), DISTINCT_ROWS):
+        block = vectors[start : start + DISTINCT_ROWS].astype(np.float32)
+        near: Bools = np.zeros(len(block), bool)  # to one that is kept
+        np.any(block @ vectors[found].astype(np.float32).T > threshold, axis=1, out=near)
+        alike = block @ block.T > threshold
+        for row in range(len(block)):
+            if len(found) == most:
+                return found
+            if not near[row]:
+                found.append(start + row)
+                near |= alike[row]
+    return found

@@ -13,7 +13,10 @@ prefix of rows. Everything is memory-mapped; an open catalogue goes on serving i
 no encoder: queries come as vectors.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -27,7 +30,7 @@ from embed.files import read_manifest
 from embed.inputs.shown import Tabular, lines_html, picture_at, pictures_html
 from embed.spec import Identity, InputError, Side
 from runtime.catalogue.conditions import matching
-from runtime.catalogue.hits import Hit, Hits, Searchable, Weights, hit_of, jsonable
+from runtime.catalogue.hits import Hit, Hits, Searchable, Weights, hits_of, jsonable
 from runtime.config import Wish
 from runtime.index.base import Effort, IndexKind
 from runtime.index.blend import SPARE, best_of, pareto_front, scan, similarities
@@ -91,7 +94,7 @@ class Catalogue(Searchable, Tabular):
 
     @classmethod
     def open(cls, path: str | Path) -> "Catalogue":
-        """The newest version of the catalogue at `path`; raise InputError where there is none or it is damaged."""
+        """The newest version of the catalogue at `path`; raise InputError if there is none or it is damaged."""
         file = Path(path) / "manifest.json"
         manifest = read_manifest(file, "catalogue", READABLE, CatalogueManifest)
         while True:
@@ -196,11 +199,16 @@ class Catalogue(Searchable, Tabular):
 
     def least_similarity(self, query: Float32s, percentile: float) -> float:
         """The cosine with a query (d,) that has this percentile among all pictures, or among SAMPLE_ROWS of them."""
+        return float(np.percentile(self._sample @ query, percentile))
+
+    @cached_property
+    def _sample(self) -> Float32s:
+        """(n, d): every so-manieth vector, as many as SAMPLE_ROWS."""
         rows = np.linspace(0, len(self) - 1, min(len(self), SAMPLE_ROWS)).astype(np.int64)
-        return float(np.percentile(similarities(self.vectors, query, rows), percentile))
+        return self.vectors[rows].astype(np.float32)
 
     def row_of(self, key_or_id: str) -> int:
-        """The row of a picture by its name or by its image_id; raise InputError where there is none."""
+        """The row of a picture by its name or by its image_id; raise InputError if there is none."""
         for column in ("image", "image_id"):
             row = pc.index(self.rows[column], key_or_id).as_py()
             if row >= 0:
@@ -228,11 +236,9 @@ class Catalogue(Searchable, Tabular):
 
     def hits(self, rows: Ints, similarities: Floats, scores: Floats) -> list[list[Hit]]:
         """What `search_rows` found, with names and metadata."""
-        taken = iter(self.rows.take(rows[rows >= 0]).to_pylist())
-        return [
-            [hit_of(next(taken), cosine, score, row) for row, cosine, score in zip(*one, strict=True) if row >= 0]
-            for one in zip(rows.tolist(), similarities.tolist(), scores.tolist(), strict=True)
-        ]
+        found = rows >= 0
+        hits = iter(hits_of(self.rows.take(rows[found]), rows[found], similarities[found], scores[found]))
+        return [list(islice(hits, count)) for count in found.sum(axis=1).tolist()]
 
     def search_rows(
         self, queries: Float32s, k: int, weights: Weights, min_percentile: float = 0.0, where: str | None = None
@@ -264,7 +270,8 @@ class Catalogue(Searchable, Tabular):
 
     def _allowed(self, min_percentile: float, where: str | None) -> int | Bools:
         """How many rows from the first on, or a mask (n,) bool."""
-        prefix = int(np.searchsorted(-self.popularity, -np.float32(min_percentile / 100), side="right"))
+        least = np.float32(min_percentile / 100)
+        prefix = bisect_right(self.popularity, -least, key=lambda value: -value)  # looks at few of a million rows
         if where is None:
             return prefix
         mask = np.zeros(len(self), bool)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from embed.files import atomic_write
 from embed.inputs.thumbnails import SIZE, data_uri, grey_square, thumbnail_at
+from embed.showing.pages import page
 from embed.spec import InputError
 
 LINE = 17  # pixels
@@ -71,9 +72,5 @@ def shortened(text: str) -> str:
 
 
 def _html(tiles: Sequence[Tile], pictures: Sequence[Image.Image], title: str, unread: int) -> str:
-    from jinja2 import Environment
-
-    template = Path(__file__).with_suffix(".html").read_text("utf-8")
-    page = Environment(autoescape=True, trim_blocks=True).from_string(template)
     shown = list(zip(tiles, map(data_uri, pictures), strict=True))
-    return page.render(title=title, tiles=shown, unread=unread)
+    return page(Path(__file__).with_suffix(".html"), title=title, tiles=shown, unread=unread)

@@ -14,6 +14,8 @@ COMMANDS = {
     "index refresh": "runtime.cli.refresh:refresh",  # both are natural
     "similar": "runtime.cli.similar:similar",
     "upload": "runtime.cli.upload:upload",
+    "push": "runtime.cli.hub:push",
+    "pull": "runtime.cli.hub:pull",
     "serve": "runtime.cli.serve:serve",
     "votes": "runtime.cli.votes:votes",
     "votes export": "runtime.cli.votes:export",

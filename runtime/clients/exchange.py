@@ -69,7 +69,7 @@ def document_of(response: httpx.Response) -> dict[str, Any]:
 
 @contextmanager
 def expected(response: httpx.Response) -> Iterator[None]:
-    """Raise ServiceError where the block finds that an answer is none of the service's, but that of a proxy, say."""
+    """Raise ServiceError if the block finds that an answer is none of the service's, but that of a proxy, say."""
     try:
         yield
     except (KeyError, TypeError, ValueError):

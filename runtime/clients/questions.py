@@ -89,7 +89,7 @@ def embedded_items(images: Sequence[Picture], prompts: Sequence[str]) -> list[It
 
 
 def several_of(given: Sequence[Given]) -> Sequence[Given]:
-    """The same; raise InputError where it is a single text or the bytes of one picture."""
+    """The same; raise InputError if it is a single text or the bytes of one picture."""
     if isinstance(given, str | bytes):
         raise InputError(f"got {given[:50]!r}; wanted a list, be it of one")
     return given

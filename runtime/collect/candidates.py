@@ -65,7 +65,7 @@ class Candidates:
 
 
 def read_candidates(where: Path) -> Candidates:
-    """The candidates of a table, a folder of pictures or a catalogue; InputError where nothing can be compared."""
+    """The candidates of a table, a folder of pictures or a catalogue; raise InputError if nothing can be compared."""
     if (where / "manifest.json").is_file():
         found = _of_catalogue(where)
     else:

@@ -111,7 +111,7 @@ class Database:
 def open_database(where: str, new: bool = True) -> Database:
     """The database in a file, or at a URL such as postgresql+psycopg://user@host/name; made where `new` allows it.
 
-    Raise InputError where there is none, or it is none of ours.
+    Raise InputError if there is none, or it is none of ours.
     """
     if "://" in where:
         engine = sa.create_engine(_url(where), pool_pre_ping=True)

@@ -62,7 +62,7 @@ class Reliability:
 
 
 def votes_table(connection: Connection, config: VotesExportConfig) -> pa.Table:
-    """The votes that the config wants, in the order in which they were given; raise InputError where there are none.
+    """The votes that the config wants, in the order in which they were given; raise InputError if there are none.
 
     The caption is empty where all votes are of one prompt: then pictures are compared, whatever they stand under.
     """

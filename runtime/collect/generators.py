@@ -25,7 +25,7 @@ class Generator(Protocol):
     """What makes pictures for a prompt."""
 
     async def pictures(self, prompt: str, seed: int, n: int) -> list[bytes]:
-        """The files of `n` pictures; raise GeneratorError where there are none."""
+        """The files of `n` pictures; raise GeneratorError if there are none."""
 
 
 class HttpGenerator:
@@ -35,7 +35,7 @@ class HttpGenerator:
         self._url = url
 
     async def pictures(self, prompt: str, seed: int, n: int) -> list[bytes]:
-        """The files of `n` pictures; raise GeneratorError where the answer is another."""
+        """The files of `n` pictures; raise GeneratorError if the answer is another."""
         import httpcore
 
         body = json.dumps({"prompt": prompt, "seed": seed, "n": n}).encode()
@@ -78,7 +78,7 @@ class TableGenerator:
         self._max_bytes = max_bytes
 
     async def pictures(self, prompt: str, seed: int, n: int) -> list[bytes]:
-        """The files of `n` pictures that the seed chooses; raise GeneratorError where they cannot be read."""
+        """The files of `n` pictures that the seed chooses; raise GeneratorError if they cannot be read."""
         known = dict(zip(self._candidates.prompts, self._candidates.groups, strict=True))
         items = known.get(prompt, np.empty(0, np.int64))
         if len(items) < 2:
@@ -95,7 +95,7 @@ class TableGenerator:
 
 
 def open_generator(where: str, max_bytes: int) -> Generator:
-    """The generator at a URL, or the table to replay; raise InputError where it is neither."""
+    """The generator at a URL, or the table to replay; raise InputError if it is neither."""
     if where.startswith(("http://", "https://")):
         return HttpGenerator(where)
     return TableGenerator(read_candidates(Path(where)), max_bytes)

@@ -1,5 +1,8 @@
 """What a bundle's head says of every picture of a catalogue, from the vectors that the catalogue keeps."""
 
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
 import numpy as np
 
 from embed.arrays import Float32s, Ints
@@ -8,6 +11,8 @@ from runtime.catalogue.reader import Catalogue
 from runtime.scoring.outputs import Output
 from runtime.scoring.scorer import Scorer
 from runtime.scoring.vectors import score_blocks
+
+EmbedPrompts: TypeAlias = Callable[[Sequence[str]], Float32s]  # (n, d) unit vectors of prompts
 
 KEPT = {"image_embedding", "text_embedding"}  # vectors that there are, of the pictures and of prompts
 MOST_PROMPTS = 20_000  # pictures' own prompts that are encoded for a ranking
@@ -32,8 +37,13 @@ def unreadable(scorer: Scorer) -> str | None:
     return f"the bundle's head reads {', '.join(missing)}, which a catalogue does not keep; give --scores"
 
 
-def head_outputs(scorer: Scorer, catalogue: Catalogue, prompt: str | None) -> dict[str, Float32s]:
-    """(n,) of each readable output, for every picture under the prompt or, without one, under its own."""
+def head_outputs(
+    scorer: Scorer, catalogue: Catalogue, prompt: str | None, embed_prompts: EmbedPrompts | None = None
+) -> dict[str, Float32s]:
+    """(n,) of each readable output, for every picture under the prompt or, without one, under its own.
+
+    Prompts become vectors by `embed_prompts`, which another bundle of the same backbone may do, or by the scorer.
+    """
     if (why := unreadable(scorer)) is not None:
         raise InputError(why)
     asked = [output.name for output in readable(scorer)]
@@ -42,7 +52,7 @@ def head_outputs(scorer: Scorer, catalogue: Catalogue, prompt: str | None) -> di
         prompts = [prompt] if prompt else None
         if prompts is None:
             prompts, which = _own_prompts(catalogue)
-        texts = scorer.embed_prompts(prompts)
+        texts = (embed_prompts or scorer.embed_prompts)(prompts)
 
     def features(some: slice) -> dict[str, Float32s]:
         read = {"image_embedding": catalogue.vectors[some].astype(np.float32)}

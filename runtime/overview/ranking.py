@@ -29,7 +29,7 @@ def measure_names(table: pa.Table) -> list[str]:
 
 
 def measure(catalogue: Catalogue, name: str) -> Floats:
-    """(n,) float64 of a measure of the catalogue; raise InputError where it has none of that name."""
+    """(n,) float64 of a measure of the catalogue; raise InputError if it has none of that name."""
     known = measure_names(catalogue.rows)
     if name not in known:
         raise InputError(f"there is no measure {name!r}; there are {', '.join(known)}")
@@ -42,13 +42,29 @@ def measure(catalogue: Catalogue, name: str) -> Floats:
     return floats(catalogue.rows[name])
 
 
-def gap(first: Floats, second: Floats) -> Floats:
-    """(n,) float64: how many percentiles `first` ranks a picture above `second`, among those that have both."""
+def places(first: Floats, second: Floats) -> tuple[Floats, Floats]:
+    """(n,) float64 each: the percentiles of two measures among the pictures that have both, NaN for the others."""
     both = ~(np.isnan(first) | np.isnan(second))
-    found = np.full(len(first), np.nan)
-    apart = 100.0 * (percentiles(first[both]).astype(np.float64) - percentiles(second[both]))
-    found[both] = np.round(apart, 5)  # what is as far apart is equal, whatever the rounding of percentiles
-    return found
+    found = np.full((2, len(first)), np.nan)
+    for place, values in zip(found, (first, second), strict=True):
+        place[both] = 100.0 * percentiles(values[both]).astype(np.float64)
+    return found[0], found[1]
+
+
+def gap(first: Floats, second: Floats) -> Floats:
+    """(n,) float64: how many percentiles `first` ranks a picture above `second`, both as `places` gives them."""
+    return np.round(first - second, 5)  # what is as far apart is equal, whatever the rounding of percentiles
+
+
+def rank_correlation(first: Floats, second: Floats, allowed: Bools | None = None) -> float | None:
+    """Spearman's correlation of two measures over the pictures that are allowed and have both: that of their ranks,
+    equal values having the mean of theirs. None where a measure has the same value for all."""
+    both = ~(np.isnan(first) | np.isnan(second))
+    both = both if allowed is None else both & allowed
+    ranks = np.array([percentiles(values[both]) for values in (first, second)], np.float64)
+    ranks -= ranks.mean(axis=1, keepdims=True) if both.any() else 0
+    length = np.sqrt(np.square(ranks).sum(axis=1).prod())
+    return float(np.clip(ranks[0] @ ranks[1] / length, -1, 1)) if length > 0 else None
 
 
 def ranked_rows(values: Floats, direction: Direction, allowed: Bools | None = None) -> Ints:

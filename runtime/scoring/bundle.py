@@ -117,7 +117,7 @@ class Bundle:
         )
 
     def graph(self, precision: Precision, part: Part) -> Graph:
-        """One part's graph; raise BundleError where the bundle has none."""
+        """One part's graph; raise BundleError if the bundle has none."""
         if part not in self.graphs[precision]:
             raise BundleError(f"{self.path} has no {part} graph: its head reads {self.manifest['head']['inputs']}")
         return self.graphs[precision][part]
@@ -129,7 +129,7 @@ class Bundle:
         return Tokenizer(self.read("tokenizer.json").decode(), self.tokenizer_config)
 
     def read(self, name: str) -> bytes:
-        """A file's bytes; raise BundleError where they are not those that were exported."""
+        """A file's bytes; raise BundleError if they are not those that were exported."""
         data = (self.path / name).read_bytes()
         self.require_exported(name, hashlib.sha256(data).hexdigest())
         return data

@@ -61,7 +61,7 @@ class Sessions:
 
     @cached_property
     def provider(self) -> str:
-        """Which one onnxruntime is to run on, by its own name; raise InputError where it cannot be had."""
+        """Which one onnxruntime is to run on, by its own name; raise InputError if it cannot be had."""
         return first_provider(self._config)
 
     def run(self, part: Part, inputs: Mapping[str, Array], threads: int | None = None) -> dict[str, Float32s]:

@@ -76,7 +76,7 @@ class Scorer:
 
     @classmethod
     def load(cls, path: str | Path, session: SessionConfig = SESSION, limits: Limits = LIMITS) -> "Scorer":
-        """The scorer of the bundle at `path`, every file of it verified; raise BundleError where it is damaged."""
+        """The scorer of the bundle at `path`, every file of it verified; raise BundleError if it is damaged."""
         return cls(open_bundle(path, unread=(WEIGHTS_FILE,)), session, limits)
 
     def release_weights(self) -> None:
@@ -244,7 +244,7 @@ class Scorer:
     def check_reference(self) -> dict[str, float]:
         """How far this machine's scores and vectors lie from the ones recorded at export.
 
-        Raise BundleError where that is beyond the tolerance of the bundle.
+        Raise BundleError if that is beyond the tolerance of the bundle.
         """
         with np.load(io.BytesIO(self.bundle.read("reference.npz")), allow_pickle=False) as file:
             reference = dict(file)

@@ -44,7 +44,7 @@ def score_table(
     """Score every row of a table into the folder `out`; returns what manifest.json holds.
 
     The image column holds paths, which start at `images_root` if they are relative, or bytes, or {bytes, path} as
-    Hugging Face datasets do. Raise InputError where a column is missing, `out` belongs to another job, or no row can be
+    Hugging Face datasets do. Raise InputError if a column is missing, `out` belongs to another job, or no row can be
     scored.
     """
     table = open_table(source, {})

@@ -20,7 +20,7 @@ GRAPH, INITIALIZER, EXTERNAL_DATA, KEY, VALUE = 7, 5, 13, 1, 2
 def read_weights(bundle: Bundle, precision: Precision) -> mmap.mmap:
     """WEIGHTS_FILE of the bundle, of which only what the graphs of one precision name takes memory.
 
-    Raise BundleError where the file is not the one that was exported.
+    Raise BundleError if the file is not the one that was exported.
     """
     graphs = bundle.graphs[precision].values()
     ranges = sorted({place for graph in graphs for place in external_places(bundle.read(graph.file))})

@@ -38,7 +38,7 @@ from runtime.service.routes.main import add_routes
 def create_app(config: ServiceConfig) -> FastAPI:
     """The ASGI application, its bundle loaded and proven and its processes started.
 
-    Raise BundleError or InputError where what is to be served cannot be.
+    Raise BundleError or InputError if what is to be served cannot be.
     """
     service = Service(config)
 

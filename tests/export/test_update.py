@@ -8,27 +8,32 @@ import sqlite3
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from backbone_folders import make_folder
-from export_tiny import tiny_head
+from export_tiny import ImageOnly, tiny_head
+from onnx import numpy_helper
 from PIL import Image
 from service_server import TOKEN, serving
 
 from embed.backbones.load import load_backbone
 from embed.spec import Source
-from export.bundle_writer import export_bundle
+from export.bundle_writer import export_bundle, export_outputs
 from export.cli import update as module
 from export.cli.main import main
 from export.config import ExportConfig
+from export.outputs import NamedHead, Outputs
 from runtime.config import VotingConfig
 from runtime.scoring.bundle import open_bundle
 
 PROMPTS, EACH = 24, 3
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Candidates of every brightness, which is in their names, and a bundle whose head knows nothing of it."""
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Candidates of every brightness, which is in their names, a bundle whose head knows nothing of it, one of three
+    heads that know as little, and votes."""
+    tmp_path = tmp_path_factory.mktemp("loop")
     rng = np.random.default_rng(0)
     rows = []
     for i in range(PROMPTS):
@@ -46,6 +51,11 @@ def folder(tmp_path: Path) -> Path:
         "training": {"loss": "preference"},
     }
     export_bundle(tmp_path / "bundle", backbone, tiny_head(), manifest, ExportConfig(max_flips=0.5))
+    named = {"safe": ImageOnly().eval(), "liked": tiny_head(), "odd": tiny_head(seed=4)}
+    three = Outputs(tuple(NamedHead(name, head, None, manifest) for name, head in named.items()))
+    export_outputs(tmp_path / "three", backbone, three, ExportConfig(max_flips=0.5))
+    vote_for_the_brighter(tmp_path)
+    assert main_of("embed", "cache", tmp_path / "candidates.csv", "--model", f"local-dir:{tmp_path / 'backbone'}") == 0
     return tmp_path
 
 
@@ -76,8 +86,6 @@ def test_votes_make_a_better_head_and_shuffled_ones_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "run_step", run_here)
-    vote_for_the_brighter(folder)
-    assert main_of("embed", "cache", folder / "candidates.csv", "--model", f"local-dir:{folder / 'backbone'}") == 0
     shutil.copy(folder / "votes.db", folder / "shuffled.db")
     shutil.copytree(folder / "bundle", folder / "old")
     given = ["update", "--votes", str(folder / "votes.db"), "--cache", str(folder / "cache")]
@@ -107,6 +115,34 @@ def test_votes_make_a_better_head_and_shuffled_ones_none(
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert not found["promoted"] and "not shown to be better" in found["why"]
     assert open_bundle(folder / "old").digest == before
+
+
+def test_one_head_of_several_is_made_better_and_the_others_stay(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "run_step", run_here)
+    given = ["update", "--votes", str(folder / "votes.db"), "--cache", str(folder / "cache")]
+    given += ["--bundle", str(folder / "three")]
+    for wrong, why in (([], "say with --name"), (["--name", "likd"], "near names: liked")):
+        assert main([*given, *wrong]) == 2
+        assert why in capsys.readouterr().err
+    before, was = open_bundle(folder / "three"), parameters(folder / "three")
+    assert main([*given, "--name", "liked", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["promoted"] and found["output"] == "liked" and found["new"]["value"] > 0.85 > found["old"]["value"]
+    after, now = open_bundle(folder / "three"), parameters(folder / "three")
+    assert [one["name"] for one in after.manifest["outputs"]] == ["safe", "liked", "odd"]
+    assert after.manifest["outputs"][::2] == before.manifest["outputs"][::2]
+    for name in ("safe.", "odd."):
+        kept = {key: value for key, value in was.items() if key.startswith(name)}
+        assert kept and kept == {key: value for key, value in now.items() if key.startswith(name)}
+    assert main([*given, "--name", "liked"]) == 0 and "no votes since" in capsys.readouterr().out
+    assert main([*given[:-1], str(folder / "bundle"), "--name", "liked"]) == 2
+
+
+def parameters(bundle: Path) -> dict[str, bytes]:
+    graph = onnx.load(str(bundle / "head.onnx")).graph
+    return {tensor.name: numpy_helper.to_array(tensor).tobytes() for tensor in graph.initializer}
 
 
 def main_of(package: str, *words: object) -> int:

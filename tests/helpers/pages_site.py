@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from catalogue_fakes import make_cache, unit_vectors
+from export_tiny import head_manifest, tiny_backbone, tiny_head
 from hostile_texts import HOSTILE
 from service_server import Running, small_picture
 
 from embed.files import content_id
+from export.config import ExportConfig
+from export.head_alone import export_head_alone
+from export.outputs import Outputs
 from runtime.catalogue.writer import build
 from runtime.config import IndexConfig, PopularityConfig, VotingConfig
 from runtime.scoring.scorer import Scorer
@@ -80,6 +85,8 @@ def make_site(scorer: Scorer, folder: Path) -> dict[str, Any]:
     with open(folder / "candidates.csv", "w", newline="") as file:
         rows = [(f"{i}.png", HOSTILE[i // 4 % 8]) for i in range(48)]
         csv.writer(file).writerows([("image", "prompt"), *rows])
+    manifest = head_manifest(tiny_backbone(), source=asdict(tiny_backbone().source))
+    export_head_alone(folder / "beside", Outputs.of(tiny_head(seed=5), None, manifest), ExportConfig())
     voting = VotingConfig(
         votes=str(folder / "votes.db"),
         candidates=folder / "candidates.csv",
@@ -90,6 +97,7 @@ def make_site(scorer: Scorer, folder: Path) -> dict[str, Any]:
     return {
         "catalogue": catalogue.path,
         "scores": folder / "scores.parquet",
+        "beside": folder / "beside",
         "report": folder / "report.html",
         "voting": voting,
         "pages": True,

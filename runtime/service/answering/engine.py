@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embed.arrays import Float32s
+from embed.files import content_id
 from embed.inputs.decoding import Decoders
 from embed.inputs.errors import BLAMED
 from embed.inputs.images import ImageError
@@ -198,6 +199,16 @@ class Engine:
         found = await asyncio.gather(*(self._run(job, picture) for picture in pictures))
         return [one if isinstance(one, ImageError) else one["image_embedding"] for one in found]
 
+    async def embed_named(self, job: Job, picture: Picture) -> tuple[Float32s, str] | ImageError:
+        """The picture's unit vector (d,) and the id of its content, or what is wrong with it."""
+        async with self.contents(picture) as (data,):
+            assert data is not None
+            (outcome,) = await self.embed_images(job, [data])
+            if isinstance(outcome, ImageError):
+                return outcome
+            assert isinstance(data, bytes)
+            return outcome, content_id(data)
+
     async def embed_prompts(self, job: Job, prompts: Sequence[str]) -> list[Float32s]:
         """Of each prompt its unit vector (d,)."""
         outcomes = await asyncio.gather(*(self._run_prompt(job, prompt) for prompt in prompts))
@@ -258,7 +269,7 @@ class Engine:
     async def probe(self) -> float:
         """Greatest difference of the reference's scores from those of its export, run now through the real session.
 
-        Raise RuntimeError where it is beyond the bundle's tolerance, or a decoder process does not do its work.
+        Raise RuntimeError if it is beyond the bundle's tolerance, or a decoder process does not do its work.
         """
         found = await self.batcher.run_alone(self._reference)
         difference = float(np.abs([one["score"] for one in found] - self._reference_scores).max())

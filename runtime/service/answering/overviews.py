@@ -43,6 +43,7 @@ class CatalogueAnswer(Origin):
     pictures: int
     columns: list[ColumnItem]
     measures: Annotated[list[str], Field(description="what POST /v1/browse ranks by")]
+    heads: Annotated[list[str], Field(description="those measures that are scores of heads")]
     reads_text: Annotated[bool, Field(description="whether queries may be texts")]
     head_reads_text: bool
     has_prompts: Annotated[bool, Field(description="whether every picture has a prompt of its own")]
@@ -62,6 +63,10 @@ class BrowseItem(BaseModel):
     title: str | None
     metadata: dict[str, Any]
     measures: dict[str, float | None]
+    places: Annotated[
+        dict[str, float | None],
+        Field(description="beside another measure: the percentiles of both, among the pictures that have both"),
+    ]
     gap: Annotated[float | None, Field(description="percentiles by which the first measure ranks it higher")]
     thumbnail: str
 
@@ -71,4 +76,8 @@ class BrowseAnswer(Origin):
 
     catalogue: str
     total: int
+    correlation: Annotated[
+        float | None,
+        Field(description="of the ranks of two measures (Spearman), over the pictures that `where` leaves"),
+    ]
     hits: list[BrowseItem]

@@ -87,7 +87,7 @@ async def read_similar(request: Request, config: ServiceConfig) -> SimilarReques
 
 
 async def read_json_request(request: Request, model: type[Model]) -> Model:
-    """The body as that model; raise Problem where it is something else."""
+    """The body as that model; raise Problem if it is something else."""
     kind = media_type(request)
     if kind != JSON:
         raise Problem(415, "wrong type", f"got a body of type {kind[:100] or 'none'}; wanted {JSON}")
@@ -216,7 +216,7 @@ def media_type(request: Request) -> str:
 
 
 def check_count(count: int, config: ServiceConfig, least: int = 1) -> None:
-    """Raise Problem where there are fewer items than `least`, or too many."""
+    """Raise Problem if there are fewer items than `least`, or too many."""
     if count < least:
         raise invalid("nothing to do: wanted at least one item")
     if count > config.max_items:

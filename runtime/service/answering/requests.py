@@ -98,18 +98,28 @@ class EmbedRequest(Closed):
 
 
 class Like(Closed):
-    """One thing that a query names; exactly one field, beside its weight."""
+    """One thing that a query names; exactly one field, beside its weight, but that a vector may have an id too."""
 
     image: Base64Picture | SkipJsonSchema[bytes] | None = None  # bytes from forms
     url: Annotated[str, Field(max_length=MAX_URL)] | None = None
-    id: Annotated[str, Field(description="of a picture of the catalogue: its name or id")] | None = None
+    id: (
+        Annotated[
+            str,
+            Field(
+                description="of a picture of the catalogue: its name or id; beside a vector, the id of the picture that"
+                " it is of, which then is no hit"
+            ),
+        ]
+        | None
+    ) = None
     text: str | None = None
     vector: Annotated[list[FiniteFloat], Field(max_length=65_536, fail_fast=True)] | None = None
     weight: Annotated[FiniteFloat, Field(gt=0, le=100, description="how much it counts beside the others")] = 1.0
 
     @model_validator(mode="after")
     def _one(self) -> "Like":
-        if len(given := [name for name, value in self if value is not None and name != "weight"]) != 1:
+        given = [name for name, value in self if value is not None and name != "weight"]
+        if len(given) != 1 and given != ["id", "vector"]:
             raise ValueError(f"wanted exactly one of image, url, id, text, vector; got {given or 'none'}")
         return self
 
@@ -175,6 +185,7 @@ class EmbedItem(BaseModel):
 
     ok: bool
     embedding: list[float] | None = None
+    id: Annotated[str | None, Field(description="of a picture: hash of its content, its id in a catalogue")] = None
     error: ItemError | None = None
 
 
@@ -243,7 +254,7 @@ class ErrorAnswer(BaseModel):
 
 
 def picture_of(given: str | bytes | UrlPicture) -> Picture:
-    """A picture's bytes from base64, if they are not given as such; an ImageError where it is none."""
+    """A picture's bytes from base64, if they are not given as such; raise ImageError if it is none."""
     if not isinstance(given, str):
         return given
     try:
@@ -276,7 +287,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def url_picture(url: str) -> Picture:
-    """A picture to fetch; an ImageError where its address is too long to be one."""
+    """A picture to fetch; raise ImageError if its address is too long to be one."""
     if len(url) > MAX_URL:
         return ImageError("read", "bad url", f"{len(url)} characters, at most {MAX_URL} allowed")
     return UrlPicture(url=url)

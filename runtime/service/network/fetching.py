@@ -23,7 +23,7 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 async def resolve_host(host: str, port: int) -> list[str]:
-    """Every address of the host; raise OSError where it has none."""
+    """Every address of the host; raise OSError if it has none."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
@@ -56,7 +56,7 @@ class Fetcher:
         self.slots = asyncio.Semaphore(SLOTS)  # for callers to hold as long as they hold a picture
 
     async def fetch(self, url: str) -> bytes:
-        """The picture's bytes; raise ImageError where the URL is not allowed or gives none."""
+        """The picture's bytes; raise ImageError if the URL is not allowed or gives none."""
         host, port = self._checked(url)
         try:
             async with asyncio.timeout(self._timeout_s):

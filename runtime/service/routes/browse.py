@@ -1,31 +1,35 @@
 """What a catalogue holds, and all of it in the order of a measure. Knows no HTTP.
 
 Measures are the catalogue's own, those of a table of scores (`table: NAME`), and what the bundle's head says of every
-picture (`head: NAME`) under one prompt or each picture's own. What was computed for the catalogue in force is kept.
+picture (`head: NAME`, and `beside: NAME` of a second bundle) under one prompt or each picture's own. What was computed
+for the catalogue in force is kept.
 """
 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from embed.arrays import Floats, Ints, floats, positions
-from embed.spec import InputError
+from embed.spec import InputError, require_same_identity
 from runtime.catalogue.conditions import matching
 from runtime.catalogue.hits import hit_of
 from runtime.catalogue.reader import Catalogue, hit_json
 from runtime.overview import ranking
 from runtime.overview.columns import columns_of, is_number
 from runtime.overview.predicted import has_own_prompts, head_outputs, readable, unreadable
+from runtime.scoring.bundle import open_bundle
+from runtime.scoring.scorer import Scorer
 from runtime.service.answering.engine import Engine
 from runtime.service.answering.overviews import BrowseRequest
 from runtime.service.routes.similar import THUMBNAILS
 
-HEAD, TABLE = "head: ", "table: "
+HEAD, BESIDE, TABLE = "head: ", "beside: ", "table: "
 KEPT = 12  # rankings and outputs of the head, each some numbers a picture
 
 Found = TypeVar("Found")
@@ -34,28 +38,38 @@ Found = TypeVar("Found")
 class Browser:
     """The catalogue in force as a whole."""
 
-    def __init__(self, scores: Path | None) -> None:
-        """`scores` is a Parquet file, or a folder of them, with `image` and columns of numbers."""
+    def __init__(self, scores: Path | None, beside: Path | None = None) -> None:
+        """`scores` is a Parquet file, or a folder of them, with `image` and columns of numbers; `beside` a bundle of
+        the same backbone."""
         self._scores = scores
+        self._beside = beside
         self._catalogue: Catalogue | None = None
         self._kept: OrderedDict[tuple[object, ...], asyncio.Future[Any]] = OrderedDict()
+
+    def check(self, served: Scorer) -> None:
+        """Raise InputError if the second bundle cannot be opened, or is of another backbone than the one served."""
+        if self._beside is not None:
+            identity, name = open_bundle(self._beside).identity, f"the bundle {self._beside}"
+            require_same_identity(identity, name, served.identity, f"the bundle {served.bundle.path}")
 
     async def about(self, engine: Engine) -> dict[str, object]:
         """The catalogue's size, columns and measures, and what queries this service can read."""
         catalogue = self._in_force(engine)
         columns = await self._once(("columns",), lambda: [asdict(one) for one in columns_of(catalogue.rows)])
         of_table = await self._once(("table",), lambda: self._of_table(catalogue))
-        outputs = [name for output in readable(engine.scorer) for name in output.values.values()]
+        heads = await self._heads(engine)
+        outputs = {prefix: readable(scorer) for prefix, scorer in heads.items()}
         return {
             "pictures": len(catalogue),
             "columns": columns,
             "measures": [
                 *ranking.measure_names(catalogue.rows),
                 *(TABLE + name for name in of_table),
-                *(HEAD + name for name in outputs),
+                *(prefix + name for prefix, few in outputs.items() for one in few for name in one.columns),
             ],
+            "heads": [prefix + next(iter(one.columns)) for prefix, few in outputs.items() for one in few],
             "reads_text": engine.has_text_tower,
-            "head_reads_text": engine.scorer.reads_text,
+            "head_reads_text": any(scorer.reads_text for scorer in heads.values()),
             "has_prompts": has_own_prompts(catalogue),
             "head_unreadable": unreadable(engine.scorer),
         }
@@ -67,8 +81,13 @@ class Browser:
         values = await asyncio.gather(*(self._values(engine, catalogue, name, asked.prompt) for name in names))
         wanted = asked.model_dump(exclude={"offset", "k"})
 
-        def order() -> tuple[Ints, Floats | None]:
-            apart = ranking.gap(*values) if asked.against else None
+        def stand() -> tuple[Floats, Floats] | None:
+            return ranking.places(values[0], values[1]) if asked.against else None
+
+        places = await self._once(("places", *names, asked.prompt), stand)
+
+        def order() -> tuple[Ints, float | None]:
+            apart = ranking.gap(*places) if places else None
             allowed = None if asked.where is None else matching(asked.where, catalogue.rows)
             rows = ranking.ranked_rows(values[0] if apart is None else apart, asked.order, allowed)
             if asked.group_by is not None:
@@ -76,29 +95,46 @@ class Browser:
                     known = ", ".join(sorted(catalogue.rows.column_names))
                     raise InputError(f"there is no column {asked.group_by!r} to group by; there are {known}")
                 rows = ranking.few_of_each(rows, catalogue.rows[asked.group_by], asked.per_group)
-            return rows, apart
+            return rows, ranking.rank_correlation(values[0], values[1], allowed) if asked.against else None
 
-        rows, apart = await self._once(("order", *map(str, wanted.items())), order)
+        rows, correlation = await self._once(("order", *map(str, wanted.items())), order)
 
         def shown() -> list[dict[str, object]]:
             some = rows[asked.offset : asked.offset + asked.k]
+            apart = ranking.gap(places[0][some], places[1][some]) if places else [np.float64("nan")] * len(some)
             found = []
-            for row, columns in zip(some.tolist(), catalogue.rows.take(some).to_pylist(), strict=True):
+            for row, gap, columns in zip(some.tolist(), apart, catalogue.rows.take(some).to_pylist(), strict=True):
                 hit = hit_json(hit_of(columns, 0.0, 0.0, row))
                 measures = {name: _number(of[row]) for name, of in zip(names, values, strict=True)}
-                extra = {"measures": measures, "gap": None if apart is None else _number(apart[row])}
+                there = {name: _number(of[row]) for name, of in zip(names, places or (), strict=False)}
+                extra = {"measures": measures, "places": there, "gap": _number(gap)}
                 picture = {"thumbnail": f"{THUMBNAILS}/{hit['id']}"}
                 found.append(
                     {n: v for n, v in hit.items() if n not in ("similarity", "blended_score")} | extra | picture
                 )
             return found
 
-        return {"total": len(rows), "hits": await engine.search(shown)}
+        return {"total": len(rows), "correlation": correlation, "hits": await engine.search(shown)}
+
+    async def _heads(self, engine: Engine) -> dict[str, Scorer]:
+        """The bundles whose heads give measures, by what the names of these begin with."""
+        if self._beside is None:
+            return {HEAD: engine.scorer}
+        beside = self._beside
+
+        def load() -> Scorer:
+            self.check(engine.scorer)  # it may be another one than when the service started
+            return Scorer(open_bundle(beside))
+
+        return {HEAD: engine.scorer, BESIDE: await self._once(("beside",), load)}
 
     async def _values(self, engine: Engine, catalogue: Catalogue, name: str, prompt: str | None) -> Floats:
-        if name.startswith(HEAD) and name.removeprefix(HEAD) in engine.scorer.outputs:
-            outputs = await self._once(("head", prompt), lambda: head_outputs(engine.scorer, catalogue, prompt))
-            return outputs[name.removeprefix(HEAD)].astype(np.float64)
+        for prefix, scorer in (await self._heads(engine)).items():
+            columns = {column: value for one in scorer.named.all for column, value in one.columns.items()}
+            if name.startswith(prefix) and name.removeprefix(prefix) in columns:
+                given = engine.scorer.embed_prompts if engine.has_text_tower else scorer.embed_prompts
+                outputs = await self._once((prefix, prompt), partial(head_outputs, scorer, catalogue, prompt, given))
+                return outputs[columns[name.removeprefix(prefix)]].astype(np.float64)
         if name.startswith(TABLE):
             of_table = await self._once(("table",), lambda: self._of_table(catalogue))
             if name.removeprefix(TABLE) not in of_table:

@@ -165,7 +165,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 
 
 def add_compare_routes(app: FastAPI, service: Service) -> None:
-    """Add the routes of a service with a database of votes; raise InputError where that cannot be opened."""
+    """Add the routes of a service with a database of votes; raise InputError if that cannot be opened."""
     comparing = Comparing(service)
     config = comparing.config
 

@@ -85,8 +85,8 @@ def add_routes(app: FastAPI, service: Service) -> None:
         async with service.work(request, len(prompts) + len(pictures), size_of(pictures)) as (engine, job):
             if prompts and not engine.has_text_tower:
                 raise invalid("this bundle's head reads no text: it has no text tower")
-            both = engine.embed_images(job, pictures), engine.embed_prompts(job, prompts)
-            images, texts = await asyncio.gather(*both)
+            found = asyncio.gather(*(engine.embed_named(job, picture) for picture in pictures))
+            images, texts = await asyncio.gather(found, engine.embed_prompts(job, prompts))
             request.state.log = service.count([*images, *texts])
             return answer(engine, images=[item(v) for v in images], prompts=[item(v) for v in texts])
 
@@ -160,7 +160,8 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
                 raise invalid(service.told(error)) from None
             return answer(engine, catalogue=engine.catalogue.manifest["version"], hits=hits)
 
-    browser = Browser(config.scores)
+    browser = Browser(config.scores, config.beside)
+    browser.check(service.room.engine.scorer)
 
     @app.get("/v1/catalogue", response_model=CatalogueAnswer, responses=ERRORS)
     async def about(request: Request) -> Response:
@@ -245,7 +246,7 @@ def size_of(pictures: Sequence[Picture]) -> int:
 def prompts_for(
     engine: Engine, prompts: Sequence[str], count: int, asked: Sequence[str] | None = None
 ) -> Sequence[str | None]:
-    """A prompt for each picture; raise Problem where an output that is asked for needs one and there is none."""
+    """A prompt for each picture; raise Problem if an output that is asked for needs one and there is none."""
     if not prompts and engine.scorer.named.needs_prompt(asked):
         raise invalid("this bundle's head scores pictures under a prompt; give one")
     # What is asked for does not depend on the prompt, though another output that is computed with it may.
@@ -263,13 +264,15 @@ def values_of(
     return {**each[outputs[0].name], **({"outputs": each} if by_name else {})}
 
 
-def item(outcome: Values | Float32s | ImageError) -> dict[str, object]:
-    """Scores, a vector or an error as an item of an answer."""
+def item(outcome: Values | Float32s | tuple[Float32s, str] | ImageError) -> dict[str, object]:
+    """Scores, a vector (of a picture, with its id) or an error as an item of an answer."""
     if isinstance(outcome, ImageError):
         error = {"stage": outcome.stage, "reason": outcome.reason, "message": shapes.message_of(outcome)}
         return {"ok": False, "error": error}
     if isinstance(outcome, np.ndarray):
         return {"ok": True, "embedding": outcome.tolist()}
+    if isinstance(outcome, tuple):
+        return {"ok": True, "embedding": outcome[0].tolist(), "id": outcome[1]}
     return {"ok": True, **outcome}
 
 

@@ -5,7 +5,6 @@ import asyncio
 import numpy as np
 
 from embed.arrays import Float32s
-from embed.files import content_id
 from embed.inputs.images import ImageError
 from embed.spec import InputError
 from runtime.catalogue.queries import find, mixed_query, unit_vector
@@ -41,18 +40,15 @@ async def _vector(engine: Engine, job: Job, catalogue: Catalogue, like: Like) ->
         if not engine.has_text_tower:
             raise InputError("this service's bundle reads no text; wanted pictures, ids or vectors")
         return (await engine.embed_prompts(job, [like.text]))[0], None
-    if like.id is not None:
-        named = like.id
-        return await engine.search(lambda: (catalogue.vector_of(named), catalogue.id_of(named)))
     if like.vector is not None:
         if len(like.vector) != (dim := catalogue.identity.dim):
             raise InputError(f"got a vector of {len(like.vector)} numbers; the catalogue's have {dim}")
-        return unit_vector(np.array(like.vector), "got"), None
+        return unit_vector(np.array(like.vector), "got"), like.id
+    if like.id is not None:
+        named = like.id
+        return await engine.search(lambda: (catalogue.vector_of(named), catalogue.id_of(named)))
     picture = picture_of(like.image) if like.image is not None else UrlPicture(url=str(like.url))
-    async with engine.contents(picture) as (data,):
-        assert data is not None
-        (outcome,) = await engine.embed_images(job, [data])
-        if isinstance(outcome, ImageError):
-            raise outcome
-        assert isinstance(data, bytes)
-        return outcome, content_id(data)
+    outcome = await engine.embed_named(job, picture)
+    if isinstance(outcome, ImageError):
+        raise outcome
+    return outcome

@@ -79,7 +79,7 @@ class Views:
         return found
 
     async def read(self, one: Candidate) -> bytes:
-        """The picture's file; raise ImageError where no address has it."""
+        """The picture's file; raise ImageError if no address has it."""
         if one.data is not None:
             return one.data
         refused = ImageError("read", "no picture", "it has no address")

@@ -60,6 +60,14 @@ def test_tensorrt_keeps_its_engines(tmp_path: Path) -> None:
     assert options["trt_engine_cache_enable"] and options["trt_fp16_enable"]
 
 
+def test_what_tensorrt_cannot_compute_is_cudas_and_half_precision_is_let_through() -> None:
+    available = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    found = sessions.resolve_providers(["tensorrt"], available)
+    assert [name for name, _ in found] == available and found[0][1] == {}
+    assert found[1] == sessions.resolve_providers(["cuda"], available)[0]
+    assert sessions.resolve_providers(["tensorrt"], available, precision="fp16")[0][1] == {"trt_fp16_enable": True}
+
+
 class Dropping:
     """An onnxruntime whose CUDA does not start, as with a wrong driver."""
 

@@ -1,6 +1,5 @@
 """What the page shows: the ends of the ranking, the surest mistakes, and slices."""
 
-import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -8,7 +7,8 @@ import pytest
 from heads_labels import GROUPS, SIZE, comparisons, measured, single
 
 from heads.report import write
-from heads.report.write import _items, _scatter, _slices, _wrong_pairs
+from heads.report.drawn import scatter_plot
+from heads.report.write import _items, _slices, _wrong_pairs
 
 RNG = np.random.default_rng(2)
 
@@ -50,16 +50,17 @@ def test_counts_and_rates_are_on_a_logarithmic_axis_with_nothing_at_its_left(exp
     labels = single("counts", count)
     if exposures:
         labels.values["exposures"] = np.full(len(count), exposures)
-    root = ET.fromstring(re.search("<svg.*</svg>", _scatter(measured(labels), -count[:, None]))[0])
+    root = ET.fromstring(scatter_plot(measured(labels), -count[:, None])["plot"])
     x = {c.find("title").text.split(",")[0].split(" ")[1]: float(c.get("cx")) for c in root.iter("circle")}
     shown = [f"{c / (exposures or 1):g}" for c in (0, 1, 10, 100, 1000)]
     steps = np.diff([x[name] for name in shown])
     np.testing.assert_allclose(steps, steps[0], atol=0.3)  # each step of ten is as long
     texts = [text.text for text in root.iter("text")]
-    assert {"0", "percentile of the score", "rate" if exposures else "count"} <= {*texts}
+    name = "rate" if exposures else "count"
+    assert {"0", "percentile of the score", f"{name}, on a logarithmic axis"} <= {*texts}
     assert ("0.01" if exposures else "100") in texts
 
 
 def test_slices_without_a_pair_draw_nothing() -> None:
-    text = _slices({"slices": {"by": "<x>", "across": 7, "slices": []}})
-    assert "&lt;x&gt;" in text and "7 pairs" in text and "svg" not in text
+    found = _slices({"slices": {"by": "<x>", "across": 7, "slices": []}})
+    assert found == {"by": "<x>", "across": 7, "rest": 0, "plot": None}

@@ -83,6 +83,34 @@ def test_a_loop_is_the_steps_written_out() -> None:
         torch.testing.assert_close(found.detach(), expected)
 
 
+def test_losses_may_be_read_later_and_nothing_else_changes(tmp_path: Path) -> None:
+    """As on CUDA, where nothing is waited for between steps."""
+    loops = [new_loop(together=together, accumulate=2, noise=0.1) for together in (1, 3, 64)]
+    histories = [loop.run(2) for loop in loops]
+    assert str(histories[0]) == str(histories[1]) == str(histories[2])  # which takes a NaN for itself
+    assert same(list(loops[0].weights.values()), list(loops[2].weights.values()))
+    saved = new_loop(together=64, checkpoints=Checkpoints(tmp_path, "facts", 0.0))  # after every step
+    assert saved.run(1)[0]["train_loss"] == new_loop().run(1)[0]["train_loss"]
+
+
+@pytest.mark.parametrize("together", [1, 3, 64])
+def test_a_loss_that_is_read_later_is_still_told_by_its_step_and_batch(together: int) -> None:
+    loop = new_loop(together=together)
+    usual = loop.losses
+    batches: list[list[int]] = []
+
+    def losses(step: int, batch: Batch) -> Iterator[Tensor]:
+        batches.append(batch[0].tolist())
+        for part in usual(step, batch):
+            yield part * (math.nan if step == STEPS + 1 else 1.0)
+
+    loop.losses = losses
+    with pytest.raises(Diverged, match=r"nan at epoch 1, step 1, ") as found:
+        loop.run(3)
+    assert f"the first of number {', '.join(map(str, batches[STEPS + 1][:5]))}" in str(found.value)
+    assert len(batches) == {1: STEPS + 2, 3: STEPS + 3, 64: 2 * STEPS}[together]
+
+
 def test_a_batch_in_parts_has_the_gradient_of_the_whole() -> None:
     for whole, in_parts in zip(weights_after(2), weights_after(2, accumulate=3), strict=True):
         torch.testing.assert_close(in_parts, whole)

@@ -48,7 +48,8 @@ def test_from_files_to_a_folder(
     manifest = json.loads((out / "tuning.json").read_text())
     assert manifest["reward"] == str(folder / "head") and len(manifest["history"]) == 3
     page = (out / "report.html").read_text()
-    assert page.count("<img") == 2 * 4 and "https://" not in page and result["verdict"][0] in page
+    # The pictures of both looks small and in full, and of two pairs once more on top.
+    assert page.count("<img") == 2 * 2 * 4 + 4 and "https://" not in page and result["verdict"][0] in page
     events = EventAccumulator(str(tmp_path / "tb")).Reload()
     assert [event.step for event in events.Scalars("guards/judge")] == [0, 1, 2]
     assert len(events.Images("pictures")) == 3

@@ -113,5 +113,14 @@ def test_bad_wishes_are_said(options):
 
 def test_the_first_of_near_duplicates_stays():
     x = np.array([[1, 0], [0.999, 0.0447], [0, 1], [0.7071, 0.7071]], np.float32)
-    assert distinct_rows(x, 0.99).tolist() == [True, False, True, True]
-    assert distinct_rows(x, 0.7).tolist() == [True, False, True, False]
+    assert distinct_rows(x, 0.99) == [0, 2, 3]
+    assert distinct_rows(x, 0.7) == [0, 2]
+    assert distinct_rows(x, 0.99, most=2) == [0, 2]
+    many = unit_vectors(60, 3)  # of which many lie close together
+    slow: list[int] = []
+    for i in range(len(many)):
+        if all(float(many[i] @ many[j]) <= 0.8 for j in slow):
+            slow.append(i)
+    assert 5 < len(slow) < 50
+    assert distinct_rows(many, 0.8) == slow
+    assert distinct_rows(many, 0.8, most=5) == slow[:5]

@@ -8,7 +8,16 @@ import pytest
 from catalogue_fakes import make_catalogue, make_labels, unit_vectors
 
 from embed.spec import InputError
-from runtime.overview.ranking import Direction, few_of_each, gap, measure, measure_names, ranked_rows
+from runtime.overview.ranking import (
+    Direction,
+    few_of_each,
+    gap,
+    measure,
+    measure_names,
+    places,
+    rank_correlation,
+    ranked_rows,
+)
 
 NAN = float("nan")
 
@@ -41,8 +50,27 @@ def test_order(direction: Direction) -> None:
 
 def test_how_far_two_measures_are_apart() -> None:
     first, second = np.array([1.0, 2, 3, 4, NAN, 9]), np.array([40.0, 30, 20, 10, 5, NAN])
-    np.testing.assert_allclose(gap(first, second), [-75, -25, 25, 75, NAN, NAN])
-    assert gap(first, 2 * first + 1)[:4].tolist() == [0, 0, 0, 0], "only the order counts"
+    found = places(first, second)
+    np.testing.assert_allclose(found, [[12.5, 37.5, 62.5, 87.5, NAN, NAN], [87.5, 62.5, 37.5, 12.5, NAN, NAN]])
+    np.testing.assert_allclose(gap(*found), [-75, -25, 25, 75, NAN, NAN])
+    assert gap(*places(first, 2 * first + 1))[:4].tolist() == [0, 0, 0, 0], "only the order counts"
+
+
+def test_how_alike_two_measures_rank() -> None:
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 9, 70).astype(float)  # many are equal
+    second = first + 4 * rng.standard_normal(70)
+    first[::9], second[5::11] = NAN, NAN
+    allowed = rng.random(70) < 0.8
+    both = ~np.isnan(first + second)
+    for chosen, given in ((both, None), (both & allowed, allowed)):
+        wanted = spearmanr(first[chosen], second[chosen]).statistic
+        assert rank_correlation(first, second, given) == pytest.approx(wanted, abs=1e-6)
+    assert rank_correlation(first, -first) == pytest.approx(-1)
+    assert rank_correlation(first, np.ones(70)) is None
+    assert rank_correlation(first, second, np.zeros(70, bool)) is None
 
 
 def test_few_of_each() -> None:

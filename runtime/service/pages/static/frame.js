@@ -90,9 +90,9 @@ export function Dialog({ label, onClose, children, kind = "" }) {
   </dialog>`;
 }
 
-/** A part of the page that can be closed, which begins open where there is room, or `open` says so. */
-export function Panel({ label, badge, open, children }) {
-  const [first] = useState(() => open || matchMedia("(min-width: 860px)").matches);
+/** A part of the page that can be closed, which begins open where there is room; its badge says that it holds something. */
+export function Panel({ label, badge, children }) {
+  const [first] = useState(() => matchMedia("(min-width: 860px)").matches);
   return html`<details class="panel" open=${first}>
     <summary>${label} ${badge > 0 && html`<span class="badge">${badge}</span>`}</summary>
     ${children}

@@ -9,20 +9,23 @@ import { Windowed } from "./windowed.js";
 import { counted, csv, number, percent, plural, save, titleOf } from "./words.js";
 
 const CHUNK = 100; // pictures that are asked for at a time
+const FIRSTS = 8; // pictures that each of two measures ranks first
 const MOST = 1000; // that are written to a file
 const TEXT_HEIGHT = 116; // pixels of a tile's text
 const START = { by: "popularity", against: null, order: "highest", prompt: "", groupBy: null, perGroup: 1, filters: NO_FILTERS };
 
 /** The rankings that people ask for most, as far as the catalogue has the measures. */
-function presets(measures) {
-  const score = ["head: score", "table: score", "score"].find((name) => measures.includes(name));
-  const unsure = ["head: uncertainty", "table: uncertainty", "uncertainty"].find((name) => measures.includes(name));
+function presets(measures, heads) {
+  const score = heads[0] ?? ["table: score", "score"].find((name) => measures.includes(name));
+  const ofHead = heads[0] === "head: score" ? "head: uncertainty" : `${heads[0]}_uncertainty`;
+  const unsure = [ofHead, "table: uncertainty", "uncertainty"].find((name) => measures.includes(name));
   const all = [
     ["Most popular", { by: "popularity", against: null, order: "highest" }],
     score && ["Highest score", { by: score, against: null, order: "highest" }],
     score && ["Undiscovered", { by: score, against: "popularity", order: "highest" }, "A high score, and little popularity yet"],
     score && ["Overrated", { by: score, against: "popularity", order: "lowest" }, "Popular, and a low score"],
     unsure && ["Least certain", { by: unsure, against: null, order: "highest" }],
+    heads.length > 1 && ["Two heads", { by: heads[0], against: heads[1], order: "apart" }, "Two heads side by side, where they disagree most"],
   ];
   return all.filter(Boolean);
 }
@@ -64,7 +67,7 @@ const bodyOf = (wish) => ({
 function Look() {
   const [wish, setWish] = useState(() => fromAddress(location.search));
   const [about, setAbout] = useState(null);
-  const [ranking, setRanking] = useState({ total: null, fault: null, of: null });
+  const [ranking, setRanking] = useState({ total: null, correlation: null, fault: null, of: null });
   const [, redraw] = useState(0);
   const [open, setOpen] = useState(null);
   const [report, setReport] = useState(false);
@@ -79,12 +82,12 @@ function Look() {
     const mine = chunks.current;
     mine.set(number_, null);
     try {
-      const { total, hits } = await ask("/v1/browse", { ...bodyOf(of), offset: CHUNK * number_, k: CHUNK });
+      const { total, correlation, hits } = await ask("/v1/browse", { ...bodyOf(of), offset: CHUNK * number_, k: CHUNK });
       mine.set(number_, hits);
-      if (mine === chunks.current) setRanking({ total, fault: null, of });
+      if (mine === chunks.current) setRanking({ total, correlation, fault: null, of });
     } catch (fault) {
       mine.delete(number_);
-      if (mine === chunks.current) setRanking({ total: null, fault, of });
+      if (mine === chunks.current) setRanking({ total: null, correlation: null, fault, of });
     }
     redraw((n) => n + 1);
   };
@@ -121,11 +124,14 @@ function Look() {
   };
   const written = async () => {
     const { hits } = await ask("/v1/browse", { ...bodyOf(wish), k: MOST });
-    const flat = hits.map(({ measures, gap, ...hit }) => ({ ...hit, metadata: { ...hit.metadata, ...measures, gap } }));
+    const flat = hits.map(({ measures, places, gap, ...hit }) => {
+      const percentiles = Object.entries(places).map(([name, place]) => [`percentile of ${name}`, place]);
+      return { ...hit, metadata: { ...hit.metadata, ...measures, ...Object.fromEntries(percentiles), gap } };
+    });
     save("ranking.csv", csv(flat), "text/csv");
     say(`${plural(hits.length, "picture", "pictures")} written to ranking.csv.`);
   };
-  const { total, fault } = ranking;
+  const { total, correlation, fault } = ranking;
   const measures = about?.measures ?? [];
   const tile = (i, focusable) => {
     const hit = hitAt(i);
@@ -145,7 +151,7 @@ function Look() {
     <main id="main" class="look">
       <h1 class="skip">The catalogue, ranked</h1>
       <div class="row presets" role="group" aria-label="Rankings">
-        ${presets(measures).map(
+        ${presets(measures, about?.heads ?? []).map(
           ([label, parts, title]) =>
             html`<button
               title=${title}
@@ -161,7 +167,7 @@ function Look() {
       <div class="columns">
         <aside aria-label="How pictures are ranked and filtered">
           <${Ranking} wish=${wish} about=${about} onChange=${change} />
-          <${Panel} label="Filters" badge=${howMany(wish.filters)} open=${howMany(wish.filters) > 0}>
+          <${Panel} label="Filters" badge=${howMany(wish.filters)}>
             <${Groups}
               columns=${about?.columns ?? []}
               groupBy=${wish.groupBy}
@@ -182,6 +188,7 @@ function Look() {
               ${fault.status === 404 ? "This service was started without --catalogue, so there is nothing to rank." : fault.message}
             </${Notice}>`
           }
+          ${total > 0 && wish.against && html`<${Sides} wish=${wish} correlation=${correlation} />`}
           ${total === 0 && html`<${Notice} title="Nothing to show">No picture meets the filters and has a value of this measure.</${Notice}>`}
           ${
             total > 0 &&
@@ -205,12 +212,56 @@ function Look() {
     ${said}`;
 }
 
+/** Where a value stands among all, if that is known: what two measures have in common. */
+const placed = (place) => (place === undefined || place === null ? "" : html` <small>${percent(place, 0)}</small>`);
+
+/** Two measures side by side: what each ranks first, and how alike they rank. */
+function Sides({ wish, correlation }) {
+  const [firsts, setFirsts] = useState([null, null]);
+  const asked = JSON.stringify({ ...bodyOf({ ...wish, groupBy: null }), order: "highest", against: null, k: FIRSTS });
+  useEffect(() => {
+    const going = new AbortController();
+    setFirsts([null, null]);
+    [wish.by, wish.against].forEach(async (by, side) => {
+      try {
+        const { hits } = await ask("/v1/browse", { ...JSON.parse(asked), by }, { signal: going.signal });
+        setFirsts((before) => before.map((one, i) => (i === side ? hits : one)));
+      } catch {
+        // The ranking below is asked for the same, and says what is wrong.
+      }
+    });
+    return () => going.abort();
+  }, [asked, wish.against]);
+  const alike =
+    correlation === null ? "One of the two is the same for all pictures." : `Rank correlation ${correlation.toFixed(2)}: ${alikeness(correlation)}.`;
+  return html`<section class="sides" aria-label="Two measures side by side">
+    ${[wish.by, wish.against].map(
+      (name, side) => html`<div>
+        <h2>First by ${name}</h2>
+        <ol>
+          ${(firsts[side] ?? []).map((hit) => html`<li key=${hit.id}><img src=${thumbnail(hit, 128)} alt=${titleOf(hit)} title=${`${titleOf(hit)}: ${number(hit.measures[name])}`} /></li>`)}
+        </ol>
+      </div>`,
+    )}
+    <p class="quiet">${alike}${wish.order === "apart" ? " Below, the pictures on which they disagree most." : ""}</p>
+  </section>`;
+}
+
+/** What a rank correlation says, in words. */
+function alikeness(correlation) {
+  if (Math.abs(correlation) < 0.2) return "the two rank pictures almost independently";
+  const how = Math.abs(correlation) > 0.8 ? "nearly" : Math.abs(correlation) > 0.5 ? "much" : "a little";
+  return correlation > 0 ? `the two rank pictures ${how} alike` : `the two rank pictures ${how} the other way round`;
+}
+
 /** The measures of one picture, and how far they are apart. */
 function Figures({ hit }) {
   const lines = Object.entries(hit.measures).filter(([name]) => name !== "popularity");
+  const short = lines.map(([name]) => name.replace(/^(head|beside|table): /, "")); // a tile is narrow
+  const label = (i) => (new Set(short).size === short.length ? short[i] : lines[i][0]);
   return html`<dl class="figures">
     <div><dt>popularity</dt><dd>${percent(hit.percentile, 0)}</dd></div>
-    ${lines.map(([name, value]) => html`<div><dt title=${name}>${name}</dt><dd>${number(value)}</dd></div>`)}
+    ${lines.map(([name, value], i) => html`<div><dt title=${name}>${label(i)}</dt><dd>${number(value)}${placed(hit.places[name])}</dd></div>`)}
     ${
       hit.gap !== null &&
       html`<div><dt>apart</dt><dd class=${hit.gap < 0 ? "down" : "up"}>${hit.gap < 0 ? "−" : "+"}${Math.abs(hit.gap).toFixed(0)} points</dd></div>`
@@ -221,7 +272,7 @@ function Figures({ hit }) {
 /** By what pictures are ranked. */
 function Ranking({ wish, about, onChange }) {
   const measures = about?.measures ?? [];
-  const ofHead = [wish.by, wish.against].some((name) => name?.startsWith("head: "));
+  const ofHead = [wish.by, wish.against].some((name) => /^(head|beside): /.test(name ?? ""));
   const select = (label, value, options, changed) =>
     html`<label class="field">
       ${label}

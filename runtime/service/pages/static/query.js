@@ -92,7 +92,7 @@ export function filtersOf(text) {
 
 const vectors = new Map(); // of what was embedded already: a slider that moves asks for no vector twice
 
-/** What the service is asked with for a text, a linked picture or a file: its vector. */
+/** What the service is asked with for a text, a linked picture or a file: its vector, and of a picture its id. */
 async function vectorOf(kind, value, signal) {
   const known = typeof value === "string" ? `${kind}:${value}` : value;
   if (!vectors.has(known)) vectors.set(known, await embedded(kind, value, signal));
@@ -100,18 +100,18 @@ async function vectorOf(kind, value, signal) {
 }
 
 async function embedded(kind, value, signal) {
-  if (kind === "text") return (await ask("/v1/embed", { prompts: [value] }, { signal })).prompts[0].embedding;
+  if (kind === "text") return { vector: (await ask("/v1/embed", { prompts: [value] }, { signal })).prompts[0].embedding };
   const form = new FormData();
   if (kind === "url") form.append("url", value);
   else form.append("image", value);
   const item = (await ask("/v1/embed", form, { signal })).images[0];
   if (!item.ok) throw new Error(`The picture cannot be used: ${item.error.message}.`);
-  return item.embedding;
+  return { vector: item.embedding, id: item.id };
 }
 
 async function named(one, signal) {
   if (one.kind === "id") return { id: one.value, weight: one.weight };
-  return { vector: await vectorOf(one.kind, one.value, signal), weight: one.weight };
+  return { ...(await vectorOf(one.kind, one.value, signal)), weight: one.weight };
 }
 
 /** The hits, best first; without words and likes the most popular pictures. */

@@ -101,7 +101,7 @@ function Search() {
       <div class="columns">
         <aside aria-label="How hits are weighed and filtered">
           <${Weighing} query=${query} onChange=${change} searched=${searched} />
-          <${Panel} label="Filters" badge=${howMany(query.filters)} open=${howMany(query.filters) > 0}>
+          <${Panel} label="Filters" badge=${howMany(query.filters)}>
             <${Groups}
               columns=${about?.columns ?? []}
               groupBy=${query.groupBy}
@@ -166,6 +166,7 @@ function Search() {
 function status(hits, fault, searched, about) {
   if (fault) return "";
   if (!hits) return "Searching…";
+  if (!hits.length) return "";
   const all = about?.pictures ? ` of ${plural(about.pictures, "picture", "pictures")}` : "";
   return searched ? `The ${plural(hits.length, "best hit", "best hits")}${all}` : `The ${hits.length} most popular${all}`;
 }

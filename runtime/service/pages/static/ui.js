@@ -10,5 +10,9 @@ export const html = htm.bind(h);
 export function show(component) {
   const page = document.getElementById("page");
   page.replaceChildren();
+  // In place of the browser's sign for a picture that is not there: see `.missing` in base.css.
+  const marked = (event) => event.target instanceof HTMLImageElement && event.target.classList.toggle("missing", event.type === "error");
+  addEventListener("error", marked, true);
+  addEventListener("load", marked, true);
   render(html`<${component} />`, page);
 }

@@ -14,7 +14,7 @@ from service_server import TOKEN, Running, serving
 from runtime.catalogue.reader import Catalogue
 from runtime.service.network.sessions import COOKIE, SESSION_S, Sessions, from_own_page
 
-PATHS = ["/?q=a+cat&dislike=text:1:a+dog", "/compare", "/look?by=head%3A+score&against=popularity"]
+PATHS = ["/?q=a+cat&dislike=text:1:a+dog", "/compare", "/look?by=head%3A+score&against=beside%3A+score&order=apart"]
 
 
 @pytest.fixture(scope="module")

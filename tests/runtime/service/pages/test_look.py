@@ -13,6 +13,7 @@ from playwright.sync_api import Page, expect
 from service_server import Running
 
 from runtime.catalogue.reader import Catalogue
+from runtime.scoring.scorer import Scorer
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_every_ranking_is_a_click_away(page: Page, catalogue: Catalogue, site: R
     page.get_by_role("combobox", name="Order", exact=True).select_option("apart")
     expect_order(page, catalogue, np.argsort(-np.abs(places), kind="stable"))
     page.get_by_label("Rank by").select_option("year")
-    page.get_by_label("Beside").select_option("")
+    page.get_by_role("combobox", name="Beside", exact=True).select_option("")
     page.get_by_role("combobox", name="Order", exact=True).select_option("lowest")
     expect_order(page, catalogue, np.argsort(catalogue.rows["year"].to_numpy(), kind="stable"))
     page.go_back()
@@ -58,10 +59,14 @@ def test_every_ranking_is_a_click_away(page: Page, catalogue: Catalogue, site: R
 
 def head_scores(catalogue: Catalogue, site: Running) -> np.ndarray:
     """(n,) what the head says of every picture under its own prompt."""
-    scorer = site.service.room.engine.scorer
+    return scores_of(site.service.room.engine.scorer, catalogue, site)
+
+
+def scores_of(scorer: Scorer, catalogue: Catalogue, site: Running) -> np.ndarray:
     features = {"image_embedding": catalogue.vectors.astype(np.float32)}
     if scorer.reads_text:
-        features["text_embedding"] = scorer.embed_prompts(catalogue.rows["prompt"].to_pylist())
+        encoder = site.service.room.engine.scorer  # the other bundle is a head alone
+        features["text_embedding"] = encoder.embed_prompts(catalogue.rows["prompt"].to_pylist())
     return scorer.score_vectors(features)["score"]
 
 
@@ -72,10 +77,31 @@ def test_two_scores_side_by_side_where_they_disagree_most(page: Page, catalogue:
     other = np.array([known[name] for name in catalogue.rows["image"].to_pylist()])
     ranks = [np.argsort(np.argsort(values)) for values in (other, head_scores(catalogue, site))]
     apart = ranks[0] - ranks[1]
-    expect(page.locator(".grid .figures").first).to_contain_text("table: other")
-    expect(page.locator(".grid .figures").first).to_contain_text("head: score")
+    for name, label in (("table: other", "other"), ("head: score", "score")):
+        expect(page.locator(".grid .figures").first.get_by_title(name)).to_have_text(label)
     first = page.locator('.grid > li[data-i="0"] .figures dd').last
     expect(first).to_contain_text(f"{100 * np.abs(apart).max() / PICTURES:.0f} points")
+
+
+def test_a_second_bundle_beside_the_first(page: Page, catalogue: Catalogue, site: Running) -> None:
+    """What each ranks first, how alike they rank, and below where they disagree most, with both scores."""
+    page.goto("/look")
+    page.get_by_role("button", name="Two heads").click()
+    first = head_scores(catalogue, site)
+    other = scores_of(Scorer.load(Path(str(site.service.config.beside))), catalogue, site)
+    ranks = [np.argsort(np.argsort(values, kind="stable")) for values in (first, other)]
+    expect_order(page, catalogue, np.argsort(-np.abs(ranks[0] - ranks[1]), kind="stable"))
+    sides = page.get_by_role("region", name="Two measures side by side")
+    expect(sides).to_contain_text(f"Rank correlation {np.corrcoef(ranks)[0, 1]:.2f}: ")
+    for side, (name, values) in enumerate((("head: score", first), ("beside: score", other))):
+        expect(sides.get_by_role("heading").nth(side)).to_have_text(f"First by {name}")
+        best = [str(catalogue.rows["image_id"][int(row)]) for row in np.argsort(-values, kind="stable")[:8]]
+        shown = sides.locator("ol").nth(side).locator("img")
+        expect(shown).to_have_count(8)
+        assert [str(one.get_attribute("src")).split("/")[-1].split("?")[0] for one in shown.all()] == best
+        expect(page.locator(".grid .figures").first).to_contain_text(name)
+    page.get_by_role("combobox", name="Beside", exact=True).select_option("")
+    expect(sides).to_have_count(0)
 
 
 def test_filters_groups_and_the_file(page: Page, site: Running) -> None:

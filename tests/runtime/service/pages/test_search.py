@@ -10,6 +10,8 @@ from pages_site import DUPLICATES, PICTURES, picture_name
 from playwright.sync_api import Page, expect
 from service_server import Running, base64_of, small_picture
 
+from embed.files import content_id
+
 
 def hits_of(site: Running, **asked: Any) -> list[dict[str, Any]]:
     answer = site.client.post("/v1/similar", json={"k": 48, "dedup": 0.97, "popularity_weight": 0.3, **asked})
@@ -111,6 +113,23 @@ def test_by_a_picture(page: Page, site: Running, how: str) -> None:
     expect(page.locator(".chips li")).to_have_count(1)
     expect(page.get_by_text("best hit")).to_be_visible()
     expect_hits(page, hits_of(site, likes=[{"image": base64_of(picture)}]))
+
+
+def test_a_dropped_or_pasted_picture_of_the_catalogue_does_not_find_itself(page: Page, site: Running) -> None:
+    picture = small_picture(10)
+    embedded = site.client.post("/v1/embed", json={"images": [base64_of(picture)]}).json()["images"][0]
+    by_vector_alone = hits_of(site, likes=[{"vector": embedded["embedding"]}])
+    assert content_id(picture) in {hit["id"] for hit in by_vector_alone}
+    page.goto("/")
+    expect(page.locator(".grid > li").first).to_be_visible()
+    for how in ("drop", "paste"):
+        page.evaluate(DROP, [how, list(picture)])
+        expect(page.locator(".chips li")).to_have_count(1)
+        found = hits_of(site, likes=[{"image": base64_of(picture)}])
+        assert content_id(picture) not in {hit["id"] for hit in found}
+        expect_hits(page, found)
+        page.get_by_role("button", name="Remove dropped.png").click()
+        expect(page.get_by_text("most popular of")).to_be_visible()
 
 
 def test_what_is_no_picture_and_a_link_that_is_not_allowed_are_refused_in_words(page: Page) -> None:

@@ -79,6 +79,23 @@ def test_a_link_to_a_picture_of_the_catalogue_does_not_find_it(
     assert not {"p3.png", "p4.png"} & {hit["key"] for hit in found}
 
 
+def test_a_vector_leaves_out_the_picture_that_it_is_said_to_be_of(client: httpx.Client) -> None:
+    """As the search page does, which embeds a picture once and then asks by its vector."""
+    picture = small_picture(3)
+    answer = client.post("/v1/embed", json={"images": [base64_of(picture)], "prompts": ["a cat"]}).json()
+    vector, id = (answer["images"][0][name] for name in ("embedding", "id"))
+    assert "id" not in answer["prompts"][0]
+    found = ask(client, likes=[{"vector": vector, "id": id}], k=60)
+    assert [hit["key"] for hit in found] == [
+        hit["key"] for hit in ask(client, likes=[{"image": base64_of(picture)}], k=60)
+    ]
+    assert id not in {hit["id"] for hit in found} and len(found) == 59
+    assert id in {hit["id"] for hit in ask(client, likes=[{"vector": vector, "id": id}], k=60, include_query=True)}
+    assert len(ask(client, likes=[{"vector": vector, "id": "of no picture here"}], k=60)) == 60
+    both = {"likes": [{"id": id, "text": "a cat"}]}
+    assert client.post("/v1/similar", json=both).status_code == 422
+
+
 def test_a_form_finds_what_json_finds(client: httpx.Client) -> None:
     picture, other = small_picture(3), small_picture(100)
     wish = {"k": 7, "popularity_weight": 0.5, "where": "year >= 2005", "group_by": "creator", "per_group": 2}

@@ -1,0 +1,40 @@
+"""TensorBoard's files: a run for each stage, as `tensorboard --logdir FOLDER` shows them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from embed.arrays import UInt8s
+
+
+class TensorBoard:
+    """The files of a run, in a folder. A file that was written is only named, since nothing here could hold it."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder, self._writers = folder, dict[str, SummaryWriter]()
+        self._run = SummaryWriter(folder)
+
+    def parameters(self, values: Mapping[str, str]) -> None:
+        rows = "\n".join(f"    {name}: {value}" for name, value in values.items())  # shown as it is
+        self._run.add_text("parameters", rows)
+
+    def record(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        if stage not in self._writers:
+            self._writers[stage] = SummaryWriter(f"{self._folder}/{stage}")
+        for name, value in values.items():
+            self._writers[stage].add_scalar(name, value, step)
+
+    def pictures(self, name: str, step: int, pixels: UInt8s) -> None:
+        self._run.add_images(name, pixels, step, dataformats="NHWC")
+
+    def figures(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._run.add_scalar(f"result/{name}", value)
+
+    def file(self, path: Path) -> None:
+        self._run.add_text("files", f"    {path}")
+
+    def close(self, failed: bool) -> None:
+        for writer in (self._run, *self._writers.values()):
+            writer.close()
