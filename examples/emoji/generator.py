@@ -44,6 +44,7 @@ from heads.tuning.result import NAMES, compare
 
 HEADS = {"reward": ("--head", "kernel"), "judge": ("--head", "linear")}
 GUARDED, UNGUARDED = "tuned", "unguarded"
+UNHELD = ("--no-guards", "--pretrain-weight", "0", "--judge-prompts", "12", "--judge-pictures", "2")
 SHEET_PROMPTS = 12
 LEARNING = ("--whole", "--reward-weight", "0.1", "--min-diversity", "0.85")
 
@@ -207,7 +208,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         file.write("".join(f"{name}\n" for name in learnt).encode())
     make_heads(out, plan.folds)
     tune(out, plan, GUARDED, plan.learning_rate)
-    tune(out, plan, UNGUARDED, plan.unguarded_rate, "--no-guards", "--pretrain-weight", "0")
+    tune(out, plan, UNGUARDED, plan.unguarded_rate, *UNHELD)
     looks = look_at(out, plan, compared)
     held_out = sum(bool(emoji.held_out[emoji.names.index(name)]) for name in compared)
     lines, document = report(looks, plan, held_out)
