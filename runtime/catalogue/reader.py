@@ -203,7 +203,7 @@ class Catalogue(Searchable, Tabular):
 
     @cached_property
     def _sample(self) -> Float32s:
-        """(n, d): every so-manieth vector, as many as SAMPLE_ROWS."""
+        """(n, d): vectors evenly spaced over the catalogue, SAMPLE_ROWS of them at most."""
         rows = np.linspace(0, len(self) - 1, min(len(self), SAMPLE_ROWS)).astype(np.int64)
         return self.vectors[rows].astype(np.float32)
 
