@@ -198,7 +198,7 @@ def test_the_judge_decides_what_is_kept(
     for name, parameter in run.trained.parameters.items():
         assert torch.equal(parameter, kept[0][name]) and not torch.equal(parameter, kept[-1][name])
     outcome = measure_nothing(run)
-    page = page_of(run, outcome, {"pipeline": "p", "method": "draft"})
+    page = page_of(run, outcome, {"pipeline": "p", "method": "draft"}).decode()
     assert "The weights of step 2 are kept" in page and "nothing after it, to step 8, was better" in page
     assert re.search(r"Guards refused the weights of step 4 \(diversity 1?\d% of before\)\.", page)
 
@@ -220,7 +220,7 @@ def test_without_a_judge_the_last_look_is_kept_that_the_guards_let_through(
     assert run.loop.best_epoch == 2
     for name, parameter in run.trained.parameters.items():
         assert torch.equal(parameter, kept[1][name]) and not torch.equal(parameter, kept[-1][name])
-    page = page_of(run, measure_nothing(run), {"pipeline": "p", "method": "draft"})
+    page = page_of(run, measure_nothing(run), {"pipeline": "p", "method": "draft"}).decode()
     assert "the last weights that the other guards let through are kept" in page
     assert "Guards refused the weights of step 6 (fine grain 500% of before), 8 (fine grain 500% of before)." in page
 
@@ -344,5 +344,5 @@ def test_choices_teach_without_a_reward(pipelines: dict[str, Path], material: Ma
     outcome = measure(run)
     assert outcome.figures.keys() == {"sharpness"}
     assert run.loop.history[-1].keys() >= {"ordered", "pretrain_loss", "sharpness", "distance"}
-    page = page_of(run, outcome, {"pipeline": "p", "method": "dpo"})
+    page = page_of(run, outcome, {"pipeline": "p", "method": "dpo"}).decode()
     assert "There was no judge: the last weights that the other guards let through are kept" in page
