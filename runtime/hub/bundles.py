@@ -4,12 +4,14 @@ Who one is comes from huggingface_hub's own ways (HF_TOKEN, or `hf auth login`),
 Nothing that is pulled is run, and of a repository's files only those are fetched that a bundle's manifest names.
 """
 
+import glob
 import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NoReturn
 
 from embed.files import replacing
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 MANIFEST = "bundle.json"
+NEW = {".gitattributes", "README.md", "LICENSE"}  # that a hub makes in a new repository
 MAX_MANIFEST_BYTES = 64 << 20
 
 
@@ -36,17 +39,35 @@ class Pushed:
 def push(bundle: Path, repo: str, public: bool = False, message: str = "Push a bundle") -> Pushed:
     """Send a verified bundle to a repository OWNER/NAME, which is made if it is not there, private unless `public`.
 
-    Files that the bundle does not have, and a former one had, are removed in the same commit.
-    Raise InputError if it is no bundle, or if the hub refuses.
+    Files of the bundle that was there before are removed in the same commit, others stay. Raise InputError if it is no
+    bundle, if the repository holds something else, or if the hub refuses.
     """
     opened, api = open_bundle(bundle), _api()
     with _refusals(repo):
         api.create_repo(repo, private=not public, exist_ok=True)
         wanted = [*opened.manifest["files"], MANIFEST]
         done = api.upload_folder(
-            repo_id=repo, folder_path=opened.path, allow_patterns=wanted, delete_patterns="*", commit_message=message
+            repo_id=repo,
+            folder_path=opened.path,
+            allow_patterns=wanted,
+            delete_patterns=[glob.escape(name) for name in _former(api, repo) if name not in wanted],
+            commit_message=message,
         )
     return Pushed(repo, f"{api.endpoint}/{repo}", done.oid)
+
+
+def _former(api: "HfApi", repo: str) -> list[str]:
+    """The files of the bundle that a repository holds; raise InputError if it holds something else."""
+    there = set(api.list_repo_files(repo)) - NEW
+    if not there:
+        return []
+    if MANIFEST not in there:
+        raise InputError(
+            f"{repo} holds no bundle but {len(there)} other files, such as {min(there)}; push to a new repository"
+        )
+    with TemporaryDirectory() as name:
+        _fetch(api, repo, "main", MANIFEST, Path(name))
+        return [file for file in _names(Path(name) / MANIFEST, repo) if file in there]
 
 
 def pull(

@@ -38,12 +38,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_bundle_comes_back_byte_for_byte(
     hub: Hub, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    hub.commit(REPO, {".gitattributes": b"", "former.onnx": b"of another bundle"})
+    former = json.dumps({"files": {"former.onnx": {}, "head.onnx": {}}}).encode()
+    hub.commit(REPO, {".gitattributes": b""})
     first = hub.commits[REPO][0][0]
+    hub.commit(REPO, {".gitattributes": b"", "former.onnx": b"x", "bundle.json": former, "notes.txt": b"ours"})
     assert main(["push", str(bundle), REPO, "--json"]) == 0
     pushed = json.loads(capsys.readouterr().out)
     assert pushed["commit"] == hub.commits[REPO][-1][0] and pushed["url"] == f"{hub.url}/{REPO}"
-    assert hub.commits[REPO][-1][1] == contents(bundle) | {".gitattributes": b""}
+    assert hub.commits[REPO][-1][1] == contents(bundle) | {".gitattributes": b"", "notes.txt": b"ours"}
     assert hub.tokens == {"Bearer hf_secret"}
     # Whatever else lies in the repository stays there.
     hub.commit(REPO, {**hub.commits[REPO][-1][1], "run_me.py": b"raise SystemExit", "pickle.bin": b"\x80\x04."})
@@ -57,6 +59,13 @@ def test_a_bundle_comes_back_byte_for_byte(
     assert pull(REPO, tmp_path / "pulled", pushed["commit"], overwrite=True) == pushed["commit"]
     with pytest.raises(InputError, match="lacks a file of a bundle"):
         pull(REPO, tmp_path / "early", first)
+
+
+def test_a_repository_of_something_else_is_left_alone(hub: Hub, bundle: Path) -> None:
+    hub.commit(REPO, {"README.md": b"", "model.safetensors": b"trained for weeks"})
+    with pytest.raises(InputError, match="holds no bundle but 1 other files, such as model[.]safetensors"):
+        push(bundle, REPO)
+    assert len(hub.commits[REPO]) == 1
 
 
 def test_a_new_repository_is_private_unless_public(hub: Hub, bundle: Path) -> None:
