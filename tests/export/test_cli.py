@@ -11,7 +11,7 @@ from export_tiny import head_manifest, tiny_backbone, tiny_head, write_pictures
 from embed.backbones import load as loading
 from embed.inputs.fetch import some_pictures
 from embed.spec import InputError, Source
-from export import measure
+from export import exported, measure
 from export.cli.main import main
 from heads.store.disk import save_head
 
@@ -23,7 +23,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
             raise InputError(f"unknown model {source.model!r}")
         return tiny_backbone()
 
-    monkeypatch.setattr(loading, "load_backbone", load)
+    for module in (exported, loading):
+        monkeypatch.setattr(module, "load_backbone", load)
     monkeypatch.setattr(measure, "GENERATED_PICTURES", 6)
 
 
@@ -69,7 +70,8 @@ def test_a_backbone_that_is_not_here_leaves_the_runtime_half(
     def fail(source: Source) -> Any:
         raise InputError("weights not found")
 
-    monkeypatch.setattr(loading, "load_backbone", fail)
+    for module in (exported, loading):
+        monkeypatch.setattr(module, "load_backbone", fail)
     assert main(["check", str(bundle), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["torch"] is None
 

@@ -17,7 +17,7 @@ from many_heads import heads, make_many, some_outputs
 
 from embed.backbones import load as loading
 from embed.spec import IdentityMismatch, InputError
-from export import measure
+from export import exported, measure
 from export.bundle_writer import export_bundle
 from export.cli.main import main
 from export.config import ExportConfig
@@ -34,7 +34,8 @@ PROMPTS = ["a cat", "", "two dogs", "a cat"]
 @pytest.fixture(autouse=True)
 def few_generated_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "GENERATED_PICTURES", 6)
-    monkeypatch.setattr(loading, "load_backbone", lambda source: tiny_backbone())
+    for module in (exported, loading):
+        monkeypatch.setattr(module, "load_backbone", lambda source: tiny_backbone())
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Baselines: what a blinded head cannot see, and the prior against a loop."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -55,10 +56,10 @@ def test_a_blinded_head_does_not_see_the_side_it_is_denied() -> None:
     whole = features()
     shuffled = torch.from_numpy(RNG.permutation(N))
     for blind, side in ((image_only, "prompt"), (prompt_only, "image")):
-        changed = Features(**{**vars(whole), side: shuffled})
+        changed = replace(whole, **{side: shuffled})
         assert not np.allclose(score_items(head, whole), score_items(head, changed), atol=1e-3)
         np.testing.assert_array_equal(score_items(head, blind(whole)), score_items(head, blind(changed)))
-        kept = Features(**{**vars(whole), {"prompt": "image", "image": "prompt"}[side]: shuffled})
+        kept = replace(whole, **{{"prompt": "image", "image": "prompt"}[side]: shuffled})
         assert not np.allclose(score_items(head, blind(whole)), score_items(head, blind(kept)), atol=1e-3)
     assert image_only(whole).text_embeddings.norm().item() == pytest.approx(1)
 
@@ -70,7 +71,7 @@ def test_zero_shot_scores_are_those_of_an_untrained_cosine_head() -> None:
     got = fast_scores(measured, whole, [build_head(HeadConfig("cosine", DIM))])
     np.testing.assert_allclose(got["zero_shot"], got["head"], rtol=1e-5)
     assert np.ptp(got["zero_shot"]) > 50  # logits, not cosines
-    assert "zero_shot" not in fast_scores(measured, Features(**{**vars(whole), "prompt": -1 + 0 * whole.prompt}),
+    assert "zero_shot" not in fast_scores(measured, replace(whole, prompt=-1 + 0 * whole.prompt),
                                           [build_head(HeadConfig("linear", DIM))])  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def test_a_head_that_reads_prompts_alone_finds_a_leak() -> None:
         accuracy[name] = np.nanmean(pair_credit(*measured.of_pairs(scores), measured.pairs.target))
     assert accuracy["prompt_only"] > 0.7 > 0.65 > accuracy["image_only"]
     # A head that reads pictures as pooled features alone reads both sides too.
-    pooled = Features(**{**vars(whole), "image_pooled": unit(N, 4)})
+    pooled = replace(whole, image_pooled=unit(N, 4))
     kernel = {"head": vars(HeadConfig("kernel", DIM, 4, landmarks=16)), "training": manifest["training"]}
     assert "image_embedding" not in build_head(HeadConfig("kernel", DIM, 4)).inputs
     scores = trained_scores("prompt_only", labels, pooled, split, kernel)
