@@ -126,6 +126,9 @@ def measure_losses(bundle: Path, photos: Path, large: Path, seconds: float, work
             os.environ["TMPDIR"] = str(room)
             with Server("plaudit", own / "bundle", "int8") as server:
                 del os.environ["TMPDIR"]
+                server.load(
+                    "--photos", str(large), "--clients", "1", "--seconds", "2"
+                )  # which makes it the folder for files
                 fill(room)
                 load = start(server, "client", *eight, str(seconds / 2))
                 heavy = server.load("--photos", str(large), "--clients", "2", "--seconds", str(seconds / 4))
