@@ -296,6 +296,7 @@ class EngineRoom:
         self._load = load
         self.engine = load()
         self._reloading: asyncio.Task[Engine] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Engine]:
@@ -307,7 +308,10 @@ class EngineRoom:
         finally:
             engine.users -= 1
             if engine is not self.engine and not engine.users:
-                await engine.close()
+                # In a task of its own: whoever waits here may be cancelled, again at each await, as its client is gone.
+                retiring = asyncio.create_task(engine.close())
+                self._retiring.add(retiring)
+                retiring.add_done_callback(self._retiring.discard)
 
     async def reload(self) -> Engine:
         """Load the bundle and catalogue anew, then put them in force; the old stay where that fails, with its error.
@@ -326,4 +330,4 @@ class EngineRoom:
         return new
 
     async def close(self) -> None:
-        await self.engine.close()
+        await asyncio.gather(*self._retiring, self.engine.close())

@@ -7,13 +7,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from export_tiny import changed_manifest
 from service_server import TOKEN, Running, form, serving
 from waiting import wait_until
 
 from runtime.catalogue.reader import Catalogue
-from runtime.service.answering.engine import Engine
+from runtime.service.answering.engine import Engine, EngineRoom
 
 
 @pytest.fixture
@@ -141,6 +142,27 @@ def test_a_bundle_overwritten_in_place_goes_on_and_is_told_at_the_next_reload(
         refused = client.post("/admin/reload")
         assert refused.status_code == 422 and "weights.bin has 100 bytes" in refused.json()["error"]["message"]
         assert ask("never seen before") == expected
+
+
+def test_an_engine_whose_last_client_goes_away_is_closed_all_the_same() -> None:
+    class Loaded:
+        users, closed = 0, False
+
+        async def close(self) -> None:
+            await asyncio.sleep(0)
+            self.closed = True
+
+    async def leave() -> Loaded:
+        room = EngineRoom(Loaded)  # type: ignore[arg-type]
+        with anyio.CancelScope() as gone:  # in which every await is cancelled, as in a request that nobody waits for
+            async with room.use() as old:
+                await room.reload()
+                gone.cancel()
+        assert room.engine is not old
+        await room.close()
+        return old  # type: ignore[return-value]
+
+    assert asyncio.run(leave()).closed
 
 
 def test_who_asks_for_a_reload_meanwhile_gets_the_same_one(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
