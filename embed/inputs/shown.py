@@ -1,5 +1,6 @@
 """How results show themselves in a notebook: tables and pictures as HTML, with everything escaped."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -70,12 +71,12 @@ class Artifact:
         return lines_html(self.lines)
 
 
-class Tabular:
+class Tabular(ABC):
     """What can be had as a table."""
 
+    @abstractmethod
     def to_arrow(self) -> "pa.Table":
         """The rows as a table of Arrow, which polars takes too."""
-        raise NotImplementedError
 
     def to_pandas(self) -> "pd.DataFrame":
         """`to_arrow` as a frame of pandas. Raise InputError if that is not installed."""
