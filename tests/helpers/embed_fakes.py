@@ -2,12 +2,16 @@
 
 import io
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from PIL import Image
 
+from embed.cache.store import CacheWriter
 from embed.inputs.decoding import Chunk, decode
 from embed.inputs.images import Limits
 from embed.spec import Identity, Preprocess, Source
@@ -16,6 +20,20 @@ IMAGES = pa.schema([("key", pa.string()), ("uri", pa.string()), ("bytes", pa.bin
 SOURCE = Source("fake")
 PREPROCESS = Preprocess((8, 8), "squash", "bicubic", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 IDENTITY = Identity("fake", "0" * 64, PREPROCESS, "none", "letters", 16, 4)
+
+
+@contextmanager
+def interrupted_at_commit() -> Iterator[None]:
+    """While the block lasts, a job is interrupted as soon as it has written a part of its cache."""
+    commit = CacheWriter.commit
+
+    def killed(self: CacheWriter, **fields: Any) -> None:
+        commit(self, **fields)
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CacheWriter, "commit", killed)
+        yield
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

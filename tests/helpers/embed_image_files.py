@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,13 @@ from embed.inputs.images import ImageError, Limits, load_image
 from embed.spec import Preprocess
 
 DEFAULT = Limits()
+SPEC = Preprocess((32, 32), "shortest", "bicubic", (0.5,) * 3, (0.5,) * 3)
+SPECS = [
+    SPEC,
+    replace(SPEC, resize_mode="squash", interpolation="bilinear"),
+    replace(SPEC, resize_mode="longest", fill_color=90),
+    replace(SPEC, size=(24, 40)),
+]
 SQUARE = Preprocess((224, 224), "shortest", "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 REASONS = {
     ("read", "empty file"),

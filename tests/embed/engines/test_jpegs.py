@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from embed_image_files import encoded, picture
+from embed_image_files import SPEC, SPECS, encoded, picture
 from PIL import Image
 
 from embed.engines import jpegs
@@ -18,13 +18,6 @@ from embed.inputs.images import Limits, load_pixels
 from embed.inputs.pixels import RESAMPLING, placement
 from embed.spec import Preprocess
 
-SPEC = Preprocess((32, 32), "shortest", "bicubic", (0.5,) * 3, (0.5,) * 3)
-SPECS = [
-    SPEC,
-    replace(SPEC, resize_mode="squash", interpolation="bilinear"),
-    replace(SPEC, resize_mode="longest", fill_color=90),
-    replace(SPEC, size=(24, 40)),
-]
 SIZES = [(70, 50), (41, 97), (32, 32), (9, 200), (20, 12), (301, 33), (1, 5)]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from embed_image_files import encoded, picture, shared
+from embed_image_files import SPEC, SPECS, encoded, picture, shared
 from paths import ROOT
 from PIL import Image
 
@@ -19,14 +19,6 @@ from embed.inputs.decoding import Picture as Work
 from embed.inputs.images import ImageError, Limits, load_image, load_pixels, load_scaled
 from embed.inputs.pixels import preprocess
 from embed.spec import Preprocess
-
-SPEC = Preprocess((32, 32), "shortest", "bicubic", (0.5,) * 3, (0.5,) * 3)
-SPECS = [
-    SPEC,
-    replace(SPEC, resize_mode="squash", interpolation="bilinear"),
-    replace(SPEC, resize_mode="longest", fill_color=90),
-    replace(SPEC, size=(24, 40)),
-]
 
 
 def exif(orientation: int) -> Image.Exif:

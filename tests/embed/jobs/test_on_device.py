@@ -9,7 +9,7 @@ from typing import Any
 import embed_tiny
 import numpy as np
 import pytest
-from embed_fakes import SOURCE, Table, unit
+from embed_fakes import SOURCE, Table, interrupted_at_commit, unit
 from embed_image_files import encoded, picture
 
 from embed.backbones import load
@@ -224,14 +224,7 @@ def test_a_killed_job_goes_on_with_the_device(tiny: Path, monkeypatch: pytest.Mo
     options = ["--decoding=device", "--batch-size=2"]
     monkeypatch.setattr("embed.jobs.run.SHARD_ROWS", 4)
     embed("parts", *options)
-    commit = CacheWriter.commit
-
-    def killed(self: CacheWriter, **fields: Any) -> None:
-        commit(self, **fields)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(CacheWriter, "commit", killed)
+    with interrupted_at_commit():
         assert main(arguments("killed", "--min-cosine=0.99", *options)) != 0
     assert Cache.open("killed").decoding[0]["pictures"] == 4
     embed("killed", *options)
