@@ -182,5 +182,6 @@ class Blend(Head):
 
 def gaussian(x: Tensor, z: Tensor) -> Tensor:
     """(n, m): exp(-|x_i - z_j|^2)."""
-    squares = x.square().sum(dim=1, keepdim=True) + z.square().sum(dim=1)
-    return (2 * x @ z.T - squares).clamp(max=0).exp()
+    z = z.T  # in both places, and no square, which torch's exporter would keep: a graph holds landmarks once
+    squares = x.square().sum(dim=1, keepdim=True) + z.pow(2).sum(dim=0)
+    return (2 * x @ z - squares).clamp(max=0).exp()

@@ -6,6 +6,7 @@ here.
 """
 
 import contextlib
+import copy
 import logging
 import tempfile
 import warnings
@@ -106,14 +107,16 @@ def _trace(
     import onnx
     import torch
 
+    # The exporter passes inputs by position, which a forward that takes any names has none of.
+    by_position = copy.copy(tower)
+    by_position.forward = lambda *inputs: tower.forward(**dict(zip(example, inputs, strict=True)))
     with tempfile.TemporaryDirectory() as folder:  # in memory, no graph may be larger than 2 GB
         path = str(Path(folder) / "model.onnx")
         try:
             torch.onnx.export(
-                tower,
-                (),
+                by_position,
+                tuple(example.values()),
                 path,
-                kwargs=dict(example),
                 input_names=list(example),
                 output_names=list(output_names),
                 dynamic_axes={**free, **{name: {0: "n"} for name in output_names}},

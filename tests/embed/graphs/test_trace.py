@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from embed.engines.sessions import open_session
+from embed.graphs import trace
 from embed.graphs.trace import OPSET, certificate, export_tower
 
 
@@ -42,6 +43,24 @@ def test_same_module_gives_same_bytes_without_paths() -> None:
     first, second = (exported().SerializeToString(deterministic=True) for _ in range(2))
     assert first == second
     assert b".py" not in first and b"pkg." not in first
+
+
+class Named(Tower):
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(inputs["x"]) - super().forward(inputs["y"])
+
+
+def test_what_takes_inputs_by_any_name_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(trace, "_capture")  # which would do it too, in ten times the time
+    example = {"y": torch.zeros(2, 4), "x": torch.ones(2, 4)}
+    module = Named().eval()
+    model = export_tower(module, example, ["z"], {"y": {0: "n"}, "x": {0: "n"}})
+    y, x = np.random.default_rng(0).random((2, 5, 4), np.float32)
+    expected = module(x=torch.from_numpy(x), y=torch.from_numpy(y)).detach()
+    assert np.ptp(expected) > 0.1
+    found = open_session(model.SerializeToString()).run(None, {"x": x, "y": y})[0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert {tensor.name for tensor in model.graph.initializer} >= {"layer.weight", "layer.bias"}
 
 
 def test_fastpath_is_restored() -> None:
