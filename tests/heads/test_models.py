@@ -78,7 +78,7 @@ def test_onnx_gives_the_scores_that_torch_gives(config: HeadConfig, monkeypatch:
 def test_a_graph_holds_each_number_once(kind: Kind) -> None:
     head = shaken(HeadConfig(kind, 8, landmarks=400))
     numbers = sum(values.numel() for values in (*head.parameters(), *head.buffers()))
-    graph = export_head(head, {name: 8 for name in head.inputs}).graph
+    graph = export_head(head, dict.fromkeys(head.inputs, 8)).graph
     held = sum(math.prod(tensor.dims) for tensor in graph.initializer)
     assert held < numbers + 200, (held, numbers)
 

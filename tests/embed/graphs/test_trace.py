@@ -56,7 +56,7 @@ def test_what_takes_inputs_by_any_name_is_traced(monkeypatch: pytest.MonkeyPatch
     module = Named().eval()
     model = export_tower(module, example, ["z"], {"y": {0: "n"}, "x": {0: "n"}})
     y, x = np.random.default_rng(0).random((2, 5, 4), np.float32)
-    expected = module(x=torch.from_numpy(x), y=torch.from_numpy(y)).detach()
+    expected = module(x=torch.from_numpy(x), y=torch.from_numpy(y)).detach().numpy()
     assert np.ptp(expected) > 0.1
     found = open_session(model.SerializeToString()).run(None, {"x": x, "y": y})[0]
     np.testing.assert_allclose(found, expected, atol=1e-6)
