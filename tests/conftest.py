@@ -1,5 +1,6 @@
 """What tests of many modules begin with."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -18,6 +19,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from export_tiny import make_bundle  # imports torch, which most tests do without
 
     return make_bundle(tmp_path_factory)
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage, of which every export makes some, look through all that tests import."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
