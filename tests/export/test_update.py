@@ -5,6 +5,7 @@ import importlib
 import json
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from service_server import TOKEN, serving
 
 from embed.backbones.load import load_backbone
 from embed.spec import Source
+from export import measure
 from export.bundle_writer import export_bundle, export_outputs
 from export.cli import update as module
 from export.cli.main import main
@@ -27,6 +29,13 @@ from runtime.config import VotingConfig
 from runtime.scoring.bundle import open_bundle
 
 PROMPTS, EACH = 24, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_generated_pictures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "GENERATED_PICTURES", 6)
+        yield
 
 
 @pytest.fixture(scope="module")
