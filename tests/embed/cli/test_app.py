@@ -140,8 +140,8 @@ options:
   --port N              The port. (0 to 9; default 8)
   --verbose, -v         Print more on stderr: each line with the time and the
                         name of the module.
-  --quiet, -q           Print only errors on stderr: no progress, no warnings and
-                        no next steps.
+  --quiet, -q           Print only errors on stderr: no progress, no warnings
+                        and no next steps.
   --json                Print one JSON document on stdout, and everything else
                         on stderr.
   --help, -h            Print this page.
