@@ -63,8 +63,8 @@ class Wanted:
     """The precision to compute with. With auto it is the fastest one that satisfies --min-cosine."""
     device: Annotated[str, Internal()] = "auto"
     min_cosine: MinCosine = 0.999
-    """The lowest cosine allowed between the vectors and those of torch in fp32. With auto, faster engines must reach
-    it."""
+    """The lowest cosine allowed between the vectors and those of torch in fp32. An engine below it is
+    not used."""
     threads: Annotated[int | None, Range(1)] = None
     """The number of threads of the onnx engine. By default one for each core."""
 

@@ -124,7 +124,7 @@ class Known:
         return self.contents.contains(words(ids))
 
     def note(self, rows: Sequence[tuple[str, str | None, int | None, int | None]]) -> Bools:
-        """Return (n,) bool: which of the rows, which were just read and have a cache's key columns, the cache lacks."""
+        """Return (n,) bool: whether the cache lacks each row. The rows were just read and have its key columns."""
         if self._noted is None:
             return np.ones(len(rows), bool)  # rows that the cache has were skipped before they were read
         return self._noted.add(stack([fingerprint(*row) for row in rows]))

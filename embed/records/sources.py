@@ -119,8 +119,8 @@ def _require_same(first: Table, other: Table) -> None:
     for name in first.types.keys() & other.types.keys():
         if holds_bytes(first.types[name]) != holds_bytes(other.types[name]):
             raise InputError(
-                f"column {name!r} holds {first.types[name]} in {first.path} and {other.types[name]} in {other.path}:"
-                "; all shards must have the same types"
+                f"column {name!r} holds {first.types[name]} in {first.path} and {other.types[name]} in {other.path};"
+                " all shards must have the same types"
             )
 
 
