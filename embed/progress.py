@@ -16,7 +16,7 @@ class Step(Protocol):
 
 
 class Progress(Protocol):
-    """Called when work begins, with the `total` number of units or None. The context ends when the work ends or fails."""
+    """Called when work begins, with the `total` number of units or None. It is left when the work ends or fails."""
 
     def __call__(self, total: int | None, unit: str, description: str, /) -> AbstractContextManager[Step]: ...
 

@@ -67,9 +67,10 @@ def _eight_bits(values: np.ndarray) -> UInt8s:
 
 
 def preprocess(image: Image.Image, spec: Preprocess, whole: Whole | None = None) -> UInt8s:
-    """Return pixels, uint8 (h, w, 3), of a picture resized as `spec` says, or of its original `whole` if given.
+    """Return the pixels of a picture, uint8 (h, w, 3), resized as `spec` says.
 
-    They are equal, to the bit, to open_clip's `image_transform` of an RGB picture before it normalises, including its
+    If the picture was decoded smaller, `whole` describes the original, whose pixels are then returned. They
+    are equal, to the bit, to open_clip's `image_transform` of an RGB picture before it normalises, including its
     rounding. If that fails (a side that rounds to 0) or needs unlimited memory, they are the closest possible.
     """
     if image.mode != "L" or image.has_transparency_data:  # a grey picture is resized before it gets three channels

@@ -247,7 +247,7 @@ def _groups(table: Table, paths: str, ranks: str) -> pa.Table:
         named = None if ids is None else ids.slice(start, BATCH_ROWS)
         image, rank = pc.list_flatten(piece[paths]), pc.list_flatten(piece[ranks])
         refuse(table, any_in_list(empty(image), here), "a picture without a name", start, named)
-        refuse(table, any_in_list(~np.isfinite(rank.to_numpy()), here), "a rank that is no number", start, named)
+        refuse(table, any_in_list(~np.isfinite(rank.to_numpy()), here), "a rank that is not a number", start, named)
         parents = np.repeat(np.arange(len(piece)), here)
         prompt, group = piece["prompt"].take(parents), pa.array(start + parents)
         values = {"image": image, "prompt": prompt, "group": group, "rank": rank}

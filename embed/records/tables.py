@@ -127,7 +127,8 @@ class Table:
                     columns[name] = plain(rows[name])
                 except pa.ArrowInvalid as error:
                     raise InputError(
-                        f"{self.path}: column {name!r} holds {rows[name].type} that is no {type} ({error}); cast it"
+                        f"{self.path}: column {name!r} holds {rows[name].type} that does not fit {type} ({error});"
+                        " cast it"
                     ) from None
         return columns
 

@@ -85,7 +85,7 @@ def test_imagereward_groups(name: str, here: Path) -> None:
         ({"ranking": [1, 2]}, "generations and ranking differ in length: 'bad'"),
         ({"generations": None}, "generations is null: 'bad'"),
         ({"generations": ["1.webp", None, "3.webp"]}, "a picture without a name: 'bad'"),
-        ({"ranking": [1, None, 2]}, "a rank that is no number: 'bad'"),
+        ({"ranking": [1, None, 2]}, "a rank that is not a number: 'bad'"),
         ({"prompt": None}, "no prompt: 'bad'"),
     ],
 )
