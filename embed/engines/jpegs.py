@@ -79,7 +79,7 @@ def upright(picture: "Tensor", one: PlainJpeg, spec: Preprocess) -> "Tensor":
 
 
 def _groups(pictures: "Sequence[Tensor]", spec: Preprocess) -> Iterator[list[int]]:
-    """Yield row numbers of pictures of similar sizes; a group padded to its largest picture has TOGETHER pixels."""
+    """Yield row numbers of pictures of similar sizes; a group has at most TOGETHER pixels when padded."""
     rows: list[int] = []
     high = wide = 0
     for row in sorted(range(len(pictures)), key=lambda row: tuple(pictures[row].shape)):
