@@ -82,7 +82,7 @@ def test_several_rewards_are_added_on_one_scale_and_reported_each(
         ),
         (["--reward", "JUDGE", "--weights", "1,-2"], "every weight must be positive"),
         (["--prompts", "EMPTY"], "holds no prompt; wanted one a line"),
-        (["--prompts", "LATIN"], "is no text in UTF-8 (byte 3)"),
+        (["--prompts", "LATIN"], "is not a UTF-8 text (byte 3)"),
         (["--tensorboard", "LATIN"], "is a file; wanted a folder for --tensorboard"),
         (["--out", "LATIN/lora"], "LATIN is a file; choose another place"),
         (["--max-vram", "0.0001"], "a step with one picture takes"),

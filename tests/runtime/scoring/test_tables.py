@@ -78,7 +78,7 @@ def test_pictures_may_lie_elsewhere_than_the_table(scorer: Scorer, table: Path, 
     table.rename(elsewhere / "table.parquet")
     moved = TableConfig(images_root=str(tmp_path))
     assert score_table(scorer, elsewhere / "table.parquet", tmp_path / "out", moved)["errors"] == 2
-    with pytest.raises(InputError, match="where the pictures should be, is no folder"):
+    with pytest.raises(InputError, match="where the pictures should be, is not a folder"):
         score_table(scorer, elsewhere / "table.parquet", tmp_path / "none", TableConfig(images_root="/nowhere"))
 
 
