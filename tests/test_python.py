@@ -182,7 +182,7 @@ def test_what_shows_itself_is_escaped(tmp_path: Path) -> None:
         ({"hidden": "wide"}, "hidden given is 'wide'; wanted a whole number"),
         ({"head": "linear", "hidden": 8}, "--hidden is of fusion and does nothing for the head linear"),
         ({"max_missing": 2}, "max_missing is 2; wanted 0 to 1"),
-        ({"folds": 3, "test_fraction": 0.5}, "would be ignored beside"),
+        ({"folds": 3, "test_fraction": 0.5}, "has no effect together with"),
         ({}, "is a head already; say --overwrite"),
     ],
 )

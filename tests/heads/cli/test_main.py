@@ -82,7 +82,7 @@ def test_bad_input_is_one_line_and_two(folder: Path, capsys: pytest.CaptureFixtu
         captured = capsys.readouterr()
         assert captured.out == ""
         *warnings, error = captured.err.splitlines()
-        assert all(line.startswith("warning: intervals go by") for line in warnings), captured.err
+        assert all(line.startswith("warning: intervals rest on") for line in warnings), captured.err
         return error
 
     assert "nowhere is not a cache" in fails("train", "nowhere", "--data", "table.parquet", "--out", "head")

@@ -76,13 +76,13 @@ def test_pickscores_split_from_training_to_its_threshold(folder: Path, capsys: p
     found = run(capsys, *evaluate, "--baselines", "--prior-by", "model_0,model_1", *files)
     assert found["rows"] == 10 and found["part"].startswith("held out by split")
     assert found["pair_accuracy"] == trained["pair_accuracy"]
-    assert len(found["tie_thresholds"]) <= 1 and found["tie_thresholds_of"] == "the best on the rows for validation"
+    assert len(found["tie_thresholds"]) <= 1 and found["tie_thresholds_of"] == "the best on the validation rows"
     assert pq.read_table("scores.parquet").num_rows == 20
     # Another table of as many prompts: only what is new to the head is measured.
     table = pq.read_table("picks.parquet")
     pq.write_table(table.take(np.arange(119, -1, -1)), "picks.parquet")
     again = run(capsys, *evaluate)
-    assert again["rows"] == 80 and again["tie_thresholds_of"] == "of each part the best on the others"
+    assert again["rows"] == 80 and again["tie_thresholds_of"] == "the best for each part on the other parts"
     assert run(capsys, "evaluate", "head", "--cache", "cache", "--data", "table.parquet")["rows"] < ROWS
 
     for wrong, told in (
@@ -95,7 +95,7 @@ def test_pickscores_split_from_training_to_its_threshold(folder: Path, capsys: p
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1
     assert main(["train", "cache", "--data", "picks.parquet", "--held-out-prompts", "4", "--out", "new"]) == 2
-    assert "--held-out-prompts is of --split pickscore" in capsys.readouterr().err
+    assert "--held-out-prompts needs --split pickscore" in capsys.readouterr().err
 
 
 def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
     assert "margin is -1.0; wanted more than 0" in fails("--loss", "ranking", "--margin", "-1")
     for beside in (("--folds", "5"), ("--split", "pickscore")):
         error = fails("--test-fraction", "0.1", *beside)
-        assert f"--test-fraction 0.1 would be ignored beside {' '.join(beside)}" in error
+        assert f"--test-fraction 0.1 has no effect together with {' '.join(beside)}" in error
     assert "--weights names 2 and there are 1 tables" in fails("--weights", "1,2")
     assert "every weight must be positive" in fails("--weights", "-1")
     assert "near names: preference" in fails("--loss", "preferenc")
@@ -145,7 +145,7 @@ def test_without_a_head_a_small_table_gets_a_blend_in_five_folds(
     assert main([*start, "--split-seeds", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("auto: blend (60 rows are few")
-    assert any("kept is the head of 0" in line for line in lines)
+    assert any("the head of 0 is kept" in line for line in lines)
     _, manifest = load_head("head")
     assert manifest["head"]["kind"] == "blend" and manifest["split"]["folds"] == 5
     assert len(load_fold_heads("head")) == 5

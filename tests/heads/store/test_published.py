@@ -75,7 +75,7 @@ def test_an_imported_head_is_measured_like_any_other(
     result = json.loads(capsys.readouterr().out)
     assert result["pair_accuracy"]["value"] == 1.0
     assert result["rows"] == 20
-    assert "what the published head was trained on is unknown" in result["part"]
+    assert "it is unknown what the published head was trained on" in result["part"]
 
     save_file({"weight": torch.zeros(1, DIM + 1), "bias": torch.zeros(1)}, "wide.safetensors")
     assert main(["import", "wide.safetensors", "--cache", "cache", "--out", "other"]) == 2

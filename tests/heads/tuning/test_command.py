@@ -44,7 +44,7 @@ def test_from_files_to_a_folder(
     result = json.loads(said.out)
     assert result["figures"].keys() == {"reward", "judge", "diversity", "variety", "sharpness"}
     assert re.search(r"a step takes 0\.0\d+ GB with 2 pictures at once", said.err)
-    assert "--judge sees with the same backbone" in said.err
+    assert "--judge has the same backbone" in said.err
     manifest = json.loads((out / "tuning.json").read_text())
     assert manifest["reward"] == str(folder / "head") and len(manifest["history"]) == 3
     page = (out / "report.html").read_text()
