@@ -43,7 +43,7 @@ def test_the_options_of_a_loss_reach_it_and_its_resuming(
         patch.setattr("heads.api.training.evaluate", killed)
         main([*argv, "--margin", "0.2", "--out", "again"])
     assert main([*argv, "--margin", "0.4", "--out", "again", "--resume"]) == 2
-    assert "of another training" in capsys.readouterr().err
+    assert "belongs to another training" in capsys.readouterr().err
 
 
 def pick_a_pic(path: str) -> None:
@@ -107,16 +107,16 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
         assert error.count("\n") == 1
         return error
 
-    assert "--dropout is of fusion and does nothing for the head linear" in fails(
+    assert "--dropout is for fusion and does nothing for the head linear" in fails(
         "--head", "linear", "--dropout", "0.1"
     )
     assert "--learning-rate is of cosine and mlp and fusion" in fails("--head", "kernel", "--learning-rate", "1")
     assert "--penalty is of linear and kernel" in fails("--head", "fusion", "--penalty", "1")
     assert "--no-activations is of mlp" in fails("--head", "fusion", "--no-activations")
-    assert "no one head reads --hidden, --penalty together" in fails("--penalty", "1", "--hidden", "8")
+    assert "no head reads --hidden, --penalty together" in fails("--penalty", "1", "--hidden", "8")
     assert "device 'cuda:77' cannot be used here" in fails("--device", "cuda:77")
     assert "--device auto is not supported here; use cpu or cuda" in fails("--device", "auto")
-    assert "--margin is of triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
+    assert "--margin is for triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
     assert "--reduction is of cosine and mlp and fusion" in fails("--head", "linear", "--reduction", "sum")
     assert "margin is -1.0; wanted more than 0" in fails("--loss", "ranking", "--margin", "-1")
     for beside in (("--folds", "5"), ("--split", "pickscore")):
@@ -184,4 +184,4 @@ def test_min_ratio_is_of_heads_that_learn_from_pairs(folder: Path, capsys: pytes
     run(capsys, *plain, "auto", "--epochs", "1")
     assert json.loads((folder / "auto" / "head.json").read_text())["head"]["kind"] == "fusion"
     assert main([*plain, "blend", "--head", "blend"]) == 2
-    assert "a blend is fitted to rows, not to pairs; leave out --min-ratio" in capsys.readouterr().err
+    assert "the head blend learns from rows, not pairs; leave out --min-ratio" in capsys.readouterr().err

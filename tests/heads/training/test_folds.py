@@ -146,7 +146,7 @@ def test_rows_for_validation_choose_the_penalty() -> None:
 def test_rows_for_validation_without_a_winner_choose_nothing() -> None:
     one, _ = chosen_by_validation("fusion")
     one.labels.values["target"][one.split.validation] = 0.5
-    with pytest.raises(InputError, match="none of the 20 comparisons for validation has a winner"):
+    with pytest.raises(InputError, match="none of the 20 validation comparisons has a winner"):
         train_heads(one)
     nothing_left = Split(np.zeros_like(one.split.fold), one.split.group, 1, one.split.validation)
     one.labels.values["target"][one.split.validation] = 1.0
