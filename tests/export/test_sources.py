@@ -142,7 +142,7 @@ def test_a_catalogue_predicts_with_the_sources_that_its_table_names(
     assert found == [names[i] for i in np.argsort(-expected)]
     pq.write_table(pa.table(table | {"source_path": ["gone.png", *[None] * 4]}), tmp_path / "counts.parquet")
     assert main([*argv, "--overwrite"]) == 2
-    assert "1 pictures were made from others that have no vector, first 'gone.png'" in capsys.readouterr().err
+    assert "1 pictures were made from others that have no vector; the first is 'gone.png'" in capsys.readouterr().err
 
 
 def test_the_best_of_edits_is_chosen_with_what_they_edit(place: Path, scorer: Scorer, tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_who_lets_others_in_says_how() -> None:
     for host in ("0.0.0.0", "::", "10.0.0.1", "name"):
         with pytest.raises(InputError, match="lets other machines in"):
             require_token(host, (), no_token=False)
-    with pytest.raises(InputError, match="--no-token was given, and so was a token"):
+    with pytest.raises(InputError, match="--no-token was given together with a token"):
         require_token("127.0.0.1", ("word",), no_token=True)
 
 
