@@ -105,7 +105,7 @@ def require_names(names: Sequence[str]) -> None:
     for name in names:
         if not NAME.fullmatch(name) or name in (ALL, *OUTPUTS):
             raise InputError(
-                f"an output's name is {name!r}; wanted a letter followed by letters, digits and _, at most 40, and none of"
+                f"the output name {name!r}: wanted a letter, then letters, digits and _, 40 at most, not one of"
                 f" {', '.join((ALL, *OUTPUTS))}, which have another meaning; give --names"
             )
     columns = [spelled(name, value) for name in names for value in OUTPUTS]

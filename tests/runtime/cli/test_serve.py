@@ -109,7 +109,7 @@ def alive(pid: int) -> bool:
     ("options", "message"),
     [
         (["--token-file", "/nonexistent"], "No such file"),
-        (["--host", "0.0.0.0"], "there is no token: put one into $PLAUDIT_TOKEN or --token-file, or say --no-token"),
+        (["--host", "0.0.0.0"], "there is no token: put one into $PLAUDIT_TOKEN or --token-file, or give --no-token"),
         (["--host", "203.0.113.7", "--no-token"], "cannot listen on 203.0.113.7:8000"),
         (["--port", "99999"], "wanted"),
         (["--max-queue", "1"], "max_queue is 1; wanted at least max_items"),
