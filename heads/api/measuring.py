@@ -166,5 +166,5 @@ def _certainty(
         uncertainty = uncertainties(held, measured.labels, features, progress)
     except InputError as error:
         return {"missing": str(error)}
-    by = "heads trained anew that have not seen the pair" if held.own_split else "the head's own committee"
+    by = "newly trained heads that have not seen the pair" if held.own_split else "the head's own committee"
     return {"by": by, **certainty(measured, scores, uncertainty)}

@@ -134,7 +134,7 @@ def split_groups(labels: Labels, by: str | None) -> Ints:
         return np.where(prompt < 0, prompt.max() + 1 + image, prompt)
     if by is not None:
         known = ", ".join(labels.columns.schema.names) or "none but those of the labels"
-        raise InputError(f"--split-by {by!r} is no column of the table; it has {known}")
+        raise InputError(f"--split-by {by!r} is not a column of the table; it has {known}")
     if labels.kind == "counts" or (labels.kind == "ratings" and not 1 < len(np.unique(prompt)) < len(prompt)):
         return image
     alone = labels.values["group"].astype(np.int64) if labels.kind == "groups" else image

@@ -50,7 +50,7 @@ def _slice_of_rows(measured: Measured, column: str) -> tuple[list[str], Ints]:
         names = [f"{value:g}" for value in distinct]
     else:
         known = sorted({*labels.columns.schema.names, *labels.values} - {"group"})
-        raise InputError(f"--slice-by {column!r} is no column of the table; it has {', '.join(known)}")
+        raise InputError(f"--slice-by {column!r} is not a column of the table; it has {', '.join(known)}")
     if numeric is None or len(names) <= 2 * BINS:
         return names, number
     edges = np.unique(np.nanquantile(numeric[measured.split.fold >= 0], np.linspace(0, 1, BINS + 1)[1:-1]))

@@ -89,7 +89,7 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
 
     thirds = got["uncertainty"]["thirds"]
     assert sum(part["pairs"] for part in thirds) == got["pairs"]
-    assert got["uncertainty"]["by"] == "heads trained anew that have not seen the pair"
+    assert got["uncertainty"]["by"] == "newly trained heads that have not seen the pair"
     page = (folder / "r.html").read_text()
     assert page.count("<circle", page.index("how sure it is?"), page.index("every paper")) == len(
         got["uncertainty"]["bins"]
