@@ -11,7 +11,7 @@ from heads.config import Protocol
 def evaluate(
     head: str, /, *, cache: str, held_out: HeldOutOptions, protocol: partial[Protocol], asked: Asked
 ) -> dict[str, object]:
-    """Measure a head on the part that was held out from it, or on a table that it has not seen, by every rule.
+    """Measure a head on the part that was held out from it, or on a table that it has not seen.
 
     Example:
         plaudit heads evaluate head --cache cache --data likes.csv --report a.html
@@ -40,7 +40,7 @@ def compare(
 
     Args:
         first: A folder made by `python -m heads train`.
-        second: Another one.
+        second: Another such folder.
         cache: The cache with the vectors of the table.
     """
     from heads.api.lines import protocol_line

@@ -193,7 +193,7 @@ def test_a_killed_run_goes_on_and_one_that_diverges_is_the_users(
         patch.setattr(train, "accuracy_of", die)
         heads(list(argv))
     assert heads([*argv, "--seed", "1"]) == 2
-    assert "of another training" in capsys.readouterr().err
+    assert "belongs to another training" in capsys.readouterr().err
     measured.append(0.0)  # a fourth and more do not die
     with monkeypatch.context() as patch:
         patch.setattr(train, "accuracy_of", die)
@@ -216,7 +216,7 @@ def test_a_mode_is_asked_for_once(folder: Path, capsys: pytest.CaptureFixture[st
     assert heads([*TUNE, "--mode", "all", "--wise", "2"]) == 2
     assert "wise is 2.0; wanted auto or 0 to 1" in capsys.readouterr().err
     assert heads([*TUNE, "--mode", "all", "--distance", "cosine"]) == 2
-    assert "--distance is of triplet and does nothing for the loss preference" in capsys.readouterr().err
+    assert "--distance is for triplet and does nothing for the loss preference" in capsys.readouterr().err
 
 
 def test_social_rewards_commands_write_its_files(

@@ -130,7 +130,7 @@ def test_a_tracker_that_fails_is_warned_of_once(caplog: pytest.LogCaptureFixture
     tracker.figures({"x": {"value": 1.0, "low": None, "reason": "few"}})
     tracker.close(False)
     assert told[0][:2] == ("a", 1) and [record.message for record in caplog.records] == [
-        "the tracker failed, and may lack some of this run: gone"
+        "the tracker failed and may lack a part of this run: gone"
     ]
 
 
@@ -142,5 +142,5 @@ def test_what_is_no_tracker_is_refused_before_any_training(folder: Path, capsys:
     assert main(argv) == 2 and "--tracker is 'comet'" in capsys.readouterr().err and not Path("head").exists()
     require_tracker(None)
     Path("file").write_text("")
-    with pytest.raises(InputError, match="the run cannot be opened there"), tracking("tensorboard:file/x", "a"):
+    with pytest.raises(InputError, match="cannot open a run there"), tracking("tensorboard:file/x", "a"):
         pass

@@ -44,7 +44,7 @@ def test_from_files_to_a_folder(
     result = json.loads(said.out)
     assert result["figures"].keys() == {"reward", "judge", "diversity", "variety", "sharpness"}
     assert re.search(r"a step takes 0\.0\d+ GB with 2 pictures at once", said.err)
-    assert "--judge sees with the same backbone" in said.err
+    assert "--judge has the same backbone" in said.err
     manifest = json.loads((out / "tuning.json").read_text())
     assert manifest["reward"] == str(folder / "head") and len(manifest["history"]) == 3
     page = (out / "report.html").read_text()
@@ -142,6 +142,6 @@ def test_out_of_memory_is_said_in_one_line_and_the_same_command_goes_on(
         patch.setattr(Run, "score", score)
         assert main(given) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "memory is at its end" in said and "the 1 steps so far are in" in said and not out.exists()
+    assert "memory ran out" in said and "the 1 steps so far are in" in said and not out.exists()
     assert main([*given, "--accumulate", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 2 and not Path(f"{out}.checkpoints").exists()
