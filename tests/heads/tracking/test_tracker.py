@@ -51,6 +51,21 @@ def test_tensorboard_has_curves_and_figures(folder: Path, capsys: pytest.Capture
     assert {"parameters/text_summary"} <= set(run.Tags()["tensors"])
 
 
+def test_an_evaluation_is_a_run_with_its_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trained(capsys, "tensorboard:training")
+    argv = "evaluate head --cache cache --data likes.csv --report a.html --tracker tensorboard:logs --json"
+    assert main(argv.split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    run = EventAccumulator("logs").Reload()
+    assert run.Scalars("result/pair_accuracy")[0].value == pytest.approx(found["pair_accuracy"]["value"])
+    for scorer in ("head", "ridge"):
+        low = found["metrics"]["spearman"]["scores"][scorer]["low"]
+        assert run.Scalars(f"result/metrics/spearman/{scorer}/low")[0].value == pytest.approx(low)
+    assert {"parameters/text_summary", "files/text_summary"} <= set(run.Tags()["tensors"])
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_mlflow_has_parameters_curves_and_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mlflow = pytest.importorskip("mlflow")

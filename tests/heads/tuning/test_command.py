@@ -39,6 +39,7 @@ def test_from_files_to_a_folder(
 ) -> None:
     out, judge = tmp_path / "lora", str(folder / "judge")
     more = ["--judge", judge, "--tensorboard", str(tmp_path / "tb"), "--json", "--max-vram", "0.05"]
+    more += ["--tracker", f"tensorboard:{tmp_path / 'runs'}"]
     assert main(words(pipelines, folder, out, *more)) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
@@ -53,6 +54,10 @@ def test_from_files_to_a_folder(
     events = EventAccumulator(str(tmp_path / "tb")).Reload()
     assert [event.step for event in events.Scalars("guards/judge")] == [0, 1, 2]
     assert len(events.Images("pictures")) == 3
+    tracked, curves = (EventAccumulator(str(tmp_path / path)).Reload() for path in ("runs", "runs/guards"))
+    assert [event.value for event in curves.Scalars("judge")] == [event.value for event in events.Scalars("guards/judge")]
+    assert tracked.Scalars("result/judge/after")[0].value == pytest.approx(result["figures"]["judge"]["after"])
+    assert len(tracked.Images("pictures")) == 3
     assert main(words(pipelines, folder, out, *more)) == 2  # without --overwrite
     assert "say --overwrite to replace it" in capsys.readouterr().err
 
