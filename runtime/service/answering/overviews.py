@@ -47,7 +47,9 @@ class CatalogueAnswer(Origin):
     reads_text: Annotated[bool, Field(description="whether queries may be texts")]
     head_reads_text: bool
     has_prompts: Annotated[bool, Field(description="whether every picture has a prompt of its own")]
-    head_unreadable: Annotated[str | None, Field(description="why the head cannot score the catalogue, if so")]
+    head_unreadable: Annotated[
+        str | None, Field(description="why the head cannot score the catalogue, or not all of it, if so")
+    ]
     report: Annotated[bool, Field(description="whether GET /v1/report gives an evaluation")]
 
 

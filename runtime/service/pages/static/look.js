@@ -309,7 +309,7 @@ function Ranking({ wish, about, onChange }) {
         />
       </label>`
     }
-    ${about?.head_unreadable && html`<p class="quiet">No scores by the head: ${about.head_unreadable}.</p>`}
+    ${about?.head_unreadable && html`<p class="quiet">Without a score by the head: ${about.head_unreadable}.</p>`}
   </section>`;
 }
 
