@@ -64,7 +64,8 @@ def head_outputs(
 ) -> dict[str, Float32s]:
     """(n,) of each readable output, for every picture under the prompt or, without one, under its own.
 
-    What reads the picture that another was made from is NaN where the catalogue lacks that. Prompts become vectors by `embed_prompts`, which another bundle of the same backbone may do, or by the scorer.
+    What reads the picture that another was made from is NaN where the catalogue lacks that. Prompts become vectors by
+    `embed_prompts`, which another bundle of the same backbone may do, or by the scorer.
     """
     outputs = readable(scorer)
     if not outputs:
