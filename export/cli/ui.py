@@ -7,6 +7,7 @@ from typing import Annotated
 
 from embed.options import Range
 from embed.spec import InputError
+from export.cli.whole import SCORES
 from runtime.config import RequestLimits, ServiceConfig, VotingConfig
 
 VOTES = "votes.db"  # in the folder
@@ -32,6 +33,7 @@ def ui(folder: Path, /, *, port: Annotated[int, Range(0, 65_535)] = 8000, open: 
             f"{folder} has no bundle to show: `plaudit run TABLE --images PICTURES --out {folder}` makes one, and"
             " `plaudit runtime serve BUNDLE --pages` shows one from elsewhere"
         )
+    scores = folder / SCORES
     there = (catalogue / "manifest.json").is_file()
     votes = str(folder / VOTES) if there and find_spec("sqlalchemy") else None
     from runtime.cli.serve import serve
@@ -45,6 +47,7 @@ def ui(folder: Path, /, *, port: Annotated[int, Range(0, 65_535)] = 8000, open: 
             pages=True,
             catalogue=catalogue if there else None,
             report=report if report.is_file() else None,
+            scores=scores if there and scores.is_file() else None,
         ),
         limits=RequestLimits(),
         voting=VotingConfig(votes=votes),

@@ -37,8 +37,7 @@ def readable(scorer: Scorer) -> list[Output]:
 def unreadable(scorer: Scorer, catalogue: Catalogue) -> str | None:
     """Why no output can be computed for a catalogue's vectors, or not for some of its pictures; None where all can."""
     if not readable(scorer):
-        missing = sorted(set(scorer.inputs) - KEPT)
-        return f"the bundle's head reads {', '.join(missing)}, which a catalogue does not keep; give --scores"
+        return "the bundle's head reads features before the projection, which a catalogue does not keep; give --scores"
     if not any(SOURCE in output.inputs for output in readable(scorer)):
         return None
     absent = int((source_rows(catalogue) == ABSENT).sum())

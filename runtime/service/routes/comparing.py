@@ -64,11 +64,10 @@ class Comparing:
         self._scoring: asyncio.Task[None] | None = None
 
     async def voter(self, request: Request, given: str | None) -> str:
-        """Who asks: whom the sign-in has named, or the key of an invitation, or else who they say they are."""
-        if (named := getattr(request.state, "voter", None)) is not None:
-            return str(named)
+        """Who asks: where invitations are wanted, whom their key names; or else whom the sign-in has named, or who they
+        say they are."""
         if self.config.voters == "free":
-            return given or ANYONE
+            return self.signed_in(request) or given or ANYONE
         cookies: SimpleCookie = SimpleCookie(request.headers.get("cookie", ""))
         if COOKIE in cookies:
             voter = await self.read(partial(voter_of_key, key=cookies[COOKIE].value))
@@ -76,9 +75,18 @@ class Comparing:
                 return voter
         raise Problem(403, "not invited", "who votes here needs an invitation; open the link that you were given")
 
+    def signed_in(self, request: Request) -> str | None:
+        """Whom the sign-in has named, if anyone."""
+        named = getattr(request.state, "voter", None)
+        return None if named is None else str(named)
+
+    def may_name_themselves(self, request: Request) -> bool:
+        """Whether who asks votes under the name that the request gives."""
+        return self.config.voters == "free" and self.signed_in(request) is None
+
     async def owner(self, request: Request) -> str | None:
         """Whose showings a request may answer; None for anyone's, who has to know their ids."""
-        if self.config.voters == "free" and getattr(request.state, "voter", None) is None:
+        if self.may_name_themselves(request):
             return None
         return await self.voter(request, None)
 
