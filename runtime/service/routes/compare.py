@@ -293,7 +293,10 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
             return Response(status_code=304, headers=headers)
         return Response(found, headers=headers, media_type="image/webp")
 
-    @app.get(f"{PATH}/summary", responses={status: ERRORS[status] for status in (401, 500, 504)} | {503: REFUSED[503]})
+    unheard: dict[int | str, dict[str, Any]] = {503: REFUSED[503]}
+    unheard |= {status: ERRORS[status] for status in (401, 500, 504)}
+
+    @app.get(f"{PATH}/summary", responses=unheard)
     async def summary() -> dict[str, object]:
         """Counts, agreement, position bias and speed of all votes, and every update of the head."""
         return (await comparing.read(summarise)).to_json()
