@@ -168,13 +168,17 @@ class VotingConfig:
     """The seconds below which a vote is marked as too fast."""
     votes_per_minute: Annotated[int, Range(1)] = 60
     """The votes of one person in a minute; more are answered with 429."""
+    votes_per_pair: Annotated[int | None, Range(1)] = None
+    """The votes that a pair gets, each of another person, before it is shown to nobody else. By default everybody's."""
     voters: Literal["free", "invited"] = "free"
     """Who votes: anyone under any name, or who has opened a link of `python -m runtime votes invite`."""
 
     def __post_init__(self) -> None:
         require_valid(self)
         if self.votes is None and (given := [name for name in _OF_VOTES if getattr(self, name) is not None]):
-            raise InputError(f"--{given[0]} does nothing without --votes; name the database with --votes votes.db")
+            raise InputError(
+                f"--{given[0].replace('_', '-')} does nothing without --votes; name the database with --votes votes.db"
+            )
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ class VotesExportConfig:
         require_valid(self)
 
 
-_OF_VOTES = ("candidates", "generator", "gold", "instructions", "vote_goal")
+_OF_VOTES = ("candidates", "generator", "gold", "instructions", "vote_goal", "votes_per_pair")
 
 
 @dataclass(frozen=True)
