@@ -159,7 +159,7 @@ def test_a_database_that_is_locked_says_so_and_loses_nothing(
         post(running, "votes", 201, **first)
         another.execute("begin immediate")
         refused = post(running, "votes", 503, **second)["error"]
-        assert refused["reason"] == "service unavailable" and "this choice is not kept" in refused["message"]
+        assert refused["reason"] == "service unavailable" and "this choice is not stored" in refused["message"]
         another.rollback()
         assert running.client.get("/v1/compare/summary").json()["votes"] == 1
         post(running, "votes", 201, **second)
