@@ -42,7 +42,7 @@ def test_a_bundle_has_them_beside_the_others_and_a_cpu_does_without(tmp_path: Pa
     operators = {path.name for path in bundle.glob("*.onnx") if b"SkipLayerNormalization" in path.read_bytes()}
     assert operators == {f"{part}.fp16-cuda.onnx" for part in ("image", "text", "model")}
     assert Scorer.load(bundle).precision == "fp32"
-    with pytest.raises(BundleError, match=r"fp16-cuda run on CUDA alone.*--provider cuda"):
+    with pytest.raises(BundleError, match=r"fp16-cuda run only on CUDA.*--provider cuda"):
         Scorer.load(bundle, SessionConfig(precision="fp16-cuda"))
 
 

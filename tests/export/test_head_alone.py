@@ -142,7 +142,7 @@ def test_without_a_bundle_a_prompt_has_no_vector(place: Path, capsys: pytest.Cap
         == 0
     )
     assert runtime_main.main(["similar", out, "--text", "a cat"]) == 2
-    assert "names no bundle to encode queries with; say --bundle BUNDLE, or ask without one" in capsys.readouterr().err
+    assert "names no bundle to encode queries with; give --bundle BUNDLE, or ask without one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [("--space",), ("--precision", "fp16")])

@@ -113,7 +113,7 @@ def test_votes_make_a_better_head_and_shuffled_ones_none(
     given[2], given[6] = str(folder / "shuffled.db"), str(folder / "old")
     assert main([*given, "--max-p", "0.002"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert not found["promoted"] and "not shown to be better" in found["why"]
+    assert not found["promoted"] and "not proven better" in found["why"]
     assert open_bundle(folder / "old").digest == before
 
 

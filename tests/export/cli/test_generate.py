@@ -124,14 +124,14 @@ def test_the_folder_is_one_that_runtime_chooses_from(made: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--seeds", "3..1"], "is no seed and no range"),
+        (["--seeds", "3..1"], "is neither a seed nor a range"),
         (["--best", "nowhere"], "nowhere"),
         (["--prompts", "LATIN"], "is not a UTF-8 text (byte 3)"),
         (["--templates", "LATIN"], "is not a UTF-8 text (byte 3)"),
-        (["--lora", "HEAD"], "is no tuned generator"),
+        (["--lora", "HEAD"], "is not a tuned generator"),
         (["--out", "OTHER"], "is not a folder of generated pictures and not empty (it has mine.txt)"),
         (["--guidance", "0.5"], "guidance"),
-        (["--lora", "nowhere"], "nowhere is no tuned generator"),
+        (["--lora", "nowhere"], "nowhere is not a tuned generator"),
         (["--serve"], "--serve takes no --prompts"),
     ],
 )

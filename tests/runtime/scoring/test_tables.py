@@ -164,7 +164,7 @@ def test_a_damaged_job_is_said_in_words(scorer: Scorer, table: Path, tmp_path: P
     [
         ({"picture": ["a"], "prompt": ["b"]}, "no column 'image', only"),
         ({"image": ["a"], "text": ["b"]}, "no column 'prompt', only .* --prompt-column"),
-        ({"image": ["a"], "prompt": ["b"], "score": [1.0]}, "column 'score', as the scores"),
+        ({"image": ["a"], "prompt": ["b"], "score": [1.0]}, "column 'score', which is the name of a score"),
     ],
 )
 def test_columns_that_do_not_fit_are_named(
