@@ -55,7 +55,9 @@ def test_from_files_to_a_folder(
     assert [event.step for event in events.Scalars("guards/judge")] == [0, 1, 2]
     assert len(events.Images("pictures")) == 3
     tracked, curves = (EventAccumulator(str(tmp_path / path)).Reload() for path in ("runs", "runs/guards"))
-    assert [event.value for event in curves.Scalars("judge")] == [event.value for event in events.Scalars("guards/judge")]
+    assert [event.value for event in curves.Scalars("judge")] == [
+        event.value for event in events.Scalars("guards/judge")
+    ]
     assert tracked.Scalars("result/judge/after")[0].value == pytest.approx(result["figures"]["judge"]["after"])
     assert len(tracked.Images("pictures")) == 3
     assert main(words(pipelines, folder, out, *more)) == 2  # without --overwrite
