@@ -1,6 +1,6 @@
 """Memory whose pages are locked, which a CUDA device reads by itself: the driver makes no copy of its own in between.
 
-Numpy and the standard library only. The CUDA runtime is the one that onnxruntime has loaded; where none is, or where
+The CUDA runtime is the one that onnxruntime has loaded; where none is, or where
 it locks nothing, memory is as usual. No machine with such a device has run this yet.
 """
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from embed.arrays import UInt8s
+from embed.engines.recording import recordings
 
 PORTABLE = 1  # cudaHostRegisterPortable: locked for every device and thread of the process
 MAPS = Path("/proc/self/maps")
@@ -27,7 +28,9 @@ def locked_array(shape: tuple[int, ...]) -> UInt8s:
     if runtime is None or not array.size:
         return array
     address = ctypes.c_void_p(array.ctypes.data)
-    if runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(PORTABLE)):
+    with recordings.using():
+        failed = runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(PORTABLE))
+    if failed:
         runtime.cudaGetLastError()  # forgets the error, or onnxruntime's next call would take it for its own
     else:
         weakref.finalize(array, runtime.cudaHostUnregister, address).atexit = False  # CUDA may be gone by then
