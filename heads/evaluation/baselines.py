@@ -69,7 +69,7 @@ def task_of(
     """The training that `manifest` records, on the table that was held out from alone."""
     recorded = manifest["training"]
     training = TrainConfig(**{f.name: recorded[f.name] for f in fields(TrainConfig) if f.name in recorded})
-    config = config_from_json(manifest["head"])
+    config, training = config_from_json(manifest["head"]), replace(training, bf16=False)  # this is on the CPU
     return Task(labels, features, split, config, training, recorded.get("min_ratio"), progress=progress)
 
 
