@@ -14,7 +14,7 @@ Row = TypeVar("Row")
 
 
 class Batches(Generic[Row]):
-    """Rows on their way through `encode`, `at_once` batches of `size` side by side; they start anew with every `take`."""
+    """Rows through `encode`, `at_once` batches of `size` side by side; batches start anew with every `take`."""
 
     def __init__(self, encode: Callable[[list[Row]], list[Float32s]], size: int, at_once: int = 1) -> None:
         self._encode = encode
