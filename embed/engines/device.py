@@ -1,4 +1,4 @@
-"""A graph on a CUDA device, its inputs and outputs kept there: nothing is allocated in a run, and few calls start it.
+"""Run a graph on a CUDA device with inputs and outputs kept there: a run allocates nothing and needs few calls.
 
 Batches have one of a few sizes. For each, the device's memory is set aside once and, where `cuda_graph` is set, all
 kernels of a run are recorded and later started as one. Fewer inputs than the size are padded with what was there.
@@ -31,8 +31,10 @@ PLACES = 2  # of each size: one is computed and one is filled
 
 
 def sizes_for(count: int, sizes: Sequence[int]) -> list[int]:
-    """Batches, each of one of the `sizes`, ascending, that hold so many inputs in the least time; the last may have
-    room left."""
+    """Return the batch sizes, each one of the ascending `sizes`, that run `count` inputs in the least time.
+
+    Their sum may be larger than `count`; then the last batch is not full.
+    """
     if count <= 0:
         return []
     room = [size for size in sizes if size >= count][:1]
@@ -57,7 +59,10 @@ class _Place:
 
 
 class DeviceGraph:
-    """A session of one input, whose first dimension alone is free, as a function of arrays for any threads."""
+    """A function of arrays that runs a session of one input on a device. It may be called from any thread.
+
+    Only the first dimension of the input may be free.
+    """
 
     def __init__(
         self, session: "InferenceSession", sizes: Sequence[int] = SIZES, device: str = "cuda", cuda_graph: bool = False
@@ -110,7 +115,7 @@ class DeviceGraph:
                 self._free[size].put(place)
 
     def close(self) -> None:
-        """End the thread; nothing can be run any more."""
+        """End the thread. Nothing can be run after that."""
         self._thread.shutdown()
 
     def _places(self, size: int) -> "queue.SimpleQueue[_Place]":

@@ -60,5 +60,5 @@ class Batches(Generic[Row]):
     def _encoded(self, rows: list[Row]) -> list[Float16s]:
         vectors = [array.astype(np.float16) for array in self._encode(rows)]
         if not all(np.isfinite(array).all() for array in vectors):
-            raise InputError("the backbone gave vectors that are no numbers; try --precision fp32")
+            raise InputError("the backbone gave vectors that are not finite; try --precision fp32")
         return vectors

@@ -82,7 +82,8 @@ def test_a_failed_download_names_the_way_without_a_hub(monkeypatch: pytest.Monke
     monkeypatch.setattr(open_clip, "download_pretrained", no_download)
     monkeypatch.setattr(checkpoints, "download_pretrained_from_hf", no_download)
     for source in (Source("ViT-B-32", "laion2b_s34b_b79k"), Source("hf-hub:someone/model")):
-        assert error(source) == "download failed (no network here); a file, or a folder as local-dir:PATH, needs none"
+        wanted = "Without a network, give a file, or a folder as local-dir:PATH"
+        assert error(source) == f"download failed (no network here). {wanted}"
 
 
 def test_weights_downloaded_before_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +242,7 @@ def test_a_configuration_that_open_clip_cannot_build_is_the_users(
 def test_the_tokenizer_must_be_the_text_towers(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     config = CONFIG | {"text_cfg": CONFIG["text_cfg"] | {"vocab_size": 32000}}
     small = weights | {"token_embedding.weight": torch.zeros(32000, 32)}
-    assert "knows 49408 tokens and its text tower 32000" in error(make_folder(tmp_path, small, config))
+    assert "knows 49408 tokens, but its text tower only 32000" in error(make_folder(tmp_path, small, config))
 
 
 def test_tokenizers_are_open_clips_choice() -> None:
