@@ -4,6 +4,8 @@
     python benchmarks/gpu.py --dry-run                                    all of it with tiny sizes on a CPU
     python benchmarks/gpu.py --sections job,search --engines torch:fp16,onnx:fp16 --workers 16
 
+What has to hold is printed beside what was found, in a line that begins with "wanted:", as soon as it is known.
+
     a ceilings    a large matrix product, and copies on the device and to it
     b towers      onnxruntime's graphs and torch, by backbone and batch
     c job         the whole embedding job on JPEG files; decoding, copying and the engine apart
@@ -184,7 +186,10 @@ def run_here(name: str, args: argparse.Namespace) -> None:
     gc.freeze()  # so that garbage collection does not look through what was imported before
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
-        found = importlib.import_module(f"on_gpu.{name}").measure(context(args))
+        surroundings = context(args)
+        found = importlib.import_module(f"on_gpu.{name}").measure(surroundings)
+        if surroundings.wanted:
+            found["wanted"] = surroundings.wanted
         (args.folder / f"{name}.json").write_text(json.dumps(found))
     except Exception as error:
         traceback.print_exc()

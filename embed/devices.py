@@ -1,11 +1,16 @@
-"""Find the device that torch computes on."""
+"""Which device torch computes on, and how a tensor gets there."""
 
 import platform
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embed.spec import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def resolve_device(name: str, supported: Collection[str] = ()) -> str:
@@ -32,3 +37,10 @@ def resolve_device(name: str, supported: Collection[str] = ()) -> str:
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used here: {str(error).partition(chr(10))[0]}") from None
     return name
+
+
+def moved(tensor: "Tensor", device: "torch.device") -> "Tensor":
+    """The tensor on a device; on CUDA without waiting for what that still computes."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)  # torch keeps the pinned copy until it is read

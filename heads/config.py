@@ -133,6 +133,9 @@ class TrainConfig(LossOptions):
     other number of epochs training does not stop early."""
     warmup: Annotated[float, Range(0, below=1), Internal()] = 0.05  # share of steps in which the rate rises
     max_grad_norm: Annotated[float, Range(above=0), Internal()] = 1.0
+    bf16: Annotated[bool, Only("head", STEPPED)] = False
+    """Compute the head's products in bfloat16 while it is trained, with --device cuda. Weights, losses and scores stay
+    in float32."""
     penalty: Annotated[float | None, Range(above=0), Only("head", SOLVED)] = None  # see `heads.training.convex`
     """The penalty on the squared weights. By default the one with the lowest loss on validation rows."""
     seed: Annotated[Seed, Internal()] = 0

@@ -6,8 +6,9 @@ batch without pairs) contributes 0 and a gradient of 0.
 
 `weight` is one number per example; in the papers it is 1 / (number of the prompt's examples). A weighted mean is
 sum_i w_i l_i / sum_j w_j over the batch. `target` is the probability that side a is preferred: 1, 0, 0.5 for a
-tie, or anything between. `group` holds a whole number per row. Rows with equal numbers are compared with each other,
-wherever they are in the batch. It may stay on the CPU. In `rank` the lowest number is the best.
+tie, or anything between. `group` holds a whole number per row; rows with equal numbers are compared with each
+other, wherever they stand in the batch. In `rank` the lowest number is the best. Both may stay on the CPU, and no
+device is then waited for.
 """
 
 from functools import reduce
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from embed.devices import moved
 from embed.wording import unknown_name
 from heads.config import Distance, Reduction
 from heads.pairs import pairs_within
@@ -96,10 +98,10 @@ def ranking(
     HPSv2's own mean also counts the diagonal, ties and padding, which only scales it. Memory grows with the pairs.
     """
     scores, rank = _wide(scores, rank)
-    first, second = _pairs(group, scores.device)
-    lead = rank[second] - rank[first]  # positive if the first is better
-    first, second, lead = first[lead != 0], second[lead != 0], lead[lead != 0]
-    # The gradient of index_select is summed in a fixed order, unlike that of scores[first].
+    first, second, rank = *_pairs(group), rank.cpu()
+    lead = rank[second] - rank[first]  # positive where the first is the better
+    first, second, lead = (moved(each[lead != 0], scores.device) for each in (first, second, lead))
+    # Here and below index_select, whose gradient is summed in a fixed order; that of scores[first] is not.
     difference = scores.index_select(0, first) - scores.index_select(0, second)
     if margin is None:
         return _reduce(F.softplus(-difference * lead.sign()), None, reduction)
@@ -114,11 +116,11 @@ def listwise(scores: Tensor, group: Tensor, rank: Tensor) -> Tensor:
     holds all of them (Breslow 1974), so that tied rows get similar scores. Memory grows with the pairs.
     """
     scores, rank = _wide(scores, rank)
-    first, second = _pairs(group, scores.device)
-    row = torch.arange(len(scores), device=scores.device)
+    first, second, rank, group = *_pairs(group), rank.cpu(), group.cpu()
+    row = torch.arange(len(scores))
     no_worse, no_better = rank[first] <= rank[second], rank[first] >= rank[second]
-    chooser = torch.cat([row, first[no_worse], second[no_better]])
-    candidate = torch.cat([row, second[no_worse], first[no_better]])
+    chooser = moved(torch.cat([row, first[no_worse], second[no_better]]), scores.device)
+    candidate = moved(torch.cat([row, second[no_worse], first[no_better]]), scores.device)
     offered = scores.index_select(0, candidate)
     peak = scores.detach().scatter_reduce(0, chooser, offered.detach(), "amax")
     total = torch.zeros_like(scores).index_add(0, chooser, (offered - peak.index_select(0, chooser)).exp())
@@ -132,9 +134,9 @@ def rating(scores: Tensor, ratings: Tensor, weight: Tensor | None = None) -> Ten
     return _reduce((scores - ratings).square(), weight)
 
 
-def _pairs(group: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """`pairs_within` as tensors on a device."""
-    first, second = (torch.from_numpy(rows).to(device) for rows in pairs_within(group.numpy(force=True)))
+def _pairs(group: Tensor) -> tuple[Tensor, Tensor]:
+    """`pairs_within` as tensors on the CPU."""
+    first, second = map(torch.from_numpy, pairs_within(group.numpy(force=True)))
     return first, second
 
 

@@ -46,6 +46,9 @@ def test_every_section_gives_its_figures(tmp_path: Path) -> None:
     for name, section in found["sections"].items():
         assert KEYS[name] <= set(section), name
         assert not [(key, value) for key, value in numbers(section) if key.endswith(RATES) and not value > 0], name
+    judged = {name for name, section in found["sections"].items() if section.get("wanted")}
+    assert judged == {"towers", "job", "service", "parity", "training"}
+    assert done.stdout.count("\nwanted: ") == sum(len(found["sections"][name]["wanted"]) for name in judged)
     assert found["machine"]["torch"] and found["machine"]["providers"]
     assert found["sections"]["service"]["fp32, 2 decoders"]["refused"] == 0
     job = found["sections"]["job"]["tiny"]

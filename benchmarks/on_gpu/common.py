@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from typing import TypeVar
@@ -25,10 +25,11 @@ class Context:
     dry_run: bool
     photos: Path
     folder: Path
-    engines: tuple[tuple[Runner, Precision], ...]  # the engines of the embedding job
-    precisions: tuple[BundlePrecision, ...]  # the precisions of the served bundle
-    workers: int  # the number of decoding processes
-    models: tuple[str, ...]  # measured one after another; in a dry run a tiny one replaces each
+    engines: tuple[tuple[Runner, Precision], ...]  # of the embedding job
+    precisions: tuple[BundlePrecision, ...]  # of the bundle that is served
+    workers: int  # processes that decode
+    models: tuple[str, ...]  # that are measured one after another; in a dry run one tiny one stands for them
+    wanted: list[dict[str, object]] = field(default_factory=list)  # what `want` was told
 
     def say(self, text: str = "") -> None:
         """Print at once, so that a run that is stopped has printed its results."""
@@ -37,6 +38,14 @@ class Context:
     def show(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         """Print a table."""
         self.say("\n".join(table(header, rows)))
+
+    def want(self, what: str, found: float, least: float | None = None, most: float | None = None) -> None:
+        """Print a figure beside what it has to be, at once, and keep both. Of a dry run neither says anything."""
+        holds = (least is None or found >= least) and (most is None or found <= most)
+        bound = f"at least {least:,.4g}" if least is not None else f"at most {most:,.4g}"
+        verdict = "a dry run" if self.dry_run else "holds" if holds else "FALLS SHORT"
+        self.say(f"wanted: {what}: {found:,.4g}, {bound}: {verdict}")
+        self.wanted.append({"what": what, "found": float(found), "least": least, "most": most, "holds": bool(holds)})
 
     def sized(self, full: Size, tiny: Size) -> Size:
         """Return `full`, or `tiny` in a dry run."""

@@ -32,8 +32,9 @@ import sys
 from pathlib import Path
 from runtime.cli.serve import serve_locally
 from runtime.config import ServiceConfig
-bundle, provider, precision, decoders = sys.argv[1:]
-config = ServiceConfig(Path(bundle), providers=(provider,), precision=precision, decoders=int(decoders))
+bundle, provider, precision, decoders, streams = sys.argv[1:]
+sizes = {"decoders": int(decoders), "streams": int(streams) or None}
+config = ServiceConfig(Path(bundle), providers=(provider,), precision=precision, **sizes)
 serve_locally(config, "127.0.0.1", 0, 0.0)
 """
 PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart", "httpcore")
@@ -63,14 +64,16 @@ def measure(context: Context) -> dict[str, object]:
         try:
             engine = engine_only(context, bundle, precision)
             context.say(f"{precision}: the engine alone {engine['engine_per_s']:,.0f} a second")
-            for decoders in sorted({max(2, cores // 2), *context.sized((cores,), ())}):
-                name, rates = f"{precision}, {decoders} decoders", dict(engine)
-                rates["decode_per_s"] = decode_only(context, bundle, decoders)
+            for decoders, streams in ways(context, cores, precision):
+                name = f"{precision}, {decoders} decoders" + (f", {streams} streams" if streams else "")
+                rates = engine | {"decode_per_s": decode_only(context, bundle, decoders)}
                 if not missing:
-                    rates |= measure_service(context, bundle, precision, decoders)
+                    rates |= measure_service(context, bundle, precision, decoders, streams)
                     least = min(rates["engine_per_s"], rates["decode_per_s"])
                     rates["goodput_of_least"] = rates["goodput_per_s"] / least
                     bars[name] = rates["goodput_per_s"]
+                    context.want(f"service, {name}: goodput of the least of engine and decoders",
+                                 rates["goodput_of_least"], least=0.7)  # fmt: skip
                 found[name] = rates
                 context.show([name, *rates], [("", *(f"{value:,.4g}" for value in rates.values()))])
         except Exception as error:  # so that the other precision is still measured
@@ -83,6 +86,15 @@ def measure(context: Context) -> dict[str, object]:
     elif not bars:
         raise errors[0]
     return {**found, "bars": {"unit": "requests a second", "values": bars}}
+
+
+def ways(context: Context, cores: int, precision: "Precision") -> list[tuple[int, int]]:
+    """Numbers of decoders and of runs side by side, 0 for the service's own choice."""
+    few = max(2, cores // 2)
+    if context.dry_run:
+        return [(few, 0)]
+    found = [(few, 0), (cores, 0)]
+    return [*found, (cores, 2)] if precision == context.precisions[0] else found
 
 
 def make_bundle(context: Context, precisions: "tuple[Precision, ...]") -> Path:
@@ -180,10 +192,12 @@ def decode_only(context: Context, bundle: Path, decoders: int) -> float:
         pool.close()
 
 
-def measure_service(context: Context, bundle: Path, precision: "Precision", decoders: int) -> dict[str, float]:
-    """Return what clients get from the service. They run in several processes, because one is too slow to load it."""
+def measure_service(
+    context: Context, bundle: Path, precision: "Precision", decoders: int, streams: int
+) -> dict[str, float]:
+    """What clients in several processes get of the service, one process of Python being too slow to load it alone."""
     processes, clients, seconds = context.sized((4, 16, 8.0), (1, 4, 0.5))
-    with service(context, bundle, precision, decoders) as port:
+    with service(context, bundle, precision, decoders, streams) as port:
         command = [sys.executable, str(LOAD), "client", str(port), "--photos", str(context.photos)]
         command += ["--clients", str(clients), "--seconds", str(seconds)]
         running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
@@ -202,10 +216,10 @@ def measure_service(context: Context, bundle: Path, precision: "Precision", deco
 
 
 @contextmanager
-def service(context: Context, bundle: Path, precision: "Precision", decoders: int) -> Iterator[int]:
-    """Run a service in a separate process until the block ends, and give its port."""
-    log = context.folder / f"service-{precision}-{decoders}.log"
-    command = [sys.executable, "-c", SERVE, str(bundle), context.device, precision, str(decoders)]
+def service(context: Context, bundle: Path, precision: "Precision", decoders: int, streams: int) -> Iterator[int]:
+    """A service in a process of its own until the block ends, and its port."""
+    log = context.folder / f"service-{precision}-{decoders}-{streams}.log"
+    command = [sys.executable, "-c", SERVE, str(bundle), context.device, precision, str(decoders), str(streams)]
     with open(log, "w") as errors:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
     assert process.stdout is not None

@@ -4,7 +4,7 @@ size."""
 import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,7 +51,29 @@ def tower(context: Context, model: str, ceiling: float) -> dict[str, object]:
                 f"  p50 {row['p50_ms']:.2f} ms  p99 {row['p99_ms']:.2f} ms"
             )
         context.release()
+    want(context, model, rows)
     return {"gflops": flops / 1e9, "rows": rows}
+
+
+PLAIN = ("onnxruntime, plain graph",)
+OURS, COMPILED = ("onnxruntime, fused", "onnxruntime, fused, recorded"), ("torch.compile", "torch.compile, by block")
+
+
+def want(context: Context, model: str, rows: list[dict[str, Any]]) -> None:
+    """What the graph for CUDA must reach beside the others: in batches of the largest sizes, and for one picture."""
+
+    def best(engines: tuple[str, ...], batch: int, key: str = "per_s") -> float | None:
+        values = [row[key] for row in rows if row["engine"] in engines and row["batch"] == batch]
+        return (min if key == "p50_ms" else max)(values, default=None)
+
+    for batch in context.sized((64, 256), (4,)):
+        for name, engines, least in (("torch.compile", COMPILED, 0.95), ("the plain graph", PLAIN, 1.5)):
+            ours, theirs = best(OURS, batch), best(engines, batch)
+            if ours is not None and theirs is not None:
+                context.want(f"{model}, batch {batch}, fp16-cuda in units of {name}", ours / theirs, least=least)
+    ours, theirs = best(OURS, 1, "p50_ms"), best(("torch eager",), 1, "p50_ms")
+    if ours is not None and theirs is not None:
+        context.want(f"{model}, one picture, p50 of fp16-cuda in units of torch eager's", ours / theirs, most=0.6)
 
 
 def timed(context: Context, compute: Compute, batch: int) -> dict[str, float]:

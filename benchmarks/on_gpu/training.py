@@ -42,19 +42,22 @@ def measure_head(context: Context) -> dict[str, float]:
     from heads.training.train import fit
 
     dim = 512
-    features, pairs = labelled(context.sized(100_000, 400), dim, context.sized(1_000_000, 2_000))
+    features, pairs = labelled(context.sized(100_000, 400), dim, context.sized(1_000_000, 400))
     found = {}
-    for device in dict.fromkeys(("cpu", context.device)):
-        ends: list[float] = []
-        head = build_head(HeadConfig("fusion", dim), 0).to(device)
+    ways = [("fusion", "cpu", False), ("fusion", context.device, False), ("fusion", context.device, True)]
+    for kind, device, bf16 in dict.fromkeys([*ways, ("cosine", context.device, False)]):
+        name, ends = f"{kind}, {device}{', bf16' if bf16 else ''}", list[float]()
+        head = build_head(HeadConfig(kind, dim), 0).to(device)
         with waits(context) as waited:
             fit(
-                head, features.to(device), pairs, None, TrainConfig(), epochs=3,
+                head, features.to(device), pairs, None, TrainConfig(bf16=bf16), epochs=3,
                 observe=lambda *_, ends=ends: ends.append(time.perf_counter()),
             )  # fmt: skip
-        found[device] = statistics.median(np.diff(ends).tolist())  # without the first epoch, which warms up
-        context.say(f"an epoch of {len(pairs):,} pairs on {device}: {found[device]:.3f} s; the host waited for the")
-        context.say(f"device {len(waited)} times in three epochs and their preparation")
+        found[name] = statistics.median(np.diff(ends).tolist())  # the first epoch has the warm-up
+        context.say(f"an epoch of {len(pairs):,} pairs, {name}: {found[name]:.3f} s")
+        if device != "cpu" or context.dry_run:
+            steps = 3 * -(-len(pairs) // (TrainConfig().sized(len(pairs)).batch_size or 1))
+            context.want(f"{name}: waits for the device a step", len(waited) / steps, most=0.5)
     return found
 
 

@@ -1,17 +1,24 @@
 """Run a graph on a CUDA device with inputs and outputs kept there: a run allocates nothing and needs few calls.
 
-Batches have one of a few sizes. For each size the device's memory is reserved once, and if `cuda_graph` is set, all
-kernels of a run are recorded and later started by one call. Smaller batches are padded with leftover values.
+Batches have one of a few sizes. For each, the device's memory is set aside once and, where `cuda_graph` is set, all
+kernels of a run are recorded and later started as one. Fewer inputs than the size are padded with what was there.
+
+Each size has two places: while one is computed, the inputs of the next batch are copied into the other. onnxruntime
+computes in a stream of its own that waits for no other, and copies in CUDA's default stream.
 """
 
+import queue
+import threading
+from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embed.arrays import Array, Float32s
+from embed.engines.recording import recordings
 from embed.engines.sessions import signature
 from embed.ort import require_onnxruntime
 
@@ -19,7 +26,8 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, IOBinding, OrtValue, RunOptions
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)  # of batches
-RUN_ROWS = 3  # starting a run takes as long as computing this many inputs
+RUN_ROWS = 3  # inputs whose computation takes as long as it takes to start a run
+PLACES = 2  # of each size: one is computed and one is filled
 
 
 def sizes_for(count: int, sizes: Sequence[int]) -> list[int]:
@@ -37,15 +45,17 @@ def sizes_for(count: int, sizes: Sequence[int]) -> list[int]:
     return min((plan for plan in (room, split) if plan), key=lambda plan: sum(plan) + RUN_ROWS * len(plan))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Place:
-    """What the device holds for one batch size."""
+    """What a batch of one size has on the device."""
 
+    size: int
     inputs: "OrtValue"
     padded: Array  # on the host
     outputs: "list[OrtValue]"
     binding: "IOBinding"
     options: "RunOptions"
+    computed: bool = False  # once at least, and so recorded where runs are
 
 
 class DeviceGraph:
@@ -58,70 +68,120 @@ class DeviceGraph:
         self, session: "InferenceSession", sizes: Sequence[int] = SIZES, device: str = "cuda", cuda_graph: bool = False
     ) -> None:
         self.sizes = sorted(sizes)
-        self._session = session
+        self.session = session
         self._device, _, index = device.partition(":")
         self._index = int(index or 0)
         self._cuda_graph = cuda_graph
-        self._places: dict[int, _Place] = {}
-        self._thread = ThreadPoolExecutor(
-            1, thread_name_prefix="device"
-        )  # recordings can only be run by the thread that made them
+        self._made = 0  # places, by whose numbers recordings are called
+        self._free: dict[int, queue.SimpleQueue[_Place]] = {}  # of the sizes that were asked for
+        self._lock = threading.Lock()  # of whoever asks for a new size
+        # Recordings belong to the thread that made them.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
 
     def __call__(self, inputs: Array) -> list[Float32s]:
-        """Return every output (n, ...) for inputs (n, ...), in host memory."""
-        return self._thread.submit(self._run_all, inputs).result()
+        """Every output (n, ...) of inputs (n, ...), on the host."""
+        under_way: deque[tuple[_Place, int, Future[None]]] = deque()
+        done: list[list[Float32s]] = []
+        start = 0
+        try:
+            for size in sizes_for(len(inputs), self.sizes):
+                # Who waits for a place holds none, or two threads could wait for each other.
+                while (place := self._take(size, wait=not under_way)) is None:
+                    done.append(self._finish(*under_way.popleft()))
+                part = inputs[start : start + size]
+                under_way.append((place, len(part), self._start(place, part)))
+                start += size
+            while under_way:
+                done.append(self._finish(*under_way.popleft()))
+        finally:  # where one failed
+            wait([running for _, _, running in under_way])
+            for place, *_ in under_way:
+                self._free[place.size].put(place)
+        return [np.concatenate(output) for output in zip(*done, strict=True)]
 
     def compute(self, size: int) -> None:
-        """Run once on what is already in the device's memory."""
-        self._thread.submit(self._compute, size).result()
+        """One run on what is on the device."""
+        place = self._places(size).get()
+        try:
+            self._thread.submit(self._compute, place).result()
+        finally:
+            self._free[size].put(place)
+
+    def record(self) -> None:
+        """Run each size in each of its places once, so that no later run is the one that is recorded."""
+        for size in self.sizes:
+            for place in [self._places(size).get() for _ in range(PLACES)]:
+                self._thread.submit(self._compute, place).result()
+                self._free[size].put(place)
 
     def close(self) -> None:
         """End the thread. Nothing can be run after that."""
         self._thread.shutdown()
 
-    def _run_all(self, inputs: Array) -> list[Float32s]:
-        parts, start = [], 0
-        for size in sizes_for(len(inputs), self.sizes):
-            parts.append(self._run(inputs[start : start + size], size))
-            start += size
-        return [np.concatenate(output) for output in zip(*parts, strict=True)]
+    def _places(self, size: int) -> "queue.SimpleQueue[_Place]":
+        """The places of a size that nobody uses."""
+        with self._lock:
+            if size not in self._free:
+                made = [self._thread.submit(self._new_place, size).result() for _ in range(PLACES)]
+                self._free[size] = queue.SimpleQueue()
+                for place in made:
+                    self._free[size].put(place)
+            return self._free[size]
 
-    def _run(self, inputs: Array, size: int) -> list[Float32s]:
-        place = self._place(size)
+    def _take(self, size: int, wait: bool) -> _Place | None:
+        """A place that nobody uses, None if there is none and no waiting for one."""
+        try:
+            return self._places(size).get(wait)
+        except queue.Empty:
+            return None
+
+    def _start(self, place: _Place, inputs: Array) -> "Future[None]":
+        """Copy the inputs and have them computed once those before them are."""
         count = len(inputs)
-        if count < size:
-            place.padded[:count] = inputs
-            inputs = place.padded
-        place.inputs.update_inplace(inputs)
-        self._compute(size)
-        # A copy, because on a CPU `numpy` gives the memory that the next run writes to.
-        return [output.numpy()[:count].copy() for output in place.outputs]
+        try:
+            if count < place.size:
+                place.padded[:count] = inputs
+                inputs = place.padded
+            with recordings.using():
+                place.inputs.update_inplace(inputs)
+            return self._thread.submit(self._compute, place)
+        except BaseException:
+            self._free[place.size].put(place)
+            raise
 
-    def _compute(self, size: int) -> None:
-        place = self._place(size)
-        self._session.run_with_iobinding(place.binding, place.options)
+    def _finish(self, place: _Place, count: int, running: "Future[None]") -> list[Float32s]:
+        try:
+            running.result()
+            with recordings.using():
+                # A copy, since on a CPU `numpy` gives the memory that the next run writes to.
+                return [output.numpy()[:count].copy() for output in place.outputs]
+        finally:
+            self._free[place.size].put(place)
 
-    def _place(self, size: int) -> _Place:
-        if size not in self._places:
-            self._places[size] = self._new_place(size)
-        return self._places[size]
+    def _compute(self, place: _Place) -> None:
+        records = self._cuda_graph and not place.computed
+        with recordings.recording() if records else recordings.using():
+            self.session.run_with_iobinding(place.binding, place.options)
+        place.computed = True
 
     def _new_place(self, size: int) -> _Place:
         ort = require_onnxruntime()
 
-        shapes = signature(self._session)
-        binding = self._session.io_binding()
+        self._made += 1
+        shapes = signature(self.session)
         padded = []
         values = {}
-        for name, (kind, shape) in (shapes["inputs"] | shapes["outputs"]).items():
-            host = np.zeros((size, *map(int, shape[1:])), kind)
-            values[name] = ort.OrtValue.ortvalue_from_numpy(host, self._device, self._index)
-            padded += [host] if name in shapes["inputs"] else []
-        (given,) = shapes["inputs"]
-        binding.bind_ortvalue_input(given, values[given])
-        for name in shapes["outputs"]:
-            binding.bind_ortvalue_output(name, values[name])
+        with recordings.using():
+            binding = self.session.io_binding()
+            for name, (kind, shape) in (shapes["inputs"] | shapes["outputs"]).items():
+                host = np.zeros((size, *map(int, shape[1:])), kind)
+                values[name] = ort.OrtValue.ortvalue_from_numpy(host, self._device, self._index)
+                padded += [host] if name in shapes["inputs"] else []
+            (given,) = shapes["inputs"]
+            binding.bind_ortvalue_input(given, values[given])
+            for name in shapes["outputs"]:
+                binding.bind_ortvalue_output(name, values[name])
         options = ort.RunOptions()
         if self._cuda_graph:
-            options.add_run_config_entry("gpu_graph_id", str(size))
-        return _Place(values[given], padded[0], [values[name] for name in shapes["outputs"]], binding, options)
+            options.add_run_config_entry("gpu_graph_id", str(self._made))
+        return _Place(size, values[given], padded[0], [values[name] for name in shapes["outputs"]], binding, options)

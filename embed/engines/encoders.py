@@ -1,5 +1,6 @@
 """Turn pixels and prompts into unit vectors with the engine that was chosen for each side."""
 
+import threading
 from collections.abc import Mapping, Sequence
 
 from embed.arrays import Float32s, UInt8s
@@ -10,7 +11,7 @@ from embed.spec import Side
 
 
 class TowerEncoder:
-    """Both towers of a backbone. Each is loaded when it is first used."""
+    """Both towers of a backbone, for any threads; each is loaded when it is first used."""
 
     def __init__(
         self, towers: Towers, engines: Mapping[Side, Engine], batch_size: int, threads: int | None = None
@@ -21,6 +22,7 @@ class TowerEncoder:
         self._engines = engines
         self._threads = threads
         self._runs: dict[Side, Run] = {}
+        self._lock = threading.Lock()
 
     def images(self, pixels: UInt8s) -> list[Float32s]:
         """Return, for each of `features`, (n, d) float32 unit vectors of pixels uint8 (n, h, w, 3)."""
@@ -32,6 +34,7 @@ class TowerEncoder:
         return self._run("prompts", tokens)[0], truncated
 
     def _run(self, side: Side, inputs: Inputs) -> list[Float32s]:
-        if side not in self._runs:
-            self._runs[side] = self._towers.runner(side, self._engines[side], self._threads)
+        with self._lock:
+            if side not in self._runs:
+                self._runs[side] = self._towers.runner(side, self._engines[side], self._threads)
         return self._runs[side](inputs)

@@ -6,6 +6,7 @@ imported only when a session is opened. This module does not know towers, heads 
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from mmap import mmap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed.arrays import Array, Float32s
+from embed.engines.recording import recordings
 from embed.ort import require_onnxruntime
 from embed.spec import InputError
 from embed.wording import unknown_name
@@ -129,14 +131,16 @@ def open_session(
         options.add_external_initializers_from_files_in_memory([file], [content], [len(content)])
     if name is None:
         name = str(model) if isinstance(model, Path) else f"a graph of {len(model)} bytes"
+    on_device = any(provider in DEVICE_PROVIDERS for provider, _ in wanted)
     try:
-        session = ort.InferenceSession(
-            str(model) if isinstance(model, Path) else model,
-            options,
-            providers=wanted,
-            enable_fallback=False,
-            disabled_optimizers=DISABLED_OPTIMIZERS.get(precision, []),
-        )
+        with recordings.using() if on_device else nullcontext():
+            session = ort.InferenceSession(
+                str(model) if isinstance(model, Path) else model,
+                options,
+                providers=wanted,
+                enable_fallback=False,
+                disabled_optimizers=DISABLED_OPTIMIZERS.get(precision, []),
+            )
     except Exception as error:  # onnxruntime's exceptions have no other common base
         raise InputError(f"onnxruntime cannot load {name} with {[p for p, _ in wanted]}: {error}") from None
     dropped = [provider for provider, _ in wanted if provider not in session.get_providers()]
@@ -181,6 +185,7 @@ def run_bound(session: "InferenceSession", inputs: Mapping[str, Array], device: 
         binding.bind_cpu_input(name, np.ascontiguousarray(values))
     for output in session.get_outputs():
         binding.bind_output(output.name, device)
-    session.run_with_iobinding(binding)
-    outputs: list[Float32s] = binding.copy_outputs_to_cpu()
+    with recordings.using():
+        session.run_with_iobinding(binding)
+        outputs: list[Float32s] = binding.copy_outputs_to_cpu()
     return outputs

@@ -31,6 +31,7 @@ from embed.cache.store import Cache, CacheWriter, DecodingEntry, Engines, Manife
 from embed.config import EmbeddingConfig, Limits, Wanted
 from embed.devices import resolve_device
 from embed.engines.choice import REFERENCE, Engine, admits, candidates
+from embed.engines.device import PLACES
 from embed.engines.encoders import TowerEncoder
 from embed.engines.machine import machine_cache
 from embed.engines.towers import SAMPLE, Towers
@@ -212,8 +213,12 @@ class _Build:
         if notes:
             fields["decoding"] = notes
         with self.progress(self.totals[side], NOUN[side], NOUN[side]) as step:
-            rehash = self.config.rehash
-            return run.embed_images(tables, writer, encoder, decoder, rehash=rehash, step=step, fields=fields)
+            rehash, at_once = self.config.rehash, 1
+            if engine is not None and not self.config.ray and (engine.runner, engine.device[:4]) == ("onnx", "cuda"):
+                at_once = PLACES
+            return run.embed_images(
+                tables, writer, encoder, decoder, rehash=rehash, at_once=at_once, step=step, fields=fields
+            )
 
     def _encoder(self, engines: dict[Side, Engine]) -> TowerEncoder:
         if not self.config.ray:

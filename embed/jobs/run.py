@@ -8,28 +8,27 @@ except for 10 bytes for each name and each content. Models are not known here: s
 """
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, astuple, dataclass
 from itertools import chain, compress, islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from embed.addresses import place_of
-from embed.arrays import Bools, Float16s, Float32s, UInt8s
+from embed.arrays import Bools, Float32s, UInt8s
 from embed.cache.known import IdSet, Known, name_fingerprint, stack, words
 from embed.cache.ledger import Ledger
 from embed.cache.store import EMBEDDINGS, KEYS, METADATA, Cache, CacheWriter, ManifestFields
 from embed.files import content_id
 from embed.inputs.decoding import CHUNK, Chunk, Picture
 from embed.inputs.fetch import local_stat
+from embed.jobs.batches import Batches
 from embed.process.background import ahead
 from embed.progress import Step, no_step
-from embed.spec import Feature, InputError
-
-Row = TypeVar("Row")
+from embed.spec import Feature
 
 SHARD_ROWS = 8192
 SHARD_NAMES = 65536
@@ -96,19 +95,23 @@ def embed_images(
     decoder: Decoder,
     *,
     rehash: bool = False,
+    at_once: int = 1,
     step: Step = no_step,
     fields: ManifestFields | None = None,
 ) -> Counts:
     """Add all pictures of the tables that the cache lacks. `fields` go into its manifest with the first commit.
+
+    `at_once` batches are given to the encoder side by side, where one is copied to a device while another is computed
+    there. The cache does not depend on it.
 
     A local file whose size and modification time are those in the cache is not read, unless `rehash` is set. `step` is
     called with the number of records that are done.
     """
     counts, start = Counts(), time.monotonic()
     ledger = Ledger(writer.cache().failures())
-    shard = _ImageShard(writer, encoder, ledger, fields or {})
+    shard = _ImageShard(writer, encoder, ledger, fields or {}, at_once)
     known = Known(writer.cache(), rehash)
-    with ahead(_settled(tables, known, decoder), AHEAD_CHUNKS) as stream, closing(decoder):
+    with closing(shard), ahead(_settled(tables, known, decoder), AHEAD_CHUNKS) as stream, closing(decoder):
         for chunk, new, named in stream:
             for picture, is_new, is_named in zip(chunk.pictures, new, named, strict=True):
                 shard.add(picture, is_new, is_named)
@@ -118,7 +121,7 @@ def embed_images(
             counts.failed += failed
             counts.known += records - sum(new) - failed
             step(records, f"failures={counts.failed}")
-    shard.commit()
+        shard.commit()
     counts.elapsed_s = time.monotonic() - start
     return counts
 
@@ -140,7 +143,7 @@ def embed_prompts(
         counts.truncated += truncated
         return [vectors]
 
-    batches = _Batches(encode, encoder.batch_size)
+    batches = Batches(encode, encoder.batch_size)
     rows: list[tuple[str, str]] = []
 
     def commit() -> None:
@@ -260,12 +263,16 @@ def _name(picture: Picture) -> tuple[str, str | None, int | None, int | None]:
 class _ImageShard:
     """New pictures, new names and new failures, until the next commit."""
 
-    def __init__(self, writer: CacheWriter, encoder: Encoder, ledger: Ledger, fields: ManifestFields) -> None:
+    def __init__(
+        self, writer: CacheWriter, encoder: Encoder, ledger: Ledger, fields: ManifestFields, at_once: int
+    ) -> None:
         self._writer = writer
         self._ledger = ledger
         self._fields = fields
         self._folders = [FEATURE_FOLDERS[name] for name in encoder.features]
-        self._batches: _Batches[UInt8s] = _Batches(lambda rows: encoder.images(np.stack(rows)), encoder.batch_size)
+        self._batches: Batches[UInt8s] = Batches(
+            lambda rows: encoder.images(np.stack(rows)), encoder.batch_size, at_once
+        )
         self._rows: list[tuple[str, str, int, int]] = []
         self._names: list[tuple[str, str | None, int | None, int | None, str | None]] = []
         self._scaled = 0
@@ -302,41 +309,15 @@ class _ImageShard:
             self._writer.commit(**self._fields)
         self._rows, self._names, self._scaled = [], [], 0
 
+    def close(self) -> None:
+        """Wait for what is still encoded, and forget it."""
+        self._batches.close()
+
     def _write_ledger(self) -> bool:
         changed = self._ledger.settle()
         if changed:
             self._writer.replace_failures(self._ledger.table)
         return changed
-
-
-class _Batches(Generic[Row]):
-    """Runs rows through the encoder in batches. Every shard begins a new batch."""
-
-    def __init__(self, encode: Callable[[list[Row]], list[Float32s]], size: int) -> None:
-        self._encode = encode
-        self._size = size
-        self._rows: list[Row] = []
-        self._vectors: list[list[Float16s]] = []
-
-    def add(self, row: Row) -> None:
-        self._rows.append(row)
-        if len(self._rows) == self._size:
-            self._flush()
-
-    def take(self) -> list[Float16s]:
-        """Return (n, d) float16 of every feature, for the rows that were added since the last call."""
-        self._flush()
-        vectors, self._vectors = self._vectors, []
-        return [np.concatenate(arrays) for arrays in zip(*vectors, strict=True)]
-
-    def _flush(self) -> None:
-        if not self._rows:
-            return
-        vectors = [array.astype(np.float16) for array in self._encode(self._rows)]
-        self._rows = []
-        if not all(np.isfinite(array).all() for array in vectors):
-            raise InputError("the backbone gave vectors that are not finite; try --precision fp32")
-        self._vectors.append(vectors)
 
 
 def _table(rows: Sequence[Sequence[Any]], schema: pa.Schema) -> pa.Table:

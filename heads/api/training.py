@@ -18,6 +18,7 @@ from embed.devices import resolve_device
 from embed.files import require_out
 from embed.progress import Progress, silent
 from embed.records.sources import TableSource
+from embed.spec import InputError
 from embed.wording import table
 from heads.api.choices import chosen_head, chosen_options, configs, per_table, split_config
 from heads.api.lines import accuracy_lines, too_few
@@ -80,6 +81,8 @@ def train_head(
     options, lines = chosen_head({**options, "loss": losses[0]}, [measured, *more], features, losses, min_ratio)
     head_config, train_config = configs(options, splitting.seed, features)
     require_use(train_config, losses)
+    if train_config.bf16 and plan.where.device == "cpu":
+        raise InputError("--bf16 is for training on CUDA, and this is on the CPU; add --device cuda, or leave it out")
     plan.where.require_use([measured, *more], losses, keeps_aside=head_config.kind in STEPPED)
     others = [OtherTable(*other) for other in zip(more, losses[1:], weights[1:], strict=True)]
     if plan.split is None and not {"folds", "test_fraction"} & set(plan.splitting):

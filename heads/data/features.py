@@ -1,6 +1,6 @@
 """The vectors that heads read, in memory, and the vectors of each item. Knows no head and no label."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -8,13 +8,17 @@ import torch
 from torch import Tensor
 
 from embed.arrays import Array, Ints
+from embed.devices import moved
 from embed.spec import InputError
 from heads.base import SOURCE
 
 
 @dataclass(frozen=True)
 class Features:
-    """The vectors that a head reads, and each item's rows in them: `image` (n,) and `prompt` (n,), int64."""
+    """The vectors a head reads and, per item, which of their rows: `image` (n,), `prompt` (n,) int64.
+
+    Vectors may be on any device. Rows are on the CPU, where they are counted and sorted without waiting for a device.
+    """
 
     image_embeddings: Tensor  # (N, d)
     text_embeddings: Tensor  # (P, d)
@@ -42,19 +46,22 @@ class Features:
         """The same vectors on another device."""
         pooled = None if self.image_pooled is None else self.image_pooled.to(device)
         image, text = self.image_embeddings.to(device), self.text_embeddings.to(device)
-        made_from = None if self.source is None else self.source.to(device)
-        return Features(image, text, self.image.to(device), self.prompt.to(device), pooled, made_from)
+        return replace(self, image_embeddings=image, text_embeddings=text, image_pooled=pooled)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the vectors are."""
+        return self.image_embeddings.device
 
     def take(self, items: Tensor, inputs: tuple[str, ...]) -> dict[str, Tensor]:
-        """The named inputs of some items, (len(items), d) float32 each. A missing source gives zeros. Raise InputError
-        if the head reads pooled features or prompts that are not there."""
+        """The named inputs of some items, whose numbers are on the CPU: (len(items), d) float32 each; zeros for a
+        source that is not there."""
         source = {
             "image_embedding": (self.image_embeddings, self.image),
             "text_embedding": (self.text_embeddings, self.prompt),
             "image_pooled": (self.image_pooled, self.image),
         }
         taken = {}
-        items = moved(items, self.image.device)
         for name in inputs:
             if name == SOURCE:
                 taken[name] = self._sources(items)
@@ -71,22 +78,15 @@ class Features:
                     " one for pictures alone, or choose --head linear, or add --reads image (not for cosine)"
                 )
             # vectors[chosen] would sum its gradient in no fixed order.
-            taken[name] = vectors.index_select(0, chosen).float()
+            taken[name] = vectors.index_select(0, moved(chosen, vectors.device)).float()
         return taken
 
     def _sources(self, items: Tensor) -> Tensor:
         if self.source is None:
             return self.image_embeddings.new_zeros((len(items), self.dim), dtype=torch.float32)
-        chosen = self.source[items]
+        chosen = moved(self.source[items], self.device)
         vectors = self.image_embeddings.index_select(0, chosen.clamp(min=0)).float()
         return vectors * (chosen >= 0).unsqueeze(-1)
-
-
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device. A copy to CUDA does not wait for work in progress there."""
-    if device.type != "cuda" or tensor.device.type != "cpu":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)  # torch keeps the pinned copy until it is read
 
 
 def features_of(

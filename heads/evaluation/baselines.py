@@ -70,7 +70,7 @@ def task_of(
     """The training that `manifest` records, on only the table that has held-out rows."""
     recorded = manifest["training"]
     training = TrainConfig(**{f.name: recorded[f.name] for f in fields(TrainConfig) if f.name in recorded})
-    config = config_from_json(manifest["head"])
+    config, training = config_from_json(manifest["head"]), replace(training, bf16=False)  # this is on the CPU
     return Task(labels, features, split, config, training, recorded.get("min_ratio"), progress=progress)
 
 

@@ -5,6 +5,7 @@ it. A loss of scores depends only on the scores, so that a solver can use it wit
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -12,12 +13,13 @@ import torch
 from torch import Tensor
 
 from embed.arrays import Float32s, Ints
+from embed.devices import moved
 from embed.spec import InputError
 from heads import losses
 from heads.config import LossOptions
 from heads.data.comparisons import Labels, Pairs, exposures_of, pairs_among
 from heads.data.counts import expected_log_rate
-from heads.data.features import Features, moved
+from heads.data.features import Features
 from heads.models import Cosine, Head
 
 
@@ -71,10 +73,21 @@ class Objective:
     bind: Callable[[Examples, Ints, LossOptions], Bound]
     embeds: bool = False  # it compares vectors of pictures and prompts: only for the cosine head
 
-    def loss(self, head: Head, features: Features, examples: Examples, batch: Ints, options: LossOptions) -> Tensor:
-        """The loss, a scalar, of the examples with the numbers `batch` (b,)."""
+    def loss(
+        self,
+        head: Head,
+        features: Features,
+        examples: Examples,
+        batch: Ints,
+        options: LossOptions,
+        bf16: bool = False,
+    ) -> Tensor:
+        """The scalar of the examples numbered `batch` (b,). With `bf16` the head's products are of bfloat16; the loss
+        itself is not."""
         items, value = self.bind(examples, batch, options)
-        return value(*_embeddings(head, features, items)) if self.embeds else value(_scores(head, features, items))
+        with torch.autocast(features.device.type, torch.bfloat16) if bf16 else nullcontext():
+            given = _embeddings(head, features, items) if self.embeds else (_scores(head, features, items),)
+        return value(*given)
 
 
 @dataclass(frozen=True)
@@ -164,13 +177,14 @@ def _ratings(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: fl
 def _scores(head: Head, features: Features, wanted: Ints) -> Tensor:
     """(len(wanted),) scores of items. An item that occurs several times is scored once."""
     items, position = torch.unique(torch.from_numpy(wanted), return_inverse=True)
-    position = moved(position, features.image.device)
-    # The gradient of index_select is summed in a fixed order, unlike that of [position].
+    device = features.device
+    position = moved(position, device)
+    # index_select and not [position]: the gradient of the latter is summed in no fixed order.
     if isinstance(head, Cosine):
         prompts, text_row = torch.unique(features.prompt[items], return_inverse=True)
-        one_of_each = torch.empty_like(prompts).scatter_(0, text_row, items.to(prompts.device))
+        one_of_each = torch.empty_like(prompts).scatter_(0, text_row, items)
         given = features.take(items, ("image_embedding",)) | features.take(one_of_each, ("text_embedding",))
-        return head(**given, text_row=text_row).index_select(0, position)
+        return head(**given, text_row=moved(text_row, device)).index_select(0, position)
     return head(**features.take(items, head.inputs)).index_select(0, position)
 
 
@@ -178,9 +192,10 @@ def _embeddings(head: Head, features: Features, wanted: Ints) -> tuple[Tensor, T
     """(m, d) unit vectors of the pictures of the items a and b in `wanted` (2 m,), and of their prompts, and the head's
     scale. Each vector is computed once."""
     assert isinstance(head, Cosine)
-    items, half = torch.from_numpy(wanted).to(features.image.device), len(wanted) // 2
-    images, at_image = torch.unique(features.image[items], return_inverse=True)
-    prompts, at_prompt = torch.unique(features.prompt[items[:half]], return_inverse=True)
+    items, half, device = torch.from_numpy(wanted), len(wanted) // 2, features.device
+    of_images = torch.unique(features.image[items], return_inverse=True)
+    of_prompts = torch.unique(features.prompt[items[:half]], return_inverse=True)
+    images, at_image, prompts, at_prompt = (moved(rows, device) for rows in (*of_images, *of_prompts))
     image = head.embed_image(features.image_embeddings[images].float()).index_select(0, at_image)
     text = head.embed_text(features.text_embeddings[prompts].float()).index_select(0, at_prompt)
     return image[:half], image[half:], text, head.logit_scale.exp()
@@ -202,7 +217,8 @@ def _preference_inbatch(pairs: Examples, batch: Ints, options: LossOptions) -> B
     items, target, weight = _of_pairs(pairs, batch)
 
     def value(image_a: Tensor, image_b: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-        return losses.preference_inbatch(image_a, image_b, text, target.to(text.device), weight.to(text.device), scale)
+        given = moved(target, text.device), moved(weight, text.device)
+        return losses.preference_inbatch(image_a, image_b, text, *given, scale)
 
     return items, value
 
@@ -229,7 +245,7 @@ def _of_groups(name: str, loss: Callable[..., Tensor]) -> Callable[[Examples, In
         chosen = groups.take(batch)
         group = torch.from_numpy(np.repeat(np.arange(len(batch)), np.diff(chosen.start)))
         rank = torch.from_numpy(chosen.rank)
-        return chosen.item, lambda scores: loss(scores, group, rank.to(scores.device), **options.of(name))
+        return chosen.item, lambda scores: loss(scores, group, rank, **options.of(name))
 
     return bind
 

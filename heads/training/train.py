@@ -139,7 +139,7 @@ def _loop(
     def losses(step: int, batch: Batch) -> Iterator[Tensor]:
         head.train()
         terms = [
-            part.weight * OBJECTIVES[part.loss].loss(head, features, part.examples, numbers, part.options)
+            part.weight * OBJECTIVES[part.loss].loss(head, features, part.examples, numbers, part.options, config.bf16)
             for part, numbers in zip(parts, batch, strict=True)
             if len(numbers)
         ]
@@ -177,7 +177,7 @@ def _order(part: Part, features: Features) -> Ints:
     order = torch.randperm(len(part.examples)).numpy()
     if not isinstance(part.examples, Pairs) or part.loss == "preference-inbatch":
         return order
-    prompt = features.prompt.cpu().numpy()
+    prompt = features.prompt.numpy()
     of_pair = prompt[part.examples.a]
     if of_pair.min() < 0 or not np.array_equal(of_pair, prompt[part.examples.b]):
         return order

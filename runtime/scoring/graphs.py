@@ -17,7 +17,6 @@ from embed.arrays import Array, Float32s, UInt8s
 from embed.engines.device import SIZES, DeviceGraph
 from embed.engines.sessions import DEVICE_PROVIDERS, Provider, open_session, resolve_providers, run, signature
 from embed.ort import require_onnxruntime
-from embed.spec import InputError
 from runtime.config import CUDA_PRECISION, Precision, SessionConfig
 from runtime.scoring.bundle import WEIGHTS_FILE, Bundle, BundleError
 from runtime.scoring.manifest import Part
@@ -140,9 +139,9 @@ class Sessions:
             name=str(path),
         )
         if part == "image" and self.provider == CUDA:
-            session, recorded = self._record(open_graph)
-            device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
-            self._devices[session] = DeviceGraph(session, SIZES, device, recorded)
+            device = self._on_device(open_graph)
+            session = device.session
+            self._devices[session] = device
         else:
             session = open_graph(config.providers)
         found = signature(session)
@@ -151,15 +150,22 @@ class Sessions:
                 raise BundleError(f"{path} has {side} {found[side]}, its manifest {dict(wanted)}")
         return session
 
-    def _record(self, open_graph: Callable[..., "InferenceSession"]) -> tuple["InferenceSession", bool]:
-        """A session on CUDA, and whether its runs are recorded, which is possible only if the whole graph runs on
-        CUDA."""
+    def _on_device(self, open_graph: Callable[..., "InferenceSession"]) -> DeviceGraph:
+        """The picture tower on CUDA, its runs recorded where it runs there as a whole."""
+        if self._precision != CUDA_PRECISION:  # what others are made of was never tried in a recording
+            return _device_graph(open_graph(self._config.providers))
         providers = self._config.providers or (CUDA,)
-        if self._precision != CUDA_PRECISION:  # recording was never tried with the operators of other precisions
-            return open_graph(self._config.providers), False
         first: Provider = (providers[0], {"enable_cuda_graph": "1"})
         try:
-            return open_graph([first, *providers[1:]]), True
-        except InputError as error:
+            graph = _device_graph(open_graph([first, *providers[1:]]), recorded=True)
+            graph.record()  # now, and not when a batch of a new size has come
+            return graph
+        except Exception as error:  # onnxruntime's exceptions share no base but this
             logger.warning(f"runs on CUDA cannot be recorded, so small batches take longer ({error})")
-            return open_graph(providers), False
+            return _device_graph(open_graph(providers))
+
+
+def _device_graph(session: "InferenceSession", recorded: bool = False) -> DeviceGraph:
+    """Of batches of up to BATCH; on a CPU where the session has fallen back to it."""
+    device = "cuda" if session.get_providers()[0] == CUDA else "cpu"
+    return DeviceGraph(session, [size for size in SIZES if size <= BATCH], device, recorded)

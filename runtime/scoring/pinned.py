@@ -1,7 +1,7 @@
 """Memory with locked pages, which a CUDA device can read directly, without an extra copy by the driver.
 
-Uses only numpy and the standard library. The CUDA runtime is the one that onnxruntime has loaded. Without one, or if
-locking fails, the memory is ordinary. No machine with such a device has run this yet.
+The CUDA runtime is the one that onnxruntime has loaded; where none is, or where
+it locks nothing, memory is as usual. No machine with such a device has run this yet.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from embed.arrays import UInt8s
+from embed.engines.recording import recordings
 
 PORTABLE = 1  # cudaHostRegisterPortable: locked for every device and thread of the process
 MAPS = Path("/proc/self/maps")
@@ -27,8 +28,10 @@ def locked_array(shape: tuple[int, ...]) -> UInt8s:
     if runtime is None or not array.size:
         return array
     address = ctypes.c_void_p(array.ctypes.data)
-    if runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(PORTABLE)):
-        runtime.cudaGetLastError()  # clears the error, which onnxruntime's next call would otherwise report
+    with recordings.using():
+        failed = runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(PORTABLE))
+    if failed:
+        runtime.cudaGetLastError()  # forgets the error, or onnxruntime's next call would take it for its own
     else:
         weakref.finalize(array, runtime.cudaHostUnregister, address).atexit = False  # CUDA may be gone by then
     return array

@@ -1,4 +1,6 @@
+import itertools
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,12 @@ from embed.jobs import run as module
 from embed.jobs.run import Counts
 
 
-def run(path: Path, *tables: Table, encoder: FakeEncoder | None = None, rehash: bool = False) -> tuple[Counts, Counts]:
+def run(
+    path: Path, *tables: Table, encoder: FakeEncoder | None = None, rehash: bool = False, at_once: int = 1
+) -> tuple[Counts, Counts]:
     encoder = encoder or FakeEncoder()
     with CacheWriter(path, IDENTITY, SOURCE) as writer:
-        images = module.embed_images(tables, writer, encoder, InlinePool(), rehash=rehash)
+        images = module.embed_images(tables, writer, encoder, InlinePool(), rehash=rehash, at_once=at_once)
         return images, module.embed_prompts(tables, writer, encoder)
 
 
@@ -204,3 +208,41 @@ def test_a_job_stopped_by_an_exception_goes_on_to_the_same_bytes(tmp_path: Path,
     assert 0 < Cache.open(tmp_path / "c").count("images") < 44
     run(tmp_path / "c", table)
     assert folder_bytes(tmp_path / "c") == folder_bytes(tmp_path / "whole")
+
+
+def test_batches_that_are_encoded_side_by_side_make_the_same_cache(tmp_path: Path, small_shards: None) -> None:
+    """Of two that are under way, the later one ends first."""
+    table = write_pictures(tmp_path / "p", 45)
+    run(tmp_path / "whole", table)
+    later = [threading.Event() for _ in range(16)]
+
+    class Swapped(FakeEncoder):
+        def images(self, pixels: np.ndarray) -> list[np.ndarray]:
+            with lock:
+                number = next(numbers)
+            if number % 3 == 0:  # a shard has two whole batches and one of two rows
+                assert later[number + 1].wait(60), "the next batch waited for this one"
+            found = super().images(pixels)
+            later[number].set()
+            return found
+
+    lock, numbers = threading.Lock(), itertools.count()
+    run(tmp_path / "c", table, encoder=Swapped(), at_once=2)
+    assert folder_bytes(tmp_path / "c") == folder_bytes(tmp_path / "whole")
+
+
+def test_an_error_of_a_batch_that_is_encoded_beside_another_stops_the_job(tmp_path: Path, small_shards: None) -> None:
+    class Stopping(FakeEncoder):
+        def images(self, pixels: np.ndarray) -> list[np.ndarray]:
+            if len(self.batches) >= 7:
+                raise RuntimeError("the device is gone")
+            return super().images(pixels)
+
+    table = write_pictures(tmp_path / "p", 45)
+    run(tmp_path / "whole", table)
+    with pytest.raises(RuntimeError, match="is gone"):
+        run(tmp_path / "c", table, encoder=Stopping(), at_once=2)
+    assert 0 < Cache.open(tmp_path / "c").count("images") < 45
+    run(tmp_path / "c", table, at_once=2)
+    assert folder_bytes(tmp_path / "c") == folder_bytes(tmp_path / "whole")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("encoder")]
