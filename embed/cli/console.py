@@ -8,15 +8,15 @@ import json
 import logging
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from embed.cli.signs import AGAIN_S, ERASE, Signs
 from embed.cli.streams import lasting_streams
-from embed.progress import Step
+from embed.progress import Stage, Step, stage
 from embed.spec import InputError
 from embed.wording import one_line
 from embed.wording import table as table
@@ -30,7 +30,8 @@ EXTRAS = dict.fromkeys(
 ) | dict.fromkeys(("diffusers", "peft", "accelerate"), "generators")
 EXTRAS |= {"sqlalchemy": "votes", "psycopg": "postgres"}
 
-FIRST_DRAWN_S, REDRAWN_S = 2.5, 5.0  # a bar is drawn after so long also if nothing has moved, and then so often
+DELAY_S = 2.0  # shorter work has no bar
+SIGNS = Signs()  # of the command that runs
 _LOUDNESS: ContextVar[int] = ContextVar("loudness", default=0)  # 1 is verbose, -1 quiet
 PACKAGES = ("embed", "heads", "export", "runtime")  # whose logs the commands show
 
@@ -43,7 +44,7 @@ def print_json(document: object) -> None:
 
 def exit_code(program: str, run: Callable[[], None]) -> int:
     """Run a command and give its exit code; what is the user's to mend is printed in one line that begins `program`."""
-    with lasting_streams():
+    with lasting_streams(SIGNS.heard):
         return _exit_code(program, run)
 
 
@@ -82,6 +83,18 @@ def loudness_words() -> list[str]:
     return {1: ["--verbose"], -1: ["--quiet"]}.get(_LOUDNESS.get(), [])
 
 
+@contextmanager
+def signs_of_life(what: str) -> Iterator[None]:
+    """While the block runs, say on stderr what is being done once that takes long, unless nothing is to be said."""
+    with SIGNS.watched(what) if _LOUDNESS.get() >= 0 else nullcontext():
+        yield
+
+
+def waiting() -> AbstractContextManager[None]:
+    """While the block runs, say nothing of one's own accord: others speak, or wait to be asked."""
+    return SIGNS.paused()
+
+
 def for_people(quiet: bool) -> TextIO:
     """Where that goes under --json which is printed for people."""
     return io.StringIO() if quiet else sys.stderr
@@ -97,7 +110,12 @@ def suggest(*commands: Sequence[object]) -> None:
 def warn(text: str) -> None:
     """One line on stderr that a person should not miss."""
     if _LOUDNESS.get() >= 0:
-        print(f"warning: {text}", file=sys.stderr)
+        _print_line(f"warning: {text}")
+
+
+def _print_line(text: str) -> None:
+    """A line on stderr, in place of a bar that stands there."""
+    print(f"{ERASE if SIGNS.in_a_bar else ''}{text}", file=sys.stderr)
 
 
 class _Lines(logging.Handler):
@@ -105,12 +123,17 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         loud, text = _LOUDNESS.get(), record.getMessage()
-        if loud > 0:
+        found = getattr(record, "stage", None)
+        if isinstance(found, Stage):
+            SIGNS.end(found.what) if found.ended else SIGNS.begin(found.what)
+        if loud > 0 and found is not None:
+            text = f"{_clock(record.created)} {text}"
+        elif loud > 0:
             text = f"{_clock(record.created)} {record.name}: {text}"
         if record.levelno >= logging.WARNING:
             warn(text)
         elif loud > 0 or (loud == 0 and record.levelno >= logging.INFO):
-            print(text, file=sys.stderr)
+            _print_line(text)
 
 
 def _clock(time_s: float) -> str:
@@ -135,52 +158,50 @@ def shown_logs() -> Iterator[None]:
             logger.propagate = propagate
 
 
-@contextmanager
-def _redrawn(bar: "tqdm[NoReturn]") -> Iterator[None]:
-    """While the block runs, draw the bar again now and then, so that a step that takes long is not silent."""
-    ended = threading.Event()
+def _bar(total: int | None, unit: str, description: str) -> "tqdm[NoReturn]":
+    """A bar in a terminal; elsewhere lines, now and then."""
+    from tqdm import tqdm
 
-    def redraw() -> None:
-        pause_s = FIRST_DRAWN_S
-        while not ended.wait(pause_s):
-            if time.time() - bar.last_print_t >= pause_s:
-                bar.refresh()
-            pause_s = REDRAWN_S
+    class Lines(tqdm):  # type: ignore[type-arg]
+        said: int | None = None
 
-    thread = threading.Thread(target=redraw, name="progress", daemon=True)
-    if not bar.disable:
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        if not bar.disable:
-            thread.join()  # or it might draw a bar that is closed
+        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+            if not (self.disable and self.n == self.said):  # closed, and its end is told
+                print(str(self).strip(), file=sys.stderr, flush=True)
+            self.said = self.n
+            return True
+
+    drawn = sys.stderr.isatty()
+    return (tqdm if drawn else Lines)(
+        total=total,
+        unit=f" {unit}",
+        desc=description,
+        delay=DELAY_S,
+        file=sys.stderr if drawn else io.StringIO(),
+        **({"dynamic_ncols": True} if drawn else {"mininterval": AGAIN_S, "ncols": 80}),
+        **({"disable": True} if _LOUDNESS.get() < 0 else {}),
+    )
 
 
 @contextmanager
 def progress(total: int | None, unit: str, description: str, /) -> Iterator[Step]:
-    """A tqdm bar on stderr, as a `Progress`, that stays out of the way of short work (under two seconds)."""
-    from tqdm import tqdm
+    """A tqdm bar on stderr, as a `Progress`, that stays out of the way of short work (under two seconds).
 
-    loud, start = _LOUDNESS.get(), time.time()
-    bar = tqdm(
-        total=total,
-        unit=f" {unit}",
-        desc=description,
-        delay=2,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        **({"disable": True} if loud < 0 else {}),
-    )
+    A step that takes long is not silent: the bar is drawn again.
+    """
+    bar = _bar(total, unit, description)
 
     def step(done: int = 1, note: str = "", /) -> None:
         bar.set_postfix_str(note, refresh=False)
         bar.update(done)
 
-    if loud > 0:
-        print(f"{_clock(start)} begins: {description}", file=sys.stderr)
-    with bar, _redrawn(bar):
-        yield step
-    if loud > 0:
-        print(f"{_clock(time.time())} done in {time.time() - start:.1f} s: {description}", file=sys.stderr)
+    def draw() -> None:
+        bar.last_print_t = time.time()
+        bar.refresh()
+
+    with stage(description), bar:
+        work = SIGNS.begin(description, None if bar.disable else draw)
+        try:
+            yield step
+        finally:
+            SIGNS.end(work)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from embed.cli.console import loudness_words
+from embed.cli.console import loudness_words, waiting
 from embed.files import write_json
 from embed.spec import STARTER, InputError
 
@@ -102,9 +102,9 @@ def run_step(step: list[str]) -> object:
     """
     print(f"\n$ plaudit {shlex.join(step)}", flush=True)
     # Not in the folder where the user stands, where a file runtime.py would be taken for ours.
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", *step, "--json", *loudness_words()], stdout=subprocess.PIPE, check=False
-    )
+    command = [sys.executable, "-P", "-m", *step, "--json", *loudness_words()]
+    with waiting():  # it speaks for itself
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise InputError(
             f"`{' '.join(step[:2])}` ended with exit code {done.returncode}, and says why above; mend that and run the"

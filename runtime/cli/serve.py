@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+from embed.cli.console import waiting
 from embed.options import Option, OptionsFile, Range
 from embed.spec import InputError
 from runtime.config import RequestLimits, ServiceConfig, VotingConfig
@@ -76,7 +77,8 @@ def serve(
     if engine == "ray":
         from runtime.service.ray import serve_on_ray
 
-        serve_on_ray(whole, host, port, replicas)
+        with waiting():  # Ray tells what it does
+            serve_on_ray(whole, host, port, replicas)
     else:
         serve_locally(whole, host, port, drain_s, open)
     return {"bundle": str(bundle), "stopped": True}
@@ -135,4 +137,5 @@ def serve_locally(config: ServiceConfig, host: str, port: int, drain_s: float, o
             print(f"pages on {page}", flush=True)
             if open:  # the socket listens already: the browser waits until it is served
                 webbrowser.open(page)
-        Server(app, config, app.state.service.drain, drain_s).run([socket])
+        with waiting():
+            Server(app, config, app.state.service.drain, drain_s).run([socket])
