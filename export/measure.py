@@ -18,6 +18,7 @@ from embed.config import Wanted
 from embed.graphs.trace import Certificate, certificate
 from embed.inputs.images import ImageError, load_pixels, load_scaled
 from embed.inputs.scaled import SCALES
+from embed.progress import stage
 from embed.spec import InputError, Preprocess
 from export import parity
 from export.config import ExportConfig, ParityConfig
@@ -41,6 +42,7 @@ TORCH_BATCH = 8  # pictures; more is no faster on a CPU and takes more memory
 GENERATED_PICTURES = 64
 
 
+@stage("comparing with torch")
 def measure(folder: Path, backbone: "Backbone", outputs: Outputs | None, config: ParityConfig) -> Parity:
     """The bundle's precisions against torch, on real pictures or, where none are given, on generated ones.
 
@@ -280,6 +282,7 @@ def _scale(noted: Mapping[str, Any] | None) -> int | None:
     return noted["scale"] if noted else None
 
 
+@stage("trying how to decode large JPEGs")
 def choose_decoding(backbone: "Backbone", inputs: Sequence[str], config: ExportConfig) -> DecodingEntry:
     """The least scale at which the vectors of the large pictures among the given ones keep the cosine that `embed
     cache` asks for by default. Raise InputError if there is none."""

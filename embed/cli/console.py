@@ -162,7 +162,7 @@ def _bar(total: int | None, unit: str, description: str) -> "tqdm[NoReturn]":
     """A bar in a terminal; elsewhere lines, now and then."""
     from tqdm import tqdm
 
-    class Lines(tqdm):  # type: ignore[type-arg]
+    class Lines(tqdm):  # type: ignore[misc]
         said: int | None = None
 
         def display(self, msg: str | None = None, pos: int | None = None) -> bool:

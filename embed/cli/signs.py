@@ -65,6 +65,11 @@ class Signs:
                 self._works.remove(found)
 
     @property
+    def is_paused(self) -> bool:
+        """Whether nothing is said at present."""
+        return self._paused > 0
+
+    @property
     def in_a_bar(self) -> bool:
         """Whether the cursor of a terminal stands in what was drawn."""
         return sys.stderr.isatty() and any(work.draw is not None for work in self._works)
@@ -90,7 +95,8 @@ class Signs:
                 self.heard()
 
     def _name(self, work: Work) -> None:
-        text = f"{_imported() or work.what}: {self._clock() - work.start_s:.0f} s"
+        library = _imported()
+        text = f"{work.what}: {self._clock() - work.start_s:.0f} s{f' (loading {library})' if library else ''}"
         if sys.stderr.isatty():
             sys.stderr.write(ERASE + text[: shutil.get_terminal_size().columns - 1])
             self._status = True
@@ -136,10 +142,10 @@ class Signs:
 
 
 def _imported() -> str | None:
-    """The library of others that the main thread is importing, in words: to load torch takes seconds."""
+    """The library of others that the main thread is importing: to load torch takes seconds."""
     frame, outer = sys._current_frames().get(threading.main_thread().ident or 0), []
     while frame is not None:
         if frame.f_code.co_name == "_find_and_load":
             outer.append(str(frame.f_locals.get("name")).partition(".")[0])
         frame = frame.f_back
-    return next((f"loading {name}" for name in reversed(outer) if name not in OURS), None)
+    return next((name for name in reversed(outer) if name not in OURS), None)

@@ -18,6 +18,7 @@ from embed.cache.store import Cache, DecodingEntry
 from embed.inputs.decoding import Chunk, DecodePool, Picture
 from embed.inputs.scaled import SCALES
 from embed.jobs.run import Decoder, Encoder, Records, new_pictures
+from embed.progress import stage
 from embed.spec import InputError
 
 CERTIFIED = 32  # pictures on which a way is measured, of those that it changes
@@ -49,6 +50,7 @@ def kept_decoding(cache: Cache, policy: str, min_cosine: float) -> DecodingEntry
     return latest if latest["cosine_min"] >= min_cosine else None
 
 
+@stage("trying how to decode large JPEGs")
 def choose_decoding(
     tables: Sequence[Records], cache: Cache, pool: DecodePool, encoder: Encoder, required: bool, min_cosine: float
 ) -> DecodingEntry:
@@ -78,6 +80,7 @@ def choose_decoding(
     return EXACT
 
 
+@stage("trying to decode on the device")
 def choose_device(
     tables: Sequence[Records],
     cache: Cache,

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from embed.arrays import Floats
-from embed.progress import Progress, silent
+from embed.progress import Progress, silent, stage
 from heads.base import SOURCE
 from heads.config import TrainConfig
 from heads.data.comparisons import Labels, appeal, values_of
@@ -126,6 +126,7 @@ def prior_columns(labels: Labels) -> list[str]:
     return [name for name in names if 2 <= len(values_of(labels, name)[1]) <= few]
 
 
+@stage("measuring what a column alone knows")
 def strongest_prior(measured: Measured, columns: Sequence[str]) -> tuple[Floats, list[dict[str, object]]]:
     """The scores of the prior that orders most pairs as people did, and the pair accuracy of each, the highest first.
 
@@ -137,6 +138,7 @@ def strongest_prior(measured: Measured, columns: Sequence[str]) -> tuple[Floats,
     return found[order[0]], [{"by": by, "pair_accuracy": accuracy[by].to_json()} for by in order]
 
 
+@stage("fitting the ridge baseline")
 def ridge_scores(labels: Labels, features: Features, split: Split) -> Floats:
     """The scores of scikit-learn's RidgeCV, fitted for each fold on the rows that training saw, MAX_RIDGE of them at
     most: from the pooled features of pictures, or the projected ones where there are no pooled, to the outcome; of

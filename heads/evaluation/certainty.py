@@ -3,7 +3,7 @@
 import numpy as np
 
 from embed.arrays import Floats
-from embed.progress import Progress, silent
+from embed.progress import Progress, silent, stage
 from embed.spec import InputError
 from heads.data.comparisons import Labels
 from heads.data.features import Features
@@ -35,6 +35,7 @@ def uncertainties(held: HeldOut, labels: Labels, features: Features, progress: P
     return head_scores(committees, labels, features, held.split)
 
 
+@stage("measuring how sure the scores are")
 def certainty(measured: Measured, scores: Floats, uncertainty: Floats) -> dict[str, object]:
     """The share of pairs with a winner that scores (m, sides) order right, in parts of equally many pairs: by the
     difference of the two scores over sqrt(u_a^2 + u_b^2), and by the difference alone.

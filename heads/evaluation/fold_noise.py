@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from embed.progress import stage
 from embed.spec import InputError
 from heads.evaluation.evaluate import head_scores
 from heads.evaluation.measured import Measured
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 FOLDS = 2  # whose heads are trained on halves: one alone is off by a good deal where there is little to learn
 
 
+@stage("finding how much of the scores is luck")
 def fold_noise(task: Task, measured: Measured) -> float:
     """The share, 0 to 1, of the variance of a fold head's scores that is luck of its training labels; 0 without folds.
 

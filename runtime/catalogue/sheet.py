@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from embed.files import atomic_write
 from embed.inputs.thumbnails import SIZE, data_uri, grey_square, thumbnail_at
+from embed.progress import stage
 from embed.showing.pages import page
 from embed.spec import InputError
 
@@ -30,6 +31,7 @@ class Tile:
     note: str = ""  # what sets it apart from the others, as that it is what was asked with
 
 
+@stage("drawing the contact sheet")
 def write_sheet(path: Path, tiles: Sequence[Tile], title: str) -> int:
     """Write the pictures to `path`, .png or .html, and give the number of those that could not be read."""
     require_sheet(path)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from embed.cli.console import waiting
 from embed.options import Option, OptionsFile, Range
+from embed.progress import stage
 from embed.spec import InputError
 from runtime.config import RequestLimits, ServiceConfig, VotingConfig
 
@@ -127,7 +128,8 @@ def serve_locally(config: ServiceConfig, host: str, port: int, drain_s: float, o
     from runtime.service.network.listening import Server, listen
 
     with closing(listen(host, port)) as socket:  # before anything is loaded
-        app = create_app(config)
+        with stage(f"loading {config.bundle}"):
+            app = create_app(config)
         log_json_lines()
         where = f"[{host}]" if ":" in host else host
         port = socket.getsockname()[1]

@@ -142,7 +142,7 @@ def test_a_library_that_is_loaded_is_named(
     clock.now_s += 9
     __import__("slow_library")
     said.beat()
-    assert capsys.readouterr().err == "loading slow_library: 9 s\n"
+    assert capsys.readouterr().err == "train is at work: 9 s (loading slow_library)\n"
 
 
 def test_stages_of_a_child_are_known_here(said: Signs, capsys: pytest.CaptureFixture[str]) -> None:
