@@ -6,6 +6,7 @@
 import io
 import json
 import logging
+import os
 import shlex
 import sys
 import time
@@ -85,8 +86,12 @@ def loudness_words() -> list[str]:
 
 @contextmanager
 def signs_of_life(what: str) -> Iterator[None]:
-    """While the block runs, say on stderr what is being done once that takes long, unless nothing is to be said."""
-    with SIGNS.watched(what) if _LOUDNESS.get() >= 0 else nullcontext():
+    """While the block runs, say on stderr what is being done once that takes long.
+
+    Nothing is said if the command is to be quiet, or where tqdm's own variable $TQDM_DISABLE wants no bars.
+    """
+    silent = _LOUDNESS.get() < 0 or os.environ.get("TQDM_DISABLE")
+    with nullcontext() if silent else SIGNS.watched(what):
         yield
 
 

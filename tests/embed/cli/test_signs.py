@@ -158,6 +158,7 @@ def test_every_command_is_watched_unless_it_is_to_be_quiet(
     quiet: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(signs, "FIRST_S", 0.0)
+    monkeypatch.delenv("TQDM_DISABLE")  # of all tests
     monkeypatch.setattr(plaudit, "COMMANDS", {"slow": "command_fakes:threads"})
     assert plaudit.main(["slow", "--json", *["-q"] * quiet]) == 0
     out, err = capsys.readouterr()
