@@ -85,17 +85,16 @@ class Signs:
         with self._lock:
             if self._paused or not self._works or self.due_s > 0:
                 return
-            work = self._works[-1]
-            if work.draw is None:
-                self._name(work)
+            work, library = self._works[-1], _imported()
+            if work.draw is None or library:
+                self._name(work, library)
                 return
         with work.lock:  # alone: who draws waits for locks of others, whose holders may wait to be heard
             if work in self._works:
                 work.draw()
                 self.heard()
 
-    def _name(self, work: Work) -> None:
-        library = _imported()
+    def _name(self, work: Work, library: str | None) -> None:
         text = f"{work.what}: {self._clock() - work.start_s:.0f} s{f' (loading {library})' if library else ''}"
         if sys.stderr.isatty():
             sys.stderr.write(ERASE + text[: shutil.get_terminal_size().columns - 1])
@@ -128,7 +127,7 @@ class Signs:
                 self.beat()
 
         thread = threading.Thread(target=watch, name=WATCHER, daemon=True)
-        with self._lock:
+        if self.has_spoken:  # a command before this one; the first has been silent since Python began
             self._heard_s, self.has_spoken = self._clock(), False
         work = self.begin(what)
         thread.start()
