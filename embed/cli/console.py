@@ -3,6 +3,8 @@
 0 done; 1 a fault of ours, with its traceback; 2 the user's input, in one line; 130 interrupted.
 """
 
+import atexit
+import gc
 import io
 import json
 import logging
@@ -45,6 +47,9 @@ def print_json(document: object) -> None:
 
 def exit_code(program: str, run: Callable[[], None]) -> int:
     """Run a command and give its exit code; what is the user's to mend is printed in one line that begins `program`."""
+    # At its end Python would look for garbage among all of torch's objects, which takes a second and is silent.
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
     with lasting_streams(SIGNS.heard):
         return _exit_code(program, run)
 

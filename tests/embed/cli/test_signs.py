@@ -139,10 +139,13 @@ def test_a_library_that_is_loaded_is_named(
 ) -> None:
     (tmp_path / "slow_library.py").write_text("from embed.cli import console\nconsole.SIGNS.beat()\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("tqdm.tqdm", Enabled)
     clock.now_s += 9
-    __import__("slow_library")
+    with console.progress(7, "rows", "merging"):  # which cannot begin before that is loaded
+        clock.now_s += 9
+        __import__("slow_library")
     said.beat()
-    assert capsys.readouterr().err == "train is at work: 9 s (loading slow_library)\n"
+    assert capsys.readouterr().err == "merging: 9 s (loading slow_library)\n"
 
 
 def test_stages_of_a_child_are_known_here(said: Signs, capsys: pytest.CaptureFixture[str]) -> None:
