@@ -1,6 +1,6 @@
-"""The conventions of every command: exit codes, one JSON document, progress and what the library logs on stderr.
+"""Conventions of every command: exit codes, one JSON document on stdout, progress and log messages on stderr.
 
-0 done; 1 a fault of ours, with its traceback; 2 the user's input, in one line; 130 interrupted.
+Exit codes: 0 done; 1 a bug in plaudit, with its traceback; 2 wrong input, explained in one line; 130 interrupted.
 """
 
 import atexit
@@ -27,27 +27,27 @@ from embed.wording import table as table
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-# What the base install does without, by the extra that brings it.
+# Modules that the base install lacks, and the extra that installs each.
 EXTRAS = dict.fromkeys(
     ("torch", "torchvision", "open_clip", "timm", "transformers", "safetensors", "sklearn", "scipy", "onnx"), "train"
 ) | dict.fromkeys(("diffusers", "peft", "accelerate"), "generators")
 EXTRAS |= {"sqlalchemy": "votes", "psycopg": "postgres"}
 
-DELAY_S = 2.0  # shorter work has no bar
+DELAY_S = 2.0  # work that is shorter shows no bar
 SIGNS = Signs()  # of the command that runs
 _LOUDNESS: ContextVar[int] = ContextVar("loudness", default=0)  # 1 is verbose, -1 quiet
-PACKAGES = ("embed", "heads", "export", "runtime")  # whose logs the commands show
+PACKAGES = ("embed", "heads", "export", "runtime")  # the commands show the logs of these
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document, in one line, on stdout."""
+    """Print one JSON document on stdout, in one line."""
     json.dump(document, sys.stdout, allow_nan=False)
     sys.stdout.write("\n")
 
 
 def exit_code(program: str, run: Callable[[], None]) -> int:
-    """Run a command and give its exit code; what is the user's to mend is printed in one line that begins `program`."""
-    # At its end Python would look for garbage among all of torch's objects, which takes a second and is silent.
+    """Run a command and return its exit code. An error that the user can mend is printed in one line with `program`."""
+    # At exit Python would search all objects of torch for garbage, which takes over a second and prints nothing.
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
     with lasting_streams(SIGNS.heard):
@@ -76,7 +76,7 @@ def _exit_code(program: str, run: Callable[[], None]) -> int:
 
 @contextmanager
 def loudness(verbose: bool, quiet: bool) -> Iterator[None]:
-    """While the block runs, say more on stderr than elsewhere, or nothing but errors."""
+    """While the block runs, print more on stderr (verbose), or only errors (quiet)."""
     before = _LOUDNESS.set(1 if verbose else -1 if quiet else 0)
     try:
         yield
@@ -85,15 +85,15 @@ def loudness(verbose: bool, quiet: bool) -> Iterator[None]:
 
 
 def loudness_words() -> list[str]:
-    """The options that make another command as loud as this one."""
+    """Return the options that make another command as verbose or quiet as this one."""
     return {1: ["--verbose"], -1: ["--quiet"]}.get(_LOUDNESS.get(), [])
 
 
 @contextmanager
 def signs_of_life(what: str) -> Iterator[None]:
-    """While the block runs, say on stderr what is being done once that takes long.
+    """While the block runs, print on stderr what is being done once that takes long.
 
-    Nothing is said if the command is to be quiet, or where tqdm's own variable $TQDM_DISABLE wants no bars.
+    Nothing is printed with --quiet, or if tqdm's own environment variable TQDM_DISABLE is set.
     """
     silent = _LOUDNESS.get() < 0 or os.environ.get("TQDM_DISABLE")
     with nullcontext() if silent else SIGNS.watched(what):
@@ -101,35 +101,35 @@ def signs_of_life(what: str) -> Iterator[None]:
 
 
 def waiting() -> AbstractContextManager[None]:
-    """While the block runs, say nothing of one's own accord: others speak, or wait to be asked."""
+    """While the block runs, print no signs of life: a child process prints its own, or the service waits for requests."""
     return SIGNS.paused()
 
 
 def for_people(quiet: bool) -> TextIO:
-    """Where that goes under --json which is printed for people."""
+    """Return the stream that text for people is written to under --json."""
     return io.StringIO() if quiet else sys.stderr
 
 
 def suggest(*commands: Sequence[object]) -> None:
-    """Say on stderr what one could do next, each command by its words after `plaudit`. Under --json nothing is said."""
+    """Print next steps on stderr, each command given by its words after `plaudit`; print nothing under --json."""
     if sys.stdout is not sys.stderr and _LOUDNESS.get() >= 0:
         lines = (f"  plaudit {shlex.join(map(str, words))}" for words in commands)
         print("next:", *lines, sep="\n", file=sys.stderr)
 
 
 def warn(text: str) -> None:
-    """One line on stderr that a person should not miss."""
+    """Print a warning in one line on stderr, unless --quiet was given."""
     if _LOUDNESS.get() >= 0:
         _print_line(f"warning: {text}")
 
 
 def _print_line(text: str) -> None:
-    """A line on stderr, in place of a bar that stands there."""
+    """Print a line on stderr, in place of a progress bar that may be drawn there."""
     print(f"{ERASE if SIGNS.in_a_bar else ''}{text}", file=sys.stderr)
 
 
 class _Lines(logging.Handler):
-    """A line on stderr for each record, what warns with that word in front."""
+    """Prints each log record as a line on stderr; a warning begins with that word."""
 
     def emit(self, record: logging.LogRecord) -> None:
         loud, text = _LOUDNESS.get(), record.getMessage()
@@ -152,7 +152,7 @@ def _clock(time_s: float) -> str:
 
 @contextmanager
 def shown_logs() -> Iterator[None]:
-    """Show what our packages log while the block runs. The root logger is left to the service's own log."""
+    """Show the logs of our packages while the block runs. The root logger stays free for the service's own log."""
     handler, loggers = _Lines(), [logging.getLogger(name) for name in PACKAGES]
     before = [(logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
@@ -169,14 +169,14 @@ def shown_logs() -> Iterator[None]:
 
 
 def _bar(total: int | None, unit: str, description: str) -> "tqdm[NoReturn]":
-    """A bar in a terminal; elsewhere lines, now and then."""
+    """Return a bar that draws itself in a terminal, and prints lines elsewhere."""
     from tqdm import tqdm
 
     class Lines(tqdm):  # type: ignore[misc]
         said: int | None = None
 
         def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-            if not (self.disable and self.n == self.said):  # closed, and its end is told
+            if not (self.disable and self.n == self.said):  # when it is closed, the last line may have said so already
                 print(str(self).strip(), file=sys.stderr, flush=True)
             self.said = self.n
             return True
@@ -195,9 +195,9 @@ def _bar(total: int | None, unit: str, description: str) -> "tqdm[NoReturn]":
 
 @contextmanager
 def progress(total: int | None, unit: str, description: str, /) -> Iterator[Step]:
-    """A tqdm bar on stderr, as a `Progress`, that stays out of the way of short work (under two seconds).
+    """Show a tqdm bar on stderr, as a `Progress`. Work that takes less than two seconds shows no bar.
 
-    A step that takes long is not silent: the bar is drawn again.
+    While a step takes long, the bar is drawn again.
     """
     bar = _bar(total, unit, description)
 

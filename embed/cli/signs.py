@@ -1,7 +1,7 @@
-"""Signs of life: what a command is at, said on stderr once nothing else was said there for a while.
+"""Signs of life: print on stderr what a command is doing, when nothing else was printed for a while.
 
-Bars and stages (see embed.progress) enter what is being done; what says or draws anything is heard. A terminal gets a
-line that is written over, a file or a pipe gets lines.
+Progress bars and stages (see embed.progress) register the work that is being done. Every write to a standard stream
+counts as a sign of life. A terminal shows one line that is overwritten; a file or a pipe gets a new line each time.
 """
 
 import shutil
@@ -21,28 +21,30 @@ ERASE = "\r\x1b[K"  # the line that the cursor is in
 
 @dataclass(eq=False)
 class Work:
-    """Something that is being done, since when, and what draws it, if it is not only named."""
+    """Work that is being done, since when, and the function that draws it if it has a progress bar."""
 
     what: str
     start_s: float
     draw: Callable[[], object] | None = None
-    lock: threading.Lock = field(default_factory=threading.Lock)  # of drawing: what has ended is drawn no more
+    lock: threading.Lock = field(
+        default_factory=threading.Lock
+    )  # held while drawing, so that work that has ended is not drawn
 
 
 class Signs:
-    """What is being done, and how long nothing was said of it. `clock` gives seconds."""
+    """The work of this process, and the time since something was last printed. `clock` returns seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.RLock()
         self._works: list[Work] = []
         self._heard_s = clock()
-        self.has_spoken = False  # anything was heard since watching began
-        self._status = False  # the terminal's last line is ours, and to be written over
+        self.has_spoken = False  # whether anything was printed since watching began
+        self._status = False  # the terminal's last line is ours and must be erased
         self._paused = 0
 
     def heard(self) -> None:
-        """Note that something is about to be said. What was only for the time being goes from the terminal."""
+        """Note that something is about to be printed, and erase our line from the terminal."""
         with self._lock:
             self._heard_s, self.has_spoken = self._clock(), True
             if self._status:
@@ -50,14 +52,14 @@ class Signs:
                 sys.stderr.write(ERASE)
 
     def begin(self, what: str, draw: Callable[[], object] | None = None) -> Work:
-        """Enter what begins. If it goes on for long, it is drawn, or named with the seconds that it has taken."""
+        """Register work that begins. If it takes long, it is drawn, or named with the seconds that it has taken."""
         work = Work(what, self._clock(), draw)
         with self._lock:
             self._works.append(work)
         return work
 
     def end(self, what: Work | str) -> None:
-        """Take out what has ended, the latest of that name."""
+        """Remove work that has ended: the latest one of that name."""
         with self._lock:
             found = next((one for one in reversed(self._works) if what in (one, one.what)), None)
         if found is not None:
@@ -66,22 +68,22 @@ class Signs:
 
     @property
     def is_paused(self) -> bool:
-        """Whether nothing is said at present."""
+        """Whether no signs of life are printed at present."""
         return self._paused > 0
 
     @property
     def in_a_bar(self) -> bool:
-        """Whether the cursor of a terminal stands in what was drawn."""
+        """Whether the cursor of a terminal may stand in a progress bar."""
         return sys.stderr.isatty() and any(work.draw is not None for work in self._works)
 
     @property
     def due_s(self) -> float:
-        """The seconds after which `beat` would say something if nothing else does."""
+        """The seconds until `beat` prints something, unless something else is printed before."""
         later = REWRITTEN_S if sys.stderr.isatty() else AGAIN_S
         return self._heard_s + (later if self.has_spoken else FIRST_S) - self._clock()
 
     def beat(self) -> None:
-        """Say what is being done if that is due."""
+        """Print what is being done, if that is due."""
         with self._lock:
             if self._paused or not self._works or self.due_s > 0:
                 return
@@ -89,7 +91,7 @@ class Signs:
             if work.draw is None or library:
                 self._name(work, library)
                 return
-        with work.lock:  # alone: who draws waits for locks of others, whose holders may wait to be heard
+        with work.lock:  # not with self._lock: drawing waits for tqdm's lock, whose holder may wait for self._lock
             if work in self._works:
                 work.draw()
                 self.heard()
@@ -106,7 +108,7 @@ class Signs:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """While the block runs, say nothing: others speak, or waiting is all there is to do."""
+        """While the block runs, print no signs of life."""
         with self._lock:
             self.heard()
             self._paused += 1
@@ -119,7 +121,7 @@ class Signs:
 
     @contextmanager
     def watched(self, what: str) -> Iterator[None]:
-        """While the block runs, which does `what`, say in time what is being done."""
+        """While the block runs, print signs of life from a thread. `what` names the work as a whole."""
         ended = threading.Event()
 
         def watch() -> None:
@@ -127,7 +129,7 @@ class Signs:
                 self.beat()
 
         thread = threading.Thread(target=watch, name=WATCHER, daemon=True)
-        if self.has_spoken:  # a command before this one; the first has been silent since Python began
+        if self.has_spoken:  # by an earlier command; the first command counts from the start of Python
             self._heard_s, self.has_spoken = self._clock(), False
         work = self.begin(what)
         thread.start()
@@ -141,7 +143,7 @@ class Signs:
 
 
 def _imported() -> str | None:
-    """The library of others that the main thread is importing: to load torch takes seconds."""
+    """Return the name of the library that the main thread is importing, or None. Importing torch takes seconds."""
     frame, outer = sys._current_frames().get(threading.main_thread().ident or 0), []
     while frame is not None:
         if frame.f_code.co_name == "_find_and_load":
