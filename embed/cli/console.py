@@ -101,7 +101,7 @@ def signs_of_life(what: str) -> Iterator[None]:
 
 
 def waiting() -> AbstractContextManager[None]:
-    """While the block runs, print no signs of life: a child process prints its own, or the service waits for requests."""
+    """While the block runs, print no signs of life: a child prints its own, or a service waits for requests."""
     return SIGNS.paused()
 
 

@@ -18,13 +18,6 @@ class Lasting:
     `heard` is called before each write.
     """
 
-
-class Lasting:
-    """A text stream that drops what is written once that raises one of `errors`: the work goes on without a reader.
-
-    `heard` is called before anything is written.
-    """
-
     def __init__(self, stream: TextIO, errors: type[OSError], heard: Callable[[], None] = _unheard) -> None:
         self._stream = stream
         self._errors = errors
