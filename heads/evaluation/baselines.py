@@ -124,7 +124,16 @@ def prior_columns(labels: Labels) -> list[str]:
         sides += [(name, name[:i] + NEXT[c] + name[i + 1 :]) for name in names for i, c in enumerate(name) if c in NEXT]
         names = [f"{a},{b}" for a, b in sides if b in names]
     few = min(MAX_VALUES, labels.items.size // ROWS_PER_VALUE)
-    return [name for name in names if 2 <= len(values_of(labels, name)[1]) <= few]
+    names = [name for name in names if 2 <= len(values_of(labels, name)[1]) <= few]
+    return [name for name in names if _differs_within_groups(labels, name)]
+
+
+def _differs_within_groups(labels: Labels, name: str) -> bool:
+    """Return whether a column can order pairs, which are of one group. The `id` of ImageReward's groups cannot."""
+    if (group := labels.values.get("group")) is None:
+        return True
+    both = np.stack([group, values_of(labels, name)[0][:, 0]])
+    return np.unique(both, axis=1).shape[1] > len(np.unique(group))
 
 
 @stage("measuring what a column alone knows")
