@@ -133,7 +133,7 @@ def _differs_within_groups(labels: Labels, name: str) -> bool:
     if (group := labels.values.get("group")) is None:
         return True
     both = np.stack([group, values_of(labels, name)[0][:, 0]])
-    return np.unique(both, axis=1).shape[1] > len(np.unique(group))
+    return bool(np.unique(both, axis=1).shape[1] > len(np.unique(group)))
 
 
 @stage("measuring what a column alone knows")
