@@ -12,7 +12,7 @@ from embed.arrays import Array, Float32s
 from embed.files import atomic_write, sha256_file
 from embed.graphs.trace import OPSET
 from embed.ort import require_onnxruntime
-from embed.progress import Step
+from embed.progress import Step, stage
 from export import card
 from export.graphs import compose
 from export.outputs import Outputs
@@ -60,6 +60,7 @@ def _signature(values: Iterable["ValueInfoProto"]) -> Tensors:
     }
 
 
+@stage("checking the graphs")
 def check_graphs(folder: Path) -> None:
     """Check every graph with ONNX's own checker and strict shape inference, which raise if one is wrong."""
     import onnx

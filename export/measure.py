@@ -18,6 +18,7 @@ from embed.config import Wanted
 from embed.graphs.trace import Certificate, certificate
 from embed.inputs.images import ImageError, load_pixels, load_scaled
 from embed.inputs.scaled import SCALES
+from embed.progress import stage
 from embed.spec import InputError, Preprocess
 from export import parity
 from export.config import ExportConfig, ParityConfig
@@ -41,6 +42,7 @@ TORCH_BATCH = 8  # pictures; a larger batch is no faster on a CPU and takes more
 GENERATED_PICTURES = 64
 
 
+@stage("comparing with torch")
 def measure(folder: Path, backbone: "Backbone", outputs: Outputs | None, config: ParityConfig) -> Parity:
     """Compare the bundle's precisions with torch, on the given pictures or else on generated ones.
 
@@ -295,6 +297,7 @@ def _scale(noted: Mapping[str, Any] | None) -> int | None:
     return noted["scale"] if noted else None
 
 
+@stage("trying how to decode large JPEGs")
 def choose_decoding(backbone: "Backbone", inputs: Sequence[str], config: ExportConfig) -> DecodingEntry:
     """Return the smallest scale that keeps a cosine, the default of `embed cache`, for the large pictures among those
     given.

@@ -201,6 +201,17 @@ def test_only_commands_speak() -> None:
     assert spoken(MODULES["embed.cli.console"]) >= {"print", "sys.stdout", "sys.stderr", "tqdm"}
 
 
+def test_a_backbone_is_loaded_where_commands_see_it() -> None:
+    """By `load_backbone`, which is a stage (see embed.progress)."""
+    for name, path in MODULES.items():
+        named = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        if folder(name) != "embed.backbones":
+            assert not {"starter.load_starter", "checkpoints.build"} & named, name
+            assert not {"embed.backbones.starter.load_starter", "embed.backbones.checkpoints.build"} & set(
+                imported(path)
+            ), name
+
+
 def code_lines(path: Path) -> list[str]:
     """What a module says, line by line, without indentation, imports, comments and what only closes a bracket."""
     lines = [line.strip() for line in path.read_text().splitlines()]

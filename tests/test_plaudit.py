@@ -6,10 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import plaudit
+from embed.cli import console
 from embed.cli.app import load, read
 from embed.cli.arguments import arguments_of
 from embed.spec import InputError
@@ -107,6 +109,17 @@ def test_what_is_wrong_is_said_before_the_work(
 def test_a_step_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="`embed inspect` failed with exit code 2, for the reason printed above"):
         whole.run_step(["embed", "inspect", str(tmp_path / "nothing")])
+
+
+def test_a_step_speaks_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused = []
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[bytes]:
+        paused.append(console.SIGNS.is_paused)
+        return subprocess.CompletedProcess(command, 0, b"{}")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    assert whole.run_step(["embed", "cache"]) == {} and paused == [True] and not console.SIGNS.is_paused
 
 
 def test_a_file_named_as_a_package_is_not_taken_for_it(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from open_clip.utils import to_2tuple
 from embed.backbones import checkpoints, delta, sentence_transformers, starter
 from embed.backbones.backbone import Backbone, Tokenizer, activation, tokenizer_name, vocabulary, weights_hash
 from embed.devices import resolve_device
+from embed.progress import stage
 from embed.spec import Identity, InputError, Preprocess, Source
 
 logger = logging.getLogger(__name__)
@@ -24,6 +25,11 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
     `heads unfreeze`). Raise InputError if these are unknown or contradict each other, or if they leave something open
     that changes the vectors.
     """
+    with stage(f"loading the backbone {' '.join(filter(None, (source.model, source.pretrained)))}"):
+        return _load(source, device)
+
+
+def _load(source: Source, device: str) -> Backbone:
     if source.is_adopted:
         raise InputError(
             f"the vectors of {source.model} were adopted, so its backbone is not known here, and other pictures and"
@@ -31,7 +37,7 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
         )
     device = resolve_device(device)
     if (source.pretrained or "").startswith(delta.PREFIX):
-        base = load_backbone(delta.base_source(source), device)
+        base = _load(delta.base_source(source), device)
         return delta.apply_delta(base, source)
     if source.model == starter.NAME:
         if source.pretrained is not None:

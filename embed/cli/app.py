@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from embed.cli import page
 from embed.cli.arguments import OF_ALL, REQUIRED, Argument, Command, Place, arguments_of, call, help_of
-from embed.cli.console import exit_code, for_people, loudness, print_json
+from embed.cli.console import exit_code, for_people, loudness, print_json, signs_of_life
 from embed.options import OptionsFile, metadata, near_literals, wanted
 from embed.spec import InputError
 from embed.wording import near_names, unknown_name
@@ -70,7 +70,8 @@ def _run(program: str, about: str, commands: Commands, words: list[str], groups:
     verbose, quiet, as_json = (bool(given.pop(one.place, False)) for one in OF_ALL)
     if verbose and quiet:
         raise InputError("--verbose and --quiet were both given; leave one of them out")
-    with loudness(verbose, quiet), redirect_stdout(for_people(quiet)) if as_json else nullcontext():
+    shown = redirect_stdout(for_people(quiet)) if as_json else nullcontext()
+    with loudness(verbose, quiet), signs_of_life(f"{program.split()[-1]} {name} is at work"), shown:
         document = call(command, given)
     if as_json:
         print_json(document)

@@ -3,20 +3,23 @@
 Exit codes: 0 done; 1 a bug in plaudit, with its traceback; 2 wrong input, explained in one line; 130 interrupted.
 """
 
+import atexit
+import gc
 import io
 import json
 import logging
+import os
 import shlex
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
+from embed.cli.signs import AGAIN_S, ERASE, Signs
 from embed.cli.streams import lasting_streams
-from embed.progress import Step
+from embed.progress import Stage, Step, stage
 from embed.spec import InputError
 from embed.wording import one_line
 from embed.wording import table as table
@@ -30,7 +33,8 @@ EXTRAS = dict.fromkeys(
 ) | dict.fromkeys(("diffusers", "peft", "accelerate"), "generators")
 EXTRAS |= {"sqlalchemy": "votes", "psycopg": "postgres"}
 
-FIRST_DRAWN_S, REDRAWN_S = 2.5, 5.0  # a bar is first drawn after this time and then this often, even without progress
+DELAY_S = 2.0  # work that is shorter shows no bar
+SIGNS = Signs()  # of the command that runs
 _LOUDNESS: ContextVar[int] = ContextVar("loudness", default=0)  # 1 is verbose, -1 quiet
 PACKAGES = ("embed", "heads", "export", "runtime")  # the commands show the logs of these
 
@@ -43,7 +47,10 @@ def print_json(document: object) -> None:
 
 def exit_code(program: str, run: Callable[[], None]) -> int:
     """Run a command and return its exit code. An error that the user can mend is printed in one line with `program`."""
-    with lasting_streams():
+    # At exit Python would search all objects of torch for garbage, which takes over a second and prints nothing.
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
+    with lasting_streams(SIGNS.heard):
         return _exit_code(program, run)
 
 
@@ -82,6 +89,22 @@ def loudness_words() -> list[str]:
     return {1: ["--verbose"], -1: ["--quiet"]}.get(_LOUDNESS.get(), [])
 
 
+@contextmanager
+def signs_of_life(what: str) -> Iterator[None]:
+    """While the block runs, print on stderr what is being done once that takes long.
+
+    Nothing is printed with --quiet, or if tqdm's own environment variable TQDM_DISABLE is set.
+    """
+    silent = _LOUDNESS.get() < 0 or os.environ.get("TQDM_DISABLE")
+    with nullcontext() if silent else SIGNS.watched(what):
+        yield
+
+
+def waiting() -> AbstractContextManager[None]:
+    """While the block runs, print no signs of life: a child prints its own, or a service waits for requests."""
+    return SIGNS.paused()
+
+
 def for_people(quiet: bool) -> TextIO:
     """Return the stream that text for people is written to under --json."""
     return io.StringIO() if quiet else sys.stderr
@@ -97,7 +120,12 @@ def suggest(*commands: Sequence[object]) -> None:
 def warn(text: str) -> None:
     """Print a warning in one line on stderr, unless --quiet was given."""
     if _LOUDNESS.get() >= 0:
-        print(f"warning: {text}", file=sys.stderr)
+        _print_line(f"warning: {text}")
+
+
+def _print_line(text: str) -> None:
+    """Print a line on stderr, in place of a progress bar that may be drawn there."""
+    print(f"{ERASE if SIGNS.in_a_bar else ''}{text}", file=sys.stderr)
 
 
 class _Lines(logging.Handler):
@@ -105,12 +133,17 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         loud, text = _LOUDNESS.get(), record.getMessage()
-        if loud > 0:
+        found = getattr(record, "stage", None)
+        if isinstance(found, Stage):
+            SIGNS.end(found.what) if found.ended else SIGNS.begin(found.what)
+        if loud > 0 and found is not None:
+            text = f"{_clock(record.created)} {text}"
+        elif loud > 0:
             text = f"{_clock(record.created)} {record.name}: {text}"
         if record.levelno >= logging.WARNING:
             warn(text)
         elif loud > 0 or (loud == 0 and record.levelno >= logging.INFO):
-            print(text, file=sys.stderr)
+            _print_line(text)
 
 
 def _clock(time_s: float) -> str:
@@ -135,52 +168,50 @@ def shown_logs() -> Iterator[None]:
             logger.propagate = propagate
 
 
-@contextmanager
-def _redrawn(bar: "tqdm[NoReturn]") -> Iterator[None]:
-    """While the block runs, redraw the bar now and then, so that a long step is not silent."""
-    ended = threading.Event()
+def _bar(total: int | None, unit: str, description: str) -> "tqdm[NoReturn]":
+    """Return a bar that draws itself in a terminal, and prints lines elsewhere."""
+    from tqdm import tqdm
 
-    def redraw() -> None:
-        pause_s = FIRST_DRAWN_S
-        while not ended.wait(pause_s):
-            if time.time() - bar.last_print_t >= pause_s:
-                bar.refresh()
-            pause_s = REDRAWN_S
+    class Lines(tqdm):  # type: ignore[misc]
+        said: int | None = None
 
-    thread = threading.Thread(target=redraw, name="progress", daemon=True)
-    if not bar.disable:
-        thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        if not bar.disable:
-            thread.join()  # otherwise it might draw a bar that is already closed
+        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+            if not (self.disable and self.n == self.said):  # when it is closed, the last line may have said so already
+                print(str(self).strip(), file=sys.stderr, flush=True)
+            self.said = self.n
+            return True
+
+    drawn = sys.stderr.isatty()
+    return (tqdm if drawn else Lines)(
+        total=total,
+        unit=f" {unit}",
+        desc=description,
+        delay=DELAY_S,
+        file=sys.stderr if drawn else io.StringIO(),
+        **({"dynamic_ncols": True} if drawn else {"mininterval": AGAIN_S, "ncols": 80}),
+        **({"disable": True} if _LOUDNESS.get() < 0 else {}),
+    )
 
 
 @contextmanager
 def progress(total: int | None, unit: str, description: str, /) -> Iterator[Step]:
-    """Show a tqdm bar on stderr, as a `Progress`. Work that takes less than two seconds shows no bar."""
-    from tqdm import tqdm
+    """Show a tqdm bar on stderr, as a `Progress`. Work that takes less than two seconds shows no bar.
 
-    loud, start = _LOUDNESS.get(), time.time()
-    bar = tqdm(
-        total=total,
-        unit=f" {unit}",
-        desc=description,
-        delay=2,
-        file=sys.stderr,
-        dynamic_ncols=True,
-        **({"disable": True} if loud < 0 else {}),
-    )
+    While a step takes long, the bar is drawn again.
+    """
+    bar = _bar(total, unit, description)
 
     def step(done: int = 1, note: str = "", /) -> None:
         bar.set_postfix_str(note, refresh=False)
         bar.update(done)
 
-    if loud > 0:
-        print(f"{_clock(start)} begins: {description}", file=sys.stderr)
-    with bar, _redrawn(bar):
-        yield step
-    if loud > 0:
-        print(f"{_clock(time.time())} done in {time.time() - start:.1f} s: {description}", file=sys.stderr)
+    def draw() -> None:
+        bar.last_print_t = time.time()
+        bar.refresh()
+
+    with stage(description), bar:
+        work = SIGNS.begin(description, None if bar.disable else draw)
+        try:
+            yield step
+        finally:
+            SIGNS.end(work)

@@ -3,23 +3,32 @@
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TextIO, cast
 
 
-class Lasting:
-    """A text stream that ignores `errors` on writing: after such an error the text is dropped and the work goes on."""
+def _unheard() -> None:
+    """Do nothing before a write."""
 
-    def __init__(self, stream: TextIO, errors: type[OSError]) -> None:
+
+class Lasting:
+    """A text stream that ignores `errors` on writing: after such an error the text is dropped and the work goes on.
+
+    `heard` is called before each write.
+    """
+
+    def __init__(self, stream: TextIO, errors: type[OSError], heard: Callable[[], None] = _unheard) -> None:
         self._stream = stream
         self._errors = errors
+        self._heard = heard
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
         """Write the text, or drop it if the stream is broken."""
+        self._heard()
         with self._surviving():
             self._stream.write(text)
         return len(text)
@@ -39,8 +48,10 @@ class Lasting:
 
 
 @contextmanager
-def lasting_streams() -> Iterator[None]:
+def lasting_streams(heard: Callable[[], None] = _unheard) -> Iterator[None]:
     """While the block runs, printing never fails because a stream is closed, its reader left or a character is unknown.
+
+    `heard` is called before each write to stderr, and to stdout if that is a terminal.
 
     Only an error when stdout is written to a file, such as a full disk, is still raised: the result would be lost.
     """
@@ -56,6 +67,7 @@ def lasting_streams() -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    stdout, stderr = Lasting(sys.stdout, BrokenPipeError), Lasting(sys.stderr, OSError)
+    seen = heard if sys.stdout.isatty() else _unheard
+    stdout, stderr = Lasting(sys.stdout, BrokenPipeError, seen), Lasting(sys.stderr, OSError, heard)
     with redirect_stdout(cast(TextIO, stdout)), redirect_stderr(cast(TextIO, stderr)):
         yield

@@ -24,7 +24,9 @@ from embed.engines.runners import Run, onnx_runner, torch_runner
 from embed.files import write_json
 from embed.inputs.tokenizer import Tokenizer, kept_tokenizer
 from embed.process.allocator import release_freed_memory
+from embed.progress import stage
 from embed.spec import Feature, Identity, InputError, Precision, Side, Source, known_fields
+from embed.wording import NOUN
 
 if TYPE_CHECKING:
     from torch import nn
@@ -114,7 +116,8 @@ class Towers:
     ) -> Trial:
         """Try the candidates on pixels or prompts, save the results, and return the one to use for `count` inputs."""
         arrays = inputs if isinstance(inputs, np.ndarray) else self.tokenize(inputs)[0]
-        reference, rate = run_reference(self.runner(side, Engine(*REFERENCE, device)), arrays, batch_size)
+        with stage(f"trying {Engine(*REFERENCE, device)} on {len(arrays)} {NOUN[side]}"):
+            reference, rate = run_reference(self.runner(side, Engine(*REFERENCE, device)), arrays, batch_size)
         arrays = arrays[: len(reference)]
         release_freed_memory()
         trials = {(t.engine.runner, t.engine.precision): t for t in self._trials(side, device)}
@@ -133,9 +136,10 @@ class Towers:
                 trials[runner, precision] = Trial(replace(engine, cosine_mean=0.0, cosine_min=0.0), 0.0)
                 continue
             start = time.monotonic()
-            run = self.runner(side, engine, wanted.threads)
-            start_s = time.monotonic() - start + (self._backbone_s if runner == "torch" else 0.0)
-            trial = try_engine(run, engine, arrays, reference, batch_size, best)
+            with stage(f"trying {engine} on {len(arrays)} {NOUN[side]}"):
+                run = self.runner(side, engine, wanted.threads)
+                start_s = time.monotonic() - start + (self._backbone_s if runner == "torch" else 0.0)
+                trial = try_engine(run, engine, arrays, reference, batch_size, best)
             if admits(wanted, trial.engine):
                 best = max(best, trial.per_s)
             trials[runner, precision] = replace(trial, start_s=start_s)
@@ -180,10 +184,11 @@ class Towers:
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as making:
                 done = Path(making) / "done"
                 done.mkdir()
-                if fp32 is None:
-                    self._export(side, done / "model.onnx", precision == "fp16-cuda")
-                else:
-                    _convert(fp32, precision, done / "model.onnx")
+                with stage(f"exporting the tower of {NOUN[side]} at {precision}"):
+                    if fp32 is None:
+                        self._export(side, done / "model.onnx", precision == "fp16-cuda")
+                    else:
+                        _convert(fp32, precision, done / "model.onnx")
                 release_freed_memory()
                 with contextlib.suppress(OSError):  # another process has made the same graph in the meantime
                     done.rename(folder)

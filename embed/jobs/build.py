@@ -42,7 +42,7 @@ from embed.jobs.on_device import KINDS, DeviceDecoder
 from embed.jobs.scaling import EXACT, choose_decoding, choose_device, kept_decoding, with_decoding
 from embed.process.allocator import release_freed_memory
 from embed.process.child import call_apart
-from embed.progress import Progress, silent
+from embed.progress import Progress, silent, stage
 from embed.records.formats import Records, read_records
 from embed.records.sources import TableSource
 from embed.spec import SIDES, STARTER, InputError, Side, Source, known_fields, require_same_identity
@@ -176,6 +176,7 @@ class _Build:
         logger.info(f"{NOUN[side]}: {found}{rate}{proof}")
         return found
 
+    @stage("reading a sample")
     def _sample(self, side: Side, cache: Cache) -> UInt8s | list[str] | None:
         if side == "prompts":
             return run.sample_prompts(self.config.records, cache, SAMPLE)
@@ -311,6 +312,7 @@ def _with_engine(cache: Cache, side: Side, engine: Engine) -> Engines:
     return {**cache.manifest.get("engines", {}), side: [other.to_json() for other in [*used, engine]]}
 
 
+@stage("counting pictures and prompts")
 def _totals(tables: Sequence[Records]) -> dict[Side, int | None]:
     counts = [records.counts() for records in tables]
     by_side = {side: [count[side] for count in counts] for side in SIDES}

@@ -17,6 +17,7 @@ from embed.cache.store import Cache, DecodingEntry
 from embed.inputs.decoding import Chunk, DecodePool, Picture
 from embed.inputs.scaled import SCALES
 from embed.jobs.run import Decoder, Encoder, Records, new_pictures
+from embed.progress import stage
 from embed.spec import InputError
 
 CERTIFIED = 32  # how many pictures a way is measured on, of those that it changes
@@ -51,6 +52,7 @@ def kept_decoding(cache: Cache, policy: str, min_cosine: float) -> DecodingEntry
     return latest if latest["cosine_min"] >= min_cosine else None
 
 
+@stage("trying how to decode large JPEGs")
 def choose_decoding(
     tables: Sequence[Records], cache: Cache, pool: DecodePool, encoder: Encoder, required: bool, min_cosine: float
 ) -> DecodingEntry:
@@ -81,6 +83,7 @@ def choose_decoding(
     return EXACT
 
 
+@stage("trying to decode on the device")
 def choose_device(
     tables: Sequence[Records],
     cache: Cache,

@@ -15,7 +15,7 @@ from embed.files import sha256_file
 from embed.inputs.decoding import Picture, decode
 from embed.inputs.images import Limits
 from embed.jobs.run import Records
-from embed.progress import Progress, silent
+from embed.progress import Progress, silent, stage
 from embed.spec import InputError, Side, known_fields, require_same_identity
 
 
@@ -70,6 +70,7 @@ def sample_rows(count: int, size: int) -> Ints:
     return np.unique(np.linspace(0, count - 1, min(size, count)).astype(np.int64)) if count else np.empty(0, np.int64)
 
 
+@stage("embedding prompts again")
 def compare_prompts(cache: Cache, towers: Towers, size: int) -> Floats:
     """Return (m,) cosines between stored vectors and those that torch in fp32 computes for the same prompts now."""
     rows = sample_rows(cache.count("prompts"), size)
@@ -80,6 +81,7 @@ def compare_prompts(cache: Cache, towers: Towers, size: int) -> Floats:
     return cosines(cache.text_embeddings()[rows], run(towers.tokenize(prompts)[0])[0])
 
 
+@stage("embedding pictures again")
 def compare_images(cache: Cache, tables: Iterable[Records], towers: Towers, limits: Limits, size: int) -> Floats:
     """Return (m,) cosines between stored vectors and those that torch in fp32 computes for the same pictures now.
 

@@ -28,6 +28,7 @@ from embed.spec import InputError
 Answer = TypeVar("Answer")
 Arguments = TypeVarTuple("Arguments")
 
+_OURS = logging.getLogger(__name__.partition(".")[0])
 EXIT_S = 10.0  # how long a process may take to end after it has closed its pipe
 
 
@@ -102,6 +103,7 @@ class _Logged(NamedTuple):
     logger: str
     level: int
     message: str
+    stage: object  # an embed.progress.Stage, or None
 
 
 def call_apart(function: Callable[[*Arguments], Answer], *arguments: *Arguments) -> Answer:
@@ -111,10 +113,10 @@ def call_apart(function: Callable[[*Arguments], Answer], *arguments: *Arguments)
     """
     child = Child(_answer)
     try:
-        child.connection.send((function, arguments))
+        child.connection.send((_OURS.getEffectiveLevel(), function, arguments))
         answer: Answer | Exception | _Logged
         while isinstance(answer := child.connection.recv(), _Logged):
-            logging.getLogger(answer.logger).log(answer.level, answer.message)
+            logging.getLogger(answer.logger).log(answer.level, answer.message, extra={"stage": answer.stage})
     except (EOFError, OSError):
         raise InputError(
             f"the child process that tries engines exited with code {child.exit_code()}, probably out of memory;"
@@ -134,14 +136,15 @@ class _ToParent(logging.Handler):
         self._connection = connection
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._connection.send(_Logged(record.name, record.levelno, record.getMessage()))
+        self._connection.send(_Logged(record.name, record.levelno, record.getMessage(), getattr(record, "stage", None)))
 
 
 def _answer(connection: Connection) -> None:
     """Run one call: read it from the pipe, send its logs, then its answer or error."""
     logging.getLogger().addHandler(_ToParent(connection))
     try:
-        function, arguments = connection.recv()
+        level, function, arguments = connection.recv()
+        _OURS.setLevel(level)
         connection.send(function(*arguments))
     except Exception as error:
         error.add_note("".join(traceback.format_exception(error)))

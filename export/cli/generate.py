@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from embed.cli.console import progress, table
+from embed.cli.console import progress, table, waiting
 from embed.config import DeviceConfig
 from embed.files import read_lines, write_json
 from embed.options import Range
@@ -179,5 +179,6 @@ def _serve(
         settings = uvicorn.Config(app, http=http, log_config=None, access_log=False, server_header=False)
         where = f"[{host}]" if ":" in host else host
         print(f"generating with {name} on {where}:{socket.getsockname()[1]}; stop with Ctrl-C", flush=True)
-        uvicorn.Server(settings).run([socket])
+        with waiting():
+            uvicorn.Server(settings).run([socket])
     return {"pipeline": name, "stopped": True}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from embed.cli.console import table
 from embed.options import Range
+from embed.progress import stage
 from embed.spec import InputError, require_same_identity
 from embed.wording import one_line, unknown_name
 from export.cli.whole import run_step
@@ -191,6 +192,7 @@ def _steps(cache: Path, tables: list[Path], head: Path, options: list[str]) -> l
     return [*embed, ["heads", "train", str(cache), *options, "--out", str(head), "--overwrite"]]
 
 
+@stage("judging the new head by votes")
 def _judged(votes: Path, cache: Path, bundle: Path, name: str | None, head: Path, config: PromotionConfig) -> "Verdict":
     """Compare the served head, by its name if it has one, and the new one on the votes that measure."""
     import numpy as np

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from embed.cli.console import loudness_words
+from embed.cli.console import loudness_words, waiting
 from embed.files import write_json
 from embed.spec import STARTER, InputError
 
@@ -105,9 +105,9 @@ def run_step(step: list[str]) -> object:
     """
     print(f"\n$ plaudit {shlex.join(step)}", flush=True)
     # With -P, because a file runtime.py in the user's current folder would be imported instead of ours.
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", *step, "--json", *loudness_words()], stdout=subprocess.PIPE, check=False
-    )
+    command = [sys.executable, "-P", "-m", *step, "--json", *loudness_words()]
+    with waiting():  # the step shows its own progress
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode:
         raise InputError(
             f"`{' '.join(step[:2])}` failed with exit code {done.returncode}, for the reason printed above; mend that,"

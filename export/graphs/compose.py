@@ -15,6 +15,7 @@ from embed.graphs.fusing import export_fused
 from embed.graphs.precision import fold_patches
 from embed.graphs.rewrite import serving_form
 from embed.graphs.trace import canonical, export_tower
+from embed.progress import stage
 from heads.config import picture_inputs
 from heads.evaluation.calibration import Curve, Temperature
 from runtime.scoring.bundle import WEIGHTS_FILE
@@ -30,6 +31,7 @@ MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the graph, because shape in
 ALIGNMENT_BYTES = 4096  # onnxruntime can map a tensor into memory only if it starts on a page
 
 
+@stage("exporting the tower of pictures")
 def export_image(backbone: "Backbone", inputs: Sequence[str], fused: bool = False) -> "ModelProto":
     """Export pixels (n, h, w, 3) uint8 -> image_embedding (n, d), and image_pooled (n, p) if `inputs` names it.
 
@@ -47,6 +49,7 @@ def export_image(backbone: "Backbone", inputs: Sequence[str], fused: bool = Fals
         return fold_patches(export_tower(tower, {"pixels": example}, list(wanted), free))
 
 
+@stage("exporting the tower of prompts")
 def export_text(backbone: "Backbone", shortens: bool, fused: bool = False) -> "ModelProto":
     """Export tokens (n, c) int32 -> text_embedding (n, d). c is free if the tower `shortens`, else the context
     length."""

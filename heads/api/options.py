@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from embed.config import TableConfig
 from embed.options import Range
+from embed.progress import stage
 from embed.spec import InputError
 from heads.config import Protocol
 
@@ -45,6 +46,7 @@ class LabelOptions(TableConfig):
             return str(table)
         return f"the {type(table).__module__.partition('.')[0]}.{type(table).__name__}"
 
+    @stage("reading the tables")
     def met(self, cache: "Cache", tables: "Sequence[TableSource]") -> "tuple[list[Labels], Features]":
         """The labels of some tables over one numbering of items, and the vectors of these items."""
         from heads.data.comparisons import join_labels, match_labels
@@ -79,6 +81,7 @@ class RowOptions(LabelOptions):
     strict: bool = False
     """Refuse a table that shares pictures with training."""
 
+    @stage("reading head and table")
     def met_heads(
         self, path: PathLike, table: "TableSource", *heads: PathLike
     ) -> "tuple[Cache, Labels, Features, list[HeldOut]]":

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from embed.arrays import Floats
-from embed.progress import Progress, silent
+from embed.progress import Progress, silent, stage
 from heads.base import SOURCE
 from heads.config import TrainConfig
 from heads.data.comparisons import Labels, appeal, values_of
@@ -124,9 +124,19 @@ def prior_columns(labels: Labels) -> list[str]:
         sides += [(name, name[:i] + NEXT[c] + name[i + 1 :]) for name in names for i, c in enumerate(name) if c in NEXT]
         names = [f"{a},{b}" for a, b in sides if b in names]
     few = min(MAX_VALUES, labels.items.size // ROWS_PER_VALUE)
-    return [name for name in names if 2 <= len(values_of(labels, name)[1]) <= few]
+    names = [name for name in names if 2 <= len(values_of(labels, name)[1]) <= few]
+    return [name for name in names if _differs_within_groups(labels, name)]
 
 
+def _differs_within_groups(labels: Labels, name: str) -> bool:
+    """Return whether a column can order pairs, which are of one group. The `id` of ImageReward's groups cannot."""
+    if (group := labels.values.get("group")) is None:
+        return True
+    both = np.stack([group, values_of(labels, name)[0][:, 0]])
+    return bool(np.unique(both, axis=1).shape[1] > len(np.unique(group)))
+
+
+@stage("measuring what a column alone knows")
 def strongest_prior(measured: Measured, columns: Sequence[str]) -> tuple[Floats, list[dict[str, object]]]:
     """The scores of the prior that orders most pairs as people did, and the pair accuracies of all priors, the highest
     first.
@@ -139,6 +149,7 @@ def strongest_prior(measured: Measured, columns: Sequence[str]) -> tuple[Floats,
     return found[order[0]], [{"by": by, "pair_accuracy": accuracy[by].to_json()} for by in order]
 
 
+@stage("fitting the ridge baseline")
 def ridge_scores(labels: Labels, features: Features, split: Split) -> Floats:
     """(m, sides) the scores of ridge regression (scikit-learn's RidgeCV), fitted for each fold on at most MAX_RIDGE of
     the training rows. It predicts the outcome from the pooled features of pictures, or from the projected ones if there

@@ -4,7 +4,7 @@ scores over its uncertainty."""
 import numpy as np
 
 from embed.arrays import Floats
-from embed.progress import Progress, silent
+from embed.progress import Progress, silent, stage
 from embed.spec import InputError
 from heads.data.comparisons import Labels
 from heads.data.features import Features
@@ -36,6 +36,7 @@ def uncertainties(held: HeldOut, labels: Labels, features: Features, progress: P
     return head_scores(committees, labels, features, held.split)
 
 
+@stage("measuring how sure the scores are")
 def certainty(measured: Measured, scores: Floats, uncertainty: Floats) -> dict[str, object]:
     """How many of the pairs with a winner the scores (m, sides) order right. The pairs are divided into parts of equal
     size by the difference of the two scores over sqrt(u_a^2 + u_b^2), and also by the difference alone.

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from embed.arrays import Float32s, Floats, Ints
 from embed.files import atomic_write
+from embed.progress import stage
 from embed.spec import InputError
 from heads.config import Protocol
 from heads.data.comparisons import Labels
@@ -92,6 +93,7 @@ def evaluate(
     return pair_accuracies(measured, fast_scores(measured, features, heads))
 
 
+@stage("measuring pair accuracies")
 def pair_accuracies(measured: Measured, scores: Mapping[str, Floats]) -> Accuracies:
     """The accuracies of the scores from `fast_scores`."""
     measured.warn_of_few()
@@ -130,6 +132,7 @@ def calibration_of(measured: Measured, scores: Floats, reference: Floats | None 
     }
 
 
+@stage("calibrating the scores")
 def calibrate(
     labels: Labels, features: Features, heads: Sequence[Head], split: Split, protocol: Protocol
 ) -> dict[str, dict[str, object]] | None:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from embed.progress import stage
 from embed.spec import InputError
 from heads.evaluation.evaluate import head_scores
 from heads.evaluation.measured import Measured
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 FOLDS = 2  # folds whose heads are trained on halves; a single one gives poor estimates if there is little to learn
 
 
+@stage("finding how much of the scores is luck")
 def fold_noise(task: Task, measured: Measured) -> float:
     """The share, 0 to 1, of the variance of a fold head's scores that is due to the luck of its training labels; 0
     without folds.

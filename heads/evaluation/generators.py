@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from embed.arrays import Floats, Ints
+from embed.progress import stage
 from embed.spec import InputError
 from heads.data.comparisons import Labels, appeal, groups_of, values_of
 from heads.evaluation.intervals import ENDS, Bootstrap, Interval, mean_interval
@@ -134,6 +135,7 @@ def win_rates(choices: Choices) -> dict[str, float | None]:
     return {name: float(w / m) if m else None for name, w, m in zip(choices.generators, won, met, strict=True)}
 
 
+@stage("playing Elo")
 def elo(choices: Choices, rng: np.random.Generator, orders: int = 50) -> dict[str, dict[str, float]]:
     """The `mean` and `sd` of each generator's Elo after all choices, over `orders` random orders (PickScore: 50).
 
@@ -158,6 +160,7 @@ def elo_agreement(people: Choices, head: Choices, rng: np.random.Generator, orde
     return float(np.mean(agreement)), float(np.std(agreement))
 
 
+@stage("fitting Bradley-Terry")
 def bradley_terry(choices: Choices) -> dict[str, Interval]:
     """Each generator's strength in natural log odds, of mean 0: P(i preferred to j) = sigmoid(strength_i - strength_j).
 

@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from embed.arrays import Bools, Floats, Ints
+from embed.progress import stage
 from embed.spec import InputError
 from heads.config import Protocol
 from heads.data.comparisons import Labels, Pairs, appeal, groups_of, pairs_among
@@ -144,6 +145,7 @@ class Measured:
         return mean_interval(credit, self.bootstrap_of(first, first), self.split.fold[first]).within(least, 1)
 
 
+@stage("pairing the rows")
 def measure_pairs(labels: Labels, split: Split, protocol: Protocol, noise: float = 0.0) -> Measured:
     """The pairs among the rows that each fold holds out. Raise InputError if no pair has a winner.
 
@@ -182,6 +184,7 @@ def lone_rows(labels: Labels, split: Split) -> int:
     return int((number == 1).sum())
 
 
+@stage("comparing the head with the baselines")
 def lead(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, dict[str, object]]:
     """The head's pair accuracy minus each other scorer's on the same pairs: {scorer: {difference, p_value}}, with
     intervals of the paired bootstrap."""
@@ -193,6 +196,7 @@ def lead(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, dict[str
     }
 
 
+@stage("comparing the heads")
 def compared(measured: Measured, first: Floats, second: Floats) -> tuple[Interval, Interval, PairedInterval]:
     """The pair accuracies of two scorers (m, sides) and the paired test of their difference. All folds' pairs are
     pooled, since two heads may have few rows in common in some fold."""

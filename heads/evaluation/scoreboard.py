@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from embed.arrays import Floats, Ints
+from embed.progress import stage
 from embed.spec import InputError
 from heads import metrics
 from heads.evaluation.calibration import Temperature, fit_isotonic, fit_temperature
@@ -240,6 +241,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
+@stage("measuring by the rules of every paper")
 def scoreboard(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, dict[str, object]]:
     """For each of METRICS its label, its rule, and either `scores` {scorer: {value, low, high}} or `missing`, the
     reason.

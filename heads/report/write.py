@@ -11,6 +11,7 @@ import numpy as np
 from embed.arrays import Floats
 from embed.cache.store import Cache
 from embed.files import atomic_write
+from embed.progress import stage
 from embed.records.formats import Records
 from heads.evaluation.evaluate import percentiles
 from heads.evaluation.measured import Measured
@@ -38,6 +39,7 @@ SCORERS = {
 }
 
 
+@stage("writing the report")
 def write_report(
     path: Path,
     title: str,

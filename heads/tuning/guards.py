@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from embed.arrays import Floats, Ints
+from embed.progress import stage
 from heads.evaluation.intervals import FEW, Bootstrap, Interval, mean_interval
 from heads.reward.encoder import Encoder
 from heads.reward.module import Prompts, Reward
@@ -76,6 +77,7 @@ class Guards:
         self.seeds = [(config.seed, 1, stream, i) for i in range(len(self.prompts))]
         self._before: Tensor | None = None
 
+    @stage("looking at pictures of prompts that were kept aside")
     def look(self, at_once: int) -> Look:
         """Make the pictures, `at_once` together, and measure them."""
         found: list[dict[str, Tensor]] = []

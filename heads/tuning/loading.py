@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from embed.progress import stage
 from embed.spec import InputError
 from heads.tuning.families import FAMILIES, Family, family_of
 
@@ -39,7 +40,7 @@ def load_family(name: str, device: str, size: int | None = None, bf16: bool = Fa
     pipeline, cannot be tuned, or needs code of its own.
     """
     require_generators()
-    with _quiet():
+    with stage(f"loading the pipeline {name}"), _quiet():
         pipeline = _load(name, torch.bfloat16 if bf16 else torch.float32).to(device)
     for part in pipeline.components.values():
         if isinstance(part, torch.nn.Module):

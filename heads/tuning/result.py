@@ -16,6 +16,7 @@ from torch import Tensor
 
 from embed.arrays import Floats, Ints
 from embed.files import atomic_write, replacing, write_json
+from embed.progress import stage
 from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
 from heads.report.figures import number, told
 from heads.report.page import Picture
@@ -61,6 +62,7 @@ class Outcome:
     figures: dict[str, Figure]
 
 
+@stage("measuring what came of the tuning")
 def measure(run: Run) -> Outcome:
     """Make pictures before and after from noise that no guard has used, and compare them."""
     material, config = run.material, run.config
@@ -124,6 +126,7 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
     return found
 
 
+@stage("drawing the page")
 def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> bytes:
     """The HTML of the page."""
     each, loop = run.config.judge_pictures, run.loop

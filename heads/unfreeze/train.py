@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from embed.arrays import Ints
 from embed.backbones.backbone import weights_hash
 from embed.modes import parse_mode
-from embed.progress import Progress, silent
+from embed.progress import Progress, silent, stage
 from embed.spec import InputError
 from heads.config import UnfreezeConfig
 from heads.data.comparisons import Pairs
@@ -147,6 +147,7 @@ def accuracy_of(unfrozen: Unfrozen, data: Data) -> float:
 WISE = tuple(round(0.1 * i, 1) for i in range(11))
 
 
+@stage("choosing the share of the tuned weights")
 def interpolate(
     unfrozen: Unfrozen, data: Data, base: dict[str, Tensor], wise: float | None
 ) -> tuple[float, dict[float, float]]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from embed.addresses import Place
 from embed.arrays import Float16s, Float32s, Floats, Ints, floats, positions
+from embed.progress import stage
 from embed.spec import Identity, InputError, Side
 from runtime.catalogue.popularity import decayed, percentiles, posterior_rates
 from runtime.catalogue.times import seconds
@@ -49,6 +50,7 @@ class PopularRows:
     without_count: int  # number of pictures with a vector but without a count
 
 
+@stage("reading how popular the pictures are")
 def popular_rows(
     labels: pa.Table,
     pictures: Pictures,

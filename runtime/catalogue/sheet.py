@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from embed.files import atomic_write
 from embed.inputs.thumbnails import SIZE, data_uri, grey_square, thumbnail_at
+from embed.progress import stage
 from embed.showing.pages import page
 from embed.spec import InputError
 
@@ -31,6 +32,7 @@ class Tile:
     note: str = ""  # a remark such as that it is the query's own picture
 
 
+@stage("drawing the contact sheet")
 def write_sheet(path: Path, tiles: Sequence[Tile], title: str) -> int:
     """Write the pictures to `path`, .png or .html, and return the number of pictures that could not be read."""
     require_sheet(path)

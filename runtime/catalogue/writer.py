@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from embed.addresses import Place
 from embed.arrays import Float16s, Float32s
 from embed.files import atomic_write, locked, require_out, sync_folder, write_json, write_with
-from embed.progress import Progress, silent
+from embed.progress import Progress, silent, stage
 from embed.spec import InputError, require_same_identity
 from runtime.catalogue.reader import FORMAT, Catalogue, CatalogueManifest, IndexEntry
 from runtime.catalogue.rows import OWN_COLUMNS, Pictures, PopularRows, Predict, popular_rows
@@ -170,6 +170,7 @@ def _carry_index(
     return {**was, "efforts": tuned}
 
 
+@stage("writing the vectors")
 def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[Float16s, Float32s]:
     """Write the files of a version except its index, and return the memory-mapped vectors and the popularity."""
     vectors = pictures.image_embeddings()

@@ -8,6 +8,7 @@ from typing import Annotated
 from embed.cli.console import table, warn
 from embed.files import require_out_file, write_with
 from embed.options import Option, Range, comma_separated
+from embed.progress import stage
 from embed.spec import InputError
 from runtime.cli.similar import show_sheet
 from runtime.config import SessionConfig
@@ -52,7 +53,8 @@ def score(
     if prompt is None and scorer.named.needs_prompt(outputs):
         raise InputError(f"the head of {bundle} scores pictures under a prompt; add --prompt TEXT")
     images = tuple(name for image in images for name in ([image] if not Path(image).is_dir() else _below(image)))
-    scored = scorer.score_items(prompt or "", images, () if source is None else (source,))
+    with stage(f"scoring {len(images)} pictures"):
+        scored = scorer.score_items(prompt or "", images, () if source is None else (source,))
     for number, error in scored.errors.items():
         warn(f"{images[number]}: {error}")
     if len(scored.errors) == len(images):

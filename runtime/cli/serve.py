@@ -10,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
+from embed.cli.console import waiting
 from embed.options import Option, OptionsFile, Range
+from embed.progress import stage
 from embed.spec import InputError
 from runtime.config import RequestLimits, ServiceConfig, VotingConfig
 
@@ -76,7 +78,8 @@ def serve(
     if engine == "ray":
         from runtime.service.ray import serve_on_ray
 
-        serve_on_ray(whole, host, port, replicas)
+        with waiting():  # Ray tells what it does
+            serve_on_ray(whole, host, port, replicas)
     else:
         serve_locally(whole, host, port, drain_s, open)
     return {"bundle": str(bundle), "stopped": True}
@@ -128,7 +131,8 @@ def serve_locally(config: ServiceConfig, host: str, port: int, drain_s: float, o
     from runtime.service.network.listening import Server, listen
 
     with closing(listen(host, port)) as socket:  # listen before loading, so that a port in use fails at once
-        app = create_app(config)
+        with stage(f"loading {config.bundle}"):
+            app = create_app(config)
         log_json_lines()
         where = f"[{host}]" if ":" in host else host
         port = socket.getsockname()[1]
@@ -138,4 +142,5 @@ def serve_locally(config: ServiceConfig, host: str, port: int, drain_s: float, o
             print(f"pages on {page}", flush=True)
             if open:  # the socket already listens, so the browser waits until the service is ready
                 webbrowser.open(page)
-        Server(app, config, app.state.service.drain, drain_s).run([socket])
+        with waiting():
+            Server(app, config, app.state.service.drain, drain_s).run([socket])

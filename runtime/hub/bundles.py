@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NoReturn
 
 from embed.files import replacing
-from embed.progress import Progress, silent
+from embed.progress import Progress, silent, stage
 from embed.spec import InputError
 from runtime.scoring.bundle import BundleError, open_bundle
 
@@ -44,7 +44,7 @@ def push(bundle: Path, repo: str, public: bool = False, message: str = "Push a b
     bundle, if the repository holds something else, or if the hub refuses.
     """
     opened, api = open_bundle(bundle), _api()
-    with _refusals(repo):
+    with stage(f"sending {bundle} to {repo}"), _refusals(repo):
         api.create_repo(repo, private=not public, exist_ok=True)
         wanted = [*opened.manifest["files"], MANIFEST]
         done = api.upload_folder(

@@ -29,6 +29,7 @@ from pathlib import Path
 from embed.engines.sessions import Signature
 from embed.files import read_manifest, sha256_file
 from embed.inputs.tokenizer import Tokenizer, TokenizerConfig
+from embed.progress import stage
 from embed.spec import Identity, InputError, Source, known_fields
 from runtime.config import CUDA_PRECISION, Precision
 from runtime.scoring.manifest import BundleManifest, FileEntry, GraphEntry, Part, Tensors
@@ -143,6 +144,7 @@ class Bundle:
             )
 
 
+@stage("verifying the bundle")
 def open_bundle(path: str | Path, unread: Collection[str] = ()) -> Bundle:
     """Open the bundle at `path` and verify every byte of it. Raise BundleError if something is not as exported.
 

@@ -6,6 +6,7 @@ import signal
 import time
 
 from embed.process.child import call_apart
+from embed.progress import stage
 from embed.spec import InputError
 
 
@@ -16,6 +17,11 @@ def reject(what: str) -> None:
 def warn(text: str) -> int:
     logging.getLogger(f"{__name__}.there").warning("%s, told by %s", text, object)
     return len(text)
+
+
+def work_in_a_stage() -> None:
+    with stage("trying engines"):
+        logging.getLogger("embed.engines").info("found one")
 
 
 def die() -> None:

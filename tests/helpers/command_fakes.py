@@ -1,10 +1,15 @@
 """Commands with every kind of argument, for tests of embed.cli.app."""
 
+import threading
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from waiting import wait_until
+
+from embed.cli import console
+from embed.cli.signs import WATCHER
 from embed.options import Internal, Option, OptionsFile, Range, comma_separated, require_valid
 
 
@@ -96,3 +101,16 @@ def listen(
 ) -> Any:
     """Wait for requests."""
     return {"port": port, "hosts": hosts, "max_bytes": max_bytes, "hushed": hushed, "token_file": token_file}
+
+
+def threads() -> dict[str, object]:
+    """Work until something was said of it, where somebody watches.
+
+    Example:
+        plaudit threads
+    """
+    names = [one.name for one in threading.enumerate()]
+    if WATCHER in names:
+        wait_until(lambda: console.SIGNS.has_spoken)
+    print("the result")
+    return {"threads": names}

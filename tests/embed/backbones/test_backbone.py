@@ -12,9 +12,11 @@ from backbone_folders import CONFIGS, make_folder
 from paths import ROOT
 from safetensors.torch import load_file, save_file
 
+from embed.backbones import load
 from embed.backbones.backbone import Backbone, activation, tokenizer_name, weights_hash
 from embed.backbones.load import available_backbones, load_backbone
 from embed.inputs.images import load_image, load_pixels
+from embed.progress import Stage
 from embed.spec import InputError, Source
 
 EMOJI = ROOT / "examples" / "emoji"
@@ -29,6 +31,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny(folder: Path) -> Backbone:
     return load_backbone(Source(f"local-dir:{folder}"))
+
+
+def test_loading_is_a_stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """So that every command that loads a backbone says so when it takes long."""
+    caplog.set_level("DEBUG", "embed.progress")
+    monkeypatch.setattr(load, "_load", lambda source, device: source)
+    asked = Source("ViT-B-32", "random:0")
+    assert load.load_backbone(asked) is asked  # type: ignore[comparison-overlap]
+    what = "loading the backbone ViT-B-32 random:0"
+    assert [vars(record)["stage"] for record in caplog.records] == [Stage(what), Stage(what, ended=True)]
 
 
 def pictures() -> list[bytes]:

@@ -131,6 +131,9 @@ def test_columns_of_few_values_are_priors() -> None:
                "id": list(range(n)), "list": [[1]] * n, "many": [i % 25 for i in range(n)],
                "a,b": ["x", "y"] * (n // 2), "took": [timedelta(i % 3) for i in range(n)]}  # fmt: skip
     assert prior_columns(single("ratings", np.ones(n), **columns)) == ["maker", "year"]
+    columns["of_group"] = [f"g{i // SIZE}" for i in range(n)]  # every pair within a group has one value
+    columns["of_some"] = ["g1", *columns["of_group"][1:]]
+    assert prior_columns(single("groups", np.ones(n), **columns)) == ["maker", "year", "of_some"]
     sides = {"model_0": ["m", "n"] * 20, "model_1": ["n", "m"] * 20, "pos_by": ["p", "q"] * 20,
              "neg_by": ["q", "p"] * 20, "style": ["s", "t"] * 20}  # fmt: skip
     found = prior_columns(comparisons(np.ones(40), np.arange(40), **sides))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -16,9 +17,12 @@ from paths import ROOT
 from service_server import base64_of, small_picture
 from waiting import wait_until
 
+from embed.cli import console
 from embed.spec import InputError
+from runtime.cli import serve
 from runtime.cli.main import main
 from runtime.cli.serve import TOKEN_VARIABLE, read_tokens, require_token
+from runtime.config import ServiceConfig
 
 
 def children(pid: int) -> list[int]:
@@ -149,6 +153,18 @@ def test_a_port_that_is_taken_is_said_before_anything_is_loaded(
         port = str(taken.getsockname()[1])
         assert main(["serve", str(tmp_path / "no bundle"), "--port", port]) == 2
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in capsys.readouterr().err
+
+
+def test_who_waits_for_requests_says_nothing_of_its_own_accord(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paused, app = [], SimpleNamespace(state=SimpleNamespace(service=SimpleNamespace(drain=None)))
+    running = SimpleNamespace(run=lambda sockets: paused.append(console.SIGNS.is_paused))
+    monkeypatch.setattr("runtime.service.app.create_app", lambda config: app)
+    monkeypatch.setattr("runtime.service.network.listening.Server", lambda *given: running)
+    monkeypatch.setattr(serve, "log_json_lines", lambda: None)
+    serve.serve_locally(ServiceConfig(tmp_path), "127.0.0.1", 0, 0.0)
+    assert paused == [True] and not console.SIGNS.is_paused and "stop with Ctrl-C" in capsys.readouterr().out
 
 
 def test_tokens_from_file_or_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
