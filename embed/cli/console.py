@@ -24,6 +24,8 @@ from embed.wording import table as table
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from embed.config import TableConfig
+
 # What the base install does without, by the extra that brings it.
 EXTRAS = dict.fromkeys(
     ("torch", "torchvision", "open_clip", "timm", "transformers", "safetensors", "sklearn", "scipy", "onnx"), "train"
@@ -85,6 +87,13 @@ def loudness_words() -> list[str]:
 def for_people(quiet: bool) -> TextIO:
     """Where that goes under --json which is printed for people."""
     return io.StringIO() if quiet else sys.stderr
+
+
+def reading_words(reading: "TableConfig") -> list[str]:
+    """The options by which another command reads a table as this one did."""
+    columns = ",".join(f"{ours}={theirs}" for ours, theirs in reading.columns.items())
+    given = {"--images-root": reading.images_root, "--columns": columns, "--format": reading.format}
+    return [word for name, value in given.items() if value for word in (name, value)]
 
 
 def suggest(*commands: Sequence[object]) -> None:

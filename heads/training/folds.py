@@ -282,7 +282,10 @@ def asides(task: Task, held_out: Ints, rng: np.random.Generator, count: int) -> 
         group = split_groups(task.labels, None)
     names = np.unique(group[rows])
     if len(names) < 2:
-        raise InputError(f"{len(names)} group is left to train on; hold out less, or split by another column")
+        raise InputError(
+            f"{'one group' if len(names) else 'no row'} is left to train on, as the others share a picture or prompt"
+            " with what is held out; hold out less, or whole prompts: --split-by prompt"
+        )
     shuffled = rng.permutation(names)
     if count == 1:
         parts = [shuffled[: max(1, round(VALIDATION_SHARE * len(names)))]]

@@ -16,6 +16,7 @@ from waiting import wait_until
 
 import plaudit
 from embed.cli import console
+from embed.config import TableConfig
 from embed.spec import InputError
 
 
@@ -136,6 +137,12 @@ def test_a_step_that_takes_long_is_not_silent(
     assert set(drawn) == {0}
     with console.loudness(verbose=False, quiet=True), console.progress(7, "rows", "merging"):
         pass
+
+
+def test_what_is_next_reads_the_table_as_before() -> None:
+    assert console.reading_words(TableConfig()) == []
+    read = TableConfig(columns={"image": "file", "count": "likes"}, images_root="my pictures")
+    assert console.reading_words(read) == ["--images-root", "my pictures", "--columns", "image=file,count=likes"]
 
 
 def test_what_one_could_do_next_is_said_to_people_alone(
