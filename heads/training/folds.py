@@ -123,7 +123,7 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
     runs = [(f"fold {fold + 1}", split.test_rows(fold), split.withheld_rows(fold)) for fold in folds]
     if not folds or use:
         runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
-    trained = []
+    trained, scarce = [], False
     with task.progress(len(runs), "head", "heads") as step:
         for name, test, held_out in runs:
             rows = task.rows(held_out)
@@ -135,8 +135,15 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
                     + (f" and {validation} for validation" if validation else "")
                     + (f", {left_out} left out for a picture or prompt they share with those" if left_out else "")
                 )
+            scarce |= left_out > len(rows)
             trained.append(train_apart(task, held_out, name.replace(" ", "-")))
             step()
+    if scarce:
+        more = f"--folds {4 * len(folds)}" if folds else "--folds or a smaller --test-fraction"
+        logger.info(
+            "more rows were left out than trained on, as pictures or prompts recur in many rows, so the figures are of"
+            f" heads that learned from few: {more} leaves fewer out"
+        )
     head, history, chosen = trained[-1]
     of_folds = trained[: len(folds)]
     histories = [history, *(history for _, history, _ in of_folds)]
