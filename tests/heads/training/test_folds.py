@@ -75,7 +75,8 @@ def test_every_fold_and_the_head_itself_know_what_they_saw(caplog: pytest.LogCap
 
 def test_it_is_said_when_more_rows_are_left_out_than_trained_on(caplog: pytest.LogCaptureFixture) -> None:
     given = replace(task(), others=[])
-    given.labels.prompt[:] = np.arange(len(given.labels.prompt)) % 10  # so that whoever holds out pictures leaves out most others
+    # Prompts recur, so that whoever holds out pictures leaves out most others.
+    given.labels.prompt[:] = np.arange(len(given.labels.prompt)) % 10
     with caplog.at_level("INFO"):
         train_heads(given)
     assert "--folds 16 leaves fewer out" in caplog.messages[-1] and len(caplog.messages) == 5
