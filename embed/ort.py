@@ -1,4 +1,4 @@
-"""The one place that imports onnxruntime: without its telemetry, and with what to do where it is not installed."""
+"""The only place that imports onnxruntime: without its telemetry, and with advice if it is not installed."""
 
 import importlib
 import os
@@ -9,10 +9,12 @@ from embed.spec import InputError
 
 
 def require_onnxruntime(module: str = "onnxruntime") -> ModuleType:
-    """onnxruntime, or the submodule asked for. Raise InputError with the pip line that mends it if it is not installed,
-    or if two packages of it fight, which they do in one folder; of two folders the first on the path wins.
+    """Import onnxruntime or one of its submodules.
+
+    Raise InputError, with the pip command that helps, if it is not installed or if two packages of it are installed in
+    the same folder and overwrite each other. If they are in two folders, the first on the path is used.
     """
-    # Since 1.29 it sends word of every session to its maker, unless this was set before it is first imported.
+    # Since 1.29 it reports every session to its maker unless this variable is set before the first import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     found = []
     for name in ("onnxruntime", "onnxruntime-gpu"):

@@ -138,10 +138,10 @@ options:
   --features TEXT       The features. (default a)
   --weight X            The weight of popularity. (default 0.5)
   --port N              The port. (0 to 9; default 8)
-  --verbose, -v         Say more on stderr of what is done: each line with the
-                        time, and by which part of the program.
-  --quiet, -q           Say nothing on stderr but errors: no progress, no
-                        warnings, and no next steps.
+  --verbose, -v         Print more on stderr: each line with the time and the
+                        name of the module.
+  --quiet, -q           Print only errors on stderr: no progress, no warnings
+                        and no next steps.
   --json                Print one JSON document on stdout, and everything else
                         on stderr.
   --help, -h            Print this page.

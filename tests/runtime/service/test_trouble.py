@@ -181,7 +181,7 @@ def test_a_service_that_drains_is_not_ready_and_serves(bundle: Path, pictures: l
         assert client.get("/health/ready").status_code == 200
         service.drain()
         refused = client.get("/health/ready")
-        assert refused.status_code == 503 and "about to end" in refused.json()["error"]["message"]
+        assert refused.status_code == 503 and "shutting down" in refused.json()["error"]["message"]
         assert client.get("/health/live").status_code == 200
         assert client.post("/v1/score", data={"prompt": "a"}, files=form(pictures[:1])).status_code == 200
 
