@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -84,7 +84,7 @@ def write_joined(job: Path, out: Path) -> None:
     for name in lists:
         schema = schema.set(schema.get_field_index(name), pa.field(name, pa.string()))
 
-    def write(file: str) -> None:
+    def write(file: BinaryIO) -> None:
         with writing(file, schema) as writer:
             for part in map(pq.read_table, parts):
                 for name in lists:
