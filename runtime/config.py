@@ -173,6 +173,8 @@ class VotingConfig:
     """A vote within fewer seconds is marked as too fast."""
     votes_per_minute: Annotated[int, Range(1)] = 60
     """The largest number of votes of one person in a minute. More are answered with 429."""
+    votes_per_pair: Annotated[int | None, Range(1)] = None
+    """The number of people whose votes a pair gets. Then it is not shown to others. By default there is no limit."""
     voters: Literal["free", "invited"] = "free"
     """Who may vote: with free anyone under any name, with invited only people who opened a link of `python -m runtime
     votes invite`."""
@@ -180,7 +182,9 @@ class VotingConfig:
     def __post_init__(self) -> None:
         require_valid(self)
         if self.votes is None and (given := [name for name in _OF_VOTES if getattr(self, name) is not None]):
-            raise InputError(f"--{given[0]} does nothing without --votes; name the database with --votes votes.db")
+            raise InputError(
+                f"--{given[0].replace('_', '-')} does nothing without --votes; name the database with --votes votes.db"
+            )
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,7 @@ class VotesExportConfig:
         require_valid(self)
 
 
-_OF_VOTES = ("candidates", "generator", "gold", "instructions", "vote_goal")
+_OF_VOTES = ("candidates", "generator", "gold", "instructions", "vote_goal", "votes_per_pair")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from embed.options import Range
 from embed.spec import InputError
+from export.cli.whole import SCORES
 from runtime.config import RequestLimits, ServiceConfig, VotingConfig
 
 VOTES = "votes.db"  # a file in the folder
@@ -32,6 +33,7 @@ def ui(folder: Path, /, *, port: Annotated[int, Range(0, 65_535)] = 8000, open: 
             f"{folder} has no bundle to show; make one with `plaudit run TABLE --images PICTURES --out {folder}`, or"
             " show another with `plaudit runtime serve BUNDLE --pages`"
         )
+    scores = folder / SCORES
     there = (catalogue / "manifest.json").is_file()
     votes = str(folder / VOTES) if there and find_spec("sqlalchemy") else None
     from runtime.cli.serve import serve
@@ -45,6 +47,7 @@ def ui(folder: Path, /, *, port: Annotated[int, Range(0, 65_535)] = 8000, open: 
             pages=True,
             catalogue=catalogue if there else None,
             report=report if report.is_file() else None,
+            scores=scores if there and scores.is_file() else None,
         ),
         limits=RequestLimits(),
         voting=VotingConfig(votes=votes),

@@ -1,4 +1,4 @@
-"""`plaudit update`, also `python -m export update`: train a better head from people's votes and put it into service.
+"""`plaudit update`, also `python -m heads update`: train a better head from people's votes and put it into service.
 
 It is in this package because only `export` may import all four packages.
 """
@@ -10,12 +10,14 @@ import urllib.error
 import urllib.request
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from embed.cli.console import table
+from embed.options import Range
 from embed.spec import InputError, require_same_identity
 from embed.wording import one_line, unknown_name
 from export.cli.whole import run_step
+from export.config import ParityConfig
 from heads.config import PromotionConfig
 from runtime.config import VotesExportConfig
 
@@ -44,6 +46,7 @@ def update(
     people: Literal["all", "weighted", "trusted"] = "all",
     name: str | None = None,
     images: Path | None = None,
+    max_flips: Annotated[float, Range(0, below=1)] = ParityConfig.max_flips,
     promotion: PromotionConfig,
     work: Path | None = None,
     service: str | None = None,
@@ -67,7 +70,9 @@ def update(
             of people who answer these right.
         name: The output that the votes are for, in a bundle with several outputs. Only its head is replaced; the other
             heads stay the same to the last bit.
-        images: A folder of pictures on which a bundle with graphs at fp16 or int8 is compared with torch.
+        images: A folder of pictures on which a bundle with graphs at fp16 or int8, or with scaled decoding, is compared
+            with torch.
+        max_flips: The largest share of decided pairs of pictures that may change their order against torch.
         work: The folder for the exported votes and the new head. By default BUNDLE.update.
         service: The address of the service that loads the new bundle, such as http://127.0.0.1:8000. The token is in
             $PLAUDIT_ADMIN_TOKEN or $PLAUDIT_TOKEN. Without this option you reload the service yourself.
@@ -80,11 +85,8 @@ def update(
 
     opened = open_bundle(bundle)
     name = _head_named(opened, name)
-    if images is None and set(opened.graphs) != {"fp32"}:
-        raise InputError(
-            f"{bundle} has graphs at {', '.join(opened.graphs)}; all but fp32 are measured on real pictures: add"
-            " --images FOLDER"
-        )
+    if images is None and (what := _measured_on_pictures(opened, cache)):
+        raise InputError(f"{bundle} {what} real pictures: add --images FOLDER")
     work = work or bundle.with_name(f"{bundle.name}.update")
     database = open_database(votes, new=False)
     try:
@@ -104,8 +106,8 @@ def update(
         document = {**verdict.to_json(), "old_bundle": opened.digest, "seen": list(seen)}
         document |= {} if name is None else {"output": name}
         if verdict.promoted:
-            export = ["export", "onnx", str(work / "head"), "--out", str(bundle), "--overwrite"]
-            export += ["--precision", ",".join(opened.graphs), *(["--head-only"] if opened.is_head_alone else [])]
+            export = ["export", "onnx", str(work / "head"), "--out", str(bundle), "--overwrite", *_as_before(opened)]
+            export += ["--max-flips", str(max_flips)]
             export += ["--images", str(images), "--samples", str(SAMPLES)] if images else []
             run_step([*export, *(["--names", name, "--into", str(bundle)] if name else [])])
             document["new_bundle"] = open_bundle(bundle).digest
@@ -116,6 +118,25 @@ def update(
     if verdict.promoted and service:
         document["reloaded"] = _reload(service)
     return {**document, "bundle": str(bundle), "head": str(work / "head")}
+
+
+def _measured_on_pictures(bundle: "Bundle", cache: Path) -> str | None:
+    """The part of the bundle that can only be made again with pictures, as words for a message, or None."""
+    from embed.cache.store import Cache
+
+    if set(bundle.graphs) != {"fp32"}:
+        return f"has graphs at {', '.join(bundle.graphs)}; what is not fp32 is measured on"
+    if bundle.scale is not None and Cache.open(cache).scale is None:
+        return "decodes large JPEGs to a fraction, as the cache does not; that is measured on large"
+    return None
+
+
+def _as_before(bundle: "Bundle") -> list[str]:
+    """The options that give a new bundle the precisions, the decoding and the towers of this one."""
+    precisions = ["--precision", ",".join(bundle.graphs)]
+    if bundle.is_head_alone:
+        return [*precisions, "--head-only"]
+    return [*precisions, "--decoding", "exact" if bundle.scale is None else "scaled"]
 
 
 def _head_named(bundle: "Bundle", name: str | None) -> str | None:

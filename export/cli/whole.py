@@ -12,6 +12,7 @@ from embed.files import write_json
 from embed.spec import STARTER, InputError
 
 RECORD = "run.json"  # shows that a folder was made here, and by which commands
+SCORES = "scores.parquet"  # the score of each picture by a head that was not trained on it
 SAMPLES = 100  # how many pictures the bundle is compared with torch on
 
 
@@ -61,10 +62,11 @@ def whole(
     features = _options({"--features": "projected,pooled" if model == STARTER else None})
     compared = ["--images", images, "--samples", str(SAMPLES)] if images and Path(images).is_dir() else []
     report = str(out / "report.html")
+    shown = ["--report", report, *(["--scores", str(out / SCORES)] if kind == "counts" else [])]
     steps = [
         ["embed", "cache", table, *backbone, *features, *reading, "--out", cache],
         ["heads", "train", cache, "--data", table, *reading, "--out", head, "--overwrite"],
-        ["heads", "evaluate", head, "--cache", cache, "--data", table, *reading, "--report", report],
+        ["heads", "evaluate", head, "--cache", cache, "--data", table, *reading, *shown],
         ["export", "onnx", head, *compared, "--out", bundle, "--overwrite"],
     ]
     if kind == "counts":

@@ -17,6 +17,7 @@ COMMANDS = {
     "reward": "heads.cli.reward:reward",
     "project": "heads.cli.published:project",
     "tune": "heads.cli.tune:tune",
+    "update": "export.cli.update:update",  # which exports what it trains
     "unfreeze": "heads.cli.unfreeze:unfreeze",
     "export-checkpoint": "heads.cli.unfreeze:export_checkpoint",
     "finetune": "heads.cli.papers:finetune",

@@ -25,6 +25,7 @@ from runtime.collect.ledger import (
     add_pictures,
     add_showing,
     pair_of,
+    pairs_done,
     pairs_seen,
     repeatable,
 )
@@ -94,6 +95,8 @@ class Collector:
         with self._database.reading() as connection:
             seen = pairs_seen(connection, voter)
             old = repeatable(connection, voter, REPEAT_APART)
+            enough = self._config.votes_per_pair
+            seen |= pairs_done(connection, enough) if enough else set()
         found: list[Proposal] = []
         with self._lock:
             while len(found) < count and (one := self._propose(seen, old)) is not None:

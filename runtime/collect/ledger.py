@@ -169,6 +169,19 @@ def pairs_seen(connection: Connection, voter: str) -> set[str]:
     return set(connection.scalars(sa.select(t.showings.c.pair).where(t.showings.c.voter == voter)))
 
 
+def pairs_done(connection: Connection, votes: int) -> set[str]:
+    """The pairs that have votes of so many people. Repeats, gold pairs and people's own prompts do not count."""
+    force = t.in_force
+    query = (
+        sa.select(t.showings.c.pair)
+        .join(force, force.c.showing == t.showings.c.id)
+        .where(t.showings.c.drawn.in_(("random", "active")), force.c.choice != "skip")
+        .group_by(t.showings.c.pair)
+        .having(sa.func.count() >= votes)
+    )
+    return set(connection.scalars(query))
+
+
 def repeatable(connection: Connection, voter: str, apart: int) -> list[Showing]:
     """This person's answered showings that may be repeated: all but the newest `apart`, and each only once."""
     voted, again = t.in_force, t.showings.alias("again")

@@ -28,10 +28,11 @@ from export.outputs import NamedHead, Outputs
 from heads.config import HeadConfig
 from heads.models import Head, build_head
 from runtime.catalogue.reader import Catalogue
+from runtime.catalogue.writer import build
 from runtime.cli.main import main
 from runtime.cli.popularity import predictor
 from runtime.client import AsyncClient, Client, ItemError, Ranked, Score
-from runtime.config import SessionConfig
+from runtime.config import IndexConfig, PopularityConfig, SessionConfig
 from runtime.scoring.best_of_n import TEMPLATES, best_of_n
 from runtime.scoring.scorer import Scorer
 from runtime.service.network import fetching
@@ -143,6 +144,36 @@ def test_a_catalogue_predicts_with_the_sources_that_its_table_names(
     pq.write_table(pa.table(table | {"source_path": ["gone.png", *[None] * 4]}), tmp_path / "counts.parquet")
     assert main([*argv, "--overwrite"]) == 2
     assert "1 pictures were made from others that have no vector; the first is 'gone.png'" in capsys.readouterr().err
+
+
+def test_a_ranking_knows_what_pictures_were_made_from(place: Path, scorer: Scorer, tmp_path: Path) -> None:
+    """Of a source that is another picture of the catalogue its vector counts; of one that is none there is no score."""
+    names = [path.name for path in sorted((place / "pictures").iterdir())]
+    vectors = scorer.embed_images([place / "pictures" / name for name in names])
+    cache = make_cache(tmp_path / "cache", vectors, of=scorer.identity, names=names)
+    sources = [names[3], None, "gone.png", names[0], "", None, names[2], None]
+    labels = pa.table({"image": names, "count": list(range(8)), "source_path": sources})
+    catalogue, _ = build(tmp_path / "catalogue", cache, labels, PopularityConfig(), IndexConfig("exact", 0.9))
+    with serving(place / "bundle", catalogue=catalogue.path) as running:
+        about = running.client.get("/v1/catalogue").json()
+        assert {"head: edited", "head: plain"} <= set(about["measures"])
+        assert about["head_unreadable"].startswith("1 of 8 pictures were made from others that the catalogue lacks")
+        found = {}
+        for output in ("edited", "plain"):
+            asked = {"by": f"head: {output}", "prompt": "a cat", "k": 8}
+            hits = running.client.post("/v1/browse", json=asked).json()["hits"]
+            found[output] = {hit["key"]: hit["measures"][f"head: {output}"] for hit in hits}
+    stored = torch.from_numpy(catalogue.vectors.astype(np.float32))
+    row = {name: i for i, name in enumerate(catalogue.rows["image"].to_pylist())}
+    text = torch.from_numpy(scorer.embed_prompts(["a cat"]))
+    assert set(found["edited"]) == {*names} - {names[2]} and set(found["plain"]) == {*names}
+    for name, source in zip(names, sources, strict=True):
+        image, made_from = stored[[row[name]]], stored[[row[source]]] if source in row else torch.zeros(1, 32)
+        with torch.inference_mode():
+            edited = sourced_head()(image_embedding=image, text_embedding=text, source_embedding=made_from)
+        plain = scorer.score_vectors({"image_embedding": image.numpy()}, ["plain"])["plain"]
+        assert found["plain"][name] == pytest.approx(plain.item(), abs=1e-4)
+        assert name == names[2] or found["edited"][name] == pytest.approx(edited.item(), abs=1e-4)
 
 
 def test_the_best_of_edits_is_chosen_with_what_they_edit(place: Path, scorer: Scorer, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ PROMPTS, EACH = 24, 3
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Candidates of every brightness, which is in their names, a bundle whose head knows nothing of it, one of three
-    heads that know as little, and votes."""
+    heads that know as little, at int8 and fp16 and with scaled decoding, and votes."""
     tmp_path = tmp_path_factory.mktemp("loop")
     rng = np.random.default_rng(0)
     rows = []
@@ -53,10 +53,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export_bundle(tmp_path / "bundle", backbone, tiny_head(), manifest, ExportConfig(max_flips=0.5))
     named = {"safe": ImageOnly().eval(), "liked": tiny_head(), "odd": tiny_head(seed=4)}
     three = Outputs(tuple(NamedHead(name, head, None, manifest) for name, head in named.items()))
-    export_outputs(tmp_path / "three", backbone, three, ExportConfig(max_flips=0.5))
+    pictures = large_jpegs(tmp_path / "large")
+    served = ExportConfig(("int8", "fp16"), "scaled", pictures=pictures, max_flips=0.5)
+    export_outputs(tmp_path / "three", backbone, three, served)
     vote_for_the_brighter(tmp_path)
     assert main_of("embed", "cache", tmp_path / "candidates.csv", "--model", f"local-dir:{tmp_path / 'backbone'}") == 0
     return tmp_path
+
+
+def large_jpegs(folder: Path) -> tuple[Path, ...]:
+    """Smooth pictures, of which scaled decoding changes little."""
+    folder.mkdir()
+    x, y = np.meshgrid(*[np.linspace(0, 3, 400)] * 2)
+    for i in range(8):
+        waves = np.stack([np.sin(x * (i % 4 + 1)), np.cos(y * (i % 3 + 1)), np.sin(x + y + i)], axis=2)
+        Image.fromarray((120 + 100 * waves).astype(np.uint8)).save(folder / f"{i}.jpg", quality=95)
+    return tuple(sorted(folder.iterdir()))
 
 
 def run_here(step: list[str]) -> None:
@@ -123,9 +135,14 @@ def test_one_head_of_several_is_made_better_and_the_others_stay(
     monkeypatch.setattr(module, "run_step", run_here)
     given = ["update", "--votes", str(folder / "votes.db"), "--cache", str(folder / "cache")]
     given += ["--bundle", str(folder / "three")]
-    for wrong, why in (([], "with --name"), (["--name", "likd"], "near names: liked")):
+    for wrong, why in (
+        ([], "with --name"),
+        (["--name", "likd"], "near names: liked"),
+        (["--name", "liked"], "has graphs at int8, fp16; what is not fp32 is measured on real pictures: add --images"),
+    ):
         assert main([*given, *wrong]) == 2
         assert why in capsys.readouterr().err
+    given += ["--images", str(folder / "large"), "--max-flips", "0.5"]
     before, was = open_bundle(folder / "three"), parameters(folder / "three")
     assert main([*given, "--name", "liked", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -133,11 +150,14 @@ def test_one_head_of_several_is_made_better_and_the_others_stay(
     after, now = open_bundle(folder / "three"), parameters(folder / "three")
     assert [one["name"] for one in after.manifest["outputs"]] == ["safe", "liked", "odd"]
     assert after.manifest["outputs"][::2] == before.manifest["outputs"][::2]
+    assert list(after.graphs) == list(before.graphs) == ["int8", "fp16"]
+    assert after.scale == before.scale is not None, "the cache is decoded exactly"
     for name in ("safe.", "odd."):
         kept = {key: value for key, value in was.items() if key.startswith(name)}
         assert kept and kept == {key: value for key, value in now.items() if key.startswith(name)}
     assert main([*given, "--name", "liked"]) == 0 and "no votes since" in capsys.readouterr().out
-    assert main([*given[:-1], str(folder / "bundle"), "--name", "liked"]) == 2
+    given[given.index("--bundle") + 1] = str(folder / "bundle")
+    assert main([*given, "--name", "liked"]) == 2
 
 
 def parameters(bundle: Path) -> dict[str, bytes]:

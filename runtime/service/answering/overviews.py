@@ -49,7 +49,7 @@ class CatalogueAnswer(Origin):
     head_reads_text: bool
     has_prompts: Annotated[bool, Field(description="whether every picture has its own prompt")]
     head_unreadable: Annotated[
-        str | None, Field(description="the reason why the head cannot score the catalogue, or null")
+        str | None, Field(description="the reason why the head cannot score the catalogue or all of it, or null")
     ]
     report: Annotated[bool, Field(description="whether GET /v1/report gives an evaluation")]
 

@@ -181,7 +181,8 @@ def _resolved(schema: Schema, shapes: Mapping[str, Schema]) -> Schema:
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, str, str]]) -> str:
     lines = "".join(f"<tr><td>{'<td>'.join(row)}" for row in rows)
-    return f"<table><tr><th>{'<th>'.join(head)}{lines}</table>"
+    named = "".join(f"<th>{name}" if name else "<td>" for name in head)
+    return f"<table><tr>{named}{lines}</table>"
 
 
 def _anchor(method: str, path: str) -> str:

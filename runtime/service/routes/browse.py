@@ -58,6 +58,7 @@ class Browser:
         columns = await self._once(("columns",), lambda: [asdict(one) for one in columns_of(catalogue.rows)])
         of_table = await self._once(("table",), lambda: self._of_table(catalogue))
         heads = await self._heads(engine)
+        why = await self._once(("unreadable",), lambda: unreadable(engine.scorer, catalogue))
         outputs = {prefix: readable(scorer) for prefix, scorer in heads.items()}
         return {
             "pictures": len(catalogue),
@@ -71,7 +72,7 @@ class Browser:
             "reads_text": engine.has_text_tower,
             "head_reads_text": any(scorer.reads_text for scorer in heads.values()),
             "has_prompts": has_own_prompts(catalogue),
-            "head_unreadable": unreadable(engine.scorer),
+            "head_unreadable": why,
         }
 
     async def page(self, engine: Engine, asked: BrowseRequest) -> dict[str, object]:

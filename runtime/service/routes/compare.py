@@ -19,8 +19,10 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, FiniteFloat
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import OperationalError
 
 from embed.inputs.images import ImageError
+from embed.wording import one_line
 from runtime.collect import ledger
 from runtime.collect.invites import redeem
 from runtime.collect.ledger import Choice, Showing, Standing
@@ -132,6 +134,7 @@ class NextAnswer(BaseModel):
     instructions: str | None
     voter: str
     prompts: Annotated[bool, Field(description="whether people may write their own prompts")]
+    names: Annotated[bool, Field(description="whether people vote under the name that they give")]
 
 
 class VoteAnswer(BaseModel):
@@ -164,6 +167,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
         404: "There is no such showing, picture or generator",
         409: "The showing has another vote, or no vote to undo",
         502: "The generator gave no pictures",
+        503: "The database of votes is away, locked or full",
     }.items()
 }
 
@@ -172,15 +176,20 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
     """Add the routes for a service with a database of votes. Raise InputError if the database cannot be opened."""
     comparing = Comparing(service)
     config = comparing.config
+    app.add_exception_handler(OperationalError, _without_database)
 
     def told(request: type[BaseModel], answer: type[BaseModel]) -> dict[str, Any]:
         return described(request, answer) | {"responses": ERRORS | REFUSED}
 
-    async def given(voter: str, showings: list[Showing], holding: Sequence[str] = ()) -> Response:
+    async def given(request: Request, voter: str, showings: list[Showing], holding: Sequence[str] = ()) -> Response:
         ids = {id for showing in showings for id in (showing.left, showing.right)}
         pictures = await comparing.read(partial(ledger.pictures_of, ids=sorted(ids)))
         items = [_item(showing, pictures) for showing in showings]
-        of_all = {"instructions": comparing.instructions, "prompts": comparing.generator is not None}
+        of_all = {
+            "instructions": comparing.instructions,
+            "prompts": comparing.generator is not None,
+            "names": comparing.may_name_themselves(request),
+        }
         standing = await standing_of(voter)
         return JSONResponse(
             {"showings": items, "done": not items and not holding, "voter": voter, **standing, **of_all}
@@ -197,7 +206,9 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
         has them, then new ones."""
         asked = await read_json_request(request, NextRequest)
         voter = await comparing.voter(request, checked_name(asked.voter))
-        return await given(voter, await comparing.next(request, voter, asked.count, asked.holding), asked.holding)
+        return await given(
+            request, voter, await comparing.next(request, voter, asked.count, asked.holding), asked.holding
+        )
 
     @app.post(f"{PATH}/votes", **told(VoteRequest, VoteAnswer))
     async def vote(request: Request) -> Response:
@@ -239,7 +250,7 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
         text = (asked.prompt or "").strip()
         check_prompts([text], service.config.max_prompt_chars)
         voter = await comparing.voter(request, checked_name(asked.voter))
-        return await given(voter, await comparing.begin(request, voter, text))
+        return await given(request, voter, await comparing.begin(request, voter, text))
 
     @app.post(f"{PATH}/join", **told(JoinRequest, JoinAnswer))
     async def join(request: Request) -> Response:
@@ -266,7 +277,7 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
         200: {"description": "The picture", "content": {"image/webp": {}}},
         304: {"description": "The picture has not changed"},
     }
-    refused: dict[int | str, dict[str, Any]] = {404: REFUSED[404]}
+    refused: dict[int | str, dict[str, Any]] = {404: REFUSED[404], 503: REFUSED[503]}
     refused |= {status: ERRORS[status] for status in (401, 422, 429, 500, 504)}
 
     @app.get(f"{PATH}/pictures/{{id}}", response_class=Response, responses=kinds | refused)
@@ -290,10 +301,24 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
             return Response(status_code=304, headers=headers)
         return Response(found, headers=headers, media_type="image/webp")
 
-    @app.get(f"{PATH}/summary", responses={status: ERRORS[status] for status in (401, 500, 504)})
+    unheard: dict[int | str, dict[str, Any]] = {503: REFUSED[503]}
+    unheard |= {status: ERRORS[status] for status in (401, 500, 504)}
+
+    @app.get(f"{PATH}/summary", responses=unheard)
     async def summary() -> dict[str, object]:
         """A summary of all votes: counts, agreement, position bias and speed, and every update of the head."""
         return (await comparing.read(summarise)).to_json()
+
+
+async def _without_database(request: Request, error: Exception) -> Response:
+    """The answer if the database cannot be used now: it is locked, its disk is full, or its server is away."""
+    why = one_line(getattr(error, "orig", None) or error)
+    log.error("no database", extra={"fields": {"request_id": request.state.request_id, "error": why}})
+    told = (
+        "the votes cannot be read or written now; this choice is not stored, and those before it are: try again later"
+    )
+    request.state.reason = "service unavailable"
+    return Problem(503, request.state.reason, told, {"Retry-After": "1"}).answer(request.state.request_id)
 
 
 def _item(showing: Showing, pictures: dict[str, ledger.Picture]) -> dict[str, object]:

@@ -65,12 +65,10 @@ class Comparing:
         self._scoring: asyncio.Task[None] | None = None
 
     async def voter(self, request: Request, given: str | None) -> str:
-        """The person who sends a request: named by the sign-in, by the key of an invitation, or otherwise by
-        themselves."""
-        if (named := getattr(request.state, "voter", None)) is not None:
-            return str(named)
+        """The person who sends a request: named by the key of an invitation if these are required, and otherwise by the
+        sign-in or by themselves."""
         if self.config.voters == "free":
-            return given or ANYONE
+            return self.signed_in(request) or given or ANYONE
         cookies: SimpleCookie = SimpleCookie(request.headers.get("cookie", ""))
         if COOKIE in cookies:
             voter = await self.read(partial(voter_of_key, key=cookies[COOKIE].value))
@@ -78,9 +76,18 @@ class Comparing:
                 return voter
         raise Problem(403, "not invited", "voting here needs an invitation; open the link that you were given")
 
+    def signed_in(self, request: Request) -> str | None:
+        """The name that the person gave with the token, or None."""
+        named = getattr(request.state, "voter", None)
+        return None if named is None else str(named)
+
+    def may_name_themselves(self, request: Request) -> bool:
+        """Whether the person votes under the name in the request."""
+        return self.config.voters == "free" and self.signed_in(request) is None
+
     async def owner(self, request: Request) -> str | None:
         """The person whose showings a request may answer. None means anyone's, if it knows their ids."""
-        if self.config.voters == "free" and getattr(request.state, "voter", None) is None:
+        if self.may_name_themselves(request):
             return None
         return await self.voter(request, None)
 

@@ -77,6 +77,16 @@ def test_it_ends_when_all_is_seen_and_another_person_begins_anew(candidates: Can
     assert again._shown.sum() == 2 * (12 * 10 + 3) and not again.propose("ann", 1)
 
 
+def test_a_pair_with_votes_enough_is_shown_to_nobody_else(candidates: Candidates, opened: Database) -> None:
+    collector = Collector(opened, candidates, [], VotingConfig("votes.db", repeat_share=0.0, votes_per_pair=2), seed=3)
+    shown = Counter(one.pair for voter in ("ann", "ben") for one in collect(collector, opened, voter, 70))
+    twice = {pair for pair, count in shown.items() if count == 2}
+    assert shown.total() == 140 and len(twice) >= 20
+    others = [{one.pair for one in collect(collector, opened, voter, 200)} for voter in ("cem", "dan")]
+    assert not (others[0] | others[1]) & twice and len(others[0]) == 120 - len(twice)
+    assert len(others[0]) + len(others[1]) == 2 * 120 - 140, "two of each in all"
+
+
 def test_the_pair_that_tells_most_comes_first(candidates: Candidates, opened: Database) -> None:
     collector = Collector(opened, candidates, [], VotingConfig(random_share=0.0, repeat_share=0.0), seed=2)
     score = np.random.default_rng(0).permutation(len(candidates.picture)) * 10.0

@@ -1,10 +1,12 @@
 """Votes are durable when they are acknowledged, and one a showing, whoever writes too and whatever is killed."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -43,7 +45,7 @@ def test_a_showing_has_one_vote_until_that_is_taken_back(database: Database) -> 
     show(database, "s")
     number = vote(database, "s", "left")
     assert vote(database, "s", "left") == number
-    with pytest.raises(Conflict, match="answered with left"):
+    with pytest.raises(Conflict, match="already has the answer left"):
         vote(database, "s", "right")
     assert undo(database, "s") == undo(database, "s") == "ann"
     assert vote(database, "s", "right") > number
@@ -55,6 +57,32 @@ def test_a_showing_has_one_vote_until_that_is_taken_back(database: Database) -> 
     for wrong in (partial(undo, database, "nothing"), partial(undo, database, "s", "ben")):
         with pytest.raises(UnknownShowing):
             wrong()
+
+
+def test_a_full_disk_loses_no_vote_that_was_acknowledged(tmp_path: Path) -> None:
+    where = str(tmp_path / "votes.db")
+    open_database(where).close()
+    with closing(sqlite3.connect(where)) as connection:
+        most = connection.execute("pragma page_count").fetchone()[0] + 4
+
+    def bounded(connection: sqlite3.Connection, _: object) -> None:
+        connection.execute(f"pragma max_page_count = {most}")
+
+    sa.event.listen(sa.engine.Engine, "connect", bounded)
+    try:
+        database, acknowledged = open_database(where), []
+        with pytest.raises(sa.exc.OperationalError, match="full"):
+            for i in range(2000):
+                show(database, f"s{i}", left=f"l{i}")
+                acknowledged.append((vote(database, f"s{i}", "left"), f"s{i}"))
+        database.close()
+    finally:
+        sa.event.remove(sa.engine.Engine, "connect", bounded)
+    database = open_database(where)
+    assert acknowledged and [(row.id, row.showing) for row in rows(database, t.votes)] == acknowledged
+    show(database, "later", left="later")
+    assert vote(database, "later", "right") > acknowledged[-1][0]
+    database.close()
 
 
 def test_many_who_write_at_once_are_all_answered_and_who_fails_harms_nobody(database: Database) -> None:

@@ -26,6 +26,7 @@ export function SearchBar({ input, words, about, onSearch, onAdd }) {
     <input
       ref=${input}
       type="search"
+      dir="auto"
       aria-label="What to search for"
       placeholder=${readsText ? "Words, or a link to a picture" : "A link to a picture"}
       title="Press / to come here"
@@ -110,7 +111,7 @@ export function Chips({ chips, onChange }) {
           ${one.side === "like" ? "+" : "−"}
         </button>
         ${one.kind !== "text" && html`<img src=${source(one)} alt="" width="28" height="28" />`}
-        <span class="label" title=${one.label}>${one.label}</span>
+        <span class="label" dir="auto" title=${one.label}>${one.label}</span>
         <input
           type="number"
           min="0.1"

@@ -9,6 +9,7 @@ import { count, plural } from "./words.js";
 import { Zoom } from "./zoom.js";
 
 const REASONS = ["I cannot judge this", "A picture is broken", "I do not want to see this"];
+const LONG = 200; // characters of a prompt that may have to be scrolled
 const NAME = "plaudit voter"; // where the browser keeps the name that was entered
 
 function Compare() {
@@ -29,6 +30,9 @@ function Compare() {
       }
       await pairs.current.load();
     })();
+    const leaving = (event) => pairs.current.unsent > 0 && event.preventDefault();
+    addEventListener("beforeunload", leaving);
+    return () => removeEventListener("beforeunload", leaving);
   }, []);
   useLayoutEffect(() => {
     shownAt.current = performance.now();
@@ -67,7 +71,9 @@ function Compare() {
       }
       ${
         current &&
-        html`<h1 class="asked">${current.prompt ? html`Which is better for “<q>${current.prompt}</q>”?` : "Which is the better picture?"}</h1>
+        html`<h1 class="asked" tabindex=${current.prompt.length > LONG ? 0 : null}>
+            ${current.prompt ? html`Which is better for “<q dir="auto">${current.prompt}</q>”?` : "Which is the better picture?"}
+          </h1>
           <div class="pair">
             <${Side} side=${current.left} label="Left" keys=${["←", "1"]} onChoose=${left} />
             <${Side} side=${current.right} label="Right" keys=${["→", "2"]} onChoose=${right} />
@@ -85,6 +91,7 @@ function Compare() {
       <div class="below">
         <${Name}
           voter=${state.voter}
+          changes=${state.names}
           onName=${(name) => {
             localStorage.setItem(NAME, name);
             pairs.current.rename(name);
@@ -142,13 +149,15 @@ function Standing({ state: { progress, agreement } }) {
   </div>`;
 }
 
+const TITLES = { 403: "You need an invitation", 409: "You have answered this pair already", 429: "Slowly, please" };
+
 function Fault({ fault, again }) {
   if (fault.status === 404) {
     return html`<${Notice} title="No votes are collected here" fault=${true}>
-      This service was started without --votes. With it, people say here which of two pictures is better.
+      This service was started without <code>--votes</code>. With it, people say here which of two pictures is better.
     </${Notice}>`;
   }
-  const title = fault.status === 403 ? "You need an invitation" : fault.status === 429 ? "Slowly, please" : "That did not work";
+  const title = TITLES[fault.status] ?? "That did not work";
   return html`<${Notice} title=${title} fault=${true} again=${again}>${fault.message}</${Notice}>`;
 }
 
@@ -184,19 +193,19 @@ function OwnPrompt({ onBegin }) {
   return html`<form class="panel own" onSubmit=${(event) => begin(event, text.trim())}>
     <label>
       Pictures for a prompt of your own
-      <input type="text" maxlength="2000" required value=${text} placeholder="a lighthouse in a storm" onInput=${(event) => setText(event.target.value)} />
+      <input type="text" dir="auto" maxlength="2000" required value=${text} placeholder="a lighthouse in a storm" onInput=${(event) => setText(event.target.value)} />
     </label>
     <button class="main" disabled=${busy || !text.trim()}>${busy ? "Making pictures…" : "Begin"}</button>
     <button type="button" disabled=${busy} onClick=${(event) => begin(event, null)}>Back to the given pairs</button>
   </form>`;
 }
 
-function Name({ voter, onName }) {
+function Name({ voter, changes, onName }) {
   const [name, setName] = useState(null);
   if (voter === undefined) return null;
   if (name === null) {
     const shown = voter === "anonymous" ? "without a name" : html`as <strong>${voter}</strong>`;
-    return html`<p class="quiet">You vote ${shown}. <button class="link" onClick=${() => setName("")}>Change</button></p>`;
+    return html`<p class="quiet">You vote ${shown}. ${changes && html`<button class="link" onClick=${() => setName("")}>Change</button>`}</p>`;
   }
   const done = (event) => {
     event.preventDefault();

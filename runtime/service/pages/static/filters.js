@@ -18,7 +18,7 @@ export function whereOf({ values, ranges, own }) {
     if (low !== "") parts.push(`${quoted(name)} >= ${bound(low)}`);
     if (high !== "") parts.push(`${quoted(name)} <= ${bound(high)}`);
   }
-  if (own.trim()) parts.push(`(${own.trim()})`);
+  if (own.trim()) parts.push(parts.length ? `(${own.trim()})` : own.trim());
   return parts.length ? parts.join(" and ") : null;
 }
 
@@ -60,7 +60,7 @@ export function Filters({ columns, filters, onChange }) {
       <input
         type="text"
         value=${filters.own}
-        placeholder="year >= 2024 and not kind = 'draft'"
+        placeholder="year >= 2024"
         spellcheck=${false}
         onChange=${(event) => onChange({ ...filters, own: event.target.value })}
       />
@@ -96,7 +96,7 @@ function Values({ column, chosen, onChange }) {
           html`<li key=${String(value)}>
             <label>
               <input type="checkbox" checked=${chosen.includes(value)} onChange=${() => toggle(value)} />
-              <span class="value">${String(value) || "(empty)"}</span> <small>${count(n)}</small>
+              <span class="value" dir="auto">${String(value) || "(empty)"}</span> <small>${count(n)}</small>
             </label>
           </li>`,
       )}

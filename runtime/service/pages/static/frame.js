@@ -2,7 +2,7 @@
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./ui.js";
 import { address, thumbnail } from "./api.js";
-import { copy, counted, decimals, number, percent, titleOf } from "./words.js";
+import { copy, counted, decimals, number, percent, shown, titleOf } from "./words.js";
 
 const PAGES = [
   ["search", "./", "Search"],
@@ -131,7 +131,7 @@ export function Viewer({ hit, at, total, onMove, onClose, actions, figures = [] 
       <img src=${thumbnail(hit, 2048)} alt=${titleOf(hit)} key=${hit.id} />
     </figure>
     <div class="about">
-      <h2>${titleOf(hit)}</h2>
+      <h2 dir="auto">${titleOf(hit)}</h2>
       <p class="row">
         <button disabled=${at === 0} onClick=${() => onMove(at - 1)} title="Left arrow">← Before</button>
         <button disabled=${at === total - 1} onClick=${() => onMove(at + 1)} title="Right arrow">Next →</button>
@@ -141,7 +141,7 @@ export function Viewer({ hit, at, total, onMove, onClose, actions, figures = [] 
       </p>
       <dl>
         <div><dt>path</dt><dd>${hit.key}</dd></div>
-        ${known.map(([name, value]) => html`<div><dt>${name}</dt><dd>${String(value)}</dd></div>`)}
+        ${known.map(([name, value]) => html`<div><dt>${name}</dt><dd dir="auto">${shown(value)}</dd></div>`)}
       </dl>
     </div>
     ${said}

@@ -60,7 +60,7 @@ export function Grid({ hits, searched, onOpen, onLike, onCopy }) {
           <img src=${thumbnail(hit, 256)} alt="" loading="lazy" decoding="async" />
         </button>
         <div class="said-of">
-          <strong title=${titleOf(hit)}>${titleOf(hit)}</strong>
+          <strong title=${titleOf(hit)} dir="auto">${titleOf(hit)}</strong>
           ${
             searched &&
             hit.similarity !== undefined &&

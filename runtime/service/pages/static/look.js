@@ -140,7 +140,7 @@ function Look() {
         <img src=${thumbnail(hit, 256)} alt="" loading="lazy" decoding="async" />
       </button>
       <div class="said-of">
-        <strong title=${titleOf(hit)}>${i + 1}. ${titleOf(hit)}</strong>
+        <strong title=${titleOf(hit)}>${i + 1}. <bdi>${titleOf(hit)}</bdi></strong>
         <${Figures} hit=${hit} />
         <small>${counted(hit)}</small>
       </div>`;
@@ -185,7 +185,7 @@ function Look() {
           ${
             fault &&
             html`<${Notice} title=${fault.status === 404 ? "There is no catalogue" : "That did not work"} fault=${true} again=${() => run(wish)}>
-              ${fault.status === 404 ? "This service was started without --catalogue, so there is nothing to rank." : fault.message}
+              ${fault.status === 404 ? html`This service was started without <code>--catalogue</code>, so there is nothing to rank.` : fault.message}
             </${Notice}>`
           }
           ${total > 0 && wish.against && html`<${Sides} wish=${wish} correlation=${correlation} />`}
@@ -280,7 +280,7 @@ function Ranking({ wish, about, onChange }) {
         ${options.map(([name, words]) => html`<option value=${name}>${words}</option>`)}
       </select>
     </label>`;
-  const same = measures.map((name) => [name, name]);
+  const same = [...new Set([...measures, wish.by, ...(wish.against ? [wish.against] : [])])].map((name) => [name, name]);
   const orders = wish.against
     ? [
         ["highest", "first ranks it higher"],
@@ -291,7 +291,7 @@ function Ranking({ wish, about, onChange }) {
         ["highest", "highest first"],
         ["lowest", "lowest first"],
       ];
-  return html`<section class="panel ranking" aria-label="Ranking">
+  return html`<section class="panel ranking" aria-label="By what pictures are ranked">
     ${select("Rank by", wish.by, same, (by) => onChange({ by }))}
     ${select("Beside", wish.against ?? "", [["", "nothing"], ...same], (against) => onChange({ against: against || null }))}
     ${select("Order", wish.order, orders, (order) => onChange({ order }))}
@@ -309,7 +309,7 @@ function Ranking({ wish, about, onChange }) {
         />
       </label>`
     }
-    ${about?.head_unreadable && html`<p class="quiet">No scores by the head: ${about.head_unreadable}.</p>`}
+    ${about?.head_unreadable && html`<p class="quiet">Without a score by the head: ${about.head_unreadable}.</p>`}
   </section>`;
 }
 

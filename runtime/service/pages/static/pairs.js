@@ -21,6 +21,7 @@ export class Pairs {
     this.done = false;
     this.fault = null;
     this.said = {}; // the last answer of the service: progress, agreement, instructions and so on
+    this.unsent = 0; // votes that are not stored yet
     this.work = Promise.resolve(); // the chain of requests, one after the other
     this.images = new Map(); // pictures loaded in advance, referenced so that the browser keeps them
   }
@@ -38,13 +39,17 @@ export class Pairs {
     if (!showing) return;
     this.voted = [...this.voted, showing].slice(-UNDOS);
     this.changed(this.state);
+    this.unsent++;
     this.#then(async () => {
       try {
         this.#hear(await ask("/v1/compare/votes", { showing: showing.showing, choice, reason, seconds }));
       } catch (fault) {
         this.voted = this.voted.filter((one) => one !== showing);
-        if (fault.status !== 404 && fault.status !== 409) this.queue.unshift(showing);
+        if (fault.status === 404 || fault.status === 409) await this.#more(); // it was answered in another window
+        else this.queue.unshift(showing);
         throw fault;
+      } finally {
+        this.unsent--;
       }
       await this.#more();
     });
@@ -106,8 +111,8 @@ export class Pairs {
     for (const one of fresh) this.#loadAhead(one);
   }
 
-  #hear({ progress, agreement, instructions, prompts, voter }) {
-    const heard = Object.entries({ progress, agreement, instructions, prompts, voter });
+  #hear({ progress, agreement, instructions, prompts, voter, names }) {
+    const heard = Object.entries({ progress, agreement, instructions, prompts, voter, names });
     this.said = { ...this.said, ...Object.fromEntries(heard.filter(([, value]) => value !== undefined)) };
   }
 

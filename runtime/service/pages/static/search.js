@@ -96,6 +96,7 @@ function Search() {
 
   return html`<${Header} page="search" />
     <main id="main" class="search">
+      <h1 class="skip">Search the catalogue</h1>
       <${SearchBar} input=${input} words=${query.words} about=${about} onSearch=${(words) => change({ words })} onAdd=${add} />
       <${Chips} chips=${query.chips} onChange=${(chips, step) => change({ chips }, step)} />
       <div class="columns">
@@ -125,7 +126,7 @@ function Search() {
           ${
             fault &&
             html`<${Notice} title=${fault.status === 404 ? "There is no catalogue" : "That did not work"} fault=${true} again=${() => run(query)}>
-              ${fault.status === 404 ? "This service was started without --catalogue, so there is nothing to search." : fault.message}
+              ${fault.status === 404 ? html`This service was started without <code>--catalogue</code>, so there is nothing to search.` : fault.message}
             </${Notice}>`
           }
           ${

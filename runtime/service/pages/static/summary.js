@@ -50,7 +50,7 @@ function History({ promotions }) {
     <ol class="history">
       ${promotions.map(
         (one) => html`<li class=${one.promoted ? "promoted" : ""}>
-          <time datetime=${new Date(1000 * one.at).toISOString()}>${new Date(1000 * one.at).toLocaleString("en")}</time>
+          <time datetime=${new Date(1000 * one.at).toISOString()}>${new Date(1000 * one.at).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" })}</time>
           <strong>${one.promoted ? "promoted" : "not promoted"}</strong>
           <span>${one.why ?? ""}</span>
         </li>`,

@@ -4,7 +4,7 @@ const whole = new Intl.NumberFormat("en");
 
 export const count = (n) => (n === null || n === undefined ? "–" : whole.format(Math.round(n)));
 export const decimals = (x, digits = 3) => (x === null || x === undefined ? "–" : x.toFixed(digits));
-export const percent = (x, digits = 1) => (x === null || x === undefined ? "–" : `${x.toFixed(digits)} %`);
+export const percent = (x, digits = 1) => (x === null || x === undefined ? "–" : `${x.toFixed(digits)}\u00a0%`);
 export const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many}`;
 
 /** A number of any size as text. */
@@ -25,6 +25,9 @@ export function counted(hit) {
     : `${count(hit.count)} of ${count(exposures)} · ${percent(100 * hit.rate)}`;
 }
 
+/** A value of a column as text. */
+export const shown = (value) => (value !== null && typeof value === "object" ? JSON.stringify(value) : String(value));
+
 const EMPTY = Object.create(null);
 const COLUMNS = ["key", "id", "similarity", "percentile", "blended_score", "count", "rate", "title"];
 
@@ -40,8 +43,8 @@ export function csv(hits) {
 function cell(value) {
   if (value === null || value === undefined) return "";
   if (typeof value === "number") return String(value);
-  const text = String(value);
-  const plain = /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  const text = shown(value);
+  const plain = /^[=+\-@\t\r\n＝＋－＠]/.test(text) ? `'${text}` : text;
   return /[",\r\n]/.test(plain) ? `"${plain.replaceAll('"', '""')}"` : plain;
 }
 

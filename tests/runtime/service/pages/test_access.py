@@ -1,9 +1,11 @@
 """Who signs in, who is kept out, and that everybody can use the pages: contrast, names and labels by axe-core."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -149,6 +151,27 @@ def test_axe_finds_nothing_serious(page: Page) -> None:
         expect(page.locator("dialog[open]")).to_be_visible()
         assert serious(Axe().run(page)) == []
     page.evaluate("window.violated = null")  # axe itself asks for what the policy forbids
+
+
+def test_axe_finds_nothing_serious_where_something_is_open_missing_or_wrong(page: Page) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    at_desk = page.viewport_size == {"width": 1280, "height": 800}
+    page.emulate_media(color_scheme="dark" if at_desk else "light")
+    nothing, wrong = (quote(json.dumps({"values": {}, "ranges": {}, "own": own})) for own in ("year > 3000", "year >"))
+    for path, key, shown in (
+        (f"/?q=a+cat&filters={nothing}", "", ".notice"),
+        (f"/?q=a+cat&filters={wrong}", "", ".notice.fault"),
+        ("/compare", "s", "dialog[open]"),
+        ("/docs", "", "table"),
+    ):
+        page.goto(path)
+        if key:
+            expect(page.locator(".pair img")).to_have_count(2)
+            page.keyboard.press(key)
+        expect(page.locator(shown).first).to_be_visible()
+        assert serious(Axe().run(page)) == [], path
+    page.evaluate("window.violated = null")
 
 
 def serious(results: Any) -> list[tuple[str, str]]:

@@ -173,3 +173,49 @@ def test_a_picture_that_cannot_be_shown_says_so(page: Page) -> None:
     page.route("**/v1/compare/pictures/**", lambda route: route.abort())
     page.reload()
     expect(page.get_by_text("This picture cannot be shown")).to_have_count(2)
+
+
+def test_two_windows_of_one_person_write_one_vote_of_a_pair(page: Page, site: Running, person: str) -> None:
+    other = page.context.new_page()
+    other.goto("/compare")
+    expect(other.locator(".pair img")).to_have_count(2)
+    assert pair_of(other) == pair_of(page)
+    page.keyboard.press("1")
+    voted(page, 1)
+    other.keyboard.press("2")
+    expect(other.get_by_role("alert")).to_contain_text("You have answered this pair already")
+    assert in_force(site, person) == [("left", None)]
+    other.keyboard.press("0")
+    voted(other, 2)
+    expect(other.get_by_role("alert")).to_have_count(0)
+    assert in_force(site, person) == [("left", None), ("tie", None)]
+
+
+def test_a_vote_that_cannot_be_written_is_asked_for_again(page: Page, site: Running, person: str) -> None:
+    shown = pair_of(page)
+    refusal = {"error": {"reason": "service unavailable", "message": "the votes cannot be written now"}}
+    page.route(
+        "**/v1/compare/votes",
+        lambda route: route.fulfill(status=503, json=refusal, headers={"Retry-After": "0"}),
+    )
+    page.keyboard.press("1")
+    expect(page.get_by_role("alert")).to_contain_text("the votes cannot be written now")
+    assert pair_of(page) == shown and in_force(site, person) == []
+    page.unroute("**/v1/compare/votes")
+    page.keyboard.press("2")
+    voted(page, 1)
+    assert in_force(site, person) == [("right", None)]
+
+
+@pytest.mark.parametrize("prompt", ["w" * 10_000, "a lighthouse " * 800, "\u202eשלום עולם \u202e<b>"])
+def test_a_long_prompt_leaves_room_for_the_pictures(page: Page, prompt: str) -> None:
+    def longer(route: Any) -> None:
+        answer = route.fetch().json()
+        route.fulfill(json=answer | {"showings": [one | {"prompt": prompt} for one in answer["showings"]]})
+
+    page.route("**/v1/compare/next", longer)
+    page.reload()
+    expect(page.locator(".asked q")).to_have_text(prompt.strip())
+    asked, pictures = page.locator(".asked").bounding_box(), page.locator(".pair").bounding_box()
+    assert asked is not None and pictures is not None and asked["height"] < 120 and pictures["height"] > 150
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -248,6 +248,37 @@ def test_hits_as_files(page: Page, site: Running) -> None:
     assert not any(cell.startswith(("=", "+", "@")) for cell in cells), "a spreadsheet would take it for a formula"
 
 
+def test_no_cell_of_a_file_is_a_formula(page: Page) -> None:
+    """A spreadsheet shows each value as it is, behind an apostrophe where it would compute it."""
+    page.goto("/")
+    texts = [
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "＝1+1",
+        "a=1",
+        'say "hi", or not',
+        "two\nlines",
+        " =1",
+    ]
+    hits = [{"key": text, "id": "i", "metadata": {text: text, "n": -1.5, "list": [1, "a"]}} for text in texts]
+    written = page.evaluate(CSV, hits)
+    rows = list(csv.reader(io.StringIO(written, newline="")))
+    formulas = texts[:8]
+    expected = [f"'{text}" if text in formulas else text for text in texts]
+    assert [row[0] for row in rows[1:]] == expected
+    assert [name for name in rows[0] if name not in ("key", "id", "n", "list")] == expected
+    assert {row[rows[0].index("n")] for row in rows[1:]} == {"-1.5"}, "a number stays one"
+    assert {row[rows[0].index("list")] for row in rows[1:]} == {'[1,"a"]'}
+
+
+CSV = "async (hits) => (await import(new URL('pages/words.js', document.baseURI))).csv(hits)"
+
+
 def test_without_the_service_it_says_so(page: Page, site: Running) -> None:
     page.goto("/")
     expect(page.locator(".grid > li").first).to_be_visible()

@@ -3,22 +3,25 @@
 import io
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
-from service_server import Running, serving
+from service_server import TOKEN, Running, serving
 from votes_tiny import write_candidates
 from waiting import wait_until
 
 from runtime.cli.main import main
+from runtime.collect import database as database_module
 from runtime.collect.candidates import Candidates
 from runtime.collect.collector import Collector, Known
 from runtime.config import VotingConfig
 from runtime.scoring.scorer import Scorer
+from runtime.service.network.sessions import Sessions
 
 
 @contextmanager
@@ -125,18 +128,42 @@ def test_who_was_not_invited_does_not_vote(bundle: Path, folder: Path, capsys: p
     assert link.startswith("https://a.example/compare#invite=")
     token = link.partition("=")[2]
     assert token.encode() not in Path(database).read_bytes()
-    with comparing(bundle, folder, votes=database, voters="invited") as running:
+    voting = VotingConfig(votes=database, candidates=folder / "candidates.csv", voters="invited")
+    with serving(bundle, voting=voting, tokens=(TOKEN,), pages=True) as running:
+        cookie = str(Sessions([TOKEN]).cookie(TOKEN, "Ann Smith", secure=False)).partition(";")[0]
+        own = {"Cookie": cookie, "Sec-Fetch-Site": "same-origin"}
+        with httpx.Client(base_url=running.client.base_url, headers=own, trust_env=False, timeout=60) as signed_in:
+            assert signed_in.post("/v1/compare/next", json={}).status_code == 403, "whoever has the token, by that name"
         assert post(running, "next", 403, count=1, voter="Ann Smith")["error"]["reason"] == "not invited"
         assert post(running, "join", 403, invite="x" * 32)["error"]["reason"] == "not invited"
         joined = running.client.post("/v1/compare/join", json={"invite": token})
         assert joined.json() == {"voter": "Ann Smith"}
         assert {"HttpOnly", "SameSite=strict"} <= set(joined.headers["set-cookie"].split("; "))
         shown = post(running, "next", count=1)
-        assert shown["voter"] == "Ann Smith"
+        assert shown["voter"] == "Ann Smith" and not shown["names"]
         vote = {"showing": shown["showings"][0]["showing"], "choice": "tie", "seconds": 1.0}
         running.client.cookies.clear()
         post(running, "votes", 403, **vote)
         post(running, "join", 403, invite=token)  # once
+
+
+def test_a_database_that_is_locked_says_so_and_loses_nothing(
+    bundle: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "BUSY_S", 0.1)
+    where = str(folder / "locked.db")
+    with comparing(bundle, folder, votes=where) as running, closing(sqlite3.connect(where)) as another:
+        shown = post(running, "next", count=2, voter="ann")
+        assert shown["names"]
+        first, second = ({"showing": one["showing"], "choice": "left", "seconds": 1.0} for one in shown["showings"])
+        post(running, "votes", 201, **first)
+        another.execute("begin immediate")
+        refused = post(running, "votes", 503, **second)["error"]
+        assert refused["reason"] == "service unavailable" and "this choice is not stored" in refused["message"]
+        another.rollback()
+        assert running.client.get("/v1/compare/summary").json()["votes"] == 1
+        post(running, "votes", 201, **second)
+        assert running.client.get("/v1/compare/summary").json()["votes"] == 2
 
 
 def test_there_is_a_limit_to_the_votes_of_one_person_in_a_minute(bundle: Path, folder: Path) -> None:
