@@ -3,12 +3,12 @@
 import ipaddress
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from embed.config import PILLOW_MAX_PIXELS, Limits
+from embed.config import PILLOW_MAX_PIXELS, Limits, parse_columns
 from embed.options import Internal, Option, Range, comma_separated, require_valid
 from embed.spec import InputError
 
@@ -60,6 +60,8 @@ class TableConfig:
     """The folder where relative paths start. By default the table's own folder."""
     outputs: Annotated[tuple[str, ...] | None, Option(parse=comma_separated)] = None
     """The outputs to give, with commas between them, or all. By default the first head's."""
+    columns: Annotated[Mapping[str, str], Option(parse=parse_columns)] = field(default_factory=dict)
+    """What your table calls the columns, if they have other names: NAME=YOURS,... such as image=path,prompt=caption."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,19 @@ def test_importing_it_imports_nothing_else() -> None:
     assert "numpy" not in done.stdout and "embed" not in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("started", "called"), [("bin/plaudit", "plaudit heads"), ("m/__main__.py", "python -m heads")]
+)
+def test_a_program_is_called_as_it_was_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, started: str, called: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", [started])
+    assert plaudit.main(["heads", "train", "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: {called} train CACHE")
+    assert plaudit.main(["heads", "trian"]) == 2
+    assert capsys.readouterr().err.startswith(f"{called}: ")
+
+
 def test_it_reaches_every_package(capsys: pytest.CaptureFixture[str]) -> None:
     for package in plaudit.PACKAGES:
         assert plaudit.main([package, "--help"]) == 0

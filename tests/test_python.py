@@ -37,7 +37,7 @@ SIGNATURES = {
     " prior_by slice_by report progress",
     "export": "head out precisions images samples prompts max_flips decoding names clip_similarity blends space"
     " head_only overwrite progress",
-    "score": "bundle data prompt image_column prompt_column source_column images_root outputs progress",
+    "score": "bundle data prompt image_column prompt_column source_column images_root outputs columns progress",
 }
 
 

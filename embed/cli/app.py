@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from embed.cli import page
@@ -43,7 +44,8 @@ def run(
     A command may have several names, and a name may have several words, such as `index refresh`. `groups` are the
     commands of other packages, which only the help shows.
     """
-    program = package if package == "plaudit" else f"python -m {package}"
+    typed = "plaudit" if Path(sys.argv[0]).stem == "plaudit" else "python -m"
+    program = package if package == "plaudit" else f"{typed} {package}"
     words = sys.argv[1:] if argv is None else list(argv)
     return exit_code(program, lambda: _run(program, about, commands, words, groups or {}))
 

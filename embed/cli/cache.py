@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
-from embed.cli.console import progress, suggest, warn
+from embed.cli.console import progress, reading_words, suggest, warn
 from embed.config import BoundaryConfig, DeviceConfig, EmbeddingConfig, Limits, Runner, Wanted
 from embed.modes import Mode, parse_mode
 from embed.options import Option
@@ -54,5 +54,6 @@ def cache(
             if found["missing"]:
                 warn(f"{found['missing']} {NOUN[side]} of the cache have no activations: they are not in these tables")
     train = "train" if boundary is None else "unfreeze"
-    suggest(["embed", "inspect", out], ["heads", train, out, "--data", tables[0], "--out", out.with_name("head")])
+    training = ["heads", train, out, "--data", tables[0], *reading_words(config), "--out", out.with_name("head")]
+    suggest(["embed", "inspect", out], training)
     return result

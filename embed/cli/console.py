@@ -27,6 +27,8 @@ from embed.wording import table as table
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from embed.config import TableConfig
+
 # Modules that the base install lacks, and the extra that installs each.
 EXTRAS = dict.fromkeys(
     ("torch", "torchvision", "open_clip", "timm", "transformers", "safetensors", "sklearn", "scipy", "onnx"), "train"
@@ -108,6 +110,13 @@ def waiting() -> AbstractContextManager[None]:
 def for_people(quiet: bool) -> TextIO:
     """Return the stream that text for people is written to under --json."""
     return io.StringIO() if quiet else sys.stderr
+
+
+def reading_words(reading: "TableConfig") -> list[str]:
+    """The options by which another command reads a table as this one did."""
+    columns = ",".join(f"{ours}={theirs}" for ours, theirs in reading.columns.items())
+    given = {"--images-root": reading.images_root, "--columns": columns, "--format": reading.format}
+    return [word for name, value in given.items() if value for word in (name, value)]
 
 
 def suggest(*commands: Sequence[object]) -> None:

@@ -54,7 +54,10 @@ class Table:
             raise InputError(f"{self.path} has more than one column called {repeated[0]!r}")
         for ours, theirs in self.aliases.items():
             if theirs not in names:
-                raise InputError(f"{self.path} has no column {theirs!r} to read as {ours!r}; it has {', '.join(names)}")
+                turned = f" (NAME=YOURS; did you mean {theirs}={ours}?)" if ours in names else ""
+                raise InputError(
+                    f"{self.path} has no column {theirs!r} to read as {ours!r}{turned}; it has {', '.join(names)}"
+                )
         self._own_types = {field.name: plain_type(field.type) for field in schema}
         self.types = self._own_types | {ours: self._own_types[theirs] for ours, theirs in self.aliases.items()}
 

@@ -5,12 +5,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embed.cli.console import suggest
+from embed.cli.console import reading_words, suggest
 from embed.spec import InputError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+    from embed.config import TableConfig
     from heads.training.folds import Observer
 
 
@@ -33,11 +34,11 @@ def tensorboard(folder: Path | None) -> "Iterator[Observer | None]":
         yield write if folder else None
 
 
-def suggest_uses(head: Path, cache: str, data: str, images_root: str | None = None) -> None:
+def suggest_uses(head: Path, cache: str, data: str, reading: "TableConfig | None" = None) -> None:
     """Suggest what to do next with a head."""
-    root = ["--images-root", images_root] if images_root else []
+    words = reading_words(reading) if reading else []
     suggest(
-        ["heads", "evaluate", head, "--cache", cache, "--data", data, *root, "--report", "report.html"],
+        ["heads", "evaluate", head, "--cache", cache, "--data", data, *words, "--report", "report.html"],
         ["export", "onnx", head, "--out", head.with_name("bundle")],
     )
 

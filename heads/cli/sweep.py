@@ -7,7 +7,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from embed.cli.console import progress, table
+from embed.cli.console import progress, reading_words, table
 from embed.config import Overwriting
 from embed.devices import resolve_device
 from embed.files import replacing, require_out
@@ -105,7 +105,8 @@ def sweep(
             write_json(folder / "best.json", best.options)
         run.figures({"validation_accuracy": result["validation_accuracy"], "test": result["test"]})
         run.files(out, "sweep.json", "best.json")
-    command = ["plaudit", "heads", "train", cache, "--data", data, "--config", str(out / "best.json")]
+    command = ["plaudit", "heads", "train", cache, "--data", data, *reading_words(table_options)]
+    command += ["--config", str(out / "best.json")]
     command += ["--split-by", splitting.by] if splitting.by else []
     command += ["--test-fraction", f"{splitting.test_fraction:g}", "--seed", str(seed), "--out", f"{out}-head"]
     finished = [trial for trial in trials if len(trial.accuracies) == len(trials[0].accuracies)]

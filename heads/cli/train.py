@@ -117,7 +117,7 @@ def train(
         tracker.figures(found.accuracies.to_json())
         tracker.files(out, "head.json")
     print(found)
-    suggest_uses(out, cache, tables.data[0], labels.images_root)
+    suggest_uses(out, cache, tables.data[0], labels)
     return found.document
 
 

@@ -125,7 +125,7 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
     runs = [(f"fold {fold + 1}", split.test_rows(fold), split.withheld_rows(fold)) for fold in folds]
     if not folds or use:
         runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
-    trained = []
+    trained, scarce = [], False
     with task.progress(len(runs), "head", "heads") as step:
         for name, test, held_out in runs:
             rows = task.rows(held_out)
@@ -137,8 +137,15 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
                     + (f" and {validation} for validation" if validation else "")
                     + (f", {left_out} left out because they share a picture or prompt with those" if left_out else "")
                 )
+            scarce |= left_out > len(rows)
             trained.append(train_apart(task, held_out, name.replace(" ", "-")))
             step()
+    if scarce:
+        more = f"--folds {4 * len(folds)}" if folds else "--folds or a smaller --test-fraction"
+        logger.info(
+            "more rows were left out than trained on, as pictures or prompts recur in many rows, so the figures are of"
+            f" heads that learned from few: {more} leaves fewer out"
+        )
     head, history, chosen = trained[-1]
     of_folds = trained[: len(folds)]
     histories = [history, *(history for _, history, _ in of_folds)]
@@ -289,7 +296,10 @@ def asides(task: Task, held_out: Ints, rng: np.random.Generator, count: int) -> 
         group = split_groups(task.labels, None)
     names = np.unique(group[rows])
     if len(names) < 2:
-        raise InputError(f"{len(names)} group is left to train on; hold out less, or give another --split-by")
+        raise InputError(
+            f"{'one group' if len(names) else 'no row'} is left to train on, as the others share a picture or prompt"
+            " with what is held out; hold out less, or whole prompts: --split-by prompt"
+        )
     shuffled = rng.permutation(names)
     if count == 1:
         parts = [shuffled[: max(1, round(VALIDATION_SHARE * len(names)))]]

@@ -1,9 +1,10 @@
 """`python -m runtime score-table`."""
 
+import shutil
 from pathlib import Path
 
 from embed.cli.console import progress, warn
-from embed.files import require_out
+from embed.files import require_out, require_out_file
 from runtime.config import SessionConfig, TableConfig
 
 
@@ -18,13 +19,20 @@ def score_table(
     Args:
         bundle: A folder made by `python -m export onnx`.
         data: The table with pictures and prompts: a file of any kind, a pattern of shards, or a folder of them.
-        out: The folder to write the scores to.
+        out: The folder to write the scores to, in Parquet files, or one file, .csv or .parquet. Until that is complete
+            the scores are in a folder beside it, from which an interrupted run goes on.
     """
-    require_out(out, "job of scores", overwrite=True)
+    job = out.with_name(f"{out.name}.parts") if out.suffix in (".csv", ".parquet") else out
+    if job != out:
+        require_out_file(out, "--out")
+    require_out(job, "job of scores", overwrite=True)
     from runtime.scoring import tables
     from runtime.scoring.scorer import Scorer
 
-    summary = tables.score_table(Scorer.load(bundle, session), data, out, table, progress)
+    summary = tables.score_table(Scorer.load(bundle, session), data, job, table, progress)
+    if job != out:
+        tables.write_joined(job, out)
+        shutil.rmtree(job)
     if summary["errors"]:
         warn(f"{summary['errors']:,} of {summary['rows']:,} rows have no score; their column `error` says why")
     print(f"{summary['rows'] - summary['errors']:,} rows scored; written to {out}")

@@ -1,6 +1,6 @@
 """`python -m runtime similar`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -54,7 +54,7 @@ def similar(
 
     Args:
         catalogue: A folder made by `python -m runtime index`.
-        image: The file of a picture that the hits should be like.
+        image: The picture that the hits should be like: a file, or a picture of the catalogue by its name or id.
         front: Instead of the best -k, give all pictures to which no other is superior in both similarity and
             popularity.
         sheet: Write a contact sheet to this file, .png or .html.
@@ -74,6 +74,8 @@ def similar(
     if front and "k" in wish.keywords:
         raise InputError("--front gives the whole front, and -k limits the best hits; leave one of them out")
     opened = Catalogue.open(catalogue)
+    if image and not image.exists():
+        image, likes = None, replace(likes, like=(_known(opened, str(image)), *likes.like))
     wanted = wish(exclude=_own_pictures(opened, image, likes))
     query = mixed_query(*_vectors(opened, image, likes, bundle))
     hits = opened.front(query, wanted) if front else find(opened, query, wanted)
@@ -99,7 +101,8 @@ def similar(
         addresses = opened.addresses([hit.key for hit in hits], images_root)
         tiles = [Tile(hit.key, where, of_hit) for hit, where, of_hit in zip(hits, addresses, figures, strict=True)]
         asked = [Tile(Path(name).name, [name], note="asked with") for name in _files(image, likes)]
-        title = f"Similar to {likes.text or (image and image.name) or likes.id or 'the query'}"
+        asked_with = likes.text or (image and image.name) or likes.id or next(iter(likes.like), "the query")
+        title = f"Similar to {asked_with}"
         show_sheet(sheet or Path("similar.html"), [*asked, *tiles], title, open)
     return {"hits": documents}
 
@@ -115,6 +118,18 @@ def show_sheet(path: Path, tiles: "list[Tile]", title: str, open: bool) -> None:
         import webbrowser
 
         webbrowser.open(path.resolve().as_uri())
+
+
+def _known(catalogue: "Catalogue", name: str) -> str:
+    """The name, if the catalogue has it. Raise InputError if it is neither that of a file nor of a picture there."""
+    try:
+        catalogue.row_of(name)
+    except InputError:
+        raise InputError(
+            f"{name} is no file, and {catalogue.path} has no picture of that name or id; give the path of a picture, or"
+            " its name as `similar` prints it"
+        ) from None
+    return name
 
 
 def _files(image: Path | None, likes: Likes) -> list[str]:

@@ -1,7 +1,7 @@
 """Score a table in memory, for `plaudit.score`."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +67,7 @@ def score(
     source_column: str | None = None,
     images_root: str | os.PathLike[str] | None = None,
     outputs: Sequence[str] | None = None,
+    columns: Mapping[str, str] | None = None,
     progress: Progress = silent,
 ) -> Scores:
     """Score every row of a table that fits into memory. For millions of rows use `plaudit runtime score-table`.
@@ -82,15 +83,16 @@ def score(
         images_root: The folder where relative paths start. By default the table's own folder, or the current one for
             tables in memory.
         outputs: The outputs to give. By default the first head's.
+        columns: What the table calls the columns, if not as we do: {"image": "path", "prompt": "caption"}.
         progress: Called with the progress of the work.
 
     Raise InputError if a column is missing, or if no row can be scored.
     """
     root = None if images_root is None else os.fspath(images_root)
     asked = None if outputs is None else tuple(outputs)
-    config = TableConfig(image_column, prompt_column, prompt, source_column, root, asked)
+    config = TableConfig(image_column, prompt_column, prompt, source_column, root, asked, columns or {})
     require_valid(config)
-    opened = open_table(data, {})
+    opened = open_table(data, config.columns)
     if not opened.has_rows:
         raise InputError(f"{opened.path} has no rows; wanted at least one to score")
     scorer = bundle if isinstance(bundle, Scorer) else Scorer.load(Path(bundle))

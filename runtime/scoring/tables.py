@@ -16,10 +16,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
 from embed.files import read_manifest, require_out, write_json, write_with
@@ -46,7 +47,7 @@ def score_table(
     The image column holds paths, which are relative to `images_root`, or bytes, or {bytes, path} as in Hugging Face
     datasets. Raise InputError if a column is missing, `out` belongs to another job, or no row can be scored.
     """
-    table = open_table(source, {})
+    table = open_table(source, config.columns)
     reading = RowReading.of(scorer, table, config)
     _claim(out, _job(scorer, table, config))
     parts = list(takewhile(Path.exists, (_part(out, number) for number in count())))
@@ -62,10 +63,36 @@ def score_table(
     if rows and not any(column.null_count for column in errors):
         first = pq.read_table(parts[0]).slice(0, 1).to_pylist()[0]
         which = first.get(config.image_column) or "its first row"
-        raise InputError(f"none of the {rows:,} rows of {source} can be scored: {which}: {first['error']}")
+        raise InputError(
+            f"none of the {rows:,} rows of {source} can be scored: {which}: {first['error']}. Check the table and"
+            " --images-root"
+        )
     summary = {"format": FORMAT, "rows": rows, "errors": rows - sum(column.null_count for column in errors)}
     write_json(out / "manifest.json", summary)
     return summary
+
+
+def write_joined(job: Path, out: Path) -> None:
+    """Write the scores of a finished job, a folder, as one file: CSV or Parquet, as its name says.
+
+    Lists are JSON in a CSV, whose cells have no other way to hold them.
+    """
+    parts = sorted(job.glob("part-*.parquet"))
+    schema = pa.unify_schemas([pq.read_schema(part) for part in parts], promote_options="permissive")
+    writing = csv.CSVWriter if out.suffix == ".csv" else pq.ParquetWriter
+    lists = [field.name for field in schema if pa.types.is_nested(field.type)] if out.suffix == ".csv" else []
+    for name in lists:
+        schema = schema.set(schema.get_field_index(name), pa.field(name, pa.string()))
+
+    def write(file: BinaryIO) -> None:
+        with writing(file, schema) as writer:
+            for part in map(pq.read_table, parts):
+                for name in lists:
+                    cells = [None if cell is None else json.dumps(cell, default=str) for cell in part[name].to_pylist()]
+                    part = part.set_column(part.schema.get_field_index(name), name, pa.array(cells, pa.string()))
+                writer.write_table(part.select(schema.names).cast(schema))
+
+    write_with(out, write)
 
 
 @dataclass(frozen=True)
@@ -159,20 +186,23 @@ def _check_columns(table: Table, wanted: Sequence[str], ours: set[str]) -> None:
     if missing := [name for name in wanted if name not in table.types]:
         raise InputError(
             f"{table.path} has no column {missing[0]!r}, only {list(table.types)};"
-            " name yours with --image-column and --prompt-column, or give one --prompt for all rows"
+            " name yours with --columns image=YOURS,prompt=YOURS, or give one --prompt for all rows"
         )
     if taken := ours & table.types.keys():
         raise InputError(f"{table.path} has a column {min(taken)!r}, which is the name of a score; rename it")
 
 
 def _job(scorer: "Scorer", table: Table, config: TableConfig) -> dict[str, object]:
+    asked = asdict(config)
+    if not config.columns:  # as in jobs from before there was this option
+        del asked["columns"]
     return {
         "format": FORMAT,
         "bundle": scorer.bundle.digest,
         "precision": scorer.precision,
         "table": _fingerprint(table),
         "rows": ROWS,
-        **asdict(config),
+        **asked,
         "outputs": config.outputs and list(config.outputs),
     }
 

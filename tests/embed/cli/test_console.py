@@ -15,6 +15,7 @@ from paths import ROOT
 
 import plaudit
 from embed.cli import console
+from embed.config import TableConfig
 from embed.spec import InputError
 
 
@@ -127,6 +128,12 @@ def test_long_work_is_lines_in_a_file(capsys: pytest.CaptureFixture[str], monkey
     merge()
     lines = capsys.readouterr().err.splitlines()
     assert [re.findall(r"^merging: .*\| (\d)/7 \[.*\]$", line) for line in lines] == [["0"], ["2"], ["7"]]
+
+
+def test_what_is_next_reads_the_table_as_before() -> None:
+    assert console.reading_words(TableConfig()) == []
+    read = TableConfig(columns={"image": "file", "count": "likes"}, images_root="my pictures")
+    assert console.reading_words(read) == ["--images-root", "my pictures", "--columns", "image=file,count=likes"]
 
 
 def test_what_one_could_do_next_is_said_to_people_alone(

@@ -84,6 +84,8 @@ def test_columns_under_other_names() -> None:
     ]
     assert prompts(records) == ["a cat"]
     assert parse_columns("") == {}
+    with pytest.raises(InputError, match=r"read as 'mos' \(NAME=YOURS; did you mean rating=mos\?\); it has name"):
+        read_records("m.csv", columns={"mos": "rating"})
     with pytest.raises(InputError, match=r"m\.csv has no column 'moss' to read as 'rating'; it has name, mos, "):
         read_records("m.csv", columns={"rating": "moss"})
     for text in ("image", "image=", "=name", "a=b,,"):

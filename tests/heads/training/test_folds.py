@@ -73,6 +73,15 @@ def test_every_fold_and_the_head_itself_know_what_they_saw(caplog: pytest.LogCap
     assert trained.chosen["penalty"] == 1e-2
 
 
+def test_it_is_said_when_more_rows_are_left_out_than_trained_on(caplog: pytest.LogCaptureFixture) -> None:
+    given = replace(task(), others=[])
+    # Prompts recur, so that whoever holds out pictures leaves out most others.
+    given.labels.prompt[:] = np.arange(len(given.labels.prompt)) % 10
+    with caplog.at_level("INFO"):
+        train_heads(given)
+    assert "--folds 16 leaves fewer out" in caplog.messages[-1] and len(caplog.messages) == 5
+
+
 def chosen_by_validation(kind: str, **training: Any) -> tuple[Task, np.ndarray]:
     """100 prompts of three comparisons each, and the rows that may be trained on."""
     rng = np.random.default_rng(3)

@@ -61,6 +61,18 @@ def test_scores_are_written_as_a_table_or_a_sheet_by_the_name_of_the_file(
     assert "s.txt is not a .csv, .parquet or .html file" in capsys.readouterr().err
 
 
+def test_scores_of_a_table_may_be_one_file(
+    bundle: Path, pictures: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "new.csv").write_text("file,text\n" + "".join(f"{name},a cat\n" for name in pictures))
+    command = ["score-table", str(bundle), "--data", str(tmp_path / "new.csv"), "--out", str(tmp_path / "s.csv")]
+    assert main([*command, "--columns", "image=file,prompt=text"]) == 0
+    assert csv.read_csv(tmp_path / "s.csv")["file"].to_pylist() == pictures
+    assert not (tmp_path / "s.csv.parts").exists()
+    assert main([*command, "--columns", "image=file"]) == 2
+    assert "has no column 'prompt'" in capsys.readouterr().err and (tmp_path / "s.csv").is_file()
+
+
 def test_json_keeps_the_order_and_tells_of_errors(
     bundle: Path, pictures: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

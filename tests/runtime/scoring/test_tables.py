@@ -20,7 +20,7 @@ from embed.spec import InputError
 from runtime.config import TableConfig
 from runtime.scoring import tables
 from runtime.scoring.scorer import Scorer
-from runtime.scoring.tables import score_table
+from runtime.scoring.tables import score_table, write_joined
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_a_damaged_job_is_said_in_words(scorer: Scorer, table: Path, tmp_path: P
     ("columns", "message"),
     [
         ({"picture": ["a"], "prompt": ["b"]}, "no column 'image', only"),
-        ({"image": ["a"], "text": ["b"]}, "no column 'prompt', only .* --prompt-column"),
+        ({"image": ["a"], "text": ["b"]}, "no column 'prompt', only .* --columns image=YOURS,prompt=YOURS"),
         ({"image": ["a"], "prompt": ["b"], "score": [1.0]}, "column 'score', which is the name of a score"),
     ],
 )
@@ -257,3 +257,28 @@ def test_a_table_that_changed_is_another_job(name: str, scorer: Scorer, table: P
             score_table(scorer, tmp_path / name, tmp_path / "out", TableConfig())
     with pytest.raises(InputError, match="another job: table differs"):
         score_table(scorer, tmp_path / name, tmp_path / "out", TableConfig())
+
+
+def test_columns_of_other_names_are_named_as_at_every_command(scorer: Scorer, table: Path, tmp_path: Path) -> None:
+    there = pq.read_table(table)
+    pq.write_table(there.rename_columns(["id", "file", "caption"]), tmp_path / "other.parquet")
+    named = TableConfig(columns={"image": "file", "prompt": "caption"})
+    score_table(scorer, table, tmp_path / "ours", TableConfig())
+    score_table(scorer, tmp_path / "other.parquet", tmp_path / "theirs", named)
+    assert read(tmp_path / "theirs")["score"].equals(read(tmp_path / "ours")["score"])
+    assert {"file", "caption"} < set(read(tmp_path / "theirs").schema.names)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_scores_may_be_one_file(
+    scorer: Scorer, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(tables, "ROWS", 4)
+    tags = pa.array([["a"], None, *[["b", "c"]] * 8])
+    pq.write_table(pq.read_table(table).append_column("tags", tags), tmp_path / "tagged.parquet")
+    score_table(scorer, tmp_path / "tagged.parquet", tmp_path / "job", TableConfig())
+    write_joined(tmp_path / "job", tmp_path / f"scores.{kind}")
+    whole = read(tmp_path / "job")
+    found = (csv.read_csv if kind == "csv" else pq.read_table)(tmp_path / f"scores.{kind}")
+    assert found["score"].to_pylist() == pytest.approx(whole["score"].to_pylist(), abs=1e-6, nan_ok=True)
+    assert found["error"].to_pylist()[5] and found["tags"].to_pylist()[3] in ('["b", "c"]', ["b", "c"])
