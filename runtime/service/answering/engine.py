@@ -152,6 +152,13 @@ class Engine:
         """What every answer says of its origin."""
         return {"bundle": self.scorer.bundle.digest, "precision": self.scorer.precision}
 
+    @property
+    def in_force(self) -> dict[str, object]:
+        """What the log says of it: `names_itself`, and of the catalogue its version and how many pictures it has."""
+        if self.catalogue is None:
+            return {**self.names_itself}
+        return {**self.names_itself, "catalogue": self.catalogue.manifest["version"], "pictures": len(self.catalogue)}
+
     async def decoded(self, answer: "Future[Found | ImageError]") -> Found | ImageError:
         """What a decoder makes of a picture, or what is wrong with it."""
         with self._stage("decode"):

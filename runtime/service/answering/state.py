@@ -96,6 +96,12 @@ class Service:
         """What clients call the bundle: the name of its folder, which stays when a link leads to another bundle."""
         return os.path.basename(os.path.abspath(self.config.bundle))
 
+    @property
+    def started(self) -> dict[str, object]:
+        """What the log says of the service when it starts, for who must know later what ran."""
+        use = {"streams": self._use.streams, "threads": self._use.threads, "decoders": self.config.decoders}
+        return {"version": version("plaudit"), **self.room.engine.in_force, **use, "tokens": len(self.config.tokens)}
+
     def told(self, error: Exception) -> str:
         """What a client is told of an error: its text, but for where bundle and catalogue lie on this machine."""
         known = [path for path in (self.config.bundle, self.config.catalogue) if path is not None]
@@ -147,7 +153,7 @@ class Service:
             raise
         self._proven_at = -math.inf
         self.metrics.reloads.labels("done").inc()
-        log.info("reloaded", extra={"fields": engine.names_itself})
+        log.info("reloaded", extra={"fields": engine.in_force})
         return engine
 
     def drain(self) -> None:

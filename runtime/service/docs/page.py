@@ -144,7 +144,7 @@ def _fields(schema: Schema) -> str:
         (f"<code>{escape(name)}</code>{'*' * (name in required)}", _words(field), _notes(field))
         for name, field in schema["properties"].items()
     ]
-    return _table(("field", "type", "* is required"), rows)
+    return _table(("field", "type", "what it is; fields with * must be given" if required else "what it is"), rows)
 
 
 def _words(schema: Schema) -> str:

@@ -105,6 +105,12 @@ def test_nothing_is_loaded_from_elsewhere_and_no_script_but_ours_runs(client: ht
     assert client.get("/redoc").status_code == 404
 
 
+def test_the_bare_address_leads_to_it(client: httpx.Client) -> None:
+    answer = client.get("/")
+    assert answer.is_redirect and answer.headers["location"] == "docs" and client.head("/").is_redirect
+    assert client.get("/", follow_redirects=True).url.path == "/docs"
+
+
 def test_what_the_description_says_is_no_html() -> None:
     field = {"type": "string", "description": HOSTILE, "default": HOSTILE}
     document = {
