@@ -1,11 +1,17 @@
 """The one place that imports onnxruntime: without its telemetry, and with what to do where it is not installed."""
 
 import importlib
+import io
+import logging
 import os
+from contextlib import redirect_stdout
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from types import ModuleType
 
 from embed.spec import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def require_onnxruntime(module: str = "onnxruntime") -> ModuleType:
@@ -31,3 +37,14 @@ def require_onnxruntime(module: str = "onnxruntime") -> ModuleType:
         raise InputError(
             f"onnxruntime cannot be imported ({error}); run: pip install 'plaudit[cpu]' (or 'plaudit[gpu]' for CUDA)"
         ) from None
+
+
+@cache
+def load_cuda_libraries() -> None:
+    """Load CUDA and cuDNN from where pip installs them, beside torch or by themselves, if they are there.
+
+    onnxruntime itself looks only where the system's libraries are, and does not start on CUDA without them.
+    """
+    with redirect_stdout(io.StringIO()) as said:  # it prints what it misses; a session that does not start says more
+        require_onnxruntime().preload_dlls()
+    logger.info("CUDA's libraries are loaded. %s", said.getvalue().strip())
