@@ -250,9 +250,10 @@ class ServiceConfig(SessionConfig):
     max_connections: Annotated[int, Range(8)] = 4096
     """How many connections may be open at once. There are fewer if the system allows this process fewer open files."""
     max_per_address: Annotated[int, Range(1)] = 1024
-    """How many connections one address may have. Behind a proxy, all of them are the proxy's."""
+    """How many connections one address may have, unless it is that of a --trusted-proxy."""
     trusted_proxies: Annotated[tuple[str, ...], Option("--trusted-proxy")] = ()
-    """The address or network of a proxy. Of its requests, the log takes the client's address from X-Forwarded-For."""
+    """The address or network of a proxy. Of its requests, log and limits take the client's address from
+    X-Forwarded-For."""
     voting: Annotated[VotingConfig, Internal()] = VotingConfig()
     dialects: Annotated[tuple[Dialect, ...], Option("--dialect", parse=comma_separated)] = ()
     """The trainers of generators whose requests for rewards are answered too, with commas between them: flow-factory

@@ -159,6 +159,7 @@ class Service:
     def drain(self) -> None:
         """Be ready no more, so that no new work is sent here; what comes is served all the same."""
         self._draining = True
+        log.info("draining", extra={"fields": {"requests": self.gate.requests}})
 
     async def ready(self) -> None:
         """Raise what says why this process cannot serve, if it cannot; a proof counts for READY_S.

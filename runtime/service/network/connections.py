@@ -5,10 +5,12 @@ process. Its connections may be silent for ever. Here each is bounded before any
 """
 
 import asyncio
+import ipaddress
 import math
 import os
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -55,6 +57,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     max_connections: int
     max_per_address: int
+    proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
     addresses: Counter[str]  # of the connections that are open
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -69,10 +72,18 @@ class BoundedConnection(HttpToolsProtocol):
             self._refuse(
                 503, "service unavailable", f"{self.max_connections} connections are open already; try again later"
             )
-        elif self.addresses[self._address] > self.max_per_address:
+        elif self.addresses[self._address] > self.max_per_address and not self._is_proxy():
             self._refuse(
                 503, "service unavailable", f"{self.max_per_address} connections of your address are open already"
             )
+
+    def _is_proxy(self) -> bool:
+        """Whether many clients come from this address, and were bounded by a program that is trusted."""
+        try:
+            address = ipaddress.ip_address(self._address)
+        except ValueError:  # of a socket that has none
+            return False
+        return any(address in network for network in self.proxies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_timer()
@@ -153,11 +164,12 @@ class BoundedConnection(HttpToolsProtocol):
             self._timer = None
 
 
-def bounded(max_connections: int, max_per_address: int) -> type[asyncio.Protocol]:
-    """The class of one server's connections."""
+def bounded(max_connections: int, max_per_address: int, proxies: Sequence[str] = ()) -> type[asyncio.Protocol]:
+    """The class of one server's connections. Of `proxies`, addresses or networks, each may have as many as all."""
     bounds: dict[str, Any] = {
         "max_connections": most_connections(max_connections),
         "max_per_address": max_per_address,
+        "proxies": [ipaddress.ip_network(proxy) for proxy in proxies],
         "addresses": Counter(),
     }
     return type("Connection", (BoundedConnection,), bounds)

@@ -187,9 +187,10 @@ class Front:
         # All are compared, so that the time that this takes tells nothing of them.
         right = [hmac.compare_digest(given.strip(), token.encode()) for token in tokens]
         if tokens and not (any(right) and scheme.lower() == b"bearer"):
-            raise Problem(
-                401, "no token", "wanted the header Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"}
-            )
+            wrong = "the token is none of those that this service takes"
+            missing = "wanted the header Authorization: Bearer TOKEN"
+            message = wrong if scheme.lower() == b"bearer" and given.strip() else missing
+            raise Problem(401, "no token", message, {"WWW-Authenticate": "Bearer"})
 
     def _caller(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
         """Whose request this is, by address and token, and until when it is to be answered if it starts now."""

@@ -37,7 +37,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=bounded(config.max_connections, config.max_per_address),
+                http=bounded(config.max_connections, config.max_per_address, config.trusted_proxies),
                 log_config=None,
                 access_log=False,  # runtime.service.network.front writes that line
                 timeout_keep_alive=75,  # longer than load balancers keep theirs, or they send on what is being closed

@@ -100,6 +100,8 @@ def test_a_life_from_start_to_sigterm(bundle: Path, tmp_path: Path) -> None:
     records = [json.loads(line) for line in lines() if line.startswith("{")]
     assert {"info"} == {record["level"] for record in records}
     assert [r["status"] for r in records if r["event"] == "request"] == [200, 401, 200, 200]
+    events = [record["event"] for record in records]
+    assert events.index("serving") < events.index("draining") < events.index("Shutting down")
 
 
 def alive(pid: int) -> bool:

@@ -86,6 +86,15 @@ def test_who_does_not_wait_as_told_is_made_to_wait(running: Running, monkeypatch
     assert running.client.post("/v1/score", json=asked).status_code == 200
 
 
+def test_a_trusted_proxy_may_have_as_many_connections_as_all(bundle: Path) -> None:
+    ask = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    for proxies, status in (("127.0.0.0/8",), b"200"), (("10.0.0.0/8", "::1"), b"503"):
+        with serving(bundle, max_per_address=1, trusted_proxies=proxies) as running, ExitStack() as stack:
+            many = [stack.enter_context(opened(running)) for _ in range(3)]
+            many[-1].sendall(ask)
+            assert many[-1].recv(12) == b"HTTP/1.1 " + status
+
+
 def test_the_silent_are_bounded_by_address_and_ended(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "HEAD_TIMEOUT_S", 0.5)
     running.client.close()  # its connection counts too
