@@ -164,7 +164,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._timer = None
 
 
-def bounded(max_connections: int, max_per_address: int, proxies: Sequence[str] = ()) -> type[asyncio.Protocol]:
+def bounded(max_connections: int, max_per_address: int, proxies: Sequence[str] = ()) -> type[BoundedConnection]:
     """The class of one server's connections. Of `proxies`, addresses or networks, each may have as many as all."""
     bounds: dict[str, Any] = {
         "max_connections": most_connections(max_connections),
