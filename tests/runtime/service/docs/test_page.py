@@ -89,6 +89,9 @@ def test_every_route_has_its_fields_an_example_its_answers_and_a_form(client: ht
                 assert json.dumps(schema["examples"][0], indent=2) in text
         assert all(one["name"] in text for one in operation.get("parameters", []))
     assert all(name in page.sections["shapes"] for name in shapes)
+    similar = page.sections["post-v1-similar"]
+    assert similar.count("a blended score is similarity") == 2 and "at least 1; at most 1,000" in similar
+    assert "1,000.0" not in similar, "in JSON and in forms alike"
     assert all(link[1:] in page.ids for link in page.linked if link.startswith("#"))
 
 
