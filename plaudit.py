@@ -1,8 +1,8 @@
-"""plaudit in one command and one import: what its four packages have for everybody's use.
+"""plaudit as one command and one import: the commands and names of its four packages that most people need.
 
     $ plaudit run pictures.csv --images pictures --out out     the whole path, from a table to a bundle
-    $ plaudit ui out                                           look at it in a browser
-    $ plaudit update --votes votes.db --cache out/cache --bundle out/bundle      a better head of people's votes
+    $ plaudit ui out                                           show the result in a browser
+    $ plaudit update --votes votes.db --cache out/cache --bundle out/bundle      a better head from people's votes
     $ plaudit runtime score out/bundle --prompt "a cat" 1.jpg  every command of the four packages
 
     >>> from plaudit import embed, evaluate, export, score, train
@@ -10,8 +10,8 @@
     >>> head = train(cache, "pictures.csv", "head")
     >>> score(export(head, "bundle"), "new_pictures", prompt="a cat")
 
-Names are imported when they are first used: `import plaudit` takes no time. `plaudit.embed` and `plaudit.export` are
-functions; the packages of these names are imported as `import embed`.
+Names are imported when they are first used, so `import plaudit` takes no time. `plaudit.embed` and `plaudit.export` are
+functions; to import the packages of these names, use `import embed`.
 """
 
 import importlib
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # what editors and type checkers see
+if TYPE_CHECKING:  # for editors and type checkers
     from embed.cache.store import Cache as Cache
     from embed.jobs.embedded import embed as embed
     from embed.records.formats import read_records as read_records
@@ -43,9 +43,9 @@ COMMANDS = {
     "completion": "export.cli.completion:completion",
 }
 ABOUT = (
-    "Learn from a community's choices which pictures it likes, and serve that. `run` goes the whole path, and `ui`"
-    " shows what it made; each step is a command of one of the four packages below. `update` makes a better head of"
-    " people's votes."
+    "Learn which pictures a community likes from its choices, and serve that. `run` does all steps from a table to a"
+    " bundle, and `ui` shows the result; each step is a command of one of the four packages below. `update` makes a"
+    " better head from people's votes."
 )
 NAMES = {
     "embed": "embed.jobs.embedded",
@@ -73,7 +73,7 @@ def __getattr__(name: str) -> object:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code."""
+    """Run one command and return its exit code."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["--version"]:
         from importlib.metadata import version

@@ -1,16 +1,17 @@
-"""How many votes the choice of pairs saves: people are simulated by the counts of the emoji, with noise.
+"""How many votes are saved by choosing the pairs. People are simulated by the counts of the emoji, with noise.
 
     python benchmarks/active.py --work FOLDER [--seeds 40] [--votes 400]
 
-FOLDER keeps the vectors of examples/emoji, embedded by the starter backbone. In each of the seeds a third of the
-pictures is held out; of two others, people choose one with the probability count_a / (count_a + count_b). After every
+FOLDER keeps the vectors of examples/emoji, embedded with the starter backbone. For each seed, a third of the pictures
+is held out. Of two other pictures, people choose the first with probability count_a / (count_a + count_b). After every
 --batch votes a head is trained on all of them: logistic regression on the difference of the pictures' first 64
-principal components, with a penalty of 300, near which it does best on random pairs. Pairs are drawn at random, or by
-runtime.collect.choose, as the service does it for all but its random share; it knows the head of the last full
---update votes. Measured is the accuracy on pairs of held-out pictures whose counts differ at least twofold.
+principal components, with a penalty of 300, which is near the best one for random pairs. Pairs are either drawn at
+random, or chosen by runtime.collect.choose, as the service does for all except its random share; it uses the head of
+the last full --update votes. The measure is the accuracy on pairs of held-out pictures whose counts differ at least
+twofold.
 
-Printed is the accuracy of each way by votes, and after how many votes each has the accuracy that random pairs have at
-the end, as a share of these: of the mean curves, with a 95 % interval from resampled seeds.
+It prints the accuracy of each way by number of votes. It also prints the share of the votes after which each way is as
+accurate as random pairs at the end, from the mean curves, with a 95 % interval from resampled seeds.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds another `embed`
 from embed.cache.store import Cache  # noqa: E402
 from embed.cli.main import main as embed_main  # noqa: E402
 from embed.records.formats import read_records  # noqa: E402
@@ -29,13 +30,13 @@ from runtime.collect.choose import Pool, contrast, freshness, telling  # noqa: E
 
 EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
 COMPONENTS = 64
-TRIES = 512  # as runtime.collect.collector has it
+TRIES = 512  # the same as in runtime.collect.collector
 PENALTY = 300.0
 WAYS = ("random", "service", "new pictures first")
 
 
 def emoji(work: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Principal components (n, 64), vectors (n, d) and counts (n,) of the emoji."""
+    """Return principal components (n, 64), vectors (n, d) and counts (n,) of the emoji."""
     cache, table = work / "emoji", EMOJI / "emoji.parquet"
     if not (cache / "manifest.json").exists():
         options = ["--images-root", EMOJI, "--model", "starter", "--features", "projected,pooled", "--out", cache]
@@ -50,7 +51,7 @@ def emoji(work: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fit(x: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The weights (d,) of a logistic regression on differences x (n, d)."""
+    """Return the weights (d,) of a logistic regression on differences x (n, d)."""
     from sklearn.linear_model import LogisticRegression
 
     if len(set(chosen)) < 2:
@@ -62,7 +63,7 @@ def fit(x: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 def simulate(
     x: np.ndarray, vectors: np.ndarray, count: np.ndarray, way: str, seed: int, args: argparse.Namespace
 ) -> list[float]:
-    """The accuracy after every batch of votes."""
+    """Return the accuracy after every batch of votes."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(x))
     held, seen = order[: len(x) // 3], order[len(x) // 3 :]
@@ -96,8 +97,10 @@ def simulate(
 
 
 def share_needed(way: np.ndarray, random: np.ndarray) -> float:
-    """Of the curves' means (seeds, batches): the first place where a way is as good as random at its end, as a share of
-    all; more than 1 where it never is. Curves are smoothed by running means of 3."""
+    """Return the share of votes after which a way is as good as random pairs at the end, from means over seeds.
+
+    Both curves are (seeds, batches), smoothed by running means of 3. The share is more than 1 if that never happens.
+    """
     kernel = np.ones(3) / 3
     mean, last = (np.convolve(curve.mean(axis=0), kernel, "valid") for curve in (way, random))
     reached = np.flatnonzero(mean >= last[-1])

@@ -1,11 +1,11 @@
-"""`embed adopt` of a folder as clip-retrieval writes it: seconds, peak memory, and what is written to disk.
+"""Measure `embed adopt` on a folder of clip-retrieval: time, peak memory, and bytes written to disk.
 
     python benchmarks/adopt.py [--rows 1000000] [--dim 512] [--shards 1] [--folder FOLDER]
 
-Random unit vectors in float16, made in a process of their own and removed afterwards. The command runs as it is typed,
-first by its defaults, which link the vectors, then again, which finds all known, and then with --copy; last the same
-vectors as float32 lists in a Parquet file. Prints the machine, a line for each, and a JSON document; exits with 1 if
-the defaults take more than a minute or 1 GB, or if they write as much as a tenth of the vectors.
+The vectors are random unit vectors in float16, made in a separate process and removed afterwards. The command runs as a
+user would type it: with its defaults, which link the vectors; again, when all are known; with --copy; and last on the
+same vectors as float32 lists in a Parquet file. It prints the machine, a line for each run, and a JSON document. It
+exits with 1 if the defaults take more than a minute or 1 GB, or write more than a tenth of the vectors' size.
 """
 
 import argparse
@@ -29,7 +29,7 @@ MAX_S, MAX_BYTES = 60, 10**9
 
 
 def make(folder: Path, rows: int, dim: int, shards: int) -> None:
-    """The folder `img_emb` with its metadata, and `table.parquet`, which holds the same."""
+    """Make the folder `img_emb` with its metadata, and `table.parquet` with the same vectors."""
     rng = np.random.default_rng(0)
     for name in ("img_emb", "metadata"):
         (folder / "clip" / name).mkdir(parents=True)
@@ -53,7 +53,7 @@ def make(folder: Path, rows: int, dim: int, shards: int) -> None:
 
 
 def adopt(folder: Path, source: str, out: str, *options: str) -> dict[str, float]:
-    """Run the command once: how long, in how much memory, and how many bytes of its own its cache then has."""
+    """Run the command once. Return its time, its peak memory, and the bytes of its cache that are not links."""
     command = [
         sys.executable,
         "-m",
@@ -84,7 +84,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--shards", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where to make the vectors; by default the system's own place")
+    parser.add_argument(
+        "--folder", type=Path, help="where to make the vectors; by default the system's temporary folder"
+    )
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.make:

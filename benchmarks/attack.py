@@ -1,12 +1,12 @@
-"""What strangers can do to the service, one fault at a time, while somebody asks whether it lives.
+"""Attack the service with one fault at a time, and check that it still answers others.
 
     python benchmarks/attack.py BUNDLE
 
-Starts `python -m runtime serve` on loopback, with a token, and lets each case run against it; every one is bounded in
-time and bytes. A case passes if what it sends is refused as it should be, /health/live was answered within
---live-ms all the while, and a picture is scored afterwards. Exits with 1 where one does not. The peak memory of the
-process in each case is compared with its peak under load alone. The bundle is copied, and the copy damaged. The last
-line of stdout is one JSON document. A decoder that talks nonsense is in tests/embed/inputs/test_decoding.py.
+It starts `python -m runtime serve` on loopback, with a token, and runs each case against it; every case is limited in
+time and bytes. A case passes if its requests are refused as they should be, /health/live is answered within --live-ms
+all the time, and a picture is scored afterwards. The exit code is 1 if a case fails. The peak memory of the process in
+each case is compared with its peak under load alone. One case damages the bundle, so a copy is used. The last line of
+stdout is one JSON document. tests/embed/inputs/test_decoding.py covers a decoder that gives wrong answers.
 """
 
 import argparse
@@ -40,7 +40,7 @@ JSON = {**AUTHORIZED, "Content-Type": "application/json"}
 
 
 class Service:
-    """The service in a process of its own, with somebody who asks all the time whether it lives."""
+    """The service in a separate process, and a client that asks all the time whether it lives."""
 
     def __init__(self, bundle: Path, *options: str) -> None:
         command = [sys.executable, "-m", "runtime", "serve", str(bundle), "--port", "0", *options]
@@ -67,7 +67,7 @@ class Service:
     def ask(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """Status and body; 0 where there is no answer."""
+        """Return status and body; the status is 0 if there is no answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body or None, headers or {})
@@ -79,7 +79,7 @@ class Service:
             connection.close()
 
     def score(self) -> int:
-        """The status of a sound request."""
+        """Return the status of a valid request."""
         asked = {"prompt": "a cat", "images": [base64.b64encode(picture()).decode()]}
         return self.ask("POST", "/v1/score", json.dumps(asked).encode(), JSON)[0]
 
@@ -88,12 +88,12 @@ class Service:
 
     @property
     def peak_bytes(self) -> int:
-        """The largest resident set of the serving process since `forget_peak`."""
+        """Return the largest resident set of the serving process since `forget_peak`."""
         found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
         return 1024 * int(found[1]) if found else 0
 
     def forget_peak(self) -> None:
-        """Begin to count the largest resident set anew."""
+        """Start measuring the largest resident set again."""
         Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def stop(self) -> int:
@@ -138,7 +138,7 @@ def silent_connections(service: Service) -> str | None:
         silent = [stack.enter_context(service.connect()) for _ in range(800)]
         if (status := service.score()) != 200:
             return f"others got {status}"
-        time.sleep(12)  # longer than a head may take
+        time.sleep(12)  # longer than sending a header may take
         still = sum(not ended(stranger) for stranger in silent)
     return f"{still} of {len(silent)} were open after 12 s" if still else None
 
@@ -190,13 +190,13 @@ def slow_tiff(service: Service) -> str | None:
 
 
 def decoders(service: Service) -> list[int]:
-    """The numbers of the processes that decode now, each a child of some thread."""
+    """Return the process ids of the current decoders, each of which is the child of a thread."""
     tasks = Path(f"/proc/{service.process.pid}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def under_load(service: Service, strike: Callable[[], object]) -> str | None:
-    """What others get while `strike` is called in the midst of their requests; all must be answered."""
+    """Return what is wrong with the answers to others while `strike` is called; all of them must be answered."""
     with ThreadPoolExecutor(8) as threads:
         asked = [threads.submit(service.score) for _ in range(60)]
         strike()
@@ -205,7 +205,7 @@ def under_load(service: Service, strike: Callable[[], object]) -> str | None:
 
 
 def stopped(service: Service, count: int) -> str | None:
-    """Decoders that are stopped, as by a debugger: they neither answer nor end."""
+    """Stop decoders, as a debugger would: they neither answer nor end."""
 
     def strike() -> None:
         for pid in decoders(service)[:count]:
@@ -215,7 +215,7 @@ def stopped(service: Service, count: int) -> str | None:
 
 
 def killed(service: Service) -> str | None:
-    """Decoders that are killed one after another, as by a system without memory."""
+    """Kill decoders one after another, as a system without memory would."""
 
     def strike() -> None:
         for _ in range(10):
@@ -228,7 +228,7 @@ def killed(service: Service) -> str | None:
 
 
 def overwritten(service: Service) -> str | None:
-    """The weights cut short in place, a reload, which must be refused, and the weights back."""
+    """Truncate the weights in place, reload, which must be refused, and restore the weights."""
     weights = service.bundle / "weights.bin"
     data = weights.read_bytes()
     try:
@@ -265,7 +265,7 @@ CASES: dict[str, Callable[[Service], str | None]] = {
 
 
 def load_alone(service: Service) -> None:
-    """The work that the memory of the cases is compared with."""
+    """Load the service, to compare the memory of the cases with this."""
     with ThreadPoolExecutor(16) as threads:
         list(threads.map(lambda _: service.score(), range(200)))
 
@@ -276,12 +276,12 @@ def main() -> None:
     parser.add_argument("--live-ms", type=float, default=250)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        copy = shutil.copytree(options.bundle, Path(folder, "bundle"))  # which a case damages
+        copy = shutil.copytree(options.bundle, Path(folder, "bundle"))  # a copy, because a case damages it
         sys.exit(attack(copy, options.live_ms))
 
 
 def attack(bundle: Path, most_live_ms: float) -> int:
-    """Every case against one service; prints what became of it, and gives the exit code."""
+    """Run every case against one service, print the results, and return the exit code."""
     service = Service(bundle)
     found: dict[str, dict[str, object]] = {}
     try:

@@ -1,8 +1,8 @@
-"""One byte of a bundle flipped, many times over: every time a clear error, never a score.
+"""Flip one byte of a bundle many times: each time there must be a clear error, never a score.
 
     python benchmarks/bundle_flips.py BUNDLE [--times 500] [--seed 0]
 
-Works on a copy. The last line is one JSON document: how many flips each file got, and how many were noticed.
+It works on a copy. The last line is one JSON document: the flips in each file, and how many were detected.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds another `embed`
 from embed.cli.console import progress  # noqa: E402
 from runtime.scoring.bundle import BundleError  # noqa: E402
 from runtime.scoring.scorer import Scorer  # noqa: E402
@@ -45,12 +45,12 @@ def main() -> None:
             flip(path, position, value)
             flips[path.name] += 1
             step()
-        Scorer.load(copy)  # whole again, or the flips above proved nothing
+        Scorer.load(copy)  # the copy must be valid again, or the flips above prove nothing
     print(json.dumps({"flips": dict(flips), "noticed": args.times - len(unnoticed), "unnoticed": unnoticed}))
 
 
 def flip(path: Path, position: int, mask: int) -> int:
-    """Change one byte of the file in place; the mask that changes it back."""
+    """Change one byte of the file in place, and return the mask that restores it."""
     with open(path, "r+b") as file:
         file.seek(position)
         value = file.read(1)[0]

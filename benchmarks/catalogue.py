@@ -1,12 +1,12 @@
-"""Similar popular pictures: plaudit's catalogue against the usual ways, in recall, throughput, memory and build time.
+"""Compare plaudit's catalogue of similar popular pictures with other ways: recall, throughput, memory, build time.
 
     python benchmarks/catalogue.py --out results                       1,000,000 x 512, about an hour on two cores
     python benchmarks/catalogue.py --out results --n 50000 --kinds ivf-pq
-    python benchmarks/catalogue.py --out results --cache CACHE --popularity TABLE     real vectors in place of made ones
+    python benchmarks/catalogue.py --out results --cache CACHE --popularity TABLE     with real vectors
 
-Writes results/catalogue.json, catalogue.md and catalogue.svg (recall against throughput). All is timed in one run, in
-batches of one size, after one warm-up; compare ratios, not figures of two machines. catalogue_data.py says
-what the made vectors are like.
+It writes results/catalogue.json, catalogue.md and catalogue.svg (recall against throughput). All ways are timed in one
+run, in batches of one size, after a warm-up. Compare ratios, and not the figures of two machines. catalogue_data.py
+describes the generated vectors.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # before this folder, where another `embed` lies
+sys.path.insert(0, str(Path(__file__).parents[1]))  # before this folder, which holds another `embed`
 from catalogue_data import ArrayPictures, Data, hardness, labels, made_data, real_data
 
 from runtime.catalogue.reader import Catalogue
@@ -33,16 +33,16 @@ from runtime.index.effort import exact_rows
 K = 10
 WEIGHT = 0.3
 WEIGHTS = (0.0, 0.1, 0.3, 1.0, 3.0)
-# A graph over a million such vectors ends at 0.982 however wide it is searched; it is here as the others' graph.
+# A graph over a million such vectors never gets beyond .982. It is here to compare it with the graphs of others.
 MIN_RECALL = {"hnsw": 0.95}
 PERCENTILES = (90.0, 99.0, 99.9)
-MILVUS_PICTURES = 20_000  # its embedded server takes rows one by one
+MILVUS_PICTURES = 20_000  # not more, because its embedded server takes rows one by one
 
 Search = Callable[[np.ndarray], np.ndarray]  # (m, d) queries -> (m, K) rows
 
 
 class Bench:
-    """Runs searches over the same queries in the same batches."""
+    """Runs searches on the same queries in the same batches."""
 
     def __init__(self, catalogue: Catalogue, queries: np.ndarray, batch: int) -> None:
         self.catalogue = catalogue
@@ -52,7 +52,7 @@ class Bench:
         self._truth: dict[tuple[float, float], np.ndarray] = {}
 
     def truth(self, weight: float, percentile: float) -> np.ndarray:
-        """(m, K): the true rows, by the exact scan that the tests compare with float64 brute force."""
+        """Return (m, K): the true rows, from the exact scan that the tests compare with float64 brute force."""
         if (weight, percentile) not in self._truth:
             c = self.catalogue
             n = int((c.popularity >= np.float32(percentile / 100)).sum())
@@ -91,7 +91,7 @@ def at_effort(catalogue: Catalogue, effort: Effort, weight: float = WEIGHT) -> S
 
 
 def rivals(bench: Bench, graph: Catalogue | None) -> None:
-    """The usual ways. All have the vectors in memory as float32, which is twice what the catalogue stores."""
+    """Run the other ways. All hold the vectors in memory as float32, twice the size of the catalogue's."""
     import faiss
 
     c = bench.catalogue
@@ -141,13 +141,13 @@ def rivals(bench: Bench, graph: Catalogue | None) -> None:
 
 
 def milvus(data: Data, out: Path, queries: np.ndarray, batch: int) -> list[dict[str, Any]]:
-    """(e) Milvus Lite beside ours, both on the first pictures only."""
+    """Run (e), Milvus Lite, and our catalogue, both on only the first pictures."""
     try:
         import pymilvus  # noqa: F401
 
         from runtime.catalogue.milvus import upload
     except ImportError:
-        print("pymilvus is not installed: no (e)")
+        print("pymilvus is not installed, so (e) is left out")
         return []
     n = min(MILVUS_PICTURES, len(data.vectors))
     small = Data(data.vectors[:n], data.counts[:n], data.queries, data.tuning, data.images[:n])
@@ -194,7 +194,7 @@ def built(kind: str, data: Data, out: Path) -> tuple[Catalogue, dict[str, Any]]:
 
 
 def curve(bench: Bench, catalogue: Catalogue, kind: str) -> None:
-    """Recall against throughput, effort by effort."""
+    """Measure recall and throughput for every effort."""
     tuned = next(one for one in catalogue.manifest["index"]["efforts"] if one["weight"] == WEIGHT)
     for probes, candidates in ((1 / 8, 1), (1 / 4, 1), (1 / 3, 3 / 4), (0.4, 3 / 4), (1 / 2, 1), (2, 1), (4, 1)):
         effort = Effort(max(1, int(tuned["probes"] * probes)), max(2 * K, int(tuned["candidates"] * candidates)))
@@ -217,13 +217,15 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def plot(results: list[dict[str, Any]]) -> str:
-    """An SVG of recall (across, by decades of what is missed) against queries a second (up, logarithmic) at the one
-    weight, without a filter."""
+    """Return an SVG of recall (x, by decades of the missed share) and queries a second (y, logarithmic).
+
+    It shows results at one popularity weight, without a filter.
+    """
     rows = [row for row in results if row["weight"] == WEIGHT and row["min_percentile"] == 0]
     names = list(dict.fromkeys(row["name"] for row in rows))
     speeds = np.log10([row["queries_per_s"] for row in rows])
     low, high = np.floor(speeds.min()), np.ceil(speeds.max() + 1e-9)
-    decades = 4  # of the share that is missed, from all of it to one in ten thousand, where none is
+    decades = 4  # of the missed share, from everything to one in ten thousand, which also stands for nothing missed
     colors = ("#1b6ca8", "#d1495b", "#2e933c", "#8b5fbf", "#e08e1b", "#555555", "#00a6a6", "#b36a5e")
 
     def place(row: dict[str, Any]) -> tuple[float, float]:

@@ -1,12 +1,11 @@
-"""Vectors, counts and queries for the benchmark of catalogues, and how hard they are to search.
+"""Make vectors, counts and queries for the benchmark of catalogues, and measure how hard they are to search.
 
-The made vectors follow what CLIP embeddings look like. Topics lie within themes and pictures within topics, each level
-a Gaussian whose variances fall as 1/rank (a low effective dimension without a sharp end); all is shifted into one cone,
-so that two random pictures have a cosine near 0.5; topics' sizes follow a power law. Picture queries are drawn as the
-catalogue is; text queries lie in a cone of their own, at a cosine of 0.3 to 0.4 from the nearest pictures. Counts are
-log-normal with a mean that depends on the topic; about a third are 0. The report has the local intrinsic dimension
-(maximum likelihood, Levina and Bickel 2004, over 100 neighbours), which says how hard the search is.
-"""
+The generated vectors resemble CLIP embeddings. Topics lie within themes and pictures within topics; each level is a
+Gaussian whose variances fall as 1/rank (a low effective dimension without a sharp end). All are shifted into one cone,
+so that two random pictures have a cosine near 0.5, and the sizes of topics follow a power law. Picture queries are
+drawn like the catalogue; text queries lie in another cone, at a cosine of 0.3 to 0.4 from the nearest pictures. Counts
+are log-normal with a mean that depends on the topic, and about a third are 0. The report has the local intrinsic
+dimension (maximum likelihood, Levina and Bickel 2004, over 100 neighbours), which tells how hard the search is."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +22,12 @@ class Data:
     vectors: np.ndarray  # (n, d) float16
     counts: np.ndarray  # (n,)
     queries: np.ndarray  # (m, d) float32, half pictures, half texts
-    tuning: np.ndarray  # (t, d) float32, other such queries, to tune indexes on
+    tuning: np.ndarray  # (t, d) float32, more queries of these kinds, to tune indexes on
     images: list[str]
 
 
 class ArrayPictures:
-    """Vectors that are in memory, as `build` wants them."""
+    """Vectors in memory, in the form that `build` needs."""
 
     def __init__(self, data: Data) -> None:
         self.data = data
@@ -87,7 +86,7 @@ def made_data(n: int, dim: int, queries: int, seed: int = 0) -> Data:
 
 
 def real_data(cache_path: Path, table: Path, queries: int) -> Data:
-    """A cache's pictures with their counts; queries are its prompts and points between its pictures."""
+    """Return a cache's pictures with their counts. Queries are its prompts, and points between its pictures."""
     from embed.cache.store import Cache
     from embed.records.formats import read_records
     from runtime.catalogue.writer import tuning_queries
@@ -119,7 +118,7 @@ def hardness(data: Data) -> dict[str, float]:
 
 
 def labels(data: Data, seed: int | None = None) -> pa.Table:
-    """The counts; with a seed, each changed as a day changes them."""
+    """Return the counts. With a seed, each is changed as much as in a day."""
     counts = data.counts
     if seed is not None:
         counts = np.floor(counts * np.random.default_rng(seed).lognormal(0.1, 0.3, len(counts)))

@@ -1,14 +1,14 @@
-"""How often intervals hold the truth, and how often equal heads are told apart, with few prompts and with many.
+"""Measure how often intervals contain the true value, and how often equal heads are found to differ.
 
     python benchmarks/coverage.py [SIMULATIONS]
 
-In each simulation two heads that are equally good on average judge the pairs of some prompts. Prompts differ in how
-easy they are, in which head they suit, and in how many pairs they have, 4 to 19 of them or, as in tables that users
-fill, few of most and many of some. Measured is how often the interval of a head's accuracy holds the truth (wanted
-0.93 to 0.97), and how often p < 0.05 though there is no difference (wanted at most 0.06), as `heads compare` takes it
-over the pairs of all folds, and as `heads evaluate` takes it as a mean over folds. 2,000 simulations, the default, know
-each share to within 0.01. Prints one JSON document, and exits with 1 where a figure of the even numbers of pairs is not
-what is wanted.
+In each simulation, two heads that are equally good on average judge the pairs of some prompts. Prompts differ in how
+easy they are, in which head is better on them, and in how many pairs they have: 4 to 19, or, as in users' tables, few
+for most prompts and many for some. Two shares are measured: how often the interval of a head's accuracy contains the
+true value (wanted 0.93 to 0.97), and how often p < 0.05 although the heads are equal (wanted at most 0.06). Both are
+computed over the pairs of all folds, as in `heads compare`, and as a mean over folds, as in `heads evaluate`. 2,000
+simulations, the default, give each share to within 0.01. It prints one JSON document, and exits with 1 if a share for
+the even numbers of pairs is not as wanted.
 """
 
 import json
@@ -18,24 +18,24 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[0] = str(Path(__file__).parents[1])  # this file's own folder holds others named as packages are
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds files named like packages
 
 from embed.arrays import Floats, Ints  # noqa: E402
 from heads.evaluation.intervals import Bootstrap, mean_interval, paired_interval  # noqa: E402
 
-CASES = ((100, 1), (27, 5), (10, 1), (5, 1), (3, 1))  # prompts, and the folds that they are held out in
-RESAMPLES = 400  # of the bootstrap: fewer than the commands take, as each simulation draws its own
-EASE = (6.0, 2.6)  # of the Beta distribution of a prompt's accuracy
-SUITS = 0.12  # standard deviation of half the difference of both heads' accuracies on a prompt
-ALIKE = 0.6  # the share of pairs on which the heads are right or wrong for the same reason
+CASES = ((100, 1), (27, 5), (10, 1), (5, 1), (3, 1))  # numbers of prompts, and of folds
+RESAMPLES = 400  # of the bootstrap; fewer than in the commands, because each simulation draws its own
+EASE = (6.0, 2.6)  # the Beta distribution of a prompt's accuracy
+SUITS = 0.12  # standard deviation of half the difference between the heads' accuracies on a prompt
+ALIKE = 0.6  # the share of pairs for which both heads are right or wrong for the same reason
 
 
 def simulated(prompts: int, even: bool, rng: np.random.Generator) -> tuple[Floats, Floats, Ints]:
-    """The credits of two heads, and the prompt of each pair."""
+    """Return the credits of two heads, and the prompt of each pair."""
     pairs = rng.integers(4, 20, prompts) if even else 2 + rng.geometric(0.1, prompts)
     prompt = np.repeat(np.arange(prompts), pairs)
     ease, suits = rng.beta(*EASE, prompts), rng.normal(0, SUITS, prompts)
-    suits = np.clip(suits, -np.minimum(ease, 1 - ease), np.minimum(ease, 1 - ease))  # keeps both means equal
+    suits = np.clip(suits, -np.minimum(ease, 1 - ease), np.minimum(ease, 1 - ease))  # so that both means stay equal
     luck = rng.random(len(prompt))
     others = np.where(rng.random(len(prompt)) < ALIKE, luck, rng.random(len(prompt)))
     first = luck < (ease + suits)[prompt]

@@ -1,20 +1,19 @@
-"""Our embedding job against others, on the same pictures with the same weights, as ratios within one run.
+"""Compare our embedding job with others on the same pictures and weights, as ratios within one run.
 
     python benchmarks/embed.py --photos ../shared/data/photos --clip-retrieval ENV/bin/clip-retrieval
 
-Whole processes, from their start to the finished files:
+Whole processes are timed, from their start to the finished files:
 
-    plaudit auto    the engine that `--precision auto` settles on
+    plaudit auto    the engine that `--precision auto` chooses
     plaudit fp32    the fastest engine in fp32
-    open_clip       open_clip in eager fp32 behind a plain PyTorch DataLoader, saving one .npy
+    open_clip       open_clip in eager fp32 with a plain PyTorch DataLoader, saving one .npy
     clip-retrieval  `clip-retrieval inference` with its own defaults, from its own environment; it needs
                     setuptools<81, and for a fair comparison the same torch as here
 
-and, with the model loaded and warm, the rate of the chosen engine on pixels that are in memory ("compute only").
-Pictures are `--photos` repeated and made distinct by trailing bytes. Weights: ViT-B/32 with seeded random weights from
-a file, which every rival loads, and the starter, which only ours does. What an engine costs once on a machine (export,
-quantising, trials) is timed apart. The last line of stdout is one JSON document.
-"""
+Also timed, with the model loaded and warm, is the chosen engine on pixels in memory ("compute only"). Pictures are
+`--photos` repeated and made different by trailing bytes. Weights: ViT-B/32 with seeded random weights from a file,
+which all others load too, and the starter, which only plaudit loads. What an engine costs once on a machine (export,
+quantising, trials) is timed separately. The last line of stdout is one JSON document."""
 
 import argparse
 import json
@@ -32,7 +31,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
+sys.path[0] = str(ROOT)  # not this folder, which holds a file named like the package `embed`
 
 from embed.cli.console import table  # noqa: E402
 from embed.engines.choice import Engine  # noqa: E402
@@ -41,13 +40,13 @@ from embed.jobs.build import TRIAL_RECORDS  # noqa: E402
 from embed.spec import Source  # noqa: E402
 
 MODEL = "ViT-B-32"
-TAG = "laion2b_s34b_b79k"  # whose preprocessing the random weights are taken to have
+TAG = "laion2b_s34b_b79k"  # the random weights get the preprocessing of this tag
 BATCH = 32
 ROUNDS = 3
 
 
 def write_pictures(photos: Path, folder: Path, count: int) -> None:
-    """`count` files with different bytes."""
+    """Write `count` files with different bytes."""
     folder.mkdir()
     sources = sorted(path for path in photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
     for i, source in enumerate(islice(cycle(sources), count)):
@@ -63,7 +62,7 @@ def write_checkpoint(path: Path) -> None:
 
 
 def timed(command: list[str], name: str) -> float:
-    """Seconds of a whole process; RuntimeError with its output where it fails."""
+    """Return the seconds of a whole process. Raise RuntimeError with its output if it fails."""
     print(f"{name} ...", file=sys.stderr)
     start = time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
@@ -80,7 +79,7 @@ def ours(pictures: Path, out: Path, source: Source, machine: Path, *options: str
 
 
 def open_clip_loader(pictures: Path, checkpoint: Path, out: Path) -> None:
-    """What one writes first: open_clip's own transform and model behind a DataLoader."""
+    """Embed with what most people write first: open_clip's own transform and model with a DataLoader."""
     import open_clip
     import torch
     from PIL import Image
@@ -102,7 +101,7 @@ def open_clip_loader(pictures: Path, checkpoint: Path, out: Path) -> None:
 
 
 def compute_only(source: Source, machine: Path, engine: Engine, count: int) -> float:
-    """Pictures per second of a warm engine on random pixels."""
+    """Return pictures per second of a warm engine on random pixels."""
     towers = Towers(source, machine, ["projected"])
     run = towers.runner("images", engine)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, *towers.identity.preprocess.size, 3), np.uint8)
@@ -114,7 +113,7 @@ def compute_only(source: Source, machine: Path, engine: Engine, count: int) -> f
 
 
 def compute_only_in_its_own_process(source: Source, machine: Path, engine: Engine, count: int) -> float:
-    """The same, without the heat of this process."""
+    """Do the same in a separate process, which is not affected by what ran in this one."""
     task = json.dumps([source.model, source.pretrained, str(machine), engine.to_json(), count])
     done = subprocess.run(
         [sys.executable, __file__, "--compute", task],
@@ -129,7 +128,7 @@ def compute_only_in_its_own_process(source: Source, machine: Path, engine: Engin
 def measure(
     folder: Path, source: Source, count: int, ways: dict[str, list[str]], rivals: dict[str, list[str]]
 ) -> dict[str, Any]:
-    """Pictures per second of everything, for one backbone; of ours, medians."""
+    """Return pictures per second of all ways for one backbone; for plaudit, medians."""
     pictures, machine = folder / "pictures", folder / "machine"
     once: dict[str, float] = {}
     engines: dict[str, Engine] = {}
@@ -139,7 +138,7 @@ def measure(
         out = folder / name.replace(" ", "-")
         once[name] = timed(ours(folder / "first", out, source, machine, *options), f"{source.model}, {name}, once")
         shutil.rmtree(out)
-    for _ in range(ROUNDS):  # in turns, so that both meet the same machine
+    for _ in range(ROUNDS):  # in turns, so that changes of the machine's load affect all
         for name, options in ways.items():
             out = folder / name.replace(" ", "-")
             ours_s[name].append(timed(ours(pictures, out, source, machine, *options), f"{source.model}, {name}"))
@@ -175,7 +174,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=False, help="folder of JPEG files")
     parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--clip-retrieval", type=Path, help="its command; left out of the comparison where not given")
+    parser.add_argument("--clip-retrieval", type=Path, help="the command clip-retrieval; by default it is left out")
     parser.add_argument("--models", nargs="+", choices=("vit", "starter"), default=["vit", "starter"])
     parser.add_argument("--precisions", nargs="+", choices=("auto", "fp32"), default=["auto", "fp32"])
     parser.add_argument("--compute", help=argparse.SUPPRESS)

@@ -1,20 +1,20 @@
-"""The service over a long time, reloaded again and again, and while what it stands on is taken from under it.
+"""Run the service for a long time: reload it again and again, and take away what it needs.
 
     python benchmarks/endurance.py --photos ../shared/data/photos [--only reloads|steady|losses] [--quick]
 
-Each part starts `python -m runtime serve` at int8 with the bundle of serve.py; load.py loads it from a process of its
-own.
+Each part starts `python -m runtime serve` at int8 with the bundle of serve.py; load.py loads it from a separate
+process.
 
-    reloads     the bundle loaded anew 100 times under 4 clients: the memory of all processes after the last of them
-                beside that after the first two (wanted: within 10 %)
-    steady      half of what 64 clients have just found it to take, in an open loop for 30 minutes: memory in the last
-                tenth of that time beside the second tenth (wanted: within 5 %), and every answer's status
-    losses      under 8 clients: a catalogue with new counts each second, read anew and searched meanwhile; the bundle's
-                folder gone, which a reload must say; and no room left for temporary files, while JPEGs of 12
-                megapixels, which need that, are sent as well: these alone may get 507. That last one mounts a small
-                file system, which takes root; elsewhere it is left out, and said to be
+    reloads     the bundle is reloaded 100 times under 4 clients: the memory of all processes after the last reload
+                compared with that after the first two (wanted: within 10 %)
+    steady      half of the load that 64 clients have just reached, in an open loop for 30 minutes: memory in the last
+                tenth of that time compared with the second tenth (wanted: within 5 %), and the status of every answer
+    losses      under 8 clients: a catalogue that gets new counts each second and is reloaded and searched; the
+                bundle's folder removed, which a reload must report; and no space for temporary files, while JPEGs of 12
+                megapixels, which need such files, are sent too: only these may get 507. The last one mounts a small
+                file system, which needs root; without root it is left out, with a message
 
-The last line of stdout is one JSON document; the exit code is 1 where one of these does not hold.
+The last line of stdout is one JSON document; the exit code is 1 if one of these does not hold.
 """
 
 import argparse
@@ -42,11 +42,11 @@ from serve import Server, large_pictures, machine, make_bundle
 
 ADMIN = "benchmark"
 CATALOGUE = 20_000  # pictures
-ROOM_BYTES = 64 << 20  # of the small file system, which is then filled
+ROOM_BYTES = 64 << 20  # the size of the small file system, which is then filled
 
 
 def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
-    """The status and the document of one answer."""
+    """Return the status and the document of one answer."""
     import httpx
 
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=120) as client:
@@ -55,7 +55,7 @@ def ask(port: int, method: str, path: str, body: object = None) -> tuple[int, di
 
 
 def measure_reloads(bundle: Path, photos: Path, reloads: int) -> dict[str, Any]:
-    """Memory is looked at while nobody asks, since the old engine stays until its last request is answered."""
+    """Measure memory while there are no requests, because the old engine stays until its last one is answered."""
     with Server("plaudit", bundle, "int8", "--admin-token-file", str(admin_token(bundle))) as server:
         statuses, memory, most = Counter[int](), [], 0
         for some in (2, reloads - 2):
@@ -128,7 +128,7 @@ def measure_losses(bundle: Path, photos: Path, large: Path, seconds: float, work
                 del os.environ["TMPDIR"]
                 server.load(
                     "--photos", str(large), "--clients", "1", "--seconds", "2"
-                )  # which makes it the folder for files
+                )  # so that temporary files go there
                 fill(room)
                 load = start(server, "client", *eight, str(seconds / 2))
                 heavy = server.load("--photos", str(large), "--clients", "2", "--seconds", str(seconds / 4))
@@ -144,7 +144,7 @@ def measure_losses(bundle: Path, photos: Path, large: Path, seconds: float, work
 
 
 def searched(server: Server, catalogue: Path, load: "subprocess.Popen[str]") -> dict[str, Any]:
-    """Statuses of searches while new counts come and the service reads them, until the load ends."""
+    """Return statuses of searches while new counts come and the service reads them, until the load ends."""
     from runtime.catalogue.writer import refresh
 
     data = made_data(CATALOGUE, 512, 400)
@@ -172,7 +172,7 @@ def searched(server: Server, catalogue: Path, load: "subprocess.Popen[str]") -> 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path | None]:
-    """A file system of its own, of `ROOM_BYTES`; None where none may be mounted."""
+    """Mount a file system of `ROOM_BYTES`, or give None if that is not allowed."""
     folder.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", f"size={ROOM_BYTES}", "benchmark", str(folder)]
     if subprocess.run(command, capture_output=True).returncode:
@@ -185,7 +185,7 @@ def small_disk(folder: Path) -> Iterator[Path | None]:
 
 
 def fill(folder: Path) -> None:
-    """Leave no byte free."""
+    """Fill the disk to the last byte."""
     with open(folder / "filler", "wb", buffering=0) as file:
         try:
             while file.write(b"\0" * 65_536):
@@ -205,7 +205,7 @@ def main() -> int:
     parser.add_argument("--photos", type=Path, required=True, help="a folder of JPEG files")
     parser.add_argument("--work", type=Path, default=Path("benchmark-serve"), help="where the bundle is kept")
     parser.add_argument("--only", choices=("reloads", "steady", "losses"))
-    parser.add_argument("--minutes", type=float, default=30, help="of steady load (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=30, help="minutes of steady load (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="10 reloads, and one minute of steady load")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""Every family of backbones exported and compared with torch on real pictures: how far off, how long, how much memory.
+"""Export every family of backbones and compare it with torch on real pictures: difference, time and memory.
 
     python benchmarks/families.py --images FOLDER... [--models NAME...] [--precision fp32,fp16,int8] [--samples 200]
 
-Full shapes with random weights (the starter with its own): a graph is right or wrong whatever the weights, and nothing
-is downloaded; a tokenizer that is on the hub is replaced by a small one, trained on the spot. The score is that of a
-fusion head with random weights. Each model has a process of its own.
+Backbones have their full shapes and random weights (the starter has its own): whether a graph is right does not depend
+on the weights, and nothing is downloaded. A tokenizer that would come from the hub is replaced by a small one that is
+trained here. The score is that of a fusion head with random weights. Each model runs in a separate process.
 The last line is one JSON document. ViT-L/14 takes some minutes and 6 GB.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds another `embed`
 from embed.backbones.backbone import Backbone  # noqa: E402
 from embed.backbones.load import load_backbone  # noqa: E402
 from embed.cli.console import table  # noqa: E402
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of pictures")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--precision", type=lambda names: tuple(names.split(",")), default=("fp32",))
-    parser.add_argument("--samples", type=int, default=200, help="pictures, the folders taking equal parts")
+    parser.add_argument("--samples", type=int, default=200, help="pictures in all, the same number from each folder")
     parser.add_argument("--one", help=argparse.SUPPRESS)  # the model of this process
     args = parser.parse_args()
     if args.one:
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def load(name: str) -> Backbone:
-    """The backbone with random weights from a seed, or the starter."""
+    """Return the backbone with random weights from a seed, or the starter."""
     import open_clip
 
     if name == "starter":
@@ -81,7 +81,7 @@ def load(name: str) -> Backbone:
 
 
 def stand_in(config: dict[str, Any], folder: Path) -> Source:
-    """A checkpoint of the configuration in `folder`, which needs nothing of the hub."""
+    """Write a checkpoint of the configuration to `folder`, which needs nothing from the hub."""
     import open_clip
     from safetensors.torch import save_file
     from tokenizers import ByteLevelBPETokenizer, Tokenizer
@@ -107,15 +107,15 @@ def stand_in(config: dict[str, Any], folder: Path) -> Source:
 
 
 def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Export one model and give its parity, seconds and peak memory."""
+    """Export one model and return its parity, seconds and peak memory."""
     backbone = load(name)
     head = build_head(HeadConfig("fusion", backbone.identity.dim)).eval()
     generator = torch.Generator().manual_seed(0)
-    list(head.parameters())[-2].data.normal_(0, 0.05, generator=generator)  # or every score would be zero
+    list(head.parameters())[-2].data.normal_(0, 0.05, generator=generator)  # otherwise every score is zero
     manifest = {"head": {"kind": "fusion"}, "identity": backbone.identity.to_json()}
     share = -(-args.samples // len(args.images))
     pictures = tuple(path for folder in args.images for path in some_pictures(folder, share))
-    # Random weights say nothing about how pictures compare, so any share of flips is let through and printed.
+    # Random weights say nothing about the order of pictures, so any share of flips is accepted and printed.
     config = ExportConfig(args.precision, pictures=pictures[: args.samples], max_flips=0.99)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -1,12 +1,11 @@
-"""Thousands of mutated pictures through `embed.inputs.images.load_pixels`: each must end as pixels or as an ImageError.
+"""Decode thousands of mutated pictures with `embed.inputs.images.load_pixels`: pixels or an ImageError must come out.
 
     python benchmarks/fuzz_images.py [PICTURE_OR_FOLDER ...] --count 2000 --seed 0 [--json]
 
-Seeds are the given pictures, or small ones made here, one of each kind that is decoded; robustness.py does the same
-for AVIF. Decoding runs in a process of its own, started again where it dies or stalls; mutation i of a seed is always
-the same. Prints counts by outcome, the peak memory of that process and the slowest picture; exits with 1 where a
-picture crashed, stalled or raised anything but ImageError.
-"""
+Seeds are the given pictures, or small ones that are made here, one of each kind that can be decoded; robustness.py does
+the same for AVIF. Decoding runs in a separate process, which is restarted if it dies or hangs; mutation i of a seed is
+always the same. It prints counts by outcome, the peak memory of that process and the slowest picture. It exits with 1
+if a picture crashed, hung or raised another error than ImageError."""
 
 import argparse
 import io
@@ -34,7 +33,7 @@ INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x800
 
 
 def small_pictures() -> list[bytes]:
-    """One small picture of every format and of the encodings inside it."""
+    """Return one small picture of every format and of the encodings in it."""
     noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     rgb = Image.fromarray(noise).resize((48, 36), Image.Resampling.BICUBIC)
     grey16 = Image.fromarray(np.arange(48 * 36, dtype=np.uint16).reshape(36, 48) * 37)
@@ -83,11 +82,11 @@ def read_seeds(paths: list[Path]) -> list[bytes]:
 
 
 def mutated(seeds: list[bytes], seed: int, index: int) -> bytes:
-    """The `index`-th mutation: one to three of flipped bits, edited numbers, cuts, splices and repeats."""
+    """Return the `index`-th mutation: one to three of flipped bits, edited numbers, cuts, splices and repeats."""
     rng = np.random.default_rng((seed, index))
     data = bytearray(seeds[index % len(seeds)])
     for _ in range(rng.integers(1, 4)):
-        # Half of all edits hit the first bytes, where sizes and tables stand.
+        # Half of all edits are in the first bytes, which hold sizes and tables.
         span = min(len(data), 128) if rng.random() < 0.5 else len(data)
         if span < 2:
             break
@@ -113,7 +112,7 @@ def mutated(seeds: list[bytes], seed: int, index: int) -> bytes:
 
 
 def work(seeds: list[bytes], seed: int, first: int, last: int) -> None:
-    """The child process: one line of JSON a picture, its outcome and seconds, and the peak memory so far."""
+    """Run in the child: print a line of JSON for each picture, with outcome, seconds, and the peak memory so far."""
     for index in range(first, last):
         data = mutated(seeds, seed, index)
         start = time.perf_counter()
@@ -129,7 +128,7 @@ def work(seeds: list[bytes], seed: int, first: int, last: int) -> None:
 
 
 def fuzz(arguments: list[str], count: int) -> dict[str, Any]:
-    """Counts by outcome over `count` mutations, decoded by processes like this one started with `arguments`."""
+    """Return counts by outcome of `count` mutations, decoded by child processes started with `arguments`."""
     outcomes: Counter[str] = Counter()
     bad: dict[int, str] = {}
     slowest_s = peak_mib = first_mib = 0.0
@@ -165,8 +164,8 @@ def fuzz(arguments: list[str], count: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("seeds", nargs="*", type=Path, metavar="PICTURE_OR_FOLDER")
-    parser.add_argument("--count", type=int, default=2000, help="mutated pictures (default 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the generator (default 0)")
+    parser.add_argument("--count", type=int, default=2000, help="number of mutated pictures (default 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations (default 0)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, nothing else")
     parser.add_argument("--work", nargs=2, type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -1,11 +1,11 @@
-"""Hard and mutated files through the whole job: each must end as a row or as a line of the ledger.
+"""Embed difficult and mutated files with the whole job: each must become a row or a line of the ledger.
 
     python benchmarks/fuzz_job.py --seeds PICTURES --extra FOLDER --count 2000
 
-`embed cache` with the starter over copies of every file in FOLDER and `count` mutations of PICTURES (see
-fuzz_images.py), in a process of its own. Prints how many files ended how, the peak memory of the job with all its
-decoders (the sum of their proportional set sizes, read ten times a second) and whether any decoder had to be replaced;
-the last line of stdout is a JSON document. The exit code is 1 where a file is lost, a process died, or memory went over
+It runs `embed cache` with the starter in a separate process, on copies of all files in FOLDER and on `count` mutations
+of PICTURES (see fuzz_images.py). It prints how many files had which outcome, the peak memory of the job with all its
+decoders (the sum of their proportional set sizes, read ten times a second), and whether a decoder had to be replaced.
+The last line of stdout is a JSON document. The exit code is 1 if a file is lost, a process died, or memory exceeded
 1.5 GB.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from fuzz_images import mutated, read_seeds
 
-sys.path[0] = str(Path(__file__).parents[1])  # this folder has a file that would be taken for the package `embed`
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds a file named like the package `embed`
 
 from embed.cache.store import Cache  # noqa: E402
 
@@ -29,7 +29,7 @@ MAX_BYTES = 1_500_000_000
 
 
 def family(pid: int) -> list[int]:
-    """A process and all its descendants."""
+    """Return the ids of a process and all its descendants."""
     found = [pid]
     for process in found:
         for task in Path(f"/proc/{process}/task").glob("*/children"):
@@ -38,19 +38,19 @@ def family(pid: int) -> list[int]:
 
 
 def memory_bytes(pid: int) -> int:
-    """What a process and its descendants take, shared pages counted once."""
+    """Return the memory of a process and its descendants, with shared pages counted once."""
     total = 0
     for process in family(pid):
         try:
             rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
         except OSError:
-            continue  # gone meanwhile
+            continue  # it has ended in the meantime
         total += 1024 * sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
     return total
 
 
 def watched(command: list[str]) -> tuple[int, int, set[int]]:
-    """Exit code, peak memory in bytes, and every descendant's process number that was seen."""
+    """Return exit code, peak memory in bytes, and the ids of all descendants that were seen."""
     peak, seen = 0, set[int]()
     with subprocess.Popen(command) as process:
         while process.poll() is None:
@@ -64,9 +64,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="*", type=Path, default=[], metavar="PICTURE_OR_FOLDER")
     parser.add_argument("--extra", nargs="*", type=Path, default=[], metavar="FOLDER")
-    parser.add_argument("--count", type=int, default=2000, help="mutated pictures (default 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the generator (default 0)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode (default 2)")
+    parser.add_argument("--count", type=int, default=2000, help="number of mutated pictures (default 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations (default 0)")
+    parser.add_argument("--workers", type=int, default=2, help="number of decoding processes (default 2)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         data, out = Path(name, "data"), Path(name, "cache")
@@ -78,7 +78,7 @@ def main() -> int:
             (data / "mutated" / f"{i:05d}.jpg").write_bytes(mutated(seeds, args.seed, i))
         files = {file.relative_to(data).as_posix() for file in data.rglob("*") if file.is_file()}
         command = [sys.executable, "-m", "embed", "cache", str(data), "--model", "starter", "--out", str(out)]
-        # As on a machine that has no engine yet: making one takes the most memory.
+        # Without a stored engine, because making one takes the most memory.
         command += ["--workers", str(args.workers), "--machine-cache", str(Path(name, "machine"))]
         code, peak_bytes, seen = watched(command)
         cache = Cache.open(out)
@@ -88,7 +88,7 @@ def main() -> int:
     reasons = Counter(f"{row['stage']}: {row['reason']}" for row in failures)
     for reason, number in [("embedded, or equal to one that was", len(files & rows)), *reasons.most_common()]:
         print(f"{number:7} {reason}")
-    # Beside the decoders, children of the job are the process that learns the identity, the decoders of a sample and
+    # Besides the decoders, the job's children are the process that finds the identity, the decoders of a sample, and
     # the process that tries engines on it.
     replaced = len(seen) > 2 * args.workers + 2 or any("crashed" in reason for reason in reasons)
     print(

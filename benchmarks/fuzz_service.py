@@ -1,13 +1,12 @@
-"""Mutated bodies of every kind for every route of the service: none may be answered with 500.
+"""Send mutated bodies of every kind to every route of the service: none may be answered with 500.
 
     python benchmarks/fuzz_service.py BUNDLE --catalogue CATALOGUE --count 5000
 
-Starts `python -m runtime serve` on loopback and posts `count` bodies to the routes of its own description: JSON whose
-values are replaced by odd ones, forms with odd parts, bytes flipped, cut and repeated in either, and types that do not
-fit. Each must be answered, with 2xx or 4xx (or 503, 504 and 507, which say what is short), and a sound request must be
-answered afterwards. The body of a fault is printed. The last line of stdout is one JSON document; the exit code is 1
-where there was a fault.
-"""
+It starts `python -m runtime serve` on loopback and posts `count` bodies to the routes of its own OpenAPI description:
+JSON with odd values, forms with odd parts, both with bytes flipped, cut and repeated, and content types that do not
+fit. Each must be answered, with 2xx or 4xx (or 503, 504 and 507, which say what is lacking), and a valid request must
+be answered afterwards. The body of a fault is printed. The last line of stdout is one JSON document; the exit code is 1
+if there was a fault."""
 
 import argparse
 import base64
@@ -20,12 +19,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds another `embed`
 
 from benchmarks.attack import AUTHORIZED, Service, picture  # noqa: E402
 from benchmarks.fuzz_images import mutated  # noqa: E402
 
-SKIPPED = "/admin/"  # to load a bundle anew takes its time, and reads no body
+SKIPPED = "/admin/"  # reloading a bundle takes long and reads no body
 ALLOWED = {503, 504, 507}
 BOUNDARY = "xxboundaryxx"
 JSON, FORM = "application/json", f"multipart/form-data; boundary={BOUNDARY}"
@@ -35,7 +34,7 @@ TYPES = (
     *("multipart/form-data", FORM + "; charset=rot13", "multipart/form-data; boundary=" + "b" * 300),
     "application/x-www-form-urlencoded",
 )
-# What stands for nothing that anybody means.
+# Values that make no sense in a request.
 ODD: Sequence[Any] = (
     *(None, True, 0, -1, 1 << 31, 1 << 63, 1 << 64, 10**400, -0.0, 1e308, 1e-320, float("nan"), float("inf")),
     *([], {}, [[]], [None], {"": {}}, [1] * 100),
@@ -52,7 +51,7 @@ HEADS = ("", "", "Content-Type: image/png\r\n", "Content-Transfer-Encoding: base
 
 
 def sound_requests() -> dict[str, list[Any]]:
-    """Requests by the route that they are meant for, sound or nearly so."""
+    """Return requests by the route that they are for, valid or nearly valid."""
     image = base64.b64encode(picture()).decode()
     like = {"likes": [{"text": "a dog"}], "k": 3, "popularity_weight": 0.3}
     scored = [
@@ -73,7 +72,7 @@ def sound_requests() -> dict[str, list[Any]]:
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
-    """Every container and key at which a value stands, however deep."""
+    """Return every container and key that holds a value, at any depth."""
     found = []
     keys = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     for key in keys:
@@ -82,7 +81,7 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def odd_json(rng: random.Random, seeds: list[Any]) -> bytes:
-    """A request with some of its values replaced, removed, renamed or repeated."""
+    """Return a request with some of its values replaced, removed, renamed or repeated."""
     value = deepcopy(rng.choice(seeds))
     for _ in range(rng.randint(1, 3)):
         container, key = rng.choice(places(value) or [([0], 0)])
@@ -101,7 +100,7 @@ def odd_json(rng: random.Random, seeds: list[Any]) -> bytes:
 
 
 def odd_form(rng: random.Random, seeds: list[Any]) -> bytes:
-    """A form of some parts, with odd names, heads and values."""
+    """Return a form of some parts, with odd names, headers and values."""
     parts = []
     for _ in range(rng.choice((0, 1, 2, 3, 3, 3, 8, 80))):
         name = rng.choice(FIELDS[:4] if rng.random() < 0.8 else FIELDS)
@@ -117,7 +116,7 @@ def odd_form(rng: random.Random, seeds: list[Any]) -> bytes:
 
 
 def odd_bytes(rng: random.Random, seeds: list[Any]) -> bytes:
-    """Bytes of either, flipped, cut, spliced and repeated."""
+    """Return bytes of either kind, flipped, cut, spliced and repeated."""
     of = [rng.choice((odd_json, odd_form))(rng, seeds), json.dumps(rng.choice(seeds)).encode()]
     return mutated(of, rng.randrange(1 << 30), rng.randrange(2))
 
@@ -134,8 +133,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--catalogue", type=Path)
-    parser.add_argument("--count", type=int, default=5000, help="bodies in all (default 5000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the generator (default 0)")
+    parser.add_argument("--count", type=int, default=5000, help="number of bodies (default 5000)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations (default 0)")
     options = parser.parse_args()
     rng, sound = random.Random(options.seed), sound_requests()
     anything = [request for requests in sound.values() for request in requests]

@@ -1,4 +1,4 @@
-"""All that is measured on a GPU, in one command of at most seven minutes.
+"""Measure everything that is measured on a GPU, in one command of at most seven minutes.
 
     python benchmarks/gpu.py --photos FOLDER --json FILE                  no network is needed
     python benchmarks/gpu.py --dry-run                                    all of it with tiny sizes on a CPU
@@ -13,10 +13,10 @@
     g tuning      a step of tuning a generator
     h search      exact search on the device, against FAISS and our index on the CPU
 
-Each section runs in a process of its own, prints as it goes, and is written to --json as it ends; one that fails leaves
-the others alone, and the exit code is then 1. These processes are forked from one that has imported the libraries and
-has not touched the device, so that no section waits for them. Weights are random ones: time does not depend on them.
-Where matplotlib is installed, a plot is drawn beside the JSON.
+Each section runs in a separate process, prints while it runs, and is written to --json when it ends. If one fails, the
+others still run, and the exit code is then 1. These processes are forked from one that has imported the libraries but
+has not used the device, so that no section waits for imports. Weights are random, because time does not depend on them.
+If matplotlib is installed, a plot is drawn beside the JSON.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-# This folder has files that would be taken for our packages, so it comes last.
+# This folder holds files named like our packages, so it comes last.
 sys.path[:1] = [str(ROOT)]
 sys.path += [str(ROOT / "tests" / "helpers"), str(HERE)]
 
@@ -51,18 +51,18 @@ SECTIONS = {
     "g": "tuning",
     "h": "search",
 }
-# The longest last, as what is cut is lost.
+# The longest section is last, because what does not fit into the time is lost.
 ORDER = [SECTIONS[letter] for letter in "adcegfhb"]
 LIMIT_S = 420.0
-SHARE = 0.4  # of the time, that a section may take unless it is the last
-# What takes long to import; one that is not installed is passed over.
+SHARE = 0.4  # the share of the time that a section may take, unless it is the last
+# Libraries that take long to import; those that are not installed are skipped.
 LIBRARIES = ["torch", "torchvision", "open_clip", "timm", "onnx", "onnxruntime", "pyarrow", "PIL", "torch.export"]
 LIBRARIES += ["torch.onnx._internal.exporter._registration", "onnxscript.optimizer", "torch.utils.flop_counter"]
 LIBRARIES += ["transformers", "scipy.stats", "pandas"]
 
 
 def names(text: str) -> list[str]:
-    """Sections by letter or name. Raise ArgumentTypeError for others."""
+    """Return sections from letters or names. Raise ArgumentTypeError for unknown ones."""
     found = [SECTIONS.get(name, name) for name in text.split(",") if name]
     if unknown := sorted(set(found) - set(SECTIONS.values())):
         raise argparse.ArgumentTypeError(f"unknown sections {unknown}; there are {', '.join(SECTIONS.values())}")
@@ -72,17 +72,17 @@ def names(text: str) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, help="a folder of JPEG files; without one, some are made")
-    parser.add_argument("--json", type=Path, help="where the figures are written, anew after each section")
+    parser.add_argument("--json", type=Path, help="file for the figures, rewritten after each section")
     parser.add_argument("--sections", type=names, default=ORDER, help="letters or names: a,c,search")
     parser.add_argument("--skip", type=names, default=[], help="sections to leave out")
-    parser.add_argument("--engines", help="RUNNER:PRECISION,... of the job; torch:fp16,onnx:fp16 on a GPU")
-    parser.add_argument("--models", default="ViT-B-32,ViT-L-14", help="of towers, job and parity (%(default)s)")
-    parser.add_argument("--precisions", help="of the bundle that is served; fp16-cuda,fp16 on a GPU")
+    parser.add_argument("--engines", help="engines of the job, RUNNER:PRECISION,...; on a GPU torch:fp16,onnx:fp16")
+    parser.add_argument("--models", default="ViT-B-32,ViT-L-14", help="models of towers, job and parity (%(default)s)")
+    parser.add_argument("--precisions", help="precisions of the served bundle; on a GPU fp16-cuda,fp16")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="decoding processes (%(default)s)")
     parser.add_argument("--limit-s", type=float, default=LIMIT_S, help="for all sections together (%(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes, on the CPU")
     args = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of what ends a section and removes the folder
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the section ends and the folder is removed
     with tempfile.TemporaryDirectory(prefix="plaudit-gpu-") as folder:
         args.folder = Path(folder)
         prepare(args)
@@ -90,7 +90,7 @@ def main() -> int:
 
 
 def prepare(args: argparse.Namespace) -> None:
-    """Photos where none were given, and what makes a checkout look like an installed package to its own code."""
+    """Make photos if none were given, and the files that make a checkout look like an installed package."""
     if args.photos is None:
         args.photos = args.folder / "photos"
         make_photos(args.photos, (160, 120) if args.dry_run else (640, 480))
@@ -105,7 +105,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def make_photos(folder: Path, size: tuple[int, int]) -> None:
-    """A few JPEGs of soft random colours."""
+    """Make a few JPEGs of soft random colours."""
     import numpy as np
     from PIL import Image
 
@@ -116,7 +116,7 @@ def make_photos(folder: Path, size: tuple[int, int]) -> None:
 
 
 def run_all(args: argparse.Namespace) -> int:
-    """Every section wanted, one after another."""
+    """Run the wanted sections one after another, and return the exit code."""
     end = time.monotonic() + args.limit_s
     found: dict[str, Any] = {"dry_run": args.dry_run, "machine": {}, "sections": {}, "failed": {}, "seconds": {}}
     wanted = ["machine", *(each for each in args.sections if each not in args.skip)]
@@ -128,7 +128,7 @@ def run_all(args: argparse.Namespace) -> int:
             print("not built yet", flush=True)
         else:
             left_s = end - start
-            # A section that hangs shall leave time for those after it.
+            # Even if a section hangs, there is time for those after it.
             result, fault = run_apart(name, args, left_s if name == wanted[-1] else min(left_s, SHARE * args.limit_s))
         found["seconds"][name] = time.monotonic() - start
         if fault is not None:
@@ -148,7 +148,7 @@ def run_all(args: argparse.Namespace) -> int:
 
 
 def write(path: Path | None, found: dict[str, Any]) -> None:
-    """Write the JSON so that a reader always finds a whole one."""
+    """Write the JSON so that a reader always finds a complete file."""
     if path is not None:
         part = path.with_name(path.name + ".part")
         part.write_text(json.dumps(found, indent=1))
@@ -156,11 +156,11 @@ def write(path: Path | None, found: dict[str, Any]) -> None:
 
 
 def run_apart(name: str, args: argparse.Namespace, left_s: float) -> tuple[dict[str, Any], str | None]:
-    """A section in a process of its own, whose memory and faults end with it: its figures, or what went wrong."""
+    """Run a section in a separate process. Return its figures, and what went wrong or None."""
     if left_s <= 0:
         return {}, "no time is left"
     context = multiprocessing.get_context("forkserver")
-    # With few sections the libraries that all need are enough.
+    # If there are few sections, only the libraries that all of them need are imported.
     context.set_forkserver_preload(LIBRARIES if len(args.sections) > 2 else LIBRARIES[:1])
     process = context.Process(target=run_here, args=(name, args))
     process.start()
@@ -169,7 +169,7 @@ def run_apart(name: str, args: argparse.Namespace, left_s: float) -> tuple[dict[
         code = process.exitcode
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid or 0, signal.SIGKILL)  # with whatever it has started
+            os.killpg(process.pid or 0, signal.SIGKILL)  # with all processes that it has started
         process.join()
     if code is None:
         return {}, f"stopped after {left_s:.0f} s, the time being spent"
@@ -179,9 +179,9 @@ def run_apart(name: str, args: argparse.Namespace, left_s: float) -> tuple[dict[
 
 
 def run_here(name: str, args: argparse.Namespace) -> None:
-    """The section of this process, which leads a group of its own."""
+    """Run the section in this process, which leads its own process group."""
     os.setpgid(0, 0)
-    gc.freeze()  # what was imported before is looked through by no collection
+    gc.freeze()  # so that garbage collection does not look through what was imported before
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         found = importlib.import_module(f"on_gpu.{name}").measure(context(args))
@@ -193,7 +193,7 @@ def run_here(name: str, args: argparse.Namespace) -> None:
 
 
 def context(args: argparse.Namespace) -> Any:
-    """Where a section measures. Raise RuntimeError if there is no GPU and this is no dry run."""
+    """Return the surroundings of a section. Raise RuntimeError if there is no GPU and this is no dry run."""
     import torch
     from on_gpu.common import Context
 

@@ -1,24 +1,23 @@
-"""Training heads on frozen embeddings against other ways to do it, as ratios within one run.
+"""Compare training heads on frozen embeddings with other ways, as ratios within one run.
 
     python benchmarks/heads.py --photos ../shared/data/photos
     python benchmarks/heads.py --pairs 20000 --images 4000 --prompts 400 --epochs 2     # a trial of the script
 
-Pairs are drawn between pictures of one prompt; vectors are clustered at random and the preference is planted. Every
-way runs in a process of its own, which states its peak memory:
+Pairs are drawn between pictures of one prompt; vectors are random clusters, and the preference is known. Every way runs
+in a separate process, which reports its peak memory:
 
-    linear          to convergence, and with its penalty chosen on a tenth of the prompts, as `heads train` does
-    cosine, fusion  `--epochs` epochs of AdamW, the loss preference
-    matrix product  the products of one epoch alone: of the items that a batch scores with the weights, forward and
+    linear          to convergence, and with its penalty chosen on a tenth of the prompts, as in `heads train`
+    cosine, fusion  `--epochs` epochs of AdamW with the loss preference
+    matrix product  only the products of one epoch: of the items that a batch scores with the weights, forward and
                     for the weights' gradient, in the same shapes and number
     DataLoader      the same head, loss and batch size behind torch's DataLoader over pairs of embeddings
     CLIP            Social Reward's way: JPEGs decoded, ViT-B/32 forward and backward and AdamW at every step, batch 32,
-                    random weights, over as many steps as `--steps` says
-    TripletLoss     sentence-transformers' loss and a matrix on each side behind a DataLoader, beside our triplet
-                    loss, where `--sentence-transformers PYTHON` names an interpreter that has it
+                    random weights, for `--steps` steps
+    TripletLoss     sentence-transformers' loss and a matrix on each side with a DataLoader, to compare with our triplet
+                    loss, if `--sentence-transformers PYTHON` names an interpreter that has it
 
-DataLoader and TripletLoss are timed over `--sample` pairs and compared by their rates. The last line of stdout is one
-JSON document.
-"""
+DataLoader and TripletLoss are timed on `--sample` pairs and compared by their rates. The last line of stdout is one
+JSON document."""
 
 import argparse
 import json
@@ -33,7 +32,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `heads`
+sys.path[0] = str(ROOT)  # not this folder, which holds a file named like the package `heads`
 
 BATCH = 16384
 CLIP_BATCH = 32  # Social Reward's
@@ -41,7 +40,8 @@ HIDDEN = 256
 
 
 def write_data(folder: Path, images: int, prompts: int, pairs: int, dim: int) -> None:
-    """img.npy, txt.npy (float16, unit norm), pairs.npy (3, pairs): two images of a prompt, 1 where the first wins."""
+    """Write img.npy, txt.npy (float16, unit norm), pairs.npy (3, pairs): two images of a prompt, 1 if the first
+    wins."""
     from scipy.special import expit
 
     rng = np.random.default_rng(0)
@@ -54,7 +54,7 @@ def write_data(folder: Path, images: int, prompts: int, pairs: int, dim: int) ->
     image = unit(images)
     np.save(folder / "img.npy", image)
     np.save(folder / "txt.npy", unit(prompts))
-    each = images // prompts  # image i is of prompt i // each
+    each = images // prompts  # image i belongs to prompt i // each
     prompt = rng.integers(0, prompts, pairs)
     first = rng.integers(0, each, pairs)
     second = (first + rng.integers(1, each, pairs)) % each
@@ -66,7 +66,7 @@ def write_data(folder: Path, images: int, prompts: int, pairs: int, dim: int) ->
 
 
 def load(folder: Path) -> tuple[Any, Any]:
-    """Features and pairs, as `heads train` has them: one item an image."""
+    """Return features and pairs as in `heads train`, with one item for each image."""
     from heads.data.comparisons import Pairs
     from heads.data.features import features_of
 
@@ -123,7 +123,7 @@ def way_linear(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def way_stepped(args: argparse.Namespace) -> dict[str, Any]:
-    """cosine or fusion, and the matrix products of an epoch."""
+    """Time cosine or fusion, and the matrix products of an epoch."""
     import torch
 
     from heads.config import HeadConfig, TrainConfig
@@ -158,7 +158,7 @@ def way_stepped(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def way_loader(args: argparse.Namespace) -> dict[str, Any]:
-    """The head behind a DataLoader that gives the vectors of each pair."""
+    """Time the head with a DataLoader that gives the vectors of each pair."""
     import torch
     from torch.utils.data import DataLoader, Dataset
 
@@ -197,7 +197,7 @@ def way_loader(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def way_clip(args: argparse.Namespace) -> dict[str, Any]:
-    """Social Reward's training loop, whose gradients run through the whole model."""
+    """Time Social Reward's training loop, which computes gradients for the whole model."""
     import open_clip
     import torch
     from PIL import Image
@@ -227,7 +227,7 @@ def way_clip(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def way_triplet(args: argparse.Namespace) -> dict[str, Any]:
-    """Our triplet loss with the cosine head, one epoch."""
+    """Time one epoch of our triplet loss with the cosine head."""
     from heads.config import HeadConfig, TrainConfig
     from heads.models import build_head
     from heads.training.objectives import Part
@@ -249,7 +249,7 @@ WAYS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 
 def run(name: str, command: list[str]) -> dict[str, Any]:
-    """The JSON that a process prints last; RuntimeError with its output where it fails."""
+    """Return the JSON that a process prints last. Raise RuntimeError with its output if it fails."""
     print(f"{name} ...", file=sys.stderr)
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument(
         "--sample", type=int, default=100_000, help="pairs that DataLoader and TripletLoss are timed on"
     )
-    parser.add_argument("--steps", type=int, default=3, help="of CLIP, after one to warm up")
+    parser.add_argument("--steps", type=int, default=3, help="steps of CLIP, after one to warm up")
     parser.add_argument("--photos", type=Path, help="a folder of JPEGs, for CLIP")
     parser.add_argument("--sentence-transformers", metavar="PYTHON", help="an interpreter that has it")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)  # one way, in this process
@@ -277,7 +277,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.way:
         result = WAYS[args.way](args)
-        status = Path("/proc/self/status").read_text()  # getrusage would give the parent's peak, where that is larger
+        status = Path("/proc/self/status").read_text()  # getrusage gives the parent's peak if that is larger
         peak = 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
         print(json.dumps({**result, "peak_memory_bytes": peak}))
         return
@@ -299,7 +299,7 @@ def measure(args: argparse.Namespace, folder: str) -> dict[str, Any]:
     else:
         print("CLIP is left out: give --photos", file=sys.stderr)
     if args.sentence_transformers:
-        script = Path(__file__).with_name("triplet_loss.py").read_text()  # as text: beside it lie names of packages
+        script = Path(__file__).with_name("triplet_loss.py").read_text()  # as text, as this folder shadows packages
         command = [args.sentence_transformers, "-c", script, folder, str(args.sample), str(BATCH)]
         results["TripletLoss"] = run("TripletLoss", command)
     else:

@@ -2,10 +2,10 @@
 
     python benchmarks/kill_resume.py --kills 200
 
-Each round starts a job in a process of its own, ends it with SIGKILL after a random time, checks that what it left is
-a sound cache, runs the same job to its end, and compares every file, byte by byte. The job is the real one, with
-decoding processes, shards of 16 rows and a ledger; only the backbone is a stub, so that a round takes two seconds.
-The last line of stdout is a JSON document; the exit code is 1 where any round failed.
+Each round starts a job in a separate process, kills it with SIGKILL after a random time, checks that it left a valid
+cache, runs the same job to its end, and compares all files byte by byte. The job is the real one, with decoding
+processes, shards of 16 rows and a ledger; only the backbone is a stub, so that a round takes two seconds. The last line
+of stdout is a JSON document; the exit code is 1 if a round failed.
 """
 
 import argparse
@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
+sys.path[0] = str(ROOT)  # not this folder, which holds a file named like the package `embed`
 
 from embed.cache.store import Cache, CacheWriter  # noqa: E402
 from embed.inputs.decoding import DecodePool  # noqa: E402
@@ -46,7 +46,7 @@ IDENTITY = Identity(
 
 
 class StubEncoder:
-    """Mean colours as vectors, slowly enough that a kill can fall between any two batches."""
+    """Gives mean colours as vectors, slowly enough that a kill can come between any two batches."""
 
     features = ("projected",)
     batch_size = 4
@@ -61,7 +61,7 @@ class StubEncoder:
 
 
 def write_data(folder: Path) -> Path:
-    """A table of PICTURES pictures, every tenth broken, every seventh a copy of an earlier one."""
+    """Write a table of PICTURES pictures; every tenth is broken, and every seventh is a copy of an earlier one."""
     (folder / "pictures").mkdir(parents=True)
     names = []
     for i in range(PICTURES):
@@ -77,7 +77,7 @@ def write_data(folder: Path) -> Path:
 
 
 def run_job(table: Path, out: Path) -> None:
-    """The job, in this process."""
+    """Run the job in this process."""
     run.SHARD_ROWS = SHARD_ROWS
     tables = [read_records(table)]
     with CacheWriter(out, IDENTITY, Source("stub")) as writer:
@@ -90,7 +90,7 @@ def start_job(table: Path, out: Path) -> "subprocess.Popen[bytes]":
 
 
 def digests(cache: Path) -> dict[str, str]:
-    """The hash of every file but the lock."""
+    """Return the hash of every file except the lock."""
     return {
         file.relative_to(cache).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(cache.rglob("*"))
@@ -99,7 +99,7 @@ def digests(cache: Path) -> dict[str, str]:
 
 
 def rounds(table: Path, folder: Path, kills: int, seed: int) -> Iterator[dict[str, object]]:
-    """When a kill fell, what had been committed, and whether all was well in the end, until `kills` came in time."""
+    """Yield, until `kills` came in time, when a kill came, what was committed then, and whether the end was right."""
     whole = folder / "whole"
     start = time.monotonic()
     if start_job(table, whole).wait() != 0:
@@ -120,7 +120,7 @@ def rounds(table: Path, folder: Path, kills: int, seed: int) -> Iterator[dict[st
         if (out / "manifest.json").exists():
             left = Cache.open(out)
             committed = left.count("images") + left.count("prompts")
-            # The ledger is replaced in place, so only it may be one commit ahead of the manifest.
+            # Only the ledger may be one commit ahead of the manifest, because it is replaced in place.
             damaged = len([name for name in damaged_files(left) if name != "failures.parquet"])
         resumed = start_job(table, out).wait() == 0
         yield {

@@ -1,19 +1,19 @@
-"""What decoding large JPEGs at a fraction of their size saves, and what it does to vectors, as ratios within one run.
+"""Measure how much time it saves to decode large JPEGs at a reduced size, and how much it changes their vectors.
 
     python benchmarks/large_pictures.py --photos ../shared/data/photos [--count 500] [--distinct 128]
 
-Makes JPEGs of 12 megapixels out of photographs: enlarged, with grain, at three qualities, every fourth progressive, in
-all eight orientations of EXIF. Then, for `exact` and each scale that `--decoding scaled` tries:
+It makes JPEGs of 12 megapixels from photographs: enlarged, with grain, at three qualities, every fourth progressive, in
+all eight EXIF orientations. Then it measures, for `exact` and each scale that `--decoding scaled` tries:
 
-    decode    pictures a second of one process, decoding and resizing, and how much faster than exact that is
-    vectors   least and mean cosine to exact vectors, and the share of pairs that a random linear score orders otherwise
-    small     the rate of photographs that are too small, whose pixels must be equal, at scale 2 to exact
-    job       whole processes of `embed cache`, engines known, with ViT-B/32 and its scale by certificate
+    decode    pictures a second of one process, decoding and resizing, and the ratio to exact
+    vectors   lowest and mean cosine to exact vectors, and the share of pairs that a random linear score flips
+    small     the rate for photographs that are too small, whose pixels at scale 2 must be equal to exact ones
+    job       whole processes of `embed cache` with a known engine, ViT-B/32, and the scale chosen by certificate
     request   milliseconds of `Scorer.score` with eight pictures in memory, ViT-B/32 at int8
     memory    peak resident MiB of a process that decodes one picture of 64 megapixels, baseline and progressive
 
-Weights: the starter's, and those of ViT-B/32 drawn at random, whose vectors move less. Ways take turns, so that a
-machine that is slower for a while is slower for all. The last line of stdout is one JSON document.
+Weights: the starter's, and random ones of ViT-B/32, whose vectors change less. Ways take turns, so that changes of the
+machine's load affect all. The last line of stdout is one JSON document.
 """
 
 import argparse
@@ -34,7 +34,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
+sys.path[0] = str(ROOT)  # not this folder, which holds a file named like the package `embed`
 
 from embed.arrays import cosines  # noqa: E402
 from embed.cli.console import table  # noqa: E402
@@ -47,7 +47,7 @@ from embed.spec import Preprocess, Source  # noqa: E402
 
 MEGAPIXELS, LARGEST = 12, 64
 QUALITIES = (75, 85, 92)
-GRAIN = 6.0  # levels, standard deviation
+GRAIN = 6.0  # standard deviation of the grain, in levels
 ORIENTATION = 0x0112
 VIT, STARTER = Source("ViT-B-32", "random:0"), Source("starter")
 SECTIONS = ("decode", "job", "request", "memory")
@@ -62,13 +62,13 @@ from embed.spec import Preprocess
 spec = Preprocess((224, 224), "shortest", "bicubic", (0.5,) * 3, (0.5,) * 3)
 data = Path({path!r}).read_bytes()
 load_scaled(data, spec, scale={scale})
-# Not getrusage, which counts what the process was before it became this program.
+# Not getrusage, which includes the memory of the process before it became this program.
 print(int(re.search("VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
 """
 
 
 def enlarged(photo: Path, megapixels: float, seed: int) -> Image.Image:
-    """The photograph with about so many pixels, and grain where it had detail."""
+    """Return the photograph enlarged to about this many pixels, with grain where it has detail."""
     with Image.open(photo) as opened:
         image = opened.convert("RGB")
     factor = (megapixels * 1e6 / (image.width * image.height)) ** 0.5
@@ -94,7 +94,7 @@ def size_of(photo: Path) -> tuple[int, int]:
 
 
 def decoded(paths: list[Path], spec: Preprocess) -> tuple[dict[int | None, np.ndarray], dict[int | None, float]]:
-    """Pixels of every way, and pictures a second."""
+    """Return the pixels of every way, and pictures a second."""
     pixels: dict[int | None, list[np.ndarray]] = {way: [] for way in WAYS}
     spent_s = dict.fromkeys(WAYS, 0.0)
     for i, path in enumerate(paths):
@@ -109,7 +109,7 @@ def decoded(paths: list[Path], spec: Preprocess) -> tuple[dict[int | None, np.nd
 
 
 def moved(source: Source, pixels: dict[int | None, np.ndarray]) -> dict[int, dict[str, float]]:
-    """Of each scale, the cosines to exact vectors and the share of flipped pairs."""
+    """Return, for each scale, the cosines to exact vectors and the share of flipped pairs."""
     run = Towers(source, machine_cache(), ["projected"]).runner("images", Engine("onnx", "fp32", "cpu"))
     vectors = {way: np.concatenate([run(part)[0] for part in np.array_split(p, -(-len(p) // 32))]) for way, p in
                pixels.items()}  # fmt: skip
@@ -128,7 +128,7 @@ def moved(source: Source, pixels: dict[int | None, np.ndarray]) -> dict[int, dic
 
 
 def job_s(folder: Path, out: Path, decoding: str) -> float:
-    """Seconds of a whole process that embeds the folder."""
+    """Return the seconds of a whole process that embeds the folder."""
     options = ["--model", VIT.model, "--pretrained", str(VIT.pretrained), "--device", "cpu", "--engine", "onnx"]
     options += ["--precision", "int8", "--decoding", decoding, "--out", str(out)]
     command = [sys.executable, "-m", "embed", "cache", str(folder), *options]
@@ -140,7 +140,7 @@ def job_s(folder: Path, out: Path, decoding: str) -> float:
 
 
 def request_ms(paths: list[Path], rounds: int, folder: Path) -> dict[str, float]:
-    """Medians by way, of one bundle of which only the decoding differs."""
+    """Return medians by way, from one bundle with different decoding."""
     from embed.backbones.load import load_backbone
     from export.bundle_writer import export_bundle
     from export.config import ExportConfig
@@ -169,7 +169,7 @@ def request_ms(paths: list[Path], rounds: int, folder: Path) -> dict[str, float]
 
 
 def peak_mib(photo: Path, folder: Path) -> dict[str, dict[str, float]]:
-    """Of a process that decodes one picture, by encoding and way."""
+    """Return the peak of a process that decodes one picture, by encoding and way."""
     image, found = enlarged(photo, LARGEST, 0), {}
     for name, progressive in (("baseline", False), ("progressive", True)):
         path = folder / f"{name}.jpg"
@@ -186,8 +186,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="a folder of photographs")
     parser.add_argument("--count", type=int, default=500, help="JPEGs of 12 megapixels in the job (%(default)s)")
-    parser.add_argument("--distinct", type=int, default=128, help="different ones, for all else (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=6, help="requests, and three times as many as jobs (%(default)s)")
+    parser.add_argument("--distinct", type=int, default=128, help="different JPEGs, for all else (%(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=6, help="rounds of requests; jobs run a third as often (%(default)s)"
+    )
     parser.add_argument("--sections", nargs="+", default=SECTIONS, choices=SECTIONS)
     args = parser.parse_args()
     photos = sorted(path for path in args.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
@@ -217,7 +219,7 @@ def main() -> None:
 
 
 def scales(paths: list[Path], photos: list[Path], result: dict[str, Any]) -> None:
-    """Rates and vectors of every scale, and that small photographs are as they were."""
+    """Measure rates and vectors of every scale, and that small photographs do not change."""
     spec = Towers(STARTER, machine_cache(), ["projected"]).identity.preprocess
     pixels, rates = decoded(paths, spec)
     result["decode"] = {str(way or "exact"): rate for way, rate in rates.items()}
@@ -237,15 +239,17 @@ def scales(paths: list[Path], photos: list[Path], result: dict[str, Any]) -> Non
 
 
 def jobs(paths: list[Path], folder: Path, count: int, rounds: int) -> dict[str, float]:
-    """Median seconds of the job by way, over so many files, of which those beyond the distinct ones differ by a few
-    bytes at their end."""
+    """Return median seconds of the job by way, on `count` files.
+
+    Files beyond the distinct ones differ by a few bytes at their end.
+    """
     (folder / "few").mkdir()
     (folder / "many").mkdir()
     for i, path in enumerate(islice(cycle(paths), count)):
         (folder / "many" / f"{i:04}.jpg").write_bytes(path.read_bytes() + i.to_bytes(4, "little"))
     for path in paths[:8]:
         (folder / "few" / path.name).symlink_to(path)
-    job_s(folder / "few", folder / "warm", "exact")  # what an engine costs once on a machine
+    job_s(folder / "few", folder / "warm", "exact")  # so that the one-time cost of an engine is not measured
     times: dict[str, list[float]] = {"exact": [], "scaled": []}
     for i in range(rounds):
         for decoding in times:

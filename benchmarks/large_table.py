@@ -1,9 +1,9 @@
-"""`heads train` on a million pairs by its defaults, and with the head that auto stands for there, in turns.
+"""Time `heads train` on a million pairs with its defaults, and with the head that auto chooses there, in turns.
 
     python benchmarks/large_table.py [--pairs 1000000] [--dim 512] [--rounds 2]
 
-100,000 pictures, 20 under each of 5,000 prompts, with random vectors; who wins follows one direction of them, with
-noise. Prints the seconds of each whole command, the ratio, and the accuracy on the prompts held out.
+There are 100,000 pictures, 20 for each of 5,000 prompts, with random vectors. Who wins follows one direction of the
+vectors, with noise. It prints the seconds of each whole command, the ratio, and the accuracy on held-out prompts.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[1]
-sys.path[:1] = [str(ROOT), str(ROOT / "tests" / "helpers")]  # not this folder, where another `heads` lies
+sys.path[:1] = [str(ROOT), str(ROOT / "tests" / "helpers")]  # not this folder, which holds another `heads`
 
 import heads_tiny  # noqa: E402
 
@@ -29,7 +29,7 @@ PICTURES, PROMPTS = 100_000, 5_000
 
 
 def made(folder: Path, pairs: int, dim: int) -> None:
-    """A cache and a table of comparisons."""
+    """Make a cache and a table of comparisons."""
     heads_tiny.DIM = dim
     images, prompts = [f"{i}.jpg" for i in range(PICTURES)], [f"prompt {i}" for i in range(PROMPTS)]
     cache = heads_tiny.make_cache(folder / "cache", images, prompts)
@@ -48,7 +48,7 @@ def made(folder: Path, pairs: int, dim: int) -> None:
 
 
 def train(folder: Path, *options: str) -> tuple[float, float]:
-    """The seconds of the whole command, and the accuracy held out."""
+    """Return the seconds of the whole command, and the accuracy on held-out rows."""
     out = folder / "-".join(("head", *options)).replace("--", "")
     command = [sys.executable, "-m", "heads", "train", folder / "cache", "--data", folder / "t.parquet", "--out", out]
     start = time.monotonic()

@@ -1,14 +1,14 @@
-"""The other side of serve.py and overload.py: a client that loads a service, and the naive service of a first draft.
+"""Used by serve.py and overload.py: a client that loads a service, and a naive service to compare with.
 
-    python benchmarks/load.py client PORT --photos FOLDER --clients 64 --seconds 10     each client sends when answered
-    python benchmarks/load.py client PORT --photos FOLDER --rate 200 --seconds 60       sends so many a second, whatever
-    python benchmarks/load.py health PORT --seconds 60                                  asks for health all the while
+    python benchmarks/load.py client PORT --photos FOLDER --clients 64 --seconds 10     each client waits for its answer
+    python benchmarks/load.py client PORT --photos FOLDER --rate 200 --seconds 60       sends this many a second anyway
+    python benchmarks/load.py health PORT --seconds 60                                  requests health all the time
     python benchmarks/load.py naive BUNDLE PRECISION PORT
 
-Each request is a form with one picture and one of 1,000 prompts. Clients of the closed loop wait where they are told to
-by Retry-After. The client is light, since it shares the machine with the service. It prints one JSON document: requests
-answered 200 a second, and those within the deadline; p50 and p99 of these in ms; answers by status; and after an open
-loop, how long after its last request a lone one was answered in --normal-ms again.
+Each request is a form with one picture and one of 1,000 prompts. Clients of the closed loop wait as Retry-After says.
+The client does little work, because it shares the machine with the service. It prints one JSON document: requests a
+second that were answered with 200, and those within the deadline; p50 and p99 of these in ms; answers by status; and
+after an open loop, how long it took until a single request was answered within --normal-ms again.
 """
 
 import argparse
@@ -30,11 +30,11 @@ PROMPTS = 1000
 BOUNDARY = "boundary7d3f"
 TIMEOUT_S = 60.0
 QUANTILES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
-AFTER_S = 20.0  # for how long lone requests are sent after an open loop, at most
+AFTER_S = 20.0  # how long single requests are sent after an open loop, at most
 
 
 class Connection(asyncio.Protocol):
-    """One request at a time, as parts that are not copied, and the status and Retry-After of its answer."""
+    """Sends one request at a time, in parts that are not copied, and reads status and Retry-After of the answer."""
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
@@ -63,14 +63,14 @@ class Connection(asyncio.Protocol):
 
 
 class Client:
-    """Connections that are kept and used again, as many as there are requests at a time."""
+    """Keeps connections open and uses them again, as many as there are requests at a time."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.idle: list[Connection] = []
 
     async def ask(self, parts: list[bytes]) -> tuple[str, float]:
-        """The status, or what went wrong instead, and the seconds to wait before another try."""
+        """Return the status, or what went wrong, and the seconds to wait before trying again."""
         try:
             async with asyncio.timeout(TIMEOUT_S):
                 self.idle = [connection for connection in self.idle if not connection.transport.is_closing()]
@@ -83,14 +83,14 @@ class Client:
         except (OSError, TimeoutError) as error:
             return type(error).__name__, 0.0
         if connection.transport.get_write_buffer_size():
-            connection.transport.close()  # once the rest is sent that was not waited for
+            connection.transport.close()  # after sending the rest, which was not waited for
         elif not connection.transport.is_closing():
             self.idle.append(connection)
         return str(status), retry_s
 
 
 def form(prompt: str, picture: bytes) -> list[bytes]:
-    """A request with a multipart body, in parts."""
+    """Return a request with a multipart body, in parts."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n{prompt}\r\n--{BOUNDARY}\r\n'
     head += 'Content-Disposition: form-data; name="images"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
     tail = f"\r\n--{BOUNDARY}--\r\n"
@@ -104,7 +104,7 @@ def form(prompt: str, picture: bytes) -> list[bytes]:
 async def load(
     port: int, photos: Path, clients: int, rate: float | None, seconds: float, deadline_s: float, normal_ms: float
 ) -> dict[str, object]:
-    """Load a service; a closed loop of `clients`, or an open one at `rate` a second."""
+    """Load a service with a closed loop of `clients`, or an open loop of `rate` requests a second."""
     pictures = [path.read_bytes() for path in sorted(photos.iterdir())]
     prompts = [f"picture number {i} of something that people like to look at" for i in range(PROMPTS)]
     chance = random.Random(0)
@@ -126,7 +126,7 @@ async def load(
             await asyncio.sleep((await request(measured))[1])
 
     async def lone() -> float | None:
-        """Seconds from now until a lone request is answered as when there was nothing else."""
+        """Return the seconds from now until a single request is answered as quickly as without load."""
         begin = time.monotonic()
         while (start := time.monotonic()) < begin + AFTER_S:
             if (await request(False))[0] == "200" and 1000 * (time.monotonic() - start) <= normal_ms:
@@ -137,7 +137,7 @@ async def load(
     begin = time.monotonic()
     recovered_s = None
     if rate is None:
-        warm_s = min(1.0, seconds / 5)  # connections and first runs are not measured
+        warm_s = min(1.0, seconds / 5)  # the first connections and runs are not measured
         await asyncio.gather(*(client(begin + warm_s, False) for _ in range(clients)))
         begin = time.monotonic()
         await asyncio.gather(*(client(begin + seconds, True) for _ in range(clients)))
@@ -163,7 +163,7 @@ async def load(
 
 
 async def health(port: int, seconds: float) -> dict[str, object]:
-    """How long both answers of health take, in ms, asked for twenty times a second on connections of their own."""
+    """Measure how long both health routes take, in ms, with twenty requests a second on separate connections."""
     paths = ("/health/live", "/health/ready")
     found: dict[str, list[float]] = {path: [] for path in paths}
     statuses: Counter[str] = Counter()
@@ -186,7 +186,7 @@ async def health(port: int, seconds: float) -> dict[str, object]:
 
 
 def naive(bundle_path: Path, precision: str, port: int) -> None:
-    """One request, one run, in FastAPI's threads; decoding and model are plaudit's own."""
+    """Serve one request with one run, in FastAPI's threads; decoding and model are plaudit's own."""
     import numpy as np
     import onnxruntime
     import uvicorn

@@ -1,9 +1,9 @@
-"""What five heads in a bundle cost beside one: time to score, bytes on disk, and how far outputs move.
+"""Compare five heads in a bundle with one: time to score, bytes on disk, and how much outputs change.
 
 Each head is a fusion head with a committee of five, with random weights on a random ViT-B/32: nothing is downloaded,
-and time does not depend on weights. The bundle of five has a blend and zero-shot CLIP's cosine besides. The two take
-turns, round by round, each first in every other round; the ratio is the median of the rounds' own. A service encodes a
-prompt once, so prompts are "seen".
+and time does not depend on weights. The bundle of five also has a blend and zero-shot CLIP's cosine. The two bundles
+take turns, and each is first in every other round; the ratio is the median of the rounds' ratios. A service encodes a
+prompt once, so prompts are encoded before.
 
     python benchmarks/many_heads.py [--model ViT-B-32] [--precisions fp32 int8] [--pictures 8] [--rounds 30] [--json]
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds another `embed`
 from embed.backbones.backbone import Backbone  # noqa: E402
 from embed.backbones.load import load_backbone  # noqa: E402
 from embed.cli.console import table  # noqa: E402
@@ -40,8 +40,8 @@ from runtime.scoring.scorer import Scorer  # noqa: E402
 
 HEADS, MEMBERS = 5, 5
 PROMPT = "a photo of a red bicycle"
-SIDE = 320  # pixels of a picture to score
-WARM_UP = 3  # rounds that do not count
+SIDE = 320  # side of a picture to score, in pixels
+WARM_UP = 3  # rounds that are not counted
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["fp32", "int8"])
     parser.add_argument("--pictures", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--threads", type=int, help="of each session; by default one for each core")
+    parser.add_argument("--threads", type=int, help="threads of each session; by default one for each core")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
@@ -90,7 +90,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def some_head(backbone: Backbone, number: int) -> NamedHead:
-    """Random weights say nothing about precision, so any share of flips is let through."""
+    """Make a head. Random weights say nothing about precision, so any share of flips is accepted."""
     config = HeadConfig("fusion", backbone.identity.dim)
     members = [random_head(config, 100 * number + member) for member in range(1, MEMBERS + 1)]
     committee = Committee(members, {"gains": [1.0] * MEMBERS, "offsets": [0.0] * MEMBERS}, MEMBERS).eval()
@@ -105,7 +105,8 @@ def random_head(config: HeadConfig, seed: int) -> Head:
 
 
 def compare(one: Scorer, many: Scorer, data: list[bytes], rounds: int) -> dict[str, float]:
-    """Median milliseconds of both, the median of their ratios, and how far the first head's outputs are off."""
+    """Return median milliseconds of both, the median of their ratios, and the difference of the first head's
+    outputs."""
     times: dict[str, list[float]] = {"one": [], "many": []}
     for number in range(rounds + WARM_UP):
         for name, scorer in (("one", one), ("many", many))[:: 1 if number % 2 else -1]:

@@ -1,10 +1,10 @@
-"""Peak memory of the embedding job against the number of pictures.
+"""Measure the peak memory of the embedding job for two numbers of pictures.
 
     python benchmarks/memory.py --small 100000 --large 1000000
 
-Two jobs in processes of their own over synthetic tables, whose pictures are tiny PNGs inside a Parquet file; the
-backbone is a stub. Peak resident memory of the job and of its largest decoding process, in MiB, and the ratio of the
-large job to the small one; the last line of stdout is a JSON document.
+Two jobs run in separate processes on synthetic tables, whose pictures are tiny PNGs inside a Parquet file; the backbone
+is a stub. It prints the peak resident memory of the job and of its largest decoding process, in MiB, and the ratio of
+the large job to the small one; the last line of stdout is a JSON document.
 """
 
 import argparse
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
+sys.path[0] = str(ROOT)  # not this folder, which holds a file named like the package `embed`
 
 from embed.cache.store import CacheWriter  # noqa: E402
 from embed.inputs.decoding import DecodePool  # noqa: E402
@@ -48,7 +48,7 @@ class StubEncoder:
 
 
 def tiny_png(i: int) -> bytes:
-    """A sound PNG of 2 x 1 pixels that differs for every i below 2**48."""
+    """Return a valid PNG of 2 x 1 pixels that is different for every i below 2**48."""
 
     def part(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

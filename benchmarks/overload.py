@@ -1,16 +1,16 @@
-"""The service under more than it takes: who is answered, who is refused and how soon, and whom it takes along.
+"""Load the service with more than it can do: how many requests are answered or refused, how soon, and who suffers.
 
     python benchmarks/overload.py --photos ../shared/data/photos [--only rate|crowd|trouble] [--quick]
 
-Each part starts `python -m runtime serve` at int8 with the bundle and the pictures of serve.py, whose load.py loads it
-from a process of its own.
+Each part starts `python -m runtime serve` at int8 with the bundle and the pictures of serve.py; load.py loads it from a
+separate process.
 
-    rate          twice the capacity, which 64 clients have just found, in an open loop for --seconds, with the photos
-                  and with JPEGs of 12 megapixels: answers by status, those within the deadline as a share of the
-                  capacity, how long both answers of health take meanwhile, how soon a lone request is answered as
-                  before, and the memory of all processes
-    crowd         one client with single pictures beside five who send 60 again and again: how long it waits
-    trouble       decoders killed and stopped beneath 16 clients: no request may fail for it
+    rate          twice the rate that 64 clients have just reached, in an open loop for --seconds, with the photos and
+                  with JPEGs of 12 megapixels: answers by status, those within the deadline as a share of the capacity,
+                  how long both health routes take meanwhile, how soon a single request is as quick as before, and the
+                  memory of all processes
+    crowd         how long a client with single pictures waits beside five who send 60 pictures again and again
+    trouble       decoders are killed and stopped under 16 clients: no request may fail because of that
 
 The last line of stdout is one JSON document.
 """
@@ -37,7 +37,7 @@ CROWD, CROWD_PICTURES = 5, 60
 
 
 def measure_rate(bundle: Path, photos: Path, seconds: float) -> dict[str, Any]:
-    """Twice what the service takes."""
+    """Load the service with twice its capacity."""
     with Server("plaudit", bundle, "int8") as server:
         pictures = ["--photos", str(photos)]
         idle = server.load(*pictures, "--clients", "1", "--seconds", "3")
@@ -73,7 +73,7 @@ def measure_rate(bundle: Path, photos: Path, seconds: float) -> dict[str, Any]:
 
 
 def start(server: Server, *command: str) -> "subprocess.Popen[str]":
-    """A process of load.py beside the service."""
+    """Start load.py in a separate process beside the service."""
     name, *options = command
     return subprocess.Popen(
         [sys.executable, str(LOAD), name, str(server.port), *options], stdout=subprocess.PIPE, text=True
@@ -81,13 +81,13 @@ def start(server: Server, *command: str) -> "subprocess.Popen[str]":
 
 
 def result(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """What it says in the end."""
+    """Return what it prints at the end."""
     lines = process.communicate()[0].splitlines()
     return json.loads(lines[-1])  # type: ignore[no-any-return]
 
 
 def ask(port: int, pictures: list[bytes]) -> tuple[int, float]:
-    """The status of a request of one client, and the seconds that it took."""
+    """Return the status of a request of one client, and the seconds that it took."""
     first, *others = pictures
     _, head, tail = b"", *form("a cat", first)[::2]
     part = b'\r\n--%s\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n' % BOUNDARY.encode()
@@ -102,7 +102,7 @@ def ask(port: int, pictures: list[bytes]) -> tuple[int, float]:
 
 
 def measure_crowd(bundle: Path, photos: Path, seconds: float) -> dict[str, Any]:
-    """The wait of one who sends single pictures, alone and beside the crowd."""
+    """Return how long a client with single pictures waits, alone and beside the crowd."""
     pictures = [path.read_bytes() for path in sorted(photos.iterdir())]
     over = threading.Event()
     crowd: list[int] = []
@@ -140,7 +140,7 @@ def measure_crowd(bundle: Path, photos: Path, seconds: float) -> dict[str, Any]:
 
 
 def measure_trouble(bundle: Path, photos: Path, seconds: float) -> dict[str, Any]:
-    """Statuses under load while decoders are killed and stopped, one or all."""
+    """Return statuses under load while decoders are killed and stopped, one or all."""
     found: dict[str, Any] = {}
     with Server("plaudit", bundle, "int8") as server:
         for name, number, every in (
@@ -168,7 +168,7 @@ def children(pid: int) -> list[int]:
 
 
 def memory_bytes(pid: int) -> int:
-    """Resident memory of a process and its children, shared pages counted once each (proportional set size)."""
+    """Return the resident memory of a process and its children, with shared pages counted once."""
     total = 0
     for process in (pid, *children(pid)):
         try:
@@ -184,7 +184,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="a folder of JPEG files")
     parser.add_argument("--work", type=Path, default=Path("benchmark-serve"), help="where the bundle is kept")
     parser.add_argument("--only", choices=("rate", "crowd", "trouble"))
-    parser.add_argument("--seconds", type=float, default=120, help="of each overload (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=120, help="seconds of each overload (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="20 seconds of each")
     args = parser.parse_args()
     seconds = 20 if args.quick else args.seconds

@@ -1,15 +1,14 @@
-"""How long the service takes for what the pages ask: of a large catalogue, and between a vote and the next pair.
+"""Measure how long the service takes for the requests of its pages, and from a vote to the next pair.
 
     python benchmarks/pages.py BUNDLE --work FOLDER [--pictures 1000000] [--section requests|votes]
 
-`requests`: pictures are those of catalogue_data.py, made of the length of the bundle's vectors; the catalogue stays in
-the folder for the next time. `search` is what the page asks for new words (their vector, then the hits), `slider` the
-same vector with another weight, `look` a hundred pictures from anywhere in the ranking by popularity. First by one
-person, then by 20 at once who never pause, from a process of their own. Times are those of whole requests on loopback;
-beside them stands the processor's time that the service itself took for each, which other work on the machine hardly
-changes. `votes`: a browser chooses in 200 pairs, 0.4 s after each is shown; the time is from the key to the frame in
-which both pictures of the next pair are decoded. The last line of stdout is one JSON document.
-"""
+`requests`: the pictures are those of catalogue_data.py, with the dimension of the bundle's vectors; the catalogue stays
+in the folder for the next run. `search` is the page's request for new words (their vector, then the hits), `slider` the
+same vector with another weight, `look` a hundred pictures from anywhere in the ranking by popularity. First there is
+one person, then 20 at once who never pause, in a separate process. Times are those of whole requests on loopback.
+Beside them is the processor time that the service itself took for each, which other work on the machine changes little.
+`votes`: a browser votes on 200 pairs, 0.4 s after each is shown; the time is from the key to the frame in which both
+pictures of the next pair are decoded. The last line of stdout is one JSON document."""
 
 import argparse
 import http.client
@@ -36,15 +35,15 @@ from catalogue_data import ArrayPictures, labels, made_data  # noqa: E402
 from embed.cli.console import table  # noqa: E402
 
 PEOPLE = (1, 20)
-SHOWN = 48  # hits, as the page asks for
-WANTED_MS = {("search", 1): 60, ("slider", 1): 30, ("search", 20): 200, ("slider", 20): 200}  # at most, 95 %
+SHOWN = 48  # hits, as many as the page requests
+WANTED_MS = {("search", 1): 60, ("slider", 1): 30, ("search", 20): 200, ("slider", 20): 200}  # limits for 95 %
 WANTED_NEXT_MS = 50
 CANDIDATES, SIDE = 60, 512
-PAUSE_S = 0.4  # of a person who votes quickly
+PAUSE_S = 0.4  # the pause of a person who votes quickly
 
 
 class Made(ArrayPictures):
-    """The made pictures, as if the bundle's backbone had embedded them."""
+    """The generated pictures, as if the bundle's backbone had embedded them."""
 
     def pooled_embeddings(self) -> None:
         return None
@@ -72,7 +71,7 @@ def make_catalogue(bundle: Path, out: Path, pictures: int) -> None:
 
 @contextmanager
 def served(bundle: Path, *options: object) -> Iterator[tuple[int, int]]:
-    """The port and the process of a service."""
+    """Run a service, and give its port and its process id."""
     command = [sys.executable, "-m", "runtime", "serve", bundle, "--pages", "--port", 0, "--max-queue", 1024, *options]
     process = subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
@@ -87,13 +86,13 @@ def served(bundle: Path, *options: object) -> Iterator[tuple[int, int]]:
 
 
 def processor_s(pid: int) -> float:
-    """The processor's time that a process has taken so far."""
+    """Return the processor time that a process has taken so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measured(port: int, people: int, rounds: int, kinds: tuple[str, ...]) -> dict[str, list[float]]:
-    """Milliseconds of each request, by kind; every person goes on as soon as they are answered."""
+    """Return milliseconds of each request, by kind; every person sends the next request when one is answered."""
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     lock = threading.Lock()
 
@@ -133,11 +132,11 @@ def measured(port: int, people: int, rounds: int, kinds: tuple[str, ...]) -> dic
 
 
 def requests(bundle: Path, catalogue: Path, rounds: int) -> dict[str, dict[str, float | bool | None]]:
-    """Every kind of request by itself, by one person and by 20, and all three in turn by 20."""
+    """Measure every kind of request alone, with one person and with 20, and all three in turn with 20."""
     document: dict[str, dict[str, float | bool | None]] = {}
     kinds = ("search", "slider", "look")
     with served(bundle, "--catalogue", catalogue) as (port, pid):
-        measured(port, 1, 5, kinds)  # what is computed once, and pages of files that were not in memory
+        measured(port, 1, 5, kinds)  # to warm up what is computed once, and memory pages
         for people in PEOPLE:
             for kind in kinds:
                 before = processor_s(pid)
@@ -175,7 +174,7 @@ NEXT = """async () => {
 
 
 def votes(bundle: Path, count: int) -> dict[str, dict[str, float | bool | None]]:
-    """Milliseconds from a vote to the frame that shows the next pair, in Chromium."""
+    """Return milliseconds from a vote to the frame that shows the next pair, in Chromium."""
     from PIL import Image
     from playwright.sync_api import sync_playwright
 

@@ -1,18 +1,17 @@
-"""Heads on tables of 300 training rows whose truth is known: one direction of the pictures' vectors.
+"""Train heads on tables of 300 rows whose truth is known: one direction of the pictures' vectors.
 
     python benchmarks/planted.py [--width 16]
 
-Every head is trained by its defaults with every loss that fits the table, ratings are shifted by 4, and pairs of the
-other 300 rows are ordered. Prints one line each, and exits with 1 where a head orders fewer than .90 of them right, or
-the kernel fewer than .85.
-"""
+Every head is trained with its defaults and with every loss that fits the table, ratings are shifted by 4, and pairs of
+300 other rows are ordered. It prints a line for each, and exits with 1 if a head orders fewer than .90 of them right,
+or the kernel fewer than .85."""
 
 import argparse
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path[:1] = [str(ROOT), str(ROOT / "tests" / "helpers")]  # not this folder, where another `heads` lies
+sys.path[:1] = [str(ROOT), str(ROOT / "tests" / "helpers")]  # not this folder, which holds another `heads`
 
 import heads_planted  # noqa: E402
 
@@ -22,7 +21,7 @@ LOSSES = {
     "ratings": ("preference", "rating"),
     "counts": ("preference", "rating"),
 }
-WANTED = {"linear": 0.9, "mlp": 0.9, "fusion": 0.9, "blend": 0.9, "kernel": 0.85}  # auto is the blend here
+WANTED = {"linear": 0.9, "mlp": 0.9, "fusion": 0.9, "blend": 0.9, "kernel": 0.85}  # auto chooses the blend here
 
 
 def main() -> int:

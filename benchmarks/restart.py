@@ -1,10 +1,10 @@
-"""What starting on a finished cache costs: every picture known, nothing to do.
+"""Measure what a run on a finished cache costs, where all pictures are known and nothing is to be done.
 
     python benchmarks/restart.py --count 100000
 
-Tiny PNG files in a folder and a stub backbone. Three processes, one after the other: the job, the job again, and again
-with --rehash, which reads every picture. Printed are seconds from start to exit and the bytes that the process and its
-decoders read; the last line of stdout is a JSON document.
+There are tiny PNG files in a folder and a stub backbone. Three processes run one after another: the job, the job again,
+and again with --rehash, which reads every picture. It prints seconds from start to exit and the bytes that the process
+and its decoders read; the last line of stdout is a JSON document.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds another `embed`
 
 from benchmarks.memory import IDENTITY, StubEncoder, tiny_png  # noqa: E402
 from embed.cache.store import CacheWriter  # noqa: E402
@@ -32,7 +32,7 @@ def run_job(folder: Path, out: Path, rehash: bool) -> None:
     with CacheWriter(out, IDENTITY, Source("stub")) as writer:
         decoder = DecodePool(IDENTITY.preprocess, Limits(), os.cpu_count() or 1)
         counts = embed_images([read_records(str(folder))], writer, StubEncoder(), decoder, rehash=rehash)
-    # Of children that have ended as well, which is why this is read after the pool is closed.
+    # This includes children that have ended, so it is read after the pool is closed.
     read = next(line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("rchar"))
     print(json.dumps({**counts.to_json(), "read_bytes": int(read.split()[1])}))
 

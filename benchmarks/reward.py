@@ -1,16 +1,16 @@
-"""The differentiable reward against the scores that are served, and what it costs, as ratios within one run.
+"""Compare the differentiable reward with the scores that are served, and measure its cost, as ratios within one run.
 
     python benchmarks/reward.py --images ../shared/data/photos examples/emoji/images [--heads HEAD...]
     python benchmarks/reward.py --images examples/emoji/images --samples 20 --pictures 64   # a trial of the script
 
-near      every picture of each folder scored by the reward and by Pillow and uint8, under twelve prompts: starter and
-          ViT-B/32 with random weights, each under a fusion head with random weights, and the heads of --heads
-several   three heads on one backbone as `Rewards`, beside the first of them alone
-speed     pictures of 512 x 512 floats, as a generator gives them, in batches of 32, without a gradient: through the
-          reward, and as 8 bits through open_clip's transform and encode_image, each under a cosine of one prompt
+near      scores every picture of each folder with the reward and with Pillow and uint8, for twelve prompts: starter and
+          ViT-B/32 with random weights, each with a random fusion head, and the heads of --heads
+several   three heads on one backbone as `Rewards`, compared with the first of them alone speed     pictures of 512 x
+512 floats, as a generator makes them, in batches of 32, without a gradient: with the reward,
+          and as 8 bits with open_clip's transform and encode_image, each with a cosine of one prompt
 
-The two sides of a ratio take turns, batch by batch, and the ratio is of each one's fastest batch, which other users of
-the machine disturb the least. The last line is one JSON document.
+The two sides of a ratio take turns, batch by batch, and the ratio is of each side's fastest batch, on which other users
+of the machine have the least effect. The last line is one JSON document.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where others of our packages' names lie
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds files named like our packages
 from embed.backbones.backbone import Backbone  # noqa: E402
 from embed.backbones.load import load_backbone  # noqa: E402
 from embed.cli.console import progress, table  # noqa: E402
@@ -38,16 +38,16 @@ from heads.reward.module import DTYPES, Reward, source_of  # noqa: E402
 from heads.reward.several import Rewards  # noqa: E402
 
 SOURCES = {"starter": Source("starter"), "ViT-B-32": Source("ViT-B-32", "random:0")}
-SIDE = 512  # pixels
+SIDE = 512  # side of a picture, in pixels
 BATCH = 32
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of pictures")
-    parser.add_argument("--heads", type=Path, nargs="*", default=[], help="folders of heads to measure besides")
-    parser.add_argument("--samples", type=int, default=1000, help="pictures of a folder, at most")
-    parser.add_argument("--pictures", type=int, default=1152, help="pictures of the speed's each side")
+    parser.add_argument("--heads", type=Path, nargs="*", default=[], help="folders of more heads to measure")
+    parser.add_argument("--samples", type=int, default=1000, help="the most pictures from a folder")
+    parser.add_argument("--pictures", type=int, default=1152, help="pictures for each side of the speed")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=list(DTYPES), default="fp32")
     args = parser.parse_args()
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def random_head(backbone: Backbone, seed: int = 0, kind: str = "fusion") -> Head:
-    """A head whose scores differ."""
+    """Return a head whose scores differ."""
     head = build_head(HeadConfig(kind, backbone.identity.dim))  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
     for parameter in head.parameters():
@@ -92,7 +92,7 @@ def figures(reward: Reward, exact: Reward, paths: Sequence[Path]) -> dict[str, A
 
 
 def cost_of_three(backbone: Backbone, dtype: torch.dtype, device: str) -> dict[str, float]:
-    """Seconds of a batch with its gradient: of three rewards, and of one."""
+    """Return the seconds of a batch with its gradient, for three rewards and for one."""
     pixels = torch.rand(8, 3, SIDE, SIDE, device=device)
     three = {name: (Reward(backbone, random_head(backbone, i), dtype=dtype), 1.0) for i, name in enumerate("abc")}
     rewards = Rewards(three).standardise([(pixels, "a cat")])
@@ -105,7 +105,7 @@ def cost_of_three(backbone: Backbone, dtype: torch.dtype, device: str) -> dict[s
 
 
 def against_open_clip(backbone: Backbone, dtype: torch.dtype, device: str, pictures: int) -> dict[str, float]:
-    """Seconds of a batch: the reward's, and open_clip's."""
+    """Return the seconds of a batch, for the reward and for open_clip."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from PIL import Image
 
@@ -134,7 +134,7 @@ def against_open_clip(backbone: Backbone, dtype: torch.dtype, device: str, pictu
 def ratio(
     ours: Callable[[], object], theirs: Callable[[], object], times: int, device: str, names: tuple[str, str]
 ) -> dict[str, float]:
-    """The fastest run of both, which take turns, and the first over the second."""
+    """Return the fastest run of each, with both taking turns, and the first divided by the second."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(times + 1):
         for run, taken in zip((ours, theirs), seconds, strict=True):
@@ -142,7 +142,7 @@ def ratio(
             run()
             if device != "cpu":
                 torch.cuda.synchronize()
-            if turn:  # the first warms up
+            if turn:  # the first turn warms up
                 taken.append(time.perf_counter() - start)
     first, second = map(min, seconds)
     return {names[0]: round(first, 4), names[1]: round(second, 4), "ratio": round(first / second, 4)}

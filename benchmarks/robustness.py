@@ -1,13 +1,13 @@
-"""Pictures that are whole, cut short, changed or lie about their size, AVIF most of all, through every way of decoding.
+"""Decode pictures that are valid, cut, changed or lie about their size, mostly AVIF, in every way of decoding.
 
     python benchmarks/robustness.py [PICTURE_OR_FOLDER ...] --avif 200 --seed 0 [--json]
 
 The AVIF files are made here: 8, 10 and 12 bits, with and without alpha, every chroma and orientation, animations; some
-of them cut, some mutated, some whose header claims a size that they do not have. All files go through a job's
-processes; AVIF goes through `load_image` too, whose answer must be the same, and a whole AVIF's pixels must be those
-that Pillow gives. Prints counts by outcome, the peak of the memory of all processes together (sampled; pages that
-they share count once), and versions. Exits with 1 where a picture cost a process, came out as nothing, or differs, or
-where the memory exceeds --max-mib.
+are cut, some mutated, and the headers of some state a wrong size. All files go through a job's processes. AVIF files
+also go through `load_image`, which must give the same result, and the pixels of a valid AVIF must be those that Pillow
+gives. It prints counts by outcome, the peak memory of all processes together (sampled, with shared pages counted once),
+and versions. It exits with 1 if a picture killed a process, had no outcome or differed, or if the memory exceeds
+--max-mib.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image, features
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
+sys.path[0] = str(ROOT)  # not this folder, which holds a file named like the package `embed`
 sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests" / "helpers")]
 
 from avif_files import DEEP, LARGE_INSIDE, by_pillow, claiming  # noqa: E402
@@ -40,7 +40,7 @@ SAMPLE_S = 0.01
 
 
 def whole(rng: np.random.Generator, i: int) -> bytes:
-    """The i-th kind of sound AVIF, of random content."""
+    """Return the i-th kind of valid AVIF, with random content."""
     if i % 8 < len(DEEP):
         return DEEP[i % 8]
     width, height = map(int, rng.integers(1, 200, 2))
@@ -49,7 +49,7 @@ def whole(rng: np.random.Generator, i: int) -> bytes:
     image = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC).convert(mode)
     exif = Image.Exif()
     exif[0x0112] = i % 9
-    # Pillow crashes when it writes an animation that is turned.
+    # Pillow crashes when it writes an animation with an orientation.
     more: dict[str, Any] = {"save_all": True, "append_images": [image.rotate(180)]} if i % 5 == 0 else {"exif": exif}
     return encoded(
         image,
@@ -63,7 +63,7 @@ def whole(rng: np.random.Generator, i: int) -> bytes:
 
 
 def avif_files(count: int, seed: int) -> dict[str, bytes]:
-    """`count` files: of ten, four whole, two cut, three mutated and one that claims a size; named by their kind."""
+    """Return `count` files named by their kind: of ten, four whole, two cut, three mutated, one with a wrong size."""
     files = {}
     sound: list[bytes] = []
     for i in range(count):
@@ -80,7 +80,7 @@ def avif_files(count: int, seed: int) -> dict[str, bytes]:
             size = [(60_000, 60_000), (65_535, 1), (0, 5), (2**31 - 1, 2**31 - 1), (8192, 8192), (3, 2)][i // 10 % 6]
             data = claiming(data, *size)
         files[f"{kind} {i}.avif"] = data
-    if count >= 100:  # seconds to decode
+    if count >= 100:  # because decoding this file takes seconds
         files["claiming too little.avif"] = LARGE_INSIDE
     return files
 
@@ -91,7 +91,7 @@ def read(paths: list[Path]) -> dict[str, bytes]:
 
 
 class Memory(threading.Thread):
-    """Watches what this process and its children hold together, pages that they share counted once."""
+    """Measures the memory of this process and its children together, with shared pages counted once."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -108,13 +108,13 @@ class Memory(threading.Thread):
                     if own in (int(status.parent.name), int(fields[1])):
                         shares = (status.parent / "smaps_rollup").read_text()
                         held += 1024 * int(re.search(r"^Pss: *(\d+)", shares, re.MULTILINE)[1])
-                except (OSError, IndexError, TypeError):  # it has ended
+                except (OSError, IndexError, TypeError):  # the process has ended
                     continue
             self.peak_bytes = max(self.peak_bytes, held)
 
 
 def by_a_job(files: dict[str, bytes], workers: int) -> dict[str, Picture]:
-    """What became of each in the processes of a job."""
+    """Return the outcome of each file in the processes of a job."""
     pictures = [Picture(name, None, data) for name, data in files.items()]
     chunks = [Chunk(pictures[i : i + CHUNK]) for i in range(0, len(pictures), CHUNK)]
     with closing(DecodePool(SPEC, Limits(), workers)) as pool:
@@ -122,7 +122,7 @@ def by_a_job(files: dict[str, bytes], workers: int) -> dict[str, Picture]:
 
 
 def difference(name: str, data: bytes, job: Picture) -> str | None:
-    """How `load_image` or Pillow disagrees with what the job made of an AVIF."""
+    """Return how `load_image` or Pillow disagrees with the job about an AVIF, or None."""
     try:
         image = load_image(data)
     except ImageError as error:
@@ -139,7 +139,7 @@ def difference(name: str, data: bytes, job: Picture) -> str | None:
 
 
 def check(files: dict[str, bytes], workers: int) -> dict[str, Any]:
-    """Counts by kind and outcome; what is wrong, by name."""
+    """Return counts by kind and outcome, and what is wrong, by name."""
     memory = Memory()
     memory.start()
     start = time.perf_counter()
@@ -176,12 +176,12 @@ def check(files: dict[str, bytes], workers: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", type=Path, metavar="PICTURE_OR_FOLDER")
-    parser.add_argument("--avif", type=int, default=200, help="AVIF files to make (default 200)")
-    parser.add_argument("--seed", type=int, default=0, help="of the files made (default 0)")
+    parser.add_argument("--avif", type=int, default=200, help="number of AVIF files to make (default 200)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the files (default 0)")
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes of the job (default: cores)"
     )
-    parser.add_argument("--max-mib", type=int, default=1430, help="the most memory allowed (default 1430)")
+    parser.add_argument("--max-mib", type=int, default=1430, help="the most memory that is allowed (default 1430)")
     parser.add_argument("--json", action="store_true", help="print one JSON document on stdout, nothing else")
     args = parser.parse_args()
     report = check(read(args.paths) | avif_files(args.avif, args.seed), args.workers)

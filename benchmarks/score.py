@@ -1,13 +1,13 @@
-"""How long from JPEG bytes in memory to scores: a bundle of ours beside the usual ways, in one run.
+"""Measure the time from JPEG bytes in memory to scores, for a bundle of ours and the usual ways, in one run.
 
-    transformers   as PickScore's model card scores: CLIPModel and CLIPProcessor, one prompt against n pictures
+    transformers   as in PickScore's model card: CLIPModel and CLIPProcessor, one prompt with n pictures
     open_clip      its own transform and tokenizer, eager
-    ours           Scorer at fp32 and int8; "seen" is a prompt scored before, "new" another one every time
+    ours           Scorer at fp32 and int8; "seen" is a prompt that was scored before, "new" another one each time
 
-All with the shapes of ViT-B/32 and random weights: nothing is downloaded, and time does not depend on weights. The
-ways take turns, round by round, so that a machine that is slower for a while is slower for all; the figures are
-medians, and ratios to transformers with a new prompt. Also measured: a cold process from start to first score, and
-its peak memory.
+All have the shapes of ViT-B/32 and random weights: nothing is downloaded, and time does not depend on weights. The ways
+take turns, round by round, so that changes of the machine's load affect all. The figures are medians, and ratios to
+transformers with a new prompt. Also measured are a cold process, from its start to the first score, and its peak
+memory.
 
     python benchmarks/score.py --images FOLDER [--batch 1 8] [--rounds 20] [--json]
 
@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds another `embed`
 from embed.backbones.backbone import Backbone  # noqa: E402
 from embed.backbones.load import load_backbone  # noqa: E402
 from embed.cli.console import table  # noqa: E402
@@ -42,7 +42,7 @@ from heads.models import build_head  # noqa: E402
 from runtime.config import SessionConfig  # noqa: E402
 from runtime.scoring.scorer import Scorer  # noqa: E402
 
-# Between two ways: threads that spin after their work, of torch and onnxruntime, would slow down the next one.
+# The pause between two ways, because threads of torch and onnxruntime spin after their work and slow down the next one.
 PAUSE_S = 0.1
 
 Way = Callable[[str, list[bytes]], Any]
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def make_bundle(path: Path, backbone: Backbone, pictures: list[Path]) -> None:
-    """Random weights say nothing about precision, so any share of flips is let through."""
+    """Make a bundle. Random weights say nothing about precision, so any share of flips is accepted."""
     head = build_head(HeadConfig("fusion", backbone.identity.dim)).eval()
     torch.nn.init.normal_(list(head.parameters())[-2])
     manifest = {"head": {"kind": "fusion"}, "identity": backbone.identity.to_json()}
@@ -93,13 +93,13 @@ def make_bundle(path: Path, backbone: Backbone, pictures: list[Path]) -> None:
 
 
 def measure(ways: dict[str, tuple[Way, bool]], data: list[bytes], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each way."""
+    """Return median milliseconds of each way."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(rounds + 2):
         for name, (way, new_prompt) in ways.items():
             prompt = PROMPT.format(number if new_prompt else 0)
             if new_prompt and name.startswith("ours"):
-                prompt = f"{name} {prompt}"  # no two of ours share a memory of prompts, but rounds must not either
+                prompt = f"{name} {prompt}"  # different for each way and round, because prompts are remembered
             time.sleep(PAUSE_S)
             start = time.perf_counter()
             way(prompt, data)
@@ -108,7 +108,7 @@ def measure(ways: dict[str, tuple[Way, bool]], data: list[bytes], rounds: int) -
 
 
 def transformers_way(folder: Path) -> Way:
-    """The model card's lines; the tokenizer's files are written from open_clip's vocabulary."""
+    """Return the model card's way; the tokenizer's files are written from open_clip's vocabulary."""
     import open_clip
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
@@ -152,7 +152,7 @@ def open_clip_way(backbone: Backbone) -> Way:
 
 
 def cold_start(bundle: Path, picture: str) -> dict[str, float]:
-    """Seconds from starting a process to its exit, and its peak memory; the second of two runs, with warm files."""
+    """Return the seconds of a whole process, and its peak memory; from the second of two runs, with files in memory."""
     argv = ["score", str(bundle), "--prompt", "a cat", picture]
     code = f"from runtime.cli.main import main; main({argv!r}); print(open('/proc/self/status').read())"
     for _ in range(2):

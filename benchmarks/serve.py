@@ -1,15 +1,15 @@
-"""The service under load with ViT-B/32, against the service that one writes first, as ratios within one run.
+"""Load the service with ViT-B/32, and a simple service to compare with, as ratios within one run.
 
     python benchmarks/serve.py --photos ../shared/data/photos [--pictures small|large] [--decoding exact|scaled]
 
-Each request is one picture and one of 1,000 prompts, from 1, 8 and 64 clients in a second process; pictures are the
-photos as they are, or JPEGs of 12 megapixels made of them.
+Each request is one picture and one of 1,000 prompts, from 1, 8 and 64 clients in a second process. Pictures are the
+photos as they are, or JPEGs of 12 megapixels made from them.
 
     plaudit       `python -m runtime serve`, fp32 and int8 graphs of one bundle
     naive         FastAPI, a session of the same bundle's model.onnx, one run for each request (load.py)
 
-Weights are seeded random ones, which take as long as any. The last line of stdout is one JSON document. More than the
-service takes is measured by overload.py, scoring without a service by score.py.
+Weights are seeded random ones, because time does not depend on them. The last line of stdout is one JSON document.
+overload.py measures more load than the service can handle, and score.py measures scoring without a service.
 """
 
 import argparse
@@ -30,14 +30,14 @@ sys.path.insert(0, str(ROOT))
 from embed.cli.console import table  # noqa: E402
 
 MODEL = "ViT-B-32"
-TAG = "laion2b_s34b_b79k"  # whose preprocessing the random weights are taken to have
+TAG = "laion2b_s34b_b79k"  # the random weights get the preprocessing of this tag
 PRECISIONS = ("fp32", "int8")
 CLIENTS = (1, 8, 64)
 LOAD = Path(__file__).with_name("load.py")
 
 
 def load_torch(checkpoint: Path) -> Any:
-    """The backbone with seeded random weights."""
+    """Return the backbone with seeded random weights."""
     from embed.backbones.load import load_backbone
     from embed.spec import Source
 
@@ -51,8 +51,10 @@ def load_torch(checkpoint: Path) -> Any:
 
 
 def make_bundle(folder: Path, photos: Path, decoding: Literal["exact", "scaled"] = "exact") -> Path:
-    """A bundle whose score is the scaled cosine of picture and prompt, as PickScore's is; `scaled` takes photos that
-    are large."""
+    """Make a bundle whose score is the scaled cosine of picture and prompt, as in PickScore.
+
+    `scaled` needs photos that are large.
+    """
     bundle = folder / ("bundle" if decoding == "exact" else "bundle-scaled")
     if not (bundle / "bundle.json").exists():
         from dataclasses import asdict
@@ -66,14 +68,14 @@ def make_bundle(folder: Path, photos: Path, decoding: Literal["exact", "scaled"]
         config = HeadConfig("cosine", backbone.identity.dim)
         pictures = tuple(sorted(photos.iterdir())[:32])
         manifest = {"head": asdict(config), "identity": backbone.identity.to_json()}
-        # Random weights give scores that lie close together: how many pairs int8 flips says nothing here.
+        # Random weights give similar scores, so the number of pairs that int8 flips means nothing here.
         export = ExportConfig(PRECISIONS, pictures=pictures, max_flips=0.99, decoding=decoding)
         export_bundle(bundle, backbone, build_head(config), manifest, export)
     return bundle
 
 
 class Server:
-    """A service in a process of its own, until the block ends."""
+    """A service in a separate process, until the block ends."""
 
     def __init__(self, name: str, bundle: Path, precision: str, *options: str) -> None:
         self.name = f"{name} {precision}"
@@ -108,17 +110,17 @@ class Server:
         self.log.close()
 
     def load(self, *options: str) -> dict[str, Any]:
-        """What load.py measures, from a process of its own."""
+        """Return what load.py measures, from a separate process."""
         command = [sys.executable, str(LOAD), "client", str(self.port), *options]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
 
 
 def measure_service(bundle: Path, photos: Path, seconds: float, rounds: int) -> dict[str, Any]:
-    """Requests a second, p50 and p99 by server and number of clients; the round of median throughput of each."""
+    """Return requests a second, p50 and p99 by server and number of clients, from the round of median throughput."""
     servers = [(name, precision) for name in ("naive", "plaudit") for precision in PRECISIONS]
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
-    for round_ in range(rounds):  # in turns, so that all meet the same machine
+    for round_ in range(rounds):  # in turns, so that changes of the machine's load affect all
         for name, precision in servers:
             with Server(name, bundle, precision) as server:
                 for clients in CLIENTS:
@@ -135,7 +137,7 @@ def measure_service(bundle: Path, photos: Path, seconds: float, rounds: int) -> 
 
 
 def large_pictures(folder: Path, photos: Path) -> Path:
-    """A folder of JPEGs as telephones make them, of 12 megapixels and some 2 MB: photos made large, with noise."""
+    """Make a folder of JPEGs like those of phones, with 12 megapixels and some 2 MB: enlarged photos with noise."""
     import numpy as np
     from PIL import Image
 
@@ -150,7 +152,7 @@ def large_pictures(folder: Path, photos: Path) -> Path:
 
 
 def machine() -> dict[str, object]:
-    """What the figures were measured on, and with."""
+    """Describe the machine and the software of the measurement."""
     from importlib.metadata import version
 
     found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
@@ -168,8 +170,8 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="a folder of JPEG files")
     parser.add_argument("--work", type=Path, default=Path("benchmark-serve"), help="where the bundle is kept")
     parser.add_argument("--pictures", choices=("small", "large"), default="small")
-    parser.add_argument("--decoding", choices=("exact", "scaled"), default="exact", help="of plaudit; %(default)s")
-    parser.add_argument("--seconds", type=float, default=10, help="of each measurement (%(default)s)")
+    parser.add_argument("--decoding", choices=("exact", "scaled"), default="exact", help="plaudit's way; %(default)s")
+    parser.add_argument("--seconds", type=float, default=10, help="seconds of each measurement (%(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="%(default)s")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,16 @@
-"""Heads by their defaults on small tables, beside scikit-learn's ridge regression on pooled features.
+"""Compare heads with their defaults on small tables with scikit-learn's ridge regression on pooled features.
 
     python benchmarks/small_tables.py --work FOLDER [--pokemon pokemon.csv --sprites package] [--seeds 10]
     python benchmarks/small_tables.py --work FOLDER --shuffles 40 [--rows 200] [--heads auto,linear] [--one-part]
 
-The first prints, for each table, the mean pair accuracy over split seeds, held out in 5 folds of whole groups, with a
-95 % interval of the difference paired by seed. What is trained is `heads train CACHE --data TABLE --split-by GROUP`.
-The interval is over splits of one table: it says how far splits move the difference, not how far tables do.
+The first form prints, for each table, the mean pair accuracy over split seeds, held out in 5 folds of whole groups,
+with a 95 % interval of the difference paired by seed. It trains with `heads train CACHE --data TABLE --split-by GROUP`.
+The interval is over splits of one table: it says how much the difference varies with splits, not with tables.
 
-With --shuffles, the counts of the emoji are dealt out anew so many times, of all or of so many rows drawn at random:
-of honest 95 % intervals, 95 % hold 0.5. With --one-part a third is held out once, in place of 5 folds.
+With --shuffles, the counts of the emoji are shuffled this many times, for all or for a number of rows drawn at random.
+Of honest 95 % intervals, 95 % contain 0.5. With --one-part, a third is held out once instead of 5 folds.
 
-pokemon.csv is 809 sprites with the votes of 52,725 people; `npm pack pokesprite-images@2.7.0` and unpack for sprites.
+pokemon.csv has 809 sprites with the votes of 52,725 people. For the sprites, unpack `npm pack pokesprite-images@2.7.0`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, where another `embed` lies
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds another `embed`
 from embed.cache.store import Cache  # noqa: E402
 from embed.cli.main import main as embed_main  # noqa: E402
 from embed.records.formats import read_records  # noqa: E402
@@ -39,7 +39,7 @@ EMOJI = Path(__file__).parents[1] / "examples" / "emoji"
 
 
 def run(main, *argv: object) -> dict:
-    """The document of a command, whose lines for people are left out."""
+    """Return the document of a command, and hide its output for people."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()) as wrong:
         code = main([*map(str, argv), "--json"])
@@ -55,7 +55,7 @@ def cache_of(folder: Path, table: Path, images: Path) -> Path:
 
 
 def ridge_accuracy(cache: Path, table: Path, by: str, seed: int) -> float:
-    """RidgeCV on pooled features, on the pairs that a head is measured on."""
+    """Return the accuracy of RidgeCV on pooled features, on the same pairs that a head is measured on."""
     from sklearn.linear_model import RidgeCV
 
     opened = Cache.open(cache)

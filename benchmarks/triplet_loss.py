@@ -1,8 +1,7 @@
-"""sentence-transformers' TripletLoss on the pairs of heads.py, by an interpreter that has it and none of plaudit.
+"""Time sentence-transformers' TripletLoss on the pairs of heads.py, in an interpreter that has it but not plaudit.
 
-heads.py runs it with three arguments: the folder that it wrote img.npy, txt.npy and pairs.npy to, how many pairs to
-take, and how many a batch. Prints one JSON document.
-"""
+heads.py runs it with three arguments: the folder with img.npy, txt.npy and pairs.npy, the number of pairs, and the
+batch size. It prints one JSON document."""
 
 import json
 import sys

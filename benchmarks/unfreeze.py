@@ -1,20 +1,19 @@
-"""One step of partial unfreezing from cached activations, against the two ways that run the frozen part as well.
+"""Time a step of partial unfreezing from cached activations, and two ways that also run the frozen part.
 
     python benchmarks/unfreeze.py                                      # ViT-B/32, 32 pairs a step
     python benchmarks/unfreeze.py --model ViT-L-14 --steps 2 --pairs 8
 
-    boundary    the blocks above the cut alone, on float16 activations from a cache on disk
-    live        the same blocks, the frozen part run before them under no_grad on stored pixels and tokens
-    original    Social Reward's loop: gradients through the whole model, an optimiser over the mode's parameters; each
-                picture and prompt of a triplet goes through the model, as its loop has it
+    boundary    only the blocks above the cut, on float16 activations from a cache on disk
+    live        the same blocks, after running the frozen part under no_grad on stored pixels and tokens
+    original    Social Reward's loop: gradients through the whole model, and an optimiser over the mode's parameters; as
+                in that loop, each picture and prompt of a triplet goes through the model
 
-Each runs in a process of its own on the same pictures, prompts and pairs (random weights: time does not depend on
-them). Seconds a step are medians, of the clock and of the processors; memory is the peak resident size, in MiB, of the
-steps alone (`peak_mib`, Linux only) and of the whole process, which has loaded all of the model before it releases what
-is frozen; `libraries_mib` is what torch and its kin take in every way, before any model. `--accumulate` computes a step
-of the first two in parts. Making the boundary is timed too; from that follows after how many epochs it has paid for
-itself. The last line of stdout is a JSON document.
-"""
+Each runs in a separate process on the same pictures, prompts and pairs (random weights, because time does not depend on
+them). Seconds a step are medians, of wall time and of processor time. Memory is the peak resident size in MiB, of the
+steps alone (`peak_mib`, only on Linux) and of the whole process, which has loaded the whole model before it releases
+the frozen part; `libraries_mib` is what torch and other libraries take before any model is loaded. With `--accumulate`,
+a step of the first two is computed in parts. Making the boundary is timed too; from that follows after how many epochs
+it has saved more time than it took. The last line of stdout is a JSON document."""
 
 import argparse
 import json
@@ -30,7 +29,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # this folder has a file that would be taken for the package `embed`
+sys.path[0] = str(ROOT)  # not this folder, which holds a file named like the package `embed`
 
 WORDS = ("painting", "of", "the", "old", "harbour", "at", "dawn", "with", "two", "red", "boats", "and", "soft", "light")
 PICTURES_A_PAIR = 2
@@ -39,7 +38,7 @@ OPTIONS = ("model", "mode", "pairs", "accumulate", "steps", "batches", "threads"
 
 
 def prompts(count: int) -> list[str]:
-    """Prompts of 5 to 25 words, as people give image generators."""
+    """Return prompts of 5 to 25 words, like those for image generators."""
     rng = np.random.default_rng(0)
     return [" ".join(rng.choice(WORDS, rng.integers(5, 26))) + f" {i}" for i in range(count)]
 
@@ -51,7 +50,7 @@ def source(args: argparse.Namespace) -> Any:
 
 
 def make_cache(args: argparse.Namespace, path: Path) -> dict[str, float]:
-    """A cache whose vectors mean nothing, with pixels and activations; gives the seconds that the latter took."""
+    """Make a cache with meaningless vectors, pixels and activations; return the seconds that the activations took."""
     import pyarrow as pa
     import torch
 
@@ -95,7 +94,7 @@ def make_cache(args: argparse.Namespace, path: Path) -> dict[str, float]:
 
 
 def train(args: argparse.Namespace, kind: str, path: Path) -> dict[str, Any]:
-    """Seconds of each step after the first, the losses, and the peak memory."""
+    """Return the seconds of each step after the first, the losses, and the peak memory."""
     import torch
 
     from embed.backbones.load import load_backbone
@@ -123,7 +122,7 @@ def train(args: argparse.Namespace, kind: str, path: Path) -> dict[str, Any]:
         step = new_loop(unfrozen(cache, backbone, config, live=kind == "live"), data, config).take_step
     seconds, processors, losses = [], [], []
     whole = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # this resets the peak
     for _ in range(args.steps + 1):
         start, start_cpu = time.monotonic(), time.process_time()
         losses.append(step())
@@ -191,9 +190,9 @@ def main() -> int:
     parser.add_argument("--model", default="ViT-B-32")
     parser.add_argument("--mode", default="visual_upper_layers_textual_upper_layers")
     parser.add_argument("--pairs", type=int, default=32, help="a step")
-    parser.add_argument("--accumulate", type=int, default=1, help="parts of a step that are computed one by one")
-    parser.add_argument("--steps", type=int, default=5, help="that are measured, after one that is not")
-    parser.add_argument("--batches", type=int, default=2, help="different ones, so many pairs are cached")
+    parser.add_argument("--accumulate", type=int, default=1, help="number of parts in which a step is computed")
+    parser.add_argument("--steps", type=int, default=5, help="measured steps, after one that is not measured")
+    parser.add_argument("--batches", type=int, default=2, help="different batches; so many pairs are cached")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=KINDS)
     parser.add_argument("--run", nargs=2, help=argparse.SUPPRESS)
@@ -212,7 +211,7 @@ def main() -> int:
             results[kind] = json.loads(done.stdout.splitlines()[-1])
             shown = {name: f"{value:.3f}" for name, value in results[kind].items() if isinstance(value, float)}
             print(kind, *(f"{name} {value}" for name, value in shown.items()), flush=True)
-    # What the boundary costs a step's worth of data, once.
+    # What the boundary costs once for the data of one step.
     once_s = args.pairs * (PICTURES_A_PAIR * below.get("images", 0.0) + below.get("prompts", 0.0))
     summary: dict[str, Any] = {"model": args.model, "mode": args.mode, "pairs": args.pairs, "once_s": once_s}
     ours = results["boundary"]

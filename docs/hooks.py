@@ -1,7 +1,7 @@
-"""What mkdocs takes from the code itself: a page for the commands of each package, one for Python, and a place for
-pages that the navigation does not name.
+"""Hooks of mkdocs: pages made from the code for the commands of each package and for Python, and a place for pages that
+the navigation does not name.
 
-`generated()` is also what the tests read.
+The tests read `generated()` too.
 """
 
 import importlib
@@ -17,13 +17,13 @@ from embed.cli.arguments import arguments_of, example_of, help_of
 DOCS = Path(__file__).parent
 ABOUT_PYTHON = """# Python
 
-`from plaudit import ...` has these names. They are imported when they are first used, so that `import plaudit` takes no
-time, and `Scorer`, `Catalogue` and `Client` need no torch.
+You can import these names with `from plaudit import ...`. They are loaded when they are first used, so that
+`import plaudit` takes no time, and `Scorer`, `Catalogue` and `Client` need no torch.
 """
 ABOUT_MODULES = """# Python modules
 
-What the commands call. These modules are where a program of yours would begin that goes further than
-[the names of plaudit](python.md); they may change with a minor version, which the CHANGELOG tells.
+The commands call these modules. Use them in a program that needs more than [the names of plaudit](python.md). They may
+change with a minor version; the CHANGELOG says so.
 """
 CALLED = {
     "Embedding": ("embed.jobs.build.BuildConfig", "embed.jobs.build.build_cache", "embed.jobs.merge.merge_caches"),
@@ -44,7 +44,7 @@ CALLED = {
 
 
 def generated() -> dict[str, str]:
-    """Each generated page's text, by its name below reference/."""
+    """Return the text of each generated page, by its name below reference/."""
     pages = {"commands": _of_commands("plaudit", plaudit.ABOUT, plaudit.COMMANDS) + _overview(), "python": _of_names()}
     pages["modules"] = ABOUT_MODULES + "".join(
         f"\n## {title}\n" + "".join(f"\n::: {path}\n    options: {{heading_level: 3}}\n" for path in paths)
@@ -64,7 +64,7 @@ def _of_commands(program: str, about: str, commands: dict[str, str]) -> str:
 
 
 def _overview() -> str:
-    """A row for every command of the packages, with a link to its description."""
+    """Return a row for every command of the packages, with a link to its description."""
     rows = ["\n## All commands\n", "| command | |", "|---|---|"]
     for package in plaudit.PACKAGES:
         commands: dict[str, str] = importlib.import_module(f"{package}.cli.main").COMMANDS
@@ -98,7 +98,7 @@ def _of_names() -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Put pages that the navigation does not name under "More", so that a new page needs no line there."""
+    """Put pages that the navigation does not name under "More", so that a new page need not be added there."""
     placed = set(re.findall(r"[\w/-]+\.md", str(config.nav)))
     found = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
     if others := [path for path in found if path not in placed]:
@@ -116,6 +116,6 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Name files of the repository in place of links to them, which lead nowhere from the built pages."""
+    """Replace links to files of the repository by their names, because the built pages do not contain these files."""
     up = "../" * (page.file.src_uri.count("/") + 1)
     return re.sub(rf"\[([^\]]+)\]\({re.escape(up)}([^)#]+)[^)]*\)", r"\1 (`\2`)", markdown)

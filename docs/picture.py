@@ -1,4 +1,4 @@
-"""Draws docs/similar.webp from what `make demo` made: the nearest emoji, and the nearest that are popular too.
+"""Draw docs/similar.webp from the output of `make demo`: the nearest emoji, and the nearest ones that are popular too.
 
 python docs/picture.py demo
 """

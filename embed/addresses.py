@@ -1,22 +1,22 @@
-"""Names of pictures and the folder or URL where they start, joined."""
+"""Join the name of a picture with the folder or URL that it is relative to."""
 
 import os
 import re
 from collections.abc import Callable
 from urllib.parse import quote
 
-# A name that stands for itself: an absolute path or a URI.
+# A name that is complete by itself: an absolute path or a URI.
 WHOLE = r"^(/|[A-Za-z][A-Za-z0-9+.-]*://)"
 
 
-Place = Callable[[str], str | None]  # from a table's name of a picture to what `place_of` gives
+Place = Callable[[str], str | None]  # takes a table's name of a picture, gives what `place_of` gives
 
 
 def join(root: str, name: str) -> str:
-    """The path or URI of what is called `name` under `root`; `name` where it stands for itself.
+    """Return the path or URI of the picture `name` under `root`, or `name` itself if it is already complete.
 
-    In web and file addresses the name is percent-encoded, and a web root's query, such as its signature, comes last.
-    Other stores, such as s3://, take names as they are.
+    In web and file addresses the name is percent-encoded, and the query of a web root, such as a signature, comes last.
+    Other stores, such as s3://, take names unchanged.
 
     >>> join("/data", "a#1.png"), join("s3://bucket/", "a#1.png")
     ('/data/a#1.png', 's3://bucket/a#1.png')
@@ -34,15 +34,15 @@ def join(root: str, name: str) -> str:
 
 
 def places_below(root: str) -> Place:
-    """`place_of` for the names of pictures that start at `root`."""
+    """Return a function that gives `place_of` for the names of pictures under `root`."""
     return lambda key: place_of(key, join(root, key))
 
 
 def place_of(key: str, uri: str | None) -> str | None:
-    """Where a picture lies, in the one spelling that a cache notes: an absolute path, or an address.
+    """Return where a picture is, in the one spelling that a cache stores: an absolute path or a URL.
 
-    None of a picture that lies in a table. A query that only the root of the pictures has, such as its signature, is
-    left out, as a cache is no place for secrets; one that the table itself states is kept.
+    Return None for a picture that is stored inside a table. The query of the pictures' root, such as a signature, is
+    removed, because a cache must not hold secrets; a query that stands in the table itself is kept.
 
     >>> place_of("b/../a.png", "/data/b/../a.png"), place_of("a.png", "https://host/p/a.png?sig=1")
     ('/data/a.png', 'https://host/p/a.png')

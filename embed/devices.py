@@ -1,4 +1,4 @@
-"""Which device torch computes on."""
+"""Find the device that torch computes on."""
 
 import platform
 import sys
@@ -9,11 +9,11 @@ from embed.spec import InputError
 
 
 def resolve_device(name: str, supported: Collection[str] = ()) -> str:
-    """The device asked for, or the best there is for "auto". One that is not there is never replaced by the CPU.
+    """Return the device `name`, or the best device of this machine for "auto". The CPU never replaces a missing device.
 
-    `supported` names the kinds of device that the caller can use, such as ("cpu", "cuda"); empty, any will do and
-    "auto" too. Raises InputError if the device is of another kind, or torch cannot use it here. Imports torch only
-    where there may be more than a CPU.
+    `supported` are the kinds of device that the caller can use, such as ("cpu", "cuda"); if it is empty, every kind and
+    "auto" are allowed. Raise InputError if the device is of another kind, or torch cannot use it here. torch is
+    imported only if there may be more than a CPU.
     """
     if supported and name.partition(":")[0] not in supported:
         raise InputError(f"--device {name} is not supported here; use {' or '.join(supported)}")

@@ -1,10 +1,10 @@
-"""Whole files and folders or none: everything is written under a temporary name, synced, and renamed into place.
+"""Write files and folders completely or not at all: under a temporary name, synced, and renamed when complete.
 
-`--out` is checked before the work by `require_out`, and an artifact takes the place of an older one by `replacing`.
-Beside OUT, `.OUT.tmp` is what is being written. When it is complete it and OUT change places in one step, so that a
-process that is killed leaves the old one or the new. A file system that cannot do so renames OUT to `.OUT.old` before,
-and who is killed between these steps leaves it there, for the next one that writes to put back. One process at a time
-writes a folder.
+`require_out` checks `--out` before the work begins, and `replacing` puts an artifact in the place of an older one. What
+is being written to OUT is in `.OUT.tmp` beside it. When it is complete, the two folders exchange their names in one
+step, so that a process that is killed leaves either the old one or the new one. If the file system cannot do that, OUT
+is first renamed to `.OUT.old`. A process that is killed between these two steps leaves it there, and the next one that
+writes to OUT puts it back. Only one process at a time may write a folder.
 """
 
 import errno
@@ -22,7 +22,7 @@ from embed.spec import InputError
 
 Manifest = TypeVar("Manifest", bound=Mapping[str, object])
 
-# What the folder of each kind of artifact has. Of two that fit, the first is meant.
+# The file or folder by which each kind of artifact is recognised. If several match, the first one counts.
 MARKS = {
     "head": "head.json",
     "bundle": "bundle.json",
@@ -36,7 +36,7 @@ MARKS = {
     "folder of generated pictures": "generated.json",
     "Triton repository": "*/config.pbtxt",
 }
-# What the folders that are replaced may hold; of a Triton repository it is one model and its parts.
+# The files that a folder to be replaced may hold. A Triton repository may hold one model and its parts.
 HOLDS = {
     "head": ("head.json", "head.safetensors", "folds.safetensors", "trained.parquet"),
     "bundle": ("bundle.json", "*.onnx", "weights.bin", "tokenizer.json", "reference.npz", "README.md"),
@@ -53,14 +53,14 @@ GROWING = (
     "catalogue",
     "cache",
     "folder of generated pictures",
-)  # are written in their place, and others in a folder beside it
-# Files of ours that lie in a folder before anything that counts.
+)  # these are written in place, and all others in a folder beside their place
+# Files of ours that may be in a folder before it holds an artifact.
 LEFTOVERS = {".lock", *(f".{name}.tmp" for name in MARKS.values() if name.endswith(".json"))}
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that appears at `path`, whole, when the block ends, and not at all when it fails."""
+    """Open a binary file that appears at `path` when the block ends. If the block fails, no file appears."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
@@ -72,7 +72,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            # numpy and Arrow do not name the file, numpy not even the cause, when the disk is full.
+            # If the disk is full, numpy and Arrow do not name the file, and numpy does not even name the cause.
             code = error.errno or errno.ENOSPC
             raise OSError(code, os.strerror(code), str(path)) from error
         raise
@@ -80,18 +80,18 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def temporary_name(path: Path) -> Path:
-    """Where `atomic_write` writes the file that will be `path`; a killed process leaves it behind."""
+    """Return where `atomic_write` writes the file that will become `path`. A killed process leaves it behind."""
     return path.with_name(f".{path.name}.tmp")
 
 
 def write_with(path: Path, writer: Callable[[BinaryIO], object]) -> None:
-    """Like `atomic_write`, for a writer that takes the open file."""
+    """Do the same as `atomic_write`, for a function that writes to an open file."""
     with atomic_write(path) as file:
         writer(file)
 
 
 def sync_folder(path: Path) -> None:
-    """Make the renames inside a folder durable."""
+    """Make the renames inside a folder durable on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -101,8 +101,11 @@ def sync_folder(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Alone in writing the folder `path`, which is made, until the block ends or the process dies."""
-    import fcntl  # not on Windows, where what is only read may still be read
+    """Create the folder `path` and hold its lock until the block ends or the process dies.
+
+    Raise InputError if another process holds it.
+    """
+    import fcntl  # here because Windows lacks it, and reading should work there
 
     path.mkdir(parents=True, exist_ok=True)
     with open(path / ".lock", "w") as file:
@@ -114,19 +117,21 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, data: Mapping[str, object]) -> None:
-    """Sorted, indented JSON that ends in a newline: equal data gives equal bytes."""
+    """Write sorted, indented JSON with a newline at the end, so that equal data gives equal bytes."""
     text = json.dumps(data, indent=2, sort_keys=True, allow_nan=False) + "\n"
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def read_lines(path: Path, what: str) -> list[str]:
-    """The lines of a text in UTF-8 that are not empty, without the spaces around them; raise InputError if it is none,
-    or holds none. `what` is what a line holds, such as "prompt"."""
+    """Return the lines of a UTF-8 text that are not empty, without spaces at both ends.
+
+    `what` says what a line holds, such as "prompt". Raise InputError if the file is not UTF-8 or has no such line.
+    """
     try:
         lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text in UTF-8 (byte {error.start}); save it as UTF-8") from None
+        raise InputError(f"{path} is not a UTF-8 text (byte {error.start}); save it as UTF-8") from None
     found = [line for line in lines if line]
     if not found:
         raise InputError(f"{path} holds no {what}; wanted one a line")
@@ -134,10 +139,10 @@ def read_lines(path: Path, what: str) -> list[str]:
 
 
 def read_manifest(path: Path, what: str, formats: tuple[int, ...], kind: type[Manifest]) -> Manifest:
-    """The JSON object at `path`, its `format` checked against the ones this version reads.
+    """Read the JSON object at `path`, a manifest. Raise InputError if it is missing, damaged or of an unknown format.
 
-    `what` names the kind of artifact for the message, such as "cache" or "bundle". `kind` is the TypedDict of such
-    manifests, whose required keys have to be there.
+    `what` names the kind of artifact for the message, such as "cache" or "bundle". `kind` is the TypedDict of the
+    manifest; its required keys must be there.
     """
     if not path.is_file():
         found = _kind_of(path.parent) if path.parent.is_dir() else None
@@ -166,20 +171,20 @@ def read_manifest(path: Path, what: str, formats: tuple[int, ...], kind: type[Ma
 
 
 def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_id(data: bytes) -> str:
-    """The identity of a picture's or prompt's bytes: their SHA-256, cut to 128 bits, in hexadecimal."""
+    """Return the id of a picture's or prompt's bytes: the first 128 bits of their SHA-256, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()[:32]
 
 
 def require_out(out: Path, kind: str, overwrite: bool) -> None:
     """Raise InputError unless an artifact of this kind can be written to the folder `out`.
 
-    It must be new, empty, or such an artifact that may be overwritten, or added to.
+    It must be new or empty, or hold such an artifact that may be replaced or that grows.
     """
     place = Path(os.path.realpath(out))
     if not place.exists() and _old(place).exists():
@@ -194,23 +199,23 @@ def require_out(out: Path, kind: str, overwrite: bool) -> None:
     if found and not overwrite:
         raise InputError(f"{out} is a {kind} already; say --overwrite to replace it, or choose another --out")
     if found and kind not in GROWING and (others := _foreign(place, kind)):
-        raise InputError(f"{out} is a {kind} that has {others[0]} besides, which would be lost; choose another --out")
+        raise InputError(f"{out} is a {kind} that also holds {others[0]}, which would be lost; choose another --out")
     if kind not in GROWING and (Path.cwd().is_relative_to(place) or place.is_mount()):
-        raise InputError(f"{out} is a mount, or the folder you are in, and cannot be replaced; choose a folder in it")
+        raise InputError(f"{out} is a mount or the current folder and cannot be replaced; choose a folder inside it")
     _require_writable(place if kind in GROWING else place.parent, out)
 
 
 def require_out_file(out: Path, option: str, overwrite: bool = True) -> None:
-    """Raise InputError unless a file can be written to `out`, which `option` named."""
+    """Raise InputError unless a file can be written to `out`, the value of `option`."""
     if out.is_dir():
         raise InputError(f"{out} is a folder; wanted a file for {option}")
     if out.exists() and not overwrite:
-        raise InputError(f"{out} is there already; say --overwrite to replace it, or choose another {option}")
+        raise InputError(f"{out} exists already; say --overwrite to replace it, or choose another {option}")
     _require_writable(Path(os.path.realpath(out)).parent, out)
 
 
 def _require_writable(place: Path, out: Path) -> None:
-    """Raise InputError unless this process may make files in a folder, or in the nearest one above that exists."""
+    """Raise InputError unless this process may create files in a folder, or in its nearest parent that exists."""
     above = next(folder for folder in (place, *place.parents) if folder.exists())
     if not above.is_dir():
         raise InputError(f"{out} cannot be written, because {above} is a file; choose another place")
@@ -223,7 +228,7 @@ def _kind_of(folder: Path) -> str | None:
 
 
 def _foreign(folder: Path, kind: str) -> list[str]:
-    """What lies in an artifact's folder and is not its own."""
+    """Return the files in an artifact's folder that do not belong to it."""
     names = sorted(set(os.listdir(folder)) - LEFTOVERS)
     model = min(names, key=len)
     own = HOLDS[kind] or (model, *(f"{model}_{part}" for part in ("image", "text", "head")))
@@ -232,9 +237,9 @@ def _foreign(folder: Path, kind: str) -> list[str]:
 
 @contextmanager
 def replacing(out: Path, kind: str, overwrite: bool = False) -> Iterator[Path]:
-    """A new folder that becomes `out`, in place of any there, when the block ends, and is removed when it fails.
+    """Give a new folder that replaces `out` when the block ends, or is removed if the block fails.
 
-    Raise InputError as `require_out` does. One process at a time writes a folder.
+    Raise InputError as `require_out` does. Only one process at a time may write a folder.
     """
     require_out(out, kind, overwrite)
     out = Path(os.path.realpath(out))
@@ -259,7 +264,7 @@ def replacing(out: Path, kind: str, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _exchanged(first: Path, second: Path) -> bool:
-    """Give each of two folders the other's name in one step, which Linux can, on most file systems."""
+    """Exchange the names of two folders in one step, and return whether that worked (on Linux it mostly does)."""
     import ctypes
 
     rename = getattr(ctypes.CDLL(None), "renameat2", None)

@@ -1,4 +1,4 @@
-"""Which parameters of a backbone are unfrozen, by name. Counted from the top of whatever backbone there is.
+"""Modes of unfreezing: which parameters of a backbone are trained. Blocks are counted from the top of the tower.
 
     visual_last_layer                                 1 picture block
     visual_upper_layers                               3
@@ -7,9 +7,9 @@
     visual                                            the whole picture tower
     all                                               everything
 
-These are Social Reward's, and move exactly its parameters: picture blocks with the norm that follows them and without
-the projection, text blocks with the final norm and the projection. `blocks=V,T` says how many of each; `fix_rate=F` is
-ImageReward's: the share F of both towers' blocks stays frozen.
+These names and parameter sets are those of Social Reward: picture blocks with the norm that follows them but without
+the projection, and text blocks with the final norm and the projection. `blocks=V,T` gives the number of each.
+`fix_rate=F` is from ImageReward: the share F of the blocks of both towers stays frozen.
 """
 
 from dataclasses import dataclass
@@ -20,22 +20,24 @@ from embed.wording import unknown_name
 
 Optimizer = Literal["adam", "adamw"]
 
-WHOLE = -1  # depth of a tower that is unfrozen altogether
+WHOLE = -1  # the depth of a tower that is unfrozen completely
 
 
 @dataclass(frozen=True)
 class Mode:
-    """`visual` and `text` blocks from the top, 0 for a frozen tower; or, given a `fix_rate`, by share."""
+    """The top `visual` and `text` blocks to unfreeze, 0 for a frozen tower, or a `fix_rate` instead."""
 
     name: str
     visual: int = 0
     text: int = 0
     fix_rate: float | None = None
-    optimizer: Optimizer = "adamw"  # the one its paper uses
+    optimizer: Optimizer = "adamw"  # the one that the paper uses
 
     def depths(self, visual_blocks: int, text_blocks: int) -> tuple[int, int]:
-        """How deep the two towers of a backbone with so many blocks are unfrozen. Raise InputError beyond their
-        bottom."""
+        """Return how many blocks of each tower are unfrozen, for a backbone with so many blocks.
+
+        Raise InputError if a tower has fewer blocks.
+        """
         if self.fix_rate is not None:
             depths = tuple(count - int(count * self.fix_rate) for count in (visual_blocks, text_blocks))
             return depths[0], depths[1]
@@ -43,7 +45,7 @@ class Mode:
             if depth > count:
                 raise InputError(
                     f"the mode {self.name} unfreezes {depth} blocks of the {side} tower, which has"
-                    f" {count or 'none that can be cut'}; choose another, or blocks=V,T"
+                    f" {count or 'none that can be cut'}; choose another mode, or blocks=V,T"
                 )
         return self.visual, self.text
 
@@ -63,7 +65,7 @@ MODES = {
 
 
 def parse_mode(text: str) -> Mode:
-    """The mode of that name, or the one that `blocks=V,T` or `fix_rate=F` spells out."""
+    """Return the mode of that name, or the one that `blocks=V,T` or `fix_rate=F` describes. Raise InputError else."""
     kind, _, value = text.partition("=")
     try:
         if kind == "blocks":

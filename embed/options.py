@@ -1,4 +1,4 @@
-"""What a field of a config says beside its type and default: the numbers it takes, and the option that sets it.
+"""What a config's field states besides its type and default: the numbers it accepts, and the option that sets it.
 
     @dataclass(frozen=True)
     class SearchConfig:
@@ -8,8 +8,8 @@
         def __post_init__(self) -> None:
             require_valid(self)
 
-The docstring under a field is its option's help. embed.cli.app makes commands of such configs; this module only says
-what they need and checks it. Standard library only.
+The docstring under a field is the help of its option. embed.cli.app turns such configs into commands; this module
+describes the fields and checks their values. It imports only the standard library.
 """
 
 import math
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-LARGEST = 2**63  # what 64 bits hold as a whole number, and far from where the floats of 32 bits end
+LARGEST = 2**63  # what a 64-bit integer can hold, and far below the largest 32-bit float
 
 
 @dataclass(frozen=True)
 class Range:
-    """The numbers that a field takes: from `low` to `high`, both included, or `above` and `below`, which are not.
+    """The numbers that a field accepts: from `low` to `high` including both, or `above` and `below` excluding them.
 
-    NaN is in no range, and nothing beyond LARGEST.
+    NaN is in no range, and neither is a number beyond LARGEST.
     """
 
     low: float | None = None
@@ -68,27 +68,27 @@ def _text(bound: float) -> str:
 
 @dataclass(frozen=True)
 class Option:
-    """How an option sets a field, where `--name-of-the-field VALUE` does not say it all."""
+    """How an option sets a field, if that is more than `--name-of-the-field VALUE`."""
 
     name: str | None = None
     """The option's own name, such as `-k`."""
     _: KW_ONLY
     unit: float = 1
-    """The field's value is the option's number times this: 2**20 for an option in MiB and a field in bytes."""
+    """The field's value is the option's number times this, such as 2**20 for an option in MiB and a field in bytes."""
     parse: Callable[[str], Any] | None = None
-    """The field's value from the option's text, such as `comma_separated`."""
+    """A function from the option's text to the field's value, such as `comma_separated`."""
     short: str | None = None
-    """A short name beside the long one, such as `-q`."""
+    """A short name besides the long one, such as `-q`."""
     many: bool = False
-    """Several values may follow the option, as in `--like A B`; otherwise a list takes it again for each."""
+    """Whether several values may follow the option, as in `--like A B`. If not, a list needs the option for each."""
 
 
 @dataclass(frozen=True)
 class Only:
-    """With which values of another option a field is read: help says so, and others refuse it."""
+    """The values of another option for which a field is used. Help says so, and with other values it is refused."""
 
     option: str
-    """The other option, such as head."""
+    """The name of the other option, such as head."""
     values: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -96,31 +96,31 @@ class Only:
 
 
 class Internal:
-    """In the annotation of a field: the command or the library sets it, and no option does."""
+    """Marks a field, in its annotation, that the command or the library sets and for which there is no option."""
 
 
 class OptionsFile:
-    """In the annotation of a command's parameter: a TOML file in which the other options may stand too.
+    """Marks a command's parameter that is a TOML file in which the other options may be given.
 
-    They may also stand in variables of the environment, $PLAUDIT_COMMAND_OPTION.
+    They may also be given in environment variables, $PLAUDIT_COMMAND_OPTION.
     """
 
 
 def comma_separated(text: str) -> tuple[str, ...]:
-    """The parts between commas."""
+    """Return the parts between commas."""
     return tuple(text.split(","))
 
 
 def require_valid(config: "DataclassInstance") -> None:
-    """Raise InputError if a field of a dataclass is outside its Range, or none of its Literal's values."""
+    """Raise InputError if a field of a dataclass is outside its Range, or not one of its Literal's values."""
     for name, hint in hints_of(type(config)).items():
         require_value(name, getattr(config, name), hint)
 
 
 def require_value(name: str, value: object, hint: object) -> None:
-    """Raise InputError with name, value and what is wanted if a value is not one that its annotation describes.
+    """Raise InputError with name, value and what is wanted, if the value does not fit its annotation.
 
-    Only ranges and literals are looked at. None passes, and of a tuple every item must be right.
+    Only ranges and literals are checked. None is always accepted, and every item of a tuple is checked.
     """
     if isinstance(value, tuple):
         for item in value:
@@ -139,7 +139,7 @@ def require_value(name: str, value: object, hint: object) -> None:
 
 
 def wanted(hint: object, unit: float = 1) -> str:
-    """What an annotation's range, in this unit, and its literals admit, in words; empty where it has neither."""
+    """Describe in words what an annotation's range, in this unit, or its literals allow; empty if it has neither."""
     allowed, literals = _admitted(hint)
     words = [*map(str, literals), *([str(allowed / unit)] if allowed else [])]
     return _either(words)
@@ -150,31 +150,31 @@ def _either(words: Sequence[str]) -> str:
 
 
 def near_literals(value: object, hint: object) -> str:
-    """The values of an annotation's literals that are like this one, in words to end an error with."""
+    """Return, for the end of an error message, those values of an annotation's literals that resemble this value."""
     near = near_names(str(value), _admitted(hint)[1])
     return f" ({near})" if near else ""
 
 
 def metadata(hint: object, kind: type[T]) -> T | None:
-    """The first object of this class that an annotation carries, or None."""
+    """Return the first object of this class in an annotation, or None."""
     found = (one for one in getattr(hint, "__metadata__", ()) if isinstance(one, kind))
     return next(found, None) or next((one for part in _parts(hint) if (one := metadata(part, kind))), None)
 
 
 @cache
 def _admitted(hint: object) -> tuple[Range | None, tuple[Any, ...]]:
-    """The range in an annotation, and the values of its Literals."""
+    """Return the range in an annotation, and the values of its Literals."""
     return metadata(hint, Range), literals_of(hint)
 
 
 def literals_of(hint: object) -> tuple[Any, ...]:
-    """The values of an annotation's Literals."""
+    """Return the values of an annotation's Literals."""
     parts = _parts(hint)
     return parts if get_origin(hint) is Literal else tuple(value for part in parts for value in literals_of(part))
 
 
 def types_of(hint: object) -> set[type]:
-    """The plain types of an annotation's values; None's own where it may be None."""
+    """Return the plain types of an annotation's values, including that of None if None is allowed."""
     parts = _parts(hint)
     if get_origin(hint) is Literal:
         return {type(value) for value in parts}
@@ -187,6 +187,6 @@ def _parts(hint: object) -> tuple[Any, ...]:
 
 @cache
 def hints_of(config: "type[DataclassInstance]") -> dict[str, object]:
-    """The annotations of a dataclass's fields, with all that they carry."""
+    """Return the annotations of a dataclass's fields, including their metadata."""
     hints = get_type_hints(config, include_extras=True)
     return {field.name: hints[field.name] for field in fields(config)}

@@ -1,4 +1,4 @@
-"""The one place that imports onnxruntime: without its telemetry, and with what to do where it is not installed."""
+"""The only place that imports onnxruntime: without its telemetry, and with advice if it is not installed."""
 
 import importlib
 import io
@@ -15,10 +15,12 @@ logger = logging.getLogger(__name__)
 
 
 def require_onnxruntime(module: str = "onnxruntime") -> ModuleType:
-    """onnxruntime, or the submodule asked for. Raise InputError with the pip line that mends it if it is not installed,
-    or if two packages of it fight, which they do in one folder; of two folders the first on the path wins.
+    """Import onnxruntime or one of its submodules.
+
+    Raise InputError, with the pip command that helps, if it is not installed or if two packages of it are installed in
+    the same folder and overwrite each other. If they are in two folders, the first on the path is used.
     """
-    # Since 1.29 it sends word of every session to its maker, unless this was set before it is first imported.
+    # Since 1.29 it reports every session to its maker unless this variable is set before the first import.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     found = []
     for name in ("onnxruntime", "onnxruntime-gpu"):
@@ -41,9 +43,9 @@ def require_onnxruntime(module: str = "onnxruntime") -> ModuleType:
 
 @cache
 def load_cuda_libraries() -> None:
-    """Load CUDA and cuDNN from where pip installs them, beside torch or by themselves, if they are there.
+    """Load the libraries of CUDA and cuDNN that pip has installed, if there are any.
 
-    onnxruntime itself looks only where the system's libraries are, and does not start on CUDA without them.
+    onnxruntime alone looks only in the system's folders, and its sessions do not start on CUDA without these libraries.
     """
     with redirect_stdout(io.StringIO()) as said:  # it prints what it misses; a session that does not start says more
         require_onnxruntime().preload_dlls()

@@ -1,7 +1,7 @@
-"""How far long work is, told to whoever wants to know.
+"""Report the progress of long work to any caller that wants to show it.
 
-A function whose work is long takes a `Progress`, opens it when the work begins, and calls the `Step` that it gets as
-parts are done. `embed.cli.console.progress` draws a bar; without one nothing is shown.
+A function with long work takes a `Progress`, opens it when the work begins, and calls the `Step` that it yields as
+parts are done. `embed.cli.console.progress` draws a bar; by default nothing is shown.
 """
 
 from collections.abc import Iterator
@@ -10,22 +10,22 @@ from typing import Protocol
 
 
 class Step(Protocol):
-    """Called when `done` more units are; `note` says what else there is to know now, such as a count of failures."""
+    """Called when `done` more units are done. `note` is extra text to show, such as the number of failures."""
 
     def __call__(self, done: int = 1, note: str = "", /) -> object: ...
 
 
 class Progress(Protocol):
-    """Called when work begins, of `total` units where that is known; left when the work ends, in whatever way."""
+    """Called when work begins, with the `total` number of units or None. It is left when the work ends or fails."""
 
     def __call__(self, total: int | None, unit: str, description: str, /) -> AbstractContextManager[Step]: ...
 
 
 def no_step(done: int = 1, note: str = "", /) -> None:
-    """The step of work that nobody follows."""
+    """A Step that does nothing."""
 
 
 @contextmanager
 def silent(total: int | None, unit: str, description: str, /) -> Iterator[Step]:
-    """The progress that nobody follows."""
+    """A Progress that shows nothing."""
     yield no_step

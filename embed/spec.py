@@ -1,28 +1,28 @@
-"""The nouns that every package shares: how a picture is prepared, and what makes two vectors comparable.
+"""Terms that all packages share: how a picture is prepared, and what makes two vectors comparable.
 
-Standard library only. Nothing here reads a file, loads a model or knows an array.
+This module imports only the standard library. It reads no file, loads no model and uses no arrays.
 """
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal, TypeVar, get_args
 
-Side = Literal["images", "prompts"]  # of a cache, and of what a backbone is fed
-Feature = Literal["projected", "pooled"]  # of a picture tower: in the space shared with text, and before it
-Precision = Literal["fp32", "bf16", "fp16", "int8", "fp16-cuda"]  # the last one's graphs are for CUDA alone
-BoundaryDtype = Literal["float16", "bfloat16", "int8", "float32"]  # of activations that a cache keeps
-# `shortest_floor` crops as Hugging Face does: of an odd rest the greater part is on the right and below, where
-# open_clip's `shortest` rounds half to even.
+Side = Literal["images", "prompts"]  # the two sides of a cache, and the two inputs of a backbone
+Feature = Literal["projected", "pooled"]  # features of a picture tower: in the space shared with text, or before it
+Precision = Literal["fp32", "bf16", "fp16", "int8", "fp16-cuda"]  # graphs of the last one run only on CUDA
+BoundaryDtype = Literal["float16", "bfloat16", "int8", "float32"]  # the type of activations in a cache
+# `shortest_floor` crops as Hugging Face does: if an odd number of pixels is cut, more are cut on the right and below.
+# open_clip's `shortest` rounds half to even instead.
 ResizeMode = Literal["shortest", "longest", "squash", "shortest_floor"]
 Interpolation = Literal["bicubic", "bilinear"]
 
-# Raised whenever the same picture or prompt, under the same weights, would become another vector.
+# Raised whenever the same picture or prompt, with the same weights, would become another vector.
 PIPELINE_VERSION = 1
-# The backbone that installs with the extra of this name; `embed.backbones.starter` makes it.
+# The name of the backbone that the extra of this name installs; `embed.backbones.starter` builds it.
 STARTER = "starter"
-# Stands for the weights of a source whose vectors were made elsewhere: it makes no more of them.
+# The weights of a source whose vectors were made by another tool, so that it cannot make more.
 ADOPTED = "adopted:"
-# What an identity that was declared says of what nobody declared.
+# The value of fields that a declared identity leaves open.
 UNKNOWN = "unknown"
 
 RESIZE_MODES = get_args(ResizeMode)
@@ -33,14 +33,14 @@ Data = TypeVar("Data", bound=Mapping[str, object])
 
 
 class InputError(ValueError):
-    """What the user gave cannot be used; the message says what was got, what was wanted, and what to do.
+    """Input that cannot be used. The message says what was got, what was wanted, and what to do.
 
-    The command line prints it as one line and exits with 2; every other exception is a fault of ours.
+    The command line prints it as one line and exits with 2; every other exception is a bug in plaudit.
     """
 
 
 class IdentityMismatch(InputError):
-    """Two artifacts come from different backbones, so their vectors must not meet."""
+    """Raised when two artifacts come from different backbones, so that their vectors cannot be compared."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class Preprocess:
     interpolation: Interpolation
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    fill_color: int = 0  # of the border that `longest` leaves
-    ignore_exif: bool = False  # True is open_clip's habit: a picture stored sideways stays sideways
+    fill_color: int = 0  # the colour of the border that `longest` adds
+    ignore_exif: bool = False  # True, as in open_clip, leaves a picture sideways if it is stored sideways
 
     def __post_init__(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
@@ -68,32 +68,32 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Source:
-    """How to load a backbone again. Not part of its identity: a path may move, the weights decide."""
+    """How to load a backbone again. It is not part of the identity: a path may change, and only the weights count."""
 
     model: str
-    """The architecture: a name that `python -m embed backbones` lists, any of open_clip's, or st:FOLDER of
+    """The architecture: a name that `plaudit embed backbones` lists, any name of open_clip, or st:FOLDER of
     sentence-transformers."""
     pretrained: str | None = None
-    """The weights: a tag of open_clip's, a checkpoint file, or delta:TUNED with a folder of `heads unfreeze`."""
+    """The weights: a tag of open_clip, a checkpoint file, or delta:TUNED with a folder of `heads unfreeze`."""
 
     @property
     def is_adopted(self) -> bool:
-        """Whether the vectors were made elsewhere (see embed.jobs.adopt), so that there is no backbone to load."""
+        """Whether the vectors were made by another tool (see embed.jobs.adopt), so that no backbone can be loaded."""
         return self.pretrained == ADOPTED
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What decides whether two vectors are comparable. Equal identities give equal vectors.
+    """What decides whether two vectors can be compared. Equal identities give equal vectors.
 
-    Of vectors that were made elsewhere it is what their owner declares (`declared`): then the weights are whatever
-    names them, `preparation` may be None, the next three fields unknown, and `pipeline` is 0, none of ours. What is
-    unknown equals nothing but what is unknown too.
+    For vectors that another tool made, it is what their owner declares (`declared`). Then `weights` is any text that
+    names the weights, `preparation` may be None, the next three fields may be unknown, and `pipeline` is 0, because it
+    is not ours. An unknown value equals only another unknown value.
     """
 
     model: str
     weights: str  # SHA-256 over every tensor's name, type, shape and bytes
-    preparation: Preprocess | None  # `preprocess` in JSON
+    preparation: Preprocess | None  # called `preprocess` in JSON
     activation: str
     tokenizer: str
     context_length: int
@@ -102,9 +102,9 @@ class Identity:
 
     @property
     def preprocess(self) -> Preprocess:
-        """How pictures are prepared; raise InputError if that is not known."""
+        """How pictures are prepared. Raise InputError if that is not known."""
         if self.preparation is None:
-            raise InputError(f"nobody declared how {self.model} prepares pictures, so that none can be embedded")
+            raise InputError(f"it was not declared how {self.model} prepares pictures, so none can be embedded")
         return self.preparation
 
     def to_json(self) -> dict[str, object]:
@@ -123,9 +123,9 @@ class Identity:
 
     @classmethod
     def declared(cls, data: Mapping[str, object]) -> "Identity":
-        """What the owner of vectors says of them: `model`, `weights` and `dim`, and what else of the fields he knows.
+        """Make an identity from what the owner of vectors declares: `model`, `weights`, `dim`, and any other fields.
 
-        Raise InputError if one of the three is not there, or is no name or no number.
+        Raise InputError if one of these three is missing or not valid.
         """
         unknown = {"preprocess": None, "activation": UNKNOWN, "tokenizer": UNKNOWN, "context_length": 0, "pipeline": 0}
         known = {*unknown, "model", "weights", "dim"}
@@ -145,19 +145,20 @@ class Identity:
             raise InputError(f"the identity has a field of the wrong kind ({error})") from None
         for name in ("model", "weights"):
             if not isinstance(value := getattr(identity, name), str) or value.strip().lower() in ("", UNKNOWN):
-                raise InputError(f"the identity's {name} is {value!r}; wanted a text that tells it from every other")
+                raise InputError(f"the identity's {name} is {value!r}; wanted a text that is unique for this model")
         if type(identity.dim) is not int or identity.dim < 1:
-            raise InputError(f"the identity's dim is {identity.dim!r}; wanted how many numbers a vector has")
+            raise InputError(f"the identity's dim is {identity.dim!r}; wanted the number of values in a vector")
         return identity
 
     def differences(self, other: "Identity") -> list[str]:
-        """One line per field that differs, `field: ours / theirs`."""
+        """Return a line for each field that differs, `field: ours / theirs`."""
         mine, theirs = self.to_json(), other.to_json()
         return [f"{name}: {mine[name]} / {theirs[name]}" for name in mine if mine[name] != theirs[name]]
 
 
 def known_fields(cls: type, data: Data) -> Data:
-    """`data` itself, once every key is a field of the dataclass `cls` and none without a default is missing."""
+    """Return `data`. Raise InputError if a key is not a field of the dataclass `cls`, or if a required one is
+    missing."""
     names = {field.name for field in fields(cls)}
     if unknown := sorted(set(data) - names):
         raise InputError(f"{cls.__name__}: unknown fields {unknown}; known are {sorted(names)}")
@@ -168,7 +169,7 @@ def known_fields(cls: type, data: Data) -> Data:
 
 
 def require_same_identity(first: Identity, first_name: str, second: Identity, second_name: str) -> None:
-    """Nothing, or IdentityMismatch naming both sides and every field in which they differ."""
+    """Raise IdentityMismatch that names both sides and every field in which they differ, unless they are equal."""
     if lines := first.differences(second):
         raise IdentityMismatch(
             f"{first_name} and {second_name} come from different backbones ({first.model} and {second.model}): "

@@ -1,4 +1,4 @@
-"""The files of a bundle, with towers or of a head alone: graphs, reference, manifest and card, then the proof."""
+"""Write the files of a bundle, with or without towers: graphs, reference, manifest and card. Then check the bundle."""
 
 import importlib.metadata
 import io
@@ -25,7 +25,7 @@ from runtime.scoring.scorer import Scorer
 if TYPE_CHECKING:
     from onnx import ModelProto, ValueInfoProto
 
-OPEN = np.finfo(np.float32).max.item()  # a tolerance that is not known yet
+OPEN = np.finfo(np.float32).max.item()  # stands for a tolerance that is not known yet
 LIBRARIES = ("plaudit", "torch", "open_clip_torch", "timm", "transformers", "onnx", "onnxscript")
 
 
@@ -35,7 +35,7 @@ def write_graphs(
     graphs: Mapping[Precision, Mapping[Part, "ModelProto"]],
     writer: compose.WeightsWriter,
 ) -> dict[Part, GraphEntry]:
-    """Write one precision's graphs, their weights moved to the shared file; returns their entries for the manifest."""
+    """Write the graphs of one precision, with their weights in the shared file. Return their manifest entries."""
     entries: dict[Part, GraphEntry] = {}
     for part, model in graphs[precision].items():
         writer.move(model)
@@ -61,7 +61,7 @@ def _signature(values: Iterable["ValueInfoProto"]) -> Tensors:
 
 
 def check_graphs(folder: Path) -> None:
-    """The checker and strict shape inference of ONNX itself over every graph."""
+    """Check every graph with ONNX's own checker and strict shape inference, which raise if one is wrong."""
     import onnx
 
     for path in sorted(folder.glob("*.onnx")):
@@ -69,7 +69,7 @@ def check_graphs(folder: Path) -> None:
 
 
 def save_reference(folder: Path, outputs: Outputs, vectors: Mapping[str, Float32s], **more: Array) -> list[str]:
-    """Write reference.npz: vectors, what more there is, and the scores that torch gives; the names of these."""
+    """Write reference.npz: vectors, the arrays in `more`, and torch's scores. Return the names of the scores."""
     scores = {outputs.called(name): found for name, found in outputs.scores(vectors).items()}
     doubts = {outputs.called(name, "uncertainty"): found for name, found in outputs.uncertainties(vectors).items()}
     scores |= doubts
@@ -86,7 +86,7 @@ def begun_manifest(
     graphs: dict[Precision, dict[Part, GraphEntry]],
     reference: dict[Precision, dict[str, float]],
 ) -> BundleManifest:
-    """The manifest before anything is measured, with identity and source of the backbone that it is `made_with`."""
+    """Return the manifest before anything is measured. `made_with` holds the backbone's identity and source."""
     first = outputs.heads[0]
     manifest: BundleManifest = {
         "format": FORMAT,
@@ -111,13 +111,14 @@ def begun_manifest(
 
 
 def _versions() -> dict[str, str]:
-    """Of the libraries that make a bundle; onnxruntime says its own, as several packages may bring it."""
+    """Return the versions of the libraries that make a bundle. onnxruntime is asked itself, as it has several
+    packages."""
     found = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return {**found, "onnxruntime": require_onnxruntime().__version__}
 
 
 def write_manifest(folder: Path, manifest: BundleManifest) -> BundleManifest:
-    """Write bundle.json over every other file of the folder."""
+    """Write bundle.json, with the hash of every other file in the folder, and return it."""
     names = sorted(path.name for path in folder.iterdir() if path.name != "bundle.json")
     files: dict[str, FileEntry] = {
         name: {"sha256": sha256_file(folder / name), "bytes": (folder / name).stat().st_size} for name in names
@@ -129,7 +130,7 @@ def write_manifest(folder: Path, manifest: BundleManifest) -> BundleManifest:
 
 
 def finish(folder: Path, manifest: BundleManifest, step: Step) -> BundleManifest:
-    """Write what follows from a manifest whose parity is measured: tolerances and card; then prove the bundle."""
+    """Write tolerances and card of a bundle whose parity is measured, then check the bundle. Return its manifest."""
     manifest["reference"] = _tolerances(folder, manifest)
     step(1, "checking the bundle")
     (folder / "README.md").write_text(card.model_card(manifest), encoding="utf-8")
@@ -140,10 +141,10 @@ def finish(folder: Path, manifest: BundleManifest, step: Step) -> BundleManifest
 
 
 def _tolerances(folder: Path, manifest: BundleManifest) -> dict[Precision, dict[str, float]]:
-    """By how much another machine may be off the reference: twice the most that was seen here.
+    """Return how far another machine may be from the reference: twice the largest difference that was seen here.
 
-    At fp32 the limits of the parity check; other kernels round otherwise, and at int8 much more so. Graphs for CUDA
-    that could not be run have those of the fp16 graphs, which round as much.
+    At fp32 it is at least the limit of the parity check, because other kernels round differently; at int8 they differ
+    much more. Graphs for CUDA that cannot be run here get the tolerance of the fp16 graphs, whose rounding is similar.
     """
     result: dict[Precision, dict[str, float]] = {}
     for precision, figures in manifest["parity"]["precisions"].items():

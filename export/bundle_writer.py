@@ -1,7 +1,7 @@
-"""Backbone and head in torch to a bundle on disk, proven against torch before it takes its place.
+"""Write backbone and head from torch to a bundle on disk, which is compared with torch before it is put in place.
 
 The bundle is built in a folder beside its destination and opened with the runtime's own `Scorer`, so that what is
-compared with torch is what will serve. Only when it agrees is it renamed into place.
+compared with torch is exactly what will serve. It is renamed into place only if it agrees.
 """
 
 import gc
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REFERENCE_ROWS = 4
-CALIBRATION_BATCH = 16  # pictures
+CALIBRATION_BATCH = 16  # the number of pictures in a batch
 
 
 def export_bundle(
@@ -57,10 +57,11 @@ def export_bundle(
     overwrite: bool = False,
     committee: "Committee | None" = None,
 ) -> BundleManifest:
-    """Write the bundle to `out` (see embed.files.replacing) and return its manifest; with the committee of the head,
-    it says how sure each score is.
+    """Write the bundle to `out` (see embed.files.replacing) and return its manifest.
 
-    Raise ParityError, and write nothing, if it is off.
+    With the committee of the head, the bundle also says how sure each score is.
+
+    Raise ParityError, and write nothing, if the bundle differs too much from torch.
     """
     return export_outputs(out, backbone, Outputs.of(head, committee, head_manifest), config, progress, overwrite)
 
@@ -73,7 +74,7 @@ def export_outputs(
     progress: Progress = silent,
     overwrite: bool = False,
 ) -> BundleManifest:
-    """`export_bundle` of one head or of several, which share one pass of the towers."""
+    """Do the same as `export_bundle` for one head or for several, which share one pass of the towers."""
     for one in outputs.heads:
         name = f"the head {one.name}" if outputs.named else "the head"
         identity = Identity.from_json(one.manifest["identity"])
@@ -106,8 +107,8 @@ def _build(folder: Path, backbone: "Backbone", outputs: Outputs, config: ExportC
     manifest["decoding"] = decoding
     write_manifest(folder, manifest)
     step(1, "comparing with torch")
-    # The exporter leaves hundreds of megabytes in reference cycles, as large as the model; they would add to the
-    # sessions that are opened next.
+    # The exporter leaves hundreds of megabytes in reference cycles, as much as the model, beside the sessions that are
+    # opened next.
     del parts, at, for_cuda
     gc.collect()
     manifest["parity"] = measure(folder, backbone, outputs, replace(config, pictures=pictures))
@@ -115,7 +116,7 @@ def _build(folder: Path, backbone: "Backbone", outputs: Outputs, config: ExportC
 
 
 def _export_parts(backbone: "Backbone", outputs: Outputs, shortens: bool) -> dict[Part, "ModelProto"]:
-    """The parts of the bundle's graphs at fp32; "text" only where a head reads it."""
+    """Return the parts of the bundle's graphs at fp32. "text" is there only if a head reads it."""
     image = compose.export_image(backbone, outputs.inputs)
     parts: dict[Part, ModelProto] = {"image": image}
     widths = {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in image.graph.output}
@@ -130,7 +131,7 @@ def _export_parts(backbone: "Backbone", outputs: Outputs, shortens: bool) -> dic
 def _towers_for_cuda(
     backbone: "Backbone", inputs: Sequence[str], shortens: bool, precisions: Sequence[Precision]
 ) -> dict[Part, "ModelProto"]:
-    """The towers' graphs at CUDA_PRECISION, if that is asked for; raise ParityError if their structure is wrong."""
+    """Return the towers' graphs at CUDA_PRECISION if asked for. Raise ParityError if their structure is wrong."""
     if CUDA_PRECISION not in precisions:
         return {}
     pixels, prompts = _reference_inputs(backbone.identity)
@@ -140,18 +141,18 @@ def _towers_for_cuda(
 
 
 def _divide(image: "ModelProto", config: ExportConfig) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
-    """The pictures that calibrate a convolution trunk's int8, and the ones that all is measured on."""
+    """Return the pictures to calibrate a convolution trunk's int8 with, and the pictures to measure on."""
     if set(config.precisions) != {"fp32"} and not config.pictures:
         raise InputError("fp16, fp16-cuda and int8 are measured on real pictures; add --images FOLDER")
     if "int8" not in config.precisions or not is_convolutional(image):
         return (), config.pictures
     if len(config.pictures) < 8:
-        raise InputError(f"{len(config.pictures)} pictures are too few to calibrate int8 and to measure it; give 8")
+        raise InputError(f"{len(config.pictures)} pictures are too few to calibrate and measure int8; give at least 8")
     return config.pictures[::4], tuple(p for i, p in enumerate(config.pictures) if i % 4)
 
 
 def _calibration_pixels(paths: Sequence[Path], identity: Identity) -> list[UInt8s]:
-    """Batches (n, h, w, 3) of the pictures that can be read."""
+    """Return batches (n, h, w, 3) of those pictures that can be read."""
     pixels = []
     for path in paths:
         try:
@@ -167,7 +168,7 @@ def _graphs_at(
     pixels: Sequence[UInt8s],
     for_cuda: Mapping[Part, "ModelProto"],
 ) -> dict[Part, "ModelProto"]:
-    """Every graph of the bundle at a precision. The head is small and stays in float32."""
+    """Return all graphs of the bundle at a precision. The head is small and stays in float32."""
     convert: dict[Precision, Callable[[Part], ModelProto]] = {
         "fp32": lambda part: parts[part],
         "fp16": lambda part: to_fp16(parts[part]),
@@ -189,9 +190,9 @@ def _write_tokenizer(folder: Path, backbone: "Backbone", shortens: bool, prompts
 def _write_reference(
     folder: Path, backbone: "Backbone", outputs: Outputs, precisions: Sequence[Precision]
 ) -> dict[Precision, dict[str, float]]:
-    """Write reference.npz, from torch; the tolerances returned are open until `finish` closes them.
+    """Write reference.npz from torch. Return tolerances that stay open until `finish` sets them.
 
-    Its pictures are generated: a bundle travels, and nobody's pictures should travel with it.
+    Its pictures are generated, because a bundle may be given away, and nobody's pictures should be in it.
     """
     pixels, prompts = _reference_inputs(backbone.identity)
     vectors = torch_vectors(backbone, outputs.inputs, pixels, prompts)
@@ -202,7 +203,7 @@ def _write_reference(
 
 
 def _reference_inputs(identity: Identity) -> tuple[UInt8s, list[str]]:
-    """Pixels (n, h, w, 3) of generated pictures, and as many prompts."""
+    """Return pixels (n, h, w, 3) of generated pictures, and as many prompts."""
     from PIL import Image
 
     pictures = parity.generated_pictures(REFERENCE_ROWS, seed=1)

@@ -1,4 +1,4 @@
-"""The model card of a bundle, written from its manifest alone: what it is, what it was measured on, what it is for."""
+"""Write the model card of a bundle from its manifest: what it is, what it was measured on, and what it is for."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,8 @@ from runtime.scoring.manifest import (
     UncertaintyParity,
 )
 
-# What a hub reads of a card: it has no licence and no base model, which only who pushes it knows.
+# The part of a card that a hub reads. Licence and base model are missing, because only the person who pushes knows
+# them.
 FRONT = """---
 library_name: plaudit
 tags:
@@ -27,22 +28,22 @@ tags:
 - image-aesthetics
 ---"""
 NOT_FOR = (
-    "To judge people, or who is in a picture: it has learnt what was liked, and nothing about anybody.",
-    "To decide alone what is shown, removed or paid for; a person should see what it decides, and be able to appeal.",
-    "To find out whether a picture is true, safe or lawful: what is liked may be none of these.",
-    "For pictures and prompts unlike the data above: their scores are guesses.",
-    "As the only measure of a generator that was tuned to please it.",
+    "Judging people, or finding out who is in a picture: it has learnt what was liked, and nothing about anybody.",
+    "Deciding alone what is shown, removed or paid for: a person should see its decisions and be able to appeal.",
+    "Finding out whether a picture is true, safe or lawful: what is liked may be none of these.",
+    "Pictures and prompts unlike the data above: their scores are guesses.",
+    "Being the only measure of a generator that was tuned to please it.",
 )
 FIGURES = {
-    "pair_accuracy": "Pairs ordered as people did, equal scores half right",
+    "pair_accuracy": "Pairs in the same order as people's choices (equal scores count half)",
     "frozen_pair_accuracy": "The same before unfreezing",
-    "zero_shot_pair_accuracy": "The same of zero-shot CLIP",
-    "chance": "The same of chance",
+    "zero_shot_pair_accuracy": "The same for zero-shot CLIP",
+    "chance": "The same for chance",
 }
 
 
 def model_card(manifest: BundleManifest) -> str:
-    """README.md of the bundle, Markdown."""
+    """Return README.md of the bundle, in Markdown."""
     identity, head, provenance = manifest["identity"], manifest["head"], manifest["provenance"]
     entries = manifest.get("outputs", [])
     sections = [
@@ -50,7 +51,7 @@ def model_card(manifest: BundleManifest) -> str:
         f"# {len(entries)} outputs on {identity['model']}"
         if entries
         else f"# A preference head on {identity['model']}",
-        "Scores how much a community is likely to applaud a picture"
+        "Scores how likely a community is to applaud a picture"
         + (" under a prompt. " if "text_embedding" in head["inputs"] else ". ")
         + "Higher is preferred; a score has no unit, and only differences of scores"
         + (" under one prompt" if "text_embedding" in head["inputs"] else "")
@@ -81,7 +82,7 @@ def model_card(manifest: BundleManifest) -> str:
     sections += ["## Agreement with torch", *_parity(manifest["parity"], manifest["precisions"], first)]
     sections += [
         "## What it is not for",
-        "The head has learnt the taste of the people in its data, and the backbone the biases of its own.",
+        "The head has learnt the taste of the people in its data, and the backbone has the biases of its own data.",
         "\n".join(f"- {what}" for what in NOT_FOR),
         "## Made with",
         _list(provenance["versions"]),
@@ -97,13 +98,13 @@ def _outputs(entries: Sequence[OutputEntry]) -> str:
         else:
             similarity = "cosine of picture and prompt, zero-shot CLIP's score"
             what = similarity if one["kind"] == "similarity" else f"head: {_inline(one['config'])}"
-        first = "; the one that is scored by unless another is asked for" if place == 0 else ""
+        first = "; the default" if place == 0 else ""
         rows.append(f"| {one['name']} | {what}{first} | {', '.join(one['inputs'])} |")
     return "\n".join(rows)
 
 
 def used_options(options: Mapping[str, Any], kind: str | None) -> dict[str, Any]:
-    """Those of a head's or a training's options that do something for a head of this kind and with its loss."""
+    """Return those options of a head or its training that have an effect for a head of this kind and its loss."""
     hints = {**hints_of(HeadConfig), **hints_of(TrainConfig)}
     of = {"head": kind, "loss": options.get("loss")}
 
@@ -120,7 +121,7 @@ def used_options(options: Mapping[str, Any], kind: str | None) -> dict[str, Any]
 
 
 def _figures(found: Mapping[str, Any]) -> list[str]:
-    """How good a head is, each figure with its interval, and by which protocol."""
+    """Return a table of how good a head is, each figure with its interval, and the protocol of the measurement."""
     rows = ["| figure | value | 95 % interval |", "|---|---|---|"]
     for name, label in FIGURES.items():
         if one := found.get(name):
@@ -141,7 +142,7 @@ def _head(
     calibration: Mapping[str, Any] | None,
     committee: Mapping[str, int] | None,
 ) -> list[str]:
-    """Where a head comes from, and what its scores mean."""
+    """Return the sections on where a head comes from and what its scores mean."""
     sections = []
     for title, name in (("Data", "data"), ("Training", "training"), ("Held-out split", "split")):
         if entry := provenance[name]:
@@ -154,10 +155,10 @@ def _head(
     if committee:
         sections += [
             "## How sure a score is",
-            "Beside each score stands its `uncertainty`, in the score's units: the standard error by"
-            f" {committee['members']} heads, of which each did without another of {committee['groups']} parts of the"
-            " data. That of a difference is the root of the sum of both squares. It says how far other data of the same"
-            " kind would have moved the score, and nothing of what all such data gets wrong.",
+            "Each score comes with its `uncertainty`, in the same units: a standard error from"
+            f" {committee['members']} heads, each trained without one of {committee['groups']} parts of the"
+            " data. The uncertainty of a difference is the square root of the sum of both squares. It says how much"
+            " other data of the same kind would have changed the score. It says nothing about errors of all such data.",
         ]
     return sections
 
@@ -174,7 +175,7 @@ def _use(manifest: BundleManifest) -> str:
         )
     vectors = ", ".join(f'"{name}": {name}s' for name in manifest["head"]["inputs"])
     return (
-        "It holds a head alone and scores vectors that the backbone below makes elsewhere, (n, d) float32 of length 1."
+        "It holds only a head, and scores vectors that the backbone below makes elsewhere: (n, d) float32 of length 1."
         f" In Python:\n\n```\nfrom runtime.scoring.scorer import Scorer\n\n"
         f'scores = Scorer.load("BUNDLE").score_vectors({{{vectors}}})["score"]\n```\n\n'
         f"On the command line:\n\n```\n{check}\n```"
@@ -182,7 +183,7 @@ def _use(manifest: BundleManifest) -> str:
 
 
 def _kind(config: Mapping[str, Any]) -> str | None:
-    """The kind of head that a configuration is of; None of a head of others."""
+    """Return the kind of head that a configuration describes, or None for a head from elsewhere."""
     kind = config.get("kind")
     return kind if isinstance(kind, str) else None
 
@@ -199,20 +200,20 @@ def _pixels(preprocess: Mapping[str, Any] | None) -> str | None:
 
 
 def measured_on(parity: Parity) -> str:
-    """What a bundle and torch were compared on, in words."""
+    """Describe in words what a bundle and torch were compared on."""
     scores = next(iter(parity["precisions"].values()))["scores"]
     what = "random vectors of pictures" if parity["pictures"] == "vectors" else f"{parity['pictures']} pictures"
     return f"{scores['pictures']} {what} under {scores['prompts']} prompts"
 
 
 def lowest_cosine(figures: PrecisionParity) -> str:
-    """Of a bundle's vectors to torch's; nothing where it makes none."""
+    """Return the lowest cosine between a bundle's vectors and torch's, or an empty string if it has no vectors."""
     cosines = [vector["cosine_min"] for vector in figures["vectors"].values()]
     return f"{min(cosines):.7f}" if cosines else ""
 
 
 def scores_of(figures: PrecisionParity, first: str) -> dict[str, dict[str, Any]]:
-    """How far the scores of each output are from torch's, the first head's by the name given."""
+    """Return how far the scores of each output are from torch's. The first head gets the name `first`."""
     return {first: figures["scores"]} | {name: of["scores"] for name, of in figures.get("outputs", {}).items()}
 
 
@@ -236,14 +237,14 @@ def _parity(parity: Parity, precisions: Sequence[str], first: str) -> list[str]:
     spread = ", ".join(spreads)
     note = f"Measured on {measured_on(parity)}; torch's scores spread by {spread}."
     uncertainties = [
-        f"Uncertainties {f'of {name} ' * bool(name)}at {precision} are {doubt['mean']:.3g} in the mean, and differ by"
-        f" {doubt['max_difference']:.2e} at most."
+        f"Uncertainties {f'of {name} ' * bool(name)}at {precision} are {doubt['mean']:.3g} on average, and differ by"
+        f" at most {doubt['max_difference']:.2e}."
         for precision, figures in parity["precisions"].items()
         for name, doubt in _doubts(figures, first).items()
     ]
     unmeasured = [
-        f"{precision} runs on CUDA alone, where this bundle was not made: its structure equals torch in float32, and"
-        " the service compares it with the bundle's reference when it starts."
+        f"{precision} runs only on CUDA, and this bundle was made without CUDA. Its structure equals torch in float32,"
+        " and the service compares it with the bundle's reference when it starts."
         for precision in precisions
         if precision not in parity["precisions"]
     ]
@@ -258,7 +259,7 @@ def _doubts(figures: PrecisionParity, first: str) -> dict[str, UncertaintyParity
 
 def _decoding(moved: DecodingParity) -> str:
     return (
-        f"Large JPEGs are decoded to a fraction of their size. Against exact pixels, {moved['pictures']} of the"
+        f"Large JPEGs are decoded at a fraction of their size. Compared with exact pixels, {moved['pictures']} of the"
         f" pictures have a cosine of at least {moved['cosine_min']:.6f}, and {moved['flips']:.3%} of"
         f" {moved['decided_pairs']} pairs change their order."
     )

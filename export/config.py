@@ -1,4 +1,4 @@
-"""What exporting can be told. Imports nothing heavy, so that a command's help is quick."""
+"""Options of exporting. This module imports nothing heavy so that a command's help is quick."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +16,10 @@ class ParityConfig:
     """What a bundle and torch are compared on, and how much they may differ."""
 
     pictures: Annotated[tuple[Path, ...], Internal()] = ()
-    """Real pictures; without any, pictures are generated."""
+    """The real pictures to compare on. Without any, pictures are generated."""
     prompts: Annotated[tuple[str, ...], Internal()] = PROMPTS
     max_flips: Annotated[float, Range(0, below=1)] = 0.005
-    """The share of decided pairs of pictures that may change their order, at any precision."""
+    """The largest share of decided pairs of pictures whose order may change, at any precision."""
 
     def __post_init__(self) -> None:
         require_valid(self)
@@ -29,15 +29,15 @@ class ParityConfig:
 
 @dataclass(frozen=True)
 class ExportConfig(ParityConfig):
-    """What a bundle is made of."""
+    """What a bundle contains."""
 
     precisions: Annotated[tuple[Precision, ...], Option("--precision", parse=comma_separated)] = ("fp32",)
-    """The precisions that the bundle has, with commas between them. The runtime takes the first unless it is told
-    otherwise."""
+    """The precisions of the bundle's graphs, with commas between them. The runtime uses the first one by default."""
 
     decoding: DecodingPolicy = "auto"
-    """How the runtime decodes large JPEGs: auto is as the cache that the head was trained on, exact is to their full
-    size, and scaled to the least fraction that changes the vectors of those in --images by little enough."""
+    """How the runtime decodes large JPEGs. exact decodes them at full size, and scaled at the smallest fraction that
+    changes the vectors of the pictures in --images little enough. auto does as the cache that the head was trained
+    on."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,8 @@
-"""A bundle's graphs for CUDA, which no CPU can run: what is known of them where there is no such device.
+"""Check a bundle's graphs for CUDA, which no CPU can run, also on a machine without CUDA.
 
-Their structure is proven in float32, in which a CPU has the same operators. What half precision does to scores is
-measured on the device, or else taken from the fp16 graphs, which round as much; on the device, the bundle's reference
-holds the graphs to it.
+Their structure is checked in float32, where a CPU has the same operators. How much half precision changes scores is
+measured on the device, or else taken from the fp16 graphs, whose rounding is similar. On the device, the bundle's
+reference is compared with what the graphs give.
 """
 
 import tempfile
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 def require_measurable(precisions: Sequence[Precision]) -> None:
-    """Raise InputError if nothing here tells how far the graphs for CUDA are off."""
+    """Raise InputError if this machine has no way to measure the error of the graphs for CUDA."""
     if CUDA_PRECISION in precisions and "fp16" not in precisions and not runs_here():
         raise InputError(
-            f"{CUDA_PRECISION} cannot be measured where onnxruntime has no CUDA; export on such a machine, or add fp16,"
-            f" which rounds as much and runs on a CPU: --precision fp32,fp16,{CUDA_PRECISION}"
+            f"{CUDA_PRECISION} cannot be measured, because this onnxruntime has no CUDA; export on a machine with CUDA,"
+            f" or add fp16, which rounds similarly and runs on a CPU: --precision fp32,fp16,{CUDA_PRECISION}"
         )
 
 
 def runs_here() -> bool:
-    """Whether this machine's onnxruntime has CUDA, and uses it unless told otherwise."""
+    """Whether this machine's onnxruntime has CUDA, and uses it by default."""
     return bool(runnable([CUDA_PRECISION], SessionConfig()))
 
 
@@ -48,10 +48,10 @@ def cuda_towers(
     sample: Mapping[str, Array],
     reference: Mapping[str, Array],
 ) -> dict[Part, "ModelProto"]:
-    """The towers that a head with these inputs needs.
+    """Return the towers that a head with these inputs needs.
 
-    Raise ParityError if their structure, in float32 on this CPU, does not give the `reference` vectors of torch, by
-    output, for the `sample`, by input.
+    Raise ParityError if their structure, run in float32 on this CPU on the `sample` (by input), does not give the
+    `reference` vectors of torch (by output).
     """
     exported: dict[Part, ModelProto] = {"image": compose.export_image(backbone, inputs, fused=True)}
     if "text_embedding" in inputs:

@@ -1,4 +1,4 @@
-"""From heads on disk to a bundle that says how near it is to torch: what `export onnx` and `plaudit.export` do."""
+"""Write heads on disk as a bundle, and say how close it is to torch: for `export onnx` and `plaudit.export`."""
 
 import os
 from collections.abc import Sequence
@@ -40,13 +40,13 @@ PathLike = str | os.PathLike[str]
 
 @dataclass(frozen=True, repr=False)
 class Exported(Artifact):
-    """A bundle on disk, and how near its scores are to torch's. It can be given wherever the path of a bundle can."""
+    """A bundle on disk, and how close its scores are to torch's. It can be used wherever a bundle's path can."""
 
     manifest: BundleManifest = field(compare=False)
 
     @property
     def scores_pictures(self) -> bool:
-        """Whether it has the backbone's towers, without which it scores vectors alone."""
+        """Whether it has the backbone's towers. Without them it only scores vectors."""
         return "image" in next(iter(self.manifest["graphs"].values()))
 
 
@@ -68,26 +68,27 @@ def export(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Exported:
-    """Write a bundle: ONNX graphs, tokenizer, reference and model card, which is compared with torch before it counts.
+    """Write a bundle: ONNX graphs, tokenizer, reference and model card. It is compared with torch before it is kept.
 
     Args:
-        head: What `train` gave, the path of a head, or several of one backbone, which share one pass over each picture.
+        head: The result of `train`, or the path of a head. Or several of one backbone, which share one pass over each
+            picture.
         out: The folder to write the bundle to.
-        precisions: The precisions that the bundle has: fp32, fp16, int8, fp16-cuda. The runtime takes the first.
+        precisions: The precisions of the bundle's graphs: fp32, fp16, int8, fp16-cuda. The runtime uses the first one.
         images: A folder of pictures to compare on. By default pictures are generated.
-        samples: The number of pictures to take from the folder.
-        prompts: The prompts to compare under.
-        max_flips: The share of decided pairs of pictures that may change their order.
+        samples: How many pictures of the folder are used.
+        prompts: The prompts to compare on.
+        max_flips: The largest share of decided pairs of pictures whose order may change.
         decoding: How the runtime decodes large JPEGs.
-        names: The names by which several heads are asked for. By default their folders' names.
-        clip_similarity: Give zero-shot CLIP's score too, as the output clip_similarity.
-        blends: Weighted sums of outputs as other outputs, such as "0.7*liked + 0.3*aesthetic".
+        names: Names for the outputs of several heads. By default the names of their folders.
+        clip_similarity: Add zero-shot CLIP's score as the output clip_similarity.
+        blends: Other outputs that are weighted sums of outputs, such as "0.7*liked + 0.3*aesthetic".
         space: Put the matrices of a cosine head into the embeddings.
         head_only: Leave the backbone's towers out, for vectors that are made elsewhere.
-        overwrite: Replace a bundle that is in `out` already, as soon as the new one is complete.
-        progress: What is told how far the work is.
+        overwrite: Replace a bundle that `out` already holds, once the new one is complete.
+        progress: It is called with the progress of the work. By default nothing is shown.
 
-    Raise InputError for what cannot be exported, and ParityError, without writing anything, if it is too far off torch.
+    Raise InputError if something cannot be exported. Raise ParityError, and write nothing, if torch differs too much.
     """
     several = isinstance(head, Sequence) and not isinstance(head, str)
     folders = tuple(Path(one) for one in (cast(Sequence[PathLike], head) if several else [cast(PathLike, head)]))
@@ -109,26 +110,28 @@ def export_named(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> Exported:
-    """Write the bundle of heads that are loaded, with the towers of their backbone unless these are left out or were
-    adopted."""
+    """Write the bundle of heads that are loaded.
+
+    It has the towers of their backbone unless `head_only` is set or the heads are on adopted vectors.
+    """
     source = Source(**known_fields(Source, outputs.heads[0].manifest["source"]))
     if head_only or source.is_adopted:
         if space:
-            raise InputError("--space puts a head into the towers, and this bundle has none; leave it out")
+            raise InputError("--space puts a head into the towers, but this bundle has no towers; leave it out")
         return exported(out, export_head_alone(out, outputs, config, progress, overwrite))
     backbone = load_backbone(source)
     if space:
         if outputs.named:
-            raise InputError("--space makes the vectors those of one head alone; leave it out, or the other outputs")
+            raise InputError("--space makes the vectors those of a single head; leave it out, or the other outputs")
         only = outputs.heads[0]
         backbone, moved = into_space(backbone, require_cosine(only.head, "the head"))
         manifest = {**only.manifest, "identity": backbone.identity.to_json()}
-        outputs = Outputs.of(moved, None, manifest)  # each member of a committee has a space of its own
+        outputs = Outputs.of(moved, None, manifest)  # without the committee, whose members have spaces of their own
     return exported(out, export_outputs(out, backbone, outputs, config, progress, overwrite))
 
 
 def named_heads(folders: Sequence[Path], names: Sequence[str] | None, more: bool) -> tuple[NamedHead, ...]:
-    """The heads of those folders; one without `names` and without `more` outputs beside it has no name."""
+    """Load the heads of those folders. A single head without `names`, and without `more` outputs, gets no name."""
     if names is not None and len(names) != len(folders):
         raise InputError(f"--names has {len(names)} names for {len(folders)} heads; wanted one for each")
     if names is None:
@@ -138,9 +141,9 @@ def named_heads(folders: Sequence[Path], names: Sequence[str] | None, more: bool
 
 
 def outputs_with(bundle: Bundle, new: Sequence[NamedHead]) -> Outputs:
-    """The bundle's outputs, these heads in the places of those of their names.
+    """Return the bundle's outputs, with these heads in the places of its heads of the same names.
 
-    Raise InputError for a name that no head of the bundle has, and for a bundle whose one output has none.
+    Raise InputError if a name is not that of a head in the bundle, or if the bundle's only output has no name.
     """
     entries = [entry for entry in bundle.manifest.get("outputs", []) if entry["kind"] == "head"]
     if not entries:
@@ -155,7 +158,7 @@ def outputs_with(bundle: Bundle, new: Sequence[NamedHead]) -> Outputs:
 
 
 def kept_heads(bundle: Bundle, names: Sequence[str]) -> list[NamedHead]:
-    """Heads of the bundle by their names; raise InputError if its graphs are of another version of ONNX."""
+    """Return heads of the bundle by name. Raise InputError if its graphs have another version of ONNX."""
     import onnx
 
     if bundle.manifest["opset"] != OPSET:
@@ -188,7 +191,7 @@ def _kept(bundle: Bundle, entry: OutputEntry, graph: "ModelProto") -> NamedHead:
 
 
 def exported(out: Path, manifest: BundleManifest) -> Exported:
-    """What a bundle that was just written shows of itself."""
+    """Return the result for a bundle that was just written."""
     first = [entry["name"] for entry in manifest.get("outputs", [])][:1]
     size_bytes = sum(entry["bytes"] for entry in manifest["files"].values())
     document = {"bundle": str(out), "size_bytes": size_bytes, "parity": manifest["parity"]}
@@ -196,8 +199,10 @@ def exported(out: Path, manifest: BundleManifest) -> Exported:
 
 
 def parity_lines(parity: Parity, first: str = "") -> list[str]:
-    """Lines that say how far a bundle is from torch, for each precision, and for each output where the first has a
-    name."""
+    """Return lines that say how far a bundle is from torch, for each precision.
+
+    If the first output has a name, there are lines for each output.
+    """
     rows = [
         [
             precision,
@@ -213,8 +218,9 @@ def parity_lines(parity: Parity, first: str = "") -> list[str]:
     lines = []
     if found := parity.get("decoding"):
         lines.append(
-            f"decoded smaller, {found['pictures']} of the pictures have a cosine of at least {found['cosine_min']:.6f}"
-            f" to exact ones, and {found['flips']:.3%} of {found['decided_pairs']} pairs are flipped"
+            f"decoded at a reduced size, {found['pictures']} of the pictures have a cosine of at least"
+            f" {found['cosine_min']:.6f} to exact ones, and {found['flips']:.3%} of {found['decided_pairs']} pairs are"
+            " flipped"
         )
     named = ["output", "spread"] if first else []
     header = ["precision", *named, "score off by", "rank correlation", "pairs flipped", "lowest cosine"]

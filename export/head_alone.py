@@ -1,6 +1,6 @@
-"""A head as a bundle without its backbone, for vectors that are made elsewhere: their backbone may not be here at all.
+"""Export a head as a bundle without its backbone, for vectors that are made elsewhere, perhaps by an unknown backbone.
 
-The graph is compared with torch on random unit vectors: what is proven is the graph, and nothing of the vectors.
+The graph is compared with torch on random unit vectors. This checks the graph and says nothing about the real vectors.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from runtime.scoring.bundle import WEIGHTS_FILE, open_bundle
 from runtime.scoring.manifest import BundleManifest, Parity
 from runtime.scoring.scorer import Scorer
 
-VECTORS = 64  # of pictures, to compare scores on
+VECTORS = 64  # how many vectors of pictures scores are compared on
 
 
 def export_head_alone(
@@ -35,10 +35,11 @@ def export_head_alone(
 ) -> BundleManifest:
     """Write heads to `out` (see embed.files.replacing) as a bundle that scores vectors, and return its manifest.
 
-    Raise ParityError, and write nothing, if it is off, and InputError for what is of towers: precisions and pictures.
+    Raise InputError for options that need towers: precisions and pictures. Raise ParityError, and write nothing, if the
+    bundle differs too much from torch.
     """
     if config.pictures or config.precisions != ("fp32",):
-        raise InputError("--precision and --images are of towers, and this bundle has none; leave them out")
+        raise InputError("--precision and --images are for towers, but this bundle has none; leave them out")
     widths = {name: _width(outputs, name) for name in outputs.inputs}
     with replacing(out, "bundle", overwrite) as folder, progress(3, "steps", "export") as step:
         part = outputs.graph(widths)
@@ -62,7 +63,7 @@ def _width(outputs: Outputs, name: str) -> int:
 
 
 def measure_head_alone(folder: Path, outputs: Outputs, config: ParityConfig) -> Parity:
-    """The bundle's heads against torch on random vectors, of as many prompts as the config has.
+    """Compare the bundle's heads with torch on random vectors of pictures and of as many prompts as in `config`.
 
     Raise ParityError as `export.measure.measure` does.
     """
@@ -80,7 +81,10 @@ def measure_head_alone(folder: Path, outputs: Outputs, config: ParityConfig) -> 
 def _rounding_noise(
     vectors: Mapping[str, Float32s], scores: Mapping[str, Float32s], outputs: Outputs
 ) -> dict[str, float]:
-    """By how much rounding alone moves the difference of two scores: torch against torch, one picture at a time."""
+    """Return how much rounding alone changes the difference of two scores, by output.
+
+    To find it, torch computes the same scores from all pictures at once and from one at a time.
+    """
     alone = [
         score_matrices(
             {name: rows if name == "text_embedding" else rows[i : i + 1] for name, rows in vectors.items()},
@@ -93,7 +97,7 @@ def _rounding_noise(
 
 
 def _random_vectors(rows: int, width: int, seed: int) -> Float32s:
-    """(rows, width) of length 1, in directions that are all as likely."""
+    """Return (rows, width) vectors of length 1, with all directions equally likely."""
     vectors = np.random.default_rng(seed).standard_normal((rows, width))
     unit: Float32s = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     return unit

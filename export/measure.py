@@ -1,6 +1,6 @@
-"""A bundle against torch: the same pictures and prompts through both, and the figures of `export.parity`.
+"""Compare a bundle with torch: run the same pictures and prompts through both. `export.parity` has the figures.
 
-What is compared is what serves: the bundle is opened with the runtime's own `Scorer`.
+The bundle is opened with the runtime's own `Scorer`, so what is compared is what will serve.
 """
 
 import contextlib
@@ -35,25 +35,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Scores = Callable[[Mapping[str, Float32s]], dict[str, Float32s]]  # of vectors with n rows each -> (n,) by output
+Scores = Callable[[Mapping[str, Float32s]], dict[str, Float32s]]  # from vectors with n rows each to (n,) by output
 
-TORCH_BATCH = 8  # pictures; more is no faster on a CPU and takes more memory
+TORCH_BATCH = 8  # pictures; a larger batch is no faster on a CPU and takes more memory
 GENERATED_PICTURES = 64
 
 
 def measure(folder: Path, backbone: "Backbone", outputs: Outputs | None, config: ParityConfig) -> Parity:
-    """The bundle's precisions against torch, on real pictures or, where none are given, on generated ones.
+    """Compare the bundle's precisions with torch, on the given pictures or else on generated ones.
 
-    Raise ParityError beyond the limits of fp32, or where more than `max_flips` of the decided pairs change their order
-    by an output.
+    Raise ParityError if fp32 differs by more than its limits, or if for one output more than `max_flips` of the decided
+    pairs change their order.
 
-    Without its outputs in torch, its graph scores torch's vectors: then only the towers are compared. Uncertainties are
-    compared where there is a committee in torch, and in the bundle. Graphs for CUDA are left out where it is not.
+    Without `outputs`, which are in torch, the bundle's own graph scores torch's vectors, and only the towers are
+    compared. Uncertainties are compared if both torch and the bundle have a committee. Graphs for CUDA are left out if
+    this machine has no CUDA.
     """
     sources: Sequence[Picture] = config.pictures or parity.generated_pictures(GENERATED_PICTURES)
     result: Parity = {"pictures": "real" if config.pictures else "generated", "precisions": {}}
     bundle, prompts = open_bundle(folder), config.prompts
-    exported = Scorer(bundle)  # only its heads run, which are the same at any precision
+    exported = Scorer(bundle)  # only its heads run, and they are the same at any precision
     pixels = _pixels(exported, sources)
     reference = torch_vectors(backbone, exported.inputs, pixels, prompts)
     compared = Compared(exported, outputs, reference, config.max_flips)
@@ -73,7 +74,7 @@ def measure(folder: Path, backbone: "Backbone", outputs: Outputs | None, config:
 
 
 class Compared:
-    """What a bundle is held to: scores and uncertainties by torch of the `reference` vectors, by output."""
+    """What a bundle is compared with: torch's scores and uncertainties of the `reference` vectors, by output."""
 
     def __init__(
         self, exported: Scorer, outputs: Outputs | None, reference: Mapping[str, Float32s], max_flips: float
@@ -87,7 +88,7 @@ class Compared:
         self.max_flips = max_flips
 
     def ours(self, vectors: Mapping[str, Float32s]) -> dict[str, Float32s]:
-        """The scores (pictures, prompts) that the bundle's heads give."""
+        """Return the scores (pictures, prompts) of the bundle's heads."""
         return score_matrices(vectors, partial(graph_values, self.exported, "score"))
 
     def figures(
@@ -97,7 +98,10 @@ class Compared:
         certificates: Mapping[str, Certificate],
         noise: Mapping[str, float],
     ) -> PrecisionParity:
-        """Of the bundle's vectors at that precision, whose certificates these are; raise ParityError beyond limits."""
+        """Return the figures for the bundle's vectors at a precision, whose certificates are given.
+
+        Raise ParityError if they are beyond the limits.
+        """
         ours, doubts = self.ours(vectors), score_matrices(vectors, partial(graph_values, self.exported, "uncertainty"))
         cosine_min = min((one.cosine_min for one in certificates.values()), default=1.0)
         found: dict[str, OutputParity] = {}
@@ -121,7 +125,7 @@ class Compared:
 
 
 def graph_values(scorer: Scorer, value: str, vectors: Mapping[str, Float32s]) -> dict[str, Float32s]:
-    """That value (n,) of every output of the bundle that has it, by the output's name."""
+    """Return a value (n,) of every output of the bundle that has it, by the output's name."""
     given = scorer.score_vectors(vectors)
     return {output.name: given[output.values[value]] for output in scorer.named.all if value in output.values}
 
@@ -129,8 +133,10 @@ def graph_values(scorer: Scorer, value: str, vectors: Mapping[str, Float32s]) ->
 def _decoding_parity(
     exact: dict[str, Float32s], scaled: dict[str, Float32s], score: Scores, noise: Mapping[str, float]
 ) -> DecodingParity:
-    """What the decoding changes for the output that it changes most: both sides are torch's, so that nothing else
-    differs."""
+    """Return how decoding changes the scores of the output that it changes most.
+
+    Both sides are computed by torch, so that nothing else differs.
+    """
     theirs, ours = score_matrices(exact, score), score_matrices(scaled, score)
     all_moved = [parity.score_parity("fp32", theirs[name], ours[name], noise[name]) for name in theirs]
     moved = max(all_moved, key=lambda one: one.flips)
@@ -144,7 +150,10 @@ def _decoding_parity(
 
 
 def large_pixels(paths: Sequence[Path], spec: Preprocess, scale: int) -> tuple[UInt8s, UInt8s] | None:
-    """(n, h, w, 3) of those files that are decoded smaller at the scale: exact, and so; None if there are not two."""
+    """Return pixels (n, h, w, 3) of those files that are scaled down at this scale: exact ones, and scaled ones.
+
+    Return None if there are fewer than two.
+    """
     pairs = []
     for path in paths:
         with contextlib.suppress(ImageError, OSError):
@@ -159,7 +168,7 @@ def large_pixels(paths: Sequence[Path], spec: Preprocess, scale: int) -> tuple[U
 
 
 def bundle_vectors(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str]) -> dict[str, Float32s]:
-    """What the head reads, from the bundle's graphs: of the pixels (n, h, w, 3) and of the prompts."""
+    """Return the vectors that the head reads, from the bundle's graphs, for pixels (n, h, w, 3) and prompts."""
     vectors = scorer.encode_pixels(pixels)
     if scorer.reads_source:
         vectors[SOURCE] = made_from(vectors["image_embedding"])
@@ -169,7 +178,10 @@ def bundle_vectors(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str]) -> di
 def rounding_noise(
     backbone: "Backbone", pixels: UInt8s, reference: Mapping[str, Float32s], score: Scores
 ) -> dict[str, float]:
-    """By how much rounding alone moves the difference of two scores: torch against torch, one picture at a time."""
+    """Return how much rounding alone changes the difference of two scores, by output.
+
+    To find it, torch computes the same scores from all pictures at once and from one at a time.
+    """
     few = pixels[:8]
     images = {name: values[: len(few)] for name, values in reference.items() if name != "text_embedding"}
     computed = [name for name in images if name != SOURCE]
@@ -180,12 +192,12 @@ def rounding_noise(
 
 
 def noise_of(moved: Float32s, still: Float32s) -> float:
-    """By how much the difference of two scores moves, where scores move so far."""
+    """Return how much the difference of two scores changes if scores change as much as from `still` to `moved`."""
     return 2 * max(float(np.abs(moved - still).max()), float(np.finfo(np.float32).eps))
 
 
 def _pixels(scorer: Scorer, sources: Sequence[Picture]) -> UInt8s:
-    """(n, h, w, 3) of the pictures that can be read, at least two."""
+    """Return (n, h, w, 3) pixels of the pictures that can be read. Raise InputError if there are fewer than two."""
     decoded = [picture for picture in scorer.decode(sources) if not isinstance(picture, ImageError)]
     if len(decoded) < 2:
         raise InputError(f"{len(decoded)} of {len(sources)} pictures can be read; wanted at least two to compare")
@@ -195,7 +207,7 @@ def _pixels(scorer: Scorer, sources: Sequence[Picture]) -> UInt8s:
 
 
 def score_matrices(vectors: Mapping[str, Float32s], score: Scores) -> dict[str, Float32s]:
-    """Scores (pictures, prompts) by output, of all pictures under all prompts; (pictures, 1) where no text is read."""
+    """Return scores (pictures, prompts) by output, of all pictures for all prompts; (pictures, 1) without text."""
     images = {name: values for name, values in vectors.items() if name != "text_embedding"}
     if "text_embedding" not in vectors:
         return {name: scores[:, None] for name, scores in score(images).items()}
@@ -210,8 +222,10 @@ def score_matrices(vectors: Mapping[str, Float32s], score: Scores) -> dict[str, 
 def whole_graph_difference(
     scorer: Scorer, pixels: UInt8s, prompts: Sequence[str], parts: Mapping[str, Float32s]
 ) -> float:
-    """The largest difference of scores between model.onnx and the same graphs run part by part, `parts` (n, p) by
-    output."""
+    """Return the largest difference of scores between model.onnx and the same graphs run part by part.
+
+    `parts` are the scores (n, p) of the latter, by output.
+    """
     column = np.arange(len(pixels)) % next(iter(parts.values())).shape[1]
     sources = made_from(scorer.encode_pixels(pixels)["image_embedding"]) if scorer.reads_source else None
     whole = scorer.run_whole(pixels, [prompts[i] for i in column], sources)
@@ -221,7 +235,7 @@ def whole_graph_difference(
 
 
 def made_from(embeddings: Float32s) -> Float32s:
-    """Vectors (n, d) of sources to compare on: each picture's is the one before, and every third has none."""
+    """Return vectors (n, d) of sources to compare on: each picture's is the one before, and every third has none."""
     sources = np.roll(embeddings, 1, axis=0)
     sources[::3] = 0
     return sources
@@ -230,7 +244,8 @@ def made_from(embeddings: Float32s) -> Float32s:
 def torch_vectors(
     backbone: "Backbone", inputs: Sequence[str], pixels: UInt8s, prompts: Sequence[str]
 ) -> dict[str, Float32s]:
-    """What a head with these inputs reads, from torch at fp32: of the pixels (n, h, w, 3) and of the prompts."""
+    """Return the vectors that a head with these inputs reads, from torch at fp32, for pixels (n, h, w, 3) and
+    prompts."""
     import torch
 
     wanted = picture_inputs(inputs)
@@ -254,14 +269,14 @@ def decoding_of(
     config: ExportConfig,
     all_noted: Sequence[Mapping[str, Any] | None],
 ) -> DecodingEntry | None:
-    """How the runtime decodes large JPEGs; `all_noted` is what each head's manifest says of its cache.
+    """Return how the runtime decodes large JPEGs. `all_noted` is what each head's manifest says about its cache.
 
-    Raise InputError if the caches differ, and nothing says which to follow.
+    Raise InputError if the caches differ, and the options do not say which to follow.
     """
     noted, *others = all_noted
     if config.decoding == "auto" and any(_scale(other) != _scale(noted) for other in others):
         raise InputError(
-            "the heads were trained on caches that decode large JPEGs differently; say which the bundle follows, with"
+            "the heads were trained on caches that decode large JPEGs differently; choose one way for the bundle, with"
             " --decoding exact or --decoding scaled"
         )
     if config.decoding == "exact" or (config.decoding == "auto" and noted is None):
@@ -281,8 +296,11 @@ def _scale(noted: Mapping[str, Any] | None) -> int | None:
 
 
 def choose_decoding(backbone: "Backbone", inputs: Sequence[str], config: ExportConfig) -> DecodingEntry:
-    """The least scale at which the vectors of the large pictures among the given ones keep the cosine that `embed
-    cache` asks for by default. Raise InputError if there is none."""
+    """Return the smallest scale that keeps a cosine, the default of `embed cache`, for the large pictures among those
+    given.
+
+    Raise InputError if there is no such scale.
+    """
     least = Wanted.min_cosine
     measured = []
     for scale in SCALES:
@@ -296,7 +314,7 @@ def choose_decoding(backbone: "Backbone", inputs: Sequence[str], config: ExportC
             return {"scale": scale, "rows": len(large[0]), "cosine_mean": mean, "cosine_min": lowest}
         measured.append(f"at {scale}: {found.min():.6f}")
     if not measured:
-        raise InputError("--decoding scaled is measured on large JPEGs; give at least two of them by --images FOLDER")
+        raise InputError("--decoding scaled is measured on large JPEGs; give at least two of them with --images FOLDER")
     raise InputError(
         f"at no scale do large pictures keep a cosine of {least} to exact ones (measured {', '.join(measured)});"
         " export with --decoding exact"

@@ -1,6 +1,6 @@
-"""What a bundle gives: heads by name, the cosine of zero-shot CLIP, and weighted sums; in torch, and as one graph.
+"""The outputs of a bundle: named heads, the cosine of zero-shot CLIP, and weighted sums, in torch and as one graph.
 
-What torch gives here is what the graphs are compared with, so nothing of it is taken from them.
+The graphs are compared with what torch gives here, so nothing here uses the graphs.
 """
 
 import re
@@ -31,17 +31,17 @@ TERM = re.compile(r"(?:([0-9.]+(?:e[+-]?[0-9]+)?)\s*\*\s*)?([A-Za-z]\w*)\s*", re
 
 @dataclass(frozen=True)
 class NamedHead:
-    """A head with what makes it sure, and its manifest, which is that of head.json; and its graph, if that is known."""
+    """A head, its committee, its manifest (the content of head.json), and its graph if that is known."""
 
     name: str
     head: "Head"
     committee: "Committee | None"
     manifest: Mapping[str, Any]
-    graph: "ModelProto | None" = None  # of one that is kept as a bundle has it (see export.graphs.kept)
+    graph: "ModelProto | None" = None  # for a head that is taken from a bundle (see export.graphs.kept)
 
     @property
     def described(self) -> dict[str, Any]:
-        """Its shape and its committee, as manifests of bundles have them."""
+        """The head's configuration and committee, as in a bundle's manifest."""
         if self.graph is not None:
             return {"config": dict(self.manifest["head"]), "committee": self.manifest["committee"]}
         members = self.committee
@@ -51,12 +51,14 @@ class NamedHead:
 
 @dataclass(frozen=True)
 class Outputs:
-    """The outputs of a bundle: the heads, of which the first is the one that is scored by unless another is asked for,
-    and what is made beside them. A head without another is nameless, and its bundle is as there always were."""
+    """The outputs of a bundle: heads, the first of which is the default, and outputs made from them.
+
+    A single head without other outputs has no name, and its bundle has the format of bundles with one output.
+    """
 
     heads: tuple[NamedHead, ...]
     clip_similarity: bool = False
-    blends: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # the weights of outputs, by name
+    blends: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # from each name to weights of outputs
 
     def __post_init__(self) -> None:
         if not self.named:
@@ -74,17 +76,17 @@ class Outputs:
 
     @classmethod
     def of(cls, head: "Head", committee: "Committee | None", manifest: Mapping[str, Any]) -> "Outputs":
-        """Those of one head."""
+        """Return the outputs of one head."""
         return cls((NamedHead(FIRST, head, committee, manifest),))
 
     @classmethod
     def of_bundle(cls, manifest: BundleManifest, heads: Sequence[NamedHead]) -> "Outputs":
-        """Those of a bundle that was made of these heads; raise InputError unless there are as many."""
+        """Return the outputs of a bundle that was made from these heads. Raise InputError if their number differs."""
         entries = manifest.get("outputs") or []
         names = [entry["name"] for entry in entries if entry["kind"] == "head"] or [FIRST]
         if len(heads) != len(names):
             raise InputError(
-                f"got {len(heads)} heads for a bundle of {len(names)}; name each that it was made of, in the same order"
+                f"got {len(heads)} heads for a bundle of {len(names)}; name those that it was made from, in order"
             )
         named = tuple(replace(head, name=name) for name, head in zip(names, heads, strict=True))
         blends = {entry["name"]: entry["terms"] for entry in entries if entry["kind"] == "blend"}
@@ -92,7 +94,7 @@ class Outputs:
 
     @property
     def named(self) -> bool:
-        """Whether outputs are asked for by name."""
+        """Whether the outputs have names."""
         return len(self.names) > 1 or self.heads[0].name != FIRST
 
     @property
@@ -101,11 +103,11 @@ class Outputs:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The vectors that all of them read."""
+        """The vectors that the outputs read, together."""
         return tuple(dict.fromkeys(name for output in self.names for name in self.inputs_of(output)))
 
     def inputs_of(self, name: str) -> tuple[str, ...]:
-        """The vectors that an output depends on."""
+        """Return the vectors that an output depends on."""
         if name == SIMILARITY:
             return ("image_embedding", "text_embedding")
         if name in self.blends:
@@ -113,11 +115,11 @@ class Outputs:
         return next(head.head.inputs for head in self.heads if head.name == name)
 
     def called(self, name: str, value: str = "score") -> str:
-        """What the graphs call a value of an output."""
+        """Return the graphs' name for a value of an output."""
         return value if name == self.heads[0].name else spelled(name, value)
 
     def scores(self, vectors: Mapping[str, Float32s]) -> dict[str, Float32s]:
-        """The score (n,) of each output by torch, of vectors with n rows each."""
+        """Return torch's scores (n,) for each output, from vectors with n rows each."""
         found = {head.name: torch_scores(head.head, vectors) for head in self.heads}
         if self.clip_similarity:
             image, text = (vectors[name].astype(np.float64) for name in ("image_embedding", "text_embedding"))
@@ -128,11 +130,12 @@ class Outputs:
         return found
 
     def uncertainties(self, vectors: Mapping[str, Float32s]) -> dict[str, Float32s]:
-        """The uncertainty (n,) by torch of each head that has one."""
+        """Return torch's uncertainties (n,) for each head that has a committee."""
         return {head.name: torch_scores(head.committee, vectors) for head in self.heads if head.committee}
 
     def graph(self, widths: Mapping[str, int]) -> "ModelProto":
-        """The vectors that are read, (n, widths[name]) float32 each -> every value of every output (n,)."""
+        """Export a graph from the vectors that are read, (n, widths[name]) float32 each, to all values of all
+        outputs."""
         parts = {
             one.name: compose.export_scores(one.head, one.committee, widths, one.manifest.get("calibration"))
             if one.graph is None
@@ -149,7 +152,7 @@ class Outputs:
         return model
 
     def entries(self) -> list[OutputEntry]:
-        """What a bundle's manifest says of the outputs, where they have names."""
+        """Return the entries of the outputs in a bundle's manifest, empty if they have no names."""
         if not self.named:
             return []
         found: list[OutputEntry] = []
@@ -174,7 +177,7 @@ class Outputs:
 
 
 def torch_scores(head: "Head", vectors: Mapping[str, Float32s]) -> Float32s:
-    """The head's scores (n,) of vectors with n rows each."""
+    """Return the head's scores (n,) from vectors with n rows each."""
     import torch
 
     with torch.inference_mode():
@@ -183,8 +186,10 @@ def torch_scores(head: "Head", vectors: Mapping[str, Float32s]) -> Float32s:
 
 
 def parse_blends(texts: Sequence[str]) -> dict[str, dict[str, float]]:
-    """The weights of each blend by its name, from texts such as "0.7*liked + 0.3*aesthetic" or "mix = liked - unsafe".
+    """Return the weights of each blend by its name, from texts such as "0.7*liked + 0.3*aesthetic".
 
+
+    A text may begin with a name, as in "mix = liked - unsafe". Raise InputError if a text is not a weighted sum.
     >>> parse_blends(["0.7*liked + 0.3*aesthetic", "mix = liked - 2 * unsafe"])
     {'blend': {'liked': 0.7, 'aesthetic': 0.3}, 'mix': {'liked': 1.0, 'unsafe': -2.0}}
     """
@@ -209,7 +214,7 @@ def _terms(text: str, formula: str) -> dict[str, float]:
                 raise ValueError
             weight = float(found[1] or 1) * (-1 if sign == "-" else 1)
         except ValueError:
-            said = f"--blend {text!r} is no weighted sum of outputs at {rest[:30]!r}"
+            said = f"--blend {text!r} is not a weighted sum of outputs, from {rest[:30]!r} on"
             wanted = "wanted one such as '0.7*liked + 0.3*aesthetic' or 'mix = liked - 0.5*unsafe'"
             raise InputError(f"{said}; {wanted}") from None
         if found[2] in terms or abs(weight) > np.finfo(np.float32).max.item():

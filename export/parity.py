@@ -1,7 +1,7 @@
-"""How far a bundle is from the torch model it was made of, and whether that is too far.
+"""How far a bundle is from the torch model that it was made from, and whether that is too far.
 
-Pictures and prompts go through both; what is compared is what a user would notice: vectors, scores, and the order of
-pictures under a prompt. Arrays in, figures out: the models, the pictures and the disk are the caller's.
+Pictures and prompts go through both. What is compared is what a user would notice: vectors, scores, and the order of
+pictures for a prompt. This module takes arrays and returns figures; callers run models and read files.
 """
 
 from dataclasses import dataclass
@@ -14,18 +14,20 @@ from heads.metrics import flipped_pairs, spearman
 from runtime.config import Precision
 from runtime.scoring.manifest import UncertaintyParity
 
-# Limits at fp32. Scores may be logits of any size: the limit is for scores up to 1 and grows with the largest.
+# Limits at fp32. A score may be a logit of any size: the limit holds for scores up to 1 and grows with the largest
+# score.
 MAX_SCORE_DIFFERENCE = 1e-4
 MIN_COSINE = 0.999999
 
 
 class ParityError(InputError):
-    """The exported graphs differ from torch by more than is allowed; nothing was written."""
+    """Raised when the exported graphs differ from torch by more than is allowed. Nothing is written then."""
 
 
 @dataclass(frozen=True)
 class Margin:
-    """Of the decided pairs, the tenth between two margins: how many, and the share that changed its order."""
+    """A tenth of the decided pairs, those with margins from `low` to `high`: their number, and the share that
+    flipped."""
 
     low: float
     high: float
@@ -35,24 +37,24 @@ class Margin:
 
 @dataclass(frozen=True)
 class ScoreParity:
-    """Scores of one precision against torch's, over all pairs of pictures under each prompt."""
+    """Scores at one precision compared with torch's, over all pairs of pictures for each prompt."""
 
     precision: Precision
     pictures: int
     prompts: int
     max_score_difference: float
-    score_spread: float  # standard deviation of torch's scores: what the difference is to be seen against
-    spearman: float  # lowest over the prompts
-    noise: float  # pairs that torch separates by no more than this are not decided
+    score_spread: float  # standard deviation of torch's scores, to compare the difference with
+    spearman: float  # the lowest over the prompts
+    noise: float  # pairs that torch separates by no more than this are not counted as decided
     decided_pairs: int
-    flips: float  # share of the decided pairs whose order changed
+    flips: float  # the share of decided pairs whose order changed
     margins: tuple[Margin, ...]  # the decided pairs in ten parts, from narrow to wide
 
 
 def score_parity(precision: Precision, reference: Array, scores: Array, noise: float) -> ScoreParity:
-    """Figures for `scores` against `reference`, both (pictures, prompts).
+    """Compare `scores` with `reference`, both (pictures, prompts).
 
-    `noise` is by how much rounding alone moves the difference of two scores.
+    `noise` is how much rounding alone changes the difference of two scores.
     """
     theirs, ours = np.asarray(reference, np.float64), np.asarray(scores, np.float64)
     if theirs.shape != ours.shape or theirs.ndim != 2 or len(theirs) < 2:
@@ -83,7 +85,7 @@ def _margins(margin: Floats, flipped: Bools) -> tuple[Margin, ...]:
 
 
 def _spearman(theirs: Floats, ours: Floats) -> float:
-    """Spearman's correlation. A constant side has none; here it is 1 if both are constant, and else 0."""
+    """Return Spearman's correlation. If a side is constant, return 1 if both are, else 0."""
     constant = [np.ptp(side) == 0 for side in (theirs, ours)]
     return float(all(constant)) if any(constant) else spearman(theirs, ours)
 
@@ -91,7 +93,7 @@ def _spearman(theirs: Floats, ours: Floats) -> float:
 def require_parity(
     parity: ScoreParity, cosine_min: float, score_limit: float, max_flips: float, output: str = ""
 ) -> None:
-    """Raise ParityError that says what is too far off. `score_limit` and MIN_COSINE bind at fp32 alone."""
+    """Raise ParityError that says what is too far off. `score_limit` and MIN_COSINE apply only to fp32."""
     faults = []
     if parity.precision == "fp32" and not parity.max_score_difference <= score_limit:
         faults.append(f"a score differs by {parity.max_score_difference:.2e}, more than {score_limit:.2e}")
@@ -109,7 +111,7 @@ def require_parity(
 
 
 def uncertainty_parity(precision: Precision, reference: Array, ours: Array, limit: float) -> UncertaintyParity:
-    """Figures for uncertainties against `reference`, of equal shapes; raise ParityError beyond `limit` at fp32."""
+    """Compare uncertainties with `reference`, of the same shape. Raise ParityError beyond `limit` at fp32."""
     theirs = np.asarray(reference, np.float64)
     difference = float(np.abs(np.asarray(ours, np.float64) - theirs).max())
     if precision == "fp32" and not difference <= limit:
@@ -118,9 +120,9 @@ def uncertainty_parity(precision: Precision, reference: Array, ours: Array, limi
 
 
 def generated_pictures(count: int, seed: int = 0) -> list[UInt8s]:
-    """Pictures (h, w, 3) of coloured clouds with edges, for where no real ones are at hand: 1/f noise, cut by a disc.
+    """Return pictures (h, w, 3) of coloured clouds with an edge, for use without real pictures: 1/f noise and a disc.
 
-    Their spectrum is that of photographs (Field 1987); what they show is nothing.
+    Their spectrum is like that of photographs (Field 1987); they show nothing.
     """
     generator = np.random.default_rng(seed)
     pictures = []

@@ -1,13 +1,13 @@
-"""A bundle as a model repository of NVIDIA Triton: the same graphs, told to be batched.
+"""Write a bundle as a model repository for NVIDIA Triton: the same graphs, configured for batching.
 
     REPO/NAME/config.pbtxt          pixels and tokens -> scores and vectors in one model
     REPO/NAME/1/model.onnx
-    REPO/NAME/1/weights.bin         one file on disk under several names (hard links) where the file system has that
+    REPO/NAME/1/weights.bin         one file with several names (hard links), if the file system has links
     REPO/NAME_image/ NAME_text/ NAME_head/    the parts, so that a prompt is encoded once for many pictures
 
-Triton gets pixels and tokens: decoding, resizing and tokenising are its clients'. Requests of prompts with unequal
-numbers of tokens are not batched together. Nothing here needs Triton; the graphs are the bundle's, byte for byte.
-"""
+Triton is given pixels and tokens: its clients decode, resize and tokenise. Requests whose prompts have different
+numbers of tokens are not batched together. Triton is not needed here; the graphs are those of the bundle, byte for
+byte."""
 
 import os
 import re
@@ -32,7 +32,7 @@ TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32", "
 def export_repository(
     bundle: Bundle, out: Path, precision: str | None = None, name: str = "plaudit", overwrite: bool = False
 ) -> list[str]:
-    """Write the repository to `out` (see embed.files.replacing), and give the names of its models."""
+    """Write the repository to `out` (see embed.files.replacing), and return the names of its models."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
         raise InputError(f"a model's name is {name!r}; wanted letters, digits, - and _")
     graphs = bundle.graphs[bundle.precision(precision)]
@@ -55,12 +55,12 @@ def export_repository(
 def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a file system without links
+    except OSError:  # the file system has no links
         shutil.copyfile(source, target)
 
 
 def model_config(name: str, graph: Graph) -> str:
-    """The text of config.pbtxt, Triton's ModelConfig: batches of any size up to MAX_BATCH, formed while they wait."""
+    """Return the text of config.pbtxt, Triton's ModelConfig: requests that wait form batches of up to MAX_BATCH."""
     lines = [
         f'name: "{name}"',
         'backend: "onnxruntime"',
@@ -81,13 +81,13 @@ def model_config(name: str, graph: Graph) -> str:
 
 
 def _tensors(side: str, tensors: Mapping[str, Signature]) -> Iterator[str]:
-    """One block for each input or output, without the dimension of the batch, a free one as -1."""
+    """Yield a block for each input or output, without the batch dimension, and with -1 for a free dimension."""
     for name, (kind, shape) in tensors.items():
         dims = [dim if isinstance(dim, int) else -1 for dim in shape[1:]]
         yield f"{side} {{"
         yield f'  name: "{name}"'
         yield f"  data_type: {TYPES[kind]}"
         yield f"  dims: {dims or [1]}"
-        if not dims:  # Triton knows no tensor without a dimension beside the batch's
+        if not dims:  # Triton has no tensors with only the batch dimension
             yield "  reshape { shape: [ ] }"
         yield "}"

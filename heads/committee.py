@@ -1,4 +1,4 @@
-"""How sure a head's score is: heads that each did without a part of its training rows, and how far these disagree.
+"""How uncertain a head's scores are, by how far heads disagree that were each trained without a part of its rows.
 
 Knows no data and no disk.
 """
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from embed.arrays import Float32s
 from heads.base import Head
 
-MEMBERS = 5  # of a committee, at most: each is as large as the head
+MEMBERS = 5  # the largest number of members; each is as large as the head
 
 
 class Alignment(TypedDict):
-    """What brings each member's scores to the mean and the standard deviation of the head's own: gain * score + offset.
+    """Gains and offsets that bring each member's scores to the head's mean and standard deviation: gain * score +
+    offset.
 
-    A constant or a factor between members says nothing of how they order pictures.
+    Members that differ only by a constant or a factor order pictures in the same way.
     """
 
     gains: list[float]
@@ -27,13 +28,14 @@ class Alignment(TypedDict):
 
 
 class Committee(Head):
-    """Gives (n,) uncertainties of a head's scores, in their units, where a head gives scores.
+    """Gives the uncertainties (n,) float32 of a head's scores, in the units of the scores.
 
-    An uncertainty is the standard error by the delete-a-group jackknife: the training rows lie in `groups` parts, and
-    member i did without part i. Of g parts and m members, u^2 = (g - 1)^2 / g * sum_i (s_i - mean)^2 / (m - 1), which
-    for m = g is the jackknife's own (g - 1) / g * sum_i (s_i - mean)^2 (Kott 2001, "The delete-a-group jackknife"). So
-    heads of three and of ten folds speak of the same unit, where the members' plain standard deviation, as deep
-    ensembles take it (Lakshminarayanan et al. 2017), shrinks with the share of rows that they do without.
+    An uncertainty is the standard error by the delete-a-group jackknife: the training rows are divided into `groups`
+    parts, and member i was trained without part i. With g parts and m members, u^2 = (g - 1)^2 / g * sum_i (s_i -
+    mean)^2 / (m - 1), which for m = g is the usual jackknife (g - 1) / g * sum_i (s_i - mean)^2 (Kott 2001, "The
+    delete-a-group jackknife"). So uncertainties from three and from ten folds can be compared. The plain standard
+    deviation of the members, which deep ensembles use (Lakshminarayanan et al. 2017), becomes smaller as members miss
+    fewer rows.
     """
 
     def __init__(self, members: Sequence[Head], alignment: Alignment, groups: int) -> None:
@@ -52,7 +54,7 @@ class Committee(Head):
 
 
 def aligned(head: Float32s, members: Sequence[Float32s]) -> Alignment:
-    """The alignment by scores (n,) of the same items."""
+    """The alignment computed from the scores (n,) that the head and each member give the same items."""
     mean, spread = float(np.mean(head, dtype=np.float64)), float(np.std(head, dtype=np.float64))
     found: Alignment = {"gains": [], "offsets": []}
     for scores in members:

@@ -1,13 +1,13 @@
-"""What training minimises: pure functions of scores or embeddings, one scalar each.
+"""Losses: pure functions of scores or embeddings, each of which returns a scalar.
 
-They know no head, no data set and no optimiser. Half-precision arguments are widened to float32 before any
-arithmetic (float64 stays), and the gradient comes back in the argument's own type. An example that holds nothing
-to learn (a group of one, a batch without pairs) contributes 0 and a gradient of 0.
+They know no head, no data set and no optimiser. Half-precision arguments are widened to float32 before any arithmetic
+(float64 stays), and the gradient has the argument's own type. An example without anything to learn (a group of one, a
+batch without pairs) contributes 0 and a gradient of 0.
 
-`weight` is one number per example, in the papers 1 / (number of the prompt's examples); a weighted mean is
+`weight` is one number per example; in the papers it is 1 / (number of the prompt's examples). A weighted mean is
 sum_i w_i l_i / sum_j w_j over the batch. `target` is the probability that side a is preferred: 1, 0, 0.5 for a
-tie, or anything between. `group` holds a whole number per row; rows with equal numbers are compared with each
-other, wherever they stand in the batch; it may stay on the CPU. In `rank` the lowest number is the best.
+tie, or anything between. `group` holds a whole number per row. Rows with equal numbers are compared with each other,
+wherever they are in the batch. It may stay on the CPU. In `rank` the lowest number is the best.
 """
 
 from functools import reduce
@@ -30,15 +30,15 @@ def triplet(
     """Mean of relu(distance(a, p) - distance(a, n) + margin) over the triplets (n,): exactly 0, with no gradient, when
     no triplet of the batch is active.
 
-    `anchor`, `positive` and `negative` (n, d) are of unit norm, which the caller sees to. The squared Euclidean
-    distance is then 2 - 2 cos, and cosine distance 1 - cos: a margin means half as much for the first. The default is
+    `anchor`, `positive` and `negative` (n, d) must have unit norm; this is not checked. The squared Euclidean distance
+    is then 2 - 2 cos and the cosine distance 1 - cos, so that a margin has half the effect on the first. The default is
     Social Reward's loss, mean relu(|t - p|^2 - |t - n|^2 + 0.3): the anchor is the prompt.
     """
     anchor, positive, negative = _wide(anchor, positive, negative)
     if distance == "squared_euclidean":
         gap = (anchor - positive).square().sum(1) - (anchor - negative).square().sum(1)
     elif distance == "euclidean":
-        # vector_norm's gradient at distance 0 is 0, where a square root's is infinite.
+        # At distance 0 the gradient of vector_norm is 0, while that of a square root is infinite.
         gap = torch.linalg.vector_norm(anchor - positive, dim=1) - torch.linalg.vector_norm(anchor - negative, dim=1)
     elif distance == "cosine":
         gap = (anchor * (negative - positive)).sum(1)
@@ -52,9 +52,9 @@ def preference(
 ) -> Tensor:
     """KL(target || softmax(score_a, score_b)), weighted mean over the batch. All arguments (n,).
 
-    PickScore (Kirstain et al. 2023, section 3), ties included: an even target costs nothing where the scores agree.
-    `reduction="sum"` is HPSv2's: no division by the batch; HPSv2 leaves out the entropy of the target, which
-    changes the value for soft targets and the gradient for none.
+    PickScore (Kirstain et al. 2023, section 3), ties included: for a target of 0.5 the loss is 0 if the scores are
+    equal. `reduction="sum"` is that of HPSv2, without division by the batch size. HPSv2 also leaves out the entropy of
+    the target, which changes the value for soft targets but never the gradient.
     """
     score_a, score_b, target = _wide(score_a, score_b, target)
     cross_entropy = F.binary_cross_entropy_with_logits(score_a - score_b, target, reduction="none")
@@ -69,12 +69,12 @@ def preference_inbatch(
     weight: Tensor | None = None,
     logit_scale: Tensor | float = 1.0,
 ) -> Tensor:
-    """PickScore's variant with the batch as negatives; embeddings (n, d) of unit norm, target and weight (n,).
+    """PickScore's variant with in-batch negatives. Embeddings are (n, d) of unit norm, target and weight (n,).
 
-    With all 2n images against all n prompts, and CE the cross entropy of the right partner among the others,
+    All 2n images are compared with all n prompts. With CE the cross entropy of the right partner among all,
     l_i = 0.5 (y CE(a_i -> prompts) + (1 - y) CE(b_i -> prompts) + y CE(prompt_i -> images, a_i)
-    + (1 - y) CE(prompt_i -> images, b_i) - entropy(y)), weighted mean over i. `logit_scale` multiplies the cosines:
-    the exponential of CLIP's parameter. A prompt that occurs twice in the batch is its own negative, as there.
+    + (1 - y) CE(prompt_i -> images, b_i) - entropy(y)), weighted mean over i. `logit_scale`, the exponential of CLIP's
+    parameter, multiplies the cosines. As in PickScore, a prompt that occurs twice in the batch is its own negative.
     """
     images_a, images_b, prompts = _wide(image_embeddings_a, image_embeddings_b, text_embeddings)
     logits = logit_scale * torch.cat([images_a, images_b]) @ prompts.T  # (2n, n)
@@ -91,15 +91,15 @@ def ranking(
 ) -> Tensor:
     """-log sigmoid(s_better - s_worse), mean over all pairs of one group with different ranks. Arguments (n,).
 
-    ImageReward (Xu et al. 2023, equation 1): pairs weigh the same, so larger groups weigh more; equal ranks are no
-    pair. With `margin` it is HPSv2's hinge, relu(margin - (s_better - s_worse) (rank_worse - rank_better)); HPSv2's
-    own mean also counts the diagonal, ties and padding, which only scales it. Memory grows with the pairs.
+    ImageReward (Xu et al. 2023, equation 1): all pairs have the same weight, so larger groups count more. Equal ranks
+    make no pair. With `margin` it is HPSv2's hinge, relu(margin - (s_better - s_worse) (rank_worse - rank_better));
+    HPSv2's own mean also counts the diagonal, ties and padding, which only scales it. Memory grows with the pairs.
     """
     scores, rank = _wide(scores, rank)
     first, second = _pairs(group, scores.device)
-    lead = rank[second] - rank[first]  # positive where the first is the better
+    lead = rank[second] - rank[first]  # positive if the first is better
     first, second, lead = first[lead != 0], second[lead != 0], lead[lead != 0]
-    # Here and below index_select, whose gradient is summed in a fixed order; that of scores[first] is not.
+    # The gradient of index_select is summed in a fixed order, unlike that of scores[first].
     difference = scores.index_select(0, first) - scores.index_select(0, second)
     if margin is None:
         return _reduce(F.softplus(-difference * lead.sign()), None, reduction)
@@ -111,7 +111,7 @@ def listwise(scores: Tensor, group: Tensor, rank: Tensor) -> Tensor:
 
     Arguments (n,). Per group sum_i (log sum_{j: rank_j >= rank_i} exp(s_j) - s_i): the best is chosen from all, the
     next from the rest (Plackett 1975; ListMLE, Xia et al. 2008). Rows of equal rank share one denominator that
-    holds all of them (Breslow 1974), so that tied rows are drawn to equal scores. Memory grows with the pairs.
+    holds all of them (Breslow 1974), so that tied rows get similar scores. Memory grows with the pairs.
     """
     scores, rank = _wide(scores, rank)
     first, second = _pairs(group, scores.device)
@@ -154,11 +154,11 @@ def _reduce(losses: Tensor, weight: Tensor | None = None, reduction: Reduction =
 
 
 def _wide(*tensors: Tensor) -> list[Tensor]:
-    """The tensors in their common type, float32 at least, once their shapes agree.
+    """The tensors in their common type, at least float32. Raise ValueError unless all have the same shape.
 
-    (n,) beside (n, 1) would otherwise broadcast to (n, n).
+    Otherwise (n,) and (n, 1) would broadcast to (n, n).
     """
     if len({tensor.shape for tensor in tensors}) > 1:
-        raise ValueError(f"shapes {[tuple(tensor.shape) for tensor in tensors]} differ; a loss wants equal ones")
+        raise ValueError(f"shapes {[tuple(tensor.shape) for tensor in tensors]} differ; wanted equal shapes")
     widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors), torch.float32)
     return [tensor.to(widest) for tensor in tensors]

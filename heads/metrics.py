@@ -1,11 +1,11 @@
-"""How well scores agree with people, by the rule of each paper: numpy arrays in, one number per query out.
+"""How well scores agree with people, by the rule of each paper. All functions take numpy arrays.
 
 Per-comparison functions give a credit in [0, 1] for each comparison and per-group functions one number per group,
-in the order of `np.unique(group)`; NaN marks what could not be judged. The caller averages (`np.nanmean`) and takes
-intervals (`heads.evaluation.intervals`). Nothing here knows a head, a prompt or a file.
+in the order of `np.unique(group)`; NaN marks cases that cannot be judged. The caller averages (`np.nanmean`) and
+computes intervals (`heads.evaluation.intervals`). Nothing here knows a head, a prompt or a file.
 
-`target` is the probability that side a is preferred (1, 0, 0.5 for a tie, or between). In `rank` the lowest number
-is the best; higher scores are better.
+`target` is the probability that side a is preferred (1, 0, 0.5 for a tie, or anything between). In `rank` the lowest
+number is the best; higher scores are better.
 """
 
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ from heads.pairs import pairs_within
 TieRule = Literal["half", "correct", "wrong"]
 
 TIE_CREDIT: dict[TieRule, float] = {"half": 0.5, "correct": 1.0, "wrong": 0.0}
-TIE_THRESHOLDS = tuple(step / 10 for step in range(11))  # PickScore's grid
+TIE_THRESHOLDS = tuple(step / 10 for step in range(11))  # the same grid as PickScore
 
 
 def pair_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, tie: TieRule = "half") -> Floats:
-    """1 where the scores order a comparison as people did, 0 where the other way round (m,).
+    """(m,) 1 if the scores order a comparison as people did, 0 if they order it the other way round.
 
-    Equal scores get `tie`: "correct" is Social Reward's rule (>=, so a constant scorer gets 1), "wrong" is strict
-    accuracy and ImageReward's, "half" PickScore's in training. Where people tied (target 0.5) there is no order to
-    find: NaN. A soft target counts as the side it leans to.
+    `tie` is the rule for equal scores: "correct" is Social Reward's (>=, so that a constant scorer gets 1), "wrong" is
+    strict accuracy and ImageReward's, "half" is that of PickScore's training. If people tied (target 0.5) the credit is
+    NaN. A soft target counts as a choice of its likelier side.
     """
     if tie not in TIE_CREDIT:
         raise unknown_name("tie rule", tie, TIE_CREDIT)
@@ -40,10 +40,11 @@ def pair_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, tie: 
 
 
 def tie_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, threshold: ArrayLike) -> Floats:
-    """PickScore's credit with three answers, a, b and tie (m,): 1 if right, 0.5 if one side of it is a tie, else 0.
+    """(m,) PickScore's credit with three answers, a, b and tie: 1 if right, 0.5 if exactly one of answer and target is
+    a tie, otherwise 0.
 
-    A tie is predicted where |p_a - p_b| <= threshold with p = softmax(score_a, score_b), so the scores must be on
-    the logit scale. At threshold 0 only equal scores tie, at 1 everything. A soft target is a tie at exactly 0.5.
+    A tie is predicted if |p_a - p_b| <= threshold with p = softmax(score_a, score_b), so the scores must be on the
+    logit scale. At threshold 0 only equal scores tie, at 1 all do. A soft target is a tie if it is exactly 0.5.
     """
     a, b, y = _columns(score_a=score_a, score_b=score_b, target=target)
     gap = np.tanh(np.abs(a - b) / 2)  # |p_a - p_b| of a softmax over two
@@ -53,13 +54,14 @@ def tie_credit(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike, thresh
 
 
 def tie_threshold(score_a: ArrayLike, score_b: ArrayLike, target: ArrayLike) -> float:
-    """The first of `TIE_THRESHOLDS` with the highest mean `tie_credit`: found on validation, applied to test."""
+    """The first of `TIE_THRESHOLDS` with the highest mean `tie_credit`. It is to be found on validation rows and
+    applied to test rows."""
     means = [tie_credit(score_a, score_b, target, threshold).mean() for threshold in TIE_THRESHOLDS]
     return TIE_THRESHOLDS[int(np.argmax(means))]
 
 
 def ranked_pairs(group: ArrayLike, rank: ArrayLike) -> tuple[Ints, Ints]:
-    """Row numbers (better, worse) of every pair of one group whose ranks differ: ImageReward's comparisons."""
+    """Row numbers (better, worse) of every pair within a group whose ranks differ, as ImageReward compares them."""
     (rank,) = _columns(rank=rank)
     first, second = pairs_within(group)
     better = np.where(rank[first] < rank[second], first, second)
@@ -69,10 +71,10 @@ def ranked_pairs(group: ArrayLike, rank: ArrayLike) -> tuple[Ints, Ints]:
 
 
 def rank_accuracy(scores: ArrayLike, group: ArrayLike, rank: ArrayLike) -> Floats:
-    """HPSv2's 1 - inversions / (k (k - 1) / 2) of each group (g,); its mean is the macro accuracy.
+    """(g,) HPSv2's 1 - inversions / (k (k - 1) / 2) of each group. Its mean is the macro accuracy.
 
-    Pairs that people tied are never inverted, so they count as right. HPSv2 orders equal scores arbitrarily; here
-    they are half an inversion, which is its mean over those orders. NaN for a group of one.
+    Pairs that people tied are never inverted, so they count as right. HPSv2 orders equal scores arbitrarily; here they
+    count as half an inversion, the mean over these orders. NaN for a group of one.
     """
     scores, rank = _columns(scores=scores, rank=rank)
     groups, row = np.unique(np.asarray(group), return_inverse=True)
@@ -85,10 +87,10 @@ def rank_accuracy(scores: ArrayLike, group: ArrayLike, rank: ArrayLike) -> Float
 
 
 def recall_at_k(scores: ArrayLike, group: ArrayLike, rank: ArrayLike, k: int) -> Floats:
-    """1 where the k highest scores of a group hold a picture that people ranked first, else 0 (g,).
+    """(g,) 1 if the k highest scores of a group include a picture that people ranked first, otherwise 0.
 
     ImageReward, appendix C.2. Equal scores are resolved against the scorer: the picture ranked first comes last
-    among its equals. NaN where k pictures could not miss: fewer than k are not ranked first.
+    among its equals. NaN if any k pictures would include one, because fewer than k are not ranked first.
     """
     scores, rank = _columns(scores=scores, rank=rank)
     groups, row = np.unique(np.asarray(group), return_inverse=True)
@@ -103,15 +105,16 @@ def recall_at_k(scores: ArrayLike, group: ArrayLike, rank: ArrayLike, k: int) ->
 
 
 def filter_at_k(scores: ArrayLike, group: ArrayLike, rank: ArrayLike, k: int) -> Floats:
-    """1 where the k lowest scores of a group hold a picture that people ranked last, else 0 (g,).
+    """(g,) 1 if the k lowest scores of a group include a picture that people ranked last, otherwise 0.
 
-    The mirror of `recall_at_k`, ties and NaN included. The paper's text leaves the rule open; this is our reading.
+    The mirror image of `recall_at_k`, also for ties and NaN. The paper's text leaves the rule open; this is our
+    reading.
     """
     return recall_at_k(-np.asarray(scores, np.float64), group, -np.asarray(rank, np.float64), k)
 
 
 def spearman(scores: ArrayLike, values: ArrayLike) -> float:
-    """Spearman's rank correlation, ties at their mean rank; NaN where either side is constant."""
+    """Spearman's rank correlation. Ties get their mean rank. NaN if scores or values are constant."""
     from scipy.stats import spearmanr
 
     x, y = _columns(scores=scores, values=values)
@@ -119,23 +122,23 @@ def spearman(scores: ArrayLike, values: ArrayLike) -> float:
 
 
 def spearman_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> Floats:
-    """`spearman` of each group's rows (g,)."""
+    """(g,) `spearman` of each group's rows."""
     from scipy.stats import rankdata
 
     x, y = _columns(scores=scores, values=values)
     groups, row, sizes = np.unique(np.asarray(group), return_inverse=True, return_counts=True)
 
     def centred_rank(column: Floats) -> Floats:
-        """A row's rank in its group less the group's mean rank."""
+        """Each row's rank in its group minus the group's mean rank."""
         level = np.unique(column, return_inverse=True)[1]
-        rank: Floats = rankdata(row * len(row) + level)  # of all rows, group by group
+        rank: Floats = rankdata(row * len(row) + level)  # ranks over all rows, group by group
         return rank - (_sums(row, rank, len(groups)) / sizes)[row]
 
     return _correlation(centred_rank(x), centred_rank(y), row, len(groups))
 
 
 def kendall_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> Floats:
-    """Kendall's tau-b of each group's rows (g,)."""
+    """(g,) Kendall's tau-b of each group's rows."""
     x, y = _columns(scores=scores, values=values)
     first, second = pairs_within(group)
     groups, row = np.unique(np.asarray(group), return_inverse=True)
@@ -144,17 +147,17 @@ def kendall_by_group(scores: ArrayLike, values: ArrayLike, group: ArrayLike) -> 
 
 
 def ndcg(scores: ArrayLike, gain: ArrayLike, group: ArrayLike) -> Floats:
-    """Discounted cumulative gain of each group by score, over that of its ideal order (g,).
+    """(g,) the discounted cumulative gain of each group in order of score, divided by that of its ideal order.
 
-    Järvelin & Kekäläinen 2002. `gain` (n,) is used as it is and must not be negative; from ranks take, say, the
-    worst rank less the rank. The discount is 1 / log2(1 + position). Equal scores share the mean of their gains
-    (McSherry & Najork 2008). NaN where no gain of the group is above 0.
+    Järvelin & Kekäläinen 2002. `gain` (n,) must not be negative. From ranks take, for example, the worst rank minus the
+    rank. The discount is 1 / log2(1 + position). Equal scores share the mean of their gains (McSherry & Najork 2008).
+    NaN if no gain of the group is above 0.
     """
     scores, gain = _columns(scores=scores, gain=gain)
     if gain.size and gain.min() < 0:
-        raise InputError(f"a gain is {gain.min()}; NDCG wants gains of 0 or more")
+        raise InputError(f"a gain is {gain.min()}; wanted gains of 0 or more")
     groups, row, sizes = np.unique(np.asarray(group), return_inverse=True, return_counts=True)
-    position = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # in its group, from 0
+    position = np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # within its group, from 0
     discount = 1 / np.log2(2 + position)
 
     def total(by: Floats) -> Floats:
@@ -169,7 +172,7 @@ def ndcg(scores: ArrayLike, gain: ArrayLike, group: ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """Comparisons whose confidence lies in [low, high): how many, how sure on average, how often right."""
+    """Comparisons whose confidence is in [low, high): their number, mean confidence and accuracy."""
 
     low: float
     high: float
@@ -179,10 +182,10 @@ class ReliabilityBin:
 
 
 def confidences(probability: ArrayLike, target: ArrayLike, bins: int = 10) -> tuple[Floats, Floats, Ints]:
-    """Of each comparison (m,) its confidence, its outcome and which of `bins` equal slices of confidence from 0.5 to 1
-    it is in; the last includes 1.
+    """(m,) each comparison's confidence, its outcome, and the number of its bin, out of `bins` equal slices of
+    confidence from 0.5 to 1. The last bin includes 1.
 
-    Which picture is called a is arbitrary, so a comparison counts by its likelier side: confidence is
+    It is arbitrary which picture is called a, so the likelier side counts: confidence is
     max(p, 1 - p) and the outcome is the target of that side (0.5 at p = 0.5). Guo et al. 2017, section 2.
     """
     p, y = _columns(probability=probability, target=target)
@@ -192,7 +195,7 @@ def confidences(probability: ArrayLike, target: ArrayLike, bins: int = 10) -> tu
 
 
 def reliability(probability: ArrayLike, target: ArrayLike, bins: int = 10) -> list[ReliabilityBin]:
-    """The non-empty ones of the `bins` slices of `confidences`."""
+    """The bins of `confidences` that are not empty."""
     confidence, outcome, slot = confidences(probability, target, bins)
     found = []
     for index in np.unique(slot):
@@ -210,32 +213,33 @@ def expected_calibration_error(bins: list[ReliabilityBin]) -> float:
 
 
 def brier(probability: ArrayLike, target: ArrayLike) -> Floats:
-    """(probability - target)^2 of each comparison (m,), NaN where there is no probability; the mean is the Brier score
-    (Brier 1950)."""
+    """(m,) (probability - target)^2 of each comparison, NaN without a probability. The mean is the Brier score (Brier
+    1950)."""
     return np.square(np.asarray(probability, np.float64) - np.asarray(target, np.float64))
 
 
 def _correlation(x: Floats, y: Floats, row: Ints, groups: int) -> Floats:
-    """sum x y / sqrt(sum x^2 sum y^2) within each group (g,)."""
+    """(g,) sum x y / sqrt(sum x^2 sum y^2) within each group."""
     xy, xx, yy = (_sums(row, product, groups) for product in (x * y, x * x, y * y))
     return ratio(xy, np.sqrt(xx * yy))
 
 
 def _sums(index: Ints, values: Floats, size: int) -> Floats:
-    """The sum of the values at each index (size,)."""
+    """(size,) the sum of the values at each index."""
     return np.bincount(index, values, size).astype(np.float64)
 
 
 def ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """(n,) and NaN where the denominator is 0."""
+    """(n,) numerator / denominator, NaN if the denominator is 0."""
     ratio = np.full(len(numerator), np.nan)
     np.divide(numerator, denominator, out=ratio, where=denominator > 0)
     return ratio
 
 
 def flipped_pairs(reference: ArrayLike, scores: ArrayLike, noise: float = 0.0) -> tuple[Floats, Bools]:
-    """Of all pairs of rows of `reference` (n, m), in each column, those that it separates by more than `noise`: by how
-    much (k,), and whether `scores` (n, m) put them into another order (k,)."""
+    """Compare the order of all pairs of rows in each column of `reference` and `scores`, both (n, m). Only pairs that
+    `reference` separates by more than `noise` count, k over all columns. Gives by how much (k,) it separates them, and
+    whether `scores` order them otherwise (k,)."""
     theirs, ours = np.asarray(reference, np.float64), np.asarray(scores, np.float64)
     first, second = np.triu_indices(len(theirs), k=1)
     gap, new_gap = (theirs[first] - theirs[second]).ravel(), (ours[first] - ours[second]).ravel()
@@ -244,12 +248,13 @@ def flipped_pairs(reference: ArrayLike, scores: ArrayLike, noise: float = 0.0) -
 
 
 def _columns(**named: ArrayLike) -> list[Floats]:
-    """The arguments as float64 (n,), of one length and without NaN, which would pass for a tie."""
+    """The arguments as float64 (n,). Raise ValueError if their lengths differ, and InputError for NaN, which would
+    count as a tie."""
     columns = {name: np.asarray(values, np.float64) for name, values in named.items()}
     if len({column.shape for column in columns.values()}) > 1 or any(c.ndim != 1 for c in columns.values()):
         shapes = ", ".join(f"{name} {column.shape}" for name, column in columns.items())
         raise ValueError(f"shapes differ or have more than one axis: {shapes}; wanted (n,) each")
     for name, column in columns.items():
         if missing := int(np.isnan(column).sum()):
-            raise InputError(f"{missing} of {len(column)} values of {name} are NaN; a metric needs every one")
+            raise InputError(f"{missing} of {len(column)} values of {name} are NaN; wanted none")
     return list(columns.values())

@@ -1,16 +1,17 @@
-"""Heads: small networks that turn frozen embeddings into one score. Know nothing of losses, data or disk.
+"""Heads: small networks that turn frozen embeddings into one score. This module knows no losses, data or files.
 
-    cosine  exp(s) cos(A v, B t): starts as zero-shot CLIP, and is a space to search in
-    linear  w.v + b, LAION's first aesthetic predictor
-    mlp     1024-128-64-16-1, ImageReward's and the improved aesthetic predictor's
+    cosine  exp(s) cos(A v, B t): starts as zero-shot CLIP, and its embeddings can be searched
+    linear  w.v + b, as LAION's first aesthetic predictor
+    mlp     1024-128-64-16-1, as ImageReward and the improved aesthetic predictor
     fusion  one hidden layer on [v, t, v*t, |v-t|], or on [v] alone
-    kernel  sum_i a_i exp(-|x - z_i|^2) + b on [v, t], the z_i being training items: for hundreds or thousands of rows
-    blend   the mean of linear scores and of scores of kernels, on all features: for up to some ten thousand rows
+    kernel  sum_i a_i exp(-|x - z_i|^2) + b on [v, t], z_i are training items; for hundreds or thousands of rows
+    blend   the mean of linear and kernel scores on all features; for up to about ten thousand rows
 
-Every head reads some of three inputs, all with one row per scored pair of picture and prompt:
+A head reads some of these inputs, each with one row per scored pair of picture and prompt:
 `image_embedding` (n, d) and `text_embedding` (n, d), unit norm, and `image_pooled` (n, p), the unit-norm features of
-the image tower before its projection. Heads that read `all` have a fourth, `source_embedding` (n, d): the picture that
-the picture was made from, or zeros. `inputs` names the ones it reads, in the order of its ONNX graph.
+the image tower before its projection. Heads that read `all` have a fourth, `source_embedding` (n, d): that of the
+source picture that the picture was made from, or zeros. `inputs` names the inputs of a head, in the order of its ONNX
+graph.
 """
 
 import math
@@ -26,14 +27,14 @@ from heads.base import INPUTS, READS, SMALLEST_NORM, SOURCE, Head, edit_of, orde
 from heads.config import HeadConfig
 from heads.solved import Blend, Convex, Kernel, Linear
 
-# What others find here: all heads and what they share, wherever it stands.
+# Other modules import all heads from here, whichever file defines them.
 __all__ = ["HEADS", "INPUTS", "READS", "Blend", "Convex", "Cosine", "Dropout", "Fusion", "Head", "Kernel", "Linear"]
 __all__ += ["Mlp", "build_head", "config_from_json"]
 
 
 class Dropout(nn.Module):
-    """Dropout with its mask drawn from random bytes: the probability is rounded to 1/256, and a CPU draws eight
-    coordinates at a time, which makes training a small head twice as fast as with torch's own."""
+    """Dropout whose mask is drawn from random bytes, with the probability rounded to 1/256. A CPU then draws eight
+    coordinates at a time, so that a small head trains twice as fast as with torch's dropout."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
@@ -48,21 +49,21 @@ class Dropout(nn.Module):
 
 
 class Fusion(Head):
-    """One hidden layer on [v, t, v*t, |v-t|], and on the pooled features where there are any; of a picture made from
-    another, s, also on [s, v*s, |v-s|, (v-s)*t], and on whether there is one.
+    """One hidden layer on [v, t, v*t, |v-t|], and on the pooled features if there are any. With source pictures s it
+    also reads [s, v*s, |v-s|, (v-s)*t], and whether a picture has a source.
 
     The products and differences let a thin network compare the two sides, as InferSent does with sentences (Conneau
     et al. 2017, section 3.3).
     """
 
-    # How large products, differences and pooled features are beside the embeddings: they are many, and weight decay
-    # and dropout hold back what is small. Chosen on the emoji example's folds.
+    # The scale of products, differences and pooled features relative to the embeddings. There are many of them, and
+    # weight decay and dropout restrain small features more. Chosen on the folds of the emoji example.
     PRODUCT_SCALE, POOLED_SCALE = 0.25, 0.5
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         if config.reads == "text":
-            raise InputError("a fusion head reads both sides or the image; choose --head mlp for --reads text")
+            raise InputError("the head fusion does not read the text alone; choose --head mlp for --reads text")
         self.inputs = READS[config.reads] + (("image_pooled",) if config.pooled_dim else ())
         root, products = config.dim**0.5, self.PRODUCT_SCALE
         of_each = (root,) if config.reads == "image" else (root, root, products * config.dim, products * root)
@@ -88,7 +89,7 @@ class Fusion(Head):
         features = self._features(**inputs)
         dropout, first, *_ = self.layers
         if self.training and not cast(Dropout, dropout).dropped:
-            # The same without a copy of what is largest: center and scale in the first layer, which takes it in parts.
+            # Center and scale inside the first layer, part by part, to avoid a copy of the largest tensor.
             weight, bias = cast(nn.Linear, first).parameters()
             hidden = (bias - weight @ self.center).expand(len(features[0]), -1)
             columns = torch.split(weight * self.scale, [part.shape[-1] for part in features], dim=1)
@@ -98,7 +99,7 @@ class Fusion(Head):
         return torch.squeeze(self.layers(torch.addcmul(-self.center, torch.cat(features, dim=-1), self.scale)), -1)
 
     def prepare(self, **inputs: Tensor) -> None:
-        """Center the features on the mean of the training items."""
+        """Take the center of the features from the training items."""
         self.center.copy_(torch.cat([part.mean(dim=0) for part in self._features(**inputs)]) * self.scale)
 
     def _features(
@@ -122,16 +123,16 @@ class Fusion(Head):
 class Cosine(Head):
     """exp(s) cos(A v, B t). A and B start as the identity: untrained, it orders as zero-shot CLIP does.
 
-    `embed_image` and `embed_text` give the unit vectors A v / |A v| and B t / |B t|, whose inner product orders as the
-    score does: what losses of embeddings compare, and what an index can hold.
+    `embed_image` and `embed_text` give the unit vectors A v / |A v| and B t / |B t|. Their inner product orders as the
+    score does. Losses of embeddings compare them, and an index can store them.
     """
 
-    # CLIP's own scale once trained, where OpenAI clipped it; PickScore goes on from it (Radford et al. 2021, 2.5).
+    # The scale of trained CLIP, at which OpenAI clipped it; PickScore starts from it (Radford et al. 2021, 2.5).
     LOGIT_SCALE = math.log(100)
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
-        # A = I + image_residual: weight decay then draws towards the backbone's own space, and not towards nothing.
+        # A = I + image_residual, so that weight decay pulls towards the backbone's own space and not towards zero.
         self.image_residual = nn.Parameter(torch.zeros(config.dim, config.dim))
         self.text_residual = nn.Parameter(torch.zeros(config.dim, config.dim))
         self.logit_scale = nn.Parameter(torch.tensor(self.LOGIT_SCALE))
@@ -151,20 +152,21 @@ class Cosine(Head):
     def forward(  # type: ignore[override]
         self, image_embedding: Tensor, text_embedding: Tensor, text_row: Tensor | None = None
     ) -> Tensor:
-        """With `text_row` (n,), picture i belongs to prompt text_row[i]: a prompt of many pictures is moved once."""
+        """(n,) scores. With `text_row` (n,), picture i belongs to prompt text_row[i], so that a prompt with many
+        pictures is transformed only once."""
         image, text = _moved(image_embedding, self.image_residual), self.embed_text(text_embedding)
         if text_row is not None:
             text = text.index_select(0, text_row)
-        # The product's norm and not a unit vector: half the passes over memory, in both directions.
+        # Divide by the norm at the end, not before: half the memory traffic, forward and backward.
         norm: Tensor = torch.linalg.vector_norm(image, dim=-1)
         return self.logit_scale.exp() * (image * text).sum(dim=-1) / norm.clamp(min=SMALLEST_NORM)
 
 
 class Mlp(Head):
-    """1024-128-64-16-1 on the sides that the configuration names.
+    """Layers of 1024-128-64-16-1 on the inputs that the configuration names.
 
-    Widths, dropouts and initialisation are ImageReward's (Xu et al. 2023). Without activations, as ImageReward and the
-    improved aesthetic predictor have it, the score is affine in its inputs.
+    Widths, dropouts and initialisation are ImageReward's (Xu et al. 2023). Without activations, as in ImageReward and
+    the improved aesthetic predictor, the score is affine in its inputs.
     """
 
     WIDTHS, DROPOUTS = (1024, 128, 64, 16, 1), (0.2, 0.2, 0.1)
@@ -215,13 +217,13 @@ HEADS: dict[str, type[Head]] = {
 
 
 def build_head(config: HeadConfig, seed: int = 0) -> Head:
-    """A head with fresh weights that `seed` decides; torch's own generator is left as it was."""
+    """A new head whose weights are drawn by `seed`. The state of torch's global generator does not change."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return HEADS[config.kind](config)
 
 
 def config_from_json(data: Mapping[str, object]) -> HeadConfig:
-    """The configuration that a head's manifest holds; unknown fields are an error."""
+    """The configuration from a head's manifest. Raise InputError for unknown fields."""
     constructor: Callable[..., HeadConfig] = HeadConfig
     return constructor(**known_fields(HeadConfig, data))

@@ -1,4 +1,4 @@
-"""Heads that are linear in their weights, which a solver finds: `linear`, `kernel` and `blend`."""
+"""Heads that are linear in their weights and are fitted by a solver: `linear`, `kernel` and `blend`."""
 
 from collections.abc import Mapping
 
@@ -11,23 +11,23 @@ from heads.config import HeadConfig
 
 
 class Convex(Head):
-    """A head whose score is basis(inputs).w + b, so that training it is a convex problem: `convex` solves it.
+    """A head whose score is basis(inputs).w + b, so that its training is a convex problem (`heads.training.convex`).
 
-    The penalty on w is the one that belongs to the head: |w|^2.
+    The penalty is |w|^2.
     """
 
     def basis(self, **inputs: Tensor) -> Tensor:
-        """(n, k) float32."""
+        """(n, k) float32: the features that the score is linear in."""
         raise NotImplementedError
 
     def set_weights(self, weight: Tensor, bias: Tensor) -> None:
-        """Make the score basis(inputs).weight + bias: (k,) and ()."""
+        """Make the score basis(inputs).weight + bias, with `weight` (k,) and `bias` ()."""
         raise NotImplementedError
 
 
 class Linear(Convex):
-    """w.v + b on the image alone, as LAION's first aesthetic predictor: on its embedding, and on its pooled features
-    where there are any. Scores start at zero."""
+    """w.v + b on the image alone, as in LAION's first aesthetic predictor. v is the embedding, together with the pooled
+    features if there are any. Scores start at zero."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -52,15 +52,15 @@ class Linear(Convex):
 
 
 class Kernel(Convex):
-    """sum_i a_i exp(-|x - z_i|^2) + b, x being both sides, each centered and brought to a mean square norm of 1/2.
+    """sum_i a_i exp(-|x - z_i|^2) + b. x is image and text, each centered and scaled to a mean square norm of 1/2.
 
-    A Gaussian kernel whose width is scikit-learn's gamma="scale"; the z_i are training items, all of them or evenly
-    spaced ones (Williams & Seeger 2001). The image's side is its pooled features where there are any: its embedding
-    is a projection of them. Of a picture made from another there are two more sides: that one, and the difference of
-    both. Scores start at zero.
+    The width of the Gaussian kernel is that of scikit-learn's gamma="scale". The z_i are training items: all of them,
+    or evenly spaced ones (Williams & Seeger 2001). The image is given by its pooled features if there are any, since
+    its embedding is a projection of them. With source pictures x also has the source and the difference of picture and
+    source. Scores start at zero.
     """
 
-    SMALLEST_EIGENVALUE = 1e-6  # of the landmarks' kernel beside the largest: below it float32 knows no direction
+    SMALLEST_EIGENVALUE = 1e-6  # relative to the largest of the landmarks' kernel; smaller ones are noise in float32
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class Kernel(Convex):
 
     @torch.no_grad()
     def prepare(self, **inputs: Tensor) -> None:
-        """Take center, scale and landmarks from the training items."""
+        """Set center, scale and landmarks from the training items."""
         sides = self._sides(inputs)
         center = [side.mean(dim=0) for side in sides]
         spread = [(side - middle).square().sum(dim=1).mean() for side, middle in zip(sides, center, strict=True)]
@@ -101,7 +101,7 @@ class Kernel(Convex):
 
     @torch.no_grad()
     def basis(self, **inputs: Tensor) -> Tensor:
-        """(n, k): inner products are the kernel's, exactly between landmarks (the Nystrom features)."""
+        """(n, k) Nystrom features. Their inner products approximate the kernel, and equal it between landmarks."""
         return gaussian(self._standardised(inputs), self.landmarks) @ self._whitening()
 
     @torch.no_grad()
@@ -125,7 +125,7 @@ class Kernel(Convex):
         return (torch.cat(self._sides(inputs), dim=-1) - self.center) * self.scale
 
     def _whitening(self) -> Tensor:
-        """(landmarks, k): U S^-1/2 of the landmarks' own kernel U S U^T, without its vanishing part."""
+        """(landmarks, k): U S^-1/2 of the landmarks' kernel U S U^T, without its smallest eigenvalues."""
         value, vector = torch.linalg.eigh(gaussian(self.landmarks, self.landmarks).double())
         kept = value > self.SMALLEST_EIGENVALUE * value[-1]
         return torch.mul(vector[:, kept], value[kept].rsqrt()).float()
@@ -133,17 +133,17 @@ class Kernel(Convex):
 
 class Blend(Head):
     """w.x + b + the sum over kernels k of sum_i a_ki exp(-|f_k (x - z_i)|^2): the mean of ridge regressions and of
-    Gaussian kernel ridge regressions, as one head. `heads.training.blend` finds all of it.
+    Gaussian kernel ridge regressions, as one head. `heads.training.blend` fits it.
 
-    x is every feature there is, each kind centered and of mean square norm 1 or, where it teaches nothing, 0: the
-    pooled features, the image's embedding, the prompt's, and the product of both embeddings, which kernels do without.
-    The z_i are training items; f_k is a factor for each kind. Scores start at zero.
+    x is all features: the pooled features, the image's embedding, the prompt's, and the product of both embeddings,
+    which kernels do not use. Each kind is centered and scaled to a mean square norm of 1, or to 0 if it does not vary.
+    The z_i are training items, and f_k has a factor for each kind. Scores start at zero.
     """
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         if config.reads == "all":
-            raise InputError("a blend does not read source pictures; choose --head fusion, kernel or mlp")
+            raise InputError("the head blend does not read source pictures; choose --head fusion, kernel or mlp")
         widths = {"image_pooled": config.pooled_dim, "image_embedding": config.dim, "text_embedding": config.dim}
         read = {"image": ("image_pooled", "image_embedding"), "text": ("text_embedding",)}.get(config.reads, INPUTS)
         self.kinds = {name: width for name, width in widths.items() if width and name in read}
@@ -161,12 +161,12 @@ class Blend(Head):
         self.bias = nn.Parameter(torch.zeros(()))
 
     def kernels(self) -> list[tuple[str, ...]]:
-        """The kinds of picture features that each kernel, and each linear part, reads beside the prompt."""
+        """The kinds of picture features that each kernel, and each linear part, reads in addition to the prompt."""
         of_image = tuple(name for name in self.kinds if name.startswith("image"))
         return list(dict.fromkeys((of_image[:1], of_image)))
 
     def features(self, **inputs: Tensor) -> Tensor:
-        """(n, width) all kinds side by side, before they are centered."""
+        """(n, width) all kinds of features side by side, before they are centered."""
         if "product" in self.kinds:
             inputs["product"] = inputs["image_embedding"] * inputs["text_embedding"]
         return torch.cat([inputs[name] for name in self.kinds], dim=-1)

@@ -1,13 +1,12 @@
-"""Clients of the service: `Client`, and `AsyncClient` for asyncio. They need httpx, which the extra `client` brings.
+"""Clients of the service: `Client`, and `AsyncClient` for asyncio. They need httpx, which the extra `client` installs.
 
     with Client("http://localhost:8000") as client:
         for outcome in client.score(["a.webp", "b.webp"], "dog face"):
             print(outcome)
 
-Pictures are bytes, paths, or the http(s) addresses of hosts that the service fetches from. However many there are, they
-are sent in batches, and each gets its answer or an ItemError of its own, in their order. What concerns a whole request
-raises ServiceError, and a request that makes no sense InputError. While the service is too busy or cannot be reached,
-a request is sent again.
+Pictures are bytes, paths, or http(s) addresses on hosts that the service fetches from. They are sent in batches, and
+each picture gets its answer or its own ItemError, in the same order. An error of a whole request raises ServiceError,
+and bad arguments raise InputError. While the service is too busy or cannot be reached, requests are sent again.
 """
 
 import asyncio
@@ -71,11 +70,11 @@ __all__ = [
 
 Answer = TypeVar("Answer")
 Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
-SIDE_BY_SIDE = 4  # requests of one call of AsyncClient; a service has room for some 8 of 32 pictures
+SIDE_BY_SIDE = 4  # concurrent requests of one call of AsyncClient; a service has room for about 8 of 32 pictures
 
 
 class _Shared(Generic[Http]):
-    """What both clients are made with, and how they make requests."""
+    """The constructor of both clients, and how they build requests."""
 
     _kind: type[Http]
 
@@ -93,17 +92,20 @@ class _Shared(Generic[Http]):
         """A client of the service at `url`.
 
         Args:
-            token: What the service wants to see; by default the first line of $PLAUDIT_TOKEN, if it is set.
-            batch: Pictures or prompts of one request, or fewer where that is too much for the service.
-            batch_bytes: Bytes of pictures of one request, unless a single one is larger.
-            retries: How often a request is sent again while the service is too busy or cannot be reached.
-            timeout_s: Seconds after which a request is not sent again, and for which the service may be silent.
-            http: A client of httpx to send with, such as one with a proxy or certificates of its own.
+            token: The bearer token of the service. By default the first line of $PLAUDIT_TOKEN, if it is set.
+            batch: The number of pictures or prompts in one request. There are fewer if that is too much for the
+                service.
+            batch_bytes: The bytes of pictures in one request, unless a single picture is larger.
+            retries: How many times a request is sent again while the service is too busy or cannot be reached.
+            timeout_s: A request is not sent again after so many seconds, and the service may be silent for as long.
+            http: An httpx client to send with, such as one with its own proxy or certificates.
         """
         if batch < 1:
             raise InputError(f"batch is {batch}; wanted at least 1")
         given = os.environ.get("PLAUDIT_TOKEN", "") if token is None else token
-        first = given.strip().partition("\n")[0].strip()  # the variable may hold several, for the service to take
+        first = (
+            given.strip().partition("\n")[0].strip()
+        )  # the variable may hold several tokens that the service accepts
         self._headers = {"Authorization": f"Bearer {first}"} if first else {}
         self._url = url.rstrip("/")
         self._most = (batch, batch_bytes)
@@ -120,7 +122,7 @@ class _Shared(Generic[Http]):
 
 
 class Client(_Shared[httpx.Client]):
-    """A client that waits for its answers; threads may share it."""
+    """A client that waits for answers. Threads may share it."""
 
     _kind = httpx.Client
 
@@ -133,8 +135,8 @@ class Client(_Shared[httpx.Client]):
     ) -> list[Score | ItemError]:
         """Score pictures under a prompt, or each under its own; higher is preferred.
 
-        Of a bundle with several outputs the first of those asked for is the score, and all are under `outputs`.
-        `sources` are what the pictures were made from: one of all, or one or None of each.
+        If a bundle has several outputs, the first requested one is the score, and all requested ones are in `outputs`.
+        `sources` are the pictures that these were made from: one for all, or one or None for each.
         """
         return self._ask(scoring(outputs), scored_items(images, prompts, sources))
 
@@ -158,7 +160,7 @@ class Client(_Shared[httpx.Client]):
         return hits_of(self._run(self._post("/v1/similar", json=similar_body(likes, dislikes, wishes))))
 
     def ready(self) -> bool:
-        """Whether the service can be reached and can serve, asked once."""
+        """Whether the service can be reached and is ready. The request is sent only once."""
         try:
             return self._http.send(self._request("GET", "/health/ready")).status_code == 200
         except httpx.RequestError:
@@ -198,7 +200,7 @@ class Client(_Shared[httpx.Client]):
 
 
 class AsyncClient(_Shared[httpx.AsyncClient]):
-    """A client for asyncio, which asks for several batches side by side; otherwise like Client."""
+    """A client for asyncio, which sends several batches concurrently. Otherwise it is like Client."""
 
     _kind = httpx.AsyncClient
 
@@ -235,7 +237,7 @@ class AsyncClient(_Shared[httpx.AsyncClient]):
         return hits_of(await self._run(self._post("/v1/similar", json=body)))
 
     async def ready(self) -> bool:
-        """Whether the service can be reached and can serve, asked once."""
+        """Whether the service can be reached and is ready. The request is sent only once."""
         try:
             return (await self._http.send(self._request("GET", "/health/ready"))).status_code == 200
         except httpx.RequestError:
@@ -261,7 +263,7 @@ class AsyncClient(_Shared[httpx.AsyncClient]):
         tasks = [asyncio.ensure_future(ask(batch)) for batch in batches(items, *self._most)]
         try:
             return [outcome for found in await asyncio.gather(*tasks) for outcome in found]
-        finally:  # where one failed, the others have no purpose any more
+        finally:  # if one failed, the others are no longer needed
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -99,13 +99,13 @@ def test_what_is_wrong_is_said_before_the_work(
         out.touch()
     assert plaudit.main(["run", str(path), "--out", str(out)]) == 2
     said = capsys.readouterr().err
-    expected = {"nothing to learn": "no ratings, counts", "other files": "other files in it", "a file": "is a file"}
+    expected = {"nothing to learn": "no ratings, counts", "other files": "holds other files", "a file": "is a file"}
     assert expected[case] in said
     assert not steps
 
 
 def test_a_step_that_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="`embed inspect` ended with exit code 2, and says why above"):
+    with pytest.raises(InputError, match="`embed inspect` failed with exit code 2, for the reason printed above"):
         whole.run_step(["embed", "inspect", str(tmp_path / "nothing")])
 
 

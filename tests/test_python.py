@@ -180,9 +180,9 @@ def test_what_shows_itself_is_escaped(tmp_path: Path) -> None:
     [
         ({"hiden": 3}, "unknown option given: 'hiden'; near names: hidden"),
         ({"hidden": "wide"}, "hidden given is 'wide'; wanted a whole number"),
-        ({"head": "linear", "hidden": 8}, "--hidden is of fusion and does nothing for the head linear"),
+        ({"head": "linear", "hidden": 8}, "--hidden is for fusion and does nothing for the head linear"),
         ({"max_missing": 2}, "max_missing is 2; wanted 0 to 1"),
-        ({"folds": 3, "test_fraction": 0.5}, "would be ignored beside"),
+        ({"folds": 3, "test_fraction": 0.5}, "has no effect together with"),
         ({}, "is a head already; say --overwrite"),
     ],
 )

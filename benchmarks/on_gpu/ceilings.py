@@ -1,4 +1,4 @@
-"""What the machine can do at most: a large matrix product, and copies within the device and to it."""
+"""Measure what the machine can do at most: a large matrix product, and copies within the device and to it."""
 
 from on_gpu.common import Context
 
@@ -6,7 +6,7 @@ MIB = 2**20
 
 
 def measure(context: Context) -> dict[str, object]:
-    """TFLOP/s and GB/s, medians."""
+    """Return TFLOP/s and GB/s, medians."""
     found = {f"matmul_{name}_tflops": matmul_tflops(context, name) for name in ("float16", "bfloat16")}
     found["copy_on_device_gb_s"] = copy_on_device(context)
     found |= copy_to_device(context)
@@ -15,7 +15,7 @@ def measure(context: Context) -> dict[str, object]:
 
 
 def matmul_tflops(context: Context, dtype: str) -> float:
-    """Of the product of two square matrices; of random numbers, since a chip draws less power for zeros."""
+    """Return the TFLOP/s of a product of two square matrices of random numbers, as zeros take a chip less power."""
     import torch
 
     n = context.sized(8192, 256)
@@ -25,7 +25,7 @@ def matmul_tflops(context: Context, dtype: str) -> float:
 
 
 def copy_on_device(context: Context) -> float:
-    """Read and written bytes, both counted."""
+    """Return GB/s of a copy, counting both the bytes read and those written."""
     import torch
 
     source = torch.randint(256, (context.sized(1024, 8) * MIB,), dtype=torch.uint8, device=context.device)
@@ -34,7 +34,7 @@ def copy_on_device(context: Context) -> float:
 
 
 def copy_to_device(context: Context) -> dict[str, float]:
-    """From ordinary memory, and on a GPU from pinned memory too."""
+    """Return GB/s from ordinary memory, and on a GPU also from pinned memory."""
     import torch
 
     host = torch.randint(256, (context.sized(256, 8) * MIB,), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""What every section of gpu.py shares: where it measures, on which pictures, and how it times and prints."""
+"""Shared by all sections of gpu.py: where to measure, on which pictures, and how to time and print."""
 
 import statistics
 import time
@@ -14,24 +14,24 @@ from embed.spec import Precision, Source
 from runtime.config import Precision as BundlePrecision
 
 Size = TypeVar("Size")
-WARM = 3  # runs before those that are timed
+WARM = 3  # runs before the timed ones
 
 
 @dataclass(frozen=True)
 class Context:
-    """One section's surroundings. `folder` is temporary and outlives a section, so that graphs are exported once."""
+    """The surroundings of a section. `folder` is temporary but outlives a section, so graphs are exported once."""
 
     device: str  # "cuda" or "cpu"
     dry_run: bool
     photos: Path
     folder: Path
-    engines: tuple[tuple[Runner, Precision], ...]  # of the embedding job
-    precisions: tuple[BundlePrecision, ...]  # of the bundle that is served
-    workers: int  # processes that decode
-    models: tuple[str, ...]  # that are measured one after another; in a dry run one tiny one stands for them
+    engines: tuple[tuple[Runner, Precision], ...]  # the engines of the embedding job
+    precisions: tuple[BundlePrecision, ...]  # the precisions of the served bundle
+    workers: int  # the number of decoding processes
+    models: tuple[str, ...]  # measured one after another; in a dry run a tiny one replaces each
 
     def say(self, text: str = "") -> None:
-        """Print at once: a run that is cut shall still have told."""
+        """Print at once, so that a run that is stopped has printed its results."""
         print(text, flush=True)
 
     def show(self, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -39,16 +39,16 @@ class Context:
         self.say("\n".join(table(header, rows)))
 
     def sized(self, full: Size, tiny: Size) -> Size:
-        """`full`, or `tiny` in a dry run."""
+        """Return `full`, or `tiny` in a dry run."""
         return tiny if self.dry_run else full
 
     @property
     def machine_cache(self) -> Path:
-        """Where exported graphs lie (see embed.engines.machine)."""
+        """The folder of exported graphs (see embed.engines.machine)."""
         return self.folder / "machine"
 
     def source(self, name: str) -> Source:
-        """The architecture with random weights from a seed; in a dry run a tiny one of the same kind."""
+        """Return the architecture with random weights from a seed; in a dry run a tiny one of the same kind."""
         if not self.dry_run:
             return Source(name, "random:0")
         from unfreeze_tiny import make_folder
@@ -59,15 +59,17 @@ class Context:
         return Source(f"local-dir:{folder}")
 
     def jpegs(self) -> list[Path]:
-        """The photos. Raise FileNotFoundError if there is none."""
+        """Return the photos. Raise FileNotFoundError if there are none."""
         found = sorted(path for path in self.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg"))
         if not found:
             raise FileNotFoundError(f"{self.photos} holds no JPEG files")
         return found
 
     def pictures(self, count: int) -> Path:
-        """A folder of `count` files with different bytes: the photos again and again, made distinct by what follows
-        the end of the picture."""
+        """Return a folder of `count` files with different bytes.
+
+        They are the photos repeated, with different bytes after the end of each picture.
+        """
         folder = self.folder / f"pictures-{count}"
         if not folder.exists():
             jpegs = [path.read_bytes() for path in self.jpegs()]
@@ -77,7 +79,7 @@ class Context:
         return folder
 
     def photo_sizes(self) -> dict[str, float]:
-        """How large the photos are; no rate of decoding means anything without."""
+        """Return the sizes of the photos, without which a rate of decoding has no meaning."""
         from PIL import Image
 
         pixels = []
@@ -88,7 +90,7 @@ class Context:
         return {"megapixels": statistics.mean(pixels) / 1e6, "kilobytes": statistics.mean(size_bytes) / 1e3}
 
     def times_s(self, run: Callable[[], object], repeats: int) -> list[float]:
-        """Seconds of each of `repeats` runs after some that are not timed; on a GPU by its own events."""
+        """Return the seconds of each of `repeats` runs, after some untimed ones; on a GPU from its own events."""
         if self.device == "cpu":
             for _ in range(WARM):
                 run()
@@ -109,11 +111,11 @@ class Context:
         return [start.elapsed_time(end) / 1000 for start, end in pairs]
 
     def median_s(self, run: Callable[[], object], repeats: int) -> float:
-        """The median of `times_s`."""
+        """Return the median of `times_s`."""
         return statistics.median(self.times_s(run, repeats))
 
     def release(self) -> None:
-        """Give back what earlier work left on the device."""
+        """Free what earlier work left on the device."""
         import gc
 
         gc.collect()
@@ -124,7 +126,7 @@ class Context:
 
 
 def elapsed_s(run: Callable[[], object]) -> float:
-    """Seconds of one call, of something that returns only when its work is done."""
+    """Return the seconds of one call of a function that returns only when its work is done."""
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

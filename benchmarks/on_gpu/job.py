@@ -1,8 +1,8 @@
-"""The whole embedding job on JPEG files, and what it consists of: decoding in processes and on the device, the copy to
-the device, the engine.
+"""Measure the whole embedding job on JPEG files, and its parts: decoding in processes and on the device, the copy to
+the device, and the engine.
 
-The job is that of `embed cache` (embed.jobs.run) with its engine loaded and warm, from listing a folder to the last
-shard on disk, its decoding processes started on the way. `steady` leaves out its first quarter.
+The job is that of `embed cache` (embed.jobs.run) with its engine loaded and warm. It is timed from listing a folder to
+the last shard on disk; its decoding processes start in that time. `steady` leaves out its first quarter.
 """
 
 import shutil
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from embed.jobs.on_device import DeviceDecoder
 
 COUNTS = {"ViT-B-32": 8000, "ViT-L-14": 4000}  # pictures
-BATCH = 256  # as embed.jobs.build has it on a GPU
-WAYS = ("processes", "device")  # of decoding
+BATCH = 256  # the same as in embed.jobs.build on a GPU
+WAYS = ("processes", "device")  # two ways of decoding
 
 
 def measure(context: Context) -> dict[str, object]:
-    """Pictures a second by backbone and engine."""
+    """Return pictures a second by backbone and engine."""
     counts = context.sized({name: COUNTS.get(name, 2000) for name in context.models}, {"tiny": 48})
     sizes = context.photo_sizes()
     context.say(f"photos of {sizes['megapixels']:.2f} megapixels and {sizes['kilobytes']:.0f} kB")
@@ -46,7 +46,7 @@ def measure(context: Context) -> dict[str, object]:
 
 
 def measure_model(context: Context, name: str, count: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Rates of one backbone with each engine, beside those of decoding and copying."""
+    """Return the rates of one backbone with each engine, and those of decoding and copying."""
     from embed.engines.choice import Engine
     from embed.engines.encoders import TowerEncoder
     from embed.engines.towers import Towers
@@ -58,7 +58,7 @@ def measure_model(context: Context, name: str, count: int) -> dict[str, dict[str
     )
     parts = decoding_parts(context, towers, folder) | {"copy_per_s": copy_only(context, pixels)}
     engines: dict[str, dict[str, float]] = {}
-    # Graphs first: torch in fp32 moves the backbone itself to the device, and an export wants it on the CPU.
+    # Graphs first, because torch in fp32 moves the backbone itself to the device, and an export needs it on the CPU.
     for runner, precision in sorted(context.engines):
         engine = Engine(runner, precision, context.device)
         encoder = TowerEncoder(towers, {"images": engine}, len(pixels))
@@ -82,7 +82,8 @@ def measure_model(context: Context, name: str, count: int) -> dict[str, dict[str
 
 
 def decoding_parts(context: Context, towers: "Towers", folder: Path) -> dict[str, float]:
-    """Pictures a second by processes; and on the device, there too without reading, and by the decoder alone."""
+    """Return pictures a second with processes and with the device; for the device also without reading, and decoding
+    alone."""
     from embed.engines.jpegs import decode_jpegs
     from embed.engines.plain import plain_jpeg
     from embed.inputs.images import Limits
@@ -91,7 +92,7 @@ def decoding_parts(context: Context, towers: "Towers", folder: Path) -> dict[str
     for way in WAYS:
         try:
             found[f"{way}_decode_per_s"] = decode_only(context, towers, folder, way)
-        except RuntimeError as error:  # the other way shall be measured nevertheless
+        except RuntimeError as error:  # so that the other way is still measured
             context.say(f"decoding by {way} failed: {error}")
     if "device_decode_per_s" in found:
         files = [path.read_bytes() for path in sorted(folder.iterdir())[:32]]
@@ -106,7 +107,7 @@ def decoding_parts(context: Context, towers: "Towers", folder: Path) -> dict[str
 
 
 def torchvision_only(context: Context, files: list[bytes]) -> object:
-    """The pictures decoded, as they are, on the device."""
+    """Decode the pictures at full size on the device."""
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
@@ -117,7 +118,7 @@ def torchvision_only(context: Context, files: list[bytes]) -> object:
 
 
 def new_decoder(context: Context, towers: "Towers", way: str) -> "DecodePool | DeviceDecoder":
-    """What decodes in a job, its processes not yet started."""
+    """Return the decoder of a job, with its processes not yet started."""
     from embed.inputs.decoding import DecodePool
     from embed.inputs.images import Limits
     from embed.jobs.on_device import DeviceDecoder
@@ -128,7 +129,7 @@ def new_decoder(context: Context, towers: "Towers", way: str) -> "DecodePool | D
 
 
 def decode_only(context: Context, towers: "Towers", folder: Path, way: str) -> float:
-    """Pictures a second that the job reads and decodes, once its processes have started."""
+    """Return pictures a second that the job reads and decodes, once its processes have started."""
     from embed.inputs.decoding import CHUNK, Chunk, Picture
 
     files = sorted(folder.iterdir())
@@ -153,7 +154,7 @@ def decode_only(context: Context, towers: "Towers", folder: Path, way: str) -> f
 
 
 def copy_only(context: Context, pixels: "UInt8s") -> float:
-    """Pictures a second of the copy of a batch, from where decoders leave it to the device."""
+    """Return pictures a second of copying a batch from where decoders leave it to the device."""
     import torch
 
     host = torch.from_numpy(pixels)
@@ -161,7 +162,7 @@ def copy_only(context: Context, pixels: "UInt8s") -> float:
 
 
 def engine_only(context: Context, encoder: "TowerEncoder", pixels: "UInt8s") -> float:
-    """Pictures a second of the warm engine, from an array on the host to vectors on the host."""
+    """Return pictures a second of the warm engine, from an array on the host to vectors on the host."""
     batches = context.sized(12, 2)
     encoder.images(pixels)
     start = time.perf_counter()
@@ -171,7 +172,7 @@ def engine_only(context: Context, encoder: "TowerEncoder", pixels: "UInt8s") -> 
 
 
 def whole_job(context: Context, towers: "Towers", encoder: "TowerEncoder", folder: Path, way: str) -> dict[str, float]:
-    """Pictures a second of the job, and of it without its first quarter."""
+    """Return pictures a second of the job, with and without its first quarter."""
     from embed.cache.store import CacheWriter, ManifestFields
     from embed.jobs.run import embed_images
     from embed.jobs.scaling import EXACT

@@ -1,4 +1,4 @@
-"""What the figures were measured on, and with. Reads the card's properties and changes none."""
+"""Describe the machine and the software of a measurement. The card's settings are read and not changed."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ PACKAGES = ("open_clip_torch", "timm", "transformers", "onnx", "pyarrow", "pillo
 
 
 def measure(context: Context) -> dict[str, object]:
-    """Card, processor and versions."""
+    """Return card, processor and versions."""
     import torch
 
     from embed.ort import require_onnxruntime
@@ -41,7 +41,7 @@ def measure(context: Context) -> dict[str, object]:
 
 
 def card() -> dict[str, str]:
-    """What the driver says of the first card; nothing where there is no driver."""
+    """Return what the driver says about the first card, or nothing without a driver."""
     if shutil.which("nvidia-smi") is None:
         return {}
     command = ["nvidia-smi", f"--query-gpu={','.join(CARD)}", "--format=csv,noheader"]
@@ -51,7 +51,7 @@ def card() -> dict[str, str]:
 
 
 def installed(name: str) -> str | None:
-    """The version of a package."""
+    """Return the version of a package, or None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

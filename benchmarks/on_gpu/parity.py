@@ -1,4 +1,4 @@
-"""How far half precision on the device is from float32 on the CPU: vectors, scores, and the order of pictures."""
+"""Compare half precision on the device with float32 on the CPU: vectors, scores, and the order of pictures."""
 
 from typing import TYPE_CHECKING
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from embed.arrays import Float32s, UInt8s
     from embed.backbones.backbone import Backbone
 
-DIRECTIONS = 32  # random vectors that the pictures are ordered by, as by the embeddings of prompts
+DIRECTIONS = 32  # random vectors that order the pictures, in the place of embeddings of prompts
 
 
 def measure(context: Context) -> dict[str, object]:
-    """Lowest cosine, and the share of pairs of photos whose order changes, by model and engine."""
+    """Return the lowest cosine, and the share of pairs of photos whose order changes, by model and engine."""
     from embed.backbones.load import load_backbone
 
     found: dict[str, object] = {}
@@ -43,7 +43,7 @@ def measure(context: Context) -> dict[str, object]:
 
 
 def photos(context: Context, backbone: "Backbone") -> "UInt8s":
-    """Decoded photos, and each again mirrored."""
+    """Return decoded photos, each also mirrored."""
     from embed.inputs.images import load_pixels
 
     paths = context.jpegs()[: context.sized(64, 6)]
@@ -52,7 +52,7 @@ def photos(context: Context, backbone: "Backbone") -> "UInt8s":
 
 
 def by_torch(context: Context, backbone: "Backbone", pixels: "UInt8s", half: bool) -> "Float32s":
-    """On the device in half precision, or on the CPU in float32."""
+    """Compute vectors with torch: on the device in half precision, or on the CPU in float32."""
     import torch
 
     from embed.engines.runners import torch_runner
@@ -73,8 +73,10 @@ def by_onnx(context: Context, path: "Path", pixels: "UInt8s", **options: object)
 
 
 def figures(reference: "Float32s", vectors: "Float32s") -> dict[str, float]:
-    """Random weights give all pictures nearly the same vector, so pictures are compared by what is left of it without
-    the mean; a pair is decided if float32 itself would not turn it (1e-6)."""
+    """Compare vectors after subtracting their mean, because random weights give all pictures nearly the same vector.
+
+    A pair is decided if float32 itself would not change its order (1e-6).
+    """
     from embed.arrays import cosines
     from export.parity import score_parity
 

@@ -1,12 +1,14 @@
-"""The figures as bars, one panel a section."""
+"""Draw the figures as bars, one panel for each section."""
 
 from pathlib import Path
 from typing import Any
 
 
 def plot(sections: dict[str, dict[str, Any]], path: Path) -> bool:
-    """Draw the `bars` of sections that have some ({"unit": ..., "values": {name: value}}); whether that was possible,
-    which needs matplotlib."""
+    """Draw the `bars` of the sections that have some ({"unit": ..., "values": {name: value}}).
+
+    Return whether that was possible: it needs matplotlib.
+    """
     try:
         import matplotlib
     except ImportError:

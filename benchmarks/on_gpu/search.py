@@ -1,6 +1,6 @@
-"""Exact search on the device by a matrix product and its largest, against FAISS and our index on the CPU.
+"""Compare exact search on the device, a matrix product and its largest values, with FAISS and our index on the CPU.
 
-Vectors lie in clusters, as those of pictures do; queries are near some of them.
+Vectors lie in clusters, like those of pictures; queries are near some of them.
 """
 
 import importlib.util
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 K = 50
-PROBES, CANDIDATES = 64, 256  # of the inverted lists; their recall at this effort is measured
+PROBES, CANDIDATES = 64, 256  # of the inverted lists; their recall with these values is measured
 
 
 def measure(context: Context) -> dict[str, object]:
-    """Milliseconds a batch, and queries a second at the largest one."""
+    """Return milliseconds a batch, and queries a second for the largest batch."""
     n, dim = context.sized((1_000_000, 512), (1_000, 32))
     batches = (1, 16, 256)
     vectors, queries = clustered(context, n, dim, max(batches))
@@ -58,7 +58,7 @@ def _shown(rates: dict[str, float], batches: tuple[int, ...]) -> list[str]:
 
 
 def clustered(context: Context, n: int, dim: int, queries: int) -> "tuple[Tensor, Tensor]":
-    """Unit vectors (n, dim) about centres, and queries beside some of them, float32 on the device."""
+    """Return unit vectors (n, dim) around centres, and queries near some of them, float32 on the device."""
     import torch
     from torch.nn import functional as F
 
@@ -72,24 +72,24 @@ def clustered(context: Context, n: int, dim: int, queries: int) -> "tuple[Tensor
 
 
 def best(vectors: "Tensor", queries: "Tensor") -> "Tensor":
-    """(m, K): the rows with the largest products, best first."""
+    """Return (m, K): the rows with the largest products, best first."""
     return (queries @ vectors.T).topk(K, dim=1).indices
 
 
 def agreement(found: "Tensor", truth: "Tensor") -> float:
-    """The share of the true rows that were found."""
+    """Return the share of the true rows that were found."""
     return recall(found.cpu().numpy(), truth.cpu().numpy())
 
 
 def recall(found: np.ndarray, truth: np.ndarray) -> float:
-    """The share of the true rows (m, k) among those found (m, k)."""
+    """Return the share of the true rows (m, k) that are among those found (m, k)."""
     return float(np.mean([np.isin(true, ours).mean() for true, ours in zip(truth, found, strict=True)]))
 
 
 def on_device(
     context: Context, vectors: "Tensor", queries: "Tensor", name: str, batches: tuple[int, ...]
 ) -> dict[str, float]:
-    """Of vectors that lie on the device, and queries and answers that travel."""
+    """Measure search in vectors on the device; queries and answers are copied."""
     vectors, host = vectors.to(_dtype(name)), queries.to(_dtype(name)).cpu()
 
     def search(batch: int) -> float:
@@ -110,10 +110,10 @@ def _rates(seconds: dict[int, float]) -> dict[str, float]:
 def torch_on_cpu(
     context: Context, halves: np.ndarray, queries: np.ndarray, truth: np.ndarray, batches: tuple[int, ...]
 ) -> dict[str, dict[str, float]]:
-    """The same on the CPU in float32, where FAISS is not installed."""
+    """Measure the same on the CPU in float32, if FAISS is not installed."""
     import torch
 
-    context.say("FAISS is not installed: the CPU searches with torch")
+    context.say("FAISS is not installed, so torch searches on the CPU")
     on_cpu = replace(context, device="cpu")
     vectors, asked = torch.from_numpy(halves).float(), torch.from_numpy(queries)
     rates = on_device(on_cpu, vectors, asked, "float32", batches)
@@ -123,7 +123,7 @@ def torch_on_cpu(
 def faiss_on_cpu(
     context: Context, halves: np.ndarray, queries: np.ndarray, truth: np.ndarray, batches: tuple[int, ...]
 ) -> dict[str, dict[str, float]]:
-    """FAISS's exact index, and our inverted lists with their candidates scored anew."""
+    """Measure FAISS's exact index, and our inverted lists with exact scores of their candidates."""
     import faiss
 
     from on_gpu.common import elapsed_s

@@ -1,6 +1,6 @@
-"""The service on loopback under clients that send a photo and a prompt each, beside its engine and decoders alone.
+"""Measure the service on loopback with clients that send a photo and a prompt each, and its engine and decoders alone.
 
-Where the packages of the extra `serve` are missing, these two are measured nevertheless.
+If the packages of the extra `serve` are missing, only the engine and the decoders are measured.
 """
 
 import importlib.util
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 LOAD = ROOT / "benchmarks" / "load.py"
-# The command `runtime serve` without its command line, whose library may be missing on such a machine.
+# The command `runtime serve` without its command line, because the library for that may be missing there.
 SERVE = """
 import sys
 from pathlib import Path
@@ -41,7 +41,7 @@ PROMPTS = [f"picture number {i} of something that people like to look at" for i 
 
 
 class Answers(TypedDict):
-    """What load.py says of one process of clients."""
+    """The output of load.py for one process of clients."""
 
     requests_per_s: float
     p50_ms: float | None
@@ -50,7 +50,7 @@ class Answers(TypedDict):
 
 
 def measure(context: Context) -> dict[str, object]:
-    """Goodput a second, p50 and p99 by precision and number of decoding processes."""
+    """Return answers in time a second, p50 and p99, by precision and number of decoding processes."""
     start = time.perf_counter()
     bundle = make_bundle(context, context.precisions)
     context.say(f"the bundle was made in {time.perf_counter() - start:.0f} s")
@@ -73,7 +73,7 @@ def measure(context: Context) -> dict[str, object]:
                     bars[name] = rates["goodput_per_s"]
                 found[name] = rates
                 context.show([name, *rates], [("", *(f"{value:,.4g}" for value in rates.values()))])
-        except Exception as error:  # the other precision shall be measured nevertheless
+        except Exception as error:  # so that the other precision is still measured
             errors.append(error)
             found[f"{precision} failed"] = str(error)
             context.say(f"{precision} failed: {error}")
@@ -86,7 +86,7 @@ def measure(context: Context) -> dict[str, object]:
 
 
 def make_bundle(context: Context, precisions: "tuple[Precision, ...]") -> Path:
-    """A bundle with a small random head."""
+    """Make a bundle with a small random head."""
     import torch
 
     from embed.backbones.load import load_backbone
@@ -100,17 +100,17 @@ def make_bundle(context: Context, precisions: "tuple[Precision, ...]") -> Path:
 
     backbone = load_backbone(context.source("ViT-B-32"))
     head = build_head(HeadConfig("fusion", backbone.identity.dim)).eval()
-    # Or every score would be zero.
+    # Otherwise every score is zero.
     list(head.parameters())[-2].data.normal_(0, 0.05, generator=torch.Generator().manual_seed(0))
     manifest = {"head": {"kind": "fusion"}, "identity": backbone.identity.to_json()}
-    # Random weights say nothing about how pictures compare: any share of flips is let through.
+    # Random weights say nothing about the order of pictures, so any share of flips is accepted.
     config = ExportConfig(precisions, pictures=tuple(context.jpegs()[:4]), max_flips=0.99)
     out = context.folder / "bundle"
     try:
         export_bundle(out, backbone, head, manifest, config)
     except InputError as error:
-        context.say(f"the export is not proven on this device ({error}); it is proven on the CPU")
-        # The CPU runs no graphs for CUDA, which fp16's stand for.
+        context.say(f"the export was not checked on this device ({error}); it is checked on the CPU")
+        # The CPU cannot run graphs for CUDA; those of fp16 are checked instead.
         config = replace(config, precisions=tuple(dict.fromkeys(("fp32", "fp16", *precisions))))
         with patch.object(sessions, "PREFERRED", ()), patch.object(cuda, "runs_here", lambda: False):
             written = export_bundle(out, backbone, head, manifest, config)
@@ -119,8 +119,10 @@ def make_bundle(context: Context, precisions: "tuple[Precision, ...]") -> Path:
 
 
 def widen(bundle: Path, manifest: "BundleManifest") -> None:
-    """Let the bundle serve however far the device is from the CPU that it was proven on. How far that is, another
-    section says; here it would only keep the service from starting."""
+    """Let the bundle serve even if the device differs from the CPU that it was checked on.
+
+    Another section measures that difference; here it would only keep the service from starting.
+    """
     from runtime.scoring.bundle import manifest_bytes
 
     for tolerances in manifest["reference"].values():
@@ -129,8 +131,8 @@ def widen(bundle: Path, manifest: "BundleManifest") -> None:
 
 
 def engine_only(context: Context, bundle: Path, precision: "Precision") -> dict[str, float]:
-    """Items a second of the service's own batches, a picture and a prompt each, decoded before; and how far scores and
-    vectors of the device are from torch on the CPU."""
+    """Return items a second in the service's own batches of decoded pictures and prompts, and the difference of scores
+    and vectors on the device from torch on the CPU."""
     from runtime.config import SessionConfig
     from runtime.scoring.scorer import Scorer
     from runtime.service.answering.engine import Work, run_batch
@@ -152,7 +154,7 @@ def engine_only(context: Context, bundle: Path, precision: "Precision") -> dict[
 
 
 def decode_only(context: Context, bundle: Path, decoders: int) -> float:
-    """Photos a second of as many of the service's decoding processes."""
+    """Return photos a second of this many decoding processes of the service."""
     from embed.inputs.decoding import Decoders
     from embed.inputs.images import STALL_S
     from runtime.config import RequestLimits
@@ -179,7 +181,7 @@ def decode_only(context: Context, bundle: Path, decoders: int) -> float:
 
 
 def measure_service(context: Context, bundle: Path, precision: "Precision", decoders: int) -> dict[str, float]:
-    """What clients in several processes get of the service, one process of Python being too slow to load it alone."""
+    """Return what clients get from the service. They run in several processes, because one is too slow to load it."""
     processes, clients, seconds = context.sized((4, 16, 8.0), (1, 4, 0.5))
     with service(context, bundle, precision, decoders) as port:
         command = [sys.executable, str(LOAD), "client", str(port), "--photos", str(context.photos)]
@@ -194,21 +196,21 @@ def measure_service(context: Context, bundle: Path, precision: "Precision", deco
         "clients": processes * clients,
         "goodput_per_s": sum(one["requests_per_s"] for one in answers),
         "p50_ms": float(np.median(p50)),
-        "p99_ms": max(p99),  # of the process that fared worst
+        "p99_ms": max(p99),  # the worst of the processes
         "refused": refused,
     }
 
 
 @contextmanager
 def service(context: Context, bundle: Path, precision: "Precision", decoders: int) -> Iterator[int]:
-    """A service in a process of its own until the block ends, and its port."""
+    """Run a service in a separate process until the block ends, and give its port."""
     log = context.folder / f"service-{precision}-{decoders}.log"
     command = [sys.executable, "-c", SERVE, str(bundle), context.device, precision, str(decoders)]
     with open(log, "w") as errors:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True)
     assert process.stdout is not None
     try:
-        line = process.stdout.readline()  # it speaks once it listens, and ends where it cannot
+        line = process.stdout.readline()  # it prints a line when it listens, and ends if it cannot
         if "serving" not in line:
             raise RuntimeError(f"the service did not start: {log.read_text()[-3000:]}")
         yield int(line.partition(";")[0].rpartition(":")[2])

@@ -1,4 +1,5 @@
-"""A backbone's picture tower alone, its pixels on the device: onnxruntime's graphs against torch, by batch."""
+"""Measure a backbone's picture tower alone, with pixels on the device: onnxruntime's graphs and torch, by batch
+size."""
 
 import statistics
 from collections.abc import Callable
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
     from embed.backbones.backbone import Backbone
 
 BATCHES = (1, 16, 64, 256)
-Compute = Callable[[], object]  # one run on a batch that is on the device, ended when it returns
+Compute = Callable[[], object]  # one run on a batch on the device; it returns when the run is done
 
 
 def measure(context: Context) -> dict[str, object]:
-    """Pictures a second by model, engine and batch, the share of the ceiling, and p50 and p99 of one picture."""
+    """Return pictures a second by model, engine and batch, the share of the ceiling, and p50 and p99 of one picture."""
     from on_gpu.ceilings import matmul_tflops
 
     ceiling = matmul_tflops(context, "float16")
@@ -30,7 +31,7 @@ def measure(context: Context) -> dict[str, object]:
 
 
 def tower(context: Context, model: str, ceiling: float) -> dict[str, object]:
-    """One model's figures, printed as they come."""
+    """Measure one model, and print figures while they come."""
     from embed.backbones.load import load_backbone
 
     backbone = load_backbone(context.source(model))
@@ -40,7 +41,7 @@ def tower(context: Context, model: str, ceiling: float) -> dict[str, object]:
         for batch in context.sized((64,) if name == "torch.compile" else BATCHES, (1, 4)):
             try:
                 row = timed(context, engine(batch), batch)
-            except Exception as error:  # one engine that fails shall not take the others along
+            except Exception as error:  # so that the other engines are still measured
                 context.say(f"{model} {name} {batch}: {type(error).__name__}: {str(error)[:300]}")
                 continue
             share = float(row["per_s"]) * flops / 1e12 / ceiling
@@ -54,7 +55,7 @@ def tower(context: Context, model: str, ceiling: float) -> dict[str, object]:
 
 
 def timed(context: Context, compute: Compute, batch: int) -> dict[str, float]:
-    """Rate and percentiles, from runs that take a second together."""
+    """Return rate and percentiles, from runs that take about a second in total."""
     for _ in range(5):
         compute()
     once_s = statistics.median(elapsed_s(compute) for _ in range(3))
@@ -65,7 +66,7 @@ def timed(context: Context, compute: Compute, batch: int) -> dict[str, float]:
 
 
 def engines(context: Context, model: str, backbone: "Backbone") -> "list[tuple[str, Callable[[int], Compute]]]":
-    """Each as a function of the batch's size."""
+    """Return each engine as a function of the batch size."""
     (plain, fused), size = graphs(context, model), backbone.identity.preprocess.size
     found = [
         ("onnxruntime, plain graph", onnx_engine(context, plain, size, False)),
@@ -79,7 +80,7 @@ def engines(context: Context, model: str, backbone: "Backbone") -> "list[tuple[s
 
 
 def graphs(context: Context, model: str) -> tuple[Path, Path]:
-    """Where the plain graph and the one for CUDA lie, made now unless they are there."""
+    """Return the paths of the plain graph and of the one for CUDA, which are made now if they are missing."""
     for fused in (True, False):
         if not graph_file(context, model, fused).exists():
             write(context, model, fused)
@@ -91,7 +92,7 @@ def graph_file(context: Context, model: str, fused: bool) -> Path:
 
 
 def write(context: Context, model: str, fused: bool) -> None:
-    """Export a tower for CUDA, or as bundles have it elsewhere; in half precision on a GPU."""
+    """Export a tower for CUDA, or as bundles have it for other devices; in half precision on a GPU."""
     import onnx
 
     from embed.backbones.load import load_backbone
@@ -114,7 +115,7 @@ def write(context: Context, model: str, fused: bool) -> None:
 
 
 def onnx_engine(context: Context, path: Path, size: tuple[int, int], cuda_graph: bool) -> Callable[[int], Compute]:
-    """The graph by onnxruntime, its input and output on the device."""
+    """Return the graph in onnxruntime, with input and output on the device."""
     from embed.engines.device import DeviceGraph
     from embed.engines.sessions import open_session
 
@@ -132,7 +133,7 @@ def onnx_engine(context: Context, path: Path, size: tuple[int, int], cuda_graph:
 
 
 def torch_engine(context: Context, backbone: "Backbone", compiled: str) -> Callable[[int], Compute]:
-    """The tower by torch in half precision on a GPU, eager or compiled."""
+    """Return the tower in torch, in half precision on a GPU, eager or compiled."""
     import torch
 
     from embed.engines.runners import cast
@@ -143,7 +144,7 @@ def torch_engine(context: Context, backbone: "Backbone", compiled: str) -> Calla
         if not made:
             tower = cast(backbone.image_tower(), "fp16" if context.device == "cuda" else "fp32").to(context.device)
             for block in tower.visual.transformer.resblocks if compiled == "block" else ():
-                block.compile(dynamic=False)  # all share what one compiles to, which takes seconds; whole takes minutes
+                block.compile(dynamic=False)  # blocks share the result: seconds, where the whole tower takes minutes
             made.append(torch.compile(tower, dynamic=False) if compiled == "whole" else tower)
         generator = torch.Generator(context.device).manual_seed(batch)
         shape = (batch, *backbone.identity.preprocess.size, 3)
@@ -161,13 +162,13 @@ def torch_engine(context: Context, backbone: "Backbone", compiled: str) -> Calla
 
 
 def flops_of(backbone: "Backbone") -> float:
-    """Floating-point operations of one picture, two for a multiplication and an addition."""
+    """Return the floating-point operations for one picture, counting a multiplication and an addition as two."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from embed.graphs.trace import quiet_exporter
 
     counter = FlopCounterMode(display=False)
-    with quiet_exporter(), counter, torch.inference_mode():  # torch's fast path would not be counted
+    with quiet_exporter(), counter, torch.inference_mode():  # torch's fast path, which would not be counted, is off
         backbone.image_tower()(torch.zeros((1, *backbone.identity.preprocess.size, 3), dtype=torch.uint8))
     return float(counter.get_total_flops())

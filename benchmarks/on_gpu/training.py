@@ -1,4 +1,4 @@
-"""Training: an epoch of a head on pairs whose vectors are in memory, and an epoch of a backbone's top blocks."""
+"""Measure training: an epoch of a head on pairs with vectors in memory, and an epoch of a backbone's top blocks."""
 
 import copy
 import statistics
@@ -24,7 +24,7 @@ MODE = "visual_upper_layers"  # three blocks of the picture tower
 
 
 def measure(context: Context) -> dict[str, object]:
-    """Seconds an epoch."""
+    """Return seconds an epoch."""
     head = measure_head(context)
     context.show(["an epoch of a head", "seconds"], [(name, f"{value:.3f}") for name, value in head.items()])
     blocks = measure_blocks(context)
@@ -36,7 +36,7 @@ def measure(context: Context) -> dict[str, object]:
 
 
 def measure_head(context: Context) -> dict[str, float]:
-    """Seconds of an epoch by device, the fusion head with the library's own batches."""
+    """Return seconds of an epoch by device, for the fusion head with the library's own batches."""
     from heads.config import HeadConfig, TrainConfig
     from heads.models import build_head
     from heads.training.train import fit
@@ -52,7 +52,7 @@ def measure_head(context: Context) -> dict[str, float]:
                 head, features.to(device), pairs, None, TrainConfig(), epochs=3,
                 observe=lambda *_, ends=ends: ends.append(time.perf_counter()),
             )  # fmt: skip
-        found[device] = statistics.median(np.diff(ends).tolist())  # the first epoch has the warm-up
+        found[device] = statistics.median(np.diff(ends).tolist())  # without the first epoch, which warms up
         context.say(f"an epoch of {len(pairs):,} pairs on {device}: {found[device]:.3f} s; the host waited for the")
         context.say(f"device {len(waited)} times in three epochs and their preparation")
     return found
@@ -60,7 +60,7 @@ def measure_head(context: Context) -> dict[str, float]:
 
 @contextmanager
 def waits(context: Context) -> "Iterator[list[warnings.WarningMessage]]":
-    """What torch says of the calls inside the block that waited for the device."""
+    """Collect torch's warnings about calls in the block that waited for the device."""
     import torch
 
     with warnings.catch_warnings(record=True) as waited:
@@ -75,7 +75,7 @@ def waits(context: Context) -> "Iterator[list[warnings.WarningMessage]]":
 
 
 def labelled(pictures: int, dim: int, count: int) -> "tuple[Features, Pairs]":
-    """Random vectors of pictures, twenty to a prompt, and pairs of one prompt that a hidden direction decides."""
+    """Return random vectors of pictures, twenty for each prompt, and pairs whose winner a hidden direction decides."""
     from heads.data.comparisons import Pairs
     from heads.data.features import features_of
 
@@ -97,7 +97,7 @@ def labelled(pictures: int, dim: int, count: int) -> "tuple[Features, Pairs]":
 
 
 def measure_blocks(context: Context) -> dict[str, float]:
-    """Seconds of an epoch of ViT-L/14's top blocks from cached activations and live, and of making the activations."""
+    """Return seconds of an epoch of ViT-L/14's top blocks, from cached activations and live, and of making these."""
     from embed.backbones.load import load_backbone
     from heads.config import UnfreezeConfig
 
@@ -116,7 +116,7 @@ def measure_blocks(context: Context) -> dict[str, float]:
 def blocks_epoch_s(
     context: Context, cache: "Cache", backbone: "Backbone", config: object, count: int, live: bool
 ) -> float:
-    """Seconds of an epoch, of whose steps the first is not timed."""
+    """Return the seconds of an epoch, of which the first step is not timed."""
     from heads.config import UnfreezeConfig
     from heads.data.comparisons import Pairs
     from heads.unfreeze.model import unfrozen
@@ -125,15 +125,15 @@ def blocks_epoch_s(
     assert isinstance(config, UnfreezeConfig)
     rows, ones = np.arange(count), np.ones(count, np.float32)
     data = Data(np.arange(2 * count), np.repeat(rows, 2), Pairs(2 * rows, 2 * rows + 1, ones, ones, rows, rows))
-    moving = replace(backbone, model=copy.deepcopy(backbone.model))  # what is frozen in it is released
+    moving = replace(backbone, model=copy.deepcopy(backbone.model))  # a copy, because its frozen part is released
     loop = new_loop(unfrozen(cache, moving, config, live=live, device=context.device), data, config)
     loop.take_step()
-    steps = [elapsed_s(loop.take_step) for _ in range(loop.epoch_steps - 1)]  # each waits for its loss
+    steps = [elapsed_s(loop.take_step) for _ in range(loop.epoch_steps - 1)]  # each step waits for its loss
     return loop.epoch_steps * statistics.mean(steps)
 
 
 def make_cache(context: Context, backbone: "Backbone", path: Path, pairs: int) -> "tuple[Cache, float]":
-    """A cache of random pixels with the activations of MODE, and the seconds that these took."""
+    """Return a cache of random pixels with the activations of MODE, and the seconds that making these took."""
     import pyarrow as pa
     import torch
 

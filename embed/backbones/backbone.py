@@ -1,8 +1,8 @@
-"""Backbones: any open_clip model as two towers that take uint8 pixels and int32 tokens and give unit vectors.
+"""Backbones: any open_clip model as two towers that turn uint8 pixels and int32 tokens into unit vectors.
 
-Every model is held as open_clip's `CustomTextCLIP` (or `CoCa`), whatever its checkpoint's layout: the picture tower
-is `model.visual`, the text tower `model.text`. This module knows no picture files, no cache and no ONNX; what a
-checkpoint is and needs is `embed.backbones.checkpoints`' business; `embed.backbones.load` loads one.
+Every model is held as open_clip's `CustomTextCLIP` (or `CoCa`), whatever the layout of its checkpoint: the picture
+tower is `model.visual`, the text tower `model.text`. This module does not deal with picture files, caches or ONNX.
+`embed.backbones.checkpoints` finds out what a checkpoint contains and needs; `embed.backbones.load` loads a backbone.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen model with everything that decides its vectors."""
+    """A frozen model together with everything that determines its vectors."""
 
     identity: Identity
     source: Source
@@ -38,33 +38,33 @@ class Backbone:
     tokenizer: Tokenizer
 
     def tokenize(self, prompts: Sequence[str]) -> Int32s:
-        """Token ids, int32 (n, context_length); a longer prompt is cut as open_clip cuts it."""
+        """Return token ids, int32 (n, context_length). A prompt that is too long is cut in the way open_clip does."""
         if not len(prompts):
             return np.empty((0, self.identity.context_length), dtype=np.int32)
         tokens: torch.Tensor = self.tokenizer(list(prompts))
         return tokens.numpy().astype(np.int32)
 
     def count_truncated(self, prompts: Sequence[str]) -> int:
-        """How many prompts lose tokens to the context length."""
+        """Return how many prompts are longer than the context length and lose tokens."""
         return sum(n > self.identity.context_length for n in token_counts(self.tokenizer, prompts))
 
     def image_tower(self, features: Sequence[Feature] = ("projected",)) -> nn.Module:
-        """uint8 (n, h, w, 3) to float32 (n, d) unit vectors; a tuple of them where several features are asked for.
+        """Return a module from uint8 (n, h, w, 3) to float32 (n, d) unit vectors, or a tuple for several features.
 
-        "projected" lies in the space shared with the text, "pooled" is what the projection started from. The tower
-        shares the model's weights: copy it before casting it to another precision.
+        "projected" features lie in the space shared with the text; "pooled" features are those before the projection.
+        The tower shares the model's weights, so copy it before you cast it to another precision.
         """
         return ImageTower(self.model.visual, self.identity.preprocess, features).eval()
 
     def text_tower(self) -> nn.Module:
-        """int32 (n, context_length) to float32 (n, d) unit vectors, sharing the model's weights."""
+        """Return a module from int32 (n, context_length) to float32 (n, d) unit vectors. It shares the weights."""
         return TextTower(self.model.text).eval()
 
 
 def matching(backbone: Backbone, identity: Identity, name: str) -> Backbone:
-    """The backbone that `name`, which has that identity, was made with: pictures lie as they did for it.
+    """Return `backbone` with its pictures turned upright, or not, as when `name`, which has `identity`, was made.
 
-    Raise IdentityMismatch if it is another.
+    Raise IdentityMismatch if the backbone differs in anything else.
     """
     preprocess = replace(backbone.identity.preprocess, ignore_exif=identity.preprocess.ignore_exif)
     found = replace(backbone.identity, preparation=preprocess)
@@ -73,7 +73,7 @@ def matching(backbone: Backbone, identity: Identity, name: str) -> Backbone:
 
 
 class ImageTower(nn.Module):
-    """Pixel normalisation, open_clip's picture tower, and the division by the vector's length."""
+    """Normalise pixels, run open_clip's picture tower, and divide each vector by its length."""
 
     def __init__(self, visual: nn.Module, preprocess: Preprocess, features: Sequence[Feature]) -> None:
         super().__init__()
@@ -100,8 +100,8 @@ class ImageTower(nn.Module):
 
 
 def normalize_pixels(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
-    """float32 (n, 3, h, w), as picture towers take them, from uint8 (n, h, w, 3); whole levels may be floats, too."""
-    # Made here and no buffers of a module: casting the tower to half precision must not round them.
+    """Return float32 (n, 3, h, w) for a picture tower from pixels (n, h, w, 3): uint8, or floats from 0 to 255."""
+    # These are made here and are not buffers of a module: casting the tower to half precision must not round them.
     mean = torch.tensor(preprocess.mean, device=pixels.device).view(3, 1, 1)
     std = torch.tensor(preprocess.std, device=pixels.device).view(3, 1, 1)
     pixels = pixels.permute(0, 3, 1, 2)
@@ -109,7 +109,7 @@ def normalize_pixels(pixels: torch.Tensor, preprocess: Preprocess) -> torch.Tens
 
 
 class TextTower(nn.Module):
-    """open_clip's text tower and the division by the vector's length."""
+    """Run open_clip's text tower and divide each vector by its length."""
 
     def __init__(self, text: nn.Module) -> None:
         super().__init__()
@@ -120,20 +120,23 @@ class TextTower(nn.Module):
 
 
 def unit(x: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """Rows of length 1, float32 but of float64. CoCa's towers also give their tokens; the vector comes first."""
+    """Scale each row to length 1. The result is float32, or float64 for float64 input.
+
+    CoCa's towers return a tuple of vectors and tokens; only the vectors are used.
+    """
     x = x[0] if isinstance(x, tuple) else x
     return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=-1)
 
 
 def _has_projection(visual: nn.Module) -> bool:
-    """Whether pooling and projection are two steps, as they are not in CLIP's ResNets and in SigLIP."""
+    """Whether pooling and projection are separate steps. They are not in CLIP's ResNets and in SigLIP."""
     if isinstance(visual, TimmModel):
         return len(visual.head) > 0 and not hasattr(visual.head, "pool")
     return isinstance(visual, VisionTransformer) and visual.proj is not None
 
 
 def pooled_and_projected(visual: TimmModel | VisionTransformer, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """What `visual(x)` computes, before and after the projection; neither is of unit length."""
+    """Return what `visual(x)` computes before and after the projection; neither is scaled to unit length."""
     if isinstance(visual, TimmModel):
         pooled = visual.trunk(x)
         return pooled, visual.head(pooled)
@@ -142,9 +145,9 @@ def pooled_and_projected(visual: TimmModel | VisionTransformer, x: torch.Tensor)
 
 
 def weights_hash(state_dict: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over each tensor's name, dtype, shape and the SHA-256 of its bytes, sorted by name.
+    """Return the SHA-256 of a list, sorted by name, of each tensor's name, dtype, shape and SHA-256 of its bytes.
 
-    Bytes are hashed tensor by tensor so that all cores take part.
+    Each tensor is hashed by itself so that all cores take part.
     """
 
     def line(name: str) -> bytes:
@@ -156,7 +159,7 @@ def weights_hash(state_dict: Mapping[str, torch.Tensor]) -> str:
         return hashlib.sha256(b"".join(pool.map(line, sorted(state_dict)))).hexdigest()
 
 
-# Enough to tell apart what CLIP models use; compared by value, so any library's module will do.
+# Enough to tell apart what CLIP models use. They are compared by value, so a module of any library will do.
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -172,9 +175,9 @@ ACTIVATION_WORDS = ("elu", "swish", "silu", "sigmoid", "activation")
 
 
 def activation(model: open_clip.CustomTextCLIP) -> str:
-    """The nonlinearities of both towers, such as "gelu" or "image relu6, text gelu".
+    """Return the nonlinearities of both towers, such as "gelu" or "image relu6, text gelu".
 
-    Read from what the modules compute, not from a configuration's claim.
+    They are found by running the modules, because a configuration may be wrong.
     """
     image, text = ("+".join(sorted(_activations(tower))) for tower in (model.visual, model.text))
     return image if image == text else f"image {image}, text {text}"
@@ -188,7 +191,7 @@ def _activations(tower: nn.Module) -> set[str]:
         if [*module.children(), *module.parameters()]:
             continue
         if any(word in kind.lower() for word in ACTIVATION_WORDS):
-            y = module(x.clone())  # a copy: some work in place
+            y = module(x.clone())  # a copy, because some modules change their input
             same = [name for name, function in ACTIVATIONS.items() if torch.allclose(y, function(x), atol=1e-6)]
             names.add(same[0] if same else kind)
     return names
@@ -206,7 +209,7 @@ PROBES = (
 
 
 def tokenizer_name(tokenizer: Tokenizer) -> str:
-    """The kind of tokenizer and a hash of its vocabulary and of what it makes of a few awkward prompts."""
+    """Return the tokenizer's class and a hash of its vocabulary and of its output for a few awkward prompts."""
     content = [sorted(vocabulary(tokenizer).items()), tokenizer(list(PROBES)).tolist()]
     return f"{type(tokenizer).__name__} {hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]}"
 
@@ -218,13 +221,13 @@ def vocabulary(tokenizer: Tokenizer) -> dict[str, int]:
 
 
 def token_counts(tokenizer: Tokenizer, prompts: Sequence[str]) -> list[int]:
-    """How many tokens each prompt has, special ones included, before it is cut to the context length."""
+    """Return how many tokens each prompt has before it is cut to the context length, special tokens included."""
     if isinstance(tokenizer, SimpleTokenizer):
         return [len(tokenizer.encode(prompt)) + 2 for prompt in prompts]
     if not len(prompts):
         return []
     clean = getattr(tokenizer, "clean_fn", lambda prompt: canonicalize_text(basic_clean(prompt)))
-    # The mode `clips` puts three special tokens around the text by itself.
+    # In the mode `clips` the tokenizer itself puts three special tokens around the text.
     clips = getattr(tokenizer, "tokenizer_mode", "") == "clips"
     encoded = tokenizer.tokenizer(
         [clean(prompt) for prompt in prompts], add_special_tokens=not clips, truncation=False, verbose=False

@@ -1,10 +1,10 @@
-"""Checkpoints: which weights a source means, and what they need of an architecture.
+"""Checkpoints: find the weights that a source names, and what they need of an architecture.
 
-Three things about a CLIP checkpoint are not in its tensors and, when guessed, make wrong vectors without a word: the
-activation (GELU or QuickGELU), how pictures are resized and normalised, and the tokenizer. They are taken from
-open_clip's table of pretrained tags, or from the open_clip_config.json beside the weights. A bare file says none of
-it, so it is accepted only where every known set of weights of that architecture agrees; otherwise the user names the
-tag that the file descends from: `TAG@FILE`.
+Three things about a CLIP checkpoint are not in its tensors, and a wrong guess would give wrong vectors without any
+error: the activation (GELU or QuickGELU), how pictures are resized and normalised, and the tokenizer. They are taken
+from open_clip's table of pretrained tags, or from the open_clip_config.json beside the weights. A bare file states
+none of them. It is accepted only if all known weights of that architecture agree; otherwise the user must name the
+tag that the file was made from: `TAG@FILE`.
 """
 
 import hashlib
@@ -34,23 +34,23 @@ FOLDER, HUB, RANDOM = "local-dir:", "hf-hub:", "random:"
 CONFIG = "open_clip_config.json"
 FOLDER_WEIGHTS = ("open_clip_model", "open_clip_pytorch_model", "model", "pytorch_model")
 PREPARATION = ("mean", "std", "interpolation", "resize_mode", "fill_color")
-# Others can drop tokens at random or run code from the hub.
+# Other options can drop tokens at random or run code from the hub.
 TOKENIZER_OPTIONS = {"clean", "strip_sep_token", "language"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a source decides, before a model is built."""
+    """Everything that follows from a source before the model is built."""
 
-    name: str  # open_clip's name of the architecture, or `custom-` and a hash of its configuration
+    name: str  # open_clip's name of the architecture, or `custom-` and a hash of the configuration
     config: Config  # open_clip's model configuration
-    preparation: Config  # as much of PREPARATION as is known
-    weights: Weights | None  # None: random ones from the seed
+    preparation: Config  # those keys of PREPARATION that are known
+    weights: Weights | None  # None: random weights from the seed
     seed: int = 0
 
 
 def plan(source: Source) -> Plan:
-    """What `source` stands for, its weights read. Raise InputError if that is unknown, ambiguous or contradictory."""
+    """Read what `source` names, with its weights. Raise InputError if it is unknown, ambiguous or contradictory."""
     if source.model.startswith((FOLDER, HUB)):
         return _plan_with_config(source)
     name = source.model.replace("/", "-")
@@ -70,10 +70,10 @@ def plan(source: Source) -> Plan:
 
 
 def build(plan: Plan) -> open_clip.CustomTextCLIP | open_clip.CoCa:
-    """The plan's model with its weights in place, as open_clip's CustomTextCLIP or CoCa, in eval mode."""
+    """Return the plan's model with its weights, as open_clip's CustomTextCLIP or CoCa, in eval mode."""
     config: dict[str, Any] = deepcopy(dict(plan.config))
     config.pop("custom_text", None)
-    # The checkpoint holds both towers; they must not fetch weights of their own.
+    # The checkpoint holds both towers, so open_clip must not download weights for either.
     if config["vision_cfg"].get("timm_model_name"):
         config["vision_cfg"]["timm_model_pretrained"] = False
     if config["text_cfg"].get("hf_model_name"):
@@ -91,12 +91,12 @@ def build(plan: Plan) -> open_clip.CustomTextCLIP | open_clip.CoCa:
 
 
 def load_tokenizer(source: Source, plan: Plan) -> SimpleTokenizer | HFTokenizer:
-    """open_clip's tokenizer for the plan, none of whose code comes from the checkpoint."""
+    """Return open_clip's tokenizer for the plan. No code that comes with the checkpoint is run."""
     text = plan.config["text_cfg"]
     options = text.get("tokenizer_kwargs") or {}
     if strange := sorted(set(options) - TOKENIZER_OPTIONS):
         raise InputError(
-            f"{plan.name}: tokenizer_kwargs {strange} are not taken; known are {sorted(TOKENIZER_OPTIONS)}"
+            f"{plan.name}: tokenizer_kwargs {strange} are not supported; supported are {sorted(TOKENIZER_OPTIONS)}"
         )
     context_length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
     name = text.get("hf_tokenizer_name")
@@ -112,7 +112,7 @@ def load_tokenizer(source: Source, plan: Plan) -> SimpleTokenizer | HFTokenizer:
 
 
 def _weights_and_recipe(name: str, config: Config, pretrained: str, tags: list[str]) -> tuple[Weights, Config]:
-    """Weights by tag, by file or by `TAG@FILE`, and the entry of open_clip's table that they follow."""
+    """Return the weights named by a tag, a file or `TAG@FILE`, and the entry of open_clip's table that they follow."""
     if recipe := open_clip.get_pretrained_cfg(name, pretrained):
         _require_activation(name, config, recipe)
         return read_state_dict(_download(open_clip.download_pretrained, recipe)), recipe
@@ -147,9 +147,9 @@ def _require_activation(name: str, config: Config, recipe: Config) -> None:
 
 
 def _recipe_of_file(name: str, path: Path, weights: Weights, tags: list[str]) -> Config:
-    """The entry of open_clip's table that a bare file follows. Raise InputError if several come into question.
+    """Return the entry of open_clip's table that a bare file follows. Raise InputError if several are possible.
 
-    Where open_clip knows no weights of an architecture at all, its defaults are the only candidate.
+    If open_clip knows no weights of the architecture at all, its defaults are used.
     """
     if _is_openai(weights):
         return open_clip.get_pretrained_cfg(name, "openai") or {"quick_gelu": True}
@@ -167,14 +167,14 @@ def _recipe_of_file(name: str, path: Path, weights: Weights, tags: list[str]) ->
         if not tags:
             listed = "; ".join(f"{kind}: {few(members)}" for kind, members in kinds.items())
             raise InputError(
-                f"{path} does not say how it was trained, and weights of {name} differ. Name a tag that it descends"
-                f" from, as --pretrained TAG@{path}, TAG being for {listed}"
+                f"{path} does not say how it was trained, and weights of {name} differ. Name the tag that it was made"
+                f" from, as --pretrained TAG@{path}. The tags are, for {listed}"
             )
     return recipes[tags[0]] if tags else {}
 
 
 def _published_hash(url: str) -> str | None:
-    """The SHA-256 of a published file, or its first eight digits, where the address tells it."""
+    """Return the SHA-256 of a published file, or its first eight digits, if the URL contains it."""
     if "openaipublic" in url:
         return url.split("/")[-2]
     if "mlfoundations" in url:
@@ -183,7 +183,7 @@ def _published_hash(url: str) -> str | None:
 
 
 def _plan_with_config(source: Source) -> Plan:
-    """The plan of a folder, or of a hub repository, that holds an open_clip_config.json."""
+    """Return the plan of a folder, or of a repository on the hub, that holds an open_clip_config.json."""
     where = source.model.partition(":")[2]
     seed = None if source.pretrained is None else _seed(source.pretrained)
     if source.pretrained is not None and seed is None:
@@ -215,7 +215,7 @@ def _plan_with_config(source: Source) -> Plan:
 
 
 def architecture_name(config: Config) -> str:
-    """open_clip's own name of a configuration, or one made from its content: a folder's name may change."""
+    """Return open_clip's own name of a configuration, or a name made from its content, as folders can be renamed."""
     for name in open_clip.list_models():
         if open_clip.get_model_config(name) == config:
             return str(name)
@@ -223,7 +223,7 @@ def architecture_name(config: Config) -> str:
 
 
 def _weights_in(folder: Path) -> Path:
-    """The one checkpoint of a folder, the usual names first, or the one index of its shards."""
+    """Return the one checkpoint of a folder, with the usual names first, or the one index of its shards."""
     usual = [folder / f"{name}{suffix}" for name in FOLDER_WEIGHTS for suffix in (*SUFFIXES, INDEX)]
     files = sorted(file for file in folder.iterdir() if file.suffix in SUFFIXES or file.name.endswith(INDEX))
     found = [path for path in usual if path in files][:1] or files
@@ -236,17 +236,17 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _download(function: Callable[..., str], *args: object, **kwargs: object) -> Path:
-    """The local path that an open_clip download gives."""
+    """Return the local path of an open_clip download. Raise InputError if it fails."""
     try:
         return Path(function(*args, **kwargs))
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"download failed ({first_line(error)}); a file, or a folder as {FOLDER}PATH, needs none"
+            f"download failed ({first_line(error)}). Without a network, give a file, or a folder as {FOLDER}PATH"
         ) from None
 
 
 def is_downloaded(recipe: Config) -> bool:
-    """Whether the weights of an entry of open_clip's table lie in the hub's cache on this machine."""
+    """Whether the weights of an entry of open_clip's table are already in the hub's cache on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, file = os.path.split(recipe["hf_hub"])
@@ -256,7 +256,7 @@ def is_downloaded(recipe: Config) -> bool:
 
 
 def _seed(pretrained: str) -> int | None:
-    """The number in `random:NUMBER`; None for anything that is not of this form."""
+    """Return the number in `random:NUMBER`, or None for any other text."""
     kind, _, number = pretrained.partition(":")
     return int(number) if f"{kind}:" == RANDOM and number.isdecimal() else None
 

@@ -1,9 +1,9 @@
-"""A tuned backbone as what has moved: megabytes beside the base it belongs to, and a new identity.
+"""Store a tuned backbone as the parameters that changed: a few megabytes beside the base, and a new identity.
 
     tuned.json           format, the base's identity and source, the tuned identity, how it was made; written last
-    delta.safetensors    the moved parameters' values, fp32, by their names in the whole model
+    delta.safetensors    the new values of the changed parameters, fp32, by their names in the whole model
 
-`--pretrained delta:FOLDER` loads the base and puts the moved parameters in place.
+`--pretrained delta:FOLDER` loads the base and then replaces these parameters.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class TunedBase(TypedDict):
 
 
 class TunedManifest(TypedDict):
-    """tuned.json; whoever tuned notes more beside."""
+    """The content of tuned.json; training adds more keys."""
 
     format: int
     base: TunedBase
@@ -43,9 +43,9 @@ class TunedManifest(TypedDict):
 def save_delta(
     path: Path, weights: Mapping[str, "torch.Tensor"], base: "Backbone", about: Mapping[str, object]
 ) -> Identity:
-    """Write the values that parameters of `base` have taken, and give the tuned backbone's identity.
+    """Write the new values of parameters of `base` to the folder `path` and return the tuned backbone's identity.
 
-    `base` holds its own weights when this is called; `about` is whatever the manifest should say beside.
+    `base` must hold its original weights when this is called. `about` is added to the manifest.
     """
     from safetensors.torch import save
 
@@ -67,18 +67,21 @@ def save_delta(
 
 
 def read_tuned(path: Path) -> TunedManifest:
-    """The manifest of a tuned backbone. Raise InputError if the folder holds none."""
+    """Read the manifest of a tuned backbone. Raise InputError if the folder holds none."""
     return read_manifest(path / "tuned.json", "tuned backbone", (FORMAT,), TunedManifest)
 
 
 def tuned_source(path: Path) -> Source:
-    """By what the tuned backbone is loaded."""
+    """Return the source that loads the tuned backbone."""
     return Source(read_tuned(path)["base"]["source"]["model"], f"{PREFIX}{path}")
 
 
 def published_state(state: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
-    """A model's state dict in the layout that OpenAI's CLIP and open_clip share, the text tower's tensors at the top;
-    open_clip's CustomTextCLIP layout, which it is in, where that has no room for the text tower."""
+    """Return a state dict in the layout that OpenAI's CLIP and open_clip share, with the text tower at the top level.
+
+    If that layout has no place for this text tower, the state dict is returned as it is, in the layout of open_clip's
+    CustomTextCLIP.
+    """
     text = "text."
     names = {name for name in state if name.startswith(text)}
     plain = {"positional_embedding", "text_projection", "token_embedding", "transformer", "ln_final"}
@@ -90,8 +93,10 @@ def published_state(state: Mapping[str, "torch.Tensor"]) -> dict[str, "torch.Ten
 
 
 def base_source(source: Source) -> Source:
-    """The backbone from which that of `source`, whose `pretrained` is `delta:FOLDER`, was tuned. Raise InputError if
-    its model is another."""
+    """Return the source of the backbone from which `source`, whose `pretrained` is `delta:FOLDER`, was tuned.
+
+    Raise InputError if `source` names another model.
+    """
     path = Path(str(source.pretrained).removeprefix(PREFIX))
     base = Source(**known_fields(Source, read_tuned(path)["base"]["source"]))
     if base.model != source.model:
@@ -100,8 +105,10 @@ def base_source(source: Source) -> Source:
 
 
 def apply_delta(base: "Backbone", source: Source) -> "Backbone":
-    """`base` with the weights of `source`, whose `pretrained` is `delta:FOLDER`, in place of its own. Raise InputError
-    if     base or weights differ from what the folder was made of."""
+    """Return `base` with the weights of `source`, whose `pretrained` is `delta:FOLDER`.
+
+    Raise InputError if the base or the resulting weights differ from those that the folder was made with.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

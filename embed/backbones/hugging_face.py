@@ -1,6 +1,6 @@
-"""CLIP weights that `transformers` saved (CLIPModel, as PickScore was published) under the names of open_clip.
+"""Rename CLIP weights that `transformers` saved (a CLIPModel, such as PickScore) to the names of open_clip.
 
-Tensors in, tensors out; knows no file. The architecture and its activation are not in the tensors.
+This module takes tensors and returns tensors. The architecture and its activation are not in the tensors.
 """
 
 import re
@@ -15,7 +15,7 @@ NAMES = {
     "embeddings.position_embedding.weight": "positional_embedding",
     "embeddings.class_embedding": "class_embedding",
     "embeddings.patch_embedding.weight": "conv1.weight",
-    "pre_layrnorm": "ln_pre",  # the published name
+    "pre_layrnorm": "ln_pre",  # the published name has this typing error
     "post_layernorm": "ln_post",
     "final_layer_norm": "ln_final",
     "encoder.layers": "transformer.resblocks",
@@ -34,16 +34,17 @@ def is_clip_model(weights: Mapping[str, Tensor]) -> bool:
 
 
 def to_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A CLIPModel's tensors as open_clip's CLIP names and shapes them; unknown ones keep their names.
+    """Return a CLIPModel's tensors with open_clip's names and shapes; unknown tensors keep their names.
 
-    open_clip holds the query, key and value projections as one matrix, and what maps into the joint space transposed.
+    open_clip holds the query, key and value projections in one matrix, and transposes the projections into the joint
+    space.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in weights.items():
         if name in PROJECTIONS:
             renamed[PROJECTIONS[name]] = tensor.T.contiguous()
         elif name.endswith("embeddings.position_ids"):
-            continue  # 0, 1, 2, ...: a buffer of older versions
+            continue  # a buffer of older versions that holds 0, 1, 2, ...
         elif match := re.fullmatch(r"(.*self_attn)\.q_proj\.(weight|bias)", name):
             attention, kind = match.groups()
             parts = [weights.get(f"{attention}.{side}_proj.{kind}") for side in "qkv"]

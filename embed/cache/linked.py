@@ -1,4 +1,4 @@
-"""Vectors that were made elsewhere, in files that a cache links instead of copying them, and what is known of them."""
+"""Vectors that other tools made, in files that a cache links and does not copy, and what is recorded about them."""
 
 import os
 from collections.abc import Mapping
@@ -10,9 +10,9 @@ from embed.spec import InputError
 
 
 class Adopted(TypedDict):
-    """Where a shard's vectors were made: the file, its state when it was read, and its row that came first.
+    """Where a shard's vectors came from: the file, its size and time when it was read, and the first row that we took.
 
-    If the shard is that file itself, linked and not copied, it has to stay as it was.
+    If the cache links the file itself, the file must not change.
     """
 
     path: str
@@ -23,7 +23,7 @@ class Adopted(TypedDict):
 
 
 def link(file: Path, name: Path) -> None:
-    """Give a file a second name, or where that cannot be, one that points to it."""
+    """Make a hard link `name` to a file, or a symbolic link if that is not possible."""
     name.parent.mkdir(parents=True, exist_ok=True)
     name.unlink(missing_ok=True)
     try:
@@ -34,17 +34,17 @@ def link(file: Path, name: Path) -> None:
 
 
 def require_unchanged(cache: Path, adopted: Mapping[str, Adopted], hashes: Mapping[str, str]) -> None:
-    """Raise InputError if a file that a cache links is gone, or has other vectors by now.
+    """Raise InputError if a file that a cache links is gone or has changed.
 
-    Of one whose time of change is another, as it is in a copy of the cache, the hash decides.
+    If only its modification time differs, as in a copy of the cache, the hash decides.
     """
     for name, entry in adopted.items():
         if not entry["linked"]:
             continue
-        file, lies = cache / name, f"{cache} uses the vectors of {entry['path']} where they lie, and that file"
+        file, lies = cache / name, f"{cache} links to the vectors in {entry['path']}, and that file"
         if not file.exists():
-            raise InputError(f"{lies} is gone; put it back, or adopt it anew into another folder")
+            raise InputError(f"{lies} is gone; put it back, or adopt it again into another folder")
         stat = file.stat()
         known = (stat.st_size, stat.st_mtime_ns) == (entry["size_bytes"], entry["mtime_ns"])
         if not known and sha256_file(file) != hashes[name]:
-            raise InputError(f"{lies} has changed; adopt it anew into another folder, with --copy if it often does")
+            raise InputError(f"{lies} has changed; adopt it again into another folder, with --copy if it often changes")

@@ -1,4 +1,4 @@
-"""The names of a cache's pictures: under which key each was met, and where it lay."""
+"""The names of a cache's pictures: the key of each picture in its table, and the place that it was read from."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 def rows_of_names(keys: "Column | Sequence[str]", names: pa.Table, ids: "Column", place: Place | None) -> Ints:
-    """(m,) int64: for each key the row of its picture, whose id stands in `ids`; -1 where there is none.
+    """Return (m,) int64: the row in `ids` of the picture that each key names, or -1 if there is none.
 
-    `names` are a cache's keys. A name whose picture was replaced stands there twice: the last content is the one that
-    it has now. With `place` a key that is not among them, such as a full path in place of a bare name, is looked for
-    by where its picture lies; and so is one that stands for pictures at several places, which otherwise has no row.
+    `names` are a cache's keys. If a picture was replaced, its name occurs twice there, and the last content is the
+    current one. With `place`, two kinds of keys are also looked up by the place of their picture: keys that are not
+    among the names, such as a full path for a bare name, and keys that name different pictures at several places.
     """
     names = names.take(pa.array(np.arange(len(names))[::-1]))
     keys = strings(keys)
@@ -43,7 +43,7 @@ def rows_of_names(keys: "Column | Sequence[str]", names: pa.Table, ids: "Column"
 
 
 def _at_several_places(names: pa.Table) -> pa.Array:
-    """The keys that are names of different pictures at different places."""
+    """Return the keys that name different pictures at different places."""
     counts = names.select(["image_path", "image_id", "uri"]).group_by("image_path")
     counts = counts.aggregate([("image_id", "count_distinct"), ("uri", "count_distinct")])
     several = pc.and_(pc.greater(counts["image_id_count_distinct"], 1), pc.greater(counts["uri_count_distinct"], 1))

@@ -1,14 +1,14 @@
-"""The cache: a folder of unit-norm vectors that anyone's tools can read, and the ledger of what failed.
+"""The cache: a folder of unit-norm vectors that other tools can read, and the ledger of what failed.
 
     manifest.json                            identity, source, every file with its rows and SHA-256; written last
-    images/img_emb/img_emb_0000.npy          (n, d) float16, a link in some (embed.cache.linked); row i is that of
-    images/metadata/metadata_0000.parquet    image_path (the first name it was met under), image_id, width, height
-    images/keys/keys_0000.parquet            image_path, image_id, size_bytes, mtime_ns, uri: every name of a picture
+    images/img_emb/img_emb_0000.npy          (n, d) float16, or a link to it (embed.cache.linked); row i is that of
+    images/metadata/metadata_0000.parquet    image_path (its first name), image_id, width, height
+    images/keys/keys_0000.parquet            image_path, image_id, size_bytes, mtime_ns, uri: all names of pictures
     prompts/text_emb/..., prompts/metadata/... (caption, prompt_id)
     failures.parquet                         key, stage, reason, detail, size_bytes, mtime_ns
 
-Each side is laid out as clip-retrieval lays out its embeddings. Only files that the manifest lists count: what a
-killed job left behind is removed when the cache is next opened for writing. Knows no model and no picture.
+Each side has the layout of clip-retrieval's embeddings. Only files that the manifest lists count; files that a killed
+job left behind are removed when the cache is next opened for writing. This module does not know models or pictures.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
-# The column that holds the hash of a row's content, and the folder of its vectors.
+# The column with the hash of a row's content, and the folder of its vectors.
 ID_COLUMN = {"images": "image_id", "prompts": "prompt_id"}
 EMBEDDINGS = {"images": "img_emb", "prompts": "text_emb"}
 
@@ -40,26 +40,26 @@ METADATA = {
     "images": pa.schema({"image_path": STRING, "image_id": STRING, "width": INT32, "height": INT32}),
     "prompts": pa.schema({"caption": STRING, "prompt_id": STRING}),
 }
-# Size and time are null for what is no local file. A picture that failed is read again once they have changed.
-# The uri is where the picture was read (see embed.addresses.place_of); caches of before it was noted lack it.
+# Size and time are null unless the picture is a local file. A picture that failed is read again once they have changed.
+# The uri is where the picture was read (see embed.addresses.place_of); caches of older versions lack it.
 KEYS = pa.schema({"image_path": STRING, "image_id": STRING, "size_bytes": INT64, "mtime_ns": INT64, "uri": STRING})
-FAILURES = pa.schema(  # stages and reasons are of few phrases, for counting
+FAILURES = pa.schema(  # stages and reasons are taken from a few fixed phrases, so that they can be counted
     {"key": STRING, "stage": STRING, "reason": STRING, "detail": STRING, "size_bytes": INT64, "mtime_ns": INT64}
 )
 
 
-StoredDtype = BoundaryDtype | Literal["uint8"]  # of pixels, where a whole tower is trained
+StoredDtype = BoundaryDtype | Literal["uint8"]  # uint8 is for pixels, when a whole tower is trained
 
 
 class FileEntry(TypedDict):
-    """What the manifest says of a file."""
+    """A file in the manifest."""
 
     rows: int
     sha256: str
 
 
 class BoundaryEntry(TypedDict):
-    """What the manifest says of a boundary; see embed.cache.boundary."""
+    """A boundary in the manifest; see embed.cache.boundary."""
 
     depth: int
     dtype: StoredDtype
@@ -67,25 +67,25 @@ class BoundaryEntry(TypedDict):
 
 
 class DecodingEntry(TypedDict):
-    """What the manifest says of pictures that were decoded in one way; see embed.jobs.scaling."""
+    """In the manifest, pictures that were decoded in the same way; see embed.jobs.scaling."""
 
-    scale: int | None  # None of exact
-    rows: int  # pictures on which the cosine to exact was measured
+    scale: int | None  # None means exact decoding
+    rows: int  # pictures on which the cosine to exact decoding was measured
     cosine_mean: float
     cosine_min: float
-    pictures: int  # rows of the cache that were decoded smaller than the picture is, or on a device
+    pictures: int  # rows of the cache whose picture was decoded at a reduced size or on a device
     decoder: NotRequired[Literal["device"]]  # see embed.jobs.on_device
 
 
-Engines = dict[Side, list[dict[str, Any]]]  # the fields of each embed.engines.choice.Engine used, the latest last
+Engines = dict[Side, list[dict[str, Any]]]  # the fields of each embed.engines.choice.Engine that was used, latest last
 
 
 class ManifestFields(TypedDict, total=False):
-    """What jobs note in the manifest."""
+    """Fields of the manifest that jobs write."""
 
-    adopted: dict[str, Adopted]  # by the name of the shard's file of vectors
+    adopted: dict[str, Adopted]  # by the name of the shard's vector file
     engines: Engines
-    decoding: list[DecodingEntry]  # the latest last; absent where all was exact
+    decoding: list[DecodingEntry]  # the latest last; absent if all decoding was exact
     boundary: dict[str, BoundaryEntry]
     refreshed_from: str
 
@@ -100,7 +100,7 @@ class CacheManifest(ManifestFields):
 
 
 class Cache:
-    """A finished or growing cache, read only."""
+    """A finished or growing cache, opened for reading."""
 
     def __init__(self, path: Path, manifest: CacheManifest) -> None:
         self.path = path
@@ -110,7 +110,7 @@ class Cache:
 
     @classmethod
     def open(cls, path: str | Path) -> "Cache":
-        """The cache at `path`. Raise InputError if there is none or its format is unknown."""
+        """Open the cache at `path`. Raise InputError if there is none, or its format or linked files are wrong."""
         path = Path(path)
         cache = cls(path, read_manifest(path / "manifest.json", "cache", (FORMAT,), CacheManifest))
         hashes = {name: entry["sha256"] for name, entry in cache.manifest["files"].items()}
@@ -125,38 +125,38 @@ class Cache:
         return f"{counts} of {self.source.model} in {self.path}"
 
     def files(self, side: Side, folder: str) -> list[Path]:
-        """The committed files of one folder, such as ("images", "metadata"), in row order."""
+        """Return the committed files of one folder, such as ("images", "metadata"), in row order."""
         prefix = f"{side}/{folder}/"
         names = [name for name in self.manifest["files"] if name.startswith(prefix)]
         return [self.path / name for name in sorted(names, key=lambda name: (len(name), name))]
 
     def count(self, side: Side) -> int:
-        """How many different pictures or prompts have a vector."""
+        """Return how many different pictures or prompts have a vector."""
         prefix = f"{side}/{EMBEDDINGS[side]}/"
         return sum(entry["rows"] for name, entry in self.manifest["files"].items() if name.startswith(prefix))
 
     @property
     def boundaries(self) -> dict[str, BoundaryEntry]:
-        """What the manifest says of each boundary, by its folder; see embed.cache.boundary."""
+        """The manifest's entry of each boundary, by the boundary's folder; see embed.cache.boundary."""
         return self.manifest.get("boundary", {})
 
     @property
     def decoding(self) -> list[DecodingEntry]:
-        """How large JPEGs were decoded, the latest last; empty where all pictures were decoded as they are."""
+        """How JPEGs were decoded, the latest last; empty if all pictures were decoded exactly."""
         return self.manifest.get("decoding", [])
 
     @property
     def scale(self) -> int | None:
-        """The scale (see embed.inputs.scaled) at which its latest pictures were decoded."""
+        """The scale (see embed.inputs.scaled) at which the latest pictures were decoded."""
         return self.decoding[-1]["scale"] if self.decoding else None
 
     @property
     def adopted(self) -> dict[str, Adopted]:
-        """Where the vectors of some shards were made, by the file of each."""
+        """Where the vectors of some shards came from, by the file name of each shard."""
         return self.manifest.get("adopted", {})
 
     def arrays(self, side: Side, folder: str | None = None) -> list[Float16s]:
-        """Memory-mapped (n_i, d) float16 arrays, one a shard, in row order."""
+        """Return memory-mapped (n_i, d) float16 arrays, one for each shard, in row order."""
         files = self.files(side, folder or EMBEDDINGS[side])
         found = [np.load(file, mmap_mode="r", allow_pickle=False) for file in files]
         for array in found:
@@ -165,15 +165,15 @@ class Cache:
         return found
 
     def image_embeddings(self) -> Float16s:
-        """(n, d) float16 unit-norm vectors of the pictures, in memory."""
+        """Return the vectors of the pictures in memory: (n, d) float16 of unit norm."""
         return self._concatenated("images")
 
     def pooled_embeddings(self) -> Float16s | None:
-        """(n, p) float16 unit-norm features of the pictures before the projection, in memory; None without them."""
+        """Return the pictures' features before the projection, (n, p) float16 of unit norm, or None without them."""
         return np.concatenate(arrays) if (arrays := self.arrays("images", "pooled_emb")) else None
 
     def text_embeddings(self) -> Float16s:
-        """(n, d) float16 unit-norm vectors of the prompts, in memory."""
+        """Return the vectors of the prompts in memory: (n, d) float16 of unit norm."""
         return self._concatenated("prompts")
 
     def _concatenated(self, side: Side) -> Float16s:
@@ -181,15 +181,15 @@ class Cache:
         return np.concatenate(arrays) if arrays else np.empty((0, self.identity.dim), np.float16)
 
     def metadata(self, side: Side, columns: Sequence[str] | None = None) -> pa.Table:
-        """The metadata of one side, row i belonging to vector i."""
+        """Return the metadata of one side; row i belongs to vector i."""
         return _read_tables(self.files(side, "metadata"), METADATA[side], columns)
 
     def keys(self) -> pa.Table:
-        """Every name under which a picture was met, with the content it had then."""
+        """Return all names of pictures, each with the content that it had when it was met."""
         return _as_keys(pq.read_table(file) for file in self.files("images", "keys"))
 
     def places(self) -> pa.Array:
-        """(n,) where the picture of each row was last read, null where that is unknown or a table."""
+        """Return (n,) places where each row's picture was last read; null if unknown or inside a table."""
         names, ids = self.keys(), self.metadata("images", ["image_id"])["image_id"]
         names = names.filter(names["uri"].is_valid())
         names = names.take(pa.array(np.arange(len(names))[::-1]))
@@ -197,28 +197,28 @@ class Cache:
         return names["uri"].combine_chunks().take(pa.array(at, mask=at < 0))
 
     def column(self, file: Path, name: str) -> pa.ChunkedArray:
-        """One column of one committed Parquet file."""
+        """Return one column of one committed Parquet file."""
         return pq.read_table(file, columns=[name])[name]
 
     def failures(self) -> pa.Table:
-        """The ledger: key, stage, reason and detail of everything that got no vector."""
+        """Return the ledger: key, stage, reason and detail of every input without a vector."""
         name = "failures.parquet"
         files = [self.path / name] if name in self.manifest["files"] else []
         return _read_tables(files, FAILURES, None)
 
     def image_rows(self, keys: "Column | Sequence[str]", place: Place | None = None) -> Ints:
-        """(m,) int64: the vector row of each picture key, -1 where the cache does not have it; see `rows_of_names`."""
+        """Return (m,) int64: the vector row of each picture key, or -1 if there is none; see `rows_of_names`."""
         return rows_of_names(keys, self.keys(), self.metadata("images", ["image_id"])["image_id"], place)
 
     def prompt_rows(self, prompts: "Column | Sequence[str]") -> Ints:
-        """(m,) int64: the vector row of each prompt, -1 where the cache does not have it."""
+        """Return (m,) int64: the vector row of each prompt, or -1 if the cache does not have it."""
         return positions(prompts, self.metadata("prompts", ["caption"])["caption"])
 
 
 class CacheWriter:
-    """Appends shards to a cache, new or old; nothing counts before `commit`.
+    """Appends shards to a new or existing cache. Nothing is part of the cache before `commit`.
 
-    Takes a lock, so that two jobs never write one cache. Use as a context manager.
+    It holds a lock so that two jobs never write to the same cache. Use it as a context manager.
     """
 
     def __init__(self, path: str | Path, identity: Identity, source: Source) -> None:
@@ -240,11 +240,11 @@ class CacheWriter:
         self.close()
 
     def close(self) -> None:
-        """Give the lock back. What was not committed is lost."""
+        """Release the lock. What was not committed is lost."""
         self._locked.__exit__(None, None, None)
 
     def cache(self) -> Cache:
-        """What has been written so far, committed or not."""
+        """Return the cache with everything written so far, committed or not."""
         return Cache(self.path, self._manifest)
 
     def _open_or_create(self, identity: Identity, source: Source) -> CacheManifest:
@@ -262,7 +262,7 @@ class CacheWriter:
 
     def _remove_leftovers(self) -> None:
         files, ledger = self._manifest["files"], self.path / "failures.parquet"
-        # The one file that is replaced rather than added: a job killed before its commit left the next one.
+        # The ledger is the only file that is replaced: a job killed before its commit may have left the next version.
         if ledger.name in files and (not ledger.exists() or sha256_file(ledger) != files[ledger.name]["sha256"]):
             del files[ledger.name]
         for side in SIDES:
@@ -276,7 +276,7 @@ class CacheWriter:
     def append(self, side: Side, metadata: pa.Table, **arrays: Array | Path) -> None:
         """Write one shard: `metadata` (n rows) and its arrays by folder, such as `img_emb=(n, d) float16`.
 
-        In the place of an array may stand the .npy file that has it, which is then linked.
+        Instead of an array, the path of a .npy file may be given; the file is then linked.
         """
         shard = len(self.cache().files(side, "metadata"))
         for folder, array in arrays.items():
@@ -291,13 +291,13 @@ class CacheWriter:
         self._write_table(f"{side}/metadata/metadata_{shard:04d}.parquet", metadata.cast(METADATA[side]))
 
     def write_array(self, name: str, array: Array) -> None:
-        """Write one .npy file, `name` being its path inside the cache and starting with a side."""
+        """Write one .npy file. `name` is its path inside the cache, which starts with a side."""
         with atomic_write(self.path / name) as file:
             np.save(file, array, allow_pickle=False)
         self._record(name, len(array))
 
     def append_keys(self, keys: pa.Table) -> None:
-        """Write names that pictures were met under; those of the shard just appended, or new ones of old pictures."""
+        """Write names of pictures: those of the shard that was just appended, or new names of known pictures."""
         shard = len(self.cache().files("images", "keys"))
         self._write_table(f"images/keys/keys_{shard:04d}.parquet", _as_keys([keys]))
 
@@ -306,7 +306,7 @@ class CacheWriter:
         self._write_table("failures.parquet", failures.cast(FAILURES))
 
     def commit(self, **fields: Unpack[ManifestFields]) -> None:
-        """Make everything written since the last commit part of the cache; `fields` go into the manifest."""
+        """Make everything written since the last commit part of the cache, and put `fields` into the manifest."""
         self._manifest = {**self._manifest, **fields}
         write_json(self.path / "manifest.json", self._manifest)
 
@@ -320,7 +320,7 @@ class CacheWriter:
 
 
 def _as_keys(tables: Iterable[pa.Table]) -> pa.Table:
-    """One table in the columns of KEYS; what was written before places were noted lacks the uri."""
+    """Return one table with the columns of KEYS; tables of older versions lack the uri, which is then null."""
     return pa.concat_tables([KEYS.empty_table(), *tables], promote_options="default").cast(KEYS)
 
 

@@ -1,8 +1,8 @@
-"""Commands of `python -m PACKAGE`: functions, whose arguments are described in embed.cli.arguments.
+"""Run the commands of `python -m PACKAGE`. Commands are functions; embed.cli.arguments reads their arguments.
 
-A command's function returns the document that `--json` prints, and prints for people: under `--json` that goes to
-stderr. Its docstring is its help. A command's module is imported when that command is run, and cyclopts, which reads
-the command line, not for help.
+A command's function returns the document that `--json` prints, and itself prints text for people, which goes to stderr
+under `--json`. Its docstring is its help. To keep help quick, a command's module is imported only when the command is
+run, and cyclopts, which reads the command line, is not imported for help.
 """
 
 import importlib
@@ -30,7 +30,7 @@ HELP = ("-h", "--help")
 TYPES = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
-Commands = Mapping[str, str]  # each by name as "module:function"
+Commands = Mapping[str, str]  # from the name of each to "module:function"
 
 
 def run(
@@ -40,10 +40,10 @@ def run(
     argv: Sequence[str] | None,
     groups: Mapping[str, Commands] | None = None,
 ) -> int:
-    """Run one of a package's commands and give its exit code (see embed.cli.console).
+    """Run one of a package's commands and return its exit code (see embed.cli.console).
 
-    A command may have several names, also of several words, such as `index refresh`. `groups` are the commands of
-    others, which only help shows.
+    A command may have several names, and a name may have several words, such as `index refresh`. `groups` are the
+    commands of other packages, which only the help shows.
     """
     program = package if package == "plaudit" else f"python -m {package}"
     words = sys.argv[1:] if argv is None else list(argv)
@@ -79,17 +79,17 @@ def _run(program: str, about: str, commands: Commands, words: list[str], groups:
 
 
 def load(path: str) -> Command:
-    """The function at "module:function"."""
+    """Import and return the function at "module:function"."""
     module, _, function = path.partition(":")
     command: Command = getattr(importlib.import_module(module), function)
     return command
 
 
 def read(known: Sequence[Argument], words: Sequence[str], prefix: str) -> dict[Place, object]:
-    """The values of the arguments that the words give. Raise InputError for words that are wrong.
+    """Return the values of the arguments that the words give. Raise InputError if a word is wrong.
 
-    Of a command with a file of options, what the words leave open is looked for in variables of the environment that
-    begin with the prefix, and then in the file.
+    If the command takes a file of options, an option that the words do not give is looked up in an environment
+    variable that begins with the prefix, and then in the file.
     """
     import cyclopts
 
@@ -109,8 +109,10 @@ def read(known: Sequence[Argument], words: Sequence[str], prefix: str) -> dict[P
 
 
 def completion_script(commands: Commands, about: Mapping[str, str], shell: Literal["zsh", "fish"]) -> str:
-    """The script with which a shell completes `plaudit`, whose commands are given by the words after it. `about` says
-    what packages do."""
+    """Return the script that completes `plaudit` in a shell. `commands` are named by the words after `plaudit`.
+
+    `about` describes the packages.
+    """
     import cyclopts
 
     app = cyclopts.App(name="plaudit", help_flags=HELP, version_flags=("--version",))
@@ -130,7 +132,7 @@ def completion_script(commands: Commands, about: Mapping[str, str], shell: Liter
 
 
 def _stand_in(known: Sequence[Argument], help: Sequence[str] = ()) -> Command:
-    """A function that stands for a command with these arguments, for cyclopts to read its signature."""
+    """Return a function with these arguments in its signature, which cyclopts can read instead of the command."""
 
     def command(*args: Any, **kwargs: Any) -> None: ...
 
@@ -145,7 +147,7 @@ def _in_capitals(name: str) -> str:
 
 
 def _require_known_variables(known: Sequence[Argument], prefix: str) -> None:
-    """Raise InputError for a variable with that prefix that is none of the options, which would do nothing."""
+    """Raise InputError for a variable with that prefix that names no option and would have no effect."""
     names = [prefix + _in_capitals(one.name) for one in known if not one.positional]
     for variable in sorted(os.environ):
         if variable.startswith(prefix) and variable not in names:
@@ -155,7 +157,7 @@ def _require_known_variables(known: Sequence[Argument], prefix: str) -> None:
 def _read_file(
     known: Sequence[Argument], file: Argument, app: Any, commands: tuple[str, ...], arguments: "ArgumentCollection"
 ) -> None:
-    """A source of cyclopts: what the options' file says, if there is one and nothing before has said it."""
+    """A source for cyclopts: read the file of options, if there is one, for options that are not given elsewhere."""
     from cyclopts.config import Toml
 
     if tokens := arguments[file.name].tokens:
@@ -164,17 +166,17 @@ def _read_file(
 
 
 def _require_options(path: Path, known: Sequence[Argument]) -> None:
-    """Raise InputError if the file is no TOML, or has what can be no option: a table, or a positional argument."""
+    """Raise InputError if the file is not TOML, or contains a table or a positional argument."""
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of TOML or of UTF-8
-        raise InputError(f"{path} is no TOML: {error}") from None
+    except ValueError as error:  # TOML's or UTF-8's
+        raise InputError(f"{path} is not TOML: {error}") from None
     tables = [name for name, value in given.items() if isinstance(value, dict)]
     if tables:
         raise InputError(f"{path} has a table [{tables[0]}]; write the options at its top, in no table")
     for one in known:
         if one.positional and one.name.lower() in given:
-            raise InputError(f"{path} has {one.name.lower()!r}, which is no option; give it on the command line")
+            raise InputError(f"{path} has {one.name.lower()!r}, which is not an option; give it on the command line")
 
 
 def _unknown(what: str, name: str, names: Sequence[str]) -> InputError:
@@ -182,7 +184,7 @@ def _unknown(what: str, name: str, names: Sequence[str]) -> InputError:
 
 
 def _from(token: "Token | None") -> str:
-    """Where a value stands, if not on the command line, in words to end a message with."""
+    """Return where a value was given, if not on the command line, in words that can end a message."""
     if token is None or token.source == "cli":
         return ""
     return f" in ${token.keyword}" if token.source == "env" else f" in {token.source}"
@@ -206,27 +208,27 @@ def _parameter(number: int, argument: Argument, help: str = "") -> inspect.Param
     hint, default = (argument.type, REQUIRED) if required else (argument.type | None, None)
     if argument.type is bool:
         hint, default = bool, False  # what takes no value
-    if argument.positional and argument.is_list:  # only *args may have options in their midst
+    if argument.positional and argument.is_list:  # options may stand between its values only if it is *args
         kind, hint, default = inspect.Parameter.VAR_POSITIONAL, get_args(argument.type)[0], REQUIRED
     return inspect.Parameter(f"a{number}", kind, default=default, annotation=Annotated[hint, how])
 
 
 def _convert(kind: Any, tokens: Sequence[Any]) -> Any:
-    """The value of the last token; cyclopts itself would make 4 of `3.7`, and None of `none`."""
+    """Convert the last token. cyclopts itself would make 4 of `3.7`, and None of `none`."""
     import cyclopts
 
     return int(tokens[-1].value) if kind is int else cyclopts.convert(kind, tokens[-1:])
 
 
 def _input_error(error: "CycloptsError", known: Sequence[Argument]) -> InputError:
-    """What cyclopts found wrong, in words like those of our own errors."""
+    """Return an error of cyclopts as an InputError in the style of our own messages."""
     import cyclopts
 
     name = error.argument.name if error.argument else ""
     text = str(error)
     if isinstance(error, cyclopts.UnknownOptionError):
         name = error.token.keyword or error.token.value
-        if name[:1] == "[":  # as cyclopts spells the keys of a file
+        if name[:1] == "[":  # this is how cyclopts spells the keys of a file
             name = f"--{name.strip('[]').replace('][', '.')}"
         return _unknown(f"option {name}{_from(error.token)}", name, [one.name for one in known if not one.positional])
     if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:

@@ -1,9 +1,9 @@
-"""The arguments of a command, taken from its function: its parameters, and the fields of the configs among them.
+"""Read the arguments of a command from its function: its parameters, and the fields of configs among them.
 
     def search(catalogue: Path, /, *, query: SearchConfig, serving: partial[ServingConfig], sheet: Path | None = None):
 
-A parameter before `/` is a positional argument, and every other is an option. In place of a config stand its fields,
-but for those marked Internal. A `partial` of a config is the command's to complete: its `keywords` are what was given.
+A parameter before `/` is a positional argument; every other is an option. A config is replaced by its fields, except
+those marked Internal. A `partial` of a config is completed by the command: its `keywords` are what the user gave.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from embed.options import LARGEST, Internal, Option, Range, metadata, require_valid, require_value
 
 Command = Callable[..., Any]
-Place = tuple[str, str | None]  # a parameter of the command, and a field where that is a config
+Place = tuple[str, str | None]  # a parameter of the command, and the field if that parameter is a config
 REQUIRED = inspect.Parameter.empty
 
 
@@ -26,7 +26,7 @@ class Argument:
 
     place: Place
     hint: object
-    default: object  # REQUIRED where there is none
+    default: object  # REQUIRED if there is none
     positional: bool = False
 
     @property
@@ -35,7 +35,7 @@ class Argument:
 
     @property
     def name(self) -> str:
-        """As people type it, or, of a positional argument, as help shows it. What is true by default is `--no-name`."""
+        """The name to type, or for a positional argument the name in help. An option that is on is `--no-NAME`."""
         name = self.place[1] or self.place[0]
         if self.positional:
             return name.upper()
@@ -43,12 +43,12 @@ class Argument:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The name, and the short one beside it if there is one."""
+        """The name, and the short name if there is one."""
         return (self.name, self.option.short) if self.option.short else (self.name,)
 
     @property
     def type(self) -> Any:
-        """What is read from the command line: the annotation without metadata and without None."""
+        """The type to read from the command line: the annotation without metadata and without None."""
         if self.option.parse or self.option.unit != 1:
             return str if self.option.parse else float
         hint = _bare(self.hint)
@@ -61,7 +61,7 @@ class Argument:
         return get_origin(self.type) is tuple
 
     def value_of(self, read: object) -> object:
-        """The value of the parameter or field, from what was read as `type`. Raise InputError if it is in no range."""
+        """Convert what was read as `type` to the value of the parameter. Raise InputError if it is out of range."""
         if self.option.parse:
             return self.option.parse(str(read))
         if self.option.unit == 1:
@@ -80,15 +80,15 @@ class Argument:
 JSON = Argument(("json", None), bool, False)
 VERBOSE = Argument(("verbose", None), Annotated[bool, Option(short="-v")], False)
 QUIET = Argument(("quiet", None), Annotated[bool, Option(short="-q")], False)
-OF_ALL = {  # which every command has, with their help
-    VERBOSE: "Say more on stderr of what is done: each line with the time, and by which part of the program.",
-    QUIET: "Say nothing on stderr but errors: no progress, no warnings, and no next steps.",
+OF_ALL = {  # the options of every command, with their help
+    VERBOSE: "Print more on stderr: each line with the time and the name of the module.",
+    QUIET: "Print only errors on stderr: no progress, no warnings and no next steps.",
     JSON: "Print one JSON document on stdout, and everything else on stderr.",
 }
 
 
 def arguments_of(command: Command) -> list[Argument]:
-    """All arguments of a command, in the order of its parameters and of the fields of its configs."""
+    """Return all arguments of a command, in the order of its parameters and of the fields of its configs."""
     found = []
     for parameter, hint, config in _parameters(command):
         if config is None:
@@ -105,9 +105,9 @@ def arguments_of(command: Command) -> list[Argument]:
 
 
 def call(command: Command, given: dict[Place, object]) -> object:
-    """Call a command with what was given; all else has the defaults of its parameters and configs.
+    """Call a command with the given values. Everything else has the default of its parameter or config.
 
-    Raises InputError for a value outside the range of its parameter, as configs do for their fields.
+    Raise InputError for a value outside the range of its parameter, as configs do for their fields.
     """
     positional, keywords = [], {}
     for parameter, hint, config in _parameters(command):
@@ -127,7 +127,7 @@ def call(command: Command, given: dict[Place, object]) -> object:
 
 
 def help_of(command: Command) -> tuple[str, dict[Place, str]]:
-    """A command's description, and the help of its arguments: `Args:` in its docstring, docstrings under fields."""
+    """Return a command's description and the help of its arguments, which comes from `Args:` and field docstrings."""
     from docstring_parser import DocstringStyle, parse_from_object
 
     whole = parse_from_object(command, DocstringStyle.GOOGLE)
@@ -142,14 +142,14 @@ def help_of(command: Command) -> tuple[str, dict[Place, str]]:
 
 
 def example_of(command: Command) -> str:
-    """The command line under `Example:` in a command's docstring, or nothing."""
+    """Return the command line under `Example:` in a command's docstring, or an empty string."""
     from docstring_parser import DocstringStyle, parse_from_object
 
     return "\n".join(one.description or "" for one in parse_from_object(command, DocstringStyle.GOOGLE).examples)
 
 
 def _parameters(command: Command) -> list[tuple[inspect.Parameter, Any, type | None]]:
-    """A command's parameters, their annotations, and the dataclasses that these name, themselves or in a partial."""
+    """Return a command's parameters, their annotations, and the dataclass of each that is a config or its partial."""
     hints = get_type_hints(command, include_extras=True)
     found = []
     for name, parameter in inspect.signature(command).parameters.items():

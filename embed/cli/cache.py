@@ -26,16 +26,17 @@ def cache(
     boundary: Annotated[Mode | None, Option(parse=parse_mode)] = None,
     activations: partial[BoundaryConfig],
 ) -> dict[str, object]:
-    """Embed the pictures and prompts of tables, each once.
+    """Embed the pictures and prompts of tables; each different one is embedded once.
 
     Example:
         plaudit embed cache likes.csv --images-root img --model starter --out cache
 
     Args:
         tables: A table or a pattern of its shards, a folder of pictures or of Parquet files, or webdataset tars.
-        out: The cache, a new one or one to add to.
-        engine: What computes the vectors. With auto it is the faster of torch and onnx, and ray is a cluster.
-        boundary: Keep also what `python -m heads unfreeze` in this mode trains from, such as visual_upper_layers.
+        out: The folder of the cache. An existing cache grows.
+        engine: The library that computes the vectors: torch, onnx, the faster of both (auto), or ray on a cluster.
+        boundary: Also keep the activations that `python -m heads unfreeze` needs for a mode such as
+            visual_upper_layers.
     """
     from embed.jobs.build import BuildConfig
     from embed.jobs.embedded import embed_tables
@@ -51,7 +52,7 @@ def cache(
         result["boundary"] = extend_cache(build, activations(boundary), progress)
         for side, found in result["boundary"].items():
             if found["missing"]:
-                warn(f"{found['missing']} {NOUN[side]} of the cache lack activations: not in these tables")
+                warn(f"{found['missing']} {NOUN[side]} of the cache have no activations: they are not in these tables")
     train = "train" if boundary is None else "unfreeze"
     suggest(["embed", "inspect", out], ["heads", train, out, "--data", tables[0], "--out", out.with_name("head")])
     return result

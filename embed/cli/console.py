@@ -1,6 +1,6 @@
-"""The conventions of every command: exit codes, one JSON document, progress and what the library logs on stderr.
+"""Conventions of every command: exit codes, one JSON document on stdout, progress and log messages on stderr.
 
-0 done; 1 a fault of ours, with its traceback; 2 the user's input, in one line; 130 interrupted.
+Exit codes: 0 done; 1 a bug in plaudit, with its traceback; 2 wrong input, explained in one line; 130 interrupted.
 """
 
 import io
@@ -24,25 +24,25 @@ from embed.wording import table as table
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-# What the base install does without, by the extra that brings it.
+# Modules that the base install lacks, and the extra that installs each.
 EXTRAS = dict.fromkeys(
     ("torch", "torchvision", "open_clip", "timm", "transformers", "safetensors", "sklearn", "scipy", "onnx"), "train"
 ) | dict.fromkeys(("diffusers", "peft", "accelerate"), "generators")
 EXTRAS |= {"sqlalchemy": "votes", "psycopg": "postgres"}
 
-FIRST_DRAWN_S, REDRAWN_S = 2.5, 5.0  # a bar is drawn after so long also if nothing has moved, and then so often
+FIRST_DRAWN_S, REDRAWN_S = 2.5, 5.0  # a bar is first drawn after this time and then this often, even without progress
 _LOUDNESS: ContextVar[int] = ContextVar("loudness", default=0)  # 1 is verbose, -1 quiet
-PACKAGES = ("embed", "heads", "export", "runtime")  # whose logs the commands show
+PACKAGES = ("embed", "heads", "export", "runtime")  # the commands show the logs of these
 
 
 def print_json(document: object) -> None:
-    """Print one JSON document, in one line, on stdout."""
+    """Print one JSON document on stdout, in one line."""
     json.dump(document, sys.stdout, allow_nan=False)
     sys.stdout.write("\n")
 
 
 def exit_code(program: str, run: Callable[[], None]) -> int:
-    """Run a command and give its exit code; what is the user's to mend is printed in one line that begins `program`."""
+    """Run a command and return its exit code. An error that the user can mend is printed in one line with `program`."""
     with lasting_streams():
         return _exit_code(program, run)
 
@@ -69,7 +69,7 @@ def _exit_code(program: str, run: Callable[[], None]) -> int:
 
 @contextmanager
 def loudness(verbose: bool, quiet: bool) -> Iterator[None]:
-    """While the block runs, say more on stderr than elsewhere, or nothing but errors."""
+    """While the block runs, print more on stderr (verbose), or only errors (quiet)."""
     before = _LOUDNESS.set(1 if verbose else -1 if quiet else 0)
     try:
         yield
@@ -78,30 +78,30 @@ def loudness(verbose: bool, quiet: bool) -> Iterator[None]:
 
 
 def loudness_words() -> list[str]:
-    """The options that make another command as loud as this one."""
+    """Return the options that make another command as verbose or quiet as this one."""
     return {1: ["--verbose"], -1: ["--quiet"]}.get(_LOUDNESS.get(), [])
 
 
 def for_people(quiet: bool) -> TextIO:
-    """Where that goes under --json which is printed for people."""
+    """Return the stream that text for people is written to under --json."""
     return io.StringIO() if quiet else sys.stderr
 
 
 def suggest(*commands: Sequence[object]) -> None:
-    """Say on stderr what one could do next, each command by its words after `plaudit`. Under --json nothing is said."""
+    """Print next steps on stderr, each command given by its words after `plaudit`; print nothing under --json."""
     if sys.stdout is not sys.stderr and _LOUDNESS.get() >= 0:
         lines = (f"  plaudit {shlex.join(map(str, words))}" for words in commands)
         print("next:", *lines, sep="\n", file=sys.stderr)
 
 
 def warn(text: str) -> None:
-    """One line on stderr that a person should not miss."""
+    """Print a warning in one line on stderr, unless --quiet was given."""
     if _LOUDNESS.get() >= 0:
         print(f"warning: {text}", file=sys.stderr)
 
 
 class _Lines(logging.Handler):
-    """A line on stderr for each record, what warns with that word in front."""
+    """Prints each log record as a line on stderr; a warning begins with that word."""
 
     def emit(self, record: logging.LogRecord) -> None:
         loud, text = _LOUDNESS.get(), record.getMessage()
@@ -119,7 +119,7 @@ def _clock(time_s: float) -> str:
 
 @contextmanager
 def shown_logs() -> Iterator[None]:
-    """Show what our packages log while the block runs. The root logger is left to the service's own log."""
+    """Show the logs of our packages while the block runs. The root logger stays free for the service's own log."""
     handler, loggers = _Lines(), [logging.getLogger(name) for name in PACKAGES]
     before = [(logger.level, logger.propagate) for logger in loggers]
     for logger in loggers:
@@ -137,7 +137,7 @@ def shown_logs() -> Iterator[None]:
 
 @contextmanager
 def _redrawn(bar: "tqdm[NoReturn]") -> Iterator[None]:
-    """While the block runs, draw the bar again now and then, so that a step that takes long is not silent."""
+    """While the block runs, redraw the bar now and then, so that a long step is not silent."""
     ended = threading.Event()
 
     def redraw() -> None:
@@ -155,12 +155,12 @@ def _redrawn(bar: "tqdm[NoReturn]") -> Iterator[None]:
     finally:
         ended.set()
         if not bar.disable:
-            thread.join()  # or it might draw a bar that is closed
+            thread.join()  # otherwise it might draw a bar that is already closed
 
 
 @contextmanager
 def progress(total: int | None, unit: str, description: str, /) -> Iterator[Step]:
-    """A tqdm bar on stderr, as a `Progress`, that stays out of the way of short work (under two seconds)."""
+    """Show a tqdm bar on stderr, as a `Progress`. Work that takes less than two seconds shows no bar."""
     from tqdm import tqdm
 
     loud, start = _LOUDNESS.get(), time.time()

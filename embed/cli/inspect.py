@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def inspect(cache: Path, /) -> dict[str, object]:
-    """Show what a cache holds, and what failed.
+    """Show what a cache holds and which inputs failed.
 
     Example:
         plaudit embed inspect cache
@@ -33,7 +33,7 @@ def inspect(cache: Path, /) -> dict[str, object]:
     lines += [f"{'adopted from':15} {path}" for path in sorted({one["path"] for one in result["adopted"].values()})]
     for name, entry in result["boundary"].items():
         least = (entry.get("certificate") or {}).get("cosine_min", 1.0)
-        lines.append(f"{'boundary':15} {name}: cosine of what it gives to fp32 at least {least:.6f}")
+        lines.append(f"{'boundary':15} {name}: cosine of the resulting vectors to fp32 at least {least:.6f}")
     if result["failures"]:
         rows = [(f"{row['stage']}: {row['reason']}", f"{row['count']:,}", row["example"]) for row in result["reasons"]]
         lines += ["", *table(["failed", "pictures", "such as"], rows)]

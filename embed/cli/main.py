@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from embed.cli.app import run
 
-ABOUT = "Turn pictures and prompts into a cache of vectors, once, and look into one."
+ABOUT = "Turn pictures and prompts into a cache of vectors, and inspect caches."
 COMMANDS = {
     "cache": "embed.cli.cache:cache",
     "backbones": "embed.cli.backbones:backbones",
@@ -17,5 +17,5 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code."""
+    """Run one command and return its exit code."""
     return run("embed", ABOUT, COMMANDS, argv)

@@ -18,9 +18,9 @@ PLACEHOLDERS = {bool: "", int: " N", float: " X", str: " TEXT", Path: " PATH"}
 def overview(
     program: str, about: str, commands: Mapping[str, str], groups: Mapping[str, Mapping[str, str]] | None = None
 ) -> str:
-    """What a package's commands, each at "module:function", do; of several names of one only the first is shown.
+    """Return the help of a package: what each of its commands does, and the names of the commands of `groups`.
 
-    Of the commands of groups the names are shown.
+    Commands are given as "module:function". If a command has several names, the first one is shown.
     """
     rows = [(name, summary(commands[name])) for name in first_names(commands)]
     last = f"`{program} COMMAND --help` describes the arguments of a command."
@@ -35,13 +35,15 @@ def overview(
 
 
 def first_names(commands: Mapping[str, str]) -> list[str]:
-    """The names of commands, in order; of several names of one only the first."""
+    """Return the names of commands in order; a command with several names is listed once, under the first."""
     names = {path: name for name, path in reversed(list(commands.items()))}
     return [name for name, path in commands.items() if names[path] == name]
 
 
 def summary(path: str) -> str:
-    """The first sentence of the docstring of the function at "module:function", without importing its module.
+    """Return the first sentence of the docstring of "module:function" without importing the module.
+
+    Importing the modules of all commands would double the time that the help takes.
 
     To import those of all commands of a package takes as long as all the rest of showing what they do.
     """
@@ -54,7 +56,7 @@ def summary(path: str) -> str:
 
 
 def of_command(program: str, command: Command, known: Sequence[Argument]) -> str:
-    """How to call a command: what it does, and each of its arguments with its range and default."""
+    """Return the help of a command: what it does, and each argument with its range and default."""
     description, help = help_of(command)
     rows = [(shown(one), said(one, help.get(one.place, ""))) for one in known]
     count = sum(one.positional for one in known)
@@ -70,7 +72,7 @@ def of_command(program: str, command: Command, known: Sequence[Argument]) -> str
 
 
 def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
-    """Each name with its text beside it, or below it where the name is long."""
+    """Return lines with each text beside its name, or below it if the name is long."""
     lines = []
     for name, text in rows:
         first, *others = textwrap.wrap(text, WIDTH - COLUMN) or [""]
@@ -81,7 +83,7 @@ def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def shown(argument: Argument) -> str:
-    """An argument's name with what it takes."""
+    """Return an argument's name and the kind of value that it takes."""
     if not argument.positional:
         return ", ".join(argument.names) + _placeholder(argument.type) + "..." * argument.option.many
     name = argument.name + "..." * argument.is_list
@@ -95,7 +97,7 @@ def _placeholder(type: Any) -> str:
 
 
 def said(argument: Argument, help: str) -> str:
-    """An argument's help, with what it takes and its default."""
+    """Return an argument's help, with its range and default."""
     default, option = argument.default, argument.option
     notes = [str(metadata(argument.hint, Only) or ""), wanted(argument.hint, option.unit)]
     if default is REQUIRED and not argument.positional:

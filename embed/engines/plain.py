@@ -1,7 +1,7 @@
-"""Which JPEGs a decoder on a device may take: plain ones, in which no two decoders can see different pictures.
+"""Find the JPEGs that a decoder on a device may take: plain ones, for which all decoders agree.
 
-That is most of what cameras and generators make: baseline, 8 bits, grey or YCbCr with the usual sampling, one scan that
-goes on to the end of the picture. All others, and whatever is broken, are Pillow's, which says what is wrong with them.
+Most JPEGs of cameras and generators are plain: baseline, 8 bits, grey or YCbCr with usual sampling, and one complete
+scan. All others, and broken ones, are decoded by Pillow, which also says what is wrong with them.
 """
 
 import re
@@ -12,27 +12,27 @@ from embed.inputs.exif import turned
 
 MAX_HEADER_BYTES = 1 << 20
 START, FRAME, SCAN, APP1, ADOBE = 0xD8, 0xC0, 0xDA, 0xE1, 0xEE
-# Other kinds of frames (progressive, lossless, arithmetic), and a height that stands behind the picture.
+# Other kinds of frames (progressive, lossless, arithmetic), and a height that follows the picture.
 UNUSUAL = (*range(0xC1, 0xC4), *range(0xC5, 0xD0), 0xDC, 0xDE, 0xDF)
-ALONE = (0x01, *range(0xD0, 0xDA))  # markers without a length, which have no place before the scan
+ALONE = (0x01, *range(0xD0, 0xDA))  # markers without a length, which must not occur before the scan
 GREY = b"\x11"
 SAMPLING = (b"\x11\x11\x11", b"\x21\x11\x11", b"\x22\x11\x11", b"\x12\x11\x11")  # of Y, Cb and Cr
-# What ends a scan: no byte of it that was escaped, no restart, no filling.
+# What ends a scan: a marker that is not an escaped byte, a restart or padding.
 SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 EXIF, XMP = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
 @dataclass(frozen=True)
 class PlainJpeg:
-    """What a plain JPEG says of itself."""
+    """What the header of a plain JPEG states."""
 
-    width: int  # as it is stored
+    width: int  # as stored, before the picture is turned
     height: int
-    orientation: int  # 1 to 8, or a number that means nothing
+    orientation: int  # 1 to 8; other numbers have no meaning
 
 
 def plain_jpeg(data: bytes, limits: Limits) -> PlainJpeg | None:
-    """What the file says of itself; None where it is no plain JPEG, or beyond the limits."""
+    """Return what the file's header states, or None if it is not a plain JPEG or exceeds the limits."""
     if len(data) > limits.max_bytes or data[:2] != bytes((0xFF, START)):
         return None
     size, adobe, exif, xmp = None, b"", b"", b""
@@ -57,7 +57,7 @@ def plain_jpeg(data: bytes, limits: Limits) -> PlainJpeg | None:
             width, height, channels = size or (0, 0, 0)
             end = SCAN_END.search(data, at)
             whole = end is not None and end[0] == b"\xff\xd9" and body[:1] == bytes((channels,))
-            # Of three channels Adobe's marker may say that they are red, green and blue.
+            # In a file of three channels, Adobe's marker may say that they are red, green and blue.
             usual = channels == 1 or not adobe or adobe[11:12] == b"\x01"
             if not (whole and usual and 0 < width * height <= limits.max_pixels):
                 return None
@@ -66,7 +66,7 @@ def plain_jpeg(data: bytes, limits: Limits) -> PlainJpeg | None:
 
 
 def _size(frame: bytes) -> tuple[int, int, int] | None:
-    """Width, height and number of channels, if what the frame says of these is usual."""
+    """Return width, height and number of channels, or None if the frame is unusual."""
     channels = frame[5] if len(frame) > 5 else 0
     names, sampling = frame[6::3], frame[7::3]
     grey = channels == 1 and sampling == GREY

@@ -1,8 +1,8 @@
-"""Pillow's resize of many pictures of many sizes at once, on a device.
+"""Resize many pictures of different sizes at once on a device, with the same result as Pillow.
 
-For every pixel that it makes, a pass adds up the few pixels that it is made of, in whole numbers: each coefficient is
-rounded to 22 bits after the point and each sum to 8 bits, as Pillow does. The width comes first; Pillow from 13 on
-begins with the height where that is less work, whose levels then differ by a rounding.
+Each pass computes every output pixel as a weighted sum of a few input pixels, in integers: weights are rounded to 22
+bits after the binary point and sums to 8 bits, as in Pillow. The width is resized first. Pillow 13 and later resizes
+the height first if that is less work; its values then differ by a rounding.
 """
 
 import math
@@ -22,7 +22,7 @@ RADIUS: dict[Interpolation, float] = {"bicubic": 2.0, "bilinear": 1.0}
 
 
 def resize(pictures: "Sequence[Tensor]", spec: Preprocess) -> "Tensor":
-    """What `embed.inputs.pixels.preprocess` makes of pictures uint8 (3, h, w): uint8 (n, 3, h, w)."""
+    """Return uint8 (n, 3, h, w), equal to `embed.inputs.pixels.preprocess`, from pictures uint8 (3, h, w)."""
     import torch
 
     height, width = (max(picture.shape[dim] for picture in pictures) for dim in (-2, -1))
@@ -33,7 +33,7 @@ def resize(pictures: "Sequence[Tensor]", spec: Preprocess) -> "Tensor":
     across = [Side(p.shape[-1], one.size[0], one.box[::2], one.left) for p, one in zip(pictures, placed, strict=True)]
     down = [Side(p.shape[-2], one.size[1], one.box[1::2], one.top) for p, one in zip(pictures, placed, strict=True)]
     tall, wide = spec.size
-    kind, fill = placed[0].interpolation, placed[0].fill  # of all: they are the backbone's
+    kind, fill = placed[0].interpolation, placed[0].fill  # the same for all pictures of a backbone
     levels = along(levels, across, wide, kind)
     levels = along(levels.transpose(-2, -1), down, tall, kind).transpose(-2, -1)
     held = _held(across, wide)[:, None, None] & _held(down, tall)[:, None, :, None]
@@ -42,7 +42,7 @@ def resize(pictures: "Sequence[Tensor]", spec: Preprocess) -> "Tensor":
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a picture: `box` of its `size` pixels becomes `resized`, of which those from `first` on are kept."""
+    """One side of a picture: `box` of its `size` pixels is resized to `resized` pixels, which are kept from `first`."""
 
     size: int
     resized: int
@@ -51,7 +51,7 @@ class Side:
 
 
 def along(levels: "Tensor", sides: Sequence[Side], kept: int, interpolation: Interpolation) -> "Tensor":
-    """uint8 (n, 3, other, kept) of uint8 (n, 3, other, at least each picture's `size`): a pass along the last side."""
+    """Resize along the last side: uint8 (n, 3, other, at least each picture's `size`) to uint8 (n, 3, other, kept)."""
     import torch
 
     begin, coefficients = _taps(sides, kept, interpolation, levels.device)
@@ -66,18 +66,18 @@ def along(levels: "Tensor", sides: Sequence[Side], kept: int, interpolation: Int
 def _taps(
     sides: Sequence[Side], kept: int, interpolation: Interpolation, device: "torch.device"
 ) -> "tuple[Tensor, Tensor]":
-    """(n, kept): the first pixel that each output is made of; (n, kept, taps): what it and those after it count, as
-    whole numbers."""
+    """Return (n, kept), the first input pixel of each output, and (n, kept, taps), the integer weights of that pixel
+    and those that follow it."""
     import torch
 
     rows = [(*side.box, side.size, side.resized, side.first) for side in sides]
     low, high, size, resized, first = torch.tensor(rows, dtype=torch.float64, device=device).T[..., None]
-    step = (high.float() - low.float()).double() / resized  # as Pillow takes and subtracts them
+    step = (high.float() - low.float()).double() / resized  # Pillow, too, rounds these to float before subtracting
     stretch = step.clamp(min=1)
     reach = RADIUS[interpolation] * stretch
     outputs = (first + torch.arange(kept, device=device)).clamp(min=0).minimum(resized - 1)
     centers = low.float().double() + (outputs + 0.5) * step
-    # As C casts to int, towards zero: what is negative becomes 0 either way.
+    # A cast to int rounds towards zero, as in C; negative values become 0 either way.
     begin = (centers - reach + 0.5).long().clamp(min=0)
     end = (centers + reach + 0.5).long().minimum(size.long())
     most = max(1.0, *((side.box[1] - side.box[0]) / side.resized for side in sides))
@@ -92,7 +92,7 @@ def _taps(
 
 
 def _bicubic(x: "Tensor") -> "Tensor":
-    """Keys' kernel with a = -1/2, of distances."""
+    """Return Keys' kernel with a = -1/2 at distances `x`."""
     import torch
 
     near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
@@ -100,7 +100,7 @@ def _bicubic(x: "Tensor") -> "Tensor":
 
 
 def _held(sides: Sequence[Side], kept: int) -> "Tensor":
-    """(n, kept): which outputs lie in the resized picture, beyond which is the border."""
+    """Return (n, kept): which outputs lie inside the resized picture and not in the border."""
     import torch
 
     first, resized = (torch.tensor([[getattr(side, name)] for side in sides]) for name in ("first", "resized"))

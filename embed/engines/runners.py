@@ -1,4 +1,4 @@
-"""A tower at a precision on a device as a function of arrays: by torch, or by onnxruntime."""
+"""Run a tower at a precision on a device as a function of arrays, with torch or with onnxruntime."""
 
 import copy
 import os
@@ -17,16 +17,16 @@ from embed.spec import InputError, Precision
 if TYPE_CHECKING:
     from torch import nn
 
-# Inputs of one run on a CPU: with more, a convolution trunk and onnxruntime are no faster and take more memory.
+# Inputs of one run on a CPU. Larger batches make convolutions and onnxruntime no faster and take more memory.
 TORCH_AT_ONCE, ONNX_AT_ONCE = 8, 4
-LANES = 8  # runs side by side, at most: a batch of 32 holds no more
+LANES = 8  # the largest number of parallel runs; a batch of 32 needs no more
 
 Inputs: TypeAlias = UInt8s | Int32s  # pixels (n, h, w, 3), or tokens (n, c)
 Run = Callable[[Inputs], list[Float32s]]
 
 
 def cast(tower: "nn.Module", precision: Precision) -> "nn.Module":
-    """The tower itself in fp32, else a copy in that precision."""
+    """Return the tower itself for fp32, or a copy in another precision."""
     import torch
 
     if precision == "fp32":
@@ -35,18 +35,21 @@ def cast(tower: "nn.Module", precision: Precision) -> "nn.Module":
 
 
 def torch_runner(tower: "nn.Module", precision: Precision, device: str) -> Run:
-    """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 arrays; moves the tower to the device."""
+    """Return a function from uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 arrays, run by torch.
+
+    The tower is moved to the device. Raise InputError if torch does not support the precision.
+    """
     import torch
 
     if precision not in ("fp32", "bf16", "fp16"):
-        raise InputError(f"torch runs no {precision} here; ask for --engine onnx")
+        raise InputError(f"torch does not support {precision} here; ask for --engine onnx")
     tower = cast(tower, precision).to(device)
     at_once = sys.maxsize
     if device == "cpu":
         keep_freed_memory()
         if sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 1:
             at_once = TORCH_AT_ONCE
-            tower = tower.to(memory_format=torch.channels_last)  # as pixels come: nothing is reordered then
+            tower = tower.to(memory_format=torch.channels_last)  # pixels have this layout, so nothing is reordered
 
     def run(inputs: Inputs) -> list[Float32s]:
         parts = []
@@ -60,10 +63,10 @@ def torch_runner(tower: "nn.Module", precision: Precision, device: str) -> Run:
 
 
 def onnx_runner(graph: Path, name: str, precision: Precision, device: str, threads: int | None) -> Run:
-    """The same for an exported tower, whose input is called `name`.
+    """Return the same function for an exported tower whose input is called `name`, run by onnxruntime.
 
-    On a CPU a batch is shared out among runs side by side: threads inside a run wait for each other at every operator,
-    and two of them on two cores do ViT-B/32 in int8 a quarter slower than two runs of one thread each.
+    On a CPU a batch is divided among parallel runs, because threads inside one run wait for each other at every
+    operator: on two cores, two runs of one thread each do ViT-B/32 in int8 a quarter faster than one of two threads.
     """
     from embed.engines.device import SIZES, DeviceGraph
     from embed.engines.sessions import open_session

@@ -1,7 +1,7 @@
-"""onnxruntime sessions that do what was asked or say why not: providers, threads, shapes.
+"""Open onnxruntime sessions with the providers, threads and shapes asked for, or say why that is not possible.
 
-onnxruntime itself drops a provider that fails to start and goes on with the CPU; here that is an error. Imports
-onnxruntime only when a session is opened, and knows nothing of towers, heads or bundles.
+onnxruntime itself drops a provider that fails to start and continues on the CPU; here that is an error. onnxruntime is
+imported only when a session is opened. This module does not know towers, heads or bundles.
 """
 
 import logging
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Short names for the command line; onnxruntime's own names are taken too.
+# Short names for the command line; onnxruntime's own names are accepted too.
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -33,18 +33,18 @@ PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
     "directml": "DmlExecutionProvider",
 }
-# What a session takes when nothing is asked for: the first of these that is installed, then the CPU.
+# The default of a session: the first of these that is installed, then the CPU.
 PREFERRED = ("CUDAExecutionProvider", "ROCMExecutionProvider", "MIGraphXExecutionProvider")
 
-# Whose outputs arise in the memory of a CUDA device.
+# These providers create their outputs in the memory of a CUDA device.
 TENSORRT, CUDA = DEVICE_PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider")
 
-# onnxruntime 1.31 dies of a segmentation fault when this one meets the casts of an fp16 graph on the CPU.
+# onnxruntime 1.31 crashes with a segmentation fault when this one meets the casts of an fp16 graph on the CPU.
 DISABLED_OPTIMIZERS = {"fp16": ["MatmulTransposeFusion"]}
 
-# A provider by name, or with its options as onnxruntime takes them.
+# The name of a provider, or its name with options for onnxruntime.
 Provider = str | tuple[str, Mapping[str, object]]
-# Of one input or output: its numpy type, and its shape with a name where a dimension is free.
+# The numpy type of an input or output, and its shape, with a name for each free dimension.
 Signature = tuple[str, tuple[int | str, ...]]
 
 
@@ -54,9 +54,10 @@ def resolve_providers(
     engine_cache: Path | None = None,
     precision: str = "fp32",
 ) -> list[tuple[str, dict[str, object]]]:
-    """Providers with their options, in order, the CPU last; None asks for the best that is installed.
+    """Return providers with their options, in order, with the CPU last. None asks for the best one installed.
 
-    `engine_cache` is a folder for what TensorRT compiles, which takes minutes and is worth keeping.
+    `engine_cache` is a folder for what TensorRT compiles, because compiling takes minutes. Raise InputError if a
+    provider is unknown or not installed.
     """
     if asked is None:
         asked = [name for name in PREFERRED if name in available][:1]
@@ -69,11 +70,11 @@ def resolve_providers(
         if full not in available:
             package = "plaudit[gpu]" if full in DEVICE_PROVIDERS else "a build"
             raise InputError(
-                f"{full} is asked for and not in this onnxruntime, which has {list(available)};"
+                f"this onnxruntime has no {full}, only {list(available)};"
                 f" install {package} that has it, or ask for another provider"
             )
         chosen[full] = {**_default_options(full, engine_cache, precision), **options}
-    if TENSORRT in chosen and CUDA in available:  # which computes what TensorRT cannot, or the CPU would
+    if TENSORRT in chosen and CUDA in available:  # CUDA computes what TensorRT cannot; otherwise the CPU would
         chosen.setdefault(CUDA, _default_options(CUDA, engine_cache, precision))
     chosen.setdefault("CPUExecutionProvider", {})
     return list(chosen.items())
@@ -81,12 +82,12 @@ def resolve_providers(
 
 def _default_options(provider: str, engine_cache: Path | None, precision: str) -> dict[str, object]:
     if provider == CUDA:
-        # The default doubles the arena at each growth and never gives memory back; and it multiplies float32 in TF32,
-        # which has ten bits where float32 has 23, so that fp32 would not be what a bundle was proven with.
+        # The default doubles the arena each time it grows and never frees memory. It also multiplies float32 in TF32,
+        # with 10 bits of mantissa instead of 23, so that fp32 would differ from what a bundle was checked with.
         exact = {"use_tf32": "0"} if precision == "fp32" else {}
         return {"arena_extend_strategy": "kSameAsRequested", **exact}
     if provider == TENSORRT:
-        half = {"trt_fp16_enable": True} if precision.startswith("fp16") else {}  # or it refuses a graph in fp16
+        half = {"trt_fp16_enable": True} if precision.startswith("fp16") else {}  # otherwise it refuses an fp16 graph
         if engine_cache is None:
             return {**half}
         folder = str(engine_cache)
@@ -109,12 +110,11 @@ def open_session(
     files: Mapping[str, bytes | mmap] | None = None,
     name: str | None = None,
 ) -> "InferenceSession":
-    """A session on an ONNX file, or on the bytes of one, which errors call by its `name`.
+    """Open a session on an ONNX file or on the bytes of one. `name` is what errors call it.
 
-    `threads` is the number inside one operator on the CPU; None is one for each core; `precision` is the graph's.
-    `files` are the contents of the files that bytes refer to, by the name there; the session copies what it needs.
-    InputError when a provider in `providers` is unknown, missing or does not start, and when the graph cannot be
-    loaded.
+    `threads` is the number inside one operator on the CPU (None is one for each core), and `precision` is that of the
+    graph. `files` holds the contents of files that the graph refers to, by name; the session copies what it needs.
+    Raise InputError if a provider is unknown, missing or does not start, or if the graph cannot be loaded.
     """
     ort = require_onnxruntime()
     wanted = resolve_providers(providers, ort.get_available_providers(), engine_cache, precision)
@@ -123,10 +123,10 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
-    # Threads that wait busily for a session's next run slow down decoders and other sessions: a picture and a prompt
-    # of ViT-B/32 in int8, 25 and 9 ms alone, took 51 one after the other.
+    # Threads that wait busily for the session's next run slow down decoders and other sessions: a picture and a
+    # prompt of ViT-B/32 in int8, which alone take 25 and 9 ms, took 51 ms one after the other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 3  # errors: a warning for each unused initializer helps nobody
+    options.log_severity_level = 3  # errors only, because there is a warning for each unused initializer
     for file, content in (files or {}).items():
         options.add_external_initializers_from_files_in_memory([file], [content], [len(content)])
     if name is None:
@@ -139,7 +139,7 @@ def open_session(
             enable_fallback=False,
             disabled_optimizers=DISABLED_OPTIMIZERS.get(precision, []),
         )
-    except Exception as error:  # onnxruntime's exceptions share no base but this
+    except Exception as error:  # onnxruntime's exceptions have no other common base
         raise InputError(f"onnxruntime cannot load {name} with {[p for p, _ in wanted]}: {error}") from None
     dropped = [provider for provider, _ in wanted if provider not in session.get_providers()]
     if dropped:
@@ -154,7 +154,7 @@ def open_session(
 
 
 def signature(session: "InferenceSession") -> dict[str, dict[str, Signature]]:
-    """`inputs` and `outputs` by name, such as {"inputs": {"pixels": ("uint8", ("n", 224, 224, 3))}, ...}."""
+    """Return `inputs` and `outputs` by name, such as {"inputs": {"pixels": ("uint8", ("n", 224, 224, 3))}, ...}."""
     types = {"tensor(float)": "float32", "tensor(float16)": "float16"}
     return {
         side: {
@@ -169,9 +169,9 @@ def signature(session: "InferenceSession") -> dict[str, dict[str, Signature]]:
 
 
 def run(session: "InferenceSession", inputs: Mapping[str, Array]) -> list[Float32s]:
-    """Every output of the session, in order, as arrays on the CPU.
+    """Return every output of the session, in order, as arrays on the CPU.
 
-    On a GPU the inputs are bound and the outputs taken where they arise, so that nothing is copied twice.
+    On a GPU, inputs and outputs are bound to the device's memory so that nothing is copied twice.
     """
     if session.get_providers()[0] in DEVICE_PROVIDERS:
         return run_bound(session, inputs, "cuda")
@@ -180,7 +180,7 @@ def run(session: "InferenceSession", inputs: Mapping[str, Array]) -> list[Float3
 
 
 def run_bound(session: "InferenceSession", inputs: Mapping[str, Array], device: str) -> list[Float32s]:
-    """`run` with the outputs made on the device ("cpu", "cuda") and copied once."""
+    """Do the same as `run`, with outputs that are made on the device ("cpu", "cuda") and copied once."""
     binding = session.io_binding()
     for name, values in inputs.items():
         binding.bind_cpu_input(name, np.ascontiguousarray(values))

@@ -1,7 +1,7 @@
-"""The towers of a source as functions of arrays, by the engine wanted, and all that this machine remembers of them.
+"""The towers of a source as functions of arrays, run by the wanted engine, and what this machine remembers of them.
 
-Graphs are exported once in fp32, rewritten and converted (see embed.graphs.precision), and kept with the trials'
-results and the tokenizer in the machine's cache (see embed.engines.machine).
+Graphs are exported once in fp32, rewritten and converted (see embed.graphs.precision). They are kept, with the results
+of trials and the tokenizer, in the machine's cache (see embed.engines.machine).
 """
 
 import contextlib
@@ -32,40 +32,40 @@ if TYPE_CHECKING:
     from embed.backbones.backbone import Backbone
 
 INPUT: dict[Side, str] = {"images": "pixels", "prompts": "tokens"}
-SAMPLE = 256  # inputs on which candidates are compared
+SAMPLE = 256  # how many inputs candidates are compared on
 
 
 class NoSuchEngine(InputError):
-    """A tower that a runner cannot have at a precision."""
+    """Raised when a runner cannot run a tower at a precision."""
 
 
 class Towers:
-    """The two towers of a source by engine, with everything about them that this machine remembers."""
+    """The two towers of a source, each run by the engine asked for, with all that this machine remembers of them."""
 
     def __init__(self, source: Source, root: Path, features: Sequence[Feature], ignore_exif: bool = False) -> None:
         self.source = source
         self.features = tuple(features)
         self._root = root
         self._ignore_exif = ignore_exif
-        self._backbone_s = 0.0  # what loading the backbone took, torch's import included
+        self._backbone_s = 0.0  # how long loading the backbone took, including the import of torch
 
     def __reduce__(self) -> tuple[type["Towers"], tuple[Source, Path, tuple[Feature, ...], bool]]:
-        """Another process gets them with nothing loaded."""
+        """Another process receives the towers with nothing loaded."""
         return Towers, (self.source, self._root, self.features, self._ignore_exif)
 
     @property
     def needs_backbone(self) -> bool:
-        """Whether to tell the identity, the backbone has to be loaded."""
+        """Whether the backbone must be loaded to know the identity."""
         return remembered_identity(self.source, self._root) is None
 
     @property
     def has_backbone(self) -> bool:
-        """Whether it is loaded, and with it torch."""
+        """Whether the backbone is loaded, and torch with it."""
         return "_backbone" in self.__dict__
 
     @cached_property
     def identity(self) -> Identity:
-        """Without loading the weights, where this machine has seen them before."""
+        """The identity. The weights are not loaded if this machine has seen them before."""
         identity = remembered_identity(self.source, self._root)
         if identity is None:
             identity = self._backbone.identity
@@ -83,7 +83,7 @@ class Towers:
         return backbone
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Int32s, int]:
-        """int32 (n, c) tokens, and how many prompts were cut."""
+        """Return tokens, int32 (n, c), and how many prompts were cut to the context length."""
         if (kept := self._kept_tokenizer) is not None:
             return kept(prompts), kept.count_truncated(prompts)
         return self._backbone.tokenize(prompts), self._backbone.count_truncated(prompts)
@@ -93,8 +93,10 @@ class Towers:
         return kept_tokenizer(engine_folder(self.identity, self._root))
 
     def find(self, side: Side, wanted: Wanted, device: str, count: int | None = None) -> Engine | None:
-        """The engine to use for `count` inputs, where no trial is needed: the reference is asked for, or all that come
-        into question were measured before."""
+        """Return the engine to use for `count` inputs, or None if a trial is needed to know it.
+
+        No trial is needed if only the reference is asked for, or if all candidates were measured before.
+        """
         if candidates(wanted, device) == [REFERENCE]:
             return Engine(*REFERENCE, device)
         trials = self._trials(side, device)
@@ -110,7 +112,7 @@ class Towers:
         batch_size: int,
         count: int | None = None,
     ) -> Trial:
-        """Try the candidates on pixels or prompts, remember what came out, and give the one to use for `count` such."""
+        """Try the candidates on pixels or prompts, save the results, and return the one to use for `count` inputs."""
         arrays = inputs if isinstance(inputs, np.ndarray) else self.tokenize(inputs)[0]
         reference, rate = run_reference(self.runner(side, Engine(*REFERENCE, device)), arrays, batch_size)
         arrays = arrays[: len(reference)]
@@ -137,13 +139,16 @@ class Towers:
             if admits(wanted, trial.engine):
                 best = max(best, trial.per_s)
             trials[runner, precision] = replace(trial, start_s=start_s)
-            del run  # not beside the next one's
+            del run  # so that its memory is free before the next one starts
             release_freed_memory()
         write_json(self._trials_file(side, device), {"trials": [asdict(trial) for trial in trials.values()]})
         return choose(list(trials.values()), wanted, count)
 
     def runner(self, side: Side, engine: Engine, threads: int | None = None) -> Run:
-        """uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 (n, d) unit vectors, one array a feature."""
+        """Return a function from uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 (n, d) unit vectors.
+
+        The function returns a list with one array for each feature.
+        """
         if engine.runner == "onnx":
             return onnx_runner(
                 self._graph(side, engine.precision), INPUT[side], engine.precision, engine.device, threads
@@ -167,7 +172,7 @@ class Towers:
             return []
 
     def _graph(self, side: Side, precision: Precision) -> Path:
-        """The exported tower, made now unless this machine has it."""
+        """Return the exported tower, which is made now if this machine does not have it."""
         folder = engine_folder(self.identity, self._root) / f"{self._name(side)}.{precision}"
         if not folder.exists():
             fp32 = self._graph(side, "fp32") if precision not in ("fp32", "fp16-cuda") else None
@@ -180,7 +185,7 @@ class Towers:
                 else:
                     _convert(fp32, precision, done / "model.onnx")
                 release_freed_memory()
-                with contextlib.suppress(OSError):  # another process made the same meanwhile
+                with contextlib.suppress(OSError):  # another process has made the same graph in the meantime
                     done.rename(folder)
         return folder / "model.onnx"
 
@@ -202,7 +207,7 @@ class Towers:
         if side == "prompts":
             keep_tokenizer(engine_folder(self.identity, self._root), self._backbone.tokenizer)
         outputs = self.features if side == "images" else ("projected",)
-        # On the CPU, where the example is: a trial of torch in fp32 has moved the tower to its device.
+        # On the CPU, like the example, because a trial of torch in fp32 has moved the tower to its device.
         tower, inputs, free = self._tower(side).to("cpu"), {INPUT[side]: example}, {INPUT[side]: {0: "n"}}
         if fused:
             graph = for_cuda(export_fused(tower, inputs, outputs, free))
@@ -213,7 +218,7 @@ class Towers:
 
 
 def _convert(fp32: Path, precision: Precision, path: Path) -> None:
-    """The graph at another precision. Raise InputError if there is none."""
+    """Write the graph at another precision. Raise NoSuchEngine if it cannot have that precision."""
     import onnx
 
     from embed.graphs.precision import is_convolutional, quantize_dynamic, to_fp16
@@ -222,7 +227,7 @@ def _convert(fp32: Path, precision: Precision, path: Path) -> None:
         onnx.save_model(to_fp16(onnx.load(fp32)), path, save_as_external_data=True, location="model.data")
     elif is_convolutional(onnx.load(fp32, load_external_data=False)):
         raise NoSuchEngine(
-            "int8 of a convolution trunk wants calibration pictures, and a cache's vectors must not depend on which;"
+            "int8 of a convolution trunk needs calibration pictures, and a cache's vectors must not depend on which;"
             " ask for another precision"
         )
     else:

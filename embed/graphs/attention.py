@@ -1,8 +1,7 @@
-"""Attention as one node of onnxruntime's, in place of the products that a trace would spell out.
+"""Export attention as one node of onnxruntime instead of the many products that a trace would write.
 
-CUDA has kernels for the node and none for the products. The operators are onnxruntime's own ("com.microsoft"), which
-also run on a CPU in float32. Inside `fused_attention`, torch computes as it always does, and a tracing export writes
-the node.
+CUDA has kernels for the node but not for the products. The operators are onnxruntime's own ("com.microsoft"), which
+also run on a CPU in float32. Inside `fused_attention`, torch computes as always, and a tracing export writes the node.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ _plain_attention = F.scaled_dot_product_attention
 
 
 class _SelfAttention(torch.autograd.Function):
-    """The projection to queries, keys and values, and the heads' attention: com.microsoft.Attention."""
+    """Projection to queries, keys and values, then attention with heads: com.microsoft.Attention."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, heads: int, causal: bool) -> Tensor:
@@ -35,7 +34,7 @@ class _SelfAttention(torch.autograd.Function):
 
 
 class _Attention(torch.autograd.Function):
-    """The heads' attention alone, (n, s, w) by (n, t, w): com.microsoft.MultiHeadAttention."""
+    """Attention with heads, without projections, of (n, s, w) to (n, t, w): com.microsoft.MultiHeadAttention."""
 
     @staticmethod
     def forward(
@@ -55,13 +54,13 @@ class _Attention(torch.autograd.Function):
 
 
 def self_attention(x: Tensor, weight: Tensor, bias: Tensor, heads: int, causal: bool) -> Tensor:
-    """(n, s, w) from (n, s, w), by a weight (w, 3 w) and a bias (3 w) of queries, keys and values."""
+    """Return (n, s, w) from `x` (n, s, w), with the weight (w, 3 w) and bias (3 w) of queries, keys and values."""
     result: Tensor = _SelfAttention.apply(x, weight, bias, heads, causal)
     return result
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """(n, s, w) from queries (n, s, w) and keys and values (n, t, w)."""
+    """Return (n, s, w) from queries (n, s, w) and keys and values (n, t, w)."""
     scale = (int(query.shape[-1]) // heads) ** -0.5
     result: Tensor = _Attention.apply(query, key, value, None, heads, False, scale)
     return result
@@ -69,7 +68,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 @contextlib.contextmanager
 def fused_attention() -> Iterator[None]:
-    """`scaled_dot_product_attention`, which timm, transformers and torch's own module call, as one node."""
+    """Make `scaled_dot_product_attention`, which timm, transformers and torch call, one node in exports."""
 
     def fused(
         query: Tensor,
@@ -82,13 +81,13 @@ def fused_attention() -> Iterator[None]:
         enable_gqa: bool = False,
     ) -> Tensor:
         if query.dim() != 4 or dropout_p or enable_gqa or query.shape[1] != key.shape[1]:
-            raise ValueError("attention is written as a node in four dimensions, without dropout and grouped queries")
+            raise ValueError("attention becomes a node only in four dimensions, without dropout and grouped queries")
         heads = int(query.shape[1])
         if attn_mask is not None and attn_mask.dtype == torch.bool:
             attn_mask = torch.where(attn_mask, 0.0, torch.finfo(query.dtype).min)
         scale = int(query.shape[-1]) ** -0.5 if scale is None else scale
         parts = [part.transpose(1, 2).flatten(2) for part in (query, key, value)]
-        if torch.compiler.is_exporting():  # by torch's newer exporter, which asks no autograd function
+        if torch.compiler.is_exporting():  # torch's newer exporter does not call autograd functions
             none = () if attn_mask is None else (None, None, attn_mask)
             attributes = {"num_heads": heads, "unidirectional": int(is_causal), "scale": scale}
             shape, name = parts[0].shape, f"{DOMAIN}::MultiHeadAttention"

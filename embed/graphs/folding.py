@@ -1,7 +1,8 @@
-"""What a graph computes anew in each run though it is known beforehand, computed once: above all, shapes.
+"""Compute parts of a graph once that no input changes, which are mostly shapes, instead of in every run.
 
-A trace writes down how torch finds every size, also those that are the same for any batch; runtimes fold only shapes
-whose every dimension is known. Takes graphs and gives the same functions. Knows no torch and runs no session.
+A trace records how torch computes every size, even those that are the same for any batch, and runtimes only fold shapes
+that are fully known. This module takes graphs and returns graphs of the same function; it needs neither torch nor a
+session.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +16,17 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
 ATTENTION = ("Attention", "MultiHeadAttention")  # of onnxruntime's own operators
-MAX_ELEMENTS = 1024  # of a value that is computed here: sizes have few, and weights need not be looked at
+MAX_ELEMENTS = 1024  # in a value that is computed here: shapes have few, and weights need not be looked at
 
 Values = dict[str, Array]
-Shape = tuple[int, ...] | None  # None where a dimension is not known
+Shape = tuple[int, ...] | None  # None if a dimension is not known
 
 
 def fold_constants(model: "ModelProto", sizes: tuple[Mapping[str, int], Mapping[str, int]]) -> "ModelProto":
-    """The model without nodes that compute what no input decides, in place; its outputs get their shapes.
+    """Remove, in place, the nodes whose result no input changes, give outputs their shapes, and return the model.
 
-    Such values are computed for two `sizes` of the free dimensions, such as ({"n": 2}, {"n": 3}): what comes out the
-    same is a constant.
+    Values are computed for two `sizes` of the free dimensions, such as ({"n": 2}, {"n": 3}). A value that is the same
+    for both is a constant.
     """
     from onnx import numpy_helper
 
@@ -53,9 +54,9 @@ def fold_constants(model: "ModelProto", sizes: tuple[Mapping[str, int], Mapping[
 
 
 def _target(taken: Shape, given: Shape, other_taken: Shape, other_given: Shape) -> Ints | None:
-    """What a Reshape aims at, for any size, from the shapes that it takes and gives at two sizes.
+    """Return the target of a Reshape for any size, from the shapes that it takes and gives at two sizes.
 
-    A dimension that is free is the one it takes there (0), or else what is left over (-1); None where two would be.
+    A free dimension is either copied from the input (0) or inferred (-1). Return None if two would have to be inferred.
     """
     if taken is None or given is None or other_taken is None or other_given is None:
         return None
@@ -67,7 +68,7 @@ def _target(taken: Shape, given: Shape, other_taken: Shape, other_given: Shape) 
 
 
 def hoist_constants(model: "ModelProto") -> "ModelProto":
-    """The model with its constants as initializers, in place."""
+    """Turn the Constant nodes into initializers, in place, and return the model."""
     graph = model.graph
     rest = []
     for node in graph.node:
@@ -82,7 +83,7 @@ def hoist_constants(model: "ModelProto") -> "ModelProto":
 
 
 def _drop_copies(model: "ModelProto") -> None:
-    """Take out nodes that give what they get: Identity, and Cast to the type that a value has."""
+    """Remove nodes that do not change their input: Identity, and Cast to the type that the value already has."""
     outputs = {value.name for value in model.graph.output}
     types = {value.name: value.type.tensor_type.elem_type for value in inferred(model)}
     types |= {tensor.name: tensor.data_type for tensor in model.graph.initializer}
@@ -99,7 +100,7 @@ def _drop_copies(model: "ModelProto") -> None:
 
 
 def _known_values(model: "ModelProto", sizes: Mapping[str, int]) -> tuple[Values, dict[str, Shape]]:
-    """All small values that the sizes of the inputs decide, constants included; and the shapes that they decide."""
+    """Return all small values that follow from the sizes of the inputs, constants included, and all shapes."""
     from onnx import numpy_helper
 
     light = without_weights(model)
@@ -111,7 +112,7 @@ def _known_values(model: "ModelProto", sizes: Mapping[str, int]) -> tuple[Values
         value.type.tensor_type.ClearField("shape")
     small = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) <= MAX_ELEMENTS]
     known = {tensor.name: numpy_helper.to_array(tensor) for tensor in small}
-    while True:  # a value that is found may decide the shape of others
+    while True:  # a value that is found may determine the shapes of others
         shapes = {value.name: _shape(value) for value in inferred(light)}
         found: Values = {}
         for node in light.graph.node:
@@ -130,7 +131,7 @@ def _shape(value: "ValueInfoProto") -> Shape:
 
 
 def _evaluate(node: "NodeProto", known: Values, shapes: Mapping[str, Shape]) -> Values | None:
-    """The node's outputs, where its inputs, or for Shape its input's shape, are known, and the outputs are small."""
+    """Return the outputs if they are small and the inputs (for Shape, the shape of the input) are known, else None."""
     from onnx.reference import ReferenceEvaluator
 
     inputs = {name: known.get(name) for name in node.input if name}
@@ -146,19 +147,19 @@ def _evaluate(node: "NodeProto", known: Values, shapes: Mapping[str, Shape]) -> 
 
 
 def inferred(model: "ModelProto") -> list["ValueInfoProto"]:
-    """Name, type and shape of every value that ONNX can infer, inputs and outputs included."""
+    """Return name, type and shape of every value that ONNX can infer, including inputs and outputs."""
     import onnx
 
     light = without_weights(model)
     for node in light.graph.node:
-        if node.op_type in ATTENTION:  # which ONNX does not know; what comes out has the shape of what goes in
+        if node.op_type in ATTENTION:  # ONNX does not know it; its output has the shape of its first input
             node.CopyFrom(onnx.helper.make_node("Identity", node.input[:1], node.output))
     graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     return [*graph.input, *graph.value_info, *graph.output]
 
 
 def without_weights(model: "ModelProto") -> "ModelProto":
-    """A copy whose large tensors have a type and a shape only: inference needs no more, and has a limit of 2 GB."""
+    """Return a copy that holds only type and shape of large tensors, because ONNX's inference has a limit of 2 GB."""
     import onnx
 
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
@@ -177,7 +178,7 @@ def without_weights(model: "ModelProto") -> "ModelProto":
 
 
 def drop_unused(model: "ModelProto") -> "ModelProto":
-    """The model without initializers and nodes that nothing reads, in place."""
+    """Remove initializers and nodes that nothing reads, in place, and return the model."""
     graph = model.graph
     needed = {output.name for output in graph.output}
     kept = []
@@ -195,6 +196,6 @@ def drop_unused(model: "ModelProto") -> "ModelProto":
 
 
 def replace_nodes(graph: "GraphProto", nodes: Sequence["NodeProto"]) -> None:
-    """Give a graph these nodes, which may be some of its own, in place of those that it has."""
+    """Replace the nodes of a graph by these, which may include nodes of the graph itself."""
     del graph.node[:]
     graph.node.extend(nodes)

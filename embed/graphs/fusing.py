@@ -1,8 +1,8 @@
-"""Steps of a transformer as the single nodes that onnxruntime has fast kernels for on a GPU, in place of several.
+"""Replace steps of a transformer by single nodes for which onnxruntime has fast kernels on a GPU.
 
-The operators are onnxruntime's own ("com.microsoft"): a bias and an activation (BiasGelu, FastGelu, QuickGelu), a sum
-and its layer normalisation (SkipLayerNormalization). onnxruntime finds some of them itself, but none where a sum is
-used twice, as in every block that normalises first. Runs no session.
+The operators are onnxruntime's own ("com.microsoft"): a bias and an activation (BiasGelu, FastGelu, QuickGelu), and a
+sum and its layer normalisation (SkipLayerNormalization). onnxruntime finds some of these itself, but not where a sum is
+used twice, as in every block that normalises first. This module runs no session.
 """
 
 from collections import defaultdict
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     import torch
     from onnx import ModelProto, NodeProto, ValueInfoProto
 
-QUICK_GELU = 1.702  # of x * sigmoid(1.702 x), Hendrycks and Gimpel 2016, section 2
+QUICK_GELU = 1.702  # the factor in x * sigmoid(1.702 x), Hendrycks and Gimpel 2016, section 2
 
 Dims = tuple[int | str, ...]
-Found = tuple[list["NodeProto"], "NodeProto"]  # nodes, and the one that does their work
+Found = tuple[list["NodeProto"], "NodeProto"]  # nodes, and the one that replaces them
 
 
 def export_fused(
     tower: "torch.nn.Module", example: Mapping[str, "torch.Tensor"], output_names: Sequence[str], free: FreeDims
 ) -> "ModelProto":
-    """The module as a float32 graph with attention as single nodes, which `for_cuda` and `fuse` take further.
+    """Export the module as a float32 graph with attention as single nodes, ready for `for_cuda` and `fuse`.
 
-    Arguments and errors are those of `embed.graphs.trace.export_tower`; InputError too if a block attends in a way that
-    `embed.graphs.rewrite` does not know.
+    Arguments and errors are those of `embed.graphs.trace.export_tower`. Raise InputError too if a block has a kind of
+    attention that `embed.graphs.rewrite` does not know.
     """
     from embed.graphs.rewrite import fused_form
 
@@ -40,12 +40,12 @@ def export_fused(
 
 
 def for_cuda(model: "ModelProto") -> "ModelProto":
-    """A copy of what `export_fused` gives, in half precision and fused: for CUDA alone."""
+    """Return a fused copy in half precision of a graph that `export_fused` made. It runs only on CUDA."""
     return fuse(to_fp16(model, CUDA_ISLANDS))
 
 
 def fuse(model: "ModelProto") -> "ModelProto":
-    """The model with fused nodes, in place; attention is fused before, in the trace (embed.graphs.attention)."""
+    """Fuse nodes in place and return the model. Attention was fused earlier, in the trace (embed.graphs.attention)."""
     from onnx import helper
 
     shapes = {value.name: _dims(value) for value in inferred(model)}
@@ -57,7 +57,7 @@ def fuse(model: "ModelProto") -> "ModelProto":
 
 
 class _View:
-    """A graph by its values: what makes each, what reads it, and which of them are constants."""
+    """A graph seen from its values: the node that makes each, the nodes that read it, and which are constants."""
 
     def __init__(self, model: "ModelProto", shapes: dict[str, Dims]) -> None:
         self.shapes = shapes
@@ -70,21 +70,21 @@ class _View:
                 self.users[name].append(node)
 
     def made_by(self, name: str, *kinds: str) -> "NodeProto | None":
-        """The node that makes the value, if it is of such a kind and nothing else reads the value."""
+        """Return the node that makes the value, if its kind is one of these and only one node reads the value."""
         node = self.producer.get(name)
         alone = len(self.users[name]) == 1 and name not in self.outputs
         return node if node is not None and alone and node.op_type in kinds else None
 
     def product_and_bias(self, name: str) -> tuple["NodeProto", str, str] | None:
-        """The sum that makes the value, with what a bias is added to and the bias, a constant vector."""
+        """Return the Add that makes the value, its other input, and its bias (a constant vector), or None."""
         node = self.made_by(name, "Add")
         for value, bias in (node.input, node.input[::-1]) if node is not None else ():
             if bias in self.constants and len(self.constants[bias].dims) == 1 and value not in self.constants:
-                return node, value, bias  # type: ignore[return-value]  # there is a node where there are inputs
+                return node, value, bias  # type: ignore[return-value]  # node is not None if there are inputs
         return None
 
     def value(self, name: str) -> float | None:
-        """Of a constant of one number."""
+        """Return the number that a constant holds, or None if it is not a constant of one number."""
         from onnx import numpy_helper
 
         tensor = self.constants.get(name)
@@ -94,7 +94,7 @@ class _View:
 def _apply(model: "ModelProto", rule: Callable[["NodeProto", _View], Found | None], shapes: dict[str, Dims]) -> None:
     view = _View(model, shapes)
     nodes: list[NodeProto] = []
-    gone: set[str] = set()  # first outputs of nodes whose work another does
+    gone: set[str] = set()  # first outputs of the nodes that were replaced
     for node in model.graph.node:
         found = rule(node, view)
         if found is None:
@@ -107,7 +107,7 @@ def _apply(model: "ModelProto", rule: Callable[["NodeProto", _View], Found | Non
 
 
 def _drop_expand(node: "NodeProto", view: _View) -> Found | None:
-    """A division by what was repeated to the other's shape: it repeats by itself."""
+    """Remove an Expand before a division, which broadcasts by itself."""
     import onnx
 
     expand = view.made_by(node.input[1], "Expand") if node.op_type == "Div" else None
@@ -120,7 +120,7 @@ def _drop_expand(node: "NodeProto", view: _View) -> Found | None:
 
 
 def _activation(node: "NodeProto", view: _View) -> Found | None:
-    """Gelu of a product and a bias."""
+    """Fuse Gelu and the bias before it."""
     from onnx import helper
 
     found = view.product_and_bias(node.input[0]) if node.op_type == "Gelu" else None
@@ -133,7 +133,7 @@ def _activation(node: "NodeProto", view: _View) -> Found | None:
 
 
 def _quick_gelu(node: "NodeProto", view: _View) -> Found | None:
-    """x * sigmoid(1.702 x)."""
+    """Fuse x * sigmoid(1.702 x)."""
     from onnx import helper
 
     for x, gate in (node.input, node.input[::-1]) if node.op_type == "Mul" else ():
@@ -142,14 +142,14 @@ def _quick_gelu(node: "NodeProto", view: _View) -> Found | None:
         if sigmoid is None or scaled is None or x not in scaled.input:
             continue
         factor = next((view.value(name) for name in scaled.input if name != x), None)
-        if factor is not None and abs(factor - QUICK_GELU) < 2e-3:  # in half precision it is 1.7021
+        if factor is not None and abs(factor - QUICK_GELU) < 2e-3:  # in half precision the factor is 1.7021
             new = helper.make_node("QuickGelu", [x], node.output, name=node.name, domain=DOMAIN, alpha=QUICK_GELU)
             return [scaled, sigmoid, node], new
     return None
 
 
 def _sum_and_norm(node: "NodeProto", view: _View) -> Found | None:
-    """The normalisation of a sum of two activations, and of a bias; the sum stays to be had."""
+    """Fuse the sum of two activations and a bias with its normalisation. The sum remains available as an output."""
     from onnx import helper
 
     if node.op_type != "LayerNormalization" or len(node.input) < 3:
@@ -178,7 +178,7 @@ def _dims(value: "ValueInfoProto") -> Dims:
 
 
 def _same(first: Dims, second: Dims) -> bool:
-    """Whether both shapes are the same as far as is known, of two or three dimensions."""
+    """Whether both shapes, of two or three dimensions, are equal as far as they are known."""
     known = all(
         a == b if isinstance(a, int) and isinstance(b, int) else isinstance(a, str) and isinstance(b, str)
         for a, b in zip(first, second, strict=False)

@@ -1,8 +1,8 @@
-"""Graphs at other precisions, and the rewriting of a patch embedding that every precision gains from.
+"""Convert graphs to other precisions, and rewrite the patch embedding, which makes every precision faster.
 
-fp16 keeps float32 where half precision overflows or loses what matters; int8 multiplies whole numbers, with scales
-found per run for transformers and from calibration pictures for convolution trunks. Takes graphs and gives new
-ones; how good they are, a certificate says (embed.graphs.trace).
+fp16 keeps float32 where half precision would overflow or lose too much. int8 multiplies integers, with scales that are
+found in each run for transformers, and from calibration pictures for convolution trunks. A certificate says how exact
+the new graph is (embed.graphs.trace).
 """
 
 import tempfile
@@ -22,27 +22,27 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, TensorProto
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
-STATIC = ("Conv", "Add", "Clip", "Relu", "GlobalAveragePool", "AveragePool")  # in whole numbers inside a trunk
+STATIC = ("Conv", "Add", "Clip", "Relu", "GlobalAveragePool", "AveragePool")  # computed in integers inside a trunk
 FP16_MAX = 65504.0
-CENTRE = 127.5  # of a pixel's values
-# Operators that stay in float32 inside an fp16 graph: sums and squares over many values overflow 65504 or lose the
-# small ones, exponentials overflow above 11, and casts and masks carry numbers that half precision has no room for.
+CENTRE = 127.5  # the middle of a pixel's range
+# Operators that stay in float32 inside an fp16 graph: sums and squares of many values exceed 65504 or lose the small
+# ones, exponentials overflow above 11, and casts and masks may carry numbers that half precision cannot hold.
 FP32_ISLANDS: tuple[str, ...] = (
     *("LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "Softmax"),
     *("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "GlobalAveragePool", "AveragePool"),
     *("Pow", "Sqrt", "Reciprocal", "Exp", "Log", "Erf", "Cast", "Where", "IsNaN", "Range", "ConstantOfShape"),
 )
 
-# A GPU's kernels of these take half precision and sum in float32.
+# A GPU's kernels for these two take half precision and sum in float32.
 CUDA_ISLANDS = tuple(kind for kind in FP32_ISLANDS if kind not in ("LayerNormalization", "Softmax"))
 
 
 def fold_patches(model: "ModelProto", centred: bool = False) -> "ModelProto":
-    """The same function of `pixels`, its patch embedding one matrix product on whole numbers; in place.
+    """Turn the patch embedding of `pixels` into one matrix product on integers, in place. The function stays the same.
 
-    A convolution whose kernels tile the picture is a product of patches (n, rows * columns, kernel) and a matrix;
-    the pixels' scaling and normalisation go into the matrix and the bias. Other graphs are left as they are. Numbers
-    that are `centred` lie around zero, so that half precision has room for their sums.
+    A convolution whose kernels tile the picture equals a product of patches (n, rows * columns, kernel) and a matrix;
+    the scaling and normalisation of pixels go into the matrix and the bias. Other graphs are left as they are. With
+    `centred`, pixels are shifted to lie around zero, so that half precision can hold their sums.
     """
     from onnx import helper, numpy_helper
 
@@ -105,7 +105,7 @@ def fold_patches(model: "ModelProto", centred: bool = False) -> "ModelProto":
 def _pixel_chain(
     conv: "NodeProto", producer: dict[str, "NodeProto"], constants: dict[str, "TensorProto"]
 ) -> list["NodeProto"] | None:
-    """The nodes from `pixels` to the convolution when they are a cast to NCHW floats and affine steps alone."""
+    """Return the nodes from `pixels` to the convolution if they are only a cast to NCHW floats and affine steps."""
     chain: list[NodeProto] = []
     name = conv.input[0]
     while name != "pixels":
@@ -122,7 +122,7 @@ def _pixel_chain(
 
 
 def _affine(chain: Sequence["NodeProto"], constants: dict[str, "TensorProto"]) -> tuple[Floats, Floats]:
-    """Scale and shift (3,) of the channels that the chain applies to a pixel's value."""
+    """Return scale and shift, (3,) each, that the chain applies to the values of the three channels."""
     from onnx import numpy_helper
 
     scale, shift = np.ones(3), np.zeros(3)
@@ -139,7 +139,7 @@ def _affine(chain: Sequence["NodeProto"], constants: dict[str, "TensorProto"]) -
 
 
 def _tokens_after(conv: "NodeProto", nodes: Sequence["NodeProto"]) -> list["NodeProto"]:
-    """The nodes after the convolution that put its channels last: (n, patches, width) or (n, rows, columns, width)."""
+    """Return the nodes that move the channels last: to (n, patches, width) or (n, rows, columns, width)."""
 
     def only_user(name: str) -> "NodeProto | None":
         users = [node for node in nodes if name in node.input]
@@ -156,10 +156,10 @@ def _tokens_after(conv: "NodeProto", nodes: Sequence["NodeProto"]) -> list["Node
 
 
 def to_fp16(model: "ModelProto", islands: Sequence[str] = FP32_ISLANDS) -> "ModelProto":
-    """A copy in half precision with inputs and outputs as before.
+    """Return a copy in half precision whose inputs and outputs keep their types.
 
-    The `islands` stay in float32, and so do the steps from the last product to an output, which make its length 1, and
-    a folded patch embedding, whose sums of raw pixels are far larger than what is left once the bias is taken off.
+    The `islands` stay in float32. So do the steps from the last product to an output, which make its length 1, and a
+    folded patch embedding, whose sums of raw pixels are much larger than what remains after the bias is subtracted.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -167,8 +167,8 @@ def to_fp16(model: "ModelProto", islands: Sequence[str] = FP32_ISLANDS) -> "Mode
     floats = _float_values(model)
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     tail, outputs = _tail(model), {value.name for value in model.graph.output}
-    half: set[str] = set()  # values that are computed in half precision
-    made: dict[str, str] = {}  # a value or constant -> its counterpart in the other precision
+    half: set[str] = set()  # values computed in half precision
+    made: dict[str, str] = {}  # from a value or constant to its counterpart in the other precision
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.node[:]
@@ -205,7 +205,7 @@ def to_fp16(model: "ModelProto", islands: Sequence[str] = FP32_ISLANDS) -> "Mode
 
 
 def _tail(model: "ModelProto") -> set[str]:
-    """The values between the last products and the outputs, and the outputs themselves."""
+    """Return the values between the last products and the outputs, including the outputs."""
     outputs = {value.name for value in model.graph.output}
     found = set(outputs)
     for node in reversed(model.graph.node):
@@ -215,7 +215,7 @@ def _tail(model: "ModelProto") -> set[str]:
 
 
 def _float_values(model: "ModelProto") -> set[str]:
-    """The names of all float32 values and constants."""
+    """Return the names of all float32 values and constants."""
     import onnx
 
     values = {value.name: value.type.tensor_type.elem_type for value in inferred(model)}
@@ -224,17 +224,17 @@ def _float_values(model: "ModelProto") -> set[str]:
 
 
 def to_int8(model: "ModelProto", calibration: Sequence[UInt8s] = ()) -> "ModelProto":
-    """A copy that multiplies whole numbers of 8 bits, weights with one scale a channel and activations.
+    """Return a copy that multiplies 8-bit integers, with one scale for each channel of the weights.
 
-    A trunk of convolutions needs `calibration`, batches of pixels (n, h, w, 3) of real pictures, from which the
-    ranges of its activations are taken once (static); a transformer finds them anew in each run (dynamic).
+    A convolution trunk needs `calibration`: batches of pixels (n, h, w, 3) of real pictures, from which the ranges of
+    activations are taken once (static). A transformer finds these ranges in each run (dynamic).
     """
     import onnx
 
     q = require_onnxruntime("onnxruntime.quantization")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
-        copy = onnx.ModelProto()  # saving takes the weights out of what it saves
+        copy = onnx.ModelProto()  # a copy, because saving moves the weights out of the model
         copy.CopyFrom(model)
         onnx.save(copy, str(source), save_as_external_data=True, location="fp32.bin")
         if is_convolutional(model):
@@ -249,22 +249,22 @@ def to_int8(model: "ModelProto", calibration: Sequence[UInt8s] = ()) -> "ModelPr
 
 
 def quantize_dynamic(fp32: Path, int8: Path) -> None:
-    """Write the int8 graph of a transformer beside its weights; what is no matrix product stays in float32.
+    """Write the int8 graph of a transformer, with its weights beside it. Only matrix products become int8.
 
-    onnxruntime multiplies whole numbers quickly in products alone: a convolution of them takes longer than in float32.
+    The reason is that onnxruntime is slower on convolutions of integers than on convolutions of float32.
     """
     q = require_onnxruntime("onnxruntime.quantization")
     _quantize(partial(q.quantize_dynamic, weight_type=q.QuantType.QUInt8), fp32, int8, ("MatMul", "Gemm"))
 
 
 def _quantize(quantize: Callable[..., object], fp32: Path, int8: Path, operators: Sequence[str]) -> None:
-    """Have onnxruntime quantize these operators, with one scale a channel.
+    """Let onnxruntime quantize these operators, with one scale for each channel.
 
-    Where a processor lacks VNNI, onnxruntime adds two products of uint8 and int8 in 16 bits, which saturate in silence
-    (a ViT-B/32 fell to a cosine of .95). So weights are uint8, which it multiplies otherwise there and as fast as int8
-    where there is VNNI; or, in convolutions, which are slow on uint8, int8 of 7 bits.
+    On a processor without VNNI, onnxruntime adds two products of uint8 and int8 in 16 bits, which saturate without an
+    error (a ViT-B/32 fell to a cosine of .95). So weights are uint8, which it multiplies in another way there and as
+    fast as int8 with VNNI. Convolutions, which are slow on uint8, get int8 weights of 7 bits instead.
     """
-    with only_errors(None):  # it logs advice to the root logger, which no user of ours can follow
+    with only_errors(None):  # it logs advice to the root logger that our users cannot follow
         quantize(fp32, int8, op_types_to_quantize=[*operators], per_channel=True, use_external_data_format=True)
 
 
@@ -275,7 +275,7 @@ def is_convolutional(model: "ModelProto") -> bool:
 
 
 class _Reader:
-    """Batches of pixels in the form that onnxruntime's calibration asks for."""
+    """Gives batches of pixels in the form that onnxruntime's calibration needs."""
 
     def __init__(self, batches: Sequence[UInt8s]) -> None:
         self.batches = iter(batches)

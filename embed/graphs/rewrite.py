@@ -1,8 +1,8 @@
 """Rewrite open_clip's transformers before they are exported to ONNX: the same outputs with fewer copies.
 
-Tokens come first and the batch second, so that a runtime multiplies heads in place; attention is a few plain
-products; the last block of a picture tower that reads only its class token computes nothing else; a causal mask is
-cut to the tokens there are. Other architectures, timm's and Hugging Face's, are left as they are: they export well.
+Tokens come first and the batch second, so that a runtime multiplies heads in place. Attention becomes a few plain
+products. The last block of a picture tower of which only the class token is read computes only that token. A causal
+mask is cut to the length of the text. Other architectures (timm, Hugging Face) export well and are left as they are.
 """
 
 import contextlib
@@ -22,9 +22,11 @@ _plain_pool = open_clip_transformer.text_global_pool
 
 @contextlib.contextmanager
 def fused_form(tower: nn.Module) -> Iterator[None]:
-    """The tower's forward with every attention as one node, for devices that have kernels for it; inference only.
+    """Export every attention of the tower as one node while the block runs; for devices that have kernels for it.
 
-    Raise InputError if that would leave something out. Other architectures than open_clip's own get the node where
+    The tower can then be used only for inference.
+
+    Raise InputError if that would leave something out. Architectures that are not open_clip's own get the node where
     they call torch's `scaled_dot_product_attention`.
     """
     with _replacing() as replace, fused_attention():
@@ -41,7 +43,10 @@ def fused_form(tower: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def serving_form(tower: nn.Module) -> Iterator[None]:
-    """The tower's forward in its lean form; inference only. Raise InputError if that would leave something out."""
+    """Use the lean forward of the tower while the block runs, only for inference.
+
+    Raise InputError if that would leave something out.
+    """
     with _replacing() as replace:
         for module in tower.modules():
             if isinstance(module, VisionTransformer) and _is_plain(module.transformer):
@@ -56,7 +61,7 @@ def serving_form(tower: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _replacing() -> Iterator[Callable[[object, str, Callable[..., object]], None]]:
-    """A function that gives an object another attribute until the block ends."""
+    """Give a function that replaces an attribute of an object until the block ends."""
     with contextlib.ExitStack() as undo:
 
         def replace(owner: object, name: str, function: Callable[..., object]) -> None:
@@ -70,12 +75,12 @@ def _replacing() -> Iterator[Callable[[object, str, Callable[..., object]], None
 
 
 def _rows(visual: VisionTransformer) -> int | None:
-    """How many tokens of the last block are read: the class token alone, or all of them (None)."""
+    """Return how many tokens of the last block are needed: 1 (the class token) or None (all)."""
     return 1 if visual.attn_pool is None and visual.pool_type == "tok" else None
 
 
 def _is_causal(text: TextTransformer) -> bool | None:
-    """Whether a token attends only to those up to it, or to all; None where the tower has another rule."""
+    """Whether a token attends only to tokens up to it (True) or to all (False). None means another rule."""
     if text.cls_emb is not None or text.use_pad_mask:
         return None
     if text.attn_mask is None:
@@ -91,11 +96,10 @@ def _is_plain(transformer: Transformer) -> bool:
 
 
 def require_known_attention(transformer: Transformer) -> None:
-    """Raise InputError if one of open_clip's residual blocks attends in a way that `lean_block` and
-    `embed.unfreeze.families.block_at`, which compute attention themselves, would get wrong in silence.
+    """Raise InputError if a residual block of open_clip has a kind of attention that we would compute wrongly.
 
-    They compute torch's MultiheadAttention as open_clip 3 makes it. Its CustomResidualAttentionBlock, which has more
-    options, they leave alone.
+    `lean_block` and `embed.unfreeze.families.block_at` compute attention themselves, as torch's MultiheadAttention does
+    in open_clip 3. They do not touch open_clip's CustomResidualAttentionBlock, which has more options.
     """
     for block in transformer.resblocks:
         if type(block) is not ResidualAttentionBlock:
@@ -115,8 +119,8 @@ def require_known_attention(transformer: Transformer) -> None:
             found = f"{type(attention).__module__}.{type(attention).__qualname__}"
         if found:
             raise InputError(
-                f"a block of this backbone attends with {found}, and plaudit computes torch's MultiheadAttention alone,"
-                " as open_clip 3 makes it, with no option set: run pip install 'open_clip_torch>=3.3,<4', or choose"
+                f"a block of this backbone attends with {found}, and plaudit supports only torch's MultiheadAttention"
+                " with the options that open_clip 3 uses: run pip install 'open_clip_torch>=3.3,<4', or choose"
                 " another backbone"
             )
 
@@ -130,7 +134,7 @@ def _cutting_mask(embeds: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable
 
 
 def lean_forward(transformer: Transformer, rows: int | None) -> Callable[..., Tensor]:
-    """The transformer's forward as (n, s, w), mask -> (n, s, w); (n, rows, w) where `rows` is given."""
+    """Return the transformer's forward, from (n, s, w) and a mask to (n, s, w), or to (n, rows, w) with `rows`."""
     last = len(transformer.resblocks) - 1
     blocks = [lean_block(block, rows if i == last else None) for i, block in enumerate(transformer.resblocks)]
 
@@ -144,10 +148,10 @@ def lean_forward(transformer: Transformer, rows: int | None) -> Callable[..., Te
 
 
 def lean_block(block: ResidualAttentionBlock, rows: int | None) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """A function (s, n, w), mask -> (s, n, w) equal to the block's forward; only the first `rows` of s where given."""
+    """Return a function equal to the block's forward, from (s, n, w) and a mask to (s, n, w), or (rows, n, w)."""
     attention, heads = block.attn, block.attn.num_heads
     width = attention.embed_dim
-    # Cut here, not in the function, so that the graph holds weights and no slicing of weights.
+    # The weights are cut here so that the graph holds the parts and no operators that cut them.
     weight, bias = attention.in_proj_weight.detach(), attention.in_proj_bias.detach()
     cuts = [slice(None)] if rows is None else [slice(width), slice(width, None)]
     parts = [(weight[cut].clone(), bias[cut].clone()) for cut in cuts]
@@ -161,7 +165,7 @@ def lean_block(block: ResidualAttentionBlock, rows: int | None) -> Callable[[Ten
         return query, key, value
 
     def forward(x: Tensor, mask: Tensor | None) -> Tensor:
-        # (s, n * heads, d): a head's matrix is reached by strides, without moving it.
+        # (s, n * heads, d): the matrix of a head is read with strides, without a copy.
         query, key, value = (part.reshape(part.shape[0], -1, width // heads) for part in split(block.ln_1(x)))
         logits = (query.transpose(0, 1) @ key.permute(1, 2, 0)) * (width // heads) ** -0.5
         if mask is not None:
@@ -178,7 +182,7 @@ def lean_block(block: ResidualAttentionBlock, rows: int | None) -> Callable[[Ten
 def _pool_by_floats(
     x: Tensor, text: Tensor | None = None, pool_type: str = "argmax", eos_token_id: int | None = None
 ) -> Tensor:
-    """open_clip's `text_global_pool`, in operators that CUDA has: it finds the largest of floats, not of integers."""
+    """Do the same as open_clip's `text_global_pool`. CUDA finds the largest of floats, but not of integers."""
     if text is None or pool_type not in ("argmax", "eos") or (pool_type == "eos" and eos_token_id is None):
         pooled: Tensor = _plain_pool(x, text, pool_type, eos_token_id)
         return pooled
@@ -190,7 +194,7 @@ def _pool_by_floats(
 def fused_forward(
     transformer: Transformer, causal: bool, rows: int | None
 ) -> Callable[[Tensor, Tensor | None], Tensor]:
-    """The transformer's forward as (n, s, w) -> (n, s, w), or (n, rows, w); a mask is `causal`'s, or there is none."""
+    """Return the transformer's forward, from (n, s, w) to (n, s, w) or (n, rows, w). A mask must be causal."""
     last = len(transformer.resblocks) - 1
     blocks = [fused_block(block, causal, rows if i == last else None) for i, block in enumerate(transformer.resblocks)]
 
@@ -203,7 +207,7 @@ def fused_forward(
 
 
 def fused_block(block: ResidualAttentionBlock, causal: bool, rows: int | None) -> Callable[[Tensor], Tensor]:
-    """A function (n, s, w) equal to the block's forward, with attention as a node; only the first `rows` if given."""
+    """Return a function equal to the block's forward with attention as a node: (n, s, w) to (n, s or `rows`, w)."""
     layer, heads = block.attn, block.attn.num_heads
     width = layer.embed_dim
     weight, bias = layer.in_proj_weight.detach().T.contiguous(), layer.in_proj_bias.detach()

@@ -1,8 +1,8 @@
-"""A torch module as an ONNX graph, and the measured distance between the two.
+"""Export a torch module as an ONNX graph, and measure the distance between the two.
 
-Graphs are plain ONNX (opset 20, no custom operators), with names that the caller chooses, and the same bytes each
-time the same module is exported. Knows no backbone, no head and no bundle; `embed.engines.sessions` runs what is made
-here.
+Graphs are plain ONNX (opset 20, no custom operators), with names that the caller chooses. Exporting the same module
+again gives the same bytes. This module does not know backbones, heads or bundles; `embed.engines.sessions` runs the
+graphs.
 """
 
 import contextlib
@@ -24,29 +24,29 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 OPSET = 20
-DOMAIN = "com.microsoft"  # of onnxruntime's own operators, which a graph has only where its caller asks for them
+DOMAIN = "com.microsoft"  # onnxruntime's own operators, which are in a graph only if the caller asks for them
 
-FreeDims = Mapping[str, Mapping[int, str]]  # of each input, the axes that may take any size, and what they are called
+FreeDims = Mapping[str, Mapping[int, str]]  # for each input, the axes that may have any size, and their names
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """How far a graph's vectors are from the reference's, on the same inputs."""
+    """How far the vectors of a graph are from those of the reference, on the same inputs."""
 
     precision: str
     rows: int
     cosine_mean: float
     cosine_min: float
-    max_difference: float  # of one coordinate
+    max_difference: float  # the largest absolute difference of one coordinate
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
 
 
 def certificate(precision: str, reference: Array, outputs: Array) -> Certificate:
-    """The certificate of `outputs` (n, d) against `reference` (n, d); raise FloatingPointError if one is not finite."""
+    """Compare `outputs` (n, d) with `reference` (n, d). Raise FloatingPointError if a number is not finite."""
     ours, theirs = np.asarray(outputs, np.float64), np.asarray(reference, np.float64)
     if ours.shape != theirs.shape or not len(ours):
         raise ValueError(f"a certificate compares equal shapes with rows; got {ours.shape} and {theirs.shape}")
@@ -61,13 +61,13 @@ def certificate(precision: str, reference: Array, outputs: Array) -> Certificate
 def export_tower(
     tower: "torch.nn.Module", example: Mapping[str, "torch.Tensor"], output_names: Sequence[str], free: FreeDims
 ) -> "ModelProto":
-    """The module as an fp32 graph whose inputs have the names of its `forward`'s arguments.
+    """Export the module as an fp32 graph whose inputs are named like the arguments of its `forward`.
 
-    Dimensions in `free` ({"tokens": {0: "n", 1: "c"}}) may take any size; the example needs at least two in each.
-    Raises torch's own errors where the module cannot be exported, or needs a dimension to be fixed.
+    Dimensions in `free` ({"tokens": {0: "n", 1: "c"}}) may have any size; the example needs a size of at least two in
+    each. Raise torch's own errors if the module cannot be exported or needs a dimension to be fixed.
 
-    Tracing takes a second where torch's newer exporter takes ten, but freezes what Python decides on the way. A
-    module that traces differently at another size, or not at all, goes to the newer one.
+    Tracing takes about one second and torch's newer exporter ten, but tracing fixes the decisions that Python makes.
+    So a module that cannot be traced, or gives another trace for another size, is exported by the newer one.
     """
     import torch
 
@@ -85,12 +85,12 @@ def export_tower(
 
 
 def _structure(model: "ModelProto | None") -> "ModelProto | None":
-    """The graph but for its weights."""
+    """Return the graph without its weights."""
     return None if model is None else without_weights(model)
 
 
 def _resized(example: "torch.Tensor", free: Mapping[int, str]) -> "torch.Tensor":
-    """The example with every free dimension longer or shorter by one."""
+    """Return the example with every free dimension longer or shorter by one."""
     import torch
 
     for axis in free:
@@ -102,11 +102,11 @@ def _resized(example: "torch.Tensor", free: Mapping[int, str]) -> "torch.Tensor"
 def _trace(
     tower: "torch.nn.Module", example: Mapping[str, "torch.Tensor"], output_names: Sequence[str], free: FreeDims
 ) -> "ModelProto | None":
-    """The module as torch's tracing exporter gives it, None where that cannot."""
+    """Export the module with torch's tracing exporter. Return None if that fails."""
     import onnx
     import torch
 
-    with tempfile.TemporaryDirectory() as folder:  # in memory, no graph may be larger than 2 GB
+    with tempfile.TemporaryDirectory() as folder:  # not in memory, where a graph is limited to 2 GB
         path = str(Path(folder) / "model.onnx")
         try:
             torch.onnx.export(
@@ -120,7 +120,7 @@ def _trace(
                 opset_version=OPSET,
                 dynamo=False,
             )
-        except Exception as error:  # of any kind, as it runs the module's own code in an unusual way
+        except Exception as error:  # any kind, because it runs the module's own code in an unusual way
             logger.debug("%s cannot be traced: %s", type(tower).__name__, error)
             return None
         return hoist_constants(onnx.load(path))
@@ -129,7 +129,7 @@ def _trace(
 def _capture(
     tower: "torch.nn.Module", example: Mapping[str, "torch.Tensor"], output_names: Sequence[str], free: FreeDims
 ) -> "ModelProto":
-    """The module as torch's newer exporter gives it."""
+    """Export the module with torch's newer exporter."""
     import torch
 
     program = torch.onnx.export(
@@ -147,7 +147,7 @@ def _capture(
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """torch's fused attention off, since it has no ONNX form, and the exporter's chatter kept from the user."""
+    """Turn torch's fused attention off, because it has no ONNX form, and hide the messages of the exporter."""
     import torch
 
     fastpath = torch.backends.mha.get_fastpath_enabled()
@@ -162,7 +162,7 @@ def quiet_exporter() -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_errors(*loggers: str | None) -> Iterator[None]:
-    """These loggers, None being the root, pass errors alone while the block runs."""
+    """Let these loggers (None is the root) pass only errors while the block runs."""
     levels = {logger: logger.level for logger in map(logging.getLogger, loggers)}
     for logger in levels:
         logger.setLevel(logging.ERROR)
@@ -174,12 +174,12 @@ def only_errors(*loggers: str | None) -> Iterator[None]:
 
 
 def canonical(model: "ModelProto") -> "ModelProto":
-    """The same graph without what differs between machines: stack traces, paths, versions, notes."""
+    """Remove what differs between machines, such as stack traces, paths, versions and notes, and return the graph."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
-    graph.ClearField("value_info")  # inferred again by whoever needs it
+    graph.ClearField("value_info")  # can be inferred again when it is needed
     graph.name = "plaudit"
     model.producer_name, model.producer_version = "plaudit", ""
     return model

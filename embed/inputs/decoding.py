@@ -1,7 +1,7 @@
-"""Pictures decoded in worker processes that may die without taking anything along but the picture that did it.
+"""Decode pictures in worker processes. If a picture kills its process, only that picture is lost.
 
-`DecodePool` reads, hashes and decodes the chunks of a job; `Decoders` decodes bytes one by one, for a service. Knows no
-cache, no model and no HTTP.
+`DecodePool` reads, hashes and decodes the chunks of a job; `Decoders` decodes single pictures for a service. They
+know nothing of caches, models or HTTP.
 """
 
 import json
@@ -28,13 +28,13 @@ from embed.process.workers import ANSWER_BYTES, Answers, WorkerPool
 from embed.spec import InputError, Preprocess
 from embed.wording import one_line
 
-CHUNK = 32  # pictures that travel together between processes: large against the cost of a message
-MAX_DETAIL = 4000  # characters; an address may be of any length
+CHUNK = 32  # pictures that are sent to a process together, so that the cost of a message is small
+MAX_DETAIL = 4000  # characters, because an address may have any length
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a picture gets no vector."""
+    """Why a picture got no vector."""
 
     stage: Stage
     reason: Reason
@@ -43,28 +43,28 @@ class Failure:
 
 @dataclass(slots=True)
 class Picture:
-    """A picture on its way: its name in the data, and either where it lies or its bytes; then what became of it."""
+    """A picture to decode: its name in the data and its place or its bytes; later also the result."""
 
     key: str
     uri: str | None
     data: bytes | None = None
-    size_bytes: int | None = None  # None of bytes in a table
-    mtime_ns: int | None = None  # None of what is no local file
-    id: str | None = None  # hash of its content, once read
-    known: bool = False  # its content has a vector already: nothing to decode
+    size_bytes: int | None = None  # None for bytes in a table
+    mtime_ns: int | None = None  # None unless it is a local file
+    id: str | None = None  # hash of its content, once it was read
+    known: bool = False  # a vector of its content exists already, so it need not be decoded
     width: int = 0
     height: int = 0
-    scaled: bool = False  # decoded smaller than it is, or on a device: not exactly
+    scaled: bool = False  # decoded at a reduced size or on a device, and so not exactly
     failure: Failure | None = None
     pixels: np.ndarray | None = None  # uint8 (h, w, 3)
 
     def outcome(self) -> dict[str, Any]:
-        """What became of it but for its pixels, in plain values; with a stage where it failed."""
+        """Return the result without the pixels, in plain values. If decoding failed, the stage is among them."""
         found = {name: getattr(self, name) for name in ("size_bytes", "id", "width", "height", "scaled")}
         return found if self.failure is None else found | asdict(self.failure)
 
     def settle(self, outcome: dict[str, Any], pixels: np.ndarray | None) -> None:
-        """Take the outcome that it had elsewhere, and its pixels where it did not fail."""
+        """Take the outcome from another process, and the pixels if the picture did not fail."""
         self.data = None
         self.size_bytes, self.id = outcome["size_bytes"], outcome["id"]
         self.width, self.height, self.scaled = outcome["width"], outcome["height"], outcome["scaled"]
@@ -76,20 +76,20 @@ class Picture:
 
 @dataclass
 class Chunk:
-    """Up to CHUNK pictures, and how many records in front of them needed no look."""
+    """Up to CHUNK pictures, and how many records before them were skipped."""
 
     pictures: list[Picture]
     skipped: int = 0
 
     def work(self) -> list[Picture]:
-        """The pictures that have to be decoded, and are not yet."""
+        """Return the pictures that have not been decoded yet and need to be."""
         return [picture for picture in self.pictures if not picture.known and picture.pixels is None]
 
 
 def decode(picture: Picture, preprocess: Preprocess, limits: Limits, scale: int | None = None) -> Picture:
-    """The same picture with its pixels or its failure, and without its bytes; `scale` is that of embed.inputs.scaled.
+    """Decode a picture: set its pixels or its failure, and drop its bytes. `scale` is that of embed.inputs.scaled.
 
-    Raise InputError if the fault is not the picture's, such as a file system whose library is missing.
+    Raise InputError if something other than the picture is wrong, such as a missing library for a file system.
     """
     data, picture.data = picture.data, None
     try:
@@ -103,7 +103,7 @@ def decode(picture: Picture, preprocess: Preprocess, limits: Limits, scale: int 
         picture.pixels, size, picture.scaled = load_scaled(data, preprocess, limits, scale)
         picture.width, picture.height = size
     except ImageError as error:
-        # Addresses in messages differ from run to run, and the ledger must not.
+        # Memory addresses in messages differ from run to run, and the ledger must not.
         detail = re.sub(r" at 0x[0-9a-f]+", "", error.detail)
         picture.failure = Failure(error.stage, error.reason, detail)
     except FileNotFoundError as error:
@@ -116,10 +116,10 @@ def decode(picture: Picture, preprocess: Preprocess, limits: Limits, scale: int 
 
 
 class DecodePool:
-    """Chunks of pictures decoded in up to `workers` processes, started when there is work for them, until `close`.
+    """Decodes chunks of pictures in up to `workers` processes, which start when there is work and end at `close`.
 
-    Those that fetch pictures have this process's environment, where credentials and proxies are, and the network;
-    others have none of it, and only read files.
+    Processes that fetch pictures have the network and this process's environment, with its credentials and proxies.
+    Other processes have neither and can only read files.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class DecodePool:
         stall_s: float = STALL_S,
         scale: int | None = None,
     ) -> None:
-        self.scale = scale  # of embed.inputs.scaled, for the chunks that are taken up from now on
+        self.scale = scale  # the scale of embed.inputs.scaled for chunks that are started from now on
         self._shape = (CHUNK, *preprocess.size, 3)
         handle = partial(_decode_into, preprocess=preprocess, limits=limits)
         make = partial(WorkerPool, handle, workers, stall_s, math.prod(self._shape), growth_bytes=growth_bytes(limits))
@@ -140,16 +140,16 @@ class DecodePool:
 
     @property
     def started(self) -> int:
-        """Processes so far."""
+        """How many processes were started so far."""
         return self._pool.started + self._fetching.started
 
     def close(self) -> None:
-        """End the processes, and with its next chunk `run`, which may be at work in another thread."""
+        """End the processes. A `run` in another thread then ends at its next chunk."""
         self._pool.close()
         self._fetching.close()
 
     def run(self, chunks: Iterable[Chunk]) -> Generator[Chunk, None, None]:
-        """The chunks in their order, their outcomes set. Holds at most two a worker at a time."""
+        """Yield the chunks in order, with the outcomes of their pictures. At most two for each worker are in work."""
         source = iter(chunks)
         window: deque[tuple[Chunk, Future[None]]] = deque()
         try:
@@ -161,19 +161,19 @@ class DecodePool:
                 window[0][1].result()
                 yield window.popleft()[0]
         except CancelledError:
-            return  # closed
+            return  # the pool was closed
         finally:
             for _, future in window:
                 future.cancel()
 
     def _submit(self, chunk: Chunk) -> "Future[None]":
-        """Resolves once the outcomes of the chunk's pictures are set."""
+        """Return a future that is done when the outcomes of the chunk's pictures are set."""
         work = chunk.work()
         remote = any(one.data is None and one.uri and local_path(one.uri) is None for one in work)
         read = partial(_read_outcome, may_fault=remote)
 
         def collect(answers: Answers, memory: memoryview) -> None:
-            # One copy of all: the memory is the next chunk's.
+            # Copy once, because the memory is used again for the next chunk.
             pixels = np.frombuffer(memory, np.uint8).reshape(self._shape)[: len(work)].copy()
             for picture, answer, rows in zip(work, answers, pixels, strict=True):
                 if answer is None:
@@ -195,7 +195,8 @@ class DecodePool:
 def _decode_into(
     item: tuple[int, Picture, int | None], memory: memoryview, preprocess: Preprocess, limits: Limits
 ) -> bytes:
-    """In the process: pixels into the picture's place in memory; its outcome, or whose fault it is if not its own."""
+    """Run in the process: write pixels to the picture's place in memory; return its outcome, or a fault that is not
+    its own."""
     place, picture, scale = item
     try:
         decode(picture, preprocess, limits, scale)
@@ -203,12 +204,12 @@ def _decode_into(
         return json.dumps({"fault": str(error)}).encode()
     if picture.pixels is not None:
         np.frombuffer(memory, np.uint8).reshape(-1, *picture.pixels.shape)[place] = picture.pixels
-        picture.pixels = None  # kept for a whole chunk, they would cost its pages anew every time
+        picture.pixels = None  # kept for a whole chunk, they would need new memory pages each time
     return json.dumps(picture.outcome()).encode()
 
 
 def _read_outcome(answer: bytes, may_fault: bool) -> dict[str, Any]:
-    """What `_decode_into` says; raise ValueError if it says something else."""
+    """Read the answer of `_decode_into`. Raise ValueError if it is not a valid one."""
     said: dict[str, Any] = read_object(answer)
     if may_fault and isinstance(said.get("fault"), str):
         return said
@@ -216,7 +217,7 @@ def _read_outcome(answer: bytes, may_fault: bool) -> dict[str, Any]:
     failure = {name: value for name, value in said.items() if name not in ("id", "scaled", *most)}
     if failure:
         require_failure(failure)
-        # The ledger takes no half of a surrogate pair, which the name of a file may hold.
+        # The ledger cannot store half of a surrogate pair, which a file name may contain.
         said["detail"] = said["detail"].encode("utf-8", "backslashreplace").decode()
     for name, limit in most.items():
         number = said.get(name, -1)
@@ -226,19 +227,19 @@ def _read_outcome(answer: bytes, may_fault: bool) -> dict[str, Any]:
     if type(said.get("scaled")) is not bool:
         raise ValueError(f"scaled is {str(said.get('scaled'))[:50]}")
     if not re.fullmatch("[0-9a-f]{32}", str(said.get("id"))) and not (failure and said.get("id") is None):
-        raise ValueError(f"{str(said.get('id'))[:50]} is no id of a content")
+        raise ValueError(f"{str(said.get('id'))[:50]} is not an id of a content")
     return said
 
 
 Decoded: TypeAlias = NDArray[np.uint8] | ImageError
-Wanted: TypeAlias = tuple[Preprocess, int | None] | int  # pixels, at a scale; or a thumbnail of that size
+Wanted: TypeAlias = tuple[Preprocess, int | None] | int  # pixels at a scale, or the size of a thumbnail
 Made = TypeVar("Made")
 
-SIZE = struct.Struct("<II")  # in front of a picture made small: its own width and height
+SIZE = struct.Struct("<II")  # the width and height of the original, before the data of its smaller picture
 
 
 class View(NamedTuple):
-    """A picture made small enough to show, as WebP, and how large it is itself, upright."""
+    """A picture made small enough to show, as WebP, and the size of the upright original."""
 
     data: bytes
     width: int
@@ -246,18 +247,20 @@ class View(NamedTuple):
 
 
 class Decoders:
-    """Pictures decoded one by one in `count` processes, which are started at once, side by side, until `close`."""
+    """Decodes single pictures in `count` processes, which all start at once and run until `close`."""
 
     def __init__(self, count: int, limits: Limits, stall_s: float, lost: Callable[[], None] = lambda: None) -> None:
-        """`lost` is called for each process that dies, or takes more than `stall_s` for a picture."""
+        """`lost` is called for each process that dies, or that takes longer than `stall_s` for a picture."""
         self._limits = limits
         handle = partial(_decode_bytes, limits=limits)
         self._pool = WorkerPool(handle, count, stall_s, lost=lost, growth_bytes=growth_bytes(limits), reach="bytes")
         self._pool.start()
 
     def submit(self, data: bytes, spec: Preprocess, scale: int | None = None) -> "Future[Decoded]":
-        """Pixels (h, w, 3) for the backbone, or what is wrong with the picture. Cancelled, it is not decoded; `scale`
-        is that of embed.inputs.scaled."""
+        """Return a future of pixels (h, w, 3) for the backbone, or of what is wrong with the picture.
+
+        If the future is cancelled in time, the picture is not decoded. `scale` is that of embed.inputs.scaled.
+        """
 
         def pixels(answer: bytes) -> NDArray[np.uint8]:
             return np.frombuffer(answer, np.uint8, offset=1).reshape(*spec.size, 3)
@@ -265,11 +268,11 @@ class Decoders:
         return self._submit(data, (spec, scale), pixels, max(ANSWER_BYTES, 1 + 3 * math.prod(spec.size)))
 
     def thumbnail(self, data: bytes, size: int) -> "Future[bytes | ImageError]":
-        """The picture as WebP of at most `size` pixels a side, or what is wrong with it."""
+        """Return a future of the picture as WebP, at most `size` pixels a side, or of what is wrong with it."""
         return self._submit(data, size, lambda answer: answer[1 + SIZE.size :], ANSWER_BYTES)
 
     def view(self, data: bytes, size: int) -> "Future[View | ImageError]":
-        """The same with the picture's own width and height, for sizes that thumbnails do not have."""
+        """Do the same with the original's width and height, for sizes that thumbnails do not have."""
 
         def view(answer: bytes) -> View:
             return View(answer[1 + SIZE.size :], *SIZE.unpack_from(answer, 1))
@@ -280,26 +283,26 @@ class Decoders:
         self, data: bytes, wanted: Wanted, made: Callable[[bytes], Made], answer_bytes: int
     ) -> "Future[Made | ImageError]":
         def read(answer: bytes | None) -> Made | ImageError:
-            """What `_decode_bytes` says; raise ValueError if it says something else."""
+            """Read the answer of `_decode_bytes`. Raise ValueError if it is not a valid one."""
             if answer is None:
                 return ImageError("decode", BLAMED)
             return ImageError.from_json(answer) if answer[:1] == b"{" else made(answer)
 
         if len(data) <= self._limits.max_bytes:
             return self._pool.submit([(data, wanted)], lambda answers, _: read(answers[0]), answer_bytes, read)
-        refused: Future[Made | ImageError] = Future()  # not worth sending
+        refused: Future[Made | ImageError] = Future()  # too large, so it is not sent
         refused.set_result(
             ImageError("limits", "too many bytes", f"{len(data)}, at most {self._limits.max_bytes} allowed")
         )
         return refused
 
     def close(self) -> None:
-        """Drop what waits and what runs, and end the processes."""
+        """Drop pictures that wait or are being decoded, and end the processes."""
         self._pool.close()
 
 
 def _decode_bytes(item: tuple[bytes, Wanted], _: memoryview, limits: Limits) -> bytes:
-    """In the process: pixels as they are wanted, or a thumbnail of a size; or else, from `{` on, what is wrong."""
+    """Run in the process: return `=` and pixels or a thumbnail, or JSON that says what is wrong."""
     data, wanted = item
     try:
         if isinstance(wanted, int):

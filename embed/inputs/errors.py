@@ -1,4 +1,4 @@
-"""What is wrong with a picture."""
+"""Errors of single pictures."""
 
 import json
 from typing import Any, Literal, get_args
@@ -33,10 +33,10 @@ BLAMED: Reason = "the decoder crashed or stalled"
 
 
 class ImageError(InputError):
-    """A picture that cannot be used; `reason` is fit for counting, and the message says more."""
+    """A picture that cannot be used. `reason` is one of a few phrases, for counting; the message says more."""
 
     def __init__(self, stage: Stage, reason: Reason, detail: str = "") -> None:
-        super().__init__(stage, reason, detail)  # all of them, or it could not travel between processes
+        super().__init__(stage, reason, detail)  # all three, so that it can be pickled
         self.stage: Stage = stage
         self.reason: Reason = reason
         self.detail = detail
@@ -45,19 +45,19 @@ class ImageError(InputError):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
     def to_json(self) -> bytes:
-        """The same in bytes, for `from_json`: what comes from a decoding process is never unpickled."""
+        """Return it as JSON for `from_json`. Answers of decoding processes are never unpickled."""
         return json.dumps({"stage": self.stage, "reason": self.reason, "detail": self.detail}).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> "ImageError":
-        """Raise ValueError for what is none: the process that says it may be in a stranger's hands."""
+        """Read what `to_json` wrote. Raise ValueError for anything else: the sender may have been taken over."""
         said: dict[str, Any] = read_object(data)
         require_failure(said)
         return cls(**said)
 
 
 def read_object(data: bytes) -> dict[str, object]:
-    """An object of JSON; raise ValueError for anything else."""
+    """Parse a JSON object. Raise ValueError for anything else."""
     try:
         found = json.loads(data)
     except RecursionError:
@@ -68,7 +68,7 @@ def read_object(data: bytes) -> dict[str, object]:
 
 
 def require_failure(said: dict[str, object]) -> None:
-    """Raise ValueError unless it says a stage, a reason and a detail, and nothing else."""
+    """Raise ValueError unless the object has exactly a known stage, a known reason and a detail."""
     known = {"stage": get_args(Stage), "reason": get_args(Reason), "detail": [said.get("detail")]}
     if set(said) != set(known) or not isinstance(said["detail"], str) or any(said[n] not in known[n] for n in known):
-        raise ValueError(f"no failure of a picture: {str(said)[:200]}")
+        raise ValueError(f"not a failure of a picture: {str(said)[:200]}")

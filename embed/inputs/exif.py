@@ -1,7 +1,7 @@
-"""Which way up a picture is: from its EXIF, or else its XMP, as Pillow's `ImageOps.exif_transpose` finds it.
+"""Find which way up a picture is, from its EXIF or else its XMP, as Pillow's `ImageOps.exif_transpose` does.
 
-Pillow is not asked, since it makes Python objects of every value that a stranger's tag claims, and gives a picture up
-whose EXIF is broken.
+Pillow's own function is not used because it makes Python objects of every value that a stranger's tag claims to have,
+and rejects pictures whose EXIF is broken.
 """
 
 import re
@@ -25,19 +25,19 @@ TRANSPOSE = {
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The picture turned as its metadata say; itself where they say nothing. Pillow has turned TIFFs already."""
+    """Return the picture turned upright as its metadata says. TIFFs are unchanged: Pillow has turned them already."""
     found = 1 if image.format == "TIFF" else orientation(image)
     return image.transpose(TRANSPOSE[found]) if found in TRANSPOSE else image
 
 
 def orientation(image: Image.Image) -> int:
-    """1 to 8, or a number that means nothing."""
+    """Return the orientation of the picture: 1 to 8, or a number without meaning."""
     xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
     return turned(_exif(image), xmp.encode("utf-8", "replace") if isinstance(xmp, str) else xmp)
 
 
 def turned(exif: bytes, xmp: bytes) -> int:
-    """The orientation that the EXIF says, or else the XMP: 1 to 8, or a number that means nothing."""
+    """Return the orientation in the EXIF, or else in the XMP: 1 to 8, or a number without meaning."""
     found = tags(exif.removeprefix(b"Exif\0\0"))
     if ORIENTATION in found:
         return found[ORIENTATION][2]
@@ -46,19 +46,22 @@ def turned(exif: bytes, xmp: bytes) -> int:
 
 
 def _exif(image: Image.Image) -> bytes:
-    """The EXIF that came in a chunk of its own, or as lines of hexadecimal digits in a PNG's text."""
+    """Return the EXIF from its own chunk, or from hexadecimal digits in a PNG's text."""
     exif = image.info.get("exif")
     if exif is not None:
         return bytes(exif)
     lines = str(image.info.get("Raw profile type exif", "")).split("\n")
     try:
-        return bytes.fromhex("".join(lines[3:]))  # behind an empty one, the name and the length
+        return bytes.fromhex("".join(lines[3:]))  # after an empty line, the name and the length
     except ValueError:
         return b""
 
 
 def tags(data: bytes, offset: int | None = None) -> dict[int, tuple[int, int, int]]:
-    """Type, number of values and first value of each tag in a directory of a TIFF or EXIF, the first by default."""
+    """Return type, number of values and first value of each tag in a directory of a TIFF or EXIF.
+
+    The directory begins at `offset`; by default it is the first one.
+    """
     order: Literal["little", "big"] = "little" if data[:2] == b"II" else "big"
 
     def number(at: int, size: int) -> int:

@@ -1,7 +1,7 @@
-"""Bytes by URI, and the pictures of a folder: local files with plain `open`, everything else through fsspec.
+"""Read bytes by URI and list the pictures of a folder: local files with plain `open`, all others through fsspec.
 
-A URI is a path, `file://...` (percent-encoded), or `scheme://...` for any file system that fsspec knows. Of the web,
-redirects are followed to other web addresses.
+A URI is a path, `file://...` (percent-encoded), or `scheme://...` for any file system that fsspec knows. Redirects of
+web addresses are followed to other web addresses.
 """
 
 import os
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 MAX_BYTES = 100 << 20
-HTTP_TIMEOUT_S = 60  # for one picture; a server that never ends must not stop the job
+HTTP_TIMEOUT_S = 60  # for one picture, so that a server that never ends cannot stop the job
 
-_UNFIT = re.compile(r"""%(?![0-9A-Fa-f]{2})|[^!-~]|["<>\\^`{|}]""")  # for a web address, which is sent without them
+_UNFIT = re.compile(r"""%(?![0-9A-Fa-f]{2})|[^!-~]|["<>\\^`{|}]""")  # not allowed in a web address; is encoded
 _PAGE = re.compile(
     rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?((?><!--.*?-->)\s*)*+<(!doctype\s+html|html|head|body)\b",
     re.IGNORECASE | re.DOTALL,
@@ -29,25 +29,25 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def read_bytes(uri: str, max_bytes: int = MAX_BYTES) -> bytes:
-    """The bytes at `uri`.
+    """Return the bytes at `uri`.
 
-    Raise OSError if this one cannot be read: missing, refused, no regular file, or longer than `max_bytes`; the length
-    is checked before reading where the file system tells it, and reading stops beyond it in any case. InputError
-    where nothing of its scheme can be read: an unknown one, or one whose library is not installed.
+    Raise OSError if it cannot be read: it is missing, refused, not a regular file, or longer than `max_bytes`. The
+    length is checked before reading if the file system knows it, and reading never goes beyond it. Raise InputError if
+    nothing with its scheme can be read, because the scheme is unknown or its library is not installed.
     """
     path = local_path(uri)
     if path is None:
         return _read_remote(uri, max_bytes)
-    # A pipe would wait for a writer for ever: it opens at once with O_NONBLOCK, and is then refused.
+    # Opening a pipe would wait for a writer for ever. With O_NONBLOCK it opens at once and is refused below.
     with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         status = os.fstat(file.fileno())
         if not S_ISREG(status.st_mode):
-            raise OSError(f"{uri} is no regular file")
+            raise OSError(f"{uri} is not a regular file")
         return _read(file, uri, status.st_size, max_bytes)
 
 
 def local_stat(uri: str) -> tuple[int, int] | None:
-    """(size in bytes, modification time in ns) of a local file; None where `uri` is remote or nothing is there."""
+    """Return (size in bytes, modification time in ns) of a local file, or None if it is remote or missing."""
     path = local_path(uri)
     if path is None:
         return None
@@ -59,7 +59,7 @@ def local_stat(uri: str) -> tuple[int, int] | None:
 
 
 def local_path(uri: str) -> str | None:
-    """The path of a local file; None for another file system."""
+    """Return the path of a local file, or None for another file system."""
     match = _SCHEME.match(uri)
     if match is None:
         return uri
@@ -74,7 +74,7 @@ def _read_remote(uri: str, max_bytes: int) -> bytes:
         return _read_web(uri, scheme, max_bytes) if scheme in ("http", "https") else _read_store(uri, scheme, max_bytes)
     except (OSError, InputError):
         raise
-    except Exception as error:  # every file system has its own family of errors
+    except Exception as error:  # every file system raises errors of its own classes
         raise OSError(f"cannot read {uri}: {type(error).__name__}: {error}") from error
 
 
@@ -89,9 +89,9 @@ def _read_web(uri: str, scheme: str, max_bytes: int) -> bytes:
     except ImportError as error:
         raise InputError(f"cannot read {scheme}:// addresses: {error}") from None
 
-    # With block_size 0 a file is one plain stream instead of a series of range requests, with a size none is asked for
-    # first, and what is encoded is sent as it is: a signature holds for no other spelling. A name in another alphabet
-    # must be encoded, its host's in a way of its own.
+    # With block_size 0 the file is read as one plain stream instead of many range requests. With a size given, the
+    # server is not asked for it. An encoded address is sent as it is, because a signature is valid for no other
+    # spelling. A name in another alphabet must be encoded, and its host in a special way.
     web = _filesystem(
         scheme,
         block_size=0,
@@ -125,7 +125,7 @@ def _read(file: BinaryIO, uri: str, size: int | None, max_bytes: int) -> bytes:
         raise OSError(f"{uri} has {size:,} bytes; the limit is {max_bytes:,}")
     pieces: list[bytes] = []
     left = max_bytes + 1
-    # A stream may give less than asked for; only nothing is the end.
+    # A stream may return less than asked for; only an empty result means the end.
     while left and (piece := file.read(min(left, 1 << 20))):
         pieces.append(piece)
         left -= len(piece)
@@ -135,7 +135,7 @@ def _read(file: BinaryIO, uri: str, size: int | None, max_bytes: int) -> bytes:
 
 
 def some_pictures(folder: Path, count: int) -> list[Path]:
-    """Up to `count` picture files under the folder, evenly spread over their sorted names."""
+    """Return up to `count` picture files under the folder, evenly spread over their sorted names."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of pictures")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)

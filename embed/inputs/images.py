@@ -1,17 +1,17 @@
-"""Bytes of a picture in, uint8 pixels for a backbone out: one pipeline for training, the parity check and the service.
+"""Turn bytes of a picture into uint8 pixels for a backbone. Training, the parity check and the service all use this.
 
-A picture that cannot be used raises ImageError, whatever is wrong with it. What the pixels mean:
+A picture that cannot be used raises ImageError, whatever is wrong with it. The pixels are:
 
 - the first frame, upright by the orientation in its metadata (open_clip ignores that: `ignore_exif`);
 - transparency on white; a palette, grey, CMYK or LAB becomes RGB; embedded colour profiles are ignored, as every
   CLIP pipeline does;
-- 16-bit channels keep their high byte. Wider integers and floats have no range of their own: see `to_rgb`;
-- resized exactly as open_clip's own transform does.
+- reduced from 16-bit channels by keeping the high byte; wider integers and floats are stretched, see `to_rgb`;
+- resized exactly as by open_clip's own transform.
 
-A file cut short is an error, never a half-grey picture. AVIF is decoded only where the memory of the process is
-bounded: in the workers of a job or the service, and for everyone else in processes made for it. Pillow and numpy only;
-knows no model, no file and no network. Nothing of Pillow's is changed, so threads may decode side by side; the one
-thing that is global is an entry in the warning filters that keeps Pillow's warnings about metadata quiet.
+A file that is cut short is an error and never gives a half-grey picture. AVIF is decoded only in a process with limited
+memory: in the workers of a job or the service, or else in processes started for it. The module needs only Pillow and
+numpy, and does not know models, files or networks. It changes nothing in Pillow, so threads may decode in parallel; its
+only global effect is an entry in the warning filters that hides Pillow's warnings about metadata.
 """
 
 import atexit
@@ -48,29 +48,29 @@ from embed.process.bounds import CAN_BOUND, is_bounded
 from embed.process.workers import Answers, WorkerPool
 from embed.spec import InputError, Preprocess
 
-# What people post and what data sets hold. EPS runs Ghostscript, WMF asks the operating system, and the decoders of
-# JPEG 2000, PSD, ICNS and the like are seldom tried.
+# Formats that people post and that data sets contain. EPS runs Ghostscript, WMF needs the operating system, and the
+# decoders of JPEG 2000, PSD, ICNS and similar formats are rarely tested.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 
-# What decoding may take: the file twice, every pixel in several layouts, and what libraries need to be at work. For
-# AVIF it is the only bound: four kilobytes whose container says 100 x 100 may hold a frame of 16384 x 16384, which is
-# decoded whole, then scaled down.
+# What decoding may take: the file twice, every pixel in several layouts, and what libraries need to work. For AVIF this
+# is the only limit: four kilobytes whose container states 100 x 100 may hold a frame of 16384 x 16384, which is decoded
+# in full and then scaled down.
 BYTES_A_PIXEL = 16
 SPARE_BYTES = 256 << 20
-STALL_S = 120.0  # no picture within the limits takes this long; a process that does is stuck
+STALL_S = 120.0  # no picture within the limits takes this long, so a process that does is stuck
 
-# Rare encodings (run-length BMP, textual PPM, PPM of an odd depth) whose decoders are written in Python: seconds per
-# megapixel.
+# Rare encodings (run-length BMP, textual PPM, PPM of an odd depth) whose decoders are written in Python: they take
+# seconds per megapixel.
 SLOW_DECODERS = ("bmp_rle", "ppm", "ppm_plain")
 
-# What Pillow reads beside pixels becomes Python objects of up to fifty times its size. A photograph takes 50 reads, a
-# PNG of 40 MB 2,000; metadata of a few megabytes exist.
+# Metadata becomes Python objects of up to fifty times its size. A photograph takes 50 reads and a PNG of 40 MB 2,000;
+# metadata of a few megabytes exists.
 MAX_READS = 1 << 16
 MAX_HEADER_BYTES = 8 << 20
 MAX_TIFF_VALUES = 1 << 18
 MAX_AVIF_HEADER = 1 << 16
 
-# A JPEG may go over the whole picture again and again, a few bytes a time; 10 scans are usual where it is progressive.
+# A JPEG may refine the whole picture again and again, a few bytes at a time. 10 scans are usual if it is progressive.
 START_OF_SCAN = b"\xff\xda"
 MAX_SCANNED_PIXELS = 1 << 31
 
@@ -78,12 +78,12 @@ _QUIET = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 def growth_bytes(limits: Limits) -> int:
-    """What decoding one picture may add to the address space of a process."""
+    """Return how many bytes decoding one picture may add to the address space of a process."""
     return SPARE_BYTES + 2 * limits.max_bytes + BYTES_A_PIXEL * limits.max_pixels
 
 
 def load_image(data: bytes, limits: Limits = Limits(), ignore_exif: bool = False) -> Image.Image:
-    """The decoded picture, RGB and upright; raise ImageError if `data` is none that can be used."""
+    """Decode a picture to RGB and turn it upright. Raise ImageError if `data` cannot be used."""
     return _load(data, limits, ignore_exif, lambda image: None, to_rgb)[0]
 
 
@@ -94,15 +94,15 @@ def _load(
     before: Callable[[ImageFile.ImageFile], Whole | None],
     after: Callable[[Image.Image], Image.Image],
 ) -> tuple[Image.Image, Whole | None]:
-    """What `after` makes of the decoded, upright picture, and what `before` made of the opened one."""
+    """Return the result of `after` on the decoded, upright picture, and of `before` on the opened one."""
     if not data:
         raise ImageError("read", "empty file")
     if len(data) > limits.max_bytes:
         raise ImageError("limits", "too many bytes", f"{len(data)}, at most {limits.max_bytes} allowed")
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise InputError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, by which pictures cut short would come out half grey;"
-            " find what sets it, and set it back to False"
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so pictures that are cut short would be half grey;"
+            " find the code that sets it, and set it back to False"
         )
     if warnings.filters[:1] != [_QUIET]:
         warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
@@ -114,30 +114,32 @@ def _load(
         whole = before(image)
         image.load()
         turned = image if ignore_exif else upright(image)
-        del image  # and all that its decoder still holds, where it was turned
+        del image  # frees what its decoder holds, if the picture was turned
         return after(turned), whole
     except ImageError:
         raise
-    except Exception as error:  # Pillow has no exception of its own for bad data: it may be any, MemoryError included
+    except Exception as error:  # Pillow has no exception for bad data: it raises any, including MemoryError
         raise _image_error(error) from error
 
 
 def load_pixels(data: bytes, spec: Preprocess, limits: Limits = Limits()) -> tuple[UInt8s, tuple[int, int]]:
-    """Pixels for the backbone, uint8 (h, w, 3), and the (width, height) of the upright picture; or ImageError."""
+    """Return pixels uint8 (h, w, 3) for the backbone, and (width, height) of the upright picture. Raise ImageError."""
     return load_scaled(data, spec, limits)[:2]
 
 
 def load_scaled(
     data: bytes, spec: Preprocess, limits: Limits = Limits(), scale: int | None = None
 ) -> tuple[UInt8s, tuple[int, int], bool]:
-    """`load_pixels`, and whether the picture was decoded smaller than it is, which with a `scale` large JPEGs are (see
-    embed.inputs.scaled)."""
+    """Do the same as `load_pixels`, and also return whether the picture was decoded smaller than it is.
+
+    That happens to large JPEGs if `scale` is given (see embed.inputs.scaled).
+    """
 
     def before(image: ImageFile.ImageFile) -> Whole | None:
         return shrink(image, spec, scale) if scale else None
 
     def after(image: Image.Image) -> Image.Image:
-        return image if image.mode == "L" else to_rgb(image)  # a grey is resized before it has three channels
+        return image if image.mode == "L" else to_rgb(image)  # grey is resized before it gets three channels
 
     image, whole = _load(data, limits, spec.ignore_exif, before, after)
     try:
@@ -147,9 +149,9 @@ def load_scaled(
 
 
 def _load_apart(data: bytes, limits: Limits, ignore_exif: bool) -> Image.Image:
-    """`load_image` in a process whose memory is bounded."""
+    """Do the same as `load_image` in a process whose memory is limited."""
     if not CAN_BOUND:
-        detail = "AVIF is decoded where the memory of a process can be limited, which only Linux does; convert it"
+        detail = "AVIF is only decoded where the memory of a process can be limited, that is on Linux; convert it"
         raise ImageError("decode", "unsupported encoding", detail)
 
     def collect(answers: Answers, _: memoryview) -> Image.Image:
@@ -164,7 +166,10 @@ def _load_apart(data: bytes, limits: Limits, ignore_exif: bool) -> Image.Image:
 
 @cache
 def _decoders(process: int, limits: Limits) -> "WorkerPool[tuple[bytes, bool]]":
-    """Processes that decode for this one, which has that id; they start when there is work, and a fork has others."""
+    """Return the processes that decode for the process with this id. They start when there is work.
+
+    The id makes a forked process start its own.
+    """
     handle = partial(_load_here, limits=limits)
     pool = WorkerPool(handle, os.cpu_count() or 1, STALL_S, growth_bytes=growth_bytes(limits), reach="bytes")
     atexit.register(lambda: pool.close() if os.getpid() == process else None)
@@ -183,7 +188,7 @@ def _load_here(item: tuple[bytes, bool], _: memoryview, limits: Limits) -> bytes
 
 
 def _loaded(answer: bytes) -> Image.Image | ImageError:
-    """What `_load_here` says; raise ValueError if it is neither a picture nor what is wrong with one."""
+    """Read the answer of `_load_here`. Raise ValueError if it is neither a picture nor an error of one."""
     if answer[:1] == b"{":
         return ImageError.from_json(answer)
     size = struct.unpack_from("=2l", answer, 1) if len(answer) > 9 else (0, 0)
@@ -193,7 +198,7 @@ def _loaded(answer: bytes) -> Image.Image | ImageError:
 
 
 class _Reader(io.BytesIO):
-    """The file as Pillow sees it, which ends a file of endless tiny parts."""
+    """The file as Pillow sees it. It stops reading files that consist of endless tiny parts."""
 
     reads = 0
 
@@ -209,13 +214,13 @@ class _Reader(io.BytesIO):
 
 
 def _accepts(name: str, data: bytes) -> bool | str:
-    """Whether Pillow takes the file for one of that format; what it lacks to read it where it does but cannot."""
+    """Whether Pillow takes the file for that format, or a text that says what it lacks to read the format."""
     accept = Image.OPEN[name][1]
     return accept is not None and accept(data[:16])
 
 
 def _open(data: bytes, limits: Limits) -> ImageFile.ImageFile:
-    """The picture with its header read. Unlike Image.open this says what is wrong with a header it knows."""
+    """Open the picture and read its header. Unlike Image.open, this says what is wrong with a header that it knows."""
     for name in FORMATS:
         accepted = _accepts(name, data)
         if isinstance(accepted, str):
@@ -236,12 +241,12 @@ def _open(data: bytes, limits: Limits) -> ImageFile.ImageFile:
 
 
 def _check(image: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
-    """Raise ImageError if decoding an opened picture would take more memory or time than its size should."""
+    """Raise ImageError if decoding an opened picture would need more memory or time than its size allows."""
     width, height = image.size
     if width * height > limits.max_pixels:
         raise _too_many_pixels(width, height, limits)
     known = getattr(image, "tag_v2", {})
-    # A TIFF's tiles are decoded whole, and may be larger than the picture that they are part of.
+    # The tiles of a TIFF are decoded completely and may be larger than the picture that they belong to.
     across, down = (int(known.get(tag, 0)) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
     if across > 0 and down > 0:
         decoded = -(-width // across) * across * -(-height // down) * down
@@ -254,7 +259,7 @@ def _check(image: ImageFile.ImageFile, data: bytes, limits: Limits) -> None:
 
 
 def _check_tiff(data: bytes) -> None:
-    """Raise ImageError if Pillow would build a list of millions from a tag."""
+    """Raise ImageError if a tag would make Pillow build a list of millions of values."""
     if 43 in data[2:4]:
         raise ImageError("decode", "unsupported encoding", "BigTIFF, which is for files above 4 GiB")
     directories = [tags(data)]
@@ -262,14 +267,14 @@ def _check_tiff(data: bytes) -> None:
         if len(directories) < 8:
             directories += [tags(data, found[tag][2]) for tag in DIRECTORIES if tag in found]
     entries = [entry for found in directories for entry in found.values()]
-    # Pillow passes over a tag that claims more than the file has.
+    # Pillow skips a tag that claims more than the file holds.
     values = sum(count for kind, count, _ in entries if kind not in BYTES_TYPES and count <= len(data))
     if values > MAX_TIFF_VALUES:
         raise ImageError("limits", "too much metadata", f"tags of {values} values, at most {MAX_TIFF_VALUES} allowed")
 
 
 def _check_avif(data: bytes, limits: Limits) -> None:
-    """Raise ImageError if a box of its header claims too many pixels, which libavif would call damage."""
+    """Raise ImageError if a box of the header states too many pixels, which libavif would call damaged."""
     for found in re.finditer(rb"ispe\0{4}(.{8})", data[:MAX_AVIF_HEADER], re.DOTALL):
         width, height = struct.unpack(">2I", found[1])
         if width * height > limits.max_pixels:
@@ -281,9 +286,9 @@ def _too_many_pixels(width: int, height: int, limits: Limits) -> ImageError:
 
 
 def _image_error(error: Exception) -> ImageError:
-    """What Pillow's exception says, in one of our few reasons."""
+    """Turn an exception of Pillow into an ImageError with one of our few reasons."""
     text = f"{type(error).__name__}: {error}"
-    if "planes failed" in text:  # of an AVIF: its decoder does not say that it lacks memory
+    if "planes failed" in text:  # the AVIF decoder does not say that it lacks memory
         text += "; damaged, or a frame so large that decoding it takes too much memory"
     if isinstance(error, Image.DecompressionBombError):
         return ImageError("limits", "too many pixels", text)

@@ -1,4 +1,4 @@
-"""A decoded picture as a backbone wants it: RGB, resized, uint8."""
+"""Turn a decoded picture into the pixels that a backbone takes: RGB, resized, uint8."""
 
 import math
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from embed.arrays import UInt8s
 from embed.inputs.errors import ImageError
 from embed.spec import Interpolation, Preprocess
 
-# A strip of 1 x 60,000 pixels, its short side resized to 224, would be 224 x 13,440,000: beyond this many pixels only
-# the part that the crop keeps is resized, which differs by at most 2 of 255 levels.
+# If the short side of a strip of 1 x 60,000 pixels is resized to 224, the whole has 224 x 13,440,000 pixels. Above this
+# limit only the part that the crop keeps is resized, which differs by at most 2 of 255 levels.
 MAX_RESIZED_PIXELS = 1 << 26
 
 
@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 @dataclass(frozen=True)
 class Whole:
-    """The picture of which a smaller one was decoded: its size, and the box of the smaller one that holds all of it."""
+    """The original of a picture that was decoded smaller: its size, and the box in the small picture that shows it."""
 
     size: tuple[int, int]  # width, height
     box: Box
@@ -30,11 +30,11 @@ RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The picture in RGB, transparency on white; itself where it is RGB already.
+    """Return the picture in RGB with transparency on white, or the picture itself if it is RGB already.
 
-    16-bit greys keep the high byte, as Pillow's own decoders do for 16-bit colour. Of 32-bit integers, those of 0 to
-    65535 count as 16-bit; of floats, 0 to 1 and 0 to 255 count as such; others are stretched from their least value
-    to their greatest.
+    16-bit greys keep their high byte, as Pillow's own decoders do for 16-bit colour. 32-bit integers from 0 to 65535
+    are read as 16-bit. Floats from 0 to 1, or from 0 to 255, are read as such. Other values are stretched from their
+    smallest to their largest.
     """
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image)
@@ -51,12 +51,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> UInt8s:
-    """uint8 of the same shape from integers or floats; see `to_rgb`."""
+    """Return uint8 of the same shape from integers or floats; see `to_rgb`. Raise ImageError if one is not finite."""
     low, high = float(values.min()), float(values.max())
     if values.dtype.kind in "iu" and low >= 0 and high <= 0xFFFF:
         return (values >> 8).astype(np.uint8)
     if not np.isfinite(values).all():
-        raise ImageError("decode", "damaged", "pixels that are infinite or no numbers")
+        raise ImageError("decode", "damaged", "pixels that are infinite or not a number")
     if values.dtype.kind == "f" and low >= 0 and high <= 255:
         low, high = 0, 1 if high <= 1 else 255
     scale = 255 / (high - low) if high - low > 1e-30 else 0
@@ -67,12 +67,13 @@ def _eight_bits(values: np.ndarray) -> UInt8s:
 
 
 def preprocess(image: Image.Image, spec: Preprocess, whole: Whole | None = None) -> UInt8s:
-    """uint8 pixels (h, w, 3) of a picture, resized as `spec` says; of one decoded smaller than it is, as if `whole`.
+    """Return the pixels of a picture, uint8 (h, w, 3), resized as `spec` says.
 
-    Equal, to the bit, to open_clip's `image_transform` of an RGB picture before it normalises, its rounding
-    included; where that fails (a side that rounds to 0) or would need memory without bound, the nearest picture.
+    If the picture was decoded smaller, `whole` describes the original, whose pixels are then returned. They
+    are equal, to the bit, to open_clip's `image_transform` of an RGB picture before it normalises, including its
+    rounding. If that fails (a side that rounds to 0) or needs unlimited memory, they are the closest possible.
     """
-    if image.mode != "L" or image.has_transparency_data:  # the three channels of a grey are resized alike: do one
+    if image.mode != "L" or image.has_transparency_data:  # a grey picture is resized before it gets three channels
         image = to_rgb(image)
     whole = whole or Whole(image.size, (0, 0, *image.size))
     placed = placement(*whole.size, spec)
@@ -83,7 +84,7 @@ def preprocess(image: Image.Image, spec: Preprocess, whole: Whole | None = None)
 
 
 def _in_smaller(box: Box, whole: Whole) -> Box:
-    """Where a box of the whole picture lies in the smaller one that was decoded."""
+    """Return the box in the small picture that corresponds to a box of the whole picture."""
     if box == (0, 0, *whole.size):
         return whole.box
     left, top, right, bottom = whole.box
@@ -93,18 +94,18 @@ def _in_smaller(box: Box, whole: Whole) -> Box:
 
 @dataclass(frozen=True)
 class Placement:
-    """How a picture of some size becomes pixels: `box` of it is resized to `size`, from which a canvas is taken."""
+    """How a picture becomes pixels: its `box` is resized to `size`, and a canvas is cut from the result."""
 
     size: tuple[int, int]  # width, height
     box: Box
-    left: int = 0  # where in the resized picture the canvas begins; negative where that is narrower
+    left: int = 0  # where in the resized picture the canvas begins; negative if the canvas is wider
     top: int = 0
-    fill: int = 0  # of the canvas where the picture leaves it free
+    fill: int = 0  # the colour of the canvas outside the picture
     interpolation: Interpolation = "bicubic"
 
 
 def placement(width: int, height: int, spec: Preprocess) -> Placement:
-    """How `preprocess` treats a picture of that size."""
+    """Return how `preprocess` treats a picture of that size."""
     wanted_height, wanted_width = spec.size
     whole = (0, 0, width, height)
     if spec.resize_mode == "squash":
@@ -112,7 +113,7 @@ def placement(width: int, height: int, spec: Preprocess) -> Placement:
     if spec.resize_mode == "longest":
         ratio = max(height / wanted_height, width / wanted_width)
         size = max(1, round(width / ratio)), max(1, round(height / ratio))
-        # The odd pixel of the border is to the right and below.
+        # If the border is uneven, the extra pixel is to the right and below.
         left, top = -((wanted_width - size[0]) // 2), -((wanted_height - size[1]) // 2)
         return Placement(size, whole, left, top, spec.fill_color, spec.interpolation)
     if wanted_width == wanted_height:
@@ -122,9 +123,9 @@ def placement(width: int, height: int, spec: Preprocess) -> Placement:
     else:
         ratio = min(height / wanted_height, width / wanted_width)
         size = round(width / ratio), round(height / ratio)
-        # open_clip forgets to hand the interpolation on in this one case; whoever trained with it trained on bicubic.
+        # open_clip forgets to pass the interpolation on in this case, so models were trained with bicubic here.
         interpolation = "bicubic"
-    # The rounding of torchvision's center_crop, or of Hugging Face's.
+    # The rounding of center_crop in torchvision, or in Hugging Face.
     rounded = math.floor if spec.resize_mode == "shortest_floor" else round
     left, top = rounded((size[0] - wanted_width) / 2), rounded((size[1] - wanted_height) / 2)
     if size[0] * size[1] > MAX_RESIZED_PIXELS:

@@ -1,9 +1,9 @@
-"""Large JPEGs decoded at a half, a quarter or an eighth of their size, which libjpeg does in the inverse transform.
+"""Decode large JPEGs at a half, a quarter or an eighth of their size, which libjpeg does in the inverse transform.
 
-Most pixels of a photograph of 12 megapixels are thrown away by the resize to a backbone's 224. Pillow offers this for
-JPEG alone. What comes out is no whole number of the picture's pixels, and turned by its orientation the fraction may
-lie at either end: `Whole` says where, so that the resize that follows takes every pixel from where it would have been.
-Without that, a third of a pixel at the edge, the vectors of some pictures moved twenty times as far.
+Resizing a photograph of 12 megapixels to a backbone's 224 pixels throws most pixels away. Pillow offers a reduced size
+only for JPEG. The reduced picture does not cover a whole number of the original's pixels, and after turning it upright
+the remainder may lie at either end. `Whole` says where, so that the following resize takes every pixel from its right
+place. Without that, an error of a third of a pixel at the edge moved some vectors twenty times as far.
 """
 
 from PIL import ImageFile
@@ -12,16 +12,18 @@ from embed.inputs.exif import orientation
 from embed.inputs.pixels import Whole, placement
 from embed.spec import Preprocess
 
-SCALES = (2, 3, 4)  # times the pixels a side that the backbone takes: what is tried
+SCALES = (2, 3, 4)  # tried in this order; each is a multiple of the side that the backbone takes, in pixels
 
-# Orientations, as EXIF counts them, that exchange the sides, and those by which the picture's right or lower end comes
-# to lie left or above.
+# EXIF orientations that exchange width and height, and those that bring the right or the lower end of the picture to
+# the left or to the top.
 SIDEWAYS, FROM_RIGHT, FROM_BELOW = (5, 6, 7, 8), (2, 3, 6, 7), (3, 4, 7, 8)
 
 
 def shrink(image: ImageFile.ImageFile, spec: Preprocess, scale: int) -> Whole | None:
-    """Have an opened picture decoded at the least fraction that leaves `scale` times the pixels a side that `spec`
-    resizes it to; None where it is decoded as it is, being small or no JPEG."""
+    """Let an opened picture be decoded at the smallest size that is `scale` times the size that `spec` resizes it to.
+
+    Return None if it is decoded at full size, because it is small or not a JPEG.
+    """
     if image.format not in ("JPEG", "MPO"):
         return None
     turned = 1 if spec.ignore_exif else orientation(image)

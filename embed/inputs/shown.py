@@ -1,4 +1,4 @@
-"""How results show themselves in a notebook: tables and pictures as HTML, with everything escaped."""
+"""Show results in a notebook: tables and pictures as HTML, with all text escaped."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -18,12 +18,12 @@ CELL = "padding:.2em .8em .2em 0;text-align:{}"
 
 
 def lines_html(lines: Iterable[str]) -> str:
-    """Lines of text as the terminal has them."""
+    """Return lines of text as HTML that looks as in the terminal."""
     return f"<pre>{escape(chr(10).join(lines))}</pre>"
 
 
 def table_html(header: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> str:
-    """A table, the first column to the left and the others to the right, as in the terminal."""
+    """Return a table as HTML with the first column aligned left and the others right, as in the terminal."""
 
     def row(cells: Sequence[object], tag: str) -> str:
         shown = (
@@ -37,12 +37,12 @@ def table_html(header: Sequence[str], rows: Iterable[Sequence[object]], title: s
 
 
 def picture_at(addresses: Iterable[str]) -> str:
-    """The first picture at these addresses that can be read, small, as the source of an <img>; else a grey square."""
+    """Return the first picture that can be read as a small data URI for an <img>, or a grey square if none can."""
     return data_uri(thumbnail_at(addresses) or grey_square())
 
 
 def pictures_html(pictures: Iterable[tuple[str, str, str]], title: str = "") -> str:
-    """Pictures side by side: the source of each, its name, and what is said of it."""
+    """Return HTML with pictures side by side. Each is given as the source of its <img>, its name and a caption."""
     above = f"<p><strong>{escape(title)}</strong></p>" if title else ""
     shown = "".join(
         f'<figure style="margin:0;width:10em;overflow-wrap:anywhere"><img src="{escape(source)}" alt="{escape(name)}"'
@@ -55,11 +55,11 @@ def pictures_html(pictures: Iterable[tuple[str, str, str]], title: str = "") -> 
 
 @dataclass(frozen=True, repr=False)
 class Artifact:
-    """What a step wrote to a folder. It shows what the command prints, and stands for the folder as a path."""
+    """What a step wrote to a folder. It shows what the command prints, and can be used as the path of the folder."""
 
     path: Path
-    lines: tuple[str, ...]  # what the command prints
-    document: dict[str, Any] = field(compare=False)  # what the command gives with --json
+    lines: tuple[str, ...]  # the lines that the command prints
+    document: dict[str, Any] = field(compare=False)  # the document that the command prints with --json
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -72,15 +72,15 @@ class Artifact:
 
 
 class Tabular(ABC):
-    """What can be had as a table."""
+    """A result that can be converted to a table."""
 
     @abstractmethod
     def to_arrow(self) -> "pa.Table":
-        """The rows as a table of Arrow, which polars takes too."""
+        """Return the rows as an Arrow table, which polars reads too."""
 
     def to_pandas(self) -> "pd.DataFrame":
-        """`to_arrow` as a frame of pandas. Raise InputError if that is not installed."""
+        """Return the rows as a pandas DataFrame. Raise InputError if pandas is not installed."""
         try:
             return self.to_arrow().to_pandas()
         except ModuleNotFoundError:
-            raise InputError("pandas is not installed; run: pip install pandas, or take to_arrow()") from None
+            raise InputError("pandas is not installed; run: pip install pandas, or use to_arrow()") from None

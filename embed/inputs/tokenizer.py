@@ -1,8 +1,8 @@
-"""Prompts to token ids, equal to open_clip's tokenizers, with `tokenizers` alone: no torch, no transformers.
+"""Turn prompts into token ids equal to those of open_clip's tokenizers, without torch or transformers.
 
-A file tokenizer.json holds the vocabulary, the special tokens, the cut to the context length and the padding. What
-it cannot hold is the cleaning that open_clip does before (mojibake, HTML entities, whitespace), which is done here in
-the mode that the bundle names.
+A tokenizer.json holds the vocabulary, the special tokens, the context length and the padding. It cannot hold the
+cleaning that open_clip does first (mojibake, HTML entities, whitespace), so that is done here, in the mode that the
+bundle names. The library `tokenizers` does the rest.
 """
 
 import html
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
 
 KEPT_NAME = "tokenizer.json"
-Cleaning = Literal["lower", "whitespace", "canonicalize", "none"]  # open_clip's names, and nothing at all
+Cleaning = Literal["lower", "whitespace", "canonicalize", "none"]  # open_clip's names, and "none" for no cleaning
 CLEANINGS: tuple[Cleaning, ...] = get_args(Cleaning)
-# ASCII that can hold no entity, escape or control character: ftfy and html.unescape leave such a text as it is.
+# ASCII without entities, escapes and control characters: ftfy and html.unescape do not change such a text.
 PLAIN = re.compile(r"[\x20-\x25\x27-\x7e]*")
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """What tokenizer.json leaves open; part of a bundle's manifest."""
+    """What tokenizer.json does not say; part of a bundle's manifest."""
 
     cleaning: Cleaning
     context_length: int
     pad_id: int
-    zeroed_id: int | None = None  # a token that is replaced by 0: the separator of some BERT towers
+    zeroed_id: int | None = None  # a token that is replaced by 0: the separator, for some BERT towers
     shortens: bool = False  # whether columns of padding may be cut off without changing a vector
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class TokenizerConfig:
 
 
 class Tokenizer:
-    """Token ids of prompts, from the text of a tokenizer.json and its configuration."""
+    """Turns prompts into token ids, from the text of a tokenizer.json and its configuration."""
 
     def __init__(self, text: str, config: TokenizerConfig) -> None:
         from tokenizers import Tokenizer as Encoder
@@ -63,7 +63,7 @@ class Tokenizer:
             raise InputError(f"tokenizer.json cannot be read ({error}); export the bundle again") from None
 
     def __call__(self, prompts: Sequence[str]) -> Int32s:
-        """Ids (n, c) int32; c is the context length, or the longest prompt's where the text tower allows it."""
+        """Return ids, int32 (n, c). c is the context length, or that of the longest prompt if `shortens` is set."""
         config = self.config
         encoded = self._encode(prompts)
         ids = np.array([e.ids for e in encoded], np.int32).reshape(len(prompts), config.context_length)
@@ -74,11 +74,11 @@ class Tokenizer:
         return ids
 
     def count(self, prompts: Sequence[str]) -> int:
-        """How many tokens of all prompts together a text tower reads: what begins and ends a prompt, but no padding."""
+        """Return how many tokens of all prompts a text tower reads, with start and end tokens and without padding."""
         return sum(sum(e.attention_mask) for e in self._encode(prompts))
 
     def count_truncated(self, prompts: Sequence[str]) -> int:
-        """How many prompts lose tokens to the context length."""
+        """Return how many prompts are longer than the context length and lose tokens."""
         return sum(bool(e.overflowing) for e in self._encode(prompts))
 
     def _encode(self, prompts: Sequence[str]) -> list["Encoding"]:
@@ -89,7 +89,7 @@ class Tokenizer:
 
 
 def kept_tokenizer(folder: Path) -> Tokenizer | None:
-    """What `embed.inputs.vocabulary.keep_tokenizer` left in the folder, if it did."""
+    """Return the tokenizer that `embed.inputs.vocabulary.keep_tokenizer` stored in the folder, or None."""
     try:
         kept = json.loads((folder / KEPT_NAME).read_text())
     except (OSError, ValueError):
@@ -98,7 +98,7 @@ def kept_tokenizer(folder: Path) -> Tokenizer | None:
 
 
 def clean(text: str, cleaning: Cleaning) -> str:
-    """The text as open_clip's tokenizer of that cleaning sees it."""
+    """Return the text after the cleaning that open_clip's tokenizer does in this mode."""
     if cleaning == "none":
         return text
     if not PLAIN.fullmatch(text):

@@ -1,4 +1,4 @@
-"""open_clip's tokenizers as a tokenizer.json and a TokenizerConfig, and the proof that both give the same ids."""
+"""Convert open_clip's tokenizers to a tokenizer.json and a TokenizerConfig, and check that both give the same ids."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 OpenClipTokenizer: TypeAlias = open_clip_tokenizer.SimpleTokenizer | open_clip_tokenizer.HFTokenizer
 
-# Awkward on purpose: mojibake, entities, ligatures, every kind of space and quote, scripts, emoji with joiners, words
-# that are special tokens, nothing at all, and more than any context holds.
+# Difficult on purpose: mojibake, entities, ligatures, every kind of space and quote, scripts, emoji with joiners, words
+# that are special tokens, the empty text, and texts that are too long for any context.
 CORPUS = (
     "a photo of a cat",
     "A Photo, of A CAT!!! (4k, 8K, 3.14)",
@@ -46,9 +46,9 @@ CORPUS = (
 
 
 def convert(tokenizer: OpenClipTokenizer, shortens: bool) -> tuple[str, TokenizerConfig]:
-    """The text of a tokenizer.json and what it leaves open, for a tokenizer of open_clip.
+    """Return the text of a tokenizer.json and the configuration that it lacks, for a tokenizer of open_clip.
 
-    InputError for a kind that cannot be expressed so. `shortens` is passed through.
+    `shortens` goes into the configuration. Raise InputError for a tokenizer that cannot be expressed in this way.
     """
     if isinstance(tokenizer, open_clip_tokenizer.SimpleTokenizer):
         if tokenizer.reduction_fn is not None:
@@ -65,7 +65,7 @@ def convert(tokenizer: OpenClipTokenizer, shortens: bool) -> tuple[str, Tokenize
         pad_id, pad_token = hf.pad_token_id, hf.pad_token
         zeroed_id = hf.sep_token_id if getattr(tokenizer, "strip_sep_token", False) else None
         clean = getattr(tokenizer, "clean_fn", None)
-        cleaning = cleaning_of(clean) if clean else "canonicalize"  # SigLipTokenizer's only way
+        cleaning = cleaning_of(clean) if clean else "canonicalize"  # SigLipTokenizer has only this one
         if hf.padding_side != "right":
             raise InputError(f"the tokenizer pads on the {hf.padding_side}; only padding on the right is supported")
     encoder.enable_truncation(tokenizer.context_length)
@@ -75,7 +75,7 @@ def convert(tokenizer: OpenClipTokenizer, shortens: bool) -> tuple[str, Tokenize
 
 
 def cleaning_of(clean: Callable[[str], str]) -> Cleaning:
-    """The name of open_clip's cleaning function, or of none."""
+    """Return the name of open_clip's cleaning function, or "none" for `str`. Raise InputError for another function."""
     if clean is str:
         return "none"
     for name in CLEANINGS:
@@ -85,10 +85,10 @@ def cleaning_of(clean: Callable[[str], str]) -> Cleaning:
 
 
 def _from_simple(simple: open_clip_tokenizer.SimpleTokenizer) -> Tokenizer:
-    """CLIP's byte-level BPE.
+    """Return CLIP's byte-level BPE as a tokenizer of `tokenizers`.
 
-    A special token's name is a word of open_clip's pattern, found only where a word may begin, whereas the special
-    tokens of `tokenizers` are found everywhere. So here it is an ordinary word, which merges of its own put together.
+    open_clip finds a special token's name only where its pattern lets a word begin, but the special tokens of
+    `tokenizers` are found anywhere. So here they are ordinary words, made by merges that we add.
     """
     specials = [simple.decoder[i] for i in simple.all_special_ids]
     vocabulary = {token: number for token, number in simple.encoder.items() if token not in specials}
@@ -98,11 +98,11 @@ def _from_simple(simple: open_clip_tokenizer.SimpleTokenizer) -> Tokenizer:
         for i, part in enumerate(rest, start=1):
             merges.append((first, part))
             first += part
-            # The steps on the way never come out: no other word holds both brackets and letters.
+            # These intermediate parts never appear: no other word holds both brackets and letters.
             vocabulary.setdefault(first, number if i == len(rest) else len(simple.encoder) + len(merges))
     start, end = (f"{special}</w>" for special in specials[:2])
     encoder = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>", unk_token=end))
-    # To `regex`, which open_clip uses, U+0345 in any case is neither letter nor punctuation: it only parts words.
+    # `regex`, which open_clip uses, takes U+0345 for neither a letter nor punctuation: it only separates words.
     encoder.normalizer = normalizers.Replace("\u0345", " ")
     encoder.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -117,7 +117,7 @@ def _from_simple(simple: open_clip_tokenizer.SimpleTokenizer) -> Tokenizer:
 
 
 def _bpe(simple: open_clip_tokenizer.SimpleTokenizer, word: str) -> list[str]:
-    """The parts of a word that is in no cache, as open_clip's tokenizer splits it."""
+    """Return the parts into which open_clip's tokenizer splits a word, without using its cache."""
     cached = simple.cache.pop(word)
     try:
         return str(simple.bpe(word)).split(" ")
@@ -128,7 +128,7 @@ def _bpe(simple: open_clip_tokenizer.SimpleTokenizer, word: str) -> list[str]:
 def require_same_tokens(
     ours: OurTokenizer, tokenize: Callable[[list[str]], "Tensor | Int32s"], prompts: Sequence[str]
 ) -> int:
-    """How many prompts both tokenizers turned into the same ids. Raise InputError that shows the first that differs."""
+    """Return how many prompts were compared. Raise InputError that shows the first with different ids."""
     for prompt in (*CORPUS, *prompts):
         got, wanted = ours([prompt]), tokenize([prompt])
         rest = wanted[:, got.shape[1] :]
@@ -141,7 +141,7 @@ def require_same_tokens(
 
 
 def keep_tokenizer(folder: Path, tokenizer: OpenClipTokenizer) -> None:
-    """Leave what embed.inputs.tokenizer needs in the folder; nothing for a tokenizer that cannot be written down."""
+    """Store what embed.inputs.tokenizer needs in the folder. A tokenizer that cannot be converted stores nothing."""
     try:
         text, config = convert(tokenizer, shortens=False)
         require_same_tokens(OurTokenizer(text, config), tokenizer, ())

@@ -1,8 +1,8 @@
-"""Vectors that others have made become a cache: each is checked, and stays where it lies if it can.
+"""Make a cache of vectors that other tools made. Each vector is checked; files are linked, not copied, if possible.
 
-A .npy file of float16 unit vectors is linked into the cache; whatever else there is, is written as such, a block of
-rows a shard. A row that cannot be used is left out by name, in the ledger. Killed and run again, it goes on.
-A picture's id is the hash of its vector, as its bytes are not here: pictures with one vector count as one.
+A .npy file of float16 unit vectors is linked into the cache. Everything else is written to it, one block of rows a
+shard. A row that cannot be used is left out and recorded in the ledger. If the job is killed, running it again goes on.
+A picture's id is the hash of its vector, because its bytes are not known: pictures with equal vectors count as one.
 """
 
 import json
@@ -23,30 +23,30 @@ from embed.jobs.vectors import Block, Part, open_vectors
 from embed.progress import Progress, silent
 from embed.spec import ADOPTED, Identity, InputError, Side, Source, known_fields
 
-LENGTH_OFF = 2e-3  # by which a unit vector may be off length 1 once its numbers are rounded to 16 bits
+LENGTH_OFF = 2e-3  # how far the length of a unit vector may be from 1 after rounding its numbers to 16 bits
 NOT_FINITE, ZERO, NAMELESS = "the vector is missing or not finite", "the vector is zero", "the vector has no name"
 
 
 @dataclass
 class Counts:
-    """What one run did to one side of a cache."""
+    """What one run did for one side of a cache."""
 
     linked: int = 0
     written: int = 0
-    known: int = 0  # of parts that an earlier run has taken over
+    known: int = 0  # vectors in parts that an earlier run has already added
     failed: int = 0
 
 
 def read_identity(file: Path) -> tuple[Identity, Source]:
-    """What a JSON file declares of vectors, and by what more of them can be made.
+    """Read the identity of vectors from a JSON file, and the source that can make more of them.
 
-    The file has the fields of `Identity.declared`, and then nothing makes more; or it is the manifest of a cache, head
-    or bundle, with whose vectors these are to be comparable. Raise InputError for any other.
+    The file has the fields of `Identity.declared`, in which case no source can make more; or it is the manifest of a
+    cache, head or bundle whose vectors can be compared with these. Raise InputError for any other file.
     """
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(data, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
         raise InputError(
             f"{file} cannot be read as an identity ({error}); wanted JSON such as"
@@ -64,10 +64,10 @@ def read_identity(file: Path) -> tuple[Identity, Source]:
 def adopt_vectors(
     source: str, identity: Identity, origin: Source, out: Path, config: AdoptConfig, progress: Progress = silent
 ) -> dict[Side, Counts]:
-    """Add to the cache `out`, new or old, the vectors of a folder or table (see embed.jobs.vectors).
+    """Add the vectors of a folder or table (see embed.jobs.vectors) to the cache `out`, which may be new.
 
-    Raise InputError for vectors of another dimension, and for those of another length than 1 unless they are to be
-    normalised; what was added before stays. IdentityMismatch if the cache is of another identity.
+    Raise InputError for vectors of another dimension, and for vectors of another length than 1 unless they are to be
+    normalised; what was added before remains. Raise IdentityMismatch if the cache has another identity.
     """
     counts: dict[Side, Counts] = {"images": Counts(), "prompts": Counts()}
     parts = open_vectors(source, config.columns, identity.dim)
@@ -106,7 +106,7 @@ def _state(part: Part, linked: bool) -> Adopted:
 
 
 def _add(part: Part, names: pa.Table, writer: CacheWriter, ledger: Ledger, config: AdoptConfig, counts: Counts) -> None:
-    """Check the vectors of a part, link or write them, and commit."""
+    """Check the vectors of a part, then link or write them, and commit."""
     lengths = _lengths(part)
     good = np.isfinite(lengths) & (lengths > 0) & np.asarray(names["name"].is_valid())
     off = good & (np.abs(lengths - 1) > LENGTH_OFF)
@@ -114,7 +114,7 @@ def _add(part: Part, names: pa.Table, writer: CacheWriter, ledger: Ledger, confi
         row = int(np.argmax(off))
         raise InputError(
             f"{part.path}: {off.sum():,} vectors have another length than 1, the first {lengths[row]:.6g} in row"
-            f" {part.start + row} (counted from 0), {names['name'][row]}; say --normalize to bring them to it"
+            f" {part.start + row} (counted from 0), {names['name'][row]}; say --normalize to scale them to length 1"
         )
     entries = dict(writer.cache().adopted)
     fits = part.fits and bool(good.all()) and not off.any()
@@ -143,13 +143,13 @@ def _add(part: Part, names: pa.Table, writer: CacheWriter, ledger: Ledger, confi
 
 
 def _lengths(part: Part) -> Floats:
-    """(n,) the length of each vector, which is not finite if a number of it is not."""
+    """Return (n,) lengths of the vectors. A length is not finite if a number of the vector is not."""
     found = [np.sqrt(np.square(block, dtype=np.float64).sum(axis=1)) for block in part.blocks()]
     return np.concatenate([np.empty(0), *found])
 
 
 def _stored(block: Block, lengths: Floats, good: Bools) -> Float16s:
-    """The good vectors as a cache keeps them."""
+    """Return the good vectors, scaled to length 1, as float16."""
     return (block[good] / lengths[good, None]).astype(np.float16)
 
 
@@ -169,8 +169,8 @@ def _append(side: Side, names: pa.Table, ids: list[str], vectors: Float16s | Pat
 
 
 def _note_refused(part: Part, names: pa.Table, lengths: Floats, good: Bools, ledger: Ledger) -> None:
-    """What is left out goes into the ledger, under its name or its place; what was left out before and is good now,
-    goes from it."""
+    """Record rows that are left out in the ledger, under their name or their place, and remove those that are now
+    good."""
     if len(ledger.table):
         ledger.mend(names["name"].filter(pa.array(good)).to_pylist())
     for row in np.flatnonzero(~good).tolist():

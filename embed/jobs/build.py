@@ -1,20 +1,20 @@
-"""`embed cache` as a function: from tables, a source and a folder to a grown cache.
+"""`embed cache` as a function: it embeds the tables with a source and adds the vectors to the cache in a folder.
 
-Decides what the job itself does not know: the identity, the limits, the engine of each side, how JPEGs are decoded. The
-manifest records engine and decoding at the first commit, and later runs on that cache keep to them.
+This module decides the identity, the limits, the engine of each side and how JPEGs are decoded. The manifest records
+engine and decoding at the first commit, and later runs on the same cache keep them.
 
-A table is opened once and then read from end to end three times, however little is new:
+A table is opened once and then read from beginning to end three times, even if little of it is new:
 
-1. to count its pictures and prompts, both at once: rows that nobody can mean are refused before a model is loaded, and
-   the totals decide whether engines are tried, and which is chosen;
+1. to count its pictures and prompts together. Rows that are wrong are found before a model is loaded, and the totals
+   decide whether engines are tried and which one is chosen;
 2. to embed the pictures;
-3. to embed the prompts, after all pictures: together they would need both towers in memory at a time.
+3. to embed the prompts, after all pictures, because doing both at once would need both towers in memory.
 
-A table without prompts is not read for them. JSON, whose keys may first come in any record, is read when it is opened
-too. Where engines are tried, the side is read once more, up to its first SAMPLE new records, and so are the pictures
-where ways to decode are. Tars are not counted, since that would be to read the pictures; only where their number
-decides whether anything is tried, each side is read up to TRIAL_RECORDS. A boundary (embed.unfreeze.fill) is one pass
-more, up to the last picture that it lacks.
+A table without prompts is not read for them. JSON is also read when it is opened, because a key may first appear in any
+record. If engines are tried, the side is read once more up to its first SAMPLE new records, and so are the pictures if
+ways to decode are tried. Tars are not counted, because that would mean reading the pictures; if their number decides
+whether something is tried, each side is read up to TRIAL_RECORDS. A boundary (embed.unfreeze.fill) takes one more pass,
+up to the last picture that it lacks.
 """
 
 import logging
@@ -47,7 +47,7 @@ from embed.records.sources import TableSource
 from embed.spec import SIDES, STARTER, InputError, Side, Source, known_fields, require_same_identity
 from embed.wording import NOUN
 
-TRIAL_PICTURES = 5_000  # with more, the starter says that it is one
+TRIAL_PICTURES = 5_000  # with more pictures, a warning says that the starter is a small backbone
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ TRIAL_RECORDS = 1000
 
 @dataclass(frozen=True)
 class BuildConfig(EmbeddingConfig):
-    """All that `embed cache` can be told."""
+    """All options of `embed cache`."""
 
     tables: tuple[TableSource, ...]
     out: Path
@@ -68,14 +68,14 @@ class BuildConfig(EmbeddingConfig):
 
     @cached_property
     def records(self) -> list[Records]:
-        """The tables, opened once for all that is done with them."""
+        """The tables, which are opened once."""
         return [read_records(table, self.format, self.images_root, self.columns) for table in self.tables]
 
 
 def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, Any]:
-    """Add every picture and prompt of the tables that the cache lacks, and say what was done.
+    """Add all pictures and prompts of the tables that the cache lacks, and return what was done.
 
-    Raise InputError if not one of the pictures could be read; the cache has its prompts and its ledger nevertheless.
+    Raise InputError if none of the pictures could be read. The cache then still has its prompts and its ledger.
     """
     require_out(config.out, "cache", overwrite=True)
     tables = config.records
@@ -92,7 +92,7 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
         _require_same_cache(Cache.open(config.out), towers)
     build = _Build(config, progress, _totals(tables), device, batch_size, towers)
     if towers.needs_backbone and any(build.worth_trials.values()):
-        call_apart(attrgetter("identity"), towers)  # torch would stay here
+        call_apart(attrgetter("identity"), towers)  # in another process, because torch would stay in this one
     engines: dict[Side, Engine | None] = {}
     counts: dict[Side, run.Counts] = {}
     with CacheWriter(config.out, towers.identity, config.source) as writer:
@@ -104,7 +104,7 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
     if config.source.model == STARTER and cache.count("images") > TRIAL_PICTURES:
         logger.warning(
             f"{cache.count('images'):,} pictures are more than a trial: the starter is a small backbone whose text side"
-            " knows emoji and the 1,000 classes of ImageNet; `embed backbones` lists those to serve with"
+            " knows only emoji and the 1,000 classes of ImageNet; `plaudit embed backbones` lists better ones"
         )
     return {
         "cache": str(config.out),
@@ -117,20 +117,20 @@ def build_cache(config: BuildConfig, progress: Progress = silent) -> dict[str, A
 
 @dataclass(frozen=True)
 class _Build:
-    """The two steps of a side: to settle its engine, and to embed."""
+    """The two steps for each side: choose its engine, then embed."""
 
     config: BuildConfig
     progress: Progress
-    totals: dict[Side, int | None]  # records of each side, None where only reading the pictures would tell
+    totals: dict[Side, int | None]  # records of each side; None if only reading the pictures would tell
     device: str
     batch_size: int
     towers: Towers
 
     @cached_property
     def worth_trials(self) -> dict[Side, bool]:
-        """Whether engines would be tried on a side of which nothing is known.
+        """Whether engines would be tried on a side for which nothing has been measured.
 
-        Without a word about engines, little work goes to the reference untried.
+        If the user does not ask for an engine and there is little work, the reference is used without a trial.
         """
         wanted = self.config.wanted
         if candidates(wanted, self.device) == [REFERENCE]:
@@ -141,16 +141,16 @@ class _Build:
 
     @cached_property
     def many(self) -> dict[Side, bool]:
-        """Whether a side has so many records that a trial costs less than it saves."""
+        """Whether a side has so many records that a trial saves more time than it takes."""
         return {
             side: _at_least(TRIAL_RECORDS, side, self.config.records) if total is None else total >= TRIAL_RECORDS
             for side, total in self.totals.items()
         }
 
     def settle_engine(self, side: Side, cache: Cache) -> Engine | None:
-        """The engine the cache was made with, else the best of those this machine measured before, else of a trial now.
+        """Return the engine that made the cache, or else the best that this machine has measured, or measures now.
 
-        None where there is nothing to embed.
+        Return None if there is nothing to embed.
         """
         wanted, total = self.config.wanted, self.totals[side]
         if total == 0:
@@ -165,9 +165,9 @@ class _Build:
             sample = self._sample(side, cache)
             if sample is None or not len(sample):
                 return None
-            release_freed_memory()  # what a side before this one took
+            release_freed_memory()  # which the side before this one used
             measure, arguments = self.towers.measure, (side, sample, wanted, self.device, self.batch_size, total)
-            # A process that has torch anyway does not need another one.
+            # If this process has loaded torch anyway, no other process is needed.
             trial = measure(*arguments) if self.towers.has_backbone else call_apart(measure, *arguments)
             found, per_s = trial.engine, trial.per_s
         rate = f", {per_s:.0f} a second" if per_s else ""
@@ -183,7 +183,7 @@ class _Build:
     def settle_decoding(
         self, cache: Cache, pool: DecodePool, device: DeviceDecoder | None, encoder: TowerEncoder
     ) -> DecodingEntry:
-        """How JPEGs are decoded: as the cache has them, or else as asked for, or as a trial now says."""
+        """Return how JPEGs are decoded: as in the cache, or else as asked for, or as a trial decides now."""
         policy, least, tables = self.config.decoding, self.config.wanted.min_cosine, self.config.records
         found = kept_decoding(cache, policy, least)
         if found is not None and "decoder" in found and device is None:
@@ -201,7 +201,7 @@ class _Build:
         return found
 
     def embed(self, side: Side, engine: Engine | None, writer: CacheWriter) -> run.Counts:
-        """The job itself; `engine`, and how pictures are decoded, are noted in the cache."""
+        """Embed one side. `engine` and the way pictures are decoded are recorded in the manifest."""
         tables, cache = self.config.records, writer.cache()
         encoder = self._encoder({} if engine is None else {side: engine})
         fields: ManifestFields = {} if engine is None else {"engines": _with_engine(cache, side, engine)}
@@ -229,14 +229,14 @@ class _Build:
     def _decoder(
         self, cache: Cache, engine: Engine | None, encoder: TowerEncoder
     ) -> tuple[run.Decoder, list[DecodingEntry]]:
-        """What decodes pictures, and what the manifest says of how it does."""
+        """Return what decodes pictures, and the manifest's entries about it."""
         config, pool = self.config, self._pool(cache)
         if engine is None:
             return pool, cache.decoding
-        if config.ray:  # its encoder gets vectors for pixels
+        if config.ray:  # the encoder of Ray is given vectors instead of pixels
             encoder = TowerEncoder(self.towers, {"images": engine}, self.batch_size, config.wanted.threads)
         device = None
-        if not config.ray and self.device.partition(":")[0] in KINDS:  # of whom Ray's actors know nothing
+        if not config.ray and self.device.partition(":")[0] in KINDS:  # Ray's actors cannot decode on a device
             readers = config.workers or os.cpu_count() or 1
             device = DeviceDecoder(pool, cache.identity.preprocess, config.limits, self.device, readers)
         entry = self.settle_decoding(cache, pool, device, encoder)
@@ -261,31 +261,31 @@ class _Build:
 
 
 def _require_decoding(config: BuildConfig, device: str) -> None:
-    """Raise InputError if the device does not decode."""
+    """Raise InputError if the device cannot decode."""
     if config.ray or device.partition(":")[0] not in KINDS:
         where = "in a Ray cluster" if config.ray else f"on {device}"
         raise InputError(
-            f"--decoding device decodes on CUDA alone, and this job embeds {where}; ask for --decoding exact or scaled"
+            f"--decoding device needs CUDA, and this job embeds {where}; ask for --decoding exact or scaled"
         )
 
 
 def _require_some(cache: Cache, pictures: run.Counts) -> None:
-    """Raise InputError, with one of the failures, if all pictures of a run failed."""
+    """Raise InputError that shows one of the failures if all pictures of a run failed."""
     if pictures.failed and not pictures.embedded and not pictures.known:
         last = cache.failures().slice(len(cache.failures()) - 1).to_pylist()[0]
         detail = f" ({last['detail']})" if last["detail"] else ""
         raise InputError(
             f"none of the {pictures.failed:,} pictures could be embedded; the last, {last['key']}, failed with"
             f" {last['stage']}: {last['reason']}{detail}. Check the table and --images-root; all failures are listed by"
-            f" python -m embed inspect {cache.path}"
+            f" plaudit embed inspect {cache.path}"
         )
 
 
 def _require_same_cache(cache: Cache, towers: Towers) -> None:
-    """Raise InputError if the cache is of another backbone, or its shards hold other features: all rows are alike."""
+    """Raise InputError if the cache has another backbone or other features: all rows of a cache must be alike."""
     if cache.source != towers.source and towers.needs_backbone:
         call_apart(attrgetter("identity"), towers)
-    if not towers.needs_backbone:  # else the writer compares, once the backbone is loaded
+    if not towers.needs_backbone:  # otherwise the writer compares, once the backbone is loaded
         require_same_identity(cache.identity, f"the cache {cache.path}", towers.identity, "the backbone asked for")
     features = towers.features
     held = tuple(name for name, folder in run.FEATURE_FOLDERS.items() if cache.files("images", folder))
@@ -297,7 +297,7 @@ def _require_same_cache(cache: Cache, towers: Towers) -> None:
 
 
 def _engines(cache: Cache, side: Side) -> list[Engine]:
-    """What a cache's vectors were made with, the latest last."""
+    """Return the engines that made a cache's vectors, the latest last."""
     return [Engine(**known_fields(Engine, entry)) for entry in cache.manifest.get("engines", {}).get(side, [])]
 
 
@@ -313,7 +313,7 @@ def _totals(tables: Sequence[Records]) -> dict[Side, int | None]:
 
 
 def _at_least(count: int, side: Side, tables: Sequence[Records]) -> bool:
-    """Whether the tables hold that many pictures or prompts; reads no further than that."""
+    """Whether the tables hold at least that many pictures or prompts. Reading stops when that is known."""
     for records in tables:
         for batch in records.images() if side == "images" else records.prompts():
             count -= len(batch)

@@ -1,4 +1,4 @@
-"""From tables to a cache that says what was done: what `embed cache` and `plaudit.embed` do."""
+"""Embed tables into a cache, and return a result that describes it: for `embed cache` and `plaudit.embed`."""
 
 import logging
 import os
@@ -18,14 +18,14 @@ from embed.records.sources import TableSource
 from embed.spec import STARTER, Feature, Precision, Side, Source
 from embed.wording import NOUN, table
 
-SHOWN = 12  # pictures in a notebook
+SHOWN = 12  # how many pictures a notebook shows
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
 class Embedded(Artifact, Tabular):
-    """A cache on disk, and what was added to it. It can be given wherever the path of a cache can."""
+    """A cache on disk, and what was added to it. It can be used wherever the path of a cache can."""
 
     def _repr_html_(self) -> str:
         cache = self.open()
@@ -35,20 +35,20 @@ class Embedded(Artifact, Tabular):
         return lines_html(self.lines) + pictures_html(shown, "The first pictures")
 
     def open(self) -> Cache:
-        """The cache, to read vectors and metadata from."""
+        """Open the cache, to read vectors and metadata from it."""
         return Cache.open(self.path)
 
     def to_arrow(self, side: Side = "images") -> pa.Table:
-        """A row for each picture of the cache, or for each prompt: its name, its id, its size."""
+        """Return a row for each picture, or each prompt, of the cache: its name, its id, and the size of a picture."""
         return self.open().metadata(side)
 
     def failures(self) -> pa.Table:
-        """What got no vector, and why: key, stage, reason and detail."""
+        """Return the inputs that got no vector, and why: key, stage, reason and detail."""
         return self.open().failures()
 
 
 class EmbeddingOptions(TypedDict, total=False):
-    """Options of embedding: the fields of embed.config.EmbeddingConfig, where each is described."""
+    """Options of embedding: fields of embed.config.EmbeddingConfig, which describes each."""
 
     machine_cache: Path | None
     decoding: JobDecoding
@@ -75,26 +75,26 @@ def embed(
     progress: Progress = silent,
     **options: Unpack[EmbeddingOptions],
 ) -> Embedded:
-    """Embed the pictures and prompts of tables, each once, into a new cache or one to add to.
+    """Embed the pictures and prompts of tables, each different one once, into a new or existing cache.
 
     Args:
-        tables: A table or several: a path, a folder of pictures, a frame of pandas or polars, or a table of Arrow.
+        tables: One table or several: a path, a folder of pictures, a pandas or polars DataFrame, or an Arrow table.
         out: The folder of the cache.
-        model: The backbone, a name that `plaudit embed backbones` lists. The starter is for trying things out.
-        pretrained: The backbone's weights: a tag of open_clip's, or a checkpoint file.
-        images_root: The folder or URL where relative paths of pictures start. By default the table's own folder, or the
-            current one for tables in memory.
+        model: The backbone, a name that `plaudit embed backbones` lists. The starter is only for trials.
+        pretrained: The backbone's weights: a tag of open_clip, or a checkpoint file.
+        images_root: The folder or URL that relative paths of pictures start from. By default the table's own folder, or
+            the current folder for tables in memory.
         format: The format of the tables. By default it is recognised by their columns.
-        columns: What the tables call the columns, {ours: theirs}.
-        features: The features of pictures that are kept: projected, or these and pooled.
-        engine: What computes the vectors. With auto it is the faster of torch and onnx.
-        precision: The precision to compute with. With auto it is the fastest that keeps the vectors.
-        device: What computes: cpu, cuda, cuda:1 or mps. With auto it is the best one that is there.
+        columns: The names of your columns, {ours: yours}.
+        features: The features of pictures to keep: projected, or projected and pooled.
+        engine: The library that computes the vectors. With auto it is the faster of torch and onnx.
+        precision: The precision to compute with. With auto it is the fastest that changes the vectors little enough.
+        device: The device to compute on: cpu, cuda, cuda:1 or mps. With auto it is the best of this machine.
         limits: The largest picture that is decoded.
-        progress: What is told how far the work is.
+        progress: It is called with the progress of the work. By default nothing is shown.
         options: More options, such as `batch_size=64` or `workers=4`.
 
-    Raise InputError for tables or options that cannot be used, and where not one picture can be read.
+    Raise InputError if tables or options cannot be used, or if not one picture can be read.
     """
     several = list(tables) if isinstance(tables, list | tuple) else [cast(TableSource, tables)]
     config = BuildConfig(
@@ -113,11 +113,11 @@ def embed(
 
 
 def embed_tables(config: BuildConfig, progress: Progress = silent) -> Embedded:
-    """`build_cache`, with what it did as a result that shows itself."""
+    """Do the same as `build_cache`, and return a result that shows itself."""
     result = build_cache(config, progress)
     keys = ("embedded", "per_s", "known", "failed", "truncated", "in_cache")
     header = ["", "embedded", "per second", "known", "failed", "cut short", "in the cache"]
     rows = [[NOUN[side], *(f"{result[side][key]:,.0f}" for key in keys)] for side in NOUN]
     if failed := result["images"]["failed"]:
-        logger.warning(f"{failed:,} pictures failed; python -m embed inspect {config.out} says which and why")
+        logger.warning(f"{failed:,} pictures failed; run `plaudit embed inspect {config.out}` to see which and why")
     return Embedded(config.out, tuple(table(header, rows)), result)

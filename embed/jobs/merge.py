@@ -1,4 +1,4 @@
-"""Several caches of one backbone made into one."""
+"""Join several caches of one backbone into one."""
 
 import logging
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 def merge_caches(paths: Sequence[Path], out: Path, progress: Progress = silent) -> dict[str, object]:
-    """Add to `out`, new or old, what the caches hold: a content once, under all its names.
+    """Add what the caches hold to `out`, which may be new: each content once, under all its names.
 
-    Where two caches give a name different contents, that of the later one counts. A boundary that all of them have is
-    kept, and any other left out with a warning. Killed and run again, it goes on.
-    Raise IdentityMismatch if two come from different backbones. Raise InputError if they hold different features.
+    If two caches give the same name different contents, the later one counts. A boundary that all of them have is kept;
+    any other is left out with a warning. If the job is killed, running it again goes on.
+    Raise IdentityMismatch if two come from different backbones, and InputError if they hold different features.
     """
     caches = [Cache.open(path) for path in paths]
     for cache in caches[1:]:
@@ -31,7 +31,7 @@ def merge_caches(paths: Sequence[Path], out: Path, progress: Progress = silent) 
     with CacheWriter(out, caches[0].identity, caches[0].source) as writer:
         held = {str(cache.path): folders for cache in [writer.cache(), *caches] if (folders := _folders(cache))}
         if len(set(held.values())) > 1:
-            raise InputError(f"the caches hold different features: {held}; merge those that hold the same")
+            raise InputError(f"the caches hold different features: {held}; merge only caches that hold the same")
         known = Known(writer.cache(), rehash=True)
         prompts = IdSet()
         for file in writer.cache().files("prompts", "metadata"):
@@ -57,7 +57,7 @@ def _folders(cache: Cache) -> tuple[str, ...]:
 
 
 def _copy(cache: Cache, writer: CacheWriter, side: Side, known: IdSet, step: Step) -> None:
-    """Append the rows whose content is not known, shard by shard."""
+    """Append the rows whose content is new, shard by shard."""
     folders = _folders(cache) if side == "images" else (EMBEDDINGS[side],)
     arrays = {folder: cache.arrays(side, folder) for folder in folders}
     for i, file in enumerate(cache.files(side, "metadata")):
@@ -71,16 +71,16 @@ def _copy(cache: Cache, writer: CacheWriter, side: Side, known: IdSet, step: Ste
 
 
 def _engines(ours: Cache, theirs: Cache, side: Side) -> Engines:
-    """The manifest's entry with what made the other cache's vectors."""
+    """Return the manifest's entry, extended by the engines that made the other cache's vectors."""
     engines = ours.manifest.get("engines", {})
     used = engines.get(side, [])
     return {**engines, side: [*used, *(e for e in theirs.manifest.get("engines", {}).get(side, []) if e not in used)]}
 
 
 def _decoding(caches: Sequence[Cache]) -> list[DecodingEntry]:
-    """What the manifests, the last of which is that of all, say of decoding, each entry once.
+    """Return what the manifests say about decoding, each entry once. The last cache is the merged one.
 
-    A picture that two caches hold counts twice: nothing says of a row how it was decoded.
+    A picture that two caches hold counts twice, because how a single row was decoded is not recorded.
     """
     *parts, whole = caches
     found: dict[str, DecodingEntry] = {}
@@ -102,13 +102,13 @@ def _copy_keys(cache: Cache, writer: CacheWriter, known: Known) -> None:
 
 
 def _copy_boundaries(caches: Sequence[Cache], writer: CacheWriter) -> None:
-    """Append the activations that every cache has: unfreezing would refuse a boundary that lacks rows."""
+    """Append the activations that all caches have, because unfreezing refuses a boundary that lacks rows."""
     for name in sorted({name for cache in caches for name in cache.boundaries}):
         side: Side = "images" if name.startswith("images/") else "prompts"
         if lacking := [str(cache.path) for cache in caches if cache.count(side) and name not in cache.boundaries]:
-            logger.warning(f"{name} is left out, as it is not in {', '.join(lacking)}")
+            logger.warning(f"{name} is left out, because it is not in {', '.join(lacking)}")
             continue
-        from embed.cache.boundary import Boundary, PartWriter  # needs torch, which merging does not
+        from embed.cache.boundary import Boundary, PartWriter  # here because it needs torch, and merging does not
 
         ours = _ids(writer.cache(), side)
         for cache in caches:
@@ -127,7 +127,7 @@ def _ids(cache: Cache, side: Side) -> pa.ChunkedArray:
 
 
 def _failures(caches: Sequence[Cache], embedded: pa.ChunkedArray) -> pa.Table:
-    """The ledgers of all, one row a key, without what one of them has embedded."""
+    """Return the ledgers of all caches, one row a key, without keys that one of them has embedded."""
     failures = pa.concat_tables([cache.failures().cast(FAILURES) for cache in caches])
     failures = failures.filter(pc.invert(pc.is_in(failures["key"], value_set=embedded)))
     first = {key: i for i, key in reversed(list(enumerate(failures["key"].to_pylist())))}

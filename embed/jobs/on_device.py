@@ -1,7 +1,7 @@
-"""A job's pictures decoded on a device, as far as it takes them; every other one in the processes of a pool.
+"""Decode a job's pictures on a device if it can; the processes of a pool decode all others.
 
-Files are read in threads, ahead of the device. What the device does not take, or fails at, the pool reads anew, and
-says what is wrong with it. Unlike in the pool's processes, a file that breaks the decoder breaks the job.
+Files are read in threads, before the device needs them. A picture that the device cannot decode is read again by the
+pool, which says what is wrong with it. Unlike in the pool's processes, a file that crashes the decoder ends the job.
 """
 
 import logging
@@ -20,8 +20,8 @@ from embed.inputs.fetch import local_path, read_bytes
 from embed.inputs.images import Limits
 from embed.spec import InputError, Preprocess
 
-AHEAD = 4  # chunks that are read while one is decoded
-KINDS = ("cuda",)  # of devices that decode
+AHEAD = 4  # how many chunks are read while one is decoded
+KINDS = ("cuda",)  # the kinds of devices that can decode
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class _File(NamedTuple):
 
 
 class DeviceDecoder:
-    """In the place of a DecodePool, which it uses and closes."""
+    """Takes the place of a DecodePool. It uses that pool and closes it."""
 
     def __init__(self, pool: DecodePool, preprocess: Preprocess, limits: Limits, device: str, readers: int) -> None:
         self._pool = pool
@@ -51,12 +51,12 @@ class DeviceDecoder:
         self._pool.close()
 
     def run(self, chunks: Iterable[Chunk]) -> Generator[Chunk, None, None]:
-        """The chunks in their order, their outcomes set."""
+        """Yield the chunks in order, with the outcomes of their pictures."""
         with closing(self._through_device(chunks)) as rest:
             yield from self._pool.run(rest)
 
     def _through_device(self, chunks: Iterable[Chunk]) -> Generator[Chunk, None, None]:
-        """The chunks, of whose pictures those that the device took are done."""
+        """Yield the chunks; the pictures that the device could decode are done."""
         source = iter(chunks)
         waiting: deque[tuple[Chunk, list[Future[_File | None]]]] = deque()
         with ThreadPoolExecutor(self._readers, "reader") as readers:
@@ -70,7 +70,7 @@ class DeviceDecoder:
                 yield chunk
 
     def _read(self, picture: Picture) -> _File | None:
-        """A picture that the device takes; None where it is the pool's."""
+        """Read a picture that the device can decode. Return None if the pool must decode it."""
         data = picture.data
         if data is None:
             if picture.uri is None or local_path(picture.uri) is None:
@@ -83,14 +83,14 @@ class DeviceDecoder:
         return None if jpeg is None else _File(picture, data, jpeg)
 
     def _decode(self, files: Sequence[_File]) -> None:
-        """Give the pictures their pixels, or leave all of them to the pool."""
+        """Give the pictures their pixels, or leave all of them to the pool if one fails."""
         if not files:
             return
         _, data, found = zip(*files, strict=True)
         try:
             pixels, sizes = decode_jpegs(data, found, self._preprocess, self._device)
-        except RuntimeError as error:  # all that torch raises, memory included
-            logger.info(f"{len(files)} pictures are decoded by processes, the device having failed at one: {error}")
+        except RuntimeError as error:  # torch raises this for all errors, including those of memory
+            logger.info(f"{len(files)} pictures are decoded by processes, because the device failed: {error}")
             return
         for (picture, content, _), rows, (width, height) in zip(files, pixels, sizes, strict=True):
             if picture.data is None and picture.mtime_ns is None:

@@ -1,11 +1,11 @@
-"""The embedding job over a cluster: Ray Data decodes and encodes, with the same plan, functions and files.
+"""The embedding job on a Ray cluster: Ray Data decodes and encodes, with the same plan, functions and files.
 
     plan (driver) -> decode and encode (a pool of actors, on all nodes) -> settle, shard, commit (driver)
 
-Only the driver writes, in the order of the data: a cache begun on one machine can be finished on a cluster and the
-other way round, and resuming goes by content, as in embed.jobs.run. The actors read the pictures, so paths must mean
-the same on every node. Batches are cut elsewhere than on one machine, by which vectors may differ in their last bits.
-Prompts, cheap beside pictures, are encoded by the driver.
+Only the driver writes, in the order of the data. So a cache that was begun on one machine can be finished on a cluster
+and the other way round; what exists already is recognised by its content, as in embed.jobs.run. The actors read the
+pictures, so a path must mean the same on every node. Batches are not the same as on one machine, so the last bits of
+vectors may differ. Prompts take little time compared with pictures and are encoded by the driver.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -24,14 +24,14 @@ from embed.inputs.decoding import CHUNK, Chunk, DecodePool, Picture
 from embed.inputs.images import Limits
 from embed.spec import InputError
 
-# Pictures handed to the cluster at a time, and their bytes where a table holds them: what the object store keeps.
+# How many pictures are sent to the cluster at once, and how many bytes of pictures; the object store keeps them.
 WINDOW_PICTURES = 65_536
 WINDOW_BYTES = 1 << 30
 
 TASK = pa.schema(
     {"key": STRING, "uri": STRING, "data": pa.binary(), "size_bytes": INT64, "mtime_ns": INT64, "id": STRING}
 )
-# Where there is a vector (float32, the features one after the other), stage, reason and detail are null.
+# If there is a vector (float32, all features in one row), stage, reason and detail are null.
 RESULT = pa.schema(
     {"size_bytes": INT64, "id": STRING, "width": INT32, "height": INT32, "scaled": pa.bool_(), "vector": pa.binary()}
     | dict.fromkeys(("stage", "reason", "detail"), STRING)
@@ -39,7 +39,7 @@ RESULT = pa.schema(
 
 
 def connect(address: str | None) -> None:
-    """Join the cluster at `address`, or start one of this machine alone. Raise InputError if that cannot be."""
+    """Join the cluster at `address`, or start one on this machine. Raise InputError if that fails."""
     try:
         import ray
     except ImportError:
@@ -52,19 +52,19 @@ def connect(address: str | None) -> None:
 
 
 class RayEncoder(TowerEncoder):
-    """In the place of a TowerEncoder, for pictures that a RayDecoder has encoded already."""
+    """Takes the place of a TowerEncoder for pictures that a RayDecoder has already encoded."""
 
     def images(self, pixels: NDArray[Any]) -> list[Float32s]:
-        """The vectors of each feature, from (n, all their dimensions)."""
+        """Return the vectors of each feature from (n, the sum of their dimensions)."""
         dim = self._towers.identity.dim
         parts = {"projected": pixels[:, :dim], "pooled": pixels[:, dim:]}
         return [parts[name] for name in self.features]
 
 
 class RayDecoder:
-    """In the place of a DecodePool: pictures come back with their vectors where pixels would be.
+    """Takes the place of a DecodePool. Pictures come back with their vectors in the place of pixels.
 
-    `actors` work side by side, each with `num_gpus` and `workers` decoding processes of its own.
+    `actors` work at the same time, each with `num_gpus` GPUs and `workers` decoding processes of its own.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class RayDecoder:
         self._closed = True
 
     def run(self, chunks: Iterable[Chunk]) -> Generator[Chunk, None, None]:
-        """The chunks in their order, with vectors."""
+        """Yield the chunks in order, with vectors."""
         for window in _windows(chunks):
             results = self._results([picture for chunk in window for picture in chunk.work()])
             for chunk in window:
@@ -102,7 +102,7 @@ class RayDecoder:
                 yield chunk
 
     def _results(self, pictures: Sequence[Picture]) -> Iterator[dict[str, Any]]:
-        """One RESULT row a picture, in their order."""
+        """Yield one RESULT row for each picture, in order."""
         if not pictures:
             return
         import ray
@@ -125,7 +125,7 @@ class RayDecoder:
 
 
 class _Actor:
-    """A worker of the pool: the towers, loaded once, and processes that decode."""
+    """An actor of the pool: the towers, loaded once, and processes that decode."""
 
     def __init__(self, towers: Towers, engine: Engine, limits: Limits, workers: int, scale: int | None) -> None:
         self._encode = towers.runner("images", engine)

@@ -1,10 +1,10 @@
-"""The embedding job: plan, decode, settle what is new, encode, commit a shard.
+"""The embedding job: plan, decode, find what is new, encode, and commit shard by shard.
 
-Everything before the encoder runs in a thread of its own, decodes in processes, and keeps a few chunks of pictures
-ready. What a shard holds is decided by the order of the data and by nothing else: `SHARD_ROWS` new pictures close it,
-and so do `SHARD_NAMES` names. A job that was killed finds what it had committed, skips it, and so cuts the rest in the
-same places and into the same batches: its cache has the bytes of an uninterrupted one. Memory does not grow with the
-number of pictures, but for 10 bytes per name and per content. Knows no model: see embed.engines.encoders.
+All steps before the encoder run in a separate thread, decode in processes, and keep a few chunks of pictures ready. The
+content of a shard depends only on the order of the data: it is closed after `SHARD_ROWS` new pictures or `SHARD_NAMES`
+names. A job that was killed skips what it had committed when it runs again, and cuts the rest into the same shards and
+batches, so its cache has the same bytes as one without interruption. Memory does not grow with the number of pictures,
+except for 10 bytes for each name and each content. Models are not known here: see embed.engines.encoders.
 """
 
 import time
@@ -33,25 +33,25 @@ Row = TypeVar("Row")
 
 SHARD_ROWS = 8192
 SHARD_NAMES = 65536
-PLAN_ROWS = 256  # records turned into Python objects at a time
-AHEAD_CHUNKS = 6  # decoded chunks that wait for the encoder
+PLAN_ROWS = 256  # how many records are turned into Python objects at once
+AHEAD_CHUNKS = 6  # how many decoded chunks wait for the encoder
 
 # The folder of a cache's images that holds each kind of feature.
 FEATURE_FOLDERS: dict[Feature, str] = {"projected": EMBEDDINGS["images"], "pooled": "pooled_emb"}
 
 
 class Encoder(Protocol):
-    """What turns pixels and prompts into unit vectors; loads its model at the first call."""
+    """Turns pixels and prompts into unit vectors. The model is loaded at the first call."""
 
     batch_size: int
     features: tuple[Feature, ...]
 
     def images(self, pixels: UInt8s) -> list[Float32s]:
-        """(n, d) float32 unit vectors for each of `features`, from uint8 (n, h, w, 3), n at most `batch_size`."""
+        """Return (n, d) float32 unit vectors for each of `features`, from uint8 (n, h, w, 3), n <= `batch_size`."""
         ...
 
     def prompts(self, prompts: Sequence[str]) -> tuple[Float32s, int]:
-        """(n, d) float32 unit vectors, and how many prompts were cut to the context length."""
+        """Return (n, d) float32 unit vectors, and how many prompts were cut to the context length."""
         ...
 
 
@@ -59,16 +59,16 @@ class Records(Protocol):
     """One table of data, as embed.records.formats reads it."""
 
     def images(self) -> Iterator[pa.RecordBatch]:
-        """Batches of key, uri, bytes."""
+        """Yield batches with the columns key, uri and bytes."""
         ...
 
     def prompts(self) -> Iterator[pa.RecordBatch]:
-        """Batches of text."""
+        """Yield batches with the column text."""
         ...
 
 
 class Decoder(Protocol):
-    """What fills in the pictures of chunks, in their order: embed.inputs.decoding.DecodePool."""
+    """Decodes the pictures of chunks and yields the chunks in order, such as embed.inputs.decoding.DecodePool."""
 
     def run(self, chunks: Iterable[Chunk]) -> Generator[Chunk, None, None]: ...
 
@@ -77,10 +77,10 @@ class Decoder(Protocol):
 
 @dataclass
 class Counts:
-    """What one run did to one side of a cache."""
+    """What one run did for one side of a cache."""
 
     embedded: int = 0
-    known: int = 0  # records that needed no vector: names and prompts met before, and pictures equal to another
+    known: int = 0  # records that needed no vector: known names and prompts, and pictures equal to another
     failed: int = 0
     truncated: int = 0
     elapsed_s: float = 0.0
@@ -99,10 +99,10 @@ def embed_images(
     step: Step = no_step,
     fields: ManifestFields | None = None,
 ) -> Counts:
-    """Add every picture of the tables that the cache lacks; `fields` go into its manifest with the first commit.
+    """Add all pictures of the tables that the cache lacks. `fields` go into its manifest with the first commit.
 
-    A local file whose size and modification time are those the cache noted is not read, unless `rehash`.
-    `step` is told of every record that is done.
+    A local file whose size and modification time are those in the cache is not read, unless `rehash` is set. `step` is
+    called with the number of records that are done.
     """
     counts, start = Counts(), time.monotonic()
     ledger = Ledger(writer.cache().failures())
@@ -131,7 +131,7 @@ def embed_prompts(
     step: Step = no_step,
     fields: ManifestFields | None = None,
 ) -> Counts:
-    """Add every prompt of the tables that the cache lacks."""
+    """Add all prompts of the tables that the cache lacks. `fields` and `step` are as in `embed_images`."""
     counts, start = Counts(), time.monotonic()
     cache = writer.cache()
 
@@ -166,12 +166,12 @@ def embed_prompts(
 
 
 def new_pictures(tables: Iterable[Records], cache: Cache) -> Generator[Chunk, None, None]:
-    """The pictures that the cache lacks, not yet read, in chunks."""
+    """Yield the pictures that the cache lacks, not yet read, in chunks."""
     yield from _plan(tables, Known(cache, rehash=False))
 
 
 def sample_pixels(tables: Iterable[Records], cache: Cache, decoder: Decoder, count: int) -> UInt8s | None:
-    """uint8 (n, h, w, 3), n at most `count`: the first pictures that the cache lacks; None where there are none."""
+    """Return the pixels of the first pictures that the cache lacks: uint8 (n, h, w, 3), n at most `count`, or None."""
     pixels: list[UInt8s] = []
     with closing(decoder), closing(decoder.run(new_pictures(tables, cache))) as chunks:
         for chunk in chunks:
@@ -182,13 +182,13 @@ def sample_pixels(tables: Iterable[Records], cache: Cache, decoder: Decoder, cou
 
 
 def sample_prompts(tables: Iterable[Records], cache: Cache, count: int) -> list[str]:
-    """The first prompts that the cache lacks, at most `count`."""
+    """Return the first prompts that the cache lacks, at most `count`."""
     found = (compress(texts, new) for texts, _, new in _new_prompts(tables, cache))
     return list(islice(chain.from_iterable(found), count))
 
 
 def _new_prompts(tables: Iterable[Records], cache: Cache) -> Iterator[tuple[list[str], list[str], Bools]]:
-    """Prompts, their ids, and which of them neither the cache nor this iterator has met."""
+    """Yield prompts, their ids, and which of them neither the cache nor this iterator has met before."""
     known = IdSet()
     for file in cache.files("prompts", "metadata"):
         known.add(words(cache.column(file, "prompt_id")))
@@ -202,7 +202,7 @@ def _new_prompts(tables: Iterable[Records], cache: Cache) -> Iterator[tuple[list
 def _settled(
     tables: Iterable[Records], known: Known, decoder: Decoder
 ) -> Generator[tuple[Chunk, list[bool], list[bool]], None, None]:
-    """Decoded chunks in the order of the data, with which of their pictures are new, and which names."""
+    """Yield decoded chunks in the order of the data, and which of their pictures and which of their names are new."""
     for chunk in decoder.run(_plan(tables, known)):
         for picture in chunk.pictures:
             picture.data = None
@@ -214,7 +214,7 @@ def _settled(
 
 
 def _plan(tables: Iterable[Records], known: Known) -> Iterator[Chunk]:
-    """Chunks of the pictures that have to be looked at."""
+    """Yield chunks of the pictures that must be looked at."""
     chunk = Chunk([])
     for records in tables:
         for batch in records.images():
@@ -231,7 +231,7 @@ def _plan(tables: Iterable[Records], known: Known) -> Iterator[Chunk]:
 
 
 def _unmet(part: dict[str, list[Any]], known: Known) -> Iterator[Picture | None]:
-    """For each record its picture, or None where its name was met before, in this run or in an earlier one."""
+    """Yield for each record its picture, or None if its name was met before, in this run or an earlier one."""
     pictures = [_picture(*row) for row in zip(part["key"], part["uri"], part["bytes"], strict=True)]
     unmet = known.names.add(stack([name_fingerprint(*_name(picture)) for picture in pictures]))
     in_table = [picture for picture in pictures if picture.id is not None]
@@ -253,12 +253,12 @@ def _picture(key: str, uri: str | None, data: bytes | None) -> Picture:
 
 
 def _name(picture: Picture) -> tuple[str, str | None, int | None, int | None]:
-    """The picture's row in the columns NAMED of a cache's keys."""
+    """Return the picture's row in the columns NAMED of a cache's keys."""
     return picture.key, picture.id, picture.size_bytes, picture.mtime_ns
 
 
 class _ImageShard:
-    """New pictures, new names and new failures, up to the next commit."""
+    """New pictures, new names and new failures, until the next commit."""
 
     def __init__(self, writer: CacheWriter, encoder: Encoder, ledger: Ledger, fields: ManifestFields) -> None:
         self._writer = writer
@@ -271,11 +271,11 @@ class _ImageShard:
         self._scaled = 0
 
     def add(self, picture: Picture, new: bool, named: bool) -> None:
-        """Take note of the picture; `new` wants a row of its own, `named` one among the names."""
+        """Add a picture. `new` means that it needs a row of its own, `named` that its name is new."""
         if picture.failure is not None:
             self._ledger.add(picture.key, *astuple(picture.failure), picture.size_bytes, picture.mtime_ns)
         if new:
-            # Copied: a view would keep the pixels of the whole chunk.
+            # A copy, because a view would keep the pixels of the whole chunk in memory.
             self._batches.add(np.array(picture.pixels))
             self._rows.append((picture.key, str(picture.id), picture.width, picture.height))
             self._scaled += picture.scaled
@@ -310,7 +310,7 @@ class _ImageShard:
 
 
 class _Batches(Generic[Row]):
-    """Rows on their way through the encoder, in batches that start anew with every shard."""
+    """Runs rows through the encoder in batches. Every shard begins a new batch."""
 
     def __init__(self, encode: Callable[[list[Row]], list[Float32s]], size: int) -> None:
         self._encode = encode
@@ -324,7 +324,7 @@ class _Batches(Generic[Row]):
             self._flush()
 
     def take(self) -> list[Float16s]:
-        """(n, d) float16 of every feature, for the rows added since the last time."""
+        """Return (n, d) float16 of every feature, for the rows that were added since the last call."""
         self._flush()
         vectors, self._vectors = self._vectors, []
         return [np.concatenate(arrays) for arrays in zip(*vectors, strict=True)]
@@ -335,7 +335,7 @@ class _Batches(Generic[Row]):
         vectors = [array.astype(np.float16) for array in self._encode(self._rows)]
         self._rows = []
         if not all(np.isfinite(array).all() for array in vectors):
-            raise InputError("the backbone gave vectors that are no numbers; try --precision fp32")
+            raise InputError("the backbone gave vectors that are not finite; try --precision fp32")
         self._vectors.append(vectors)
 
 

@@ -1,9 +1,8 @@
-"""How JPEGs are decoded in a job: exactly, or in another way whose vectors are near enough to the exact ones, which is
-on a device, or at the least scale that passes.
+"""How a job decodes JPEGs: exactly, on a device, or at the smallest scale whose vectors are close enough to exact ones.
 
-Like the precision of an engine that is no part of a cache's identity: it is certified, on the first such pictures of
-the job itself, and noted in the manifest. What is measured is the decoding alone: both vectors come from the job's
-engine. A cache keeps the way of its latest pictures unless another one is asked for.
+Like the precision of an engine, this is not part of a cache's identity. It is measured on the first such pictures of
+the job and recorded in the manifest. The measurement shows only the effect of decoding, because the job's own engine
+makes both vectors. A cache keeps the way of its latest pictures unless another one is asked for.
 """
 
 import math
@@ -20,25 +19,28 @@ from embed.inputs.scaled import SCALES
 from embed.jobs.run import Decoder, Encoder, Records, new_pictures
 from embed.spec import InputError
 
-CERTIFIED = 32  # pictures on which a way is measured, of those that it changes
-LOOKED_AT = 256  # pictures among which they are looked for
-GIVEN_UP = 64  # where none of so many is changed, `auto` does not look further
-TOGETHER = 8  # pictures that one process decodes for the trial
+CERTIFIED = 32  # how many pictures a way is measured on, of those that it changes
+LOOKED_AT = 256  # how many pictures are looked through to find these
+GIVEN_UP = 64  # if none of this many pictures is changed, `auto` stops looking
+TOGETHER = 8  # how many pictures one process decodes in the trial
 
-Decode = Callable[[Sequence[Picture]], list[Picture]]  # copies of pictures, decoded in a way
+Decode = Callable[[Sequence[Picture]], list[Picture]]  # gives decoded copies of pictures
 
 EXACT: DecodingEntry = {"scale": None, "rows": 0, "cosine_mean": 1.0, "cosine_min": 1.0, "pictures": 0}
 
 
 def with_decoding(cache: Cache, entry: DecodingEntry) -> list[DecodingEntry]:
-    """The cache's notes with `entry` as the latest; none where all its pictures are exact."""
+    """Return the cache's entries with `entry` as the latest; an exact first one needs no entry."""
     notes = cache.decoding
     latest = notes[-1] if notes else EXACT
     return notes if entry == latest else [*notes, entry]
 
 
 def kept_decoding(cache: Cache, policy: str, min_cosine: float) -> DecodingEntry | None:
-    """How pictures are decoded, where that needs no measuring: it is exact, or the cache's own way is good enough."""
+    """Return how pictures are decoded if that needs no measuring, else None.
+
+    That is so if exact decoding is asked for, or if the cache's own way is close enough.
+    """
     if policy == "exact":
         return EXACT
     latest = cache.decoding[-1] if cache.decoding else EXACT if cache.count("images") else None
@@ -52,10 +54,11 @@ def kept_decoding(cache: Cache, policy: str, min_cosine: float) -> DecodingEntry
 def choose_decoding(
     tables: Sequence[Records], cache: Cache, pool: DecodePool, encoder: Encoder, required: bool, min_cosine: float
 ) -> DecodingEntry:
-    """The least scale that keeps a cosine of `min_cosine` on the first large pictures that the cache lacks, and exact
-    where there is none such or no large picture.
+    """Return the smallest scale that keeps a cosine of `min_cosine` on the first large pictures that the cache lacks.
 
-    Raise InputError if scaling is `required` and no scale passes.
+    Return EXACT if there is no such scale or no large picture.
+
+    Raise InputError if scaling is `required` and no scale is close enough.
     """
     first = list(islice(_changed(new_pictures(tables, cache), _at(pool, SCALES[0]), required), CERTIFIED))
     large = [unread for unread, _ in first]
@@ -65,14 +68,14 @@ def choose_decoding(
         scaled = [done for _, done in first] if scale == SCALES[0] else _at(pool, scale)(large)
         entry = _measured(exact, scaled, encoder)
         if entry is None:
-            break  # at this scale and beyond, all are decoded as they are
+            break  # from this scale on, all are decoded at full size
         found.append({**entry, "scale": scale})
         if entry["cosine_min"] >= min_cosine:
             return found[-1]
     if required and found:
         measured = ", ".join(f"at {entry['scale']}: {entry['cosine_min']:.6f}" for entry in found)
         raise InputError(
-            f"at no scale do large pictures keep a cosine of {min_cosine} to exact ones (measured {measured});"
+            f"at no scale do large pictures keep a cosine of {min_cosine} to exact decoding (measured {measured});"
             " ask for --decoding exact, or lower --min-cosine"
         )
     return EXACT
@@ -86,7 +89,7 @@ def choose_device(
     encoder: Encoder,
     min_cosine: float,
 ) -> DecodingEntry:
-    """The `device`, if it takes any of the first pictures that the cache lacks; exact if not.
+    """Return the device's way if it can decode any of the first pictures that the cache lacks, else EXACT.
 
     Raise InputError if its vectors do not keep a cosine of `min_cosine`.
     """
@@ -96,14 +99,14 @@ def choose_device(
         return EXACT
     if entry["cosine_min"] < min_cosine:
         raise InputError(
-            f"decoded on the device, pictures do not keep a cosine of {min_cosine} to exact ones (measured"
+            f"decoded on the device, pictures do not keep a cosine of {min_cosine} to exact decoding (measured"
             f" {entry['cosine_min']:.6f} on {entry['rows']}); ask for --decoding exact, or lower --min-cosine"
         )
     return {**entry, "decoder": "device"}
 
 
 def _measured(exact: Sequence[Picture], others: Sequence[Picture], encoder: Encoder) -> DecodingEntry | None:
-    """How near the vectors of the other pictures are, as far as these were decoded otherwise; None if none was."""
+    """Measure how close the vectors of `others` are to exact ones. Return None if all of them were decoded exactly."""
     pairs = [
         (one.pixels, other.pixels)
         for one, other in zip(exact, others, strict=True)
@@ -118,7 +121,7 @@ def _measured(exact: Sequence[Picture], others: Sequence[Picture], encoder: Enco
 
 
 def _changed(chunks: Iterator[Chunk], decode: Decode, required: bool) -> Iterator[tuple[Picture, Picture]]:
-    """Those of the first pictures that are not decoded exactly: not yet read, and decoded."""
+    """Yield, as (not yet read, decoded), those of the first pictures that this way does not decode exactly."""
     seen = found = 0
     for chunk in chunks:
         unread = [replace(picture) for picture in chunk.work()]
@@ -132,7 +135,7 @@ def _changed(chunks: Iterator[Chunk], decode: Decode, required: bool) -> Iterato
 
 
 def _at(pool: DecodePool, scale: int | None) -> Decode:
-    """The pool's way at a scale."""
+    """Return a function that decodes pictures with the pool at a scale; None is exact."""
 
     def decode(unread: Sequence[Picture]) -> list[Picture]:
         pool.scale = scale
@@ -142,14 +145,14 @@ def _at(pool: DecodePool, scale: int | None) -> Decode:
 
 
 def _run(unread: Iterable[Picture], decoder: Decoder) -> list[Picture]:
-    """Copies of the pictures, decoded."""
+    """Return decoded copies of the pictures."""
     copies = [replace(picture) for picture in unread]
     parts = [Chunk(copies[i : i + TOGETHER]) for i in range(0, len(copies), TOGETHER)]
     return [picture for part in decoder.run(parts) for picture in part.pictures]
 
 
 def _vectors(pixels: UInt8s, encoder: Encoder) -> list[Float32s]:
-    """(n, d) of each feature."""
+    """Return (n, d) vectors of each feature."""
     size = encoder.batch_size
     batches = [encoder.images(pixels[i : i + size]) for i in range(0, len(pixels), size)]
     return [np.concatenate(parts) for parts in zip(*batches, strict=True)]

@@ -1,9 +1,9 @@
-"""Vectors that others have made, part by part, as they keep them.
+"""Read vectors that other tools made, part by part, in the layouts of these tools.
 
     img_emb/img_emb_0.npy, text_emb/text_emb_0.npy, metadata/metadata_0.parquet    as clip-retrieval writes them
-    a table with a column of lists of numbers, or of text such as [0.1,0.2]        as databases of vectors export them
+    a table with a column of lists of numbers, or of text such as [0.1,0.2]        as vector databases export them
 
-A part is what is read at a time: a .npy file, or some rows of a table. Knows no cache.
+A part is read at once: it is a .npy file or some rows of a table. This module does not know caches.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +28,7 @@ Block: TypeAlias = Float16s | Float32s
 
 BLOCK_ROWS = 32_768
 FOLDERS: dict[Side, str] = {"images": "img_emb", "prompts": "text_emb"}
-# What we call the columns, and what else they may be called. A column of vectors may have any name if it is alone.
+# Our names of the columns, and other names they may have. A column of vectors may have any name if it is the only one.
 GENERAL = ("vector", "embedding")
 VECTORS: dict[Side, str] = {"images": "image_embedding", "prompts": "text_embedding"}
 NAMES: dict[Side, str] = {"images": "image", "prompts": "prompt"}
@@ -46,21 +46,21 @@ BESIDE = {"uri": pa.string(), "width": pa.int32(), "height": pa.int32()}
 
 @dataclass(frozen=True)
 class Part:
-    """Vectors of one side, and what each is of."""
+    """Vectors of one side, and the names of what they belong to."""
 
     side: Side
     path: Path  # the file that holds the vectors
-    start: int  # its row that comes first
-    names: Callable[[], pa.Table]  # name, uri, width, height of each row, null where they are not known
-    blocks: Callable[[], Iterator[Block]]  # (n, d), BLOCK_ROWS at a time, the last one fewer
-    fits: bool  # whether the file holds these alone, in the type in which a cache keeps them
+    start: int  # the number of its first row in that file
+    names: Callable[[], pa.Table]  # name, uri, width and height of each row, null if unknown
+    blocks: Callable[[], Iterator[Block]]  # (n, d) arrays of BLOCK_ROWS rows, the last one shorter
+    fits: bool  # whether the file holds only these vectors, in the type that a cache stores
 
 
 def open_vectors(source: str, columns: Mapping[str, str], dim: int) -> Iterator[Part]:
-    """The parts of a folder of clip-retrieval's, or of a table or pattern of tables; `columns` is {ours: theirs}.
+    """Yield the parts of a folder of clip-retrieval, or of a table or pattern of tables. `columns` is {ours: theirs}.
 
-    Raise InputError, before the first part, for a file that is missing, and for vectors that are not of `dim` numbers
-    if files of vectors alone hold them; otherwise when their part is reached.
+    Raise InputError before the first part if a file is missing, or if a .npy file has vectors that are not of `dim`
+    numbers. Vectors in tables are checked when their part is read.
     """
     if unknown := sorted(set(columns) - CALLED.keys()):
         raise InputError(f"--columns names {unknown[0]!r}; wanted some of {', '.join(CALLED)}")
@@ -70,7 +70,7 @@ def open_vectors(source: str, columns: Mapping[str, str], dim: int) -> Iterator[
 
 
 def _open(file: str, columns: Mapping[str, str]) -> tuple[Table, dict[str, str]]:
-    """A table and what it calls our columns, those that it has."""
+    """Open a table. Return it and its names of those of our columns that it has."""
     table = open_table(file, columns)
     table.complete()
     found = {
@@ -80,7 +80,7 @@ def _open(file: str, columns: Mapping[str, str]) -> tuple[Table, dict[str, str]]
 
 
 def _in_folder(folder: Path, columns: Mapping[str, str], dim: int) -> list[Part]:
-    """The parts of a folder, each file looked at: a .npy file and the metadata of its number have as many rows."""
+    """Return the parts of a folder. Each .npy file must have as many rows as the metadata file of the same number."""
     parts = []
     names = {_number(file): file for file in (folder / "metadata").glob("metadata_*.parquet")}
     for side in SIDES:
@@ -96,7 +96,7 @@ def _in_folder(folder: Path, columns: Mapping[str, str], dim: int) -> list[Part]
             if array.shape[1] != dim:
                 raise InputError(f"{file} has vectors of {array.shape[1]} numbers; the identity's dim is {dim}")
             if table.rows != len(array):
-                raise InputError(f"{file} has {len(array)} rows and {table.path} has {table.rows}; wanted as many")
+                raise InputError(f"{file} has {len(array)} rows and {table.path} has {table.rows}; wanted the same")
             if NAMES[side] not in called:
                 raise _lacking(table, NAMES[side])
             parts.append(_npy(side, file, table, called, array.dtype == np.float16 and array.flags.c_contiguous))
@@ -113,7 +113,7 @@ def _mapped(file: Path) -> Array:
     try:
         array: Array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise InputError(f"{file} is damaged, or no .npy file of numbers: {error}") from None
+        raise InputError(f"{file} is damaged or not a .npy file of numbers: {error}") from None
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"{file} holds {array.dtype}{array.shape}; wanted vectors, (n, d) of floats")
     return array
@@ -127,8 +127,8 @@ def _npy(side: Side, file: Path, table: Table, called: Mapping[str, str], fits: 
 
     def blocks() -> Iterator[Block]:
         for start in range(0, len(_mapped(file)), BLOCK_ROWS):
-            rows = _mapped(file)[start : start + BLOCK_ROWS]  # mapped anew: what was read before is let go
-            with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+            rows = _mapped(file)[start : start + BLOCK_ROWS]  # mapped again, so that earlier rows leave memory
+            with np.errstate(over="ignore"):  # a number that is too large for float32 is later refused as infinite
                 yield rows.astype(np.float16) if rows.dtype == np.float16 else rows.astype(np.float32)
 
     return Part(side, file, 0, names, blocks, fits)
@@ -139,8 +139,8 @@ def _in_tables(opened: list[tuple[Table, dict[str, str]]], dim: int) -> Iterator
         found = {side: _vectors(table, called, side) for side in SIDES}
         if not any(found.values()):
             raise InputError(
-                f"{table.path} has no column of vectors beside one of names; it has {', '.join(table.types)}. Say which"
-                " they are: --columns image=YOURS,image_embedding=YOURS, or prompt and text_embedding"
+                f"{table.path} has no column of vectors beside one of names; it has {', '.join(table.types)}. Name them"
+                " as --columns image=YOURS,image_embedding=YOURS, or prompt and text_embedding"
             )
         wanted = {*filter(None, found.values()), *(called[one] for one in (*NAMES.values(), *BESIDE) if one in called)}
         start = 0
@@ -154,9 +154,9 @@ def _in_tables(opened: list[tuple[Table, dict[str, str]]], dim: int) -> Iterator
 
 
 def _vectors(table: Table, called: Mapping[str, str], side: Side) -> str:
-    """The column of a side's vectors; empty where there is none.
+    """Return the column with a side's vectors, or an empty string if there is none.
 
-    The only one that may hold vectors is that of the pictures, or of the prompts in a table that names no pictures.
+    A single column that may hold vectors belongs to pictures, or to prompts if the table does not name pictures.
     """
     name = called.get(VECTORS[side], "")
     if not any(one in called for one in VECTORS.values()):
@@ -167,8 +167,7 @@ def _vectors(table: Table, called: Mapping[str, str], side: Side) -> str:
         raise _lacking(table, NAMES[side])
     if name and not (pa.types.is_list(table.types[name]) or pa.types.is_string(table.types[name])):
         raise InputError(
-            f"{table.path}: column {name!r} holds {table.types[name]}; wanted lists of numbers, as Parquet and Arrow"
-            " have them"
+            f"{table.path}: column {name!r} holds {table.types[name]}; wanted lists of numbers, as in Parquet and Arrow"
         )
     return name
 
@@ -176,7 +175,7 @@ def _vectors(table: Table, called: Mapping[str, str], side: Side) -> str:
 def _lacking(table: Table, name: str) -> InputError:
     return InputError(
         f"{table.path} has no column {name!r}, which names its vectors; it has {', '.join(table.types)}."
-        f" Where yours has another name, say --columns {name}=YOURS"
+        f" If yours has another name, say --columns {name}=YOURS"
     )
 
 
@@ -190,7 +189,10 @@ def _of_table(
 
 
 def _matrix(column: "Column", dim: int, name: str, start: int) -> Float32s:
-    """(n, d) float32 of a column of lists, or of their text; NaN for what is null."""
+    """Return (n, d) float32 from a column of lists, or of their text, with NaN for null.
+
+    Raise InputError if a list does not have `dim` numbers.
+    """
     if pa.types.is_string(column.type):
         column = pc.split_pattern(pc.utf8_trim(column, " []"), ",")
     lengths = np.asarray(pc.fill_null(pc.list_value_length(column), -1))

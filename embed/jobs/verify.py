@@ -1,4 +1,4 @@
-"""What a cache holds, and whether it still holds what was put in."""
+"""Describe what a cache holds, and check that its content has not changed."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -20,7 +20,7 @@ from embed.spec import InputError, Side, known_fields, require_same_identity
 
 
 def inspect_cache(cache: Cache) -> dict[str, Any]:
-    """Identity, engines, counts, and the failures by reason, most frequent first."""
+    """Return identity, engines, counts, and the failures by reason, the most frequent first."""
     grouped: dict[tuple[str, str], list[str]] = {}
     for row in cache.failures().select(["stage", "reason", "key"]).to_pylist():
         grouped.setdefault((row["stage"], row["reason"]), []).append(row["key"])
@@ -45,7 +45,7 @@ def inspect_cache(cache: Cache) -> dict[str, Any]:
 
 
 def engines_of(cache: Cache) -> list[tuple[Side, str]]:
-    """(side, engine) for everything that wrote vectors into the cache."""
+    """Return (side, engine) for all engines that made vectors of the cache."""
     return [
         (side, str(Engine(**known_fields(Engine, entry))))
         for side, entries in cache.manifest.get("engines", {}).items()
@@ -54,7 +54,7 @@ def engines_of(cache: Cache) -> list[tuple[Side, str]]:
 
 
 def damaged_files(cache: Cache, progress: Progress = silent) -> list[str]:
-    """The committed files that are missing or whose bytes have changed."""
+    """Return the committed files that are missing or whose bytes have changed."""
     damaged = []
     with progress(len(cache.manifest["files"]), "files", "hashes") as step:
         for name, entry in cache.manifest["files"].items():
@@ -66,12 +66,12 @@ def damaged_files(cache: Cache, progress: Progress = silent) -> list[str]:
 
 
 def sample_rows(count: int, size: int) -> Ints:
-    """Up to `size` row numbers, evenly spread over `count`."""
+    """Return up to `size` row numbers, evenly spread over `count` rows."""
     return np.unique(np.linspace(0, count - 1, min(size, count)).astype(np.int64)) if count else np.empty(0, np.int64)
 
 
 def compare_prompts(cache: Cache, towers: Towers, size: int) -> Floats:
-    """(m,) cosines of stored vectors to those that torch in fp32 gives for the same prompts now."""
+    """Return (m,) cosines between stored vectors and those that torch in fp32 computes for the same prompts now."""
     rows = sample_rows(cache.count("prompts"), size)
     if not len(rows):
         return np.empty(0)
@@ -81,11 +81,10 @@ def compare_prompts(cache: Cache, towers: Towers, size: int) -> Floats:
 
 
 def compare_images(cache: Cache, tables: Iterable[Records], towers: Towers, limits: Limits, size: int) -> Floats:
-    """(m,) cosines of stored vectors to those that torch in fp32 gives for the tables' pictures now.
+    """Return (m,) cosines between stored vectors and those that torch in fp32 computes for the same pictures now.
 
-    The tables say where pictures lie, which a cache does not know; those whose content has changed are left out. Of
-    vectors that were made elsewhere nobody knows the content, and the name counts. Pictures are decoded as the cache's
-    latest ones were.
+    The tables say where pictures are. Pictures whose content has changed are left out; for adopted vectors, whose
+    content is not known, the name decides. Pictures are decoded as the cache's latest ones were.
     """
     ids = cache.metadata("images", ["image_id"])["image_id"]
     wanted = set(ids.take(pa.array(sample_rows(len(ids), size))).to_pylist())
@@ -122,15 +121,17 @@ def verify_cache(
     min_cosine: float,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Hashes of all files, then, with towers, a sample embedded again. Raise InputError if something is not as it was.
+    """Check the hashes of all files and, if towers are given, embed a sample again.
 
-    Raise IdentityMismatch if the cache's source gives another backbone by now.
+    Raise InputError if something has changed.
+
+    Raise IdentityMismatch if the cache's source now loads another backbone.
     """
     if damaged := damaged_files(cache, progress):
         more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
         raise InputError(
-            f"{cache.path} is damaged: {', '.join(damaged[:5])}{more} changed or gone; make the cache again,"
-            " or take the files from a copy"
+            f"{cache.path} is damaged: {', '.join(damaged[:5])}{more} changed or missing; make the cache again,"
+            " or copy these files from a backup"
         )
     result: dict[str, Any] = {"cache": str(cache.path), "files": len(cache.manifest["files"])}
     found = {"images": np.empty(0), "prompts": np.empty(0)}

@@ -1,4 +1,4 @@
-"""An iterator that runs ahead in a thread, by a bounded number of items."""
+"""Run an iterator in a thread, a limited number of items ahead."""
 
 import queue
 import threading
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 @contextmanager
 def ahead(items: Generator[T], depth: int) -> Iterator[Iterator[T]]:
-    """`items`, made in a thread that keeps up to `depth` of them ready; its exception is raised here.
+    """Run `items` in a thread that keeps up to `depth` of them ready. Its exception is raised here.
 
-    Leaving the block closes `items` when it comes to its next one, and waits for that.
+    Leaving the block closes `items` when its current item is done, and waits for that.
     """
     ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(depth)
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""How much memory this process may come to hold: beyond it is MemoryError here, instead of trouble for the machine."""
+"""Limit the memory of this process: too large a request raises MemoryError here and does not harm the machine."""
 
 import os
 import sys
@@ -6,21 +6,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
-CAN_BOUND = sys.platform.startswith("linux")  # elsewhere the system does not hold a process to RLIMIT_AS
+CAN_BOUND = sys.platform.startswith("linux")  # other systems do not enforce RLIMIT_AS
 
 _bounded = False
 
 
 def is_bounded() -> bool:
-    """Whether this runs within `bounded_memory`."""
+    """Whether this code runs inside `bounded_memory`."""
     return _bounded
 
 
 @contextmanager
 def bounded_memory(growth_bytes: int) -> Iterator[None]:
-    """Within the block the address space of this process, all its threads, grows by `growth_bytes` at most.
+    """Let the address space of this process, with all its threads, grow by at most `growth_bytes` in the block.
 
-    Does nothing where CAN_BOUND is false.
+    It does nothing if CAN_BOUND is false.
     """
     global _bounded
     if not CAN_BOUND:
@@ -43,5 +43,5 @@ def bounded_memory(growth_bytes: int) -> Iterator[None]:
 
 @cache
 def _statm(process: int) -> int:
-    """The file that says how large a process is, kept open: to open it takes twenty times as long as to read it."""
+    """Open the file with the size of a process. It stays open, as opening takes twenty times as long as reading."""
     return os.open(f"/proc/{process}/statm", os.O_RDONLY)

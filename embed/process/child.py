@@ -1,9 +1,9 @@
-"""Processes that this one starts: they leave signals of the terminal to it, and end with it.
+"""Child processes: they ignore signals from the terminal, which this process handles, and they end with it.
 
-They are plain Python processes. Those of `multiprocessing` would run the user's script again, which does harm where it
-has no `if __name__ == "__main__"`, and would hand every environment variable on.
+They are plain Python processes. Those of `multiprocessing` would run the user's script again, which does harm if it has
+no `if __name__ == "__main__"`, and would inherit every environment variable.
 
-`call_apart` is for what is done once: its memory, torch's most of all, ends with the process.
+`call_apart` runs a function once in a child process, so that its memory, mostly torch's, is freed when it ends.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from embed.spec import InputError
 Answer = TypeVar("Answer")
 Arguments = TypeVarTuple("Arguments")
 
-EXIT_S = 10.0  # for a process that has closed its pipe to be gone
+EXIT_S = 10.0  # how long a process may take to end after it has closed its pipe
 
 
-# What Python and its libraries need of this process's variables: where things are and how file names are encoded.
+# Those environment variables that Python and its libraries need: where things are, and the encoding of file names.
 HARMLESS = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONUTF8", "TMPDIR")
 
 _START = (
@@ -41,18 +41,19 @@ _START = (
 
 
 def bare_environment() -> dict[str, str]:
-    """The environment of a process that may fall into strangers' hands: nothing that could be a secret.
+    """Return the environment for a process that an attacker may take over: it contains nothing secret.
 
-    Nor does it need threads for numpy's algebra, one a core in each process.
+    It also turns off numpy's threads, which would be one a core in every process and are not needed.
     """
     return {name: os.environ[name] for name in HARMLESS if name in os.environ} | {"OPENBLAS_NUM_THREADS": "1"}
 
 
 class Child:
-    """A process that runs `work(its end of a pipe, *arguments)`, and this side's end, `connection`.
+    """A process that runs `work(its end of a pipe, *arguments)`. `connection` is this side's end of the pipe.
 
-    Work, a function of a module, and arguments are pickled. The process has the `environment`, this one's by default,
-    and the open files `descriptors` under the same numbers. It is confined to `reach` once it has read its work.
+    `work`, which must be a function of a module, and the arguments are pickled. The process has the `environment` (by
+    default this one's) and the open files `descriptors` under the same numbers. It is confined to `reach` as soon as it
+    has read what to do.
     """
 
     def __init__(
@@ -69,11 +70,11 @@ class Child:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, env=environment, pass_fds=[theirs.fileno(), *descriptors]
             )
-        with contextlib.suppress(OSError):  # it has ended already, which whoever reads its answers will see
+        with contextlib.suppress(OSError):  # it has ended already, and reading from it will show that
             self.connection.send((reach, work, arguments))
 
     def exit_code(self) -> int | None:
-        """The exit code of a process whose pipe has closed; None where it lives on."""
+        """Return the exit code of a process whose pipe has closed, or None if it still runs."""
         try:
             return self.process.wait(EXIT_S)
         except subprocess.TimeoutExpired:
@@ -81,22 +82,22 @@ class Child:
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the process is stopped by a signal, as by a debugger; False where that cannot be known."""
+        """Whether the process is stopped by a signal, for example by a debugger; False if that cannot be known."""
         try:
             stat = Path(f"/proc/{self.process.pid}/stat").read_text()
         except OSError:
             return False
-        return stat.rpartition(")")[2].split()[0] in "Tt"  # behind the name, which may be anything
+        return stat.rpartition(")")[2].split()[0] in "Tt"  # after the name, which may contain anything
 
     def stop(self) -> None:
-        """End the process at once, before it could see that its pipe is closed and end by itself."""
+        """End the process at once, before it notices that its pipe is closed."""
         self.process.kill()
         self.connection.close()
         self.process.wait()
 
 
 class _Logged(NamedTuple):
-    """What the process logs, on its way to the loggers here."""
+    """A log record of the process, which is sent to the loggers of this one."""
 
     logger: str
     level: int
@@ -104,10 +105,9 @@ class _Logged(NamedTuple):
 
 
 def call_apart(function: Callable[[*Arguments], Answer], *arguments: *Arguments) -> Answer:
-    """Return what `function` returns in a process of its own, or raise what it raises there.
+    """Run `function` in a short-lived child process. Return what it returns, or raise what it raises.
 
-    Raise InputError if the process ends unasked. Function, arguments and answer are pickled; what is logged there is
-    logged here.
+    Raise InputError if the process dies. Function, arguments and answer are pickled. Logs of the child are logged here.
     """
     child = Child(_answer)
     try:
@@ -138,7 +138,7 @@ class _ToParent(logging.Handler):
 
 
 def _answer(connection: Connection) -> None:
-    """One call in, its log and then its answer or error out."""
+    """Run one call: read it from the pipe, send its logs, then its answer or error."""
     logging.getLogger().addHandler(_ToParent(connection))
     try:
         function, arguments = connection.recv()
@@ -149,27 +149,27 @@ def _answer(connection: Connection) -> None:
 
 
 def run(descriptor: int) -> None:
-    """What a new process does with its end of the pipe."""
-    for number in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to every process of its group
+    """Run in a new process: read from the pipe what to do, and do it."""
+    for number in (signal.SIGINT, signal.SIGHUP):  # the terminal sends these to every process of its group
         signal.signal(number, signal.SIG_IGN)
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
         reach, work, arguments = connection.recv()
-        confine(reach)  # before there is another thread, which it would not tie
+        confine(reach)  # before other threads start, because it would not bind those
         threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
         work(connection, *arguments)
 
 
 def _end_with_parent(descriptor: int) -> None:
-    """A parent that is killed does not say so, and what runs here may go on for minutes, or for ever."""
+    """End this process when its parent has gone. A killed parent cannot tell, and the work here may take minutes."""
     hung_up = select.poll()
-    hung_up.register(descriptor, 0)  # an end that is closed shows whatever is asked for
+    hung_up.register(descriptor, 0)  # a closed end is reported without being asked for
     hung_up.poll()
     os._exit(1)
 
 
 def silence_libraries() -> None:
-    """Leave this process's stderr to us: C libraries and Pillow write a line there for every damaged TIFF."""
+    """Hide what C libraries and Pillow write to stderr: a line for every damaged TIFF. Our own messages remain."""
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     sys.stderr = os.fdopen(os.dup(2), "w")
     with open(os.devnull, "w") as nothing:

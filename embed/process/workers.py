@@ -1,10 +1,9 @@
-"""Work in processes that may crash, hang or be killed: it costs one item, and neither this process nor another item.
+"""Run work in processes that may crash, hang or be killed. Only the item that causes it is lost.
 
-Decoders are C code fed with strangers' files. What such a file can do to its process must end there, so this is the
-one place that starts, feeds, watches and replaces these processes. They have little memory to grow into, no secret in
-their environment and no more in reach than their work needs; their answers are plain bytes of a bounded length, which
-nothing here unpickles. Knows no pictures.
-"""
+Decoders are C code that reads strangers' files. Whatever such a file does to its process must not go further, so this
+is the one place that starts, feeds, watches and replaces these processes. Their memory is limited, their environment
+holds no secret, and they can reach only what their work needs. Their answers are plain bytes of limited length and are
+never unpickled here. This module does not know pictures."""
 
 import mmap
 import os
@@ -28,29 +27,29 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Handle: TypeAlias = Callable[[Item, memoryview], bytes]
 Check: TypeAlias = Callable[[bytes], object]
-Answers: TypeAlias = Sequence[bytes | None]  # one an item; None for an item that no process survives
-Doing: TypeAlias = tuple[Child, int, int | str]  # a process, the number of its task, and the item that it is at
+Answers: TypeAlias = Sequence[bytes | None]  # one for each item; None if the item killed its process every time
+Doing: TypeAlias = tuple[Child, int, int | str]  # a process, the number of its task, and the item that it works on
 
-DEATHS = 2  # a process may die of its neighbours' memory: an item is blamed the second time
-START_S = 120.0  # for a process to start on a machine that is busy
-FAILED_STARTS = 4  # one after another, before something else than an item must be at fault
-LOOK_S = 1.0  # between two looks at how far a process is
+DEATHS = 2  # an item is blamed only for the second death, because other processes may have used up the memory
+START_S = 120.0  # how long a process may take to start on a busy machine
+FAILED_STARTS = 4  # after so many failures in a row, the fault cannot be an item's
+LOOK_S = 1.0  # how often the progress of processes is looked at
 POSITION_BYTES = 8
-ANSWER_BYTES = 1 << 20  # an answer is no longer, unless it is said to be
+ANSWER_BYTES = 1 << 20  # the longest answer, unless the caller gives another limit
 
 
 class NoProcess(RuntimeError):
-    """Processes end before they get as far as asking for work, one after another."""
+    """Raised when several processes in a row end before they ask for work."""
 
 
 class WorkerPool(Generic[Item]):
-    """Up to `count` processes that run `handle(item, memory)`, started when there is work for them, until `close`.
+    """Up to `count` processes that run `handle(item, memory)`. They start when there is work and run until `close`.
 
-    `handle`, a function of a module, and the items are pickled; `memory` is `memory_bytes` that this process sees too.
-    Each process has a thread here that hands it the items of one task and takes their answers. Where the process dies,
-    or is at one item for more than `stall_s`, `lost` is called and a new one does the task again, without an item that
-    has cost two processes. While it is at an item its address space grows by `growth_bytes` at most. Its `environment`
-    is `bare_environment()` unless given, and it is confined to `reach`.
+    `handle`, which must be a function of a module, and the items are pickled. `memory` has `memory_bytes` and is shared
+    with this process. A thread here gives each process the items of one task and reads its answers. If the process
+    dies, or works on one item for more than `stall_s`, `lost` is called, and a new process does the task again, without
+    any item that has killed two processes. While it works on an item, its address space may grow by `growth_bytes`.
+    Its `environment` is `bare_environment()` by default, and it is confined to `reach`.
     """
 
     def __init__(
@@ -73,12 +72,12 @@ class WorkerPool(Generic[Item]):
         self._workers = [_Worker(memory_bytes) for _ in range(count)]
         self._idle = self._workers.copy()
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="worker")
-        self._lock = threading.Lock()  # around starts and ends of processes
+        self._lock = threading.Lock()  # held while processes start or end
         self._closed = threading.Event()
-        self.started = 0  # processes so far
+        self.started = 0  # how many processes were started
 
     def start(self) -> None:
-        """Start all processes now, side by side, without waiting for them."""
+        """Start all processes at the same time, without waiting for them."""
         for worker in self._workers:
             self._ensure_process(worker)
 
@@ -89,20 +88,20 @@ class WorkerPool(Generic[Item]):
         answer_bytes: int = ANSWER_BYTES,
         check: Check = bytes,
     ) -> "Future[Result]":
-        """`collect(answers, memory)` once there is an answer for each item, called in a thread of the pool.
+        """Return a future of `collect(answers, memory)`, which a thread of the pool calls with an answer for each item.
 
-        A process counts as one that died if it answers with more than `answer_bytes` an item, or with something for
-        which `check` raises ValueError. A future that is cancelled before its turn costs nothing. CancelledError here
-        or in the future where the pool is closed meanwhile, RuntimeError in it where processes do not even start.
+        If a process answers with more than `answer_bytes` an item, or with something for which `check` raises
+        ValueError, it is treated as one that died. Cancelling a future before its turn costs nothing. If the pool is
+        closed, CancelledError is raised here or in the future. If processes cannot start, the future raises NoProcess.
         """
         with self._lock:
             if self._closed.is_set():
                 raise CancelledError
-            # `lost` is called in the context of the caller, and may ask there for whom the work was.
+            # `lost` is called in the context of the caller, where it can find out whose work this was.
             return self._threads.submit(copy_context().run, self._do, items, collect, answer_bytes, check)
 
     def close(self) -> None:
-        """End the processes, whatever they are at, and wait for the threads."""
+        """End the processes, even while they work, and wait for the threads."""
         with self._lock:
             self._closed.set()
             for worker in self._workers:
@@ -117,7 +116,7 @@ class WorkerPool(Generic[Item]):
     def _do(
         self, items: Sequence[Item], collect: Callable[[Answers, memoryview], Result], answer_bytes: int, check: Check
     ) -> Result:
-        worker = self._idle.pop()  # as many workers as threads: there is one
+        worker = self._idle.pop()  # never empty, because there are as many workers as threads
         try:
             return collect(self._answers(worker, items, answer_bytes, check), worker.memory.of_tasks)
         finally:
@@ -125,7 +124,7 @@ class WorkerPool(Generic[Item]):
 
     def _answers(self, worker: "_Worker", items: Sequence[Item], answer_bytes: int, check: Check) -> Answers:
         deaths: Counter[int] = Counter()
-        unexplained = 0  # deaths one after another at no item
+        unexplained = 0  # how many processes in a row died without working on an item
         answers: list[bytes | None] = [None] * len(items)
         while left := [(i, item) for i, item in enumerate(items) if deaths[i] < DEATHS]:
             child = self._ensure_process(worker)
@@ -134,7 +133,7 @@ class WorkerPool(Generic[Item]):
                 for (i, _), answer in zip(left, found, strict=True):
                     answers[i] = answer
                 break
-            at = worker.memory.position[0]  # as the process says, and it may be in a stranger's hands
+            at = worker.memory.position[0]  # the process writes this, so it cannot be trusted
             deaths[at] += 1
             unexplained = 0 if at in dict(left) else unexplained + 1
             code = child.exit_code() if unexplained == FAILED_STARTS and not worker.began else None
@@ -144,7 +143,7 @@ class WorkerPool(Generic[Item]):
             if unexplained == FAILED_STARTS:
                 if not worker.began:
                     raise NoProcess(f"worker processes do not start; the exit code of the last one is {code}")
-                deaths[left[0][0]], unexplained = DEATHS, 0  # some item must be to blame, and the next may fare better
+                deaths[left[0][0]], unexplained = DEATHS, 0  # blame one item, and perhaps the rest goes better
         return answers
 
     def _ensure_process(self, worker: "_Worker") -> Child:
@@ -164,7 +163,7 @@ class WorkerPool(Generic[Item]):
             return worker.child
 
     def _watch(self) -> None:
-        """Kill processes that are at one thing too long; whoever waits for one, even to send, sees that it ended."""
+        """Kill processes that take too long for one thing. Whoever waits for such a process then sees that it ended."""
         since: dict[Doing, float] = {}
         while not self._closed.wait(min(LOOK_S, self._stall_s / 8)):
             now, before, since = time.monotonic(), since, {}
@@ -175,20 +174,20 @@ class WorkerPool(Generic[Item]):
 
 
 class _Worker:
-    """One place in the pool: its memory, and the process that is there now."""
+    """One place in the pool: its memory, and its current process."""
 
     def __init__(self, memory_bytes: int) -> None:
         self.memory = _new_memory(memory_bytes)
         self.child: Child | None = None
-        self.began = False  # whether that process has got as far as asking for work
-        self.tasks = 0  # handed to processes so far
-        self.busy = False  # whether the last of these is under way
+        self.began = False  # whether that process has asked for work
+        self.tasks = 0  # how many tasks were given to processes
+        self.busy = False  # whether the last of these is running
 
     def answers(
         self, child: Child, items: Sequence[tuple[int, object]], answer_bytes: int, check: Check
     ) -> list[bytes] | None:
-        """An answer for each of the items, which are numbered; None where the process dies, is killed by the pool's
-        watch, or says nonsense."""
+        """Return an answer for each of the numbered items, or None if the process dies, is killed or gives a wrong
+        answer."""
         self.tasks, self.busy = self.tasks + 1, True
         try:
             if not self.began:
@@ -200,13 +199,13 @@ class _Worker:
             for answer in found:
                 check(answer)
             return found
-        except (EOFError, OSError, ValueError):  # it died, says more than it may, or nonsense
+        except (EOFError, OSError, ValueError):  # it died, or its answer is too long or wrong
             return None
         finally:
             self.busy = False
 
     def doing(self, stall_s: float) -> tuple[Doing, float] | None:
-        """What the process is at, and for how many seconds it may be; None where it has nothing to do."""
+        """Return what the process is doing, and how many seconds it may take. Return None if it has nothing to do."""
         child = self.child
         if child is None or not self.busy:
             return None
@@ -224,12 +223,12 @@ class _Worker:
 
 
 class _Memory:
-    """Memory that two processes see through the same file: where one of them is in its task, then the task's."""
+    """Memory that two processes share through a file: the position in the current task, then the task's own memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         view = memoryview(mmap.mmap(file.fileno(), 0))
-        self.position = view[:POSITION_BYTES].cast("q")  # number of the item that is being handled; -1 before the first
+        self.position = view[:POSITION_BYTES].cast("q")  # number of the item being handled; -1 before the first
         self.of_tasks = view[POSITION_BYTES:]
 
 
@@ -240,14 +239,14 @@ def _new_memory(size_bytes: int) -> _Memory:
 
 
 def _memory_file() -> BinaryIO:
-    """A nameless file, of memory where the system has that: /dev/shm is often small in containers."""
+    """Open a file without a name, in memory if the system can: /dev/shm is often small in containers."""
     if hasattr(os, "memfd_create"):
         return open(os.memfd_create("plaudit"), "r+b")
     return tempfile.TemporaryFile()
 
 
 def _serve(connection: Connection, file: int, handle: Handle[Item], growth_bytes: int) -> None:
-    """The process: items in, answers out, until the parent goes away."""
+    """Run in the process: read items and send answers until the parent goes away."""
     silence_libraries()
     memory = _Memory(os.fdopen(file, "r+b"))
     connection.send_bytes(b"")  # it has begun
@@ -261,16 +260,16 @@ def _serve(connection: Connection, file: int, handle: Handle[Item], growth_bytes
 
 
 def _joined(parts: Sequence[bytes]) -> bytes:
-    """One message: the length of each part, then the parts."""
+    """Return one message of the length of each part, followed by the parts."""
     return struct.pack(f"={len(parts)}q", *map(len, parts)) + b"".join(parts)
 
 
 def _parted(message: bytes, count: int) -> list[bytes]:
-    """The parts of a message of `_joined`; raise ValueError if it is none."""
+    """Return the parts of a message that `_joined` made. Raise ValueError for any other message."""
     if len(message) < 8 * count:
         raise ValueError("the message is too short")
     lengths = struct.unpack_from(f"={count}q", message)
     if min(lengths) < 0 or 8 * count + sum(lengths) != len(message):
-        raise ValueError("the message is not as long as it says")
+        raise ValueError("the message has another length than it states")
     ends = list(accumulate(lengths, initial=8 * count))
     return [message[start:end] for start, end in pairwise(ends)]

@@ -1,4 +1,4 @@
-"""Tables that are columns already: Parquet, files of Arrow, tables in memory. What is not asked for is not read."""
+"""Tables that are stored by column: Parquet, Arrow files, tables in memory. Only columns that are needed are read."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,13 +14,13 @@ from embed.wording import one_line
 
 @runtime_checkable
 class ArrowStream(Protocol):
-    """What gives its rows to other libraries: frames of pandas and polars, tables of pyarrow, relations of duckdb."""
+    """An object that gives its rows as Arrow: a pandas or polars DataFrame, a pyarrow table, a duckdb relation."""
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object: ...
 
 
 class HasArrowTable(Protocol):
-    """A dataset of the `datasets` library, whose own table holds its rows but for their order."""
+    """A dataset of the `datasets` library. Its table holds the rows, but not the order in which they were selected."""
 
     @property
     def data(self) -> Any: ...
@@ -38,7 +38,7 @@ class ParquetTable(Table):
     def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
         import pyarrow.parquet as pq
 
-        # With a buffer a column is read page by page; without one, a whole row group of pictures at once.
+        # With a buffer a column is read page by page; without one a whole row group, with all its pictures, at once.
         with pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False) as file:
             yield from file.iter_batches(rows, columns=list(types))
 
@@ -60,10 +60,10 @@ class ParquetTable(Table):
 
 
 class ArrowTable(Table):
-    """Batches of Arrow, which cost nothing to open again: a file mapped into memory, or what is there already."""
+    """Arrow batches that can be opened again at no cost: a memory-mapped file, or a table in memory."""
 
     def _batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Batches of these columns."""
+        """Yield batches of these columns."""
         raise NotImplementedError
 
     def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
@@ -77,7 +77,7 @@ class ArrowTable(Table):
 
 
 class ArrowFileTable(ArrowTable):
-    """A file of Arrow: Feather, or a shard as the `datasets` library saves it."""
+    """An Arrow file: Feather, or a shard that the `datasets` library saved."""
 
     def _open(self) -> tuple[pa.Schema, bool]:
         with pa.memory_map(self.path) as file:
@@ -93,8 +93,7 @@ class ArrowFileTable(ArrowTable):
 
 
 class MemoryTable(ArrowTable):
-    """A table of pandas, polars or pyarrow, or whatever else gives its rows as a stream of Arrow; or a dataset of the
-    `datasets` library."""
+    """A table of pandas, polars or pyarrow, another object with an Arrow stream, or a dataset of `datasets`."""
 
     def __init__(self, source: ArrowStream | HasArrowTable, aliases: Mapping[str, str]) -> None:
         self._source: Any = source
@@ -113,13 +112,13 @@ class MemoryTable(ArrowTable):
             except (TypeError, ValueError) as error:
                 raise InputError(f"{self.path} cannot be read: {one_line(error)}") from None
         elif hasattr(getattr(source, "data", None), "table"):
-            # Rows that were chosen or shuffled are indices beside the table, until they are flattened.
+            # Selected or shuffled rows are kept as indices beside the table, until they are flattened.
             chosen = getattr(source, "_indices", None) is not None
             self._table = (source.flatten_indices() if chosen else source).data.table
         else:
             raise InputError(
-                f"{self.path} is no table; wanted a path, a frame or table with __arrow_c_stream__, or one split of a"
-                " dataset"
+                f"{self.path} is not a table; wanted a path, a DataFrame or table with __arrow_c_stream__, or one split"
+                " of a dataset"
             )
         self.rows = len(self._table)
         return self._table.schema, self.rows > 0
@@ -141,7 +140,7 @@ def _batches_of(reader: Any) -> Iterator[pa.RecordBatch]:
 
 
 def _from_row(start: int, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """What is left of the batches after `start` rows."""
+    """Yield what remains of the batches after `start` rows."""
     for batch in batches:
         if start < len(batch):
             yield batch.slice(start)

@@ -1,6 +1,6 @@
-"""What the columns of a table mean: pictures by path, by URI or by bytes, prompts, and what is refused.
+"""The meaning of a table's columns: pictures by path, URI or bytes, and prompts. Wrong rows are refused.
 
-Everything is computed on Arrow columns, batch by batch.
+All computations use Arrow columns, batch by batch.
 """
 
 import hashlib
@@ -26,15 +26,15 @@ PROMPTS = pa.schema([("text", STRING)])
 
 @dataclass(frozen=True)
 class Reading:
-    """What is read of a table: columns, none where it has nothing of the kind, and what each batch of them holds."""
+    """What to read from a table: the columns (empty if it has none of the kind), and a function of each batch."""
 
     types: Types
-    batches: Callable[[pa.RecordBatch, int], Iterator[pa.RecordBatch]]  # of rows, and the number of the first
-    per_row: int | None = None  # how many rows these have for each of the table's, where that is always the same
+    batches: Callable[[pa.RecordBatch, int], Iterator[pa.RecordBatch]]  # takes rows, and the number of the first row
+    per_row: int | None = None  # how many rows these give for each row of the table, if that is constant
 
 
 def stream(table: Table, readings: Mapping[Side, Reading]) -> Iterator[tuple[Side, pa.RecordBatch]]:
-    """What some readings find, each batch with the name of its reading, in one pass over the table."""
+    """Yield the results of several readings, each with the name of its reading, in one pass over the table."""
     readings = {name: reading for name, reading in readings.items() if reading.types}
     types = {column: type for reading in readings.values() for column, type in reading.types.items()}
     start = 0
@@ -47,13 +47,13 @@ def stream(table: Table, readings: Mapping[Side, Reading]) -> Iterator[tuple[Sid
 
 @dataclass(frozen=True)
 class Picture:
-    """The columns that hold one picture of a row: its name, where to read it, its bytes."""
+    """The columns that describe one picture of a row: its name, where to read it, its bytes."""
 
     key: str | None = None
     uri: str | None = None
     data: str | None = None
     _: KW_ONLY
-    may_lack: bool = False  # a row may have none
+    may_lack: bool = False  # whether a row may have no such picture
 
     def types(self, table: Table) -> dict[str, pa.DataType]:
         types = {name: STRING for name in (self.key, self.uri) if name}
@@ -62,10 +62,10 @@ class Picture:
         return types
 
     def batch(self, rows: pa.RecordBatch) -> pa.RecordBatch:
-        """IMAGES rows. Without a name, bytes are named by their hash and anything else by its URI."""
+        """Return rows of IMAGES. Without a name, bytes are named by their hash and other pictures by their URI."""
         uri = rows[self.uri] if self.uri else pa.nulls(len(rows), STRING)
         data = rows[self.data] if self.data else pa.nulls(len(rows), pa.binary())
-        if data.type == PICTURE:  # bytes, or else a path
+        if data.type == PICTURE:  # it holds bytes, or a path
             uri = pc.coalesce(uri, pc.struct_field(data, "path"))
             data = pc.struct_field(data, "bytes")
         uri = pc.if_else(data.is_valid(), None, uri)
@@ -73,7 +73,7 @@ class Picture:
         return pa.RecordBatch.from_arrays([key, uri, data], schema=IMAGES)
 
     def keys(self, table: Table, rows: pa.Table) -> Column:
-        """The pictures' names; `rows` is the table as read with `key_types`."""
+        """Return the pictures' names. `rows` is the table read with `key_types`."""
         name = self.key or self.uri
         if name in rows.column_names:
             return rows[name]
@@ -85,7 +85,7 @@ class Picture:
 
 
 def absolute(uri: pa.Array, root: str) -> pa.Array:
-    """Paths and URIs, those that are relative starting in `root`."""
+    """Return paths and URIs; relative ones are joined to `root`."""
     if "://" in root:
         return pa.array([None if name is None else join(root, name) for name in uri.to_pylist()], STRING)
     return pc.if_else(pc.match_substring_regex(uri, WHOLE), uri, pc.binary_join_element_wise(root, uri, "/"))
@@ -97,9 +97,9 @@ def _content_hashes(data: pa.Array) -> pa.Array:
 
 
 def picture(table: Table, name: str) -> Picture:
-    """A column that holds paths, URIs, or bytes; beside names in `image`, `bytes` may hold the pictures themselves.
+    """Return the picture in a column of paths, URIs or bytes. Beside names in `image`, `bytes` may hold the pictures.
 
-    What tars name are samples, and no paths.
+    The names in a tar are those of samples and cannot be read as paths.
     """
     if holds_bytes(table.types[name]):
         return Picture(data=name)
@@ -128,7 +128,7 @@ def pictures(table: Table, sides: Sequence[Picture]) -> Reading:
 
 
 def source_picture(table: Table) -> Picture | None:
-    """The picture that a row's were made from, such as an edit's input; None where the table has no such column."""
+    """Return the picture that a row's pictures were made from, such as the input of an edit, or None without one."""
     names = ("image_source_uid", "image_source_url", "jpg_source")
     if any(name in table.types for name in names[1:]):
         return Picture(*(name if name in table.types else None for name in names), may_lack=True)
@@ -136,7 +136,7 @@ def source_picture(table: Table) -> Picture | None:
 
 
 def with_source(table: Table, reading: Reading) -> Reading:
-    """The pictures that a reading finds, then those that they were made from, where the table has such."""
+    """Extend a reading of pictures by the pictures that they were made from, if the table has such columns."""
     source = source_picture(table)
     if source is None:
         return reading
@@ -159,7 +159,7 @@ def listed_pictures(table: Table, name: str) -> Reading:
 
 
 def prompts(table: Table, name: str, required: bool) -> Reading:
-    """The texts of a column, each once a batch; nothing where the table has no such column."""
+    """Return a reading of a column's texts, each once in a batch. It reads nothing if the table lacks the column."""
 
     def batches(rows: pa.RecordBatch, start: int) -> Iterator[pa.RecordBatch]:
         if required:
@@ -170,7 +170,7 @@ def prompts(table: Table, name: str, required: bool) -> Reading:
 
 
 def refuse(table: Table, bad: Bools | Column, what: str, start: int = 0, ids: Column | None = None) -> None:
-    """InputError that says `what` is wrong with the rows where `bad`, if any; the first is the table's row `start`."""
+    """Raise InputError that says `what` is wrong in the rows where `bad` is set. `start` is the number of the first."""
     rows = np.flatnonzero(np.asarray(bad))
     if len(rows) == 0:
         return
@@ -186,16 +186,16 @@ def valid(column: Column) -> Bools:
 
 
 def empty(column: Column) -> Bools:
-    """(n,) whether a text is null or empty."""
+    """Return (n,) bool: whether a text is null or empty."""
     return np.asarray(pc.fill_null(pc.equal(column, ""), True))
 
 
 def lengths(column: Column) -> Ints:
-    """(n,) the length of each list, -1 for null."""
+    """Return (n,) lengths of the lists, with -1 for null."""
     return np.asarray(pc.fill_null(pc.list_value_length(column), -1))
 
 
 def any_in_list(bad: Bools, lengths: Ints) -> Bools:
-    """(n,) whether a list, of n joined end to end, has an entry that is bad."""
+    """Return (n,) bool: whether a list has a bad entry. `bad` holds the entries of all n lists one after another."""
     parents = np.repeat(np.arange(len(lengths)), np.maximum(lengths, 0))
     return np.bincount(parents, weights=bad, minlength=len(lengths)) > 0

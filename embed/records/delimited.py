@@ -1,4 +1,4 @@
-"""CSV as spreadsheets, pandas and others write it: of any encoding that says so, and separated by what its rows say."""
+"""Read CSV as spreadsheets, pandas and others write it. Encoding and separator are detected."""
 
 import csv as csv_module
 import io
@@ -14,15 +14,15 @@ import pyarrow.compute as pc
 from embed.records.tables import Table, Types
 from embed.spec import InputError
 
-BLOCK_BYTES = 2 << 20  # must hold a whole row
+BLOCK_BYTES = 2 << 20  # a row must fit into a block
 SNIFF_BYTES = 1 << 16
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 class CsvTable(Table):
-    """Values separated by commas, semicolons, tabs or bars, or by what a first line such as `sep=;` says.
+    """Values separated by commas, semicolons, tabs or bars, or as a first line such as `sep=;` says.
 
-    An empty cell is null; `""` is an empty text. Spaces around the names of columns are no part of them.
+    An empty cell is null; `""` is an empty text. Spaces around column names are removed.
     """
 
     def _options(self, types: Types, only: bool) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class CsvTable(Table):
             ),
             "parse_options": csv.ParseOptions(delimiter=self._dialect.separator, newlines_in_values=True),
             "convert_options": csv.ConvertOptions(
-                # What is asked for becomes what it is asked to be where every table's columns do (`plain.convert`).
+                # All columns are text here; `plain.convert` gives them their types, as in every kind of table.
                 column_types=dict.fromkeys(names, pa.string()),
                 include_columns=names if only else [],
                 null_values=[""],
@@ -66,9 +66,9 @@ class CsvTable(Table):
         table = csv.read_csv(self._file(), **self._options(types, only=False))
         table = table.rename_columns([name.strip() for name in table.column_names])
         for field in table.schema:
-            if pa.types.is_binary(field.type):  # how Arrow reads what is no UTF-8
+            if pa.types.is_binary(field.type):  # Arrow reads text as binary if it is not UTF-8
                 raise InputError(f"{self.path}: column {field.name!r} is not in UTF-8; save the file as UTF-8")
-        # Integers beyond 64 bits are read as floats, of which some are equal that were not.
+        # Integers beyond 64 bits are read as floats, and different ones may become equal; read them as text.
         rounded = [name for name in table.column_names if _exceeds_64_bits(table[name])]
         return self._read({**types, **dict.fromkeys(rounded, pa.string())}) if rounded else table
 
@@ -84,13 +84,13 @@ def _exceeds_64_bits(column: pa.ChunkedArray) -> bool:
 @dataclass(frozen=True)
 class _Dialect:
     encoding: str
-    skipped: int  # lines before the names of columns
+    skipped: int  # how many lines precede the column names
     separator: str
-    names: dict[str, str]  # of columns: as we call them, and as they stand in the file
+    names: dict[str, str]  # from our name of a column to its name in the file
 
 
 def encoding_of(start: bytes) -> str:
-    """The encoding of text that begins with these bytes: UTF-16 by its mark or its zeros, or else UTF-8."""
+    """Return the encoding of text that begins with these bytes: UTF-16 if its mark or zeros show it, else UTF-8."""
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16"
     if start[1:2] == b"\0" or start[:1] == b"\0":
@@ -110,7 +110,10 @@ def _dialect(path: str) -> _Dialect:
 
 
 def _separator(path: str, text: str, cut: bool) -> str:
-    """What separates the names of columns, and each row into as many values; raise InputError if two things do."""
+    """Return the separator that splits the header and all rows into equally many values.
+
+    Raise InputError if there are several.
+    """
     usual = "\t" if ".tsv" in Path(path).suffixes else ","
     fitting, present = [], []
     for separator in SEPARATORS:
@@ -123,5 +126,5 @@ def _separator(path: str, text: str, cut: bool) -> str:
         return (present or [usual])[0]
     if len(fitting) > 1:
         names = " or ".join(SEPARATORS[separator] for separator in fitting)
-        raise InputError(f"{path} may be separated by {names}; say which in a first line, such as sep={fitting[0]}")
+        raise InputError(f"{path} may be separated by {names}; add a first line that says which, as sep={fitting[0]}")
     return (fitting or ([usual] if usual in present else present))[0]

@@ -1,4 +1,4 @@
-"""Records: a table of any of the papers' formats as pictures, prompts and labels in Arrow.
+"""Records: read a table in the format of any of the papers as pictures, prompts and labels in Arrow.
 
     pictures  key (as the data names it), uri (absolute, or null), bytes (or null)
     prompts   text
@@ -6,11 +6,11 @@
               groups       image, prompt, group, rank (lower is better; 1 is the best)
               ratings      image, prompt, rating
               counts       image, prompt, count, exposures, group
-              each followed by `source` where a column says which picture a row's were made from (`source_path`,
-              or Pick-a-Pic's image_source_uid, image_source_url, jpg_source), null where a row has none, and by the
-              table's other columns of scalars
+              each followed by `source` if a column says which picture a row's pictures were made from (`source_path`,
+              or Pick-a-Pic's image_source_uid, image_source_url, jpg_source), null in rows without one, and by the
+              table's other scalar columns
 
-`labels` has a worked example of each format. Knows no picture's content and no vector.
+`labels` has an example of each format. This module does not look into pictures and does not know vectors.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -48,23 +48,23 @@ Batches = Iterator[pa.RecordBatch]
 
 @dataclass(frozen=True)
 class Format:
-    """`needs` lists columns; of each entry the table has at least one. A format without labels has no `kind`."""
+    """A format. A table must have one column of each entry of `needs`. `kind` is that of its labels, None without."""
 
     kind: Kind | None
     needs: tuple[tuple[str, ...], ...]
     pictures: Callable[[Table], Reading]
     labels: Callable[[Table], pa.Table] | None = None
-    prompt: str = "prompt"  # the column; no row may lack one where it is among the needs
+    prompt: str = "prompt"  # the column of prompts; if it is among the needs, every row must have one
 
     def all_pictures(self, table: Table) -> Reading:
-        """Those of `pictures`, and those that they were made from."""
+        """Return a reading of `pictures` and of the pictures that they were made from."""
         return with_source(table, self.pictures(table))
 
     def prompts(self, table: Table) -> Reading:
         return prompts(table, self.prompt, required=(self.prompt,) in self.needs)
 
     def missing(self, table: Table) -> list[str]:
-        """What the table lacks, one text a need."""
+        """Return what the table lacks, with one text for each need."""
         return [" or ".join(need) for need in self.needs if not table.types.keys() & set(need)]
 
 
@@ -79,7 +79,7 @@ def _hpd(kind: Kind, preference: str, read: Callable[[Table], pa.Table]) -> Form
 
 _PLAIN = Format(None, (("image",),), _sides("image"))
 
-# HPD has two shapes; a table has the first whose needs it meets.
+# HPD has two shapes; the first one whose needs a table meets is used.
 FORMATS: dict[RecordFormat, tuple[Format, ...]] = {
     "social-reward": (
         Format(
@@ -120,7 +120,7 @@ FORMATS: dict[RecordFormat, tuple[Format, ...]] = {
 
 @dataclass(frozen=True)
 class Records:
-    """A table that is open, and its format. Each method is one pass over the rows."""
+    """An open table and its format. Each method makes one pass over the rows."""
 
     table: Table
     format: RecordFormat
@@ -133,23 +133,23 @@ class Records:
 
     @property
     def has_sources(self) -> bool:
-        """Whether rows may say which picture theirs were made from; labels then have the column `source`."""
+        """Whether rows may say what their pictures were made from. Labels then have the column `source`."""
         return source_picture(self.table) is not None
 
     @property
     def kind(self) -> Kind | None:
-        """Of its labels; None where it has none."""
+        """The kind of the table's labels, or None if it has none."""
         return self.shape.kind
 
     def place(self, key: str) -> str | None:
-        """Where the picture that a label names lies (see embed.addresses)."""
+        """Return where the picture is that a label names (see embed.addresses)."""
         return place_of(key, join(self.images_root, key))
 
     def images(self) -> Batches:
-        """The pictures as batches of IMAGES, in the table's order; a picture may come more than once.
+        """Yield the pictures as batches of IMAGES, in the table's order. A picture may occur more than once.
 
-        A relative uri is joined to `images_root`. A picture has bytes, or else a uri; with neither it is missing from
-        a table that names it.
+        A relative uri is joined to `images_root`. A picture has either bytes or a uri; if it has neither, the table
+        names a picture that is missing.
         """
         for _, batch in stream(self.table, {"images": self.shape.all_pictures(self.table)}):
             yield pa.RecordBatch.from_arrays(
@@ -157,13 +157,16 @@ class Records:
             )
 
     def prompts(self) -> Batches:
-        """The prompts as batches of PROMPTS, each once a batch."""
+        """Yield the prompts as batches of PROMPTS, each once in a batch."""
         for _, batch in stream(self.table, {"prompts": self.shape.prompts(self.table)}):
             yield batch
 
     def counts(self) -> dict[Side, int | None]:
-        """How many rows `images` and `prompts` will give, from one pass for both; None where only reading the pictures
-        would tell. InputError for a row that they would refuse, where no pictures have to be read to see it."""
+        """Return how many rows `images` and `prompts` will give, from one pass for both.
+
+        A number is None if only reading the pictures would tell it. Raise InputError for a row that they would refuse,
+        if that can be seen without reading pictures.
+        """
         readings: dict[Side, Reading] = {
             "images": self.shape.all_pictures(self.table),
             "prompts": self.shape.prompts(self.table),
@@ -180,7 +183,7 @@ class Records:
         return known | counted
 
     def labels(self) -> pa.Table:
-        """The labels, with the columns of `labels.LABELS[kind]` first. Raise InputError for those nobody can mean."""
+        """Return the labels, beginning with the columns of `labels.LABELS[kind]`. Raise InputError for wrong rows."""
         self.table.complete()
         if self.shape.labels is None:
             raise InputError(f"{self.path} has no labels; it has the columns {', '.join(self.table.types)}")
@@ -193,11 +196,11 @@ def read_records(
     images_root: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
 ) -> Records:
-    """The records of a file, shards, a folder or a table in memory; the format is recognised by the columns.
+    """Open a file, shards, a folder or a table in memory. By default the format is recognised by its columns.
 
-    `columns` gives a table's column a further name, {ours: theirs}. `images_root`, a folder or a URI, is where
-    relative paths start: the table's own folder, or the folder of pictures itself, unless given. Raise InputError for
-    a table that is missing, unreadable, empty, of no format or of several.
+    `columns` gives columns of the table a second name, as {ours: theirs}. `images_root` is the folder or URI that
+    relative paths start from; by default it is the table's own folder, or the folder of pictures itself. Raise
+    InputError if the table is missing, unreadable or empty, or if no format or several formats fit.
     """
     table = open_table(source, columns or {})
     if not (table.types and table.has_rows):
@@ -223,8 +226,8 @@ def _recognise(table: Table) -> RecordFormat:
         if name not in ("folder", "webdataset")
     )
     raise InputError(
-        f"{table.path} has the columns {', '.join(table.types)}, which no format has; wanted one of {'; '.join(needs)}."
-        " Where yours have other names, say --columns image=YOURS,..."
+        f"{table.path} has the columns {', '.join(table.types)}, which fit no format; wanted one of {'; '.join(needs)}."
+        " If your columns have other names, say --columns image=YOURS,..."
     )
 
 

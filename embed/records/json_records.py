@@ -1,4 +1,4 @@
-"""JSON: an array of objects, or objects one after another, as JSON Lines has them."""
+"""Read JSON: an array of objects, or objects one after another, as in JSON Lines."""
 
 import io
 import json
@@ -15,13 +15,13 @@ from embed.records.tables import Types
 from embed.spec import InputError
 
 PIECE_CHARS = 1 << 20
-MAX_RECORD_CHARS = 64 << 20  # of one object; text that never closes must not fill the memory
+MAX_RECORD_CHARS = 64 << 20  # the longest object, because text that never closes must not fill the memory
 
 
 class JsonTable(SampleTable):
-    """Objects, decoded one by one as they are read, and whose keys may first appear in any of them.
+    """Objects that are decoded one by one while they are read. A key may first appear in any of them.
 
-    That takes a pass to open, whose types are of no use: columns are read with the types that are asked for.
+    So opening needs a pass over the file. It finds no types: columns are read with the types that are asked for.
     """
 
     def _open(self) -> tuple[pa.Schema, bool]:
@@ -34,7 +34,7 @@ class JsonTable(SampleTable):
         return pa.schema([(name, pa.null()) for name in names]), self.rows > 0
 
     def _read(self, types: Types) -> pa.Table:
-        """As in CSV, texts that all are times are times."""
+        """Read a table. As in CSV, a column of texts that all are times becomes one of times."""
         table = super()._read(types)
         for place, field in enumerate(table.schema):
             if field.type == pa.string() and field.name not in types:
@@ -52,14 +52,14 @@ class JsonTable(SampleTable):
                     raise InputError(f"{self.path}: record {number} is {str(record)[:40]!r}; wanted a JSON object")
                 if number == 0 and _is_by_column(record):
                     raise InputError(
-                        f"{self.path} is laid out by column, as DataFrame.to_json() does unless told otherwise; wanted"
-                        " a list of records: write it with orient='records'"
+                        f"{self.path} is written by column, which is the default of DataFrame.to_json(); wanted a list"
+                        " of records: write it with orient='records'"
                     )
                 yield record
 
 
 def json_records(file: TextIO) -> Iterator[Any]:
-    """The elements of the JSON array in `file`, or the values one after another, decoded as they are read."""
+    """Yield the elements of the JSON array in `file`, or its values one after another, decoded while it is read."""
     decode = json.JSONDecoder().raw_decode
     between = re.compile(r"[\s,]*").match
     text, position, number = file.read(PIECE_CHARS).lstrip(), 0, 0
@@ -79,7 +79,7 @@ def json_records(file: TextIO) -> Iterator[Any]:
             if not (more or is_array or text[position:]):
                 return
             if not more or len(text) - position > MAX_RECORD_CHARS:
-                what = f"record {number} (counted from 0) is no JSON: {error.msg}"
+                what = f"record {number} (counted from 0) is not JSON: {error.msg}"
                 raise json.JSONDecodeError(what, text[position:], error.pos - position) from None
             text, position = text[position:] + more, 0
             continue
@@ -94,7 +94,7 @@ def json_records(file: TextIO) -> Iterator[Any]:
 
 
 def _whole_lines(text: str) -> list[Any] | None:
-    """The values of JSON Lines up to the last line, in one go, which is faster; None where it is not JSON Lines."""
+    """Decode JSON Lines up to the last line at once, which is faster. Return None if the text is not JSON Lines."""
     lines = text[: text.rfind("\n") + 1].split("\n")
     try:
         values: list[Any] = json.loads(f"[{','.join(filter(str.strip, lines))}]")
@@ -104,7 +104,7 @@ def _whole_lines(text: str) -> list[Any] | None:
 
 
 def _is_by_column(record: dict[str, Any]) -> bool:
-    """Whether it holds a whole table: pandas writes columns of cells by index, or such a frame of columns and data."""
+    """Whether a record holds a whole table, as pandas writes one by column, by index or as columns and data."""
     nested = [value for value in record.values() if isinstance(value, dict)]
     split = {"columns", "data"} <= record.keys() or {"schema", "data"} <= record.keys()
     same_index = len(nested) == len(record) > 0 and all(value.keys() == nested[0].keys() for value in nested)

@@ -1,8 +1,8 @@
-"""The labels of the papers' data formats, as Arrow tables.
+"""Read the labels of the papers' data formats as Arrow tables.
 
-Each function turns a table into the columns that LABELS gives for its kind, followed by the table's other columns of
-scalars under their own names (`own_weight` where the labels have a `weight` of theirs). What nobody can mean is an
-InputError that names the first rows or their ids.
+Each function turns a table into the columns that LABELS lists for its kind, followed by the table's other scalar
+columns under their own names (`own_weight` if the labels have a `weight` too). Rows that make no sense raise InputError
+with the first row numbers or ids.
 """
 
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ LABELS: dict[Kind, dict[str, pa.DataType]] = {
 
 
 def social_reward(table: Table) -> pa.Table:
-    """Comparisons that the picture of `pos_path` wins.
+    """Return comparisons, won by the picture of `pos_path`.
 
     >>> _ = Path("pairs.csv").write_text("prompt,pos_path,neg_path,lang\\na cat,1.jpg,2.jpg,en\\n")
     >>> show(read_records("pairs.csv").labels())
@@ -63,11 +63,11 @@ def social_reward(table: Table) -> pa.Table:
 
 
 def pick_a_pic(table: Table) -> pa.Table:
-    """Comparisons with target 1, 0 or 0.5 (a tie: `has_label` false), of weight 1 / `num_example_per_prompt`.
+    """Return comparisons with target 1, 0 or 0.5 (a tie: `has_label` is false), weighted 1 / `num_example_per_prompt`.
 
-    Where `has_label` is null, the two labels tell, as they do in a table without that column. A picture is named by
-    its uid, or else by the hash of its bytes, or else by its URL. Where no row has a caption of any letters, pictures
-    were compared under no prompt.
+    If `has_label` is null or the column is missing, the two labels decide. A picture is named by its uid, or else by
+    the hash of its bytes, or else by its URL. If the caption of every row is empty, the pictures were compared without
+    a prompt.
 
     >>> pairs = {"caption": ["a cat", "a dog"], "jpg_0": [b"A", b"C"], "jpg_1": [b"B", b"D"]}
     >>> pairs |= {"image_0_uid": ["a", "c"], "image_1_uid": ["b", "d"], "label_0": [0.0, 0.5], "label_1": [1.0, 0.5]}
@@ -100,7 +100,7 @@ def pick_a_pic(table: Table) -> pa.Table:
 
 
 def imagereward(table: Table) -> pa.Table:
-    """Groups of k pictures of one prompt with their ranks; `group` is the number of the record in its file.
+    """Return groups of k pictures of one prompt with their ranks. `group` is the number of the record in its file.
 
     >>> record = {"id": "7", "prompt": "a cat", "generations": ["1.webp", "2.webp"], "ranking": [2, 1]}
     >>> _ = Path("train.json").write_text(json.dumps([record]))
@@ -113,7 +113,7 @@ def imagereward(table: Table) -> pa.Table:
 
 
 def hpd_ranks(table: Table) -> pa.Table:
-    """HPD v2's test shape: groups with ranks, the lowest the best.
+    """Return groups with ranks, the lowest being the best, from the test shape of HPD v2.
 
     >>> record = {"prompt": "a cat", "image_path": ["1.jpg", "2.jpg", "3.jpg"], "rank": [2, 1, 3]}
     >>> _ = Path("test.json").write_text(json.dumps([record]))
@@ -127,7 +127,7 @@ def hpd_ranks(table: Table) -> pa.Table:
 
 
 def hpd_preferences(table: Table) -> pa.Table:
-    """HPD v2's train shape: comparisons of two pictures whose preferences sum to 1.
+    """Return comparisons of two pictures whose preferences sum to 1, from the train shape of HPD v2.
 
     >>> record = {"prompt": "a cat", "file_path": ["1.jpg", "2.jpg"], "human_preference": [0, 1], "user_hash": "u"}
     >>> _ = Path("train.json").write_text(json.dumps([record]))
@@ -146,7 +146,7 @@ def hpd_preferences(table: Table) -> pa.Table:
 
 
 def ratings(table: Table) -> pa.Table:
-    """Ratings of pictures; a row whose rating is null has no label and is left out.
+    """Return ratings of pictures. A row whose rating is null has no label and is left out.
 
     >>> _ = Path("mos.csv").write_text("name,mos,prompt\\n1.jpg,3.5,a cat\\n2.jpg,,a dog\\n")
     >>> show(read_records("mos.csv", columns={"image": "name", "rating": "mos"}).labels())
@@ -165,8 +165,9 @@ def ratings(table: Table) -> pa.Table:
 
 
 def popularity(table: Table) -> pa.Table:
-    """Counts of applause, and where there are `exposures` how often each picture was shown; rows with one `group` are
-    compared with each other. A row whose count is null has no label and is left out.
+    """Return counts of applause and, if the table has `exposures`, how often each picture was shown.
+
+    Rows of the same `group` are compared with each other. A row whose count is null has no label and is left out.
 
     >>> _ = Path("likes.csv").write_text("image,count,exposures,group\\n1.jpg,3,90,cats\\n2.jpg,,80,cats\\n")
     >>> show(read_records("likes.csv").labels())
@@ -180,23 +181,24 @@ def popularity(table: Table) -> pa.Table:
     known, count = valid(rows["count"]), rows["count"].to_numpy()
     refuse(table, empty(images), "a picture without a name")
     refuse(table, known & ~((count >= 0) & np.isfinite(count)), "count is negative or not finite")
-    refuse(table, known & (count % 1 != 0), "count is no whole number")
+    refuse(table, known & (count % 1 != 0), "count is not a whole number")
     if "exposures" in rows.column_names and known.any() and valid(rows["exposures"])[known].any():
         exposures = rows["exposures"].to_numpy()
-        refuse(table, known & ~np.isfinite(exposures), "exposures are unknown, though other rows have them")
+        refuse(table, known & ~np.isfinite(exposures), "exposures are missing, but other rows have them")
         refuse(table, known & (exposures < count), "count is above exposures")
     labels = _labels("counts", _columns(rows) | {"image": images} | _source(table, rows), others)
     return labels.filter(labels["count"].is_valid())
 
 
 def _source_types(table: Table) -> dict[str, pa.DataType]:
-    """What is read of the pictures that rows' pictures were made from, where there are such columns."""
+    """Return the columns to read for the pictures that a row's pictures were made from, if there are any."""
     side = source_picture(table)
     return side.key_types() if side else {}
 
 
 def _source(table: Table, rows: pa.Table) -> dict[str, Column]:
-    """The names of those pictures, null where a row has none, as the column `source`; nothing without such columns."""
+    """Return the names of those pictures as the column `source`, null in rows without one, or {} if there are no such
+    columns."""
     side = source_picture(table)
     if side is None:
         return {}
@@ -222,7 +224,7 @@ def _comparisons(
 
 
 def _target(table: Table, first: Column, second: Column, decided: Bools) -> Floats:
-    """(n,) the share of the first picture, of two shares that sum to 1 where `decided`."""
+    """Return (n,) shares of the first picture. Raise InputError if two shares do not sum to 1 where `decided`."""
     a: Floats = first.to_numpy()
     b: Floats = second.to_numpy()
     fine = (a >= 0) & (b >= 0) & (np.abs(a + b - 1) <= 1e-3)
@@ -239,13 +241,13 @@ def _groups(table: Table, paths: str, ranks: str) -> pa.Table:
     refuse(table, many != lengths(rows[ranks]), f"{paths} and {ranks} differ in length", ids=ids)
     refuse(table, rows["prompt"].is_null(), "no prompt", ids=ids)
     pieces = []
-    # Piece by piece, because prompts repeat and one array of strings cannot hold more than 2 GB.
+    # In pieces, because prompts repeat and one array of strings cannot hold more than 2 GB.
     for start in range(0, len(rows), BATCH_ROWS):
         piece, here = rows.slice(start, BATCH_ROWS), many[start : start + BATCH_ROWS]
         named = None if ids is None else ids.slice(start, BATCH_ROWS)
         image, rank = pc.list_flatten(piece[paths]), pc.list_flatten(piece[ranks])
         refuse(table, any_in_list(empty(image), here), "a picture without a name", start, named)
-        refuse(table, any_in_list(~np.isfinite(rank.to_numpy()), here), "a rank that is no number", start, named)
+        refuse(table, any_in_list(~np.isfinite(rank.to_numpy()), here), "a rank that is not a number", start, named)
         parents = np.repeat(np.arange(len(piece)), here)
         prompt, group = piece["prompt"].take(parents), pa.array(start + parents)
         values = {"image": image, "prompt": prompt, "group": group, "rank": rank}
@@ -255,7 +257,7 @@ def _groups(table: Table, paths: str, ranks: str) -> pa.Table:
 
 
 def _labels(kind: Kind, values: dict[str, Column], others: pa.Table) -> pa.Table:
-    """The columns of LABELS, null where `values` has none, then `source` if it is there, then `others`."""
+    """Return the columns of LABELS (null if not in `values`), then `source` if it is there, then `others`."""
     rows = len(next(iter(values.values())))
     columns = {
         name: values[name].cast(type) if name in values else pa.nulls(rows, type) for name, type in LABELS[kind].items()
@@ -277,5 +279,5 @@ def _present(table: Table, types: dict[str, pa.DataType]) -> dict[str, pa.DataTy
 
 
 def hpd_paths(table: Table) -> str:
-    """The column of the pictures' paths, which the two shapes call differently."""
+    """Return the column of the pictures' paths, which has another name in each of the two shapes."""
     return "image_path" if "image_path" in table.types else "file_path"

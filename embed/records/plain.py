@@ -1,13 +1,13 @@
-"""One plain type for every Arrow type that a writer of tables may choose, and one conversion to what is asked for.
+"""Convert every Arrow type that a table may have to one plain type, and columns to the type that is wanted.
 
     text of any layout, UUIDs             string
     binary of any layout and length       binary
-    an image as `datasets` stores it      PICTURE: {bytes, path}, each null where it is not there
+    an image as `datasets` stores it      PICTURE: {bytes, path}, each of which may be null
     lists of any layout                   list of the plain type
     decimals                              int64 without decimals, else double; half floats are float
-    dictionaries, runs, extensions        the plain type of what they stand for
+    dictionaries, runs, extensions        the plain type of their values
 
-Whatever else there is stays as it is. Beyond this file nobody knows another type than these.
+All other types stay as they are. The rest of the program meets no other types than these.
 """
 
 from typing import TypeAlias
@@ -31,7 +31,7 @@ WANTED = {
 
 
 def plain_type(type: pa.DataType) -> pa.DataType:
-    """The plain type that a column of this type is read as."""
+    """Return the plain type that a column of this type is read as."""
     is_ = pa.types
     if isinstance(type, pa.UuidType) or is_.is_large_string(type) or is_.is_string_view(type):
         return pa.string()
@@ -51,7 +51,10 @@ def plain_type(type: pa.DataType) -> pa.DataType:
 
 
 def plain(column: Column) -> Column:
-    """A column in its plain type. Raise ArrowInvalid where a value does not fit, such as a decimal of 30 digits."""
+    """Convert a column to its plain type.
+
+    Raise ArrowInvalid if a value, such as a decimal of 30 digits, does not fit.
+    """
     type, wanted = column.type, plain_type(column.type)
     if type == wanted:
         return column
@@ -96,10 +99,10 @@ def is_light(type: pa.DataType) -> bool:
 
 
 def convert(column: Column, type: pa.DataType, name: str, start: int = 0) -> Column:
-    """A column as one of `type`; text is read as numbers, booleans where those are wanted, and blank text is null.
+    """Convert a column to `type`. Text is read as numbers or booleans if these are wanted, and blank text is null.
 
-    Raise InputError that begins with `name` for a type that cannot be read so, and for the first row, counted from
-    `start`, whose value cannot.
+    Raise InputError that begins with `name` if the type cannot be converted, or else for the first row, counted from
+    `start`, whose value cannot be.
     """
     try:
         return _cast(column, type)
@@ -109,7 +112,7 @@ def convert(column: Column, type: pa.DataType, name: str, start: int = 0) -> Col
     if len(column) == 0 or not _castable(column.slice(0, 0), type):
         raise InputError(f"{name} holds {column.type}; wanted {wanted}: cast it, or name another with --columns")
     first, rows = 0, len(column)
-    while rows > 1:  # the first bad row is among these
+    while rows > 1:  # these include the first bad row
         half = rows // 2
         bad = not _castable(column.slice(first, half), type)
         first, rows = (first, half) if bad else (first + half, rows - half)
@@ -132,12 +135,12 @@ def _castable(column: Column, type: pa.DataType) -> bool:
 def _cast(column: Column, type: pa.DataType) -> Column:
     number = pa.types.is_integer(column.type) or pa.types.is_decimal(column.type)
     if number and pa.types.is_floating(type):
-        return column.cast(type, safe=False)  # integers beyond 2^53 are rounded
+        return column.cast(type, safe=False)  # integers above 2^53 are rounded
     column = plain(column)
     if pa.types.is_string(column.type) and pa.types.is_primitive(type):
         column = pc.utf8_trim_whitespace(column)
         column = pc.if_else(pc.equal(column, ""), None, column)
-        if pa.types.is_boolean(type):  # pandas writes booleans beside missing ones as 1.0 and 0.0
+        if pa.types.is_boolean(type):  # pandas writes booleans as 1.0 and 0.0 if some are missing
             column = pc.replace_substring_regex(column, r"^([01])\.0$", r"\1")
     return column.cast(type)
 

@@ -1,6 +1,6 @@
-"""Sources that give one record after another as a Python dict, and one of them: folders of pictures.
+"""Sources that give one record after another as a Python dict, and one such source: a folder of pictures.
 
-They read as tables like any other. Only a batch of records is ever held as Python objects.
+They are read like any other table. Only one batch of records is held as Python objects at a time.
 """
 
 import itertools
@@ -16,15 +16,15 @@ from embed.spec import InputError
 
 BATCH_RECORDS = 8192
 
-# Beside pictures in a folder, and not pictures. Hidden files are left out too; whatever else is there counts as one.
+# Files in a folder of pictures that are not pictures. Hidden files are left out too; every other file counts as one.
 SIDE_FILES = (".csv", ".html", ".json", ".jsonl", ".md", ".npy", ".npz", ".parquet", ".tar", ".tsv", ".txt", ".zip")
 
-# What JSON calls the kinds of its values.
+# The words for JSON's kinds of values.
 KINDS = {str: "text", bool: "true or false", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
 class SampleTable(Table):
-    """A source of Python dicts, one a row."""
+    """A source of Python dicts, one for each row."""
 
     def _samples(self, types: Types) -> Iterator[dict[str, Any]]:
         raise NotImplementedError
@@ -44,7 +44,7 @@ class SampleTable(Table):
         return pa.concat_tables(tables, promote_options="permissive")
 
     def _whole_rows(self, types: Types, rows: int, start: int) -> Iterator[Rows]:
-        # All rows settle the other columns' types; the rows themselves, with their pictures, come one by one.
+        # The types of the other columns depend on all rows; the rows themselves, with pictures, are given one by one.
         others, row = self._read({}).schema, 0
         for samples in _batched(self._samples(types), rows):
             if row + len(samples) > start:
@@ -60,7 +60,7 @@ class SampleTable(Table):
             row += len(samples)
 
     def _to_table(self, samples: list[dict[str, Any]], types: Types, start: int) -> pa.Table:
-        """The columns of `types`, and every other one that holds no lists and objects."""
+        """Return the columns of `types`, and every other column without lists and objects."""
         columns = {}
         for name in dict.fromkeys([*types, *itertools.chain.from_iterable(samples)]):
             values = _values(samples, name)
@@ -69,9 +69,9 @@ class SampleTable(Table):
         return pa.table(columns)
 
     def _array(self, name: str, values: list[Any], start: int, type: pa.DataType | None) -> pa.Array:
-        """The values as this type or, where they are of another one, as their own."""
+        """Return the values as an array of this type, or of their own type if they do not fit it."""
         attempts: list[dict[str, Any]] = [{"type": type}, {"type": type, "from_pandas": True}, {}]
-        for options in attempts:  # from_pandas: NaN among texts is no text
+        for options in attempts:  # from_pandas makes NaN among texts a null
             try:
                 return pa.array(values, **options)
             except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
@@ -90,10 +90,10 @@ class SampleTable(Table):
 
 
 class FolderTable(SampleTable):
-    """Every file under a folder but hidden ones and side files, sorted by name, folder by folder.
+    """Every file under a folder except hidden ones and side files, sorted by name, folder by folder.
 
-    Links to folders are not followed. The prompt of `a.jpg` is the text of `a.txt` beside it, null where there is
-    none; bytes in it that are not UTF-8 read as U+FFFD. A file name that is not UTF-8 becomes its `file://` URI.
+    Links to folders are not followed. The prompt of `a.jpg` is the text of `a.txt` beside it, or null without one;
+    bytes of that text that are not UTF-8 become U+FFFD. A file name that is not UTF-8 becomes its `file://` URI.
     """
 
     plain_format = "folder"

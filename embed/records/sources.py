@@ -1,4 +1,4 @@
-"""What a name stands for: a file, a folder, a pattern of shards, or a dataset as Hugging Face's libraries leave it."""
+"""Open what a name stands for: a file, a folder, a pattern of shards, or a dataset that `datasets` saved."""
 
 import glob
 import json
@@ -36,7 +36,7 @@ SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.parquet")  # as Hugging Face names
 
 
 class ShardedTable(Table):
-    """Several tables of the same columns, one after another, as one."""
+    """Several tables with the same columns, read one after another as one table."""
 
     def __init__(self, path: str, root: str, aliases: Mapping[str, str], shards: Sequence[Table]) -> None:
         self._shards = [shard for shard in shards if shard.has_rows] or shards[:1]
@@ -79,9 +79,9 @@ class ShardedTable(Table):
 
 
 def open_table(source: TableSource, columns: Mapping[str, str]) -> Table:
-    """The reader for a file, a folder, shards that a pattern names, or a table in memory; `columns` is {ours: theirs}.
+    """Return the reader for a file, a folder, a pattern of shards or a table in memory. `columns` is {ours: theirs}.
 
-    Raise InputError for what is not there, and for what is no table by its name.
+    Raise InputError if there is no such file, or if its name is not that of a table.
     """
     if not isinstance(source, str | Path):
         return MemoryTable(source, columns)
@@ -104,28 +104,28 @@ def _joined(path: str, root: str, columns: Mapping[str, str], files: Sequence[st
 def _reader(file: str) -> type[Table]:
     suffix = os.path.splitext(re.sub(r"\.(gz|bz2|zst)$", "", file.lower()))[1]
     if suffix not in READERS:
-        raise InputError(f"cannot tell what {file} is by its name; wanted {', '.join(READERS)}, .tar or a folder")
+        raise InputError(f"{file} has an unknown file type; wanted {', '.join(READERS)}, .tar or a folder")
     return READERS[suffix]
 
 
 def _require_same(first: Table, other: Table) -> None:
-    """Raise InputError if two shards are not of one table. A key that a JSON file lacks is null."""
+    """Raise InputError if two shards do not belong to one table. A key that a JSON file lacks is null there."""
     differing = [] if isinstance(other, JsonTable) else sorted(first.types.keys() ^ other.types.keys())
     if differing:
         having, lacking = (first, other) if differing[0] in first.types else (other, first)
         raise InputError(
-            f"{lacking.path} lacks the column {differing[0]!r} of {having.path}: shards have the same ones"
+            f"{lacking.path} lacks the column {differing[0]!r} of {having.path}; all shards must have the same columns"
         )
     for name in first.types.keys() & other.types.keys():
         if holds_bytes(first.types[name]) != holds_bytes(other.types[name]):
             raise InputError(
-                f"column {name!r} holds {first.types[name]} in {first.path} and {other.types[name]} in {other.path}:"
-                " shards are alike"
+                f"column {name!r} holds {first.types[name]} in {first.path} and {other.types[name]} in {other.path};"
+                " all shards must have the same types"
             )
 
 
 def _named(pattern: str) -> list[str]:
-    """The file of this name, or the files that it means by `{000..009}`, `{a,b}`, `*`, `?` and `[...]`."""
+    """Return the file of this name, or the files that match `{000..009}`, `{a,b}`, `*`, `?` and `[...]` in it."""
     if os.path.exists(pattern):
         return [pattern]
     found: list[str] = []
@@ -133,7 +133,7 @@ def _named(pattern: str) -> list[str]:
         matching = sorted(filter(os.path.isfile, glob.glob(name, recursive=True)))
         found += matching if glob.has_magic(name) else [name]
     if not found:
-        raise InputError(f"{pattern} does not exist: no file has such a name")
+        raise InputError(f"{pattern} does not exist: no file name matches it")
     found = list(dict.fromkeys(found))
     if missing := [file for file in found if not os.path.isfile(file)]:
         raise InputError(f"{missing[0]} does not exist" + (f", nor do {len(missing) - 1} more" * (len(missing) > 1)))
@@ -141,7 +141,7 @@ def _named(pattern: str) -> list[str]:
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    """The names that a pattern with braces means, as a shell expands them."""
+    """Yield the names that a pattern with braces stands for, as in a shell."""
     found = re.search(r"\{([^{}]*)\}", pattern)
     if found is None:
         yield pattern
@@ -157,7 +157,7 @@ def _expanded(pattern: str) -> Iterator[str]:
 
 
 def _open_folder(path: str, columns: Mapping[str, str]) -> Table:
-    """A dataset that the `datasets` library saved, a folder of Parquet files, or else one of pictures."""
+    """Open a dataset that the `datasets` library saved, a folder of Parquet files, or a folder of pictures."""
     if os.path.isfile(os.path.join(path, "dataset_dict.json")):
         splits = json.loads(Path(path, "dataset_dict.json").read_text())["splits"]
         raise InputError(
@@ -176,7 +176,7 @@ def _open_folder(path: str, columns: Mapping[str, str]) -> Table:
 
 
 def _one_split(path: str, files: Sequence[str]) -> Sequence[str]:
-    """The Parquet files of a folder, which must be of one table and be all there."""
+    """Return the Parquet files of a folder. Raise InputError if they are of several tables, or if some are missing."""
     splits: dict[str, list[str]] = {}
     for file in files:
         shard, name = SHARD.fullmatch(file), os.path.basename(file)
@@ -188,14 +188,14 @@ def _one_split(path: str, files: Sequence[str]) -> Sequence[str]:
         raise InputError(f"{path} holds several tables; name one of {', '.join(patterns)}")
     for file in files:
         if (shard := SHARD.fullmatch(file)) and int(shard[3]) != len(files):
-            raise InputError(f"{path} has {len(files)} of {int(shard[3])} files such as {file}; where are the others?")
+            raise InputError(f"{path} has only {len(files)} of {int(shard[3])} files such as {file}; add the others")
     return files
 
 
 def pictures_root(table: Table, images_root: str | Path | None) -> str:
-    """The folder or URI where a table's pictures start: `images_root`, or else the table's own folder.
+    """Return the folder or URI that a table's picture paths start from: `images_root`, or else the table's folder.
 
-    Raise InputError if that is a folder that does not exist.
+    Raise InputError if `images_root` is a folder that does not exist.
     """
     if images_root is None:
         return table.root
@@ -203,5 +203,5 @@ def pictures_root(table: Table, images_root: str | Path | None) -> str:
     if "://" in root:
         return root
     if not os.path.isdir(root):
-        raise InputError(f"{root}, where the pictures should be, is no folder")
+        raise InputError(f"{root}, where the pictures should be, is not a folder; check --images-root")
     return os.path.abspath(root)

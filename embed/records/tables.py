@@ -1,9 +1,9 @@
-"""Rows as Arrow, from whatever holds them: what every source of rows offers.
+"""The base class of all sources of rows: they give their rows as Arrow.
 
-A source reads its own file and says what columns it has. Their types become plain here, once (`plain`), so that nobody
-downstream meets another. Every source offers the same readings: `stream`, a few typed columns in small batches; `read`,
-the typed columns with every other scalar column, whole; and `pieces`, both, so many rows at a time. Knows nothing of
-pictures and labels.
+A source reads its own file and says what columns it has. Their types become plain here, once (`plain`), so that the
+rest of the program meets no others. Every source offers the same readings: `stream`, some typed columns in small
+batches; `read`, the typed columns and all other scalar columns, completely; and `pieces`, the same in pieces of a given
+number of rows. This module does not know pictures and labels.
 """
 
 import json
@@ -17,7 +17,7 @@ from embed.records.plain import Column, convert, holds_bytes, is_light, is_scala
 from embed.spec import InputError
 from embed.wording import one_line
 
-# Rows in a batch. Pictures inside a table are up to megabytes each.
+# The number of rows in a batch. A picture inside a table may have megabytes.
 BATCH_ROWS = 65_536
 BATCH_ROWS_WITH_BYTES = 64
 
@@ -29,15 +29,15 @@ RecordFormat = Literal[
 
 
 class Table:
-    """A source of rows, opened once for what its columns are and whether there are rows; each reading is a pass.
+    """A source of rows. It is opened once to learn its columns and whether it has rows; each reading is one pass.
 
-    `aliases` gives columns a further name: {"rating": "mos_quality"} for {ours: theirs}. Relative paths of pictures
-    start in the folder `root`.
+    `aliases` gives columns a second name: {"rating": "mos_quality"} for {ours: theirs}. Relative paths of pictures
+    start from the folder `root`.
     """
 
-    # What a source without labels is called among the formats.
+    # The name of the format if the source has no labels.
     plain_format: RecordFormat = "images"
-    rows: int | None = None  # where that is known without reading them
+    rows: int | None = None  # the number of rows, if it is known without reading them
 
     def __init__(self, path: str, root: str, aliases: Mapping[str, str]) -> None:
         self.path = path
@@ -48,7 +48,7 @@ class Table:
         self._know(schema)
 
     def _know(self, schema: pa.Schema) -> None:
-        """Take note of the columns."""
+        """Store the names and types of the columns. Raise InputError if an alias names a column that is not there."""
         names = schema.names
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(f"{self.path} has more than one column called {repeated[0]!r}")
@@ -60,14 +60,14 @@ class Table:
 
     @property
     def files(self) -> list[str]:
-        """What it reads; nothing where that is no files of tables."""
+        """The files that it reads, empty if it does not read files of tables."""
         return [self.path]
 
     def complete(self) -> None:
-        """Find the columns that only later rows have, where opening has not looked at all rows."""
+        """Find columns that only later rows have, if opening has not looked at all rows."""
 
     def stream(self, types: Types) -> Iterator[pa.RecordBatch]:
-        """Batches of the columns named, as the types given."""
+        """Yield batches of the columns in `types`, converted to the types given there."""
         rows = BATCH_ROWS_WITH_BYTES if any(map(holds_bytes, types.values())) else BATCH_ROWS
         start, schema = 0, pa.schema(list(types.items()))
         with self._readable():
@@ -78,7 +78,7 @@ class Table:
                 start += batch.num_rows
 
     def read(self, types: Types) -> tuple[pa.Table, pa.Table]:
-        """The columns named, as the types given; and every other column of scalars, under its own name."""
+        """Return the columns in `types`, converted to these, and all other scalar columns under their own names."""
         with self._readable():
             table = self._read(self._own(types))
             wanted = pa.table(self._typed(table, types))
@@ -86,8 +86,11 @@ class Table:
             return wanted, pa.table(self._others(others, wanted, is_scalar))
 
     def pieces(self, types: Types, rows: int, start: int = 0) -> Iterator[tuple[pa.Table, pa.Table]]:
-        """The rows from `start` on, `rows` at a time and fewer in the end: the columns named, as the types given; and
-        every column of scalars or lists of them, under its own name."""
+        """Yield the rows from `start` on in pieces of `rows` rows; the last piece may be shorter.
+
+        Each piece is a table of the columns in `types`, converted to these, and one of all columns of scalars or lists
+        of scalars, under their own names.
+        """
         with self._readable():
             for piece in _regrouped(self._whole_rows(self._own(types), rows, start), rows):
                 wanted = pa.table(self._typed(piece, types, start))
@@ -101,7 +104,7 @@ class Table:
         return own
 
     def _with(self, types: Types, kept: Callable[[pa.DataType], bool]) -> list[str]:
-        """The names of these columns and of every other one that is to be kept."""
+        """Return the names of these columns and of every other one that is to be kept."""
         return [name for name, type in self._own_types.items() if name in types or kept(type)]
 
     def _typed(self, rows: Rows, types: Types, start: int = 0) -> dict[str, Column]:
@@ -112,7 +115,7 @@ class Table:
         return columns
 
     def _others(self, rows: Rows, wanted: pa.Table, kept: Callable[[pa.DataType], bool]) -> dict[str, Column]:
-        """The columns to be kept. Text that was read as something else under a further name is that here too."""
+        """Return the columns to keep. A text column that was read with another type under its alias has that type."""
         renamed = {theirs: ours for ours, theirs in self.aliases.items() if ours in wanted.column_names}
         columns = {}
         for name in rows.schema.names:
@@ -124,7 +127,8 @@ class Table:
                     columns[name] = plain(rows[name])
                 except pa.ArrowInvalid as error:
                     raise InputError(
-                        f"{self.path}: column {name!r} holds {rows[name].type} that is no {type} ({error}); cast it"
+                        f"{self.path}: column {name!r} holds {rows[name].type} that does not fit {type} ({error});"
+                        " cast it"
                     ) from None
         return columns
 
@@ -137,29 +141,29 @@ class Table:
         except OSError as error:
             if error.filename:
                 raise
-            raise InputError(f"{self.path} cannot be read: {one_line(error)}") from None  # Arrow's, of damaged data
+            raise InputError(f"{self.path} cannot be read: {one_line(error)}") from None  # Arrow found damaged data
 
-    # What a source has to know. `types` are of its own columns: what each is asked to be, which it need not be yet.
+    # These methods are the source's own. `types` are its own columns, and what they will be converted to.
 
     def _open(self) -> tuple[pa.Schema, bool]:
-        """The columns, and whether there are rows."""
+        """Return the columns, and whether there are rows."""
         raise NotImplementedError
 
     def _stream(self, types: Types, rows: int) -> Iterator[pa.RecordBatch]:
-        """These columns, in batches of about so many rows."""
+        """Yield these columns, in batches of about this many rows."""
         raise NotImplementedError
 
     def _read(self, types: Types) -> pa.Table:
-        """These columns and every other one of scalars."""
+        """Return these columns and all other scalar columns."""
         raise NotImplementedError
 
     def _whole_rows(self, types: Types, rows: int, start: int) -> Iterator[Rows]:
-        """What `_read` gives, from row `start` on, in batches of any size."""
+        """Yield the result of `_read` from row `start` on, in batches of any size."""
         yield self._read(types).slice(start)
 
 
 def _regrouped(batches: Iterable[Rows], rows: int) -> Iterator[pa.Table]:
-    """The same rows in tables of `rows`; the last one may have fewer."""
+    """Yield the same rows in tables of `rows` rows; the last one may have fewer."""
     held: list[pa.Table] = []
     free = rows
     for batch in batches:

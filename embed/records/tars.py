@@ -1,4 +1,4 @@
-"""Webdataset tars: the files of a sample stand side by side under one name, `0001.jpg`, `0001.txt`, `0001.json`."""
+"""Webdataset tars: the files of a sample are side by side under one name: `0001.jpg`, `0001.txt`, `0001.json`."""
 
 import itertools
 import json
@@ -18,21 +18,22 @@ from embed.wording import one_line
 
 logger = logging.getLogger(__name__)
 
-FIRST_SAMPLES = 100  # whose facts are the columns, until `complete`
+FIRST_SAMPLES = 100  # these decide the columns, until `complete` is called
 PICTURES = {"jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "img"}
-PICTURES |= {"avif", "heic", "heif", "jxl", "jp2", "ppm", "pgm", "pbm"}  # some are not decoded, and the ledger says so
+PICTURES |= {"avif", "heic", "heif", "jxl", "jp2", "ppm", "pgm", "pbm"}  # not all can be decoded; the ledger says so
 FIXED = {"image": pa.string(), "bytes": pa.binary(), "prompt": pa.string()}
 
-Place: TypeAlias = tuple[int, int]  # of a file in its tar: where it begins, and how long it is
-Files: TypeAlias = dict[str, Place]  # of a sample, by extension
+Place: TypeAlias = tuple[int, int]  # a file in its tar: its offset and its length, in bytes
+Files: TypeAlias = dict[str, Place]  # the files of a sample, by extension
 
 
 class TarTable(SampleTable):
-    """Samples of some shards, in their order.
+    """The samples of some shards, in order.
 
-    `image` is the sample's name, `bytes` its picture, `prompt` its `.txt`, or else the `prompt` or `caption` of its
-    `.json`, whose other scalars are further columns. A picture's extension is a column too, so that
-    {"bytes": "depth.png"} chooses among several. A shard that ends early is one picture more, which cannot be read.
+    `image` is the sample's name, `bytes` its picture, and `prompt` its `.txt`, or else the `prompt` or `caption` of its
+    `.json`. Other scalars of the `.json` become further columns. A picture's extension is a column too, so that
+    {"bytes": "depth.png"} can choose one of several. A shard that is cut short gives one more picture that cannot be
+    read.
     """
 
     plain_format = "webdataset"
@@ -70,7 +71,7 @@ class TarTable(SampleTable):
             self._warn(shard)
 
     def _warn(self, shard: "Shard") -> None:
-        """Say once what a shard has that is not read."""
+        """Log, once for each shard, which parts of it are not read."""
         if shard.path not in self._warned:
             self._warned.add(shard.path)
             if shard.ending:
@@ -83,8 +84,11 @@ class TarTable(SampleTable):
 
 
 class Shard:
-    """One tar, open for reading. Once its samples are read, `ending` says how it ended early, if it did, and `left_out`
-    names the files that are of no sample."""
+    """One tar, open for reading.
+
+    After its samples were read, `ending` says how it was cut short, or is None, and `left_out` names files that belong
+    to no sample.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -102,10 +106,10 @@ class Shard:
         self._tar.close()
 
     def samples(self) -> Iterator[tuple[str, Files]]:
-        """The name of each sample and its files: those side by side whose names are equal up to the first dot.
+        """Yield the name of each sample and its files: adjacent files with equal names up to the first dot.
 
-        Where none of them has a plain extension, such as `jpg` beside `depth.png`, the names have dots of their own,
-        and end at the last one.
+        If none of these has a plain extension, such as `jpg` beside `depth.png`, their names contain dots and end at
+        the last dot.
         """
         for key, members in itertools.groupby(self._members(), key=itemgetter(0)):
             files = [(extension, place) for _, extension, place in members]
@@ -120,7 +124,7 @@ class Shard:
                 yield name, self._files(name, some)
 
     def data(self, place: Place) -> bytes:
-        """The content of a file, or what is left of it where the tar ends early."""
+        """Return the content of a file, or what remains of it if the tar is cut short."""
         offset, size = place
         self._tar.fileobj.seek(offset)
         try:
@@ -129,7 +133,7 @@ class Shard:
             return b""
 
     def text(self, place: Place | None) -> str | None:
-        """The content of a file of text; None where there is none, or not all of it."""
+        """Return the content of a text file, or None if it is missing or cut short."""
         data = b"" if place is None else self.data(place)
         return data.decode("utf-8", "replace") if place is not None and len(data) == place[1] else None
 
@@ -140,7 +144,7 @@ class Shard:
         return found
 
     def _members(self) -> Iterator[tuple[str, str, Place]]:
-        """Of every file its name up to the first dot, what follows, and its place."""
+        """Yield for every file its name up to the first dot, the rest of the name, and its place."""
         for entry in self._entries():
             name = entry.name.rpartition("/")[2]
             extension = name.partition(".")[2]
@@ -152,31 +156,31 @@ class Shard:
     def _entries(self) -> Iterator[tarfile.TarInfo]:
         try:
             while entry := self._tar.next():
-                self._tar.members.clear()  # type: ignore[attr-defined]  # which would grow with every entry
+                self._tar.members.clear()  # type: ignore[attr-defined]  # it grows with every entry
                 yield entry
             self.ending = self._early_end()
         except (tarfile.TarError, EOFError) as error:
             self.ending = f"ends early ({error})"
 
     def _early_end(self) -> str | None:
-        """What stands where the blocks of zeros should be that end a tar."""
+        """Return what is wrong at the end of the tar, where blocks of zeros should be, or None."""
         place, file = self._tar.offset, self._tar.fileobj
         file.seek(place)
         block, rest = file.read(512), file.read(1 << 20)
         if len(block) < 512:
             return f"ends early (at byte {place}, {'inside a header' if block else 'without its end blocks'})"
         if block.strip(b"\0"):
-            return f"ends early (at byte {place} is no header)"
-        return f"is not read beyond its end at byte {place}, where another tar follows" if rest.strip(b"\0") else None
+            return f"ends early (at byte {place} is not a header)"
+        return f"is read only up to its end at byte {place}, but another tar follows" if rest.strip(b"\0") else None
 
 
 def _sample(shard: Shard, key: str, files: Files, types: Types) -> dict[str, Any]:
     try:
         facts = json.loads(shard.text(files.get("json")) or "{}")
     except ValueError as error:
-        raise InputError(f"{shard.path}: {key}.json is no JSON object ({error})") from None
+        raise InputError(f"{shard.path}: {key}.json is not a JSON object ({error})") from None
     if not isinstance(facts, dict):
-        raise InputError(f"{shard.path}: {key}.json is no JSON object")
+        raise InputError(f"{shard.path}: {key}.json is not a JSON object")
     pictures = [name for name in files if name.rpartition(".")[2] in PICTURES]
     sample: dict[str, Any] = dict.fromkeys(pictures) | facts | {"image": key}
     sample["prompt"] = (shard.text(files.get("txt")) or "").strip() or facts.get("prompt") or facts.get("caption")
@@ -188,11 +192,11 @@ def _sample(shard: Shard, key: str, files: Files, types: Types) -> dict[str, Any
 
 
 def _picture(shard: Shard, key: str, pictures: Sequence[str]) -> str | None:
-    """The extension of the sample's picture: a plain one before one with dots, such as `jpg` before `depth.png`."""
+    """Return the extension of the sample's picture. A plain one, such as `jpg`, is preferred to `depth.png`."""
     plain = [name for name in pictures if "." not in name] or pictures
     if len(plain) > 1:
         raise InputError(
-            f"{shard.path}: {key!r} has the pictures {', '.join(plain)}; say which, such as --columns bytes={plain[0]}"
+            f"{shard.path}: {key!r} has the pictures {', '.join(plain)}; choose one, such as --columns bytes={plain[0]}"
         )
     return plain[0] if plain else None
 

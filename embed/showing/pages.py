@@ -1,6 +1,6 @@
-"""Pages that a person opens as a file: templates in one style, with pictures, plots and style inside.
+"""HTML pages to open as files: templates in one style, with pictures, plots and style inside the page.
 
-A page loads nothing from elsewhere and runs no script. Whatever a template is given is escaped, except `Markup`.
+A page loads nothing from elsewhere and runs no script. All values given to a template are escaped, except `Markup`.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ HERE = Path(__file__).parent
 
 
 def page(template: Path, **values: object) -> str:
-    """The HTML of a template, which may extend `layout.html` and import `pieces.html` of this folder."""
+    """Return the HTML of a template. It may extend `layout.html` and import `pieces.html` of this folder."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     loader = FileSystemLoader([template.parent, HERE])

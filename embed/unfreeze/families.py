@@ -1,7 +1,8 @@
-"""How each family of towers is cut in two.
+"""How each family of towers is split.
 
-What can be cut: open_clip's own picture transformers and ModifiedResNets (at a stage), timm's EfficientNets and
-ConvNeXts (at a stage) and VisionTransformers, open_clip's text transformers, and BERT-like text towers of transformers.
+These towers can be split: open_clip's own picture transformers and ModifiedResNets (at a stage), timm's EfficientNets
+and ConvNeXts (at a stage) and VisionTransformers, open_clip's text transformers, and BERT-like text towers of
+transformers.
 """
 
 from abc import abstractmethod
@@ -29,12 +30,15 @@ SUPPORTED = (
 
 
 class CannotBeCut(InputError):
-    """A tower of a kind that nothing here cuts."""
+    """Raised for a tower of a kind that cannot be split."""
 
 
 def cut_pictures(visual: nn.Module, depth: int, preprocess: Preprocess) -> Cut:
-    """The picture tower cut `depth` blocks from its top. Raise CannotBeCut if it is of a kind that cannot be cut, and
-    InputError if its attention has options that `block_at` would leave out."""
+    """Split the picture tower `depth` blocks from its top.
+
+    Raise CannotBeCut if towers of its kind cannot be split, and InputError if its attention has options that `block_at`
+    would leave out.
+    """
     if isinstance(visual, VisionTransformer):
         require_known_attention(visual.transformer)
         return VisionTransformerCut(visual, depth, preprocess)
@@ -43,26 +47,29 @@ def cut_pictures(visual: nn.Module, depth: int, preprocess: Preprocess) -> Cut:
     trunk = getattr(visual, "trunk", None)
     if isinstance(visual, TimmModel) and _kind(trunk) in ("EfficientNet", "ConvNeXt", "VisionTransformer"):
         return TimmCut(visual, depth, preprocess)
-    raise CannotBeCut(f"the picture tower {_kind(trunk or visual)} cannot be cut; what can: {SUPPORTED}")
+    raise CannotBeCut(f"the picture tower {_kind(trunk or visual)} cannot be cut; these can: {SUPPORTED}")
 
 
 def cut_prompts(text: nn.Module, depth: int) -> Cut:
-    """The text tower cut `depth` blocks from its top. Raise CannotBeCut if it is of a kind that cannot be cut, and
-    InputError if its attention has options that `block_at` would leave out."""
+    """Split the text tower `depth` blocks from its top.
+
+    Raise CannotBeCut if towers of its kind cannot be split, and InputError if its attention has options that `block_at`
+    would leave out.
+    """
     if isinstance(text, TextTransformer):
         if text.cls_emb is not None or text.use_pad_mask:
-            raise CannotBeCut("a text tower with a class token or a mask of padding, as CoCa's, cannot be cut")
+            raise CannotBeCut("a text tower with a class token or a padding mask, as in CoCa, cannot be cut")
         if text.pool_type != "none":
             require_known_attention(text.transformer)
             return TextTransformerCut(text, depth)
     transformer = getattr(text, "transformer", None)
     if isinstance(text, HFTextEncoder) and hasattr(getattr(transformer, "encoder", None), "layer"):
         return HuggingFaceCut(text, depth)
-    raise CannotBeCut(f"the text tower {_kind(transformer or text)} cannot be cut; what can: {SUPPORTED}")
+    raise CannotBeCut(f"the text tower {_kind(transformer or text)} cannot be cut; these can: {SUPPORTED}")
 
 
 def block_counts(model: open_clip.CustomTextCLIP, preprocess: Preprocess) -> tuple[int, int]:
-    """How many blocks the picture tower and the text tower have; 0 of a tower of a kind that cannot be cut."""
+    """Return the number of blocks of the picture tower and of the text tower, 0 for a tower that cannot be split."""
 
     def count(cut: Callable[[], Cut]) -> int:
         try:
@@ -75,7 +82,7 @@ def block_counts(model: open_clip.CustomTextCLIP, preprocess: Preprocess) -> tup
 
 
 class PictureCut(Cut):
-    """A picture tower: takes uint8 (n, h, w, 3)."""
+    """A picture tower, which takes pixels uint8 (n, h, w, 3)."""
 
     def __init__(self, tower: nn.Module, depth: int, preprocess: Preprocess) -> None:
         super().__init__(tower, depth)
@@ -86,7 +93,7 @@ class PictureCut(Cut):
 
     @abstractmethod
     def _stem(self, x: Tensor) -> Tensor:
-        """The normalized pixels (n, 3, h, w) as the lowest block takes them."""
+        """Turn normalised pixels (n, 3, h, w) into the input of the lowest block."""
 
 
 class VisionTransformerCut(PictureCut):
@@ -123,7 +130,7 @@ class ModifiedResNetCut(PictureCut):
         return [self.tower.layer1, self.tower.layer2, self.tower.layer3, self.tower.layer4]
 
     def on_top(self) -> list[nn.Module | nn.Parameter]:
-        pool = self.tower.attnpool  # c_proj is the projection into the shared space
+        pool = self.tower.attnpool  # its c_proj is the projection into the shared space
         return [pool.positional_embedding, pool.q_proj, pool.k_proj, pool.v_proj]
 
     def projection(self) -> list[nn.Module | nn.Parameter]:
@@ -138,7 +145,7 @@ class ModifiedResNetCut(PictureCut):
 
 
 class TimmCut(PictureCut):
-    """A trunk of timm and open_clip's head on it."""
+    """A trunk of timm with open_clip's head."""
 
     def blocks(self) -> list[nn.Module]:
         trunk = self.tower.trunk
@@ -176,8 +183,10 @@ class TimmCut(PictureCut):
 
 
 class TextTransformerCut(Cut):
-    """open_clip's text transformer: takes int (n, c) tokens. Under a causal mask, tokens after the pooled one, which
-    is the end of the text, do not matter."""
+    """open_clip's text transformer, which takes tokens, int (n, c).
+
+    With a causal mask, tokens after the pooled one, which is the end of the text, do not matter.
+    """
 
     def blocks(self) -> list[nn.Module]:
         return list(self.tower.transformer.resblocks)
@@ -226,7 +235,7 @@ class TextTransformerCut(Cut):
 
 
 class HuggingFaceCut(Cut):
-    """A text tower of transformers with BERT's layout; padding after the text does not matter."""
+    """A text tower of transformers with BERT's layout. The padding after the text does not matter."""
 
     def blocks(self) -> list[nn.Module]:
         return list(self.tower.transformer.encoder.layer)
@@ -239,7 +248,7 @@ class HuggingFaceCut(Cut):
         kept: Tensor = inputs != self.tower.config.pad_token_id
         lengths = kept.sum(dim=1)
         if bool((kept != (torch.arange(inputs.shape[1], device=inputs.device) < lengths[:, None])).any()):
-            raise InputError("this text tower is given padding inside or before a prompt, and cannot be cut")
+            raise InputError("this text tower cannot be cut, because its prompts have padding inside or before them")
         return lengths
 
     def _enter(self, inputs: Tensor) -> Tensor:
@@ -268,9 +277,9 @@ class HuggingFaceCut(Cut):
 
 
 def block_at(block: ResidualAttentionBlock, x: Tensor, at: Tensor, mask: Tensor | None) -> Tensor:
-    """(n, w): row at[i] of what open_clip's residual attention block makes of x[i] (n, t, w).
+    """Return (n, w): row at[i] of the result of open_clip's residual attention block on x[i] (n, t, w).
 
-    `mask` (n, 1, 1, t) is True for the tokens that it may attend to.
+    `mask` (n, 1, 1, t) is True for the tokens to attend to.
     """
     n, tokens, width = x.shape
     attention = block.attn

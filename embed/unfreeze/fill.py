@@ -1,7 +1,7 @@
-"""`embed cache --boundary`: the activations at a mode's cut for every row of a cache, from the tables' pictures.
+"""`embed cache --boundary`: compute the activations at a mode's cut for the pictures and prompts of a cache.
 
-Works on caches old and new alike: it looks for the rows that lack activations, says how large they will be, decodes
-those pictures and runs the frozen part below the cut. Goes on where it was killed, by parts.
+It works for old and new caches. It finds the rows without activations, says how large these will be, decodes the
+pictures and runs the frozen part below the cut. If it is killed, running it again goes on after the last part.
 """
 
 import logging
@@ -36,24 +36,24 @@ from embed.wording import NOUN
 
 logger = logging.getLogger(__name__)
 
-CERTIFIED = 64  # inputs on which the error of what is stored is measured
+CERTIFIED = 64  # how many inputs the error of the stored type is measured on
 GB = 10**9
 
 
 class Added(TypedDict):
-    """What was done for one side, and what the storage does to the final vectors; None where nothing was measured."""
+    """What was done for one side. The certificate says how storing changes the vectors; None if it was not measured."""
 
     rows: int
-    missing: int  # rows of which no picture was found or could be read: these stand in the ledger
+    missing: int  # rows whose picture was not found or could not be read; the ledger lists these
     size_bytes: int
     boundary: str
     certificate: dict[str, Any] | None
 
 
 def extend_cache(config: BuildConfig, boundary: BoundaryConfig, progress: Progress = silent) -> dict[Side, Added]:
-    """Give the cache that `config` names the activations of a mode, from the tables it names; see `add_boundary`.
+    """Add the activations of a mode, from the tables of `config`, to its cache; see `add_boundary`.
 
-    The size is logged before any work is done.
+    The size is logged before the work begins. Raise InputError if it is too large.
     """
     device = resolve_device(config.wanted.device)
     boundary = replace(boundary, device=device, batch_size=config.batch_size or (32 if device == "cpu" else 256))
@@ -71,19 +71,21 @@ def extend_cache(config: BuildConfig, boundary: BoundaryConfig, progress: Progre
 
 @dataclass
 class Todo:
-    """One side of the work: a cut, and the rows of the cache that lack its activations."""
+    """The work for one side: a cut, and the rows of the cache that lack its activations."""
 
     side: Side
     cut: Cut
     dtype: StoredDtype
     rows: Ints
     size_bytes: int
-    tokens: Int32s | None = None  # (len(rows), c) int32, of prompts
+    tokens: Int32s | None = None  # (len(rows), c) int32 for prompts
 
 
 def plan_boundary(writer: CacheWriter, backbone: Backbone, config: BoundaryConfig) -> list[Todo]:
-    """What has to be done for a mode, with its exact size. Raise InputError if that is beyond `max_bytes` or the
-    disk."""
+    """Return what must be done for a mode, with its exact size.
+
+    Raise InputError if it is larger than `max_bytes` or than the free space on the disk.
+    """
     model, preprocess = backbone.model, backbone.identity.preprocess
     visual, text = config.mode.depths(*block_counts(model, preprocess))
     cache = writer.cache()
@@ -110,8 +112,8 @@ def plan_boundary(writer: CacheWriter, backbone: Backbone, config: BoundaryConfi
     size_bytes, free = sum(todo.size_bytes for todo in work), shutil.disk_usage(cache.path).free
     if size_bytes > config.max_bytes:
         raise InputError(
-            f"the boundary of {config.mode.name} would take {size_bytes / GB:.2f} GB, and --max-gb is"
-            f" {config.max_bytes / GB:g}: raise that, choose --boundary-dtype int8, or another mode"
+            f"the boundary of {config.mode.name} would take {size_bytes / GB:.2f} GB, but --max-gb is"
+            f" {config.max_bytes / GB:g}; raise it, or choose --boundary-dtype int8 or another mode"
         )
     if size_bytes > free:
         raise InputError(f"the boundary would take {size_bytes / GB:.2f} GB; {cache.path} has {free / GB:.2f} GB free")
@@ -126,7 +128,7 @@ def add_boundary(
     config: BoundaryConfig,
     progress: Progress = silent,
 ) -> dict[Side, Added]:
-    """Do the work of `plan_boundary`, and say for each side what was done."""
+    """Do the work that `plan_boundary` returned, and return for each side what was done."""
     done: dict[Side, Added] = {}
     for todo in work:
         parts = PartWriter(writer, todo.side, todo.cut.depth, todo.dtype)
@@ -153,7 +155,7 @@ def add_boundary(
 
 
 class _Below:
-    """Inputs through the frozen part and into the parts; measures on the first ones what the storage costs."""
+    """Runs inputs through the frozen part and stores the results. The first ones measure the error of storing."""
 
     def __init__(self, todo: Todo, parts: PartWriter, config: BoundaryConfig) -> None:
         self._cut = todo.cut.to(config.device).eval()
@@ -229,8 +231,10 @@ def _pictures(
 
 
 def _chunks(tables: Iterable[Records], wanted: dict[str, str]) -> Iterator[Chunk]:
-    """The pictures to decode: each content under the first of its names that the tables have. They are read no further
-    than that takes."""
+    """Yield the pictures to decode: each content once, under its first name in the tables.
+
+    Reading stops when all were found.
+    """
     left = set(wanted.values())
     chunk = Chunk([])
     for batch in (batch for records in tables if left for batch in records.images()):

@@ -1,7 +1,7 @@
-"""A cache's vectors after its backbone was tuned, from its boundary: no picture is read again.
+"""Compute a cache's vectors again after its backbone was tuned, from its boundary, without reading pictures.
 
-The new cache has the old one's rows, names and ledger, and the tuned backbone's identity. Towers that did not move
-keep their vectors. Killed and run again, it goes on by shards.
+The new cache has the rows, names and ledger of the old one, and the identity of the tuned backbone. Vectors of a tower
+that was not tuned are copied. If the job is killed, running it again goes on after the last shard.
 """
 
 from dataclasses import replace
@@ -28,9 +28,9 @@ BATCH = 256
 def refresh_cache(
     path: Path, tuned: Path, out: Path, device: str = "cpu", progress: Progress = silent
 ) -> dict[str, object]:
-    """Write to `out` the cache at `path` as the backbone tuned in the folder `tuned` would have made it.
+    """Write to `out` the cache that the backbone in the folder `tuned` would have made instead of that at `path`.
 
-    Raise InputError if that was not tuned from the cache's backbone, or the cache has no boundary that is deep enough.
+    Raise InputError if it was not tuned from the cache's backbone, or if the cache has no boundary that is deep enough.
     """
     require_out(out, "cache", overwrite=True)
     cache, manifest = Cache.open(path), read_tuned(tuned)

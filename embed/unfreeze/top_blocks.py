@@ -1,7 +1,7 @@
-"""Vectors of a cache's rows through the blocks above a cut, with gradients where those are wanted.
+"""Compute vectors of a cache's rows with the blocks above a cut, with gradients if these are needed.
 
-A tower that a mode leaves alone gives the cache's own vectors. One that it moves reads the cache's boundary, so that
-what lies below is never run; with `live`, stored pixels and tokens go through the whole tower.
+For a tower that a mode does not train, the vectors are those of the cache. For one that it trains, the cache's boundary
+is the input, so that the part below never runs; with `live`, stored pixels and tokens go through the whole tower.
 """
 
 from collections.abc import Mapping
@@ -29,16 +29,16 @@ TOWERS = {"images": "visual", "prompts": "text"}
 
 
 class Rows(Protocol):
-    """A row for each of a cache's pictures or prompts: embed.cache.boundary.Boundary, or what is in memory."""
+    """Has a row for each picture or prompt of a cache: embed.cache.boundary.Boundary, or data in memory."""
 
     def take(self, rows: Ints) -> tuple[Tensor, Tensor | None]:
-        """What stands in these rows (m, ...), and how many leading tokens of each matter."""
+        """Return the content of these rows (m, ...), and how many first tokens of each matter, or None."""
         ...
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """Rows of one tensor."""
+    """The rows of one tensor."""
 
     values: Tensor
     lengths: Tensor | None = None
@@ -50,24 +50,24 @@ class InMemory:
 
 @dataclass
 class Side:
-    """One side's unit vectors: rows, through the cut where there is one; `live` rows are the tower's own inputs."""
+    """The unit vectors of one side. Rows go through the cut if there is one; `live` rows are the tower's own inputs."""
 
     rows: Rows
     cut: Cut | None = None
     live: bool = False
-    pooled: Rows | None = None  # the cache's pooled vectors, of a tower that does not move
+    pooled: Rows | None = None  # the cache's pooled vectors, for a tower that is not trained
 
     @property
     def takes_pixels(self) -> bool:
-        """Whether pictures themselves go through here."""
+        """Whether the rows are pixels."""
         return self.rows.take(np.array([0]))[0].dtype == torch.uint8
 
     def vectors(
         self, rows: Ints, device: str, bf16: bool = False, augment: bool = False
     ) -> tuple[Tensor | None, Tensor]:
-        """(m, p) pooled vectors, None where there are none, and (m, d) in the shared space, float32.
+        """Return (m, p) pooled vectors, or None, and (m, d) vectors in the shared space, all float32.
 
-        `augment` changes pictures at random (see `augmented`), where the rows are pixels.
+        `augment` changes pictures at random (see `augmented`) if the rows are pixels.
         """
         values, lengths = self.rows.take(rows)
         if augment and values.dtype == torch.uint8:
@@ -84,11 +84,11 @@ class Side:
         return None if pooled is None else unit(pooled), unit(projected)
 
 
-SMALLEST_CROP = 0.8  # of a side; the labels are about the whole picture
+SMALLEST_CROP = 0.8  # the smallest share of a side that is kept, because labels describe the whole picture
 
 
 def augmented(pixels: Tensor) -> Tensor:
-    """uint8 (n, h, w, 3): half of the pictures mirrored, each cropped at random and resized to what it was."""
+    """Return uint8 (n, h, w, 3): half of the pictures mirrored, each cropped at random and resized to its old size."""
     n, scale = len(pixels), torch.empty(len(pixels), 1).uniform_(SMALLEST_CROP, 1)
     mirror = torch.where(torch.rand(n, 1) < 0.5, -1.0, 1.0)
     shift = torch.empty(n, 2).uniform_(-1, 1) * (1 - scale)
@@ -101,9 +101,11 @@ def augmented(pixels: Tensor) -> Tensor:
 
 
 def sides_of(cache: Cache, backbone: Backbone, mode: Mode, live: bool = False) -> dict[str, Side]:
-    """Where a mode's vectors come from: the cache's boundary, or with `live` its stored pixels through the whole tower.
+    """Return where the vectors of each side come from for a mode.
 
-    InputError naming the command that makes the boundary where the cache has none that is deep enough.
+    They come from the cache's vectors or boundary, or with `live` from its stored pixels and the whole tower.
+
+    Raise InputError, with the command that makes it, if the cache has no boundary that is deep enough.
     """
     preprocess = backbone.identity.preprocess
     depths = mode.depths(*block_counts(backbone.model, preprocess))
@@ -131,14 +133,14 @@ def sides_of(cache: Cache, backbone: Backbone, mode: Mode, live: bool = False) -
                 what = "pixels" if live else f"activations of its {side}"
                 raise InputError(
                     f"{cache.path} has no {what} to train {mode.name} from; add them:"
-                    f" python -m embed cache TABLE --out {cache.path} --boundary {wanted} (its --model as before)"
+                    f" plaudit embed cache TABLE --out {cache.path} --boundary {wanted} (with the same --model)"
                 )
             sides[side] = Side(boundary, cut_at(depth if live else boundary.depth), live=live and depth != WHOLE)
     return sides
 
 
 def release_frozen(model: open_clip.CustomTextCLIP, sides: Mapping[str, Side]) -> None:
-    """Free the weights that nothing will use: what lies below the cuts, and towers that do not move."""
+    """Free the weights that are not needed: those below the cuts, and towers that are not trained."""
     for name, side in sides.items():
         if side.cut is None:
             for parameter in getattr(model, TOWERS[name]).parameters():

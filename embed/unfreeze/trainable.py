@@ -9,7 +9,10 @@ from embed.unfreeze.families import HuggingFaceCut, TextTransformerCut, block_co
 
 
 def moved_names(mode: Mode, model: open_clip.CustomTextCLIP, preprocess: Preprocess) -> list[str]:
-    """The names in the whole model of the parameters that a mode moves. Raise InputError if there are none."""
+    """Return the names, in the whole model, of the parameters that a mode trains.
+
+    Raise InputError if there are none.
+    """
     if mode.name == "all":
         return [name for name, _ in model.named_parameters()]
     depths = mode.depths(*block_counts(model, preprocess))
@@ -25,13 +28,16 @@ def moved_names(mode: Mode, model: open_clip.CustomTextCLIP, preprocess: Preproc
                 found = _above_fix_rate(cut)
             names += [f"{side}.{name}" for name in found]
     if not names:
-        raise InputError(f"the mode {mode.name} moves nothing")
+        raise InputError(f"the mode {mode.name} trains nothing; choose another mode")
     return names
 
 
 def _above_fix_rate(cut: Cut) -> list[str]:
-    """ImageReward's habit: parameters are frozen in the tower's order up to the first one of the block at the rate,
-    that one included, and projections always."""
+    """Return the parameters that ImageReward trains at a rate.
+
+    In the order of the tower, all parameters up to the first one of the block at the rate, including that one, are
+    frozen, and so are projections.
+    """
     order = [name for name, _ in cut.tower.named_parameters()]
     first = names_of(cut.tower, [cut.blocks()[-cut.depth]])[0]
     fixed = {*order[: order.index(first) + 1], *names_of(cut.tower, cut.projection())}

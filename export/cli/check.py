@@ -28,20 +28,21 @@ def check(
     config: partial[ParityConfig],
     samples: Samples,
 ) -> dict[str, object]:
-    """Prove that a bundle still gives the scores that it gave at export.
+    """Check that a bundle still gives the scores that it gave at export.
 
-    First the bundle's reference is scored with this machine's onnxruntime. Then, if torch and the weights are here, the
-    bundle is compared with torch.
+    First, this machine's onnxruntime scores the bundle's reference. Then, if torch and the weights are installed here,
+    the bundle is compared with torch.
 
     Example:
         plaudit export check bundle --runtime-only
 
     Args:
         bundle: A folder made by `python -m export onnx`.
-        providers: What runs the graphs: cpu, cuda or another execution provider of onnxruntime. By default the best
-            one that is installed.
-        heads: The head that the bundle was made of, to be run in torch too. Of several, each in the bundle's order.
-        runtime_only: Do not compare with torch, even if it is here.
+        providers: The execution provider of onnxruntime to use: cpu, cuda or another. By default the best one that is
+            installed.
+        heads: The head that the bundle was made from, to run it in torch too. If there are several, give each, in the
+            bundle's order.
+        runtime_only: Do not compare with torch, even if it is installed.
     """
     from runtime.scoring.bundle import open_bundle
     from runtime.scoring.graphs import runnable
@@ -52,9 +53,9 @@ def check(
         precision: Scorer(opened, SessionConfig(providers=providers, precision=precision)).check_reference()
         for precision in runnable(opened.graphs, SessionConfig(providers=providers))
     }
-    print(f"{bundle}: every file is the one that was exported")
+    print(f"{bundle}: all files are unchanged since the export")
     if left_out := ", ".join(precision for precision in opened.graphs if precision not in reference):
-        print(f"{left_out} is not checked: it runs on CUDA alone, which is not here")
+        print(f"{left_out} is not checked: it runs only on CUDA, which this machine does not have")
     rows = [[precision, *(f"{value:.3g}" for value in row.values())] for precision, row in reference.items()]
     print(*table(["reference", *next(iter(reference.values()))], rows), sep="\n")
     result: dict[str, object] = {"bundle": str(bundle), "digest": opened.digest, "reference": reference, "torch": None}
@@ -64,7 +65,7 @@ def check(
         print(f"not compared with torch: {reason}")
         return result
     if opened.is_head_alone and not heads:
-        print("not compared with torch: the bundle holds a head alone; name the one that it was made of with --head")
+        print("not compared with torch: the bundle holds only a head; name the head that it was made from with --head")
         return result
     return result | {"torch": _compare_with_torch(opened, heads, samples.fill(config))}
 

@@ -9,7 +9,7 @@ from embed.cli.arguments import arguments_of
 from embed.options import literals_of
 
 SCRIPT = """\
-# Completion of plaudit's commands, options and their values for bash. Where nothing fits, files are completed.
+# Completes plaudit's commands, options and values in bash. If none of these fit, files are completed.
 _plaudit() {{
     local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" given words=""
     given="${{COMP_WORDS[1]}} ${{COMP_WORDS[2]}}"
@@ -59,7 +59,7 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> dict[str, object]:
 
 
 def script_for(packages: Mapping[str, Mapping[str, str]], own: Mapping[str, str]) -> str:
-    """The script for commands of packages and for own commands, each given by name as "module:function"."""
+    """Return the bash script for the packages' commands and plaudit's own, each a name and "module:function"."""
     commands = {f"{package} {name}": path for package, all in packages.items() for name, path in all.items()}
     second, values, options = [], [], []
     for package, names in packages.items():

@@ -1,4 +1,5 @@
-"""`python -m heads generate`, which scores by bundles too, as `heads` alone may not."""
+"""`python -m heads generate`. It is in this package because it also scores with bundles, which `heads` may not
+import."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -40,32 +41,32 @@ def generate(
     port: Annotated[int, Range(0, 65_535)] = 8100,
     limits: SourceLimits,
 ) -> dict[str, object]:
-    """Generate pictures of prompts, and choose the best of each by a head.
+    """Generate pictures of prompts, and choose the best ones with a head.
 
-    Pictures that are in the folder already are kept, so that a run that was stopped goes on. With --serve pictures are
-    generated for whoever asks over HTTP.
+    Pictures that are in the folder already are kept, so a run that was stopped can be continued. With --serve, pictures
+    are generated for requests over HTTP.
 
     Example:
         plaudit heads generate sd --prompts prompts.txt --best bundle --out made
 
     Args:
-        pipeline: A diffusers pipeline, a folder or a name on a hub.
+        pipeline: A diffusers pipeline: a folder, or a name on a hub.
         prompts: A file of prompts, one a line.
         templates: A file of templates, one a line, each with {prompt} in it. By default the prompt itself.
-        seeds: The seeds of the pictures of a prompt in a template, such as 0..15 or 1,5,9.
+        seeds: The seeds of the pictures for each prompt in a template, such as 0..15 or 1,5,9.
         out: The folder to write the pictures to.
-        best: Choose the best by a bundle of `python -m export onnx`, or by a head of `python -m heads train`.
+        best: Choose the best with a bundle of `python -m export onnx`, or with a head of `python -m heads train`.
         lora: A folder of `python -m heads tune` to generate with.
-        serve: Answer POST /generate instead, until SIGTERM. It asks for the bearer tokens in $PLAUDIT_TOKEN.
+        serve: Answer POST /generate instead, until SIGTERM. Requests need one of the bearer tokens in $PLAUDIT_TOKEN.
         host: The address for --serve to listen on.
-        port: The port for --serve to listen on, or 0 for any that is free.
+        port: The port for --serve to listen on, or 0 for any free port.
     """
     if serve:
         if prompts or out or best:
-            raise InputError("--serve takes no --prompts, --out or --best: it generates what it is asked for")
+            raise InputError("--serve takes no --prompts, --out or --best, because it generates what requests ask for")
         return _serve(pipeline, lora, making, device, host, port, limits)
     if prompts is None or out is None:
-        raise InputError("--prompts FILE and --out FOLDER are wanted, or --serve")
+        raise InputError("nothing to do; wanted --prompts FILE and --out FOLDER, or --serve")
     from runtime.scoring.best_of_n import read_templates
 
     lines = read_lines(prompts, "prompt")
@@ -74,7 +75,7 @@ def generate(
     from heads.generating import pictures
     from heads.generating.best import choose, rates, score_all
 
-    score = None if best is None else _scorer(best, device.device)  # before hours of work
+    score = None if best is None else _scorer(best, device.device)  # first, because generating may take hours
     pictures.begin(out, pipeline, None if lora is None else str(lora), lines, forms, making)
     candidates = pictures.plan(lines, forms, numbers)
     made = 0
@@ -109,13 +110,13 @@ def _templates(found: Sequence[Any]) -> list[str]:
         over = "" if one.over_first is None else told(one.over_first, ".3f")
         rows.append([one.template[:60], f"{one.best:.3f}", f"{one.wins:.3f}", over])
     header = ["template", "has the best", "wins", "over the first"]
-    return [*table(header, rows), "wins are of pairs of one prompt's pictures; 95 % intervals over prompts"]
+    return [*table(header, rows), "wins count pairs of pictures of one prompt; 95 % intervals are over prompts"]
 
 
 def _load(
     name: str, lora: Path | None, making: GenerateConfig, device: DeviceConfig
 ) -> "tuple[DiffusionPipeline, GenerateConfig]":
-    """The pipeline, and how it is told to make pictures."""
+    """Return the pipeline, and the options for making pictures with it."""
     from embed.devices import resolve_device
     from heads.tuning.loading import load_family
 
@@ -128,7 +129,7 @@ def _load(
 
 
 def _scorer(best: Path, device: str) -> "Score":
-    """What scores pictures under a prompt: a bundle by onnxruntime, a head by torch."""
+    """Return a function that scores pictures for a prompt: a bundle with onnxruntime, a head with torch."""
     if (best / "bundle.json").exists():
         from runtime.scoring.scorer import Scorer
 
@@ -163,7 +164,7 @@ def _serve(
 
     tokens = read_tokens(None, TOKEN_VARIABLE)
     require_token(host, tokens, no_token=False)
-    with closing(listen(host, port)) as socket:  # before anything is loaded
+    with closing(listen(host, port)) as socket:  # first, because loading takes long
         pipeline, settled = _load(name, lora, making, device)
 
         def pictures(texts: Sequence[str], seeds: Sequence[int]) -> "list[Image]":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from embed.cli.app import run
 
-ABOUT = "Write a head and its backbone as an ONNX bundle, and prove that it still gives the same scores."
+ABOUT = "Write a head and its backbone as an ONNX bundle, and check that a bundle still gives the same scores."
 COMMANDS = {
     "onnx": "export.cli.onnx:onnx",
     "check": "export.cli.check:check",
@@ -14,5 +14,5 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code."""
+    """Run one command and return its exit code."""
     return run("export", ABOUT, COMMANDS, argv)

@@ -32,8 +32,8 @@ def onnx(
 
     The bundle is compared with torch, and nothing is written if it is too far off.
 
-    Several heads of one backbone share its weights and one pass over each picture. What asks for nothing else gets the
-    first head's score.
+    Several heads of one backbone share its weights and one pass over each picture. A request that names no output gets
+    the score of the first head.
 
     Example:
         plaudit export onnx head --images pictures --precision fp32,int8 --out bundle
@@ -41,16 +41,16 @@ def onnx(
     Args:
         head: A folder made by `python -m heads train`, or several.
         out: The folder to write the bundle to.
-        names: The names by which the heads are asked for, with commas between them. By default their folders' names.
-        clip_similarity: Give the cosine of picture and prompt too, which is zero-shot CLIP's score, by the name
-            clip_similarity.
-        blends: A weighted sum of outputs as another output, such as "0.7*liked + 0.3*aesthetic". The scores are summed
-            as they are: see the column `spread` for how far each head's lie apart. It is called blend, or as in
-            "mix = liked - 0.5*aesthetic".
-        head_only: Leave the backbone's towers out, for vectors that are made elsewhere. So it is for a head on vectors
-            that were adopted.
-        into: A bundle with several outputs, whose heads of the same names these take the place of. Its other outputs
-            stay as they are, but for blends of what has changed. It may be the same folder as --out, with --overwrite.
+        names: Names for the heads' outputs, with commas between them. By default the names of their folders.
+        clip_similarity: Add the output clip_similarity: the cosine of picture and prompt, which is the score of
+            zero-shot CLIP.
+        blends: Another output that is a weighted sum of outputs, such as "0.7*liked + 0.3*aesthetic". Scores are summed
+            as they are; the column `spread` shows how far those of each head spread. Its name is blend, or another as
+            in "mix = liked - 0.5*aesthetic".
+        head_only: Leave the backbone's towers out, for vectors that are made elsewhere. A head on adopted vectors is
+            always exported so.
+        into: A bundle with several outputs. The given heads replace its heads of the same names. All other outputs stay
+            as they are, except blends of the replaced heads. It may be the same folder as --out, with --overwrite.
         space: Put the matrices of a cosine head into the embeddings, so that the bundle's vectors lie in its space.
     """
     require_out(out, "bundle", overwriting.overwrite)
@@ -64,7 +64,7 @@ def onnx(
         outputs = Outputs(heads, clip_similarity, blended)
     else:
         if clip_similarity or blended or space:
-            raise InputError("--into keeps the bundle's outputs; leave --clip-similarity, --blend and --space out")
+            raise InputError("--into keeps the bundle's outputs; leave out --clip-similarity, --blend and --space")
         outputs = outputs_with(open_bundle(into), heads)
     found = export_named(out, outputs, samples.fill(config), space, head_only, overwriting.overwrite, progress)
     print(found)

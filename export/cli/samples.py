@@ -1,4 +1,4 @@
-"""What `onnx` and `check` share: what is compared with torch."""
+"""The options that `onnx` and `check` share: the pictures and prompts for the comparison with torch."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -14,17 +14,17 @@ Config = TypeVar("Config", bound=ParityConfig)
 
 @dataclass(frozen=True)
 class Samples:
-    """The pictures and prompts to compare on."""
+    """The pictures and prompts that bundle and torch are compared on."""
 
     images: Path | None = None
-    """A folder of pictures to compare on. By default pictures are generated."""
+    """The folder of pictures to compare on. By default pictures are generated."""
     prompts: Path | None = None
-    """A file of prompts to compare under, one a line. By default plaudit has some."""
+    """A file of prompts to compare on, one a line. By default plaudit's own prompts are used."""
     samples: Annotated[int, Range(1)] = 200
-    """The number of pictures to take from the folder."""
+    """How many pictures of the folder are used."""
 
     def fill(self, config: partial[Config]) -> Config:
-        """The config with these pictures and prompts in it."""
+        """Return the config with these pictures and prompts."""
         from embed.inputs.fetch import some_pictures
 
         given: dict[str, Any] = {}

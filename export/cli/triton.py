@@ -15,15 +15,15 @@ def triton(
     precision: str | None = None,
     name: str = "plaudit",
 ) -> dict[str, object]:
-    """Write a bundle as a model repository of NVIDIA Triton.
+    """Write a bundle as a model repository for NVIDIA Triton.
 
     Example:
         plaudit export triton bundle --out repository
 
     Args:
         bundle: A folder made by `python -m export onnx`.
-        out: The folder to write to.
-        precision: One of the bundle's precisions. By default its first.
+        out: The folder to write the repository to.
+        precision: One of the bundle's precisions. By default its first one.
         name: The name of the model. Its parts are NAME_image, NAME_text and NAME_head.
     """
     require_out(out, "Triton repository", overwriting.overwrite)

@@ -1,6 +1,6 @@
-"""`plaudit update`, also `python -m export update`: from people's votes to a better head that is served.
+"""`plaudit update`, also `python -m export update`: train a better head from people's votes and put it into service.
 
-It stands here since `export` alone may import all four packages.
+It is in this package because only `export` may import all four packages.
 """
 
 import json
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from runtime.scoring.scorer import Scorer
 
 ADMIN_VARIABLES = ("PLAUDIT_ADMIN_TOKEN", "PLAUDIT_TOKEN")
-RELOAD_S = 600.0  # to load a bundle takes its time
-SAMPLES = 100  # pictures on which the bundle is compared with torch
+RELOAD_S = 600.0  # loading a bundle may take this long
+SAMPLES = 100  # how many pictures the bundle is compared with torch on
 
 
 def update(
@@ -49,10 +49,10 @@ def update(
     service: str | None = None,
     again: bool = False,
 ) -> dict[str, object]:
-    """Train a head on people's votes, and serve it in place of the present one if it is better.
+    """Train a head on people's votes, and put it in the place of the present one if it is better.
 
-    The votes on pairs that were drawn at random measure both heads, by the paired test; all others teach the new one.
-    If it is not shown to be better, the bundle stays as it is. Each update is a line of the history in the database.
+    Votes on pairs that were drawn at random measure both heads, with the paired test; all other votes teach the new
+    head. Unless it is shown to be better, the bundle stays as it is. The database keeps a history of all updates.
 
     Example:
         plaudit export update --votes votes.db --cache cache --bundle bundle
@@ -60,18 +60,18 @@ def update(
     Args:
         votes: The database of votes: a file, or a URL of PostgreSQL.
         cache: The cache of the pictures, to which new ones are added.
-        bundle: The bundle that is served, which a better head replaces in one step.
-        data: Another table that teaches the new head too, such as the one that the present head was trained on.
-        config: A file with options of the head, the loss and the training, as `python -m heads train` reads it.
-        people: Whose votes: everybody's, everybody's by the weight of their answers to gold pairs, or those of people
-            who answer these right.
-        name: Of a bundle with several outputs, the one that the votes are for. A new head takes its place alone; the
-            other heads stay as they are to the last bit.
+        bundle: The bundle that is served. A better head replaces it in one step.
+        data: Another table that also teaches the new head, such as the one that the present head was trained on.
+        config: A file with options of the head, the loss and the training, as for `python -m heads train`.
+        people: Whose votes count: those of all people, of all people weighted by their answers to gold pairs, or only
+            of people who answer these right.
+        name: The output that the votes are for, in a bundle with several outputs. Only its head is replaced; the other
+            heads stay the same to the last bit.
         images: A folder of pictures on which a bundle with graphs at fp16 or int8 is compared with torch.
         work: The folder for the exported votes and the new head. By default BUNDLE.update.
         service: The address of the service that loads the new bundle, such as http://127.0.0.1:8000. The token is in
-            $PLAUDIT_ADMIN_TOKEN or $PLAUDIT_TOKEN. Without it no service is told, and you reload yours yourself.
-        again: Train anew also if there are no votes since the last update.
+            $PLAUDIT_ADMIN_TOKEN or $PLAUDIT_TOKEN. Without this option you reload the service yourself.
+        again: Train again even if there are no new votes since the last update.
     """
     from runtime.collect import ledger
     from runtime.collect.database import open_database
@@ -82,7 +82,7 @@ def update(
     name = _head_named(opened, name)
     if images is None and set(opened.graphs) != {"fp32"}:
         raise InputError(
-            f"{bundle} has graphs at {', '.join(opened.graphs)}; what is not fp32 is measured on real pictures: add"
+            f"{bundle} has graphs at {', '.join(opened.graphs)}; all but fp32 are measured on real pictures: add"
             " --images FOLDER"
         )
     work = work or bundle.with_name(f"{bundle.name}.update")
@@ -92,7 +92,7 @@ def update(
             seen, before = ledger.newest_vote(connection), history(connection)
         last = next((one for one in before if one.get("output") == name), None)
         if last is not None and last.get("seen") == list(seen) and not again:
-            print("there are no votes since the last update; --again trains anew")
+            print("there are no votes since the last update; --again trains nevertheless")
             return {"promoted": False, "why": "no votes since the last update", "bundle": str(bundle)}
         tables = _export(database, work, people)
         options = ["--data", str(tables["teaching"]), *(word for one in data for word in ("--data", one))]
@@ -119,19 +119,22 @@ def update(
 
 
 def _head_named(bundle: "Bundle", name: str | None) -> str | None:
-    """The name of the head to train anew, None where there is one without a name; raise InputError for another one."""
+    """Return the name of the head to train, or None if it is the only one and has no name.
+
+    Raise InputError if `name` is not the name of a head.
+    """
     heads = [entry["name"] for entry in bundle.manifest.get("outputs", []) if entry["kind"] == "head"]
     if not heads and name is not None:
         raise InputError(f"{bundle.path} has one output, which has no name: leave --name out")
     if heads and name is None:
-        raise InputError(f"{bundle.path} has the heads {', '.join(heads)}: say with --name which the votes are for")
+        raise InputError(f"{bundle.path} has the heads {', '.join(heads)}; choose the one of the votes with --name")
     if name is not None and name not in heads:
         raise unknown_name(f"head in {bundle.path}", name, heads)
     return name
 
 
 def _export(database: "Database", work: Path, people: Literal["all", "weighted", "trusted"]) -> dict[str, Path]:
-    """The tables of votes that teach and that measure, written."""
+    """Write the tables of votes that teach and that measure, and return their paths."""
     import pyarrow.parquet as pq
 
     from embed.files import write_with
@@ -148,7 +151,7 @@ def _export(database: "Database", work: Path, people: Literal["all", "weighted",
 
 
 def _split_of(votes: Path) -> list[str]:
-    """What training holds out for itself: prompts, or parts of the pictures where there are no prompts."""
+    """Return the option by which training holds out rows: by prompt, or by part of the pictures without prompts."""
     import pyarrow.parquet as pq
 
     prompts = pq.read_table(votes, columns=["caption"])["caption"].unique().to_pylist()
@@ -156,7 +159,7 @@ def _split_of(votes: Path) -> list[str]:
 
 
 def _steps(cache: Path, tables: list[Path], head: Path, options: list[str]) -> list[list[str]]:
-    """The commands that embed what is new and train a head."""
+    """Return the commands that embed what is new and train a head."""
     from embed.cache.store import Cache
 
     opened = Cache.open(cache)
@@ -168,7 +171,7 @@ def _steps(cache: Path, tables: list[Path], head: Path, options: list[str]) -> l
 
 
 def _judged(votes: Path, cache: Path, bundle: Path, name: str | None, head: Path, config: PromotionConfig) -> "Verdict":
-    """The head that is served, by its name if it has one, and the new one on the votes that measure."""
+    """Compare the served head, by its name if it has one, and the new one on the votes that measure."""
     import numpy as np
 
     from embed.cache.store import Cache
@@ -188,7 +191,7 @@ def _judged(votes: Path, cache: Path, bundle: Path, name: str | None, head: Path
 
 
 def _scores(scorer: "Scorer", output: "Output", features: "Features", labels: "Labels", side: int) -> "Floats":
-    """(m,) what a served head says of one side of each vote."""
+    """Return (m,) scores of a served head for one side of each vote."""
     import numpy as np
     import torch
 
@@ -196,7 +199,7 @@ def _scores(scorer: "Scorer", output: "Output", features: "Features", labels: "L
     without = "text_embedding" in output.inputs and bool((features.prompt[items] < 0).any())
     inputs = tuple(name for name in output.inputs if not (without and name == "text_embedding"))
     read = {name: values.numpy() for name, values in features.take(items, inputs).items()}
-    if without:  # the votes are of one prompt or none, which their table leaves out
+    if without:  # all votes are for one prompt or none, which their table leaves out
         read["text_embedding"] = scorer.embed_prompts(labels.columns["shown_prompt"].to_pylist())
     return scorer.score_vectors(read, [output.name])[output.values["score"]].astype(np.float64)
 
@@ -213,7 +216,7 @@ def _lines(verdict: "Verdict") -> list[str]:
 
 
 def _reload(service: str) -> bool:
-    """Have the service load the bundle; raise InputError if it does not."""
+    """Let the service load the bundle. Raise InputError if it does not."""
     token = next((os.environ[name] for name in ADMIN_VARIABLES if os.environ.get(name)), "")
     address = f"{service.rstrip('/')}/admin/reload"
     headers = {"Authorization": f"Bearer {token.strip().splitlines()[0].strip()}"} if token.strip() else {}
@@ -225,7 +228,7 @@ def _reload(service: str) -> bool:
         detail = error.read().decode("utf-8", "replace") if isinstance(error, urllib.error.HTTPError) else ""
         raise InputError(
             f"the new bundle is in place, but {address} did not load it ({one_line(error)}) {detail[:200]};"
-            " send SIGHUP to the service, or start it anew"
+            " send SIGHUP to the service, or restart it"
         ) from None
-    print(f"{service} serves the bundle {digest[:12]} now")
+    print(f"{service} now serves the bundle {digest[:12]}")
     return True

@@ -1,4 +1,4 @@
-"""`plaudit run`: the commands of the four packages one after another, from a table to what is served."""
+"""`plaudit run`: run the commands of the four packages one after another, from a table to a bundle to serve."""
 
 import json
 import shlex
@@ -11,8 +11,8 @@ from embed.cli.console import loudness_words
 from embed.files import write_json
 from embed.spec import STARTER, InputError
 
-RECORD = "run.json"  # says that a folder was made here, and by which commands
-SAMPLES = 100  # pictures on which the bundle is compared with torch
+RECORD = "run.json"  # shows that a folder was made here, and by which commands
+SAMPLES = 100  # how many pictures the bundle is compared with torch on
 
 
 def whole(
@@ -26,23 +26,24 @@ def whole(
     format: str | None = None,
     columns: str | None = None,
 ) -> dict[str, object]:
-    """Go the whole path: embed a table's pictures, train a head on its choices, measure it, and write a bundle to
-    serve; of a table with counts, a catalogue of similar and popular pictures too.
+    """Embed a table's pictures, train a head on its choices, measure the head, and write a bundle to serve.
 
-    Each step is a command that is printed before it runs, so that it can be run again with other options. Run it again
-    after it was interrupted, or with a table that has grown: what was embedded is not embedded again.
+    If the table has counts, a catalogue of similar and popular pictures is made too.
+
+    Each step is a command that is printed before it runs, so that you can run it again with other options. If a run was
+    interrupted, or the table has grown, run the same command again: only new pictures are embedded.
 
     Example:
         plaudit run likes.csv --images pictures --out out
 
     Args:
         table: The table of pictures and choices: parquet, csv, json, json lines, or a pattern of its shards in quotes.
-        images: The folder or URL where the table's relative paths start. By default the table's own folder.
-        out: The folder for everything that is made.
-        model: The backbone, a name that `plaudit embed backbones` lists. The starter is for trying things out.
-        pretrained: The backbone's weights: a tag of open_clip's, or a checkpoint file.
-        format: The format of the table. By default its columns tell.
-        columns: What the table calls the columns, if not as we do: NAME=YOURS,... such as image=path,prompt=caption.
+        images: The folder or URL that the table's relative paths start from. By default the table's own folder.
+        out: The folder for all results.
+        model: The backbone, a name that `plaudit embed backbones` lists. The starter is only for trials.
+        pretrained: The backbone's weights: a tag of open_clip, or a checkpoint file.
+        format: The format of the table. By default it is recognised by its columns.
+        columns: The names of your columns, if they differ from ours: NAME=YOURS,... such as image=path,prompt=caption.
     """
     from embed.config import parse_columns
     from embed.records.formats import read_records
@@ -50,8 +51,8 @@ def whole(
     kind = read_records(table, format, images, parse_columns(columns or "")).kind
     if kind is None:
         raise InputError(
-            f"{table} says nothing of what people like: it has no ratings, counts, ranks or comparisons (see 'Your"
-            " data' in the README); `plaudit embed cache` embeds its pictures"
+            f"{table} does not say what people like: it has no ratings, counts, ranks or comparisons (see 'Your data'"
+            " in the README). To only embed its pictures, use `plaudit embed cache`"
         )
     _require_ours(out)
     reading = _options({"--images-root": images, "--format": format, "--columns": columns})
@@ -84,11 +85,11 @@ def whole(
 
 
 def _require_ours(out: Path) -> None:
-    """Raise InputError if the folder has something in it that no earlier run has made."""
+    """Raise InputError if the folder holds something that no earlier run has made."""
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out} is a file; wanted a folder, which need not be there")
+        raise InputError(f"--out {out} is a file; wanted a folder, which may be new")
     if out.is_dir() and any(out.iterdir()) and not (out / RECORD).exists():
-        raise InputError(f"--out {out} has other files in it; name a folder that is empty or not there")
+        raise InputError(f"--out {out} holds other files; name an empty or new folder")
 
 
 def _options(given: Mapping[str, str | None]) -> list[str]:
@@ -96,18 +97,18 @@ def _options(given: Mapping[str, str | None]) -> list[str]:
 
 
 def run_step(step: list[str]) -> object:
-    """Show a command, run it in a process of its own, whose memory ends with it, and give its JSON document.
+    """Print a command, run it in a child process so that its memory is freed, and return its JSON document.
 
-    Raise InputError if it fails; it has said why.
+    Raise InputError if it fails. The command itself prints why.
     """
     print(f"\n$ plaudit {shlex.join(step)}", flush=True)
-    # Not in the folder where the user stands, where a file runtime.py would be taken for ours.
+    # With -P, because a file runtime.py in the user's current folder would be imported instead of ours.
     done = subprocess.run(
         [sys.executable, "-P", "-m", *step, "--json", *loudness_words()], stdout=subprocess.PIPE, check=False
     )
     if done.returncode:
         raise InputError(
-            f"`{' '.join(step[:2])}` ended with exit code {done.returncode}, and says why above; mend that and run the"
-            " same command again: what was embedded is not embedded again"
+            f"`{' '.join(step[:2])}` failed with exit code {done.returncode}, for the reason printed above; mend that,"
+            " then run the same command again: pictures that were embedded are not embedded again"
         )
     return json.loads(done.stdout)

@@ -1,7 +1,7 @@
-"""Towers, head and calibration as ONNX graphs, alone and joined into one, over one file of weights.
+"""Export towers, head and calibration as ONNX graphs, alone and joined into one, with all weights in one file.
 
-Each part is exported once; the whole is joined from the parts as graphs, so that the parts and the whole cannot
-differ. Knows no manifest and no picture.
+Each part is exported once. The whole is joined from the graphs of the parts, so that they cannot differ. This module
+does not know manifests or pictures.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from heads.committee import Committee
     from heads.models import Head
 
-MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the graphs, where shape inference needs some of them
-ALIGNMENT_BYTES = 4096  # onnxruntime maps a tensor into memory only where it starts on a page
+MIN_EXTERNAL_BYTES = 1024  # smaller tensors stay in the graph, because shape inference needs some of them
+ALIGNMENT_BYTES = 4096  # onnxruntime can map a tensor into memory only if it starts on a page
 
 
 def export_image(backbone: "Backbone", inputs: Sequence[str], fused: bool = False) -> "ModelProto":
-    """pixels (n, h, w, 3) uint8 -> image_embedding (n, d), and image_pooled (n, p) where `inputs` names it.
+    """Export pixels (n, h, w, 3) uint8 -> image_embedding (n, d), and image_pooled (n, p) if `inputs` names it.
 
-    `fused` is the form that embed.graphs.fusing makes graphs for CUDA of.
+    With `fused`, the graph has the form from which embed.graphs.fusing makes graphs for CUDA.
     """
     import torch
 
@@ -48,7 +48,8 @@ def export_image(backbone: "Backbone", inputs: Sequence[str], fused: bool = Fals
 
 
 def export_text(backbone: "Backbone", shortens: bool, fused: bool = False) -> "ModelProto":
-    """tokens (n, c) int32 -> text_embedding (n, d); c is free where the tower `shortens`, else the context length."""
+    """Export tokens (n, c) int32 -> text_embedding (n, d). c is free if the tower `shortens`, else the context
+    length."""
     import torch
 
     example = torch.from_numpy(backbone.tokenize(["a photo of a cat", "two dogs on a bench"]))
@@ -60,12 +61,12 @@ def export_text(backbone: "Backbone", shortens: bool, fused: bool = False) -> "M
 
 
 def export_head(head: "Head", widths: Mapping[str, int]) -> "ModelProto":
-    """The head's inputs, (n, widths[name]) float32 each -> score (n,)."""
+    """Export the head: its inputs, (n, widths[name]) float32 each -> score (n,)."""
     return _exported(head, widths, "score")
 
 
 def add_committee(head: "ModelProto", committee: "Committee", widths: Mapping[str, int]) -> "ModelProto":
-    """The head's graph with uncertainty (n,) beside its score, which stays as it is."""
+    """Add uncertainty (n,) to a copy of the head's graph. Its score stays the same."""
     import onnx
 
     model = onnx.ModelProto()
@@ -80,7 +81,7 @@ def add_committee(head: "ModelProto", committee: "Committee", widths: Mapping[st
 def export_scores(
     head: "Head", committee: "Committee | None", widths: Mapping[str, int], fitted: Mapping[str, Any] | None
 ) -> "ModelProto":
-    """The head's graph with all that it can give; `fitted` is a calibration as head.json has it."""
+    """Export a head with all its outputs. `fitted` is the calibration as it is in head.json."""
     graph = export_head(head, widths)
     graph = add_committee(graph, committee, widths) if committee else graph
     fitted = fitted or {}
@@ -97,10 +98,10 @@ def _exported(head: "Head", widths: Mapping[str, int], output: str) -> "ModelPro
 
 
 def text_shortens(backbone: "Backbone", prompts: Sequence[str]) -> bool:
-    """Whether text vectors stay the same when columns that hold only padding are cut off.
+    """Whether text vectors stay the same when columns with only padding are cut off.
 
-    They do under a causal mask and where padding is masked; they do not where the tower reads every column, as
-    SigLIP's does. Measured on the prompts, not looked up.
+    They do if the mask is causal or hides padding. They do not if the tower reads every column, as SigLIP's does. This
+    is measured on the prompts.
     """
     import torch
 
@@ -109,24 +110,24 @@ def text_shortens(backbone: "Backbone", prompts: Sequence[str]) -> bool:
         for prompt in prompts:
             tokens = torch.from_numpy(backbone.tokenize([prompt]))
             padding = int((tokens[0] == tokens[0, -1]).int().flip(0).cumprod(0).sum())
-            # The first of the last equal ids may be the end of the text, where its id is also the padding's.
+            # The first of the equal ids at the end may be the end of the text, if its id is also that of padding.
             shortened = tokens[:, : tokens.shape[1] - padding + 1]
             try:
                 if not (tower(tokens) - tower(shortened)).abs().max() < 1e-5:
                     return False
-            except (RuntimeError, ValueError, IndexError):  # a tower with a fixed length
+            except (RuntimeError, ValueError, IndexError):  # the tower takes only one length
                 return False
     return True
 
 
 def calibrate(head: "ModelProto", temperature: Temperature | None, percentiles: Curve | None) -> "ModelProto":
-    """The head's graph with calibrated_score and percentile beside its score (see runtime.scoring.bundle.OUTPUTS)."""
+    """Add calibrated_score and percentile to a copy of the head's graph (see runtime.scoring.bundle.OUTPUTS)."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     model = onnx.ModelProto()
     model.CopyFrom(head)
-    graph = model.graph  # its score stays as it is
+    graph = model.graph  # its score is not changed
 
     def constant(name: str, values: ArrayLike) -> str:
         graph.initializer.append(numpy_helper.from_array(np.asarray(values), f"calibration.{name}"))
@@ -151,15 +152,15 @@ def calibrate(head: "ModelProto", temperature: Temperature | None, percentiles: 
 
 
 def _interpolate(curve: Curve, constant: Callable[[str, ArrayLike], str], node: Callable[..., str]) -> None:
-    """np.interp of the score as nodes, in double precision: knots lie closer together than float32 can tell."""
+    """Add np.interp of the score as nodes, in double precision because float32 cannot separate close knots."""
     x, y = curve.x, curve.y
-    if len(x) == 1:  # one more knot, so that there is a segment
+    if len(x) == 1:  # add a knot, because a segment needs two
         x, y = np.array([x[0], x[0] + 1]), np.array([y[0], y[0]])
     slopes = np.diff(y) / np.diff(x)
     score = node("Cast", ["score"], "calibration_score", to=11)
     clipped = node("Clip", [score, constant("lowest", x[0]), constant("highest", x[-1])], "calibration_clipped")
     column = node("Unsqueeze", [clipped, constant("last_axis", np.array([-1]))], "calibration_column")
-    inner = x[1:-1] if len(x) > 2 else np.array([np.inf])  # operators differ in what they make of nothing
+    inner = x[1:-1] if len(x) > 2 else np.array([np.inf])  # not empty, because operators differ on empty inputs
     reached = node("GreaterOrEqual", [column, constant("inner_knots", inner)], "calibration_reached")
     counted = node("Cast", [reached], "calibration_counted", to=7)
     segment = node("ReduceSum", [counted, "calibration.last_axis"], "calibration_segment", keepdims=0)
@@ -172,8 +173,10 @@ def _interpolate(curve: Curve, constant: Callable[[str, ArrayLike], str], node: 
 
 
 def join(image: "ModelProto", text: "ModelProto | None", head: "ModelProto") -> "ModelProto":
-    """One graph from the parts: pixels, tokens where there is text, and the vectors of sources where the head reads
-    them -> the head's outputs and the embeddings."""
+    """Join the parts into one graph that gives the head's outputs and the embeddings.
+
+    Its inputs are pixels, tokens if there is a text tower, and the vectors of sources if the head reads them.
+    """
     from onnx import helper
 
     nodes: list[NodeProto] = []
@@ -189,7 +192,7 @@ def join(image: "ModelProto", text: "ModelProto | None", head: "ModelProto") -> 
         if name != "head":
             inputs.extend(part.graph.input)
             outputs.extend(o for o in part.graph.output if o.name != "image_pooled")
-        else:  # the vector of a picture's source is made by a run of its own
+        else:  # the vector of a picture's source comes from a separate run
             inputs.extend(value for value in part.graph.input if value.name not in produced)
     graph = helper.make_graph(nodes, "plaudit", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=_opsets(list(parts.values())))
@@ -205,7 +208,7 @@ def _opsets(models: Sequence["ModelProto"]) -> list["OperatorSetIdProto"]:
 
 
 def prefixed(graph: "GraphProto", prefix: str) -> "GraphProto":
-    """A copy whose nodes and values, but its inputs and outputs, carry the prefix, in subgraphs too."""
+    """Return a copy in which all nodes and values except inputs and outputs have the prefix, also in subgraphs."""
     import onnx
 
     copy = onnx.GraphProto()
@@ -228,7 +231,7 @@ def rename(graph: "GraphProto", new: Callable[[str], str]) -> None:
 
 
 class WeightsWriter:
-    """Moves large tensors out of graphs into one file, equal ones to the same place."""
+    """Moves large tensors from graphs into one file. Equal tensors share one place."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file

@@ -1,6 +1,6 @@
-"""A head as a bundle's graph has it: taken out of the graph, and run in the place of torch.
+"""A head from the graph of a bundle, taken out of it and run with onnxruntime instead of torch.
 
-Nothing of it is computed anew: its nodes and numbers are copied. Knows no manifest.
+Nothing is trained or computed again: nodes and numbers are copied. This module does not know manifests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class KeptHead(Head):
-    """Gives (n,) of one value of a graph where a head gives scores."""
+    """A head whose output (n,) is one value of a graph."""
 
     def __init__(self, graph: bytes, inputs: Sequence[str], value: str) -> None:
         super().__init__()
@@ -32,8 +32,10 @@ class KeptHead(Head):
 
 
 def taken_out(model: "ModelProto", name: str, inputs: Sequence[str], values: Mapping[str, str]) -> "ModelProto":
-    """What `compose.export_scores` gave for the head of that name, before `many.merge` named it; `values` has what the
-    graph calls each of runtime.scoring.bundle.OUTPUTS."""
+    """Return the graph that `compose.export_scores` made for the head of that name, before `many.merge` renamed it.
+
+    `values` gives the graph's name of each of runtime.scoring.bundle.OUTPUTS.
+    """
     from onnx.utils import Extractor
 
     part = Extractor(model).extract_model(list(inputs), list(values.values()))

@@ -1,6 +1,6 @@
-"""Several heads in one graph, and what is made of their scores: weighted sums. Knows no torch and no manifest.
+"""Join several heads in one graph, and add weighted sums of their scores. torch and manifests are not known here.
 
-The first head's values keep their names; those of another output carry its name (see runtime.scoring.outputs).
+The first head's values keep their names; the values of other outputs get a prefix (see runtime.scoring.outputs).
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def merge(heads: Mapping[str, "ModelProto"]) -> "ModelProto":
-    """One graph of the heads' graphs by name, whose inputs of equal name are one. It gives what each of them gives."""
+    """Join the heads' graphs, given by name, into one with the outputs of all. Inputs of the same name become one."""
     import onnx
 
     merged: ModelProto | None = None
@@ -60,7 +60,7 @@ def add_similarity(model: "ModelProto", name: str, dim: int) -> None:
 
 
 def add_blend(model: "ModelProto", name: str, terms: Mapping[str, float]) -> None:
-    """Add the weighted sum (n,) of outputs that are there, by what the graph calls them, as an output."""
+    """Add a weighted sum (n,) of outputs, given by their names in the graph, as an output."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph = model.graph

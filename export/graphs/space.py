@@ -1,4 +1,4 @@
-"""A backbone whose vectors lie in a cosine head's own space (see heads.store.project), to be exported as any other."""
+"""A backbone whose vectors lie in a cosine head's own space (see heads.store.project). It exports like any other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from heads.store.project import projected_identity
 
 @dataclass(frozen=True)
 class ProjectedBackbone(Backbone):
-    """The backbone `plain` followed by the head's matrices."""
+    """A backbone that is followed by the head's matrices."""
 
     head: Cosine
 
@@ -44,7 +44,7 @@ class _Prompts(nn.Module):
 
 
 def into_space(backbone: Backbone, head: Cosine) -> tuple[ProjectedBackbone, Head]:
-    """The backbone in the head's space, and the head that scores there as this one does over the plain backbone."""
+    """Return the backbone in the head's space, and the head that gives there the same scores as `head` did before."""
     moved = ProjectedBackbone(
         projected_identity(backbone.identity, head), backbone.source, backbone.model, backbone.tokenizer, head
     )

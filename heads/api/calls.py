@@ -1,4 +1,5 @@
-"""`plaudit.train` and `plaudit.evaluate`: what the commands of these names do, with tables also from memory."""
+"""The functions `plaudit.train` and `plaudit.evaluate`. They do what the commands of these names do, and also take
+tables from memory."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -63,25 +64,25 @@ def train(
 
     Args:
         cache: What `embed` gave, or the path of a cache.
-        data: The table of labels: a path, a frame of pandas or polars, or a table of Arrow; or several, of which the
-            first is held out from and measured, and the others only teach.
+        data: The table of labels: a path, a frame of pandas or polars, or a table of Arrow. Of several tables only the
+            first has rows held out and measured; all of them train the head.
         out: The folder to write the head to.
         head: The head. With auto it is blend for tables of up to 20,000 rows and fusion for larger ones, or the first
             head that reads all other options given.
-        loss: The loss, as `plaudit heads train --loss` has it.
+        loss: The loss. `plaudit heads train --help` lists the losses at --loss.
         images_root: The folder or URL where relative paths of pictures start. By default the table's own folder.
         format: The format of the tables. By default it is recognised by their columns.
-        columns: What the tables call the columns, {ours: theirs}.
+        columns: The tables' own names of the columns, {ours: theirs}.
         max_missing: The share of rows whose pictures or prompts may be missing from the cache.
-        weights: How much the loss of each table counts.
-        split_by: The column whose values are held out as a whole.
-        folds: How many parts the groups are divided into, each of which is held out once.
-        test_fraction: The share of the groups to hold out, of a table that is not divided into folds.
+        weights: The weight of each table's loss. By default 1 each.
+        split_by: The column to split by: rows with the same value stay together.
+        folds: Divide the groups into this many parts, and hold out each part once.
+        test_fraction: The share of the groups to hold out, if the table is not divided into folds.
         seed: The seed of everything random.
-        min_ratio: The least ratio of two counts from which a pair is made.
-        device: What computes: cpu or cuda.
-        overwrite: Replace a head that is in `out` already, as soon as the new one is complete.
-        progress: What is told how far the work is.
+        min_ratio: Train only on pairs in which one count is at least this many times the other.
+        device: The device to train on: cpu or cuda.
+        overwrite: Replace a head that is already in `out`, once the new one is complete.
+        progress: Called with the progress of the work.
         options: Options of the head and its training, such as `hidden=64` or `epochs=10`.
 
     Raise InputError for tables or options that cannot be used.
@@ -121,24 +122,25 @@ def evaluate(
 
     Args:
         head: What `train` gave, or the path of a head.
-        cache: The cache with the vectors of the table. By default that which `train` was given.
-        data: The table: a path, a frame of pandas or polars, or a table of Arrow. By default that which `train` was
+        cache: The cache with the vectors of the table. By default the one that `train` was given.
+        data: The table: a path, a frame of pandas or polars, or a table of Arrow. By default the one that `train` was
             given, read in the same way.
         images_root: The folder or URL where relative paths of pictures start. By default the table's own folder.
         format: The format of the table. By default it is recognised by its columns.
-        columns: What the table calls the columns, {ours: theirs}.
+        columns: The table's own names of the columns, {ours: theirs}.
         max_missing: The share of rows whose pictures or prompts may be missing from the cache.
-        all_rows: Score every row, those that the head was trained on included.
+        all_rows: Score every row, even those that the head was trained on.
         strict: Refuse a table that shares pictures with training.
-        min_ratio: The least ratio of two counts that makes a pair of a table of counts.
-        baselines: Train the same head without prompts and without pictures too.
-        uncertainty: Measure whether a score knows how sure it is.
-        prior_by: The column of the prior, a guess by what the same value had in training.
-        slice_by: A column for each value of which pair accuracy is measured too.
-        report: A page with plots and pictures to write, .html.
-        progress: What is told how far the work is.
+        min_ratio: Two pictures of a table of counts make a pair if one count is at least this many times the other.
+        baselines: Also train the same head without prompts, and without pictures, to compare with.
+        uncertainty: Measure whether pairs are ordered right more often if the head is surer of them.
+        prior_by: The column of the prior: a guess that a picture is liked as much as the training pictures with the
+            same value in this column.
+        slice_by: Also measure pair accuracy separately for each value of this column.
+        report: Write a page with plots and pictures to this .html file.
+        progress: Called with the progress of the work.
 
-    Raise InputError for a table that cannot be used, and for a path of a head without cache and table.
+    Raise InputError for a table that cannot be used, or if `head` is a path and cache or table is missing.
     """
     reading = _reading(images_root, format, columns)
     options = RowOptions(**reading, max_missing=max_missing, all=all_rows, strict=strict)

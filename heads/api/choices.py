@@ -1,4 +1,4 @@
-"""The head and its options: what was given, what a file of options says, and what `auto` stands for."""
+"""Choose the head and its options from what was given, from a file of options, and from `auto`."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from heads.data.features import Features
 
 BLEND_LANDMARKS = 1024
-# What values of a type may be, and how it is called. A number without a fraction is a number too.
+# The Python types that a value of each option type may have, and the type's name in messages. An int is a number too.
 TYPES: dict[type, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "true or false"),
     float: ((int, float), "a number"),
@@ -33,30 +33,34 @@ def known_options() -> dict[str, object]:
 
 
 def split_config(given: Mapping[str, Any], split: str | None) -> SplitConfig:
-    """How rows are divided, of what is given of that and `split`. Raise InputError for what does not go together."""
+    """The SplitConfig made of the given options and of `split`. Raise InputError for options that exclude each
+    other."""
     prompts = given.get("held_out_prompts")
     if split is None and prompts is not None:
-        raise InputError("--held-out-prompts is of --split pickscore; give that too, or leave it out")
+        raise InputError("--held-out-prompts needs --split pickscore; add that, or leave --held-out-prompts out")
     if "test_fraction" in given and (split or "folds" in given):
         beside = f"--split {split}" if split else f"--folds {given['folds']}"
         share = given["test_fraction"]
-        raise InputError(f"--test-fraction {share} would be ignored beside {beside}; leave one of them out")
+        raise InputError(f"--test-fraction {share} has no effect together with {beside}; leave one of them out")
     return SplitConfig(**{**given, "held_out_prompts": prompts or PICKSCORE_PROMPTS} if split else given)
 
 
 def chosen_options(file: Path | None, given: Mapping[str, Any]) -> dict[str, object]:
-    """The options given, or else in a file. Raise InputError for one that there is not, or that the head ignores."""
+    """The options given, with those of the file for the rest. Raise InputError for an unknown option, and for one that
+    the head ignores."""
     options = {**(_read_options(file) if file else {}), **_checked(given, "given")}
     head = options.get("head", "auto")
     require_value("head", head, Choice)
     for name, readers in _readers(options).items():
         if head != "auto" and head not in readers:
-            raise InputError(f"{name} is of {' and '.join(readers)} and does nothing for the head {head}; leave it out")
+            raise InputError(
+                f"{name} is for {' and '.join(readers)} and does nothing for the head {head}; leave it out"
+            )
     return options
 
 
 def _readers(options: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
-    """The heads that read each option that is not of all heads, by the option as the command line names it."""
+    """For each option that only some heads read, those heads. Keys are the options' names on the command line."""
     found = {}
     for name, hint in known_options().items():
         only = metadata(hint, Only)
@@ -77,7 +81,7 @@ def chosen_head(
     losses: Sequence[str],
     min_ratio: float | None,
 ) -> tuple[dict[str, object], list[str]]:
-    """The options with the head that `auto` stands for, and a line that says which it is."""
+    """The options with `auto` replaced by the head it stands for, and a line that says which head that is."""
     from heads.training.auto import READ_SOURCES, choose_head, reads_sources
 
     readers = _readers(options)
@@ -86,7 +90,7 @@ def chosen_head(
         return {**options, **({"reads": "all"} if sourced and named in READ_SOURCES else {})}, []
     readers |= {"source pictures": READ_SOURCES} if sourced else {}
     if min_ratio is not None:
-        readers["--min-ratio"] = tuple(kind for kind in get_args(Kind) if kind != "blend")  # which is fitted to rows
+        readers["--min-ratio"] = tuple(kind for kind in get_args(Kind) if kind != "blend")  # blend learns from rows
     choice = choose_head(tables, features, losses, readers)
     reads = "all" if sourced else choice.reads
     options = {**options, "head": choice.head, **({"reads": reads} if reads else {})}
@@ -98,14 +102,14 @@ def _read_options(file: Path) -> dict[str, object]:
     try:
         options = json.loads(file.read_text())
     except ValueError as error:
-        raise InputError(f"{file} is no file of options ({error})") from None
+        raise InputError(f"{file} cannot be read as a file of options ({error}); wanted a JSON object") from None
     if not isinstance(options, dict):
-        raise InputError(f"{file} is no file of options; wanted an object such as {{'head': 'fusion', 'hidden': 64}}")
+        raise InputError(f"{file} holds no object of options; wanted one such as {{'head': 'fusion', 'hidden': 64}}")
     return _checked(options, f"in {file}")
 
 
 def _checked(options: Mapping[str, object], where: str) -> dict[str, object]:
-    """The options. Raise InputError for one that there is not, or of a type or value that it does not take."""
+    """The options. Raise InputError for an unknown option, or one whose type or value is wrong."""
     known = known_options()
     for name, value in options.items():
         if name not in known:
@@ -119,7 +123,7 @@ def _checked(options: Mapping[str, object], where: str) -> dict[str, object]:
 
 
 def configs(options: Mapping[str, object], seed: int, features: "Features") -> tuple[HeadConfig, TrainConfig]:
-    """The configurations of the head and of its training that the options name, theirs being the defaults."""
+    """The configurations of the head and of its training that the options name, with defaults for the rest."""
     shape = {name: value for name, value in options.items() if name in HeadConfig.__dataclass_fields__}
     training = {name: value for name, value in options.items() if name in TrainConfig.__dataclass_fields__}
     if options["head"] == "blend":
@@ -132,7 +136,7 @@ def configs(options: Mapping[str, object], seed: int, features: "Features") -> t
 
 
 def per_table(loss: str, weights: Sequence[float] | None, tables: int) -> tuple[list[str], list[float]]:
-    """A loss and a weight for each table, the first's weight 1."""
+    """The losses and the weights, one for each table. The weights are divided by the first, which becomes 1."""
     losses = loss.split(",")
     losses = losses * tables if len(losses) == 1 else losses
     numbers = list(weights or [1.0] * tables)

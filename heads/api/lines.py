@@ -1,4 +1,4 @@
-"""What was measured, in lines for the terminal and for a notebook."""
+"""Lines that show in a terminal or a notebook what was measured."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from heads.report.figures import cell, ends, figures_of, number, verdict
 
 SHOWN_SLICES = 20
 CELL = "{} ({}..{})"
-TOLD_APART = 0.05  # half an interval's width, above which heads that differ are seldom told apart
+TOLD_APART = 0.05  # if half the interval is wider than this, real differences between heads are seldom seen
 SCORERS = {
     "head": "head",
     "zero_shot": "zero-shot",
@@ -23,7 +23,7 @@ SCORERS = {
 
 
 def accuracy_lines(found: Accuracies) -> list[str]:
-    """A verdict, the accuracies with their intervals, and by which protocol."""
+    """A verdict, the accuracies with their intervals, and the protocol."""
     measured = {
         "pair accuracy": found.pair_accuracy,
         "zero shot pair accuracy": found.zero_shot_pair_accuracy,
@@ -37,7 +37,7 @@ def accuracy_lines(found: Accuracies) -> list[str]:
 
 
 def protocol_line(pairs: int, protocol: Mapping[str, object]) -> str:
-    """By which protocol so many pairs were measured."""
+    """The number of pairs and the protocol by which they were measured."""
     return (
         f"{pairs} pairs ({protocol['pairs']}), {protocol['folds']} held-out parts, {protocol['average']};"
         f" intervals {protocol['interval']}"
@@ -45,18 +45,18 @@ def protocol_line(pairs: int, protocol: Mapping[str, object]) -> str:
 
 
 def too_few(found: Accuracies) -> list[str]:
-    """A line where the interval is too wide to tell a good head from a poor one; none elsewhere."""
+    """A warning line if the interval is too wide to tell a good head from a poor one, otherwise no line."""
     accuracy = found.pair_accuracy
-    if not accuracy.high - accuracy.low > 2 * TOLD_APART:  # or there is no interval, which is said with its reason
+    if not accuracy.high - accuracy.low > 2 * TOLD_APART:  # also true for NaN, when there is no interval
         return []
     return [
         f"too few rows to tell: {found.pairs} pairs held out put the accuracy anywhere from {accuracy.low:.3f} to"
-        f" {accuracy.high:.3f}; give more rows, or see how far --split-seeds 10 differ"
+        f" {accuracy.high:.3f}; give more rows, or see how far results differ over splits with --split-seeds 10"
     ]
 
 
 def scorer_lines(result: dict[str, Any], priors: list[dict[str, Any]]) -> list[str]:
-    """The pair accuracy of each scorer, the head's lead over it, and by which protocol."""
+    """The pair accuracy of each scorer, the head's lead over it, and the protocol."""
     rows = []
     for name, interval in result["metrics"]["pair_accuracy"]["scores"].items():
         lead = result["lead"].get(name)
@@ -80,7 +80,7 @@ def scorer_lines(result: dict[str, Any], priors: list[dict[str, Any]]) -> list[s
 
 
 def metric_lines(result: dict[str, Any]) -> list[str]:
-    """Every paper's figure of every scorer."""
+    """The metrics of all papers for every scorer."""
     names = list(result["metrics"]["pair_accuracy"]["scores"])
     figures = figures_of(result, names, CELL)
     rows = [(label, *cells) for label, _, cells in figures.metrics]

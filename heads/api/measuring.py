@@ -1,4 +1,4 @@
-"""From a head on disk to its figures on what it has not seen: what `heads evaluate` and `plaudit.evaluate` do."""
+"""Measure a head on disk on rows that it has not seen, for `heads evaluate` and `plaudit.evaluate`."""
 
 import logging
 from collections.abc import Mapping
@@ -48,7 +48,7 @@ def evaluate_head(
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure a head on the part of a table that was held out from it, or on a table that it has not seen. `protocol`
-    is what is given of heads.config.Protocol."""
+    holds the given fields of heads.config.Protocol."""
     for option, file in (("--scores", asked.scores), ("--report", asked.report)):
         if file:
             require_out_file(file, option)
@@ -58,7 +58,7 @@ def evaluate_head(
         labels, held.split, protocol_of(protocol, labels, held.manifest["split"]["seed"]), held.noise
     )
     if alone := lone_rows(labels, held.split):
-        logger.warning(f"{alone} of {held.rows} rows are alone in their group, and compare nothing")
+        logger.warning(f"{alone} of {held.rows} rows are alone in their group and cannot be compared")
     found = fast_scores(measured, features, held.heads)
     baselines, priors = _baselines(asked, measured, features, held, found, progress)
     found = {name: found[name] for name in SCORERS if name in found}
@@ -67,9 +67,9 @@ def evaluate_head(
         "metrics": scoreboard(measured, found),
         "lead": lead(measured, found),
         "tie_thresholds": tie_thresholds(measured, found["head"]),
-        "tie_thresholds_of": "of each part the best on the others"
+        "tie_thresholds_of": "the best for each part on the other parts"
         if held.split.validation is None
-        else "the best on the rows for validation",
+        else "the best on the validation rows",
         "reliability": {map: [vars(bin) for bin in reliability(measured, found["head"], map)] for map in MAPS},
         "uncertainty": _certainty(asked, measured, features, held, found["head"], progress),
         "baselines": baselines,
@@ -87,7 +87,7 @@ def evaluate_head(
     if asked.report:
         is_held_out = (held.split.fold >= 0)[:, None]
         shown = {scorer: np.where(is_held_out, values, np.nan) for scorer, values in found.items()}
-        title = f"{Path(head).name} on {Path(options.name_of(data)).name}"  # whole paths are in what is printed
+        title = f"{Path(head).name} on {Path(options.name_of(data)).name}"  # the terminal shows whole paths
         write_report(asked.report, title, result, measured, shown, records, opened)
     lines = [result["verdict"], f"{name}: {held.part}", *scorer_lines(result, priors)]
     if asked.uncertainty or "missing" not in result["uncertainty"]:
@@ -98,14 +98,15 @@ def evaluate_head(
         lines += ["", *metric_lines(result)]
     else:
         rest = "" if asked.report else "; plots and pictures: --report FILE.html"
-        lines.append(f"every paper's figure: --all-metrics, or --json{rest}")
+        lines.append(f"the metrics of all papers: --all-metrics, or --json{rest}")
     best, worst = _ends(measured, found["head"], opened.metadata("images", ["image_path"])["image_path"])
     scores = scores_table(labels, held.split, found["head"])
     return Evaluation(result["verdict"], tuple(lines), best, worst, result, scores, records, opened)
 
 
 def _ends(measured: Measured, scores: Floats, names: pa.ChunkedArray) -> tuple[tuple[Ranked, ...], tuple[Ranked, ...]]:
-    """The pictures with the highest scores, and those with the lowest, each picture once by its best score."""
+    """The pictures with the highest scores, and those with the lowest. Each picture occurs once, with its best
+    score."""
     row, side = np.nonzero(~np.isnan(scores) & (measured.split.fold >= 0)[:, None])
     percentile = percentiles(scores, measured.split.fold)[row, side]
     picture = measured.labels.image[measured.labels.items[row, side]]
@@ -123,7 +124,8 @@ def _baselines(
     scores: dict[str, Floats],
     progress: Progress,
 ) -> tuple[dict[str, str | None], list[dict[str, object]]]:
-    """Add the baselines to `scores`; for each, None, or why it is not there; and the priors, the strongest first."""
+    """Add the baselines to `scores`. Gives for each baseline None, or the reason why it is missing, and the priors, the
+    strongest first."""
     labels = measured.labels
     missing: dict[str, str | None] = dict.fromkeys(SCORERS, None)
     blinded = list(BLINDED)
@@ -133,7 +135,7 @@ def _baselines(
     if "zero_shot" not in scores:
         missing["zero_shot"] = "some rows have no prompt"
     if not held.own_split:
-        missing |= dict.fromkeys(("ridge", "prior", *blinded), "what the head was trained on is not in this table")
+        missing |= dict.fromkeys(("ridge", "prior", *blinded), "the table lacks the rows that the head was trained on")
         return missing, []
     scores["ridge"] = ridge_scores(labels, features, held.split)
     priors: list[dict[str, object]] = []
@@ -155,7 +157,8 @@ def _baselines(
 def _certainty(
     asked: Asked, measured: Measured, features: Features, held: HeldOut, scores: Floats, progress: Progress
 ) -> dict[str, Any]:
-    """What `heads.evaluation.certainty` finds, and by whom the uncertainties are; or why it is `missing`."""
+    """The result of `heads.evaluation.certainty` and the heads that gave the uncertainties, or under `missing` the
+    reason why there is none."""
     small = asked.report is not None and len(measured.labels) <= SMALL_ROWS
     if held.committee and held.own_split and not (asked.uncertainty or small):
         return {"missing": "--uncertainty measures it"}
@@ -163,5 +166,5 @@ def _certainty(
         uncertainty = uncertainties(held, measured.labels, features, progress)
     except InputError as error:
         return {"missing": str(error)}
-    by = "heads trained anew that have not seen the pair" if held.own_split else "the head's own committee"
+    by = "newly trained heads that have not seen the pair" if held.own_split else "the head's own committee"
     return {"by": by, **certainty(measured, scores, uncertainty)}

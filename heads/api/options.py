@@ -1,4 +1,4 @@
-"""What training and measuring are told, as commands and `plaudit` have it. Imports nothing heavy."""
+"""Options of training and measuring that the commands and `plaudit` share. Imports nothing heavy."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class LabelOptions(TableConfig):
-    """How labels are met with vectors."""
+    """How the rows of a table are matched with the vectors of a cache."""
 
     max_missing: Annotated[float, Range(0, 1)] = 0.01
     """The share of rows whose pictures or prompts may be missing from the cache."""
@@ -40,13 +40,13 @@ class LabelOptions(TableConfig):
 
     @staticmethod
     def name_of(table: "TableSource") -> str:
-        """What a table is called in records and messages: its path, or what kind of frame it is."""
+        """The table's name in records and messages: its path, or the kind of frame."""
         if isinstance(table, str | Path):
             return str(table)
         return f"the {type(table).__module__.partition('.')[0]}.{type(table).__name__}"
 
     def met(self, cache: "Cache", tables: "Sequence[TableSource]") -> "tuple[list[Labels], Features]":
-        """The labels of some tables over one numbering of items, and the vectors of those."""
+        """The labels of some tables over one numbering of items, and the vectors of these items."""
         from heads.data.comparisons import join_labels, match_labels
         from heads.data.features import features_of
 
@@ -72,18 +72,18 @@ class TableOptions(LabelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class RowOptions(LabelOptions):
-    """Which rows heads are measured on."""
+    """The rows that heads are measured on."""
 
     all: bool = False
-    """Score every row, those that the head was trained on included."""
+    """Score every row, even those that the head was trained on."""
     strict: bool = False
     """Refuse a table that shares pictures with training."""
 
     def met_heads(
         self, path: PathLike, table: "TableSource", *heads: PathLike
     ) -> "tuple[Cache, Labels, Features, list[HeldOut]]":
-        """The cache at a path, which must be of the heads' backbone, the table's labels and vectors, and what it holds
-        out from each head."""
+        """The cache at a path, the table's labels and vectors, and the rows that the table holds out from each head.
+        Raise InputError if the cache is of another backbone than the heads'."""
         from embed.cache.store import Cache
         from heads.evaluation.held_out import require_backbone
 
@@ -102,24 +102,24 @@ class RowOptions(LabelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutOptions(RowOptions, TableOptions):
-    """One table of labels, and which of its rows heads are measured on."""
+    """One table of labels, and the rows of it that heads are measured on."""
 
     def open(self, path: str, *heads: str) -> "tuple[Cache, Labels, Features, list[HeldOut]]":
-        """What `met_heads` gives of the table."""
+        """The result of `met_heads` for the table."""
         return self.met_heads(path, self.data, *heads)
 
 
 @dataclass(frozen=True)
 class PairOptions:
-    """Which pairs of a popularity table are trained on."""
+    """The pairs of a popularity table that are trained on."""
 
     min_ratio: Annotated[float | None, Range(1)] = None
     """Train only on pairs in which one count is at least this many times the other. By default all pairs teach, clear
     ones more than close ones."""
 
     def require_use(self, tables: "Sequence[Labels]", losses: Sequence[str], keeps_aside: bool = True) -> None:
-        """Raise InputError if --min-ratio is given and chooses no pair: of no table of counts, or with the loss rating
-        alone where no pairs are kept aside either."""
+        """Raise InputError if --min-ratio is given but has no effect: no table is one of counts, or the only loss is
+        rating and no pairs are kept aside either."""
         counts = [loss for table, loss in zip(tables, losses, strict=True) if table.kind == "counts"]
         chooses = set(counts) - {"rating"} or (keeps_aside and tables[0].kind == "counts")
         if self.min_ratio is not None and not chooses:
@@ -132,36 +132,37 @@ class HeadTraining(PairOptions):
     """How heads are trained on the vectors of a cache."""
 
     device: str = "cpu"
-    """What computes: cpu or cuda, which must be there."""
+    """The device to train on: cpu, or cuda if there is a GPU."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What is measured beside the head, and what is written."""
+    """What else to measure, and which files to write."""
 
     baselines: bool = False
-    """Train the same head without prompts, without pictures, and, where rows have source pictures, without these, on
-    the same rows. Each takes a training."""
+    """Train the same head without prompts, without pictures, and, if rows have source pictures, without these, on the
+    same rows. Each of these takes one more training."""
     uncertainty: bool = False
     """Measure whether pairs with a larger difference of scores over their uncertainty are ordered right more often.
-    On what was held out that trains up to two heads for each fold, so it is done unasked only for --report and tables
-    of up to 3,000 rows. On other tables it takes no training and is always done."""
+    On rows held out from the head this trains up to two heads for each fold, so by default it is done only for --report
+    and tables of up to 3,000 rows. On other tables it takes no training and is always done."""
     prior_by: str | None = None
     """The column of the prior: a guess that a picture is liked as much as the training pictures that have the same
-    value in it. For comparisons, the two columns A,B. By default the guess is made from each column of few values, and
-    the best one is shown."""
+    value in it. For comparisons, the two columns A,B. By default the guess is made from each column with few different
+    values, and the best one is shown."""
     slice_by: str | None = None
-    """A column for each value of which pair accuracy is measured too."""
+    """Also measure pair accuracy separately for each value of this column."""
     all_metrics: bool = False
-    """Print every paper's figure."""
+    """Print the metrics of all papers."""
     scores: Path | None = None
     """Write the score of every row measured to this file, as parquet."""
     report: Path | None = None
-    """Write a page with plots and pictures to this file, .html."""
+    """Write a page with plots and pictures to this .html file."""
 
 
 def protocol_of(given: Mapping[str, Any], labels: "Labels", seed: int) -> Protocol:
-    """The protocol that a table is measured by. Raise InputError if --min-ratio is given and is not of its kind."""
+    """The protocol that a table is measured by. Raise InputError if --min-ratio is given and the table is not one of
+    counts."""
     if "min_ratio" in given and labels.kind != "counts":
         raise InputError(
             f"--min-ratio chooses pairs of counts, and does nothing for a table of {labels.kind}; leave it out"

@@ -1,5 +1,5 @@
-"""What training and measuring give: each shows in a notebook what its command prints, and stands for its folder as a
-path."""
+"""Results of training and measuring. In a notebook each shows what its command prints, and each can be used as the path
+of its folder."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,23 +17,24 @@ from heads.evaluation.evaluate import Accuracies
 from heads.report.figures import ends, number
 from heads.report.tiles import read_tiles
 
-SHOWN = 6  # pictures at either end
+SHOWN = 6  # pictures with the highest scores, and as many with the lowest
 
 
 @dataclass(frozen=True, repr=False)
 class Trained(Artifact):
-    """A head on disk, and how well it orders what it has not seen. It can be given wherever the path of a head can."""
+    """A head on disk, and how well it orders pictures that it has not seen. It can be given in place of the path of a
+    head."""
 
     cache: Path
     data: TableSource  # the table that it was measured on
-    labels: LabelOptions  # how that was read
+    labels: LabelOptions  # how that table was read
     kind: str
     accuracies: Accuracies
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A picture that was measured: its name, the row of the cache, and where its score lies among the others'."""
+    """A measured picture: its name, its row in the cache, and the percentile of its score."""
 
     key: str
     row: int
@@ -42,14 +43,14 @@ class Ranked:
 
 @dataclass(frozen=True, repr=False)
 class Evaluation(Tabular):
-    """How well a head orders pictures that it has not seen, beside what knows less."""
+    """How well a head orders pictures that it has not seen, compared with simpler scorers."""
 
     verdict: str
     lines: tuple[str, ...]  # what the command prints
     highest: tuple[Ranked, ...]
     lowest: tuple[Ranked, ...]
-    document: dict[str, Any] = field(compare=False)  # what the command gives with --json
-    scores: pa.Table = field(compare=False)  # of every item of every row that was held out, with the table's columns
+    document: dict[str, Any] = field(compare=False)  # what the command prints with --json
+    scores: pa.Table = field(compare=False)  # one row for every item of every held-out row, with the table's columns
     records: Records = field(compare=False)
     cache: Cache = field(compare=False)
 

@@ -1,4 +1,4 @@
-"""From a cache and tables to a head on disk: what `heads train` and `plaudit.train` do."""
+"""Train a head on a cache and tables and write it, for `heads train` and `plaudit.train`."""
 
 import hashlib
 import json
@@ -34,23 +34,24 @@ from heads.training.checkpoint import Checkpoints
 from heads.training.committees import committee_of
 from heads.training.folds import Observer, OtherTable, Task, TrainedHeads, train_heads
 
-DEVICES = ("cpu", "cuda")  # that heads are trained on
-Observing: TypeAlias = Callable[[str], AbstractContextManager[Observer | None]]  # by the name of a training
+DEVICES = ("cpu", "cuda")  # the devices that heads can be trained on
+Observing: TypeAlias = Callable[[str], AbstractContextManager[Observer | None]]  # takes the name of a training
 
 
 def unobserved(name: str) -> AbstractContextManager[Observer | None]:
-    """What nobody observes."""
+    """A context that gives no observer."""
     return nullcontext()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """All that a training is told beside its cache and tables; of options and splitting what was given."""
+    """The settings of a training apart from its cache and tables. `options` and `splitting` hold only what was
+    given."""
 
     labels: LabelOptions = field(default_factory=LabelOptions)
     options: Mapping[str, object] = field(default_factory=dict)  # of the head, the loss and the training, by name
-    config: Path | None = None  # a file of the same
-    weights: Sequence[float] | None = None  # of the tables
+    config: Path | None = None  # a file with such options
+    weights: Sequence[float] | None = None  # one for each table
     splitting: Mapping[str, Any] = field(default_factory=dict)  # fields of SplitConfig
     split: Literal["pickscore"] | None = None
     where: HeadTraining = field(default_factory=HeadTraining)
@@ -68,7 +69,7 @@ def train_head(
     progress: Progress = silent,
     observing: Observing = unobserved,
 ) -> Trained:
-    """Train a head on the vectors of a cache, measure it on what was held out of the first table, and write it."""
+    """Train a head on the vectors of a cache, measure it on the held-out rows of the first table, and write it."""
     require_out(out, "head", plan.overwrite)
     resolve_device(plan.where.device, DEVICES)
     opened, min_ratio = Cache.open(Path(cache)), plan.where.min_ratio
@@ -113,17 +114,18 @@ def train_head(
 
 
 def _spread(name: str, first: int, found: Sequence[Accuracies]) -> tuple[dict[str, object], list[str]]:
-    """How far the seeds from `first` on differ in pair accuracy, for the document and for people."""
+    """The spread of pair accuracy over seeds counted from `first`, as fields of the document and as lines for
+    people."""
     accuracies = [one.pair_accuracy.value for one in found]
     seeds = list(range(first, first + len(accuracies)))
     mean, sd = float(np.mean(accuracies)), float(np.std(accuracies, ddof=1))
     lines = table((name, "pair accuracy"), [(seed, f"{x:.3f}") for seed, x in zip(seeds, accuracies, strict=True)])
-    said = f"{mean:.3f} ± {sd:.3f} (standard deviation); kept is the head of {first}"
+    said = f"{mean:.3f} ± {sd:.3f} (standard deviation); the head of {first} is kept"
     return {"seeds": seeds, "pair_accuracy": accuracies, "mean": mean, "sd": sd}, ["", *lines, said]
 
 
 def _train_splits(count: int, task: Task, config: SplitConfig) -> list[Accuracies]:
-    """How the heads of all splits but the first were measured."""
+    """The accuracies of the heads of all splits but the first."""
     found = []
     for seed in range(config.seed + 1, config.seed + count):
         rows = split_rows(task.labels, replace(config, seed=seed))
@@ -135,7 +137,7 @@ def _train_splits(count: int, task: Task, config: SplitConfig) -> list[Accuracie
 def _train_seeds(
     count: int, task: Task, checkpoints: Checkpoints, observing: Observing
 ) -> tuple[list[tuple[TrainedHeads, Accuracies]], float]:
-    """The heads of each seed, and how they were measured; and the `fold_noise` of the first."""
+    """The heads and the accuracies of each seed, and the `fold_noise` of the first."""
     found, protocol, noise = list[tuple[TrainedHeads, Accuracies]](), Protocol(seed=task.config.seed), 0.0
     for seed in range(task.config.seed, task.config.seed + count):
         with observing(f"seed-{seed}") as observe:
@@ -149,7 +151,7 @@ def _train_seeds(
 
 
 def _manifest(cache: Cache, paths: Sequence[str], task: Task, trained: TrainedHeads) -> dict[str, object]:
-    """What head.json says of a training; its split and its figures come beside."""
+    """The contents of head.json for a training, without its split and figures."""
     committee = committee_of(trained, task)
     found = {"min_ratio": task.min_ratio, "chosen": trained.chosen, "history": trained.histories[0]}
     protocol = Protocol(seed=task.config.seed)
@@ -171,7 +173,7 @@ def _manifest(cache: Cache, paths: Sequence[str], task: Task, trained: TrainedHe
 
 
 def _identity(cache: Cache, task: Task, splitting: dict[str, Any]) -> str:
-    """A hash of everything that decides what a training comes to."""
+    """A hash of everything that decides the result of a training."""
     losses = [task.config.loss, *(other.loss for other in task.others)]
     weights = [1.0, *(other.weight for other in task.others)]
     options = [asdict(task.head_config), asdict(task.config), losses, weights, task.min_ratio, task.device]

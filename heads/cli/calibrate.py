@@ -11,7 +11,7 @@ from heads.config import Protocol
 def calibrate(
     head: str, /, *, cache: str, held_out: HeldOutOptions, protocol: partial[Protocol], reference: str | None = None
 ) -> dict[str, object]:
-    """Make a head's scores mean something, as probabilities and percentiles.
+    """Turn a head's scores into probabilities and percentiles.
 
     A temperature, an isotonic map and percentiles are fitted on rows that the head has not seen, and stored with it.
 
@@ -21,8 +21,8 @@ def calibrate(
     Args:
         head: A folder made by `python -m heads train` or `import`. It is changed.
         cache: The cache with the vectors of the table.
-        reference: A table, read as --data is, whose pictures the percentiles compare with. By default what is held out
-            of --data.
+        reference: A table whose pictures the percentiles compare with. It is read as --data is. By default the held-out
+            rows of --data.
     """
     from embed.cache.store import Cache
     from heads.evaluation.evaluate import calibration_of, head_scores
@@ -44,7 +44,7 @@ def calibrate(
     temperature, fitted = calibration["temperature"]["value"], calibration["fitted_on"]
     print(
         f"temperature {temperature:.4g}, fitted on {fitted['pairs']} held-out pairs"
-        f" ({fitted['pairs_are']}): sigmoid(difference / temperature) is the probability that one is preferred",
+        f" ({fitted['pairs_are']}): sigmoid(difference / temperature) is the probability that the first is preferred",
         f"percentiles of {fitted['reference']} scores of {fitted['reference_table']}, {fitted['reference_part']}",
         f"stored in {head}; export it again to serve it",
         sep="\n",

@@ -1,4 +1,4 @@
-"""What the commands of heads share."""
+"""Functions that the commands of heads share."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def tensorboard(folder: Path | None) -> "Iterator[Observer | None]":
-    """What writes TensorBoard's files, a run for each stage; None without a folder."""
+    """A context that gives an observer which writes TensorBoard files, one run for each stage, or None without a
+    folder."""
     with ExitStack() as stack:
         writers: dict[str, SummaryWriter] = {}
 
@@ -26,14 +27,14 @@ def tensorboard(folder: Path | None) -> "Iterator[Observer | None]":
             if stage not in writers:
                 writers[stage] = stack.enter_context(SummaryWriter(f"{folder}/{stage}"))
             for name, value in record.items():
-                if value == value:  # NaN: an accuracy without validation
+                if value == value:  # skips NaN, the accuracy without validation rows
                     writers[stage].add_scalar(name, value, step)
 
         yield write if folder else None
 
 
 def suggest_uses(head: Path, cache: str, data: str, images_root: str | None = None) -> None:
-    """Say what one could do next with a head."""
+    """Suggest what to do next with a head."""
     root = ["--images-root", images_root] if images_root else []
     suggest(
         ["heads", "evaluate", head, "--cache", cache, "--data", data, *root, "--report", "report.html"],
@@ -42,8 +43,9 @@ def suggest_uses(head: Path, cache: str, data: str, images_root: str | None = No
 
 
 def numbers_of(option: str, text: str | None, count: int, of: str) -> list[float]:
-    """The positive weights between an option's commas, 1 each where it is not given; raise InputError for other numbers
-    than of these `count` things."""
+    """The positive numbers of a comma-separated option, or `count` ones if it is not given. Raise InputError for text
+    that is no number, numbers that are not positive, and another count than `count`. `of` names the things that they
+    weigh."""
     try:
         numbers = [float(number) for number in text.split(",")] if text else [1.0] * count
     except ValueError:

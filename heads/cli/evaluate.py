@@ -1,17 +1,26 @@
 """`python -m heads evaluate` and `compare`."""
 
 from functools import partial
+from pathlib import Path
 
 from embed.cli.console import progress, table
 from embed.files import require_out_file
 from heads.api.options import Asked, HeldOutOptions, protocol_of
 from heads.config import Protocol
+from heads.tracking.tracker import require_tracker, tracking
 
 
 def evaluate(
-    head: str, /, *, cache: str, held_out: HeldOutOptions, protocol: partial[Protocol], asked: Asked
+    head: str,
+    /,
+    *,
+    cache: str,
+    held_out: HeldOutOptions,
+    protocol: partial[Protocol],
+    asked: Asked,
+    tracker: str | None = None,
 ) -> dict[str, object]:
-    """Measure a head on the part that was held out from it, or on a table that it has not seen, by every rule.
+    """Measure a head on the part that was held out from it, or on a table that it has not seen.
 
     Example:
         plaudit heads evaluate head --cache cache --data likes.csv --report a.html
@@ -19,13 +28,22 @@ def evaluate(
     Args:
         head: A folder made by `python -m heads train`.
         cache: The cache with the vectors of the table.
+        tracker: Send options, figures and the report to a tracker: tensorboard:FOLDER, mlflow[:URI] or wandb[:PROJECT].
     """
     for option, file in (("--scores", asked.scores), ("--report", asked.report)):
         if file:
             require_out_file(file, option)
+    require_tracker(tracker)
     from heads.api.measuring import evaluate_head
 
-    found = evaluate_head(head, cache, held_out.data, held_out, protocol.keywords, asked, progress)
+    with tracking(tracker, f"{Path(head).name} on {Path(held_out.data).name}") as run:
+        run.parameters({"head": head, "cache": cache, "data": held_out.data, **protocol.keywords})
+        found = evaluate_head(head, cache, held_out.data, held_out, protocol.keywords, asked, progress)
+        metrics = {name: metric.get("scores") for name, metric in found.document["metrics"].items()}
+        run.figures({"pair_accuracy": found.document["pair_accuracy"], "metrics": metrics})
+        for file in (asked.report, asked.scores):
+            if file:
+                run.files(file.parent, file.name)
     print(found)
     return found.document
 
@@ -40,7 +58,7 @@ def compare(
 
     Args:
         first: A folder made by `python -m heads train`.
-        second: Another one.
+        second: Another such folder.
         cache: The cache with the vectors of the table.
     """
     from heads.api.lines import protocol_line

@@ -14,10 +14,10 @@ from heads.report.figures import cell, number
 
 @dataclass(frozen=True)
 class EloOptions:
-    """How Elo is played."""
+    """How Elo ratings are computed."""
 
     orders: Annotated[int, Range(1)] = 50
-    """The random orders in which Elo is played."""
+    """The number of random orders in which the choices are played."""
     seed: Seed = 0
     """The seed of the orders."""
 
@@ -35,18 +35,19 @@ def generators(
 ) -> dict[str, object]:
     """Rank image generators by people's choices, and by a head's.
 
-    For each there are Elo and Bradley-Terry, and with a head how far its ranking and people's agree, and how often the
-    pictures of a prompt that people like best and least are among its highest and lowest (recall@k, filter@k).
+    Prints Elo and Bradley-Terry ratings of each generator. With a head it also prints how far its ranking agrees with
+    people's, and how often the picture that people like best or least is among the head's k highest or k lowest of the
+    prompt (recall@k, filter@k).
 
     Example:
         plaudit heads generators --data pairs.csv --by model_a,model_b
 
     Args:
-        head: Rank by this head too, on rows that it has not seen.
+        head: Also rank by this head, on rows that it has not seen.
         cache: The cache with the vectors of the table, if a head is given.
-        by: The column of who made the picture. For comparisons two columns A,B, one for each side.
-        pattern: A regular expression for the part of the column that names the generator, such as '^[^_]+'; or its
-            first group does, as in '^([^_]+)_'.
+        by: The column that names the generator of a picture. For comparisons two columns A,B, one for each side.
+        pattern: A regular expression for the part of the column that names the generator, such as '^[^_]+'. If it has a
+            group, the first group is the name, as in '^([^_]+)_'.
     """
     import numpy as np
 
@@ -55,7 +56,7 @@ def generators(
     from heads.metrics import spearman
 
     if bool(head) != bool(cache):
-        raise InputError("a HEAD and its --cache are wanted together, or neither")
+        raise InputError("only one of HEAD and --cache was given; give both, or neither")
     if head and cache:
         from heads.evaluation.evaluate import head_scores
 

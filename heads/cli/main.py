@@ -11,7 +11,7 @@ COMMANDS = {
     "evaluate": "heads.cli.evaluate:evaluate",
     "compare": "heads.cli.evaluate:compare",
     "calibrate": "heads.cli.calibrate:calibrate",
-    "generate": "export.cli.generate:generate",  # which may score by bundles
+    "generate": "export.cli.generate:generate",  # it lives in export because it may score by bundles
     "generators": "heads.cli.generators:generators",
     "import": "heads.cli.published:import_published",
     "reward": "heads.cli.reward:reward",

@@ -1,7 +1,7 @@
-"""`python -m heads finetune` and `validate`: Social Reward's two scripts, option by option and file by file.
+"""`python -m heads finetune` and `validate`: Social Reward's two scripts with the same options and files.
 
-Its tables (`prompt, pos_path, neg_path`), its modes and its checkpoints' names; the frozen part is computed once, into
-a cache under the save folder.
+They take its tables (`prompt, pos_path, neg_path`) and its modes, and write checkpoints under its names. Unlike the
+originals they compute the frozen part only once, into a cache under the save folder.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Original:
     """The backbone and the pictures of both scripts."""
 
     checkout_path: Annotated[str | None, Option("--checkout_path")] = None
-    """A checkpoint to go on from."""
+    """A checkpoint to start from."""
     model: str = BACKBONE[0]
     """The architecture of the backbone."""
     pretrained: str | None = None
@@ -35,7 +35,7 @@ class Original:
     images_root: str | None = None
     """The folder where relative paths start. By default the table's own folder."""
     machine_cache: Path | None = None
-    """The folder of what was measured and exported on this machine."""
+    """The folder for measurements and exported graphs of this machine."""
 
     @property
     def source(self) -> Source:
@@ -48,7 +48,7 @@ class Original:
     def embed(
         self, table: str, out: Path, device: str, workers: int | None = None, batch_size: int | None = None
     ) -> "BuildConfig":
-        """The configuration of a cache of the table's pictures and prompts, once that is made."""
+        """Make a cache of the table's pictures and prompts, and give its configuration."""
         from embed.jobs.build import BuildConfig, build_cache
 
         config = BuildConfig(
@@ -90,10 +90,10 @@ def finetune(
     Args:
         training_file: A parquet file with the columns prompt, pos_path and neg_path.
         training_mode: What is trained: all, visual, visual_upper_layers or another mode of `python -m heads unfreeze`.
-        batch_size: Triplets of a step.
+        batch_size: The number of triplets in a step.
         n_epochs: The number of epochs.
         save_folder: The folder to write to. The frozen part is computed once, into a cache in it.
-        loss_name: The loss, triplet or another one that pairs can train.
+        loss_name: The loss: triplet, or another one for pairs.
         learning_rate: The learning rate.
         seed: The seed of the order of the rows.
     """
@@ -164,8 +164,8 @@ def validate(
 
     Args:
         parquet_file_or_pandas_dataframe: A parquet file with the columns prompt, pos_path and neg_path.
-        batch_size: Pictures computed at once. By default as many as suit the machine.
-        num_workers: Processes that decode pictures. By default one for each core.
+        batch_size: The number of pictures computed at once. By default as many as suit the machine.
+        num_workers: The number of processes that decode pictures. By default one for each core.
     """
     import tempfile
 

@@ -1,4 +1,4 @@
-"""`python -m heads import` and `project`: heads and caches made of what is there."""
+"""`python -m heads import` and `project`: make heads from published ones, and move caches into a head's space."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -12,14 +12,14 @@ from heads.cli.common import suggest_uses
 
 
 def import_published(weights: Path, /, *, cache: str, out: Path, overwriting: Overwriting) -> dict[str, object]:
-    """Make a head of one that others published, for the backbone of a cache.
+    """Convert a published head for the backbone of a cache.
 
     Example:
         plaudit heads import sa_0_4_vit_l_14_linear.pth --cache cache --out head
 
     Args:
-        weights: An aesthetic predictor, or a scorer in CLIP form (PickScore, HPSv2, Social Reward) with which the cache
-            was made: .pth, .bin or .safetensors, with tensors alone.
+        weights: A .pth, .bin or .safetensors file that holds only tensors: an aesthetic predictor, or a scorer in CLIP
+            form (PickScore, HPSv2, Social Reward) with which the cache was made.
         cache: A cache of the backbone that the head was published for.
         out: The folder to write the head to.
     """
@@ -55,13 +55,13 @@ def import_published(weights: Path, /, *, cache: str, out: Path, overwriting: Ov
     disk.save_head(out, head, [], pa.array([], pa.string()), manifest, overwriting.overwrite)
     print(f"{config.kind} head for vectors of {config.dim} numbers, written to {out}")
     if not scorer:
-        print(f"the file does not say for which backbone: {opened.identity.model} is taken from {cache}")
+        print(f"the file does not name its backbone; {opened.identity.model} of {cache} is assumed")
     suggest_uses(out, cache, "TABLE")
     return {"head": str(out), "kind": config.kind, "model": opened.identity.model}
 
 
 def _made_with(source: Any, checkpoint: Path) -> bool:
-    """Whether the vectors of a cache come from this very file, wherever it lies now."""
+    """Whether the vectors of a cache come from this checkpoint, even if the file was moved or renamed."""
     from embed.backbones.checkpoints import FOLDER
     from embed.files import sha256_file
 
@@ -72,9 +72,9 @@ def _made_with(source: Any, checkpoint: Path) -> bool:
 
 
 def project(head: Path, /, *, cache: str, out: Path) -> dict[str, object]:
-    """Move a cache into a cosine head's own space, to be indexed there.
+    """Move the vectors of a cache into a cosine head's own space, so that they can be indexed there.
 
-    `python -m runtime index` takes it with a bundle of `python -m export onnx --space`.
+    `python -m runtime index` takes the new cache together with a bundle made by `python -m export onnx --space`.
 
     Example:
         plaudit heads project head --cache cache --out moved

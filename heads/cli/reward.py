@@ -20,7 +20,7 @@ def reward(
     precision: Literal["fp32", "bf16", "fp16"] = "fp32",
     device: DeviceConfig,
 ) -> dict[str, object]:
-    """Measure how near a head's differentiable reward is to the scores that are served.
+    """Measure how close a head's differentiable reward is to the scores that are served.
 
     The figures are stored with the head.
 
@@ -30,7 +30,7 @@ def reward(
     Args:
         head: A folder made by `python -m heads train` or `unfreeze`. It is changed.
         images: A folder of pictures to compare on.
-        prompts: A file of prompts to compare under, one a line. By default plaudit has some.
+        prompts: A file with prompts to compare under, one on each line. By default some that come with plaudit.
         samples: The number of pictures to take from the folder.
         precision: The precision of the picture tower.
     """

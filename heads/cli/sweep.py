@@ -30,9 +30,9 @@ def sweep(
     where: HeadTraining,
     tracker: str | None = None,
 ) -> dict[str, object]:
-    """Search for the best head, loss and options within a time.
+    """Search for the best head, loss and options within a given time.
 
-    The search is on rows that are not held out. The held-out part is opened once, for the best and the default.
+    The search uses rows that are not held out. The held-out part is used only once, for the best head and the default.
 
     Example:
         plaudit heads sweep cache --data likes.csv --minutes 5 --out sweep
@@ -66,7 +66,7 @@ def sweep(
     moved = features.to(where.device)
     default, said = chosen_head(
         {"loss": "preference"}, [labels], features, ["preference"], where.min_ratio
-    )  # of `heads train`
+    )  # the options of `heads train`
     print(*said, sep="\n")
 
     def task_of(options: Options) -> Task:
@@ -112,11 +112,11 @@ def sweep(
     first = sorted(finished, key=lambda trial: -trial.accuracy)[:SHOWN]
     print(
         "",
-        f"{len(trials)} trials, {len(finished)} of them finished; the best {len(first)}, on rows kept aside:",
+        f"{len(trials)} trials, {len(finished)} of them finished; the best {len(first)} on validation rows:",
         *table(("options", "accuracy"), [(_shown(trial.options), f"{trial.accuracy:.4f}") for trial in first]),
         "",
         f"chosen: {_shown(best.options)}" + (" (the default: none is clearly better)" if best is trials[0] else ""),
-        *(f"held out, opened once: {name} {told(interval)}" for name, interval in test.items()),
+        *(f"on the held-out rows: {name} {told(interval)}" for name, interval in test.items()),
         f"train it with: {shlex.join(command)}",
         sep="\n",
     )

@@ -24,27 +24,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tables:
-    """What is trained on."""
+    """The tables to train on."""
 
     data: tuple[str, ...]
-    """A table of labels: parquet, csv, json or json lines, or a pattern of its shards in quotes. The first is held
-    out from and measured, others only teach."""
+    """A table of labels: parquet, csv, json or json lines, or a pattern of its shards in quotes. Only the first has
+    rows held out and measured; all of them train the head."""
     weights: str | None = None
-    """How much the loss of each --data counts, with commas between the numbers: W,... By default 1 each."""
+    """The weight of each --data in the loss, as numbers with commas between them: W,... By default 1 each."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """How often a head is trained, and what comes with it."""
+    """How often a head is trained, and what is recorded."""
 
     seeds: Annotated[int, Range(1)] = 1
     """Train with this many seeds, and print how far the results differ."""
     split_seeds: Annotated[int, Range(1)] = 1
-    """Do everything with this many splits, and print how far the results differ. The head of the first is kept."""
+    """Train and measure with this many splits, and print how far the results differ. The head of the first split is
+    kept."""
     resume: bool = False
-    """Go on where a training with the same options was interrupted."""
+    """Continue an interrupted training with the same options."""
     log_dir: Path | None = None
-    """Write the curves of training to this folder, for TensorBoard."""
+    """Write the training curves to this folder, for TensorBoard."""
     tracker: str | None = None
     """Send options, curves and figures to a tracker: tensorboard:FOLDER, mlflow[:URI] or wandb[:PROJECT]."""
 
@@ -67,7 +68,7 @@ def train(
     where: HeadTraining,
     run: Run,
 ) -> dict[str, object]:
-    """Train a head on the vectors of a cache, and evaluate it on what was held out.
+    """Train a head on the vectors of a cache, and evaluate it on the held-out rows.
 
     Example:
         plaudit heads train cache --data likes.csv --out head
@@ -75,15 +76,15 @@ def train(
     Args:
         cache: A folder made by `python -m embed cache`.
         out: The folder to write the head to.
-        head: The head. By default auto: blend for tables of up to 20,000 rows, fusion for larger ones, and the first
+        head: The head. By default auto: blend for tables of up to 20,000 rows and fusion for larger ones, or the first
             head that reads all other options given.
-        loss: The loss. By default preference, for any table; ranking and listwise are for ranked groups, rating is for
-            ratings, or the log rate of counts, and triplet and preference-inbatch are for the head cosine and pairs of
-            pictures under one prompt. If there are several tables, one for all, or one each with commas between them.
-        config: A file with these options of the head, the loss and the training, as `python -m heads sweep` writes it.
-            Options on the command line go before those in the file.
-        split: Hold out PickScore's way: one comparison of each of some prompts of different users (column user_id), of
-            which one half chooses the epoch and the other is measured.
+        loss: The loss. By default preference, for any table. Ranking and listwise are for ranked groups, rating is for
+            ratings or the log rate of counts, and triplet and preference-inbatch are for the head cosine and pairs of
+            pictures under one prompt. For several tables give one for all, or one each with commas between them.
+        config: A file with options of the head, the loss and the training, as `python -m heads sweep` writes it.
+            Options on the command line override those in the file.
+        split: Hold out rows as PickScore does: one comparison for each of some prompts by different users (column
+            user_id). One half of these chooses the epoch, and the other half is measured.
     """
     require_out(out, "head", overwriting.overwrite)
     require_tracker(run.tracker)
@@ -121,7 +122,7 @@ def train(
 
 
 def parse_weights(text: str | None) -> list[float] | None:
-    """The numbers between commas. Raise InputError for what is none."""
+    """The numbers of a comma-separated text. Raise InputError for anything that is not a number."""
     try:
         return [float(number) for number in text.split(",")] if text else None
     except ValueError:

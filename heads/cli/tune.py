@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from heads.reward.several import Rewards
     from heads.tuning.guards import Look
 
-SHOWN_PICTURES = 16  # to TensorBoard
+SHOWN_PICTURES = 16  # in TensorBoard
 
 
 def tune(
@@ -46,24 +46,25 @@ def tune(
 ) -> dict[str, object]:
     """Tune a text-to-image pipeline so that a head likes its pictures better.
 
-    Guards look at it on the way: a judge that was not trained on decides when to stop and what is kept.
+    Guards watch the training: a judge, a head that is not the reward, decides when to stop and which weights to keep.
 
     Example:
         plaudit heads tune sd --method draft --reward head --prompts p.txt --out lora
 
     Args:
-        pipeline: A diffusers pipeline, a folder or a name on a hub: Stable Diffusion 1, 2, XL or 3, or one in pixel
+        pipeline: A diffusers pipeline, as a folder or a name on a hub: Stable Diffusion 1, 2, XL or 3, or one in pixel
             space. It is not changed.
-        method: How it learns: refl or draft through the gradient of --reward, or dpo from the pairs of --data.
-        prompts: A file of prompts, one a line. Some are kept aside for the guards.
+        method: How the pipeline learns: refl and draft use the gradient of --reward, and dpo the pairs of --data.
+        prompts: A file with prompts, one on each line. Some are kept aside for the guards.
         out: The folder to write the LoRA, a card and a page with pictures to.
-        reward: The head to please, made by `python -m heads train` or `unfreeze`. Given again and again, several are
-            brought to one scale by the untuned generator's pictures and added.
-        weights: How much each --reward counts, with commas between the numbers: W,... By default 1 each.
-        judge: A head that was not trained on what --reward was, and sees with another backbone if it can.
+        reward: The head whose scores are to rise, made by `python -m heads train` or `unfreeze`. The option can be
+            repeated: the rewards are then brought to one scale on pictures of the untuned generator, and added.
+        weights: The weight of each --reward, as numbers with commas between them: W,... By default 1 each.
+        judge: A head that was not trained on the data of --reward, preferably with another backbone.
         data: A table of choices between pictures, for dpo.
-        pretrain_data: A table of pictures with prompts whose denoising is trained too, so that pictures stay pictures.
-        no_guards: Neither stop nor choose: keep the last weights, whatever became of the pictures.
+        pretrain_data: A table of pictures with prompts. Denoising them is trained too, so that the generated pictures
+            stay natural.
+        no_guards: Do not stop early and do not choose: keep the last weights, even if the pictures became worse.
         tensorboard: The folder to write curves and pictures to.
         tracker: Send options, curves, pictures, figures and the page to a tracker: tensorboard:FOLDER, mlflow[:URI]
             or wandb[:PROJECT].
@@ -74,7 +75,7 @@ def tune(
         raise InputError(f"{tensorboard} is a file; wanted a folder for --tensorboard")
     config = training(method, guards=not no_guards)
     if judge is not None and judge.resolve() in [one.resolve() for one in reward]:
-        raise InputError(f"--judge and --reward are both {judge}; a judge must not be what is trained on")
+        raise InputError(f"--judge and --reward are both {judge}; give a judge that is not the reward")
     numbers = numbers_of("--weights", weights, len(reward), "heads; give one for each --reward")
     from heads.tuning.loading import load_family, require_generators
 
@@ -154,7 +155,7 @@ def tune(
 
 
 def _load_rewards(paths: Sequence[Path], weights: Sequence[float], device: str) -> "Reward | Rewards | None":
-    """One reward as it is, several under the names of their folders."""
+    """None without paths, the reward of one, or several rewards under the names of their folders."""
     from heads.reward.module import Reward
     from heads.reward.several import Rewards
 
@@ -164,25 +165,26 @@ def _load_rewards(paths: Sequence[Path], weights: Sequence[float], device: str) 
     if len(set(names)) < len(names):
         names = list(map(str, paths))
     if len(set(names)) < len(names):
-        raise InputError(f"--reward names a head twice: {', '.join(names)}; give its weight by --weights")
+        raise InputError(f"--reward names a head twice: {', '.join(names)}; weigh it with --weights")
     return Rewards.load(dict(zip(names, zip(paths, weights, strict=True), strict=True)), device)
 
 
 def _warn_of_judge(reward: "Reward | Rewards | None", judge: "Reward | None", guarded: bool) -> None:
     if judge is None and guarded:
-        warn("there is no --judge: nothing says when to stop, and the last weights are kept")
+        warn("without --judge nothing decides when to stop, and the last weights are kept")
     from heads.reward.several import Rewards
 
     members = reward.members if isinstance(reward, Rewards) else [reward] if reward is not None else []
     if judge is not None and judge.encoder.identity in [one.encoder.identity for one in members]:
         warn(
-            "--judge sees with the same backbone as --reward, and may fall for the same; another one is a better judge"
+            "--judge has the same backbone as --reward and may make the same errors; another backbone is a better judge"
         )
 
 
 @contextmanager
 def _written(folder: Path | None, tracked: Tracker) -> "Iterator[Callable[[int, Look], None]]":
-    """What tells a tracker the guards' figures and a few pictures, and writes them for TensorBoard to a folder."""
+    """A context that gives a function which sends the guards' figures and a few pictures to a tracker, and writes them
+    to a folder for TensorBoard."""
 
     def track(step: int, look: "Look") -> None:
         tracked.record("guards", step, look.means())

@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModeOptions:
-    """Which blocks are unfrozen, in one of three ways."""
+    """The blocks to unfreeze, given in one of three ways."""
 
     mode: str | None = None
     """The blocks to train: visual_last_layer, visual_upper_layers, visual_upper_layers_textual_upper_layers,
     visual_upper_layers_textual_upper_layers_deeper, visual, all, blocks=V,T or fix_rate=F."""
     unfreeze_visual: Annotated[int | None, Range(0)] = None
-    """Blocks of the picture tower from the top, in place of --mode."""
+    """Train this many blocks from the top of the picture tower. Use it in place of --mode."""
     unfreeze_text: Annotated[int | None, Range(0)] = None
-    """Blocks of the text tower from the top, in place of --mode."""
+    """Train this many blocks from the top of the text tower. Use it in place of --mode."""
     fix_rate: Annotated[float | None, Range(0, below=1)] = None
-    """The share of blocks that stays frozen, as in ImageReward, in place of --mode."""
+    """The share of blocks that stays frozen, as in ImageReward. Use it in place of --mode."""
 
     @property
     def name(self) -> str:
-        """The mode. Raise InputError unless it is said in one way."""
+        """The mode. Raise InputError unless it is given in exactly one way."""
         numbers = (self.unfreeze_visual, self.unfreeze_text)
         given = [self.mode is not None, numbers != (None, None), self.fix_rate is not None]
         if sum(given) != 1:
@@ -66,7 +66,7 @@ def unfreeze(
 ) -> dict[str, object]:
     """Train the top blocks of a cache's backbone, from its boundary.
 
-    The result is compared with the frozen backbone on what was held out, and both backbone and head are written.
+    The result is compared with the frozen backbone on the held-out rows. The tuned backbone and a head are written.
 
     Example:
         plaudit heads unfreeze cache --data a.csv --mode visual_last_layer --out tuned
@@ -74,9 +74,10 @@ def unfreeze(
     Args:
         cache: A folder made by `python -m embed cache --boundary MODE`.
         out: The folder to write to.
-        live: Run the frozen blocks too, on the pixels that --boundary visual keeps.
-        head: Train such a head on top. By default the score is the cosine.
-        wise: The share of the tuned weights in the mean with the old ones. With auto it is the best on validation.
+        live: Also run the frozen blocks, on the pixels that a cache made with --boundary visual keeps.
+        head: Also train this head on top. By default the score is the cosine.
+        wise: The share of the tuned weights in their mean with the original weights. With auto it is the best on
+            validation.
         tracker: Send options, curves and figures to a tracker: tensorboard:FOLDER, mlflow[:URI] or wandb[:PROJECT].
     """
     require_out(out, "tuned backbone", overwriting.overwrite)
@@ -115,7 +116,7 @@ def unfreeze(
         measured = measure_pairs(labels, parts, Protocol(seed=seed))
         before = fast_scores(measured, features, [tuned.frozen_head])
         moved = fast_scores(measured, tuned.unfrozen.features(labels.image, labels.prompt), [tuned.unfrozen.head])
-        # Zero-shot is the backbone as it was.
+        # Zero-shot is measured with the original backbone.
         found = pair_accuracies(measured, {**before, "head": moved["head"]})
         frozen = measured.interval(measured.credit(before["head"]))
         result = found.to_json() | {"frozen_pair_accuracy": frozen.to_json()}
@@ -131,7 +132,7 @@ def unfreeze(
         run.figures(result)
         run.files(out / "head", "head.json")
     parameters = sum(parameter.numel() for parameter in tuned.unfrozen.moved.values())
-    print(f"{parameters:,} parameters of {config.mode} moved; the best epoch of {config.epochs} on validation:")
+    print(f"{parameters:,} parameters of {config.mode} trained; accuracy on validation after each epoch:")
     accuracies = [record["validation_accuracy"] for record in tuned.history]
     print("  ".join(f"{epoch}: {accuracy:.3f}" for epoch, accuracy in enumerate(accuracies)))
     print(*accuracy_lines(found), sep="\n")
@@ -152,14 +153,14 @@ def unfreeze(
 
 
 def export_checkpoint(tuned: Path, /, *, out: Path, overwriting: Overwriting) -> dict[str, object]:
-    """Write a tuned backbone as a whole state dict, as open_clip and the papers' scripts load it.
+    """Write a tuned backbone as one complete state dict, which open_clip and the papers' scripts can load.
 
     Example:
         plaudit heads export-checkpoint tuned --out whole.pt
 
     Args:
         tuned: A folder made by `python -m heads unfreeze`.
-        out: The file to write to, whose suffix decides: .safetensors, or .pt.
+        out: The file to write to. Its suffix decides the format: .safetensors, or .pt.
     """
     require_out_file(out, "--out", overwriting.overwrite)
     require_checkpoint_name(out)
@@ -175,11 +176,11 @@ def export_checkpoint(tuned: Path, /, *, out: Path, overwriting: Overwriting) ->
 def require_checkpoint_name(path: Path) -> None:
     """Raise InputError unless a path has the suffix of a checkpoint."""
     if path.suffix not in (".safetensors", ".pt", ".pth", ".bin"):
-        raise InputError(f"{path} has no suffix of a checkpoint; wanted .safetensors, .pt, .pth or .bin")
+        raise InputError(f"{path} does not end like a checkpoint; wanted .safetensors, .pt, .pth or .bin")
 
 
 def write_checkpoint(path: Path, state: "Mapping[str, Tensor]") -> None:
-    """A state dict as .safetensors, or as a torch file under any other usual suffix."""
+    """Write a state dict as .safetensors, or as a torch file under any other suffix."""
     import torch
     from safetensors.torch import save
 

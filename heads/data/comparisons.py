@@ -1,7 +1,7 @@
-"""Labels met with a cache: which vectors are compared, and who won.
+"""Match the labels of a table with a cache: which vectors are compared, and which picture won.
 
 An item is what a head scores: a picture with its prompt. A row is a line of the user's table: two items for a
-comparison, one for everything else. Pairs are what losses and metrics see. Knows no model.
+comparison, one for all other kinds. Losses and metrics work on pairs. Knows no model.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,33 +22,33 @@ from embed.spec import InputError
 from heads.data.counts import count_posterior_target, hard_target, rate_posterior_target
 from heads.pairs import sample_pairs
 
-MAX_PAIRS = 2_000_000  # of one table of counts or groups at a time: 48 MB
+MAX_PAIRS = 2_000_000  # pairs drawn from one table of counts or groups at a time, 48 MB
 
 
 @dataclass(frozen=True)
 class Labels:
-    """A table whose pictures and prompts have become rows of a cache."""
+    """A table whose pictures and prompts were replaced by row numbers of a cache."""
 
     kind: Kind
     image: Ints  # (n,) row in the cache's image vectors, per item
-    prompt: Ints  # (n,) row in its prompt vectors, -1 for an item without prompt
+    prompt: Ints  # (n,) row in its prompt vectors, -1 for an item without a prompt
     items: Ints  # (m, 2) items of each row for comparisons, (m, 1) for other kinds
     values: Mapping[str, NDArray[Any]]  # (m,) floats: target, weight / rank / rating / count, exposures; ints: group
     columns: pa.Table  # the m rows' other columns, as the user's table has them
-    missing: int  # rows left out because the cache lacks a picture or prompt of theirs
-    source: Ints | None = None  # (n,) row of the picture that each item was made from, -1 for none; None: no column
+    missing: int  # number of rows left out because the cache lacks one of their pictures or prompts
+    source: Ints | None = None  # (n,) row of each item's source picture, -1 for none; None: no column
 
     def __len__(self) -> int:
         return len(self.items)
 
     def described(self, path: str) -> dict[str, object]:
-        """What a head records of the table at `path` that it was trained on."""
+        """The record that a head keeps of the table at `path` that it was trained on."""
         return {"table": Path(path).name, "kind": self.kind, "rows": len(self), "missing": self.missing}
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Comparisons of items: `target` is the probability that a is preferred to b, 0.5 a tie."""
+    """Comparisons of items. `target` is the probability that a is preferred to b, 0.5 for a tie."""
 
     a: Ints  # (m,) item
     b: Ints
@@ -61,18 +61,20 @@ class Pairs:
         return len(self.a)
 
     def take(self, chosen: Ints) -> "Pairs":
-        """The pairs numbered `chosen` alone."""
+        """Only the pairs with the numbers `chosen`."""
         return Pairs(**{name: column[chosen] for name, column in vars(self).items()})
 
 
 def expected_accuracy(score_a: Float32s, score_b: Float32s, pairs: Pairs) -> float:
-    """How often the scores of `pairs` are expected to agree with a choice drawn from each target; equal scores half."""
+    """The expected share of pairs, by weight, in which the scores agree with a choice drawn from the target. Equal
+    scores count half."""
     agreement = np.where(score_a == score_b, 0.5, np.where(score_a > score_b, pairs.target, 1 - pairs.target))
     return float(np.average(agreement, weights=pairs.weight))
 
 
 def match_labels(records: Records, cache: Cache, max_missing: float = 0.01) -> Labels:
-    """The records' labels as rows of `cache`; more than `max_missing` of rows without vectors is an error."""
+    """The records' labels as row numbers of `cache`. Rows without vectors are left out. Raise InputError if their share
+    is above `max_missing`, or if no row remains."""
     table = records.labels()
     sides = ("_a", "_b") if records.kind == "comparisons" else ("",)
     images = np.stack([cache.image_rows(table["image" + side], records.place) for side in sides], axis=1)
@@ -88,12 +90,12 @@ def match_labels(records: Records, cache: Cache, max_missing: float = 0.01) -> L
         raise _too_many_missing(records, table, cache, lacking, missing)
     table, images, prompts = table.filter(pa.array(found)), images[found], prompts[found]
     if len(table) == 0:
-        raise InputError(f"{records.path}: no row to use")
+        raise InputError(f"{records.path}: no row has vectors in {cache.path}; embed this table into the cache")
     return _labels(records.kind, table, images, prompts, missing, None if sources is None else sources[found])
 
 
 def _source_rows(names: pa.ChunkedArray, cache: Cache, records: Records) -> Ints:
-    """Rows of source pictures in the cache: -1 for none, -2 for one without a vector."""
+    """Row numbers of source pictures in the cache: -1 for no source, -2 for a source without a vector."""
     named = np.asarray(pc.is_valid(names))
     rows = cache.image_rows(pc.fill_null(names, ""), records.place)
     return np.where(named & (rows < 0), -2, np.where(named, rows, -1))
@@ -102,7 +104,8 @@ def _source_rows(names: pa.ChunkedArray, cache: Cache, records: Records) -> Ints
 def _too_many_missing(
     records: Records, table: pa.Table, cache: Cache, lacking: Mapping[str, Bools], missing: int
 ) -> InputError:
-    """What lacks a vector, with an example; if it is every row, also one of the cache: names may be spelled apart."""
+    """The error for rows without a vector, with an example from the table. If every row lacks one it also shows a name
+    from the cache, since both may spell names differently."""
     name, lost = next((name, lost) for name, lost in lacking.items() if lost.any())
     row, side = (int(at[0]) for at in np.nonzero(lost))
     first = table[name + ("_a", "_b")[side] if lost.shape[1] == 2 else name][row].as_py()
@@ -113,8 +116,8 @@ def _too_many_missing(
     column = "caption" if name == "prompt" else "image_path"
     held = cache.metadata("prompts" if name == "prompt" else "images", [column])[column]
     other = f"the cache has {held[0].as_py()!r}" if len(held) else f"the cache has no {what}s"
-    named = name != "prompt" and not first.startswith("sha256:")  # rather than known by its bytes
-    root = f" below {records.images_root}, where --images-root can name another folder" if named else ""
+    named = name != "prompt" and not first.startswith("sha256:")  # otherwise it is known only by a hash of its bytes
+    root = f" in {records.images_root} (--images-root can name another folder)" if named else ""
     return InputError(f"{said}: the table has {first!r}{root}, and {other}; embed this table into the cache")
 
 
@@ -134,9 +137,9 @@ def labels_alone(records: Records) -> Labels:
 def _labels(
     kind: Kind | None, table: pa.Table, images: Ints, prompts: Ints, missing: int, sources: Ints | None = None
 ) -> Labels:
-    """Labels of a table whose pictures and prompts are numbers, (m, sides) each, and its sources (m,); sides of equal
-    numbers are one item."""
-    assert kind is not None  # a table without labels was refused
+    """The labels of a table whose pictures and prompts are numbers (m, sides), and whose sources are numbers (m,).
+    Sides with equal numbers become one item."""
+    assert kind is not None  # tables without labels were refused before
     sides = ("_a", "_b") if kind == "comparisons" else ("",)
     if kind == "comparisons":
         pairs, source = images * (prompts.max() + 2) + prompts + 1, sources
@@ -167,7 +170,7 @@ def _labels(
 
 
 def join_labels(tables: Sequence[Labels]) -> list[Labels]:
-    """The tables over one numbering of items, which one `Features` then serves."""
+    """The same tables with one common numbering of items, so that one `Features` serves them all."""
     offsets = np.cumsum([0] + [len(table.image) for table in tables])
     image, prompt = (np.concatenate([getattr(table, side) for table in tables]) for side in ("image", "prompt"))
     source = None
@@ -182,26 +185,26 @@ def join_labels(tables: Sequence[Labels]) -> list[Labels]:
 
 
 def _prompt_rows(prompts: pa.ChunkedArray, cache: Cache) -> Ints:
-    """Rows of prompts in the cache: -1 for no prompt, -2 for a prompt without a vector."""
+    """Row numbers of prompts in the cache: -1 for no prompt, -2 for a prompt without a vector."""
     rows = cache.prompt_rows(prompts)
     named = np.asarray(pc.is_valid(prompts))
     return np.where(named & (rows < 0), -2, np.where(named, rows, -1))
 
 
 def codes(column: pa.ChunkedArray) -> Ints:
-    """(m,) int64: one small number for each different value, in order of first appearance; null is a value."""
+    """(m,) int64: the different values numbered in order of first appearance. Null counts as a value."""
     return _encoded(column)[0]
 
 
 def _encoded(column: pa.ChunkedArray) -> tuple[Ints, pa.Array]:
-    """The codes, and the value that each one stands for."""
+    """The codes, and the values that they stand for."""
     encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
     return np.asarray(encoded.indices).astype(np.int64), encoded.dictionary
 
 
 def appeal(labels: Labels) -> Floats:
-    """(m,) how much people liked each row's picture, higher is better: minus its rank, its rating, its count,
-    or count / exposures where there are any. Comparisons have none."""
+    """(m,) float64: how much people liked each row's picture; higher is better. It is minus the rank, the rating, the
+    count, or count / exposures if the table has exposures. Comparisons have no such value."""
     if labels.kind == "groups":
         return -labels.values["rank"]
     if labels.kind == "ratings":
@@ -211,8 +214,8 @@ def appeal(labels: Labels) -> Floats:
 
 
 def values_of(labels: Labels, columns: str) -> tuple[Ints, list[str]]:
-    """The different values of a column of the table, as text, and which of them each row has (m, sides) int64; for
-    comparisons of two columns `A,B`, one for each picture."""
+    """The numbers (m, sides) int64 of each row's value among the different values of a column, and these values as
+    text. Comparisons take two columns `A,B`, one for each picture. Raise InputError for an unknown column."""
     names, sides = [name.strip() for name in columns.split(",")], labels.items.shape[1]
     known = labels.columns.schema.names
     if len(names) != sides or not set(names) <= set(known):
@@ -226,12 +229,12 @@ def values_of(labels: Labels, columns: str) -> tuple[Ints, list[str]]:
 def pairs_among(
     labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None = None, max_pairs: int = MAX_PAIRS
 ) -> Pairs:
-    """All pairs that the given rows of a table state, or a uniform sample of `max_pairs` of them.
+    """All pairs of the given rows of a table, or a uniform sample of `max_pairs` of them.
 
-    Comparisons are pairs already. Ranked groups give every pair of a group, equal ranks as ties. Counts give every
-    pair of a group with a soft target: the posterior probability that a is more popular than b; with `min_ratio`
-    only pairs whose counts (rates, where there are exposures) differ at least that much, with a hard target.
-    Ratings give the pairs of one prompt, like groups.
+    Comparisons are already pairs. Ranked groups give every pair within a group; equal ranks are ties. Counts give every
+    pair within a group with a soft target, the posterior probability that a is more popular than b. With `min_ratio`
+    counts give only pairs in which one count (or rate, if there are exposures) is at least so many times the other,
+    with a target of 0 or 1. Ratings give every pair within a prompt.
     """
     if labels.kind == "comparisons":
         a, b = labels.items[rows].T
@@ -251,7 +254,8 @@ def pairs_among(
 
 
 def groups_of(labels: Labels, rows: Ints) -> Ints:
-    """Which of the rows may be compared: those with the same number; all of them when the table has no groups."""
+    """A group number for each of the rows. Rows with the same number may be compared. It is one number for all if the
+    table has no groups."""
     if labels.kind == "ratings":
         return labels.prompt[labels.items[:, 0][rows]]
     group: Ints = labels.values["group"][rows] if "group" in labels.values else np.zeros(len(rows), np.int64)
@@ -259,7 +263,7 @@ def groups_of(labels: Labels, rows: Ints) -> Ints:
 
 
 def exposures_of(labels: Labels) -> Floats | None:
-    """How often each row of a table of counts was shown; None where the table does not say."""
+    """(m,) how often each row of a table of counts was shown, or None if the table has no exposures."""
     exposures = labels.values.get("exposures")
     return None if exposures is None or np.isnan(exposures).all() else exposures
 

@@ -1,4 +1,4 @@
-"""From counts to comparisons: how sure it is that one picture is more popular than another.
+"""Turn counts into comparisons: the probability that one picture is more popular than another.
 
 Pure functions of arrays. Knows no table and no model.
 """
@@ -13,7 +13,8 @@ _LARGE = 32.0
 
 
 def count_posterior_target(count_a: Floats, count_b: Floats, prior: float = 1.0) -> Floats:
-    """(n,) P(rate a > rate b) of Poisson counts observed alike: 0.66 for 3 against 2, 1 for 3,000 against 2,000.
+    """(n,) P(rate a > rate b) of Poisson counts observed under equal conditions: 0.66 for 3 against 2, 1 for 3,000
+    against 2,000.
 
     With a Gamma(`prior`, 0) prior, flat for 1, the rates are Gamma(count + prior) at one scale, so a's share of their
     sum is Beta(count a + prior, count b + prior), and the target is the probability that it exceeds one half.
@@ -27,7 +28,7 @@ def count_posterior_target(count_a: Floats, count_b: Floats, prior: float = 1.0)
 def rate_posterior_target(
     count_a: Floats, exposures_a: Floats, count_b: Floats, exposures_b: Floats, prior: float = 1.0
 ) -> Floats:
-    """(n,) P(rate a > rate b) where count of the exposures were applauded; absolute error below 1e-4.
+    """(n,) P(rate a > rate b), if `count` of the `exposures` led to a like. The absolute error is below 1e-4.
 
     With a Beta(`prior`, `prior`) prior the rates are Beta(count + prior, exposures - count + prior). Small parameters
     are raised one by one with the exact recurrence of Cook, "Exact calculation of beta inequalities" (2005); for large
@@ -42,7 +43,7 @@ def rate_posterior_target(
 
 
 def expected_log_rate(count: Floats, exposures: Floats | None = None, prior: float = 1.0) -> Floats:
-    """(n,) posterior mean of the log of a picture's rate, up to a constant; of its log odds where there are exposures.
+    """(n,) posterior mean of the log of a picture's rate, up to a constant, or of its log odds if there are exposures.
 
     The posteriors are those of `count_posterior_target` and `rate_posterior_target`: a Gamma(k, .) variable's log has
     the mean digamma(k), and a Beta(k, m) variable's log odds digamma(k) - digamma(m).
@@ -54,10 +55,11 @@ def expected_log_rate(count: Floats, exposures: Floats | None = None, prior: flo
 
 
 def _raise_small(p: Floats) -> Floats:
-    """What P(X > Y) grows by while every entry of `p` is raised, in place, by ones until it is large.
+    """Raise every small entry of `p` in place, one by one, until it is large, and give the change of P(X > Y) to
+    correct for.
 
-    X is Beta(p[0, 0], p[0, 1]) and Y is Beta(p[1, 0], p[1, 1]). Raising p[i, j] by one adds h / p[i, j] where i = j and
-    takes it away elsewhere, with h = B(p[0] + p[1]) / (B(p[0]) B(p[1])).
+    X is Beta(p[0, 0], p[0, 1]) and Y is Beta(p[1, 0], p[1, 1]). Raising p[i, j] by one adds h / p[i, j] if i = j and
+    subtracts it otherwise, with h = B(p[0] + p[1]) / (B(p[0]) B(p[1])).
     """
     from scipy.special import betaln
 
@@ -81,7 +83,7 @@ def _raise_small(p: Floats) -> Floats:
 
 
 def _edgeworth(p: Floats) -> Floats:
-    """P(X > Y) for large parameters: the chance that logit X - logit Y, of known cumulants, is positive."""
+    """P(X > Y) for large parameters: the probability that logit X - logit Y, whose cumulants are known, is positive."""
     from scipy.special import ndtr, psi
 
     sign = np.array([[1.0, -1.0], [-1.0, 1.0]]).reshape(2, 2, *[1] * (p.ndim - 2))
@@ -101,10 +103,10 @@ def _edgeworth(p: Floats) -> Floats:
 
 
 def hard_target(count_a: Floats, count_b: Floats, min_ratio: float) -> tuple[Floats, Bools]:
-    """(n,) 1 where a has more and 0 elsewhere; and (n,) whether the larger is at least `min_ratio` times
-    the smaller.
+    """The targets (n,), 1 if a has more and otherwise 0, and the mask (n,) of pairs in which the larger is at least
+    `min_ratio` times the smaller.
 
-    Anything positive is infinitely more than zero. Equal counts, both zero included, and NaN never make a pair.
+    Every positive count passes any ratio to zero. Equal counts, two zeros among them, and NaN never make a pair.
     """
     if not min_ratio >= 1:
         raise InputError(f"min_ratio is {min_ratio}; wanted 1 or more")

@@ -1,4 +1,4 @@
-"""The vectors that heads read, in memory, and which of them belong to which item. Knows no head and no label."""
+"""The vectors that heads read, in memory, and the vectors of each item. Knows no head and no label."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +14,14 @@ from heads.base import SOURCE
 
 @dataclass(frozen=True)
 class Features:
-    """The vectors a head reads and, per item, which of their rows: `image` (n,), `prompt` (n,) int64."""
+    """The vectors that a head reads, and each item's rows in them: `image` (n,) and `prompt` (n,), int64."""
 
     image_embeddings: Tensor  # (N, d)
     text_embeddings: Tensor  # (P, d)
     image: Tensor
     prompt: Tensor
     image_pooled: Tensor | None = None  # (N, p)
-    source: Tensor | None = None  # (n,) which image_embeddings items were made from, -1 for none; None: of no item
+    source: Tensor | None = None  # (n,) image_embeddings row of each item's source, -1: none; None: no sources
 
     @cached_property
     def complete(self) -> bool:
@@ -35,7 +35,7 @@ class Features:
 
     @property
     def pooled_dim(self) -> int:
-        """The length of a pooled vector, 0 where there is none."""
+        """The length of a pooled vector, 0 if there are none."""
         return 0 if self.image_pooled is None else self.image_pooled.shape[1]
 
     def to(self, device: torch.device | str) -> "Features":
@@ -46,7 +46,8 @@ class Features:
         return Features(image, text, self.image.to(device), self.prompt.to(device), pooled, made_from)
 
     def take(self, items: Tensor, inputs: tuple[str, ...]) -> dict[str, Tensor]:
-        """The named inputs of some items, (len(items), d) float32 each; zeros for a source that is not there."""
+        """The named inputs of some items, (len(items), d) float32 each. A missing source gives zeros. Raise InputError
+        if the head reads pooled features or prompts that are not there."""
         source = {
             "image_embedding": (self.image_embeddings, self.image),
             "text_embedding": (self.text_embeddings, self.prompt),
@@ -66,10 +67,10 @@ class Features:
             chosen = rows[items]
             if not self.complete and len(chosen) and int(chosen.min()) < 0:
                 raise InputError(
-                    "the head reads prompts and some rows of the table have none; leave out --head, which then chooses"
-                    " one for pictures alone, or choose --head linear, or add --reads image, which cosine lacks"
+                    "the head reads prompts and some rows of the table have none; leave out --head, so that auto finds"
+                    " one for pictures alone, or choose --head linear, or add --reads image (not for cosine)"
                 )
-            # Not vectors[chosen], whose gradient is summed in no fixed order.
+            # vectors[chosen] would sum its gradient in no fixed order.
             taken[name] = vectors.index_select(0, chosen).float()
         return taken
 
@@ -82,7 +83,7 @@ class Features:
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device; on CUDA without waiting for what that still computes."""
+    """The tensor on a device. A copy to CUDA does not wait for work in progress there."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)  # torch keeps the pinned copy until it is read
@@ -96,7 +97,7 @@ def features_of(
     image_pooled: Array | None = None,
     source: Ints | None = None,
 ) -> Features:
-    """Features over numpy arrays, shared without a copy; refuses vectors that are not finite."""
+    """Features that share the memory of numpy arrays. Raise InputError for vectors that are not finite."""
     for name, array in (("image", image_embeddings), ("prompt", text_embeddings), ("pooled image", image_pooled)):
         if array is not None and not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array).all(axis=1))[0])

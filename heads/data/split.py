@@ -1,4 +1,4 @@
-"""Which rows are held out, so that no picture and no prompt stands on both sides."""
+"""Choose the rows to hold out, so that no picture and no prompt is on both sides."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ SMALL_ROWS, SMALL_FOLDS = 3000, 5
 class Split:
     """`fold` (m,): the fold that holds each row out, -1 for a row that is never held out; `group` (m,).
 
-    `validation` are the rows that choose the epoch, where the split says which; training keeps some aside elsewhere.
+    `validation` are the rows that choose the epoch. If the split does not name them, training keeps some aside.
     """
 
     fold: Ints
@@ -33,29 +33,30 @@ class Split:
         return np.flatnonzero(self.fold == fold)
 
     def withheld_rows(self, fold: int) -> Ints:
-        """The rows kept from training: those that a fold holds out and, where the split has rows for validation, these
-        and every row of a prompt of either."""
+        """The rows kept from training: those that a fold holds out. If the split has validation rows, also these and
+        all rows that share a prompt with either."""
         rows = self.test_rows(fold)
         if self.validation is None:
             return rows
         return np.flatnonzero(np.isin(self.group, self.group[np.concatenate([rows, self.validation])]))
 
     def with_validation(self) -> "Split":
-        """The split that holds its rows for validation out as well, for scores of both."""
+        """The split with its validation rows held out too, so that both are scored."""
         fold = self.fold.copy()
         fold[[] if self.validation is None else self.validation] = 0
         return replace(self, fold=fold)
 
 
 def small_folds(labels: Labels, config: SplitConfig) -> SplitConfig:
-    """The config in SMALL_FOLDS folds, or as many as there are groups, for a table of few rows: one part of them held
-    out says little."""
+    """The config, for a small table with SMALL_FOLDS folds, or with as many as there are groups: one held-out part of
+    so few rows tells little."""
     groups = len(np.unique(split_groups(labels, config.by)))
     return config if len(labels) > SMALL_ROWS or groups < 2 else replace(config, folds=min(SMALL_FOLDS, groups))
 
 
 def split_rows(labels: Labels, config: SplitConfig) -> Split:
-    """Folds of whole groups, of sizes as equal as the groups allow; the same table and seed give the same split."""
+    """Divide rows into folds of whole groups, of sizes as equal as the groups allow. The same table and seed give the
+    same split. Raise InputError if there are fewer groups than parts."""
     group = split_groups(labels, config.by)
     if config.held_out_prompts is not None:
         rows = _one_row_a_prompt(labels, config.held_out_prompts, config.seed)
@@ -67,14 +68,15 @@ def split_rows(labels: Labels, config: SplitConfig) -> Split:
     folds = config.folds or 1
     if len(names) < max(folds, 2):
         raise InputError(
-            f"cannot hold out {folds} parts of {len(names)} different values of {config.by or 'prompt or picture'}"
+            f"cannot hold out {folds} parts of {len(names)} different values of {config.by or 'prompt or picture'};"
+            " lower --folds, add rows, or give another --split-by"
         )
     order = np.random.default_rng(config.seed).permutation(len(names))
     fold_of_group = np.full(len(names), -1, np.int64)
     if config.folds is None:
         fold_of_group[order[: max(1, round(config.test_fraction * len(names)))]] = 0
     else:
-        # The largest groups first, each to the fold that has the fewest rows so far; the seed decides among equals.
+        # Give the largest groups first, each to the fold with the fewest rows so far. The seed decides among equals.
         load = np.zeros(folds)
         for i in order[np.argsort(-sizes[order], kind="stable")]:
             fold_of_group[i] = np.argmin(load)
@@ -83,17 +85,19 @@ def split_rows(labels: Labels, config: SplitConfig) -> Split:
 
 
 def _one_row_a_prompt(labels: Labels, prompts: int, seed: int) -> Ints:
-    """(prompts,) rows that no two of share a prompt, a picture or, where the table has the column, a `user_id`.
+    """(prompts,) row numbers. No two of these rows share a prompt, a picture or, if the table has the column, a
+    `user_id`.
 
     PickScore (Kirstain et al. 2023, section 2) holds out one comparison of each of 1,000 prompts of different users.
-    Prompts are drawn evenly, and of each the first row, in an order drawn too, that fits those before it.
+    Prompts are drawn in random order. Each gives its first row, also in random order, that shares nothing with the rows
+    before. Raise InputError if there are too few.
     """
     if labels.kind != "comparisons":
         raise InputError(f"--split pickscore wants a table of comparisons, and this one has {labels.kind}")
     prompt = labels.prompt[labels.items[:, 0]]
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero((prompt >= 0) & (prompt == labels.prompt[labels.items[:, 1]]))
-    # Numbered as the table names them first, and not by the cache, so that any cache gives the same split.
+    # Prompts are numbered by the table and not by the cache, so that any cache gives the same split.
     _, first, number = np.unique(prompt[rows], return_index=True, return_inverse=True)
     turn = rng.permutation(len(first))[np.argsort(np.argsort(first))][number]
     shuffled = rng.permutation(len(rows))
@@ -119,17 +123,18 @@ def _one_row_a_prompt(labels: Labels, prompts: int, seed: int) -> Ints:
 
 
 def split_groups(labels: Labels, by: str | None) -> Ints:
-    """(m,) which rows stay together: those of one number. By default those that are compared with each other: of one
-    prompt, or of one group where there are no prompts; the rows of one picture where nothing ties rows together."""
+    """(m,) int64: rows with the same number stay together. By default these are the rows that are compared with each
+    other: rows of one prompt, or of one group if there are no prompts. In tables that compare no rows they are the rows
+    of one picture. Raise InputError for an unknown column."""
     first = labels.items[:, 0]
     prompt, image = labels.prompt[first], labels.image[first]
     if by is not None and by in labels.columns.schema.names:
         return codes(labels.columns[by])
-    if by == "prompt" and prompt.max(initial=-1) >= 0:  # of comparisons, which have one on each side
+    if by == "prompt" and prompt.max(initial=-1) >= 0:  # comparisons have a prompt on each side, and no such column
         return np.where(prompt < 0, prompt.max() + 1 + image, prompt)
     if by is not None:
-        known = ", ".join(labels.columns.schema.names) or "none beside those that say what was liked"
-        raise InputError(f"--split-by {by!r} is no column of the table; it has {known}")
+        known = ", ".join(labels.columns.schema.names) or "none but those of the labels"
+        raise InputError(f"--split-by {by!r} is not a column of the table; it has {known}")
     if labels.kind == "counts" or (labels.kind == "ratings" and not 1 < len(np.unique(prompt)) < len(prompt)):
         return image
     alone = labels.values["group"].astype(np.int64) if labels.kind == "groups" else image
@@ -137,10 +142,9 @@ def split_groups(labels: Labels, by: str | None) -> Ints:
 
 
 def rows_apart_from(labels: Labels, held_out: Ints, among: Ints | None = None, other: Labels | None = None) -> Ints:
-    """The rows, or those of them in `among`, that share neither a picture, one to make them from included, nor a prompt
-    with the rows `held_out`.
+    """The rows (of `among`, if given) that share no picture, source picture or prompt with the rows `held_out`.
 
-    They are rows of `other` where it is given, a table of the same items (`comparisons.join_labels`).
+    If `other` is given, they are rows of that table, which must number the same items (`comparisons.join_labels`).
     """
     table = labels if other is None else other
     among = np.arange(len(table)) if among is None else among
@@ -151,14 +155,15 @@ def rows_apart_from(labels: Labels, held_out: Ints, among: Ints | None = None, o
         taken = np.zeros(max(of_item.max(initial=0) for of_item in of_items) + 2, bool)
         for of_item in of_items:
             taken[of_item[labels.items[held_out]]] = True
-        taken[-1] = False  # where items without prompt (-1) land: lacking a prompt is nothing in common
+        taken[-1] = False  # the last entry is for items without a prompt (-1), who do not share it
         for of_item in of_items:
             apart &= ~taken[of_item[items]].any(axis=1)
     return among[apart]
 
 
 def split_report(labels: Labels, split: Split, config: SplitConfig, cache: Cache) -> dict[str, object]:
-    """What a head records about its split, with a hash over content, so that any cache of the same rows gives it."""
+    """The record that a head keeps of its split. Its hash is over contents, so that any cache of the same rows gives
+    the same."""
     digest = hashlib.sha256(split.fold.astype(np.int64).tobytes())
     validation = {}
     if split.validation is not None:

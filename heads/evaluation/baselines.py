@@ -1,7 +1,7 @@
-"""What a head should be better than: the same head without pictures or without prompts, ridge regression, and what is
-always liked.
+"""Baselines that a head should beat: the same head without pictures or without prompts, ridge regression, and the prior
+of a column.
 
-A head that reads prompts alone and does well shows that the table gives its answers away. Scores are (m, sides), as in
+If a head that reads only prompts does well, the table gives its answers away. Scores are (m, sides), as in
 `heads.evaluation.evaluate`.
 """
 
@@ -27,12 +27,12 @@ from heads.training.folds import Task, train_heads
 
 
 def image_only(features: Features) -> Features:
-    """The features with one prompt for every item, the mean of all: a head then reads pictures alone."""
+    """The features with every prompt replaced by the mean of all, so that a head can only use pictures."""
     return replace(features, text_embeddings=_mean(features.text_embeddings), prompt=torch.zeros_like(features.prompt))
 
 
 def prompt_only(features: Features) -> Features:
-    """The features with one picture for every item, the mean of all: a head then reads prompts alone."""
+    """The features with every picture replaced by the mean of all, so that a head can only use prompts."""
     pooled = None if features.image_pooled is None else _mean(features.image_pooled)
     return replace(
         features,
@@ -44,15 +44,16 @@ def prompt_only(features: Features) -> Features:
 
 
 def without_source(features: Features) -> Features:
-    """The features as if no picture had been made from another."""
+    """The features without source pictures."""
     return replace(features, source=None)
 
 
 def trained_scores(
     name: str, labels: Labels, features: Features, split: Split, manifest: HeadManifest, progress: Progress = silent
 ) -> Floats | None:
-    """The scores of a head of the same shape that sees what BLINDED[name] leaves, trained as `manifest` says the head
-    was, on the same rows. None where the head reads one side alone anyway."""
+    """The scores (m, sides) of a head of the same shape, trained as `manifest` says on the same rows, that sees only
+    the features that BLINDED[name] leaves. None if the head does not read what BLINDED[name] removes, or reads nothing
+    else."""
     inputs = set(build_head(config_from_json(manifest["head"])).inputs)
     if name == WITHOUT_SOURCE and SOURCE not in inputs:
         return None
@@ -66,16 +67,16 @@ def trained_scores(
 def task_of(
     manifest: HeadManifest, labels: Labels, features: Features, split: Split, progress: Progress = silent
 ) -> Task:
-    """The training that `manifest` records, on the table that was held out from alone."""
+    """The training that `manifest` records, on only the table that has held-out rows."""
     recorded = manifest["training"]
     training = TrainConfig(**{f.name: recorded[f.name] for f in fields(TrainConfig) if f.name in recorded})
     config = config_from_json(manifest["head"])
     return Task(labels, features, split, config, training, recorded.get("min_ratio"), progress=progress)
 
 
-MAX_VALUES = 50  # of a column that is a prior without being asked for
-ROWS_PER_VALUE = 5  # that it has at least, on average
-# Types whose values can name something.
+MAX_VALUES = 50  # most different values of a column that is tried as a prior without --prior-by
+ROWS_PER_VALUE = 5  # least mean number of rows for each value of such a column
+# Types of columns whose values can be names.
 NAMING = (
     pa.types.is_string,
     pa.types.is_large_string,
@@ -85,7 +86,7 @@ NAMING = (
     pa.types.is_floating,
     pa.types.is_date,
 )
-NEXT = {"a": "b", "A": "B", "0": "1", "1": "2"}  # how names of both sides' columns differ
+NEXT = {"a": "b", "A": "B", "0": "1", "1": "2"}  # how the names of the two sides' columns differ
 MAX_RIDGE = 10_000
 PENALTIES = np.logspace(0, 6, 13)  # of ridge regression on features of variance 1
 BATCH = 65536
@@ -94,10 +95,10 @@ BLINDED = {"image_only": image_only, "prompt_only": prompt_only, WITHOUT_SOURCE:
 
 
 def prior_scores(labels: Labels, split: Split, by: str) -> Floats:
-    """The mean outcome, in the rows that training saw, of what shares an item's value in the column `by`.
+    """(m, sides) the mean outcome of the training rows with the same value in the column `by`, for each held-out item.
 
     An outcome is a comparison's target, minus a rank, a rating, log(1 + count), or count / exposures. Comparisons have
-    a column for each side, `A,B`. A value that training never saw gets the mean of all.
+    a column for each side, `A,B`. A value that is not among the training rows gets the mean of all.
     """
     (value, _), outcome = values_of(labels, by), _outcomes(labels)
     scores = np.full(labels.items.shape, np.nan)
@@ -113,9 +114,9 @@ def prior_scores(labels: Labels, split: Split, by: str) -> Floats:
 
 
 def prior_columns(labels: Labels) -> list[str]:
-    """The columns of the table with so few different values that the mean outcome of each might give the answers away,
-    as the name of a generator does; for comparisons, the pairs `A,B` of columns whose names say that they belong
-    together, such as `model_0,model_1`."""
+    """The columns that are tried as a prior: those with so few different values that the mean outcome of each might
+    give the answers away, such as the name of a generator. For comparisons they are pairs `A,B` of columns with
+    matching names, such as `model_0,model_1`."""
     names = [f.name for f in labels.columns.schema if any(fits(f.type) for fits in NAMING)]
     names = [name for name in names if "," not in name and name not in ("image", "prompt", "group")]
     if labels.kind == "comparisons":
@@ -127,9 +128,10 @@ def prior_columns(labels: Labels) -> list[str]:
 
 
 def strongest_prior(measured: Measured, columns: Sequence[str]) -> tuple[Floats, list[dict[str, object]]]:
-    """The scores of the prior that orders most pairs as people did, and the pair accuracy of each, the highest first.
+    """The scores of the prior that orders most pairs as people did, and the pair accuracies of all priors, the highest
+    first.
 
-    It is chosen on the rows held out, which is to its advantage and not to the head's.
+    The prior is chosen on the held-out rows, which favours it over the head.
     """
     found = {by: prior_scores(measured.labels, measured.split, by) for by in columns}
     accuracy = {by: measured.interval(measured.credit(scores)) for by, scores in found.items()}
@@ -138,9 +140,10 @@ def strongest_prior(measured: Measured, columns: Sequence[str]) -> tuple[Floats,
 
 
 def ridge_scores(labels: Labels, features: Features, split: Split) -> Floats:
-    """The scores of scikit-learn's RidgeCV, fitted for each fold on the rows that training saw, MAX_RIDGE of them at
-    most: from the pooled features of pictures, or the projected ones where there are no pooled, to the outcome; of
-    comparisons, from the difference of both pictures to that of their outcomes."""
+    """(m, sides) the scores of ridge regression (scikit-learn's RidgeCV), fitted for each fold on at most MAX_RIDGE of
+    the training rows. It predicts the outcome from the pooled features of pictures, or from the projected ones if there
+    are no pooled features. For comparisons it predicts the difference of the outcomes from the difference of the two
+    pictures."""
     from sklearn.linear_model import RidgeCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -164,14 +167,14 @@ def ridge_scores(labels: Labels, features: Features, split: Split) -> Floats:
 
 
 def _outcomes(labels: Labels) -> Floats:
-    """(m, sides): how well each item did in its row; higher is better."""
+    """(m, sides) the outcome of each item in its row; higher is better."""
     if labels.kind == "comparisons":
         return np.stack([labels.values["target"], 1 - labels.values["target"]], axis=1)
     liked = appeal(labels)
-    # Counts of likes span decades: their mean would be that of the few most liked.
+    # Counts of likes span decades, so that a few most liked pictures would dominate their mean.
     return (np.log1p(liked) if liked is labels.values.get("count") else liked)[:, None]
 
 
 def _mean(vectors: torch.Tensor) -> torch.Tensor:
-    """(1, d): the mean of unit vectors, of unit norm."""
+    """(1, d) the mean of unit vectors, scaled to unit norm."""
     return torch.nn.functional.normalize(vectors.float().mean(dim=0, keepdim=True), dim=-1)

@@ -1,4 +1,5 @@
-"""Whether a head knows how sure it is: how often pairs are ordered right by their difference over its uncertainty."""
+"""Measure whether a head's uncertainties are right: how often pairs are ordered right, by the difference of their
+scores over its uncertainty."""
 
 import numpy as np
 
@@ -13,15 +14,15 @@ from heads.evaluation.held_out import HeldOut
 from heads.evaluation.measured import Measured
 from heads.training.committees import unseen_committees
 
-BINS = 8  # of equally many pairs, for the plot
+BINS = 8  # bins of equally many pairs, for the plot
 THIRDS = 3
 
 
 def uncertainties(held: HeldOut, labels: Labels, features: Features, progress: Progress = silent) -> Floats:
-    """(m, sides) uncertainty of the score of each item held out, by members that have not seen its row.
+    """(m, sides) uncertainty of the score of each held-out item, by heads that have not seen its row.
 
-    Most of the head's own committee has seen the rows that its training held out: there others are trained, see
-    `unseen_committees`. Raise InputError if none can say.
+    Most members of the head's own committee have seen the rows that its training held out. For these rows new heads are
+    trained, see `unseen_committees`. Raise InputError if neither is possible.
     """
     if held.committee is None:
         raise InputError("the head has no committee; train it again with --folds")
@@ -36,11 +37,11 @@ def uncertainties(held: HeldOut, labels: Labels, features: Features, progress: P
 
 
 def certainty(measured: Measured, scores: Floats, uncertainty: Floats) -> dict[str, object]:
-    """The share of pairs with a winner that scores (m, sides) order right, in parts of equally many pairs: by the
-    difference of the two scores over sqrt(u_a^2 + u_b^2), and by the difference alone.
+    """How many of the pairs with a winner the scores (m, sides) order right. The pairs are divided into parts of equal
+    size by the difference of the two scores over sqrt(u_a^2 + u_b^2), and also by the difference alone.
 
-    The two uncertainties are added as those of independent errors, since whoever is given scores has no more of them:
-    what errs for both alike, such as the level of a whole prompt, makes a pair less sure than it is.
+    The two uncertainties are combined as if the errors were independent, since a user of scores knows no more about
+    them. Errors that both scores share, such as the level of a whole prompt, make a pair look less certain than it is.
     """
     difference = np.abs(np.subtract(*measured.of_pairs(scores)))
     doubt = np.hypot(*measured.of_pairs(uncertainty))
@@ -54,8 +55,8 @@ def certainty(measured: Measured, scores: Floats, uncertainty: Floats) -> dict[s
 
 
 def _parts(measured: Measured, scores: Floats, by: Floats, count: int) -> list[dict[str, object]]:
-    """The pairs with a winner in parts from the lowest `by` (p,) to the highest: its ends and its middle, how many they
-    are, and the share of them ordered right, equal scores half."""
+    """The pairs with a winner in parts from the lowest `by` (p,) to the highest. Each part has the lowest, middle and
+    highest `by`, the number of pairs, and the share ordered right; equal scores count half."""
     decided, credit = np.flatnonzero(measured.decided), measured.credit(scores)
     found = []
     for part in np.array_split(decided[np.argsort(by[decided], kind="stable")], count):

@@ -1,7 +1,7 @@
-"""How well scores order what was held out from training, beside zero-shot CLIP and chance, with the protocol stated.
+"""How well scores order the rows held out from training, compared with zero-shot CLIP and chance.
 
-Scores are (m, sides): one for each item of each row of a table, given by the head that has not seen the row, NaN where
-no head may. `heads.evaluation.scoreboard` measures the same pairs by every paper's rule.
+Scores are (m, sides): one for each item of each row of a table, given by the head that has not seen the row, or NaN if
+every head has seen it. `heads.evaluation.scoreboard` measures the same pairs by every paper's rule.
 """
 
 import logging
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 
 def head_scores(heads: Sequence[Head], labels: Labels, features: Features, split: Split) -> Floats:
-    """(m, sides): fold i's rows scored by heads[i], NaN for rows that no fold holds out."""
+    """(m, sides) float64: the rows of fold i are scored by heads[i]. Rows that no fold holds out are NaN."""
     scores = np.full(labels.items.shape, np.nan)
     for fold, head in enumerate(heads):
         rows = split.test_rows(fold)
@@ -41,7 +41,8 @@ def head_scores(heads: Sequence[Head], labels: Labels, features: Features, split
 
 
 def zero_shot_scores(features: Features) -> Float32s | None:
-    """(n,) cosine of each item's picture and prompt, untrained CLIP's score; None when an item has no prompt."""
+    """(n,) the cosine of each item's picture and prompt, which is the score of untrained CLIP. None if some item has no
+    prompt."""
     if len(features.prompt) == 0 or int(features.prompt.min()) < 0:
         return None
     scores = np.empty(len(features.image), np.float32)
@@ -54,28 +55,28 @@ def zero_shot_scores(features: Features) -> Float32s | None:
 
 
 def fast_scores(measured: Measured, features: Features, heads: Sequence[Head]) -> dict[str, Floats]:
-    """The scores (m, sides) that need no training: head, zero_shot (absent where items have no prompt), and chance.
+    """The scores (m, sides) that need no training: head, zero_shot (absent if some item has no prompt), and chance.
 
-    The head's are of rows held out and of the split's rows for validation, which fit PickScore's tie threshold.
+    The head scores the held-out rows and the split's validation rows; the latter fit PickScore's tie threshold.
     """
     labels = measured.labels
     found = {"head": head_scores(heads, labels, features, measured.split.with_validation())}
     if (zero_shot := zero_shot_scores(features)) is not None:
-        # On the scale that CLIP was trained with, so that ties and probabilities mean something.
+        # The scale that CLIP was trained with gives ties and probabilities their meaning.
         found["zero_shot"] = math.exp(Cosine.LOGIT_SCALE) * zero_shot.astype(np.float64)[labels.items]
-    # A scorer that knows nothing, measured on the same pairs: its interval says what luck alone can reach.
+    # The interval of random scores on the same pairs shows what luck alone can reach.
     chance = np.random.default_rng(measured.protocol.seed).normal(size=len(labels.image))
     return {**found, "chance": chance[labels.items]}
 
 
 @dataclass(frozen=True)
 class Accuracies:
-    """How often scores order the pairs held out as people did, beside what knows less, and by which protocol."""
+    """How often scores order the held-out pairs as people did, compared with simpler scorers, and the protocol."""
 
     pair_accuracy: Interval
-    zero_shot_pair_accuracy: Interval | None  # untrained CLIP's; None where items have no prompt
+    zero_shot_pair_accuracy: Interval | None  # of untrained CLIP; None if some item has no prompt
     chance: Interval
-    lead: dict[str, dict[str, object]]  # of the head over each other scorer, as `paired.lead` gives it
+    lead: dict[str, dict[str, object]]  # of the head over each other scorer, from `measured.lead`
     pairs: int  # with a winner
     protocol: dict[str, object]
 
@@ -86,13 +87,13 @@ class Accuracies:
 def evaluate(
     labels: Labels, features: Features, heads: list[Head], split: Split, protocol: Protocol, noise: float = 0.0
 ) -> Accuracies:
-    """The accuracies of each fold's head on the rows its fold holds out; `noise` is what `fold_noise` says of them."""
+    """The accuracies of the folds' heads, each on the rows that its fold holds out. `noise` is their `fold_noise`."""
     measured = measure_pairs(labels, split, protocol, noise)
     return pair_accuracies(measured, fast_scores(measured, features, heads))
 
 
 def pair_accuracies(measured: Measured, scores: Mapping[str, Floats]) -> Accuracies:
-    """The accuracies of the scores that `fast_scores` gives."""
+    """The accuracies of the scores from `fast_scores`."""
     measured.warn_of_few()
     found = {
         name: measured.interval(measured.credit(scores[name]))
@@ -105,10 +106,11 @@ def pair_accuracies(measured: Measured, scores: Mapping[str, Floats]) -> Accurac
 
 
 def calibration_of(measured: Measured, scores: Floats, reference: Floats | None = None) -> dict[str, dict[str, object]]:
-    """The calibration of a head by its scores (m, sides) of what it has not seen, and what it was fitted on.
+    """The calibration of a head, fitted on its scores (m, sides) of rows that it has not seen, with a record of these
+    rows.
 
-    With folds the scores are those of the folds' heads, pooled: the head to use has seen every row. The reference set
-    of the percentiles is the scores `reference` (NaN left out), or every item scored.
+    With folds the scores of the folds' heads are pooled, because the head to use has seen every row. Percentiles refer
+    to the scores `reference` without NaN, or to the scores of all items.
     """
     reference = scores if reference is None else reference
     reference = reference[~np.isnan(reference)]
@@ -131,7 +133,7 @@ def calibration_of(measured: Measured, scores: Floats, reference: Floats | None 
 def calibrate(
     labels: Labels, features: Features, heads: Sequence[Head], split: Split, protocol: Protocol
 ) -> dict[str, dict[str, object]] | None:
-    """`calibration_of` freshly trained heads; None, with a warning, where no temperature fits."""
+    """`calibration_of` newly trained heads, or None with a warning if no temperature fits."""
     measured = measure_pairs(labels, split, protocol)
     try:
         return calibration_of(measured, head_scores(heads, labels, features, split))
@@ -141,8 +143,8 @@ def calibrate(
 
 
 def percentiles(scores: Floats, fold: Ints) -> Floats:
-    """(m, sides) share, in percent, of the other scores of its fold (m,) that are lower: comparable between the heads
-    of folds. NaN for rows that no fold holds out."""
+    """(m, sides) the share, 0 to 100, of the other scores in the row's fold (m,) that are lower. Percentiles can be
+    compared between folds. NaN for rows that no fold holds out."""
     percentile = np.full(scores.shape, np.nan)
     for name in np.unique(fold[fold >= 0]):
         part = scores[fold == name].ravel()
@@ -159,10 +161,10 @@ def write_scores(path: Path, labels: Labels, split: Split, scores: Floats) -> No
 
 
 def scores_table(labels: Labels, split: Split, scores: Floats) -> pa.Table:
-    """A table with a row for every item of every row held out: the table's own columns, `fold`, `score`, and
-    `percentile`, the share (0 to 100) of its fold's items that score lower, which can be compared between folds.
+    """A table with one row for every item of every held-out row: the table's own columns, `fold`, `score`, and
+    `percentile`, the share (0 to 100) of its fold's items that score lower.
 
-    A column of the table that has one of these names is written as `table_score` or the like.
+    If the table itself has a column of one of these names, it is renamed, such as to `table_score`.
     """
     tables, percentile = [], percentiles(scores, split.fold)
     own, written = list(labels.columns.schema.names), {*labels.values, "fold", "score", "percentile"} - {"group"}

@@ -1,8 +1,8 @@
-"""Which image generator people (or a head) prefer: a ranking of generators from pairwise choices.
+"""Rank image generators by the pairwise choices of people or of a head.
 
 A choice is (a, b, target): two generators and the probability that a's picture is preferred; a tie is half a win
-for each. Knows no picture and no head: `choices` turns ratings or scores into choices, so that people and a head are
-ranked by the same code.
+for each. Knows no picture and no head: `choices` turns ratings or scores into choices, so that the same code ranks by
+people and by a head.
 """
 
 import re
@@ -19,7 +19,7 @@ from heads.evaluation.intervals import ENDS, Bootstrap, Interval, mean_interval
 from heads.metrics import filter_at_k, recall_at_k, spearman
 from heads.pairs import pairs_within
 
-# As in chess: everyone's first rating, the most that one choice moves, and the lead that makes odds of ten to one.
+# As in chess: the first rating, the largest change by one choice, and the lead that makes odds of ten to one.
 ELO_BASE = 1000.0
 ELO_K = 32.0
 ELO_SCALE = 400.0
@@ -28,7 +28,7 @@ ONE_PROMPT = "fewer than two prompts"
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """m choices between generators: numbers a and b (m,) into `generators`, target (m,), prompt (m,)."""
+    """m choices between generators. `a` and `b` (m,) are indices into `generators`; `target` and `prompt` are (m,)."""
 
     generators: tuple[str, ...]
     a: Ints
@@ -38,24 +38,25 @@ class Choices:
 
 
 def choices(values: ArrayLike, prompt: ArrayLike, generator: ArrayLike) -> Choices:
-    """Every pair of pictures of one prompt by different generators; the higher value is preferred, equal is a tie.
+    """Every pair of pictures of one prompt by different generators. The higher value is preferred; equal values are a
+    tie.
 
-    `values` (n,) are ratings or scores of pictures, `prompt` and `generator` (n,) say whose. The same prompts and
+    `values` (n,) are ratings or scores of pictures, `prompt` and `generator` (n,) belong to them. The same prompts and
     generators give the same pairs in the same order, whatever the values.
     """
     values = np.asarray(values, np.float64)
     if np.isnan(values).any():
-        raise InputError(f"{int(np.isnan(values).sum())} of {len(values)} values are NaN; leave those pictures out")
+        raise InputError(f"{int(np.isnan(values).sum())} of {len(values)} values are NaN; leave these pictures out")
     names, number = np.unique(np.asarray(generator), return_inverse=True)
     prompt = np.asarray(prompt)
     first, second = pairs_within(prompt)
-    # By prompt and then as in the table: the order that a seed's random orders are drawn from.
+    # Sorted by prompt and then as in the table, so that a seed always gives the same random orders.
     order = np.lexsort((second, first, prompt[first]))
     first, second = first[order], second[order]
     differ = number[first] != number[second]
     first, second = first[differ], second[differ]
     if not len(first):
-        raise InputError(f"no choice to make: no prompt has pictures by two of the {len(names)} generators")
+        raise InputError(f"no prompt has pictures by two of the {len(names)} generators; add such pictures")
     target = 0.5 + 0.5 * np.sign(values[first] - values[second])
     generators = tuple(str(name) for name in names)
     return Choices(generators, number[first], number[second], target, prompt[first])
@@ -66,8 +67,8 @@ def choices_in(
 ) -> Choices:
     """The choices that people made in a table, or the ones that `scores` (m, sides) make of the same pairs.
 
-    `generator` (m, sides) says who made each picture. Rows of one group (or prompt) and one `fold` (m,) meet; those of
-    fold -1 are left out.
+    `generator` (m, sides) names the generator of each picture. Rows of the same group (or prompt) and `fold` (m,) are
+    compared; those of fold -1 are left out.
     """
     fold = np.asarray(fold)
     rows = np.flatnonzero(fold >= 0)
@@ -79,7 +80,7 @@ def choices_in(
     a, b = number.reshape(-1, 2)[rows].T
     target = labels.values["target"][rows] if scores is None else 0.5 + 0.5 * np.sign(scores[rows, 0] - scores[rows, 1])
     if not (a != b).any():
-        raise InputError(f"no choice between two of the {len(names)} generators")
+        raise InputError(f"no pair compares two of the {len(names)} generators; give other columns or add such pairs")
     prompt = labels.prompt[labels.items[rows, 0]]
     return Choices(tuple(map(str, names)), *(column[a != b] for column in (a, b, target, prompt)))
 
@@ -87,13 +88,15 @@ def choices_in(
 def found_at_k(
     labels: Labels, fold: ArrayLike, scores: Floats, seed: int = 0, ks: Sequence[int] = (1, 2, 4)
 ) -> dict[str, Interval]:
-    """ImageReward's recall@k and filter@k: the share of prompts among whose k highest `scores` (m, 1) is the picture
-    that people like best, and among whose k lowest the one that they like least. Equal scores count against the scorer.
+    """ImageReward's recall@k and filter@k. Recall@k is the share of prompts whose k highest `scores` (m, 1) include the
+    picture that people like best, and filter@k that whose k lowest include the one that they like least. Equal scores
+    count against the scorer. Rows are compared as in `choices_in`. Raise InputError for comparisons, which rank only
+    two pictures.
 
     Rows meet as in `choices_in`. Raise InputError for comparisons, which say nothing of a prompt's other pictures.
     """
     if labels.kind == "comparisons":
-        raise InputError("recall@k and filter@k are of several pictures of a prompt that people ranked or rated")
+        raise InputError("recall@k and filter@k need several pictures of each prompt that people ranked or rated")
     fold = np.asarray(fold)
     rows = np.flatnonzero(fold >= 0)
     group = groups_of(labels, rows) * (fold.max(initial=0) + 1) + fold[rows]
@@ -107,14 +110,15 @@ def found_at_k(
 
 
 def generators_of(labels: Labels, columns: str, pattern: str | None = None) -> NDArray[np.generic]:
-    """(m, sides) str: what a column of the table (`A,B` for comparisons) says made each picture, or the part of it
-    that the regular expression `pattern` finds first: its first group, if it has one."""
+    """(m, sides) str: the value of a column of the table (`A,B` for comparisons), which names the generator of each
+    picture. With a regular expression `pattern` it is the part that the pattern finds first, or its first group if it
+    has one."""
     number, names = values_of(labels, columns)
     if pattern is not None:
         try:
             found = [re.search(pattern, name) for name in names]
         except re.error as error:
-            raise InputError(f"--pattern {pattern!r} is no regular expression: {error}") from None
+            raise InputError(f"--pattern {pattern!r} is not a regular expression: {error}") from None
         parts = [match and match.group(min(1, match.re.groups)) for match in found]
         if lost := [name for name, part in zip(names, parts, strict=True) if part is None]:
             raise InputError(f"--pattern {pattern!r} finds nothing in {lost[0]!r}, a value of {columns}")
@@ -123,7 +127,7 @@ def generators_of(labels: Labels, columns: str, pattern: str | None = None) -> N
 
 
 def win_rates(choices: Choices) -> dict[str, float | None]:
-    """The share of its choices that each generator won, a tie as one half; None for one without any."""
+    """The share of its choices that each generator won. A tie counts one half. None for a generator without choices."""
     count = len(choices.generators)
     won = np.bincount(choices.a, choices.target, count) + np.bincount(choices.b, 1 - choices.target, count)
     met = np.bincount(choices.a, minlength=count) + np.bincount(choices.b, minlength=count)
@@ -131,10 +135,10 @@ def win_rates(choices: Choices) -> dict[str, float | None]:
 
 
 def elo(choices: Choices, rng: np.random.Generator, orders: int = 50) -> dict[str, dict[str, float]]:
-    """`mean` and `sd` of each generator's Elo after all choices, in each of `orders` random orders (PickScore: 50).
+    """The `mean` and `sd` of each generator's Elo after all choices, over `orders` random orders (PickScore: 50).
 
-    Everyone starts at 1000; a choice moves a by 32 (target - 1 / (1 + 10^((r_b - r_a) / 400))) and b by as much the
-    other way. Time grows with choices, hardly with orders.
+    Every rating starts at 1000. A choice adds 32 (target - 1 / (1 + 10^((r_b - r_a) / 400))) to that of a, and
+    subtracts as much from that of b. Time grows with the number of choices, and hardly with that of orders.
     """
     ratings = _play(choices, choices.target, _orders(choices, rng, orders))
     found = zip(choices.generators, ratings.mean(0), ratings.std(0), strict=True)
@@ -142,7 +146,7 @@ def elo(choices: Choices, rng: np.random.Generator, orders: int = 50) -> dict[st
 
 
 def elo_agreement(people: Choices, head: Choices, rng: np.random.Generator, orders: int = 50) -> tuple[float, float]:
-    """Mean and standard deviation, over random orders, of Spearman's correlation of people's Elo and a head's.
+    """Mean and standard deviation, over random orders, of Spearman's correlation between people's Elo and a head's.
 
     PickScore's measure of how well a scorer ranks generators. Both must hold the same pairs in the same order.
     """
@@ -157,10 +161,10 @@ def elo_agreement(people: Choices, head: Choices, rng: np.random.Generator, orde
 def bradley_terry(choices: Choices) -> dict[str, Interval]:
     """Each generator's strength in natural log odds, of mean 0: P(i preferred to j) = sigmoid(strength_i - strength_j).
 
-    They are those of highest likelihood (Bradley & Terry 1952), with intervals of 95 % around them, of Student's t for
-    so many prompts. These come from the sandwich covariance with the prompt as cluster: choices of one prompt are made
-    from the same pictures and far from independent. Raise InputError if some generators never win against, or never
-    meet, the others, for then no finite strengths are best (Ford 1957).
+    The strengths have the highest likelihood (Bradley & Terry 1952). Their 95 % intervals use Student's t with the
+    number of prompts, and the sandwich covariance with prompts as clusters, since choices of one prompt share pictures
+    and are not independent. Raise InputError if some generators never win against the others or never meet them,
+    because then no finite strengths are best (Ford 1957).
     """
     from scipy.special import expit
     from scipy.stats import t
@@ -189,12 +193,12 @@ def bradley_terry(choices: Choices) -> dict[str, Interval]:
 
 
 def _orders(choices: Choices, rng: np.random.Generator, orders: int) -> Ints:
-    """Random orders of all choices (orders, m)."""
+    """(orders, m) random orders of all choices."""
     return rng.permuted(np.tile(np.arange(len(choices.a)), (orders, 1)), axis=1)
 
 
 def _play(choices: Choices, target: Floats, orders: Ints) -> Floats:
-    """Ratings (orders, g) after the last choice; the orders are played side by side."""
+    """(orders, g) the ratings after the last choice. All orders are computed side by side."""
     ratings = np.full((len(orders), len(choices.generators)), ELO_BASE)
     row = np.arange(len(orders))
     for turn in orders.T:
@@ -220,11 +224,11 @@ def _require_connected(names: tuple[str, ...], wins: Floats) -> None:
 
 
 def _most_likely_strengths(wins: Floats) -> Floats:
-    """Strengths (g,) of sum 0 by Newton's method, its steps halved while they lose.
+    """(g,) the strengths, of sum 0, by Newton's method. A step is halved while it lowers the likelihood.
 
-    Connected wins give the concave likelihood one maximum.
+    If the wins connect all generators, the concave likelihood has one maximum.
     """
-    wins = wins / wins.sum()  # a likelihood of the order of one, so that 1e-12 means the same for any number of wins
+    wins = wins / wins.sum()  # keeps the likelihood of the order of one, so that 1e-12 suits any number of wins
     strength = np.zeros(len(wins))
     while True:
         gradient, information = _gradient_and_information(wins, strength)
@@ -247,7 +251,7 @@ def _gradient_and_information(wins: Floats, strength: Floats) -> tuple[Floats, F
 
 
 def _inverse(information: Floats) -> Floats:
-    """The inverse for vectors of sum 0. Choices say nothing about a common level, so that direction is filled in."""
+    """The inverse for vectors of sum 0. Choices do not determine a common level, so that direction is filled in."""
     return np.linalg.inv(information + np.trace(information) / information.size)
 
 

@@ -1,8 +1,8 @@
-"""Which rows of a table a head may be measured on. Reads heads from disk, measures nothing.
+"""The rows of a table that a head may be measured on. Reads heads from disk, measures nothing.
 
-On the table that a head was trained from, found again by the hash of its split, these are the rows held out, each
-scored by the head that never saw it. On any other table they are the rows that share no picture and no prompt with
-what the head was trained on.
+On the table that a head was trained from, which the hash of its split recognises, these are the held-out rows, each
+scored by the head that never saw it. On any other table they are the rows that share no picture and no prompt with the
+rows that the head was trained on.
 """
 
 import logging
@@ -29,20 +29,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """heads[i] scores the rows of fold i of `split`."""
+    """The rows to measure a head on. heads[i] scores the rows of fold i of `split`."""
 
     name: str
     manifest: disk.HeadManifest
     heads: list[Head]
     split: Split
-    part: str  # which rows these are, in words
-    own_split: bool  # whether they are what training held out, so that the other rows are what it saw
-    seen_rows: int = 0  # measured in spite of having a picture or prompt that the head was trained on
-    committee: Committee | None = None  # of the head to use, whose members have seen most of what they held out
+    part: str  # a description of these rows
+    own_split: bool  # whether these are the rows that training held out; then it saw the others
+    seen_rows: int = 0  # measured although they share a picture or prompt with training
+    committee: Committee | None = None  # of the final head; its members have seen most held-out rows
 
     @property
     def noise(self) -> float:
-        """What `fold_noise` found for the heads of folds; all of it where that was not kept."""
+        """The `fold_noise` of the folds' heads, or 1 if it was not stored."""
         return float(self.manifest.get("fold_noise", 1.0)) if self.own_split and self.split.folds > 1 else 0.0
 
     @property
@@ -57,10 +57,10 @@ def require_backbone(path: str, cache: Cache) -> None:
 
 
 def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, strict: bool = False) -> HeldOut:
-    """What the head at `path` may be measured on; with `everything`, all rows.
+    """The rows that the head at `path` may be measured on; with `everything`, all rows.
 
-    Rows that it was trained on are counted in a warning, or in the error that `strict` makes of it. InputError for a
-    head of another backbone, and where no row is left.
+    Rows that it was trained on are counted in a warning, which `strict` makes an InputError. Raise InputError also if
+    the head is of another backbone, or if no row is left.
     """
     require_backbone(path, cache)
     head, manifest = disk.load_head(path)
@@ -77,13 +77,13 @@ def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, 
             f"{count} of {len(labels)} rows have a picture or prompt that the head {path} was TRAINED on ({shared})"
         )
         if strict:
-            raise InputError(f"{overlap}; take them out of the table, or leave out --strict")
+            raise InputError(f"{overlap}; remove them from the table, or leave out --strict")
         if not everything and count == len(labels):
-            raise InputError(f"{overlap}; give a table with new ones, or --all to score them in spite of that")
+            raise InputError(f"{overlap}; give a table with new rows, or --all to score these anyway")
         logger.warning(f"{overlap}: " + ("not an honest test" if everything else "they are left out"))
     part = "all rows" if everything else "rows that share no picture or prompt with training"
     if "published" in manifest:
-        part = "all rows; what the published head was trained on is unknown"
+        part = "all rows; it is unknown what the published head was trained on"
     fold = np.where(seen & (not everything), -1, 0)
     by = manifest["split"]["by"]
     group = split_groups(labels, by if by in labels.columns.schema.names else None)
@@ -92,11 +92,11 @@ def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, 
 
 
 def in_common(first: HeldOut, second: HeldOut) -> tuple[HeldOut, HeldOut]:
-    """Both over the rows that neither has seen, in folds within which each is one head. Raise InputError for no such
-    row."""
+    """Both restricted to the rows that neither has seen, in folds within which each uses a single head. Raise
+    InputError if there is no such row."""
     both = (first.split.fold >= 0) & (second.split.fold >= 0)
     if not both.any():
-        raise InputError(f"no row of the table is new to both {first.name} and {second.name}; give a table of new ones")
+        raise InputError(f"no row of the table is new to both {first.name} and {second.name}; give one with new rows")
     code = np.where(both, first.split.fold * second.split.folds + second.split.fold, -1)
     codes = np.unique(code[both])
     split = Split(np.where(both, np.searchsorted(codes, code), -1), first.split.group, len(codes))
@@ -108,7 +108,7 @@ def in_common(first: HeldOut, second: HeldOut) -> tuple[HeldOut, HeldOut]:
 
 
 def _own_split(cache: Cache, labels: Labels, recorded: dict[str, Any]) -> Split | None:
-    """The split that training held out by, where the table is the one that it was trained from."""
+    """The split of the training, if this is the table that the head was trained from; otherwise None."""
     config = SplitConfig(
         recorded["by"],
         recorded["test_fraction"] or SplitConfig.test_fraction,
@@ -118,18 +118,18 @@ def _own_split(cache: Cache, labels: Labels, recorded: dict[str, Any]) -> Split 
     )
     try:
         split = split_rows(labels, config)
-    except InputError:  # a table that cannot be split so
+    except InputError:  # this table cannot be split in that way
         return None
     return split if split_report(labels, split, config, cache)["hash"] == recorded["hash"] else None
 
 
 def _seen(cache: Cache, labels: Labels, trained_ids: pa.ChunkedArray) -> tuple[Bools, str]:
-    """(m,) the rows with a picture or prompt among `trained_ids`; and how many of each there are, in words."""
+    """The mask (m,) of rows with a picture or prompt among `trained_ids`, and a text with the number of each."""
     seen, shared = np.zeros(len(labels), bool), []
     for side, of_item in zip(SIDES, (labels.image, labels.prompt), strict=True):
         ids = cache.metadata(side, [ID_COLUMN[side]])[ID_COLUMN[side]]
         known = np.asarray(pc.is_in(ids, value_set=trained_ids.combine_chunks()))
-        known = np.append(known, False)  # where items without prompt (-1) land
+        known = np.append(known, False)  # the last entry is for items without a prompt (-1)
         seen |= known[of_item[labels.items]].any(axis=1)
         shared.append(f"{len(np.unique(of_item[known[of_item]]))} {NOUN[side]}")
     return seen, ", ".join(shared)

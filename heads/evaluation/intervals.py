@@ -1,14 +1,14 @@
-"""How far a mean of credits could be off: 95 % bootstrap intervals that resample clusters, not comparisons.
+"""95 % intervals of mean credits, by a bootstrap that resamples clusters and not comparisons.
 
 Comparisons that share a prompt (or whose pictures share a group) are not independent, so whole clusters are drawn
-with replacement. Knows credits and cluster numbers, not what they stand for. NaN credits (what a metric could not
-judge) are left out first.
+with replacement. Knows credits and cluster numbers, not their meaning. NaN credits, which a metric could not judge, are
+left out first.
 
-Resamples of few clusters vary too little, and the more so the less evenly the comparisons lie in them. With
-n = (sum of sizes)^2 / (sum of squared sizes), the number of equal clusters that would be worth as much (Kish 1965),
-their standard deviation is therefore multiplied by sqrt(n / (n - 1)), and an interval reaches as many of these as
-Student's t of n - 1 degrees of freedom says. Heads of folds that teach each other make it wider still: see
-heads.evaluation.fold_noise. `benchmarks/coverage.py` measures how often the truth is inside.
+Resamples of few clusters vary too little, above all if the comparisons are spread unevenly over them. With
+n = (sum of sizes)^2 / (sum of squared sizes), the number of clusters of equal size with as much information (Kish
+1965), their standard deviation is therefore multiplied by sqrt(n / (n - 1)), and an interval extends as many of these
+as the quantile of Student's t with n - 1 degrees of freedom. Folds make it wider still, see
+heads.evaluation.fold_noise. `benchmarks/coverage.py` measures how often the true value is inside.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,17 +21,17 @@ from numpy.typing import ArrayLike, NDArray
 from embed.arrays import Bools, Floats, Ints
 from heads.metrics import ratio
 
-FEW = 10  # clusters: from fewer an interval holds the truth as often, but is wide and says little
-ENDS = (0.025, 0.975)  # the quantiles that an interval reaches from and to
-NORMAL = NormalDist().inv_cdf(ENDS[1])  # how many standard deviations that is
+FEW = 10  # with fewer clusters an interval is still right as often, but too wide to be useful
+ENDS = (0.025, 0.975)  # the quantiles at the two ends of an interval
+NORMAL = NormalDist().inv_cdf(ENDS[1])  # the same in standard deviations
 NOTHING = "nothing could be judged"
-# Resamples handled at once hold this many cluster counts (8 bytes each), so memory does not grow with resamples.
+# Resamples are handled in blocks of this many cluster counts (8 bytes each), to bound memory.
 COUNTS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the ends of its interval; NaN where there is too little to say, which `reason` then explains."""
+    """A value with the ends of its interval. What cannot be computed is NaN, and `reason` says why."""
 
     value: float
     low: float
@@ -39,7 +39,7 @@ class Interval:
     reason: str = ""
 
     def within(self, least: float, most: float) -> "Interval":
-        """The same without what no value can be."""
+        """The interval clipped to the values that are possible, `least` to `most`."""
         return replace(self, low=float(np.clip(self.low, least, most)), high=float(np.clip(self.high, least, most)))
 
     def to_json(self) -> dict[str, float | str | None]:
@@ -49,7 +49,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class PairedInterval:
-    """The first head's mean credit less the second's, and the two-sided p value of no difference."""
+    """The first head's mean credit minus the second's, and the two-sided p value of no difference."""
 
     difference: Interval
     p_value: float
@@ -60,40 +60,42 @@ class PairedInterval:
 
 @dataclass(frozen=True, eq=False)
 class Bootstrap:
-    """The clusters of the two sides of each comparison (m,), equal where the sides share one, and how to resample them.
+    """How to resample. The clusters of the two sides of each comparison are (m,); they are equal if the sides share
+    one.
 
-    Each resample draws as many clusters as there are; a comparison inside one cluster then weighs as often as that
-    was drawn, one between two clusters the product of both (after the pigeonhole bootstrap, Owen 2007, which
-    errs on the wide side). One seed of `rng` gives one interval.
+    Each resample draws as many clusters as there are. The weight of a comparison inside one cluster is the number of
+    times that the cluster was drawn, and that of one between two clusters is the product of both numbers (after the
+    pigeonhole bootstrap, Owen 2007, which errs on the wide side). The same seed of `rng` gives the same interval.
     """
 
     cluster_a: NDArray[np.generic]
     cluster_b: NDArray[np.generic]
     rng: np.random.Generator
     resamples: int = 1000
-    name: str = "clusters"  # what the clusters are
-    noise: float = 0.0  # the share of the variance that counts twice, as heads.evaluation.fold_noise says
+    name: str = "clusters"  # the name of the clusters in messages
+    noise: float = 0.0  # the share of the variance that counts twice, see heads.evaluation.fold_noise
 
     def of(self, comparisons: Ints | Bools) -> "Bootstrap":
-        """The same for some of the comparisons, given as their numbers or as a mask (m,)."""
+        """The same for some of the comparisons, given by their numbers or by a mask (m,)."""
         return replace(self, cluster_a=self.cluster_a[comparisons], cluster_b=self.cluster_b[comparisons])
 
     @property
     def worth(self) -> float:
-        """How many clusters of one size would say as much: fewer than there are where most comparisons lie in some."""
+        """The number of clusters of equal size with as much information. It is lower than the number of clusters if
+        most comparisons are in a few of them."""
         size = np.unique(np.concatenate([self.cluster_a, self.cluster_b]), return_counts=True)[1].astype(np.float64)
         return float(size.sum() ** 2 / np.square(size).sum())
 
     def sums(self, columns: Sequence[Floats]) -> Iterator[tuple[slice, list[Floats]]]:
-        """The sum of each column (m,) over the comparisons of each resample: which resamples, and their sums. Nothing
-        of fewer than two clusters."""
+        """Yield the sums of each column (m,) over the comparisons of each resample: the slice of resamples, and their
+        sums. Yields nothing for fewer than two clusters."""
         from scipy.sparse import csr_array
 
         names, number = np.unique(np.concatenate([self.cluster_a, self.cluster_b]), return_inverse=True)
         clusters = len(names)
         if clusters < 2:
             return
-        # Of each cluster, or pair of clusters, only the sums of the columns matter.
+        # Only the sums of the columns in each cluster, or pair of clusters, are needed.
         a, b = np.split(number, 2)
         within, between = [], []
         for column in columns:
@@ -107,9 +109,9 @@ class Bootstrap:
             yield some, sums
 
     def draws(self, clusters: int, rows: int) -> Iterator[tuple[slice, Floats]]:
-        """How often each resample holds each cluster: which resamples, and their counts (clusters, that many).
+        """Yield how often each resample holds each cluster: the slice of resamples, and counts (clusters, resamples).
 
-        `rows` is how many counts a resample becomes in the caller's memory.
+        `rows` is the number of counts that the caller makes of each resample, to bound its memory.
         """
         at_once = max(1, COUNTS_AT_ONCE // rows)
         for start in range(0, self.resamples, at_once):
@@ -121,18 +123,19 @@ class Bootstrap:
 
 
 def mean_interval(credit: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None = None) -> Interval:
-    """The mean credit of the comparisons, and its interval; with `fold` (m,), the mean over folds of each fold's mean.
+    """The mean credit of the comparisons with its interval. With `fold` (m,) it is the mean over folds of each fold's
+    mean.
 
-    Clusters are then resampled within each fold. A fold without a single credit does not count.
+    Clusters are then resampled within each fold. A fold without credits is left out.
     """
     return _estimated(credit, bootstrap, fold).interval
 
 
 def spearman_interval(scores: ArrayLike, values: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike) -> Interval:
-    """The mean over folds of Spearman's correlation of scores and values, all (n,), resampled by cluster (side a's).
+    """The mean over folds of Spearman's correlation of scores and values, all (n,), resampled by the cluster of side a.
 
-    Ranks are taken anew in each resample: a row drawn twice is two rows of equal value. A fold in which either side is
-    constant does not count.
+    Ranks are computed again in each resample: a row drawn twice is two rows of equal value. A fold in which scores or
+    values are constant is left out.
     """
     x, y, fold = np.asarray(scores), np.asarray(values), np.asarray(fold)
     found = []
@@ -151,13 +154,13 @@ def spearman_interval(scores: ArrayLike, values: ArrayLike, bootstrap: Bootstrap
 
 
 def calibration_error_interval(gap: ArrayLike, bin: ArrayLike, bootstrap: Bootstrap) -> Interval:
-    """sum over bins |sum of their gaps| / m, of the gaps (m,) between confidence and outcome, and its interval.
+    """sum over bins |sum of their gaps| / m, of the gaps (m,) between confidence and outcome, with its interval.
 
-    Noise raises a sum of absolute values, and as a resample has the noise twice, it raises that sqrt(2) times as much
-    where the true error is 0. Of `added`, the resamples' mean less the value, the upper quantile is therefore lowered
-    once, and the lower one by all the noise that there can be, sqrt(2) / (sqrt(2) - 1) = 2 + sqrt(2) times. With 400
-    and 3,000 simulated comparisons in 3 and 8 bins the 95 % interval held true errors from 0.02 to 0.1 in 96 to 99
-    cases of 100, and 0 in 88 to 92.
+    Noise raises a sum of absolute values. A resample has the noise twice, so if the true error is 0 it raises the sum
+    sqrt(2) times as much. Let `added` be the resamples' mean minus the value. The upper quantile is therefore lowered
+    by `added`, and the lower one by all possible noise, sqrt(2) / (sqrt(2) - 1) = 2 + sqrt(2) times `added`. With 400
+    and 3,000 simulated comparisons in 3 and 8 bins the 95 % interval held true errors from 0.02 to 0.1 in 96 to 99 of
+    100 cases, and a true error of 0 in 88 to 92.
     """
     gaps, bins = np.asarray(gap, np.float64), np.asarray(bin)
     columns = [*(np.where(bins == name, gaps, 0.0) for name in np.unique(bins)), np.ones_like(gaps)]
@@ -180,11 +183,11 @@ def calibration_error_interval(gap: ArrayLike, bin: ArrayLike, bootstrap: Bootst
 def paired_interval(
     credit_1: ArrayLike, credit_2: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None = None
 ) -> PairedInterval:
-    """Whether one scorer beats another on the same comparisons: interval and p value of the difference of credits.
+    """The difference of credits between two scorers on the same comparisons, with its interval and p value.
 
-    Both are judged on each resample, so what is hard for both cancels. p is that of Student's t, and never below
-    2 / (1 + resamples), the least that so many resamples can say (Davison & Hinkley 1997, chapter 4). With `fold`, the
-    mean over folds as in `mean_interval`. Credits are from 0 to 1.
+    Both are measured on each resample, so that comparisons that are hard for both cancel. p is that of Student's t, but
+    at least 2 / (1 + resamples), the least that so many resamples can support (Davison & Hinkley 1997, chapter 4). With
+    `fold` it is the mean over folds as in `mean_interval`. Credits are from 0 to 1.
     """
     from scipy.stats import t
 
@@ -199,7 +202,7 @@ def paired_interval(
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """The value of one fold, that of each of its resamples, and the number of clusters that these are worth."""
+    """The value of one fold, the values of its resamples, and its effective number of clusters."""
 
     value: float
     resampled: Floats
@@ -208,7 +211,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Estimate:
-    """A value with its standard error, NaN for the `reason`, and the degrees of freedom of that."""
+    """A value, its standard error (NaN for the given `reason`), and the degrees of freedom."""
 
     value: float
     error: float
@@ -217,7 +220,7 @@ class _Estimate:
 
     @property
     def reach(self) -> float:
-        """How far the interval reaches on either side."""
+        """Half the width of the interval."""
         from scipy.stats import t
 
         return float(t.ppf(ENDS[1], self.freedom)) * self.error
@@ -241,14 +244,14 @@ def _estimated(credit: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None) 
         rows = np.flatnonzero(judged & (fold == name))
         means, inside = np.full(bootstrap.resamples, np.nan), bootstrap.of(rows)
         for some, (total, count) in inside.sums((credit[rows], np.ones(len(rows)))):
-            means[some] = ratio(total, count)  # NaN where a resample happens to hold no comparison
+            means[some] = ratio(total, count)  # NaN if a resample happens to hold no comparison
         found.append(_Part(float(credit[rows].mean()), means, inside.worth))
     return _mean_over_folds(found, bootstrap)
 
 
 def _mean_over_folds(parts: Sequence[_Part], bootstrap: Bootstrap) -> _Estimate:
-    """The mean of the parts' values. Their variances add, as they share no cluster; the degrees of freedom are those of
-    Satterthwaite (1946)."""
+    """The mean of the parts' values. Their variances add, because parts share no cluster. The degrees of freedom are
+    those of Satterthwaite (1946)."""
     if not parts:
         return _Estimate(np.nan, np.nan, np.nan, NOTHING)
     value = float(np.mean([part.value for part in parts]))
@@ -263,18 +266,19 @@ def _mean_over_folds(parts: Sequence[_Part], bootstrap: Bootstrap) -> _Estimate:
 
 
 def _rank_correlation(x: Floats, y: Floats, counts: Floats) -> Floats:
-    """(r,) Spearman's correlation of x and y, (n,) each, row i taken counts[i] (n, r) times; NaN where constant."""
+    """(r,) Spearman's correlation of x and y, (n,) each, if row i occurs counts[i] (n, r) times. NaN if x or y is
+    constant."""
     weight = counts / counts.sum(axis=0)
     ranks = [_ranks(side, counts) for side in (x, y)]
     a, b = (rank - np.einsum("nr,nr->r", weight, rank) for rank in ranks)
     ab, aa, bb = (np.einsum("nr,nr,nr->r", weight, left, right) for left, right in ((a, b), (a, a), (b, b)))
-    # Ranks are of the order of n, and what a constant side leaves is rounding.
+    # Ranks are of the order of n, so a constant side leaves only rounding errors.
     tiny = 1e-12 * len(x) ** 2
     return ratio(ab, np.where((aa > tiny) & (bb > tiny), np.sqrt(aa * bb), 0.0))
 
 
 def _ranks(values: Floats, counts: Floats) -> Floats:
-    """(n, r) mean rank of each row less one half, where row i stands counts[i] (n, r) times."""
+    """(n, r) the mean rank of each row minus one half, if row i occurs counts[i] (n, r) times."""
     distinct, level = np.unique(values, return_inverse=True)
     order = np.argsort(level, kind="stable")
     starts = np.searchsorted(level[order], np.arange(len(distinct)))

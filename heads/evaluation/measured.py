@@ -1,7 +1,7 @@
-"""What is held out, prepared for metrics: pairs, rows in groups and clusters, and parts for cross-fitting. One scorer
-against another on the same pairs, by the paired bootstrap.
+"""Held-out rows prepared for metrics: pairs, groups, clusters, and parts for cross-fitting. Also compares two scorers
+on the same pairs by the paired bootstrap.
 
-Knows scores, no head and no metric but the credit of a pair.
+Knows scores, no head, and of all metrics only the credit of a pair.
 """
 
 import logging
@@ -24,21 +24,21 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Measured:
-    """The pairs of what is held out, labelled ties included; none crosses folds. Intervals resample `cluster`."""
+    """The pairs of held-out rows, labelled ties included. No pair crosses folds. Intervals resample `cluster`."""
 
     labels: Labels
     split: Split
     protocol: Protocol
     pairs: Pairs
-    fold: Ints  # (p,) of each pair
-    cluster: Ints  # (m,) of each row
-    clusters: str  # what a cluster is, in words
-    noise: float = 0.0  # of the heads of folds, as heads.evaluation.fold_noise says
-    fitted: dict[tuple[bytes, str], Floats] = field(default_factory=dict)  # of pair_probability, by the scores' hash
+    fold: Ints  # (p,) the fold of each pair
+    cluster: Ints  # (m,) the cluster of each row
+    clusters: str  # the name of clusters in messages
+    noise: float = 0.0  # the folds' heads.evaluation.fold_noise
+    fitted: dict[tuple[bytes, str], Floats] = field(default_factory=dict)  # cache of pair_probability
 
     @property
     def decided(self) -> Bools:
-        """(p,) the pairs with a winner."""
+        """(p,) the mask of pairs with a winner."""
         return np.asarray(self.pairs.target != 0.5, np.bool_)
 
     def of_pairs(self, scores: Floats) -> tuple[Floats, Floats]:
@@ -51,21 +51,21 @@ class Measured:
 
     @property
     def bootstrap(self) -> Bootstrap:
-        """Of the pairs; the same resamples each time."""
+        """The bootstrap of the pairs. It draws the same resamples each time."""
         return self.bootstrap_of(self.pairs.row_a, self.pairs.row_b)
 
     def bootstrap_of(self, row_a: Ints, row_b: Ints) -> Bootstrap:
-        """Of other comparisons, given the rows of their two sides."""
+        """The bootstrap of other comparisons, given the rows of their two sides."""
         rng = np.random.default_rng(self.protocol.seed)
         resamples = self.protocol.resamples
         return Bootstrap(self.cluster[row_a], self.cluster[row_b], rng, resamples, self.clusters, self.noise)
 
     def interval(self, credit: Floats) -> Interval:
-        """The mean over folds of the mean credit (p,) of their pairs, NaN left out."""
+        """The mean over folds of the mean credit (p,) of the fold's pairs. NaN credits are left out."""
         return mean_interval(credit, self.bootstrap, self.fold).within(0, 1)
 
     def pooled_interval(self, credit: Floats) -> Interval:
-        """The mean credit (p,) of the pairs of all folds: where some folds may have next to none."""
+        """The mean credit (p,) over the pairs of all folds together, for cases in which some folds have few pairs."""
         return mean_interval(credit, self.bootstrap).within(0, 1)
 
     def describe(self) -> dict[str, object]:
@@ -84,40 +84,41 @@ class Measured:
 
     @cached_property
     def cluster_count(self) -> int:
-        """How many clusters the pairs with a winner are of."""
+        """The number of clusters that the pairs with a winner come from."""
         rows = np.concatenate([self.pairs.row_a[self.decided], self.pairs.row_b[self.decided]])
         return len(np.unique(self.cluster[rows]))
 
     def warn_of_few(self) -> None:
-        """Log where intervals can say little, because there are few clusters to go by."""
+        """Warn if there are so few clusters that intervals say little."""
         if self.cluster_count < FEW:
             logger.warning(
-                f"intervals go by {self.cluster_count} of the {self.clusters}: from fewer than {FEW} they are wide, and"
-                " from one there is none; hold out more, or measure on another table"
+                f"intervals rest on {self.cluster_count} {self.clusters}; with fewer than {FEW} they are wide, and"
+                " with one there is none; hold out more, or measure on another table"
             )
 
     @cached_property
     def rows(self) -> Ints:
-        """(r,) the rows held out."""
+        """(r,) the numbers of the held-out rows."""
         return np.flatnonzero(self.split.fold >= 0)
 
     @cached_property
     def liked(self) -> Floats:
-        """(r,) how much people liked them, higher is better."""
+        """(r,) how much people liked these rows; higher is better."""
         return appeal(self.labels)[self.rows]
 
     @cached_property
     def group(self) -> Ints:
-        """(r,) the group and fold of each row; rows of one number may be ranked against each other."""
+        """(r,) a number for each row's group and fold. Rows with the same number may be ranked against each other."""
         group, fold = groups_of(self.labels, self.rows), self.split.fold[self.rows]
         number: Ints = np.unique(group * self.split.folds + fold, return_inverse=True)[1]
         return number
 
     @cached_property
     def part(self) -> Ints:
-        """(p,) which pairs are left out together when something is fitted; -1 for pairs that must be left out of all.
+        """(p,) a number for each pair. Pairs with the same number are left out together when something is fitted; -1 is
+        always left out.
 
-        The folds; for a single one its halves, and pairs across them in neither.
+        The parts are the folds. A single fold is divided into two halves, and pairs across the halves get -1.
         """
         if len(np.unique(self.fold)) > 1:
             return self.fold
@@ -128,7 +129,8 @@ class Measured:
         return np.where(a == b, a, -1)
 
     def crossed(self, fitted: Callable[[Ints, Ints], Floats | float]) -> Floats:
-        """(p,) `fitted(others, part)` of each part: made for its pairs from the pairs of the others."""
+        """(p,) the values of `fitted(others, part)`, which is called for each part to compute its pairs' values from
+        the pairs of the other parts."""
         values = np.full(len(self.part), np.nan)
         for name in np.unique(self.part[self.part >= 0]):
             part, others = np.flatnonzero(self.part == name), np.flatnonzero((self.part != name) & (self.part >= 0))
@@ -136,17 +138,17 @@ class Measured:
         return values
 
     def by_group(self, credit: Floats, group: Ints, row: Ints, least: float = 0.0) -> Interval:
-        """Mean over folds of the mean of one credit a group (g,), from `least` to 1; `group` and `row` (n,) say which
-        rows it has."""
+        """The mean over folds of the mean credit of a group (g,), which is from `least` to 1. `group` and `row` (n,)
+        list the rows of each group."""
         first = row[np.unique(group, return_index=True)[1]]
         return mean_interval(credit, self.bootstrap_of(first, first), self.split.fold[first]).within(least, 1)
 
 
 def measure_pairs(labels: Labels, split: Split, protocol: Protocol, noise: float = 0.0) -> Measured:
-    """The pairs among the rows that each fold holds out; raise InputError if no pair has a winner.
+    """The pairs among the rows that each fold holds out. Raise InputError if no pair has a winner.
 
-    A cluster is a prompt where both sides of every pair share theirs, and a group of the split elsewhere. `noise` is
-    that of the folds' heads.
+    Clusters are prompts if both sides of every pair share their prompt, and otherwise groups of the split. `noise` is
+    the `fold_noise` of the folds' heads.
     """
     rng = np.random.default_rng(protocol.seed)
     folds = [
@@ -158,12 +160,12 @@ def measure_pairs(labels: Labels, split: Split, protocol: Protocol, noise: float
     if empty == len(folds):
         alone = lone_rows(labels, split)
         raise InputError(
-            f"nothing to measure: no pair with a winner among the {int((split.fold >= 0).sum())} rows held out"
+            f"nothing to measure: no pair with a winner among the {int((split.fold >= 0).sum())} held-out rows"
             + (f", of which {alone} are alone in their group" if alone else "")
             + "; hold out more, or lower --min-ratio"
         )
     if empty:
-        logger.warning(f"{empty} of {len(folds)} held-out parts have no pair with a winner and do not count")
+        logger.warning(f"{empty} of {len(folds)} held-out parts have no pair with a winner and are left out")
     prompt = labels.prompt[pairs.a]
     shared = bool((prompt >= 0).all() and (prompt == labels.prompt[pairs.b]).all())
     cluster, clusters = (labels.prompt[labels.items[:, 0]], "prompts") if shared else (split.group, "split groups")
@@ -172,7 +174,7 @@ def measure_pairs(labels: Labels, split: Split, protocol: Protocol, noise: float
 
 
 def lone_rows(labels: Labels, split: Split) -> int:
-    """How many of the rows held out have no other of their group beside them, and so are in no pair."""
+    """The number of held-out rows that are alone in their group, and so are in no pair."""
     if labels.kind == "comparisons":
         return 0
     rows = np.flatnonzero(split.fold >= 0)
@@ -181,8 +183,8 @@ def lone_rows(labels: Labels, split: Split) -> int:
 
 
 def lead(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, dict[str, object]]:
-    """By how much the head's pair accuracy exceeds each other scorer's, on the same pairs: {scorer: {difference,
-    p_value}}, with intervals of the paired bootstrap."""
+    """The head's pair accuracy minus each other scorer's on the same pairs: {scorer: {difference, p_value}}, with
+    intervals of the paired bootstrap."""
     credit = {name: measured.credit(s) for name, s in scores.items()}
     return {
         name: paired_interval(credit["head"], other, measured.bootstrap, measured.fold).to_json()
@@ -192,8 +194,8 @@ def lead(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, dict[str
 
 
 def compared(measured: Measured, first: Floats, second: Floats) -> tuple[Interval, Interval, PairedInterval]:
-    """The pair accuracy of two scorers (m, sides) each, and the paired test of their difference, all over the pairs of
-    all folds: two heads may have few rows in common in some fold."""
+    """The pair accuracies of two scorers (m, sides) and the paired test of their difference. All folds' pairs are
+    pooled, since two heads may have few rows in common in some fold."""
     measured.warn_of_few()
     one, other = measured.credit(first), measured.credit(second)
     test = paired_interval(one, other, measured.bootstrap)

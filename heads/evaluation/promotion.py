@@ -1,4 +1,4 @@
-"""Whether a new head takes the place of the one that is served: the paired test on pairs that neither has learnt from.
+"""Decide by a paired test, on pairs that neither head has learned from, whether a new head replaces the served one.
 
 Knows scores, no head.
 """
@@ -13,17 +13,17 @@ from heads.data.comparisons import Labels
 from heads.evaluation.intervals import Bootstrap, Interval, PairedInterval, mean_interval, paired_interval
 from heads.metrics import pair_credit
 
-FEW_PROMPTS = 10  # below which pictures are resampled, and not prompts
+FEW_PROMPTS = 10  # with fewer prompts, pictures are resampled and not prompts
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The pair accuracy of both heads, their difference, and what follows from it."""
+    """The pair accuracy of both heads, their difference, and the decision."""
 
     promoted: bool
     why: str
-    pairs: int  # with a winner
-    clusters: str  # what is resampled
+    pairs: int  # pairs with a winner
+    clusters: str  # the name of what is resampled
     old: Interval | None = None
     new: Interval | None = None
     test: PairedInterval | None = None
@@ -36,7 +36,7 @@ class Verdict:
 
 
 def judged(labels: Labels, old: Floats, new: Floats, config: PromotionConfig, seed: int = 0) -> Verdict:
-    """What the scores (m, 2) of both heads on the rows of a table of comparisons come to."""
+    """The verdict from the scores (m, 2) of both heads on the rows of a table of comparisons."""
     target = labels.values["target"]
     decided = target != 0.5
     prompts, pictures = labels.prompt[labels.items], labels.image[labels.items]
@@ -58,9 +58,9 @@ def _decided(test: PairedInterval, config: PromotionConfig) -> tuple[bool, str]:
     found, p = test.difference, test.p_value
     said = f"pair accuracy differs by {found.value:+.3f} ({found.low:+.3f} to {found.high:+.3f}, p = {p:.2g})"
     if not np.isfinite([found.low, found.high]).all():
-        return False, f"the new head cannot be told from the old: {found.reason or said}"
+        return False, f"the new and the old head cannot be told apart: {found.reason or said}"
     if found.value > 0 and p <= config.max_p:
         return True, f"the new head is better: {said}"
     if config.allow_equal and found.low >= -config.equal_within:
         return True, f"the new head is not worse by more than {config.equal_within:g}: {said}"
-    return False, f"the new head is not shown to be better: {said}"
+    return False, f"the new head is not proven better: {said}"

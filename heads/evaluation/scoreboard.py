@@ -1,7 +1,7 @@
-"""Every paper's figure of how well scores agree with people, on the same held-out rows, side by side.
+"""The metrics of all papers for how well scores agree with people, side by side on the same held-out rows.
 
-Each metric says its rule, and why it is missing where the labels do not permit it. What a metric must fit (a tie
-threshold, a temperature) is fitted on other held-out parts than it is applied to. Knows scores, no head.
+Each metric states its rule. If the labels do not permit it, the reason is given instead. Parameters of a metric (a tie
+threshold, a temperature) are fitted on other held-out parts than they are applied to. Knows scores, no head.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ from heads.evaluation.intervals import Interval, calibration_error_interval, mea
 from heads.evaluation.measured import Measured
 from heads.pairs import sample_pairs
 
-# Their scores are no logits, so that a probability made of them says nothing.
+# Their scores are no logits, so probabilities made of them would mean nothing.
 UNCALIBRATED = ("ridge", "prior", "chance")
 
-Need = Literal["pairs", "ties", "prompts", "groups", "values", "logits"]  # what a metric asks of the labels
+Need = Literal["pairs", "ties", "prompts", "groups", "values", "logits"]  # what a metric needs from the labels
 Map = Literal["raw", "temperature", "isotonic"]  # from a difference of scores to a probability
 Value = Callable[[Measured, Floats], Interval]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """`value(measured, scores)` is the figure of scores (m, sides)."""
+    """A metric: `value(measured, scores)` gives its value for scores (m, sides)."""
 
     label: str
     rule: str
@@ -53,8 +53,8 @@ def _pickscore_accuracy(measured: Measured, scores: Floats) -> Interval:
 
 
 def _threshold_of_pairs(measured: Measured, scores: Floats) -> Floats:
-    """(p,) the tie threshold that each pair is judged with by PickScore's rule: the best one on the split's rows for
-    validation, or else on the other parts; NaN where there are none."""
+    """(p,) the tie threshold of PickScore's rule for each pair: the best one on the split's validation rows, or on the
+    other parts if there are no such rows. NaN if there are no pairs to fit it on."""
     rows, target = measured.split.validation, measured.pairs.target
     if rows is not None:
         best = metrics.tie_threshold(scores[rows, 0], scores[rows, 1], measured.labels.values["target"][rows])
@@ -64,8 +64,8 @@ def _threshold_of_pairs(measured: Measured, scores: Floats) -> Floats:
 
 
 def tie_thresholds(measured: Measured, scores: Floats) -> list[float]:
-    """The threshold of PickScore's rule: the one for all, where the split has rows for validation, or else that of each
-    part. Empty where no pair is a labelled tie."""
+    """The thresholds of PickScore's rule: a single one if the split has validation rows, otherwise one for each part.
+    The list is empty if no pair is a labelled tie."""
     if "ties" not in _has(measured):
         return []
     threshold = _threshold_of_pairs(measured, scores)
@@ -78,7 +78,7 @@ def _hps_accuracy(measured: Measured, scores: Floats) -> Interval:
     if measured.labels.kind != "comparisons":
         credit = metrics.rank_accuracy(scores[measured.rows, 0], measured.group, -measured.liked)
         return measured.by_group(credit, measured.group, measured.rows)
-    # The same of pairs: the share of a prompt's pairs that are not inverted, where people's ties never are.
+    # For pairs: the share of a prompt's pairs that are not inverted; ties of people never are.
     credit = np.nan_to_num(measured.credit(scores), nan=1.0)
     prompt = measured.labels.prompt[measured.pairs.a] * measured.split.folds + measured.fold
     group = np.unique(prompt, return_inverse=True)[1]
@@ -113,7 +113,7 @@ def _spearman(measured: Measured, scores: Floats) -> Interval:
 
 
 def _kendall(measured: Measured, scores: Floats) -> Interval:
-    """tau-b as a mean over pairs, whose resamples keep the normalisation for ties that all pairs gave."""
+    """tau-b as a mean over pairs. Resamples keep the normalisation for ties that was computed on all pairs."""
     fold = measured.split.fold[measured.rows]
     rng = np.random.default_rng(measured.protocol.seed)
     first, second = sample_pairs(fold, measured.protocol.max_pairs, rng)
@@ -126,8 +126,8 @@ def _kendall(measured: Measured, scores: Floats) -> Interval:
 
 
 def pair_probability(measured: Measured, scores: Floats, map: Map) -> Floats:
-    """(p,) P(a preferred): `map` is "raw" (the sigmoid of the difference of scores), "temperature" or "isotonic", both
-    fitted on the other parts; NaN where nothing fits."""
+    """(p,) P(a preferred). `map` is "raw" (the sigmoid of the difference of scores), or "temperature" or "isotonic",
+    which are fitted on the other parts. NaN if they cannot be fitted."""
     a, b = measured.of_pairs(scores)
     target = measured.pairs.target
     if map == "raw":
@@ -138,7 +138,7 @@ def pair_probability(measured: Measured, scores: Floats, map: Map) -> Floats:
             if map == "temperature":
                 return fit_temperature(a[others], b[others], target[others]).pair_probability(a[part], b[part])
             return fit_isotonic(a[others], b[others], target[others])(a[part] - b[part])
-        except InputError:  # scores that order no better than chance, or without a fault
+        except InputError:  # the scores order pairs no better than chance, or all of them right
             return np.full(len(part), np.nan)
 
     key = hashlib.sha256(scores.tobytes()).digest(), map
@@ -148,7 +148,7 @@ def pair_probability(measured: Measured, scores: Floats, map: Map) -> Floats:
 
 
 def reliability(measured: Measured, scores: Floats, map: Map) -> list[metrics.ReliabilityBin]:
-    """Ten bins of confidence from 0.5 to 1 of `pair_probability`, the empty ones left out."""
+    """Ten bins of confidence from 0.5 to 1 of `pair_probability`, without empty bins."""
     probability = pair_probability(measured, scores, map)
     known = np.flatnonzero(~np.isnan(probability))
     return metrics.reliability(probability[known], measured.pairs.target[known])
@@ -168,9 +168,9 @@ def _ece(measured: Measured, scores: Floats, map: Map) -> Interval:
 NEEDS: dict[Need, str] = {
     "pairs": "",
     "ties": "no labelled ties among the pairs",
-    "prompts": "wants groups of pictures, of one prompt or of the table's column group",
-    "groups": "wants groups of pictures, of one prompt or of the table's column group",
-    "values": "wants ratings or counts, which mean the same everywhere",
+    "prompts": "needs groups of pictures, by prompt or by the table's column group",
+    "groups": "needs groups of pictures, by prompt or by the table's column group",
+    "values": "needs ratings or counts, which can be compared between all rows",
     "logits": "",
 }
 MAPS: dict[Map, tuple[str, str]] = {
@@ -190,14 +190,14 @@ METRICS: dict[str, Metric] = {
     },
     "pickscore_accuracy": Metric(
         "PickScore accuracy, with ties",
-        "three answers, half a point where one side is a tie; a tie is |P(a) - P(b)| <= the threshold of 0, 0.1, ..., 1"
-        " that is best on the split's rows for validation, or else on the other parts",
+        "three answers, half a point if only one is a tie; a tie is |P(a) - P(b)| <= the threshold of 0, 0.1, ..., 1"
+        " that is best on the split's validation rows, or on the other parts if there are none",
         _pickscore_accuracy,
         "ties",
     ),
     "imagereward_accuracy": Metric(
         "ImageReward accuracy, micro",
-        "equal scores are wrong, labelled ties left out, and every pair of all parts weighs the same",
+        "equal scores are wrong, labelled ties left out, and all pairs of all parts have the same weight",
         _imagereward_accuracy,
     ),
     "hps_accuracy": Metric(
@@ -219,7 +219,7 @@ METRICS: dict[str, Metric] = {
         )
         for k in (1, 2, 4)
     },
-    "ndcg": Metric("NDCG", "gain: how many of the group people like less; mean over groups", _ndcg, "groups"),
+    "ndcg": Metric("NDCG", "gain: how many pictures of the group people like less; mean over groups", _ndcg, "groups"),
     "spearman_in_group": Metric("Spearman in groups", "mean over groups", _spearman_in_groups, "groups"),
     "kendall_in_group": Metric("Kendall in groups", "tau-b, mean over groups", _kendall_in_groups, "groups"),
     "spearman": Metric("Spearman", "over the rows of each part", _spearman, "values"),
@@ -231,7 +231,7 @@ METRICS: dict[str, Metric] = {
     **{
         f"ece_{key}": Metric(
             f"ECE, {label}",
-            f"ten bins of confidence from 0.5 to 1, {rule}; its interval allows for what few pairs add",
+            f"ten bins of confidence from 0.5 to 1, {rule}; its interval is corrected for noise from few pairs",
             partial(_ece, map=key),
             "logits",
         )
@@ -241,7 +241,8 @@ METRICS: dict[str, Metric] = {
 
 
 def scoreboard(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, dict[str, object]]:
-    """For each of METRICS its label, rule, and either `scores` {scorer: {value, low, high}} or `missing`, a reason.
+    """For each of METRICS its label, its rule, and either `scores` {scorer: {value, low, high}} or `missing`, the
+    reason.
 
     `scores` are named head, zero_shot, ridge, prior, image_only, prompt_only and chance, or some of these.
     """
@@ -257,12 +258,12 @@ def scoreboard(measured: Measured, scores: Mapping[str, Floats]) -> dict[str, di
 
 
 def _has(measured: Measured) -> set[str]:
-    """What of NEEDS the labels meet."""
+    """The needs of metrics that the labels meet."""
     found = {"pairs", "logits"} | ({"ties"} if not measured.decided.all() else set())
     if measured.labels.kind == "comparisons":
         return found | ({"prompts"} if measured.clusters == "prompts" else set())
     if measured.labels.kind != "groups":
         found.add("values")
-    # A table of counts without groups is one group a fold, of which nothing can be said but its correlation.
+    # A table of counts without groups has one group in each fold, for which only the correlation makes sense.
     several = len(np.unique(measured.group)) > len(np.unique(measured.split.fold[measured.rows]))
     return found | ({"prompts", "groups"} if several else set())

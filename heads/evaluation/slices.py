@@ -1,4 +1,4 @@
-"""Pair accuracy on parts of what is held out: for whom, or for what, a head works. Knows scores, no head."""
+"""Pair accuracy on slices of the held-out rows, to see for whom or for what a head works. Knows scores, no head."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -11,15 +11,15 @@ from embed.spec import InputError
 from heads.data.comparisons import codes
 from heads.evaluation.measured import Measured
 
-BINS = 4  # of a column of many different numbers
+BINS = 4  # slices of a column with many different numbers
 
 
 def pair_accuracy_by(measured: Measured, scores: Mapping[str, Floats], column: str) -> dict[str, object]:
-    """Pair accuracy (tie = ½) of the pairs whose both rows have one value of a column of the table, pooled over parts,
-    most pairs first.
+    """Pair accuracy (tie = ½) for each value of a column of the table, over the pairs of which both rows have this
+    value. Pairs of all parts are pooled. The value with most pairs comes first. Raise InputError for an unknown column.
 
-    A column of more than twice BINS different numbers is cut into BINS parts of equally many rows held out.
-    `across` counts the pairs with a winner whose sides have different values: they are in no slice.
+    A column with more than twice BINS different numbers is cut into BINS ranges with equally many held-out rows.
+    `across` counts the pairs with a winner whose sides have different values. They are in no slice.
     """
     name, value = _slice_of_rows(measured, column)
     a, b = value[measured.pairs.row_a], value[measured.pairs.row_b]
@@ -36,7 +36,7 @@ def pair_accuracy_by(measured: Measured, scores: Mapping[str, Floats], column: s
 
 
 def _slice_of_rows(measured: Measured, column: str) -> tuple[list[str], Ints]:
-    """The names of the slices, and each row's (m,)."""
+    """The names of the slices, and the number (m,) of each row's slice."""
     labels = measured.labels
     if column in labels.columns.schema.names:
         values = labels.columns[column]
@@ -50,7 +50,7 @@ def _slice_of_rows(measured: Measured, column: str) -> tuple[list[str], Ints]:
         names = [f"{value:g}" for value in distinct]
     else:
         known = sorted({*labels.columns.schema.names, *labels.values} - {"group"})
-        raise InputError(f"--slice-by {column!r} is no column of the table; it has {', '.join(known)}")
+        raise InputError(f"--slice-by {column!r} is not a column of the table; it has {', '.join(known)}")
     if numeric is None or len(names) <= 2 * BINS:
         return names, number
     edges = np.unique(np.nanquantile(numeric[measured.split.fold >= 0], np.linspace(0, 1, BINS + 1)[1:-1]))

@@ -1,6 +1,7 @@
-"""Best of n: of the pictures generated for a prompt the one that scores highest, and what templates it came from.
+"""Best of n: choose the highest scoring picture of each prompt, and rate the templates that pictures came from.
 
-After Pick-a-Pic (Kirstain et al. 2023, section 6). Scores are always under the prompt itself, without its template.
+After Pick-a-Pic (Kirstain et al. 2023, section 6). Pictures are always scored under the prompt itself, without its
+template.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from heads.evaluation.generators import choices, win_rates
 from heads.evaluation.intervals import Bootstrap, Interval, mean_interval
 from heads.generating.pictures import Candidate
 
-Score = Callable[[str, Sequence[Path]], ArrayLike]  # of pictures (n,) under a prompt
+Score = Callable[[str, Sequence[Path]], ArrayLike]  # scores (n,) of pictures under a prompt
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Best:
 
 @dataclass(frozen=True)
 class TemplateRates:
-    """How often the best picture of a prompt is of this template, and how often a picture of it beats one of another
-    under the same prompt (`wins`, ties one half) or one of the first template (`over_first`)."""
+    """How often a template gives the best picture of a prompt, and how often its pictures beat those of other templates
+    (`wins`) or of the first template (`over_first`) under the same prompt. Ties count one half."""
 
     template: str
     best: float
@@ -47,7 +48,7 @@ class TemplateRates:
 def score_all(
     score: Score, prompts: Sequence[str], candidates: Sequence[Candidate], folder: Path, progress: Progress = silent
 ) -> Floats:
-    """(n,) the score of each candidate under its prompt."""
+    """(n,) the score of each candidate under its prompt. Raise InputError if a score is not finite."""
     found = np.full(len(candidates), np.nan)
     number = np.array([one.prompt for one in candidates])
     with progress(len(candidates), "pictures", "scoring") as step:
@@ -64,7 +65,7 @@ def score_all(
 def choose(
     prompts: Sequence[str], templates: Sequence[str], candidates: Sequence[Candidate], scores: Floats
 ) -> list[Best]:
-    """The best candidate of each prompt, the first where two are equal."""
+    """The best candidate of each prompt; of equal ones the first."""
     number, found = np.array([one.prompt for one in candidates]), []
     for i, prompt in enumerate(prompts):
         rows = np.flatnonzero(number == i)
@@ -78,7 +79,7 @@ def choose(
 def rates(
     templates: Sequence[str], candidates: Sequence[Candidate], scores: Floats, seed: int = 0
 ) -> list[TemplateRates]:
-    """What is known of each template; intervals are over prompts."""
+    """The rates of each template. Intervals resample prompts."""
     prompt = np.array([one.prompt for one in candidates])
     template = np.array([one.template for one in candidates])
     best = {int(rows[np.argmax(scores[rows])]) for rows in (np.flatnonzero(prompt == i) for i in np.unique(prompt))}

@@ -1,10 +1,10 @@
-"""A folder of generated pictures: every prompt in every template with every seed, made once.
+"""A folder of generated pictures, one for each prompt, template and seed. Each is made only once.
 
-    OUT/generated.json         what the pictures are of and how they are made; written first
+    OUT/generated.json         prompts, templates and configuration; written first
     OUT/0003/07_2.png          prompt 3, template 7, seed 2
 
-A picture is a function of its text, its seed and the configuration, so a run that was killed goes on where it was, and
-more prompts, templates and seeds may follow later.
+A picture depends only on its text, its seed and the configuration, so a killed run continues where it stopped, and
+prompts, templates and seeds can be added later.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ MANIFEST = "generated.json"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A picture to generate: whose prompt and which template, by number, from which text and seed."""
+    """A picture to generate: the numbers of its prompt and template, its text and its seed."""
 
     prompt: int
     template: int
@@ -41,12 +41,12 @@ class Candidate:
 
     @property
     def file(self) -> str:
-        """Where it lies in the folder; `python -m runtime best-of-n` knows such names too."""
+        """The file's path in the folder. `python -m runtime best-of-n` also reads such names."""
         return f"{self.prompt:04d}/{self.template:02d}_{self.seed}.png"
 
 
 class Manifest(TypedDict):
-    """generated.json."""
+    """The contents of generated.json."""
 
     format: int
     pipeline: str
@@ -57,7 +57,7 @@ class Manifest(TypedDict):
 
 
 def plan(prompts: Sequence[str], templates: Sequence[str], seeds: Sequence[int]) -> list[Candidate]:
-    """Every prompt in every template with every seed."""
+    """A candidate for every prompt, template and seed."""
     return [
         Candidate(i, j, seed, template.replace("{prompt}", prompt))
         for i, prompt in enumerate(prompts)
@@ -74,9 +74,9 @@ def begin(
     templates: Sequence[str],
     config: GenerateConfig,
 ) -> None:
-    """Say in a folder what will be in it; raise InputError if it holds pictures of something else.
+    """Write to the folder's manifest what pictures it will hold. Raise InputError if it holds others.
 
-    Prompts and templates may be appended to those that are there, since their numbers stand for them.
+    Prompts and templates may be appended to the existing ones, whose numbers must stay the same.
     """
     require_out(folder, KIND, overwrite=True)
     settings = {name: value for name, value in asdict(config).items() if name != "batch_size"}
@@ -87,15 +87,14 @@ def begin(
         for name, value in asked.items():
             if there.get(name) != value:
                 raise InputError(
-                    f"{folder} holds pictures with {name} {there.get(name)}, and {value} is asked for; choose another"
-                    " --out"
+                    f"{folder} holds pictures with {name} {there.get(name)}, not {value}; give that, or choose another"
                 )
         for name, values in listed.items():
             before = there["prompts"] if name == "prompts" else there["templates"]
             shared = min(len(before), len(values))
             if before[:shared] != values[:shared]:
                 raise InputError(
-                    f"{folder} holds pictures of other {name}; append new ones at the end, or choose another --out"
+                    f"{folder} holds pictures of other {name}; only append new ones, or choose another --out"
                 )
             listed[name] = max(before, values, key=len)
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +108,7 @@ def generate(
     config: GenerateConfig,
     progress: Progress = silent,
 ) -> int:
-    """Make the pictures that are not in the folder yet, and give their number."""
+    """Make the pictures that are not yet in the folder, and return their number."""
     missing = [one for one in candidates if not (folder / one.file).exists()]
     with progress(len(missing), "pictures", "generating") as step:
         for some, images in _made(pipeline, missing, config):
@@ -125,7 +124,7 @@ def generate(
 def make(
     pipeline: "DiffusionPipeline", texts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
 ) -> "list[Image]":
-    """A picture for each text and its seed. Noise is drawn on the CPU, so every device begins with the same."""
+    """Make a picture for each text and seed. Noise is drawn on the CPU, so that it is the same for every device."""
     options: dict[str, float] = {} if config.size is None else {"width": config.size, "height": config.size}
     if config.guidance is not None:
         options["guidance_scale"] = config.guidance
@@ -143,7 +142,8 @@ def make(
 def _made(
     pipeline: "DiffusionPipeline", missing: Sequence[Candidate], config: GenerateConfig
 ) -> "Iterator[tuple[Sequence[Candidate], list[Image]]]":
-    """Batches with their pictures, halved where they do not fit into the memory of the device."""
+    """Yield batches of candidates with their pictures. Batches are halved if they do not fit into the device's
+    memory."""
     start, size = 0, config.batch_size
     while start < len(missing):
         some, images = missing[start : start + size], None

@@ -1,4 +1,4 @@
-"""Scores of picture files by a head on its backbone, as its reward gives them."""
+"""Score picture files with the reward of a head."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from heads.reward.module import Reward
 
 @torch.no_grad()
 def scores_of(reward: Reward, prompt: str, paths: Sequence[Path]) -> Floats:
-    """(n,) scores of pictures, of whatever sizes, under a prompt."""
+    """(n,) float64 scores of pictures of any size under a prompt."""
     found = []
     for path in paths:
         levels = torch.from_numpy(np.array(load_image(path.read_bytes())))

@@ -1,10 +1,10 @@
-"""A generator over HTTP, small and bounded: a source of pictures for the service's comparing page.
+"""Serve a generator over HTTP with limits, as a source of pictures for the service's comparing page.
 
     POST /generate     {"prompt": str, "seed": int = 0, "n": int = 1} -> {"pictures": [base64 of a PNG], "seeds": [int]}
     GET  /health/live
 
-Picture i is that of seed + i, so the same request gets the same pictures. One request generates at a time and few wait;
-who finds more waiting gets 429. Needs starlette, of the extra `serve`.
+Picture i has the seed `seed` + i, so that the same request gives the same pictures. Only one request generates at a
+time, and few may wait; others get status 429. Needs starlette from the extra `serve`.
 """
 
 import asyncio
@@ -32,21 +32,21 @@ FIELDS = ("prompt", "seed", "n")
 
 @dataclass(frozen=True)
 class SourceLimits:
-    """How much may be asked of a generator that is served."""
+    """Limits of a served generator."""
 
     max_pictures: Annotated[int, Range(1)] = 8
-    """The most pictures of a request to --serve."""
+    """The largest number of pictures in a request to --serve."""
     max_prompt: Annotated[int, Range(1)] = 1000
-    """The most characters of a prompt to --serve."""
+    """The largest number of characters of a prompt in a request to --serve."""
     max_waiting: Annotated[int, Range(0)] = 4
-    """The most requests to --serve that wait while another is worked for."""
+    """The largest number of requests to --serve that wait while another is answered."""
 
     def __post_init__(self) -> None:
         require_valid(self)
 
 
 class Refused(Exception):
-    """A request that gets no pictures: the HTTP status, and what to do about it."""
+    """A refused request, with the HTTP status and a message that says what to do."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -56,7 +56,7 @@ class Refused(Exception):
 def create_app(
     make: "Callable[[Sequence[str], Sequence[int]], list[Image]]", limits: SourceLimits, tokens: Sequence[str] = ()
 ) -> "Starlette":
-    """The ASGI application; with tokens, one of them must be the request's bearer token."""
+    """The ASGI application. If there are tokens, each request needs one of them as its bearer token."""
     from starlette.applications import Starlette
     from starlette.responses import JSONResponse
     from starlette.routing import Route
@@ -73,7 +73,7 @@ def create_app(
         try:
             async with turn:
                 if await request.is_disconnected():
-                    raise Refused(499, "the client is gone")
+                    raise Refused(499, "the client disconnected")
                 seeds = range(seed, seed + n)
                 images = await asyncio.to_thread(make, [prompt] * n, seeds)
         finally:
@@ -93,11 +93,11 @@ def create_app(
 
 
 def read_question(body: bytes, limits: SourceLimits) -> tuple[str, int, int]:
-    """Prompt, seed and number of pictures of a request; raise Refused 422 for anything else."""
+    """The prompt, seed and number of pictures of a request. Raise Refused with status 422 for a bad body."""
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError):
-        raise Refused(422, "the body is no JSON") from None
+        raise Refused(422, "the body is not JSON") from None
     if not isinstance(asked, dict) or not set(asked) <= set(FIELDS):
         raise Refused(422, f"wanted an object with {', '.join(FIELDS)} and nothing else")
     prompt, seed, n = asked.get("prompt"), asked.get("seed", 0), asked.get("n", 1)
@@ -117,7 +117,7 @@ async def _body(request: "Request") -> bytes:
             async for piece in request.stream():
                 found += piece
                 if len(found) > MAX_BODY_BYTES:
-                    raise Refused(413, f"a body may have {MAX_BODY_BYTES} bytes")
+                    raise Refused(413, f"the body is too long; at most {MAX_BODY_BYTES} bytes are allowed")
     except TimeoutError:
         raise Refused(408, f"the body took longer than {BODY_TIMEOUT_S:g} s") from None
     return bytes(found)
@@ -125,10 +125,10 @@ async def _body(request: "Request") -> bytes:
 
 def _require_token(request: "Request", tokens: Sequence[str]) -> None:
     kind, _, given = request.headers.get("authorization", "").partition(" ")
-    # All are compared, in constant time.
+    # Compare with every token in constant time, so that timing tells nothing.
     known = [hmac.compare_digest(given.strip().encode(), token.encode()) for token in tokens]
     if tokens and not (kind.lower() == "bearer" and any(known)):
-        raise Refused(401, "wanted a bearer token that is known here")
+        raise Refused(401, "the bearer token is missing or wrong; send Authorization: Bearer TOKEN")
 
 
 def _png(image: "Image") -> str:

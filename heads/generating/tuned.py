@@ -1,4 +1,4 @@
-"""What `heads tune` wrote, put onto the pipeline that it was tuned from."""
+"""Load the result of `heads tune` into the pipeline that it was tuned from."""
 
 from pathlib import Path
 
@@ -9,15 +9,18 @@ from heads.tuning.result import FORMAT
 
 
 def load_tuned(family: Family, folder: Path) -> None:
-    """Give a pipeline the LoRA or the whole weights of a folder; raise InputError if they are none, or do not fit.
+    """Load the LoRA or the whole weights of a folder into a pipeline. Raise InputError if there are none, or they do
+    not fit.
 
-    A LoRA of others, of the file that diffusers writes, is taken too.
+    A LoRA from elsewhere is also accepted if its file is one that diffusers writes.
     """
     name, part, pipeline = "pytorch_lora_weights.safetensors", family.part, family.pipeline
     if (folder / "tuning.json").exists():
         read_manifest(folder / "tuning.json", "tuned generator", (FORMAT,), dict)
     elif not (folder / name).exists():
-        raise InputError(f"{folder} is no tuned generator: it has no tuning.json and no {name}")
+        raise InputError(
+            f"{folder} is not a tuned generator: it has no tuning.json and no {name}; give one of heads tune"
+        )
     try:
         if (folder / part).is_dir():
             kind = type(family.module)

@@ -1,4 +1,4 @@
-"""The plots of an evaluation's page, from the scores of what was held out."""
+"""The plots of an evaluation's page, from the scores of held-out rows."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,13 @@ from heads.evaluation.scoreboard import MAPS, Map, reliability
 from heads.metrics import expected_calibration_error
 from heads.report.plots import Axis, Plot, powers, ticks
 
-LOWEST_SHARE = 0.35  # ordered right, that a plot of certainty has room for
-SHOWN_DOTS = 3000  # that a page can draw
+LOWEST_SHARE = 0.35  # lowest share of right pairs that the plot of certainty can show
+SHOWN_DOTS = 3000  # most dots in a scatter plot
 
 
 def reliability_plot(measured: Measured, scores: Floats) -> dict[str, str]:
-    """How often the head is right by how sure it says it is, as it is and calibrated; and what both lines are."""
+    """How often the head is right, by its confidence, as trained and calibrated: the plot and the names of both
+    lines."""
     halves = [(step / 10, f"{step / 10:g}") for step in range(5, 11)]
     plot = Plot(Axis(0.5, 1, halves, "how sure the head is"), Axis(0.4, 1, ticks(0.4, 1), "how often it is right"))
     marks, said = [plot.line([(0.5, 0.5), (1, 1)], "reference")], {"mark": "", "other": ""}
@@ -56,20 +57,20 @@ def certainty_plot(found: Mapping[str, Any]) -> Markup:
 
 
 def lead_of(measured: Measured, scores: Floats) -> Floats:
-    """(p,) by how much the preferred picture of each pair is scored above the other."""
+    """(p,) the preferred picture's score minus the other's, for each pair."""
     a, b = measured.of_pairs(scores)
     return np.where(measured.pairs.target > 0.5, a - b, b - a)
 
 
 def leads_plot(measured: Measured, scores: Floats) -> Markup:
-    """A histogram of the preferred picture's score less the other's: what is left of zero is wrong."""
+    """A histogram of the preferred picture's score minus the other's. Pairs left of zero are ordered wrong."""
     difference = lead_of(measured, scores)[measured.decided]
     reach = float(np.quantile(np.abs(difference), 0.995)) or 1.0
     counts, edges = np.histogram(np.clip(difference, -reach, reach), 40, (-reach, reach))
     share = counts / counts.sum()
     top = float(share.max()) * 1.05
     plot = Plot(
-        Axis(-reach, reach, ticks(-reach, reach), "score of the preferred picture less that of the other"),
+        Axis(-reach, reach, ticks(-reach, reach), "score of the preferred picture minus that of the other"),
         Axis(0, top, [(at, f"{100 * at:.3g} %") for at, _ in ticks(0, top, 4)], "share of pairs"),
         height=300,
     )
@@ -81,7 +82,8 @@ def leads_plot(measured: Measured, scores: Floats) -> Markup:
 
 
 def scatter_plot(measured: Measured, scores: Floats) -> dict[str, str] | None:
-    """The percentile of a score against what people said, and what that is called; None unless ratings or counts."""
+    """A scatter plot of percentiles against ratings or counts, with the name of these, or None for other kinds of
+    labels."""
     labels = measured.labels
     if labels.kind not in ("ratings", "counts"):
         return None
@@ -91,7 +93,7 @@ def scatter_plot(measured: Measured, scores: Floats) -> dict[str, str] | None:
     liked = appeal(labels)[rows]
     counted = labels.kind == "counts"
     name = "rating" if not counted else "count" if exposures_of(labels) is None else "rate"
-    # What is nothing stands at the left end, a step of ten below the smallest that is something.
+    # Zero has no place on a logarithmic axis: it is drawn at the left end, a tenth of the smallest positive value.
     least = float(liked[liked > 0].min(initial=1.0)) / 10
     drawn = np.log10(np.maximum(liked, least)) if counted else liked
     low, high = float(drawn.min()), float(drawn.max()) + (1e-9 if drawn.min() == drawn.max() else 0.0)

@@ -1,4 +1,4 @@
-"""What `heads evaluate` found, as the cells of a table: for the terminal and for the page."""
+"""The results of `heads evaluate` as cells of a table, for the terminal and for the page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,25 +7,25 @@ from typing import Any
 
 from heads.evaluation.intervals import Interval
 
-# What knows less than a head, in the words of a verdict.
+# Names of the simpler scorers in the verdict.
 RIVALS = {"zero_shot": "zero-shot CLIP", "ridge": "ridge regression", "prior": "the prior"}
 
 
 @dataclass(frozen=True)
 class Figures:
-    """A cell for each scorer in every row; `missing` names the metrics that were not measured, by the reason."""
+    """Rows with a cell for each scorer. `missing` maps a reason to the metrics that were not measured for it."""
 
     metrics: list[tuple[str, str, list[str]]]  # label, rule, cells
-    leads: list[str]  # of the head over each scorer
+    leads: list[str]  # the head's lead over each scorer
     p_values: list[str]
     missing: dict[str, list[str]]
 
 
 def verdict(accuracy: Mapping[str, float], lead: Mapping[str, Any], prior_by: str = "", trained_rows: int = 0) -> str:
-    """Whether a head is better than each scorer that knows less, in a sentence: yes, no, or cannot tell.
+    """A sentence that says whether a head is better than each simpler scorer: yes, no, or cannot tell.
 
-    `accuracy` is the pair accuracy of each scorer, `lead` as of `heads.evaluation.measured.lead`: a difference counts
-    where its p is below 0.05. Chance is named where there is nothing else.
+    `accuracy` is the pair accuracy of each scorer, `lead` comes from `heads.evaluation.measured.lead`. A difference
+    counts if its p is below 0.05. Chance is named only if there is no other scorer.
     """
     names = [name for name in RIVALS if name in lead] or ["chance"]
     said: dict[str, list[str]] = {"better than": [], "worse than": [], "not to be told from": []}
@@ -35,7 +35,7 @@ def verdict(accuracy: Mapping[str, float], lead: Mapping[str, Any], prior_by: st
         said[kind].append(f"{RIVALS.get(name, name)}{f' by {prior_by}' * (name == 'prior')} ({accuracy[name]:.3f})")
     answer = "No" if said["worse than"] else "Cannot tell" if said["not to be told from"] else "Yes"
     found = ", ".join(f"{kind} {_and(named)}" for kind, named in said.items() if named)
-    honest = " Some of these rows were trained on, so this is no honest test." if trained_rows else ""
+    honest = " The head was trained on some of these rows, so this is not an honest test." if trained_rows else ""
     return (
         f"Better than {_and([RIVALS.get(name, name) for name in names])}? {answer}: the head orders"
         f" {accuracy['head']:.3f} of the pairs as people did, {found}.{honest}"
@@ -43,7 +43,7 @@ def verdict(accuracy: Mapping[str, float], lead: Mapping[str, Any], prior_by: st
 
 
 def comparison(first: str, second: str, difference: float, p_value: float) -> str:
-    """Which of two heads orders pairs better, in a sentence."""
+    """A sentence that says which of two heads orders pairs better."""
     if not p_value < 0.05:
         return f"Cannot tell which of {first} and {second} orders pairs better."
     better, worse = (first, second) if difference > 0 else (second, first)
@@ -55,14 +55,14 @@ def _and(words: Sequence[str]) -> str:
 
 
 def verdict_of(result: Mapping[str, Any]) -> str:
-    """The verdict on what `heads evaluate` returns."""
+    """The verdict on the result of `heads evaluate`."""
     accuracy = {name: one["value"] for name, one in result["metrics"]["pair_accuracy"]["scores"].items()}
     by = result["priors"][0]["by"] if result["priors"] else ""
     return verdict(accuracy, result["lead"], by, result["trained_rows"])
 
 
 def sure_line(found: Mapping[str, Any]) -> str:
-    """What `heads evaluate` found of a head's uncertainty, in a sentence, or why it found nothing."""
+    """A sentence on a head's uncertainty from the result of `heads evaluate`, or the reason why it was not measured."""
     if "missing" in found:
         return f"how sure each score is: not measured ({found['missing']})"
     shares, by_difference = (
@@ -70,13 +70,13 @@ def sure_line(found: Mapping[str, Any]) -> str:
         for name in ("thirds", "thirds_by_difference")
     )
     return (
-        f"ordered right, by thirds of the pairs from the least to the most sure: {shares} by the difference of scores"
+        f"ordered right, by thirds of the pairs from least to most certain: {shares} by the difference of scores"
         f" over its uncertainty; {by_difference} by the difference alone"
     )
 
 
 def figures_of(result: Mapping[str, Any], scorers: Sequence[str], pattern: str) -> Figures:
-    """The figures of what `heads evaluate` returns; `pattern` is of cells with an interval."""
+    """The figures of the result of `heads evaluate`. `pattern` is the format of cells with an interval."""
     rows, missing = [], dict[str, list[str]]()
     for metric in result["metrics"].values():
         if "missing" in metric:
@@ -90,7 +90,8 @@ def figures_of(result: Mapping[str, Any], scorers: Sequence[str], pattern: str) 
 
 
 def cell(interval: Mapping[str, Any] | None, pattern: str, format: str = ".3f") -> str:
-    """An interval's value, low and high in a pattern such as `{} ({}..{})`, or its value alone; nothing for None."""
+    """An interval's value, low and high in a pattern such as `{} ({}..{})`, or only its value without an interval. An
+    empty text for None."""
     if interval is None:
         return ""
     value, *both = (number(interval[name], format) for name in ("value", "low", "high"))
@@ -98,12 +99,12 @@ def cell(interval: Mapping[str, Any] | None, pattern: str, format: str = ".3f") 
 
 
 def told(interval: Interval, format: str = ".3f") -> str:
-    """A value with its interval or why it has none: `0.709 (0.661 to 0.757)`."""
+    """A value with its interval, `0.709 (0.661 to 0.757)`, or with the reason why it has none."""
     return f"{number(interval.value, format)} ({'no interval: ' * bool(interval.reason)}{ends(interval, format)})"
 
 
 def ends(interval: Interval | Mapping[str, Any], format: str = ".3f") -> str:
-    """An interval without its value, `0.661 to 0.757`, or why there is none."""
+    """The ends of an interval, `0.661 to 0.757`, or the reason why there are none."""
     given: Mapping[str, Any] = interval.to_json() if isinstance(interval, Interval) else interval
     return (
         given["reason"] if "reason" in given else f"{number(given['low'], format)} to {number(given['high'], format)}"
@@ -111,7 +112,7 @@ def ends(interval: Interval | Mapping[str, Any], format: str = ".3f") -> str:
 
 
 def number(value: float | None, format: str) -> str:
-    """A number as text, and a dash for none or NaN; what is rounded to zero has no sign."""
+    """A number as text, or a dash for None and NaN. A number that is rounded to zero has no sign."""
     if value is None or math.isnan(value):
         return "-"
     sign, rest = ("+", format[1:]) if format.startswith("+") else ("", format)

@@ -1,4 +1,4 @@
-"""What stands on the pages of reports, and the pages: templates of this folder filled in."""
+"""Fill in the templates of this folder, and the pictures that their pages show."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +10,9 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, as the source of an <img>, with what is shown beneath it: a name, and a line of figures.
+    """One picture as the source of an <img>, with the texts shown beneath it: a name, and a line of figures.
 
-    Without a source it is one that could not be read. `full` is the same picture, larger, for when it is clicked.
+    Without a source it is a picture that could not be read. `full` is a larger version to show after a click.
     """
 
     source: str
@@ -22,5 +22,5 @@ class Picture:
 
 
 def fill(template: str, **values: object) -> bytes:
-    """The file of a page, by the name of its template."""
+    """The HTML of a page, from the template of that name."""
     return page(HERE / template, **values).encode()

@@ -1,4 +1,4 @@
-"""Plots in SVG that follow the reader's light or dark theme, as pieces of a page. Knows no head and no file."""
+"""SVG plots for a page, which follow the reader's light or dark theme. Knows no head and no file."""
 
 import math
 from collections.abc import Sequence
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-WIDTH = 560  # units, as which the letters of embed/showing/style.css are measured
-LETTER = 9.5  # units that a letter is wide on a telephone
-NAME = 32  # letters of a name that a line has room for, beside a value with its interval
+WIDTH = 560  # SVG units; the font sizes of embed/showing/style.css are in the same units
+LETTER = 9.5  # width of a letter on a telephone, in the same units
+NAME = 32  # letters of a name that fit into a line next to a value with its interval
 
 
 @dataclass(frozen=True)
 class Axis:
-    """The range that a side of a plot shows, its ticks (where, and what they say), and its name."""
+    """An axis of a plot: its range, its ticks (position and text), and its name."""
 
     low: float
     high: float
@@ -22,22 +22,22 @@ class Axis:
 
 
 class Plot:
-    """An SVG with axes; `at` says where a point lies, `svg` draws the marks made with it."""
+    """An SVG plot with axes. `at` gives the place of a point, and `svg` draws the marks."""
 
     def __init__(self, x: Axis, y: Axis, width: int = WIDTH, height: int = 420, pad: int = 0) -> None:
-        """`pad` units are kept around what is drawn, for marks of some size."""
+        """`pad` units are kept free inside the axes, so that large marks fit."""
         self.x, self.y, self.width, self.height, self.pad = x, y, width, height, pad
         self.left = 18 + round(LETTER * max((len(name) for _, name in y.ticks), default=0))
         self.right, self.top, self.bottom = width - 24, 40 if y.label else 16, height - 56
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """The place of a point."""
+        """The place of a point in SVG units."""
         across = (x - self.x.low) / (self.x.high - self.x.low) * (self.right - self.left - 2 * self.pad)
         up = (y - self.y.low) / (self.y.high - self.y.low) * (self.bottom - self.top - 2 * self.pad)
         return self.left + self.pad + across, self.bottom - self.pad - up
 
     def svg(self, marks: Sequence[str], label: str) -> Markup:
-        """The plot; `label` is what a screen reader says of it."""
+        """The plot with its marks. `label` is read aloud by screen readers."""
         drawn: list[str] = []
         for value, name in self.x.ticks:
             at = self.at(value, self.y.low)[0]
@@ -50,7 +50,7 @@ class Plot:
         drawn += marks
         drawn.append(self.text((self.left + self.right) / 2, self.height - 12, self.x.label, "middle"))
         drawn.append(self.text(12, 24, self.y.label))
-        return Markup(  # of numbers, and of texts that are escaped
+        return Markup(  # safe: it holds only numbers and escaped texts
             f'<svg class="plot" viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(label)}">'
             f"{''.join(drawn)}</svg>"
         )
@@ -76,13 +76,13 @@ class Plot:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A line of `intervals`: a name, a value and its interval, None where there is none."""
+    """A line of `intervals`: a name, a value, and the ends of its interval, or None without one."""
 
     name: str
     value: float
     low: float | None
     high: float | None
-    kind: str = "other"  # "mark" for what the page is about
+    kind: str = "other"  # "mark" for the subject of the page
 
     @property
     def said(self) -> str:
@@ -92,7 +92,7 @@ class Estimate:
 
 
 def intervals(estimates: Sequence[Estimate], reference: float, label: str) -> Markup:
-    """Values one beneath the other, each under its name and with its interval; `reference` is a dashed line."""
+    """Values below each other, each with its name and interval. `reference` is a dashed line."""
     ends = [end for e in estimates for end in (e.value, e.low, e.high, reference) if end is not None]
     margin = max(0.05 * (max(ends) - min(ends)), 0.01)
     low, high = min(ends) - margin, max(ends) + margin
@@ -110,7 +110,7 @@ def intervals(estimates: Sequence[Estimate], reference: float, label: str) -> Ma
 
 
 def ticks(low: float, high: float, about: int = 6) -> list[tuple[float, str]]:
-    """Some six round numbers between two, and how they are written."""
+    """About six round numbers between two, each with its text."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
@@ -119,14 +119,14 @@ def ticks(low: float, high: float, about: int = 6) -> list[tuple[float, str]]:
 
 
 def powers(low: float, high: float, about: int = 6) -> list[tuple[float, str]]:
-    """Some six powers of ten between two logarithms, at their logarithm, and how they are written."""
+    """About six powers of ten between two logarithms: each one's logarithm, with its text."""
     first, last = math.ceil(low - 1e-9), math.floor(high + 1e-9)
     step = max(1, -(-(last - first) // about))
     return [(float(power), _power(power)) for power in range(first, last + 1, step)]
 
 
 def shortened(name: str) -> str:
-    """A name as long as a line of `intervals` has room for."""
+    """A name, shortened to fit into a line of `intervals`."""
     return name if len(name) <= NAME else name[: NAME - 1] + "…"
 
 

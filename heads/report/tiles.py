@@ -1,6 +1,6 @@
-"""The pictures of a report, small enough to lie in its page.
+"""The pictures of a report, small enough to be embedded in its page.
 
-They come from the table that was measured, or else from where the cache read them.
+They are read through the measured table, or from where the cache read them.
 """
 
 from collections.abc import Iterator
@@ -16,25 +16,25 @@ from embed.inputs.thumbnails import SIZE, data_uri, shrunk, thumbnail, thumbnail
 from embed.records.formats import Records
 from embed.spec import InputError
 
-FULL = 640  # pixels of a picture that opens in full
+FULL = 640  # longest side in pixels of a picture that is opened
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture in two sizes, as sources of <img>: to look over, and to look at."""
+    """A picture in two sizes, as sources of <img>: small for the overview, and large to open."""
 
     small: str
     full: str
 
 
 def tile(image: Image.Image) -> Tile:
-    """Both sizes of a picture; one that is small has one."""
+    """Both sizes of a picture. A small picture has only one."""
     full = data_uri(shrunk(image, FULL))
     return Tile(data_uri(shrunk(image.copy(), SIZE)) if max(image.size) > SIZE else full, full)
 
 
 def read_tiles(records: Records, cache: Cache, wanted: set[int]) -> dict[int, Tile]:
-    """The pictures of some rows of the cache, without those that cannot be read."""
+    """The tiles of the wanted rows of the cache, without pictures that cannot be read."""
     found = {row: tile(image) for row, image in _from_table(records, cache, wanted)}
     places = cache.places()
     for row in wanted - found.keys():
@@ -44,7 +44,7 @@ def read_tiles(records: Records, cache: Cache, wanted: set[int]) -> dict[int, Ti
 
 
 def _from_table(records: Records, cache: Cache, wanted: set[int]) -> Iterator[tuple[int, Image.Image]]:
-    """The row in the cache and the picture of each that is wanted and that the table leads to."""
+    """Yield the cache row and the picture of each wanted picture that the table names."""
     left = set(wanted)
     for batch in records.images():
         rows = cache.image_rows(batch["key"], records.place)

@@ -1,4 +1,4 @@
-"""The page of `heads tune`: what became of a generator, in figures, curves, and pictures of before and after."""
+"""The page of `heads tune`: how tuning changed a generator, in figures, curves, and pictures before and after."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ Curve = Sequence[tuple[float, float]]  # step and value
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """A prompt's picture, from the same noise before and after."""
+    """A prompt's pictures before and after tuning, from the same noise."""
 
     before: Picture
     after: Picture
@@ -28,8 +28,8 @@ def tuned_page(
     pairs: Sequence[BeforeAfter],
     drawn: str,
 ) -> bytes:
-    """The file of the page. `said` is told first, `kept` is the step whose weights were kept, `drawn` how the pairs
-    were drawn."""
+    """The HTML of the page. `said` comes first, `kept` is the step whose weights were kept, and `drawn` says how the
+    pairs were drawn."""
     return fill(
         "tuned.html",
         title=title,
@@ -44,7 +44,7 @@ def tuned_page(
 
 
 def curve(points: Curve, kept: int | None, name: str) -> str | None:
-    """Values by step, without those that are not finite; None if fewer than two are left."""
+    """A plot of the finite values by step, or None if there are fewer than two."""
     shown = [point for point in points if math.isfinite(point[1])]
     if len(shown) < 2:
         return None

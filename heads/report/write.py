@@ -22,7 +22,7 @@ from heads.report.tiles import read_tiles
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 18  # pictures at either end
+SHOWN = 18  # pictures with the highest scores, and as many with the lowest
 SHOWN_PAIRS = 12
 SHOWN_SLICES = 20
 MAX_CAPTION = 300  # letters
@@ -47,7 +47,7 @@ def write_report(
     records: Records,
     cache: Cache,
 ) -> None:
-    """Write the page of what `heads evaluate` returns and the scores (m, sides) that it comes from."""
+    """Write the page for a result of `heads evaluate` and the scores (m, sides) that it was computed from."""
     head = scores["head"]
     items, pairs = _items(measured, head), _wrong_pairs(measured, head)
     best, worst = items[:SHOWN], items[: -SHOWN - 1 : -1]
@@ -55,7 +55,7 @@ def write_report(
     shown += [int(side[i]) for i in pairs for side in (measured.pairs.a, measured.pairs.b)]
     picture, unread = _pictures(measured, shown, records, cache)
     if unread:
-        logger.warning(f"{path}: {unread}; name the folder or URL where they start with --images-root")
+        logger.warning(f"{path}: {unread}; give the folder or URL of the pictures by --images-root")
     page = fill(
         "evaluation.html",
         title=title,
@@ -83,7 +83,7 @@ def write_report(
 def _pictures(
     measured: Measured, items: Sequence[int], records: Records, cache: Cache
 ) -> tuple[Callable[[int, str], Picture], str]:
-    """What makes a picture of an item and what is said of it; and how many cannot be read, if any."""
+    """A function that makes the Picture of an item and a text, and a message if some pictures cannot be read."""
     labels = measured.labels
     wanted = {int(labels.image[item]) for item in items}
     tiles = read_tiles(records, cache, wanted)
@@ -102,7 +102,7 @@ def _pictures(
 
 
 def _rows(result: Mapping[str, Any]) -> str:
-    """Which rows were measured, and by which protocol."""
+    """The rows that were measured, and the protocol."""
     protocol = result["protocol"]
     said = (
         f"{result['rows']:,} rows: {result['part']}. {result['pairs']:,} pairs ({protocol['pairs']}),"
@@ -113,7 +113,7 @@ def _rows(result: Mapping[str, Any]) -> str:
 
 
 def _accuracies(result: Mapping[str, Any]) -> str:
-    """The pair accuracy of every scorer."""
+    """A plot of the pair accuracy of every scorer."""
     estimates = []
     for name, one in result["metrics"]["pair_accuracy"]["scores"].items():
         label = f"prior by {result['priors'][0]['by']}" if name == "prior" else SCORERS[name]
@@ -123,7 +123,7 @@ def _accuracies(result: Mapping[str, Any]) -> str:
 
 
 def _scoreboard(result: Mapping[str, Any], names: Sequence[str]) -> dict[str, object]:
-    """Every paper's figure of every scorer as a table, and which are missing, by the reason."""
+    """The metrics of all papers for every scorer as a table, and the missing ones by reason."""
     figures = figures_of(result, names, "{}\n{} to {}")
     rows = [[f"{label}\n{rule}", *cells] for label, rule, cells in figures.metrics]
     rows.append(["The head's lead in pair accuracy\non the same pairs", *figures.leads])
@@ -133,7 +133,7 @@ def _scoreboard(result: Mapping[str, Any], names: Sequence[str]) -> dict[str, ob
 
 
 def _slices(result: Mapping[str, Any]) -> dict[str, object] | None:
-    """The pair accuracy of the head for each value of a column."""
+    """The pair accuracy of the head for each value of a column, or None if it was not measured."""
     if not (sliced := result["slices"]):
         return None
     shown = [s for s in sliced["slices"] if s["pair_accuracy"]["head"]["value"] is not None][:SHOWN_SLICES]
@@ -145,15 +145,15 @@ def _slices(result: Mapping[str, Any]) -> dict[str, object] | None:
 
 
 def _certainty(found: Mapping[str, Any]) -> dict[str, object]:
-    """Whether the head knows how sure it is, or why that was not measured."""
+    """How well the head's uncertainty works, or the reason why that was not measured."""
     if "missing" in found:
         return {"missing": found["missing"]}
     return {"missing": "", "by": found["by"], "plot": certainty_plot(found), "said": sure_line(found)}
 
 
 def _items(measured: Measured, scores: Floats) -> list[tuple[int, str]]:
-    """The items at either end, each picture once with its prompt, by the percentile of its score, highest first; and
-    what is said of each."""
+    """The items with the highest and the lowest percentiles, highest first, each with its text. A picture with its
+    prompt occurs once."""
     row, side = np.nonzero(~np.isnan(scores))
     percentile = percentiles(scores, measured.split.fold)[row, side]
     order = np.argsort(-percentile, kind="stable")
@@ -165,14 +165,14 @@ def _items(measured: Measured, scores: Floats) -> list[tuple[int, str]]:
 
 
 def _said(measured: Measured, row: int) -> str:
-    """What people said of a row, to follow other words; nothing for comparisons."""
+    """The rank, rating or count of a row as text to append, empty for comparisons."""
     values = measured.labels.values
     named = [name for name in ("rank", "rating", "count") if name in values]
     return f", {named[0]} {values[named[0]][row]:,g}" if named else ""
 
 
 def _wrong_pairs(measured: Measured, scores: Floats) -> list[int]:
-    """The pairs ordered most surely wrong, each picture once."""
+    """The pairs that the head orders wrong by the largest difference. Each picture occurs once."""
     lead = lead_of(measured, scores)
     found: list[int] = []
     met: set[int] = set()
@@ -190,7 +190,7 @@ def _wrong_pairs(measured: Measured, scores: Floats) -> list[int]:
 def _wrong(
     measured: Measured, scores: Floats, pair: int, picture: Callable[[int, str], Picture]
 ) -> tuple[Picture, Picture]:
-    """The two pictures of a pair, the one that people preferred first."""
+    """The two pictures of a pair. The one that people preferred comes first."""
     pairs, (score_a, score_b) = measured.pairs, measured.of_pairs(scores)
     a, b = (
         picture(item[pair], f"score {number(score[pair], '.2f')}{_said(measured, row[pair])}")

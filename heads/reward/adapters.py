@@ -1,14 +1,15 @@
-"""A reward as the trainers of others call one: thin, and without these trainers being installed.
+"""Wrap a reward in the functions and classes that other trainers call. These trainers need not be installed.
 
-    flow_grpo(reward)      fn(images, prompts, metadata) -> (scores, details), also of DDPO's trainers
+    flow_grpo(reward)      fn(images, prompts, metadata) -> (scores, details), also for DDPO's trainers
     plain(reward)          fn(images, prompts) -> list of floats
     verl_omni(reward)      compute_score(data_source, solution_image, ground_truth, extra_info) -> {"score": ...}
-    FlowFactoryReward      a class to inherit from, beside Flow-Factory's own
-    step_callback(...)     what a diffusers pipeline calls after each step, to log how scores grow
+    FlowFactoryReward      a class to inherit from together with Flow-Factory's own
+    step_callback(...)     a callback of diffusers pipelines that logs how scores grow
 
-They score without a gradient, which these trainers do not take. `examples/rewards/README.md` has an example of each.
-Pictures may come as they do in any of them: floats in [0, 1] or uint8, channels first or last, as one tensor, one
-array, or a list of tensors, arrays or PIL pictures of any sizes. What cannot be scored is an error, never a 0.
+They compute no gradient, since these trainers use none. `examples/rewards/README.md` has an example of each.
+Pictures may have any form that these trainers use: floats in [0, 1] or uint8, channels first or last, as one tensor,
+one array, or a list of tensors, arrays or PIL pictures of any sizes. A picture that cannot be scored raises an error
+and never gets a 0.
 """
 
 import threading
@@ -29,7 +30,7 @@ from heads.reward.module import Prompts, Reward, Scores
 Picture = Tensor | Array | Image
 Pictures = Tensor | Array | Sequence[Picture]
 
-BATCH = 32  # pictures of one pass
+BATCH = 32  # the number of pictures in one pass
 
 
 class Scorer(Protocol):
@@ -37,14 +38,14 @@ class Scorer(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
 
     def scores(self, pixels: Tensor, prompts: Prompts = None, uncertain: bool = True) -> Scores:
         """The scores of pictures (n, 3, h, w) in [0, 1]."""
 
 
 def flow_grpo(reward: Scorer) -> Callable[[Pictures, Sequence[str], object], tuple[Float32s, dict[str, Float32s]]]:
-    """A function of pictures, prompts and metadata that gives scores (n,), and by name what they are made of."""
+    """A function of pictures, prompts and metadata that returns scores (n,) float32 and a dict of their parts."""
 
     def score(
         images: Pictures, prompts: Sequence[str], metadata: object = None
@@ -56,7 +57,7 @@ def flow_grpo(reward: Scorer) -> Callable[[Pictures, Sequence[str], object], tup
 
 
 def plain(reward: Scorer) -> Callable[[Pictures, Sequence[str]], list[float]]:
-    """A function of pictures and prompts that gives a list of scores."""
+    """A function of pictures and prompts that returns a list of scores."""
 
     def score(images: Pictures, prompts: Sequence[str]) -> list[float]:
         scores: list[float] = score_pictures(reward, images, prompts).total.tolist()
@@ -66,7 +67,8 @@ def plain(reward: Scorer) -> Callable[[Pictures, Sequence[str]], list[float]]:
 
 
 def verl_omni(reward: Scorer) -> Callable[..., dict[str, float]]:
-    """A `compute_score` for one picture, which verl-omni calls from several threads; other values become metrics."""
+    """A `compute_score` for one picture, which verl-omni calls from several threads. Values other than the score become
+    metrics."""
     lock = threading.Lock()
 
     def compute_score(
@@ -84,7 +86,7 @@ def verl_omni(reward: Scorer) -> Callable[..., dict[str, float]]:
 
 
 class FlowFactoryOutput(NamedTuple):
-    """What Flow-Factory reads of a `RewardModelOutput`."""
+    """The fields of a `RewardModelOutput` that Flow-Factory reads."""
 
     rewards: Tensor
     extra_info: dict[str, Tensor]
@@ -118,7 +120,7 @@ class FlowFactoryReward:
         """The rewards of a batch."""
         if image is None:
             raise InputError(
-                "this reward scores pictures, and got none; its trainer must generate pictures, not videos"
+                "this reward scores pictures and got none; use a trainer that generates pictures, not videos"
             )
         found = score_pictures(self.model, image, prompt)
         return FlowFactoryOutput(found.total, _details(found))
@@ -127,17 +129,18 @@ class FlowFactoryReward:
 def step_callback(
     reward: Scorer, prompts: Prompts, log: Callable[[int, dict[str, float]], None], every: int = 1
 ) -> Callable[[object, int, object, dict[str, Tensor]], dict[str, Tensor]]:
-    """A `callback_on_step_end` that decodes every so many steps' latents and logs the step and mean scores by name.
+    """A `callback_on_step_end` that decodes the latents of every `every`-th step, and logs the step and the mean scores
+    by name.
 
-    Before the last steps these are pictures with noise, which a reward has not learnt to score: what it says of them
-    shows when a picture takes shape, not how good it is.
+    Before the last steps the pictures are noisy, and a reward has not learned to score noise. Such scores show when a
+    picture takes shape, not how good it is.
     """
 
     def callback(pipeline: object, step: int, timestep: object, values: dict[str, Tensor]) -> dict[str, Tensor]:
         if step % every == 0:
             pixels = decode(pipeline, values["latents"])
             texts = prompts
-            if prompts is not None and not isinstance(prompts, str):  # a pipeline makes several of each
+            if prompts is not None and not isinstance(prompts, str):  # a pipeline makes several pictures of each
                 texts = [prompt for prompt in prompts for _ in range(len(pixels) // len(prompts))]
             found = score_pictures(reward, pixels, texts)
             log(step, {"score": float(found.total.mean())} | {k: float(v.mean()) for k, v in _details(found).items()})
@@ -148,7 +151,7 @@ def step_callback(
 
 @torch.no_grad()
 def decode(pipeline: object, latents: Tensor) -> Tensor:
-    """Pictures (n, 3, h, w) in [0, 1] of a diffusers pipeline's latents, or of its pixels where it has no decoder."""
+    """Pictures (n, 3, h, w) in [0, 1] from a diffusers pipeline's latents, or from its pixels if it has no decoder."""
     vae = getattr(pipeline, "vae", None)
     if vae is not None:
         if latents.ndim != 4:
@@ -160,7 +163,8 @@ def decode(pipeline: object, latents: Tensor) -> Tensor:
 
 @torch.no_grad()
 def score_pictures(reward: Scorer, images: Pictures, prompts: Prompts) -> Scores:
-    """The scores of pictures in any of the forms above, on the CPU; neighbours of one size go in one batch."""
+    """The scores, on the CPU, of pictures in any of the forms above. Neighbours of the same size are scored in one
+    batch."""
     count = len(images)
     texts = [prompts] * count if prompts is None or isinstance(prompts, str) else list(prompts)
     if len(texts) != count:
@@ -183,7 +187,7 @@ def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _batches(pictures: Sequence[Tensor]) -> Iterator[tuple[Tensor, range]]:
-    """Neighbours of one shape together, and which they are."""
+    """Yield neighbouring pictures of the same shape as one tensor, with their numbers."""
     start = 0
     for end in range(1, len(pictures) + 1):
         if end == len(pictures) or end - start == BATCH or pictures[end].shape != pictures[start].shape:
@@ -192,7 +196,7 @@ def _batches(pictures: Sequence[Tensor]) -> Iterator[tuple[Tensor, range]]:
 
 
 def _floats(image: Picture) -> Tensor:
-    """One picture (3, h, w) in [0, 1]; raise InputError if it is none."""
+    """One picture as floats (3, h, w) in [0, 1]. Raise InputError if it has another shape."""
     if not isinstance(image, Tensor):
         image = torch.from_numpy(np.array(image if isinstance(image, np.ndarray) else to_rgb(image)))
     if image.ndim == 4 and len(image) == 1:
@@ -206,5 +210,5 @@ def _floats(image: Picture) -> Tensor:
 
 
 def _details(found: Scores) -> dict[str, Tensor]:
-    """What a score is made of, under names that say so."""
+    """The parts of a score and their uncertainties, under descriptive names."""
     return found.parts | {f"{name}_uncertainty": values for name, values in found.uncertainty.items()}

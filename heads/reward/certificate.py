@@ -1,7 +1,8 @@
-"""How near a reward is to the scores of cache and service: the same pictures decoded once, and scored both ways.
+"""Measure how close a reward is to the scores of cache and service, on pictures that are decoded once and scored both
+ways.
 
-One way is uint8: Pillow resizes, and the towers compute in fp32. The other is the reward's, with pictures as floats in
-[0, 1] and a gradient asked for, as a trainer gives them.
+In the uint8 path Pillow resizes, and the towers compute in fp32. The reward gets pictures as floats in [0, 1] that
+require a gradient, as from a trainer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,23 +22,23 @@ from heads.metrics import flipped_pairs
 from heads.reward.module import Reward
 from heads.reward.preprocess import preprocess as in_tensors
 
-Vectors = dict[str, list[Tensor]]  # (1, d) of each picture, by the head's input
+Vectors = dict[str, list[Tensor]]  # vectors (1, d) of each picture, by the head's input
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Figures over all pairs of pictures under each prompt."""
+    """The measured differences, over all pairs of pictures under each prompt."""
 
     pictures: int
     unreadable: int
     prompts: int
     device: str
-    equal_pixels: float  # the share of levels that are those of the uint8 path
-    min_cosine: float  # of a picture's vectors of the two ways
+    equal_pixels: float  # the share of levels that equal those of the uint8 path
+    min_cosine: float  # the lowest cosine between a picture's vectors of both paths
     max_score_difference: float
     score_deviation: float  # standard deviation of the uint8 path's scores
-    pairs: int  # that the uint8 path orders
-    flips: float  # the share that the reward orders otherwise
+    pairs: int  # pairs that the uint8 path orders
+    flips: float  # the share of pairs that the reward orders otherwise
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -49,7 +50,7 @@ def certify(
 ) -> Certificate:
     """Compare a reward with the uint8 path of `exact`, the same head on the same backbone in fp32.
 
-    Raise InputError unless two pictures can be read.
+    Raise InputError unless at least two pictures can be read.
     """
     equal, unreadable = list[float](), 0
     theirs, ours = Vectors(), Vectors()
@@ -98,7 +99,7 @@ def _rows(parts: Iterable[Tensor]) -> Floats:
 
 
 def _score_matrix(reward: Reward, vectors: Vectors, prompts: Sequence[str]) -> Floats:
-    """(pictures, prompts) scores; one column where the head reads no text."""
+    """(pictures, prompts) scores, with only one column if the head reads no text."""
     images = {name: torch.cat(rows) for name, rows in vectors.items()}
     count = len(next(iter(images.values())))
     texts: list[str | None] = list(prompts) if "text_embedding" in reward.head.inputs else [None]

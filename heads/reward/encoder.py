@@ -1,4 +1,4 @@
-"""A backbone over the pictures of a generator: their vectors with a gradient, and those of prompts, remembered."""
+"""A backbone for a generator's pictures. Vectors of pictures have a gradient; vectors of prompts are remembered."""
 
 import copy
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from heads.reward.preprocess import preprocess
 
 PROMPT_BATCH = 64
 REMEMBERED_PROMPTS = 1 << 15
-OUTSIDE = 0.25  # beyond [0, 1] by more than a decoder overshoots: another range was meant
+OUTSIDE = 0.25  # decoders overshoot [0, 1] by less; pixels further out must have another range
 
 
 class Encoder(nn.Module):
-    """The frozen towers of a backbone. `features` names what pictures are turned into, by the input of a head."""
+    """The frozen towers of a backbone. `features` maps the inputs of a head to the features computed from pictures."""
 
     def __init__(
         self,
@@ -27,16 +27,16 @@ class Encoder(nn.Module):
         checkpointing: bool = False,
         rounding: bool = True,
     ) -> None:
-        """`dtype` is the picture tower's. With `checkpointing` its blocks are computed twice, and less is kept; raise
-        InputError if it has no blocks."""
+        """`dtype` is that of the picture tower. With `checkpointing` its blocks are computed twice, which takes less
+        memory. Raise InputError if it has no blocks."""
         super().__init__()
         self.identity, self.dtype, self.rounding = backbone.identity, dtype, rounding
         self.features = features
         visual = backbone.model.visual
-        if checkpointing and isinstance(visual, ModifiedResNet):  # open_clip would say nothing and do nothing
+        if checkpointing and isinstance(visual, ModifiedResNet):  # open_clip would ignore it silently
             raise InputError(f"{self.identity.model} has no blocks to compute twice; leave checkpointing out")
         if dtype != torch.float32 or checkpointing:
-            visual = copy.deepcopy(visual).to(dtype)  # the backbone stays as it is for whoever else has it
+            visual = copy.deepcopy(visual).to(dtype)  # others may use the backbone, which must not change
             visual.set_grad_checkpointing(checkpointing)
         self.image = ImageTower(visual, self.identity.preprocess, tuple(features.values()))
         self.text = backbone.text_tower()
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
         self._seen = False
 
     def reading(self, features: dict[str, Feature]) -> "Encoder":
-        """The same encoder, its towers and all it remembers, for other features."""
+        """An encoder for other features that shares the towers and remembered prompts of this one."""
         other: Encoder = copy.copy(self)
         tower = ImageTower(self.image.visual, self.identity.preprocess, tuple(features.values()))
         other._modules = {**self._modules, "image": tower.eval()}
@@ -58,7 +58,7 @@ class Encoder(nn.Module):
         return next(self.text.parameters()).device
 
     def images(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Unit vectors (n, d) of pictures (n, 3, h, w) in [0, 1], by feature; raise InputError for other tensors."""
+        """Unit vectors (n, d) of pictures (n, 3, h, w) in [0, 1], by feature. Raise InputError for other tensors."""
         self._require_pictures(pixels)
         levels = preprocess(pixels, self.identity.preprocess, self.rounding)
         return self.of_levels(levels.to(torch.promote_types(self.dtype, torch.float32)).permute(0, 2, 3, 1))
@@ -70,7 +70,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def prompts(self, prompts: Sequence[str]) -> Tensor:
-        """Unit vectors (n, d) of prompts; each is encoded once."""
+        """Unit vectors (n, d) of prompts. Each prompt is encoded only once."""
         if len(self.remembered) + len(prompts) > REMEMBERED_PROMPTS:
             self.remembered.clear()
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.remembered]
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         low, high = (float(end) for end in pixels.detach().aminmax())
         if low < -OUTSIDE or high > 1 + OUTSIDE:
             raise InputError(
-                f"got pictures from {low:.3g} to {high:.3g}; wanted [0, 1]: of [-1, 1], as pipelines decode, give"
-                " pixels / 2 + 0.5"
+                f"got pictures from {low:.3g} to {high:.3g}; wanted [0, 1]; if a pipeline decodes to [-1, 1],"
+                " give pixels / 2 + 0.5"
             )
-        self._seen = True  # looked at once: every look waits for the device
+        self._seen = True  # checked only once, because each check waits for the device

@@ -1,11 +1,11 @@
-"""A head and its backbone as a reward: pictures of a generator and prompts in, scores with a gradient out.
+"""A head and its backbone as a reward: it takes a generator's pictures and prompts, and gives scores with a gradient.
 
     reward = Reward.load("head", device="cuda", dtype=torch.bfloat16)
     loss = -reward(pipeline_output, prompts).mean()        # pixels (n, 3, h, w) in [0, 1]
     loss.backward()
 
-Scores are those of cache and service, whose preprocessing is here in tensors (`heads.reward.certificate` measures how
-near they are). Nothing of a reward ever trains.
+Scores are close to those of cache and service, whose preprocessing is done here in tensors (`heads.reward.certificate`
+measures how close). A reward itself is never trained.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,21 +26,21 @@ from heads.reward.encoder import Encoder
 from heads.store.disk import load_committee, load_head, load_manifest
 from heads.store.project import PROJECTED
 
-Prompts = str | Sequence[str] | None  # one for all pictures, one for each, or none where the head reads no text
+Prompts = str | Sequence[str] | None  # one for all pictures, one for each, or None if the head reads no text
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Scores(NamedTuple):
-    """What is known of n pictures: tensors (n,), with a gradient if the pixels have one."""
+    """The scores of n pictures: tensors (n,), with a gradient if the pixels have one."""
 
     total: Tensor
     parts: dict[str, Tensor]  # each reward's own score
-    uncertainty: dict[str, Tensor]  # its standard error, of those whose head has a committee
+    uncertainty: dict[str, Tensor]  # its standard error, if the head has a committee
 
 
 class Frozen(nn.Module):
-    """A module that stays in eval mode, whoever puts a trainer's modules into training: dropout and batch statistics
-    would make it another reward."""
+    """A module that stays in eval mode even if a trainer calls train(): dropout and batch statistics would change the
+    reward."""
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
@@ -52,7 +52,7 @@ class Frozen(nn.Module):
 
 
 class Reward(Frozen):
-    """A head on its backbone, all frozen."""
+    """A head on its backbone. All weights are frozen."""
 
     def __init__(
         self,
@@ -64,9 +64,9 @@ class Reward(Frozen):
         rounding: bool = True,
         name: str = "reward",
     ) -> None:
-        """`dtype` is of the picture tower; the head is in float32, or in float64 if the tower is.
+        """`dtype` is that of the picture tower. The head is in float32, or in float64 if the tower is.
 
-        Raise InputError if pixels cannot reach the head, or not all that it reads.
+        Raise InputError if the head reads no picture, or an input that pixels and prompts do not give.
         """
         super().__init__()
         require_pictures(head, name)
@@ -95,19 +95,20 @@ class Reward(Frozen):
     def on(
         cls, backbone: Backbone, path: str | Path, dtype: torch.dtype = torch.float32, checkpointing: bool = False
     ) -> "Reward":
-        """The reward of such a folder on the backbone of its source; IdentityMismatch if it is another."""
+        """The reward of such a folder on a backbone that is already loaded. Raise IdentityMismatch if it is another
+        one."""
         folder = head_folder(path)
         (head, manifest), committee = load_head(folder), load_committee(folder)
         backbone = matching(backbone, Identity.from_json(manifest["identity"]), f"the head {path}")
         return cls(backbone, head, committee, dtype, checkpointing, name=Path(path).resolve().name)
 
     def forward(self, pixels: Tensor, prompts: Prompts = None) -> Tensor:
-        """(n,) scores of pictures (n, 3, h, w) in [0, 1] of any size, with a gradient."""
+        """(n,) scores, with a gradient, of pictures (n, 3, h, w) in [0, 1] of any size."""
         return self.scores(pixels, prompts, uncertain=False).total
 
     def scores(self, pixels: Tensor, prompts: Prompts = None, uncertain: bool = True) -> Scores:
-        """The scores, and how sure they are."""
-        with torch.autocast(pixels.device.type, enabled=False):  # a trainer's own would round what is exact
+        """The scores, and unless `uncertain` is False their uncertainties."""
+        with torch.autocast(pixels.device.type, enabled=False):  # a trainer's autocast would round
             return self.read(vectors_of(self.encoder, pixels, prompts, [self]), uncertain)
 
     def read(self, vectors: Mapping[str, Tensor], uncertain: bool) -> Scores:
@@ -119,7 +120,8 @@ class Reward(Frozen):
 
 
 def vectors_of(encoder: Encoder, pixels: Tensor, prompts: Prompts, rewards: Sequence[Reward]) -> dict[str, Tensor]:
-    """What these rewards read, in one pass; raise InputError for too few or too many prompts."""
+    """The vectors that these rewards read, from one pass of the encoder. Raise InputError for a wrong number of
+    prompts."""
     found = encoder.images(pixels)
     if any("text_embedding" in reward.head.inputs for reward in rewards):
         if prompts is None:
@@ -138,29 +140,30 @@ def require_pictures(head: Head, name: str) -> None:
     """Raise InputError if a head reads no picture, or something that pixels and prompts do not give."""
     if unknown := sorted(set(head.inputs) - set(INPUTS)):
         raise InputError(
-            f"the head {name} reads {', '.join(unknown)}, which no picture and prompt give; train a head that reads"
-            " nothing but these for a reward"
+            f"the head {name} reads {', '.join(unknown)}, which pictures and prompts do not give; for a reward train"
+            " a head that reads only these"
         )
     if not set(head.inputs) - {"text_embedding"}:
         raise InputError(
-            f"the head {name} reads prompts alone, so that its score says nothing of pixels; train it with"
+            f"the head {name} reads only prompts, so its score does not depend on pixels; train it with"
             " --reads both or --reads image"
         )
 
 
 def head_folder(path: str | Path) -> Path:
-    """Where the head lies: the folder itself, or `head` in that of a tuned backbone."""
+    """The folder of the head: the folder itself, or its `head` if it is a tuned backbone."""
     path = Path(path)
     return path / "head" if (path / "tuned.json").exists() else path
 
 
 def source_of(path: str | Path) -> Source:
-    """By what the backbone of a head or a tuned backbone is loaded; raise InputError if it takes more than that."""
+    """The source from which the backbone of a head or a tuned backbone is loaded. Raise InputError for a head in the
+    space of another head."""
     manifest = load_manifest(head_folder(path))
     if str(manifest["identity"]["model"]).endswith(PROJECTED):
         raise InputError(
-            f"the head {path} was trained in the space of another head, which no pixels lead to; train it on the"
-            " backbone's own cache"
+            f"the head {path} was trained in the space of another head, which a reward cannot compute; train it on"
+            " the backbone's own cache"
         )
     if head_folder(path) != Path(path):
         return tuned_source(Path(path))  # the folder may have moved since

@@ -1,6 +1,6 @@
-"""A backbone's own preprocessing in tensors: the levels that `embed.inputs.pixels` makes of a picture, with a gradient.
+"""A backbone's preprocessing in tensors: the same levels as from `embed.inputs.pixels`, with a gradient.
 
-Pictures are what a generator gives, in [0, 1]: they are first rounded to the 8 bits in which they would be saved.
+Pictures come from a generator, in [0, 1]. They are first rounded to the 8 bits in which they would be saved.
 """
 
 from dataclasses import replace
@@ -19,10 +19,11 @@ from heads.reward.resample import BLOCK, Axis, along, clipped
 
 
 def preprocess(pixels: Tensor, spec: Preprocess, rounding: bool = True) -> Tensor:
-    """Levels (n, 3, h, w) from 0 to 255 as the backbone takes them, of pictures (n, 3, any, any) in [0, 1].
+    """Turn pictures (n, 3, any, any) in [0, 1] into levels (n, 3, h, w) from 0 to 255 in the size that the backbone
+    takes.
 
-    Whole numbers in float32, equal to those of `embed.inputs.pixels.preprocess`. Without `rounding` they are what the
-    gradient is of, in the type of `pixels`: for checking it.
+    The levels are whole numbers in float32, equal to those of `embed.inputs.pixels.preprocess`. Without `rounding` they
+    are in the type of `pixels` and exactly differentiable, to check the gradient.
     """
     height, width = pixels.shape[-2:]
     placed = placement(width, height, spec)
@@ -45,9 +46,9 @@ def preprocess(pixels: Tensor, spec: Preprocess, rounding: bool = True) -> Tenso
 @lru_cache(maxsize=1024)
 @torch.inference_mode()
 def _height_first(across: Axis, down: Axis) -> bool:
-    """Whether the pass along the height is the first: it is by sizes since Pillow 13, and never was before.
+    """Whether the pass along the height comes first. Since Pillow 13 this depends on the sizes; before, it never did.
 
-    Pillow is asked, by noise: a corner of what it makes of it shows the order.
+    This is found by resizing noise with Pillow: a corner of the result shows the order.
     """
     if across.is_copy or down.is_copy:
         return False
@@ -61,7 +62,7 @@ def _height_first(across: Axis, down: Axis) -> bool:
 
 
 class _Levels(torch.autograd.Function):
-    """[0, 1] to whole levels, with the gradient of the clipping alone."""
+    """Turn [0, 1] into whole levels. The gradient sees the clipping but not the rounding."""
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor) -> Tensor:

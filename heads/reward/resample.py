@@ -1,10 +1,10 @@
 """One pass of Pillow's resize in tensors, along the width or the height, with a gradient.
 
-Pillow resizes in two passes, and each ends in 8 bits: what it makes of a picture is no smooth filter, and
-scores follow its roundings. A pass is a band of coefficients, each rounded to 22 bits after the point; here it is
-computed block by block as products of matrices, in whole numbers that float32 holds exactly, so that levels are
-Pillow's to the last one on any device. The gradient is that of the same filter: rounding passes it on as if it were
-not there (Bengio et al. 2013, "straight-through"), and where a level was clipped it ends.
+Pillow resizes in two passes, and rounds the result of each to 8 bits. This is not a smooth filter, and scores depend on
+its roundings. A pass is a band of coefficients, each rounded to 22 bits after the point. Here it is computed block by
+block as products of matrices, in whole numbers that float32 holds exactly, so that all levels equal Pillow's on any
+device. The gradient is that of the same filter: it ignores the rounding (Bengio et al. 2013, "straight-through"), and
+is zero at clipped levels.
 """
 
 import math
@@ -19,31 +19,31 @@ from torch import Tensor
 from embed.arrays import Floats
 from embed.spec import Interpolation
 
-BITS = 22  # Pillow's, of a coefficient after the point: 32 without those of a level, and two to spare
-LOW_BITS = 11  # the coefficient's lower half, so that either half times a level is exact in float32
-BLOCK = 32  # outputs computed together: their band is narrow beside the whole side
+BITS = 22  # bits of a coefficient after the point, as in Pillow: 32 minus 8 for a level and 2 to spare
+LOW_BITS = 11  # the coefficient is split here, so that each half times a level is exact in float32
+BLOCK = 32  # outputs computed together; their inputs are only a small part of the whole side
 RADIUS: dict[Interpolation, float] = {"bicubic": 2.0, "bilinear": 1.0}
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What one pass makes of a side: `box` of its `size` pixels becomes `resized`, of which a part is kept."""
+    """One pass along a side: the part `box` of its `size` pixels is resized to `resized`, of which `kept` is kept."""
 
     size: int
     resized: int
     box: tuple[float, float]
-    kept: tuple[int, int]  # first, and one after the last
+    kept: tuple[int, int]  # the first, and one after the last
     interpolation: Interpolation
 
     @property
     def is_copy(self) -> bool:
-        """Whether pixels stay as they are, which Pillow then does not touch."""
+        """Whether the pass changes nothing, in which case Pillow skips it."""
         return self.size == self.resized and self.box == (0, self.size)
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Some neighbouring outputs, and the inputs that they are made of."""
+    """Neighbouring outputs of a pass, and the inputs that they are computed from."""
 
     outputs: slice
     inputs: slice
@@ -51,9 +51,9 @@ class Block:
 
 
 def along(levels: Tensor, axis: Axis, dim: int, rounding: bool = True) -> Tensor:
-    """Levels (..., h, w) from 0 to 255 after one pass: along the width for `dim` -1, the height for -2.
+    """Levels (..., h, w) from 0 to 255 after one pass, along the width for `dim` -1 and the height for -2.
 
-    With `rounding`, levels are whole numbers in float32, and so is what becomes of them.
+    With `rounding`, both the levels and the results are whole numbers in float32.
     """
     if axis.is_copy:
         return levels.narrow(dim, axis.kept[0], axis.kept[1] - axis.kept[0])
@@ -66,7 +66,7 @@ def along(levels: Tensor, axis: Axis, dim: int, rounding: bool = True) -> Tensor
 
 
 class _Rounded(torch.autograd.Function):
-    """A pass whose levels are clipped and rounded, and whose gradient does not see the rounding."""
+    """A pass that clips and rounds levels. Its gradient ignores the rounding."""
 
     @staticmethod
     def forward(ctx: Any, levels: Tensor, axis: Axis, dim: int) -> Tensor:
@@ -93,7 +93,7 @@ class _Rounded(torch.autograd.Function):
 
 
 def clipped(ctx: Any, levels: Tensor) -> Tensor:
-    """Whole levels brought to 0 to 255, in place unless a gradient wants to know which were there already."""
+    """Whole levels clipped to 0 to 255. This is done in place, unless a gradient needs to know which were clipped."""
     if not ctx.needs_input_grad[0]:
         return levels.clamp_(0, 255)
     inside = levels.clamp(0, 255)
@@ -112,13 +112,13 @@ def _product(levels: Tensor, matrix: Tensor, dim: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def blocks(axis: Axis) -> tuple[Block, ...]:
-    """The pass as products: coefficients are whole numbers, Pillow's fractions times 2^22."""
-    low, high = np.float32(axis.box[0]), np.float32(axis.box[1])  # as Pillow takes and subtracts them
+    """The pass as matrix products. Coefficients are whole numbers: Pillow's fractions times 2^22."""
+    low, high = np.float32(axis.box[0]), np.float32(axis.box[1])  # Pillow also subtracts them as float32
     step = float(high - low) / axis.resized
     stretch = max(step, 1.0)
     reach = RADIUS[axis.interpolation] * stretch
     centers = float(low) + (np.arange(*axis.kept) + 0.5) * step
-    # As C casts to int, towards zero: what is negative becomes 0 either way.
+    # astype truncates towards zero as C does; negative numbers become 0 in any case.
     first = np.maximum((centers - reach + 0.5).astype(int), 0)
     last = np.minimum((centers + reach + 0.5).astype(int), axis.size)
     found = []
@@ -135,7 +135,7 @@ def blocks(axis: Axis) -> tuple[Block, ...]:
 
 
 def _bicubic(x: Floats) -> Floats:
-    """Keys' kernel with a = -1/2, of distances."""
+    """Keys' kernel with a = -1/2, at these distances."""
     near, far = (1.5 * x - 2.5) * x * x + 1, ((2.5 - 0.5 * x) * x - 4) * x + 2
     result: Floats = np.where(x < 1, near, np.where(x < 2, far, 0.0))
     return result
@@ -150,16 +150,17 @@ _FILTERS = {"bicubic": _bicubic, "bilinear": _bilinear}
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is remembered must serve training too, whoever asks first
+@torch.inference_mode(False)  # tensors in the cache must be usable for training, even if inference asks first
 def _matrices(axis: Axis, device: torch.device, dtype: torch.dtype) -> list[tuple[Block, Tensor]]:
-    """Each block with its coefficients as they are, (inputs, outputs)."""
+    """Each block with its coefficients (inputs, outputs) as a tensor."""
     scale = math.ldexp(1, -BITS)
     return [(one, torch.from_numpy(one.coefficients * scale).to(device, dtype)) for one in blocks(axis)]
 
 
 @lru_cache(maxsize=64)
 def _halves(axis: Axis, device: torch.device) -> list[tuple[Block, Tensor]]:
-    """Each block with the upper and the lower halves of its coefficients side by side, and along the height too."""
+    """Each block with the upper and the lower halves of its coefficients side by side, also transposed for the
+    height."""
     result = []
     for one in blocks(axis):
         high = np.rint(one.coefficients / (1 << LOW_BITS))

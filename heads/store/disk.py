@@ -1,11 +1,11 @@
-"""A head on disk: `head.json` (what it is and where it comes from) and safetensors; no pickle.
+"""Read and write heads: `head.json` (a description and its origin) and safetensors, without pickle.
 
 head.json           format, head (its shape), identity and source of the backbone, loss, protocol, split, metrics,
-                    calibration (heads.evaluation.calibration; absent until fitted), committee (the alignment of
-                    the folds' heads that say how sure a score is, heads.committee; null without --folds), reward
+                    calibration (heads.evaluation.calibration; absent until fitted), committee (the alignment of the
+                    folds' heads, which tell the uncertainty of scores, heads.committee; null without --folds), reward
                     (certificates by precision, heads.reward.certificate; absent until measured)
 head.safetensors    its weights
-folds.safetensors   one head for each fold, which scores the rows that fold holds out; absent without --folds
+folds.safetensors   one head for each fold, which scores the rows that the fold holds out; absent without --folds
 trained.parquet     id: the content ids of every picture and prompt that head.safetensors was trained on
 """
 
@@ -48,7 +48,7 @@ def save_head(
     manifest: Mapping[str, object],
     overwrite: bool = False,
 ) -> None:
-    """Write a head (see embed.files.replacing); `manifest` holds everything of head.json but its format."""
+    """Write a head (see embed.files.replacing). `manifest` holds the fields of head.json without its format."""
     from safetensors.torch import save
 
     with replacing(path, "head", overwrite) as folder:
@@ -61,18 +61,18 @@ def save_head(
 
 
 def save_calibration(path: str | Path, calibration: Mapping[str, object]) -> None:
-    """Put a calibration into the manifest of the head at `path`, in the place of any that it had."""
+    """Store a calibration in the manifest of the head at `path`. It replaces a former one."""
     write_json(Path(path) / "head.json", {**load_manifest(path), "calibration": calibration})
 
 
 def save_certificate(path: str | Path, precision: str, certificate: Mapping[str, object]) -> None:
-    """Put the certificate of a reward at that precision into the manifest of the head at `path`."""
+    """Store the certificate of a reward at that precision in the manifest of the head at `path`."""
     manifest = load_manifest(path)
     write_json(Path(path) / "head.json", {**manifest, "reward": {**manifest.get("reward", {}), precision: certificate}})
 
 
 def load_manifest(path: str | Path) -> HeadManifest:
-    """What head.json holds. Raise InputError if there is none."""
+    """The contents of head.json. Raise InputError if there is none."""
     return read_manifest(Path(path) / "head.json", "head", (FORMAT,), HeadManifest)
 
 
@@ -83,7 +83,7 @@ def load_head(path: str | Path) -> tuple[Head, HeadManifest]:
 
 
 def load_fold_heads(path: str | Path) -> list[Head]:
-    """The heads of the folds in order; empty when the head was trained without folds."""
+    """The heads of the folds in order; an empty list if the head was trained without folds."""
     manifest = load_manifest(path)
     folds = manifest["split"]["folds"] or 0
     weights = _read(Path(path) / "folds.safetensors") if folds else {}
@@ -96,7 +96,8 @@ def load_fold_heads(path: str | Path) -> list[Head]:
 
 
 def load_committee(path: str | Path) -> Committee | None:
-    """What says how sure the head's scores are; None when it was trained without folds, or before there were any."""
+    """The committee, which tells the uncertainty of the head's scores. None if the head was trained without folds, or
+    by a version without committees."""
     alignment = load_manifest(path).get("committee")
     if not alignment:
         return None
@@ -112,7 +113,7 @@ def load_trained_ids(path: str | Path) -> pa.ChunkedArray:
 def _restore(manifest: HeadManifest, weights: Mapping[str, Tensor], path: str | Path) -> Head:
     config = config_from_json(manifest["head"])
     if config.kind == "linear" and "layer.weight" in weights and weights["layer.weight"].shape[1:] == (config.dim,):
-        config = replace(config, pooled_dim=0)  # linear heads read no pooled features before
+        config = replace(config, pooled_dim=0)  # formerly linear heads read no pooled features
     head = build_head(config)
     expected = {name: tuple(tensor.shape) for name, tensor in head.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}

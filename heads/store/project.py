@@ -1,7 +1,7 @@
-"""A cosine head's own space: the cache whose vectors are already multiplied by its matrices.
+"""Move a cache into a cosine head's own space, by multiplying its vectors with the head's matrices.
 
-In that space the cosine of picture and prompt orders as the head does, so that an index can hold it and a bundle can
-encode its queries. It has an identity of its own: vectors of the two spaces never meet by mistake.
+In that space the cosine of picture and prompt orders as the head does, so that an index can hold the vectors and a
+bundle can encode queries. The space has its own identity, so that vectors of different spaces are not mixed by mistake.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from embed.progress import Progress, silent
 from embed.spec import SIDES, Identity, InputError, require_same_identity
 from heads.models import Cosine, Head
 
-PROJECTED = " projected by a head"  # how the model of such an identity ends
+PROJECTED = " projected by a head"  # the end of the model's name in such an identity
 
 
 def require_cosine(head: Head, name: str) -> Cosine:
@@ -28,7 +28,7 @@ def require_cosine(head: Head, name: str) -> Cosine:
 
 
 def projected_identity(identity: Identity, head: Cosine) -> Identity:
-    """The identity of the head's space over the backbone's."""
+    """The identity of the head's space, made from that of the backbone."""
     digest = hashlib.sha256(identity.weights.encode())
     for matrix in (head.image_residual, head.text_residual):
         digest.update(matrix.detach().numpy().tobytes())
@@ -37,8 +37,9 @@ def projected_identity(identity: Identity, head: Cosine) -> Identity:
 
 @torch.no_grad()
 def project_cache(cache: Cache, head: Cosine, identity: Identity, out: Path, progress: Progress = silent) -> Identity:
-    """Write the cache in the head's space to `out`; the new identity. `identity` is the backbone's that the head is
-    for. Killed and run again, it goes on. Features before the projection are left out: nothing projects them.
+    """Write the cache in the head's space to `out` and return its identity. `identity` is that of the backbone that the
+    head is for. A killed run continues when it is started again. Pooled features are left out, since the head does not
+    project them.
     """
     require_same_identity(identity, "the head", cache.identity, f"the cache {cache.path}")
     projected = projected_identity(identity, head)

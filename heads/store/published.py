@@ -1,12 +1,12 @@
-"""Heads that others published, read into ours: the weights alone, never code.
+"""Read published heads into ours. Only weights are read, code is never run.
 
 LAION's aesthetic predictor (`sa_0_4_vit_*_linear.pth`: weight (1, d), bias (1,)) becomes `linear`; the improved
 aesthetic predictor (`sac+logos+ava1-l14-linearMSE.pth`: five affine layers from d to 1) becomes `mlp` without
 activations. A file is a torch state dict or safetensors.
 
-A fine-tuned scorer in CLIP form (PickScore, HPSv2, Social Reward) is a backbone of its own, whose cache is made with
-`embed cache --pretrained FILE`. Its head is what its own score adds to the vectors: exp(logit_scale) cos(v, t), the
-`cosine` head untrained.
+A fine-tuned scorer in CLIP form (PickScore, HPSv2, Social Reward) is itself a backbone; make its cache with `embed
+cache --pretrained FILE`. Its head is its own score of the vectors, exp(logit_scale) cos(v, t), which is an untrained
+`cosine` head.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,8 @@ from heads.models import Cosine, Head, Mlp, build_head
 
 
 def read_published(path: str | Path) -> tuple[Head, HeadConfig]:
-    """The head in eval mode, with the published scores, and its configuration. Raise InputError for any other file."""
+    """The head in eval mode, which gives the published scores, and its configuration. Raise InputError for any other
+    file."""
     weights = _read_tensors(Path(path))
     matrices = [tensor for tensor in weights.values() if tensor.ndim == 2]
     shapes = [tuple(tensor.shape) for tensor in matrices]
@@ -40,11 +41,11 @@ def read_published(path: str | Path) -> tuple[Head, HeadConfig]:
     expected = [tuple(tensor.shape) for linear in linears for tensor in (linear.weight, linear.bias)]
     found = [tuple(tensor.shape) for tensor in weights.values()]
     if found != expected:
-        raise InputError(f"{path} holds tensors of shapes {found}; wanted {expected}, a weight and a bias a layer")
+        raise InputError(f"{path} holds tensors of shapes {found}; wanted {expected}, by layer")
     values = list(weights.values())
     with torch.no_grad():
         for i, linear in enumerate(linears):
-            # Our heads bring unit vectors to the order of one before the first layer; the published ones do not.
+            # Our heads scale unit vectors to the order of one before the first layer; the published ones do not.
             scale = config.dim**-0.5 if i == 0 else 1.0
             linear.weight.copy_(values[2 * i].double() * scale)
             linear.bias.copy_(values[2 * i + 1])
@@ -52,8 +53,8 @@ def read_published(path: str | Path) -> tuple[Head, HeadConfig]:
 
 
 def read_scorer(path: str | Path, dim: int) -> tuple[Head, HeadConfig] | None:
-    """The cosine head of a CLIP checkpoint, with its own scale, for vectors of `dim` numbers; None for a file that is
-    no such checkpoint."""
+    """The cosine head of a CLIP checkpoint, with the checkpoint's scale, for vectors of `dim` numbers. None if the file
+    is not such a checkpoint."""
     from embed.backbones.state_dicts import read_state_dict
 
     try:
@@ -63,7 +64,9 @@ def read_scorer(path: str | Path, dim: int) -> tuple[Head, HeadConfig] | None:
     if scale is None:
         return None
     if scale.numel() != 1 or not torch.isfinite(scale).all():
-        raise InputError(f"{path}: its logit_scale is {tuple(scale.shape)} {scale.flatten()[:3].tolist()}, no number")
+        raise InputError(
+            f"{path}: logit_scale is {tuple(scale.shape)} {scale.flatten()[:3].tolist()}; wanted one number"
+        )
     config = HeadConfig("cosine", dim)
     head = build_head(config)
     assert isinstance(head, Cosine)

@@ -1,4 +1,4 @@
-"""Runs at MLflow: its server by URI, or a database such as sqlite:///runs.db."""
+"""Log runs to MLflow: to its server by URI, or to a database such as sqlite:///runs.db."""
 
 import os
 import re
@@ -12,13 +12,13 @@ from mlflow.entities import Metric, Param
 
 from embed.arrays import UInt8s
 
-EXPERIMENT = "plaudit"  # unless MLFLOW_EXPERIMENT_NAME says another
-BATCH = 100  # parameters, and a thousand metrics, that a server takes at once
-LONGEST = 500  # letters of a parameter that servers of all versions take
+EXPERIMENT = "plaudit"  # unless MLFLOW_EXPERIMENT_NAME is set
+BATCH = 100  # the most parameters that a server takes at once; of metrics it takes a thousand
+LONGEST = 500  # the longest value of a parameter that servers of all versions take
 
 
 class MLflow:
-    """A run of MLflow, through its client alone: what else goes on in this process is not logged."""
+    """A run of MLflow. It uses only the client, so that nothing else in this process is logged."""
 
     def __init__(self, uri: str | None, name: str) -> None:
         self._client = MlflowClient(uri)
@@ -54,5 +54,5 @@ class MLflow:
 
 
 def _name(name: str) -> str:
-    """A name in the letters that MLflow takes."""
+    """A name with only the characters that MLflow allows."""
     return re.sub(r"[^\w\-. /]", "_", name)

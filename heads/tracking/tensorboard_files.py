@@ -1,4 +1,4 @@
-"""TensorBoard's files: a run for each stage, as `tensorboard --logdir FOLDER` shows them."""
+"""Write TensorBoard files, one run for each stage, to be shown by `tensorboard --logdir FOLDER`."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,14 +9,14 @@ from embed.arrays import UInt8s
 
 
 class TensorBoard:
-    """The files of a run, in a folder. A file that was written is only named, since nothing here could hold it."""
+    """The files of a run, in a folder. Files of results are only named, since TensorBoard cannot store them."""
 
     def __init__(self, folder: str) -> None:
         self._folder, self._writers = folder, dict[str, SummaryWriter]()
         self._run = SummaryWriter(folder)
 
     def parameters(self, values: Mapping[str, str]) -> None:
-        rows = "\n".join(f"    {name}: {value}" for name, value in values.items())  # shown as it is
+        rows = "\n".join(f"    {name}: {value}" for name, value in values.items())  # indented lines are shown verbatim
         self._run.add_text("parameters", rows)
 
     def record(self, stage: str, step: int, values: Mapping[str, float]) -> None:

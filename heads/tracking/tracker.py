@@ -1,7 +1,7 @@
-"""Where a run's parameters, curves and figures go besides the folder that it writes: trackers of experiments.
+"""Send a run's parameters, curves and figures to a tracker of experiments, in addition to its own folder.
 
-A tracker is opened before anything is trained, so that one that cannot be reached says so at once. What fails later is
-warned of once, and the training goes on.
+A tracker is opened before training, so that one that cannot be reached fails at once. A later failure is logged as one
+warning, and the training continues.
 """
 
 import logging
@@ -26,7 +26,7 @@ Observer = Callable[[str, int, dict[str, float]], None]
 
 
 class Backend(Protocol):
-    """What a tracker can be told. Names of figures are parts with slashes between them."""
+    """The functions that every kind of tracker has. The parts of a figure's name are separated by slashes."""
 
     def parameters(self, values: Mapping[str, str]) -> None: ...
 
@@ -43,22 +43,22 @@ class Backend(Protocol):
 
 
 class Tracker:
-    """One run at a tracker, or at none, which keeps nothing."""
+    """One run at a tracker. Without a backend it does nothing."""
 
     def __init__(self, backend: Backend | None = None) -> None:
         self._backend, self._warned = backend, False
 
     def parameters(self, values: Mapping[str, object]) -> None:
-        """What the run was started with; options within options are named after both."""
+        """Send the options of the run. Nested options are named OUTER/INNER."""
         self._tell(lambda to: to.parameters({name: str(value) for name, value in _flat(values).items()}))
 
     def record(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """What was measured in an epoch or a step of a stage."""
+        """Send what was measured in an epoch or a step of a stage."""
         finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
         self._tell(lambda to: to.record(stage, step, finite))
 
     def beside(self, other: Observer | None, prefix: str) -> Observer:
-        """What records the stages of a part of the run, and tells another observer too."""
+        """An observer that records the stages of a part of the run, and also calls another observer."""
 
         def observe(stage: str, step: int, values: dict[str, float]) -> None:
             if other:
@@ -68,11 +68,11 @@ class Tracker:
         return observe
 
     def pictures(self, name: str, step: int, pixels: UInt8s) -> None:
-        """Pictures (n, h, w, 3) that were made on the way."""
+        """Send pictures (n, h, w, 3) that were made during the run."""
         self._tell(lambda to: to.pictures(name, step, pixels))
 
     def figures(self, document: Mapping[str, object]) -> None:
-        """What came of the run: every number of a document, an interval as NAME, NAME/low and NAME/high."""
+        """Send the results of the run: every number of a document, and intervals as NAME, NAME/low and NAME/high."""
         numbers = {
             name.removesuffix("/value"): float(value)
             for name, value in _flat(document).items()
@@ -81,7 +81,7 @@ class Tracker:
         self._tell(lambda to: to.figures(numbers))
 
     def files(self, folder: Path, *names: str) -> None:
-        """Files that the run wrote, of those that are there."""
+        """Send those of the named files of the run that exist."""
         for name in names:
             if (folder / name).is_file():
                 self._tell(lambda to, path=folder / name: to.file(path))  # type: ignore[misc]
@@ -97,15 +97,16 @@ class Tracker:
             what(self._backend)
         except Exception as error:
             if not self._warned:
-                logger.warning(f"the tracker failed, and may lack some of this run: {_first_line(error)}")
+                logger.warning(f"the tracker failed and may lack a part of this run: {_first_line(error)}")
             self._warned = True
 
 
 @contextmanager
 def tracking(where: str | None, name: str) -> Iterator[Tracker]:
-    """A run of this name at the tracker `where`, KIND or KIND:PLACE, closed at the end; at none without it.
+    """Open a run of this name at the tracker `where` (KIND or KIND:PLACE) and close it at the end. None means no
+    tracker.
 
-    Raise InputError if it is no tracker, is not installed or cannot be reached.
+    Raise InputError if it is not a tracker, is not installed or cannot be reached.
     """
     tracker = Tracker(_open(where, name) if where else None)
     try:
@@ -117,7 +118,7 @@ def tracking(where: str | None, name: str) -> Iterator[Tracker]:
 
 
 def require_tracker(where: str | None) -> None:
-    """Raise InputError unless this names a tracker, or there is none."""
+    """Raise InputError unless this names a tracker or is None."""
     if where is not None:
         kind, _, place = where.partition(":")
         if kind not in KINDS or (kind == "tensorboard" and not place):
@@ -133,8 +134,8 @@ def _open(where: str, name: str) -> Backend:
 
             return TensorBoard(place)
         if kind == "mlflow":
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nobody is told but the tracker that was named
-            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # some 15 s, and not four minutes
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no usage statistics to MLflow's makers
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # give up after about 15 s, not four minutes
             from heads.tracking.mlflow_runs import MLflow
 
             return MLflow(place or None, name)
@@ -144,10 +145,10 @@ def _open(where: str, name: str) -> Backend:
     except ImportError as error:
         extra = "train" if kind == "tensorboard" else kind
         raise InputError(
-            f"--tracker {kind} wants {error.name}, which is not installed; pip install 'plaudit[{extra}]'"
+            f"--tracker {kind} needs {error.name}, which is not installed; run: pip install 'plaudit[{extra}]'"
         ) from None
     except Exception as error:
-        raise InputError(f"--tracker {where}: the run cannot be opened there ({_first_line(error)})") from None
+        raise InputError(f"--tracker {where}: cannot open a run there ({_first_line(error)})") from None
 
 
 def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Runs at Weights & Biases. WANDB_MODE=offline keeps them in ./wandb, from where `wandb sync` sends them."""
+"""Log runs to Weights & Biases. With WANDB_MODE=offline they stay in ./wandb, from where `wandb sync` sends them."""
 
 import os
 from collections.abc import Mapping
@@ -8,8 +8,8 @@ import wandb
 
 from embed.arrays import UInt8s
 
-PROJECT = "plaudit"  # unless --tracker wandb:PROJECT or WANDB_PROJECT says another
-# What wandb says of this machine unless it is told not to; names with x_ are not promised to stay.
+PROJECT = "plaudit"  # unless --tracker wandb:PROJECT or WANDB_PROJECT is given
+# Settings against what wandb sends about this machine by default. Those named x_... may change in later versions.
 UNASKED = {
     **dict.fromkeys(
         ("disable_code", "disable_git", "x_disable_meta", "x_disable_machine_info", "x_disable_stats"), True
@@ -19,7 +19,7 @@ UNASKED = {
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases. It is told what it is told here, and neither the terminal's text nor the code."""
+    """A run of Weights & Biases. It gets only what is logged here, not the text of the terminal and not the code."""
 
     def __init__(self, project: str | None, name: str) -> None:
         quiet = {name: value for name, value in UNASKED.items() if name in wandb.Settings.model_fields}

@@ -1,7 +1,7 @@
-"""Training the `blend` head: least squares on what people said of rows, penalties and widths by rows kept aside.
+"""Train the `blend` head by least squares on the rows' labels. Validation rows choose penalties and widths.
 
-A member is a ridge regression, or Gaussian kernel ridge regression, on some kinds of features; the head is the plain
-mean of its members, since some hundreds of rows are too few to tell which is the best. Knows no file.
+A member is a ridge regression or Gaussian kernel ridge regression on some kinds of features. The head is the plain mean
+of its members, because a few hundred rows cannot tell which member is best. Knows no file.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,18 +18,18 @@ from heads.data.features import Features
 from heads.models import Blend
 from heads.training.convex import PENALTIES
 
-WIDTHS = (1.0, 2.0, 4.0)  # of Gaussian kernels; distances are 2 in the mean
-NUGGET = 1e-5  # added to the landmarks' kernel, whose smallest eigenvalues float32 does not know
-SMALLEST_VARIANCE = 1e-9  # of unit vectors: below it they are equal but for rounding
+WIDTHS = (1.0, 2.0, 4.0)  # of Gaussian kernels; the mean squared distance is 2
+NUGGET = 1e-5  # added to the landmarks' kernel, whose smallest eigenvalues are noise in float32
+SMALLEST_VARIANCE = 1e-9  # of unit vectors; below this they differ only by rounding
 BATCH = 16384  # items whose features are computed at once
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Items with what people said of them, as numbers that scores should have but for a constant of each group.
+    """Items with labels, as the values that scores should have up to a constant for each group.
 
-    A comparison is a group of two, twice its target apart from a half, so that differences of scores are log odds
-    where these are small.
+    A comparison is a group of two whose values are twice the target's distance from a half, so that small differences
+    of scores are log odds.
     """
 
     item: Ints  # (r,)
@@ -38,7 +38,7 @@ class Rows:
     weight: Floats  # (r,) of sum 1
 
     def centered(self, x: Floats) -> Floats:
-        """`x` (r,) or (r, k) less the mean of its group."""
+        """`x` (r,) or (r, k) minus the mean of its group."""
         number = np.unique(self.group, return_inverse=True)[1]
         total = np.bincount(number, self.weight)
         columns = x.reshape(len(x), -1)
@@ -47,8 +47,8 @@ class Rows:
 
 
 def rows_of(labels: Labels, rows: Ints, within: bool = False) -> Rows:
-    """What some rows of a table state. Ratings are of one scale, and compared `within` a prompt alone where they are
-    measured."""
+    """The items and values of some rows of a table. Ratings of all rows share one scale; `within` compares them only
+    within a prompt, as for measuring."""
     item, weight = labels.items[rows].ravel(), np.ones(labels.items[rows].size)
     group = np.zeros(len(rows), np.int64)
     if labels.kind == "comparisons":
@@ -68,7 +68,7 @@ def rows_of(labels: Labels, rows: Ints, within: bool = False) -> Rows:
 
 
 def joined(parts: Sequence[tuple[Rows, float]]) -> Rows:
-    """The rows of several tables, which count by their weights."""
+    """The rows of several tables, weighted by table."""
     shift = np.cumsum([0] + [part.group.max(initial=0) + 1 for part, _ in parts])
     total = sum(weight for _, weight in parts)
     return Rows(
@@ -89,7 +89,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Choice:
-    """A member with the penalty that served rows kept aside best, and the scores of those, round by round."""
+    """A member with the penalty that is best on validation rows, and the scores of these rows for each round."""
 
     member: Member
     penalty: float
@@ -100,9 +100,9 @@ class Choice:
 def fit_blend(
     head: Blend, features: Features, rows: Rows, rounds: Sequence[tuple[Rows, Rows]]
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Train `head` in place on `rows`; each round's second rows measure what its first teach.
+    """Train `head` in place on `rows`. In each round the first rows train and the second validate.
 
-    Returns what was chosen, and a record for each member that was tried: width (0 for ridge regression), penalty and
+    Returns the choice, and a record for each member that was tried: width (0 for ridge regression), penalty and
     validation_error, the mean squared error within groups as a share of the labels' own variance.
     """
     table = Table(head, features, rows, [aside for _, aside in rounds])
@@ -119,7 +119,7 @@ def fit_blend(
         extras.append(("text_embedding",))
     if "product" in head.kinds:
         extras.append(("text_embedding", "product"))
-    # What is read beside the picture is chosen by the first set of its features alone.
+    # The other features are chosen with only the first kind of picture features.
     pairs = {extra: [best(Member(first + extra, None)), best(member_of(first + extra, WIDTHS[1]))] for extra in extras}
     extra = min(pairs, key=lambda extra: blended_error(pairs[extra], rounds))
     chosen = []
@@ -142,12 +142,12 @@ def fit_blend(
 
 
 def member_of(kinds: tuple[str, ...], width: float) -> Member:
-    """A kernel's: products of both sides are what it makes by itself."""
+    """A member with a kernel. It leaves the product out, since a kernel models products itself."""
     return Member(tuple(kind for kind in kinds if kind != "product"), width)
 
 
 def choose(table: "Table", member: Member, rounds: Sequence[tuple[Rows, Rows]]) -> Choice:
-    """The member with the best of all penalties."""
+    """The choice of the best penalty for a member."""
     found, kernel = [], table.kernel(member)
     for train, aside in rounds:
         solved = table.solve(kernel, train)
@@ -165,15 +165,15 @@ def error_of(aside: Rows, scores: Floats) -> Floats:
 
 
 def blended_error(choices: Sequence[Choice], rounds: Sequence[tuple[Rows, Rows]]) -> float:
-    """That of the mean of some members' scores."""
+    """The error of the mean of some members' scores, averaged over rounds."""
     means = [np.mean(scores, axis=0)[:, None] for scores in zip(*(one.scores for one in choices), strict=True)]
     return float(np.mean([error_of(aside, mean) for (_, aside), mean in zip(rounds, means, strict=True)]))
 
 
 @dataclass(frozen=True)
 class Solved:
-    """Scores of all items are basis @ weights, a column for each penalty; `to_landmarks` maps weights to those of the
-    landmarks numbered `landmarks`."""
+    """A solution: the scores of all items are basis @ weights, with a column for each penalty. `to_landmarks` maps the
+    weights to those of the landmarks numbered `landmarks`."""
 
     basis: Floats  # (n, k)
     weights: Floats  # (k, penalties)
@@ -182,9 +182,9 @@ class Solved:
 
 
 class Table:
-    """All items of a training with their features, and how these compare with those of the landmarks.
+    """All items of a training with their features, and the products of these with the landmarks' features.
 
-    Center, scale and landmarks are set in the head, from the items to train on.
+    It sets center, scale and landmarks of the head from the items to train on.
     """
 
     @torch.no_grad()
@@ -211,11 +211,11 @@ class Table:
         self.squares = {kind: (part**2).sum(axis=1) for kind, part in self.parts.items()}
 
     def position(self, item: Ints) -> Ints:
-        """(r,) where items stand in this table."""
+        """(r,) the positions of items in this table."""
         return np.searchsorted(self.items, item)
 
     def kernel(self, member: Member) -> Floats:
-        """(n, landmarks)"""
+        """(n, landmarks) the kernel of all items with the landmarks."""
         products = sum(self.products[kind] for kind in member.kinds) / len(member.kinds)
         if member.width is None:
             return np.asarray(products)
@@ -224,7 +224,7 @@ class Table:
         return np.asarray(np.exp(-distances / member.width))
 
     def solve(self, kernel: Floats, rows: Rows, penalties: Sequence[float] = PENALTIES) -> Solved:
-        """Least squares on some rows, whose items alone are landmarks."""
+        """Least squares on some rows. Only their items are used as landmarks."""
         from scipy.linalg import cholesky, solve_triangular
         from scipy.sparse import coo_array
 
@@ -249,7 +249,7 @@ class Table:
 
     @torch.no_grad()
     def install(self, head: Blend, rows: Rows, chosen: Sequence[Choice]) -> None:
-        """Make the head the mean of the members chosen, trained on all rows."""
+        """Set the head to the mean of the chosen members, trained on all rows."""
         weight = {kind: np.zeros(part.shape[1]) for kind, part in self.parts.items()}
         scores, kernels = np.zeros(len(self.items)), 0
         for parameter in (head.of_landmarks, head.factors):

@@ -1,4 +1,5 @@
-"""Committees, which say how sure a head is: of the folds' heads, and of heads that have not seen what is held out."""
+"""Make committees, which tell the uncertainty of a head: of the folds' heads, or of heads that have not seen the
+held-out rows."""
 
 from collections.abc import Sequence
 
@@ -12,11 +13,11 @@ from heads.models import Head
 from heads.training.folds import Task, TrainedHeads, train_apart
 from heads.training.train import PREPARE_ITEMS, score_items
 
-REACH = 2  # folds to either side that a fold is left out together with: four members for five folds or more
+REACH = 2  # a fold is left out together with this many folds on each side: four members for five folds or more
 
 
 def committee_of(trained: TrainedHeads, task: Task) -> Committee | None:
-    """The folds' heads as the committee of the head to use; None where there are no folds."""
+    """The folds' heads as the committee of the final head, or None without folds."""
     if not trained.fold_heads:
         return None
     items = task.labels.items[trained.rows].ravel()
@@ -24,14 +25,13 @@ def committee_of(trained: TrainedHeads, task: Task) -> Committee | None:
 
 
 def unseen_committees(task: Task, fold_heads: Sequence[Head]) -> list[Committee]:
-    """For each fold's head a committee that has not seen its fold, just as no picture to come is seen by that of
-    `committee_of`: its members did without one other fold as well. Trains two heads a fold at most, each for two folds.
-
-    Raise InputError if there are fewer than three folds, or rows are too few to train on.
+    """For each fold's head a committee that has not seen its fold, just as the committee of `committee_of` has not seen
+    new pictures. Each member was also trained without one more fold. This trains at most two heads per fold, and each
+    serves two folds. Raise InputError if there are fewer than three folds, or too few rows to train on.
     """
     folds, split = task.split.folds, task.split
     if folds < 3:
-        raise InputError(f"{folds} folds leave none to be left out beside the one that is measured; train with more")
+        raise InputError(f"{folds} folds are too few to leave out a second one; train with at least 3")
     near = {(k, (k + step) % folds) for k in range(folds) for step in range(1, REACH + 1)}
     left_out = sorted({(min(pair), max(pair)) for pair in near if pair[0] != pair[1]})
     members: dict[tuple[int, int], Head] = {}

@@ -1,7 +1,8 @@
-"""Training heads that are linear in their weights: the one best answer, found by L-BFGS, and no learning rate.
+"""Train heads that are linear in their weights. L-BFGS finds the single best solution, without a learning rate.
 
-Minimised is sum over tables (weight x loss of its scores) + penalty / 2 |w|^2, the basis centered and of mean square
-norm 1 and the bias free, so that one penalty means the same for every backbone and number of rows. Knows no file.
+The objective is sum over tables (weight x loss of its scores) + penalty / 2 |w|^2, where the basis is centered and has
+mean square norm 1, and the bias is not penalised. So a penalty means the same for every backbone and number of rows.
+Knows no file.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,19 +22,19 @@ from heads.training.objectives import OBJECTIVES, Part, items_of
 from heads.training.train import items_of_parts, require_examples
 
 PENALTIES = tuple(10 ** (-step / 2) for step in range(13))  # 1 to 1e-6, the strongest first
-# L-BFGS stops where no coordinate of the gradient, in the coordinates of `Problem`, exceeds this.
+# L-BFGS stops when no coordinate of the gradient, in the coordinates of `Problem`, exceeds this.
 GRADIENT_TOLERANCE = 1e-5
 MAX_ITERATIONS = 1000
 BATCH = 16384  # items whose basis is computed at once
-# Second derivative by one item's score, at most: 2 of a square, 2 x 1/4 of a logistic loss, which has two scores.
+# Upper bound of the second derivative by one item's score: 2 for a square, 2 x 1/4 for a logistic loss of two scores.
 CURVATURE = {"rating": 2.0}
 LOGISTIC_CURVATURE = 0.5
-PATIENCE = 2  # weaker penalties in a row that serve the rows kept aside no better, before the search for one ends
+PATIENCE = 2  # the search ends after this many weaker penalties in a row that are no better on validation rows
 
 
 @dataclass(frozen=True)
 class Round:
-    """Rows kept aside once: what the other rows teach, and the pairs and examples that those kept aside make."""
+    """A round of validation: the parts to train on, and the pairs and examples of the rows kept aside."""
 
     parts: Sequence[Part]
     pairs: Pairs
@@ -42,12 +43,12 @@ class Round:
 
 @dataclass(frozen=True)
 class Solution:
-    """What `Problem.solve` found for a penalty."""
+    """The result of `Problem.solve` for a penalty."""
 
     objective: float
     iterations: int
     converged: bool
-    weight: Tensor  # (k,) of the basis as the head gives it
+    weight: Tensor  # (k,) for the head's own basis
     bias: Tensor  # ()
 
 
@@ -55,13 +56,13 @@ class Problem:
     """A convex head's training examples over its basis, ready for any penalty.
 
     The variables are the weights along the principal axes of the basis, each times the square root of the curvature
-    there: the objective of squared errors is then a sphere and those of the other losses are nearly one, so that a
-    few iterations do where thousands would be needed.
+    along this axis. The objective of squared errors is then a sphere, and those of the other losses are nearly one, so
+    that a few iterations suffice in place of thousands.
     """
 
     def __init__(self, head: Convex, features: Features, parts: Sequence[Part]) -> None:
         if any(part.options.of(part.loss) for part in parts):
-            raise InputError("a penalty is measured by the losses' own means; leave out margin and reduction here")
+            raise InputError("heads fitted by a solver take no margin and no reduction; leave these out")
         items = items_of_parts(parts)
         basis = basis_of(head, features, items)
         self._mean = basis.mean(dim=0)
@@ -75,10 +76,11 @@ class Problem:
         self._variance = (variance.clamp(min=0) / total).numpy()
         self._curvature = curvature(parts)
         self._terms = [term(part, items) for part in parts]
-        self._start = np.zeros(len(self._variance) + 1)  # along the axes, and the bias
+        self._start = np.zeros(len(self._variance) + 1)  # weights along the axes, and the bias
 
     def solve(self, penalty: float) -> Solution:
-        """The best weights; the search starts from the last penalty's. Raises Diverged when it is not finite."""
+        """The best weights. The search starts from those of the last penalty. Raise Diverged if the objective is not
+        finite."""
         from scipy.optimize import minimize
 
         stretch = np.append(1 / np.sqrt(self._curvature * self._variance + penalty), 1.0)
@@ -95,18 +97,18 @@ class Problem:
         options = {"maxiter": MAX_ITERATIONS, "gtol": GRADIENT_TOLERANCE, "ftol": 0.0, "maxcor": 20}
         found = minimize(objective, self._start / stretch, jac=True, method="L-BFGS-B", options=options)
         if not np.isfinite(found.fun):
-            raise Diverged(f"the objective is {found.fun} at penalty {penalty:g}; look for labels that are no numbers")
+            raise Diverged(f"the objective is {found.fun} at penalty {penalty:g}; look for labels that are not finite")
         self._start = found.x * stretch
         weight = self._axes @ torch.from_numpy(self._start[:-1]).to(self._axes) * self._scale
         bias = self._start[-1] - weight @ self._mean.double()
-        # Where float32 can tell no lower value any more the line search gives up: that is convergence as well.
+        # The line search gives up when float32 cannot resolve a lower value: that is convergence too.
         converged = found.nit < MAX_ITERATIONS
         return Solution(float(found.fun), int(found.nit), converged, weight.float(), bias.float())
 
 
 def principal_axes(basis: Tensor) -> tuple[Tensor, Tensor]:
-    """The variances (k,) of a centered basis (n, d), and the axes (d, k) that they lie along, in float64. Of fewer rows
-    than columns there are only n: no row says anything of the others."""
+    """The variances (k,) of a centered basis (n, d), and the axes (d, k) that they lie along, in float64. With fewer
+    rows than columns there are only n axes; the rows do not determine more."""
     if len(basis) < basis.shape[1]:
         _, spread, axes = torch.linalg.svd(basis.double(), full_matrices=False)
         return spread.square() / len(basis), axes.T
@@ -123,18 +125,19 @@ def term(part: Part, items: Ints) -> Callable[[Tensor], Tensor]:
 
 @torch.no_grad()
 def basis_of(head: Convex, features: Features, items: Ints) -> Tensor:
-    """(n, k) float32 basis of some items."""
+    """(n, k) float32: the basis of some items."""
     parts = torch.split(torch.from_numpy(items), BATCH)
     return torch.cat([head.basis(**features.take(part, head.inputs)).float() for part in parts])
 
 
 def curvature(parts: Sequence[Part]) -> float:
-    """The second derivative of the parts' losses by the score of an item, at most, if every item were in all."""
+    """An upper bound of the second derivative of the parts' losses by an item's score, as if every item were in all
+    parts."""
     return sum(part.weight * CURVATURE.get(part.loss, LOGISTIC_CURVATURE) for part in parts)
 
 
 def prepared(head: Convex, features: Features, parts: Sequence[Part]) -> Convex:
-    """The head with what it takes from the items to train on."""
+    """The head, prepared with statistics of the items to train on."""
     head.prepare(**features.take(torch.from_numpy(items_of_parts(parts)), head.inputs))
     return head
 
@@ -151,12 +154,12 @@ def solve(head: Convex, features: Features, parts: Sequence[Part], penalty: floa
 def choose_penalty(
     new_head: Callable[[], Convex], features: Features, rounds: Sequence[Round], penalties: Sequence[float] = PENALTIES
 ) -> tuple[float, list[dict[str, float]]]:
-    """The penalty with the lowest mean loss over the rounds' rows kept aside.
+    """Choose the penalty with the lowest mean loss on the rounds' validation rows.
 
-    The loss and not the accuracy: it is less noisy where rows are few, and right about the scale of the scores, which
-    their order says nothing of. Penalties are tried from the strongest on, until PATIENCE weaker ones in a row are no
-    better. Returns the penalty and one record for each that was tried: penalty, validation_loss, validation_accuracy,
-    iterations (mean), converged (share).
+    The loss decides and not the accuracy: it is less noisy if there are few rows, and it also depends on the scale of
+    the scores. Penalties are tried from the strongest on, until PATIENCE weaker ones in a row are no better. Returns
+    the penalty and one record for each that was tried: penalty, validation_loss, validation_accuracy, iterations
+    (mean), converged (share).
     """
     trials = [trial(new_head(), features, one) for one in rounds]
     best, history = 0, list[dict[str, float]]()
@@ -172,7 +175,7 @@ def choose_penalty(
 
 
 def trial(head: Convex, features: Features, one: Round) -> Callable[[float], dict[str, float]]:
-    """A function of the penalty: how the head that the round's parts teach serves the rows kept aside."""
+    """A function that trains on the round's parts with a penalty, and measures the head on the validation rows."""
     problem = Problem(prepared(head, features, one.parts), features, one.parts)
     items = np.union1d(items_of(one.pairs), items_of(one.aside.examples))
     basis, loss = basis_of(head, features, items), term(one.aside, items)

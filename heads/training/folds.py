@@ -1,4 +1,4 @@
-"""One head for every fold and one for use: who is trained on which rows, and who scores which."""
+"""Train one head for each fold and one to use, each on the right rows."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -23,47 +23,48 @@ from heads.training.train import fit, require_examples
 
 logger = logging.getLogger(__name__)
 
-STILL = 0.995  # of the loss before: what is left of it where training has done nothing
-VALIDATION_SHARE = 0.1  # of the training groups, kept for choosing the epoch or the penalty
-# Up to so many rows a tenth of them is too few to choose by: a penalty is then chosen by cross-validation.
+STILL = 0.995  # if more than this share of the loss remains, training has done nothing
+VALIDATION_SHARE = 0.1  # of the training groups, to choose the epoch or the penalty
+# A tenth of so few rows is too few to choose a penalty, which is then chosen by cross-validation.
 FEW_ROWS = 5000
 INNER_FOLDS = 5
 
 History = list[dict[str, float]]
-Observer = Callable[[str, int, dict[str, float]], None]  # of a stage's record, as it comes
+Observer = Callable[[str, int, dict[str, float]], None]  # called with each record of a stage
 
 
 @dataclass(frozen=True)
 class OtherTable:
-    """A table that teaches beside the one that is measured; its items are numbered by `comparisons.join_labels`."""
+    """Another table to train on, which is not measured. Its items are numbered by `comparisons.join_labels`."""
 
     labels: Labels
     loss: str
-    weight: float = 1.0  # of its loss; the measured table's is 1
+    weight: float = 1.0  # weight of its loss; that of the measured table is 1
 
 
 @dataclass(frozen=True)
 class TrainedHeads:
-    """`head` is the one to use; `fold_heads` score what their fold holds out; `rows` were seen by `head`."""
+    """The trained heads. `head` is the one to use and was trained on `rows`; each of `fold_heads` scores the rows that
+    its fold holds out."""
 
     head: Head
     fold_heads: list[Head]
     rows: Ints
-    histories: list[History]  # of `head`, then of each fold's: one record an epoch, or a penalty
-    chosen: dict[str, float]  # what validation chose for `head`: epochs, or penalty and how its solution was found
-    other_rows: list[Ints]  # of each other table, seen by `head`
+    histories: list[History]  # of `head`, then of each fold's head: one record for each epoch or penalty
+    chosen: dict[str, float]  # chosen by validation for `head`: epochs, or penalty and details of its solution
+    other_rows: list[Ints]  # the rows of each other table that `head` was trained on
 
     @property
     def scorers(self) -> list[Head]:
-        """What scores the rows held out: each fold's head, or the one that there is."""
+        """The heads that score held-out rows: each fold's head, or the only head."""
         return self.fold_heads or [self.head]
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained on what: all that stays the same for every fold.
+    """All parts of a training that are the same for every fold.
 
-    `others` only teach: what is held out is of `labels` alone.
+    `others` are only trained on: all held-out rows are rows of `labels`.
     """
 
     labels: Labels
@@ -80,18 +81,19 @@ class Task:
 
     @property
     def tables(self) -> list[Labels]:
-        """The measured table, then those that only teach."""
+        """The measured table, then the others."""
         return [self.labels, *(other.labels for other in self.others)]
 
     def new_head(self) -> Head:
         return build_head(self.head_config, self.config.seed).to(self.device)
 
     def rows(self, held_out: Ints) -> Ints:
-        """The rows to train on: those that share no picture and no prompt with the rows held out."""
+        """The rows to train on: those that share no picture and no prompt with the rows `held_out`."""
         return rows_apart_from(self.labels, held_out)
 
     def parts(self, held_out: Ints, rng: np.random.Generator) -> list[Part]:
-        """What all rows teach, those of other tables too, that share nothing with the rows held out."""
+        """The training examples of all tables, from rows that share no picture and no prompt with the rows
+        `held_out`."""
         parts = [self.part(self.rows(held_out), rng)]
         for other, seen in zip(self.others, self.other_rows(held_out), strict=True):
             examples = examples_for(other.loss, other.labels, seen, rng, self.min_ratio)
@@ -100,7 +102,7 @@ class Task:
         return parts
 
     def part(self, rows: Ints, rng: np.random.Generator) -> Part:
-        """What some rows of the measured table teach."""
+        """The training examples of some rows of the measured table."""
         examples = examples_for(self.config.loss, self.labels, rows, rng, self.min_ratio)
         return Part(self.config.loss, examples, options=self.config)
 
@@ -109,12 +111,12 @@ class Task:
 
 
 def train_heads(task: Task, use: bool = True) -> TrainedHeads:
-    """Train as the split says. With folds, one head a fold on the other folds' rows, then one on every row; without,
-    one head on what is not held out. The heads come back on the CPU. Without `use` only the heads that measure are
-    trained, and `head` is the last of them.
+    """Train by the split. With folds, train one head for each fold on the rows of the others, and one on every row;
+    without folds, train one head on the rows that are not held out. The heads are returned on the CPU. If `use` is
+    False, only the folds' heads are trained, and `head` is the last of them.
 
-    Rows that share a picture or a prompt with the rows held out are left out of training, those of the measured table
-    counted in the log.
+    Rows that share a picture or a prompt with held-out rows are left out of training. The log tells how many of the
+    measured table's rows are.
     """
     task = replace(task, features=task.features.to(task.device))
     labels, split = task.labels, task.split
@@ -133,7 +135,7 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
                 logger.info(
                     f"{name}: {len(rows)} rows to train on, {len(test)} held out"
                     + (f" and {validation} for validation" if validation else "")
-                    + (f", {left_out} left out for a picture or prompt they share with those" if left_out else "")
+                    + (f", {left_out} left out because they share a picture or prompt with those" if left_out else "")
                 )
             trained.append(train_apart(task, held_out, name.replace(" ", "-")))
             step()
@@ -146,7 +148,8 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
 
 
 def train_apart(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
-    """A head on what is apart from the rows held out, its history, and what validation chose."""
+    """A head trained on rows that share nothing with the rows `held_out`, its history, and the choices of
+    validation."""
     kind = HEADS[task.head_config.kind]
     train_one = blend_one if kind is Blend else _solve_one if issubclass(kind, Convex) else _train_one
     return train_one(task, held_out, name)
@@ -156,23 +159,24 @@ def _warn_of(histories: list[History], config: TrainConfig) -> None:
     records = [record for history in histories for record in history]
     if idle := sum(int(record.get("idle_batches", 0)) for record in records):
         logger.warning(
-            f"{idle} batches had a {config.loss} loss of exactly 0 and taught nothing"
+            f"{idle} batches had a {config.loss} loss of exactly 0 and changed nothing"
             + (": every triplet in them is right by the margin" if config.loss == "triplet" else "")
         )
     measured = [history[-1] for history in histories if history and "untrained_loss" in history[-1]]
     if still := [record for record in measured if record["trained_loss"] > STILL * record["untrained_loss"]]:
         logger.warning(
-            f"training has not moved the loss of {len(still)} of {len(histories)} heads"
+            f"training has not lowered the loss of {len(still)} of {len(histories)} heads"
             f" ({still[0]['untrained_loss']:.4g} before, {still[0]['trained_loss']:.4g} after): they order as if"
             " untrained; give another --learning-rate, more --epochs, or leave out --head"
         )
 
 
 def _train_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
-    """Choose the number of epochs on rows kept aside, then train again on all rows but those held out for that many.
+    """Choose the number of epochs on validation rows, then train again on all rows that are not held out for so many
+    epochs.
 
-    Gives the head, the history of the first training, and what it found. If the split has rows for validation, nothing
-    is kept aside, and the head is the one that those chose.
+    Gives the head, the history of the first training, and the chosen number of epochs. If the split has its own
+    validation rows, there is no second training.
     """
     rng = np.random.default_rng(task.config.seed)
 
@@ -195,9 +199,10 @@ def _train_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, di
 
 
 def best_epoch(accuracies: Sequence[float], task: Task, validation: Pairs) -> int:
-    """The number of epochs to train for, from 1. Where the split has rows for validation, the first of the best. Else
-    the last that is no worse than the best by more than the standard error of so few rows: the learning rate falls to
-    the end, and a best epoch of a few dozen rows is best by luck."""
+    """The number of epochs to train for, at least 1. If the split has validation rows, it is that of the best epoch, or
+    the first of equals. Otherwise it is the last epoch that is worse than the best by no more than the standard error
+    of so few rows, since the best epoch on a few dozen rows is best by luck, and the learning rate falls until the
+    end."""
     best = int(np.argmax(accuracies))
     if task.split.validation is None:
         rows = len(np.unique([validation.row_a, validation.row_b])) if len(validation) else 1
@@ -207,9 +212,10 @@ def best_epoch(accuracies: Sequence[float], task: Task, validation: Pairs) -> in
 
 
 def _solve_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
-    """A convex head on what is apart from the rows held out, and what each penalty did for rows kept aside.
+    """A convex head trained on rows that share nothing with the rows `held_out`, its history with a record for each
+    penalty, and what was chosen.
 
-    Of many rows a tenth is kept aside, and of few each fifth.
+    With many rows a tenth of them validates; with few, each fifth in turn.
     """
     rng = np.random.default_rng(task.config.seed)
     head, history = cast(Convex, task.new_head()), History()
@@ -233,18 +239,19 @@ def _solve_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, di
 
 
 def blend_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dict[str, float]]:
-    """A blend on what is apart from the rows held out, and what each of its members did for rows kept aside."""
+    """A blend trained on rows that share nothing with the rows `held_out`, its history with a record for each member,
+    and what was chosen."""
     rng = np.random.default_rng(task.config.seed)
     head = cast(Blend, task.new_head())
     losses = [task.config.loss, *(other.loss for other in task.others)]
     for labels, loss in zip(task.tables, losses, strict=True):
         require_head(loss, head)
-        if loss != "preference":  # which is of every table
+        if loss != "preference":  # preference suits every table
             examples_for(loss, labels, np.arange(len(labels)), rng, task.min_ratio)
     if any(task.config.of(loss) for loss in losses):
-        raise InputError("a blend is fitted by least squares; leave out margin and reduction, or choose another --head")
+        raise InputError("the head blend takes no margin and no reduction; leave them out, or choose another --head")
     if task.min_ratio is not None:
-        raise InputError("a blend is fitted to rows, not to pairs; leave out --min-ratio, or choose another --head")
+        raise InputError("the head blend learns from rows, not pairs; leave out --min-ratio, or choose another --head")
 
     def rows(apart: Ints) -> blend.Rows:
         tables = [(task.labels, task.rows(apart), 1.0)]
@@ -267,22 +274,22 @@ def blend_one(task: Task, held_out: Ints, name: str) -> tuple[Head, History, dic
 
 
 def rounds_for(task: Task, held_out: Ints) -> int:
-    """Of many rows a tenth is kept aside once, and of few each fifth."""
+    """The number of validation rounds: one for many rows, and INNER_FOLDS for few."""
     return INNER_FOLDS if len(task.rows(held_out)) <= FEW_ROWS else 1
 
 
 def asides(task: Task, held_out: Ints, rng: np.random.Generator, count: int) -> Iterator[Ints]:
-    """The rows to keep aside in each of `count` rounds: one round keeps VALIDATION_SHARE of the groups aside, and
-    several keep every group aside once. Where the split has rows for validation there is one round, of those."""
+    """Yield the validation rows of each of `count` rounds. A single round has VALIDATION_SHARE of the groups; several
+    rounds have every group once. If the split has its own validation rows, there is one round with these."""
     if task.split.validation is not None:
         yield task.split.validation
         return
     rows, group = task.rows(held_out), task.split.group
-    if len(np.unique(group[rows])) < 2:  # a column of two values leaves one, of many prompts or pictures
+    if len(np.unique(group[rows])) < 2:  # one of two values of a column is left
         group = split_groups(task.labels, None)
     names = np.unique(group[rows])
     if len(names) < 2:
-        raise InputError(f"{len(names)} group is left to train on; hold out less, or split by another column")
+        raise InputError(f"{len(names)} group is left to train on; hold out less, or give another --split-by")
     shuffled = rng.permutation(names)
     if count == 1:
         parts = [shuffled[: max(1, round(VALIDATION_SHARE * len(names)))]]
@@ -293,15 +300,16 @@ def asides(task: Task, held_out: Ints, rng: np.random.Generator, count: int) -> 
 
 
 def validation_rounds(task: Task, held_out: Ints, rng: np.random.Generator, count: int) -> Iterator[Round]:
-    """What `asides` leave to train on, and what they state themselves. No picture and no prompt is on both sides, and
-    none of the rows held out is on either. Raise InputError if no round has something on either side."""
+    """Yield for the validation rows of `asides` the examples to train on and the pairs to validate with. No picture and
+    no prompt is on both sides, and no held-out row is on either. Raise InputError if no round has something on both
+    sides."""
     if task.split.validation is not None:
         pairs = pairs_among(task.labels, task.split.validation, rng, task.min_ratio)
         if not (pairs.target != 0.5).any():
-            raise InputError(f"none of the {len(pairs)} comparisons for validation has a winner; try another --seed")
+            raise InputError(f"none of the {len(pairs)} validation comparisons has a winner; try another --seed")
         parts = task.parts(held_out, rng)
         require_examples(parts, pairs)
-        # One comparison a prompt: each counts the same, however many others its prompt has.
+        # These are one comparison of each prompt, so all have the same weight.
         pairs = replace(pairs, weight=np.ones_like(pairs.weight))
         yield Round(parts, pairs, task.part(task.split.validation, rng))
         return
@@ -319,7 +327,7 @@ def validation_rounds(task: Task, held_out: Ints, rng: np.random.Generator, coun
 
 def _nothing_to_train_on(task: Task, rows: int) -> InputError:
     return InputError(
-        f"nothing to train on: of {rows} rows no part can be kept aside that leaves"
+        f"nothing to train on: {rows} rows cannot be divided so that there are"
         f" {OBJECTIVES[task.config.loss].unit} for training and pairs for validation; give more rows, or hold out"
         " less"
     )

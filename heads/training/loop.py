@@ -1,6 +1,6 @@
-"""The steps of a training: batches, learning rate, gradients, the best epoch, and a state from which to go on.
+"""The loop of a training: batches, learning rate, gradients, the best epoch, and a state to resume from.
 
-Knows no head, no backbone and no loss: what is trained and how a batch's loss is computed comes as functions.
+Knows no head, no backbone and no loss: the weights and the function for a batch's loss are passed in.
 """
 
 import math
@@ -19,57 +19,57 @@ from embed.spec import InputError
 from heads.config import Schedule
 from heads.training.checkpoint import Checkpoints
 
-Batch = Sequence[Ints]  # the numbers of the examples that it takes from each table
-Record = dict[str, float]  # of an epoch
-# What a checkpoint holds as it is.
+Batch = Sequence[Ints]  # the numbers of the batch's examples in each table
+Record = dict[str, float]  # the values recorded for an epoch
+# Attributes that a checkpoint stores unchanged.
 SAVED = ("step", "history", "notes", "best", "best_epoch", "best_accuracy", "_losses", "_drawn_from", "_generator")
-# Whoever asks for each step's loss on CUDA has the device wait until it is told of the next step.
+# Reading each step's loss makes a CUDA device idle until the next step, so losses are read together.
 TOGETHER = 64
 
 
 class Diverged(InputError, FloatingPointError):
-    """Training met a loss that is not finite; the message says where."""
+    """The loss of a training is not finite. The message says at which step."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Loop:
-    """A training that stands at its first step, or at the one that `checkpoints` has saved.
+    """A training at its first step, or at the step that `checkpoints` has saved.
 
-    `losses(step, batch)` gives the losses of a batch's parts, whose sum is the batch's: each is differentiated before
-    the next is asked for (gradient accumulation), and what a generator does after its last `yield` sees the whole
-    gradient. `validate()` measures the present weights, higher is better.
+    `losses(step, batch)` yields the losses of a batch's parts, which are added. Each is differentiated before the next
+    is requested (gradient accumulation), and code after the last `yield` sees the whole gradient. `validate()` measures
+    the present weights; higher is better.
     """
 
-    weights: Mapping[str, nn.Parameter]  # all that is trained, by name
-    optimizer: torch.optim.Optimizer  # of the weights; it comes with the highest learning rates
+    weights: Mapping[str, nn.Parameter]  # all trained weights by name
+    optimizer: torch.optim.Optimizer  # over the weights, with the highest learning rates
     rate: Callable[[int], float]  # the factor of the learning rates at a step
     epoch_steps: int
-    batches: Callable[[int], Sequence[Batch]]  # of the epoch with this number, as many as it has steps
-    units: Sequence[str]  # what each table's examples are called, for messages
+    batches: Callable[[int], Sequence[Batch]]  # the batches of the epoch with this number, `epoch_steps` of them
+    units: Sequence[str]  # the names of each table's examples in messages
     losses: Callable[[int, Batch], Iterable[Tensor]]
     validate: Callable[[], float] | None = None
-    patience: float = math.inf  # epochs that are no better than the best before training stops
+    patience: float = math.inf  # training stops after so many epochs without a better one
     max_grad_norm: float | None = None
-    ema: float | None = None  # decay a step of a running mean of the weights, which is then validated and kept
+    ema: float | None = None  # decay per step of a running mean of the weights, which is validated and kept instead
     seed: int = 0
     checkpoints: Checkpoints | None = None
-    together: int | None = None  # steps whose losses are waited for at once; by default 1, on CUDA TOGETHER
+    together: int | None = None  # number of steps whose losses are read together; by default 1, on CUDA TOGETHER
 
     def __post_init__(self) -> None:
         self.step = 0
         self.history: list[Record] = []
-        self.notes: Record = {}  # what `losses` and `validate` have to say of the present epoch, for its record
-        self.best: dict[str, Tensor] = {}  # weights of the best epoch; none without validation
+        self.notes: Record = {}  # values that `losses` and `validate` add to the record of the present epoch
+        self.best: dict[str, Tensor] = {}  # weights of the best epoch; empty without validation
         self.best_epoch, self.best_accuracy = -1, -math.inf
         self.mean = {} if self.ema is None else copy_of(self.weights)
         self._losses: list[float] = []  # of the present epoch
-        self._unread: list[tuple[int, Tensor]] = []  # steps and their losses, which may still be under way
+        self._unread: list[tuple[int, Tensor]] = []  # steps and their losses, which the device may still be computing
         if self.together is None:
             on_cuda = any(weight.device.type == "cuda" for weight in self.weights.values())
             self.together = TOGETHER if on_cuda else 1
-        self._batches: Sequence[Batch] = ()  # of the present epoch, and the state of torch's generator before
+        self._batches: Sequence[Batch] = ()  # of the present epoch, and torch's generator state before them
         self._drawn_from = Tensor()
-        self._generator: Tensor | None = None  # where the random numbers of a saved training go on
+        self._generator: Tensor | None = None  # the generator state of a saved training
         self._highest = [group["lr"] for group in self.optimizer.param_groups]
         if self.checkpoints and (saved := self.checkpoints.load()):
             self._restore(saved)
@@ -79,16 +79,16 @@ class Loop:
         return self.step % self.epoch_steps == 0
 
     def run(self, epochs: int, on_step: Callable[["Loop"], None] = lambda loop: None) -> list[Record]:
-        """Train to the end of that many epochs, or until `patience` is at its end, and leave the weights of the best
-        epoch in place: the first of equals, and the last of all without validation. Returns the history.
+        """Train for so many epochs, or until `patience` runs out. The weights of the best epoch are then in place: the
+        first of equals, or the last epoch's without validation. Returns the history.
 
-        `on_step` follows every step, before a checkpoint is written. torch's own generator is left as it was. Raises
-        Diverged when a loss is not finite.
+        `on_step` follows every step, before a checkpoint is written. The state of torch's global generator does not
+        change. Raise Diverged if a loss is not finite.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             if self._generator is not None:
-                if not self.between_epochs:  # the batches of the epoch are those that were drawn
+                if not self.between_epochs:  # the batches of this epoch were drawn before
                     torch.set_rng_state(self._drawn_from)
                     self._draw_batches()
                 torch.set_rng_state(self._generator)
@@ -101,13 +101,14 @@ class Loop:
         return self.history
 
     def take_step(self) -> float:
-        """Train on the next batch and give its loss; after the last of an epoch, measure and record that."""
+        """Train on the next batch and return its loss. After the last batch of an epoch, validate and record the
+        epoch."""
         loss = self._advance()
         self._read_losses()
         return float(loss)
 
     def _advance(self) -> Tensor:
-        """`take_step` whose loss may still be under way."""
+        """Like `take_step`, but the device may still be computing the loss."""
         place = self.step % self.epoch_steps
         if not self._batches:
             self._draw_batches()
@@ -142,8 +143,8 @@ class Loop:
         self._losses += values
 
     def record_epoch(self) -> None:
-        """Add the present state to the history, and keep it if it is the best. Before the first step this makes the
-        start a candidate, as epoch 0."""
+        """Add the present state to the history, and keep it if it is the best. Called before the first step, it makes
+        the initial weights a candidate, as epoch 0."""
         accuracy = math.nan
         if self.validate:
             with replaced(self.weights, self.mean):
@@ -163,7 +164,7 @@ class Loop:
         self._losses, self._batches, self.notes = [], (), {}
 
     def save(self) -> None:
-        """Write the state of the last step."""
+        """Write a checkpoint of the present state."""
         self._read_losses()
         if self.checkpoints:
             self.checkpoints.save(self._state())
@@ -201,25 +202,25 @@ class Loop:
         ]
         return Diverged(
             f"the loss is {loss} at epoch {epoch}, step {place}, of a batch of {' and '.join(held)};"
-            " lower --learning-rate, or look for labels that are no numbers"
+            " lower --learning-rate, or look for labels that are not finite"
         )
 
 
 def copy_of(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The present values of some weights, which later steps leave alone."""
+    """A copy of the present values of some weights."""
     return {name: weight.detach().clone() for name, weight in weights.items()}
 
 
 @torch.no_grad()
 def load(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Give those weights that `values` names its values."""
+    """Set the weights that `values` names to its values."""
     for name, value in values.items():
         weights[name].copy_(value)
 
 
 @contextmanager
 def replaced(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Iterator[None]:
-    """`values` in place of the weights of their names, inside the block."""
+    """Inside the block, the weights that `values` names have its values."""
     before = copy_of({name: weights[name] for name in values})
     load(weights, values)
     try:
@@ -229,7 +230,7 @@ def replaced(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Ite
 
 
 def rates(steps: int, rise: int, schedule: Schedule = "cosine") -> Callable[[int], float]:
-    """The learning rate's factor by step: a straight rise, then constant, or half a cosine down to zero at `steps`."""
+    """The learning rate's factor by step: a linear rise, then constant, or half a cosine down to zero at `steps`."""
 
     def factor(step: int) -> float:
         if step < rise:
@@ -242,7 +243,7 @@ def rates(steps: int, rise: int, schedule: Schedule = "cosine") -> Callable[[int
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, object]]:
-    """Groups of an optimiser: weight decay for matrices, none for biases and scalars."""
+    """Parameter groups for an optimiser: weight decay for matrices, none for biases and scalars."""
     free = [parameter for parameter in parameters if parameter.requires_grad]
     return [
         {"params": [p for p in free if p.ndim >= 2], "weight_decay": weight_decay},

@@ -1,7 +1,7 @@
-"""What each loss trains on: which tables it fits, what its examples are, and its value on a batch of them.
+"""Connect losses with tables: which tables a loss fits, its examples, and its value on a batch of them.
 
-The formulas are `losses`'; here items become scores or embeddings, each once a batch, however many examples share it.
-A loss of scores is a number of the scores alone, so that a solver can have it without a head.
+The formulas are in `losses`. Here items become scores or embeddings, each once per batch even if several examples share
+it. A loss of scores depends only on the scores, so that a solver can use it without a head.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ from heads.models import Cosine, Head
 
 @dataclass(frozen=True)
 class Groups:
-    """Ranked groups of two items or more: group i is members start[i] to start[i + 1]."""
+    """Ranked groups of two items or more. Group i has the members start[i] to start[i + 1]."""
 
     start: Ints  # (g + 1,)
     item: Ints  # (m,)
@@ -33,7 +33,7 @@ class Groups:
         return len(self.start) - 1
 
     def take(self, batch: Ints) -> "Groups":
-        """The groups numbered `batch` alone."""
+        """Only the groups with the numbers `batch`."""
         members = np.concatenate([np.arange(self.start[i], self.start[i + 1]) for i in batch])
         start = np.concatenate([[0], np.cumsum(np.diff(self.start)[batch])])
         return Groups(start, self.item[members], self.rank[members])
@@ -41,7 +41,7 @@ class Groups:
 
 @dataclass(frozen=True)
 class Ratings:
-    """Items with a number each that their score should be."""
+    """Items with the value that their score should have."""
 
     item: Ints  # (m,)
     rating: Float32s  # (m,)
@@ -50,36 +50,36 @@ class Ratings:
         return len(self.item)
 
     def take(self, batch: Ints) -> "Ratings":
-        """The ratings numbered `batch` alone."""
+        """Only the ratings with the numbers `batch`."""
         return Ratings(self.item[batch], self.rating[batch])
 
 
 Examples = Pairs | Groups | Ratings
 
-# The items of a batch, one more than once where examples share it, and the loss of their scores; of objectives that
-# embed the items a and then the items b, and the loss of `_embeddings`.
+# The items of a batch (repeated if examples share one) and the loss as a function of their scores. For objectives that
+# embed: the items a, then the items b, and the loss as a function of `_embeddings`.
 Bound = tuple[Ints, Callable[..., Tensor]]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss with its data. `examples(labels, rows, rng, min_ratio)` are those that some rows of a table state;
-    `bind(examples, batch, options)` is the loss of the examples numbered `batch` (b,), without a head."""
+    """A loss with its data. `examples(labels, rows, rng, min_ratio)` makes the examples of some rows of a table.
+    `bind(examples, batch, options)` gives the loss of the examples with the numbers `batch` (b,), without a head."""
 
     unit: str
     examples: Callable[[Labels, Ints, np.random.Generator, float | None], Examples]
     bind: Callable[[Examples, Ints, LossOptions], Bound]
-    embeds: bool = False  # it compares vectors of pictures and prompts, not scores: for the cosine head alone
+    embeds: bool = False  # it compares vectors of pictures and prompts: only for the cosine head
 
     def loss(self, head: Head, features: Features, examples: Examples, batch: Ints, options: LossOptions) -> Tensor:
-        """The scalar of the examples numbered `batch` (b,)."""
+        """The loss, a scalar, of the examples with the numbers `batch` (b,)."""
         items, value = self.bind(examples, batch, options)
         return value(*_embeddings(head, features, items)) if self.embeds else value(_scores(head, features, items))
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one table teaches: its examples, their loss, and what that loss counts for beside other parts'."""
+    """The part of one table in a training: its examples, their loss, and its weight."""
 
     loss: str
     examples: Examples
@@ -90,7 +90,7 @@ class Part:
 def examples_for(
     loss: str, labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None = None
 ) -> Examples:
-    """The examples that `rows` state for a loss. Raise InputError if the table is not of its kind."""
+    """The examples that a loss makes of `rows`. Raise InputError if the table is not of the kind that it needs."""
     return OBJECTIVES[loss].examples(labels, rows, rng, min_ratio)
 
 
@@ -110,14 +110,14 @@ def _pairs_of_one_prompt(labels: Labels, rows: Ints, rng: np.random.Generator, m
     prompt_a, prompt_b = labels.prompt[pairs.a], labels.prompt[pairs.b]
     if bad := int(((prompt_a != prompt_b) | (prompt_a < 0)).sum()):
         raise InputError(
-            f"{bad} of {len(pairs)} pairs do not compare two pictures of one prompt, which a loss of embeddings wants;"
+            f"{bad} of {len(pairs)} pairs do not compare two pictures of one prompt, as a loss of embeddings needs;"
             " choose --loss preference"
         )
     return pairs
 
 
 def _triplets(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None) -> Pairs:
-    """Pairs whose first item is the preferred one; ties have no positive and are left out."""
+    """Pairs whose first item is the preferred one. Ties are left out."""
     pairs = _pairs_of_one_prompt(labels, rows, rng, min_ratio)
     pairs = pairs.take(np.flatnonzero(pairs.target != 0.5))
     a_wins = pairs.target > 0.5
@@ -134,17 +134,17 @@ def _triplets(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: f
 def _groups(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None) -> Groups:
     if labels.kind != "groups":
         raise InputError(
-            f"losses of ranked groups want a table with ranks, and this one has {labels.kind}; choose --loss preference"
+            f"losses of ranked groups need a table with ranks, and this one has {labels.kind}; choose --loss preference"
         )
     rows = rows[np.argsort(labels.values["group"][rows], kind="stable")]
     _, position, size = np.unique(labels.values["group"][rows], return_inverse=True, return_counts=True)
-    rows, size = rows[size[position] > 1], size[size > 1]  # a group of one compares nothing
+    rows, size = rows[size[position] > 1], size[size > 1]  # leave out groups of one
     start = np.concatenate([[0], np.cumsum(size)])
     return Groups(start, labels.items[rows, 0], labels.values["rank"][rows].astype(np.float32))
 
 
 def _ratings(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: float | None) -> Ratings:
-    """Ratings as they are; of counts the log rate, less the mean of its group."""
+    """The ratings, or for counts the log rate minus the mean of its group."""
     if labels.kind == "ratings":
         rating = labels.values["rating"][rows]
     elif labels.kind == "counts":
@@ -152,20 +152,20 @@ def _ratings(labels: Labels, rows: Ints, rng: np.random.Generator, min_ratio: fl
         rating = expected_log_rate(labels.values["count"][rows], None if exposures is None else exposures[rows])
         if "group" in labels.values:
             _, group, size = np.unique(labels.values["group"][rows], return_inverse=True, return_counts=True)
-            rating -= (np.bincount(group, rating) / size)[group]  # groups compare nothing with each other
+            rating -= (np.bincount(group, rating) / size)[group]  # groups are not compared with each other
     else:
         raise InputError(
-            f"the loss rating wants a table with ratings or counts, and this one has {labels.kind}; choose --loss"
+            f"the loss rating needs a table with ratings or counts, and this one has {labels.kind}; choose --loss"
             " preference"
         )
     return Ratings(labels.items[rows, 0], rating.astype(np.float32))
 
 
 def _scores(head: Head, features: Features, wanted: Ints) -> Tensor:
-    """(len(wanted),) scores of items, each item scored once."""
+    """(len(wanted),) scores of items. An item that occurs several times is scored once."""
     items, position = torch.unique(torch.from_numpy(wanted), return_inverse=True)
     position = moved(position, features.image.device)
-    # index_select and not [position]: the gradient of the latter is summed in no fixed order.
+    # The gradient of index_select is summed in a fixed order, unlike that of [position].
     if isinstance(head, Cosine):
         prompts, text_row = torch.unique(features.prompt[items], return_inverse=True)
         one_of_each = torch.empty_like(prompts).scatter_(0, text_row, items.to(prompts.device))
@@ -175,8 +175,8 @@ def _scores(head: Head, features: Features, wanted: Ints) -> Tensor:
 
 
 def _embeddings(head: Head, features: Features, wanted: Ints) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(m, d) unit vectors of the pictures of items a and b, which `wanted` (2 m,) names, and of their prompt, each
-    vector computed once; and the head's scale."""
+    """(m, d) unit vectors of the pictures of the items a and b in `wanted` (2 m,), and of their prompts, and the head's
+    scale. Each vector is computed once."""
     assert isinstance(head, Cosine)
     items, half = torch.from_numpy(wanted).to(features.image.device), len(wanted) // 2
     images, at_image = torch.unique(features.image[items], return_inverse=True)
@@ -217,7 +217,7 @@ def _triplet(pairs: Examples, batch: Ints, options: LossOptions) -> Bound:
 
 
 def _of_pairs(pairs: Examples, batch: Ints) -> tuple[Ints, Tensor, Tensor]:
-    """The items a and then b of the pairs numbered `batch` (b,), their targets and their weights."""
+    """The items a and then b of the pairs with the numbers `batch` (b,), their targets and their weights."""
     assert isinstance(pairs, Pairs)
     items = np.concatenate([pairs.a[batch], pairs.b[batch]])
     return items, torch.from_numpy(pairs.target[batch]), torch.from_numpy(pairs.weight[batch])

@@ -1,7 +1,7 @@
-"""A search for the head, loss and options that order rows kept aside best, within a time.
+"""Search for the head, loss and options that order validation rows best, within a given time.
 
-Options are a dictionary as `heads train --config` reads it; what they mean is the caller's `task_of`. Knows no file.
-The test part is never touched.
+Options are a dictionary as `heads train --config` reads it. The caller's `task_of` makes a training of them. Knows no
+file, and never uses the test part.
 """
 
 import logging
@@ -32,15 +32,15 @@ LOSSES = {
     "groups": ["preference", "ranking", "listwise"],
     "ratings": ["preference", "rating"],
 }
-KERNEL_ROWS = 20_000  # above which its landmarks say too little of a table to be worth a trial
-# name: lowest and highest, drawn evenly in their logarithm
+KERNEL_ROWS = 20_000  # above so many rows its landmarks are too few to be worth a trial
+# name: lowest and highest value; the logarithm is drawn uniformly
 RANGES = {"learning_rate": (1e-4, 1e-2), "weight_decay": (1e-3, 1e1), "penalty": (1e-6, 1e-1)}
 WIDTHS = (64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Options, and the accuracy of each round of validation; fewer rounds than asked for where it was given up."""
+    """Options, and the accuracy of each validation round. A trial that was given up has fewer rounds."""
 
     options: Options
     accuracies: list[float]
@@ -58,11 +58,12 @@ def sweep(
     clock: Callable[[], float] = time.monotonic,
     observe: Callable[[Trial], None] = lambda _: None,
 ) -> list[Trial]:
-    """All trials in order; the first is `default`, which is always finished, and then comes every head by its own
-    defaults. `task_of(options)` is what to train, always on one table and split, without folds.
+    """Run trials until the time is over, and return them in order. The first is `default`, which is always finished;
+    then comes every head with its own defaults. `task_of(options)` is the training, always on the same table and split,
+    without folds.
 
-    Trials that are worse after a round than half of the others were are given up, and so are those that diverge and
-    the one that the end of the time interrupts.
+    A trial is given up if after a round it is worse than half of the others were, if it diverges, or if the time is
+    over.
     """
     import optuna
 
@@ -110,7 +111,7 @@ def sweep(
 
 def best_of(trials: Sequence[Trial]) -> Trial:
     """The finished trial with the highest accuracy, if it beats the first by more than the standard error of their
-    differences over the rounds; the first otherwise, since the highest of many is high by luck as well."""
+    differences over the rounds. Otherwise it is the first, since the highest of many is partly high by luck."""
     first = trials[0]
     finished = [trial for trial in trials if len(trial.accuracies) == len(first.accuracies)]
     best = max(finished, key=lambda trial: trial.accuracy)
@@ -124,7 +125,7 @@ def has_prompts(labels: Labels) -> bool:
 
 
 def heads_for(labels: Labels) -> list[str]:
-    """The heads that suit a table; those that read prompts read pictures alone where some row has none."""
+    """The heads that suit a table. If some row has no prompt, they read only pictures."""
     heads = ["linear", "mlp", "fusion"] + ["cosine"] * has_prompts(labels)
     return heads + ["kernel", "blend"] * (len(labels) <= KERNEL_ROWS)
 
@@ -137,12 +138,12 @@ def _plain(head: str, labels: Labels) -> Options:
 
 
 def _suggest(trial: Any, labels: Labels, heads: Sequence[str]) -> Options:
-    """A point of the space that suits the table. A blend has nothing to draw."""
+    """Draw options that suit the table. A blend has none to draw."""
     head = trial.suggest_categorical("head", [head for head in heads if head != "blend"])
     options = _plain(head, labels) | {"loss": trial.suggest_categorical("loss", LOSSES[labels.kind])}
 
     def draw(name: str) -> None:
-        # Each head has its own best values, so that each has its own parameters.
+        # The best values differ between heads, so each head has its own parameters.
         low, high = RANGES[name]
         options[name] = trial.suggest_float(f"{head} {name}", low, high, log=True)
 
@@ -158,7 +159,7 @@ def _suggest(trial: Any, labels: Labels, heads: Sequence[str]) -> Options:
 
 
 def _accuracies(task: Task, config: SweepConfig, late: Callable[[], bool]) -> Iterator[float]:
-    """The accuracy of each round, as it is known; none that the end of the time interrupted."""
+    """Yield the accuracy of each finished round, until the time is over."""
     rng = np.random.default_rng(config.seed)  # the same rounds for every trial
     held_out = task.split.withheld_rows(0)
     if task.head_config.kind == "blend":

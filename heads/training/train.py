@@ -1,6 +1,6 @@
-"""Training a head on frozen embeddings: everything in memory, batches by gather, the best epoch kept.
+"""Train a head on frozen embeddings: all data in memory, batches by gather, the best epoch kept.
 
-Knows no table and no format: features and examples in, a trained head and its history out.
+Takes features and examples, and gives a trained head and its history. Knows no table and no format.
 """
 
 import math
@@ -22,15 +22,15 @@ from heads.training.checkpoint import Checkpoints
 from heads.training.loop import Batch, Loop, decay_groups, rates
 from heads.training.objectives import OBJECTIVES, Examples, Part, Ratings, items_of, require_head
 
-LOSS_EXAMPLES = 2048  # by which is told whether training moved the loss
-PREPARE_ITEMS = 50_000  # of which a head takes its means, at most: all of a million would not fit in memory
+LOSS_EXAMPLES = 2048  # number of examples that tell whether training changed the loss
+PREPARE_ITEMS = 50_000  # the most items for a head's means; all of a million would not fit in memory
 
-Observer = Callable[[int, dict[str, float]], None]  # of each epoch's record, as it ends
+Observer = Callable[[int, dict[str, float]], None]  # called with each epoch's record at its end
 
 
 @torch.no_grad()
 def score_items(head: Head, features: Features, items: Ints | None = None, batch_size: int = 16384) -> Float32s:
-    """(n,) scores of the given items, or of all."""
+    """(n,) scores of the given items, or of all items."""
     head.eval()
     chosen = torch.arange(len(features.image)) if items is None else torch.from_numpy(items)
     parts = [head(**features.take(part, head.inputs)).cpu() for part in torch.split(chosen, batch_size)]
@@ -48,18 +48,18 @@ def fit(
     checkpoints: Checkpoints | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, float]]:
-    """Train `head` in place on `train` and leave it with the weights of its best epoch on `validation`; without
-    validation, with those of its last. `epochs` ends training early; the learning rate keeps its whole schedule.
+    """Train `head` in place on `train`. It keeps the weights of its best epoch on `validation`, or those of its last
+    epoch without validation. `epochs` ends training early, without a change of the learning rate's schedule.
 
-    `train` is the examples of `config.loss`, or what several tables teach, whose losses are added by their weights:
-    every batch then holds the same share of each table. Head and features are on one device. With `checkpoints`, a
-    training that was interrupted goes on at the step that was saved and, on a CPU, ends with the same bytes.
+    `train` holds the examples of `config.loss`, or the parts of several tables, whose weighted losses are added; every
+    batch then has the same share of each table. Head and features must be on the same device. With `checkpoints`, an
+    interrupted training continues at the saved step and, on a CPU, gives the same bytes.
 
-    Ratings are brought to mean 0 and standard deviation 1 before training, and the head back to their scale after.
+    Ratings are standardised before training, and the head is scaled back afterwards.
 
-    Returns one record an epoch: train_loss, validation_accuracy (NaN without), learning_rate, idle_batches (with a
-    loss of 0, they teach nothing); the last has untrained_loss and trained_loss, without dropout, too. Raises Diverged
-    with the step and the batch when the loss is not finite.
+    Returns one record for each epoch: train_loss, validation_accuracy (NaN without validation), learning_rate, and
+    idle_batches (the number of batches with a loss of 0). The last record also has untrained_loss and trained_loss,
+    without dropout. Raise Diverged with the step and the batch if the loss is not finite.
     """
     parts = [Part(config.loss, train, options=config)] if isinstance(train, Examples) else list(train)
     for part in parts:
@@ -90,8 +90,8 @@ def fit(
 
 
 def standardised(parts: Sequence[Part]) -> tuple[list[Part], float, float]:
-    """The parts with ratings of mean 0, and what their scores must be multiplied by and have added. Where all are of
-    ratings these are of standard deviation 1 too: a network starts with scores near 0 that differ by about as much."""
+    """The parts with ratings of mean 0, and the gain and offset that turn scores back. If all parts are ratings, they
+    also get a standard deviation of 1, because a network starts with scores near 0 that differ by about as much."""
     ratings = [part.examples.rating for part in parts if isinstance(part.examples, Ratings)]
     if not ratings:
         return list(parts), 1.0, 0.0
@@ -110,7 +110,7 @@ def standardised(parts: Sequence[Part]) -> tuple[list[Part], float, float]:
 
 @torch.no_grad()
 def _mean_loss(head: Head, features: Features, parts: Sequence[Part]) -> float:
-    """The loss of a part of the examples, without dropout."""
+    """The mean loss of some of the examples, without dropout."""
     head.eval()
     losses = []
     for part in parts:
@@ -162,17 +162,17 @@ def _loop(
 
 
 def _optimizer(head: Head, config: TrainConfig) -> torch.optim.Optimizer:
-    """On CUDA one kernel for all weights; elsewhere the steps are those that heads were always trained with, to the
-    bit."""
+    """AdamW. On CUDA it is fused into one kernel for all weights. Elsewhere it is not, so that heads stay the same to
+    the bit."""
     fused = True if next(head.parameters()).device.type == "cuda" else None
     return torch.optim.AdamW(decay_groups(head.parameters(), config.weight_decay), lr=config.learning_rate, fused=fused)
 
 
 def _order(part: Part, features: Features) -> Ints:
-    """(n,) the examples in an order drawn anew: prompt by prompt where the pairs are of one prompt each.
+    """(n,) the examples in a new random order, prompt by prompt if both sides of every pair share their prompt.
 
-    The pairs of a prompt share its pictures, which are then scored once a batch and not once a pair. In-batch
-    negatives want the opposite, as many different prompts as there can be.
+    The pairs of a prompt share its pictures, which are then scored once per batch and not once per pair. In-batch
+    negatives need the opposite: as many different prompts as possible.
     """
     order = torch.randperm(len(part.examples)).numpy()
     if not isinstance(part.examples, Pairs) or part.loss == "preference-inbatch":
@@ -201,8 +201,8 @@ def require_examples(parts: Sequence[Part], validation: Pairs | None) -> None:
 
 
 def validation_accuracy(head: Head, features: Features, pairs: Pairs) -> float:
-    """The accuracy and not the loss, as PickScore chooses its checkpoint: on few rows the loss rises with a head's
-    confidence while its order still improves."""
+    """The accuracy that chooses the epoch. As in PickScore it is not the loss: with few rows the loss rises with a
+    head's confidence while its order still improves."""
     items = items_of(pairs)
     scores = score_items(head, features, items)
     return expected_accuracy(scores[np.searchsorted(items, pairs.a)], scores[np.searchsorted(items, pairs.b)], pairs)

@@ -1,4 +1,4 @@
-"""What tuning learns from beside a reward: prompts, people's choices between pictures, and pictures as they are."""
+"""Data for tuning: prompts, people's choices between pictures, and pictures with prompts for pre-training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +22,13 @@ from heads.tuning.config import TuneConfig
 
 
 def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file, one a line, each once; raise InputError if there is none."""
+    """The prompts of a file with one on each line, without repetitions. Raise InputError if there are none."""
     return list(dict.fromkeys(read_lines(path, "prompt")))
 
 
 def kept_aside(prompts: Sequence[str], count: int, seed: int) -> tuple[list[str], list[str]]:
-    """Prompts to train on and prompts to judge on, drawn: at most half are kept aside. A single one is both."""
+    """Divide prompts at random into those to train on and those to judge on, at most half of all. A single prompt is
+    used for both."""
     if len(prompts) == 1:
         return list(prompts), list(prompts)
     order = np.random.default_rng(seed).permutation(len(prompts))
@@ -36,7 +37,7 @@ def kept_aside(prompts: Sequence[str], count: int, seed: int) -> tuple[list[str]
 
 
 class Pictures:
-    """Pictures of a table by their names, read when they are wanted."""
+    """The pictures of a table by name. They are read only when needed."""
 
     def __init__(self, records: Records) -> None:
         self.path = records.path
@@ -46,21 +47,22 @@ class Pictures:
                 self._places[key] = data or uri
 
     def read(self, keys: Sequence[str], size: int) -> Tensor:
-        """(n, 3, size, size) in [0, 1]: the middle of each. Raise InputError or OSError for one that cannot be read."""
+        """(n, 3, size, size) in [0, 1]: the central square of each picture. Raise InputError or OSError if one cannot
+        be read."""
         found = [np.asarray(self._square(key, size)) for key in keys]
         return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).float() / 255
 
     def _square(self, key: str, size: int) -> Image.Image:
         place = self._places.get(key)
         if place is None:
-            raise InputError(f"{self.path} names the picture {key!r} and does not hold it; name its --images-root")
+            raise InputError(f"{self.path} names the picture {key!r}, which is not there; give --images-root")
         image = load_image(place if isinstance(place, bytes) else read_bytes(place))
         return ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """n pairs of pictures under a prompt, of which people chose one."""
+    """n pairs of pictures of one prompt, of which people chose one."""
 
     pictures: Pictures
     better: list[str]
@@ -85,32 +87,32 @@ class Examples:
 
 @dataclass(frozen=True)
 class Material:
-    """What a generator is tuned with."""
+    """All data that a generator is tuned with."""
 
     prompts: Sequence[str]  # to train on
     aside: Sequence[str]  # to judge on
     reward: Reward | Rewards | None = None
     judge: Reward | None = None
-    preferences: Preferences | None = None  # of dpo
+    preferences: Preferences | None = None  # for dpo
     pretrain: Examples | None = None
 
     @property
     def texts(self) -> list[str]:
-        """Every prompt that a generator is told."""
+        """Every prompt that the generator will read."""
         others = [data.prompt for data in (self.preferences, self.pretrain) if data is not None]
         return list(dict.fromkeys([*self.prompts, *self.aside, *(text for texts in others for text in texts)]))
 
 
 def require_material(material: Material, config: TuneConfig) -> None:
-    """Raise InputError if a method lacks what it learns from."""
+    """Raise InputError if the method's data is missing."""
     if config.method == "dpo" and material.preferences is None:
-        raise InputError("dpo learns from people's choices between pictures; say --data TABLE")
+        raise InputError("dpo learns from people's choices between pictures; give them by --data TABLE")
     if config.method != "dpo" and material.reward is None:
-        raise InputError(f"{config.method} learns from a reward; say --reward HEAD")
+        raise InputError(f"{config.method} learns from a reward; give it by --reward HEAD")
 
 
 def read_preferences(records: Records, seed: int = 0) -> Preferences:
-    """The pairs that a table states, ties left out; raise InputError if there are none under one prompt."""
+    """The pairs of a table, without ties. Raise InputError if there are none of one prompt."""
     labels, table = labels_alone(records), records.labels()
     pairs = pairs_among(labels, np.arange(len(labels)), np.random.default_rng(seed))
     pairs = pairs.take(np.flatnonzero(pairs.target != 0.5))
@@ -126,15 +128,15 @@ def read_preferences(records: Records, seed: int = 0) -> Preferences:
     ]
     if not chosen:
         raise InputError(
-            f"{records.path} holds no two pictures under one prompt of which people chose one; dpo learns from nothing"
-            " else"
+            f"{records.path} holds no pair of pictures of one prompt of which people chose one; dpo needs such pairs"
         )
     won, lost, prompts = (list(column) for column in zip(*chosen, strict=True))
     return Preferences(Pictures(records), won, lost, prompts)
 
 
 def read_examples(records: Records) -> Examples:
-    """The pictures of a table with their prompts, whatever else it says of them; raise InputError without prompts."""
+    """The pictures of a table with their prompts. Other columns are ignored. Raise InputError if there are no
+    prompts."""
     if records.kind is None:
         if "prompt" not in records.table.types:
             raise InputError(f"{records.path} has no column prompt; wanted pictures with their prompts")
@@ -147,12 +149,12 @@ def read_examples(records: Records) -> Examples:
         texts = [text for side in sides for text in table["prompt" + side].to_pylist()]
     items = [item for item in dict.fromkeys(zip(keys, texts, strict=True)) if item[1] is not None]
     if not items:
-        raise InputError(f"{records.path} has no picture with a prompt")
+        raise InputError(f"{records.path} has no picture with a prompt; wanted at least one")
     return Examples(Pictures(records), [key for key, _ in items], [text for _, text in items])
 
 
 def _names(table: pa.Table, name: str) -> list[str | None]:
-    """What the codes of `labels_alone` stand for."""
+    """The names that the numbers of `labels_alone` stand for."""
     sides = ("_a", "_b") if name + "_a" in table.schema.names else ("",)
     values = (text for side in sides for text in table[name + side].to_pylist())
     return list(dict.fromkeys(values))

@@ -1,6 +1,6 @@
-"""The pipelines that can be tuned, each behind the same few functions: prompts, noise, prediction, pixels.
+"""The kinds of pipelines that can be tuned, with the same functions for each: prompts, noise, prediction, pixels.
 
-A family knows what its model is told beside latents and time, what becomes of latents, and where a LoRA goes.
+A family knows its model's conditions besides latents and time, how to decode latents, and the layers for a LoRA.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 READERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-REMEMBERED_PROMPTS = 1024  # of Stable Diffusion 3 in float32 some 5 MB each
+REMEMBERED_PROMPTS = 1024  # for Stable Diffusion 3 in float32 about 5 MB each
 JOINT = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a model is told of n prompts, by the name of its argument: tensors (n, ...). `without` is for no prompt,
-    where there is guidance."""
+    """A model's conditions for n prompts: tensors (n, ...) by the name of the model's argument. `without` holds those
+    of an empty prompt, if there is guidance."""
 
     given: dict[str, Tensor]
     without: dict[str, Tensor] | None = None
 
     def take(self, rows: slice | Tensor) -> "Conditions":
-        """Those of some of the prompts."""
+        """The conditions of some of the prompts."""
         given, without = (
             None if told is None else {name: value[rows] for name, value in told.items()}
             for told in (self.given, self.without)
@@ -40,17 +40,17 @@ class Conditions:
 
 
 class Family:
-    """A latent diffusion model with a UNet; the others say what differs."""
+    """A latent diffusion model with a UNet. Subclasses override what differs."""
 
     part: ClassVar[str] = "unet"  # the component that is tuned
     needs: ClassVar[tuple[str, ...]] = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
     targets: ClassVar[tuple[str, ...]] = ATTENTION
     process_of: ClassVar[Callable[..., Process]] = Diffusion
-    guidance: ClassVar[float] = 5.0  # where nothing is said
+    guidance: ClassVar[float] = 5.0  # the default guidance
 
     def __init__(self, pipeline: "DiffusionPipeline", size: int | None = None, autocast: bool = False) -> None:
-        """With `autocast` the model computes in bfloat16. Raise InputError for a pipeline that lacks a part, or a size
-        that it cannot make."""
+        """With `autocast` the model computes in bfloat16. Raise InputError if the pipeline lacks a part or cannot make
+        pictures of this size."""
         if missing := [name for name in self.needs if getattr(pipeline, name, None) is None]:
             raise InputError(
                 f"the pipeline {type(pipeline).__name__} has no {' and no '.join(missing)}; wanted one with"
@@ -60,55 +60,57 @@ class Family:
         self.module: ModelMixin = getattr(pipeline, self.part)
         self.process: Process = type(self).process_of(pipeline.scheduler)
         self.side = self.side_of(size)
-        self._told: dict[str, dict[str, Tensor]] = {}  # of prompts that are remembered, on the CPU
+        self._told: dict[str, dict[str, Tensor]] = {}  # conditions of remembered prompts, on the CPU
         self._without: dict[str, Tensor] = {}
         self.autocast = autocast
-        self.dtype = torch.promote_types(self.module.dtype, torch.float32)  # of latents
+        self.dtype = torch.promote_types(self.module.dtype, torch.float32)  # the type of latents
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
         device: torch.device = next(self.module.parameters()).device
         return device
 
     @property
     def scale(self) -> int:
-        """The pixels of a latent, along a side."""
+        """The number of pixels per latent along a side."""
         return int(2 ** (len(self.pipeline.vae.config.block_out_channels) - 1))
 
     @property
     def size(self) -> int:
-        """The pixels along a side of a picture."""
+        """The number of pixels along a side of a picture."""
         return self.side * self.scale
 
     @property
     def tokens(self) -> int:
-        """How much a picture is to the model, for schedules that depend on it."""
+        """The number of tokens of a picture in the model, for schedules that depend on it."""
         return self.side**2
 
     def side_of(self, size: int | None) -> int:
-        """The latents along a side of a picture of that size, by default the model's own."""
+        """The number of latents along a side of a picture of that size, by default the model's own size. Raise
+        InputError for a size that the model cannot make."""
         config = self.module.config
         if size is None:
             return int(config.sample_size)
         if size % (self.scale * self.fold):
-            raise InputError(f"--size {size} is no multiple of {self.scale * self.fold}, as this pipeline needs")
+            raise InputError(f"--size {size} is not a multiple of {self.scale * self.fold}, as this pipeline needs")
         return size // self.scale
 
     @property
     def fold(self) -> int:
-        """By what the number of latents along a side must be divisible."""
+        """The number of latents along a side must be divisible by this."""
         return int(2 ** (len(self.module.config.block_out_channels) - 1))
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """(count, c, h, w), drawn on the CPU, so that every device begins with the same."""
+        """(count, c, h, w) noise. It is drawn on the CPU, so that it is the same for every device."""
         shape = count, self.module.config.in_channels, self.side, self.side
         return torch.randn(shape, generator=generator).to(self.device, self.dtype)
 
     def remember(self, prompts: Sequence[str]) -> None:
-        """Read prompts, and move what reads them to the CPU; nothing where there are too many to be remembered.
+        """Encode prompts, remember the results, and move the text encoders to the CPU. Does nothing if there are too
+        many prompts.
 
-        They are read one by one, so that what the model is told does not depend on a prompt's neighbours.
+        Prompts are encoded one by one, so that the result does not depend on neighbours in a batch.
         """
         if len(new := dict.fromkeys(prompts)) > REMEMBERED_PROMPTS:
             return
@@ -118,7 +120,7 @@ class Family:
         self._move_readers("cpu")
 
     def conditions(self, prompts: Sequence[str], guided: bool) -> Conditions:
-        """What the model is told of prompts."""
+        """The model's conditions for prompts."""
         if not all(prompt in self._told for prompt in prompts):
             self._move_readers(self.device)
             return self.tell(prompts, guided)
@@ -134,13 +136,13 @@ class Family:
 
     @torch.no_grad()
     def tell(self, prompts: Sequence[str], guided: bool) -> Conditions:
-        """What the model is told of prompts, which are read now."""
+        """The model's conditions for prompts, which are encoded now."""
         given, without = self.pipeline.encode_prompt(list(prompts), self.device, 1, guided)
         name = "encoder_hidden_states"
         return Conditions({name: given}, {name: without} if guided else None)
 
     def predict(self, latents: Tensor, times: Tensor, told: dict[str, Tensor]) -> Tensor:
-        """What the model says of latents at these times; with a gradient where it is enabled."""
+        """The model's prediction for latents at these times, with a gradient if gradients are enabled."""
         times = times.to(self.device).expand(len(latents))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
             return self.call(latents, times, told).to(self.dtype)
@@ -151,7 +153,7 @@ class Family:
         return output
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels (n, 3, h, w) in [0, 1] of clean latents, with a gradient."""
+        """Pixels (n, 3, h, w) in [0, 1] from clean latents, with a gradient."""
         vae = self.pipeline.vae
         shift = getattr(vae.config, "shift_factor", None) or 0.0
         pixels = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype), return_dict=False)[0]
@@ -159,7 +161,8 @@ class Family:
 
     @torch.no_grad()
     def encode(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """Clean latents of pixels (n, 3, h, w) in [0, 1], drawn as the decoder was trained with."""
+        """Clean latents of pixels (n, 3, h, w) in [0, 1], drawn from the encoder's distribution as in the decoder's
+        training."""
         vae = self.pipeline.vae
         found = vae.encode((pixels * 2 - 1).to(self.device, vae.dtype), return_dict=False)[0]
         drawn = found.mean + found.std * torch.randn(found.mean.shape, generator=generator).to(found.mean)
@@ -168,7 +171,7 @@ class Family:
         return clean
 
     def checkpoint(self) -> None:
-        """Compute the blocks of model and decoder twice, and keep less in memory."""
+        """Save memory: compute the blocks of model and decoder a second time for the gradients."""
         for name in (self.part, "vae"):
             part = getattr(self.pipeline, name, None)
             if part is not None and part._supports_gradient_checkpointing:
@@ -180,14 +183,14 @@ class StableDiffusion(Family):
 
 
 class StableDiffusionXL(Family):
-    """SDXL: two text encoders, and the size of the picture is told."""
+    """SDXL, which has two text encoders and takes the size of the picture as a condition."""
 
     needs = (*Family.needs, "text_encoder_2", "tokenizer_2")
 
     def __init__(self, pipeline: "DiffusionPipeline", size: int | None = None, autocast: bool = False) -> None:
         super().__init__(pipeline, size, autocast)
         if pipeline.config.get("requires_aesthetics_score", False):
-            raise InputError("this is an SDXL refiner, which is told a score; wanted a base model")
+            raise InputError("this is an SDXL refiner, which takes a score as a condition; wanted a base model")
 
     @torch.no_grad()
     def tell(self, prompts: Sequence[str], guided: bool) -> Conditions:
@@ -240,7 +243,7 @@ class StableDiffusion3(Family):
 
 
 class Pixel(Family):
-    """A diffusion model of pixels themselves (`heads.tuning.pixel`)."""
+    """A diffusion model in pixel space (`heads.tuning.pixel`)."""
 
     needs = ("unet", "scheduler")
     guidance = 2.0
@@ -273,7 +276,7 @@ FAMILIES: dict[str, type[Family]] = {
 
 
 def family_of(pipeline: "DiffusionPipeline", size: int | None = None, autocast: bool = False) -> Family:
-    """The family of a pipeline; raise InputError if it is of none."""
+    """The family of a pipeline. Raise InputError if it belongs to none."""
     name = type(pipeline).__name__
     if name not in FAMILIES:
         raise InputError(f"a pipeline of {name} cannot be tuned; wanted one of {', '.join(FAMILIES)}")
@@ -281,7 +284,8 @@ def family_of(pipeline: "DiffusionPipeline", size: int | None = None, autocast: 
 
 
 def in_unit_range(pixels: Tensor) -> Tensor:
-    """Pixels in [-1, 1], and what a decoder overshoots, as float32 or wider in [0, 1]."""
+    """Pixels in [-1, 1] mapped to [0, 1] as float32 or wider. Values outside, from a decoder that overshoots, are
+    clipped."""
     precise = torch.promote_types(pixels.dtype, torch.float32)
     return (pixels.to(precise) * 0.5 + 0.5).clamp(0, 1)
 

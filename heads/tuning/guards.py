@@ -1,8 +1,8 @@
-"""What shows that a generator learns to please its reward and nobody else.
+"""Guards that detect when a generator learns to deceive its reward instead of making better pictures.
 
-A look makes the same pictures each time, from the same prompts and noise, and measures them: the reward, a judge that
-was not trained on, how different the pictures of a prompt are from each other and from those of other prompts, how much
-of them is fine grain, which a reward that sees 224 pixels does not, and how far the model has moved.
+A look makes pictures from the same prompts and noise each time and measures the reward, a judge that was not trained
+on, the diversity of pictures within and between prompts, the fine grain, which a reward that sees 224 pixels does not
+see, and how far the model has moved.
 """
 
 import math
@@ -22,35 +22,35 @@ from heads.tuning.config import TuneConfig
 from heads.tuning.families import Family
 from heads.tuning.methods import pictures, squared_error
 
-FINE = 0.25  # cycles a pixel: half of the finest there is
-# What is compared with the untuned generator's, and what it is called where it is refused.
+FINE = 0.25  # cycles per pixel: half of the finest frequency that is possible
+# Measures that are compared with those of the untuned generator, with their names in messages.
 SHARES = {"diversity": "diversity", "variety": "diversity between prompts", "sharpness": "fine grain"}
-PART = "part "  # before the name of a reward that is one of several, among what was measured
-MOVED_PICTURES = 8  # that tell how far the model has moved
+PART = "part "  # prefix of each reward's name if there are several
+MOVED_PICTURES = 8  # the number of pictures that measure how far the model has moved
 
 
 @dataclass(frozen=True)
 class Look:
-    """What was measured of n pictures, `judge_pictures` of each prompt one after another."""
+    """The measurements of n pictures, `judge_pictures` of each prompt one after another."""
 
     pixels: Tensor  # (n, 3, h, w) uint8, on the CPU
-    reward: Floats | None  # (n,) as the head scores
+    reward: Floats | None  # (n,) scores of the head
     judge: Floats | None
     diversity: Floats  # (prompts,) mean cosine distance of the pictures of a prompt
     variety: Floats  # (prompts,) mean cosine distance of the pictures of a prompt from those of the others
     sharpness: Floats  # (n,) share of the energy in high frequencies
-    distance: float  # of what the model predicts from what it did, squared, over its own square
-    parts: dict[str, Floats]  # (n,) of several rewards each one's own scores, by its name
+    distance: float  # squared, of the model's predictions from the first look's, relative to their square
+    parts: dict[str, Floats]  # (n,) if there are several rewards, the scores of each by name
 
     @property
     def measures(self) -> dict[str, Floats | None]:
-        """All that is compared of before and after, by the names of figures."""
+        """All measures that are compared before and after, by name."""
         parts = {f"reward {name}": scores for name, scores in self.parts.items()}
         own = {name: getattr(self, name) for name in ("diversity", "variety", "sharpness")}
         return {"reward": self.reward, **parts, "judge": self.judge, **own}
 
     def means(self) -> dict[str, float]:
-        """One number each; those that were measured."""
+        """The means of the measures that exist."""
         found = self.measures
         return {name: float(values.mean()) for name, values in found.items() if values is not None and len(values)} | {
             "distance": self.distance
@@ -58,7 +58,7 @@ class Look:
 
 
 class Guards:
-    """Looks at a generator, always under the same prompts and from the same noise."""
+    """Look at a generator, always with the same prompts and the same noise."""
 
     def __init__(
         self,
@@ -70,14 +70,14 @@ class Guards:
         encoder: Encoder | None,
         stream: int = 0,
     ) -> None:
-        """Diversity is of the vectors of `encoder`; guards of another `stream` draw other noise."""
+        """Diversity is measured on vectors of `encoder`. Guards with another `stream` draw other noise."""
         self.family, self.config, self.reward, self.judge, self.encoder = family, config, reward, judge, encoder
         self.prompts = [prompt for prompt in prompts for _ in range(config.judge_pictures)]
         self.seeds = [(config.seed, 1, stream, i) for i in range(len(self.prompts))]
         self._before: Tensor | None = None
 
     def look(self, at_once: int) -> Look:
-        """Make the pictures, so many at once, and measure them."""
+        """Make the pictures, `at_once` together, and measure them."""
         found: list[dict[str, Tensor]] = []
         for start in range(0, len(self.prompts), at_once):
             some = slice(start, start + at_once)
@@ -117,7 +117,8 @@ class Guards:
 
     @torch.no_grad()
     def _distance(self, pixels: Tensor) -> float:
-        """How far the model's predictions are from those of the first look, on the pictures of that look."""
+        """The distance between the model's predictions and those of the first look, on the pictures of the first
+        look."""
         if self._before is None:
             some = pixels[:MOVED_PICTURES].to(self.family.device, self.family.dtype) / 255
             self._clean = self.family.encode(some, generator_of(self.config.seed, 3))
@@ -131,8 +132,8 @@ class Guards:
         return float((squared_error(now, self._before).mean() / self._before.square().mean()).cpu())
 
     def shares(self, look: Look, first: Look) -> dict[str, float]:
-        """Diversity and fine grain as multiples of those of the first look, each with the ends of its interval, by the
-        names that `why_refused` knows."""
+        """Diversity and fine grain as multiples of those of the first look, each with the ends of its interval, under
+        the names that `why_refused` reads."""
         each, found = self.config.judge_pictures, dict[str, float]()
         measured = {
             "diversity": (look.diversity, first.diversity, 1),
@@ -147,8 +148,8 @@ class Guards:
 
 
 def why_refused(shares: Mapping[str, float], config: TuneConfig) -> list[str]:
-    """Why nothing is kept of a look: its pictures are surely more alike, or have surely more fine grain, than the
-    guards allow, as not even the better end of the interval is allowed. Nothing where they may be kept."""
+    """The reasons to refuse the weights of a look, or an empty list. A look is refused if its pictures are more alike
+    or have more fine grain than allowed, even by the better end of the interval."""
     found = []
     for name, said in SHARES.items():
         if name + "_share" not in shares:
@@ -160,10 +161,11 @@ def why_refused(shares: Mapping[str, float], config: TuneConfig) -> list[str]:
 
 
 def share_of(now: Floats, before: Floats, prompt: Ints, seed: int) -> Interval:
-    """The mean of values (n,) over what it was under the same prompts and from the same noise, with its interval over
-    prompts: what each is by itself cancels, as of every prompt the change counts.
+    """The mean of values (n,) divided by their mean before, for the same prompts and noise, with its interval over
+    prompts. Differences between prompts cancel, since only each prompt's change counts.
 
-    Of fewer than FEW prompts, whose interval would let everything through, the value is its own interval.
+    With fewer than FEW prompts the interval would be so wide that nothing is refused, so both its ends are the value
+    itself.
     """
     whole = float(before.sum())
     value = float(now.sum()) / whole if whole else 1.0
@@ -176,13 +178,13 @@ def share_of(now: Floats, before: Floats, prompt: Ints, seed: int) -> Interval:
 
 
 def generator_of(*numbers: int) -> torch.Generator:
-    """Random numbers that are a function of these alone."""
+    """A generator of random numbers that depends only on these numbers."""
     seed = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(seed) % (1 << 63))
 
 
 def diversity(vectors: Tensor, each: int) -> Floats:
-    """(n / each,) of unit vectors (n, d): the mean of 1 - cosine over the pairs of every `each` in a row."""
+    """(n / each,) for unit vectors (n, d): the mean of 1 - cosine over the pairs within each block of `each` rows."""
     groups = vectors.double().reshape(-1, each, vectors.shape[1])
     sums = groups.sum(dim=1).square().sum(dim=1) - groups.square().sum(dim=(1, 2))
     found: Floats = (1 - sums / (each * (each - 1))).numpy()
@@ -190,8 +192,8 @@ def diversity(vectors: Tensor, each: int) -> Floats:
 
 
 def variety(vectors: Tensor, each: int) -> Floats:
-    """(n / each,) of unit vectors (n, d): the mean of 1 - cosine between every `each` in a row and all the others.
-    Nothing of one prompt."""
+    """(n / each,) for unit vectors (n, d): the mean of 1 - cosine between each block of `each` rows and all other rows.
+    Empty for a single block."""
     sums = vectors.double().reshape(-1, each, vectors.shape[1]).sum(dim=1)
     if len(sums) < 2:
         return np.zeros(0)
@@ -201,7 +203,8 @@ def variety(vectors: Tensor, each: int) -> Floats:
 
 
 def sharpness(pixels: Tensor) -> Tensor:
-    """(n,) the share of the energy of pictures (n, 3, h, w), their mean brightness apart, that is finer than FINE."""
+    """(n,) the share of the energy of pictures (n, 3, h, w) in frequencies above FINE. The mean brightness does not
+    count."""
     grey = pixels.double().mean(dim=1)
     energy = torch.fft.fft2(grey - grey.mean(dim=(1, 2), keepdim=True)).abs().square()
     down, across = (torch.fft.fftfreq(side, device=pixels.device) for side in grey.shape[1:])

@@ -1,4 +1,4 @@
-"""Pipelines by the name of their folder or of a hub, without running anything that lies there."""
+"""Load pipelines from a folder or a hub, without running code from there."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from heads.tuning.families import FAMILIES, Family, family_of
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
-LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # whose classes a pipeline's parts may be of
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion")  # may define a pipeline's parts
 UNUSED = {
     "StableDiffusionPipeline": ("safety_checker", "feature_extractor", "image_encoder"),
     "StableDiffusionXLPipeline": ("feature_extractor", "image_encoder"),
@@ -33,10 +33,10 @@ def require_generators() -> None:
 
 
 def load_family(name: str, device: str, size: int | None = None, bf16: bool = False, whole: bool = False) -> Family:
-    """The pipeline of a folder or of a hub on a device, all of it frozen and in eval mode.
+    """Load the pipeline of a folder or hub onto a device, frozen and in eval mode.
 
-    With `bf16` weights are in bfloat16, but for those that will be trained `whole`. Raise InputError for what is no
-    pipeline, none that can be tuned, or one that asks for code of its own.
+    With `bf16` weights are in bfloat16, except those that will be trained if `whole`. Raise InputError if it is not a
+    pipeline, cannot be tuned, or needs code of its own.
     """
     require_generators()
     with _quiet():
@@ -55,10 +55,10 @@ def _load(name: str, dtype: torch.dtype) -> "DiffusionPipeline":
     import diffusers
 
     index = Path(name) / "model_index.json"
-    if not Path(name).exists() and (Path(name).is_absolute() or name.count("/") != 1):  # hubs have OWNER/NAME
-        raise InputError(f"there is no folder {name}; wanted a pipeline's, or its name on a hub, such as OWNER/NAME")
+    if not Path(name).exists() and (Path(name).is_absolute() or name.count("/") != 1):  # names on a hub are OWNER/NAME
+        raise InputError(f"there is no folder {name}; wanted one of a pipeline, or a hub's OWNER/NAME")
     if Path(name).exists() and not index.is_file():
-        raise InputError(f"{name} is no pipeline: it has no model_index.json; wanted a folder of save_pretrained")
+        raise InputError(f"{name} is not a pipeline: it has no model_index.json; wanted a folder of save_pretrained")
     try:
         listed = json.loads(index.read_text("utf-8")) if index.is_file() else _listed_on_hub(name)
     except ValueError as error:
@@ -70,8 +70,8 @@ def _load(name: str, dtype: torch.dtype) -> "DiffusionPipeline":
         raise InputError(f"{name} is a pipeline of {kind}, which cannot be tuned; wanted one of {', '.join(FAMILIES)}")
     for part, of in listed.items():
         if isinstance(of, list) and of[0] not in (*LIBRARIES, None):
-            raise InputError(f"{name} wants its {part} from {of[0]}; nothing but {' and '.join(LIBRARIES)} is loaded")
-    # Diffusers wants to be told of what is not there.
+            raise InputError(f"{name} has its {part} from {of[0]}; only {' and '.join(LIBRARIES)} are loaded")
+    # Diffusers needs None for parts that are missing.
     unused = {
         part: None for part in UNUSED.get(kind, ()) if listed.get(part, [None])[0] is None or part == "safety_checker"
     }
@@ -81,7 +81,7 @@ def _load(name: str, dtype: torch.dtype) -> "DiffusionPipeline":
 
             return PixelPipeline.from_pretrained(name, dtype=dtype)
         return getattr(diffusers, kind).from_pretrained(name, dtype=dtype, use_safetensors=True, **unused)
-    except (ValueError, TypeError, OSError) as error:  # what diffusers raises for parts that are missing or do not fit
+    except (ValueError, TypeError, OSError) as error:  # diffusers raises these if parts are missing or do not fit
         if isinstance(error, InputError):
             raise
         reason = str(error).partition("\n")[0].rstrip(".")
@@ -95,12 +95,12 @@ def _listed_on_hub(name: str) -> object:
         return DiffusionPipeline.load_config(name)
     except OSError as error:
         reason = str(error).partition("\n")[0].rstrip(".")
-        raise InputError(f"there is no folder {name}, and a hub gives none of that name: {reason}") from None
+        raise InputError(f"there is no folder {name}, and the hub has no such pipeline: {reason}") from None
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars that diffusers and transformers draw as they load."""
+    """Hide the progress bars that diffusers and transformers draw while loading."""
     from diffusers.utils import logging as diffusers
     from transformers.utils import logging as transformers
 

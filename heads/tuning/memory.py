@@ -1,7 +1,7 @@
-"""How much memory a step of tuning takes, measured on one and two pictures before the work.
+"""Measure the memory of a tuning step with one and with two pictures, before training starts.
 
-What lives is counted as it is made, by the bytes that operations allocate, so that it is the same on every device. What
-a device's allocator keeps besides is not in it: leave a tenth free.
+The bytes of all tensors are counted as operations make them, so that the result is the same on every device. A device's
+allocator keeps more than that: leave a tenth of its memory free.
 """
 
 import weakref
@@ -16,34 +16,34 @@ from torch.utils._pytree import tree_leaves
 
 from embed.spec import InputError
 
-STATE_BYTES = 8  # AdamW's two means in float32, of each number that moves
+STATE_BYTES = 8  # AdamW's two means in float32, for each trained number
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that tuning takes."""
+    """The bytes of memory that tuning takes."""
 
-    resident: int  # weights, what the optimizer keeps, and means of weights
-    first: int  # the most of a step with one picture, besides
+    resident: int  # weights, the optimizer's state, and running means of weights
+    first: int  # the peak of a step with one picture, in addition
     more: int  # for each further picture
 
     def of(self, pictures: int) -> int:
-        """With so many pictures at once."""
+        """The bytes with so many pictures at once."""
         return self.resident + self.first + (pictures - 1) * self.more
 
     def at_once(self, limit: int) -> int:
-        """How many pictures fit; raise InputError if not one does."""
+        """The number of pictures that fit. Raise InputError if not even one fits."""
         if self.of(1) > limit:
             raise InputError(
                 f"a step with one picture takes {self.of(1) / 1e9:.3g} GB, and --max-vram is {limit / 1e9:.3g}: of"
-                f" these {self.resident / 1e9:.3g} are weights and what the optimizer keeps; say --precision bf16,"
+                f" these {self.resident / 1e9:.3g} GB are weights and the optimizer's state; give --precision bf16,"
                 " make smaller pictures with --size, or leave --whole and --keep-activations out"
             )
         return 1 + (limit - self.of(1)) // max(1, self.more)
 
 
 class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Inside the block, the most bytes at a time of tensors that operations have made."""
+    """Records, inside the block, the peak number of bytes of tensors made by operations."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -74,7 +74,7 @@ class Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def bytes_of(modules: Iterable[nn.Module], device: torch.device) -> int:
-    """What parameters and buffers take on a device, shared ones once."""
+    """The bytes of parameters and buffers on a device. Shared ones count once."""
     tensors = {
         one.untyped_storage()._cdata: one.untyped_storage().nbytes()
         for module in modules
@@ -85,13 +85,14 @@ def bytes_of(modules: Iterable[nn.Module], device: torch.device) -> int:
 
 
 def memory_of(device: torch.device) -> int | None:
-    """The bytes that a step may take on a GPU, all but a tenth; None where the system gives what it has."""
+    """The bytes that a step may take on a GPU, which is nine tenths of its memory. None on a CPU, where no limit is
+    set."""
     if device.type != "cuda":
         return None
     return int(0.9 * torch.cuda.get_device_properties(device).total_memory)
 
 
 def is_memory(error: RuntimeError) -> bool:
-    """Whether an error says that memory is at its end."""
+    """Whether an error means that memory ran out."""
     said = ("not enough memory", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said)

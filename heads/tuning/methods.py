@@ -1,11 +1,11 @@
-"""The losses: ReFL, DRaFT-K and Diffusion-DPO, with a pre-training loss or a distance from the untuned model.
+"""The losses of tuning: ReFL, DRaFT-K and Diffusion-DPO, with a pre-training loss or a distance from the untuned model.
 
-    refl    mean relu(2 - r), r the standardised reward of the clean picture seen at one late step (Xu et al. 2023)
+    refl    mean relu(2 - r), r the standardised reward of the predicted clean picture at one late step (Xu et al. 2023)
     draft   mean -r of the finished picture, with a gradient through its last K steps (Clark et al. 2023)
     dpo     mean -log sigmoid(-beta / 2 [(e_w - e_l) - (e_w' - e_l')]), e the squared errors of winner and loser under
             the same noise and time, e' those of the untuned model (Wallace et al. 2023)
 
-Nothing here draws: noise, times and places come as arguments, so that a step can be taken again.
+Nothing here is random: noise, times and places are arguments, so that a step can be repeated.
 """
 
 from collections.abc import Callable
@@ -19,22 +19,24 @@ from torch.nn.functional import logsigmoid, relu
 from heads.tuning.families import Conditions, Family
 from heads.tuning.weights import Trained
 
-MARGIN = 2.0  # ReFL's: a picture this many standard deviations above the untuned mean is good enough
+MARGIN = 2.0  # of ReFL: a picture so many standard deviations above the untuned mean is good enough
 
-Score = Callable[[Tensor], Tensor]  # (n,) of pixels (n, 3, h, w), with a gradient
+Score = Callable[[Tensor], Tensor]  # scores (n,) of pixels (n, 3, h, w), with a gradient
 
 
 @dataclass(frozen=True)
 class Made:
-    """Pictures as far as they have come: the latents before the last step, and what the model said of them."""
+    """Pictures after some denoising steps."""
 
-    latents: Tensor  # (n, ...) after the step
-    clean: Tensor  # (n, ...)
-    distance: Tensor  # mean squared distance from what the untuned model says, of the steps with a gradient; 0 without
+    latents: Tensor  # (n, ...) after the last step taken
+    clean: Tensor  # (n, ...) the predicted clean latents
+    distance: (
+        Tensor  # mean squared distance from the untuned model, over the steps with a gradient; 0 without reference
+    )
 
 
 def guided(family: Family, latents: Tensor, time: Tensor, told: Conditions, guidance: float) -> Tensor:
-    """What the model says under prompts, further from what it says without."""
+    """The model's prediction for prompts, moved away from its prediction for the empty prompt."""
     if told.without is None:
         return family.predict(latents, time, told.given)
     both = {name: torch.cat([told.without[name], value]) for name, value in told.given.items()}
@@ -52,9 +54,9 @@ def make(
     until: int | None = None,
     reference: Trained | None = None,
 ) -> Made:
-    """Pictures from noise, up to and with step `until`; those from step `learns` on have a gradient.
+    """Make pictures from noise, up to and including step `until`. Steps from `learns` on have a gradient.
 
-    With a `reference` the distance from the untuned model is measured over these.
+    With a `reference`, the distance from the untuned model is measured over these steps.
     """
     last = steps - 1 if until is None else until
     first = steps if learns is None else learns
@@ -80,7 +82,7 @@ def pictures(family: Family, noise: Tensor, told: Conditions, steps: int, guidan
 
 @dataclass(frozen=True)
 class Lost:
-    """The parts of a loss, each a mean over pictures or pairs; what a method does not have is zero."""
+    """The parts of a loss, each a mean over pictures or pairs. Parts that a method does not have are zero."""
 
     reward: Tensor
     distance: Tensor
@@ -97,7 +99,7 @@ def refl(
     place: int,
     reference: Trained | None = None,
 ) -> Lost:
-    """ReFL's loss with the gradient through step `place` alone."""
+    """ReFL's loss, with the gradient only through step `place`."""
     made = make(family, noise, told, steps, guidance, place, place, reference)
     found = score(family.decode(made.clean))
     return Lost(relu(MARGIN - found).mean(), made.distance, found.detach())
@@ -113,7 +115,7 @@ def draft(
     last: int = 1,
     reference: Trained | None = None,
 ) -> Lost:
-    """DRaFT's loss with the gradient through the last steps."""
+    """DRaFT's loss, with the gradient through the last steps."""
     made = make(family, noise, told, steps, guidance, steps - last, None, reference)
     found = score(family.decode(made.latents))
     return Lost(-found.mean(), made.distance, found.detach())
@@ -125,7 +127,7 @@ def squared_error(output: Tensor, target: Tensor) -> Tensor:
 
 
 def denoising(family: Family, clean: Tensor, noise: Tensor, times: Tensor, told: Conditions) -> Tensor:
-    """(n,) the loss that generators are trained with."""
+    """(n,) the denoising loss, with which generators are trained from scratch."""
     output = family.predict(family.process.noised(clean, noise, times), times, told.given)
     return squared_error(output, family.process.target(clean, noise, times))
 

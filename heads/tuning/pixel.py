@@ -1,11 +1,11 @@
-"""A small generator in pixel space, in diffusers' own form, whose prompts are read by a backbone of ours.
+"""A small generator in pixel space as a diffusers pipeline, whose text encoder is one of our backbones.
 
     pipeline = PixelPipeline.from_pretrained("generator")
     pictures = pipeline(["red heart", "crying face"], generator=torch.Generator().manual_seed(0)).images
 
-The folder holds the UNet and the scheduler as diffusers writes them. Of the text encoder it holds the name and the
-identity: the backbone is loaded when the first prompt is read, and must be the one that the UNet was trained with.
-Import this only where diffusers is installed.
+The folder holds the UNet and the scheduler as diffusers writes them, and the name and identity of the backbone. The
+backbone is loaded when the first prompt is encoded, and must be the one that the UNet was trained with. This module can
+be imported only if diffusers is installed.
 """
 
 import json
@@ -23,7 +23,7 @@ from embed.backbones.backbone import Backbone
 from embed.backbones.load import load_backbone
 from embed.spec import Identity, InputError, Source, known_fields, require_same_identity
 
-NAME = "PixelPipeline"  # what model_index.json calls it
+NAME = "PixelPipeline"  # its name in model_index.json
 PROMPT_BATCH = 64
 REMEMBERED_PROMPTS = 1 << 15
 COMPONENTS = ("unet", "scheduler")
@@ -31,17 +31,17 @@ OUTPUTS = ("pil", "np", "pt")
 
 
 class PixelPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """Text to small pictures. Prompts become one unit vector each, scaled to a mean square of 1."""
+    """Make small pictures from text. Each prompt becomes one unit vector, scaled to a mean square of 1."""
 
     model_cpu_offload_seq = "unet"
 
     def __init__(
         self, unet: UNet2DConditionModel, scheduler: DDIMScheduler, text: dict[str, object] | None = None
     ) -> None:
-        """`text` names the backbone: its `source` and its `identity`, as JSON has them."""
+        """`text` names the backbone: its `source` and its `identity`, as in JSON."""
         super().__init__()
         if text is None:
-            raise InputError("a PixelPipeline needs `text`: the source and the identity of the backbone of its prompts")
+            raise InputError("a PixelPipeline needs `text`: the source and the identity of its text backbone")
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(text=text)
         self._tower: nn.Module | None = None
@@ -50,7 +50,7 @@ class PixelPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @classmethod
     def on(cls, backbone: Backbone, unet: UNet2DConditionModel, scheduler: DDIMScheduler) -> Self:
-        """A pipeline whose prompts this backbone reads; raise InputError if its vectors do not fit the UNet."""
+        """A pipeline whose prompts this backbone encodes. Raise InputError if its vectors do not fit the UNet."""
         if (wanted := unet.config.cross_attention_dim) != backbone.identity.dim:
             raise InputError(
                 f"{backbone.identity.model} makes vectors of {backbone.identity.dim} numbers; the UNet reads {wanted}"
@@ -62,22 +62,22 @@ class PixelPipeline(DiffusionPipeline):  # type: ignore[misc]
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, **options: object) -> Self:
-        """The pipeline of a folder that `save_pretrained` wrote; `options` are diffusers', such as `torch_dtype`.
+        """Load a folder written by `save_pretrained`. `options` are those of diffusers, such as `torch_dtype`.
 
-        Raise InputError if the folder is none, or asks for classes of others than diffusers. Nothing in it is run, and
-        weights are read from safetensors alone.
+        Raise InputError if the folder is not a pipeline, or needs classes that are not from diffusers. No code in it is
+        run, and weights are read only from safetensors.
         """
         require_pixel_pipeline(Path(folder))
         if unsafe := {"custom_pipeline", "trust_remote_code"} & options.keys():
-            raise InputError(f"a {NAME} takes no {', '.join(sorted(unsafe))}: nothing in its folder is run")
+            raise InputError(f"a {NAME} takes no {', '.join(sorted(unsafe))}: no code of its folder is run")
         pipeline: Self = super().from_pretrained(str(folder), use_safetensors=True, **options)
         return pipeline
 
     @torch.no_grad()
     def encode_prompts(self, prompts: Sequence[str]) -> Tensor:
-        """(n, 1, d), the condition of the UNet; each prompt is read once and remembered.
+        """(n, 1, d) the condition of the UNet. Each prompt is encoded once and remembered.
 
-        Raise InputError if the backbone is not the one of the training.
+        Raise InputError if the backbone is not the one that the UNet was trained with.
         """
         if len(self._remembered) + len(prompts) > REMEMBERED_PROMPTS:
             self._remembered.clear()
@@ -99,14 +99,15 @@ class PixelPipeline(DiffusionPipeline):  # type: ignore[misc]
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[object]:
-        """One picture for each prompt: PIL pictures, or tensors (n, 3, h, w) in [0, 1] if `output_type` is "pt".
+        """Make one picture for each prompt, as PIL pictures, or as a tensor (n, 3, h, w) in [0, 1] if `output_type` is
+        "pt".
 
         A list of generators gives each picture its own noise, so that it does not depend on its neighbours.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or output_type not in OUTPUTS:
             raise InputError(
-                f"got {len(prompts)} prompts and output_type {output_type!r}; wanted a prompt at least and one of"
+                f"got {len(prompts)} prompts and output_type {output_type!r}; wanted at least one prompt and one of"
                 f" {', '.join(OUTPUTS)}"
             )
         size, channels = self.unet.config.sample_size, self.unet.config.in_channels
@@ -153,7 +154,7 @@ def require_pixel_pipeline(folder: Path) -> None:
     """Raise InputError unless a folder holds a PixelPipeline that needs no code but diffusers' own."""
     index = folder / "model_index.json"
     if not index.is_file():
-        raise InputError(f"{folder} is no pipeline: it has no model_index.json; wanted a folder of save_pretrained")
+        raise InputError(f"{folder} is not a pipeline: it has no model_index.json; wanted a folder of save_pretrained")
     try:
         found = json.loads(index.read_text("utf-8"))
     except ValueError as error:
@@ -166,4 +167,4 @@ def require_pixel_pipeline(folder: Path) -> None:
         raise InputError(f"{index} lists {components}; wanted {' and '.join(COMPONENTS)}, both of diffusers")
     text = found.get("text")
     if not isinstance(text, dict) or not {"source", "identity"} <= text.keys():
-        raise InputError(f"{index} does not say which backbone reads its prompts; save the pipeline again")
+        raise InputError(f"{index} does not name the backbone that encodes prompts; save the pipeline again")

@@ -1,6 +1,7 @@
-"""How a generator takes noise away: diffusion, sampled by DDIM on the pipeline's own betas, or a straight flow.
+"""How a generator removes noise: diffusion, sampled by DDIM on the pipeline's own betas, or a straight flow.
 
-`Process` is what both offer. Latents are float32 (n, ...); a time is that of the pipeline's model, (n,) or one for all.
+`Process` is their common interface. Latents are float32 (n, ...). A time is in the units of the pipeline's model, (n,)
+or one for all.
 """
 
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -14,39 +15,41 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-BASE_SHIFT, MAX_SHIFT = (256, 0.5), (4096, 1.15)  # tokens of a picture, and the shift of its times, as diffusers has it
+BASE_SHIFT, MAX_SHIFT = (256, 0.5), (4096, 1.15)  # (tokens of a picture, shift of its times), as in diffusers
 
 
 class Step(NamedTuple):
-    """One step: latents with less noise, and the clean ones that the model sees behind them."""
+    """The result of one step: latents with less noise, and the clean latents that the model predicts."""
 
     latents: Tensor
     clean: Tensor
 
 
 class Process(Protocol):
-    """Noise added and taken away."""
+    """The functions that add noise and remove it."""
 
-    beta: float  # of Diffusion-DPO, where nothing is said
+    beta: float  # default beta of Diffusion-DPO
 
     def times(self, steps: int, tokens: int) -> Tensor:
-        """(steps,) the times of a picture of so many tokens, noise first; the steps that follow are of these."""
+        """(steps,) the times for a picture of so many tokens, from noise to clean. Later calls of `step` refer to
+        them."""
 
     def step(self, number: int, latents: Tensor, output: Tensor) -> Step:
-        """Take noise away, by what the model said of these latents at the time of that number."""
+        """Remove noise from latents by the model's output for them at the time with this number."""
 
     def draw_times(self, count: int, generator: torch.Generator) -> Tensor:
         """(count,) times to train on."""
 
     def noised(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """Clean latents with the noise of these times."""
+        """Clean latents with noise added for these times."""
 
     def target(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """What the model should say of such latents."""
+        """The output that the model should give for these noised latents."""
 
 
 class Diffusion:
-    """Noise by betas. DDIM without noise of its own: the same seed gives the same picture before and after."""
+    """Diffusion by betas, sampled by DDIM without added noise, so that the same seed gives the same picture before and
+    after tuning."""
 
     beta = 5000.0
 
@@ -59,8 +62,8 @@ class Diffusion:
                 f"the pipeline's scheduler {type(scheduler).__name__} predicts"
                 f" {config.get('prediction_type', 'something else')}; wanted one of {', '.join(PREDICTIONS)} by betas"
             )
-        # DDIM would clip where other schedulers, which have no such option, do not; and of times spread over the whole
-        # range it does not know which one follows.
+        # DDIM would clip, unlike schedulers without that option. With linspace times it does not know which time
+        # follows.
         spacing = config.get("timestep_spacing", "leading")
         self.scheduler = DDIMScheduler.from_config(
             config,
@@ -95,13 +98,13 @@ class Diffusion:
 
 
 class Flow:
-    """A straight line from noise to the clean latents: the model says noise - clean, the time is 1000 sigma."""
+    """A straight line from noise to clean latents. The model predicts noise - clean, and the time is 1000 sigma."""
 
     beta = 2000.0
 
     def __init__(self, scheduler: "SchedulerMixin") -> None:
         if "shift" not in scheduler.config:
-            raise InputError(f"the pipeline's scheduler {type(scheduler).__name__} is of no flow that is known here")
+            raise InputError(f"the pipeline's scheduler {type(scheduler).__name__} is not a known flow")
         self.scheduler = type(scheduler).from_config(scheduler.config)
 
     def times(self, steps: int, tokens: int) -> Tensor:
@@ -120,7 +123,7 @@ class Flow:
         return Step(latents + (following - sigma) * output, latents - sigma * output)
 
     def draw_times(self, count: int, generator: torch.Generator) -> Tensor:
-        """Logit-normal, as Stable Diffusion 3 was trained, and shifted as its sampling is."""
+        """(count,) logit-normal times as in the training of Stable Diffusion 3, shifted like its sampling times."""
         sigma = torch.randn(count, generator=generator).sigmoid()
         shift = self.scheduler.config.shift
         times: Tensor = 1000 * shift * sigma / (1 + (shift - 1) * sigma)

@@ -1,7 +1,7 @@
-"""What a tuning has come to: figures of before and after, and the folder that any user of diffusers loads.
+"""The result of tuning: figures before and after, and a folder that any user of diffusers can load.
 
 OUT/pytorch_lora_weights.safetensors    the LoRA, or OUT/unet or OUT/transformer with all weights
-OUT/tuning.json                         what it was tuned with, and its history
+OUT/tuning.json                         the options of the tuning, and its history
 OUT/README.md, OUT/report.html          a card, and a page with pictures; written before tuning.json
 """
 
@@ -26,7 +26,7 @@ from heads.tuning.train import Run
 from heads.tuning.weights import Trained
 
 FORMAT = 1
-LORA = "pytorch_lora_weights.safetensors"  # diffusers' name
+LORA = "pytorch_lora_weights.safetensors"  # the file name in diffusers
 SHOWN = 24  # pairs of pictures on the page
 NAMES = {
     "reward": "reward",
@@ -39,30 +39,30 @@ NAMES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A measure before and after, and the mean difference with its interval over prompts."""
+    """The means of a measure before and after, and the mean difference with its interval over prompts."""
 
     before: float
     after: float
-    deviation: float  # of single pictures before; of prompts for diversity
+    deviation: float  # of single pictures before tuning; for diversity of prompts
     difference: Interval
 
     def to_json(self) -> dict[str, object]:
-        """As JSON, what is not finite as null."""
+        """As JSON. Numbers that are not finite become null."""
         return asdict(self) | {"difference": self.difference.to_json()}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Before and after under the prompts kept aside, on pictures that chose nothing."""
+    """The comparison before and after, for the prompts kept aside, on new pictures that no guard has used."""
 
-    prompts: list[str]  # of each picture
+    prompts: list[str]  # the prompt of each picture
     before: Look
     after: Look
     figures: dict[str, Figure]
 
 
 def measure(run: Run) -> Outcome:
-    """Make pictures from noise that no guard has looked at, before and after, and compare them."""
+    """Make pictures before and after from noise that no guard has used, and compare them."""
     material, config = run.material, run.config
     seer = material.judge or material.reward
     encoder = seer.encoder if seer else None
@@ -81,7 +81,7 @@ def measure(run: Run) -> Outcome:
 
 
 def compare(before: Floats, after: Floats, prompt: Ints, seed: int) -> Figure:
-    """Values (n,) of the same things before and after; prompts are resampled."""
+    """Compare values (n,) of the same prompts and noise before and after. The interval resamples prompts."""
     bootstrap = Bootstrap(prompt, prompt, np.random.default_rng(seed), name="prompts")
     return Figure(
         float(before.mean()), float(after.mean()), float(before.std()), mean_interval(after - before, bootstrap)
@@ -89,30 +89,30 @@ def compare(before: Floats, after: Floats, prompt: Ints, seed: int) -> Figure:
 
 
 def verdict(run: Run, outcome: Outcome) -> list[str]:
-    """What became of the tuning, in sentences; the first is the most important."""
+    """Sentences that say how the tuning ended. The first is the most important."""
     loop, config = run.loop, run.config
     every, found = loop.epoch_steps, []
     judge = outcome.figures.get("judge")
     if config.guards and loop.best and loop.best_epoch == 0:
         found.append(
-            "No look of the guards was better than the one at the untuned generator, so its weights are kept and"
+            "No look of the guards was better than the first, at the untuned generator, so its weights are kept and"
             " nothing has changed; try a lower --learning-rate, a higher --kl-weight, or another reward."
         )
     elif judge is not None:
         low, high = judge.difference.low, judge.difference.high
         said = "likes them better" if low > 0 else "likes them less" if high < 0 else "cannot tell them apart"
-        found.append(f"The judge saw the pictures of before and after, and {said}: {told(judge.difference, '+.3g')}.")
+        found.append(f"The judge compared pictures before and after, and {said}: {told(judge.difference, '+.3g')}.")
     if not config.guards:
-        found.append("No guard was on: the last weights are kept, whatever became of the pictures.")
+        found.append("The guards were off: the last weights are kept, even if the pictures became worse.")
     elif run.material.judge is None:
         found.append(
-            "There was no judge: the last weights that the other guards let through are kept, and nothing independent"
-            " says that they are better."
+            "There was no judge: the last weights that the other guards allowed are kept, and nothing independent"
+            " shows that they are better."
         )
     elif 0 < loop.best_epoch < len(loop.history) - 1:
         found.append(
-            f"The weights of step {loop.best_epoch * every} are kept: of the looks that the guards let through the"
-            f" judge liked this one best, and nothing after it, to step {loop.step}, was better."
+            f"The weights of step {loop.best_epoch * every} are kept: of all looks that the guards allowed, the"
+            f" judge liked this one best; none after it, up to step {loop.step}, was better."
         )
     refused = [
         f"{i * every} ({'; '.join(why_refused(record, config))})"
@@ -125,7 +125,7 @@ def verdict(run: Run, outcome: Outcome) -> list[str]:
 
 
 def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> bytes:
-    """The file of the page."""
+    """The HTML of the page."""
     each, loop = run.config.judge_pictures, run.loop
     shown = np.random.default_rng(run.config.seed).permutation(len(outcome.prompts))[:SHOWN]
     pairs = [
@@ -156,8 +156,8 @@ def page_of(run: Run, outcome: Outcome, about: Mapping[str, object]) -> bytes:
         if any(name in record for record in loop.history)
     }
     drawn = (
-        f"{len(pairs)} of {len(outcome.prompts)} pictures, drawn and not chosen: {len(outcome.prompts) // each} prompts"
-        f" that were kept aside, {each} pictures of each, from noise that no guard has looked at."
+        f"{len(pairs)} of {len(outcome.prompts)} pictures, drawn at random: {len(outcome.prompts) // each} prompts"
+        f" that were kept aside, {each} pictures of each, from noise that no guard has used."
     )
     header = ["", "before", "after", "difference, 95 % interval", "in standard deviations"]
     kept = loop.best_epoch * loop.epoch_steps if loop.best else None
@@ -174,8 +174,8 @@ def _picture(look: Look, i: int, prompt: str) -> Picture:
 
 
 def save(path: Path, run: Run, outcome: Outcome, page: bytes, about: Mapping[str, object], overwrite: bool) -> None:
-    """Write the folder, and remove the checkpoints. `about` is said in tuning.json and on the card: `pipeline` and what
-    it was tuned with."""
+    """Write the folder, and remove the checkpoints. `about` holds facts for tuning.json and the card, such as
+    `pipeline` and the data."""
     history = [{k: v if math.isfinite(v) else None for k, v in record.items()} for record in run.loop.history]
     manifest = {
         "format": FORMAT,
@@ -198,7 +198,7 @@ def save(path: Path, run: Run, outcome: Outcome, page: bytes, about: Mapping[str
 
 
 def save_weights(folder: Path, trained: Trained) -> None:
-    """The LoRA in the form of diffusers, or the whole module as diffusers saves it."""
+    """Write the LoRA or the whole module in the form of diffusers."""
     family = trained.family
     if trained.rank is None:
         family.module.save_pretrained(folder / family.part)
@@ -220,7 +220,7 @@ def save_weights(folder: Path, trained: Trained) -> None:
 
 
 def card(run: Run, outcome: Outcome, about: Mapping[str, object]) -> str:
-    """The README of the folder, as hubs show it."""
+    """The README of the folder, which hubs show."""
     config, family = run.config, run.family
     kind = type(family.pipeline).__name__
     if config.whole:

@@ -1,7 +1,7 @@
-"""Tuning a generator, from its pipeline to the weights that a judge liked best.
+"""Tune a generator, and find the weights that the judge likes best.
 
-All noise, times and prompts are functions of the seed and of the step, so that a run that was killed goes on as if it
-had not been, and a batch that is cut in more parts is the same batch.
+All noise, times and prompts depend only on the seed and the step. So a killed run continues as if it had never stopped,
+and a batch that is computed in more parts stays the same batch.
 """
 
 import json
@@ -35,13 +35,13 @@ from heads.unfreeze.distributed import Ranks
 
 logger = logging.getLogger(__name__)
 
-# Options that change how much memory a step takes, and not what it computes.
+# Options that change the memory of a step but not its results.
 MEMORY_ALONE = ("accumulate", "keep_activations", "max_vram_bytes")
 
 
 class Run:
-    """A tuning that stands at its first step, or at the one that `folder` has saved. `first` is the look at the
-    untuned generator."""
+    """A tuning at its first step, or at the step that was saved in `folder`. `first` is the look at the untuned
+    generator."""
 
     def __init__(
         self,
@@ -52,12 +52,12 @@ class Run:
         folder: Path | None = None,
         ranks: Ranks | None = None,
     ) -> None:
-        """`name` is that of the pipeline; of several processes each takes its share of every batch. Raise InputError
-        where the method lacks what it learns from."""
+        """`name` is that of the pipeline. With several processes each computes its share of every batch. Raise
+        InputError if the method's data is missing."""
         require_material(material, config)
         self.ranks = ranks or Ranks()
         if config.batch_size % self.ranks.count:
-            raise InputError(f"--batch-size {config.batch_size} cannot be shared by {self.ranks.count} processes")
+            raise InputError(f"--batch-size {config.batch_size} cannot be divided among {self.ranks.count} processes")
         config = replace(config, guidance=config.guidance or family.guidance)
         self.family, self.material, self.config = family, material, config
         self.middle, self.spread = 0.0, 1.0
@@ -72,7 +72,7 @@ class Run:
         limit = config.max_vram_bytes or memory_of(family.device)
         self.parts = config.batch_size
         rewards = material.reward if isinstance(material.reward, Rewards) else None
-        if rewards:  # any scale will do to measure memory with
+        if rewards:  # to measure memory any scale is good enough
             rewards.rescale(dict.fromkeys(rewards.names, torch.tensor([-1.0, 1.0])))
         self._training: Loop | None = None
         with self._advice():
@@ -93,7 +93,7 @@ class Run:
 
     @property
     def at_once(self) -> int:
-        """Pictures that are computed together."""
+        """The number of pictures that are computed together."""
         return -(-self.config.batch_size // self.ranks.count // self.parts)
 
     def train(
@@ -102,9 +102,10 @@ class Run:
         on_step: Callable[[Loop], None] = lambda loop: None,
         on_look: Callable[[int, Look], None] = lambda step, look: None,
     ) -> None:
-        """Tune, and leave the weights in place that were kept. `on_look` follows every look of the guards.
+        """Tune the generator, which then has the weights that are kept. `on_look` is called after every look of the
+        guards.
 
-        Raise InputError if memory ends: what was trained so far is saved.
+        Raise InputError if memory runs out; the state so far is then saved.
         """
         loop, epochs = self.loop, -(-self.config.steps // self.loop.epoch_steps)
         with progress(loop.epoch_steps * epochs, "step", "tuning") as step:
@@ -124,7 +125,7 @@ class Run:
                 loop.run(epochs, after)
 
     def losses(self, step: int, batch: Batch) -> Iterator[Tensor]:
-        """The losses of the parts of this process's share of a batch."""
+        """Yield the losses of the parts of this process's share of a batch."""
         (numbers,) = batch
         mine = self.ranks.share(np.arange(len(numbers)))
         draws, told = _Draws(self, self.config, step, numbers), dict[str, float]()
@@ -139,7 +140,7 @@ class Run:
             self.loop.notes[name] = self.loop.notes.get(name, 0.0) + value
 
     def score(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
-        """(n,) rewards in standard deviations of the untuned pictures, from their mean."""
+        """(n,) rewards, standardised by the mean and standard deviation of the untuned pictures."""
         reward = self.material.reward
         assert reward is not None
         found = reward(pixels.to(reward.device, torch.float32), list(prompts))
@@ -174,15 +175,15 @@ class Run:
 
     @property
     def count(self) -> int:
-        """How many examples there are: prompts, or pairs."""
+        """The number of examples: prompts, or pairs."""
         if self.config.method == "dpo":
             assert self.material.preferences is not None
             return len(self.material.preferences)
         return len(self.material.prompts)
 
     def _validate(self) -> float:
-        """The judge's mean, in standard deviations from the untuned, or without a judge the step, so that the last look
-        is the best; what the guards refuse is worse than all."""
+        """The judge's mean, in standard deviations from that of the untuned generator. Without a judge it is the step,
+        so that the last look is the best. It is minus infinity if the guards refuse the look."""
         look = self.last = self.first if self.loop.step == 0 else self.guards.look(self.at_once)
         shares = self.guards.shares(look, self.first)
         self.loop.notes |= look.means() | shares
@@ -203,10 +204,11 @@ class Run:
         return Checkpoints(folder, json.dumps(facts), math.inf if self.ranks.rank else None)
 
     def _measured(self) -> Memory:
-        """What steps with one picture and with two take: of pictures made in no more steps than have a gradient."""
+        """The memory of steps with one and with two pictures, made in only as many denoising steps as have a
+        gradient."""
         config = replace(self.config, sampling_steps=self.config.draft_steps)
         most = []
-        for pictures in (1, 1, 2):  # the first time prompts are read that are then remembered
+        for pictures in (1, 1, 2):  # the first time encodes prompts, which are then remembered
             draws = _Draws(self, config, 0, np.zeros(pictures, np.int64))
             with Peak() as peak:
                 draws.loss(np.arange(pictures))[0].backward()  # type: ignore[no-untyped-call]
@@ -220,7 +222,7 @@ class Run:
         return Memory(kept + state * trained.count, most[1], max(0, most[2] - most[1]))
 
     def _parts_for(self, limit: int | None) -> int:
-        """Into how many parts a batch is cut, so that each fits."""
+        """The number of parts into which a batch is divided, so that each fits into memory."""
         if limit is None or self.memory is None:
             return 1
         size = self.config.batch_size // self.ranks.count
@@ -229,13 +231,13 @@ class Run:
         logger.info(
             f"a step takes {self.memory.of(size) / 1e9:.3g} GB with {size} pictures at once, of which"
             f" {self.memory.resident / 1e9:.3g} GB are weights and the optimizer's, and"
-            f" {self.memory.of(at_once) / 1e9:.3g} GB with {at_once}, as now in {parts} part{'s' * (parts > 1)}"
+            f" {self.memory.of(at_once) / 1e9:.3g} GB with {at_once} in {parts} part{'s' * (parts > 1)}, as chosen now"
         )
         return parts
 
     @contextmanager
     def _advice(self) -> Iterator[None]:
-        """Say what to do where memory ends inside the block, and save what was trained so far."""
+        """If memory runs out inside the block, save the state so far and raise InputError with advice."""
         try:
             yield
         except RuntimeError as error:
@@ -245,18 +247,18 @@ class Run:
 
     def _out_of_memory(self) -> InputError:
         loop = self._training
-        advice = f"say --accumulate {2 * self.parts}" if self.at_once > 1 else "make smaller pictures with --size"
+        advice = f"give --accumulate {2 * self.parts}" if self.at_once > 1 else "make smaller pictures with --size"
         also = ", or leave --keep-activations out" if self.config.keep_activations else ""
         saved = ""
         if loop and loop.checkpoints and loop.step:
             loop.save()
-            saved = f"; the {loop.step} steps so far are in {loop.checkpoints.folder}, and the same command goes on"
+            saved = f"; the {loop.step} steps so far are in {loop.checkpoints.folder}, and the same command continues"
         torch.cuda.empty_cache()
-        return InputError(f"memory is at its end with {self.at_once} pictures at once: {advice}{also}{saved}")
+        return InputError(f"memory ran out with {self.at_once} pictures at once: {advice}{also}{saved}")
 
 
 class _Draws:
-    """All that a step draws, for its whole batch, and the loss of any part of that."""
+    """The random numbers of a step, for its whole batch, and the loss of any part of the batch."""
 
     def __init__(self, run: Run, config: TuneConfig, step: int, numbers: Ints) -> None:
         self.run, self.config, family = run, config, run.family
@@ -266,13 +268,13 @@ class _Draws:
         self.times = family.process.draw_times(len(numbers), generator)
         first = int(LATE * config.sampling_steps)
         self.place = int(torch.randint(first, config.sampling_steps, (), generator=generator))
-        self.seed = config.seed, 6, step  # of what is drawn for each item
+        self.seed = config.seed, 6, step  # for the random numbers of each item
         if run.material.pretrain is not None:
             count = len(run.material.pretrain)
             self.pretrain = torch.randint(count, (len(numbers),), generator=generator).numpy()
 
     def loss(self, some: Ints) -> tuple[Tensor, dict[str, float]]:
-        """The loss of some items of the batch, and what it is made of."""
+        """The loss of some items of the batch, and its parts by name."""
         run, config = self.run, self.config
         if config.method == "dpo":
             loss, notes = self._preferred(some)
@@ -320,7 +322,8 @@ class _Draws:
         return denoising(family, clean, self.noise[some], self.times[some], told).mean()
 
     def _latents(self, pixels: Tensor, some: Ints) -> Tensor:
-        """Each drawn for itself, so that it is the same in every part of the batch."""
+        """Latents of some items. Each is drawn with its own seed, so that it does not depend on the parts of the
+        batch."""
         family = self.run.family
         places = map(int, some)
         found = [family.encode(one[None], generator_of(*self.seed, i)) for i, one in zip(places, pixels, strict=True)]
@@ -328,19 +331,19 @@ class _Draws:
 
 
 def _told(reward: Reward | Rewards | None) -> object:
-    """What only the same heads have, with the same weights."""
+    """A value that is equal only for the same heads with the same weights."""
     if isinstance(reward, Rewards):
         return [[_told(one), weight] for one, weight in zip(reward.members, reward.weight.tolist(), strict=True)]
     return reward and weights_hash(reward.head.state_dict())
 
 
 def _scale(look: Look) -> tuple[float, float]:
-    """Mean and standard deviation of the reward of the untuned pictures."""
+    """The mean and the standard deviation of the reward of the untuned pictures."""
     if look.reward is None:
         return 0.0, 1.0
     if not look.reward.std() > 0:
         raise InputError(
-            f"the reward gives all {len(look.reward)} pictures of the untuned generator the same score: it has nothing"
-            " to teach; choose another, or raise --judge-pictures"
+            f"the reward gives all {len(look.reward)} pictures of the untuned generator the same score: nothing"
+            " can be learned from it; choose another, or raise --judge-pictures"
         )
     return float(look.reward.mean()), float(look.reward.std(ddof=1))

@@ -1,4 +1,4 @@
-"""What of a generator is trained, LoRA or all of it, beside what it was before."""
+"""The trained weights of a generator, a LoRA or all of them, and a way back to the untuned ones."""
 
 import copy
 from collections.abc import Iterator
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 
 class Trained:
-    """The weights that move. In `untuned()` the module is what it was before."""
+    """The trained weights. Inside `untuned()` the module has its original weights."""
 
     def __init__(self, family: Family, rank: int | None, seed: int = 0, keeps_reference: bool = False) -> None:
-        """A LoRA of that rank, or the whole module for None, of which a copy is kept if it is referred to later."""
+        """Train a LoRA of that rank, or with None the whole module. With `keeps_reference` a copy of the whole module
+        is kept."""
         self.family, self.rank = family, rank
         self.reference: ModelMixin | None = None
-        self.base: dict[str, Tensor] = {}  # on the CPU, where no copy of the module is kept
+        self.base: dict[str, Tensor] = {}  # original weights on the CPU, if no copy of the module is kept
         if rank is not None:
             _add_lora(family, rank, seed)
         else:
@@ -38,12 +39,12 @@ class Trained:
 
     @property
     def count(self) -> int:
-        """How many numbers move."""
+        """The number of trained numbers."""
         return sum(parameter.numel() for parameter in self.parameters.values())
 
     @contextmanager
     def untuned(self) -> Iterator[None]:
-        """The module as it was, inside the block."""
+        """Inside the block, the module has its original weights."""
         family = self.family
         if self.rank is not None:
             family.module.disable_adapters()
@@ -64,7 +65,7 @@ class Trained:
 
 
 def _add_lora(family: Family, rank: int, seed: int) -> None:
-    """A LoRA in float32 that changes nothing yet: its second matrices are zero."""
+    """Add a LoRA in float32. It changes nothing yet, because its second matrices are zero."""
     from diffusers.training_utils import cast_training_params
     from peft import LoraConfig
 
@@ -73,9 +74,9 @@ def _add_lora(family: Family, rank: int, seed: int) -> None:
         config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(family.targets))
         try:
             family.module.add_adapter(config)
-        except ValueError:  # peft's, where no module has such a name
+        except ValueError:  # peft raises it if no module has such a name
             raise InputError(
-                f"the {family.part} has no attention to adapt ({', '.join(family.targets)}); say --whole to train all"
+                f"the {family.part} has no attention to adapt ({', '.join(family.targets)}); give --whole to train all"
                 " of it"
             ) from None
     if family.dtype == torch.float32:

@@ -1,8 +1,8 @@
-"""Several processes training one model, each on its share of every batch's pictures and prompts.
+"""Train one model with several processes, each with its share of every batch's pictures and prompts.
 
 Vectors are gathered with their gradients and every process computes the loss of the whole batch, as PickScore does, so
-that losses which compare a batch with itself mean the same on one process and on many; gradients are then averaged.
-Started by `accelerate launch -m heads unfreeze ...`.
+that losses over pairs within a batch are the same for any number of processes. Then gradients are averaged. Started by
+`accelerate launch -m heads unfreeze ...`.
 """
 
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Ranks:
-    """This process among `count`; alone, everything here is the identity."""
+    """This process among `count`. With a single process, all functions here do nothing."""
 
     def __init__(self, accelerator: "Accelerator | None" = None) -> None:
         self._accelerator = accelerator
@@ -29,41 +29,41 @@ class Ranks:
         self.rank: int = 0 if accelerator is None else accelerator.process_index
 
     def share(self, rows: Ints) -> Ints:
-        """This process's rows of a batch; every process gets equally many, the first row filling up."""
+        """This process's rows of a batch. Every process gets equally many; the first row is repeated to fill up."""
         if self.count == 1:
             return rows
         filled = np.concatenate([rows, np.repeat(rows[:1], -len(rows) % self.count)])
         return filled[self.rank :: self.count]
 
     def gather(self, vectors: Tensor, count: int) -> Tensor:
-        """(count, d): the vectors of the whole batch in its order, from every process's share."""
+        """(count, d) the vectors of the whole batch in its order, gathered from every process's share."""
         if self.count == 1:
             return vectors
         shares: Tensor = _Gather.apply(vectors, self.count, self.rank)
         return shares.transpose(0, 1).reshape(-1, vectors.shape[1])[:count]
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """The mean over the processes of every gradient."""
+        """Replace every gradient by its mean over the processes."""
         if self._accelerator and self.count > 1:
             for parameter in parameters:
                 if parameter.grad is not None:
                     parameter.grad = self._accelerator.reduce(parameter.grad, "mean")
 
     def mean(self, value: float) -> float:
-        """The mean over the processes of a number, so that all decide alike."""
+        """The mean of a number over the processes, so that all take the same decisions."""
         if self._accelerator is None or self.count == 1:
             return value
         told = torch.tensor(value, device=self._accelerator.device)
         return float(self._accelerator.reduce(told, "mean"))
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have arrived here."""
         if self._accelerator and self.count > 1:
             self._accelerator.wait_for_everyone()
 
 
 class _Gather(torch.autograd.Function):
-    """All processes' tensors (count, n, d). Every process's loss adds to every vector's gradient."""
+    """The tensors (count, n, d) of all processes. Every process's loss adds to the gradient of every vector."""
 
     @staticmethod
     def forward(context: Any, vectors: Tensor, count: int, rank: int) -> Tensor:
@@ -80,11 +80,11 @@ class _Gather(torch.autograd.Function):
 
 
 def find_ranks(device: str) -> Ranks:
-    """The processes that `accelerate launch` or torchrun started; this one alone where they did not."""
+    """The processes that `accelerate launch` or torchrun started, or only this one."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Ranks()
     try:
         from accelerate import Accelerator
     except ImportError:
-        raise InputError("several processes need accelerate: pip install 'plaudit[distributed]'") from None
+        raise InputError("several processes need accelerate; run: pip install 'plaudit[distributed]'") from None
     return Ranks(Accelerator(cpu=device == "cpu"))

@@ -1,7 +1,8 @@
-"""A backbone whose top moves: vectors of a cache's rows with gradients, and the parameters that a mode sets free.
+"""A backbone whose top blocks are trained: it gives vectors of a cache's rows with gradients, and the parameters that a
+mode unfreezes.
 
-What lies under a cut never changes, so it is read from a cache's boundary, and only the blocks above it run. A tower
-that a mode leaves alone gives the cache's own vectors. Knows no file of its own, no optimiser and no loss.
+Blocks below a cut never change, so their outputs are read from a cache's boundary and only the blocks above are run. If
+a mode leaves a tower frozen, its vectors come from the cache. Knows no optimiser and no loss, and writes no file.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +29,7 @@ from heads.unfreeze.distributed import Ranks
 
 
 class Unfrozen:
-    """A backbone and a head on it. `moved` are the free parameters of the model by name; nothing else ever changes."""
+    """A backbone and a head on it. `moved` holds the unfrozen parameters of the model by name; no others change."""
 
     def __init__(
         self,
@@ -42,27 +43,27 @@ class Unfrozen:
         ranks: Ranks | None = None,
     ) -> None:
         self.model = model
-        self.head = head  # on the CPU, as the loss: both are small
+        self.head = head  # on the CPU like the loss, since both are small
         self.sides = sides
         self.device, self.bf16, self.ranks = device, bf16, ranks or Ranks()
         if augment and not any(side.cut is not None and side.takes_pixels for side in sides.values()):
-            raise InputError("pictures can be changed at random only where pixels are trained from; add --live")
+            raise InputError("--augment changes pixels, which only --live reads; add --live, or leave --augment out")
         self.augment = augment
-        # Always in eval mode: dropout and batch statistics would make the frozen part another one at every step.
+        # Always in eval mode: dropout and batch statistics would change the frozen part at every step.
         model.requires_grad_(False).eval()
         parameters = dict(model.named_parameters())
         self.moved: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
         for parameter in self.moved.values():
             parameter.requires_grad_(True)
             if parameter.ndim == 4:
-                # A step of convolutions takes 0.6 of the time with channels innermost.
+                # With channels innermost, a step of convolutions takes 0.6 of the time.
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
         for side in sides.values():
             if side.cut is not None:
                 side.cut.to(device)
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """Everything that is trained by name: `model.` and the moved parameters, `head.` and the head's."""
+        """All trained parameters by name, with the prefix `model.` or `head.`."""
         of_head = {f"head.{name}": p for name, p in self.head.named_parameters() if p.requires_grad}
         shared = {id(parameter) for parameter in self.moved.values()}
         return {
@@ -71,7 +72,8 @@ class Unfrozen:
         }
 
     def local(self, image: Ints, prompt: Ints, examples: Examples) -> tuple[Features, Examples]:
-        """The features of the items in `examples` alone, computed now, and the examples in their numbering.
+        """The features of only the items in `examples`, computed now with gradients, and the examples renumbered to
+        match.
 
         `image` and `prompt` (n,) are the cache rows of each item. Each picture and prompt is computed once.
         """
@@ -79,7 +81,7 @@ class Unfrozen:
         return self._features(image[items], prompt[items], self._vectors), renumbered(examples, items)
 
     def _vectors(self, side: spec.Side, rows: Ints) -> tuple[Tensor | None, Tensor]:
-        """Vectors of a batch with gradients, of those that the head reads."""
+        """The pooled and projected vectors of a batch with gradients, as far as the head reads them."""
         if not len(rows) or (side == "prompts" and "text_embedding" not in self.head.inputs):
             return None, torch.empty((0, 1))
         pooled, projected = self.sides[side].vectors(self.ranks.share(rows), self.device, self.bf16, self.augment)
@@ -89,7 +91,7 @@ class Unfrozen:
 
     @torch.no_grad()
     def all_vectors(self, side: spec.Side, rows: Ints, batch_size: int = 256) -> tuple[Tensor | None, Tensor]:
-        """Vectors of many rows, on the CPU; every process computes all of them."""
+        """The pooled and projected vectors of many rows, on the CPU. Every process computes all of them."""
         parts = [
             self.sides[side].vectors(rows[start : start + batch_size], self.device, self.bf16)
             for start in range(0, len(rows), batch_size)
@@ -101,13 +103,13 @@ class Unfrozen:
 
     @torch.no_grad()
     def features(self, image: Ints, prompt: Ints) -> Features:
-        """Features of all items, whose cache rows `image` and `prompt` (n,) are."""
+        """The features of all items with the cache rows `image` and `prompt` (n,)."""
         return self._features(image, prompt, self.all_vectors)
 
     def _features(
         self, image: Ints, prompt: Ints, vectors: Callable[[spec.Side, Ints], tuple[Tensor | None, Tensor]]
     ) -> Features:
-        """Features of items, each of whose pictures and prompts goes into `vectors` once."""
+        """The features of items. `vectors` is called with each picture and prompt once."""
         images, at_image = np.unique(image, return_inverse=True)
         prompts = np.unique(prompt[prompt >= 0])
         at_prompt = np.where(prompt >= 0, np.searchsorted(prompts, prompt), -1)
@@ -117,8 +119,8 @@ class Unfrozen:
 
 
 def plain_head(backbone: Backbone, moves_scale: bool) -> Head:
-    """CLIP's own score, exp(logit_scale) cos, with nothing of its own to train; the scale is the model's parameter
-    itself where the mode moves that."""
+    """CLIP's own score, exp(logit_scale) cos, without parameters of its own to train. If the mode unfreezes
+    logit_scale, the head uses the model's parameter itself."""
     head = Cosine(HeadConfig("cosine", backbone.identity.dim)).requires_grad_(False)
     scale = backbone.model.logit_scale
     if moves_scale and scale.ndim == 0:
@@ -137,7 +139,7 @@ def unfrozen(
     device: str = "cpu",
     ranks: Ranks | None = None,
 ) -> Unfrozen:
-    """Everything put together for a cache. Without a head, the score is the backbone's own cosine."""
+    """Build the unfrozen backbone for a cache. Without a head, the score is the backbone's own cosine."""
     mode = parse_mode(config.mode)
     names = moved_names(mode, backbone.model, backbone.identity.preprocess)
     sides = sides_of(cache, backbone, mode, live)
@@ -151,7 +153,7 @@ def unfrozen(
 
 
 def renumbered(examples: Examples, items: Ints) -> Examples:
-    """The same examples, an item's number being its place in the sorted `items`."""
+    """The same examples, with each item's number replaced by its place in the sorted `items`."""
     if isinstance(examples, Pairs):
         return replace(examples, a=np.searchsorted(items, examples.a), b=np.searchsorted(items, examples.b))
     return replace(examples, item=np.searchsorted(items, examples.item))

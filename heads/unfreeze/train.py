@@ -1,4 +1,4 @@
-"""Training of what is unfrozen: its configuration, its data and its steps; and the mean with the old weights."""
+"""Train an unfrozen backbone, and take the mean of tuned and original weights."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ from heads.unfreeze.model import Unfrozen
 
 @dataclass(frozen=True)
 class Data:
-    """What is trained on: examples over items, whose cache rows `image` and `prompt` (n,) are."""
+    """The data of a training: examples over items, and the items' cache rows `image` and `prompt` (n,)."""
 
     image: Ints
     prompt: Ints
@@ -53,10 +53,11 @@ def train(
     on_step: Callable[[Loop], None] = lambda loop: None,
     progress: Progress = silent,
 ) -> Loop:
-    """Train to the end, from the state in `folder` where there is one. The weights of the best epoch are then in place,
-    which may be those of the start (epoch 0); without validation those of the last.
+    """Train to the end, from the state in `folder` if there is one. The weights of the best epoch are then in place,
+    possibly the initial ones (epoch 0). Without validation they are those of the last epoch.
 
-    Returns the loop, whose history has one record an epoch, the start first. `on_step` follows every step.
+    Returns the loop, whose history has one record for each epoch, with the initial state first. `on_step` is called
+    after every step.
     """
     loop = new_loop(unfrozen, data, config, folder)
     with progress(loop.epoch_steps * config.epochs, "step", "unfreezing") as step:
@@ -73,9 +74,9 @@ def train(
 
 
 def new_loop(unfrozen: Unfrozen, data: Data, config: UnfreezeConfig, folder: Path | None = None) -> Loop:
-    """What `train` runs, at its first step or at the one that `folder` has saved.
+    """The loop that `train` runs, at its first step or at the step that was saved in `folder`.
 
-    The order of the examples and the randomness of dropout are functions of the seed and of the step.
+    The order of the examples and the randomness of dropout depend only on the seed and the step.
     """
     require_head(config.loss, unfrozen.head)
     if len(data.train) == 0:
@@ -124,7 +125,8 @@ def _checkpoints(unfrozen: Unfrozen, data: Data, config: UnfreezeConfig, folder:
 
 
 def accuracy_of(unfrozen: Unfrozen, data: Data) -> float:
-    """How many of the validation pairs are ordered as people did, weighted; equal scores count half, ties nothing."""
+    """The weighted share of validation pairs that are ordered as people did. Equal scores count half; labelled ties are
+    left out."""
     pairs = data.validation
     assert pairs is not None
     items = np.unique([pairs.a, pairs.b])
@@ -132,12 +134,12 @@ def accuracy_of(unfrozen: Unfrozen, data: Data) -> float:
     scores = score_items(unfrozen.head, features)
     a, b = np.searchsorted(items, pairs.a), np.searchsorted(items, pairs.b)
     if not np.isfinite(scores).all():
-        raise Diverged("the scores of the pairs for validation are no numbers any more; lower --learning-rate")
+        raise Diverged("the scores of the validation pairs are not finite any more; lower --learning-rate")
     credit = pair_credit(scores[a], scores[b], pairs.target)
     decided = ~np.isnan(credit)
     if not decided.any():
         raise InputError("no validation pair has a winner; hold out other rows")
-    # A soft target that is nearly a tie says little about who is right.
+    # A soft target near a tie hardly tells which picture is better.
     weight = (pairs.weight * np.abs(2 * pairs.target - 1))[decided]
     return float(np.average(credit[decided], weights=weight))
 
@@ -148,10 +150,10 @@ WISE = tuple(round(0.1 * i, 1) for i in range(11))
 def interpolate(
     unfrozen: Unfrozen, data: Data, base: dict[str, Tensor], wise: float | None
 ) -> tuple[float, dict[float, float]]:
-    """Put (1 - w) base + w tuned in place of the model's moved parameters: at w = `wise`, or where that is None at the
-    w of `WISE` that orders the validation pairs best, the largest of equals.
+    """Replace the unfrozen parameters by (1 - w) base + w tuned. w is `wise`, or with None the w of `WISE` that orders
+    the validation pairs best, the largest of equals.
 
-    WiSE-FT (Wortsman et al. 2022). Gives w and the accuracy measured at each w that was tried. The head stays.
+    WiSE-FT (Wortsman et al. 2022). Gives w and the accuracies of all w that were tried. The head does not change.
     """
     weights = {name: weight for name, weight in unfrozen.trained().items() if name.startswith("model.")}
     tuned = copy_of(weights)
@@ -176,7 +178,7 @@ def _optimizer(weights: Mapping[str, nn.Parameter], config: UnfreezeConfig) -> t
     kind = config.optimizer or parse_mode(config.mode).optimizer
     model = [weight for name, weight in weights.items() if name.startswith("model.")]
     head = decay_groups((weights[name] for name in weights if name.startswith("head.")), config.head_weight_decay)
-    # AdamW without decay is Adam.
+    # AdamW without weight decay is Adam.
     return torch.optim.AdamW(
         [
             {"params": model, "weight_decay": config.weight_decay if kind == "adamw" else 0.0},
@@ -188,17 +190,17 @@ def _optimizer(weights: Mapping[str, nn.Parameter], config: UnfreezeConfig) -> t
 
 
 def _share(config: UnfreezeConfig, examples: Examples, part: Ints, batch: Ints) -> float:
-    """What a part's loss counts in its batch's, so that sums and means over examples come out the same."""
+    """The weight of a part's loss in the loss of its batch, so that the result is the same as without parts."""
     if config.reduction == "sum":
         return 1.0
     if isinstance(examples, Pairs) and config.loss.startswith("preference"):
         return float(examples.weight[part].sum() / examples.weight[batch].sum())
     whole, own = examples.take(batch), examples.take(part)
     if isinstance(whole, Groups) and isinstance(own, Groups) and config.loss == "ranking":
-        return ranked_pairs_of(own) / max(1, ranked_pairs_of(whole))  # the loss is their mean
+        return ranked_pairs_of(own) / max(1, ranked_pairs_of(whole))  # the loss is a mean over such pairs
     return len(part) / len(batch)
 
 
 def ranked_pairs_of(groups: Groups) -> int:
-    """How many pairs of one group have different ranks."""
+    """The number of pairs within groups whose ranks differ."""
     return len(ranked_pairs(np.repeat(np.arange(len(groups)), np.diff(groups.start)), groups.rank)[0])

@@ -1,7 +1,7 @@
-"""Unfreezing as one function: from a cache with labels to a tuned backbone and head, and both on disk.
+"""Unfreeze a backbone: from a cache with labels to a tuned backbone and head, and write both.
 
 OUT/tuned.json, OUT/delta.safetensors    the backbone: `--pretrained delta:OUT` (see embed.backbones.delta)
-OUT/head/                                a head like any other, whose backbone is that one (see heads.store.disk)
+OUT/head/                                a head on this backbone, like any other head (see heads.store.disk)
 """
 
 import copy
@@ -34,25 +34,25 @@ from heads.unfreeze.distributed import find_ranks
 from heads.unfreeze.model import Unfrozen, unfrozen
 from heads.unfreeze.train import Data, interpolate, train
 
-VALIDATION_SHARE = 0.1  # of the groups that are trained on, kept for choosing the epoch and WiSE-FT's weight
+VALIDATION_SHARE = 0.1  # of the training groups, to choose the epoch and WiSE-FT's weight
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """`frozen_head` is the head as it was before anything was unfrozen."""
+    """A tuned backbone with its head. `frozen_head` is the head as it was on the frozen backbone."""
 
     unfrozen: Unfrozen
-    rows: Ints  # of the labels, that it was trained and validated on
+    rows: Ints  # rows of the labels that it was trained and validated on
     head_config: HeadConfig
     frozen_head: Head
     history: list[dict[str, float]]
     wise: float | None
     wise_accuracy: dict[float, float]
-    checkpoints: Checkpoints | None  # to clear once it is saved
+    checkpoints: Checkpoints | None  # to be removed after saving
 
 
 def same_backbone(cache: Cache, device: str = "cpu") -> Backbone:
-    """The backbone that a cache was made with; IdentityMismatch where its source gives another one today."""
+    """The backbone that a cache was made with. Raise IdentityMismatch if its source now gives another one."""
     return matching(load_backbone(cache.source, device), cache.identity, f"the cache {cache.path}")
 
 
@@ -70,10 +70,11 @@ def tune(
     folder: Path | None = None,
     progress: Progress = silent,
 ) -> Tuned:
-    """Unfreeze by `config.mode` on the rows that share nothing with those held out, some kept aside for validation.
+    """Train the blocks of `config.mode` on the rows that share nothing with held-out rows. Some of them are kept aside
+    for validation.
 
-    A head on top is first trained on the frozen vectors (`features`), so that the blocks do not follow the gradients
-    of a random one (Kumar et al. 2022). `wise` None lets validation choose. A run that was killed goes on from its
+    A head on top is first trained on the frozen vectors (`features`), so that the blocks do not follow the gradients of
+    a random head (Kumar et al. 2022). With `wise` None validation chooses it. A killed run continues from its
     checkpoint in `folder`.
     """
     rows = rows_apart_from(labels, split.test_rows(0), np.flatnonzero(split.fold != 0))
@@ -106,7 +107,7 @@ def save_tuned(
 ) -> None:
     """Write the folder (see embed.files.replacing).
 
-    `manifest` holds what the head's manifest has beside head, identity and source.
+    `manifest` holds the fields of the head's manifest other than head, identity and source.
     """
     base = same_backbone(cache)
     weights = {name: parameter.detach() for name, parameter in tuned.unfrozen.moved.items()}
@@ -143,7 +144,7 @@ def _train_and_validation(
     rng = np.random.default_rng(config.seed)
     names = np.unique(split.group[rows])
     if len(names) < 2:
-        raise InputError(f"{len(names)} group is left to train on; hold out less, or split by another column")
+        raise InputError(f"{len(names)} group is left to train on; hold out less, or give another --split-by")
     chosen = rng.choice(names, max(1, round(VALIDATION_SHARE * len(names))), replace=False)
     is_validation = np.isin(split.group[rows], chosen)
     train_rows = rows_apart_from(labels, rows[is_validation], rows[~is_validation])

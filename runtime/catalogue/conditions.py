@@ -1,12 +1,12 @@
-"""What filters mean, the same for rows here and for a collection in Milvus.
+"""The meaning of filters, the same for rows of a local catalogue and for a collection in Milvus.
 
-Logic has three values, as in SQL. A comparison with a null is unknown, and so is `not` of what is unknown; `and` is
-false where one side is, `or` true where one side is, and both are otherwise unknown where one side is. A row is kept if
-the whole is true. `x != 1` is `not x = 1`, and `x in (1, 2)` is `x = 1 or x = 2`.
+Logic has three values, as in SQL. A comparison with a null is unknown, and so is `not` of an unknown. `and` is false if
+one side is false, `or` is true if one side is true, and otherwise both are unknown if one side is unknown. A row is
+kept if the whole filter is true. `x != 1` is `not x = 1`, and `x in (1, 2)` is `x = 1 or x = 2`.
 
-Whole numbers and times compare exactly, whatever the number they are compared with; floats and decimals as doubles,
-with the nearest double; texts by code points; false is less than true. A time without a zone is UTC, and a date its
-midnight. A number that is not finite counts as null, which it is shown as.
+Whole numbers and times are compared exactly with any number. Floats and decimals are compared as doubles with the
+nearest double, and texts by code points; false is less than true. A time without a zone is in UTC, and a date is its
+midnight. A number that is not finite counts as null, and is shown as null.
 """
 
 import math
@@ -26,21 +26,22 @@ from runtime.catalogue.filters import Node, Value, parse
 from runtime.catalogue.times import is_text, is_time, nanoseconds, per_second, units
 
 LARGEST = sys.float_info.max
-# Words of Milvus's own language.
+# Keywords of Milvus's own language.
 RESERVED = ("and", "or", "not", "in", "like", "is", "null", "exists", "iso", "interval", "true", "false")
 
-# A value in terms of what the column is compared as; what is exact need not be whole.
+# A value converted to the type in which its column is compared; exact numbers need not be whole.
 Literal = str | bool | float | Decimal | Fraction
 
 
 def matching(where: str, table: pa.Table) -> Bools:
-    """(n,) bool: the rows of `table` that the filter keeps; raise InputError for what it cannot mean."""
+    """(n,) bool: the rows of `table` that the filter keeps. Raise InputError if the filter does not fit the columns."""
     columns = cache(lambda name: compared(table[name]))
     return np.asarray(pc.fill_null(_mask(resolved(where, table.schema), columns), False))
 
 
 def compared(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """(n,) of what a column is compared as: whole numbers (times too: see times), doubles, texts or booleans."""
+    """(n,) the values of a column in the type that is compared: whole numbers (also for times, see times), doubles,
+    texts or booleans."""
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if is_time(column.type):
@@ -52,23 +53,25 @@ def compared(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def resolved(where: str, schema: pa.Schema) -> Node:
-    """The filter in five comparisons only, in terms of what the columns are compared as.
+    """The filter reduced to five comparisons, with values in the types that are compared.
 
-    These are `in` with one value or more, `<`, `<=`, `is null`, and `known`, which is true for every value and unknown
-    for null: what no value of the column meets is `not known`. Raise InputError for a column that is not there, or that
-    cannot be compared with its value.
+    They are `in` with at least one value, `<`, `<=`, `is null`, and `known`, which is true for every value and unknown
+    for null. So a condition that no value of the column meets becomes `not known`. Raise InputError for an unknown
+    column, or one that cannot be compared with its value.
     """
     node = parse(where)
     if unknown := [name for name in node.columns() if name not in schema.names]:
-        raise InputError(f"the filter names a column {unknown[0]!r}; there are {', '.join(sorted(schema.names))}")
+        raise InputError(
+            f"the filter names an unknown column {unknown[0]!r}; there are {', '.join(sorted(schema.names))}"
+        )
     return _resolved(node, schema)
 
 
 def milvus_expression(node: Node, names: Mapping[str, str], negated: bool = False) -> str:
-    """A resolved filter, or what it is not, in Milvus's own language, which knows true and false only.
+    """A resolved filter, or its negation, in Milvus's own language, which knows only true and false.
 
-    So every `not` goes down to the comparisons, and becomes another comparison that a null does not meet either. A
-    column is the field that `names` gives it, or the one of its own name.
+    So every `not` is moved down to the comparisons, where it becomes another comparison that a null does not meet
+    either. `names` maps columns to fields; a column that is not in it has a field of the same name.
     """
     if node.kind == "not":
         return milvus_expression(node.nodes[0], names, not negated)
@@ -77,7 +80,9 @@ def milvus_expression(node: Node, names: Mapping[str, str], negated: bool = Fals
         return "(" + word.join(milvus_expression(child, names, negated) for child in node.nodes) + ")"
     field = names.get(node.column, node.column)
     if not field.isidentifier() or field.lower() in RESERVED:
-        raise InputError(f"Milvus cannot filter by the column {node.column!r}; rename it to another single word")
+        raise InputError(
+            f"Milvus cannot filter by the column {node.column!r}; rename it to another word, without spaces"
+        )
     if node.kind == "is null":
         return f"{field} is {'not ' * negated}null"
     if node.kind == "known":
@@ -161,7 +166,7 @@ def _literal(value: Value, name: str, type: pa.DataType) -> Literal:
 
 
 def _among(name: str, values: Sequence[Literal], type: pa.DataType) -> Node:
-    """That the column has one of the values."""
+    """The condition that the column has one of the values."""
     low, high = _range(type)
     kept: list[Value] = []
     for value in values:
@@ -175,7 +180,7 @@ def _among(name: str, values: Sequence[Literal], type: pa.DataType) -> Node:
 
 
 def _below(name: str, value: Literal, type: pa.DataType, equal: bool) -> Node:
-    """That the column is less than the value, or, if `equal` will do, the same."""
+    """The condition that the column is less than the value or, with `equal`, equal to it."""
     if isinstance(value, bool):
         return _among(name, [False] * value + [value] * equal, type)
     if isinstance(value, str):

@@ -8,7 +8,7 @@
     column      = name | "name in double quotes"
     value       = 'text, a quote doubled' | number | date such as 2024-05-01 | true | false
 
-Parsed by hand and never evaluated as code; what a filter means is in conditions. Knows no rows.
+Filters are parsed by hand and never evaluated as code. `conditions` defines their meaning. Knows no rows.
 """
 
 import re
@@ -21,7 +21,7 @@ from embed.spec import InputError
 
 MAX_CHARS = 10_000
 MAX_DEPTH = 50
-SHOWN_CHARS = 200  # of a filter, in an error
+SHOWN_CHARS = 200  # the most characters of a filter in an error
 
 Sign = Literal["=", "!=", "<", "<=", ">", ">="]
 Kind = Literal[Sign, "in", "is null", "known", "not", "and", "or"]
@@ -49,11 +49,11 @@ class Node:
 
 
 def parse(where: str) -> Node:
-    """The filter as a tree, its numbers exact; raise InputError, which points at what cannot be read."""
+    """Parse a filter into a tree with exact numbers. Raise InputError, which shows the part that cannot be read."""
     if len(where) > MAX_CHARS:
         raise InputError(f"the filter has {len(where)} characters; wanted {MAX_CHARS} at most")
     if where != where.encode(errors="replace").decode():
-        raise InputError(f"the filter {_shown(where)} is no text: it has half a character in it")
+        raise InputError(f"the filter {_shown(where)} is not valid text: it has half of a surrogate pair")
     return _Parser(where).whole()
 
 
@@ -65,12 +65,14 @@ class _Parser:
     def __init__(self, where: str) -> None:
         self.where = where
         self.depth = 0
-        self.tokens: list[tuple[str, str]] = []  # the next one last
+        self.tokens: list[tuple[str, str]] = []  # in reverse order: the next token is the last
         position, end = 0, len(where.rstrip())
         while position < end:
             match = TOKEN.match(where, position)
             if not match:
-                raise InputError(f"cannot read the filter {_shown(where)} from {_shown(where[position:].strip())} on")
+                raise InputError(
+                    f"the filter {_shown(where)} cannot be read from {_shown(where[position:].strip())} on"
+                )
             kind = str(match.lastgroup)
             self.tokens.append((kind, match[kind]))
             position = match.end()
@@ -140,8 +142,8 @@ class _Parser:
         if kind == "number":
             try:
                 return Decimal(text)
-            except InvalidOperation:  # an exponent of twenty digits
-                raise self.error("a number of a size that can be read", (kind, text)) from None
+            except InvalidOperation:  # such as an exponent of twenty digits
+                raise self.error("a smaller number", (kind, text)) from None
         if kind == "word" and text.lower() in ("true", "false"):
             return text.lower() == "true"
         raise self.error("a value: 'text', a number, a date, true or false", (kind, text))

@@ -1,4 +1,4 @@
-"""What every catalogue is, here or in Milvus: it answers queries with hits."""
+"""The common interface of catalogues, local or in Milvus, which answer queries with hits."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,25 +18,25 @@ from runtime.config import POPULARITY_WEIGHT
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Weights: TypeAlias = float | Float32s  # one for all queries, or one a query (m,)
+Weights: TypeAlias = float | Float32s  # one for all queries, or (m,) one for each
 
-# Columns that a hit has as fields of its own; the others are its metadata.
+# Columns that are fields of a hit; all others are its metadata.
 HIT_COLUMNS = ("image", "image_id", "count", "popularity")
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One picture found. `similarity` is a cosine, `popularity` a percentile in (0, 1), `blended_score` the two
-    together, by which hits are ordered."""
+    """One picture found. `similarity` is a cosine, `popularity` is in (0, 1), and `blended_score` combines both and
+    orders the hits."""
 
-    id: str  # hash of the picture's content
-    key: str  # its name
+    id: str  # a hash of the picture's content
+    key: str  # the picture's name
     similarity: float
     popularity: float
-    count: float | None  # as it was given; None where unknown
+    count: float | None  # as in the table; None if unknown
     blended_score: float
     metadata: dict[str, object]
-    row: int = field(default=-1, repr=False, compare=False)  # of a catalogue here
+    row: int = field(default=-1, repr=False, compare=False)  # only in a local catalogue
 
 
 class Hits(list[Hit], Tabular):
@@ -56,7 +56,7 @@ class Hits(list[Hit], Tabular):
         return pictures_html(zip(map(picture_at, places), names, said, strict=True))
 
     def to_arrow(self) -> "pa.Table":
-        """A row for each hit: its fields, its percentile, and the catalogue's other columns."""
+        """A table with one row for each hit: its fields, its percentile, and the catalogue's other columns."""
         import pyarrow as pa
 
         own = [{name: value for name, value in vars(hit).items() if name not in ("metadata", "row")} for hit in self]
@@ -68,7 +68,7 @@ class Hits(list[Hit], Tabular):
 
 
 def figures_of(hit: Hit) -> dict[str, str]:
-    """The figures of a hit as people read them, by what they are called."""
+    """The figures of a hit as text for people, by name."""
     values = (
         *(f"{hit.blended_score:.4f}", f"{hit.similarity:.4f}", f"{100 * hit.popularity:.1f}"),
         "" if hit.count is None else f"{hit.count:,.0f}",
@@ -80,7 +80,7 @@ _FIGURES = ("blended score", "similarity", "percentile", "count")
 
 
 class Searchable(ABC):
-    """Pictures with their popularity, searched by vectors of one backbone, `identity`."""
+    """Pictures with their popularity, searched by vectors of one backbone, whose identity is `identity`."""
 
     identity: Identity
 
@@ -89,10 +89,10 @@ class Searchable(ABC):
 
     @abstractmethod
     def vectors_of(self, hits: Sequence[Hit]) -> Float16s | Float32s:
-        """(n, d) vectors of pictures that `search` found."""
+        """(n, d) the vectors of pictures that `search` found."""
 
     def addresses(self, keys: Sequence[str], images_root: str | None = None) -> list[list[str]]:
-        """Where each picture may be read, by name, as far as that is known here."""
+        """The addresses at which each picture may be read, for each name; empty if none is known."""
         return [[] if images_root is None else [join(images_root, key)] for key in keys]
 
     def search(
@@ -103,55 +103,60 @@ class Searchable(ABC):
         min_percentile: float = 0.0,
         where: str | None = None,
     ) -> list[Hits]:
-        """For each of `queries` (m, d), unit norm, its hits, best first: k, or as many as there are.
+        """The hits of each of `queries` (m, d) of unit norm, best first: k of them, or fewer if there are fewer.
 
-        `popularity_weight` is one number or one a query (m,); `min_percentile` in [0, 100]; `where` is a filter on the
-        columns (see filters). Raise InputError for a query of another length or a column that is not there.
+        `popularity_weight` is a number, or (m,) one for each query. `min_percentile` is in [0, 100]. `where` is a
+        filter on the columns (see filters). Raise InputError for a query of another length or an unknown column.
         """
         queries, weights = self._checked(queries, k, popularity_weight, min_percentile)
         found = self._search(queries, k, weights, min_percentile, where)
         return [Hits(hits, self) for hits in found]
 
     def least_similarity(self, query: Float32s, percentile: float) -> float:
-        """The cosine with a query (d,) that has this percentile among all pictures, as far as a sample tells."""
-        raise InputError("this kind of catalogue cannot tell a percentile of similarity; leave it out")
+        """The cosine with a query (d,) that has this percentile (0 to 100) among all pictures, estimated on a sample.
+        Raise InputError if this kind of catalogue cannot tell."""
+        raise InputError(
+            "this kind of catalogue has no percentiles of similarity; leave --min-similarity-percentile out"
+        )
 
     @abstractmethod
     def _search(
         self, queries: Float32s, k: int, weights: Float32s, min_percentile: float, where: str | None
     ) -> list[list[Hit]]:
-        """`search` for queries (m, d) and weights (m,), both float32, that are known to be right."""
+        """`search` for queries (m, d) and weights (m,), both float32, that were checked."""
 
     def _checked(
         self, queries: Float32s, k: int, popularity_weight: Weights, min_percentile: float
     ) -> tuple[Float32s, Float32s]:
-        """Queries (m, d) and weights (m,) as float32; raise InputError for what cannot be searched with."""
+        """Queries (m, d) and weights (m,) as float32. Raise InputError for arguments that cannot be used."""
         queries, dim = np.asarray(queries, np.float32), self.identity.dim
         if queries.ndim != 2 or queries.shape[1] != dim:
-            raise InputError(f"queries have the shape {queries.shape}; the catalogue's vectors want (m, {dim})")
+            raise InputError(
+                f"queries have the shape {queries.shape}; wanted (m, {dim}), as the catalogue's vectors have"
+            )
         if not np.isfinite(queries).all():
-            raise InputError("a query holds numbers that are not finite")
+            raise InputError("a query has numbers that are not finite; wanted finite numbers")
         if k < 1:
             raise InputError(f"k is {k}; wanted 1 or more")
         weights = np.asarray(popularity_weight, np.float32)
         if weights.shape not in ((), (len(queries),)) or not np.isfinite(weights).all():
             raise InputError(
-                f"popularity weight is {popularity_weight}; wanted a number, or one a query ({len(queries)},)"
+                f"popularity weight is {popularity_weight}; wanted a number, or one for each query ({len(queries)},)"
             )
         if not 0 <= min_percentile <= 100:
-            raise InputError(f"least percentile is {min_percentile}; wanted 0 to 100")
+            raise InputError(f"min_percentile is {min_percentile}; wanted 0 to 100")
         return queries, np.broadcast_to(weights, len(queries))
 
 
 def hit_of(columns: Mapping[str, Any], similarity: float, score: float, row: int = -1) -> Hit:
-    """The hit that a catalogue's row with these columns is."""
+    """The hit for a catalogue's row with these columns."""
     metadata = {name: value for name, value in columns.items() if name not in HIT_COLUMNS}
     of_its_own = (columns["image_id"], columns["image"], similarity, columns["popularity"], columns["count"])
     return Hit(*of_its_own, score, metadata, row)
 
 
 def hits_of(columns: "pa.Table", rows: Ints, similarities: Floats, scores: Floats) -> list[Hit]:
-    """The hits that rows of a catalogue with these columns are, (n,) each."""
+    """The hits for rows of a catalogue with these columns. Arguments are (n,)."""
     own = (columns[name].to_pylist() for name in HIT_COLUMNS)
     others = [name for name in columns.column_names if name not in HIT_COLUMNS]
     metadata = zip(*(columns[name].to_pylist() for name in others), strict=True) if others else repeat((), len(rows))
@@ -163,7 +168,8 @@ def hits_of(columns: "pa.Table", rows: Ints, similarities: Floats, scores: Float
 
 
 def jsonable(metadata: Mapping[str, object]) -> dict[str, object]:
-    """Metadata with dates and other values that JSON lacks as text, and numbers that are not finite as null."""
+    """Metadata for JSON: dates and other values that JSON lacks become text, and numbers that are not finite become
+    null."""
 
     def plain(value: object) -> object:
         if isinstance(value, float):

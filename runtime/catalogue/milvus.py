@@ -1,9 +1,9 @@
-"""A catalogue in Milvus, for more pictures than one machine's memory holds; it answers as a local one does.
+"""A catalogue in Milvus, for more pictures than fit in one machine's memory. It answers as a local one does.
 
 Each picture is one entity: key (its name), vector [x, popularity], popularity, id, count, and its other columns as
-dynamic fields; times and decimals as texts to show and, under another name, as numbers to compare. The extra dimension
-works there as it does here. What belongs to all, the identity and the columns, stands in a collection of one entity
-beside, `<name>_manifest`. Needs the extra `milvus`.
+dynamic fields; times and decimals are texts to show and, under another name, numbers to compare. The extra dimension of
+the vector gives blended scores as in a local index. The identity and the columns are in a second collection of one
+entity, `<name>_manifest`. Needs the extra `milvus`.
 """
 
 import base64
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
 UPSERT_ROWS = 1000
 KEY_BYTES = 2048
 MANIFEST = "_manifest"
-FIELDS = {"image": "key", "image_id": "id"}  # of columns
-AS_NUMBER = "{}_as_number"  # the field of a time or decimal that filters compare
+FIELDS = {"image": "key", "image_id": "id"}  # columns that have another name as fields
+AS_NUMBER = "{}_as_number"  # the field that filters compare, for a time or decimal
 
 
 class MilvusCatalogue(Searchable):
     """A collection that holds a catalogue."""
 
     def __init__(self, uri: str, collection: str = "plaudit") -> None:
-        """Connect to a cluster, or to the file `uri` by Milvus Lite; raise InputError if that is none."""
+        """Connect to a cluster, or to the file `uri` by Milvus Lite. Raise InputError if it has no catalogue of this
+        name."""
         self.client = _client(uri)
         self.collection = collection
         if not self.client.has_collection(collection):
@@ -49,7 +50,7 @@ class MilvusCatalogue(Searchable):
         manifest = json.loads(found[0]["text"])
         self.identity = Identity.from_json(manifest["identity"])
         self.columns: list[str] = manifest["columns"]
-        types = manifest.get("types")  # a collection made before filters needed them has none
+        types = manifest.get("types")  # absent in old collections
         self.schema = None if types is None else pa.ipc.read_schema(pa.py_buffer(base64.b64decode(types)))
         self.client.load_collection(collection)
 
@@ -81,34 +82,36 @@ class MilvusCatalogue(Searchable):
         """A filter on the columns in Milvus's own language."""
         if self.schema is None:
             raise InputError(
-                f"the collection {self.collection!r} does not say what its columns hold, which filters need; upload the"
+                f"the collection {self.collection!r} does not record its columns' types, which filters need; upload the"
                 " catalogue again"
             )
         return milvus_expression(resolved(where, self.schema), FIELDS | _number_fields(self.schema))
 
     def vectors_of(self, hits: Sequence[Hit]) -> Float32s:
-        """(n, d) float32 of pictures that a search found."""
+        """(n, d) float32: the vectors of pictures that a search found."""
         keys = [hit.key for hit in hits]
         found = {one["key"]: one["vector"] for one in self.client.get(self.collection, keys, output_fields=["vector"])}
         return np.array([found[key][: self.identity.dim] for key in keys], np.float32)
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Close the connection."""
         self.client.close()
 
 
 def upload(
     catalogue: Catalogue, uri: str, collection: str = "plaudit", index_type: str = "FLAT", progress: Progress = silent
 ) -> MilvusCatalogue:
-    """Make the collection equal to the catalogue, in bounded memory: upserts what is there, deletes what is gone.
+    """Make the collection equal to the catalogue, in bounded memory: upsert all its pictures and delete all others.
 
-    `index_type` is one of Milvus's; FLAT is exact.
+    `index_type` is one of Milvus's index types; FLAT is exact.
     Raise IdentityMismatch if the collection holds other vectors.
     """
     schema = catalogue.rows.schema.remove_metadata()
     numbers = _number_fields(schema)
     if clash := set(schema.names) & {"key", "id", "vector", *numbers.values()}:
-        raise InputError(f"a column is called {clash.pop()!r}, which Milvus needs itself; rename it")
+        raise InputError(
+            f"a column is named {clash.pop()!r}, a name that is needed for another field in Milvus; rename it"
+        )
     client = _client(uri)
     if not client.has_collection(collection):
         _create(client, collection, catalogue.vectors.shape[1] + 1, index_type)
@@ -137,7 +140,7 @@ def _client(uri: str) -> "MilvusClient":
     try:
         from pymilvus import MilvusClient
     except ImportError:
-        raise InputError("Milvus needs its client: pip install 'plaudit[milvus]'") from None
+        raise InputError("Milvus needs its client; run: pip install 'plaudit[milvus]'") from None
     return MilvusClient(uri)
 
 
@@ -153,7 +156,7 @@ def _create(client: "MilvusClient", name: str, dim: int, index_type: str) -> Non
 
 
 def _number_fields(schema: pa.Schema) -> dict[str, str]:
-    """The field of numbers of each column whose texts cannot be compared as it is."""
+    """The numeric field of each column that is stored as text but compared as numbers."""
     numbers = [field.name for field in schema if is_time(field.type) or pa.types.is_decimal(field.type)]
     return {name: AS_NUMBER.format(name) for name in numbers}
 

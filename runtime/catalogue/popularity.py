@@ -1,4 +1,4 @@
-"""How popular each picture is: raw counts or rates become percentiles in (0, 1).
+"""Turn counts or rates into popularity, each picture's place in (0, 1).
 
 Pure functions on arrays. Knows no file, no vector and no index.
 """
@@ -11,8 +11,8 @@ from embed.arrays import Float32s, Floats
 def percentiles(values: Floats | Float32s) -> Float32s:
     """(n,) float32 in (0, 1): the share of values below each one, plus half the share equal to it.
 
-    The mid-rank definition of a percentile: equal values get the same one, and n different values get
-    0.5/n, 1.5/n ... 1 - 0.5/n, so the largest hundredth of many is exactly what lies at or above 0.99.
+    This is the mid-rank definition of a percentile: equal values get the same one, and n different values get 0.5/n,
+    1.5/n ... 1 - 0.5/n. So with many values, exactly the largest hundredth is at or above 0.99.
     """
     values = np.asarray(values, np.float64)
     if not len(values):
@@ -25,9 +25,9 @@ def percentiles(values: Floats | Float32s) -> Float32s:
 def posterior_rates(counts: Floats, exposures: Floats) -> Floats:
     """(n,) float64: the posterior mean of each picture's rate, (count + a) / (exposures + a + b).
 
-    a and b are the Beta prior that the data themselves suggest: its mean is the pooled rate, its strength the one
-    whose variance, with the binomial noise added, gives the spread of rates seen (method of moments, weighted by
-    exposures). One like in one view is then no match for 900 in 1,000.
+    a and b are a Beta prior fitted to the data: its mean is the pooled rate, and its strength is such that its variance
+    plus the binomial noise equals the observed spread of rates (method of moments, weighted by exposures). So one like
+    in one view ranks below 900 in 1,000.
     """
     counts, exposures = np.asarray(counts, np.float64), np.asarray(exposures, np.float64)
     shown = exposures > 0
@@ -43,12 +43,12 @@ def posterior_rates(counts: Floats, exposures: Floats) -> Floats:
     spread = (exposures[shown] * (rates - mean) ** 2).sum() - mean * (1 - mean) * (shown.sum() - 1)
     weight = total - (exposures**2).sum() / total
     variance = spread / weight if weight > 0 else 0.0
-    # The strength stays between one imaginary exposure and all the real ones: outside, the estimate is noise.
+    # The strength is limited to between one exposure and all of them; estimates outside are noise.
     strength = mean * (1 - mean) / variance - 1 if variance > 0 else total
     strength = float(np.clip(strength, 1.0, total))
     return (counts + mean * strength) / (exposures + strength)
 
 
 def decayed(values: Floats, ages_s: Floats, half_life_s: float) -> Floats:
-    """(n,) float64: each value halved once for every `half_life_s` of its age in seconds."""
+    """(n,) float64: each value, halved once for every `half_life_s` seconds of its age."""
     return np.asarray(values, np.float64) * np.exp2(-np.asarray(ages_s, np.float64) / half_life_s)

@@ -1,4 +1,4 @@
-"""What a person asks of a catalogue beyond one vector: several likes and dislikes, no near-duplicates, few of a kind.
+"""Queries of a catalogue with more than one vector: several likes and dislikes, no near-duplicates, few hits of a kind.
 
 Works on any catalogue. Knows no index and no encoder.
 """
@@ -14,16 +14,17 @@ from embed.spec import InputError
 from runtime.catalogue.hits import Hit, Hits, Searchable
 from runtime.config import Wish
 
-DISTINCT_ROWS = 128  # vectors that are compared with each other at a time
-MOST_RELEVANT = 2000  # pictures among which hits are looked for where dissimilar ones are to be none
+DISTINCT_ROWS = 128  # number of vectors that are compared with each other at a time
+MOST_RELEVANT = 2000  # with a least similarity, hits are chosen among so many pictures
 
 
 def unit_vector(vector: Floats, given: str) -> Float32s:
-    """(d,) float32 of the same direction; raise InputError, which begins with `given`, where there is none."""
+    """(d,) float32: the unit vector of the same direction. Raise InputError, which begins with `given`, for a zero
+    vector."""
     largest = np.abs(vector).max()
     if not 0 < largest < np.inf:
         raise InputError(f"{given} a vector without a direction")
-    vector = vector.astype(np.float64) / largest  # or the square of a large number would overflow
+    vector = vector.astype(np.float64) / largest  # otherwise the square of a large number would overflow
     unit: Float32s = (vector / np.linalg.norm(vector)).astype(np.float32)
     return unit
 
@@ -34,33 +35,33 @@ def mixed_query(
     like_weights: Sequence[float] | None = None,
     dislike_weights: Sequence[float] | None = None,
 ) -> Float32s:
-    """(d,) unit vector: the mean of `likes` (a, d), less the mean of `dislikes` (b, d) where there are any.
+    """(d,) unit vector: the mean of `likes` (a, d), minus the mean of `dislikes` (b, d) if there are any.
 
-    A vector is multiplied by its weight, if weights are given, before the mean is taken. Raise InputError if nothing
-    is left, as when likes and dislikes are the same.
+    If weights are given, each vector is multiplied by its weight before the mean is taken. Raise InputError if the
+    result is zero, for example if likes and dislikes are the same.
     """
     if not len(likes):
-        raise InputError("a query needs a picture, a text, an id or a vector that is liked")
+        raise InputError("the query is empty; give a picture, a text, an id or a vector that the hits should be like")
     mixed = _weighed(likes, like_weights)
     if dislikes is not None and len(dislikes):
         mixed = mixed - _weighed(dislikes, dislike_weights)
     length = np.linalg.norm(mixed)
     if not length > 1e-6:
-        raise InputError("likes and dislikes cancel each other out; nothing is left to search for")
+        raise InputError("likes and dislikes cancel each other out; change one of them")
     return (mixed / length).astype(np.float32)
 
 
 def _weighed(vectors: Float32s, weights: Sequence[float] | None) -> Floats:
-    """(d,) float64: the sum of the vectors by their weights, over their number."""
+    """(d,) float64: the weighted sum of the vectors, divided by their number."""
     each = np.ones(len(vectors)) if weights is None else np.asarray(weights, np.float64)
     total: Floats = each @ vectors.astype(np.float64)
     return total / len(vectors)
 
 
 def find(catalogue: Searchable, query: Float32s, wish: Wish) -> Hits:
-    """The best hits for a query (d,) that meet the wish: k of them, or as many as there are.
+    """The best hits for a query (d,) that meet the wish: k of them, or fewer if there are fewer.
 
-    More are fetched until enough are left, so what is taken out never costs a hit that exists.
+    More hits are fetched until enough are left after filtering, so that no existing hit is missed.
     """
     if wish.min_similarity_percentile:
         return Hits(_relevant(catalogue, query, wish), catalogue)
@@ -77,7 +78,8 @@ def find(catalogue: Searchable, query: Float32s, wish: Wish) -> Hits:
 
 
 def _relevant(catalogue: Searchable, query: Float32s, wish: Wish) -> list[Hit]:
-    """The best blended of those among the MOST_RELEVANT most similar hits that are at or above the least percentile."""
+    """The hits with the best blended scores, among those of the MOST_RELEVANT most similar ones that reach the least
+    percentile of similarity."""
     least = catalogue.least_similarity(query, wish.min_similarity_percentile)
     count = min(MOST_RELEVANT, len(catalogue))
     found = catalogue.search(query[None], count, 0.0, wish.min_percentile, wish.where)[0]
@@ -110,11 +112,12 @@ def _kept(catalogue: Searchable, hits: list[Hit], wish: Wish) -> list[Hit]:
 
 
 def distinct_rows(vectors: Float16s | Float32s, threshold: float, most: int | None = None) -> list[int]:
-    """The rows (n, d) whose cosine with no earlier one that is kept exceeds `threshold`: all, or the first `most`."""
+    """The numbers of the rows of `vectors` (n, d) to keep: those whose cosine with every earlier kept row is at most
+    `threshold`. With `most`, only the first so many."""
     found: list[int] = []
     for start in range(0, len(vectors), DISTINCT_ROWS):
         block = vectors[start : start + DISTINCT_ROWS].astype(np.float32)
-        near: Bools = np.zeros(len(block), bool)  # to one that is kept
+        near: Bools = np.zeros(len(block), bool)  # rows near a kept one
         np.any(block @ vectors[found].astype(np.float32).T > threshold, axis=1, out=near)
         alike = block @ block.T > threshold
         for row in range(len(block)):

@@ -1,16 +1,16 @@
-"""A catalogue: pictures sorted by popularity, searched for what is similar and popular at once.
+"""A catalogue: pictures sorted by popularity, which can be searched for similar and popular ones at once.
 
     catalogue/
-      manifest.json            identity, bundle, counts, index, the version in force; replaced last, atomically
+      manifest.json            identity, bundle, counts, index, the current version; replaced last, atomically
       v000001/vectors.npy      (n, d) float16, unit norm; row i is the i-th most popular picture
       v000001/popularity.npy   (n,) float32 percentiles in (0, 1), descending
-      v000001/places.arrow     row i: where the picture was read when it was embedded, null where that is not known
+      v000001/places.arrow     row i: where the picture was read when it was embedded, null if unknown
       v000001/rows.arrow       row i: image (its name), image_id, width, height, count, ..., and the table's columns
-      v000001/index.faiss ...  where the index is not exact: see runtime.index.ivf and runtime.index.hnsw
+      v000001/index.faiss ...  unless the index is exact: see runtime.index.ivf and runtime.index.hnsw
 
-The blended score of picture i for query q is cos(q, x_i) + popularity_weight * popularity_i. A least percentile is a
-prefix of rows. Everything is memory-mapped; an open catalogue goes on serving its version whatever a writer does. Knows
-no encoder: queries come as vectors.
+The blended score of picture i for query q is cos(q, x_i) + popularity_weight * popularity_i. The rows above a least
+percentile are a prefix. All files are memory-mapped. An open catalogue keeps serving its version while a writer makes
+another. Knows no encoder: queries are vectors.
 """
 
 from bisect import bisect_right
@@ -38,19 +38,18 @@ from runtime.index.effort import Tuned
 from runtime.index.factory import read_index
 
 FORMAT = 2
-READABLE = (1, 2)  # of 1 all but the lists of an IVF are the same
+READABLE = (1, 2)  # format 1 differs only in the lists of an IVF
 
-# A scan of so few is quicker than any index. Beyond, a vector scanned costs what this many looked at in an index do,
-# and an index confined to a share of the rows must look at so many more to find as much.
+# A scan of so few rows is faster than any index.
 SCAN_ROWS = 20_000
-SCAN_COST = 4
-SAMPLE_ROWS = 10_000  # that stand for all where a percentile of similarity is asked for
-SHOWN = 12  # pictures in a notebook
-MOST_CANDIDATES = 2048  # more hits than this come from a scan
+SCAN_COST = 4  # with more rows, a candidate of an index costs as much as scanning this many
+SAMPLE_ROWS = 10_000  # rows of the sample for percentiles of similarity
+SHOWN = 12  # number of pictures shown in a notebook
+MOST_CANDIDATES = 2048  # for more hits than this all rows are scanned
 
 
 class IndexEntry(TypedDict):
-    """What the manifest says of the index; the exact one needs no efforts."""
+    """The manifest's entry for the index. The exact index has no efforts."""
 
     kind: Literal["exact"] | IndexKind
     min_recall: NotRequired[float]
@@ -58,7 +57,7 @@ class IndexEntry(TypedDict):
 
 
 class CatalogueManifest(TypedDict):
-    """manifest.json."""
+    """The contents of manifest.json."""
 
     format: int
     version: str
@@ -77,7 +76,9 @@ class Catalogue(Searchable, Tabular):
         folder = path / manifest["version"]
         for name, size_bytes in manifest["files"].items():
             if (found := (folder / name).stat().st_size) != size_bytes:
-                raise InputError(f"{folder / name} has {found} bytes; the catalogue wrote {size_bytes}: make it again")
+                raise InputError(
+                    f"{folder / name} has {found} bytes; the manifest says {size_bytes}: make the catalogue again"
+                )
         self.path = path
         self.folder = folder
         self.manifest = manifest
@@ -88,20 +89,23 @@ class Catalogue(Searchable, Tabular):
         self.index = None
         if manifest["index"]["kind"] != "exact":
             if manifest["format"] == 1 and manifest["index"]["kind"] != "hnsw":
-                raise InputError(f"{path} has an index of an older plaudit; make it again: python -m runtime index")
+                raise InputError(
+                    f"{path} has an index of an older plaudit; make the catalogue again: python -m runtime index"
+                )
             self.index = read_index(folder, manifest["index"]["kind"])
         self._efforts = manifest["index"].get("efforts", [])
 
     @classmethod
     def open(cls, path: str | Path) -> "Catalogue":
-        """The newest version of the catalogue at `path`; raise InputError if there is none or it is damaged."""
+        """Open the newest version of the catalogue at `path`. Raise InputError if there is none or it is damaged."""
         file = Path(path) / "manifest.json"
         manifest = read_manifest(file, "catalogue", READABLE, CatalogueManifest)
         while True:
             try:
                 return cls(file.parent, manifest)
             except FileNotFoundError:
-                # A writer may have replaced the version between our two looks; if not, a file is really missing.
+                # A writer may have replaced the version meanwhile; if the manifest is the same, a file is really
+                # missing.
                 tried, manifest = manifest, read_manifest(file, "catalogue", READABLE, CatalogueManifest)
                 if manifest["version"] == tried["version"]:
                     raise
@@ -120,22 +124,24 @@ class Catalogue(Searchable, Tabular):
         return lines_html([repr(self)]) + pictures_html(shown, "The most popular")
 
     def to_arrow(self) -> pa.Table:
-        """A row for each picture, the most popular first: its name, id, size and count, and the table's columns."""
+        """A table with one row for each picture, the most popular first: its name, id, size and count, and the columns
+        of the table of popularity."""
         return self.rows
 
     @property
     def images_root(self) -> str:
-        """The folder or URI where the names of pictures start."""
+        """The folder or URI to which the names of pictures are relative."""
         root = self.manifest["images_root"]
         return str(root) if "://" in root else str((self.path / root).resolve())
 
     @property
     def bundle(self) -> Path | None:
-        """The bundle that encodes this catalogue's queries, where it was given one."""
+        """The bundle that encodes this catalogue's queries, or None."""
         return None if self.manifest["bundle"] is None else (self.path / self.manifest["bundle"]).resolve()
 
     def image_embeddings(self) -> Float16s:
-        """(n, d) float16. This and the next three are what a cache offers too: one version makes the next."""
+        """(n, d) float16. This and the next three methods are the same as a cache's, so that a version can be made from
+        another."""
         return self.vectors
 
     def pooled_embeddings(self) -> Float16s | None:
@@ -143,22 +149,23 @@ class Catalogue(Searchable, Tabular):
         return None
 
     def metadata(self, side: Side) -> pa.Table:
-        """image_path, image_id, width and height of each row; a catalogue has the side `images` only."""
+        """image_path, image_id, width and height of each row; a catalogue has only the side `images`."""
         return self.rows.select(["image", "image_id", "width", "height"]).rename_columns(
             ["image_path", "image_id", "width", "height"]
         )
 
     def places(self) -> pa.Array:
-        """(n,) where the picture of each row was read when it was embedded, null where that is not known."""
-        if "places.arrow" not in self.manifest["files"]:  # of a catalogue of before places were noted
+        """(n,) where the picture of each row was read when it was embedded, null if unknown."""
+        if "places.arrow" not in self.manifest["files"]:  # an old catalogue without places
             return pa.nulls(len(self), pa.string())
         found = pa.ipc.open_file(pa.memory_map(str(self.folder / "places.arrow"))).read_all()
         return found["uri"].combine_chunks()
 
     def addresses(self, keys: Sequence[str], images_root: str | None = None) -> list[list[str]]:
-        """Where each picture may be read, by name: below a root that is given; or else where it was, and below our own.
+        """The addresses at which each picture may be read, for each name: under `images_root` if it is given, and
+        otherwise the place where it was embedded and under the catalogue's own root.
 
-        Raise InputError for a picture that is not there.
+        Raise InputError for an unknown picture.
         """
         if images_root is not None:
             return [[join(images_root, key)] for key in keys]
@@ -168,7 +175,7 @@ class Catalogue(Searchable, Tabular):
         ]
 
     def image_rows(self, keys: pa.ChunkedArray, place: Place | None = None) -> Ints:
-        """(m,) int64: the row of each picture's name, or else of its place; -1 where there is none."""
+        """(m,) int64: the row of each picture, found by its name or by its place; -1 if there is none."""
         found = positions(keys, self.rows["image"])
         lost = np.flatnonzero(found < 0)
         if place is not None and len(lost):
@@ -177,14 +184,15 @@ class Catalogue(Searchable, Tabular):
         return found
 
     def vectors_of(self, hits: Sequence[Hit]) -> Float16s:
-        """(n, d) float16 of pictures that a search found."""
+        """(n, d) float16: the vectors of pictures that a search found."""
         return self.vectors[[hit.row for hit in hits]]
 
     def front(self, query: Float32s, wish: Wish) -> Hits:
-        """The hits for a query (d,) that no other beats in similarity without being less popular, most similar first.
+        """The Pareto front for a query (d,): the hits to which no other is superior in both similarity and popularity,
+        most similar first.
 
-        Their scores are their similarities. Of the wish, `min_percentile`, `where` and `excluded` count. Looks
-        at every picture.
+        Their blended scores are their similarities. Only `min_percentile`, `where` and `excluded` of the wish are used.
+        Every picture is compared.
         """
         queries, weights = self._checked(query[None], 1, 0.0, wish.min_percentile)
         allowed = self._allowed(wish.min_percentile, wish.where)
@@ -198,17 +206,18 @@ class Catalogue(Searchable, Tabular):
         return Hits(self.hits(*found)[0], self)
 
     def least_similarity(self, query: Float32s, percentile: float) -> float:
-        """The cosine with a query (d,) that has this percentile among all pictures, or among SAMPLE_ROWS of them."""
+        """The cosine with a query (d,) that has this percentile (0 to 100) among all pictures, or among SAMPLE_ROWS of
+        them."""
         return float(np.percentile(self._sample @ query, percentile))
 
     @cached_property
     def _sample(self) -> Float32s:
-        """(n, d): vectors evenly spaced over the catalogue, SAMPLE_ROWS of them at most."""
+        """(n, d) at most SAMPLE_ROWS vectors, evenly spaced over the catalogue."""
         rows = np.linspace(0, len(self) - 1, min(len(self), SAMPLE_ROWS)).astype(np.int64)
         return self.vectors[rows].astype(np.float32)
 
     def row_of(self, key_or_id: str) -> int:
-        """The row of a picture by its name or by its image_id; raise InputError if there is none."""
+        """The row of a picture with this name or image_id. Raise InputError if there is none."""
         for column in ("image", "image_id"):
             row = pc.index(self.rows[column], key_or_id).as_py()
             if row >= 0:
@@ -216,16 +225,16 @@ class Catalogue(Searchable, Tabular):
         raise InputError(f"{self.path} has no picture named {key_or_id!r}, nor one with that id")
 
     def key_of(self, image_id: str) -> str | None:
-        """The name of the picture with that image_id; None where there is none."""
+        """The name of the picture with that image_id, or None."""
         row = pc.index(self.rows["image_id"], image_id).as_py()
         return None if row < 0 else str(self.rows["image"][row])
 
     def id_of(self, key_or_id: str) -> str:
-        """The image_id of a picture by its name or by its image_id."""
+        """The image_id of a picture with this name or image_id."""
         return str(self.rows["image_id"][self.row_of(key_or_id)])
 
     def vector_of(self, key_or_id: str) -> Float32s:
-        """(d,) float32 of a picture by its name or by its image_id."""
+        """(d,) float32: the vector of a picture with this name or image_id."""
         vector: Float32s = self.vectors[self.row_of(key_or_id)].astype(np.float32)
         return vector
 
@@ -235,7 +244,7 @@ class Catalogue(Searchable, Tabular):
         return self.hits(*self.search_rows(queries, k, weights, min_percentile, where))
 
     def hits(self, rows: Ints, similarities: Floats, scores: Floats) -> list[list[Hit]]:
-        """What `search_rows` found, with names and metadata."""
+        """The hits, with names and metadata, for the result of `search_rows`."""
         found = rows >= 0
         hits = iter(hits_of(self.rows.take(rows[found]), rows[found], similarities[found], scores[found]))
         return [list(islice(hits, count)) for count in found.sum(axis=1).tolist()]
@@ -243,9 +252,10 @@ class Catalogue(Searchable, Tabular):
     def search_rows(
         self, queries: Float32s, k: int, weights: Weights, min_percentile: float = 0.0, where: str | None = None
     ) -> tuple[Ints, Floats, Floats]:
-        """Rows (m, k) int64, their cosines and their scores (m, k) float64, best first, row -1 past the last hit.
+        """Rows (m, k) int64, and their cosines and blended scores (m, k) float64, best first. Past the last hit the row
+        is -1.
 
-        Asked as `search` is, with queries in float32; nothing is checked.
+        Arguments are those of `search`, with queries in float32, and are not checked.
         """
         weights = np.broadcast_to(np.asarray(weights, np.float32), len(queries))
         allowed = self._allowed(min_percentile, where)
@@ -259,7 +269,7 @@ class Catalogue(Searchable, Tabular):
                 found = best_of(candidates, self.vectors, self.popularity, queries[chosen], weights[chosen], k)
                 for array, values in zip(best, found, strict=True):
                     array[chosen] = values
-                # Never fewer hits than there are.
+                # Scan if the index found fewer hits than there are.
                 scanned[chosen] = (found[0] >= 0).sum(axis=1) < min(k, count)
         if scanned.any():
             part = queries[scanned], weights[scanned]
@@ -269,9 +279,9 @@ class Catalogue(Searchable, Tabular):
         return best
 
     def _allowed(self, min_percentile: float, where: str | None) -> int | Bools:
-        """How many rows from the first on, or a mask (n,) bool."""
+        """The number of allowed rows, from the first on, or a mask (n,) bool."""
         least = np.float32(min_percentile / 100)
-        prefix = bisect_right(self.popularity, -least, key=lambda value: -value)  # looks at few of a million rows
+        prefix = bisect_right(self.popularity, -least, key=lambda value: -value)  # reads few of a million rows
         if where is None:
             return prefix
         mask = np.zeros(len(self), bool)
@@ -284,9 +294,11 @@ class Catalogue(Searchable, Tabular):
         return scan(self.vectors, self.popularity, queries, weights, k, np.flatnonzero(allowed))
 
     def _by_effort(self, weights: Float32s, k: int, count: int) -> list[tuple[Effort, Bools]]:
-        """The effort for each query, with the mask of its queries; queries that a scan answers sooner are in none.
+        """The efforts to search with, each with the mask of its queries. Queries that a scan answers faster are in
+        none.
 
-        An effort serves the weight it was tuned at and those up to the next: the lower the weight, the harder.
+        An effort is used for the weight at which it was tuned and for higher ones up to the next. Lower weights need
+        more effort.
         """
         assert self.index is not None
         efforts = []
@@ -295,7 +307,7 @@ class Catalogue(Searchable, Tabular):
         for i in np.unique(chosen):
             effort = self._efforts[i]
             share = max(count, 1) / len(self)
-            # Confined to a share of the rows, as many that count are seen by looking at so many more.
+            # With only a share of the rows allowed, more lists are probed to see as many allowed rows.
             probes = int(np.ceil(effort["probes"] / share))
             candidates = max(effort["candidates"], k + SPARE)
             looked_at = min(1.0, probes / self.index.lists) * len(self) if self.index.lists else 64 * probes
@@ -305,7 +317,7 @@ class Catalogue(Searchable, Tabular):
 
 
 def hit_json(hit: Hit) -> dict[str, object]:
-    """What `--json` and the service give for a hit: its fields, and of its metadata what a page shows."""
+    """A hit in the JSON of the command and the service: its fields and its metadata."""
     of_its_own = {name: value for name, value in vars(hit).items() if name != "row"}
     titles = (hit.metadata.get(name) for name in ("title", "prompt"))
     exposures, rate = hit.metadata.get("exposures"), None

@@ -1,4 +1,4 @@
-"""From a table of counts to a catalogue's rows: every picture with a vector, its popularity, most popular first.
+"""Make a catalogue's rows from a table of counts: all pictures with a vector and a popularity, the most popular first.
 
 Knows no file format; tables are Arrow, vectors arrays.
 """
@@ -18,12 +18,12 @@ from runtime.catalogue.popularity import decayed, percentiles, posterior_rates
 from runtime.catalogue.times import seconds
 from runtime.config import PopularityConfig
 
-# What a catalogue's rows have of their own; the other columns are the table's.
+# Columns that the catalogue adds to those of the table.
 OWN_COLUMNS = ("popularity", "image_id", "width", "height")
 
 
 class Pictures(Protocol):
-    """Where vectors come from: a cache, or a catalogue as it was."""
+    """A source of vectors: a cache, or an older version of a catalogue."""
 
     identity: Identity
 
@@ -34,19 +34,19 @@ class Pictures(Protocol):
     def places(self) -> pa.Array: ...
 
 
-# Pictures, (n,) rows of theirs, the prompts of these, null where there is none, and the rows of what these were made
-# from, -1 for none -> (n,) scores, higher is better.
+# Takes pictures, (n,) rows of them, their prompts (null for none) and the rows of their source pictures (-1 for none).
+# Gives (n,) scores; higher is better.
 Predict = Callable[[Pictures, Ints, pa.ChunkedArray, Ints], Float32s]
 
 
 @dataclass(frozen=True)
 class PopularRows:
-    """A catalogue's rows, most popular first, and where the vector of each lies among the pictures' (n,) int64."""
+    """A catalogue's rows, most popular first, and (n,) int64: the row of each one's vector among the pictures."""
 
     table: pa.Table
     vector_rows: Ints
-    not_embedded: int  # pictures that the table names and that have no vector
-    without_count: int  # pictures with a vector whose count is unknown
+    not_embedded: int  # number of pictures in the table without a vector
+    without_count: int  # number of pictures with a vector but without a count
 
 
 def popular_rows(
@@ -59,9 +59,9 @@ def popular_rows(
 ) -> PopularRows:
     """The rows of a catalogue, without the pictures named in `leave_out`.
 
-    `labels` has `image`, and may have `count`, `exposures`, `timestamp`, `prompt` and whatever else shall be filtered
-    by; `place` says where a picture that it names lies. Raise InputError for a picture named twice, a bad count, and a
-    table none of whose pictures has a vector.
+    `labels` has `image`, and may have `count`, `exposures`, `timestamp`, `prompt` and other columns to filter by.
+    `place` gives the place of a picture that it names. Raise InputError if a picture is named twice, a count is bad, or
+    no picture of the table has a vector.
     """
     _refuse_repeated(labels["image"])
     metadata = pictures.metadata("images")
@@ -69,7 +69,7 @@ def popular_rows(
         labels = labels.append_column("count", pa.nulls(len(labels), pa.float64()))
     found = pictures.image_rows(labels["image"], place)
     labels, vector_rows = labels.filter(pa.array(found >= 0)), found[found >= 0]
-    # Of the rows of one picture, which vectors that were made elsewhere may have, the first counts.
+    # Imported vectors may have several rows of one picture, of which the first is used.
     unnamed = np.setdiff1d(positions(metadata["image_id"], metadata["image_id"]), vector_rows)
     table = pa.concat_tables(
         [labels, pa.table({"image": metadata["image_path"].take(unnamed)})], promote_options="default"
@@ -90,7 +90,9 @@ def popular_rows(
         fill = 0.0 if config.missing == "zero" or without == len(values) else float(np.nanmedian(values))
         values = np.where(np.isnan(values), fill, values)
     if not len(table):
-        raise InputError("no picture has both a popularity and a vector: are they named as in the cache?")
+        raise InputError(
+            "no picture has both a popularity and a vector; give the same names in the table as in the cache"
+        )
 
     filled = [name for name in table.column_names if name == "count" or table[name].null_count < len(table)]
     table = table.select([name for name in filled if name not in OWN_COLUMNS])
@@ -102,35 +104,37 @@ def popular_rows(
 
 
 def popularity_values(table: pa.Table, half_life_s: float | None) -> Floats:
-    """(n,) float64: counts, or posterior rates where there are exposures, faded by age; NaN where there is no count."""
+    """(n,) float64: counts, or posterior rates if there are exposures, decayed by age. NaN for a missing count."""
     values = counts = _numbers(table, "count")
     if "exposures" in table.column_names and table["exposures"].null_count < len(table):
         exposures = _numbers(table, "exposures")
         known = ~np.isnan(counts)
         if (bad := known & ~(exposures >= counts)).any():
             key = table["image"][int(np.argmax(bad))].as_py()
-            raise InputError(f"{int(bad.sum())} pictures have no exposures or fewer than their count, first {key!r}")
+            raise InputError(
+                f"{int(bad.sum())} pictures have no exposures, or fewer than their count; the first is {key!r}"
+            )
         values = np.full(len(counts), np.nan)
         values[known] = posterior_rates(counts[known], exposures[known])
     if half_life_s is None:
         return values
     if "timestamp" not in table.column_names:
-        raise InputError(f"a half-life needs a column 'timestamp'; the table has {', '.join(table.column_names)}")
+        raise InputError(f"--half-life-days needs a column 'timestamp'; the table has {', '.join(table.column_names)}")
     times = seconds(table["timestamp"], table["image"])
     if (untimed := ~np.isnan(values) & np.isnan(times)).any():
         key = table["image"][int(np.argmax(untimed))].as_py()
-        raise InputError(f"{int(untimed.sum())} pictures with a count have no timestamp, first {key!r}")
+        raise InputError(f"{int(untimed.sum())} pictures with a count have no timestamp; the first is {key!r}")
     return decayed(values, np.nanmax(times) - times, half_life_s) if (~np.isnan(times)).any() else values
 
 
 def _numbers(table: pa.Table, name: str) -> Floats:
-    """(n,) float64, NaN for null; raise InputError for what is negative or not finite."""
+    """(n,) float64 with NaN for null. Raise InputError for numbers that are negative or not finite."""
     values = floats(table[name])
     if (bad := np.asarray(table[name].is_valid()) & ~(np.isfinite(values) & (values >= 0))).any():
         first = int(np.argmax(bad))
         raise InputError(
-            f"{int(bad.sum())} values of {name!r} are negative or no number, first {values[first]} of"
-            f" {table['image'][first].as_py()!r}; wanted 0 or more, and nothing where it is unknown"
+            f"{int(bad.sum())} values of {name!r} are negative or not finite; the first is {values[first]}, of"
+            f" {table['image'][first].as_py()!r}; wanted 0 or more, or an empty cell if it is unknown"
         )
     return values
 
@@ -140,14 +144,14 @@ def _refuse_repeated(keys: pa.ChunkedArray) -> None:
     if len(counted) < len(keys):
         repeated = counted.filter(pc.greater(counted.field("counts"), 1)).field("values")
         raise InputError(
-            f"the table of popularity names {len(repeated)} pictures more than once, first {repeated[0].as_py()!r}:"
-            " wanted one row a picture"
+            f"the table of popularity names {len(repeated)} pictures more than once, such as {repeated[0].as_py()!r}:"
+            " wanted one row for each picture"
         )
 
 
 def _source_rows(table: pa.Table, pictures: Pictures, place: Place | None) -> Ints:
-    """(n,) rows of what pictures were made from, as `source_path` names it; -1 for none. Raise InputError for one that
-    has no vector."""
+    """(n,) the rows of source pictures, which `source_path` names; -1 for none. Raise InputError for a source without a
+    vector."""
     found = np.full(len(table), -1)
     if "source_path" not in table.column_names:
         return found
@@ -156,7 +160,7 @@ def _source_rows(table: pa.Table, pictures: Pictures, place: Place | None) -> In
     found[named] = pictures.image_rows(keys.filter(pa.array(named)), place)
     if (lacking := named & (found < 0)).any():
         raise InputError(
-            f"{int(lacking.sum())} pictures were made from others that have no vector, first"
+            f"{int(lacking.sum())} pictures were made from others that have no vector; the first is"
             f" {keys[int(np.argmax(lacking))].as_py()!r}: embed these into the cache too, or leave source_path empty"
         )
     return found
@@ -170,9 +174,12 @@ def _with_predicted(
     predict: Predict | None,
     place: Place | None,
 ) -> Floats:
-    """(n,) percentiles: of the known values among themselves; elsewhere of the predicted score among all predicted."""
+    """(n,) popularity: of known values among all known values, and of other pictures by their predicted score among all
+    predicted scores."""
     if predict is None:
-        raise InputError("to predict the popularity of pictures without a count takes a bundle")
+        raise InputError(
+            "predicting the popularity of pictures without a count needs a bundle; give --missing predicted:BUNDLE"
+        )
     prompts = (
         table["prompt"] if "prompt" in table.column_names else pa.chunked_array([pa.nulls(len(table), pa.string())])
     )

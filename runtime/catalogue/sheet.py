@@ -1,6 +1,7 @@
 """Pictures with their figures on one sheet: PNG, or a self-contained HTML page.
 
-Pictures are read through the safe decoder; one that cannot be read leaves a grey tile that says so. Knows no catalogue.
+Pictures are read through the safe decoder. A picture that cannot be read becomes a grey tile that says so. Knows no
+catalogue.
 """
 
 import io
@@ -15,8 +16,8 @@ from embed.inputs.thumbnails import SIZE, data_uri, grey_square, thumbnail_at
 from embed.showing.pages import page
 from embed.spec import InputError
 
-LINE = 17  # pixels
-LETTERS = 30  # that a line of the PNG has room for
+LINE = 17  # height of a line in pixels
+LETTERS = 30  # the most letters in a line of the PNG
 COLUMNS = 5
 
 
@@ -25,13 +26,13 @@ class Tile:
     """One picture of a sheet."""
 
     name: str
-    addresses: Sequence[str]  # where the picture may lie, the likeliest first
-    figures: Mapping[str, str] = field(default_factory=dict)  # what stands below it, by what it is called
-    note: str = ""  # what sets it apart from the others, as that it is what was asked with
+    addresses: Sequence[str]  # where the picture may be, the likeliest first
+    figures: Mapping[str, str] = field(default_factory=dict)  # figures shown below it, by name
+    note: str = ""  # a remark such as that it is the query's own picture
 
 
 def write_sheet(path: Path, tiles: Sequence[Tile], title: str) -> int:
-    """Write the pictures to `path`, .png or .html, and give the number of those that could not be read."""
+    """Write the pictures to `path`, .png or .html, and return the number of pictures that could not be read."""
     require_sheet(path)
     found = [thumbnail_at(tile.addresses) for tile in tiles]
     pictures, unread = [picture or grey_square() for picture in found], found.count(None)
@@ -42,9 +43,9 @@ def write_sheet(path: Path, tiles: Sequence[Tile], title: str) -> int:
 
 
 def require_sheet(path: Path) -> None:
-    """Raise InputError unless the name of a sheet says what kind of file it is."""
+    """Raise InputError unless the name of a sheet ends in .png or .html."""
     if path.suffix not in (".png", ".html"):
-        raise InputError(f"{path} is neither .png nor .html")
+        raise InputError(f"{path} is neither .png nor .html; wanted a name with one of these endings")
 
 
 def _png(tiles: Sequence[Tile], pictures: Sequence[Image.Image]) -> bytes:
@@ -58,7 +59,7 @@ def _png(tiles: Sequence[Tile], pictures: Sequence[Image.Image]) -> bytes:
         x, y = i % columns * width, i // columns * height
         sheet.paste(picture, (x + (width - picture.width) // 2, y + (SIZE - picture.height) // 2))
         for line, text in enumerate([*caption, tile.name]):
-            # The built-in font has Latin letters only.
+            # The built-in font has only Latin letters.
             shown = shortened(text.encode("latin-1", "replace").decode("latin-1"))
             draw.text((x + 4, y + SIZE + 4 + LINE * line), shown, fill="black", font=font)
     out = io.BytesIO()
@@ -67,7 +68,7 @@ def _png(tiles: Sequence[Tile], pictures: Sequence[Image.Image]) -> bytes:
 
 
 def shortened(text: str) -> str:
-    """At most LETTERS letters of a text: its end, where a file's name is, after three dots."""
+    """At most LETTERS letters of a text: three dots and its end, which has the file's name."""
     return text if len(text) <= LETTERS else f"...{text[3 - LETTERS :]}"
 
 

@@ -1,6 +1,6 @@
-"""Times in every form as seconds since 1970: numbers of any unit, dates, Arrow's timestamps, ISO texts.
+"""Convert times of every form to seconds since 1970: numbers of any unit, dates, Arrow's timestamps, ISO texts.
 
-What names no zone is UTC. Functions on arrays; know no table.
+Times without a zone are in UTC. Functions on arrays; they know no table.
 """
 
 import logging
@@ -20,18 +20,18 @@ logger = logging.getLogger(__name__)
 
 PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-FIRST_S, END_S = 631_152_000, 4_133_980_800  # the years 1990 to 2100: no number is one of them in two units
+FIRST_S, END_S = 631_152_000, 4_133_980_800  # the years 1990 to 2100: no number lies in them in two different units
 
-# A time of day with the offset of its zone. Arrow reads no space before that, and no digits beyond the microseconds.
+# A time of day with the offset of its zone. Arrow accepts no space before the offset, and no digits after microseconds.
 ZONED = r"^(.{10}[T ][0-9:]+(?:\.\d{1,6})?)\d*\s*(Z|[+-]\d\d:?\d\d|[+-]\d\d)$"
 FINE = r"(\.\d{6})\d+$"
 
 
 def seconds(times: pa.ChunkedArray, names: pa.ChunkedArray) -> Floats:
-    """(n,) float64 seconds since 1970, NaN where `times` has null or NaN.
+    """(n,) float64 seconds since 1970; NaN if `times` has null or NaN.
 
-    The unit of numbers is the one in which they lie between the years 1990 and 2100; it is logged. Raise InputError,
-    which gives the row's name of `names` (n,), for what is no time, is in another unit or lies in other years.
+    The unit of numbers is the one in which they are between the years 1990 and 2100; it is logged. Raise InputError,
+    which gives the row's name from `names` (n,), for a value that is not a time, is in another unit or in other years.
     """
     if pa.types.is_dictionary(times.type):
         times = times.cast(times.type.value_type)
@@ -49,7 +49,7 @@ def seconds(times: pa.ChunkedArray, names: pa.ChunkedArray) -> Floats:
     if (bad := ~np.isnan(found) & ~_plausible(found)).any():
         row = int(np.argmax(bad))
         raise InputError(
-            f"{int(bad.sum())} timestamps are not between the years 1990 and 2100, first that of"
+            f"{int(bad.sum())} timestamps are not between the years 1990 and 2100; the first is that of"
             f" {names[row].as_py()!r}, {_day(found[row])}"
         )
     return found
@@ -66,19 +66,19 @@ def is_text(type: pa.DataType) -> bool:
 
 
 def units(times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """(n,) int64 since 1970, of dates or timestamps: as many units as `per_second` says are a second."""
+    """(n,) int64: dates or timestamps since 1970, in units of which a second has `per_second`."""
     return (times.cast(pa.int32()) if pa.types.is_date32(times.type) else times).cast(pa.int64())
 
 
 def per_second(type: pa.DataType) -> Fraction:
-    """How many units of this type, of dates or timestamps, are a second."""
+    """The number of units of this type of dates or timestamps in a second."""
     if pa.types.is_date32(type):
         return Fraction(1, DAY_S)
     return Fraction(PER_SECOND["ms" if pa.types.is_date64(type) else type.unit])
 
 
 def nanoseconds(text: str) -> int:
-    """Since 1970, exactly, of a date or time in ISO's form; raise ArrowInvalid for what is none."""
+    """The exact nanoseconds since 1970 of a date or time in ISO's form. Raise ArrowInvalid for other texts."""
     micros: int = _micros(pa.array([text], pa.large_string()))[0].as_py()
     beyond = re.search(r"\.\d{6}(\d{1,3})", text)
     return 1000 * micros + (int(beyond[1].ljust(3, "0")) if beyond else 0)
@@ -94,7 +94,7 @@ def _of_numbers(values: Floats, names: pa.ChunkedArray) -> Floats:
     if (bad := known & ~_plausible(found)).any():
         row = int(np.argmax(bad))
         raise InputError(
-            f"{int(bad.sum())} timestamps are not between the years 1990 and 2100 in {WORDS[unit]} since 1970, first"
+            f"{int(bad.sum())} timestamps are not between the years 1990 and 2100 in {WORDS[unit]} since 1970; first"
             f" that of {names[row].as_py()!r}, {values[row]:.16g}"
             + (f"; that of {names[first].as_py()!r}, {values[first]:.16g}, is" if row != first else "")
         )
@@ -104,14 +104,14 @@ def _of_numbers(values: Floats, names: pa.ChunkedArray) -> Floats:
 
 
 def _of_texts(texts: pa.ChunkedArray, names: pa.ChunkedArray) -> pa.Array:
-    """(n,) int64 microseconds since 1970."""
+    """(n,) int64 microseconds since 1970. Raise InputError for texts that are not times."""
     whole = texts.cast(pa.large_string()).combine_chunks()
     try:
         return _micros(whole)
     except pa.ArrowInvalid:
         row = bisect_left(range(len(whole)), True, key=lambda row: not _readable(whole[: row + 1]))
         raise InputError(
-            f"the timestamp of {names[row].as_py()!r}, {whole[row].as_py()!r}, is no time in ISO's form, such as"
+            f"the timestamp of {names[row].as_py()!r}, {whole[row].as_py()!r}, is not a time in ISO's form, such as"
             " 2024-05-01 or 2024-05-01T12:30:00+02:00"
         ) from None
 
@@ -125,7 +125,7 @@ def _readable(texts: pa.Array) -> bool:
 
 
 def _micros(texts: pa.Array) -> pa.Array:
-    """(n,) int64 since 1970, null for null; raise ArrowInvalid for what cannot be read."""
+    """(n,) int64 microseconds since 1970, null for null. Raise ArrowInvalid for texts that cannot be read."""
     texts = pc.utf8_upper(pc.utf8_trim_whitespace(texts))
     zoned = pc.match_substring_regex(texts, ZONED)
     null = pa.scalar(None, texts.type)

@@ -1,7 +1,8 @@
-"""Making catalogues: every change is a new version, a folder of its own that counts once manifest.json names it.
+"""Write catalogues. Every change makes a new version in its own folder, which becomes current once manifest.json names
+it.
 
-Whoever reads goes on with the version that it opened. The version before stays until the next write, for readers that
-are just opening it; what killed writers left is removed then. Knows no model.
+Readers keep the version that they opened. The previous version stays until the next write, for readers that are just
+opening it; then leftovers of killed writers are also removed. Knows no model.
 """
 
 import json
@@ -29,10 +30,10 @@ from runtime.index.effort import RecallTooLow, Tuned, measure, tune
 from runtime.index.factory import KINDS, build_index, bytes_per_vector, read_index
 
 COPY_ROWS = 65_536
-EXACT_UP_TO = 200_000  # vectors: beyond, `auto` takes an index
+EXACT_UP_TO = 200_000  # with more vectors than this, `auto` makes an index
 TUNING_QUERIES = 400
-REFRESH_QUERIES = 64  # to measure the recall of a refreshed index anew
-RECALL_SLACK = 0.02  # what so few queries may show below the recall asked for
+REFRESH_QUERIES = 64  # queries that measure the recall of a refreshed index
+RECALL_SLACK = 0.02  # so few queries may measure this much less than the required recall
 
 
 def build(
@@ -49,11 +50,11 @@ def build(
     overwrite: bool = False,
     place: Place | None = None,
 ) -> tuple[Catalogue, PopularRows]:
-    """A catalogue at `out` of the pictures to which `labels` gives a popularity (see runtime.catalogue.rows).
+    """Make a catalogue at `out` of the pictures to which `labels` gives a popularity (see runtime.catalogue.rows).
 
-    A catalogue that stands there gets a new version, if it may be overwritten. Raise InputError as `require_place`
-    does. An index is tuned on mixtures of the pictures' own vectors and on `queries` (m, d), such as prompts.
-    `images_root`, a folder or URI, is where the pictures' names start.
+    An existing catalogue gets a new version if `overwrite` is set. Raise InputError as `require_place` does. An index
+    is tuned on mixtures of the pictures' own vectors and on `queries` (m, d), such as prompts. The pictures' names are
+    relative to `images_root`, a folder or URI.
     """
     out = Path(out)
     require_place(out, overwrite)
@@ -68,7 +69,7 @@ def build(
 
 
 def require_place(out: Path, overwrite: bool) -> None:
-    """Raise InputError unless a catalogue can be made at `out`: a first one, or one that may be overwritten."""
+    """Raise InputError unless a catalogue can be made at `out`: a new one, or a new version if `overwrite` is set."""
     require_out(out, "catalogue", overwrite or not (out / "manifest.json").exists())
 
 
@@ -82,10 +83,11 @@ def refresh(
     progress: Progress = silent,
     place: Place | None = None,
 ) -> tuple[Catalogue, PopularRows]:
-    """The catalogue with new counts: what `build` would give from the same labels, without learning an index anew.
+    """Give a catalogue new counts. The result is as from `build` with the same labels, but the index is not trained
+    again.
 
-    Pictures come from `pictures`, such as a cache that has grown, or else from the catalogue; `labels` and `config` are
-    the catalogue's own unless given. Pictures in `delete` are left out.
+    Pictures come from `pictures`, such as a cache that has grown, or by default from the catalogue. `labels` and
+    `config` are by default the catalogue's own. Pictures in `delete` are left out.
     """
     path = Path(path)
     old = Catalogue.open(path)
@@ -94,7 +96,7 @@ def refresh(
     config = config or PopularityConfig(**old.manifest["popularity"])
     labels = old.rows.drop_columns(list(OWN_COLUMNS)) if labels is None else labels
     for key in delete:
-        old.row_of(key)  # an error for a picture that is not there
+        old.row_of(key)  # raises InputError for an unknown picture
     with _writing(path) as folder:
         source: Pictures = old if pictures is None else pictures
         rows = popular_rows(labels, source, config, predict, delete, place)
@@ -105,9 +107,10 @@ def refresh(
 
 
 def tuning_queries(vectors: Float16s, queries: Float16s | Float32s | None, count: int = TUNING_QUERIES) -> Float32s:
-    """(m, d) float32 unit vectors: up to half of `count` from `queries`, the others between two neighbouring rows.
+    """(m, d) float32 unit vectors: up to half of `count` from `queries`, and the others halfway between two
+    neighbouring rows.
 
-    A row itself would find itself; halfway to another picture lies what neither is.
+    A row used as a query would find itself; a point halfway to another picture is neither picture.
     """
     rng = np.random.default_rng(0)
     given = np.empty((0, vectors.shape[1])) if queries is None else rng.permutation(queries)[: count // 2]
@@ -120,7 +123,8 @@ def tuning_queries(vectors: Float16s, queries: Float16s | Float32s | None, count
 def _build_index(
     folder: Path, vectors: Float16s, popularity: Float32s, config: IndexConfig, queries: Float32s, progress: Progress
 ) -> IndexEntry:
-    """Write the index of a new version; what the manifest says of it."""
+    """Write the index of a new version, and return its entry for the manifest. Raise InputError if no kind meets the
+    config."""
     if config.kind == "exact" or (config.kind == "auto" and len(vectors) <= EXACT_UP_TO):
         return {"kind": "exact"}
     kinds = [kind for kind in KINDS if config.kind in ("auto", kind)]
@@ -145,11 +149,11 @@ def _build_index(
 def _carry_index(
     folder: Path, old: Catalogue, rows: PopularRows, vectors: Float16s, popularity: Float32s, progress: Progress
 ) -> IndexEntry:
-    """Write the old version's index with the new rows in it; what the manifest says of it."""
+    """Write the old version's index with the new rows in it, and return its entry for the manifest."""
     was = old.manifest["index"]
     if was["kind"] == "exact":
         return {"kind": "exact"}
-    # A picture is known by its content; one content under two names has one vector, so that any row of it will do.
+    # Pictures are matched by content. The same content under two names has the same vector, so any of its rows will do.
     known = np.asarray(pc.fill_null(pc.index_in(rows.table["image_id"], value_set=old.rows["image_id"]), -1))
     with progress(len(vectors), "pictures", "indexing") as step:
         new = read_index(old.folder, was["kind"], mapped=False).refilled(known, vectors, popularity, step)
@@ -161,13 +165,13 @@ def _carry_index(
         recall = measure(new, vectors, popularity, queries, effort["weight"], tried)
         tuned.append({**effort, "recall_at_10": recall})
     if min(effort["recall_at_10"] for effort in tuned) < was["min_recall"] - RECALL_SLACK:
-        # The counts moved so far that the efforts no longer suffice.
+        # The counts changed so much that the efforts no longer suffice.
         tuned = tune(new, vectors, popularity, tuning_queries(vectors, None), was["min_recall"])
     return {**was, "efforts": tuned}
 
 
 def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[Float16s, Float32s]:
-    """Write the files of a version but for its index; the vectors, memory-mapped, and the percentiles."""
+    """Write the files of a version except its index, and return the memory-mapped vectors and the popularity."""
     vectors = pictures.image_embeddings()
     with atomic_write(folder / "vectors.npy") as file:
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(rows.vector_rows), vectors.shape[1])}
@@ -186,7 +190,7 @@ def _write_rows(folder: Path, pictures: Pictures, rows: PopularRows) -> tuple[Fl
 
 @contextmanager
 def _writing(path: Path) -> Iterator[Path]:
-    """The folder of the next version, alone in writing the catalogue; removed again where the block fails."""
+    """The folder of the next version, with a lock on writing the catalogue. It is removed if the block fails."""
     with locked(path):
         current = _version(path)
         for entry in path.iterdir():
@@ -203,7 +207,7 @@ def _writing(path: Path) -> Iterator[Path]:
 
 
 def _version(path: Path) -> str:
-    """The version that counts, also of a catalogue that this plaudit cannot read; v000000 if there is none."""
+    """The current version, even of a catalogue that this plaudit cannot read; v000000 if there is none."""
     try:
         name = str(json.loads((path / "manifest.json").read_text())["version"])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -239,5 +243,5 @@ def _commit(
 
 
 def _relative(place: str | Path, out: Path) -> str:
-    """A path as seen from the catalogue, so that both can move together; a URI as it is."""
+    """A path relative to the catalogue, so that both can be moved together. A URI does not change."""
     return str(place) if "://" in str(place) else os.path.relpath(place, out)

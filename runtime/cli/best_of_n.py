@@ -31,13 +31,13 @@ def best_of_n(
 
     Args:
         bundle: A folder made by `python -m export onnx`.
-        prompts: A file of prompts, one a line.
-        templates: A file of templates, one a line, each with {prompt} in it. By default the 20 of plaudit are taken.
-        images: The folder of the pictures, each named NUMBER_OF_PROMPT/TEMPLATE_SEED.*, as --plan prints it.
+        prompts: A file with prompts, one on each line.
+        templates: A file with templates, one on each line, each with {prompt} in it. By default the 20 of plaudit.
+        images: The folder of the pictures, which are named NUMBER_OF_PROMPT/TEMPLATE_SEED.*, as --plan prints.
         output: The output to choose by. By default the first head's score.
-        sources: A file of the pictures that the prompts edit, one path a line for each prompt, empty for none; relative
-            ones start where the file lies. For heads that read what a picture was made from.
-        plan: Print what to generate with this many seeds, as JSON lines, and score nothing.
+        sources: A file with the source picture of each prompt, one path on each line, empty for none. Relative paths
+            start at the file's folder. Only heads that read source pictures need it.
+        plan: Score nothing, but print as JSON lines what to generate with this many seeds.
     """
     from runtime.scoring import best_of_n
 

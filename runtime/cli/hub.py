@@ -11,16 +11,16 @@ from embed.files import require_out
 def push(bundle: Path, repo: str, /, *, public: bool = False, message: str = "Push a bundle") -> dict[str, object]:
     """Send a bundle to a hub of models, such as Hugging Face's, as one commit.
 
-    The repository is private if it is made here. Log in by `hf auth login` or the variable HF_TOKEN.
+    A new repository is private. Log in first by `hf auth login` or the variable HF_TOKEN.
 
     Example:
         plaudit runtime push bundle me/likes
 
     Args:
         bundle: A folder made by `python -m export onnx`.
-        repo: The repository, OWNER/NAME. It is made if it is not there.
-        public: Let everybody see the repository if it is made here.
-        message: What the commit says.
+        repo: The repository, OWNER/NAME. It is created if it does not exist.
+        public: Make a new repository visible to everybody.
+        message: The message of the commit.
     """
     from runtime.hub.bundles import push
 
@@ -31,7 +31,7 @@ def push(bundle: Path, repo: str, /, *, public: bool = False, message: str = "Pu
 
 
 def pull(repo: str, /, *, out: Path, revision: str | None = None, overwriting: Overwriting) -> dict[str, object]:
-    """Fetch a bundle from a hub of models, verified against its manifest; nothing of it is run.
+    """Fetch a bundle from a hub of models and verify it against its manifest. No code from it is run.
 
     Example:
         plaudit runtime pull me/likes --out bundle

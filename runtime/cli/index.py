@@ -34,10 +34,10 @@ def index(
         cache: A folder made by `python -m embed cache`.
         out: The folder to write the catalogue to.
         bundle: The bundle that encodes the catalogue's queries.
-        popularity: A table, or a pattern of its shards, with the columns image and count, and maybe exposures,
-            timestamp, prompt and others to filter by.
-        predicted: A bundle whose head predicts the popularity of all pictures, where there are no counts; BUNDLE#OUTPUT
-            for another of its outputs. The same as --popularity predicted:BUNDLE.
+        popularity: A table, or a pattern of its shards, with the columns image and count. It may also have exposures,
+            timestamp, prompt and other columns to filter by.
+        predicted: A bundle whose head predicts the popularity of all pictures, if there are no counts. BUNDLE#OUTPUT
+            chooses another of its outputs. The same as --popularity predicted:BUNDLE.
         images_root: The folder or URL where the names of pictures start. By default the table's own folder.
     """
     from embed.cache.store import Cache
@@ -45,8 +45,8 @@ def index(
 
     if (popularity is None) == (predicted is None):
         raise InputError(
-            "wanted --popularity TABLE or --predicted BUNDLE, and one of them; for pictures that lack a count in the"
-            " table say --missing predicted:BUNDLE"
+            "give either --popularity TABLE or --predicted BUNDLE; for pictures that lack a count in the"
+            " table give --missing predicted:BUNDLE"
         )
     source = popularity if predicted is None else f"{PREDICTED}{predicted}"
     require_place(out, overwriting.overwrite)

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from embed.cli.app import run
 
-ABOUT = "Score pictures, index them, find similar and popular ones, and serve all that."
+ABOUT = "Score pictures, index them, find similar and popular ones, and serve all of this over HTTP."
 COMMANDS = {
     "score": "runtime.cli.score:score",
     "score-table": "runtime.cli.score_table:score_table",
     "best-of-n": "runtime.cli.best_of_n:best_of_n",
     "index": "runtime.cli.index:index",
     "refresh": "runtime.cli.refresh:refresh",
-    "index refresh": "runtime.cli.refresh:refresh",  # both are natural
+    "index refresh": "runtime.cli.refresh:refresh",  # an alias, since both orders of words are natural
     "similar": "runtime.cli.similar:similar",
     "upload": "runtime.cli.upload:upload",
     "push": "runtime.cli.hub:push",

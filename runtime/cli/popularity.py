@@ -1,4 +1,4 @@
-"""What `index` and `refresh` share: the popularity of pictures from a table or from a head, and what they report."""
+"""Code that `index` and `refresh` share: reading popularity from a table or a head, and reporting."""
 
 import os
 import re
@@ -28,16 +28,16 @@ PREDICTED = "predicted:"
 
 @dataclass(frozen=True)
 class CountOptions:
-    """How popularity is read from a table of counts, or predicted."""
+    """How popularity is read from a table of counts, or predicted by a head."""
 
     columns: Annotated[Mapping[str, str], Option(parse=parse_columns)] = field(default_factory=dict)
-    """What the table calls the columns, if not as above: NAME=YOURS,... such as image=path,count=likes."""
+    """The table's own names of the columns, if they differ: NAME=YOURS,... such as image=path,count=likes."""
     missing: str | None = None
-    """What pictures without a count get: drop leaves them out, zero and median give them that count, and
-    predicted:BUNDLE the place that the bundle's head predicts, or predicted:BUNDLE#OUTPUT that of another of its
-    outputs. By default they are left out, or treated as when the catalogue was made."""
+    """What to do with pictures without a count: drop leaves them out, zero and median give them that count, and
+    predicted:BUNDLE ranks them by the score of the bundle's head, or predicted:BUNDLE#OUTPUT by another of its outputs.
+    By default they are left out, or treated as when the catalogue was made."""
     prompt: str | None = None
-    """The prompt of pictures that have none, when a head that reads prompts predicts."""
+    """The prompt for pictures that have none, if a head that reads prompts predicts."""
 
 
 def read_popularity(
@@ -47,9 +47,10 @@ def read_popularity(
     given: partial[PopularityConfig],
     before: PopularityConfig,
 ) -> "tuple[pa.Table | None, PopularityConfig, Predict | None]":
-    """The table of popularity (None without a source), its config, and what predicts if something must.
+    """The table of popularity (None without a source), its config, and a function that predicts popularity, or None if
+    nothing is predicted.
 
-    What was not given is as it was before.
+    Options that were not given are those of `before`.
     """
     import pyarrow as pa
 
@@ -65,7 +66,8 @@ def read_popularity(
 
 
 def folder_of(source: str | None) -> str:
-    """Where the pictures start that a table of popularity, or a pattern of its shards, names."""
+    """The folder to which the names of pictures in a table of popularity, or in a pattern of its shards, are
+    relative."""
     if source is None or source.startswith(PREDICTED):
         return "."
     if os.path.isdir(source):
@@ -95,14 +97,14 @@ def _read_counts(source: str, columns: Mapping[str, str]) -> "pa.Table":
     if lacking := [name for name in ("image", "count") if name not in counts.types]:
         raise InputError(
             f"{source} has no column {lacking[0]!r}; it has {', '.join(counts.types)}."
-            f" Where yours has another name, say --columns {lacking[0]}=YOURS"
+            f" If yours has another name, give --columns {lacking[0]}=YOURS"
         )
     side = picture(counts, "image")
     optional = {"exposures": pa.float64(), "prompt": pa.string(), SOURCE_COLUMN: pa.string()}
     wanted = side.key_types() | {"count": pa.float64()}
     named, others = counts.read(wanted | {name: type for name, type in optional.items() if name in counts.types})
     count = named["count"].to_numpy()
-    refuse(counts, (count % 1 != 0) & (count - count == 0), "count is no whole number")
+    refuse(counts, (count % 1 != 0) & (count - count == 0), "count is not a whole number")
     others = others.drop_columns([name for name in others.column_names if name == "image"])
     if "image" not in named.column_names:
         named = named.add_column(0, "image", side.keys(counts, named))
@@ -112,8 +114,8 @@ def _read_counts(source: str, columns: Mapping[str, str]) -> "pa.Table":
 
 
 def predictor(scorer: "Scorer", output: str = FIRST, prompt: str | None = None) -> "Predict":
-    """An output of a scorer, by default its first head's score, as what predicts popularity from vectors; pictures
-    without a prompt have `prompt`. It raises InputError if an input is not there."""
+    """A function that predicts popularity from vectors by an output of a scorer, by default its first head's score.
+    Pictures without a prompt get `prompt`. The function raises InputError if an input of the head is missing."""
     import numpy as np
 
     from runtime.scoring.sources import SOURCE
@@ -128,7 +130,7 @@ def predictor(scorer: "Scorer", output: str = FIRST, prompt: str | None = None) 
         if "image_pooled" in chosen.inputs:
             if (pooled := pictures.pooled_embeddings()) is None:
                 raise InputError(
-                    f"{scorer.bundle.path} predicts from features before the projection, which are not there; index"
+                    f"{scorer.bundle.path} predicts from pooled features, which are not in these vectors; index"
                     " (or refresh with --cache) from a cache made with --features projected,pooled"
                 )
             stored["image_pooled"] = pooled
@@ -136,9 +138,9 @@ def predictor(scorer: "Scorer", output: str = FIRST, prompt: str | None = None) 
             prompts = prompts.fill_null(prompt)
         if reads_text and prompts.null_count:
             raise InputError(
-                f"{scorer.bundle.path} predicts from picture and prompt, and {prompts.null_count} pictures have no"
-                " prompt: say --prompt TEXT for all of these, or give a table with the columns image, prompt and count,"
-                " the last empty where unknown"
+                f"{scorer.bundle.path} predicts from picture and prompt, but {prompts.null_count} pictures have no"
+                " prompt: give --prompt TEXT for all of these, or a table with the columns image, prompt and count,"
+                " the last empty if unknown"
             )
 
         def features(some: slice) -> "dict[str, Float32s]":
@@ -157,7 +159,7 @@ def predictor(scorer: "Scorer", output: str = FIRST, prompt: str | None = None) 
 
 
 def report(catalogue: "Catalogue", rows: "PopularRows") -> dict[str, object]:
-    """Print what a new version of a catalogue has, and return it as a document."""
+    """Print a summary of a new version of a catalogue, and return it as a document."""
     if rows.not_embedded:
         warn(f"{rows.not_embedded} pictures of the table have no vector and are left out")
     missing = catalogue.manifest["popularity"]["missing"]

@@ -31,15 +31,15 @@ def refresh(
         catalogue: A folder made by `python -m runtime index`.
         popularity: A table of new counts with the columns that `index` reads, or predicted:BUNDLE
             or predicted:BUNDLE#OUTPUT.
-        cache: The cache in which new pictures are.
-        delete: Pictures to leave out.
+        cache: The cache with the vectors of new pictures.
+        delete: Pictures to remove from the catalogue.
     """
     from embed.cache.store import Cache
     from runtime.catalogue import writer
     from runtime.catalogue.reader import Catalogue
 
     if not (popularity or delete or cache):
-        raise InputError("nothing to do: wanted --popularity TABLE, --cache CACHE or --delete PICTURE")
+        raise InputError("there is nothing to do; give --popularity TABLE, --cache CACHE or --delete PICTURE")
     old = Catalogue.open(catalogue)
     before = PopularityConfig(**old.manifest["popularity"])
     table, config, predict = read_popularity(popularity, reading, old.identity, popularity_config, before)

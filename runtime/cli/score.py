@@ -27,22 +27,22 @@ def score(
     sheet: Path | None = None,
     open: bool = False,
 ) -> dict[str, object]:
-    """Score pictures under a prompt, the preferred first.
+    """Score pictures under a prompt, and print the preferred ones first.
 
     Example:
         plaudit runtime score bundle --prompt "a cat" pictures --top 20
 
     Args:
         bundle: A folder made by `python -m export onnx`.
-        images: The files of pictures, and folders, of which every picture is scored.
+        images: Files of pictures, and folders whose pictures are all scored.
         prompt: What the pictures should show. It is needed if an output depends on it.
         source: The picture that all of them were made from, such as the one that was edited.
-        outputs: The outputs to give, with commas between them, or all. The first is what pictures are sorted by. By
-            default the first head's.
+        outputs: The outputs to give, with commas between them, or all. Pictures are sorted by the first. By default the
+            first head's.
         top: Show only this many of the preferred pictures. By default all.
-        out: Write the scores to this file too: .csv, .parquet, or .html for a sheet of pictures.
+        out: Also write the scores to this file: .csv, .parquet, or .html for a sheet of pictures.
         sheet: Write a contact sheet of the pictures to this file, .png or .html.
-        open: Show the contact sheet, which is scores.html unless --sheet names it.
+        open: Show the contact sheet in a browser. It is scores.html unless --sheet names another file.
     """
     _require_files(out, sheet)
     from runtime.scoring.scorer import Scorer
@@ -56,7 +56,7 @@ def score(
     for number, error in scored.errors.items():
         warn(f"{images[number]}: {error}")
     if len(scored.errors) == len(images):
-        raise InputError(f"none of {len(images)} pictures can be scored")
+        raise InputError(f"none of {len(images)} pictures can be scored; see the warnings above")
     good = [i for i in scored.outputs[sorted_by].argsort()[::-1].tolist() if i not in scored.errors][:top]
     found = {column: scored.outputs[name] for column, name in columns.items()}
     rows = [[images[i], *(f"{values[i]:.4f}" for values in found.values())] for i in good]
@@ -81,20 +81,20 @@ def score(
 
 
 def _require_files(out: Path | None, sheet: Path | None) -> None:
-    """Raise InputError unless both files, where they are wanted, are of a kind and in a place that can be written."""
+    """Raise InputError unless both files, if given, have a known ending and are in a folder that can be written to."""
     from runtime.catalogue.sheet import require_sheet
 
     if out:
         require_out_file(out, "--out")
         if out.suffix not in (".csv", ".parquet", ".html"):
-            raise InputError(f"{out} is neither .csv, .parquet nor .html")
+            raise InputError(f"{out} is not a .csv, .parquet or .html file; wanted one of these")
     if sheet:
         require_out_file(sheet, "--sheet")
         require_sheet(sheet)
 
 
 def _write_table(out: Path, items: Sequence[Mapping[str, object]]) -> None:
-    """The items as a table: CSV or Parquet, by the file's name."""
+    """Write the items as a table, CSV or Parquet by the file's ending."""
     import pyarrow as pa
     import pyarrow.csv as csv
     import pyarrow.parquet as pq
@@ -105,7 +105,7 @@ def _write_table(out: Path, items: Sequence[Mapping[str, object]]) -> None:
 
 
 def _below(folder: str) -> list[str]:
-    """The files of a folder and of those in it; raise InputError if there is none."""
+    """All files in a folder and its subfolders. Raise InputError if there are none."""
     from embed.records.formats import read_records
 
     return [uri for batch in read_records(folder, "folder").images() for uri in batch["uri"].to_pylist()]

@@ -10,7 +10,7 @@ from runtime.config import SessionConfig, TableConfig
 def score_table(
     bundle: Path, /, *, session: SessionConfig, data: Path, out: Path, table: TableConfig
 ) -> dict[str, object]:
-    """Score every row of a table, going on where an earlier run stopped.
+    """Score every row of a table, and continue an earlier run that was stopped.
 
     Example:
         plaudit runtime score-table bundle --data new.csv --out scores

@@ -37,7 +37,7 @@ def serve(
 ) -> dict[str, object]:
     """Serve scores over HTTP until SIGTERM.
 
-    SIGHUP loads the bundle and the catalogue anew.
+    SIGHUP loads the bundle and the catalogue again.
 
     Example:
         plaudit runtime serve bundle --catalogue catalogue --port 8000
@@ -46,22 +46,22 @@ def serve(
         bundle: A folder made by `python -m export onnx`.
         host: The address to listen on. 0.0.0.0 serves the whole network.
         port: The port to listen on, or 0 for any that is free.
-        token_file: A file with the bearer token to ask for, or several, one a line. By default they are in
-            $PLAUDIT_TOKEN, if it is set.
-        admin_token_file: A file with the tokens that /admin asks for, if they are others. By default they are in
+        token_file: A file with the bearer token that requests need, or with several, one on each line. By default they
+            are read from $PLAUDIT_TOKEN, if it is set.
+        admin_token_file: A file with the tokens for /admin, if they differ. By default they are read from
             $PLAUDIT_ADMIN_TOKEN, if it is set.
-        no_token: Ask for no token, also where --host lets other machines in.
-        open: Show the pages in a browser; implies --pages.
-        drain_s: The seconds after SIGTERM in which /health/ready says 503 and requests are still accepted, for a load
-            balancer to take note.
-        engine: Where the service runs: local is this process, ray are replicas on a Ray cluster.
-        replicas: The replicas of --engine ray.
-        config: A TOML file with these options, such as `port = 80` or `allow-url-host = ["a.example"]`. They may also
-            stand in variables, such as $PLAUDIT_SERVE_PORT, with white space between several values. The command line
-            is before variables, and these are before the file. A token stands in none of them.
+        no_token: Require no token, even if --host lets other machines in.
+        open: Show the pages in a browser. This implies --pages.
+        drain_s: For so many seconds after SIGTERM, accept requests while /health/ready answers 503, so that a load
+            balancer notices.
+        engine: Where the service runs: local is in this process, ray is as replicas on a Ray cluster.
+        replicas: The number of replicas for --engine ray.
+        config: A TOML file with these options, such as `port = 80` or `allow-url-host = ["a.example"]`. Options can
+            also be given as variables, such as $PLAUDIT_SERVE_PORT, with white space between several values. The
+            command line overrides variables, and variables override the file. Tokens cannot be given in these ways.
     """
-    # One query's products are small: the threads that numpy's BLAS shares them among wait busily for each other, which
-    # takes twice the processor's time. Read when numpy is imported.
+    # One query's matrix products are small, and BLAS threads that share them would busily wait for each other, which
+    # takes twice the processor time. The variable is read when numpy is imported.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from runtime.service.answering import state  # noqa: F401
@@ -83,32 +83,35 @@ def serve(
 
 
 def read_tokens(path: Path | None, variable: str) -> tuple[str, ...]:
-    """The tokens in the file, one a line, or else in the variable of the environment, without white space around."""
+    """The tokens in the file, one on each line, or without a file those in the environment variable. White space around
+    tokens is removed."""
     text = os.environ.get(variable) if path is None else path.read_text(encoding="utf-8")
     if text is None:
         return ()
     if not text.strip():
-        raise InputError(f"{path or '$' + variable} is empty; wanted the bearer token to ask for")
+        raise InputError(f"{path or '$' + variable} is empty; wanted a bearer token")
     return tuple(line.strip() for line in text.splitlines() if line.strip())
 
 
 def require_token(host: str, tokens: tuple[str, ...], no_token: bool) -> None:
-    """Raise InputError if other machines are let in without a token and nobody said so, or said so with a token."""
+    """Raise InputError if other machines are let in without a token and without --no-token, or if both are given."""
     if tokens and no_token:
-        raise InputError(f"--no-token was given, and so was a token, in a file or in ${TOKEN_VARIABLE}")
+        raise InputError(
+            f"--no-token was given together with a token, in a file or in ${TOKEN_VARIABLE}; leave one of them out"
+        )
     try:
         alone = ipaddress.ip_address(host).is_loopback
     except ValueError:
         alone = host == "localhost"
     if not (alone or tokens or no_token):
         raise InputError(
-            f"--host {host} lets other machines in, and there is no token: put one into ${TOKEN_VARIABLE} or"
-            " --token-file, or say --no-token if a network of yours keeps strangers out"
+            f"--host {host} lets other machines in, but there is no token: put one into ${TOKEN_VARIABLE} or"
+            " --token-file, or give --no-token if your network keeps strangers out"
         )
 
 
 def log_json_lines() -> None:
-    """Every log line of this process as one JSON object on stderr."""
+    """Write every log line of this process to stderr as a JSON object."""
     from runtime.service.network.front import JsonLines
 
     handler = logging.StreamHandler(sys.stderr)
@@ -117,14 +120,14 @@ def log_json_lines() -> None:
 
 
 def serve_locally(config: ServiceConfig, host: str, port: int, drain_s: float, open: bool = False) -> None:
-    """Serve from this process until SIGTERM or SIGINT; what is under way is answered first.
+    """Serve from this process until SIGTERM or SIGINT. Requests under way are answered first.
 
     With `open`, a browser shows the pages.
     """
     from runtime.service.app import create_app
     from runtime.service.network.listening import Server, listen
 
-    with closing(listen(host, port)) as socket:  # before anything is loaded
+    with closing(listen(host, port)) as socket:  # listen before loading, so that a port in use fails at once
         app = create_app(config)
         log_json_lines()
         where = f"[{host}]" if ":" in host else host
@@ -133,6 +136,6 @@ def serve_locally(config: ServiceConfig, host: str, port: int, drain_s: float, o
         if config.pages:
             page = f"http://{'127.0.0.1' if host == '0.0.0.0' else '[::1]' if host == '::' else where}:{port}/"
             print(f"pages on {page}", flush=True)
-            if open:  # the socket listens already: the browser waits until it is served
+            if open:  # the socket already listens, so the browser waits until the service is ready
                 webbrowser.open(page)
         Server(app, config, app.state.service.drain, drain_s).run([socket])

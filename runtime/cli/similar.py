@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Likes:
-    """What the hits should be like, and what not."""
+    """What the hits should be like, and what they should be unlike."""
 
     text: str | None = None
-    """What the hits should show. With IMAGE, both count."""
+    """What the hits should show. It can be combined with IMAGE."""
     id: str | None = None
     """A picture of the catalogue, by its name or id."""
     vector: Path | None = None
     """A .npy file with a vector (d,)."""
     like: Annotated[tuple[str, ...], Option(many=True)] = ()
-    """Files of pictures, or pictures of the catalogue."""
+    """Files of pictures, or pictures of the catalogue, that the hits should be like."""
     dislike: Annotated[tuple[str, ...], Option(many=True)] = ()
     """Files of pictures, or pictures of the catalogue, that the hits should be unlike."""
 
@@ -55,11 +55,12 @@ def similar(
     Args:
         catalogue: A folder made by `python -m runtime index`.
         image: The file of a picture that the hits should be like.
-        front: Give all pictures that no other beats in both similarity and popularity, instead of the best -k.
+        front: Instead of the best -k, give all pictures to which no other is superior in both similarity and
+            popularity.
         sheet: Write a contact sheet to this file, .png or .html.
-        open: Show the contact sheet, which is similar.html unless --sheet names it.
-        images_root: The folder or URL where the names of pictures start, for the contact sheet. By default where they
-            were when they were embedded, or else where the catalogue was told.
+        open: Show the contact sheet in a browser. It is similar.html unless --sheet names another file.
+        images_root: The folder or URL to which the names of pictures are relative, for the contact sheet. By default
+            the places where they were embedded, or the catalogue's own folder or URL.
         bundle: The bundle that encodes the query. By default the catalogue's own.
     """
     if sheet:
@@ -71,14 +72,14 @@ def similar(
     from runtime.catalogue.reader import Catalogue, hit_json
 
     if front and "k" in wish.keywords:
-        raise InputError("--front gives every picture that no other beats, and -k is of the best ones; leave one out")
+        raise InputError("--front gives the whole front, and -k limits the best hits; leave one of them out")
     opened = Catalogue.open(catalogue)
     wanted = wish(exclude=_own_pictures(opened, image, likes))
     query = mixed_query(*_vectors(opened, image, likes, bundle))
     hits = opened.front(query, wanted) if front else find(opened, query, wanted)
     documents = [hit_json(hit) for hit in hits]
     found = [document["rate"] for document in documents]
-    rates = found if any(rate is not None for rate in found) else None  # by which pictures are ranked where there are
+    rates = found if any(rate is not None for rate in found) else None  # pictures are ranked by rates, if there are any
     figures = [
         {
             "blended score": f"{hit.blended_score:.4f}",
@@ -98,17 +99,17 @@ def similar(
         addresses = opened.addresses([hit.key for hit in hits], images_root)
         tiles = [Tile(hit.key, where, of_hit) for hit, where, of_hit in zip(hits, addresses, figures, strict=True)]
         asked = [Tile(Path(name).name, [name], note="asked with") for name in _files(image, likes)]
-        title = f"Similar to {likes.text or (image and image.name) or likes.id or 'what was asked with'}"
+        title = f"Similar to {likes.text or (image and image.name) or likes.id or 'the query'}"
         show_sheet(sheet or Path("similar.html"), [*asked, *tiles], title, open)
     return {"hits": documents}
 
 
 def show_sheet(path: Path, tiles: "list[Tile]", title: str, open: bool) -> None:
-    """Write a contact sheet, say where it is and what it lacks, and open it in a browser if that is wanted."""
+    """Write a contact sheet, print where it is and which pictures it lacks, and with `open` show it in a browser."""
     from runtime.catalogue.sheet import write_sheet
 
     if unread := write_sheet(path, tiles, title):
-        warn(f"{unread} of {len(tiles)} pictures could not be read; name their folder or URL with --images-root")
+        warn(f"{unread} of {len(tiles)} pictures could not be read; give their folder or URL by --images-root")
     print(f"contact sheet: {path}")
     if open:
         import webbrowser
@@ -117,21 +118,22 @@ def show_sheet(path: Path, tiles: "list[Tile]", title: str, open: bool) -> None:
 
 
 def _files(image: Path | None, likes: Likes) -> list[str]:
-    """The files of pictures in a query that hits should be like."""
+    """The files of pictures in a query that the hits should be like."""
     return [name for name in ([str(image)] if image else []) + [*likes.like] if Path(name).is_file()]
 
 
 def _own_pictures(catalogue: "Catalogue", image: Path | None, likes: Likes) -> list[str]:
-    """The ids of the pictures in a query: of files those of their content, in the catalogue or not."""
+    """The ids of all pictures in a query. For a file it is the id of its content, even if that is not in the
+    catalogue."""
     names = [*likes.like, *likes.dislike, *([likes.id] if likes.id else [])]
-    names += [str(image)] if image and image.is_file() else []  # or else whoever reads it says what is wrong
+    names += [str(image)] if image and image.is_file() else []  # otherwise reading it later raises the error
     return [content_id(Path(name).read_bytes()) if Path(name).is_file() else catalogue.id_of(name) for name in names]
 
 
 def _vectors(
     catalogue: "Catalogue", image: Path | None, likes: Likes, bundle: Path | None
 ) -> "tuple[Float32s, Float32s]":
-    """(a, d) and (b, d): the vectors that are liked and disliked. A bundle is loaded only if one must encode."""
+    """(a, d) and (b, d): the liked and the disliked vectors. A bundle is loaded only if something must be encoded."""
     import numpy as np
 
     encoder = cache(lambda: load_encoder(catalogue, bundle))
@@ -161,20 +163,23 @@ def _read_vector(path: Path, dim: int) -> "Float32s":
     try:
         vector = np.load(path, allow_pickle=False)
     except ValueError as error:
-        raise InputError(f"{path} is no .npy file of numbers: {error}") from None
+        raise InputError(f"{path} is not a .npy file of numbers: {error}") from None
     if vector.shape not in ((dim,), (1, dim)) or not np.issubdtype(vector.dtype, np.floating):
-        raise InputError(f"{path} holds {vector.dtype}{vector.shape}; the catalogue's vectors are float ({dim},)")
+        raise InputError(
+            f"{path} holds {vector.dtype}{vector.shape}; wanted floats ({dim},), as the catalogue's vectors"
+        )
     return unit_vector(vector.reshape(dim), f"{path} holds")
 
 
 def load_encoder(catalogue: "Catalogue", bundle: Path | None) -> "Scorer":
-    """The scorer that encodes the catalogue's queries; raise IdentityMismatch if its backbone is another."""
+    """The scorer that encodes the catalogue's queries. Raise IdentityMismatch if its backbone is not the
+    catalogue's."""
     from runtime.scoring.scorer import Scorer
 
     path = bundle or catalogue.bundle
     if path is None:
         raise InputError(
-            f"{catalogue.path} names no bundle to encode queries with; say --bundle BUNDLE, or ask without one: by"
+            f"{catalogue.path} names no bundle to encode queries with; give --bundle BUNDLE, or ask without one: by"
             " --id, --vector, or --like with pictures of the catalogue"
         )
     scorer = Scorer.load(path)

@@ -8,7 +8,7 @@ from embed.cli.console import progress
 def upload(catalogue: Path, uri: str, /, *, collection: str = "plaudit", index_type: str = "FLAT") -> dict[str, object]:
     """Make a collection of Milvus equal to a catalogue.
 
-    Every picture is added or replaced, and what the catalogue no longer has is deleted.
+    Every picture is added or replaced, and pictures that the catalogue no longer has are deleted.
 
     Example:
         plaudit runtime upload catalogue http://localhost:19530
@@ -17,7 +17,7 @@ def upload(catalogue: Path, uri: str, /, *, collection: str = "plaudit", index_t
         catalogue: A folder made by `python -m runtime index`.
         uri: The address of a Milvus cluster, or a file for Milvus Lite.
         collection: The name of the collection.
-        index_type: The type of Milvus's index. FLAT is exact.
+        index_type: The type of the index in Milvus. FLAT is exact.
     """
     from runtime.catalogue import milvus
     from runtime.catalogue.reader import Catalogue

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def votes(database: str, /) -> dict[str, object]:
-    """Say what people's votes are like: counts, agreement, position bias and speed.
+    """Summarise people's votes: counts, agreement, position bias and speed.
 
     Example:
         plaudit runtime votes votes.db
@@ -90,21 +90,21 @@ def export(database: str, /, *, out: Path, overwriting: Overwriting, config: Vot
 
 
 def invite(database: str, names: tuple[str, ...], /, *, url: str = "http://127.0.0.1:8000") -> dict[str, object]:
-    """Print a link for each person, which lets them vote under that name; it works once.
+    """Print a link for each person, with which they can vote under that name. A link works once.
 
     Example:
         plaudit runtime votes invite votes.db ann ben --url https://votes.example
 
     Args:
         database: The database that `python -m runtime serve --votes DATABASE --voters invited` writes.
-        names: The names of the persons.
-        url: Where people reach the service.
+        names: The names of the people.
+        url: The address at which people reach the service.
     """
     from runtime.collect.database import open_database
     from runtime.collect.invites import invite as make
 
     if wrong := [name for name in names if not name.strip() or not name.isprintable() or len(name) > 60]:
-        raise InputError(f"a name is {wrong[0]!r}; wanted one line of at most 60 letters")
+        raise InputError(f"the name {wrong[0]!r} cannot be used; wanted one line of 1 to 60 letters")
     opened = open_database(database)
     try:
         tokens = [opened.write(partial(make, voter=name.strip())) for name in names]

@@ -1,4 +1,4 @@
-"""What the clients in Python take and give, beside numbers and texts."""
+"""The types that the Python clients take and return."""
 
 import os
 from collections.abc import Mapping
@@ -7,19 +7,19 @@ from typing import NamedTuple, TypedDict
 
 from embed.arrays import Float32s
 
-Picture = bytes | str | os.PathLike[str]  # a file's bytes, its path, or the http(s) address where the service finds it
+Picture = bytes | str | os.PathLike[str]  # a file's bytes, its path, or an http(s) address that the service fetches
 
 
 @dataclass(frozen=True)
 class Text:
-    """Words for what a query likes or dislikes."""
+    """A text that hits should be like or unlike."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Id:
-    """A picture of the catalogue that a query likes or dislikes, by its name or id."""
+    """A picture of the catalogue, by its name or id, that hits should be like or unlike."""
 
     id: str
 
@@ -28,7 +28,7 @@ Like = Picture | Text | Id | Float32s
 
 
 class Wishes(TypedDict, total=False):
-    """What hits must be like; the fields mean what the options of `runtime similar` do."""
+    """Conditions for hits. The fields have the meaning of the options of `runtime similar`."""
 
     k: int
     popularity_weight: float
@@ -44,7 +44,7 @@ class Wishes(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ItemError:
-    """Why one picture has no answer."""
+    """The reason why one picture has no answer."""
 
     stage: str
     reason: str
@@ -53,18 +53,18 @@ class ItemError:
 
 @dataclass(frozen=True)
 class Score:
-    """One picture's score; what the head does not give is None."""
+    """One picture's score. Fields that the head does not give are None."""
 
     score: float
     uncertainty: float | None = None
     calibrated_score: float | None = None
     percentile: float | None = None  # 0 to 100
-    outputs: Mapping[str, "Score"] | None = None  # those asked for by name, of which the above is the first
+    outputs: Mapping[str, "Score"] | None = None  # the requested outputs by name; the fields above are the first one's
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked(Score):
-    """One picture's score and place; 1 is the preferred one, and `probability` that of being it."""
+    """One picture's score and rank. Rank 1 is the preferred picture, and `probability` is that of being preferred."""
 
     rank: int
     probability: float
@@ -95,7 +95,7 @@ class Hit:
 
 
 class ServiceError(Exception):
-    """A whole request has an error for an answer; `status` is None where there was no answer at all."""
+    """The error of a whole request. `status` is None if there was no answer at all."""
 
     def __init__(self, status: int | None, reason: str, message: str, request_id: str) -> None:
         super().__init__(f"{status or ''} {reason}: {message} (request {request_id})".lstrip())

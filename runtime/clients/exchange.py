@@ -1,7 +1,7 @@
-"""When a request is sent, and again, and what its answer says, whoever sends it.
+"""When a request is sent and repeated, and how its answer is read, for both clients.
 
-What goes on is written in generators: they yield a request and get its answer, or what went wrong on its way; or they
-yield the seconds to wait. A client runs them, by blocking or by awaiting. Knows no question.
+The logic is in generators. They yield a request and are sent its answer or the error of its connection, or they yield
+the seconds to wait. Each client runs them in its own way, by blocking or by awaiting. Knows no question.
 """
 
 import random
@@ -17,7 +17,7 @@ from runtime.clients.answers import ServiceError
 
 BUSY = (429, 503)
 FIRST_BACKOFF_S, MOST_BACKOFF_S = 0.5, 8.0
-# On the way, before there is an answer. Every request may be sent twice, as none changes anything.
+# Errors of the connection, without an answer. Every request may be sent twice, since none changes anything.
 BROKEN = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 
 Result = TypeVar("Result")
@@ -33,11 +33,12 @@ def tried(
     clock: Callable[[], float] = time.monotonic,
     jitter: Callable[[], float] = random.random,
 ) -> Steps[httpx.Response]:
-    """The answer to a request, which is sent again while the service is too busy or the connection breaks.
+    """Send a request, again while the service is too busy or the connection breaks, and return its answer.
 
-    Before each try it waits as long as Retry-After says, and a random part of a time that doubles. It is tried
-    `retries` times more at most, and never later than `timeout_s` after the first. The second 429 of a `divisible` one
-    is its answer: it may be too much at any time, where its parts are not. Raise ServiceError for no answer.
+    Before each new try it waits for the time in Retry-After plus a random part of a time that doubles. There are at
+    most `retries` new tries, and none later than `timeout_s` after the first. If a `divisible` request gets 429 twice,
+    this is its answer, since it may always be too much while its parts are not. Raise ServiceError if there is no
+    answer.
     """
     until = clock() + timeout_s
     for tries in count():
@@ -58,7 +59,7 @@ def tried(
 
 
 def document_of(response: httpx.Response) -> dict[str, Any]:
-    """The answer's JSON; raise ServiceError for an error, or for what cannot be the service's."""
+    """The answer's JSON. Raise ServiceError if it is an error, or cannot be an answer of the service."""
     request_id = response.request.headers["x-request-id"]
     with expected(response):
         if response.status_code == 200:
@@ -69,7 +70,7 @@ def document_of(response: httpx.Response) -> dict[str, Any]:
 
 @contextmanager
 def expected(response: httpx.Response) -> Iterator[None]:
-    """Raise ServiceError if the block finds that an answer is none of the service's, but that of a proxy, say."""
+    """Raise ServiceError if the block finds that the answer is not the service's, but for example that of a proxy."""
     try:
         yield
     except (KeyError, TypeError, ValueError):

@@ -1,10 +1,10 @@
-/** A file, its bytes, or the http(s) address where the service finds it. */
+/** A file, its bytes, or an http(s) address that the service fetches. */
 export type Picture = Blob | ArrayBuffer | ArrayBufferView | string;
 
-/** What a query names: a picture, words, or a picture of the catalogue by its name or id. */
+/** A part of a query: a picture, words, or a picture of the catalogue by its name or id. */
 export type Like = Picture | { text: string } | { id: string };
 
-/** What pictures were made from, such as an edit's input: one of all, or one or null of each. */
+/** Source pictures, such as the input of an edit: one for all, or one or null for each. */
 export type Sources = Picture | readonly (Picture | null)[] | null;
 
 /** An array, or the files of an `<input type="file">`. */
@@ -12,23 +12,23 @@ export type Pictures = ArrayLike<Picture>;
 
 export interface Options {
   token?: string;
-  /** Pictures or prompts of one request, 32 by default, or fewer where that is too much for the service. */
+  /** The number of pictures or prompts in one request, 32 by default, or fewer if that is too much for the service. */
   batch?: number;
-  /** Bytes of pictures of one request, 8 MiB by default, unless a single one is larger. */
+  /** The bytes of pictures in one request, 8 MiB by default, unless a single picture is larger. */
   batchBytes?: number;
-  /** How often a request is sent again while the service is too busy or cannot be reached; 5 by default. */
+  /** How many times a request is sent again while the service is too busy or cannot be reached; 5 by default. */
   retries?: number;
-  /** Seconds after which a request is not sent again, and in which it must be answered; 120 by default. */
+  /** A request is not sent again after so many seconds, and must be answered within as many; 120 by default. */
   timeoutS?: number;
 }
 
-/** Why one picture has no answer. */
+/** The reason why one picture has no answer. */
 export interface ItemError {
   ok: false;
   error: { stage: string; reason: string; message: string };
 }
 
-/** What one output of a bundle says of a picture; what the head does not give is missing. */
+/** The values of one output of a bundle for a picture. Values that the head does not give are missing. */
 export interface Values {
   score: number;
   uncertainty?: number;
@@ -39,11 +39,11 @@ export interface Values {
 /** One picture's score. */
 export interface Score extends Values {
   ok: true;
-  /** The outputs asked for, by name. */
+  /** The requested outputs by name. */
   outputs?: Record<string, Values>;
 }
 
-/** One picture's score and place; 1 is the preferred one, and `probability` that of being it. */
+/** One picture's score and rank. Rank 1 is the preferred picture, and `probability` is that of being preferred. */
 export interface Ranked extends Score {
   rank: number;
   probability: number;
@@ -55,7 +55,7 @@ export interface Embedding {
   embedding: Float32Array;
 }
 
-/** What hits must be like; the fields mean what the options of `runtime similar` do. */
+/** Conditions for hits. The fields have the meaning of the options of `runtime similar`. */
 export interface Wishes {
   dislikes?: readonly Like[];
   k?: number;
@@ -70,7 +70,7 @@ export interface Wishes {
   front?: boolean;
 }
 
-/** One picture of the catalogue; blended_score = similarity + popularity_weight * popularity. */
+/** One hit. blended_score = similarity + popularity_weight * popularity. */
 export interface Hit {
   id: string;
   key: string;
@@ -85,7 +85,7 @@ export interface Hit {
   metadata: Record<string, unknown>;
 }
 
-/** A whole request has an error for an answer; `status` is null where there was no answer at all. */
+/** The error of a whole request. `status` is null if there was no answer at all. */
 export class ServiceError extends Error {
   readonly status: number | null;
   readonly reason: string;
@@ -96,13 +96,13 @@ export class ServiceError extends Error {
 
 export class Plaudit {
   constructor(url: string | URL, options?: Options);
-  /** Scores of pictures under a prompt, or of each under its own; higher is preferred. */
+  /** Scores pictures under a prompt, or each under its own. Higher is preferred. */
   score(
     images: Pictures,
     prompts?: string | readonly string[] | null,
     asked?: { outputs?: readonly string[]; sources?: Sources },
   ): Promise<(Score | ItemError)[]>;
-  /** Scores of pictures under one prompt, with the probability that each is the preferred one of all. */
+  /** Scores pictures under one prompt, with the probability that each is the preferred one of all. */
   rank(
     images: Pictures,
     prompt?: string | null,
@@ -115,8 +115,8 @@ export class Plaudit {
   }): Promise<{ images: (Embedding | ItemError)[]; prompts: (Embedding | ItemError)[] }>;
   /** Popular pictures of the catalogue that are like `likes` and unlike `dislikes`, best first. */
   similar(likes: readonly Like[], wishes?: Wishes): Promise<Hit[]>;
-  /** The address of a hit's picture, made small: its longer side has 64, 128, 256 or 512 pixels. */
+  /** The address of a small version of a hit's picture, whose longer side has 64, 128, 256 or 512 pixels. */
   thumbnailUrl(hit: Hit | string, size?: 64 | 128 | 256 | 512): string;
-  /** Whether the service can be reached and can serve, asked once. */
+  /** Whether the service can be reached and is ready. The request is sent only once. */
   ready(): Promise<boolean>;
 }

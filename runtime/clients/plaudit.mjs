@@ -1,18 +1,18 @@
-// A client of plaudit's service for browsers and Node.js, from 18 on. It needs nothing else; plaudit.d.mts has its types.
+// A client of plaudit's service for browsers and for Node.js 18 or later, without dependencies. plaudit.d.mts has its types.
 //
 //     const plaudit = new Plaudit("http://localhost:8000", { token });
 //     for (const item of await plaudit.score(files, "dog face")) console.log(item.ok ? item.score : item.error.message);
 //
-// Pictures are sent in batches, and each gets its answer or an error of its own, in their order. What concerns a whole
+// Pictures are sent in batches, and each gets its answer or its own error, in the same order. An error of a whole
 // request is thrown as a ServiceError. While the service is too busy or cannot be reached, a request is sent again.
 
 const BUSY = [429, 503];
-const TOO_MUCH = [413, 429, 504]; // for one request: too many bytes or items, or more than is done by its deadline
+const TOO_MUCH = [413, 429, 504]; // a request has too many bytes or items, or missed its deadline
 const FIRST_BACKOFF_S = 0.5;
 const MOST_BACKOFF_S = 8;
-const SIDE_BY_SIDE = 4; // requests of one call
+const SIDE_BY_SIDE = 4; // concurrent requests of one call
 
-/** A whole request has an error for an answer; `status` is null where there was no answer at all. */
+/** The error of a whole request. `status` is null if there was no answer at all. */
 export class ServiceError extends Error {
   constructor(status, reason, message, requestId) {
     super(`${status ?? ""} ${reason}: ${message} (request ${requestId})`.trimStart());
@@ -30,14 +30,14 @@ export class Plaudit {
     if (!(batch >= 1)) throw new RangeError(`batch is ${batch}; wanted at least 1`);
     this.#url = new URL(url).href.replace(/\/+$/, "");
     this.#headers = token ? { Authorization: `Bearer ${token}` } : {};
-    new Headers(this.#headers); // throws now where the token cannot stand in a header
+    new Headers(this.#headers); // throws here if the token cannot be sent in a header
     this.#options = { batch, batchBytes, retries, timeoutS };
   }
 
   /**
-   * Scores of pictures under a prompt, or of each under its own; higher is preferred. Of a bundle with several outputs
-   * the first of those asked for is the score, and all are under `outputs`. `sources` are what the pictures were made
-   * from: one of all, or one or null of each.
+   * Scores pictures under a prompt, or each under its own. Higher is preferred. If a bundle has several outputs, the
+   * first requested one is the score, and all requested ones are in `outputs`. `sources` are source pictures: one for
+   * all, or one or null for each.
    */
   async score(images, prompts = null, { outputs = [], sources = null } = {}) {
     const pictures = Array.from(images, pictureOf);
@@ -55,7 +55,7 @@ export class Plaudit {
     return this.#ask({ path: "/v1/score", lists: ["items"], outputs }, items);
   }
 
-  /** Scores of pictures under one prompt, with the probability that each is the preferred one of all. */
+  /** Scores pictures under one prompt, with the probability that each is the preferred one of all. */
   async rank(images, prompt = null, { outputs = [], sources = null } = {}) {
     return ranked(await this.score(images, prompt, { outputs, sources }));
   }
@@ -85,12 +85,12 @@ export class Plaudit {
     return Array.isArray(document.hits) ? document.hits : unexpected();
   }
 
-  /** The address of a hit's picture, made small: its longer side has 64, 128, 256 or 512 pixels. */
+  /** The address of a small version of a hit's picture, whose longer side has 64, 128, 256 or 512 pixels. */
   thumbnailUrl(hit, size = 256) {
     return `${this.#url}/v1/thumbnails/${encodeURIComponent(hit.id ?? hit)}?size=${size}`;
   }
 
-  /** Whether the service can be reached and can serve, asked once. */
+  /** Whether the service can be reached and is ready. The request is sent only once. */
   async ready() {
     try {
       return (await this.#fetch("/health/ready", {})).status === 200;
@@ -99,7 +99,7 @@ export class Plaudit {
     }
   }
 
-  /** Of each item what the service says of it, of so many batches at a time. */
+  /** The answers for all items, with so many batches at the same time. */
   async #ask(question, items) {
     const batches = inBatches(items, this.#options);
     const found = [];
@@ -111,7 +111,7 @@ export class Plaudit {
           found[i] = await this.#answers(question, batches[i]);
         }
       } catch (error) {
-        next = batches.length; // the others have no purpose any more
+        next = batches.length; // the others are no longer needed
         throw error;
       }
     };
@@ -119,7 +119,7 @@ export class Plaudit {
     return found.flat();
   }
 
-  /** What is too much for one request is halved, as is what follows; one item too large has an error of its own. */
+  /** Halves a request that is too much, and later ones too. A single item that is too large gets its own error. */
   async #answers(question, items) {
     if (items.length > (question.most ?? Infinity)) {
       const half = Math.floor(items.length / 2);
@@ -153,7 +153,7 @@ export class Plaudit {
     return found;
   }
 
-  /** The JSON of an answer; throws a ServiceError for an error, or for what cannot be the service's. */
+  /** The JSON of an answer. Throws a ServiceError if it is an error, or cannot be an answer of the service. */
   async #document(path, body, divisible = false) {
     const requestId = Array.from({ length: 4 }, () => Math.random().toString(16).slice(2, 10)).join("");
     const { status, text } = await this.#tried(path, body, divisible, requestId);
@@ -173,8 +173,8 @@ export class Plaudit {
   }
 
   /**
-   * The answer to a request, which is sent again while the service is too busy or the connection breaks. The second 429
-   * of a divisible one is its answer: it may be too much at any time, where its parts are not.
+   * The answer to a request, which is sent again while the service is too busy or the connection breaks. If a divisible
+   * request gets 429 twice, this is its answer, since it may always be too much while its parts are not.
    */
   async #tried(path, body, divisible, requestId) {
     const { retries, timeoutS } = this.#options;
@@ -187,7 +187,7 @@ export class Plaudit {
       } catch (error) {
         broken = error;
       }
-      // Whatever breaks on its way is a TypeError to fetch, and what lasts too long is none.
+      // fetch throws a TypeError if the connection breaks, and another error after a timeout.
       const busy = BUSY.includes(answer?.status) && !(divisible && tries && answer.status === 429);
       const again = answer ? busy : broken instanceof TypeError;
       const afterS = /^\d+$/.test(answer?.after ?? "") ? Number(answer.after) : 0;
@@ -209,13 +209,13 @@ export class Plaudit {
       ...init,
       headers: { ...this.#headers, ...headers },
       signal,
-      redirect: "manual", // the token is for this service alone
+      redirect: "manual", // the token must reach only this service
     });
     return { status: response.status, after: response.headers.get("Retry-After"), text: await response.text() };
   }
 }
 
-/** A Blob, or the http(s) address where the service finds the picture. */
+/** A Blob, or an http(s) address that the service fetches. */
 function pictureOf(given) {
   if (given instanceof Blob || (typeof given === "string" && /^https?:\/\//i.test(given))) return given;
   if (given instanceof ArrayBuffer || ArrayBuffer.isView(given)) return new Blob([given]);
@@ -229,7 +229,7 @@ function inBatches(items, { batch, batchBytes }) {
     const last = batches.at(-1);
     const pictureBytes = item.picture?.size ?? 0;
     const sourceBytes = item.source?.size ?? 0;
-    let more = pictureBytes + (last && last.at(-1).source === item.source ? 0 : sourceBytes); // one of all is sent once
+    let more = pictureBytes + (last && last.at(-1).source === item.source ? 0 : sourceBytes); // a source that all share is sent once
     if (!last || size + more > batchBytes || last.length >= batch) {
       batches.push([]);
       size = 0;
@@ -241,7 +241,7 @@ function inBatches(items, { batch, batchBytes }) {
   return batches;
 }
 
-/** The order in which the service will answer, and the form: files, then addresses, then prompts. */
+/** The order in which the service will answer, and the form: first files, then addresses, then prompts. */
 function formOf(items) {
   const place = ({ picture }) => (picture instanceof Blob ? 0 : picture ? 1 : 2);
   const order = [...items.keys()].sort((a, b) => place(items[a]) - place(items[b]));
@@ -253,7 +253,7 @@ function formOf(items) {
   const sources = order.map((i) => items[i].source ?? null);
   const same = sources.every((source) => source === sources[0]); // one for all pictures, or none
   for (const source of same ? sources.slice(0, sources[0] ? 1 : 0) : sources) {
-    append(form, "sources", "sources", source ?? ""); // an empty text for a picture made from none
+    append(form, "sources", "sources", source ?? ""); // an empty text for a picture without a source
   }
   return { order, form };
 }
@@ -263,7 +263,7 @@ function append(form, fileField, urlField, picture) {
   else form.append(urlField, picture);
 }
 
-/** Places and probabilities as /v1/rank would give them if all were one request; ties keep their order. */
+/** Ranks and probabilities as /v1/rank would give for all in one request. Ties keep their order. */
 function ranked(items) {
   const good = [...items.keys()].filter((i) => items[i].ok).sort((a, b) => items[b].score - items[a].score);
   const logits = good.map((i) => items[i].calibrated_score ?? items[i].score);

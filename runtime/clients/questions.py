@@ -1,4 +1,4 @@
-"""Questions as the service takes them, in as many requests as they need, and answers as the clients give them."""
+"""Turn questions into as many requests as they need, and the service's answers into those of the clients."""
 
 import base64
 import math
@@ -18,17 +18,17 @@ from embed.spec import InputError
 from runtime.clients.answers import Hit, Id, ItemError, Like, Picture, Ranked, Score, ServiceError, Text, Wishes
 from runtime.clients.exchange import Steps, document_of, expected
 
-TOO_MUCH = (413, 429, 504)  # for one request: too many bytes or items, or more than is done by its deadline
+TOO_MUCH = (413, 429, 504)  # one request has too many bytes or items, or missed its deadline
 
-Sources = Picture | Sequence[Picture | None] | None  # of pictures: one of all, or one or none of each
+Sources = Picture | Sequence[Picture | None] | None  # source pictures: one for all, or one or None for each
 
 Answer = TypeVar("Answer", covariant=True)
 Given = TypeVar("Given")
-Send = Callable[..., Steps[httpx.Response]]  # posts to a path what can be divided or not, with the arguments of httpx
+Send = Callable[..., Steps[httpx.Response]]  # (path, divisible, **arguments of httpx) posts a request
 
 
 class Item(NamedTuple):
-    """A picture, a prompt, or a picture under its own prompt, and what the picture was made from."""
+    """A picture, a prompt, or a picture with its prompt, and its source picture."""
 
     picture: Picture | None
     prompt: str | None
@@ -37,14 +37,14 @@ class Item(NamedTuple):
 
 @dataclass
 class Question(Generic[Answer]):
-    """What is asked about each of many items."""
+    """A question about each of many items."""
 
     path: str
-    lists: tuple[str, ...]  # of the answer, which follow each other as the items do
+    lists: tuple[str, ...]  # lists in the answer's JSON, which together have the order of the items
     parse: Callable[[Mapping[str, Any]], Answer]
-    outputs: tuple[str, ...] = ()  # of the bundle, asked for by name
-    most: float = math.inf  # items of one request, as far as refusals have shown
-    bundles: set[tuple[str, str]] = field(default_factory=set)  # digest and precision of those that answered
+    outputs: tuple[str, ...] = ()  # the requested outputs of the bundle
+    most: float = math.inf  # the most items in one request, as learned from refusals
+    bundles: set[tuple[str, str]] = field(default_factory=set)  # digest and precision of the bundles that answered
 
 
 def scoring(outputs: Sequence[str] | None = None) -> Question[Score]:
@@ -65,8 +65,8 @@ def embedding() -> Question[Float32s]:
 
 
 def scored_items(images: Sequence[Picture], prompts: str | Sequence[str] | None, sources: Sources = None) -> list[Item]:
-    """Each picture under its prompt, with its source; raise InputError unless there is one of either, or one for each
-    picture."""
+    """Each picture with its prompt and its source. Raise InputError unless there is one prompt or source for all, or
+    one for each picture."""
     several = [prompts] * len(images) if prompts is None or isinstance(prompts, str) else prompts
     if len(several) != len(images):
         raise InputError(f"got {len(several)} prompts for {len(images)} pictures; wanted one, or one for each")
@@ -89,18 +89,21 @@ def embedded_items(images: Sequence[Picture], prompts: Sequence[str]) -> list[It
 
 
 def several_of(given: Sequence[Given]) -> Sequence[Given]:
-    """The same; raise InputError if it is a single text or the bytes of one picture."""
+    """The sequence itself. Raise InputError if it is a single text or the bytes of one picture."""
     if isinstance(given, str | bytes):
-        raise InputError(f"got {given[:50]!r}; wanted a list, be it of one")
+        raise InputError(f"got {given[:50]!r}; wanted a list, even for a single one")
     return given
 
 
 def batches(items: Iterable[Item], most: int, most_bytes: int) -> Iterator[list[Item]]:
-    """The items in their order, so many or of so many bytes at a time; one that is larger stands alone."""
+    """Yield the items in order, in batches of at most so many items and bytes. An item that is larger is a batch of its
+    own."""
     batch, size_bytes = list[Item](), 0
     for item in items:
         picture_bytes, source_bytes = _size_bytes(item.picture), _size_bytes(item.source)
-        more_bytes = 0 if batch and item.source == batch[-1].source else source_bytes  # one that all have is sent once
+        more_bytes = (
+            0 if batch and item.source == batch[-1].source else source_bytes
+        )  # a source that all items share is sent once
         if batch and (len(batch) == most or size_bytes + picture_bytes + more_bytes > most_bytes):
             yield batch
             batch, size_bytes, more_bytes = [], 0, source_bytes
@@ -115,7 +118,7 @@ def _size_bytes(picture: Picture | None) -> int:
         return len(picture)
     try:
         return 0 if picture is None or is_url(picture) else os.stat(picture).st_size
-    except OSError:  # which reading it will say again
+    except OSError:  # reading the file later raises the error again
         return 0
 
 
@@ -124,12 +127,12 @@ def is_url(picture: Picture) -> bool:
 
 
 def with_bytes(item: Item) -> Item | ItemError:
-    """The item with what its files hold in place of their paths, or why one cannot be read."""
+    """The item with its files' bytes in place of their paths, or an error if one cannot be read."""
     picture, source = _read(item.picture), _read(item.source)
     if isinstance(picture, ItemError):
         return picture
     if isinstance(source, ItemError):
-        return replace(source, message=f"the picture that it was made from: {source.message}")
+        return replace(source, message=f"its source picture: {source.message}")
     return Item(picture, item.prompt, source)
 
 
@@ -153,7 +156,8 @@ def outcomes(
 
 
 def _answers(send: Send, question: Question[Answer], items: Sequence[Item]) -> Steps[list[Answer | ItemError]]:
-    """What is too much for one request is halved, as is what follows; one item too large has an error of its own."""
+    """Send the items. A request that is too much is halved, and so are later ones. A single item that is too large gets
+    its own error."""
     if len(items) > question.most:
         half = len(items) // 2
         first = yield from _answers(send, question, items[:half])
@@ -175,25 +179,28 @@ def _answers(send: Send, question: Question[Answer], items: Sequence[Item]) -> S
         given = [answer for name in question.lists for answer in document[name]]
         found = {i: _outcome(question, answer) for i, answer in zip(order, given, strict=True)}
     if len(question.bundles) > 1:
-        message = "another bundle was put in force meanwhile, and what two say does not compare; ask again"
+        message = (
+            "the service changed to another bundle meanwhile, whose answers cannot be compared; send the request again"
+        )
         raise ServiceError(response.status_code, "another bundle", message, response.request.headers["x-request-id"])
     return [found[i] for i in range(len(items))]
 
 
 def _form(items: Sequence[Item]) -> tuple[list[int], list[tuple[str, tuple[str | None, bytes | str]]]]:
-    """The order in which the service will answer, and the fields of the form: files, then addresses, then prompts."""
+    """The order in which the service will answer, and the fields of the form: first files, then addresses, then
+    prompts."""
     order = sorted(range(len(items)), key=lambda i: (bytes, str, NoneType).index(type(items[i].picture)))
     pictures = [items[i].picture for i in order]
     files = [("images", (str(i), picture)) for i, picture in enumerate(pictures) if isinstance(picture, bytes)]
     urls = [("urls", (None, picture)) for picture in pictures if isinstance(picture, str)]
     prompts = [prompt for i in order if (prompt := items[i].prompt) is not None]
-    if None not in pictures and len(set(prompts)) == 1:  # one for all pictures
+    if None not in pictures and len(set(prompts)) == 1:  # one prompt for all pictures
         del prompts[1:]
     return order, [*files, *urls, *(("prompts", (None, prompt)) for prompt in prompts), *_sources(items, order)]
 
 
 def _sources(items: Sequence[Item], order: Sequence[int]) -> list[tuple[str, tuple[str | None, bytes | str]]]:
-    """The fields of what the pictures were made from: nothing, one for all, or one for each, an empty text for none."""
+    """The fields of the source pictures: none, one for all, or one for each picture with an empty text for none."""
     given = [items[i].source for i in order]
     if all(source == given[0] for source in given):
         del given[1:]
@@ -208,13 +215,13 @@ def _outcome(question: Question[Answer], given: Mapping[str, Any]) -> Answer | I
 
 
 def filled(kind: Callable[..., Answer], given: Mapping[str, Any]) -> Answer:
-    """A dataclass from the fields of its names; a later service may give more than it knows."""
+    """A dataclass from the JSON fields with its names. Other fields, from a newer service, are ignored."""
     names = {one.name for one in fields(kind)}  # type: ignore[arg-type]
     return kind(**{name: value for name, value in given.items() if name in names})
 
 
 def ranked(scores: Sequence[Score | ItemError]) -> list[Ranked | ItemError]:
-    """The places and probabilities that /v1/rank would give if all were one request; ties keep their order."""
+    """Ranks and probabilities as /v1/rank would give for all pictures in one request. Ties keep their order."""
     good = {i: score for i, score in enumerate(scores) if isinstance(score, Score)}
     order = sorted(good, key=lambda i: -good[i].score)
     logits = np.array([one.score if one.calibrated_score is None else one.calibrated_score for one in good.values()])
@@ -227,7 +234,7 @@ def ranked(scores: Sequence[Score | ItemError]) -> list[Ranked | ItemError]:
 
 
 def similar_body(likes: Sequence[Like], dislikes: Sequence[Like], wishes: Wishes) -> dict[str, object]:
-    """The JSON of /v1/similar; raise OSError for a picture's file that cannot be read."""
+    """The JSON body for /v1/similar. Raise OSError for a picture's file that cannot be read."""
     sides = {"likes": likes, "dislikes": dislikes}
     return {side: [_named(like) for like in several_of(given)] for side, given in sides.items()} | dict(wishes)
 

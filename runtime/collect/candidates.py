@@ -1,6 +1,6 @@
-"""The pictures that people compare, from a table, a folder or a catalogue, by the prompt they stand under.
+"""Read the pictures that people compare from a table, a folder or a catalogue, grouped by prompt.
 
-Where no prompt has two pictures, all of them are compared with each other, under no prompt.
+If no prompt has two pictures, all pictures are compared with each other without a prompt.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,12 +18,12 @@ from embed.records.columns import picture
 from embed.records.formats import Records, read_records
 from embed.spec import InputError
 
-MOST_BYTES = 1 << 30  # of pictures inside a table, which are held in memory
+MOST_BYTES = 1 << 30  # the most bytes of pictures inside a table, since they are held in memory
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A picture: its name in the owner's data, and where to read it, or its bytes."""
+    """A picture: its name in the owner's data, and its address or its bytes."""
 
     key: str
     addresses: tuple[str, ...] = ()
@@ -31,13 +31,13 @@ class Candidate:
 
     @property
     def id(self) -> str:
-        """What it is called in addresses, which tells nothing of its name."""
+        """The picture's id in URLs, which does not reveal its name."""
         return content_id(self.key.encode("utf-8", "surrogatepass"))
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """Pictures under prompts: item i is `pictures[picture[i]]` under `prompts[group[i]]`."""
+    """Pictures with prompts: item i is `pictures[picture[i]]` with `prompts[group[i]]`."""
 
     pictures: list[Candidate]
     prompts: list[str]
@@ -46,7 +46,7 @@ class Candidates:
 
     @cached_property
     def groups(self) -> list[Ints]:
-        """The items of each prompt."""
+        """The numbers of the items of each prompt."""
         order = np.argsort(self.group, kind="stable")
         return np.split(order, np.searchsorted(self.group[order], np.arange(1, len(self.prompts))))
 
@@ -65,22 +65,23 @@ class Candidates:
 
 
 def read_candidates(where: Path) -> Candidates:
-    """The candidates of a table, a folder of pictures or a catalogue; raise InputError if nothing can be compared."""
+    """Read candidates from a table, a folder of pictures or a catalogue. Raise InputError if there are no two to
+    compare."""
     if (where / "manifest.json").is_file():
         found = _of_catalogue(where)
     else:
         records = read_records(where)
         found = gathered(_pictures_of(records), _prompts_of(records))
     if not any(len(group) > 1 for group in found.groups):
-        raise InputError(f"{where} has no two pictures to compare")
+        raise InputError(f"{where} has fewer than two pictures to compare; add more")
     return found
 
 
 def gathered(pictures: Mapping[str, Candidate], named: Iterable[tuple[str, str | None]]) -> Candidates:
-    """Candidates from pictures by name, and from names with their prompts; each is in a prompt once."""
+    """Make candidates of pictures by name, and of names with their prompts. A picture occurs only once in a prompt."""
     pairs = list(dict.fromkeys((key, prompt or "") for key, prompt in named if key in pictures))
     prompts = [prompt for _, prompt in pairs if prompt]
-    if len(prompts) == len(set(prompts)):  # of no two pictures the same
+    if len(prompts) == len(set(prompts)):  # no two pictures share a prompt
         pairs = list(dict.fromkeys((key, "") for key, _ in pairs))
     rows = {key: row for row, key in enumerate(pictures)}
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompt for _, prompt in pairs))}
@@ -90,12 +91,12 @@ def gathered(pictures: Mapping[str, Candidate], named: Iterable[tuple[str, str |
 
 
 def gold_pairs(where: Path) -> tuple[dict[str, Candidate], list[tuple[str, str, str]]]:
-    """The pictures of a table of comparisons, by name; and of each with a winner its prompt, the right picture's name
-    and the other's."""
+    """The pictures of a table of comparisons by name, and for each comparison with a winner the prompt, the name of the
+    right picture and that of the other."""
     records = read_records(where)
     if records.kind != "comparisons":
         raise InputError(
-            f"--gold {where} is no table of comparisons; wanted columns such as prompt, pos_path, neg_path"
+            f"--gold {where} is not a table of comparisons; wanted columns such as prompt, pos_path, neg_path"
         )
     rows = records.labels().select(["prompt_a", "image_a", "image_b", "target"]).to_pylist()
     known = [
@@ -121,7 +122,7 @@ def _of_catalogue(path: Path) -> Candidates:
 
 
 def _pictures_of(records: Records) -> dict[str, Candidate]:
-    """Every picture of some records by name; those without address and bytes are left out."""
+    """All pictures of some records by name, without those that have neither address nor bytes."""
     found: dict[str, Candidate] = {}
     held = 0
     for batch in records.images():
@@ -130,13 +131,15 @@ def _pictures_of(records: Records) -> dict[str, Candidate]:
                 continue
             held += len(row["bytes"] or b"")
             if held > MOST_BYTES:
-                raise InputError(f"{records.path} holds more than 1 GiB of pictures; wanted a table of their paths")
+                raise InputError(
+                    f"{records.path} holds more than 1 GiB of pictures; give a table with their paths instead"
+                )
             found[row["key"]] = Candidate(row["key"], (row["uri"],) if row["uri"] else (), row["bytes"])
     return found
 
 
 def _prompts_of(records: Records) -> Iterable[tuple[str, str | None]]:
-    """The name and the prompt of every picture, as often as a table says so."""
+    """Yield the name and the prompt of every picture, for each time that a table names it."""
     if records.kind == "comparisons":
         rows = records.labels()
         for name in "ab":

@@ -1,8 +1,8 @@
-"""Which pair a person sees next. Pure: pictures are numbers, and every draw is the generator's that is given.
+"""Choose the pair that a person sees next. Pure functions: pictures are numbers, and a random generator is passed in.
 
-A share of the pictures, or of the prompts where each has few pictures, is kept apart: pairs of these are drawn at
-random and measure heads, which never learn from them. Of the others those pairs come first of which the head would
-learn most.
+A share of the pictures, or of the prompts if each has few pictures, is kept apart. Pairs of these are drawn at random
+to measure heads, which never learn from them. Of all other pairs, those come first from which the head would learn
+most.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ import numpy as np
 
 from embed.arrays import Bools, Floats, Ints
 
-MANY = 20  # pictures of one prompt, from which on pictures are kept apart instead of prompts
-CELLS = 5  # parts of these that teach; pairs do not cross them, so that a head can be tried on a part it has not seen
-LIST_ALL = 50_000  # pairs of a pool, up to which it is known for certain that all were seen
+MANY = 20  # from so many pictures of one prompt on, pictures are kept apart instead of prompts
+CELLS = 5  # training pictures are divided into so many cells, within which pairs stay, so that a cell can be held out
+LIST_ALL = 50_000  # for pools of up to so many pairs it is checked whether a person has seen them all
 
 
 class Pool:
-    """The pairs that may be drawn: two different pictures of one group."""
+    """A pool of pairs to draw: two different pictures of one group."""
 
     def __init__(self, groups: Sequence[Ints]) -> None:
         self.groups = [group for group in groups if len(group) > 1]
@@ -29,11 +29,12 @@ class Pool:
 
     @property
     def pairs(self) -> int:
-        """How many there are, either order being the same."""
+        """The number of pairs, without regard to order."""
         return int((self._sizes * (self._sizes - 1) // 2).sum())
 
     def draw(self, count: int, rng: np.random.Generator) -> Ints:
-        """(count, 2) pairs, each of a group drawn at random whatever its size; none where there are none."""
+        """(count, 2) pairs, each from a random group. All groups are equally likely, whatever their size. Empty if the
+        pool is."""
         if not self.groups:
             return np.empty((0, 2), np.int64)
         group = rng.integers(len(self.groups), size=count)
@@ -43,7 +44,7 @@ class Pool:
         return np.stack([self._items[start + first], self._items[start + second]], axis=1)
 
     def all(self) -> Ints:
-        """(pairs, 2) every pair once."""
+        """(pairs, 2) all pairs, each once."""
         found = [group[np.stack(np.triu_indices(len(group), 1), axis=1)] for group in self.groups]
         return np.concatenate(found) if found else np.empty((0, 2), np.int64)
 
@@ -51,9 +52,9 @@ class Pool:
 def split_pools(
     groups: Sequence[Ints], names: Sequence[str], prompts: Sequence[str], share: float
 ) -> tuple[Pool, Pool]:
-    """The pool that measures and the one that teaches; no picture, or no prompt of few pictures, is in both.
+    """The pool for measuring and the pool for training. No picture, or no prompt with few pictures, is in both.
 
-    Which of the two a picture or a prompt is in depends on its name alone, so that it stays there when others come.
+    The pool of a picture or a prompt depends only on its name, so that it does not change when others are added.
     """
     measuring, teaching = list[Ints](), list[Ints]()
     few = [i for i, group in enumerate(groups) if len(group) < MANY]
@@ -69,18 +70,19 @@ def split_pools(
 
 
 def cell_of(name: str) -> int:
-    """Which of the parts of many pictures one is in."""
+    """The number of the cell that a picture belongs to."""
     return int(_place(b"cell", name) * CELLS)
 
 
 def _place(salt: bytes, name: str) -> float:
-    """A number from 0 to 1 that a name always has."""
+    """A number from 0 to 1 that is a hash of the name."""
     digest = hashlib.sha256(salt + b"\0" + name.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:4]) / 2**32
 
 
 def kept_apart(names: Sequence[str], share: float) -> Bools:
-    """(n,) whether each name is of the share that measures; at least one is where there is a share and two names."""
+    """(n,) whether each name belongs to the share for measuring. At least one does, if there is a share and there are
+    two names."""
     place = np.array([_place(b"measures", name) for name in names])
     apart = place < share
     if share and len(names) > 1 and not apart.any():
@@ -89,10 +91,10 @@ def kept_apart(names: Sequence[str], share: float) -> Bools:
 
 
 def telling(difference: Floats, uncertainty: Floats | None = None) -> Floats:
-    """(n,) how unsure the head is of each pair, in bits: the entropy of the vote that it expects.
+    """(n,) the head's uncertainty about each pair in bits: the entropy of the vote that it predicts.
 
-    `difference` is that of the scores, which is a logit. Where it is known how unsure the scores are, they count the
-    less (MacKay 1992, The Evidence Framework Applied to Classification Networks, equation 10).
+    `difference` is the difference of the scores, a logit. A known uncertainty of the scores makes it smaller (MacKay
+    1992, The Evidence Framework Applied to Classification Networks, equation 10).
     """
     if uncertainty is not None:
         difference = difference / np.sqrt(1 + math.pi / 8 * np.square(uncertainty))
@@ -101,8 +103,8 @@ def telling(difference: Floats, uncertainty: Floats | None = None) -> Floats:
 
 
 def contrast(vectors: Floats, pairs: Ints) -> Floats:
-    """(n,) how far apart the two pictures of each pair are, of mean 1: what tells two of a kind apart says little of
-    others. NaN where a vector (n, d) is not known."""
+    """(n,) the distance between the two pictures of each pair, scaled to mean 1. A vote on two similar pictures tells
+    little about others. NaN if one of `vectors` (n, d) is unknown."""
     found = np.linalg.norm(vectors[pairs[:, 0]] - vectors[pairs[:, 1]], axis=1)
     known = np.isfinite(found)
     mean = found[known].mean() if known.any() else 0.0
@@ -110,6 +112,6 @@ def contrast(vectors: Floats, pairs: Ints) -> Floats:
 
 
 def freshness(pairs: Ints, shown: Ints, group: Ints, shown_groups: Ints) -> Floats:
-    """(n,) 1 for pairs of new pictures of a new prompt, and the less the more often these were shown."""
+    """(n,) 1 for pairs of new pictures of a new prompt, and lower the more often these were shown."""
     each = 1 / np.sqrt((1 + shown[pairs[:, 0]]) * (1 + shown[pairs[:, 1]]))
     return np.asarray(each / np.sqrt(1 + np.log1p(shown_groups[group[pairs[:, 0]]])))

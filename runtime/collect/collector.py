@@ -1,7 +1,7 @@
-"""One person's next pairs: drawn, written down as showings, and handed out again until they are answered.
+"""Draw a person's next pairs, store them as showings, and give them again until they are answered.
 
-Knows no HTTP and no pixels. `propose` draws, the caller makes sure that both pictures can be shown, and `show` writes
-down. Everything here may block, and may be called from several threads.
+Knows no HTTP and no pixels. `propose` draws pairs, the caller checks that both pictures can be shown, and `show` stores
+them. All functions may block, and may be called from several threads.
 """
 
 import secrets
@@ -30,27 +30,27 @@ from runtime.collect.ledger import (
 )
 from runtime.config import VotingConfig
 
-TRIES = 512  # pairs that are drawn for one to be chosen
-REPEAT_APART = 5  # answers between a pair and its repeat
+TRIES = 512  # number of pairs that are drawn to choose one of them
+REPEAT_APART = 5  # least number of answers between a pair and its repeat
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A pair that a person could be shown; `first` and `second` are not yet left and right."""
+    """A pair to show to a person. `first` and `second` are not yet left and right."""
 
     prompt: str
     first: Candidate
     second: Candidate
     drawn: Drawn
-    items: tuple[int, int] | None = None  # of the candidates, where it is of these
+    items: tuple[int, int] | None = None  # the numbers of the candidates, if it is a pair of candidates
     original: Showing | None = None
     series: str | None = None
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the served head says of every item (n,): scores, vectors (n, d), and how unsure each score is, if it says
-    so; NaN where nothing is known yet."""
+    """The served head's output for every item: scores (n,), vectors (n, d), and the uncertainties (n,) of scores if the
+    head has them. NaN for items that were not computed yet."""
 
     score: Floats
     vectors: Floats
@@ -58,7 +58,7 @@ class Known:
 
 
 class Collector:
-    """Draws pairs of candidates for many people."""
+    """Draw pairs of candidates for many people."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Collector:
         config: VotingConfig,
         seed: int | None = None,
     ) -> None:
-        """`gold` is a prompt, the picture that is right, and another, of each pair whose answer is known."""
+        """`gold` holds for each pair with a known answer its prompt, the right picture, and the other."""
         self.candidates = candidates
         self._known: Known | None = None
         self._database = database
@@ -85,12 +85,12 @@ class Collector:
         self._count_shown()
 
     def learn(self, known: Known) -> None:
-        """Take up what the head in force says of the candidates."""
+        """Use the output of the current head for the candidates from now on."""
         with self._lock:
             self._known = known
 
     def propose(self, voter: str, count: int) -> list[Proposal]:
-        """Up to `count` pairs that this person has not seen; fewer where nothing is left."""
+        """Up to `count` pairs that this person has not seen, or fewer if there are no more."""
         with self._database.reading() as connection:
             seen = pairs_seen(connection, voter)
             old = repeatable(connection, voter, REPEAT_APART)
@@ -103,7 +103,8 @@ class Collector:
         return found
 
     def show(self, voter: str, proposals: list[tuple[Proposal, Picture, Picture]]) -> list[Showing]:
-        """Write showings down, the sides drawn for each; without those that another request has shown meanwhile."""
+        """Store showings, with random sides for each, and return them without those that another request has shown
+        meanwhile."""
         drawn = [self._sided(voter, proposal) for proposal, _, _ in proposals]
 
         def work(connection: sa.Connection) -> list[Showing]:
@@ -118,7 +119,7 @@ class Collector:
         return shown
 
     def broken(self, proposal: Proposal, ids: set[str]) -> None:
-        """Draw these pictures of a proposal no more: they cannot be shown."""
+        """Never draw these pictures of a proposal again, because they cannot be shown."""
         with self._lock:
             self._broken.update(item for item in proposal.items or () if self.candidates.of_item(item).id in ids)
             self._gold = [one for one in self._gold if not ids & {one[1].id, one[2].id}]
@@ -158,7 +159,7 @@ class Collector:
         return next(self._unseen(self._teaching, pairs, seen, "active"), None)
 
     def _telling(self, pairs: Ints) -> Floats:
-        """(n,) what a vote on each pair would tell; 1, which is much, of pairs that have no scores yet."""
+        """(n,) how much a vote on each pair would tell. Pairs without scores get 1, a high value."""
         found = np.ones(len(pairs))
         if self._known is None:
             return found
@@ -171,12 +172,12 @@ class Collector:
         return found
 
     def _count(self, a: int, b: int) -> None:
-        """A pair is shown."""
+        """Count that a pair is shown."""
         self._shown[[a, b]] += 1
         self._shown_groups[self.candidates.group[a]] += 2
 
     def _unseen(self, pool: Pool, pairs: Ints, seen: set[str], drawn: Drawn) -> Iterator[Proposal]:
-        """Those of the pairs that this person has not seen, and if there is none, others of the pool."""
+        """Yield those of the pairs that this person has not seen, and then other unseen pairs of the pool."""
         rest = pool.all() if pool.pairs <= LIST_ALL else pairs[:0]
         for some in (pairs, self._rng.permutation(rest) if len(rest) else rest):
             for a, b in some.tolist():
@@ -186,7 +187,7 @@ class Collector:
                     yield Proposal(prompt, first, second, drawn, (a, b))
 
     def _sided(self, voter: str, proposal: Proposal) -> Showing:
-        """The showing of a proposal; a repeat has its sides already."""
+        """The showing of a proposal with random sides. For a repeat the sides are already decided."""
         left, right = proposal.first.id, proposal.second.id
         if proposal.original is None and secrets.randbelow(2):
             left, right = right, left
@@ -206,7 +207,7 @@ class Collector:
         )
 
     def _count_shown(self) -> None:
-        """Take up how often each candidate was shown in the past."""
+        """Count from the database how often each candidate was shown before."""
         with self._database.reading() as connection:
             rows = connection.execute(sa.select(t.showings.c.prompt, t.showings.c.left, t.showings.c.right)).all()
         items = range(len(self._shown))

@@ -1,8 +1,8 @@
-"""A database of votes, opened: SQLite in a file, or PostgreSQL by its URL.
+"""Open and write a database of votes: SQLite in a file, or PostgreSQL by its URL.
 
-One thread writes, or a few where the database takes several writers. What waits for them is written together in one
-transaction, so that many who vote at once share one wait for the disk; each has its answer once that is durable. Other
-processes may write the same database.
+One thread writes, or a few if the database allows several writers. Waiting writes are put together in one transaction,
+so that many people who vote at once share one wait for the disk. Each is answered when its write is durable. Other
+processes may write to the same database.
 """
 
 import queue
@@ -23,16 +23,16 @@ from embed.wording import one_line
 from runtime.collect.tables import METADATA, about
 
 FORMAT = "1"
-MOST_TOGETHER = 256  # writes of one transaction
-WRITERS = 4  # of PostgreSQL
-BUSY_S = 30.0  # how long a write waits for another process that writes
+MOST_TOGETHER = 256  # the most writes in one transaction
+WRITERS = 4  # number of writing threads for PostgreSQL
+BUSY_S = 30.0  # longest wait for another process that writes
 
 Value = TypeVar("Value")
 Work = Callable[[Connection], Value]
 
 
 class Database:
-    """Reads from any thread, and writes in threads of its own."""
+    """A database that can be read from any thread, and is written in its own threads."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -45,25 +45,26 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection that sees what is durable, until the block ends."""
+        """A connection for reading durable data, closed at the end of the block."""
         with self._engine.connect() as connection:
             yield connection
 
     def submit(self, work: Work[Value]) -> "Future[Value]":
-        """What `work` gives, once what it has written is durable; what it raises undoes what it has written.
+        """A future with the result of `work`, which is set when its writes are durable. If `work` raises, its writes
+        are undone.
 
-        It is called again where what was to be written with it has failed.
+        `work` may be called a second time, if another write in the same transaction failed.
         """
         future: Future[Value] = Future()
         self._waiting.put((work, future))
         return future
 
     def write(self, work: Work[Value]) -> Value:
-        """The same, waited for."""
+        """Submit `work`, and wait for its result."""
         return self.submit(work).result()
 
     def close(self) -> None:
-        """Write what waits, and let go of the database."""
+        """Finish waiting writes, and close the database."""
         for _ in self._threads:
             self._waiting.put(None)
         for thread in self._threads:
@@ -88,11 +89,11 @@ class Database:
                 return
 
     def _committed(self, together: list[tuple[Work[Any], Future[Any]]]) -> bool:
-        """Whether all of these are written and answered; else none is."""
+        """Write all of these in one transaction and answer them. Return False if that failed and none was written."""
         try:
             with self._writing.begin() as connection:
                 values = [work(connection) for work, _ in together]
-        except Exception:  # of one of them, and it shall be known of which
+        except Exception:  # one of them failed; the caller tries each alone to find out which
             return False
         for (_, future), value in zip(together, values, strict=True):
             future.set_result(value)
@@ -109,18 +110,21 @@ class Database:
 
 
 def open_database(where: str, new: bool = True) -> Database:
-    """The database in a file, or at a URL such as postgresql+psycopg://user@host/name; made where `new` allows it.
+    """Open the database in a file, or at a URL such as postgresql+psycopg://user@host/name. With `new` it is created if
+    it does not exist.
 
-    Raise InputError if there is none, or it is none of ours.
+    Raise InputError if there is none, or if it is not a database of votes.
     """
     if "://" in where:
         engine = sa.create_engine(_url(where), pool_pre_ping=True)
     else:
         path = Path(where)
         if not new and not path.is_file():
-            raise InputError(f"{where} is no file; wanted the database of votes that `--votes` of serve has named")
+            raise InputError(
+                f"{where} is not a file; wanted the database of votes that was given to `runtime serve --votes`"
+            )
         if not path.parent.is_dir():
-            raise InputError(f"{where} cannot be made: there is no folder {path.parent}")
+            raise InputError(f"{where} cannot be created: there is no folder {path.parent}; create it first")
         engine = sa.create_engine(sa.URL.create("sqlite", database=str(path)), connect_args={"timeout": BUSY_S})
         sa.event.listen(engine, "connect", _prepare)
         sa.event.listen(engine, "begin", _begin)
@@ -136,12 +140,12 @@ def open_database(where: str, new: bool = True) -> Database:
 
 
 def insert(connection: Connection, table: sa.Table) -> "sqlite.Insert | postgresql.Insert":
-    """An INSERT of the connection's own dialect, which can be told what to do about rows that are there."""
+    """An INSERT in the connection's own dialect, which has ON CONFLICT for existing rows."""
     return insert_of(connection.dialect.name, table)
 
 
 def insert_of(dialect: str, table: sa.Table) -> "sqlite.Insert | postgresql.Insert":
-    """The same of a dialect by name."""
+    """The same for a dialect by name."""
     return postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
 
 
@@ -149,7 +153,7 @@ def _url(where: str) -> sa.URL:
     try:
         url = sa.make_url(where)
     except sa.exc.ArgumentError:
-        raise InputError("--votes is no URL of a database; wanted postgresql+psycopg://USER@HOST/NAME") from None
+        raise InputError("--votes is not a URL of a database; wanted postgresql+psycopg://USER@HOST/NAME") from None
     if url.drivername not in ("postgresql", "postgresql+psycopg"):
         raise InputError(f"--votes is a {url.drivername} URL; wanted a file, or postgresql+psycopg://USER@HOST/NAME")
     return url.set(drivername="postgresql+psycopg")
@@ -161,26 +165,26 @@ def _shown(where: str) -> str:
 
 
 def _prepare(connection: sqlite3.Connection, _: object) -> None:
-    connection.isolation_level = None  # we begin transactions ourselves
+    connection.isolation_level = None  # `_begin` begins transactions
     for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {setting}")
 
 
 def _begin(connection: Connection) -> None:
-    # Who reads first and writes then would be refused where another has written in between.
+    # A transaction that reads first and then writes would be refused if another has written in between.
     writes = connection.get_execution_options().get("writes")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _make_tables(engine: Engine, new: bool) -> None:
     with engine.execution_options(writes=True).begin() as connection:
-        if connection.dialect.name == "postgresql":  # which would let two processes make one table at once
+        if connection.dialect.name == "postgresql":  # otherwise two processes could create a table at the same time
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(0x706C6175)))
         there = sa.inspect(connection).get_table_names()
         if "about" not in there and (there or not new):
-            raise InputError(f"{_shown(str(engine.url))} is no database of votes")
+            raise InputError(f"{_shown(str(engine.url))} is not a database of votes; name another")
         METADATA.create_all(connection)
         connection.execute(insert(connection, about).values(name="format", value=FORMAT).on_conflict_do_nothing())
         found = connection.scalar(sa.select(about.c.value).where(about.c.name == "format"))
         if found != FORMAT:
-            raise InputError(f"the votes have the format {found}; this plaudit reads {FORMAT}")
+            raise InputError(f"the database of votes has format {found}; this version of plaudit reads {FORMAT}")

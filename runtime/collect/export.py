@@ -1,7 +1,7 @@
-"""Votes as a table in Pick-a-Pic's columns, which heads train on and are measured on like any other.
+"""Export votes as a table with Pick-a-Pic's columns, for training and measuring heads.
 
-Picture 0 is the one that was on the left. What teaches nothing is left out: votes that were taken back or skipped,
-repeats, which would count one opinion twice, and gold pairs, whose answers were known.
+Picture 0 was on the left. Left out are votes that were taken back or skipped, repeats, which would count one opinion
+twice, and gold pairs, whose answers were known.
 """
 
 from collections.abc import Iterator
@@ -17,8 +17,8 @@ from runtime.collect.choose import cell_of
 from runtime.collect.ledger import TOO_FAST
 from runtime.config import VotesExportConfig
 
-PRIOR_RIGHT, PRIOR_OF = 4.0, 5.0  # what is believed of a person before the first gold answer: 4 of 5 are right
-LEAST_GOLD = 3  # gold answers, below which nobody is left out
+PRIOR_RIGHT, PRIOR_OF = 4.0, 5.0  # prior of a person's gold answers: 4 of 5 are right
+LEAST_GOLD = 3  # with fewer gold answers nobody is left out
 BATCH = 1000
 OF_NO_USE = ("repeat", "gold")
 
@@ -31,17 +31,17 @@ SCHEMA = pa.schema(
         ("label_0", pa.float64()),
         ("label_1", pa.float64()),
         ("has_label", pa.bool_()),
-        ("num_example_per_prompt", pa.float64()),  # 1 over the vote's weight
+        ("num_example_per_prompt", pa.float64()),  # 1 / the vote's weight
         ("shown_prompt", pa.string()),
         ("user_id", pa.string()),
         ("choice", pa.string()),
-        ("side", pa.string()),  # of the picture that was chosen
+        ("side", pa.string()),  # side of the chosen picture
         ("seconds", pa.float64()),
         ("flags", pa.string()),
-        ("random", pa.bool_()),  # whether the pair was drawn at random, of what is kept apart for measuring
+        ("random", pa.bool_()),  # whether the pair was drawn at random from those kept apart for measuring
         ("drawn", pa.string()),
-        ("pair", pa.string()),  # the same of whoever is asked, whichever side each picture is on
-        ("cell", pa.string()),  # of the pictures, which pairs of many under one prompt do not cross
+        ("pair", pa.string()),  # the same for all people and for both orders of the pictures
+        ("cell", pa.string()),  # cell of the pictures; with many pictures under one prompt, pairs stay within a cell
         ("showing", pa.string()),
         ("voted_at", pa.timestamp("us", "UTC")),
     ]
@@ -57,31 +57,31 @@ class Reliability:
 
     @property
     def weight(self) -> float:
-        """How much better than by chance this person probably answers, 0 to 1 (Youden's J of the posterior mean)."""
+        """How much better than chance this person probably answers, 0 to 1 (Youden's J of the posterior mean)."""
         return max(0.0, 2 * (self.right + PRIOR_RIGHT) / (self.of + PRIOR_OF) - 1)
 
 
 def votes_table(connection: Connection, config: VotesExportConfig) -> pa.Table:
-    """The votes that the config wants, in the order in which they were given; raise InputError if there are none.
+    """The votes that the config selects, in the order in which they were given. Raise InputError if there are none.
 
-    The caption is empty where all votes are of one prompt: then pictures are compared, whatever they stand under.
+    The caption is empty if all votes have the same prompt, because then only the pictures matter.
     """
     weights = voter_weights(connection, config)
     batches = [pa.RecordBatch.from_pylist(rows, SCHEMA) for rows in _rows(connection, config, weights)]
     table = pa.Table.from_batches(batches, SCHEMA)
     if not len(table):
-        raise InputError(f"there are no votes to export ({config.part}); wanted at least one that is not skipped")
+        raise InputError(f"there are no votes to export ({config.part}); wanted at least one vote that is not skipped")
     asked = t.showings.c.drawn.not_in(OF_NO_USE)
     prompts = connection.scalar(sa.select(sa.func.count(sa.distinct(t.showings.c.prompt))).where(asked))
-    if prompts == 1:  # which tells no pair from another
+    if prompts == 1:  # the prompt does not distinguish pairs
         table = table.set_column(0, "caption", pa.repeat("", len(table)))
-    # A column of nothing would be read as pictures that are missing.
+    # An empty column would be read as missing pictures.
     empty = [name for name in table.column_names if name.startswith(("jpg_", "image_")) and _all_null(table, name)]
     return table.drop_columns(empty)
 
 
 def voter_weights(connection: Connection, config: VotesExportConfig) -> dict[str, float]:
-    """The weight of each person's votes, 0 of who is left out."""
+    """The weight of each person's votes, 0 for people who are left out."""
     found = reliabilities(connection)
     if config.people == "weighted":
         return {voter: one.weight for voter, one in found.items()}
@@ -93,7 +93,7 @@ def voter_weights(connection: Connection, config: VotesExportConfig) -> dict[str
 
 
 def reliabilities(connection: Connection) -> dict[str, Reliability]:
-    """Of everybody who has voted."""
+    """The reliability of each person who has voted."""
     force, showings = t.in_force, t.showings
     is_gold = sa.and_(showings.c.expected.is_not(None), force.c.choice != "skip")
     query = (

@@ -1,4 +1,4 @@
-"""Pictures for a prompt that a person has written: from a generator at a URL, or from a table that is replayed."""
+"""Get pictures for a prompt that a person has written, from a generator at a URL or from a table that is replayed."""
 
 import asyncio
 import base64
@@ -22,10 +22,10 @@ class GeneratorError(Exception):
 
 
 class Generator(Protocol):
-    """What makes pictures for a prompt."""
+    """A source of pictures for a prompt."""
 
     async def pictures(self, prompt: str, seed: int, n: int) -> list[bytes]:
-        """The files of `n` pictures; raise GeneratorError if there are none."""
+        """The files of `n` pictures. Raise GeneratorError if there are none."""
 
 
 class HttpGenerator:
@@ -35,7 +35,7 @@ class HttpGenerator:
         self._url = url
 
     async def pictures(self, prompt: str, seed: int, n: int) -> list[bytes]:
-        """The files of `n` pictures; raise GeneratorError if the answer is another."""
+        """The files of `n` pictures. Raise GeneratorError for any other answer."""
         import httpcore
 
         body = json.dumps({"prompt": prompt, "seed": seed, "n": n}).encode()
@@ -49,7 +49,9 @@ class HttpGenerator:
                 async for chunk in response.aiter_stream():
                     answer += chunk
                     if len(answer) > MOST_ANSWER_BYTES:
-                        raise GeneratorError(f"the generator's answer has more than {MOST_ANSWER_BYTES} bytes")
+                        raise GeneratorError(
+                            f"the generator's answer is too long; at most {MOST_ANSWER_BYTES} bytes are read"
+                        )
         except (OSError, httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             raise GeneratorError(
                 f"the generator cannot be reached: {one_line(error) or type(error).__name__}"
@@ -60,7 +62,8 @@ class HttpGenerator:
 
 
 def pictures_in(answer: bytes, n: int) -> list[bytes]:
-    """The files of the pictures in a generator's answer; raise GeneratorError for another answer, or fewer."""
+    """The files of the pictures in a generator's answer. Raise GeneratorError for another answer, or too few
+    pictures."""
     try:
         found = [base64.b64decode(text, validate=True) for text in json.loads(answer)["pictures"]]
     except (ValueError, TypeError, KeyError, binascii.Error):
@@ -71,14 +74,15 @@ def pictures_in(answer: bytes, n: int) -> list[bytes]:
 
 
 class TableGenerator:
-    """Replays a table: its pictures of the very prompt, or of all prompts where it has fewer than two of that."""
+    """Replay a table: give its pictures of exactly this prompt, or of all prompts if it has fewer than two of this
+    one."""
 
     def __init__(self, candidates: Candidates, max_bytes: int) -> None:
         self._candidates = candidates
         self._max_bytes = max_bytes
 
     async def pictures(self, prompt: str, seed: int, n: int) -> list[bytes]:
-        """The files of `n` pictures that the seed chooses; raise GeneratorError if they cannot be read."""
+        """The files of `n` pictures that the seed chooses. Raise GeneratorError if they cannot be read."""
         known = dict(zip(self._candidates.prompts, self._candidates.groups, strict=True))
         items = known.get(prompt, np.empty(0, np.int64))
         if len(items) < 2:
@@ -95,7 +99,7 @@ class TableGenerator:
 
 
 def open_generator(where: str, max_bytes: int) -> Generator:
-    """The generator at a URL, or the table to replay; raise InputError if it is neither."""
+    """The generator at a URL, or a table to replay. Raise InputError if `where` is neither."""
     if where.startswith(("http://", "https://")):
         return HttpGenerator(where)
     return TableGenerator(read_candidates(Path(where)), max_bytes)

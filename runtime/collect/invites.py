@@ -1,6 +1,6 @@
-"""Names of voters by one-time links: an invitation is exchanged once for a key, which the browser keeps.
+"""Invite voters by one-time links: an invitation is exchanged once for a key, which the browser stores.
 
-The database has only hashes of both.
+The database stores only hashes of both.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from runtime.collect.database import insert
 
 
 def invite(connection: Connection, voter: str) -> str:
-    """Write an invitation down for a person, and give its token."""
+    """Store an invitation for a person, and return its token."""
     token = secrets.token_urlsafe(24)
     row = {"token_hash": _hashed(token), "voter": voter, "made_at": time.time()}
     connection.execute(sa.insert(t.invites).values(**row))
@@ -23,7 +23,7 @@ def invite(connection: Connection, voter: str) -> str:
 
 
 def redeem(connection: Connection, token: str) -> tuple[str, str] | None:
-    """The person whom a token invites, and a new key; None for a token that is wrong, or was used before."""
+    """The invited person and a new key, for a token. None for a token that is wrong or was used before."""
     hashed = _hashed(token)
     voter = connection.scalar(sa.select(t.invites.c.voter).where(t.invites.c.token_hash == hashed))
     if voter is None:
@@ -35,7 +35,7 @@ def redeem(connection: Connection, token: str) -> tuple[str, str] | None:
 
 
 def voter_of_key(connection: Connection, key: str) -> str | None:
-    """Whose key it is; None of a wrong one."""
+    """The person that a key belongs to, or None for a wrong key."""
     joined = sa.select(t.invites.c.voter).join(t.keys, t.keys.c.invite == t.invites.c.token_hash)
     return connection.scalar(joined.where(t.keys.c.key_hash == _hashed(key)))
 

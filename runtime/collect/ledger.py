@@ -1,4 +1,4 @@
-"""What is written down of showings and votes, and read of one person's: functions of a connection. Knows no HTTP."""
+"""Store showings and votes, and read those of a person. All functions take a connection. Knows no HTTP."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -26,16 +26,16 @@ OWNER_AND_TURN = sa.select(t.showings.c.voter, _undone.scalar_subquery()).where(
 
 
 class UnknownShowing(Exception):
-    """There is no such showing, or none of this person's."""
+    """There is no such showing for this person."""
 
 
 class Conflict(Exception):
-    """The showing has another vote already, or none that could be undone."""
+    """The showing already has another vote, or has no vote to undo."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as the database names it; `data` where there is no address to read it at."""
+    """A picture in the database. `data` holds its bytes if it has no address."""
 
     id: str
     key: str
@@ -48,7 +48,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Showing:
-    """Two pictures that one person is asked to choose from."""
+    """Two pictures from which one person is asked to choose."""
 
     id: str
     voter: str
@@ -65,7 +65,7 @@ class Showing:
 
 @dataclass(frozen=True)
 class Vote:
-    """A vote to write down."""
+    """A vote to store."""
 
     showing: str
     choice: Choice
@@ -77,7 +77,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a person is: votes in force, and how many repeated pairs were answered as before."""
+    """A person's progress: the number of votes in force, and how many repeated pairs were answered as before."""
 
     votes: int
     repeats: int
@@ -85,29 +85,30 @@ class Standing:
 
 
 def pair_of(prompt: str, one: str, other: str) -> str:
-    """The name of a pair of pictures under a prompt, the same in either order."""
+    """The name of a pair of pictures with a prompt. It is the same for both orders."""
     return content_id("\0".join([*sorted((one, other)), prompt]).encode("utf-8", "surrogatepass"))
 
 
 def add_pictures(connection: Connection, found: Sequence[Picture]) -> None:
-    """Write down pictures that are not there yet."""
+    """Store pictures that are not yet in the database."""
     known = set(connection.scalars(sa.select(t.pictures.c.id).where(t.pictures.c.id.in_([one.id for one in found]))))
-    # In their order, or two who add the same ones may wait for each other.
+    # Sorted, otherwise two writers that add the same pictures could wait for each other.
     rows = [asdict(one) for one in sorted(found, key=lambda one: one.id) if one.id not in known]
     if rows:
         connection.execute(insert(connection, t.pictures).on_conflict_do_nothing(), rows)
 
 
 def add_showing(connection: Connection, showing: Showing) -> bool:
-    """Write down that a pair is shown; False where this person has it already."""
+    """Store that a pair is shown. Return False if this person was already shown it."""
     statement = insert(connection, t.showings).values(**asdict(showing)).on_conflict_do_nothing()
     return connection.scalar(statement.returning(t.showings.c.id)) is not None
 
 
 def cast_vote(connection: Connection, vote: Vote, voter: str | None) -> tuple[int, str, bool]:
-    """Write a vote down: its number, whose it is, and whether it is new, which the same vote again is not.
+    """Store a vote. Return its number, its person, and whether it is new; repeating the same vote is not new.
 
-    Raise UnknownShowing, also where the showing is another person's than `voter`, or Conflict.
+    Raise UnknownShowing if the showing does not exist or belongs to another person than `voter`, and Conflict if it has
+    another vote.
     """
     owner, turn = _owner_and_turn(connection, vote.showing, voter)
     number = connection.scalar(_insert_vote(connection.dialect.name), {**vars(vote), "turn": turn, "voter": owner})
@@ -116,12 +117,12 @@ def cast_vote(connection: Connection, vote: Vote, voter: str | None) -> tuple[in
     here = sa.and_(t.votes.c.showing == vote.showing, t.votes.c.turn == turn)
     number, choice = connection.execute(sa.select(t.votes.c.id, t.votes.c.choice).where(here)).one()
     if choice != vote.choice:
-        raise Conflict(f"this showing was answered with {choice}; undo that first")
+        raise Conflict(f"this showing already has the answer {choice}; undo it first")
     return number, owner, False
 
 
 def undo_vote(connection: Connection, showing: str, at: float, voter: str | None) -> str:
-    """Take back a showing's vote, and give whose it is; once is enough. Raise UnknownShowing or Conflict."""
+    """Undo a showing's vote, and return its person. Undoing again has no effect. Raise UnknownShowing or Conflict."""
     owner, turn = _owner_and_turn(connection, showing, voter)
     here = sa.and_(t.votes.c.showing == showing, t.votes.c.turn == turn)
     if connection.scalar(sa.select(t.votes.c.id).where(here)) is None:
@@ -139,15 +140,15 @@ def _insert_vote(dialect: str) -> sa.Insert:
 
 
 def _owner_and_turn(connection: Connection, showing: str, voter: str | None) -> tuple[str, int]:
-    """Whose showing it is, and how many of its votes were taken back."""
+    """The person of a showing, and how many of its votes were undone."""
     found = connection.execute(OWNER_AND_TURN, {"showing": showing}).one_or_none()
     if found is None or voter not in (None, found[0]):
-        raise UnknownShowing("there is no such showing of yours")
+        raise UnknownShowing("you have no such showing; ask for a new pair")
     return found[0], found[1]
 
 
 def pending(connection: Connection, voter: str) -> list[Showing]:
-    """This person's showings that have no vote, the oldest first."""
+    """This person's showings without a vote, the oldest first."""
     voted = t.in_force
     query = (
         sa.select(t.showings)
@@ -159,17 +160,17 @@ def pending(connection: Connection, voter: str) -> list[Showing]:
 
 
 def showing_of(row: Row[tuple[object, ...]]) -> Showing:
-    """A row of the table as what it says."""
+    """The showing in a row of the table."""
     return Showing(**row._mapping)
 
 
 def pairs_seen(connection: Connection, voter: str) -> set[str]:
-    """The pairs that this person was shown."""
+    """The names of the pairs that this person was shown."""
     return set(connection.scalars(sa.select(t.showings.c.pair).where(t.showings.c.voter == voter)))
 
 
 def repeatable(connection: Connection, voter: str, apart: int) -> list[Showing]:
-    """This person's answered showings that may be shown once more: all but the newest `apart`, and none twice."""
+    """This person's answered showings that may be repeated: all but the newest `apart`, and each only once."""
     voted, again = t.in_force, t.showings.alias("again")
     query = (
         sa.select(t.showings)
@@ -184,17 +185,17 @@ def repeatable(connection: Connection, voter: str, apart: int) -> list[Showing]:
 
 
 def votes_since(connection: Connection, voter: str, since: float) -> int:
-    """How many votes this person has given since then, those taken back included."""
+    """The number of votes that this person has given since then, with those that were undone."""
     count = sa.select(sa.func.count()).select_from(t.votes)
     return int(connection.scalar(count.where(t.votes.c.voter == voter, t.votes.c.voted_at >= since)) or 0)
 
 
 def standing(connection: Connection, voter: str) -> Standing:
-    """How far this person is."""
+    """The progress of this person."""
     force, first = t.in_force, t.in_force.alias("first")
     count = sa.select(sa.func.count()).select_from(force).where(force.c.voter == voter)
     again, before = t.showings, t.showings.alias("before")
-    # A repeat has the sides swapped.
+    # The sides of a repeat are swapped.
     swapped = sa.case({"left": "right", "right": "left"}, value=force.c.choice, else_=force.c.choice)
     query = (
         sa.select(sa.func.count(), sa.func.sum(sa.case((swapped == first.c.choice, 1), else_=0)))
@@ -209,18 +210,18 @@ def standing(connection: Connection, voter: str) -> Standing:
 
 
 def pictures_of(connection: Connection, ids: Sequence[str]) -> dict[str, Picture]:
-    """What is written down of pictures, by id."""
+    """The stored pictures with these ids, by id."""
     query = sa.select(t.pictures).where(t.pictures.c.id.in_(ids))
     return {row.id: Picture(**row._mapping) for row in connection.execute(query)}
 
 
 def newest_vote(connection: Connection) -> tuple[int, int]:
-    """How many votes and how many undos there are: what says whether anything has happened since."""
+    """The numbers of votes and of undos, which change with every event."""
     counts = [connection.scalar(sa.select(sa.func.count()).select_from(table)) for table in (t.votes, t.undos)]
     return int(counts[0] or 0), int(counts[1] or 0)
 
 
 def note_promotion(connection: Connection, at: float, promoted: bool, document: Mapping[str, object]) -> None:
-    """Write down what an update of the head has come to."""
+    """Store the result of an update of the head."""
     row = {"at": at, "promoted": promoted, "document": json.dumps(document, allow_nan=False)}
     connection.execute(sa.insert(t.promotions).values(**row))

@@ -1,6 +1,6 @@
-"""A person's own prompt: two pictures of it, and after each choice the rejected one replaced by another.
+"""Series for a person's own prompt: two pictures of it, of which the rejected one is replaced after each choice.
 
-Functions of a connection; the pictures come from a generator that the caller asks. Knows no HTTP.
+All functions take a connection. The caller gets the pictures from a generator. Knows no HTTP.
 """
 
 import secrets
@@ -15,7 +15,7 @@ from runtime.collect.ledger import Picture
 
 @dataclass(frozen=True)
 class Series:
-    """What a person has begun, and the pictures for the next pair: the one that stays, and those not shown yet."""
+    """A person's series, with the pictures for the next pair: the one that stays, and those not shown yet."""
 
     id: str
     prompt: str
@@ -24,25 +24,25 @@ class Series:
 
     @property
     def lacking(self) -> int:
-        """How many pictures must be made before the next pair."""
+        """The number of pictures that must be made before the next pair."""
         return max(0, 2 - len(self.stays) - len(self.spare))
 
     @property
     def next_pair(self) -> tuple[Picture, Picture]:
-        """The pictures of the next pair, where none is lacking."""
+        """The pictures of the next pair. None may be lacking."""
         first, second = [*self.stays, *self.spare][:2]
         return first, second
 
 
 def begin(connection: Connection, voter: str, prompt: str, at: float) -> str:
-    """Write down that a person begins a series, or with an empty prompt ends the last one; gives its id."""
+    """Store that a person begins a series, or with an empty prompt ends the last one. Return its id."""
     made = secrets.token_urlsafe(12)
     connection.execute(sa.insert(t.series).values(id=made, voter=voter, prompt=prompt, begun_at=at))
     return made
 
 
 def current(connection: Connection, voter: str) -> Series | None:
-    """The series that a person is in, if any."""
+    """The person's current series, or None."""
     mine = sa.select(t.series.c.id, t.series.c.prompt).where(t.series.c.voter == voter)
     found = connection.execute(mine.order_by(t.series.c.begun_at.desc()).limit(1)).one_or_none()
     if found is None or not found.prompt:

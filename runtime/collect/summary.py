@@ -1,4 +1,4 @@
-"""What the votes say of themselves: how many there are, how far people agree, how fast and how evenly they choose."""
+"""Summarise votes: their number, how far people agree, how fast they are, and whether they prefer a side."""
 
 import json
 from collections import defaultdict
@@ -16,7 +16,7 @@ from runtime.collect.ledger import TOO_FAST
 
 @dataclass(frozen=True)
 class Share:
-    """A share of some cases with the ends of its 95 % interval (Wilson 1927); None of no cases."""
+    """A share of some cases with the ends of its 95 % interval (Wilson 1927). All are None if there are no cases."""
 
     of: int
     value: float | None
@@ -26,7 +26,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Person:
-    """One person's votes."""
+    """The summary of one person's votes."""
 
     voter: str
     votes: int
@@ -39,7 +39,7 @@ class Person:
 
 @dataclass(frozen=True)
 class Summary:
-    """All votes in force."""
+    """The summary of all votes in force."""
 
     votes: int
     choices: dict[str, int]
@@ -76,7 +76,7 @@ class Row:
 
     @property
     def chosen(self) -> str:
-        """The id of the picture that was chosen, or what was said of both."""
+        """The id of the chosen picture, or the answer about both."""
         return {"left": self.left, "right": self.right}.get(self.choice, self.choice)
 
 
@@ -123,13 +123,13 @@ def _person(voter: str, rows: list[Row]) -> Person:
 
 
 def history(connection: Connection) -> list[dict[str, object]]:
-    """Every update of the head, the newest first: when, whether it was promoted, and why or why not."""
+    """Every update of the head, the newest first: its time, whether the head was promoted, and the reason."""
     rows = connection.execute(sa.select(t.promotions).order_by(t.promotions.c.id.desc()))
     return [{"at": row.at, "promoted": row.promoted, **json.loads(row.document)} for row in rows]
 
 
 def agreements(rows: Iterable[Row]) -> list[bool]:
-    """Of each two people who were shown the same pair, whether they said the same of it."""
+    """For every two people who were shown the same pair, whether they gave the same answer."""
     said: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.drawn != "repeat" and row.choice != "skip":
@@ -138,7 +138,7 @@ def agreements(rows: Iterable[Row]) -> list[bool]:
 
 
 def repeated(rows: Iterable[Row]) -> list[bool]:
-    """Of each pair that a person was shown twice, whether the second answer was the first one's."""
+    """For every pair that a person was shown twice, whether both answers were the same."""
     rows = list(rows)
     first = {row.showing: row for row in rows}
     again = [row for row in rows if row.original in first and row.choice != "skip"]
@@ -146,12 +146,12 @@ def repeated(rows: Iterable[Row]) -> list[bool]:
 
 
 def gold_answers(rows: Iterable[Row]) -> list[bool]:
-    """Of each pair with a known answer, whether that was given."""
+    """For every pair with a known answer, whether the right answer was given."""
     return [row.choice == row.expected for row in rows if row.expected is not None and row.choice != "skip"]
 
 
 def share(cases: Iterable[bool]) -> Share:
-    """The share of the cases that are so."""
+    """The share of the cases that are true."""
     found = list(cases)
     n, z = len(found), 1.959964
     if not n:

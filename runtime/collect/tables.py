@@ -1,7 +1,8 @@
 """The tables of a database of votes: rows are added and never changed.
 
 A vote is in force unless there is an undo of its showing with the same `turn`: a showing's first vote has turn 0, and
-the one after an undo has the next. So each person has at most one vote a showing, whoever writes at the same time.
+the one after an undo has the next. So each person has at most one vote for a showing, even if several processes write
+at the same time.
 """
 
 import sqlalchemy as sa
@@ -16,11 +17,11 @@ pictures = sa.Table(
     METADATA,
     sa.Column("id", Id, primary_key=True),
     sa.Column("key", Text, nullable=False),  # its name in the owner's data
-    sa.Column("uri", Text),  # where it is, unless its bytes are here
+    sa.Column("uri", Text),  # its address, unless its bytes are stored
     sa.Column("data", sa.LargeBinary),
     sa.Column("width", sa.Integer, nullable=False),
     sa.Column("height", sa.Integer, nullable=False),
-    sa.Column("series", Id, index=True),  # of those that a generator made
+    sa.Column("series", Id, index=True),  # the series, for pictures that a generator made
 )
 
 series = sa.Table(
@@ -40,10 +41,10 @@ showings = sa.Table(
     sa.Column("prompt", Text, nullable=False),
     sa.Column("left", sa.ForeignKey("pictures.id"), nullable=False),
     sa.Column("right", sa.ForeignKey("pictures.id"), nullable=False),
-    sa.Column("pair", Id, nullable=False, index=True),  # the same whichever side each picture is on
+    sa.Column("pair", Id, nullable=False, index=True),  # the same for both orders of the pictures
     sa.Column("drawn", Id, nullable=False),  # random, active, series, repeat or gold
-    sa.Column("original", Id, nullable=False),  # the showing that a repeat repeats; empty elsewhere
-    sa.Column("expected", Id),  # of a gold pair: the side that is right
+    sa.Column("original", Id, nullable=False),  # the showing that this one repeats, or empty
+    sa.Column("expected", Id),  # the right side of a gold pair
     sa.Column("series", Id),
     sa.Column("shown_at", sa.Double, nullable=False),
     sa.UniqueConstraint("voter", "pair", "original"),
@@ -81,7 +82,7 @@ invites = sa.Table(
     sa.Column("made_at", sa.Double, nullable=False),
 )
 
-# What an invitation was exchanged for; each is exchanged once.
+# The keys that invitations were exchanged for, each only once.
 keys = sa.Table(
     "keys",
     METADATA,
@@ -96,7 +97,7 @@ promotions = sa.Table(
     sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
     sa.Column("at", sa.Double, nullable=False),
     sa.Column("promoted", sa.Boolean, nullable=False),
-    sa.Column("document", Text, nullable=False),  # JSON: what was compared, and why it ended so
+    sa.Column("document", Text, nullable=False),  # JSON: the comparison, and the reason of the decision
 )
 
 in_force = (

@@ -1,7 +1,7 @@
-"""Bundles on a hub of models: pushed as one commit, and pulled only as what the manifest says.
+"""Push bundles to a hub of models as one commit, and pull them, verified against their manifest.
 
-Who one is comes from huggingface_hub's own ways (HF_TOKEN, or `hf auth login`), and so does the hub (HF_ENDPOINT).
-Nothing that is pulled is run, and of a repository's files only those are fetched that a bundle's manifest names.
+The login is that of huggingface_hub (HF_TOKEN, or `hf auth login`), and so is the hub (HF_ENDPOINT). Nothing that is
+pulled is run, and only files that the bundle's manifest names are fetched.
 """
 
 import glob
@@ -23,23 +23,24 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 MANIFEST = "bundle.json"
-NEW = {".gitattributes", "README.md", "LICENSE"}  # that a hub makes in a new repository
+NEW = {".gitattributes", "README.md", "LICENSE"}  # files that a hub creates in a new repository
 MAX_MANIFEST_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where a bundle is now."""
+    """The repository and the commit of a pushed bundle."""
 
     repo: str
     url: str
-    commit: str  # which `pull` takes as a revision, for exactly these bytes
+    commit: str  # as `revision` of `pull` it gives exactly these bytes
 
 
 def push(bundle: Path, repo: str, public: bool = False, message: str = "Push a bundle") -> Pushed:
-    """Send a verified bundle to a repository OWNER/NAME, which is made if it is not there, private unless `public`.
+    """Verify a bundle and send it to a repository OWNER/NAME, which is created if it does not exist, private unless
+    `public`.
 
-    Files of the bundle that was there before are removed in the same commit, others stay. Raise InputError if it is no
+    Files of a former bundle are removed in the same commit, and other files stay. Raise InputError if it is not a
     bundle, if the repository holds something else, or if the hub refuses.
     """
     opened, api = open_bundle(bundle), _api()
@@ -57,13 +58,14 @@ def push(bundle: Path, repo: str, public: bool = False, message: str = "Push a b
 
 
 def _former(api: "HfApi", repo: str) -> list[str]:
-    """The files of the bundle that a repository holds; raise InputError if it holds something else."""
+    """The files of the bundle in a repository, or nothing for a new one. Raise InputError if it holds something
+    else."""
     there = set(api.list_repo_files(repo)) - NEW
     if not there:
         return []
     if MANIFEST not in there:
         raise InputError(
-            f"{repo} holds no bundle but {len(there)} other files, such as {min(there)}; push to a new repository"
+            f"{repo} holds {len(there)} files that are not a bundle, such as {min(there)}; push to a new repository"
         )
     with TemporaryDirectory() as name:
         _fetch(api, repo, "main", MANIFEST, Path(name))
@@ -73,10 +75,10 @@ def _former(api: "HfApi", repo: str) -> list[str]:
 def pull(
     repo: str, out: Path, revision: str | None = None, overwrite: bool = False, progress: Progress = silent
 ) -> str:
-    """Fetch a bundle into the folder `out`, which appears once every byte is verified; and give the commit it is of.
+    """Fetch a bundle into the folder `out`, which is created only after all files are verified, and return its commit.
 
-    `revision` is a branch, a tag or a commit. Raise InputError if the hub has no such bundle, or another than its
-    manifest says.
+    `revision` is a branch, a tag or a commit. Raise InputError if the hub has no such bundle, or if its files do not
+    match its manifest.
     """
     api = _api()
     with replacing(out, "bundle", overwrite) as folder:
@@ -90,7 +92,7 @@ def pull(
                 for name in names:
                     _fetch(api, repo, commit, name, folder)
                     step()
-        shutil.rmtree(folder / ".cache", ignore_errors=True)  # which huggingface_hub leaves
+        shutil.rmtree(folder / ".cache", ignore_errors=True)  # left by huggingface_hub
         try:
             open_bundle(folder)
         except BundleError as error:
@@ -102,20 +104,24 @@ def pull(
 def _fetch(api: "HfApi", repo: str, commit: str, name: str, folder: Path) -> None:
     path = Path(api.hf_hub_download(repo, name, revision=commit, local_dir=folder))
     if path.is_symlink() or path.parent.resolve() != folder.resolve():
-        raise InputError(f"{repo} has a file {name} that is not a plain one; such a bundle is not pulled")
+        raise InputError(f"{repo} has a file {name} that is not a plain file; such a bundle is not pulled")
 
 
 def _names(manifest: Path, repo: str) -> list[str]:
-    """The files that a manifest names besides itself; nothing else of it is believed before all are verified."""
+    """The files that a manifest names. Nothing else in it is trusted before all files are verified."""
     if manifest.stat().st_size > MAX_MANIFEST_BYTES:
-        raise InputError(f"{MANIFEST} of {repo} has {manifest.stat().st_size} bytes, more than any bundle's")
+        raise InputError(
+            f"{MANIFEST} of {repo} has {manifest.stat().st_size} bytes, more than that of any bundle; it is not pulled"
+        )
     try:
         names = list(json.loads(manifest.read_bytes())["files"])
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"{MANIFEST} of {repo} is no manifest of a bundle; push one with `runtime push`") from None
+        raise InputError(f"{MANIFEST} of {repo} is not a manifest of a bundle; push one with `runtime push`") from None
     for name in names:
         if Path(name).name != name or name in (MANIFEST, ".cache"):
-            raise InputError(f"{MANIFEST} of {repo} names {name!r}, which no bundle has; such a bundle is not pulled")
+            raise InputError(
+                f"{MANIFEST} of {repo} names {name!r}, which is not a file of bundles; such a bundle is not pulled"
+            )
     return names
 
 
@@ -123,33 +129,37 @@ def _api() -> "HfApi":
     try:
         from huggingface_hub import HfApi
     except ImportError:
-        raise InputError("a hub wants huggingface_hub; pip install 'plaudit[hub]'") from None
+        raise InputError("a hub needs huggingface_hub; run: pip install 'plaudit[hub]'") from None
     return HfApi(library_name="plaudit")
 
 
 @contextmanager
 def _refusals(repo: str) -> Iterator[None]:
-    """What the hub refuses, and that it cannot be reached, as errors of the user."""
+    """Turn refusals of the hub, and a hub that cannot be reached, into InputError."""
     from huggingface_hub import errors
 
     try:
         yield
     except errors.GatedRepoError as error:
-        _fail(f"{repo} is gated: ask for access on its page", error)
+        _fail(f"{repo} is gated; ask for access on its page", error)
     except errors.RepositoryNotFoundError as error:
-        _fail(f"the hub has no repository {repo}, or shows it to others only: log in with `hf auth login`", error)
+        _fail(
+            f"the hub has no repository {repo}, or it is private; check the name, or log in with `hf auth login`", error
+        )
     except errors.RevisionNotFoundError as error:
         _fail(f"{repo} has no such revision", error)
-    except errors.LocalEntryNotFoundError as error:  # which is said where nothing is found here either
+    except errors.LocalEntryNotFoundError as error:  # raised if the file is not in the local cache either
         _fail("the hub cannot be reached", error)
     except errors.EntryNotFoundError as error:
         _fail(f"{repo} lacks a file of a bundle", error)
     except errors.HFValidationError as error:
-        _fail(f"{repo!r} is no name of a repository; wanted OWNER/NAME", error)
+        _fail(f"{repo!r} is not a name of a repository; wanted OWNER/NAME", error)
     except errors.HfHubHTTPError as error:
         _fail(f"the hub refused {repo}", error)
     except Exception as error:
-        if not (isinstance(error, OSError) or type(error).__module__.startswith("httpx")):  # whose name has changed
+        if not (
+            isinstance(error, OSError) or type(error).__module__.startswith("httpx")
+        ):  # the package of its errors has changed its name
             raise
         _fail("the hub cannot be reached", error)
 

@@ -1,7 +1,8 @@
-"""What every index of a catalogue is: candidates for blended search, which whoever asks scores anew; made, kept, grown.
+"""The interface of every index of a catalogue: it finds candidates for blended search, whose exact scores the caller
+computes.
 
-How each kind finds them is its own matter: see runtime.index.ivf and runtime.index.hnsw; runtime.index.factory chooses
-one. Knows no metadata and no recall.
+The kinds are runtime.index.ivf and runtime.index.hnsw; runtime.index.factory chooses one. Knows no metadata and no
+recall.
 """
 
 import os
@@ -21,51 +22,52 @@ if TYPE_CHECKING:
 IvfKind = Literal["ivf-pq", "ivf-sq"]
 IndexKind = Literal[IvfKind, "hnsw"]
 
-ADD_ROWS = 65_536  # at a time
+ADD_ROWS = 65_536  # number of rows that are added at a time
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard a search tries: lists probed (or the graph's breadth), and candidates to score anew."""
+    """The effort of a search: the number of lists to probe (or the breadth in a graph), and of candidates to score
+    exactly."""
 
     probes: int
     candidates: int
 
 
 class Index(ABC):
-    """Of the rows of a catalogue by vector and popularity."""
+    """An index of the rows of a catalogue by vector and popularity."""
 
     kind: IndexKind
-    lists: int  # that there are to probe; 0 for a graph
+    lists: int  # number of lists; 0 for a graph
 
     @abstractmethod
     def candidates(self, queries: Float32s, weights: Float32s, effort: Effort, rows: int | Bools | None = None) -> Ints:
         """(m, effort.candidates) int64 rows by approximate score, -1 for none.
 
-        `rows` confines them to the first so many, or to those of a mask (n,) bool. queries (m, d), weights (m,).
+        `rows` restricts them to the first so many rows, or to a mask (n,) bool. queries (m, d), weights (m,).
         """
 
     @abstractmethod
     def refilled(self, known: Ints, vectors: Float16s, popularity: Float32s, step: Step = no_step) -> "Index":
-        """An index of other rows, which learns nothing anew; this one is of no more use.
+        """An index of other rows, without training again. This index must not be used afterwards.
 
-        known (n,) int64: which row of this index each is, -1 for new ones. vectors (n, d), popularity (n,).
+        known (n,) int64: the row of each in this index, -1 for new ones. vectors (n, d), popularity (n,).
         """
 
     @abstractmethod
     def write(self, folder: Path) -> None:
-        """Write everything that `runtime.index.factory.read_index` wants."""
+        """Write all files that `runtime.index.factory.read_index` reads."""
 
 
 def read_faiss(path: Path, mapped: bool) -> "faiss.Index":
-    """A FAISS index in a file."""
+    """Read a FAISS index from a file."""
     import faiss
 
     return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
 
 
 def write_faiss(index: "faiss.Index", path: Path) -> None:
-    """Write a FAISS index to a file, which is on disk then."""
+    """Write a FAISS index to a file, durably."""
     import faiss
 
     faiss.write_index(index, str(path))
@@ -74,16 +76,17 @@ def write_faiss(index: "faiss.Index", path: Path) -> None:
 
 
 def let_threads_sleep() -> None:
-    """Have FAISS's threads sleep between searches, unless the environment says otherwise or FAISS is loaded already.
+    """Let FAISS's threads sleep between searches, unless the environment sets another policy or FAISS is already
+    loaded.
 
-    They wait busily by default, which slows down whoever scores their candidates: of a million vectors on two cores,
-    700 queries a second become 880.
+    By default they wait busily, which slows down the scoring of candidates. With a million vectors on two cores, 700
+    queries per second become 880.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def selector(rows: int | Bools | None) -> "faiss.IDSelector | None":
-    """FAISS's form of: the ids below a number, or those of a mask; None for all."""
+    """FAISS's selector for the ids below a number, or for those of a mask. None selects all."""
     import faiss
 
     if rows is None:

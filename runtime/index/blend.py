@@ -7,13 +7,13 @@ import numpy as np
 
 from embed.arrays import Bools, Float16s, Float32s, Floats, Ints
 
-# Vectors turned to float32 at a time, bounding memory to some tens of MB.
+# Number of vectors that are converted to float32 at a time, to limit memory to some tens of MB.
 BLOCK_ROWS = 16_384
 SCAN_QUERIES = 1024
 RESCORE_VECTORS = 32_768
 
-# Sums in float32 are off by less than 1e-6 here; so many more candidates than asked for are summed again in float64,
-# and none of the true best is lost unless more than these lie within that error of the k-th.
+# Sums in float32 have an error below 1e-6 here, so candidates are summed again in float64. With so many more of them
+# than requested, no true hit is lost unless even more lie within that error of the k-th.
 SPARE = 16
 
 _CHUNK_VALUES = 65_536  # 256 KB of float32: the four passes of `to_float32` stay inside a core's cache
@@ -21,9 +21,9 @@ _EXPONENT_SHIFT = np.float32(2.0**112)  # the exponents of float16 and float32 a
 
 
 def to_float32(half: Float16s, out: Float32s) -> Float32s:
-    """`out`, contiguous float32 with as many values as `half` (float16, finite), holding the same numbers.
+    """Write the numbers of `half` (float16, finite) to `out` (contiguous float32 of the same size), and return `out`.
 
-    numpy converts float16 one value at a time where a build lacks the instruction: this is some five times as fast.
+    Some builds of numpy convert float16 one value at a time. This is about five times as fast.
     """
     source, target = half.reshape(-1).view(np.int16), out.reshape(-1)
     for start in range(0, len(source), _CHUNK_VALUES):
@@ -39,7 +39,7 @@ def to_float32(half: Float16s, out: Float32s) -> Float32s:
 def scan(
     vectors: Float16s, popularity: Float32s, queries: Float32s, weights: Float32s, k: int, rows: Ints | None = None
 ) -> Ints:
-    """(m, c) int64, c >= min(k, n), in no order: the rows of highest blended score, of all n or of `rows` (n,).
+    """(m, c) int64, c >= min(k, n), unordered: the rows with the highest blended scores, of all n or of `rows` (n,).
 
     vectors (N, d) float16, popularity (N,), queries (m, d) float32, weights (m,).
     """
@@ -70,7 +70,7 @@ def _scan(
             kept = np.argpartition(-best, count - 1, axis=1)[:, :count]
             best, found = np.take_along_axis(best, kept, axis=1), np.take_along_axis(found, kept, axis=1)
             continue
-        # Few of a block's scores are better than the worst kept: those alone are sorted in, query by query.
+        # Few scores of a block are better than the worst kept one. Only these are merged, query by query.
         query, column = np.nonzero(scores > least)
         owner = np.concatenate([np.repeat(np.arange(len(best)), count), query])
         all_scores = np.concatenate([best.ravel(), scores[query, column]])
@@ -81,7 +81,7 @@ def _scan(
 
 
 def similarities(vectors: Float16s, query: Float32s, rows: Ints) -> Float32s:
-    """(n,) float32 cosines of a query (d,) with the vectors of `rows` (n,)."""
+    """(n,) float32: the cosines of a query (d,) with the vectors of `rows` (n,)."""
     result = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), BLOCK_ROWS):
         half = vectors[rows[start : start + BLOCK_ROWS]]
@@ -90,15 +90,15 @@ def similarities(vectors: Float16s, query: Float32s, rows: Ints) -> Float32s:
 
 
 def pareto_front(similarities: Float32s, popularity: Float32s) -> Ints:
-    """(f,) int64: the rows that no other row beats in similarity without being less popular, most similar first.
+    """(f,) int64: the Pareto front, most similar first. For each row on it, every more similar row is less popular.
 
-    Rows that are equal in both are all kept.
+    Rows that tie in both values are all kept.
     """
     order: Ints = np.lexsort((-similarities, -popularity))
     similar, popular = similarities[order], popularity[order]
     best_before = np.maximum.accumulate(np.concatenate([[-np.inf], similar[:-1]]))
     first_of_best = similar > best_before
-    # Equal in both to the last row that was on the front.
+    # Keep rows that equal the last row on the front in both values.
     leader = np.maximum.accumulate(np.where(first_of_best, np.arange(len(order)), 0))
     on_front: Bools = (similar == similar[leader]) & (popular == popular[leader])
     return order[on_front][::-1]
@@ -107,10 +107,11 @@ def pareto_front(similarities: Float32s, popularity: Float32s) -> Ints:
 def best_of(
     candidates: Ints, vectors: Float16s, popularity: Float32s, queries: Float32s, weights: Float32s, k: int
 ) -> tuple[Ints, Floats, Floats]:
-    """Rows (m, k) int64, cosines and scores (m, k) float64 of the k best candidates, scored anew from their vectors.
+    """Rows (m, k) int64, cosines and blended scores (m, k) float64 of the k best candidates, computed exactly from
+    their vectors.
 
-    candidates (m, c) int64, -1 for none, each row at most once a query. Best first, equal scores by row; past the last,
-    row -1 and scores -inf.
+    candidates (m, c) int64, -1 for none, each row at most once per query. The best come first, equal scores by row.
+    Past the last, rows are -1 and scores -inf.
     """
     if candidates.shape[1] > k + SPARE:
         candidates = _narrowed(candidates, vectors, popularity, queries, weights, k + SPARE)
@@ -134,7 +135,7 @@ def best_of(
 def _narrowed(
     candidates: Ints, vectors: Float16s, popularity: Float32s, queries: Float32s, weights: Float32s, count: int
 ) -> Ints:
-    """(m, count): the best candidates by float32 scores of the stored vectors, in no order."""
+    """(m, count) the best candidates by float32 scores of the stored vectors, unordered."""
     m, c = candidates.shape
     kept = np.empty((m, count), np.int64)
     step = max(1, RESCORE_VECTORS // c)

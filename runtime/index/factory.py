@@ -1,4 +1,4 @@
-"""Indexes by the name of their kind: made, read, and how large they become."""
+"""Make and read indexes by the name of their kind, and tell their size."""
 
 from pathlib import Path
 from typing import get_args
@@ -14,7 +14,7 @@ KINDS: tuple[IndexKind, ...] = get_args(IndexKind)
 
 
 def build_index(kind: IndexKind, vectors: Float16s, popularity: Float32s, step: Step = no_step) -> Index:
-    """An index of (n, d) float16 vectors and (n,) percentiles."""
+    """Make an index of (n, d) float16 vectors and (n,) popularities."""
     let_threads_sleep()
     if kind == "hnsw":
         return GraphIndex.build(vectors, popularity, step)
@@ -22,12 +22,13 @@ def build_index(kind: IndexKind, vectors: Float16s, popularity: Float32s, step: 
 
 
 def read_index(folder: Path, kind: IndexKind, mapped: bool = True) -> Index:
-    """The index that was written to a folder, `mapped` into memory, or else in memory and fit to be refilled."""
+    """Read the index in a folder. With `mapped` it is memory-mapped; otherwise it is loaded and can be refilled."""
     let_threads_sleep()
     return GraphIndex.read(folder, mapped) if kind == "hnsw" else IvfIndex.read(folder, kind, mapped)
 
 
 def bytes_per_vector(kind: IndexKind, dim: int) -> int:
-    """What an index takes for each vector; what an IVF learns, a percent of the vectors, comes on top."""
+    """The bytes of an index for each vector. An IVF's trained parameters, about one percent of the vectors, are not
+    counted."""
 
     return hnsw.bytes_per_vector(dim) if kind == "hnsw" else ivf.bytes_per_vector(kind, dim)

@@ -1,7 +1,7 @@
-"""A graph that joins pictures near in both vector and popularity, walked from neighbour to neighbour.
+"""A graph index, which links pictures that are near in both vector and popularity and is searched along its links.
 
 index.faiss    the graph, with [x, popularity] in float16 at its nodes
-nodes.npy      (nodes,) int32: the row of each node, -1 for pictures deleted since
+nodes.npy      (nodes,) int32: the row of each node, -1 for deleted pictures
 """
 
 from pathlib import Path
@@ -17,17 +17,17 @@ from runtime.index.base import ADD_ROWS, Effort, Index, read_faiss, selector, wr
 if TYPE_CHECKING:
     import faiss
 
-LINKS = 32  # of a picture
+LINKS = 32  # number of links of a picture
 BUILD_EFFORT = 100
 
-# A graph sees popularity this many times as far apart, and weights as much smaller, so that its links also lead from a
-# picture to more popular ones. On 30,000 made vectors recall@10 at breadth 128 for weights 0, 0.3, 1 and 3 is .98 .99
-# .97 .91 at a stretch of 1; .97 .99 .99 .98 at 2; .68 .99 1.00 .99 at 3.
+# In the graph popularity is multiplied by this and weights are divided by it, so that links also lead from a picture to
+# more popular ones. On 30,000 synthetic vectors recall@10 at breadth 128 for weights 0, 0.3, 1 and 3 is .98 .99 .97 .91
+# at a stretch of 1; .97 .99 .99 .98 at 2; .68 .99 1.00 .99 at 3.
 STRETCH = 2.0
 
 
 def bytes_per_vector(dim: int) -> int:
-    """Of the vectors at the nodes and their links."""
+    """The bytes of a node's vector and its links."""
     return 2 * _width(dim) + 8 * LINKS + 12
 
 
@@ -48,7 +48,7 @@ class GraphIndex(Index):
         width = _width(vectors.shape[1])
         index = faiss.IndexHNSWSQ(width, faiss.ScalarQuantizer.QT_fp16, LINKS)
         index.hnsw.efConstruction = BUILD_EFFORT
-        index.train(np.zeros((1, width), np.float32))  # half precision has nothing to learn
+        index.train(np.zeros((1, width), np.float32))  # half precision needs no training, but FAISS requires the call
         rows = np.arange(len(vectors), dtype=np.int32)
         _grow(index, vectors, popularity, rows, step)
         return cls(index, rows)
@@ -72,12 +72,12 @@ class GraphIndex(Index):
         return np.where(found >= 0, self._nodes[found], -1)
 
     def refilled(self, known: Ints, vectors: Float16s, popularity: Float32s, step: Step = no_step) -> "GraphIndex":
-        """The same nodes with new popularities, and nodes for the rows that have none. The links stay: they join
-        similar pictures, whatever is popular by now."""
+        """The same nodes with new popularities, and new nodes for new rows. The links stay, since they still join
+        similar pictures."""
         import faiss
 
         row_now = np.full(max(self._nodes.max(initial=-1), known.max(initial=-1)) + 2, -1, np.int32)
-        row_now[known[known >= 0]] = np.flatnonzero(known >= 0)  # the last entry serves nodes whose picture is away
+        row_now[known[known >= 0]] = np.flatnonzero(known >= 0)  # the last entry is for nodes of deleted pictures
         nodes = row_now[self._nodes]
         added = np.setdiff1d(np.arange(len(vectors), dtype=np.int32), nodes)
         _grow(self._index, vectors, popularity, added, step)
@@ -93,7 +93,7 @@ class GraphIndex(Index):
 
 
 def _width(dim: int) -> int:
-    """Of [x, popularity], in whole SIMD registers."""
+    """The width of [x, popularity], rounded up to whole SIMD registers."""
     return -(-(dim + 1) // 16) * 16
 
 
@@ -108,8 +108,8 @@ def _rows(vectors: Float16s | Float32s, last: Float32s, width: int) -> Float32s:
 def _grow(index: "faiss.IndexHNSWSQ", vectors: Float16s, popularity: Float32s, rows: Int32s, step: Step) -> None:
     import faiss
 
-    # Links join what is near by distance, which inner products of vectors of unequal length are not; the finished graph
-    # is walked by the inner product.
+    # Links are made by distance, since the inner product of vectors of unequal length is not a measure of nearness.
+    # Searches of the finished graph use the inner product.
     _walk_by(index, faiss.METRIC_L2)
     for start in range(0, len(rows), ADD_ROWS):
         some = rows[start : start + ADD_ROWS]

@@ -1,12 +1,13 @@
-"""Inverted lists of short codes: which few are worth a look for a query and a weight, and what they hold.
+"""An index of inverted lists with short codes. For a query and a weight only a few lists are read.
 
-Vectors lie in cells by their nearest centroid; each cell is split by popularity into tiers, so that one number tells
-how good a list's best pictures may be: the centroid's product with the query, the tier's mean popularity, and how far
-the cell spreads. What is left of a vector beside its centroid is turned to its principal axes, which are dealt out so
-that every code carries as much (Ge et al. 2013, Optimized Product Quantization, eigenvalue allocation).
+Vectors are assigned to the cell of their nearest centroid, and each cell is split by popularity into tiers. So one
+number estimates the score of a list's best pictures: it is computed from the centroid's product with the query, the
+tier's mean popularity, and the spread of the cell. Residuals (vector minus centroid) are rotated to their principal
+axes, which are distributed so that all codes carry equally much (Ge et al. 2013, Optimized Product Quantization,
+eigenvalue allocation).
 
-    index.faiss    the lists: ids, and codes of the turned residuals and of the popularity
-    lists.npz      what was learned (see Lists)
+    index.faiss    the lists: ids, and codes of the rotated residuals and of the popularity
+    lists.npz      the trained parameters (see Lists)
     cells.npy      (n,) int32: the cell of each row
 """
 
@@ -25,21 +26,22 @@ from runtime.index.blend import to_float32
 if TYPE_CHECKING:
     import faiss
 
-# Percentiles at which a cell is split: the higher the weight, the fewer and more popular the pictures among which the
-# answers lie. Percentiles are spread evenly, so a tier's mean is its middle. More tiers make lists of few codes, and
-# to go to a list takes as long as reading some 200 of them.
+# Popularities at which a cell is split: with a higher weight, the hits are among fewer and more popular pictures.
+# Popularities are evenly distributed, so a tier's mean is its middle. More tiers would make short lists, and starting a
+# list takes as long as reading about 200 codes.
 TIERS = np.array([0.5, 0.8])
 TIER_STARTS = np.append(0, TIERS).astype(np.float32)
 TIER_MEANS = ((TIER_STARTS + np.append(TIERS, 1)) / 2).astype(np.float32)
 
-# What popularity has beyond its tier's start is coded in two steps of 16: whole steps and what is left of one.
+# Popularity above its tier's start is coded by two numbers of 16 values: whole steps, and parts of a step.
 STEP = np.float32(1 / 32)
 
-# A list's best score is estimated as its centroid's plus this many standard deviations. To have 99.2 % of the true ten
-# best of a million made vectors at weight 0.3, 9.7 % of the codes must be read at 0, 6.6 at 3, 6.0 at 4, 5.7 at 5.
+# A list's best score is estimated as its centroid's plus this many standard deviations. For a recall of 99.2 % of the
+# true ten best among a million synthetic vectors at weight 0.3, 9.7 % of the codes must be read with a value of 0, 6.6
+# with 3, 6.0 with 4, 5.7 with 5.
 REACH = 4.0
 
-SUBVECTOR = 4  # numbers that product quantisation turns into 4 bits
+SUBVECTOR = 4  # number of coordinates that product quantisation codes in 4 bits
 TRAIN_PER_CELL = 64
 TRAIN_ITERATIONS = 8
 TRAIN_CODES = 65_536
@@ -47,16 +49,16 @@ TRAIN_CODES = 65_536
 
 @dataclass(frozen=True)
 class Lists:
-    """What an IVF learns of the vectors. An inner product is the same after turning both by `axes`."""
+    """The trained parameters of an IVF. Inner products do not change if both vectors are rotated by `axes`."""
 
     centroids: Float32s  # (cells, d)
-    spreads: Float32s  # (cells,): root mean square distance from the centroid, 1 that of all cells
-    axes: Float32s  # (d, w) orthonormal rows, some columns zero: turns a residual or a query
-    variances: Float32s  # (w,): of turned residuals
+    spreads: Float32s  # (cells,): root mean square distance from the centroid, relative to that of all cells
+    axes: Float32s  # (d, w) orthonormal rows, some columns zero: rotates a residual or a query
+    variances: Float32s  # (w,): variances of rotated residuals
 
     @classmethod
     def learn(cls, vectors: Float16s, rng: np.random.Generator) -> "Lists":
-        """From a sample of (n, d) float16 unit vectors."""
+        """Train on a sample of (n, d) float16 unit vectors."""
         import faiss
 
         n, dim = vectors.shape
@@ -66,7 +68,7 @@ class Lists:
         kmeans = faiss.Kmeans(dim, cells, niter=TRAIN_ITERATIONS, seed=seed, min_points_per_centroid=1)
         kmeans.train(sample)
         distances, nearest = (found[:, 0] for found in kmeans.index.search(sample, 1))
-        # The mean counts as a few vectors more, for cells that have next to none.
+        # Add the overall mean as a few extra vectors, for cells with hardly any vectors.
         few, mean = 8, distances.mean() + 1e-12
         squares = np.bincount(nearest, distances, cells) + few * mean
         spreads = np.sqrt(squares / (np.bincount(nearest, minlength=cells) + few) / mean)
@@ -76,7 +78,7 @@ class Lists:
         return cls(kmeans.centroids, spreads.astype(np.float32), axes, variances)
 
     def cells_of(self, vectors: Float16s) -> Int32s:
-        """(n,) int32: the cell whose centroid is nearest to each vector."""
+        """(n,) int32: the cell of each vector, which has the nearest centroid."""
         import faiss
 
         nearest = faiss.IndexFlatL2(vectors.shape[1])
@@ -88,19 +90,19 @@ class Lists:
         return cells
 
     def codable(self, vectors: Float16s, popularity: Float32s, cells: Int32s) -> Float32s:
-        """(n, width) float32: turned residuals, and in two subvectors more what popularity has beyond its tier's
-        start."""
+        """(n, width) float32 to be coded: rotated residuals, and in two further subvectors the popularity above its
+        tier's start."""
         beyond = popularity - TIER_STARTS[tiers_of(popularity)]
         whole = np.floor(beyond / STEP) * STEP
         return self._turned(plain(vectors) - self.centroids[cells], whole, beyond - whole)
 
     def askable(self, queries: Float32s, weights: Float32s) -> Float32s:
-        """(m, width) float32: queries and weights in the coordinates of the codes."""
+        """(m, width) float32: queries and weights in the same coordinates as the codes."""
         return self._turned(queries, weights, weights)
 
     @property
     def width(self) -> int:
-        """The number of coordinates that are coded."""
+        """The number of coded coordinates."""
         return int(self.axes.shape[1]) + 2 * SUBVECTOR
 
     def _turned(self, vectors: Float32s, whole: Float32s, left: Float32s) -> Float32s:
@@ -110,8 +112,8 @@ class Lists:
         return rows
 
     def best(self, asked: Float32s, queries: Float32s, weights: Float32s, probes: int) -> tuple[Ints, Float32s]:
-        """The lists (m, probes) int64 whose best pictures may score highest, and the scores (m, probes) float32 to
-        which their codes add; `asked` is what `askable` makes of the others."""
+        """The lists (m, probes) int64 whose best pictures probably score highest, and their base scores (m, probes)
+        float32, to which the codes add. `asked` is the result of `askable` for the same queries and weights."""
         count = len(queries)
         products = queries @ self.centroids.T
         starts = products[:, :, None] + weights[:, None, None] * TIER_STARTS
@@ -124,21 +126,21 @@ class Lists:
 
 
 def tiers_of(popularity: Float32s) -> Ints:
-    """(n,) int64: the tier of each percentile."""
+    """(n,) int64: the tier of each popularity."""
     return np.searchsorted(TIERS, popularity, side="right")
 
 
 def principal_axes(covariance: Float32s) -> Float32s:
-    """(d, w) float32: the eigenvectors of a (d, d) covariance, dealt out to subvectors of SUBVECTOR columns.
+    """(d, w) float32: the eigenvectors of a (d, d) covariance, distributed over subvectors of SUBVECTOR columns.
 
-    The largest variances come into subvectors of their own, each next one to the subvector with the least product so
-    far; where d is no multiple of SUBVECTOR, zeros fill up.
+    The largest variances go to different subvectors, and each next one to the subvector with the smallest product so
+    far. If d is not a multiple of SUBVECTOR, zeros fill up.
     """
     values, vectors = np.linalg.eigh(covariance.astype(np.float64))
     dim = len(values)
     parts = -(-dim // SUBVECTOR)
     logs = np.log(np.maximum(values, values[-1] * 1e-9 + 1e-30))
-    logs -= logs.min() - 1e-6  # products of numbers above 1 grow
+    logs -= logs.min() - 1e-6  # makes all numbers greater than 1, so that products grow
     axes = np.zeros((dim, parts * SUBVECTOR), np.float32)
     totals, taken = np.zeros(parts), np.zeros(parts, np.int64)
     for i in np.argsort(-logs, kind="stable"):
@@ -150,7 +152,7 @@ def principal_axes(covariance: Float32s) -> Float32s:
 
 
 class IvfIndex(Index):
-    """Lists of codes in FAISS, which scans those that it is told to."""
+    """Lists of codes in FAISS, which scans the lists that we choose."""
 
     kind: IvfKind
 
@@ -188,7 +190,7 @@ class IvfIndex(Index):
         parameters = faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector(rows))
         scores = np.empty((len(queries), effort.candidates), np.float32)
         found = np.empty(scores.shape, np.int64)
-        # The wrapper of this call leaves the parameters out.
+        # FAISS's Python wrapper of this call lacks the parameters, so it is called directly.
         arrays = map(faiss.swig_ptr, (lists, starts, scores, found))
         self._index.search_preassigned_c(
             len(queries), faiss.swig_ptr(asked), effort.candidates, *arrays, False, parameters
@@ -215,23 +217,23 @@ class IvfIndex(Index):
 
 
 def bytes_per_vector(kind: IvfKind, dim: int) -> int:
-    """Of the codes and ids."""
+    """The bytes of a code and an id."""
     parts = -(-dim // SUBVECTOR) + 2
     return 8 + (-(-parts // 2) if kind == "ivf-pq" else parts * SUBVECTOR // 2)
 
 
 def plain(half: Float16s) -> Float32s:
-    """The same numbers, (n, d), as float32."""
+    """The same numbers (n, d) as float32."""
     return to_float32(half, np.empty(half.shape, np.float32))
 
 
 def _sample(n: int, count: int, rng: np.random.Generator) -> Ints:
-    """Up to `count` rows of n, ascending."""
+    """Up to `count` of n row numbers, ascending."""
     return np.sort(rng.choice(n, min(count, n), replace=False))
 
 
 def _empty(kind: IvfKind, learned: Lists) -> "faiss.IndexIVF":
-    """Lists without codes. The lists to search are always given, so FAISS itself has no centroids to choose by."""
+    """Lists without codes. The lists to search are always passed in, so FAISS gets no centroids."""
     import faiss
 
     width, lists = learned.width, len(learned.centroids) * len(TIER_MEANS)
@@ -255,10 +257,10 @@ def _filled(
     cells: Int32s,
     step: Step,
 ) -> "faiss.IndexIVF":
-    """The trained and empty index with these rows in it."""
+    """Add these rows to a trained and empty index."""
     import faiss
 
-    index.by_residual = False  # residuals are what it is given
+    index.by_residual = False  # the vectors added here are already residuals
     lists = cells.astype(np.int64) * len(TIER_MEANS) + tiers_of(popularity)
     for start in range(0, len(vectors), ADD_ROWS):
         some = slice(start, start + ADD_ROWS)
@@ -266,7 +268,7 @@ def _filled(
         ids = np.arange(start, start + len(rows))
         index.add_core(len(rows), *map(faiss.swig_ptr, (rows, ids, np.ascontiguousarray(lists[some]))))
         step(len(rows))
-    index.by_residual = True  # a score is what its list begins with and what the code adds
+    index.by_residual = True  # a score is the base score of its list plus that of the code
     if kind == "ivf-sq":
         return index
     quick = faiss.IndexIVFPQFastScan(index)

@@ -1,4 +1,4 @@
-"""What the columns of a catalogue hold, for whoever filters by them: the values, or the range, of each."""
+"""Describe the columns of a catalogue for filters: the values or the range of each."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,21 +13,21 @@ from runtime.catalogue.times import is_text, is_time
 
 Kind = Literal["text", "number", "time", "boolean", "other"]
 
-MOST_VALUES = 200  # of a column that are named, the most frequent first
-UNFILTERED = ("image", "image_id", "popularity")  # names and what has an option of its own
+MOST_VALUES = 200  # number of values that are listed for a column, the most frequent first
+UNFILTERED = ("image", "image_id", "popularity")  # names, and a column with an option of its own
 
 
 @dataclass(frozen=True)
 class Column:
-    """One column: of texts and booleans the most frequent values with their counts, of the others the range.
+    """One column. Texts and booleans have their most frequent values with counts, and other types have a range.
 
-    Of many values none of which comes twice, such as prompts, none is named.
+    If there are many values and all differ, as for prompts, none is listed.
     """
 
     name: str
     kind: Kind
     nulls: int
-    distinct: int | None  # of texts and booleans
+    distinct: int | None  # only for texts and booleans
     values: tuple[tuple[str | bool, int], ...] = ()
     low: float | str | None = None
     high: float | str | None = None

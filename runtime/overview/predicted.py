@@ -1,4 +1,4 @@
-"""What a bundle's head says of every picture of a catalogue, from the vectors that the catalogue keeps."""
+"""Compute a bundle's outputs for every picture of a catalogue, from the catalogue's vectors."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -14,23 +14,23 @@ from runtime.scoring.vectors import score_blocks
 
 EmbedPrompts: TypeAlias = Callable[[Sequence[str]], Float32s]  # (n, d) unit vectors of prompts
 
-KEPT = {"image_embedding", "text_embedding"}  # vectors that there are, of the pictures and of prompts
-MOST_PROMPTS = 20_000  # pictures' own prompts that are encoded for a ranking
+KEPT = {"image_embedding", "text_embedding"}  # the available vectors: of pictures, and of prompts
+MOST_PROMPTS = 20_000  # largest catalogue whose own prompts are encoded for a ranking
 
 
 def has_own_prompts(catalogue: Catalogue) -> bool:
-    """Whether every picture has a prompt of its own, and there are not too many pictures to encode them."""
+    """Whether every picture has its own prompt, and there are few enough pictures to encode these."""
     named = "prompt" in catalogue.rows.column_names and not catalogue.rows["prompt"].null_count
     return named and len(catalogue) <= MOST_PROMPTS
 
 
 def readable(scorer: Scorer) -> list[Output]:
-    """The outputs that depend on nothing but what a catalogue keeps, and prompts."""
+    """The outputs that depend only on a catalogue's vectors and on prompts."""
     return [output for output in scorer.named.all if set(output.inputs) <= KEPT]
 
 
 def unreadable(scorer: Scorer) -> str | None:
-    """Why no output can be computed for a catalogue's vectors; None where one can."""
+    """The reason why no output can be computed from a catalogue's vectors, or None if one can."""
     if readable(scorer):
         return None
     missing = sorted(set(scorer.inputs) - KEPT)
@@ -40,9 +40,10 @@ def unreadable(scorer: Scorer) -> str | None:
 def head_outputs(
     scorer: Scorer, catalogue: Catalogue, prompt: str | None, embed_prompts: EmbedPrompts | None = None
 ) -> dict[str, Float32s]:
-    """(n,) of each readable output, for every picture under the prompt or, without one, under its own.
+    """(n,) values of each readable output, for every picture under the prompt, or without one under its own prompt.
 
-    Prompts become vectors by `embed_prompts`, which another bundle of the same backbone may do, or by the scorer.
+    Prompts are encoded by `embed_prompts`, which may be that of another bundle of the same backbone, or by the scorer.
+    Raise InputError if there is no readable output, or no prompt.
     """
     if (why := unreadable(scorer)) is not None:
         raise InputError(why)
@@ -62,10 +63,14 @@ def head_outputs(
 
 
 def _own_prompts(catalogue: Catalogue) -> tuple[list[str], Ints]:
-    """The pictures' different prompts, and which of them (n,) each has."""
+    """The different prompts of the pictures, and the number (n,) of each picture's prompt."""
     if "prompt" not in catalogue.rows.column_names or catalogue.rows["prompt"].null_count:
-        raise InputError("the head scores pictures under a prompt, and the pictures have none of their own: give one")
+        raise InputError(
+            "the head scores pictures under a prompt, and the pictures have no prompts of their own; give one"
+        )
     encoded = catalogue.rows["prompt"].combine_chunks().dictionary_encode()
     if len(encoded.dictionary) > MOST_PROMPTS:
-        raise InputError(f"the pictures have {len(encoded.dictionary)} prompts, too many to encode now: give one")
+        raise InputError(
+            f"the pictures have {len(encoded.dictionary)} prompts, which are too many to encode; give one for all"
+        )
     return encoded.dictionary.to_pylist(), np.asarray(encoded.indices).astype(np.int64)

@@ -1,6 +1,7 @@
-"""All of a catalogue in the order of one measure, or of how far two of them are apart.
+"""Rank a whole catalogue by one measure, or by the difference of two.
 
-A measure is one number a picture, NaN where there is none. Pure functions on arrays and tables; knows no head.
+A measure has one number for each picture, NaN for a missing one. Pure functions on arrays and tables; they know no
+head.
 """
 
 from typing import Literal
@@ -18,18 +19,18 @@ from runtime.overview.columns import is_number
 Direction = Literal["highest", "lowest", "apart"]
 
 POPULARITY, RATE = "popularity", "rate"
-OF_PICTURES = ("width", "height")  # columns of numbers that measure no success
+OF_PICTURES = ("width", "height")  # numeric columns that do not measure success
 
 
 def measure_names(table: pa.Table) -> list[str]:
-    """The measures that a catalogue has by itself: popularity, its columns of numbers, and the rate."""
+    """The measures of a catalogue itself: popularity, its numeric columns, and the rate."""
     numbers = [field.name for field in table.schema if is_number(field.type) and field.name not in OF_PICTURES]
     others = [name for name in numbers if name != POPULARITY]
     return [POPULARITY, *others, *([RATE] if {"count", "exposures"} <= set(others) and RATE not in others else [])]
 
 
 def measure(catalogue: Catalogue, name: str) -> Floats:
-    """(n,) float64 of a measure of the catalogue; raise InputError if it has none of that name."""
+    """(n,) float64: the values of a measure of the catalogue. Raise InputError if it has none of that name."""
     known = measure_names(catalogue.rows)
     if name not in known:
         raise InputError(f"there is no measure {name!r}; there are {', '.join(known)}")
@@ -43,7 +44,8 @@ def measure(catalogue: Catalogue, name: str) -> Floats:
 
 
 def places(first: Floats, second: Floats) -> tuple[Floats, Floats]:
-    """(n,) float64 each: the percentiles of two measures among the pictures that have both, NaN for the others."""
+    """(n,) float64 each: the percentiles (0 to 100) of two measures among the pictures that have both, NaN for
+    others."""
     both = ~(np.isnan(first) | np.isnan(second))
     found = np.full((2, len(first)), np.nan)
     for place, values in zip(found, (first, second), strict=True):
@@ -52,13 +54,13 @@ def places(first: Floats, second: Floats) -> tuple[Floats, Floats]:
 
 
 def gap(first: Floats, second: Floats) -> Floats:
-    """(n,) float64: how many percentiles `first` ranks a picture above `second`, both as `places` gives them."""
-    return np.round(first - second, 5)  # what is as far apart is equal, whatever the rounding of percentiles
+    """(n,) float64: by how many percentiles `first` ranks a picture above `second`. Both come from `places`."""
+    return np.round(first - second, 5)  # equal gaps must stay equal in spite of rounding errors
 
 
 def rank_correlation(first: Floats, second: Floats, allowed: Bools | None = None) -> float | None:
-    """Spearman's correlation of two measures over the pictures that are allowed and have both: that of their ranks,
-    equal values having the mean of theirs. None where a measure has the same value for all."""
+    """Spearman's correlation of two measures over the allowed pictures that have both. Equal values get their mean
+    rank. None if a measure is constant."""
     both = ~(np.isnan(first) | np.isnan(second))
     both = both if allowed is None else both & allowed
     ranks = np.array([percentiles(values[both]) for values in (first, second)], np.float64)
@@ -68,7 +70,7 @@ def rank_correlation(first: Floats, second: Floats, allowed: Bools | None = None
 
 
 def ranked_rows(values: Floats, direction: Direction, allowed: Bools | None = None) -> Ints:
-    """(m,) int64: the rows that are allowed and have a value, the first in that direction first; ties by row."""
+    """(m,) int64: the allowed rows with a value, ranked in that direction. Ties are in the order of rows."""
     kept = ~np.isnan(values) if allowed is None else allowed & ~np.isnan(values)
     rows = np.flatnonzero(kept)
     keys = {"highest": -values[rows], "lowest": values[rows], "apart": -np.abs(values[rows])}[direction]
@@ -77,7 +79,7 @@ def ranked_rows(values: Floats, direction: Direction, allowed: Bools | None = No
 
 
 def few_of_each(rows: Ints, column: pa.ChunkedArray, most: int) -> Ints:
-    """The first `most` of `rows` with each value of the column, in their order; rows without a value all stay."""
+    """The first `most` of `rows` for each value of the column, in their order. All rows without a value stay."""
     values = column.take(pa.array(rows)).combine_chunks()
     if not pa.types.is_dictionary(values.type):
         values = pc.dictionary_encode(values)

@@ -1,8 +1,9 @@
-"""Best of n: many pictures generated for a prompt, the one that scores highest under it kept.
+"""Best of n: choose the highest scoring of many pictures that were generated for a prompt.
 
-After Pick-a-Pic (Kirstain et al. 2023, section 6), where 20 templates of a prompt times 5 seeds gave 100 candidates.
+After Pick-a-Pic (Kirstain et al. 2023, section 6), who make 100 candidates from 20 templates of a prompt and 5 seeds.
 A folder of candidates has one folder for each prompt, by its number, and in it files named TEMPLATE_SEED, such as
-0003/07_2.png; the templates are for the generator, scores are always under the prompt itself. Generates nothing.
+0003/07_2.png; the templates are only for the generator, and pictures are always scored under the prompt itself. This
+module generates nothing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from embed.spec import InputError
 if TYPE_CHECKING:
     from runtime.scoring.scorer import Scorer
 
-# The first is the prompt unchanged, so that a template has to earn its place.
+# The first is the prompt itself, to compare other templates with.
 TEMPLATES = (
     "{prompt}",
     "{prompt}, sharp focus, fine detail",
@@ -44,7 +45,7 @@ TEMPLATES = (
 
 
 class Candidate(TypedDict):
-    """A picture to generate: from which text and seed, and the file, without its suffix, to write it to."""
+    """A picture to generate: its text, its seed, and the file to write it to, without a suffix."""
 
     file: str
     seed: int
@@ -53,29 +54,29 @@ class Candidate(TypedDict):
 
 @dataclass(frozen=True)
 class Best:
-    """The chosen picture of one prompt. `mean` is the mean score of its `candidates`, `unreadable` left out."""
+    """The chosen picture of one prompt. `mean` is the mean score of its `candidates` without the `unreadable` ones."""
 
     prompt: str
     image: str
-    template: str | None  # None where the file's name tells none
+    template: str | None  # None if the file's name does not tell it
     score: float
-    uncertainty: float | None  # None where the bundle gives none
+    uncertainty: float | None  # None if the bundle gives none
     mean: float
     candidates: int
     unreadable: int
 
 
 def read_templates(path: Path) -> tuple[str, ...]:
-    """The templates of a file, one a line, each with {prompt} in it."""
+    """The templates of a file, one on each line. Raise InputError if one lacks {prompt}."""
     lines = read_lines(path, "template")
     for number, line in enumerate(lines, start=1):
         if "{prompt}" not in line:
-            raise InputError(f"{path}, line {number}: {line!r} has no {{prompt}} in it")
+            raise InputError(f"{path}, line {number}: {line!r} has no {{prompt}} in it; add it")
     return tuple(lines)
 
 
 def plan(prompts: Sequence[str], templates: Sequence[str], seeds: int) -> list[Candidate]:
-    """What to generate: every prompt in every template with every seed."""
+    """The pictures to generate: one for every prompt, template and seed."""
     return [
         {"file": f"{i:04d}/{j:02d}_{seed}", "seed": seed, "text": template.replace("{prompt}", prompt)}
         for i, prompt in enumerate(prompts)
@@ -85,11 +86,13 @@ def plan(prompts: Sequence[str], templates: Sequence[str], seeds: int) -> list[C
 
 
 def read_sources(path: Path, count: int) -> list[Path | None]:
-    """The pictures that so many prompts edit, from a file with one path a line, none where the line is empty; relative
-    paths start where the file lies. Raise InputError for another number of lines, and for a file that is not there."""
+    """The source pictures of so many prompts, from a file with one path on each line. An empty line means none.
+    Relative paths start at the file's folder. Raise InputError for another number of lines, or a missing file."""
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     if len(lines) != count:
-        raise InputError(f"{path} has {len(lines)} lines for {count} prompts; wanted one each, empty for no picture")
+        raise InputError(
+            f"{path} has {len(lines)} lines for {count} prompts; wanted one for each prompt, empty for no source"
+        )
     found = [path.parent / line if line else None for line in lines]
     for number, source in enumerate(found, start=1):
         if source is not None and not source.is_file():
@@ -105,8 +108,8 @@ def best_of_n(
     output: str | None = None,
     sources: Sequence[Path | None] = (),
 ) -> list[Best]:
-    """The highest scored candidate of each prompt, the first by name where two are equal; scored by the output of that
-    name, or else by the first head's. `sources` are what each prompt's candidates were made from."""
+    """The highest scoring candidate of each prompt, of equal ones the first by name. Scores are those of the named
+    output, or of the first head. `sources` are the source pictures of each prompt's candidates."""
     values = scorer.named.chosen(None if output is None else [output])[0].values
     made_from = sources or [None] * len(prompts)
     return [
@@ -124,7 +127,7 @@ def _best(
     source: Path | None,
 ) -> Best:
     if not folder.is_dir():
-        raise InputError(f"{folder} is missing: it should hold the candidates for the prompt {prompt!r}")
+        raise InputError(f"there is no folder {folder}, which should hold the candidates for the prompt {prompt!r}")
     paths = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     scored = scorer.score_items(prompt, paths, [] if source is None else [source])
     if len(scored.errors) == len(paths):

@@ -1,22 +1,22 @@
-"""A bundle: everything that turns a picture and a prompt into a score, in one folder, verified before it is used.
+"""A bundle: a folder with everything needed to score a picture under a prompt. It is verified before use.
 
     bundle.json      manifest: format, digest of itself, every file with its SHA-256 and size, identity of the
                      backbone, head, tokenizer, calibration, graphs by precision, parity, provenance; written last
     model.onnx       pixels (n, h, w, 3) uint8, tokens (n, c) int32
                      -> score (n,), image_embedding (n, d), text_embedding (n, d)
-    image.onnx       pixels -> image_embedding, and image_pooled where the head reads it
-    text.onnx        tokens -> text_embedding; absent where the head reads no text
-    head.onnx        the vectors that the head reads -> score, and uncertainty where the head has a committee
-    weights.bin      the weights, each once, which all graphs name by offset
+    image.onnx       pixels -> image_embedding, and image_pooled if the head reads it
+    text.onnx        tokens -> text_embedding; absent if the head reads no text
+    head.onnx        the vectors that the head reads -> score, and uncertainty if the head has a committee
+    weights.bin      the weights, each stored once; all graphs refer to them by offset
     tokenizer.json   for the library `tokenizers`
-    reference.npz    a few inputs with the scores and vectors that torch gave
+    reference.npz    a few inputs with their scores and vectors from torch
     README.md        model card
 
-A bundle for vectors that are made elsewhere has of the graphs only head.onnx, and no tokenizer.
+A bundle for vectors from elsewhere has only the graph head.onnx, and no tokenizer.
 
-A calibrated head, or one with a committee, gives more outputs beside the score, and a bundle may hold several heads:
-see `runtime.scoring.outputs`. The first precision of a bundle has the names above, any other carries its own, as in
-`image.int8.onnx`. Reading a bundle runs no code from it. Knows no session.
+A calibrated head, or one with a committee, gives more outputs than the score, and a bundle may hold several heads:
+see `runtime.scoring.outputs`. The graphs of a bundle's first precision have the names above; those of another precision
+have its name, as in `image.int8.onnx`. Reading a bundle runs no code from it. Knows no session.
 """
 
 import hashlib
@@ -38,12 +38,12 @@ WEIGHTS_FILE = "weights.bin"
 
 
 class BundleError(InputError):
-    """The folder is no bundle, is damaged, or is not what its manifest says."""
+    """The folder is not a bundle, is damaged, or does not match its manifest."""
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One ONNX file and what it takes and gives: name -> (type, shape), a free dimension under its name."""
+    """One ONNX file with its inputs and outputs: name -> (type, shape). A free dimension is given by its name."""
 
     file: str
     inputs: Mapping[str, Signature]
@@ -68,26 +68,26 @@ class Bundle:
     identity: Identity
     source: Source
     graphs: Mapping[Precision, Mapping[Part, Graph]]  # by precision, then by part
-    tokenizer_config: TokenizerConfig | None  # None where the head reads no text
+    tokenizer_config: TokenizerConfig | None  # None if the head reads no text
 
     @property
     def digest(self) -> str:
-        """SHA-256 that stands for every byte of the bundle."""
+        """A SHA-256 over every byte of the bundle."""
         return self.manifest["digest"]
 
     @property
     def scale(self) -> int | None:
-        """The scale of embed.inputs.scaled at which pictures are decoded; None of exact."""
+        """The scale of embed.inputs.scaled at which large JPEGs are decoded, or None for exact decoding."""
         decoding = self.manifest.get("decoding")
         return decoding["scale"] if decoding else None
 
     @property
     def is_head_alone(self) -> bool:
-        """Whether it scores vectors that are made elsewhere, and has no towers that make any."""
+        """Whether the bundle only scores vectors from elsewhere, and has no towers."""
         return all("image" not in graphs for graphs in self.graphs.values())
 
     def require_towers(self) -> None:
-        """Raise BundleError if nothing here makes vectors of pictures and prompts."""
+        """Raise BundleError if the bundle has no towers for pictures and prompts."""
         if self.is_head_alone:
             raise BundleError(
                 f"{self.path} holds a head alone, for vectors of {self.identity.model}: it encodes no picture and no"
@@ -95,17 +95,17 @@ class Bundle:
             )
 
     def precision(self, asked: str | None, on_cuda: bool = False) -> Precision:
-        """The precision asked for, or else the one for CUDA there, or else the bundle's first.
+        """The requested precision, or by default the one for CUDA on CUDA, and otherwise the bundle's first.
 
-        Raise BundleError if the bundle has none such, or if it runs on CUDA alone and that is not used.
+        Raise BundleError if the bundle lacks it, or if it runs only on CUDA and another provider is used.
         """
         if asked is None:
             usable = [precision for precision in self.graphs if (precision == CUDA_PRECISION) == on_cuda]
             asked = next(iter(usable or self.graphs))
         if asked == CUDA_PRECISION and asked in self.graphs and not on_cuda:
             raise BundleError(
-                f"the graphs of {self.path} at {CUDA_PRECISION} run on CUDA alone, and another provider is used here;"
-                f" ask for --provider cuda with onnxruntime-gpu installed, or for another precision of"
+                f"the graphs of {self.path} at {CUDA_PRECISION} run only on CUDA, and another provider is used here;"
+                f" give --provider cuda with onnxruntime-gpu installed, or another precision of"
                 f" {list(self.graphs)}"
             )
         for precision in self.graphs:
@@ -117,36 +117,36 @@ class Bundle:
         )
 
     def graph(self, precision: Precision, part: Part) -> Graph:
-        """One part's graph; raise BundleError if the bundle has none."""
+        """The graph of one part. Raise BundleError if the bundle has none."""
         if part not in self.graphs[precision]:
             raise BundleError(f"{self.path} has no {part} graph: its head reads {self.manifest['head']['inputs']}")
         return self.graphs[precision][part]
 
     def tokenizer(self) -> Tokenizer:
-        """The prompts' tokenizer; raise BundleError for a head that reads no text."""
+        """The tokenizer for prompts. Raise BundleError if the head reads no text."""
         if self.tokenizer_config is None:
             raise BundleError(f"{self.path} has no tokenizer: its head reads {self.manifest['head']['inputs']}")
         return Tokenizer(self.read("tokenizer.json").decode(), self.tokenizer_config)
 
     def read(self, name: str) -> bytes:
-        """A file's bytes; raise BundleError if they are not those that were exported."""
+        """A file's bytes. Raise BundleError if they are not those that were exported."""
         data = (self.path / name).read_bytes()
         self.require_exported(name, hashlib.sha256(data).hexdigest())
         return data
 
     def require_exported(self, name: str, sha256: str) -> None:
-        """Raise BundleError if what was read of a file, which has this SHA-256, is not what was exported."""
+        """Raise BundleError if a file whose contents have this SHA-256 is not the one that was exported."""
         if sha256 != self.manifest["files"][name]["sha256"]:
             raise BundleError(
-                f"{self.path / name} is not the file that was exported (its SHA-256 differs); if it was overwritten to"
-                " put another bundle in force, write that to a folder of its own and swap the folders"
+                f"{self.path / name} is not the file that was exported (its SHA-256 differs); if you overwrote it to"
+                " serve another bundle, write that to its own folder and swap the folders"
             )
 
 
 def open_bundle(path: str | Path, unread: Collection[str] = ()) -> Bundle:
-    """The bundle at `path` once every byte of it is what was exported; raise BundleError otherwise.
+    """Open the bundle at `path` and verify every byte of it. Raise BundleError if something is not as exported.
 
-    Of the files `unread` only the size is looked at here, since whoever reads them verifies what he reads.
+    Of the files `unread` only the size is checked here; code that reads them must verify them.
     """
     path = Path(path)
     manifest = _read_manifest(path / "bundle.json")
@@ -174,16 +174,16 @@ def open_bundle(path: str | Path, unread: Collection[str] = ()) -> Bundle:
 
 
 def manifest_bytes(manifest: Mapping[str, object]) -> bytes:
-    """bundle.json's bytes: `manifest` and its digest, in the one spelling that `open_bundle` accepts."""
+    """The bytes of bundle.json: `manifest` and its digest, in the only form that `open_bundle` accepts."""
     body = {name: value for name, value in manifest.items() if name != "digest"}
     digest = hashlib.sha256(_spelled(body)).hexdigest()
     return _spelled({**body, "digest": digest})
 
 
 def verify_files(path: Path, files: Mapping[str, FileEntry], unread: Collection[str] = ()) -> None:
-    """Raise BundleError naming every file that is missing or is not the one that was exported.
+    """Raise BundleError, which names every file that is missing or not as exported.
 
-    Those that are `unread` may have any content of the right size.
+    Of `unread` files only the size is checked.
     """
 
     def fault(name: str) -> str | None:
@@ -211,10 +211,10 @@ def _read_manifest(path: Path) -> BundleManifest:
         raise BundleError(str(error)) from None
     try:
         intact = manifest_bytes(manifest) == path.read_bytes()
-    except ValueError:  # a number became infinite
+    except ValueError:  # a number is infinite
         intact = False
     if not intact:
-        raise BundleError(f"{path} was changed after the export: its digest does not fit; copy or export it again")
+        raise BundleError(f"{path} was changed after the export: its digest does not match; copy or export it again")
     return manifest
 
 
@@ -223,7 +223,7 @@ def _spelled(data: Mapping[str, object]) -> bytes:
 
 
 def _check_shapes(bundle: Bundle) -> None:
-    """The manifest's graphs take the pixels and tokens that its identity makes, and give vectors of its length."""
+    """Raise BundleError unless the graphs' pixels, tokens and vectors have the shapes of the manifest's identity."""
     identity = bundle.identity
     pixels = None if bundle.is_head_alone else ("uint8", ("n", *identity.preprocess.size, 3))
     for precision, graphs in bundle.graphs.items():

@@ -1,4 +1,5 @@
-"""The sessions of a bundle's graphs: opened when first used, checked against the manifest, run by many threads.
+"""The sessions of a bundle's graphs. They are opened when first used, checked against the manifest, and used by many
+threads.
 
 Knows arrays only: no picture, no prompt.
 """
@@ -26,28 +27,29 @@ from runtime.scoring.weights import read_weights
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-Pixels = Sequence[UInt8s] | UInt8s  # n pictures, each (h, w, 3) of the backbone's size
+Pixels = Sequence[UInt8s] | UInt8s  # n pictures (h, w, 3) of the backbone's size
 
 CUDA = "CUDAExecutionProvider"
-BATCH = 32  # pictures a run, at most
+BATCH = 32  # the most pictures in a run
 
 logger = logging.getLogger(__name__)
 
 
 def first_provider(config: SessionConfig) -> str:
-    """Which one onnxruntime is to run on, by its own name; raise InputError if it cannot be had."""
+    """The name of the first execution provider for onnxruntime. Raise InputError if it is not available."""
     available = require_onnxruntime().get_available_providers()
     return resolve_providers(config.providers, available, config.engine_cache)[0][0]
 
 
 def runnable(precisions: Iterable[Precision], config: SessionConfig) -> list[Precision]:
-    """Those whose graphs run on the provider that is used: some run on CUDA alone."""
+    """The precisions whose graphs can run on the used provider; some run only on CUDA."""
     on_cuda = first_provider(config) == CUDA
     return [precision for precision in precisions if on_cuda or precision != CUDA_PRECISION]
 
 
 class Sessions:
-    """The graphs of `bundle` at one precision, by part: "image", "text", "head", and "model", which is all of them."""
+    """The graphs of `bundle` at one precision, by part: "image", "text", "head", and "model", which is all of them in
+    one graph."""
 
     def __init__(self, bundle: Bundle, precision: Precision, config: SessionConfig) -> None:
         self._bundle = bundle
@@ -55,22 +57,23 @@ class Sessions:
         self._config = config
         self._weights: mmap | None = read_weights(bundle, precision)
         self._open: dict[tuple[Part, int | None], InferenceSession] = {}
-        self._devices: dict[InferenceSession, DeviceGraph] = {}  # of sessions whose batches stay on a CUDA device
+        self._devices: dict[InferenceSession, DeviceGraph] = {}  # for sessions whose batches stay on a CUDA device
         self._lock = threading.Lock()
         self._local = threading.local()
 
     @cached_property
     def provider(self) -> str:
-        """Which one onnxruntime is to run on, by its own name; raise InputError if it cannot be had."""
+        """The name of the first execution provider for onnxruntime. Raise InputError if it is not available."""
         return first_provider(self._config)
 
     def run(self, part: Part, inputs: Mapping[str, Array], threads: int | None = None) -> dict[str, Float32s]:
-        """Outputs (n, ...) by name; on a CPU with so many threads, the calling one among them.
+        """Run a graph and return its outputs (n, ...) by name. On a CPU it uses so many threads, the calling one
+        included.
 
-        Every number of threads is a session of its own, with weights of its own.
+        Each number of threads has its own session with its own copy of the weights.
         """
         session = self._session(part, threads)
-        if not len(next(iter(inputs.values()))):  # operators differ in what they make of nothing
+        if not len(next(iter(inputs.values()))):  # operators treat empty inputs differently
             outputs = self._bundle.graph(self._precision, part).outputs
             return {name: np.empty((0, *map(int, shape[1:])), kind) for name, (kind, shape) in outputs.items()}
         names = [output.name for output in session.get_outputs()]
@@ -79,12 +82,12 @@ class Sessions:
         return dict(zip(names, values, strict=True))
 
     def release_weights(self) -> None:
-        """Forget the weights that were read: open sessions have copies, and another one reads them anew."""
+        """Free the weights that were read. Open sessions have copies, and a new session reads them again."""
         with self._lock:
             self._weights = None
 
     def close(self) -> None:
-        """Forget the sessions, whose memory is free once no run uses them."""
+        """Drop the sessions. Their memory is freed once no run uses them."""
         self.release_weights()
         with self._lock:
             for device in self._devices.values():
@@ -93,16 +96,17 @@ class Sessions:
             self._open.clear()
 
     def encode(self, pixels: Pixels, threads: int | None = None) -> dict[str, Float32s]:
-        """Vectors (n, d) by name of up to BATCH decoded pictures; threads as of `run`."""
+        """Vectors (n, d) by name of up to BATCH decoded pictures. `threads` is as for `run`."""
         return self.run("image", {"pixels": self._stack(pixels)}, threads)
 
     def _stack(self, pixels: Pixels) -> UInt8s:
-        """The pictures as one array; on a CUDA device this thread's own, until it stacks the next."""
+        """The pictures as one array. On a CUDA device the array belongs to this thread, and is overwritten by the next
+        call."""
         size = (*self._bundle.identity.preprocess.size, 3)
         if self.provider not in DEVICE_PROVIDERS:
             return np.asarray(pixels) if len(pixels) else np.empty((0, *size), np.uint8)
         if not hasattr(self._local, "batch"):
-            self._session("image")  # with which onnxruntime loads CUDA's library
+            self._session("image")  # makes onnxruntime load CUDA's library
             self._local.batch = locked_array((BATCH, *size))
         batch: UInt8s = self._local.batch[: len(pixels)]
         for place, picture in zip(batch, pixels, strict=True):
@@ -111,7 +115,7 @@ class Sessions:
 
     def _session(self, part: Part, threads: int | None = None) -> "InferenceSession":
         config = self._config
-        if part in ("text", "head"):  # too little work to share
+        if part in ("text", "head"):  # too little work for several threads
             threads = 1
         elif threads is None or self.provider != "CPUExecutionProvider":
             threads = config.threads
@@ -148,13 +152,14 @@ class Sessions:
         return session
 
     def _record(self, open_graph: Callable[..., "InferenceSession"]) -> tuple["InferenceSession", bool]:
-        """A session on CUDA and whether its runs are recorded, which takes a graph that runs there as a whole."""
+        """A session on CUDA, and whether its runs are recorded, which is possible only if the whole graph runs on
+        CUDA."""
         providers = self._config.providers or (CUDA,)
-        if self._precision != CUDA_PRECISION:  # what others are made of was never tried in a recording
+        if self._precision != CUDA_PRECISION:  # recording was never tried with the operators of other precisions
             return open_graph(self._config.providers), False
         first: Provider = (providers[0], {"enable_cuda_graph": "1"})
         try:
             return open_graph([first, *providers[1:]]), True
         except InputError as error:
-            logger.warning(f"runs on CUDA are not recorded, and small batches take longer ({error})")
+            logger.warning(f"runs on CUDA cannot be recorded, so small batches take longer ({error})")
             return open_graph(providers), False

@@ -1,9 +1,9 @@
 """The outputs of a bundle by name: its heads, weighted sums of these, and the cosine of zero-shot CLIP.
 
-A bundle of one head gives `score` and what else OUTPUTS names. Of several outputs each has a name of its own, by which
-it is asked for. In the graphs the first head's values keep the names of OUTPUTS, so that whoever knows no other reads
-what a bundle of that head alone would give; those of another output, say `aesthetic`, are `aesthetic` (its score),
-`aesthetic_uncertainty` and so on. Knows no graph and no session.
+A bundle of one head gives `score` and the other values of OUTPUTS. If there are several outputs, each has a name by
+which it can be requested. In the graphs the first head's values keep the names of OUTPUTS, so that a client that knows
+only these reads the same as from a bundle of that head alone. The values of another output such as `aesthetic` are
+`aesthetic` (its score), `aesthetic_uncertainty` and so on. Knows no graph and no session.
 """
 
 import re
@@ -14,27 +14,28 @@ from embed.spec import InputError
 from embed.wording import unknown_name
 from runtime.scoring.manifest import OUTPUTS, BundleManifest
 
-FIRST = "score"  # a name by which the first head can always be asked for
+FIRST = "score"  # the first head can always be requested by this name
 ALL = "all"
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 
 
 @dataclass(frozen=True)
 class Output:
-    """What one name stands for. `values` has for each of OUTPUTS that there is what the graphs call it."""
+    """An output. `values` maps those of OUTPUTS that it has to their names in the graphs."""
 
     name: str
-    inputs: tuple[str, ...]  # the vectors that it depends on (see heads.models)
+    inputs: tuple[str, ...]  # the vectors that it reads (see heads.models)
     values: Mapping[str, str]
 
     @property
     def columns(self) -> dict[str, str]:
-        """The values as columns of a table, by the name of each, which begins with the output's own."""
+        """The names of the values as columns of a table, which begin with the output's name, mapped to the graphs'
+        names."""
         return {spelled(self.name, value): there for value, there in self.values.items()}
 
 
 def spelled(name: str, value: str) -> str:
-    """What a value of an output is called where the values of several stand side by side."""
+    """The name of a value of an output, if several outputs are given side by side."""
     if name == FIRST:
         return value
     return name if value == "score" else f"{name}_{value}"
@@ -42,13 +43,13 @@ def spelled(name: str, value: str) -> str:
 
 @dataclass(frozen=True)
 class Outputs:
-    """All outputs of a bundle, the first head's before the others."""
+    """All outputs of a bundle, with the first head's in front."""
 
     all: tuple[Output, ...]
 
     @classmethod
     def of(cls, manifest: BundleManifest, given: Collection[str]) -> "Outputs":
-        """Those that the manifest names; `given` is what the head's graph gives."""
+        """The outputs that the manifest names. `given` holds the names of the graph's outputs."""
         plain = {value: value for value in OUTPUTS if value in given}
         entries = manifest.get("outputs")
         if not entries:
@@ -62,12 +63,12 @@ class Outputs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """By which outputs are asked for."""
+        """The names by which outputs can be requested."""
         return tuple(output.name for output in self.all)
 
     def chosen(self, asked: Sequence[str] | None) -> tuple[Output, ...]:
-        """The outputs of these names, each once, by default the first head's; raise InputError for a name that is none,
-        or where there is no name."""
+        """The outputs of these names, each once, or by default the first head's. Raise InputError for an unknown name,
+        or an empty list."""
         if asked is None:
             return self.all[:1]
         by_name = {output.name: output for output in self.all}
@@ -82,31 +83,31 @@ class Outputs:
             else:
                 raise unknown_name("output", name[:100], [*by_name, ALL])
         if not found:
-            raise InputError(f"no output is named; wanted some of {', '.join(by_name)}, or {ALL}")
+            raise InputError(f"the list of outputs is empty; wanted some of {', '.join(by_name)}, or {ALL}")
         return tuple(found.values())
 
     def columns(self, asked: Sequence[str] | None) -> dict[str, str]:
-        """What the graphs call the values of the outputs that are asked for, by names for a table's columns.
+        """The graphs' names of the values of the requested outputs, by their names as columns of a table.
 
-        By default the first head's, as a bundle of that head alone calls them.
+        By default they are those of the first head, with the names that a bundle of that head alone has.
         """
         if asked is None:
             return dict(self.all[0].values)
         return {column: value for output in self.chosen(asked) for column, value in output.columns.items()}
 
     def needs_prompt(self, asked: Sequence[str] | None) -> bool:
-        """Whether an output that is asked for depends on the prompt."""
+        """Whether a requested output depends on the prompt."""
         return any("text_embedding" in output.inputs for output in self.chosen(asked))
 
 
 def require_names(names: Sequence[str]) -> None:
-    """Raise InputError unless these can be the names of a bundle's outputs side by side."""
+    """Raise InputError unless these names can be given to the outputs of a bundle together."""
     for name in names:
         if not NAME.fullmatch(name) or name in (ALL, *OUTPUTS):
             raise InputError(
-                f"an output's name is {name!r}; wanted a letter and then letters, digits and _, at most 40, and none of"
-                f" {', '.join((ALL, *OUTPUTS))}, which mean something else; heads get theirs by --names"
+                f"the output name {name!r}: wanted a letter, then letters, digits and _, 40 at most, not one of"
+                f" {', '.join((ALL, *OUTPUTS))}, which have another meaning; give --names"
             )
     columns = [spelled(name, value) for name in names for value in OUTPUTS]
     if twice := sorted({name for name in columns if columns.count(name) > 1}):
-        raise InputError(f"two outputs would be called {twice[0]}; give each a name of its own with --names")
+        raise InputError(f"two outputs would be named {twice[0]}; give different names by --names")

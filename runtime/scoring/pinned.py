@@ -1,7 +1,7 @@
-"""Memory whose pages are locked, which a CUDA device reads by itself: the driver makes no copy of its own in between.
+"""Memory with locked pages, which a CUDA device can read directly, without an extra copy by the driver.
 
-Numpy and the standard library only. The CUDA runtime is the one that onnxruntime has loaded; where none is, or where
-it locks nothing, memory is as usual. No machine with such a device has run this yet.
+Uses only numpy and the standard library. The CUDA runtime is the one that onnxruntime has loaded. Without one, or if
+locking fails, the memory is ordinary. No machine with such a device has run this yet.
 """
 
 import ctypes
@@ -18,9 +18,9 @@ MAPS = Path("/proc/self/maps")
 
 
 def locked_array(shape: tuple[int, ...]) -> UInt8s:
-    """A uint8 array of any content, its pages locked for as long as it or a view of it lives, where that can be done.
+    """An uninitialised uint8 array. If possible, its pages are locked as long as it or a view of it exists.
 
-    Locking takes longer than copying as much: an array is worth keeping.
+    Locking takes longer than copying as much, so reuse the array.
     """
     array = np.empty(shape, np.uint8)
     runtime = cuda_runtime()
@@ -28,16 +28,16 @@ def locked_array(shape: tuple[int, ...]) -> UInt8s:
         return array
     address = ctypes.c_void_p(array.ctypes.data)
     if runtime.cudaHostRegister(address, ctypes.c_size_t(array.nbytes), ctypes.c_uint(PORTABLE)):
-        runtime.cudaGetLastError()  # forgets the error, or onnxruntime's next call would take it for its own
+        runtime.cudaGetLastError()  # clears the error, which onnxruntime's next call would otherwise report
     else:
         weakref.finalize(array, runtime.cudaHostUnregister, address).atexit = False  # CUDA may be gone by then
     return array
 
 
 def cuda_runtime(maps: Path = MAPS) -> ctypes.CDLL | None:
-    """The CUDA runtime library that this process has loaded, None where it has none."""
+    """The CUDA runtime library that this process has loaded, or None."""
     try:
         found = re.search(r"/\S*libcudart[-.\w]*\.so[.\d]*$", maps.read_text(), re.MULTILINE)
-    except OSError:  # no Linux
+    except OSError:  # not on Linux
         return None
     return ctypes.CDLL(found[0]) if found else None

@@ -1,4 +1,4 @@
-"""Scores of a table in memory: what `plaudit.score` does."""
+"""Score a table in memory, for `plaudit.score`."""
 
 import os
 from collections.abc import Sequence
@@ -19,20 +19,20 @@ from runtime.config import TableConfig
 from runtime.scoring.scorer import Scorer
 from runtime.scoring.tables import ROWS, RowReading
 
-SHOWN = 12  # pictures in a notebook, and lines of the terminal
+SHOWN = 12  # number of pictures in a notebook, and of lines in a terminal
 
 
 @dataclass(frozen=True, repr=False)
 class Scores(Tabular):
-    """A table with what the heads say of each of its rows, and `error` where one cannot be scored."""
+    """A table with the outputs for each of its rows, and an `error` for rows that cannot be scored."""
 
     table: pa.Table
-    outputs: tuple[str, ...]  # what the scores are called, the one that ranks first
-    pictures: tuple[tuple[str, str | bytes | None], ...] = field(compare=False)  # the best: name, and where it is
+    outputs: tuple[str, ...]  # names of the scores; rows are ranked by the first
+    pictures: tuple[tuple[str, str | bytes | None], ...] = field(compare=False)  # the best ones: name and address
 
     @property
     def errors(self) -> int:
-        """How many rows could not be scored."""
+        """The number of rows that could not be scored."""
         return len(self.table) - int(self.table["error"].null_count)
 
     def __repr__(self) -> str:
@@ -53,7 +53,7 @@ class Scores(Tabular):
         return sorted(scores, reverse=True)[: len(self.pictures)]
 
     def to_arrow(self) -> pa.Table:
-        """The table's columns but for pictures, the scores, and `error`."""
+        """The table's columns without pictures, the scores, and `error`."""
         return self.table
 
 
@@ -69,21 +69,22 @@ def score(
     outputs: Sequence[str] | None = None,
     progress: Progress = silent,
 ) -> Scores:
-    """Score every row of a table that fits into memory; `plaudit runtime score --table` does it for millions.
+    """Score every row of a table that fits into memory. For millions of rows use `plaudit runtime score-table`.
 
     Args:
         bundle: A Scorer, what `export` gave, or the path of a bundle.
         data: The table: a path, a folder of pictures, a frame of pandas or polars, or a table of Arrow.
-        prompt: One prompt for all rows, in place of a column.
-        image_column: The column of pictures: paths, or the bytes of files.
+        prompt: One prompt for all rows, instead of a column.
+        image_column: The column with the pictures: paths, or the bytes of files.
         prompt_column: The column of prompts.
-        source_column: The column of the pictures that those were made from. By default source_path, if it is there.
+        source_column: The column with the source pictures that the pictures were made from. By default source_path, if
+            there is one.
         images_root: The folder where relative paths start. By default the table's own folder, or the current one for
             tables in memory.
         outputs: The outputs to give. By default the first head's.
-        progress: What is told how far the work is.
+        progress: Called with the progress of the work.
 
-    Raise InputError for a column that is missing and where no row can be scored.
+    Raise InputError if a column is missing, or if no row can be scored.
     """
     root = None if images_root is None else os.fspath(images_root)
     asked = None if outputs is None else tuple(outputs)
@@ -91,7 +92,7 @@ def score(
     require_valid(config)
     opened = open_table(data, {})
     if not opened.has_rows:
-        raise InputError(f"{opened.path} has no rows")
+        raise InputError(f"{opened.path} has no rows; wanted at least one to score")
     scorer = bundle if isinstance(bundle, Scorer) else Scorer.load(Path(bundle))
     try:
         reading = RowReading.of(scorer, opened, config)
@@ -117,7 +118,7 @@ def _best_of(
     ranking: str,
     pictures: Sequence[str | bytes | None],
 ) -> list[tuple[float, str, str | bytes | None]]:
-    """The pictures with the highest scores, of those before and of a part."""
+    """The pictures with the highest scores, among the best so far and those of a new part."""
     scores = part[ranking].to_numpy()
     for row in np.argsort(-scores, kind="stable")[:SHOWN]:
         if np.isfinite(scores[row]):
@@ -128,7 +129,7 @@ def _best_of(
 
 
 def _source(picture: str | bytes | None) -> str:
-    """A picture, small, as the source of an <img>; else a grey square."""
+    """A small version of a picture as the source of an <img>, or a grey square if it cannot be read."""
     if isinstance(picture, bytes):
         try:
             return data_uri(thumbnail(picture))

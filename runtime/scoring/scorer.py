@@ -1,7 +1,7 @@
-"""Scores from a bundle: pictures and prompts in, numbers out, through onnxruntime and without torch.
+"""Score pictures under prompts with a bundle, by onnxruntime and without torch.
 
-Pictures are paths, bytes, PIL images or uint8 arrays (h, w, 3), decoded by threads ahead of the session; prompts are
-encoded meanwhile, once, and remembered. One scorer may be used by many threads. Knows no table, no network and no
+Pictures are paths, bytes, PIL images or uint8 arrays (h, w, 3), which threads decode ahead of the session. Meanwhile
+prompts are encoded, each once, and remembered. A scorer may be used by many threads. Knows no table, no network and no
 catalogue.
 """
 
@@ -33,27 +33,28 @@ from runtime.scoring.sources import Picture as Picture
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
-# Vectors of the good pictures by name, the bad ones by number, and how many pictures there were.
+# Vectors of the good pictures by name, errors of the bad ones by number, and the number of all pictures.
 Encoded = tuple[dict[str, Float32s], dict[int, ImageError], int]
 
 LIMITS = Limits()
 SESSION = SessionConfig()
 
-RUN = 4  # pictures a run where runs of one thread each go on side by side
-TEXT_BATCH = 64  # prompts a run, at most: runs of one thread each go on side by side, beside the pictures'
+RUN = 4  # pictures in a run, if several runs of one thread each go on at the same time
+TEXT_BATCH = 64  # the most prompts in a run; such runs of one thread each go on at the same time as those of pictures
 REMEMBERED_PROMPTS = 10_000
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Of n pictures: every output of the heads (n,) float32 by name, NaN where `errors` has the picture's number."""
+    """The results for n pictures: every output (n,) float32 by name, NaN for the pictures whose numbers are in
+    `errors`."""
 
     outputs: dict[str, Float32s]
     errors: dict[int, ImageError]
 
     @property
     def scores(self) -> Float32s:
-        """(n,) float32, the first head's; higher is preferred."""
+        """(n,) float32: the first head's scores; higher is preferred."""
         return self.outputs["score"]
 
 
@@ -76,25 +77,26 @@ class Scorer:
 
     @classmethod
     def load(cls, path: str | Path, session: SessionConfig = SESSION, limits: Limits = LIMITS) -> "Scorer":
-        """The scorer of the bundle at `path`, every file of it verified; raise BundleError if it is damaged."""
+        """Load the bundle at `path` and verify every file. Raise BundleError if it is damaged."""
         return cls(open_bundle(path, unread=(WEIGHTS_FILE,)), session, limits)
 
     def release_weights(self) -> None:
-        """Give the memory of the weights back, when the sessions that will be used are open and have their copies.
+        """Free the memory of the weights. Call this when all needed sessions are open, since they have their own
+        copies.
 
-        A session opened later reads them anew, and raises BundleError if the file is another one by then.
+        A session that is opened later reads them again, and raises BundleError if the file has changed by then.
         """
         self._sessions.release_weights()
 
     def close(self) -> None:
-        """Give the memory of the sessions back and end the threads; a closed scorer scores no more."""
+        """Free the sessions and end the threads. A closed scorer cannot be used again."""
         self._sessions.close()
         self._pool.shutdown(wait=False)
         self._text_pool.shutdown(wait=False)
 
     @property
     def identity(self) -> Identity:
-        """Of the backbone: vectors of equal identity are comparable."""
+        """The identity of the backbone. Vectors with equal identities are comparable."""
         return self.bundle.identity
 
     @property
@@ -104,12 +106,12 @@ class Scorer:
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the heads give for each picture, as the graphs call it, the first head's in front."""
+        """The values that the heads give for each picture, by their names in the graphs, the first head's in front."""
         return tuple(value for output in self.named.all for value in output.values.values())
 
     @property
     def reads_source(self) -> bool:
-        """Whether a score of the heads depends on what a picture was made from."""
+        """Whether a score of the heads depends on source pictures."""
         return reads_source(self.named)
 
     @property
@@ -118,20 +120,22 @@ class Scorer:
         return "text_embedding" in self.inputs
 
     def score(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Float32s:
-        """(n,) scores, higher is preferred, of n pictures under one prompt or n; raise ImageError for a bad one."""
+        """(n,) scores of n pictures under one prompt, or under n; higher is preferred. Raise ImageError for a bad
+        picture."""
         scored = self.score_items(prompt, images)
         for error in scored.errors.values():
             raise error
         return scored.scores
 
     def rank(self, prompt: str, images: Iterable[Picture]) -> Ints:
-        """The pictures' numbers (n,), the preferred one first; equal scores keep their order."""
+        """The pictures' numbers (n,), the preferred one first. Equal scores keep their order."""
         return np.argsort(-self.score(prompt, images), kind="stable")
 
     def probabilities(self, prompt: str, images: Iterable[Picture]) -> Floats:
-        """(n,) softmax of the scores over the pictures: how likely each is the preferred one of all.
+        """(n,) the probability that each picture is the preferred one of all: the softmax of the scores over the
+        pictures.
 
-        On the calibrated scores where the head has them; else as PickScore does, on the raw ones.
+        It uses calibrated scores if the head has them, and otherwise raw ones as PickScore does.
         """
         scored = self.score_items(prompt, images)
         for error in scored.errors.values():
@@ -141,8 +145,8 @@ class Scorer:
     def score_items(
         self, prompt: str | Sequence[str], images: Iterable[Picture], sources: Sequence[Picture | None] = ()
     ) -> Scored:
-        """Like `score`, but a bad picture is an entry in `errors` and the others are scored. `sources` are what the
-        pictures were made from: one for all, or one or None for each."""
+        """Like `score`, but a bad picture becomes an entry in `errors` and the others are scored. `sources` are source
+        pictures: one for all, or one or None for each."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         text_embeddings = self.begin_prompts(prompts) if self.reads_text else None
         features, errors, count = self._features(images)
@@ -164,9 +168,9 @@ class Scorer:
     def score_vectors(
         self, features: Mapping[str, Float32s], asked: Sequence[str] | None = None
     ) -> dict[str, Float32s]:
-        """What the heads give (n,) by the names in `outputs`, percentiles from 0 to 100, of the vectors that they read,
-        (n, d) each (see heads.models); or what is asked for alone, and then those that it does not read may be missing.
-        Without vectors of sources, pictures were made from none.
+        """The outputs (n,) by the names in `outputs`, or only those in `asked`, from vectors (n, d) by name (see
+        heads.models). Percentiles are 0 to 100. Vectors that the requested outputs do not read may be missing. Without
+        source vectors, pictures have no sources.
         """
         wanted = self.named.all if asked is None else self.named.chosen(asked)
         needed = {name for output in wanted for name in output.inputs} - {SOURCE}
@@ -187,18 +191,19 @@ class Scorer:
         return found
 
     def embed_images(self, images: Iterable[Picture]) -> Float32s:
-        """(n, d) unit vectors of the pictures; raise ImageError for a bad one."""
+        """(n, d) float32: unit vectors of the pictures. Raise ImageError for a bad one."""
         features, errors, _ = self._features(images)
         for error in errors.values():
             raise error
         return features["image_embedding"]
 
     def embed_prompts(self, prompts: Sequence[str]) -> Float32s:
-        """(n, d) unit vectors of the prompts."""
+        """(n, d) float32: unit vectors of the prompts."""
         return self.begin_prompts(prompts)()
 
     def begin_prompts(self, prompts: Sequence[str]) -> Callable[[], Float32s]:
-        """Begin to encode prompts that are not remembered; the function waits and gives what `embed_prompts` does."""
+        """Begin to encode prompts that are not remembered. The returned function waits, and gives the result of
+        `embed_prompts`."""
         self.bundle.require_towers()
         found: dict[str, Float32s] = {}
         with self._lock:
@@ -224,15 +229,17 @@ class Scorer:
         return finish
 
     def count_tokens(self, prompts: Sequence[str]) -> int:
-        """How many tokens of all prompts together the text tower reads."""
+        """The number of tokens that the text tower reads for all prompts together."""
         return self._encoder().count(prompts)
 
     def decode(self, images: Iterable[Picture]) -> Iterator[UInt8s | ImageError]:
-        """Each picture's pixels (h, w, 3) for the backbone or what is wrong with it, in order, decoded ahead."""
+        """Yield each picture's pixels (h, w, 3) for the backbone, or its error, in order. Pictures are decoded
+        ahead."""
         return self._ahead(self._pixels, images, 2 * BATCH)
 
     def _ahead(self, work: Callable[[Item], Done], items: Iterable[Item], most: int) -> Iterator[Done]:
-        """What `work` makes of each item, in order, in the threads of the pool; `most` may wait to be taken."""
+        """Yield the result of `work` for each item, in order, computed by the threads of the pool. At most `most`
+        results wait."""
         waiting: deque[Future[Done]] = deque()
         for item in items:
             waiting.append(self._pool.submit(work, item))
@@ -242,9 +249,9 @@ class Scorer:
             yield waiting.popleft().result()
 
     def check_reference(self) -> dict[str, float]:
-        """How far this machine's scores and vectors lie from the ones recorded at export.
+        """The differences of this machine's scores and vectors from those recorded at export.
 
-        Raise BundleError if that is beyond the tolerance of the bundle.
+        Raise BundleError if a difference is beyond the bundle's tolerance.
         """
         with np.load(io.BytesIO(self.bundle.read("reference.npz")), allow_pickle=False) as file:
             reference = dict(file)
@@ -255,7 +262,7 @@ class Scorer:
         if self.reads_text and not self.bundle.is_head_alone:
             tokens = self._encoder()(list(reference["prompts"]))
             if not np.array_equal(tokens, reference["tokens"][:, : tokens.shape[1]]):
-                raise BundleError(f"{self.bundle.path}: tokenizer.json gives other tokens than were recorded at export")
+                raise BundleError(f"{self.bundle.path}: tokenizer.json gives other tokens than at export")
             features |= self._sessions.run("text", {"tokens": tokens})
         if self.reads_source:
             features[SOURCE] = reference[SOURCE]
@@ -273,26 +280,29 @@ class Scorer:
         return result
 
     def encode_pixels(self, pixels: Pixels, threads: int | None = None) -> dict[str, Float32s]:
-        """Vectors (n, d) by name of n decoded pictures; with other `threads` than the scorer's, in another session."""
+        """Vectors (n, d) by name of n decoded pictures. Another number of `threads` than the scorer's uses another
+        session."""
         starts = range(0, max(1, len(pixels)), BATCH)
         batches = [self._sessions.encode(pixels[start : start + BATCH], threads) for start in starts]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
     def run_whole(self, pixels: UInt8s, prompts: Sequence[str], sources: Float32s | None = None) -> dict[str, Float32s]:
-        """Outputs of the one graph that holds all parts, for pixels (n, h, w, 3), n prompts and n sources' vectors."""
+        """The outputs of the graph that holds all parts, for pixels (n, h, w, 3), n prompts and n vectors of
+        sources."""
         more: dict[str, Array] = {"tokens": self._encoder()(prompts)} if self.reads_text else {}
         if sources is not None:
             more[SOURCE] = sources
         return self._sessions.run("model", {"pixels": pixels, **more})
 
     def _features(self, images: Iterable[Picture]) -> tuple[dict[str, Float32s], dict[int, ImageError], int]:
-        """Vectors of the good pictures, by name; the bad ones; and how many pictures there were."""
+        """Vectors of the good pictures by name, errors of the bad ones by number, and the number of all pictures."""
         self.bundle.require_towers()
         images = iter(images)
         first = list(islice(images, RUN * self._workers))
         images = chain(first, images)
         if len(first) >= self._workers and self._sessions.provider == "CPUExecutionProvider":
-            # Threads inside a run wait for each other at every operator, and for pictures still to be decoded.
+            # Many runs of one thread are faster: threads of one run wait for each other at every operator, and for
+            # decoding.
             groups = _groups(images, min(RUN, -(-len(first) // self._workers)))
             parts = self._ahead(self._decode_and_encode, groups, 2 * self._workers)
         else:
@@ -309,7 +319,7 @@ class Scorer:
         return {name: np.concatenate([found[name] for found in vectors]) for name in vectors[0]}, errors, count
 
     def _decode_and_encode(self, images: Sequence[Picture]) -> Encoded:
-        """In this thread, with a session that takes no other for help."""
+        """Decode and encode in this thread, with a session that uses no other thread."""
         return self._encode([self._pixels(image) for image in images], threads=1)
 
     def _encode(self, decoded: Sequence[UInt8s | ImageError], threads: int | None = None) -> Encoded:
@@ -337,7 +347,7 @@ class Scorer:
             return error
 
     def _encoder(self) -> Tokenizer:
-        return self._tokenizer or self.bundle.tokenizer()  # the latter says why there is none
+        return self._tokenizer or self.bundle.tokenizer()  # the latter raises an error that says why there is none
 
     def _encode_prompts(self, prompts: Sequence[str]) -> Float32s:
         return self._sessions.run("text", {"tokens": self._encoder()(prompts)})["text_embedding"]

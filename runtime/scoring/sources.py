@@ -1,6 +1,6 @@
-"""The pictures that pictures were made from, such as an edit's input, as the vectors that heads read of them.
+"""Vectors of source pictures, from which pictures were made, such as the input of an edit.
 
-A head that reads sources reads zeros where there is none.
+A head that reads sources gets zeros for pictures without one.
 """
 
 import os
@@ -15,7 +15,7 @@ from embed.inputs.images import ImageError
 from embed.spec import InputError
 from runtime.scoring.outputs import Outputs
 
-SOURCE = "source_embedding"  # what graphs call it
+SOURCE = "source_embedding"  # its name in graphs
 
 Given = TypeVar("Given")
 Picture = str | os.PathLike[str] | bytes | Image | UInt8s
@@ -23,15 +23,15 @@ Encode = Callable[[Sequence[Picture]], tuple[dict[str, Float32s], dict[int, Imag
 
 
 def reads_source(outputs: Outputs) -> bool:
-    """Whether a score depends on what a picture was made from."""
+    """Whether a score depends on source pictures."""
     return any(SOURCE in output.inputs for output in outputs.all)
 
 
 def for_each(sources: Sequence[Given | None], count: int, outputs: Outputs) -> Sequence[Given | None]:
-    """A source, or none, for each of `count` pictures, of one for all, as many, or none; raise InputError for another
-    number, and where no head reads any."""
+    """A source or None for each of `count` pictures, from one for all, one for each, or none. Raise InputError for
+    another number, or if no head reads sources."""
     if any(source is not None for source in sources) and not reads_source(outputs):
-        raise InputError("no head of this bundle reads the pictures that others were made from; leave sources out")
+        raise InputError("no head of this bundle reads source pictures; leave sources out")
     if len(sources) not in (0, 1, count):
         raise InputError(f"got {len(sources)} sources for {count} pictures; wanted one, or as many")
     if len(sources) == count:
@@ -45,8 +45,9 @@ def add_sources(
     sources: Sequence[Picture | None],
     encode: Encode,
 ) -> tuple[dict[str, Float32s], dict[int, ImageError]]:
-    """Vectors of pictures by name, without those whose source is bad and with the vectors of sources; and what is wrong
-    with a picture or its source, by the picture's number. `features` has the pictures that are not in `errors`."""
+    """Add the vectors of sources to vectors of pictures by name, without the pictures whose source is bad. Also gives
+    the errors of pictures and sources, by the picture's number. `features` holds the pictures that are not in
+    `errors`."""
     dim = features["image_embedding"].shape[1]
     vectors, bad = source_vectors(sources, encode, dim)
     good = [i for i in range(len(sources)) if i not in errors]
@@ -59,8 +60,8 @@ def add_sources(
 def source_vectors(
     sources: Sequence[Picture | None], encode: Encode, dim: int
 ) -> tuple[Float32s, dict[int, ImageError]]:
-    """(n, d): the vectors of the sources, zeros where there is none; and what is wrong with those that are bad, by
-    their number. `encode` gives the good ones' vectors by name, the bad ones, and how many there were."""
+    """(n, d): the vectors of the sources, zeros for None; and the errors of bad ones, by their number. `encode` gives
+    the good ones' vectors by name, the errors, and the number of all pictures."""
     different = list({id(source): source for source in sources if source is not None}.values())
     vectors, bad, _ = encode(different)
     good = iter(vectors["image_embedding"])
@@ -77,5 +78,5 @@ def source_vectors(
 
 
 def of_source(error: ImageError) -> ImageError:
-    """The same error, said to be of the source."""
-    return ImageError(error.stage, error.reason, f"the picture that it was made from: {error.detail}")
+    """The same error, with a message that it is about the source picture."""
+    return ImageError(error.stage, error.reason, f"its source picture: {error.detail}")

@@ -1,11 +1,11 @@
-"""Scores for a table of millions, of any kind that `embed cache` takes: a folder of Parquet out, and resumable.
+"""Score a table of millions of rows, of any kind that `embed cache` reads, into a folder of Parquet files. It can be
+resumed.
 
-    job.json              what is scored with what; written first, so that a resumed run can tell it is the same
-    part-000000.parquet   the first ROWS rows, and so on: the table's columns but for pictures, the head's outputs (null
-                          where there is an error), and `error`
-    manifest.json         how many rows and errors; written last
+    job.json              the table and the bundle; written first, so that a resumed run can check that it is the same
+    part-000000.parquet   the first ROWS rows, and so on: the table's columns without pictures, the head's outputs (null
+    if there is an error), and `error` manifest.json         the numbers of rows and errors; written last
 
-A part appears whole or not at all, and is the same whichever run wrote it. Only one part's pictures are in memory.
+Parts are written atomically, and are the same for every run. Only one part's pictures are in memory at a time.
 """
 
 import hashlib
@@ -33,19 +33,18 @@ from runtime.config import TableConfig
 if TYPE_CHECKING:
     from runtime.scoring.scorer import Scorer
 
-FORMAT = 3  # since percentiles are from 0 to 100
+FORMAT = 3  # 3: percentiles are 0 to 100
 SOURCE_COLUMN = "source_path"
-ROWS = 1024  # a part: what is held in memory, pictures included
+ROWS = 1024  # rows of a part, which is held in memory with its pictures
 
 
 def score_table(
     scorer: "Scorer", source: str | Path, out: Path, config: TableConfig, progress: Progress = silent
 ) -> dict[str, int]:
-    """Score every row of a table into the folder `out`; returns what manifest.json holds.
+    """Score every row of a table into the folder `out`, and return the contents of manifest.json.
 
-    The image column holds paths, which start at `images_root` if they are relative, or bytes, or {bytes, path} as
-    Hugging Face datasets do. Raise InputError if a column is missing, `out` belongs to another job, or no row can be
-    scored.
+    The image column holds paths, which are relative to `images_root`, or bytes, or {bytes, path} as in Hugging Face
+    datasets. Raise InputError if a column is missing, `out` belongs to another job, or no row can be scored.
     """
     table = open_table(source, {})
     reading = RowReading.of(scorer, table, config)
@@ -71,11 +70,11 @@ def score_table(
 
 @dataclass(frozen=True)
 class RowReading:
-    """How pictures, prompts and sources are read of a table's rows, and what their scores are called."""
+    """How to read pictures, prompts and sources from a table's rows, and the names of the scores' columns."""
 
     side: Picture
     made_from: Picture | None
-    prompt_column: str | None  # None: one prompt for all rows, or none is read
+    prompt_column: str | None  # None: one prompt for all rows, or no prompt is read
     prompt: str
     root: str
     columns: Mapping[str, str]
@@ -93,14 +92,14 @@ class RowReading:
         return cls(side, made_from, next(iter(texts), None), config.prompt or "", root, columns, types)
 
     def score(self, scorer: "Scorer", wanted: pa.Table, others: pa.Table) -> pa.Table:
-        """`score_rows` of rows of which `wanted` holds what is read here."""
+        """`score_rows` for rows. `wanted` holds their columns that are read here, and `others` the rest."""
         column = self.prompt_column
         prompts = wanted[column].to_pylist() if column else [self.prompt] * len(wanted)
         sources = _images(wanted, self.made_from, self.root) if self.made_from else ()
         return score_rows(scorer, self.images(wanted), prompts, others, self.columns, sources)
 
     def images(self, wanted: pa.Table) -> list[str | bytes | None]:
-        """The pictures of rows: bytes, or a path."""
+        """The pictures of rows, as bytes or paths."""
         return _images(wanted, self.side, self.root)
 
 
@@ -112,7 +111,8 @@ def score_rows(
     outputs: Mapping[str, str],
     sources: Sequence[str | bytes | None] = (),
 ) -> pa.Table:
-    """The other columns of rows, with `error` and the heads' outputs, each called as `outputs` says."""
+    """The columns `others` of rows with `error` and the heads' outputs, which get the names that `outputs` maps to
+    them."""
     errors = [
         "no picture" if image is None else "no prompt" if prompt is None else None
         for image, prompt in zip(images, prompts, strict=True)
@@ -131,7 +131,7 @@ def score_rows(
 
 
 def _source(scorer: "Scorer", table: Table, config: TableConfig) -> Picture | None:
-    """The column of pictures that those of the table were made from, if one is named, or there and read."""
+    """The column of source pictures, if one is named, or if there is one and a head reads it."""
     name = config.source_column
     if name is None:
         return picture(table, SOURCE_COLUMN) if scorer.reads_source and SOURCE_COLUMN in table.types else None
@@ -143,7 +143,7 @@ def _source(scorer: "Scorer", table: Table, config: TableConfig) -> Picture | No
 
 
 def _images(rows: pa.Table, side: Picture, root: str) -> list[str | bytes | None]:
-    """What the scorer takes: bytes, or a path."""
+    """The pictures of rows for the scorer, as bytes or paths."""
     images: list[str | bytes | None] = []
     for batch in map(side.batch, rows.to_batches()):
         paths = absolute(batch["uri"], root).to_pylist()
@@ -162,7 +162,7 @@ def _check_columns(table: Table, wanted: Sequence[str], ours: set[str]) -> None:
             " name yours with --image-column and --prompt-column, or give one --prompt for all rows"
         )
     if taken := ours & table.types.keys():
-        raise InputError(f"{table.path} has a column {min(taken)!r}, as the scores would be called; rename it")
+        raise InputError(f"{table.path} has a column {min(taken)!r}, which is the name of a score; rename it")
 
 
 def _job(scorer: "Scorer", table: Table, config: TableConfig) -> dict[str, object]:
@@ -178,10 +178,10 @@ def _job(scorer: "Scorer", table: Table, config: TableConfig) -> dict[str, objec
 
 
 def _fingerprint(table: Table) -> str:
-    """A hash of the files of a table, or else of the names in a folder of pictures.
+    """A hash of the files of a table, or of the names in a folder of pictures.
 
-    Of Parquet it is the footer's, which holds every row group's place, size and statistics: hashing terabytes of
-    pictures would not pay.
+    For Parquet only the footer is hashed, which has every row group's place, size and statistics: hashing terabytes of
+    pictures would take too long.
     """
     digest = hashlib.sha256()
     for path in table.files:
@@ -197,16 +197,16 @@ def _fingerprint(table: Table) -> str:
 
 
 def _claim(out: Path, job: dict[str, object]) -> None:
-    """Write job.json into a new folder, or check that the one there asks for the same.
+    """Write job.json into a new folder, or check that the existing one is of the same job.
 
-    Where no row has been scored yet, as in a job that failed, a new one begins.
+    If no row has been scored yet, for example because the job failed, a new job begins.
     """
     require_out(out, "job of scores", overwrite=True)
     path, parts = out / "job.json", sorted(out.glob("part-*.parquet"))
     if any(_scored(part) for part in parts):
         found = read_manifest(path, "job of scores", (FORMAT,), dict)
         if different := sorted(name for name in job if found.get(name) != job[name]):
-            raise InputError(f"{out} holds scores of another job: {different[0]} differs; choose another --out")
+            raise InputError(f"{out} holds scores of another job, whose {different[0]} differs; choose another --out")
     else:
         write_json(path, job)
         for file in [out / "manifest.json", *parts]:

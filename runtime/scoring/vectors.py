@@ -1,4 +1,4 @@
-"""Scores of many vectors, a block of them at a time."""
+"""Score many vectors in blocks."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,13 +10,13 @@ from embed.arrays import Float32s
 if TYPE_CHECKING:
     from runtime.scoring.scorer import Scorer
 
-BLOCK_ROWS = 16_384  # vectors that heads read at a time
+BLOCK_ROWS = 16_384  # number of vectors in a block
 
 
 def score_blocks(
     scorer: "Scorer", count: int, features: Callable[[slice], Mapping[str, Float32s]], outputs: Sequence[str]
 ) -> dict[str, Float32s]:
-    """(count,) of each value of the named outputs; `features` gives what heads read of a range of rows, by name."""
+    """(count,) values of the named outputs. `features` gives the vectors of a range of rows, by name."""
     starts = range(0, count, BLOCK_ROWS) if count else [0]
     blocks = [scorer.score_vectors(features(slice(i, min(i + BLOCK_ROWS, count))), outputs) for i in starts]
     return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}

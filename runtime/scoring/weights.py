@@ -1,7 +1,7 @@
-"""The weights of a bundle's graphs in memory of this process, read and verified in one pass.
+"""Read the weights of a bundle's graphs into this process's memory, and verify them in the same pass.
 
-Left to itself, onnxruntime maps the file: whoever overwrites it in place then changes the weights of a process that
-runs, and whoever shortens it ends that process by a signal.
+By default onnxruntime maps the file. Overwriting it in place would then change the weights of a running process, and
+truncating it would kill that process by a signal.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ from runtime.scoring.bundle import WEIGHTS_FILE, Bundle
 
 PIECE_BYTES = 1 << 20
 
-# Numbers of fields in the format of ONNX.
+# Field numbers in the format of ONNX.
 GRAPH, INITIALIZER, EXTERNAL_DATA, KEY, VALUE = 7, 5, 13, 1, 2
 
 
 def read_weights(bundle: Bundle, precision: Precision) -> mmap.mmap:
-    """WEIGHTS_FILE of the bundle, of which only what the graphs of one precision name takes memory.
+    """The bundle's WEIGHTS_FILE. Only the parts that the graphs of one precision use take memory.
 
     Raise BundleError if the file is not the one that was exported.
     """
@@ -40,7 +40,7 @@ def read_weights(bundle: Bundle, precision: Precision) -> mmap.mmap:
 
 
 def external_places(model: bytes) -> Iterator[tuple[int, int]]:
-    """Offset and length of each weight that an ONNX file keeps in another file."""
+    """Yield the offset and length of each weight that an ONNX file stores in another file."""
     for graph in _messages(memoryview(model), GRAPH):
         for tensor in _messages(graph, INITIALIZER):
             place = {
@@ -52,7 +52,7 @@ def external_places(model: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _messages(data: memoryview, wanted: int) -> Iterator[memoryview]:
-    """The contents of each field of that number in a message of Protocol Buffers, where they have a length."""
+    """Yield the contents of each length-delimited field with that number in a Protocol Buffers message."""
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
@@ -69,7 +69,7 @@ def _messages(data: memoryview, wanted: int) -> Iterator[memoryview]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number in the encoding of Protocol Buffers, 7 bits a byte, and where the next field begins."""
+    """A number in the encoding of Protocol Buffers, with 7 bits per byte, and the position after it."""
     value = shift = 0
     while True:
         byte = data[at]

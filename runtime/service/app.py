@@ -1,13 +1,13 @@
 """The service: scores, vectors and similar popular pictures over HTTP.
 
     POST /v1/score  /v1/rank  /v1/embed  /v1/similar     JSON, or multipart forms
-    GET  /v1/thumbnails/ID                               a picture of the catalogue made small
-    POST /admin/reload                                   load bundle and catalogue anew; only where there is a token
-    GET  /v1/catalogue   POST /v1/browse                 what the catalogue holds, and all of it by a measure
-    GET  /  /compare  /look                              pages for people, where they are wanted
+    GET  /v1/thumbnails/ID                               a small version of a picture of the catalogue
+    POST /admin/reload                                   load bundle and catalogue again; only if there is a token
+    GET  /v1/catalogue   POST /v1/browse                 the catalogue's contents, and a ranking by a measure
+    GET  /  /compare  /look                              pages for people, with --pages
     GET  /health/live  /health/ready  /metrics  /openapi.json  /docs
 
-Pictures are answered one by one, each with `ok` or an error. The parts: front (limits, deadline, log), routes,
+Each picture gets its own answer, `ok` or an error. The parts: front (limits, deadline, log), routes,
 requests (shapes), reading (of bodies), errors, state, engine (batches).
 """
 
@@ -37,9 +37,9 @@ from runtime.service.routes.main import add_routes
 
 
 def create_app(config: ServiceConfig) -> FastAPI:
-    """The ASGI application, its bundle loaded and proven and its processes started.
+    """The ASGI application, with its bundle loaded and checked and its processes started.
 
-    Raise BundleError or InputError if what is to be served cannot be.
+    Raise BundleError or InputError if the bundle or another part of the configuration cannot be served.
     """
     service = Service(config)
 
@@ -47,7 +47,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         log.info("serving", extra={"fields": service.started})
         log.info("decoders are confined", extra={"fields": {"by": protections("bytes")}})
-        # The first proof is not waited for; whoever asks for it under load would wait.
+        # The first check of readiness runs in the background.
         tasks = {asyncio.ensure_future(quietly(service.ready()))}
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGHUP"):
 
@@ -61,7 +61,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
     app = FastAPI(
         title="plaudit",
         version=version("plaudit"),
-        description="What a community applauds: scores of pictures under prompts, and similar popular pictures.",
+        description="Scores pictures under prompts by what a community likes, and finds similar, popular pictures.",
         lifespan=lifespan,
         redirect_slashes=False,
         docs_url=None,
@@ -77,7 +77,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
         config=config,
         routes=app.router.routes,
     )
-    if config.origins:  # outermost: a page can read refusals too, and its browser asks without a token
+    if config.origins:  # outermost: pages can also read refusals, and browsers first ask without a token
         app.add_middleware(
             CORSMiddleware,
             allow_origins=config.origins,
@@ -98,7 +98,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
 
 
 async def quietly(work: Awaitable[object]) -> None:
-    """What nobody waits for; its failure stands in the log, or is told to who asks next."""
+    """Run something that nobody waits for. Its failure was logged, or will be reported to the next caller."""
     with contextlib.suppress(Exception):
         await work
 

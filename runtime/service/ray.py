@@ -1,7 +1,7 @@
-"""The same application on Ray Serve: replicas of it on a cluster, behind Ray's proxy.
+"""Run the application on Ray Serve, as replicas on a cluster behind Ray's proxy.
 
-Each replica is a process with its own sessions and decoders; the bundle's path must be the same on every node. A new
-bundle is put in force by deploying again, which Ray does replica by replica. Needs the extra `ray`.
+Each replica is a process with its own sessions and decoders. The bundle's path must be the same on every node. To serve
+a new bundle, deploy again, which Ray does replica by replica. Needs the extra `ray`.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ def deployment(config: ServiceConfig, replicas: int) -> "Application":
     """The application for `ray.serve.run`."""
     from ray import serve
 
-    # A request to reload would reach one replica of many.
+    # A request to reload would reach only one of the replicas.
     config = replace(config, may_reload=False)
 
     class Replica:
@@ -38,13 +38,13 @@ def deployment(config: ServiceConfig, replicas: int) -> "Application":
         async def check_health(self) -> None:
             await self.service.ready()
 
-    # What is beyond a replica's queue is answered 429 by the service itself, not held back by Ray.
+    # Ray passes on more than a replica's queue holds, so that the service itself answers the excess with 429.
     deployed = serve.deployment(name=NAME, num_replicas=replicas, max_ongoing_requests=2 * config.max_queue)
     return deployed(serve.ingress()(Replica)).bind(config)
 
 
 def serve_on_ray(config: ServiceConfig, host: str, port: int, replicas: int) -> None:
-    """Deploy on the cluster that RAY_ADDRESS names, or on one of this machine, and serve until interrupted."""
+    """Deploy on the cluster that RAY_ADDRESS names, or on a new one on this machine, and serve until interrupted."""
     try:
         from ray import serve
     except ImportError as error:

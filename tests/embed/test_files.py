@@ -68,7 +68,7 @@ def test_lines_of_a_text(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_bytes("\ufeff a \r\n\r\ncafé\n".encode())
     assert read_lines(path, "prompt") == ["a", "café"]
-    for content, said in ((b" \n", "holds no prompt; wanted one a line"), (b"a\xe9", r"no text in UTF-8 \(byte 1\)")):
+    for content, said in ((b" \n", "holds no prompt; wanted one a line"), (b"a\xe9", r"not a UTF-8 text \(byte 1\)")):
         path.write_bytes(content)
         with pytest.raises(InputError, match=said):
             read_lines(path, "prompt")

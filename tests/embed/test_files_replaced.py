@@ -45,7 +45,7 @@ def test_another_kind_of_artifact_is_named_and_the_same_one_needs_leave(tmp_path
     if kind in GROWING:
         require_out(out, kind, overwrite=True)
     else:
-        with pytest.raises(InputError, match=rf"out is a {kind} that has my notes\.txt besides, which would be lost"):
+        with pytest.raises(InputError, match=rf"out is a {kind} that also holds my notes\.txt, which would be lost"):
             require_out(out, kind, overwrite=True)
 
 
@@ -60,7 +60,7 @@ def test_what_is_not_ours_is_never_replaced(tmp_path: Path, monkeypatch: pytest.
     empty.mkdir()
     require_out(empty, "head", overwrite=False)
     monkeypatch.chdir(empty)
-    with pytest.raises(InputError, match="the folder you are in, and cannot be replaced"):
+    with pytest.raises(InputError, match="the current folder and cannot be replaced"):
         require_out(Path("."), "head", overwrite=True)
     require_out(Path("."), "cache", overwrite=True)  # which grows where it is
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "mounted")
@@ -83,7 +83,7 @@ def test_files_are_refused_where_a_folder_is_and_where_they_may_not_be_replaced(
     require_out_file(tmp_path / "whole.pt", "--scores")
     with pytest.raises(InputError, match="is a folder; wanted a file for --scores"):
         require_out_file(tmp_path, "--scores")
-    with pytest.raises(InputError, match="is there already; say --overwrite to replace it, or choose another --out"):
+    with pytest.raises(InputError, match="exists already; say --overwrite to replace it, or choose another --out"):
         require_out_file(tmp_path / "whole.pt", "--out", overwrite=False)
     with pytest.raises(InputError, match=r"cannot be written, because .* is a file"):
         require_out_file(tmp_path / "whole.pt" / "page.html", "--report")

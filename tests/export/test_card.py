@@ -21,10 +21,10 @@ def test_a_hub_reads_the_card_and_people_read_what_it_is_not_for(bundle: Path) -
     text = model_card(manifest)
     card = hub.ModelCard(text)
     assert card.data.library_name == "plaudit" and {"onnx", "reward-model"} <= set(card.data.tags)
-    assert "| Pairs ordered as people did, equal scores half right | 0.755 | 0.714 to 0.796 |" in text
-    assert "| The same of chance | 0.500 | one prompt |" in text and "1,234 pairs" in text
+    assert "| Pairs in the same order as people's choices (equal scores count half) | 0.755 | 0.714 to 0.796 |" in text
+    assert "| The same for chance | 0.500 | one prompt |" in text and "1,234 pairs" in text
     assert "| Lead over zero-shot CLIP | +0.000, p = 0.44 | -0.100 to +0.200 |" in text
-    assert "To judge people" in text and "history" not in text and "pair_accuracy:" not in text
+    assert "Judging people" in text and "history" not in text and "pair_accuracy:" not in text
     snippet = text.split("```python\n")[1].split("```")[0]
     compile(snippet, "card", "exec")
     assert 'Scorer.load("BUNDLE").score("a photo of a cat", ["1.jpg", "2.jpg"])' in snippet

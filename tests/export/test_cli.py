@@ -42,7 +42,7 @@ def test_a_saved_head_becomes_a_bundle_that_proves_itself(tmp_path: Path, capsys
     assert not (out / "left.onnx").exists() and sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "head"]
     assert main(["check", str(out), "--head", str(tmp_path / "head")]) == 0
     text = capsys.readouterr().out
-    assert "every file is the one that was exported" in text
+    assert "all files are unchanged since the export" in text
     assert "ONNX against torch on 6 generated pictures under 12 prompts" in text
 
 

@@ -38,11 +38,11 @@ def test_a_bundle_has_them_beside_the_others_and_a_cpu_does_without(tmp_path: Pa
     manifest = json.loads((bundle / "bundle.json").read_text())
     assert list(manifest["parity"]["precisions"]) == ["fp16", "fp32"]
     assert manifest["reference"]["fp16-cuda"] == manifest["reference"]["fp16"]
-    assert "fp16-cuda runs on CUDA alone, where this bundle was not made" in (bundle / "README.md").read_text()
+    assert "fp16-cuda runs only on CUDA, and this bundle was made without CUDA" in (bundle / "README.md").read_text()
     operators = {path.name for path in bundle.glob("*.onnx") if b"SkipLayerNormalization" in path.read_bytes()}
     assert operators == {f"{part}.fp16-cuda.onnx" for part in ("image", "text", "model")}
     assert Scorer.load(bundle).precision == "fp32"
-    with pytest.raises(BundleError, match=r"fp16-cuda run on CUDA alone.*--provider cuda"):
+    with pytest.raises(BundleError, match=r"fp16-cuda run only on CUDA.*--provider cuda"):
         Scorer.load(bundle, SessionConfig(precision="fp16-cuda"))
 
 

@@ -81,7 +81,7 @@ def test_check_compares_it_with_the_head_in_torch(
     place: Path, bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check", str(bundle)]) == 0
-    assert "the bundle holds a head alone; name the one that it was made of with --head" in capsys.readouterr().out
+    assert "the bundle holds only a head; name the head that it was made from with --head" in capsys.readouterr().out
     assert main(["check", str(bundle), "--head", str(place / "head"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["torch"]["precisions"]["fp32"]
     assert found["scores"]["flips"] == 0 and found["scores"]["decided_pairs"] > 1000
@@ -142,7 +142,7 @@ def test_without_a_bundle_a_prompt_has_no_vector(place: Path, capsys: pytest.Cap
         == 0
     )
     assert runtime_main.main(["similar", out, "--text", "a cat"]) == 2
-    assert "names no bundle to encode queries with; say --bundle BUNDLE, or ask without one" in capsys.readouterr().err
+    assert "names no bundle to encode queries with; give --bundle BUNDLE, or ask without one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("option", [("--space",), ("--precision", "fp16")])

@@ -98,7 +98,7 @@ def test_the_least_scale_is_chosen_where_the_cache_was_exact(tmp_path: Path, pic
     assert manifest["decoding"] is not None and manifest["decoding"]["scale"] in (2, 3, 4)
     assert manifest["decoding"]["rows"] == 8 and manifest["decoding"]["cosine_min"] >= 0.999
     for few in (pictures[8:], pictures[:1], ()):
-        with pytest.raises(InputError, match="give at least two of them by --images"):
+        with pytest.raises(InputError, match="give at least two of them with --images"):
             choose_decoding(tiny_backbone(), ["image_embedding"], ExportConfig(pictures=tuple(few)))
 
 

@@ -177,7 +177,10 @@ def test_the_commands_take_several_heads(tmp_path: Path, capsys: pytest.CaptureF
     for argv, message in (
         (["check", out, "--head", folders[0]], "got 1 heads for a bundle of 2"),
         (["onnx", *folders, "--names", "a", "--out", out, "--overwrite"], "--names has 1 names for 2 heads"),
-        (["onnx", *folders, "--space", "--out", out, "--overwrite"], "--space makes the vectors those of one head"),
+        (
+            ["onnx", *folders, "--space", "--out", out, "--overwrite"],
+            "--space makes the vectors those of a single head",
+        ),
         (["onnx", *folders, "--blend", "a", "--out", out, "--overwrite"], "unknown output in --blend 'a'"),
     ):
         assert main(argv) == 2

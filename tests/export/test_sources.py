@@ -142,7 +142,7 @@ def test_a_catalogue_predicts_with_the_sources_that_its_table_names(
     assert found == [names[i] for i in np.argsort(-expected)]
     pq.write_table(pa.table(table | {"source_path": ["gone.png", *[None] * 4]}), tmp_path / "counts.parquet")
     assert main([*argv, "--overwrite"]) == 2
-    assert "1 pictures were made from others that have no vector, first 'gone.png'" in capsys.readouterr().err
+    assert "1 pictures were made from others that have no vector; the first is 'gone.png'" in capsys.readouterr().err
 
 
 def test_the_best_of_edits_is_chosen_with_what_they_edit(place: Path, scorer: Scorer, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_best_of_edits_is_chosen_with_what_they_edit(place: Path, scorer: Sc
     assert best.score == pytest.approx(scores.max()) and Path(best.image).stem == f"00_{scores.argmax()}"
     assert best.score != pytest.approx(scorer.score_items("a cat", pictures).scores.max(), abs=1e-3)
     (tmp_path / "broken.png").write_bytes(b"none")
-    with pytest.raises(InputError, match="made from"):
+    with pytest.raises(InputError, match="source"):
         best_of_n(scorer, ["a cat"], TEMPLATES, tmp_path, sources=[tmp_path / "broken.png"])
 
 
@@ -163,7 +163,7 @@ def test_a_bad_source_is_its_pictures_error(place: Path, scorer: Scorer) -> None
     pictures, sources = given(place)
     bad = [sources[0], b"no picture", *sources[2:]]
     scored = scorer.score_items(PROMPTS, [*pictures[:3], b"none", pictures[4]], bad)
-    assert set(scored.errors) == {1, 3} and "made from" in str(scored.errors[1])
+    assert set(scored.errors) == {1, 3} and "its source picture" in str(scored.errors[1])
     expected = by_torch(scorer, pictures, sources)
     np.testing.assert_allclose(scored.scores[[0, 2, 4]], expected[[0, 2, 4]], atol=1e-5)
     assert np.isnan(scored.scores[[1, 3]]).all()
@@ -201,7 +201,7 @@ def test_the_service_takes_a_source_for_each_picture(running: Running, place: Pa
     np.testing.assert_allclose([item["score"] for item in items], expected, atol=1e-5)
     one_bad = running.client.post("/v1/score", json={**body, "source": [*made_from[:4], "bm9uZQ=="]}).json()["items"]
     assert [item["ok"] for item in one_bad] == [True] * 4 + [False]
-    assert "made from" in one_bad[4]["error"]["message"]
+    assert "its source picture" in one_bad[4]["error"]["message"]
     answer = running.client.post("/v1/score", json={**body, "source": made_from[:2]})
     assert answer.status_code == 422 and "got 2 sources for 5 pictures" in answer.json()["error"]["message"]
 
@@ -230,7 +230,7 @@ def test_the_clients_in_python_send_sources(running: Running, place: Path, score
         bad = client.score(pictures, PROMPTS, sources=elsewhere)
         reasons = [one.reason if isinstance(one, ItemError) else None for one in bad]
         assert reasons == ["host not allowed", None, "no such file", None, "unknown format"]
-        assert all("made from" in one.message for one in bad if isinstance(one, ItemError))
+        assert all("its source picture" in one.message for one in bad if isinstance(one, ItemError))
         with pytest.raises(InputError, match="got 2 sources for 5 pictures"):
             client.score(pictures, PROMPTS, sources=sources[:2])
 
@@ -309,4 +309,4 @@ def test_a_bundle_without_sources_says_so(bundle: Path, place: Path, capsys: pyt
     pictures, _ = given(place)
     argv = ["score", str(bundle), str(pictures[0]), "--prompt", "a", "--source", str(pictures[1])]
     assert main(argv) == 2
-    assert "no head of this bundle reads the pictures that others were made from" in capsys.readouterr().err
+    assert "no head of this bundle reads source pictures" in capsys.readouterr().err

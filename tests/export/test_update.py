@@ -113,7 +113,7 @@ def test_votes_make_a_better_head_and_shuffled_ones_none(
     given[2], given[6] = str(folder / "shuffled.db"), str(folder / "old")
     assert main([*given, "--max-p", "0.002"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert not found["promoted"] and "not shown to be better" in found["why"]
+    assert not found["promoted"] and "not proven better" in found["why"]
     assert open_bundle(folder / "old").digest == before
 
 
@@ -123,7 +123,7 @@ def test_one_head_of_several_is_made_better_and_the_others_stay(
     monkeypatch.setattr(module, "run_step", run_here)
     given = ["update", "--votes", str(folder / "votes.db"), "--cache", str(folder / "cache")]
     given += ["--bundle", str(folder / "three")]
-    for wrong, why in (([], "say with --name"), (["--name", "likd"], "near names: liked")):
+    for wrong, why in (([], "with --name"), (["--name", "likd"], "near names: liked")):
         assert main([*given, *wrong]) == 2
         assert why in capsys.readouterr().err
     before, was = open_bundle(folder / "three"), parameters(folder / "three")

@@ -91,9 +91,9 @@ def test_the_choice_of_a_head_knows_sources(tmp_path: Path) -> None:
     assert chosen(head="kernel") == ("kernel", "all") and chosen(head="mlp", reads="image") == ("mlp", "image")
     bare = without_source(features)
     assert chosen(bare) == ("blend", None) and chosen(bare, head="mlp") == ("mlp", None)
-    with pytest.raises(InputError, match="--reads all reads source pictures, and no table has"):
+    with pytest.raises(InputError, match="--reads all reads source pictures, but no table has"):
         chosen(bare, reads="all")
-    with pytest.raises(InputError, match="a blend does not read source pictures"):
+    with pytest.raises(InputError, match="the head blend does not read source pictures"):
         build_head(HeadConfig("blend", 8, reads="all"))
 
 

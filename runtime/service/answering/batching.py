@@ -1,6 +1,6 @@
-"""Items of many requests run together: whatever waits when the session is free goes into its next run.
+"""Run items of many requests in batches: all items that wait when the session becomes free go into its next run.
 
-There is no waiting for a batch to fill: alone, an item runs at once; under load, batches grow by themselves. Knows no
+It never waits for a batch to fill: a single item runs at once, and under load batches grow by themselves. Knows no
 model and no network: `run` is a function of a list.
 """
 
@@ -14,13 +14,13 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
-Observe = Callable[[int, float, float], None]  # items of a batch, seconds the oldest waited, seconds of the run
+Observe = Callable[[int, float, float], None]  # (items in a batch, seconds that the oldest waited, seconds of the run)
 
 
 class Batcher(Generic[Item, Answer]):
-    """Runs `run` on up to `max_batch` items at a time, first come first served, in `streams` threads side by side.
+    """Run `run` on up to `max_batch` items at a time, first come first served, in `streams` threads at the same time.
 
-    Used from one event loop. What is no longer waited for when its turn comes is not run.
+    It is used from one event loop. Items whose caller is gone when their turn comes are not run.
     """
 
     def __init__(
@@ -37,19 +37,19 @@ class Batcher(Generic[Item, Answer]):
         self._streams = streams
         self._threads = ThreadPoolExecutor(streams, thread_name_prefix="session")
         self._workers: set[asyncio.Task[None]] = set()
-        self.dropped = 0  # items whose caller had gone before their turn
+        self.dropped = 0  # number of items whose caller was gone before their turn
 
     def __len__(self) -> int:
-        """Items that wait for their turn."""
+        """The number of waiting items."""
         return len(self._waiting)
 
     @property
     def lone(self) -> bool:
-        """Whether nothing waits, and no more than one run is under way."""
+        """Whether nothing waits, and at most one run is under way."""
         return not self._waiting and len(self._workers) <= 1
 
     async def submit(self, item: Item) -> Answer:
-        """The item's answer; or the exception of `run` on this item."""
+        """The answer for an item. Raises the exception of `run` for this item."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, time.monotonic()))
         if len(self._workers) < self._streams:
@@ -57,11 +57,11 @@ class Batcher(Generic[Item, Answer]):
         return await future
 
     async def run_alone(self, items: Sequence[Item]) -> Sequence[Answer]:
-        """Answers of one batch of exactly these items, run in one of the same threads between two others."""
+        """The answers for a batch of exactly these items, run by one of the same threads between other batches."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._run, items)
 
     async def close(self) -> None:
-        """Finish what waits, then end the threads."""
+        """Finish waiting items, then end the threads."""
         while self._workers:
             await asyncio.wait(self._workers)
         self._threads.shutdown(wait=False)
@@ -75,7 +75,8 @@ class Batcher(Generic[Item, Answer]):
                 if self._observe:
                     self._observe(len(batch), waited_s, time.monotonic() - start)
         finally:
-            # Now, and not when the task is seen to have ended: an item that comes in between would wait for the next.
+            # Remove it now and not in a callback: an item that arrives in between would otherwise wait for the next
+            # one.
             self._workers.discard(asyncio.current_task())
 
     def _next_batch(self) -> list[tuple[Item, "asyncio.Future[Answer]", float]]:
@@ -95,7 +96,7 @@ class Batcher(Generic[Item, Answer]):
             if len(batch) == 1:
                 _settle(batch[0][1], error)
                 return
-            for entry in batch:  # one bad item must not cost the others their answer
+            for entry in batch:  # a bad item must not make the others fail
                 await self._answer([entry])
             return
         for (_, future, _), answer in zip(batch, answers, strict=True):

@@ -1,7 +1,7 @@
-"""A loaded bundle at work: pictures decoded in processes, run in batches, answered one by one.
+"""Answer requests with a loaded bundle: pictures are decoded in processes, run in batches, and answered one by one.
 
-An engine is one generation of the bundle, with a catalogue where the service has one. `EngineRoom` holds the engine in
-force and swaps it for a new one without dropping a request: who began with the old one ends with it. Knows no HTTP.
+An engine is a loaded version of the bundle, with the catalogue if the service has one. `EngineRoom` holds the current
+engine and replaces it without dropping a request: requests that began with the old one end with it. Knows no HTTP.
 """
 
 import asyncio
@@ -41,21 +41,21 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class Work:
-    """One item of a batch: a picture, a prompt or both, and whether a score is wanted."""
+    """One item of a batch: a picture, a prompt or both, and whether to score it."""
 
     pixels: NDArray[np.uint8] | None = None
     prompt: str | None = None
     scored: bool = False
-    source: NDArray[np.uint8] | None = None  # pixels of what the picture was made from
-    source_embedding: Float32s | None = None  # or its vector (d,)
+    source: NDArray[np.uint8] | None = None  # pixels of the source picture
+    source_embedding: Float32s | None = None  # or the vector (d,) of the source picture
 
 
-Outcome = dict[str, Any]  # vectors (d,) and outputs of the head, by name
+Outcome = dict[str, Any]  # vectors (d,) and the head's outputs, by name
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How the session is used: items of one run, runs side by side, threads inside one run, and inside a lone one."""
+    """How the session is used: items in a run, runs at the same time, threads of a run, and threads of a single run."""
 
     max_batch: int
     streams: int
@@ -64,7 +64,7 @@ class Sizes:
 
 
 def run_batch(scorer: Scorer, works: Sequence[Work], threads: int | None = None) -> list[Outcome]:
-    """Of each work the vectors of what it has and the head's outputs where wanted, all in as few runs as can be."""
+    """The vectors and, if wanted, the head's outputs of each work, in as few runs as possible."""
     outcomes: list[Outcome] = [{} for _ in works]
     texts = [i for i, work in enumerate(works) if work.prompt is not None]
     text_embeddings = scorer.begin_prompts([str(works[i].prompt) for i in texts])
@@ -94,7 +94,8 @@ def run_batch(scorer: Scorer, works: Sequence[Work], threads: int | None = None)
 
 
 class Engine:
-    """One bundle, loaded and proven by its own reference. Made in any thread, then used from one event loop."""
+    """A bundle that is loaded and checked by its own reference. It may be made in any thread, and is used from one
+    event loop."""
 
     def __init__(
         self,
@@ -113,7 +114,7 @@ class Engine:
         scorer.bundle.require_towers()
         self.scorer = scorer
         self.catalogue = catalogue
-        scorer.check_reference()  # opens every session too
+        scorer.check_reference()  # also opens every session
         with np.load(io.BytesIO(scorer.bundle.read("reference.npz")), allow_pickle=False) as reference:
             prompts = list(map(str, reference["prompts"])) if scorer.reads_text else [None] * len(reference["pixels"])
             sources = reference[SOURCE] if scorer.reads_source else [None] * len(prompts)
@@ -126,13 +127,13 @@ class Engine:
         self._decoders = decoders
         self._fetcher = fetcher
         self.turns = turns
-        self._stage = stage  # watches what is done to one item
-        run_batch(scorer, self._reference, use.lone_threads)  # opens its session too
+        self._stage = stage  # measures the stages of an item
+        run_batch(scorer, self._reference, use.lone_threads)  # also opens the session for single runs
         scorer.release_weights()
         release_freed_memory()
         start = time.monotonic()
         run_batch(scorer, self._reference, use.lone_threads)
-        self.item_s = (time.monotonic() - start) / len(self._reference)  # what a run takes for each of its items
+        self.item_s = (time.monotonic() - start) / len(self._reference)  # seconds of a run for each of its items
 
         def run(works: Sequence[Work]) -> list[Outcome]:
             return run_batch(scorer, works, use.lone_threads if self.batcher.lone else None)
@@ -144,31 +145,33 @@ class Engine:
 
     @property
     def has_text_tower(self) -> bool:
-        """Whether prompts can be turned into vectors."""
+        """Whether prompts can be encoded."""
         return self.scorer.bundle.tokenizer_config is not None
 
     @property
     def names_itself(self) -> dict[str, str]:
-        """What every answer says of its origin."""
+        """The fields of every answer that tell its origin."""
         return {"bundle": self.scorer.bundle.digest, "precision": self.scorer.precision}
 
     @property
     def in_force(self) -> dict[str, object]:
-        """What the log says of it: `names_itself`, and of the catalogue its version and how many pictures it has."""
+        """What the log says about this engine: `names_itself`, the catalogue's version and its number of pictures."""
         if self.catalogue is None:
             return {**self.names_itself}
         return {**self.names_itself, "catalogue": self.catalogue.manifest["version"], "pictures": len(self.catalogue)}
 
     async def decoded(self, answer: "Future[Found | ImageError]") -> Found | ImageError:
-        """What a decoder makes of a picture, or what is wrong with it."""
+        """The result of a decoder for a picture, or the picture's error."""
         with self._stage("decode"):
             try:
                 return await asyncio.wrap_future(answer)
-            except NoProcess as error:  # killed as they start, perhaps for lack of memory; the next may fare better
+            except (
+                NoProcess
+            ) as error:  # processes are killed as they start, perhaps for lack of memory; a later one may succeed
                 return ImageError("decode", BLAMED, str(error))
 
     async def _pixels(self, data: bytes) -> NDArray[np.uint8] | ImageError:
-        """The picture ready for the backbone, or what is wrong with it."""
+        """The pixels of a picture for the backbone, or its error."""
         spec, scale = self.scorer.identity.preprocess, self.scorer.bundle.scale
         return await self.decoded(self._decoders.submit(data, spec, scale))
 
@@ -183,7 +186,8 @@ class Engine:
         pictures: Sequence[Picture],
         sources: Sequence[Picture | None] = (),
     ) -> list[dict[str, float] | ImageError]:
-        """What the heads give each picture under its prompt, as the graphs call it, or what is wrong with it."""
+        """The outputs of the heads for each picture under its prompt, by their names in the graphs, or the picture's
+        error."""
         found, names = await self.describe(job, prompts, pictures, sources), self.scorer.outputs
         return [one if isinstance(one, ImageError) else {name: one[name] for name in names} for one in found]
 
@@ -194,7 +198,7 @@ class Engine:
         pictures: Sequence[Picture],
         sources: Sequence[Picture | None] = (),
     ) -> list[Outcome | ImageError]:
-        """The same, and the vectors by name."""
+        """The same, with the vectors by name."""
         read = prompts if self.scorer.reads_text else [None] * len(pictures)
         each = zip(pictures, read, sources or [None] * len(pictures), strict=True)
         return await asyncio.gather(
@@ -202,12 +206,12 @@ class Engine:
         )
 
     async def embed_images(self, job: Job, pictures: Sequence[Picture]) -> list[Float32s | ImageError]:
-        """Of each picture its unit vector (d,), or what is wrong with it."""
+        """The unit vector (d,) of each picture, or its error."""
         found = await asyncio.gather(*(self._run(job, picture) for picture in pictures))
         return [one if isinstance(one, ImageError) else one["image_embedding"] for one in found]
 
     async def embed_named(self, job: Job, picture: Picture) -> tuple[Float32s, str] | ImageError:
-        """The picture's unit vector (d,) and the id of its content, or what is wrong with it."""
+        """The picture's unit vector (d,) and the id of its content, or its error."""
         async with self.contents(picture) as (data,):
             assert data is not None
             (outcome,) = await self.embed_images(job, [data])
@@ -217,7 +221,7 @@ class Engine:
             return outcome, content_id(data)
 
     async def embed_prompts(self, job: Job, prompts: Sequence[str]) -> list[Float32s]:
-        """Of each prompt its unit vector (d,)."""
+        """The unit vector (d,) of each prompt."""
         outcomes = await asyncio.gather(*(self._run_prompt(job, prompt) for prompt in prompts))
         return [outcome["text_embedding"] for outcome in outcomes]
 
@@ -247,9 +251,10 @@ class Engine:
 
     @asynccontextmanager
     async def contents(self, *pictures: Picture | None) -> AsyncIterator[list[bytes | ImageError | None]]:
-        """Of each picture its bytes, fetched if it is a link, or what is wrong with it; of None nothing.
+        """Yield the bytes of each picture, fetched if it is a URL, or its error; None for None.
 
-        What is fetched takes memory that no request has announced, so few have links open at a time.
+        Fetched pictures take memory that was not reserved when the request arrived, so only few requests fetch at a
+        time.
         """
         linked = any(isinstance(picture, UrlPicture) for picture in pictures)
         async with self._fetcher.slots if linked else nullcontext():
@@ -270,13 +275,14 @@ class Engine:
             return await self._batched(Work(prompt=prompt))
 
     async def search(self, search: Callable[[], Found]) -> Found:
-        """What `search` gives, run in a thread of its own."""
+        """Run `search` in a thread, and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._searches, search)
 
     async def probe(self) -> float:
-        """Greatest difference of the reference's scores from those of its export, run now through the real session.
+        """Run the reference through the real session now, and return the largest difference of its scores from those at
+        export.
 
-        Raise RuntimeError if it is beyond the bundle's tolerance, or a decoder process does not do its work.
+        Raise RuntimeError if it is beyond the bundle's tolerance, or if a decoder process fails.
         """
         found = await self.batcher.run_alone(self._reference)
         difference = float(np.abs([one["score"] for one in found] - self._reference_scores).max())
@@ -289,15 +295,15 @@ class Engine:
         return difference
 
     async def close(self) -> None:
-        """End the threads once they have done what waits, and give the memory back."""
+        """Finish waiting items, end the threads and free the memory."""
         await self.batcher.close()
         self._searches.shutdown(wait=False)
-        self.scorer.close()  # now: `run` holds this engine and this holds `run`, until Python happens to look for such
+        self.scorer.close()  # now, since `run` and this engine refer to each other and are collected late
         await asyncio.to_thread(release_freed_memory)
 
 
 class EngineRoom:
-    """The engine in force, and how to load the next."""
+    """The current engine, and the function that loads the next."""
 
     def __init__(self, load: Callable[[], Engine]) -> None:
         self._load = load
@@ -307,7 +313,7 @@ class EngineRoom:
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Engine]:
-        """The engine in force now, kept until the block ends."""
+        """The current engine, which stays open until the end of the block."""
         engine = self.engine
         engine.users += 1
         try:
@@ -315,15 +321,16 @@ class EngineRoom:
         finally:
             engine.users -= 1
             if engine is not self.engine and not engine.users:
-                # In a task of its own: whoever waits here may be cancelled, again at each await, as its client is gone.
+                # In its own task, because this one may be cancelled at each await if its client disconnects.
                 retiring = asyncio.create_task(engine.close())
                 self._retiring.add(retiring)
                 retiring.add_done_callback(self._retiring.discard)
 
     async def reload(self) -> Engine:
-        """Load the bundle and catalogue anew, then put them in force; the old stay where that fails, with its error.
+        """Load the bundle and the catalogue again and switch to them. If that fails, raise the error and keep the old
+        ones.
 
-        Who asks while that goes on waits for the same one: two at a time would take the memory of both.
+        Calls during a reload wait for the same one, since two at a time would take the memory of both.
         """
         if self._reloading is None or self._reloading.done():
             self._reloading = asyncio.create_task(self._reload())

@@ -1,4 +1,4 @@
-"""The shapes of what is asked of a catalogue as a whole, and of the answers."""
+"""The shapes of requests about a whole catalogue, and of their answers."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,15 +8,16 @@ from runtime.service.answering.requests import Closed, Origin, example
 
 
 class BrowseRequest(Closed):
-    """Rank the catalogue by a measure, or by how many percentiles it ranks a picture above another measure."""
+    """Rank the catalogue by a measure, or by the difference of two measures in percentiles."""
 
     model_config = example(by="popularity", k=3)
-    by: Annotated[str, Field(max_length=200, description="one of the measures that GET /v1/catalogue names")]
+    by: Annotated[str, Field(max_length=200, description="a measure that GET /v1/catalogue names")]
     against: Annotated[str, Field(max_length=200)] | None = None
     order: Literal["highest", "lowest", "apart"] = "highest"
-    prompt: Annotated[str, Field(max_length=2000, description="for the head; by default each picture's own")] | None = (
-        None
-    )
+    prompt: (
+        Annotated[str, Field(max_length=2000, description="the prompt for the head; by default each picture's own")]
+        | None
+    ) = None
     where: Annotated[str, Field(max_length=2000)] | None = None
     group_by: Annotated[str, Field(max_length=200)] | None = None
     per_group: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -25,7 +26,7 @@ class BrowseRequest(Closed):
 
 
 class ColumnItem(BaseModel):
-    """A column of the catalogue; texts and booleans have their most frequent values, others a range."""
+    """A column of the catalogue. Texts and booleans have their most frequent values, other types a range."""
 
     name: str
     kind: str
@@ -37,25 +38,27 @@ class ColumnItem(BaseModel):
 
 
 class CatalogueAnswer(Origin):
-    """What the catalogue holds, and how it can be asked."""
+    """The contents of the catalogue, and how it can be queried."""
 
     catalogue: Annotated[str, Field(description="version of the catalogue", examples=["v000001"])]
     pictures: int
     columns: list[ColumnItem]
-    measures: Annotated[list[str], Field(description="what POST /v1/browse ranks by")]
-    heads: Annotated[list[str], Field(description="those measures that are scores of heads")]
+    measures: Annotated[list[str], Field(description="measures that POST /v1/browse can rank by")]
+    heads: Annotated[list[str], Field(description="the measures that are scores of heads")]
     reads_text: Annotated[bool, Field(description="whether queries may be texts")]
     head_reads_text: bool
-    has_prompts: Annotated[bool, Field(description="whether every picture has a prompt of its own")]
-    head_unreadable: Annotated[str | None, Field(description="why the head cannot score the catalogue, if so")]
+    has_prompts: Annotated[bool, Field(description="whether every picture has its own prompt")]
+    head_unreadable: Annotated[
+        str | None, Field(description="the reason why the head cannot score the catalogue, or null")
+    ]
     report: Annotated[bool, Field(description="whether GET /v1/report gives an evaluation")]
 
 
 class BrowseItem(BaseModel):
-    """One picture of the catalogue, with the measures that were asked for."""
+    """One picture of the catalogue, with the requested measures."""
 
     id: str
-    key: Annotated[str, Field(description="its name in the catalogue")]
+    key: Annotated[str, Field(description="the picture's name in the catalogue")]
     popularity: float
     percentile: float
     count: float | None
@@ -65,19 +68,19 @@ class BrowseItem(BaseModel):
     measures: dict[str, float | None]
     places: Annotated[
         dict[str, float | None],
-        Field(description="beside another measure: the percentiles of both, among the pictures that have both"),
+        Field(description="if two measures are compared: the percentiles of both, among the pictures that have both"),
     ]
-    gap: Annotated[float | None, Field(description="percentiles by which the first measure ranks it higher")]
+    gap: Annotated[float | None, Field(description="by how many percentiles the first measure ranks it higher")]
     thumbnail: str
 
 
 class BrowseAnswer(Origin):
-    """A part of the ranking, and how many pictures it has in all."""
+    """A part of the ranking, and the number of all pictures in it."""
 
     catalogue: str
     total: int
     correlation: Annotated[
         float | None,
-        Field(description="of the ranks of two measures (Spearman), over the pictures that `where` leaves"),
+        Field(description="Spearman's correlation of the two measures, over the pictures that `where` keeps"),
     ]
     hits: list[BrowseItem]

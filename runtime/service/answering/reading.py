@@ -1,4 +1,4 @@
-"""Requests read from JSON or multipart bodies, and refused where they ask for too much or are none.
+"""Read requests from JSON or multipart bodies, and refuse bodies that are invalid or too much.
 
 Knows no model and no engine.
 """
@@ -32,27 +32,27 @@ from runtime.service.network.errors import Problem, invalid
 Model = TypeVar("Model", bound=BaseModel)
 Value = TypeVar("Value")
 
-# A body of more is parsed in a thread: base64 of 4 MB takes some 10 ms.
+# A larger body is parsed in a thread: base64 of 4 MB takes about 10 ms.
 THREAD_BYTES = 1 << 20
-# Of a body in JSON. A vector may have 65,536 numbers, and prompts may be full of commas; strings are names of fields,
-# pictures and prompts, and few.
+# Limits of a JSON body. A vector may have 65,536 numbers, and prompts may be full of commas. Strings are names of
+# fields, pictures and prompts, and few.
 MAX_COMMAS = 300_000
 MAX_QUOTES = 20_000
-# Fields of a form that are none of its items.
+# The most fields of a form that are not items.
 MORE_FIELDS = 16
 
 
 class Items(NamedTuple):
-    """What a request has to be scored or embedded, and which outputs it asks for."""
+    """The items of a request to score or embed, and the outputs that it requests."""
 
     prompts: list[str]
     pictures: list[Picture]
-    outputs: list[str] | None  # None where it asks for none by name
+    outputs: list[str] | None  # None if it names none
     sources: Sequence[Picture | None] = ()
 
 
 async def read_items(request: Request, config: ServiceConfig, model: type[ScoreRequest | EmbedRequest]) -> Items:
-    """The items of a form, or of a JSON body of that model; raise Problem for too few or too many."""
+    """The items of a form, or of a JSON body of that model. Raise Problem for too few or too many."""
     if media_type(request) == MULTIPART:
         items = await read_form(request, config.max_items, model is ScoreRequest)
     else:
@@ -75,7 +75,7 @@ async def read_items(request: Request, config: ServiceConfig, model: type[ScoreR
 
 
 async def read_similar(request: Request, config: ServiceConfig) -> SimilarRequest:
-    """What is wanted of the catalogue, from a form or from JSON; raise Problem for too few or too many items."""
+    """A query of the catalogue, from a form or from JSON. Raise Problem for too few or too many items."""
     if media_type(request) == MULTIPART:
         asked = await read_similar_form(request, config.max_items)
     else:
@@ -87,7 +87,7 @@ async def read_similar(request: Request, config: ServiceConfig) -> SimilarReques
 
 
 async def read_json_request(request: Request, model: type[Model]) -> Model:
-    """The body as that model; raise Problem if it is something else."""
+    """The body as that model. Raise Problem if it is something else."""
     kind = media_type(request)
     if kind != JSON:
         raise Problem(415, "wrong type", f"got a body of type {kind[:100] or 'none'}; wanted {JSON}")
@@ -96,7 +96,7 @@ async def read_json_request(request: Request, model: type[Model]) -> Model:
 
 
 def read_json(model: type[Model], body: bytes) -> Model:
-    """A request of that model; raise Problem 422 that says which field is wrong."""
+    """A request of that model. Raise Problem 422, which names the wrong field."""
     _require_short(body)
     with _faults_named():
         return model.model_validate_json(body, strict=True)
@@ -113,28 +113,28 @@ def _faults_named() -> Iterator[None]:
 
 
 def fault_texts(faults: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What pydantic found wrong, each with its field in front."""
+    """The errors that pydantic found, each with the field's name in front."""
     return [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".removeprefix(": ") for fault in faults]
 
 
 def _require_short(body: bytes) -> None:
-    """Raise Problem 422 for a body of so many values that to read them, or say what is wrong with each, takes long."""
+    """Raise Problem 422 for a body with so many values that parsing or describing errors would take long."""
     if body.count(b",") > MAX_COMMAS:
-        raise invalid(f"the body has more than {MAX_COMMAS:,} values")
+        raise invalid(f"the body has more than {MAX_COMMAS:,} values; send fewer in one request")
     if body.count(b'"') > MAX_QUOTES and body.count(b'"') - body.count(b'\\"') > MAX_QUOTES:
-        raise invalid(f"the body has more than {MAX_QUOTES // 2:,} strings")
+        raise invalid(f"the body has more than {MAX_QUOTES // 2:,} strings; send fewer in one request")
 
 
 @asynccontextmanager
 async def _form(request: Request, max_items: int, per_item: int = 1) -> AsyncIterator[FormData]:
-    """The request's form, of so many files an item; raise Problem 413 for too many fields, 422 for a character set that
-    is none, and 507 where files find no room."""
+    """The request's form, with up to so many files for each item. Raise Problem 413 for too many fields, 422 for an
+    unknown character set, and 507 if there is no room for the files."""
     try:
         async with request.form(
             max_files=per_item * max_items + 1, max_fields=(1 + per_item) * max_items + MORE_FIELDS
         ) as form:
             yield form
-    except HTTPException as error:  # starlette's, with nothing but words to tell one from another
+    except HTTPException as error:  # starlette's, which can be told apart only by their text
         if error.detail.startswith("Too many"):
             raise Problem(
                 413, "too many items", f"{error.detail} {max_items} items are allowed in one request"
@@ -148,10 +148,12 @@ async def _form(request: Request, max_items: int, per_item: int = 1) -> AsyncIte
 
 
 async def read_form(request: Request, max_items: int, scores: bool = False) -> Items:
-    """The items of a multipart form, the files before other pictures; starlette's HTTPException where it is none.
+    """The items of a multipart form, with files before other pictures. Raises starlette's HTTPException if it is not a
+    form.
 
-    The fields `image` and `images`, `prompt` and `prompts`, `url` and `urls` are the same, and, where it `scores`,
-    `output` and `outputs`, and `source` and `sources`: files, addresses, or an empty text for a picture made from none.
+    The fields `image` and `images` mean the same, and so do `prompt` and `prompts`, `url` and `urls`. If it `scores`,
+    there are also `output` or `outputs`, and `source` or `sources`: files, addresses, or an empty text for a picture
+    without a source.
     """
     prompts, files, urls, outputs = list[str](), list[Picture](), list[Picture](), list[str]()
     sources = list[Picture | None]()
@@ -165,7 +167,7 @@ async def read_form(request: Request, max_items: int, scores: bool = False) -> I
                 _require_file(given, value, name == "image")
             if isinstance(value, UploadFile):
                 side: list[Picture] | list[Picture | None] = files if name == "image" else sources
-                if len(side) > max_items:  # before more of them are read
+                if len(side) > max_items:  # checked before more of them are read
                     raise Problem(413, "too many items", f"Too many files: at most {max_items} allowed in one request")
                 side.append(await value.read())
             elif name == "source":
@@ -178,7 +180,7 @@ async def read_form(request: Request, max_items: int, scores: bool = False) -> I
 
 
 async def read_similar_form(request: Request, max_items: int) -> SimilarRequest:
-    """What is wanted of the catalogue, from the fields of a multipart form that requests.SIMILAR_FORM names."""
+    """A query of the catalogue, from the fields of a multipart form that requests.SIMILAR_FORM names."""
     sides: dict[str, list[dict[str, str | bytes]]] = {side: [] for side in SIDES}
     wish: dict[str, str | UploadFile] = {}
     async with _form(request, max_items) as form:
@@ -188,7 +190,7 @@ async def read_similar_form(request: Request, max_items: int) -> SimilarRequest:
                 _require_file(given, value, not kind)
                 sides[side].append({kind: value} if isinstance(value, str) else {"image": await value.read()})
             elif given in wish:
-                raise invalid(f"{given[:50]}: given more than once")
+                raise invalid(f"{given[:50]}: given more than once; wanted it once")
             else:
                 wish[given] = value
     with _faults_named():
@@ -201,7 +203,7 @@ def _require_file(name: str, value: str | UploadFile, wanted: bool) -> None:
 
 
 async def decoded(given: Sequence[str | UrlPicture], config: ServiceConfig) -> list[Picture]:
-    """The pictures' bytes, once they are known to be not too many; there may be none."""
+    """The bytes of the pictures, after a check that there are not too many. The list may be empty."""
     check_count(len(given), config, least=0)
     size = sum(len(picture) for picture in given if isinstance(picture, str))
     return await in_thread_if_large(size, lambda: [picture_of(picture) for picture in given])
@@ -216,15 +218,15 @@ def media_type(request: Request) -> str:
 
 
 def check_count(count: int, config: ServiceConfig, least: int = 1) -> None:
-    """Raise Problem if there are fewer items than `least`, or too many."""
+    """Raise Problem if there are fewer items than `least`, or more than the limit."""
     if count < least:
-        raise invalid("nothing to do: wanted at least one item")
+        raise invalid("the request has no items; wanted at least one")
     if count > config.max_items:
         raise Problem(413, "too many items", f"got {count}, at most {config.max_items} allowed in one request")
 
 
 def check_prompts(prompts: Sequence[str], max_chars: int) -> None:
-    """Raise Problem 422 for a prompt that is too long or no text."""
+    """Raise Problem 422 for a prompt that is too long or not valid Unicode."""
     for i, prompt in enumerate(prompts):
         if len(prompt) > max_chars:
             raise invalid(f"prompt {i}: {len(prompt)} characters, at most {max_chars} allowed")

@@ -1,7 +1,7 @@
-"""What the service takes and gives: the shapes of its JSON and of its forms.
+"""The shapes of the service's requests and answers, as JSON and as forms.
 
-Pictures come as base64 in JSON or as files in multipart forms; a picture that is no base64 is that item's error and
-nobody else's. Knows no model and no network.
+Pictures are base64 in JSON, or files in multipart forms. Invalid base64 is an error of only that item. Knows no model
+and no network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,32 +14,32 @@ from embed.inputs.base64_text import from_base64
 from embed.inputs.images import ImageError
 from runtime.config import POPULARITY_WEIGHT
 
-# A red pixel, so that the examples of the documentation work as they are.
+# A red pixel, so that the examples of the documentation work unchanged.
 EXAMPLE_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 EXAMPLE_DIGEST = "6e3c8f0a" * 8
 
 JSON, MULTIPART = "application/json", "multipart/form-data"
 
-# Fields of forms. Each may come again and again, under its name in the singular or in the plural. What is sent in one
-# is a file or a text, whatever its sender took it for: there is no type to state.
+# Fields of forms. Each may be repeated, under its name in the singular or the plural, and may be a file or a text.
 FILES = {"type": "array", "items": {"contentMediaType": "application/octet-stream"}}
-TEXTS = {"description": "a text, or several"}
-SOURCES = {"description": "a file, or an http(s) address; an empty text for a picture that was made from none"}
+TEXTS = {"description": "one or several texts"}
+SOURCES = {"description": "a file, or an http(s) address; an empty text for a picture without a source"}
 SIDES = ("like", "dislike")
-KINDS = ("text", "id", "url")  # of what a side names, beside files
+KINDS = ("text", "id", "url")  # what a side of a query may name, in addition to files
 ITEM_FORM = {"image": FILES, "url": TEXTS, "prompt": TEXTS}
 SCORE_FORM = ITEM_FORM | {"output": TEXTS, "source": SOURCES}
 SIMILAR_FORM = dict.fromkeys(SIDES, FILES) | {f"{side}_{kind}": TEXTS for side in SIDES for kind in KINDS}
 
 
 class Closed(BaseModel):
-    """What has no other fields than those named."""
+    """A model that allows no other fields."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 def example(needs: Sequence[str] = (), **fields: Any) -> ConfigDict:
-    """The `model_config` of a request: one that works as it stands, and lists of which one must hold something."""
+    """The `model_config` of a request, with an example that works. At least one of the lists in `needs` must not be
+    empty."""
     some: list[Any] = [{"required": [name], "properties": {name: {"minItems": 1}}} for name in needs]
     return ConfigDict(json_schema_extra={"examples": [fields], **({"anyOf": some} if some else {})})
 
@@ -48,14 +48,14 @@ MAX_URL = 2048
 
 
 class UrlPicture(Closed):
-    """A picture to fetch; its host must be one that the service was started with."""
+    """A picture to fetch. Its host must be on the service's list."""
 
     url: Annotated[str, Field(max_length=MAX_URL)]
 
 
 Base64Picture = Annotated[str, Field(description="the bytes of a picture file in base64, or a data: address")]
 JsonPicture = Base64Picture | UrlPicture
-Picture = bytes | UrlPicture | ImageError  # the last where it is no base64
+Picture = bytes | UrlPicture | ImageError  # ImageError for invalid base64
 
 
 class ScoreRequest(Closed):
@@ -64,28 +64,32 @@ class ScoreRequest(Closed):
     model_config = example(prompt="a red square", images=[EXAMPLE_PICTURE, "bm8gcGljdHVyZQ=="])
     prompt: Annotated[
         str | Annotated[list[str], Field(fail_fast=True)] | None,
-        Field(description="one, or one for each picture; needed where the head reads it"),
+        Field(description="one, or one for each picture; needed if the head reads prompts"),
     ] = None
     images: Annotated[list[JsonPicture], Field(min_length=1, fail_fast=True)]
     source: Annotated[
         JsonPicture | Annotated[list[JsonPicture | None], Field(fail_fast=True)] | None,
-        Field(description="what the pictures were made from, such as an edit's input: one, or one or null for each"),
+        Field(
+            description="the pictures that these were made from, such as an edit's input: one, or one or null for each"
+        ),
     ] = None
     outputs: Annotated[
         list[str] | None,
-        Field(max_length=100, fail_fast=True, description="of a bundle with several: their names, the main one first"),
+        Field(
+            max_length=100, fail_fast=True, description="names of outputs of a bundle with several, the main one first"
+        ),
     ] = None
 
     @property
     def sources(self) -> Sequence[str | UrlPicture | None]:
-        """None, one, or one for each picture."""
+        """No item, one, or one for each picture."""
         if self.source is None:
             return []
         return self.source if isinstance(self.source, list) else [self.source]
 
     @property
     def prompts(self) -> list[str]:
-        """None, one, or one for each picture."""
+        """No item, one, or one for each picture."""
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt or []
 
 
@@ -98,23 +102,24 @@ class EmbedRequest(Closed):
 
 
 class Like(Closed):
-    """One thing that a query names; exactly one field, beside its weight, but that a vector may have an id too."""
+    """One thing that hits should be like or unlike. It has exactly one field besides the weight, except that a vector
+    may also have an id."""
 
-    image: Base64Picture | SkipJsonSchema[bytes] | None = None  # bytes from forms
+    image: Base64Picture | SkipJsonSchema[bytes] | None = None  # bytes only from forms
     url: Annotated[str, Field(max_length=MAX_URL)] | None = None
     id: (
         Annotated[
             str,
             Field(
-                description="of a picture of the catalogue: its name or id; beside a vector, the id of the picture that"
-                " it is of, which then is no hit"
+                description="a picture of the catalogue, by name or id; with a vector, the id of the vector's picture,"
+                " which is then left out of the hits"
             ),
         ]
         | None
     ) = None
     text: str | None = None
     vector: Annotated[list[FiniteFloat], Field(max_length=65_536, fail_fast=True)] | None = None
-    weight: Annotated[FiniteFloat, Field(gt=0, le=100, description="how much it counts beside the others")] = 1.0
+    weight: Annotated[FiniteFloat, Field(gt=0, le=100, description="its weight relative to the others")] = 1.0
 
     @model_validator(mode="after")
     def _one(self) -> "Like":
@@ -125,7 +130,8 @@ class Like(Closed):
 
 
 class SimilarRequest(Closed):
-    """Find pictures of the catalogue that are similar and popular; the fields mean what the command's options do."""
+    """Find pictures of the catalogue that are similar and popular. The fields have the meaning of the command's
+    options."""
 
     model_config = example(likes=[{"text": "a dog"}], k=3, popularity_weight=0.3)
     likes: Annotated[list[Like], Field(min_length=1, fail_fast=True)]
@@ -150,16 +156,17 @@ class SimilarRequest(Closed):
         | None
     ) = None
     group_by: (
-        Annotated[str, Field(max_length=200, description="a column, such as the creator, whose values share hits out")]
-        | None
+        Annotated[str, Field(max_length=200, description="a column, such as the creator; see per_group")] | None
     ) = None
-    per_group: Annotated[int, Field(ge=1, le=1000, description="the most hits that one value of group_by has")] = 1
-    include_query: Annotated[bool, Field(description="let the likes' and dislikes' own pictures be hits")] = False
-    front: Annotated[bool, Field(description="all that no other beats in similarity and popularity")] = False
+    per_group: Annotated[int, Field(ge=1, le=1000, description="the most hits for each value of group_by")] = 1
+    include_query: Annotated[bool, Field(description="also give the pictures of the query itself as hits")] = False
+    front: Annotated[
+        bool, Field(description="give all pictures to which no other is superior in both similarity and popularity")
+    ] = False
 
 
 class ItemError(BaseModel):
-    """Why one picture has no answer."""
+    """The reason why one picture has no answer."""
 
     stage: str
     reason: str
@@ -167,31 +174,31 @@ class ItemError(BaseModel):
 
 
 class Values(BaseModel):
-    """What one output of a bundle says of a picture."""
+    """The values of one output of a bundle for a picture."""
 
     score: float | None = None
-    uncertainty: Annotated[float | None, Field(description="standard error of the score, where the head has one")] = (
-        None
-    )
+    uncertainty: Annotated[float | None, Field(description="standard error of the score, if the head has one")] = None
     calibrated_score: float | None = None
-    percentile: Annotated[float | None, Field(description="0 to 100: how many of the reference's scores lie below")] = (
-        None
-    )
+    percentile: Annotated[
+        float | None, Field(description="0 to 100: the share of the reference scores that are lower")
+    ] = None
 
 
 class ScoreItem(Values):
     """One picture's score, or its error."""
 
     ok: bool
-    outputs: Annotated[dict[str, Values] | None, Field(description="those asked for, by name")] = None
+    outputs: Annotated[dict[str, Values] | None, Field(description="the requested outputs by name")] = None
     error: ItemError | None = None
 
 
 class RankItem(ScoreItem):
-    """One picture's score and place, or its error."""
+    """One picture's score and rank, or its error."""
 
-    rank: Annotated[int | None, Field(description="1 is the preferred one")] = None
-    probability: Annotated[float | None, Field(description="of being the preferred one of all that are ok")] = None
+    rank: Annotated[int | None, Field(description="1 is the preferred picture")] = None
+    probability: Annotated[
+        float | None, Field(description="probability of being the preferred one of all pictures that are ok")
+    ] = None
 
 
 class EmbedItem(BaseModel):
@@ -199,14 +206,16 @@ class EmbedItem(BaseModel):
 
     ok: bool
     embedding: list[float] | None = None
-    id: Annotated[str | None, Field(description="of a picture: hash of its content, its id in a catalogue")] = None
+    id: Annotated[
+        str | None, Field(description="for a picture: the hash of its content, which is its id in a catalogue")
+    ] = None
     error: ItemError | None = None
 
 
 class Origin(BaseModel):
-    """What every answer says of its origin."""
+    """The origin, which is part of every answer."""
 
-    bundle: Annotated[str, Field(description="digest of the bundle that answered", examples=[EXAMPLE_DIGEST])]
+    bundle: Annotated[str, Field(description="digest of the bundle that gave the answer", examples=[EXAMPLE_DIGEST])]
     precision: Annotated[str, Field(examples=["fp32"])]
 
 
@@ -220,7 +229,7 @@ class RankAnswer(Origin):
     """One item for each picture, in the order of the request, and the order of preference."""
 
     items: list[RankItem]
-    order: Annotated[list[int], Field(description="numbers of the pictures that are ok, the preferred one first")]
+    order: Annotated[list[int], Field(description="the numbers of the pictures that are ok, the preferred one first")]
 
 
 class EmbedAnswer(Origin):
@@ -231,19 +240,23 @@ class EmbedAnswer(Origin):
 
 
 class HitItem(BaseModel):
-    """One picture found; blended_score = similarity + popularity_weight * popularity."""
+    """One hit. blended_score = similarity + popularity_weight * popularity."""
 
     id: str
-    key: Annotated[str, Field(description="its name in the catalogue")]
+    key: Annotated[str, Field(description="the picture's name in the catalogue")]
     similarity: float
     popularity: Annotated[float, Field(description="percentile / 100")]
     percentile: float
     count: float | None
-    rate: Annotated[float | None, Field(description="count / exposures, where the catalogue has exposures")]
-    title: Annotated[str | None, Field(description="the column title of the catalogue, or else its column prompt")]
+    rate: Annotated[float | None, Field(description="count / exposures, if the catalogue has exposures")]
+    title: Annotated[
+        str | None, Field(description="the catalogue's column title, or its column prompt if there is no title")
+    ]
     blended_score: float
     metadata: Annotated[dict[str, Any], Field(description="the other columns of the catalogue")]
-    thumbnail: Annotated[str, Field(description="path of the picture made small", examples=["/v1/thumbnails/6e3c8f"])]
+    thumbnail: Annotated[
+        str, Field(description="path of a small version of the picture", examples=["/v1/thumbnails/6e3c8f"])
+    ]
 
 
 class SimilarAnswer(Origin):
@@ -254,21 +267,21 @@ class SimilarAnswer(Origin):
 
 
 class ErrorBody(BaseModel):
-    """What went wrong: `reason` is one of few phrases, fit for programs; `message` is for people."""
+    """An error. `reason` is one of a few fixed phrases for programs, and `message` is for people."""
 
     reason: str
     message: str
 
 
 class ErrorAnswer(BaseModel):
-    """The answer of every request that has no other."""
+    """The answer to every request that failed."""
 
     error: ErrorBody
     request_id: str
 
 
 def picture_of(given: str | bytes | UrlPicture) -> Picture:
-    """A picture's bytes from base64, if they are not given as such; raise ImageError if it is none."""
+    """A picture's bytes, decoded from base64 if needed. Raise ImageError for invalid base64."""
     if not isinstance(given, str):
         return given
     try:
@@ -278,7 +291,7 @@ def picture_of(given: str | bytes | UrlPicture) -> Picture:
 
 
 def message_of(error: ImageError) -> str:
-    """What a client is told of a picture's error; never with bytes of the picture beyond its first few."""
+    """The message about a picture's error for the client. It has at most the first few bytes of the picture."""
     return str(error).encode("utf-8", "backslashreplace").decode()[:500]
 
 
@@ -287,21 +300,21 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, text in {
         400: "The body cannot be read",
         401: "The token is missing or wrong",
-        403: "A page of another site asks in the name of who is signed in",
+        403: "A page of another site sent the request in the name of a person who is signed in",
         408: "The body arrived too slowly",
         413: "Too many bytes or items",
-        415: "A body of another type",
-        422: "A field is wrong; the message says which",
-        429: "Too much is waiting; try again after the seconds in Retry-After",
+        415: "The body has another type",
+        422: "A field is wrong; the message names it",
+        429: "Too many requests are waiting; try again after the seconds in Retry-After",
         500: "A fault of the service; its log says more",
-        504: "Not done by the deadline",
+        504: "The deadline has passed",
         507: "The service has no room for the files of a form",
     }.items()
 }
 
 
 def url_picture(url: str) -> Picture:
-    """A picture to fetch; raise ImageError if its address is too long to be one."""
+    """A picture to fetch. Raise ImageError if the address is too long."""
     if len(url) > MAX_URL:
         return ImageError("read", "bad url", f"{len(url)} characters, at most {MAX_URL} allowed")
     return UrlPicture(url=url)
@@ -310,9 +323,9 @@ def url_picture(url: str) -> Picture:
 def described(
     request: type[BaseModel], answer: type[BaseModel], form: Mapping[str, object] | None = None
 ) -> dict[str, Any]:
-    """What FastAPI is told of a route: the bodies that it reads, and its answers.
+    """The description of a route for FastAPI: the bodies that it reads, and its answers.
 
-    A form has the fields of the model too, but for those that it has in its own way.
+    A form has the fields of the model, except those in `form`, which replace them.
     """
     content: dict[str, object] = {JSON: {"schema": {"$ref": f"#/components/schemas/{request.__name__}"}}}
     if form:

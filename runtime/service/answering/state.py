@@ -1,4 +1,4 @@
-"""What a service holds while it lives: its processes, engine and counters.
+"""The state of a running service: its processes, engine and counters.
 
 Knows no route.
 """
@@ -31,17 +31,17 @@ from runtime.service.network.metrics import Metrics, Stage
 from runtime.service.network.tracing import Tracing, provider_from_environment
 from runtime.service.network.turns import BYTE_S, Job, Turns
 
-READY_S = 5.0  # how long a proof of readiness counts
-LOOK_S = 0.01  # between two looks at whether there is work that makes it wait
+READY_S = 5.0  # how long a successful check of readiness is valid
+LOOK_S = 0.01  # time between two checks for work that it must wait for
 
 
 def sizes(config: ServiceConfig, cores: int) -> Sizes:
-    """What the configuration says, and what serves well where it says nothing.
+    """The sizes from the configuration, with good defaults for the rest.
 
-    A CPU gains nothing from more than a few items a run. Threads of one run wait for each other at every operator, and
-    the core that one of them waits for may be decoding: several runs of few threads each lose less than one of many.
-    But a run with no other beside it has all cores, or the first client of a quiet hour waits for one while the others
-    idle.
+    On a CPU, runs of more than a few items are not faster. Threads of one run wait for each other at every operator,
+    and the core of one may be busy with decoding, so several runs of few threads each lose less time than one run of
+    many threads. But a single run uses all cores; otherwise the first client of a quiet hour would wait for one core
+    while the others are idle.
     """
     available = require_onnxruntime().get_available_providers()
     if resolve_providers(config.providers, available)[0][0] != "CPUExecutionProvider":
@@ -53,20 +53,21 @@ def sizes(config: ServiceConfig, cores: int) -> Sizes:
 
 
 class Service:
-    """Everything that lives as long as the process: decoders, the engine in force, counters."""
+    """Everything that exists as long as the process: decoders, the current engine, counters."""
 
     def __init__(self, config: ServiceConfig) -> None:
         self.config = config
         self.metrics = Metrics()
         self._use = sizes(config, os.cpu_count() or 1)
-        # No decoder waits for its next item, and no stream for one, or where that is quick for a whole batch.
+        # Enough items under way that no decoder and no stream is idle, and if batches are quick enough for a whole
+        # batch.
         decoding, streams = config.decoders + 1, self._use.streams
         least, most = decoding + 2 * streams, decoding + (streams + 1) * self._use.max_batch
         self.turns = Turns(decoding, least, max(least, most), config.deadline_s)
         self.gate = Gate(config.max_queue, config.max_pending_bytes, self.turns.busy)
-        # A host that hangs is its item's error, not the whole request's.
+        # Half of the deadline, so that a host that hangs fails its item and not the whole request.
         self.fetcher = Fetcher(config.url_hosts, config.limits.max_bytes, config.deadline_s / 2)
-        # So is a picture that takes so long that the others of its request would have no time left.
+        # A picture that takes longer fails alone, so that the others of its request still have time.
         stall_s = config.deadline_s / 3
         self.tracing = Tracing(provider_from_environment())
         self.decoders = Decoders(config.decoders, config.limits, stall_s, self._decoder_lost)
@@ -75,35 +76,36 @@ class Service:
         except BaseException:
             self.decoders.close()
             raise
-        self.closers: list[Callable[[], None]] = []  # of what routes hold, called in a thread at the end
+        self.closers: list[Callable[[], None]] = []  # close what routes hold; called in a thread at the end
         self._draining = False
         self._proven_at = -math.inf
         self._proof: asyncio.Future[None] | None = None
         self._proving_since = -math.inf
-        self._failure: Exception | None = None  # of the last proof
+        self._failure: Exception | None = None  # of the last check of readiness
         self.metrics.watch("items_under_way", "Items between arrival and answer", lambda: self.gate.items)
         self.metrics.watch("waiting_items", "Items that wait for their turn", lambda: len(self.turns))
         self.metrics.watch("batch_queue", "Items that wait for the session", lambda: len(self.room.engine.batcher))
         self.metrics.watch("pending_bytes", "Bytes of bodies under way", lambda: self.gate.bytes)
         versions = {"version": version("plaudit"), "onnxruntime": require_onnxruntime().__version__}
         self.metrics.inform("build", "What serves", lambda: versions)
-        self.metrics.inform("bundle", "What is served", lambda: self.room.engine.names_itself)
-        gone = "Items whose client had gone, of the engine in force"
+        self.metrics.inform("bundle", "The bundle and catalogue that are served", lambda: self.room.engine.names_itself)
+        gone = "Items whose client was gone, for the current engine"
         self.metrics.watch("dropped_items", gone, lambda: self.room.engine.batcher.dropped)
 
     @property
     def model(self) -> str:
-        """What clients call the bundle: the name of its folder, which stays when a link leads to another bundle."""
+        """The bundle's name for clients: that of its folder, which stays the same if a link is pointed to another
+        bundle."""
         return os.path.basename(os.path.abspath(self.config.bundle))
 
     @property
     def started(self) -> dict[str, object]:
-        """What the log says of the service when it starts, for who must know later what ran."""
+        """What the log says when the service starts, so that one can later see what was running."""
         use = {"streams": self._use.streams, "threads": self._use.threads, "decoders": self.config.decoders}
         return {"version": version("plaudit"), **self.room.engine.in_force, **use, "tokens": len(self.config.tokens)}
 
     def told(self, error: Exception) -> str:
-        """What a client is told of an error: its text, but for where bundle and catalogue lie on this machine."""
+        """The text of an error for clients, without the paths of bundle and catalogue on this machine."""
         known = [path for path in (self.config.bundle, self.config.catalogue) if path is not None]
         if isinstance(error, OSError) and error.filename:
             return f"{os.path.basename(str(error.filename))}: {error.strerror}"
@@ -123,9 +125,9 @@ class Service:
 
     @asynccontextmanager
     async def work(self, request: Request, items: int, size_bytes: int) -> AsyncIterator[tuple[Engine, Job]]:
-        """The engine in force, and turns at it for a request's items, whose pictures have so many bytes in all.
+        """The current engine and turns for a request's items, whose pictures have `size_bytes` in total.
 
-        Raise Problem 429 where that is too much.
+        Raise Problem 429 if that is too much.
         """
         with self.gate.admit(items=items):
             async with self.room.use() as engine:
@@ -139,12 +141,12 @@ class Service:
 
     @contextmanager
     def _stage(self, name: Stage) -> Iterator[None]:
-        """The block is a stage of one item: timed, and a span of its request's trace."""
+        """Measure the block as a stage of one item, and make it a span in the request's trace."""
         with self.tracing.span(name), self.metrics.stage_s.labels(name).time():
             yield
 
     async def reload(self) -> Engine:
-        """Load bundle and catalogue anew; on failure the old ones stay, with the error raised and logged."""
+        """Load bundle and catalogue again. If that fails, log and raise the error, and keep the old ones."""
         try:
             engine = await self.room.reload()
         except Exception as error:
@@ -157,18 +159,18 @@ class Service:
         return engine
 
     def drain(self) -> None:
-        """Be ready no more, so that no new work is sent here; what comes is served all the same."""
+        """Stop being ready, so that load balancers send no new work. Requests that still come are served."""
         self._draining = True
         log.info("draining", extra={"fields": {"requests": self.gate.requests}})
 
     async def ready(self) -> None:
-        """Raise what says why this process cannot serve, if it cannot; a proof counts for READY_S.
+        """Raise an error if this process cannot serve. A successful check is valid for READY_S.
 
-        A proof waits behind what is under way. While there is work the last one counts until the next has taken longer
-        than a deadline: nobody who asks shall wait, and to be busy is no reason to be sent away.
+        A check waits behind work that is under way. While there is work, the last check stays valid until the next one
+        has taken longer than a deadline: callers should not wait, and a busy service is still ready.
         """
         if self._draining:
-            raise RuntimeError("the service is about to end")
+            raise RuntimeError("the service is shutting down")
         now = time.monotonic()
         if now - self._proven_at <= READY_S:
             return
@@ -199,7 +201,7 @@ class Service:
         await asyncio.to_thread(self.tracing.close)
 
     def count(self, outcomes: Sequence[object]) -> dict[str, int]:
-        """Note the items of an answer in the metrics; gives what the log says of them."""
+        """Count the items of an answer in the metrics, and return the fields for the log."""
         errors = [outcome for outcome in outcomes if isinstance(outcome, ImageError)]
         for error in errors:
             self.metrics.decode_errors.labels(error.stage, error.reason).inc()

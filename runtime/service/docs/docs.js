@@ -1,8 +1,8 @@
-// Sends what is tried on the page at /docs. The token stays in its field, and goes with requests to this service alone.
+// Sends the trial requests of the page at /docs. The token stays in its field, and is sent only to this service.
 
-const LONGEST = 20_000; // characters of an answer to show
+const LONGEST = 20_000; // the most characters of an answer to show
 
-/** The address that a form asks for, from its path and the parameters that were filled in. */
+/** The address of a form's request, from its path and the parameters that were filled in. */
 function addressOf(form) {
   let path = form.dataset.path;
   const query = new URLSearchParams();
@@ -10,11 +10,11 @@ function addressOf(form) {
     if (input.dataset.in === "path") path = path.replace(`{${input.name}}`, encodeURIComponent(input.value));
     else if (input.value) query.append(input.name, input.value);
   }
-  // Relative to the page, so that it works behind a proxy that serves it below a path of its own.
+  // Relative to the page, so that a proxy may serve it under a path.
   return new URL(`.${path}${query.size ? `?${query}` : ""}`, document.baseURI);
 }
 
-/** The body of the request, and the headers that go with it. */
+/** The body of the request, and its headers. */
 function bodyOf(form) {
   const part = form.querySelector("fieldset:not([hidden])");
   if (!part) return {};
@@ -28,7 +28,7 @@ function bodyOf(form) {
   return { body };
 }
 
-/** What the service answered, as elements to show. */
+/** The service's answer as elements to show. */
 async function shown(answer) {
   const head = document.createElement("p");
   head.textContent = `${answer.status} ${answer.statusText}, request ${answer.headers.get("X-Request-Id")}`;

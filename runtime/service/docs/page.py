@@ -1,7 +1,7 @@
-"""The page at /docs: the description of the API to read and to try, of files of ours alone.
+"""The page at /docs, on which the API can be read and tried. It uses only our own files.
 
-It is made from the OpenAPI document, loads nothing from elsewhere, and runs no script but docs.js, which sends what
-one tries. Knows no route and no model.
+It is made from the OpenAPI document, loads nothing from elsewhere, and its only script is docs.js, which sends trial
+requests. Knows no route and no model.
 """
 
 import json
@@ -20,7 +20,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
 }
-FILE = "application/octet-stream"  # what a field of a form holds that is a file
+FILE = "application/octet-stream"  # media type of a form's field that is a file
 BOUNDS = {
     "minimum": "at least {:,}",
     "maximum": "at most {:,}",
@@ -35,14 +35,14 @@ _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{title}</title><link rel="stylesheet" href="docs/docs.css"><script type="module" src="docs/docs.js"></script>
 </head><body><header><h1>{title}</h1><p>{about}</p>
-<p><label>Token <input id="token" type="password" autocomplete="off"></label> is kept by this page alone, while it is
+<p><label>Token <input id="token" type="password" autocomplete="off"></label> is stored only in this page, while it is
 open. For programs: <a href="openapi.json">openapi.json</a></p><nav>{links}</nav></header>
 <main>{operations}<section><h2>Shapes</h2>{shapes}</section></main></body></html>
 """
 
 
 def add_docs(app: FastAPI) -> None:
-    """Serve the page and its two files."""
+    """Serve the page, its script and its style sheet."""
     _add(app, "/docs", page_of(app.openapi()), "text/html")
     for name, media_type in (("docs.css", "text/css"), ("docs.js", "text/javascript")):
         _add(app, f"/docs/{name}", (FOLDER / name).read_text(encoding="utf-8"), media_type)
@@ -78,7 +78,7 @@ def page_of(document: Mapping[str, Any]) -> str:
 def _operation(method: str, path: str, operation: Mapping[str, Any], shapes: Mapping[str, Schema]) -> str:
     bodies = operation.get("requestBody", {}).get("content", {})
     parameters = operation.get("parameters", [])
-    token = " <small>asks for the token</small>" if operation.get("security") else ""
+    token = " <small>needs the token</small>" if operation.get("security") else ""
     parts = [f"<h2><b>{method}</b> {escape(path)}{token}</h2><p>{escape(operation.get('description', ''))}</p>"]
     parts += [_parameters(parameters)] if parameters else []
     for media_type, body in bodies.items():
@@ -99,7 +99,7 @@ def _operation(method: str, path: str, operation: Mapping[str, Any], shapes: Map
 def _trial(
     method: str, path: str, parameters: list[Any], bodies: Mapping[str, Any], shapes: Mapping[str, Schema]
 ) -> str:
-    """A form that docs.js sends: one for all parameters, and for one of the bodies."""
+    """A form for trying a route, which docs.js sends: with all parameters, and one of the bodies."""
     fields = [
         f'<label>{escape(one["name"])} <input data-in="{one["in"]}" name="{escape(one["name"])}"></label>'
         for one in parameters
@@ -136,7 +136,7 @@ def _parameters(parameters: list[Any]) -> str:
 
 
 def _fields(schema: Schema) -> str:
-    """The fields of an object, or the values of what is none."""
+    """The fields of an object, or the values of another schema."""
     if "properties" not in schema:
         return f"<p>{_words(schema)}</p>"
     required = schema.get("required", [])
@@ -144,11 +144,11 @@ def _fields(schema: Schema) -> str:
         (f"<code>{escape(name)}</code>{'*' * (name in required)}", _words(field), _notes(field))
         for name, field in schema["properties"].items()
     ]
-    return _table(("field", "type", "what it is; fields with * must be given" if required else "what it is"), rows)
+    return _table(("field", "type", "meaning; fields with * are required" if required else "meaning"), rows)
 
 
 def _words(schema: Schema) -> str:
-    """What a value is, in a few words of HTML."""
+    """The type of a value, in a few words of HTML."""
     if "$ref" in schema:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f'<a href="#{name}">{name}</a>'
@@ -162,7 +162,7 @@ def _words(schema: Schema) -> str:
 
 
 def _notes(schema: Schema) -> str:
-    """What is said of a value, its bounds and its default."""
+    """The description of a value, with its limits and its default."""
     every = [schema, *schema.get("anyOf", [])]
     bounds = [words.format(_number(one[name])) for one in every for name, words in BOUNDS.items() if name in one]
     default = [f"default {json.dumps(schema['default'])}"] if schema.get("default") is not None else []

@@ -1,7 +1,8 @@
-"""Connections that strangers open: how many, how long they may be silent, and how much of a head they may send.
+"""Limit connections from strangers: their number, how long they may be silent, and the size of a request's head.
 
-uvicorn's parser holds a head of any length, and takes time that grows with its square: one connection could stop the
-process. Its connections may be silent for ever. Here each is bounded before anything of a request is known.
+uvicorn's parser accepts a head of any length, and its time grows with the square of the length, so that one connection
+could block the process. Its connections may also be silent forever. Here these are limited before anything is known of
+a request.
 """
 
 import asyncio
@@ -20,18 +21,18 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from runtime.service.network.errors import Problem, Reason
 
-MAX_HEAD_BYTES = 1 << 16  # of a request: its first line and its headers
+MAX_HEAD_BYTES = 1 << 16  # of a request's first line and headers
 MAX_HEADERS = 100
-HEAD_TIMEOUT_S = 10.0  # from the opening of a connection, or the first byte of a later request, to the end of its head
-REST_TIMEOUT_S = 10.0  # for the rest of a body that was not waited for
-LAST_TIMEOUT_S = 5.0  # for a body to be whole when the service ends
-SPARE_FILES = 32  # open files that a process needs beside its connections
+HEAD_TIMEOUT_S = 10.0  # from opening a connection, or the first byte of a later request, to the end of the head
+REST_TIMEOUT_S = 10.0  # for the rest of a body after the answer was sent
+LAST_TIMEOUT_S = 5.0  # for bodies to arrive completely when the service ends
+SPARE_FILES = 32  # open files that the process needs in addition to connections
 
 
 def most_connections(wanted: int) -> int:
-    """`wanted`, or as many as this process may have open files for, where those are fewer, but at least 8.
+    """`wanted`, or fewer if this process may not open so many files, but at least 8.
 
-    Raises this process's limit of open files first, as far as the system lets it.
+    First raises this process's limit of open files, as far as the system allows.
     """
     with suppress(ImportError, OSError, ValueError):  # not on Windows
         import resource
@@ -47,18 +48,18 @@ def most_connections(wanted: int) -> int:
 
 @dataclass
 class Peer:
-    """The other side of a connection, through all its requests; in their state as `peer`."""
+    """The client of a connection, for all its requests, in whose state it is `peer`."""
 
-    refused_at: float = -math.inf  # when it was last told to come again later, by the monotonic clock
+    refused_at: float = -math.inf  # when it was last told to try again later, by the monotonic clock
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """uvicorn's connection within bounds, which `bounded` sets for each server."""
+    """uvicorn's connection with limits, which `bounded` sets for each server."""
 
     max_connections: int
     max_per_address: int
     proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
-    addresses: Counter[str]  # of the connections that are open
+    addresses: Counter[str]  # number of open connections by address
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -70,25 +71,27 @@ class BoundedConnection(HttpToolsProtocol):
         self.addresses[self._address] += 1
         if len(self.connections) > self.max_connections:
             self._refuse(
-                503, "service unavailable", f"{self.max_connections} connections are open already; try again later"
+                503, "service unavailable", f"{self.max_connections} connections are already open; try again later"
             )
         elif self.addresses[self._address] > self.max_per_address and not self._is_proxy():
             self._refuse(
-                503, "service unavailable", f"{self.max_per_address} connections of your address are open already"
+                503,
+                "service unavailable",
+                f"{self.max_per_address} connections from your address are already open; close some",
             )
 
     def _is_proxy(self) -> bool:
-        """Whether many clients come from this address, and were bounded by a program that is trusted."""
+        """Whether the address is that of a trusted proxy, through which many clients come."""
         try:
             address = ipaddress.ip_address(self._address)
-        except ValueError:  # of a socket that has none
+        except ValueError:  # the socket has no address
             return False
         return any(address in network for network in self.proxies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_timer()
         self.addresses[self._address] -= 1
-        self.addresses += Counter()  # forgets those that are at zero
+        self.addresses += Counter()  # removes addresses with a count of zero
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -96,14 +99,16 @@ class BoundedConnection(HttpToolsProtocol):
             if not self._in_head:
                 super().data_received(data)
                 return
-            # Never more of a head than is allowed: what is behind it follows in the next round.
+            # Pass on at most as much of a head as is allowed; the rest follows in the next round.
             piece = data[: MAX_HEAD_BYTES - self._head_bytes + 1]
             data = data[len(piece) :]
             self._head_bytes += len(piece)
             super().data_received(piece)
             if self._in_head and self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(
-                    431, "request header fields too large", f"the head of a request may have {MAX_HEAD_BYTES} bytes"
+                    431,
+                    "request header fields too large",
+                    f"the head of a request may have at most {MAX_HEAD_BYTES} bytes",
                 )
 
     def on_message_begin(self) -> None:
@@ -117,7 +122,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._in_head = False
         self._end_timer()
         if len(self.headers) > MAX_HEADERS:
-            self._refuse(431, "request header fields too large", f"a request may have {MAX_HEADERS} headers")
+            self._refuse(431, "request header fields too large", f"a request may have at most {MAX_HEADERS} headers")
         else:
             super().on_headers_complete()
 
@@ -129,25 +134,25 @@ class BoundedConnection(HttpToolsProtocol):
         self._end_timer()
         if not self.transport.is_closing():
             super().on_message_complete()
-            if self.cycle.response_complete:  # uvicorn has forgotten that the connection may not be silent for ever
+            if self.cycle.response_complete:  # uvicorn no longer limits how long the connection is silent
                 handler = self.timeout_keep_alive_handler
                 self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, handler)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # To close the connection while the client sends would take the answer from it; to read on costs little.
+        # Closing the connection while the client still sends could lose the answer; reading the rest costs little.
         if self.cycle.response_complete and self.cycle.more_body and not self.transport.is_closing():
             self._timer = self.loop.call_later(REST_TIMEOUT_S, self._abort)
 
     def shutdown(self) -> None:
-        """End once what is under way is answered, and is soon whole."""
+        """Close the connection once its request was answered, which must arrive completely soon."""
         super().shutdown()
         if self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete:
             self._end_timer()
             self._timer = self.loop.call_later(LAST_TIMEOUT_S, self._abort)
 
     def _refuse(self, status: int, reason: Reason, message: str) -> None:
-        """Say in one answer why the connection ends, and end it."""
+        """Send an answer that says why the connection ends, and close it."""
         phrase = HTTPStatus(status).phrase
         headers = {"Connection": "close", **({"Retry-After": "1"} if status == 503 else {})}
         answer = Problem(status, reason, message, headers).answer(uuid.uuid4().hex)
@@ -165,7 +170,10 @@ class BoundedConnection(HttpToolsProtocol):
 
 
 def bounded(max_connections: int, max_per_address: int, proxies: Sequence[str] = ()) -> type[BoundedConnection]:
-    """The class of one server's connections. Of `proxies`, addresses or networks, each may have as many as all."""
+    """The class of connections for one server, with these limits.
+
+    `proxies` are addresses or networks, each of which may have as many connections as there may be in all.
+    """
     bounds: dict[str, Any] = {
         "max_connections": most_connections(max_connections),
         "max_per_address": max_per_address,

@@ -1,4 +1,4 @@
-"""Requests that get no answer but an error: what is wrong with them, and how that is said."""
+"""Errors of whole requests, and their answers."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Literal
 
 from starlette.responses import Response
 
-# Metrics count by them.
+# The reasons are labels in the metrics.
 Reason = Literal[
     "bad request",
     "body too long",
@@ -37,7 +37,7 @@ Reason = Literal[
 
 
 class Problem(Exception):
-    """Why a request gets no answer: the HTTP status, one of few phrases, and what to do about it."""
+    """A failed request: the HTTP status, a fixed reason, and a message that says what to do."""
 
     def __init__(self, status: int, reason: Reason, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -47,19 +47,19 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
     def answer(self, request_id: str) -> Response:
-        """A requests.ErrorAnswer."""
+        """The answer, a requests.ErrorAnswer."""
         error = {"reason": self.reason, "message": self.message}
         body = json.dumps({"error": error, "request_id": request_id})
         return Response(body, self.status, self.headers, "application/json")
 
 
 def invalid(*faults: str) -> Problem:
-    """The problem of a request that says something wrong; at most five faults are named."""
+    """The problem for a request with invalid fields. It names at most five faults."""
     return Problem(422, "invalid request", "; ".join(faults[:5]).encode("utf-8", "backslashreplace").decode())
 
 
 def without_places(text: str, known: Iterable[Path]) -> str:
-    """The text with the names of these files and folders where it has their paths, however they are spelled.
+    """The text with the paths of these files and folders, in any spelling, replaced by their names.
 
     >>> without_places("a/b/head.onnx is no head.onnx", [Path("a/b")])
     'b/head.onnx is no head.onnx'
@@ -73,7 +73,7 @@ def without_places(text: str, known: Iterable[Path]) -> str:
 
 
 def without_paths(text: str) -> str:
-    """The text with the names of files where it has absolute paths.
+    """The text with absolute paths replaced by the names of the files.
 
     >>> without_paths("[/data/b/head.onnx] is no 'text/plain', nor at https://host/a/b")
     "[head.onnx] is no 'text/plain', nor at https://host/a/b"

@@ -1,8 +1,8 @@
-"""Pictures by URL, for hosts that the operator named, and never from inside his own network.
+"""Fetch pictures by URL, only from hosts that the operator named, and never from private networks.
 
-A URL is fetched only where its host is on the list, its scheme http or https, and every address that the name resolves
-to is a public one; the connection then goes to an address that was checked, not to the name, so that an answer of the
-name server that changes meanwhile gains nothing. Redirects are not followed. Knows no model and decodes nothing.
+A URL is fetched only if its host is on the list, its scheme is http or https, and all addresses of the name are public.
+The connection is then made to a checked address and not to the name, so that a changed answer of the name server has no
+effect. Redirects are not followed. Knows no model and decodes nothing.
 """
 
 import asyncio
@@ -23,15 +23,15 @@ NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 async def resolve_host(host: str, port: int) -> list[str]:
-    """Every address of the host; raise OSError if it has none."""
+    """All addresses of the host. Raise OSError if it has none."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is of the open internet: not private, loopback, link-local, multicast or reserved.
+    """Whether an IP address is public: not private, loopback, link-local, multicast or reserved.
 
-    An IPv4 address inside an IPv6 one (mapped, 6to4, NAT64) is judged as such.
+    An IPv4 address inside an IPv6 one (mapped, 6to4, NAT64) is checked itself.
     """
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
@@ -47,22 +47,22 @@ def is_public(address: str) -> bool:
 
 
 class Fetcher:
-    """Fetches pictures from `hosts`, each a name, or name:port where the port is not the scheme's own."""
+    """Fetches pictures from `hosts`. Each is a name, or name:port if the port is not the scheme's default."""
 
     def __init__(self, hosts: Collection[str], max_bytes: int, timeout_s: float) -> None:
         self._hosts = {host.lower() for host in hosts}
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
-        self.slots = asyncio.Semaphore(SLOTS)  # for callers to hold as long as they hold a picture
+        self.slots = asyncio.Semaphore(SLOTS)  # callers hold one as long as they have a picture
 
     async def fetch(self, url: str) -> bytes:
-        """The picture's bytes; raise ImageError if the URL is not allowed or gives none."""
+        """The picture's bytes. Raise ImageError if the URL is not allowed or gives no picture."""
         host, port = self._checked(url)
         try:
             async with asyncio.timeout(self._timeout_s):
                 addresses = await resolve_host(host, port)
                 if not addresses or not all(map(is_public, addresses)):
-                    raise ImageError("read", "host not allowed", f"{host} is no public host")
+                    raise ImageError("read", "host not allowed", f"{host} is not a public host")
                 return await self._get(url, addresses[0])
         except TimeoutError:
             raise ImageError("read", "fetch failed", f"{host} took more than {self._timeout_s:g} s") from None
@@ -78,7 +78,7 @@ class Fetcher:
         if parts.scheme not in PORTS or not host or not url.isascii() or not url.isprintable() or " " in url:
             raise ImageError("read", "bad url", "wanted http:// or https:// and a host, in ASCII")
         if parts.username is not None or parts.password is not None:
-            raise ImageError("read", "bad url", "user names and passwords are not taken")
+            raise ImageError("read", "bad url", "URLs with user names or passwords are not allowed")
         usual = PORTS[parts.scheme]
         named = host if port in (None, usual) else f"{host}:{port}"
         if named not in self._hosts:
@@ -88,7 +88,7 @@ class Fetcher:
     async def _get(self, url: str, address: str) -> bytes:
         import httpcore
 
-        # httpcore follows no redirect and reads no proxy from the environment.
+        # httpcore follows no redirects, and ignores proxies in the environment.
         try:
             async with (
                 httpcore.AsyncConnectionPool(network_backend=_pinned(address)) as pool,
@@ -107,12 +107,12 @@ class Fetcher:
         async for chunk in response.aiter_stream():
             data += chunk
             if len(data) > self._max_bytes:
-                raise ImageError("limits", "too many bytes", f"more than {self._max_bytes}")
+                raise ImageError("limits", "too many bytes", f"more than {self._max_bytes} bytes")
         return bytes(data)
 
 
 def _pinned(address: str) -> Any:
-    """A network backend of httpcore that connects to this address, whatever the URL's name resolves to by now."""
+    """A network backend for httpcore that connects to this address, even if the URL's name now has another."""
     import httpcore
 
     class Pinned(httpcore.AnyIOBackend):

@@ -1,10 +1,10 @@
-"""What stands between the network and the routes, the same for every request: identity, limits, deadline, log.
+"""The middleware in front of the routes, the same for every request: identity, limits, deadline, log.
 
-A request is refused before its body is read where the token is wrong (401), the path unknown (404), the body too long
-(413), or so much to be done that it would be late (429 with Retry-After). Room is taken for what has arrived of bodies,
-and not for what is announced; where too much is under way, the answer is 429 too. The routes see whole bodies only. A
-request that is not answered by the deadline all the same gets 504, and what it waits for is cancelled, as it is where
-its client goes away. Each leaves one line in the log: no bodies, no prompts, no pictures.
+A request is refused before its body is read if the token is wrong (401), the path is unknown (404), the body is too
+long (413), or there is so much work that it would miss its deadline (429 with Retry-After). Memory is counted for the
+parts of bodies that have arrived, not for announced lengths; if too much is under way, the answer is also 429. Routes
+see only complete bodies. A request that still misses its deadline gets 504, and its work is cancelled, as it is if its
+client disconnects. Each request gets one line in the log, without bodies, prompts or pictures.
 """
 
 import asyncio
@@ -34,13 +34,13 @@ from runtime.service.network.turns import Caller, Turns
 
 log = logging.getLogger("plaudit.service")
 
-CLIENT_GONE = 499  # in log and metrics, as nginx counts it; nobody is there to receive it
+CLIENT_GONE = 499  # for log and metrics, as in nginx; there is no client to receive it
 BODY_TIMEOUT_S = 30.0
-AGAIN_S = 0.5  # how soon who was refused is looked at again; Retry-After says a second or more
-HEAD_BYTES = 1 << 14  # a body of less has arrived with its head
-MOST_LOGGED = 200  # characters of what a client may say at any length
+AGAIN_S = 0.5  # a refused client that comes back earlier has to wait; Retry-After is at least one second
+HEAD_BYTES = 1 << 14  # shorter bodies arrive together with their head
+MOST_LOGGED = 200  # the most characters of a client's text in the log
 
-# Of the request that is worked for, in threads and tasks that work for it too.
+# The id of the current request, also in the threads and tasks that work for it.
 request_id_now: ContextVar[str] = ContextVar("request_id", default="")
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -48,18 +48,18 @@ _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 @dataclass
 class Gate:
-    """How much may be under way at once: items, and bytes of bodies. What is refused is refused at once."""
+    """Limits on the items and the bytes of bodies that are under way. Requests beyond them are refused at once."""
 
     max_items: int
     max_bytes: int
-    busy: Callable[[], Problem]  # of what is refused
+    busy: Callable[[], Problem]  # the problem for a refused request
     items: int = 0
     bytes: int = 0
     requests: int = 0
 
     @contextmanager
     def admit(self, items: int = 0, bytes: int = 0, requests: int = 0) -> Iterator[None]:
-        """Room for so much until the block ends; raise Problem 429 where there is none."""
+        """Reserve room for so much until the block ends. Raise Problem 429 if there is none."""
         if (
             self.items + items > self.max_items
             or self.bytes + bytes > self.max_bytes
@@ -125,8 +125,8 @@ class Front:
                 status = status or outcome
             except Exception as error:
                 if not isinstance(error, Problem):
-                    log.exception("a fault of ours", extra={"fields": {"request_id": request_id}})
-                    error = Problem(500, "fault", "a fault of the service; see its log")
+                    log.exception("an unexpected error", extra={"fields": {"request_id": request_id}})
+                    error = Problem(500, "fault", "an unexpected error in the service; see its log")
                 state["reason"] = error.reason
                 if not status:
                     await error.answer(request_id)(scope, receive, answer)
@@ -147,12 +147,12 @@ class Front:
                 )
 
     def _route(self, scope: Scope) -> str:
-        """The template of the path, as `/v1/score`, whatever the method; "other" where there is none."""
+        """The template of the path, such as `/v1/score`, for any method; "other" if there is none."""
         served = (route for route in self._routes if route.matches(scope)[0] is not Match.NONE)
         return getattr(next(served, None), "path", "other")
 
     async def _serve(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive, send: Send) -> int:
-        """The answer sent, 0; or CLIENT_GONE. Problem where a request is refused or late."""
+        """Serve a request, and return 0 if it was answered, or CLIENT_GONE. Raise Problem if it is refused or late."""
         self._check_token(scope, headers)
         if scope["method"] != "POST" or all(route.matches(scope)[0] is not Match.FULL for route in self._routes):
             scope["state"]["caller"] = self._caller(scope, headers)
@@ -161,7 +161,8 @@ class Front:
         announced = int(given) if given.isdigit() else 0
         if announced > self._max_body_bytes:
             raise self._too_long(announced)
-        # Who comes again without waiting waits here: refusing it hundreds of times a second would cost others theirs.
+        # A refused client that comes back at once waits here, because refusing it hundreds of times a second would slow
+        # others.
         await asyncio.sleep(max(0.0, scope["state"]["peer"].refused_at + AGAIN_S - time.monotonic()))
         if announced > HEAD_BYTES:
             self._turns.check(self._caller(scope, headers), announced)
@@ -174,26 +175,27 @@ class Front:
             return await self._within_deadline(scope, body, receive, send)
 
     def _check_token(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
-        """Raise Problem unless the request has a token of its path, or the cookie of who signed in on a page."""
+        """Raise Problem unless the request has a token for its path, or the cookie of a person who signed in on a
+        page."""
         path = scope["path"]
         tokens = next((tokens for prefix, tokens in self._guarded.items() if path.startswith(prefix)), ())
         by_cookie = tokens and path.startswith("/v1/") and b"authorization" not in headers
         if by_cookie and (session := self._sessions.of(headers)) is not None:
             if not from_own_page(scope["method"], headers):
-                raise Problem(403, "other site", "a page of another site may not ask in your name")
+                raise Problem(403, "other site", "a page of another site may not send requests in your name")
             scope["state"] |= {"session": session, "voter": session.name or None}
             return
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
-        # All are compared, so that the time that this takes tells nothing of them.
+        # Compare with all tokens, so that timing reveals nothing about them.
         right = [hmac.compare_digest(given.strip(), token.encode()) for token in tokens]
         if tokens and not (any(right) and scheme.lower() == b"bearer"):
-            wrong = "the token is none of those that this service takes"
-            missing = "wanted the header Authorization: Bearer TOKEN"
+            missing = "the token is missing; send the header Authorization: Bearer TOKEN"
+            wrong = "this token is not one of the service's tokens"
             message = wrong if scheme.lower() == b"bearer" and given.strip() else missing
             raise Problem(401, "no token", message, {"WWW-Authenticate": "Bearer"})
 
     def _caller(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
-        """Whose request this is, by address and token, and until when it is to be answered if it starts now."""
+        """The caller of a request, by address and token, with its deadline if it starts now."""
         address = (scope.get("client") or ("",))[0]
         token = headers.get(b"authorization", b"").split()[-1:] if any(self._guarded.values()) else ()
         if (session := scope["state"].get("session")) is not None:
@@ -204,7 +206,7 @@ class Front:
         return Problem(413, "body too long", f"{size} bytes, at most {self._max_body_bytes} allowed in one request")
 
     async def _read_body(self, receive: Receive, taken: ExitStack) -> deque[bytes] | None:
-        """The whole body in parts, and room for it until `taken` ends; None where the client goes away."""
+        """The complete body in parts, with room for it until `taken` ends, or None if the client disconnects."""
         parts: deque[bytes] = deque()
         size = 0
         try:
@@ -221,10 +223,11 @@ class Front:
                     if not message.get("more_body"):
                         return parts
         except TimeoutError:
-            raise Problem(408, "body too slow", f"it did not arrive within {BODY_TIMEOUT_S:g} s") from None
+            raise Problem(408, "body too slow", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
 
     async def _within_deadline(self, scope: Scope, body: deque[bytes], receive: Receive, send: Send) -> int:
-        """Asks the application, which takes the parts of the body out of the queue."""
+        """Call the application, which takes the parts of the body out of the queue. Raise Problem 504 after the
+        deadline."""
         begun = False
 
         async def replay() -> Message:
@@ -232,12 +235,12 @@ class Front:
             if begun and not body:
                 return await asyncio.shield(gone)
             if begun:
-                await asyncio.sleep(0)  # a form of many megabytes must not hold up everybody else
+                await asyncio.sleep(0)  # lets other requests run between the parts of a large form
             begun = True
-            part = body.popleft() if body else b""  # no part is held twice
+            part = body.popleft() if body else b""  # removed from the queue, so that no part is in memory twice
             return {"type": "http.request", "body": part, "more_body": bool(body)}
 
-        # Loading a bundle takes its time.
+        # Loading a bundle has no deadline.
         timeout_s = None if scope["path"].startswith("/admin/") else self._deadline_s
         gone = asyncio.ensure_future(_disconnected(receive))
         answer = asyncio.ensure_future(self._app(scope, replay, send))
@@ -248,7 +251,11 @@ class Front:
                 return 0
             if gone.done():
                 return CLIENT_GONE
-            raise Problem(504, "too late", f"not done within {self._deadline_s:g} s")
+            raise Problem(
+                504,
+                "too late",
+                f"the request took longer than {self._deadline_s:g} s; send fewer items, or try again later",
+            )
         finally:
             gone.cancel()
             if not answer.done():
@@ -261,7 +268,7 @@ def _ignore(status: int) -> None:
 
 
 def _line(scope: Scope, headers: Mapping[bytes, bytes], status: int, seconds: float) -> dict[str, object]:
-    """What the log says of a request: whose it was, what was asked, what became of it."""
+    """The fields of a request for the log: the client, the request and the result."""
     state: dict[str, Any] = scope["state"]
     return {
         "request_id": state["request_id"],
@@ -283,7 +290,7 @@ async def _disconnected(receive: Receive) -> Message:
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: time, level, event, and the fields of the record."""
+    """Format each record as one line with a JSON object: time, level, event, and the record's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The listening socket and uvicorn's server on it, which drains before it ends."""
+"""The listening socket, and uvicorn's server on it, which drains before it ends."""
 
 import asyncio
 import signal
@@ -19,7 +19,7 @@ BACKLOG = 2048
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens; raise InputError if the port is taken or the address is none of this machine."""
+    """A listening socket. Raise InputError if the port is taken, or the address does not belong to this machine."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -29,9 +29,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Server(uvicorn.Server):
-    """At SIGTERM calls `drain`, goes on for `drain_s`, then answers what is under way and ends; at SIGINT at once.
+    """At SIGTERM it calls `drain`, continues for `drain_s` seconds, then answers requests under way and ends. SIGINT
+    ends it at once.
 
-    uvicorn's own ends by the signal, so that a process manager takes a proper end for a crash.
+    uvicorn's own server ends by the signal, which a process manager would take for a crash.
     """
 
     def __init__(self, app: ASGIApp, config: ServiceConfig, drain: Callable[[], None], drain_s: float = 0.0) -> None:
@@ -44,8 +45,8 @@ class Server(uvicorn.Server):
                 app,
                 http=connection,
                 log_config=None,
-                access_log=False,  # runtime.service.network.front writes that line
-                timeout_keep_alive=75,  # longer than load balancers keep theirs, or they send on what is being closed
+                access_log=False,  # runtime.service.network.front writes the log
+                timeout_keep_alive=75,  # longer than load balancers', which would use closing connections
                 timeout_graceful_shutdown=int(config.deadline_s) + 5,
                 server_header=False,
                 proxy_headers=bool(config.trusted_proxies),

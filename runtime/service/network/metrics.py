@@ -1,4 +1,4 @@
-"""What Prometheus reads of the service. One registry a service, none of it global."""
+"""The service's metrics for Prometheus. Each service has its own registry."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from prometheus_client.metrics_core import InfoMetricFamily
 from prometheus_client.registry import Collector
 
 LATENCIES_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-Stage = Literal["fetch", "decode", "batch"]  # of one item
+Stage = Literal["fetch", "decode", "batch"]  # stages of one item
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -31,34 +31,34 @@ class Metrics:
         common: Any = {"registry": self.registry, "namespace": "plaudit"}
         self.requests = Counter("requests", "Requests by route and status", ["route", "status"], **common)
         self.request_s = Histogram(
-            "request_seconds", "From the head of a request to its answer", ["route"], buckets=LATENCIES_S, **common
+            "request_seconds", "Time from the head of a request to its answer", ["route"], buckets=LATENCIES_S, **common
         )
         self.refusals = Counter(
-            "refusals", "Requests that got an error, by its reason", ["route", "status", "reason"], **common
+            "refusals", "Requests that got an error, by reason", ["route", "status", "reason"], **common
         )
         self.items = Counter("items", "Pictures and prompts by outcome", ["outcome"], **common)
-        self.decode_errors = Counter("decode_errors", "Pictures that cannot be used", ["stage", "reason"], **common)
+        self.decode_errors = Counter("decode_errors", "Pictures that could not be used", ["stage", "reason"], **common)
         self.decoders_replaced = Counter("decoders_replaced", "Decoder processes that died or stalled", **common)
         self.stage_s = Histogram(
             "stage_seconds",
-            "How long a stage of one item took, its wait for a process or a run included",
+            "How long a stage of one item took, including its wait for a process or a run",
             ["stage"],
             buckets=LATENCIES_S,
             **common,
         )
-        self.batch_size = Histogram("batch_size", "Items run together", buckets=BATCHES, **common)
-        self.batch_s = Histogram("batch_seconds", "One run of the session", buckets=LATENCIES_S, **common)
+        self.batch_size = Histogram("batch_size", "Items in a batch", buckets=BATCHES, **common)
+        self.batch_s = Histogram("batch_seconds", "Time of one run of the session", buckets=LATENCIES_S, **common)
         self.wait_s = Histogram(
             "batch_wait_seconds", "How long a batch's oldest item waited", buckets=LATENCIES_S, **common
         )
         self.reloads = Counter("reloads", "Reloads by outcome", ["outcome"], **common)
 
     def watch(self, name: str, help: str, value: Callable[[], float]) -> None:
-        """A gauge that is asked for its value when it is read."""
+        """Add a gauge whose value is computed when it is read."""
         Gauge(name, help, namespace="plaudit", registry=self.registry).set_function(value)
 
     def inform(self, name: str, help: str, value: Callable[[], Mapping[str, str]]) -> None:
-        """Labels of a metric that is always 1, asked for when it is read."""
+        """Add a metric with the value 1, whose labels are computed when it is read."""
         self.registry.register(_Info(f"plaudit_{name}", help, value))
 
     def observe_batch(self, size: int, waited_s: float, run_s: float) -> None:
@@ -67,7 +67,7 @@ class Metrics:
         self.batch_s.observe(run_s)
 
     def text(self) -> bytes:
-        """Everything in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
@@ -76,7 +76,7 @@ class _Info(Collector):
         self._name, self._help, self._value = name, help, value
 
     def describe(self) -> Iterator[Metric]:
-        """Its name, which may be asked for before there is a value."""
+        """The metric's name, which may be requested before there is a value."""
         yield InfoMetricFamily(self._name, self._help)
 
     def collect(self) -> Iterator[Metric]:

@@ -1,8 +1,8 @@
-"""Who signed in on a page: a cookie that this service signed, so that no token is kept by a browser.
+"""Sessions of people who signed in on a page: a signed cookie, so that browsers do not store tokens.
 
-A session names nobody's token. It is signed with a key made from the token that was given, so it ends with the token,
-and every replica that knows the token knows the session. What a browser sends by itself is believed only where the
-request comes from a page of this service.
+The cookie does not contain the token. It is signed with a key made from the given token, so it becomes invalid with the
+token, and every replica that knows the token accepts the session. Cookies are accepted only if the request comes from a
+page of this service.
 """
 
 import base64
@@ -18,28 +18,28 @@ from urllib.parse import urlsplit
 
 COOKIE = "plaudit_session"
 SESSION_S = 7 * 86_400
-MAX_NAME = 100  # characters of a person's name
+MAX_NAME = 100  # the most characters of a person's name
 SAFE = ("GET", "HEAD", "OPTIONS")  # methods that change nothing
 
 
 @dataclass(frozen=True)
 class Session:
-    """A person who gave a token; the name is the one they gave, and may be empty."""
+    """A person who gave a token. The name is the one that they gave, and may be empty."""
 
     name: str
     nonce: str
 
 
 class Sessions:
-    """Makes and reads the cookies of those who have one of the tokens."""
+    """Make and read the cookies of people who have one of the tokens."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self._keys = {token: hashlib.sha256(b"plaudit session\0" + token.encode()).digest() for token in tokens}
 
     def cookie(self, token: str, name: str, secure: bool, now: float | None = None) -> str | None:
-        """The value of Set-Cookie for who gives a right token; None for a wrong one."""
+        """The value of Set-Cookie for a right token, or None for a wrong one."""
         found = None
-        for known, key in self._keys.items():  # all are compared, so that the time tells nothing of them
+        for known, key in self._keys.items():  # compare with all, so that timing reveals nothing
             if hmac.compare_digest(known.encode(), token.encode("utf-8", "replace")):
                 found = key
         if found is None:
@@ -79,9 +79,9 @@ class Sessions:
 
 
 def from_own_page(method: str, headers: Mapping[bytes, bytes]) -> bool:
-    """Whether a browser says that a page of this service asks, or the request changes nothing.
+    """Whether the request changes nothing, or the browser states that it comes from a page of this service.
 
-    Browsers say it in Sec-Fetch-Site, older ones in Origin.
+    Browsers state it in Sec-Fetch-Site, older ones in Origin.
     """
     if method in SAFE:
         return headers.get(b"sec-fetch-site", b"none") in (b"none", b"same-origin")

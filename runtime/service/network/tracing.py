@@ -1,8 +1,8 @@
-"""Traces by OpenTelemetry: a span for each request, and inside of it those of its pictures' stages.
+"""OpenTelemetry traces: a span for each request, with spans for the stages of its pictures inside.
 
-Off unless OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT says where they go, by OTLP over HTTP; what
-else OpenTelemetry reads of the environment holds too. A request goes on with the trace that its header `traceparent`
-names. Needs the extra `otel`.
+Tracing is off unless OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT names a receiver, for OTLP over
+HTTP. OpenTelemetry's other environment variables work too. A request continues the trace in its header `traceparent`.
+Needs the extra `otel`.
 """
 
 import logging
@@ -20,7 +20,8 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 
 def provider_from_environment() -> "TracerProvider | None":
-    """What sends spans where the environment says; None where it says nothing, or the extra is not installed."""
+    """The provider that sends spans to the receiver in the environment. None without one, or if the extra is not
+    installed."""
     if not any(map(os.environ.get, ENDPOINTS)):
         return None
     try:
@@ -33,21 +34,21 @@ def provider_from_environment() -> "TracerProvider | None":
         return None
     provider = TracerProvider(
         resource=Resource.create({SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME", "plaudit")}),
-        shutdown_on_exit=False,  # `Tracing.close` does it, once what is under way has ended
+        shutdown_on_exit=False,  # `Tracing.close` does it, after requests under way have ended
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
 
 
 class Tracing:
-    """Spans of one service; without a provider there are none."""
+    """The spans of one service. Without a provider there are none."""
 
     def __init__(self, provider: "TracerProvider | None") -> None:
         self._provider = provider
 
     @contextmanager
     def request(self, method: str, route: str, headers: Mapping[bytes, bytes]) -> Iterator[Callable[[int], None]]:
-        """The span of a request while the block lasts, which is told the status of the answer."""
+        """A span for a request during the block. The block calls the yielded function with the status of the answer."""
         if self._provider is None:
             yield lambda status: None
             return
@@ -69,7 +70,7 @@ class Tracing:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """A span inside of the one that is under way."""
+        """A span inside the current one."""
         if self._provider is None:
             yield
             return
@@ -77,6 +78,6 @@ class Tracing:
             yield
 
     def close(self) -> None:
-        """Send what is left, and end."""
+        """Send the remaining spans, and end."""
         if self._provider is not None:
             self._provider.shutdown()

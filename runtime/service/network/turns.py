@@ -1,12 +1,14 @@
-"""Who is let in, and who is next: what cannot be done in time is refused at once, and nobody waits for a crowd.
+"""Decide which requests are admitted, and the order of their items. Requests that cannot be done in time are refused at
+once.
 
-The items of a request, its pictures and prompts, wait here for their turn. Turns go around: from client to client, and
-at each client from request to request, one item a time. So one picture waits for one of each other request, and not
-for the sixty of each. What has had its turn cannot be overtaken, so it is little: what keeps decoders and session busy.
+The items of a request, its pictures and prompts, wait here for their turn. Turns go round robin from client to client,
+and for each client from request to request, one item at a time. So a single picture waits for one item of each other
+request, and not for all of their sixty. Items that had their turn cannot be overtaken, so only as many are under way as
+keep decoders and session busy.
 
-An item's cost is about the seconds that one core takes for it; the pace is how much cost is worked off a second. A
-request is let in if, at the present pace and in the order of turns, it will be done well before its deadline and none
-that was let in before will miss its own for it. Knows no HTTP but its 429.
+An item's cost is about the seconds that one core needs for it, and the pace is the cost that is done per second. A
+request is admitted if, at the present pace and in the order of turns, it will be done well before its deadline, and no
+admitted request will miss its own deadline because of it. Knows no HTTP except the status 429.
 """
 
 import asyncio
@@ -20,20 +22,20 @@ from itertools import chain
 
 from runtime.service.network.errors import Problem
 
-BYTE_S = 40e-9  # of a core, to decode a byte of a photograph
-FULL = 0.9  # of its time until the deadline a newcomer may be expected to take: the pace is an estimate
-STANDING = 0.1  # of its deadline a newcomer may be expected to wait for a first turn, once others have been refused
-REFUSING_S = 2.0  # how long a refusal counts
-SPARE = 0.1  # of the deadline, by which nobody's last item should come sooner
-AHEAD_S = 0.3  # of work that may be under way
-PACE = 0.2  # of the deadline: what was worked off longer ago than this counts little
+BYTE_S = 40e-9  # time of a core to decode one byte of a photograph
+FULL = 0.9  # largest expected share of a new request's time until its deadline; the pace is an estimate
+STANDING = 0.1  # largest expected share of it before a new request's first turn, after others were refused
+REFUSING_S = 2.0  # how long a refusal has this effect
+SPARE = 0.1  # share of the deadline by which last items should be early
+AHEAD_S = 0.3  # seconds of work that may be under way
+PACE = 0.2  # share of the deadline: older measurements of the pace count little
 FIRST_PACE = 8.0
 MOST_RETRY_AFTER_S = 30
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who wants something, and the time of the monotonic clock by which it is wanted."""
+    """The sender of a request, and its deadline by the monotonic clock."""
 
     client: Hashable
     deadline: float
@@ -41,34 +43,35 @@ class Caller:
 
 @dataclass(eq=False)
 class Job:
-    """The items of one request, which are taken to cost the same."""
+    """The items of one request, which are assumed to have equal cost."""
 
     caller: Caller
     item_s: float
-    left: int  # items that have not had their turn
-    waiting: "deque[Turn]" = field(default_factory=deque)  # of them, those that could take it now
-    over: bool = False  # nothing more is done for it
+    left: int  # number of items that have not had their turn
+    waiting: "deque[Turn]" = field(default_factory=deque)  # those of them that could start now
+    over: bool = False  # no more work is done for it
 
 
 @dataclass(eq=False)
 class Turn:
-    """One item's."""
+    """The turn of one item."""
 
     job: Job
     granted: "asyncio.Future[None]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class Pace:
-    """How much cost is worked off a second while there is always more to do, of late.
+    """The recent pace: the cost that is done per second while there is always more work.
 
-    Much until that is known: what is let in too easily is refused a little later, but what is refused too easily shows
-    nobody how quick the machine is. Where there is not more to do, no less than what an item shows that passes alone.
+    Until it is known it is high: a request that is admitted too easily is refused a little later, but refusing too
+    easily would never show how fast the machine is. While there is not always more work, the pace is at least that of a
+    single item.
     """
 
     def __init__(self, memory_s: float) -> None:
         self._memory_s = memory_s
         self._cost = self._seconds = 0.0
-        self._since: float | None = None  # when something was done last, if there was more to do
+        self._since: float | None = None  # when an item was last done, if more work was waiting
 
     @property
     def per_s(self) -> float:
@@ -76,7 +79,8 @@ class Pace:
         return self._cost / self._seconds if known else FIRST_PACE
 
     def note(self, cost: float, began: float, now: float, more: bool) -> None:
-        """An item of so much cost, begun at a time, is done now; whether there is `more` that could not begin yet."""
+        """Note that an item of this cost, started at `began`, is done `now`. `more` says whether other items were
+        waiting to start."""
         if self._since is not None:
             elapsed = now - self._since
             kept = math.exp(-elapsed / self._memory_s)
@@ -87,9 +91,9 @@ class Pace:
 
 
 class Turns:
-    """The order of items, of which up to `decoding` are being decoded.
+    """The order of items. Up to `decoding` of them are being decoded.
 
-    From `least` to `most` are under way, by how long they take. Used from one event loop.
+    Between `least` and `most` are under way, depending on how long they take. It is used from one event loop.
     """
 
     def __init__(
@@ -102,14 +106,14 @@ class Turns:
         self._spare_s = SPARE * deadline_s
         self._clock = clock
         self._pace = Pace(PACE * deadline_s)
-        # The first client has the next turn, and of its jobs the first.
+        # The next turn goes to the first job of the first client.
         self._clients: OrderedDict[Hashable, deque[Job]] = OrderedDict()
         self._decoding: set[Turn] = set()
         self._running: set[Turn] = set()
         self._refused_at = self._shed_at = -math.inf
 
     def __len__(self) -> int:
-        """Items that wait for their turn."""
+        """The number of items that wait for their turn."""
         return sum(len(job.waiting) for jobs in self._clients.values() for job in jobs)
 
     @property
@@ -119,20 +123,20 @@ class Turns:
 
     @property
     def wait_s(self) -> float:
-        """Seconds until all that there is now is done, at the present pace."""
+        """The seconds until all present work is done, at the present pace."""
         waiting = sum(job.left * job.item_s for jobs in self._clients.values() for job in jobs)
         return (self._under_way_s + waiting) / self._pace.per_s
 
     def check(self, caller: Caller, size_bytes: int) -> None:
-        """Raise Problem 429 where a request that announces so many bytes is likely not done in time."""
-        # Of what has been read more may wait: it is not thrown away as lightly.
+        """Raise Problem 429 if a request that announces so many bytes will probably not be done in time."""
+        # Requests whose body was read may wait longer, since reading it would be wasted.
         self._check(Job(caller, BYTE_S * size_bytes, 1), self._standing_s / 2)
 
     @contextmanager
     def admit(self, caller: Caller, items: int, cost_s: float) -> Iterator[Job]:
-        """Turns for so many items, of so much cost in all, until the block ends.
+        """Admit a job of so many items, with `cost_s` in total, until the block ends.
 
-        Raise Problem 429 where they cannot be done in time.
+        Raise Problem 429 if they cannot be done in time.
         """
         job = Job(caller, cost_s / max(1, items), items)
         if items:
@@ -145,9 +149,10 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, job: Job) -> AsyncIterator[Callable[[], None]]:
-        """One item's turn: wait for it, then be under way until the block ends. Call what this gives once decoded.
+        """Wait for the turn of one item, which is then under way until the block ends. Call the yielded function once
+        it is decoded.
 
-        Raise Problem 429 where the job can no longer be done in time, or is over: its other items may have failed it.
+        Raise Problem 429 if the job can no longer be done in time, or is over because another of its items failed.
         """
         if job.over:
             raise self.busy()
@@ -181,16 +186,17 @@ class Turns:
         too_soon_s = self._too_soon_s(newcomer, standing_s)
         if too_soon_s > 0:
             self._refused_at = self._clock()
-            raise self.busy(min(too_soon_s, self.wait_s))  # once all is done that there is now, anyone is let in
+            raise self.busy(min(too_soon_s, self.wait_s))  # after all present work is done, any request is admitted
 
     def busy(self, wait_s: float | None = None) -> Problem:
-        """The problem of who comes too soon by so much, by default by all that there is to do."""
+        """The problem for a request that comes `wait_s` too early, by default the time for all present work."""
         seconds = max(1, min(MOST_RETRY_AFTER_S, math.ceil(self.wait_s if wait_s is None else wait_s)))
-        message = f"too much is waiting already; try again in {seconds} s"
+        message = f"too many requests are waiting; try again in {seconds} s"
         return Problem(429, "too busy", message, {"Retry-After": str(seconds)})
 
     def _too_soon_s(self, newcomer: Job, standing_s: float) -> float:
-        """How much later this job could be done in time; 0 or less where it can be now, or where nobody waits."""
+        """How many seconds later this job could be done in time. It is 0 or less if it can be now, or if nothing
+        waits."""
         if not self._clients:
             return 0.0
         now, pace = self._clock(), self._pace.per_s
@@ -205,11 +211,12 @@ class Turns:
                 if last:
                     too_soon_s = max(too_soon_s, end_s - FULL * (job.caller.deadline - now))
             elif begun and last and now + end_s + self._spare_s > job.caller.deadline:
-                too_soon_s = max(too_soon_s, end_s)  # nobody else can be let in before that is over
+                too_soon_s = max(too_soon_s, end_s)  # no request can be admitted before that job is over
         return too_soon_s
 
     def _order(self, newcomer: Job | None = None) -> Iterator[tuple[Job, bool]]:
-        """Each item's job in the order of turns, if a newcomer joined now, and whether it is the job's last item."""
+        """Yield each item's job in the order of turns as if `newcomer` joined now, and whether it is the job's last
+        item."""
         queues = {client: deque((job, job.left) for job in jobs) for client, jobs in self._clients.items()}
         if newcomer is not None:
             queues.setdefault(newcomer.caller.client, deque()).append((newcomer, newcomer.left))
@@ -224,7 +231,7 @@ class Turns:
                 clients.append(jobs)
 
     def _grant(self) -> None:
-        """Give turns while there is room for what is under way."""
+        """Give turns while more items may be under way."""
         if len(self) and self._clock() > self._shed_at + self._spare_s / 2:
             self._shed_at = self._clock()
             while late := list(self._late()):
@@ -250,12 +257,13 @@ class Turns:
 
     def _begin(self, turn: Turn) -> None:
         turn.job.left -= 1
-        if not turn.granted.done():  # or who waits for it was cancelled a moment ago
+        if not turn.granted.done():  # otherwise its waiting task was just cancelled
             self._decoding.add(turn)
             turn.granted.set_result(None)
 
     def _late(self) -> Iterator[Job]:
-        """The jobs that will be late in the order of turns; one alone only if it will at twice the pace too."""
+        """Yield the jobs that will be late in the order of turns. A single job is late only if it also is at twice the
+        pace."""
         alone = sum(map(len, self._clients.values())) == 1
         pace, now = self._pace.per_s * (2 if alone else 1), self._clock()
         end_s = self._under_way_s / pace
@@ -265,7 +273,7 @@ class Turns:
                 yield job
 
     def _forget(self, job: Job) -> None:
-        """Have nothing more done for a job: it is done, has failed, or would be late. Refuse what waits of it."""
+        """Stop work for a job that is done, has failed, or would be late. Its waiting items are refused."""
         for turn in job.waiting:
             if not turn.granted.done():
                 turn.granted.set_exception(self.busy())

@@ -1,7 +1,7 @@
-"""The pages for people: search, compare and look, of files of ours alone. Knows no model.
+"""Serve the pages for people: search, compare and look. They use only our own files. Knows no model.
 
-Each page is a file of HTML whose scripts ask the routes under /v1/. The policy lets nothing run or load that does not
-come from here, and text never becomes HTML: see static/.
+Each page is an HTML file whose scripts call the routes under /v1/. The security policy allows only code and files from
+this service, and text is never parsed as HTML, see static/.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-cache",
 }
-# A report may come from anywhere: it is shown, and nothing of it runs.
+# A report may come from anywhere, so it is shown in a sandbox without scripts.
 REPORT_HEADERS = HEADERS | {
     "Content-Security-Policy": "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline';"
     " frame-ancestors 'self'"
@@ -36,7 +36,7 @@ REPORT_HEADERS = HEADERS | {
 
 
 def add_pages(app: FastAPI, config: ServiceConfig) -> None:
-    """Add the pages, their files, the report if there is one, and the sign-in where there are tokens."""
+    """Add the pages, their files, the report if there is one, and the sign-in if there are tokens."""
     for path, name in PAGES.items():
         text = (FOLDER / name).read_text(encoding="utf-8").replace("GUARDED", "yes" if config.tokens else "no")
         _add(app, path, text.encode(), "text/html")
@@ -50,7 +50,7 @@ def add_pages(app: FastAPI, config: ServiceConfig) -> None:
 
 
 def _add(app: FastAPI, path: str, data: bytes, media_type: str) -> None:
-    """Serve a file that is the same for everybody; what a person may see comes from the routes under /v1/."""
+    """Serve a file that is the same for everybody. Protected data comes only from the routes under /v1/."""
     headers = HEADERS | {"ETag": f'"{hashlib.sha256(data).hexdigest()[:32]}"'}
 
     async def found(request: Request) -> Response:

@@ -1,4 +1,5 @@
-"""The sign-in of the pages: a token is given once, and a cookie stands for it from then on. It is a form, no script."""
+"""The sign-in of the pages: a person gives a token once, and a cookie replaces it from then on. It is a form without
+scripts."""
 
 import re
 from html import escape
@@ -10,7 +11,7 @@ from fastapi.responses import RedirectResponse
 from runtime.service.network.sessions import MAX_NAME, Sessions, from_own_page
 
 MAX_BODY_BYTES = 1 << 14
-OWN_PATH = re.compile(r"(compare|look)?(\?[!-\[\]-~]*)?")  # what may be gone on to: a page of ours, and a query
+OWN_PATH = re.compile(r"(compare|look)?(\?[!-\[\]-~]*)?")  # allowed targets: one of our pages, with a query
 
 
 def add_sign_in(app: FastAPI, sessions: Sessions, headers: dict[str, str], template: str) -> None:
@@ -30,10 +31,10 @@ def add_sign_in(app: FastAPI, sessions: Sessions, headers: dict[str, str], templ
         given = parse_qs(body[:MAX_BODY_BYTES].decode("utf-8", "replace"), max_num_fields=8)
         token, name, to = (given.get(field, [""])[0].strip() for field in ("token", "name", "to"))
         if len(name) > MAX_NAME:
-            return form(to, f"A name may have {MAX_NAME} characters.", 422)
+            return form(to, f"A name may have at most {MAX_NAME} characters.", 422)
         cookie = sessions.cookie(token, name, is_secure(request))
         if cookie is None:
-            return form(to, "That is not the token of this service. Ask whoever runs it.", 401)
+            return form(to, "That is not the token of this service. Ask the person who runs it.", 401)
         return RedirectResponse(f"./{own(to)}", 303, headers | {"Set-Cookie": cookie})
 
     async def sign_out(request: Request) -> Response:
@@ -47,10 +48,10 @@ def add_sign_in(app: FastAPI, sessions: Sessions, headers: dict[str, str], templ
 
 
 def own(to: str) -> str:
-    """Where to go on: a page of ours, and what it was asked; the search where `to` is something else."""
+    """The target after signing in: `to` if it is one of our pages with a query, otherwise the search page."""
     return to if OWN_PATH.fullmatch(to) else ""
 
 
 def is_secure(request: Request) -> bool:
-    """Whether the browser speaks HTTPS, to us or to a proxy before us."""
+    """Whether the browser uses HTTPS, to us or to a proxy in front of us."""
     return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))

@@ -1,8 +1,8 @@
-"""What a catalogue holds, and all of it in the order of a measure. Knows no HTTP.
+"""Describe a catalogue, and rank all of it by a measure. Knows no HTTP.
 
-Measures are the catalogue's own, those of a table of scores (`table: NAME`), and what the bundle's head says of every
-picture (`head: NAME`, and `beside: NAME` of a second bundle) under one prompt or each picture's own. What was computed
-for the catalogue in force is kept.
+Measures are the catalogue's own, those of a table of scores (`table: NAME`), and the outputs of the bundle's heads for
+every picture (`head: NAME`, and `beside: NAME` for a second bundle) under one prompt or each picture's own. Results for
+the current catalogue are kept.
 """
 
 import asyncio
@@ -30,30 +30,30 @@ from runtime.service.answering.overviews import BrowseRequest
 from runtime.service.routes.similar import THUMBNAILS
 
 HEAD, BESIDE, TABLE = "head: ", "beside: ", "table: "
-KEPT = 12  # rankings and outputs of the head, each some numbers a picture
+KEPT = 12  # number of rankings and outputs that are kept, each with some numbers for every picture
 
 Found = TypeVar("Found")
 
 
 class Browser:
-    """The catalogue in force as a whole."""
+    """Answers questions about the whole current catalogue."""
 
     def __init__(self, scores: Path | None, beside: Path | None = None) -> None:
-        """`scores` is a Parquet file, or a folder of them, with `image` and columns of numbers; `beside` a bundle of
-        the same backbone."""
+        """`scores` is a Parquet file, or a folder of them, with `image` and numeric columns. `beside` is a second
+        bundle of the same backbone."""
         self._scores = scores
         self._beside = beside
         self._catalogue: Catalogue | None = None
         self._kept: OrderedDict[tuple[object, ...], asyncio.Future[Any]] = OrderedDict()
 
     def check(self, served: Scorer) -> None:
-        """Raise InputError if the second bundle cannot be opened, or is of another backbone than the one served."""
+        """Raise InputError if the second bundle cannot be opened, or has another backbone than the served one."""
         if self._beside is not None:
             identity, name = open_bundle(self._beside).identity, f"the bundle {self._beside}"
             require_same_identity(identity, name, served.identity, f"the bundle {served.bundle.path}")
 
     async def about(self, engine: Engine) -> dict[str, object]:
-        """The catalogue's size, columns and measures, and what queries this service can read."""
+        """The catalogue's size, columns and measures, and the kinds of queries that this service accepts."""
         catalogue = self._in_force(engine)
         columns = await self._once(("columns",), lambda: [asdict(one) for one in columns_of(catalogue.rows)])
         of_table = await self._once(("table",), lambda: self._of_table(catalogue))
@@ -75,7 +75,7 @@ class Browser:
         }
 
     async def page(self, engine: Engine, asked: BrowseRequest) -> dict[str, object]:
-        """The rows from an offset on, as JSON; raise InputError for a measure or column that is not there."""
+        """The rows of a ranking from an offset on, as JSON. Raise InputError for an unknown measure or column."""
         catalogue = self._in_force(engine)
         names = [asked.by, *([asked.against] if asked.against else [])]
         values = await asyncio.gather(*(self._values(engine, catalogue, name, asked.prompt) for name in names))
@@ -117,13 +117,13 @@ class Browser:
         return {"total": len(rows), "correlation": correlation, "hits": await engine.search(shown)}
 
     async def _heads(self, engine: Engine) -> dict[str, Scorer]:
-        """The bundles whose heads give measures, by what the names of these begin with."""
+        """The bundles whose heads give measures, by the prefix of the measures' names."""
         if self._beside is None:
             return {HEAD: engine.scorer}
         beside = self._beside
 
         def load() -> Scorer:
-            self.check(engine.scorer)  # it may be another one than when the service started
+            self.check(engine.scorer)  # it may have changed since the service started
             return Scorer(open_bundle(beside))
 
         return {HEAD: engine.scorer, BESIDE: await self._once(("beside",), load)}
@@ -150,9 +150,10 @@ class Browser:
         return engine.catalogue
 
     async def _once(self, key: tuple[object, ...], compute: Callable[[], Found]) -> Found:
-        """What `compute` gives in a thread of its own, of the catalogue in force; kept unless it fails.
+        """The result of `compute` for the current catalogue, run in a thread, and kept unless it fails.
 
-        Who asks while it is computed waits for the same; it goes on if they go away, so that asking again finds it.
+        Requests during the computation wait for the same result. It continues if their clients disconnect, so that a
+        later request finds it.
         """
         if key not in self._kept:
             self._kept[key] = asyncio.ensure_future(asyncio.to_thread(compute))
@@ -169,7 +170,7 @@ class Browser:
             raise
 
     def _of_table(self, catalogue: Catalogue) -> dict[str, Floats]:
-        """(n,) of each column of numbers of the table of scores, NaN for pictures that it does not name."""
+        """(n,) values of each numeric column of the table of scores, NaN for pictures that it does not name."""
         if self._scores is None:
             return {}
         import pyarrow.parquet as pq

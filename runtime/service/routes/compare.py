@@ -1,9 +1,9 @@
-"""People compare pictures: the routes that show pairs and take votes.
+"""The routes with which people compare pictures: they show pairs and take votes.
 
 POST /v1/compare/next       the next pairs of one person
 POST /v1/compare/votes      a choice; durable before the answer
 POST /v1/compare/undo       takes a choice back
-POST /v1/compare/prompt     a prompt of one's own, where there is a generator
+POST /v1/compare/prompt     a person's own prompt, if there is a generator
 POST /v1/compare/join       exchanges an invitation for a key
 GET  /v1/compare/pictures/ID    GET /v1/compare/summary
 """
@@ -36,44 +36,48 @@ from runtime.service.routes.views import FULL
 Value = TypeVar("Value")
 
 PATH = "/v1/compare"
-KEY_S = 365 * 86_400  # for which a browser keeps who it is
+KEY_S = 365 * 86_400  # how long a browser keeps its key
 PICTURE_S = 86_400
 
-Name = Annotated[str, Field(min_length=1, max_length=60, description="who votes, where everybody names themselves")]
+Name = Annotated[
+    str, Field(min_length=1, max_length=60, description="the name of the voter, if voters name themselves")
+]
 ShowingId = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class NextRequest(Closed):
-    """The next pairs of one person."""
+    """A request for the next pairs of one person."""
 
     model_config = example(count=2, voter="ann")
     count: Annotated[int, Field(ge=1, le=10)] = 1
     voter: Name | None = None
     holding: Annotated[
         tuple[ShowingId, ...],
-        Field(max_length=20, strict=False, description="showings that the page has and that are not answered yet"),
+        Field(
+            max_length=20, strict=False, description="showings that the page already has and that are not answered yet"
+        ),
     ] = ()
 
 
 class VoteRequest(Closed):
-    """What a person says of a pair."""
+    """A person's choice for a pair."""
 
     model_config = example(showing="q1w2e3", choice="left", seconds=2.5)
     showing: ShowingId
     choice: Choice
     reason: Annotated[str, Field(max_length=500)] | None = None
-    seconds: Annotated[FiniteFloat, Field(ge=0, le=86_400, description="since the pair was seen")]
+    seconds: Annotated[FiniteFloat, Field(ge=0, le=86_400, description="seconds since the pair was shown")]
 
 
 class UndoRequest(Closed):
-    """The showing whose vote is taken back."""
+    """The showing whose vote is to be undone."""
 
     model_config = example(showing="q1w2e3")
     showing: ShowingId
 
 
 class PromptRequest(Closed):
-    """A prompt of one's own; null goes back to the owner's pairs."""
+    """A person's own prompt; null returns to the owner's pairs."""
 
     model_config = example(prompt="a lighthouse in a storm", voter="ann")
     prompt: str | None
@@ -105,21 +109,21 @@ class ShowingItem(BaseModel):
 
 
 class Progress(BaseModel):
-    """How many votes a person has given, and how many are hoped for."""
+    """How many votes a person has given, and the goal."""
 
     votes: int
     goal: int | None
 
 
 class Agreement(BaseModel):
-    """How many pairs a person was shown twice, and of how many they said the same again."""
+    """How many pairs a person was shown twice, and how many of these they answered in the same way."""
 
     repeats: int
     agreed: int
 
 
 class NextAnswer(BaseModel):
-    """Pairs to answer; fewer than asked for where nothing is left."""
+    """Pairs to answer, fewer than requested if there are no more."""
 
     showings: list[ShowingItem]
     done: bool
@@ -127,11 +131,11 @@ class NextAnswer(BaseModel):
     agreement: Agreement
     instructions: str | None
     voter: str
-    prompts: Annotated[bool, Field(description="whether a person may write a prompt of their own")]
+    prompts: Annotated[bool, Field(description="whether people may write their own prompts")]
 
 
 class VoteAnswer(BaseModel):
-    """The vote is written down."""
+    """The vote was stored."""
 
     vote: int
     progress: Progress
@@ -139,7 +143,7 @@ class VoteAnswer(BaseModel):
 
 
 class UndoAnswer(BaseModel):
-    """The vote is taken back; the showing waits for another."""
+    """The vote was undone; the showing waits for another."""
 
     showing: str
     progress: Progress
@@ -147,7 +151,7 @@ class UndoAnswer(BaseModel):
 
 
 class JoinAnswer(BaseModel):
-    """Who was invited. The key is in a cookie."""
+    """The invited person. The key is in a cookie."""
 
     voter: str
 
@@ -156,16 +160,16 @@ SHAPES: list[type[BaseModel]] = [NextRequest, VoteRequest, UndoRequest, PromptRe
 REFUSED: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
     for status, text in {
-        403: "Who asks was not invited",
+        403: "The person was not invited",
         404: "There is no such showing, picture or generator",
-        409: "The showing has another vote, or none to take back",
+        409: "The showing has another vote, or no vote to undo",
         502: "The generator gave no pictures",
     }.items()
 }
 
 
 def add_compare_routes(app: FastAPI, service: Service) -> None:
-    """Add the routes of a service with a database of votes; raise InputError if that cannot be opened."""
+    """Add the routes for a service with a database of votes. Raise InputError if the database cannot be opened."""
     comparing = Comparing(service)
     config = comparing.config
 
@@ -189,15 +193,15 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
 
     @app.post(f"{PATH}/next", **told(NextRequest, NextAnswer))
     async def next_pairs(request: Request) -> Response:
-        """The next pairs of one person: first those that were given out before and have no vote, unless the page says
-        that it holds them, then new ones."""
+        """The next pairs of one person: first those that were shown before and have no vote, unless the page already
+        has them, then new ones."""
         asked = await read_json_request(request, NextRequest)
         voter = await comparing.voter(request, checked_name(asked.voter))
         return await given(voter, await comparing.next(request, voter, asked.count, asked.holding), asked.holding)
 
     @app.post(f"{PATH}/votes", **told(VoteRequest, VoteAnswer))
     async def vote(request: Request) -> Response:
-        """Write a choice down: 201, or 200 for the same choice again, which is not written twice."""
+        """Store a choice: 201, or 200 if the same choice is sent again, which is not stored twice."""
         asked = await read_json_request(request, VoteRequest)
         check_prompts([asked.reason or ""], 500)
         flags = ledger.TOO_FAST if asked.seconds < config.least_vote_s and asked.choice != "skip" else ""
@@ -217,7 +221,7 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
 
     @app.post(f"{PATH}/undo", **told(UndoRequest, UndoAnswer))
     async def undo(request: Request) -> Response:
-        """Take a vote back; the showing may then have another. A vote that was taken back is never exported."""
+        """Undo a vote; the showing can then get another. An undone vote is never exported."""
         asked = await read_json_request(request, UndoRequest)
         voter = await comparing.owner(request)
         owner = await written(partial(ledger.undo_vote, showing=asked.showing, at=time.time(), voter=voter))
@@ -225,10 +229,13 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
 
     @app.post(f"{PATH}/prompt", **told(PromptRequest, NextAnswer))
     async def prompt(request: Request) -> Response:
-        """Begin with two pictures of one's own prompt. Of each pair the rejected picture is replaced by another."""
+        """Begin with two pictures for a person's own prompt. After each choice the rejected picture is replaced by
+        another."""
         asked = await read_json_request(request, PromptRequest)
         if comparing.generator is None:
-            raise Problem(404, "unknown id", "this service has no generator; prompts of one's own need --generator")
+            raise Problem(
+                404, "unknown id", "this service has no generator, which own prompts need; start it with --generator"
+            )
         text = (asked.prompt or "").strip()
         check_prompts([text], service.config.max_prompt_chars)
         voter = await comparing.voter(request, checked_name(asked.voter))
@@ -236,18 +243,18 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
 
     @app.post(f"{PATH}/join", **told(JoinRequest, JoinAnswer))
     async def join(request: Request) -> Response:
-        """Exchange an invitation, which works once, for a key that the browser keeps where no script reads it."""
+        """Exchange an invitation, which works once, for a key in a cookie that scripts cannot read."""
         asked = await read_json_request(request, JoinRequest)
         found = await written(partial(redeem, token=asked.invite))
         if found is None:
-            raise Problem(403, "not invited", "this link was used before, or is none of ours; ask for another")
+            raise Problem(403, "not invited", "this link was used before, or is not valid; ask for another")
         answer = JSONResponse({"voter": found[0]})
         secure = request.url.scheme == "https"
         answer.set_cookie(COOKIE, found[1], KEY_S, path=PATH, secure=secure, httponly=True, samesite="strict")
         return answer
 
     async def written(work: Callable[[Connection], Value]) -> Value:
-        """What is written down, once it is durable; raise Problem for what cannot be."""
+        """The result of `work`, once its writes are durable. Raise Problem if it fails."""
         try:
             return await asyncio.wrap_future(comparing.database.submit(work))
         except ledger.UnknownShowing as error:
@@ -257,7 +264,7 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
 
     kinds: dict[int | str, dict[str, Any]] = {
         200: {"description": "The picture", "content": {"image/webp": {}}},
-        304: {"description": "It is known"},
+        304: {"description": "The picture has not changed"},
     }
     refused: dict[int | str, dict[str, Any]] = {404: REFUSED[404]}
     refused |= {status: ERRORS[status] for status in (401, 422, 429, 500, 504)}
@@ -266,10 +273,11 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
     async def picture(
         request: Request, id: str, size: Annotated[int, Field(ge=1, le=FULL)] | Literal["full"] = 512
     ) -> Response:
-        """A picture that people compare; its longer side has about `size` pixels, or its own where it is full."""
+        """A picture that people compare. Its longer side has about `size` pixels, or its original size if `size` is
+        full."""
         one = await comparing.candidate(id)
         if one is None:
-            raise Problem(404, "unknown id", "no picture with that id is compared here")
+            raise Problem(404, "unknown id", "there is no picture with that id to compare")
         try:
             found = await comparing.views.get(request, one, FULL if size == "full" else size)
         except ImageError as error:
@@ -284,7 +292,7 @@ def add_compare_routes(app: FastAPI, service: Service) -> None:
 
     @app.get(f"{PATH}/summary", responses={status: ERRORS[status] for status in (401, 500, 504)})
     async def summary() -> dict[str, object]:
-        """Counts, agreement, position bias and speed of all votes, and every update of the head."""
+        """A summary of all votes: counts, agreement, position bias and speed, and every update of the head."""
         return (await comparing.read(summarise)).to_json()
 
 

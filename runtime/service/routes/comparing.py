@@ -1,6 +1,7 @@
-"""What the routes of comparing share: the database, the candidates, who votes, and the head's opinion of candidates.
+"""State that the routes for comparing share: the database, the candidates, the voters, and the head's scores of
+candidates.
 
-Whatever waits for the database or the disk does so in threads. Knows no route.
+Waiting for the database or the disk is done in threads. Knows no route.
 """
 
 import asyncio
@@ -31,18 +32,18 @@ from runtime.service.network.turns import Caller
 from runtime.service.routes.views import Size, Views
 
 COOKIE = "plaudit_voter"
-ANYONE = "anonymous"  # who gives no name
-ATTEMPTS = 5  # at pairs whose pictures can be shown
+ANYONE = "anonymous"  # the name of people who give none
+ATTEMPTS = 5  # attempts to find pairs whose pictures can be shown
 SCORED_TOGETHER = 8
-MOST_SCORED = 20_000  # candidates; of more, so many drawn at random
-PAUSE_S = 0.05  # between looks at whether there is nothing else to do than to score candidates
+MOST_SCORED = 20_000  # of more candidates, so many are drawn at random
+PAUSE_S = 0.05  # time between checks whether the service is idle and can score candidates
 Value = TypeVar("Value")
 
-MADE_AHEAD = 2  # pictures that a generator makes at a time, or more where more are lacking
+MADE_AHEAD = 2  # number of pictures that a generator makes at a time, or more if more are lacking
 
 
 class Comparing:
-    """Everything about votes that lives as long as the service."""
+    """The state of votes, which exists as long as the service."""
 
     def __init__(self, service: Service) -> None:
         config = service.config.voting
@@ -60,11 +61,12 @@ class Comparing:
         self.database = open_database(config.votes)
         service.closers.append(self.database.close)
         self.collector = Collector(self.database, candidates, pairs, config)
-        self._scored_for = ""  # the digest of the bundle
+        self._scored_for = ""  # the digest of the bundle that scored the candidates
         self._scoring: asyncio.Task[None] | None = None
 
     async def voter(self, request: Request, given: str | None) -> str:
-        """Who asks: whom the sign-in has named, or the key of an invitation, or else who they say they are."""
+        """The person who sends a request: named by the sign-in, by the key of an invitation, or otherwise by
+        themselves."""
         if (named := getattr(request.state, "voter", None)) is not None:
             return str(named)
         if self.config.voters == "free":
@@ -74,16 +76,16 @@ class Comparing:
             voter = await self.read(partial(voter_of_key, key=cookies[COOKIE].value))
             if voter is not None:
                 return voter
-        raise Problem(403, "not invited", "who votes here needs an invitation; open the link that you were given")
+        raise Problem(403, "not invited", "voting here needs an invitation; open the link that you were given")
 
     async def owner(self, request: Request) -> str | None:
-        """Whose showings a request may answer; None for anyone's, who has to know their ids."""
+        """The person whose showings a request may answer. None means anyone's, if it knows their ids."""
         if self.config.voters == "free" and getattr(request.state, "voter", None) is None:
             return None
         return await self.voter(request, None)
 
     async def read(self, query: Callable[[Connection], Value]) -> Value:
-        """What a query finds in the database."""
+        """The result of a query of the database."""
 
         def reading() -> Value:
             with self.database.reading() as connection:
@@ -92,8 +94,8 @@ class Comparing:
         return await asyncio.to_thread(reading)
 
     async def next(self, request: Request, voter: str, count: int, holding: Collection[str] = ()) -> list[Showing]:
-        """This person's next showings, but for those that they hold: those that have no vote yet, then new ones; fewer
-        where nothing is left."""
+        """This person's next showings: first those without a vote, except those in `holding`, then new ones. There are
+        fewer if there are no more pairs."""
         pending = await self.read(partial(ledger.pending, voter=voter))
         waiting = [showing for showing in pending if showing.id not in holding]
         begun = await self.read(partial(series.current, voter=voter))
@@ -113,13 +115,13 @@ class Comparing:
         return found
 
     async def begin(self, request: Request, voter: str, prompt: str) -> list[Showing]:
-        """Begin a series of this prompt, or with none end the last; gives the next showings."""
+        """Begin a series for this prompt, or with an empty prompt end the last one, and return the next showings."""
         work = partial(series.begin, voter=voter, prompt=prompt, at=time.time())
         await asyncio.wrap_future(self.database.submit(work))
         return await self.next(request, voter, 1)
 
     async def _shown(self, request: Request, voter: str, proposals: list[Proposal]) -> list[Showing]:
-        """Those of the proposals whose pictures can be shown, shown; others are drawn no more."""
+        """Show those proposals whose pictures can be shown. The others are never drawn again."""
         sizes = await self.views.sizes(request, [one for each in proposals for one in (each.first, each.second)])
         good: list[tuple[Proposal, Picture, Picture]] = []
         for each in proposals:
@@ -133,7 +135,7 @@ class Comparing:
         return await asyncio.to_thread(self.collector.show, voter, good)
 
     async def _next_of(self, request: Request, voter: str, begun: series.Series) -> list[Showing]:
-        """The next showing of a person's own prompt, with pictures made for it where they lack."""
+        """The next showing for a person's own prompt. Lacking pictures are made."""
         if begun.lacking:
             begun = replace(begun, spare=[*begun.spare, *await self._made(request, begun)])
         first, second = (_candidate(picture) for picture in begun.next_pair)
@@ -141,7 +143,7 @@ class Comparing:
         return await self._shown(request, voter, [proposal])
 
     async def _made(self, request: Request, begun: series.Series) -> list[Picture]:
-        """New pictures of a series, written down."""
+        """New pictures of a series, which are stored."""
         assert self.generator is not None
         seed = int(np.random.default_rng().integers(2**31))
         try:
@@ -153,12 +155,14 @@ class Comparing:
         good = [(one, size) for one in made if isinstance(size := sizes[one.id], Size)]
         pictures = [replace(_picture(one, size), series=begun.id) for one, size in good]
         if len(pictures) < begun.lacking:
-            raise Problem(502, "no picture", "the generator gave pictures that cannot be read")
+            raise Problem(
+                502, "no picture", "the generator gave pictures that cannot be read; try again, or use another prompt"
+            )
         await asyncio.wrap_future(self.database.submit(partial(ledger.add_pictures, found=pictures)))
         return pictures
 
     async def candidate(self, id: str) -> Candidate | None:
-        """A picture that may be shown, by its id."""
+        """The picture with this id, if it may be shown, or None."""
         one = self.collector.candidates.of_id.get(id) or self._gold.get(id)
         if one is None:
             found = await self.read(partial(ledger.pictures_of, ids=[id]))
@@ -166,7 +170,7 @@ class Comparing:
         return one
 
     def _score_candidates(self) -> None:
-        """Have the head that is served now score the candidates, while there is nothing else to do."""
+        """Let the served head score the candidates while the service is idle."""
         if self.service.room.engine.scorer.bundle.digest == self._scored_for:
             return
         if self._scoring is None or self._scoring.done():
@@ -182,8 +186,8 @@ class Comparing:
             while not self.service.turns.idle:
                 await asyncio.sleep(PAUSE_S)
             if self.service.room.engine.scorer.bundle.digest != digest:
-                return  # the next request begins anew
-            with contextlib.suppress(Problem):  # too much to do: these stay without scores
+                return  # the next request starts again
+            with contextlib.suppress(Problem):  # the service is too busy: these stay without scores
                 known = await self._score(candidates, order[start : start + SCORED_TOGETHER].tolist(), known)
                 count += SCORED_TOGETHER
             if known is not None and (count >= 2 * learnt or start + SCORED_TOGETHER >= len(order)):
@@ -192,7 +196,7 @@ class Comparing:
         self._scored_for = digest
 
     async def _score(self, candidates: Candidates, items: list[int], known: Known | None) -> Known | None:
-        """The scores of some items, added to those known."""
+        """The known scores, with those of some items added."""
         pictures: list[bytes | ImageError] = []
         for item in items:
             try:
@@ -228,10 +232,10 @@ def _candidate(picture: Picture) -> Candidate:
 
 
 def checked_name(given: str | None) -> str | None:
-    """A name that somebody gives: one line of letters, without white space around; raise Problem for another."""
+    """A name that a person gives, without white space around it. Raise Problem unless it is one line."""
     if given is None:
         return None
     name = given.strip()
     if not name.isprintable() or not name:
-        raise invalid("voter: wanted a name in one line")
+        raise invalid("voter: the name has line breaks or is empty; wanted a name in one line")
     return name

@@ -1,4 +1,4 @@
-"""The routes: each reads a request, asks the engine, and gives one item for each picture."""
+"""The main routes. Each reads a request, calls the engine, and answers with one item for each picture."""
 
 import asyncio
 import hashlib
@@ -32,8 +32,8 @@ from runtime.service.routes.similar import THUMBNAILS, find_hits
 from runtime.service.routes.thumbnails import TYPICAL_BYTES, Thumbnails, ThumbnailSize
 from runtime.service.routes.trainers import SHAPES, add_dialects
 
-Values = dict[str, Any]  # numbers by name, and under `outputs` those of each output
-THUMBNAIL_SECONDS = 86_400  # for browsers to keep one; an id stands for a content
+Values = dict[str, Any]  # numbers by name, and those of each output under `outputs`
+THUMBNAIL_SECONDS = 86_400  # how long browsers keep one; the content of an id never changes
 
 
 def add_routes(app: FastAPI, service: Service) -> None:
@@ -58,9 +58,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/score", **described(shapes.ScoreRequest, shapes.ScoreAnswer, shapes.SCORE_FORM))
     async def score(request: Request) -> Response:
-        """Score pictures under a prompt, or each under its own; higher is preferred.
+        """Score pictures under a prompt, or each under its own. Higher is preferred.
 
-        A bundle with several outputs gives the first head's score, unless others are asked for by name.
+        A bundle with several outputs gives the first head's score, unless others are requested by name.
         """
         engine, outcomes = await scored(request, await read_items(request, service.config, shapes.ScoreRequest))
         return answer(engine, items=[item(outcome) for outcome in outcomes])
@@ -69,7 +69,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     async def rank(request: Request) -> Response:
         """Rank pictures under one prompt, with the probability that each is the preferred one of all.
 
-        They are ranked by the first of the outputs that are asked for.
+        They are ranked by the first requested output.
         """
         given = await read_items(request, service.config, shapes.ScoreRequest)
         if len(given.prompts) > 1:
@@ -80,11 +80,11 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/embed", **described(shapes.EmbedRequest, shapes.EmbedAnswer, shapes.ITEM_FORM))
     async def embed(request: Request) -> Response:
-        """Unit vectors of pictures and prompts; the cosine of two is their dot product."""
+        """Compute unit vectors of pictures and prompts. The cosine of two vectors is their dot product."""
         prompts, pictures, *_ = await read_items(request, service.config, shapes.EmbedRequest)
         async with service.work(request, len(prompts) + len(pictures), size_of(pictures)) as (engine, job):
             if prompts and not engine.has_text_tower:
-                raise invalid("this bundle's head reads no text: it has no text tower")
+                raise invalid("this bundle has no text tower, because its head reads no text; send only images")
             found = asyncio.gather(*(engine.embed_named(job, picture) for picture in pictures))
             images, texts = await asyncio.gather(found, engine.embed_prompts(job, prompts))
             request.state.log = service.count([*images, *texts])
@@ -105,9 +105,9 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
         @app.post("/admin/reload", responses=ERRORS)
         async def reload() -> dict[str, str]:
-            """Load bundle and catalogue anew from their paths; the old ones stay in force where that fails."""
+            """Load bundle and catalogue again from their paths. If that fails, the old ones stay in use."""
             try:
-                # Whoever asked may go away; what is begun is finished.
+                # The client may disconnect; a reload that has begun is finished.
                 engine = await asyncio.shield(asyncio.create_task(service.reload()))
             except (InputError, OSError) as error:
                 raise Problem(422, "reload failed", service.told(error)) from None
@@ -115,14 +115,14 @@ def add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:
-        """The process answers."""
+        """Whether the process answers."""
         return {"status": "live"}
 
     @app.get(
         "/health/ready", responses={503: {"model": shapes.ErrorAnswer, "description": "This process cannot serve"}}
     )
     async def ready() -> dict[str, str]:
-        """The bundle's reference gives its scores through the real session, and a decoder decodes."""
+        """Whether the service can serve: the bundle's reference gives the right scores, and a decoder works."""
         try:
             await service.ready()
         except Exception as error:
@@ -138,17 +138,17 @@ def add_routes(app: FastAPI, service: Service) -> None:
     app.openapi = lambda: document  # type: ignore[method-assign]
     for route in app.routes:
         if isinstance(route, APIRoute) and route.methods and "GET" in route.methods:
-            route.methods.add("HEAD")  # once described, or each would be described twice
+            route.methods.add("HEAD")  # added after the description, which would otherwise list each twice
 
 
 def add_search_routes(app: FastAPI, service: Service) -> None:
-    """Add the routes of a service with a catalogue."""
+    """Add the routes for a service with a catalogue."""
     config = service.config
     thumbnails = Thumbnails(service.decoders, service.fetcher, config.images_root, config.limits.max_bytes)
 
     @app.post("/v1/similar", **described(shapes.SimilarRequest, shapes.SimilarAnswer, shapes.SIMILAR_FORM))
     async def similar(request: Request) -> Response:
-        """Find popular pictures of the catalogue that are like what the query likes and unlike what it dislikes."""
+        """Find popular pictures of the catalogue that are like the query's likes and unlike its dislikes."""
         asked = await read_similar(request, config)
         named = [*asked.likes, *asked.dislikes]
         size_bytes = sum(len(like.image or "") for like in named)
@@ -165,7 +165,8 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/catalogue", response_model=CatalogueAnswer, responses=ERRORS)
     async def about(request: Request) -> Response:
-        """What the catalogue holds: its size, its columns with their values, and the measures it can be ranked by."""
+        """Describe the catalogue: its size, its columns with their values, and the measures by which it can be
+        ranked."""
         async with service.work(request, 1, 0) as (engine, _):
             assert engine.catalogue is not None
             try:
@@ -177,7 +178,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/browse", **described(BrowseRequest, BrowseAnswer))
     async def browse(request: Request) -> Response:
-        """Rank the whole catalogue by a measure: its popularity, a column, or what the head says of each picture."""
+        """Rank the whole catalogue by a measure: its popularity, a column, or a score of the head."""
         asked = await read_json_request(request, BrowseRequest)
         async with service.work(request, 1, 0) as (engine, _):
             assert engine.catalogue is not None
@@ -194,10 +195,10 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
     @app.get(
         THUMBNAILS + "/{id}",
         response_class=Response,
-        responses=refused | {200: picture, 304: {"description": "The picture that is known"}, 404: missing},
+        responses=refused | {200: picture, 304: {"description": "The picture has not changed"}, 404: missing},
     )
     async def thumbnail(request: Request, id: str, size: ThumbnailSize = ThumbnailSize.medium) -> Response:
-        """A picture of the catalogue, by its id, made small; its longer side has `size` pixels at most."""
+        """A small version of a picture of the catalogue, by its id. Its longer side has at most `size` pixels."""
         async with service.work(request, 1, TYPICAL_BYTES) as (engine, job):
             try:
                 found = await thumbnails.get(engine, job, id, size)
@@ -217,7 +218,7 @@ def add_search_routes(app: FastAPI, service: Service) -> None:
 
 
 def openapi(app: FastAPI, service: Service) -> dict[str, object]:
-    """The description of the API, with the requests' schemas, which FastAPI cannot see."""
+    """The description of the API, with the schemas of requests, which FastAPI does not know."""
     schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
     models: list[type[BaseModel]] = [shapes.ScoreRequest, shapes.EmbedRequest, shapes.SimilarRequest]
     models += [BrowseRequest, EmbeddingsRequest]
@@ -239,17 +240,17 @@ def openapi(app: FastAPI, service: Service) -> dict[str, object]:
 
 
 def size_of(pictures: Sequence[Picture]) -> int:
-    """Bytes of all pictures that are there; those to fetch have none yet."""
+    """The bytes of all pictures that are in the request. Pictures to fetch count as 0."""
     return sum(len(picture) for picture in pictures if isinstance(picture, bytes))
 
 
 def prompts_for(
     engine: Engine, prompts: Sequence[str], count: int, asked: Sequence[str] | None = None
 ) -> Sequence[str | None]:
-    """A prompt for each picture; raise Problem if an output that is asked for needs one and there is none."""
+    """A prompt for each picture. Raise Problem if a requested output needs a prompt and there is none."""
     if not prompts and engine.scorer.named.needs_prompt(asked):
         raise invalid("this bundle's head scores pictures under a prompt; give one")
-    # What is asked for does not depend on the prompt, though another output that is computed with it may.
+    # The requested outputs ignore the prompt, but others that are computed with them may read it.
     none = "" if engine.scorer.reads_text else None
     return prompts if len(prompts) == count else [prompts[0] if prompts else none] * count
 
@@ -257,7 +258,7 @@ def prompts_for(
 def values_of(
     outcome: Mapping[str, float] | ImageError, outputs: Sequence[Output], by_name: bool
 ) -> Values | ImageError:
-    """What the first of the outputs says, and what each says under its name if they were asked for so."""
+    """The values of the first output, and with `by_name` also those of each output under its name."""
     if isinstance(outcome, ImageError):
         return outcome
     each = {output.name: {value: outcome[there] for value, there in output.values.items()} for output in outputs}
@@ -265,7 +266,7 @@ def values_of(
 
 
 def item(outcome: Values | Float32s | tuple[Float32s, str] | ImageError) -> dict[str, object]:
-    """Scores, a vector (of a picture, with its id) or an error as an item of an answer."""
+    """An item of an answer: scores, a vector (with the id, for a picture) or an error."""
     if isinstance(outcome, ImageError):
         error = {"stage": outcome.stage, "reason": outcome.reason, "message": shapes.message_of(outcome)}
         return {"ok": False, "error": error}
@@ -277,7 +278,8 @@ def item(outcome: Values | Float32s | tuple[Float32s, str] | ImageError) -> dict
 
 
 def ranked(outcomes: Sequence[Values | ImageError]) -> tuple[list[dict[str, object]], list[int]]:
-    """Items with rank and probability, and the numbers of the good ones, the preferred first; ties keep their order."""
+    """Items with rank and probability, and the numbers of the good ones, the preferred one first. Ties keep their
+    order."""
     items = [item(outcome) for outcome in outcomes]
     good = {i: outcome for i, outcome in enumerate(outcomes) if not isinstance(outcome, ImageError)}
     order = sorted(good, key=lambda i: -good[i]["score"])

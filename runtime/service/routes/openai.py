@@ -1,9 +1,9 @@
-"""Vectors as OpenAI's clients ask for them, and pictures among these as infinity takes them.
+"""Vectors in the format of OpenAI's clients, and also of pictures, in the format of infinity.
 
-    POST /v1/embeddings     texts, or pictures by `modality`, to vectors in JSON or in base64
-    GET  /v1/models         the one model that there is
+    POST /v1/embeddings     vectors of texts, or of pictures by `modality`, in JSON or in base64
+    GET  /v1/models         the only model
 
-Unlike in /v1/embed there is no error of one item: a picture that cannot be used is an error of the whole request.
+Unlike in /v1/embed, a single bad picture is an error of the whole request.
 """
 
 import asyncio
@@ -46,17 +46,15 @@ class EmbeddingsRequest(Closed):
         str | Annotated[list[str], Field(min_length=1, fail_fast=True)],
         Field(description="one or several: texts, or pictures as data: addresses, base64 or URLs"),
     ]
-    model: Annotated[str | None, Field(description="what GET /v1/models says, if anything")] = None
+    model: Annotated[str | None, Field(description="optional; the model that GET /v1/models names")] = None
     modality: Literal["text", "image"] = "text"
-    encoding_format: Annotated[Encoding, Field(description="base64 is of little-endian numbers of 32 bits each")] = (
-        "float"
-    )
-    dimensions: Annotated[int | None, Field(ge=1, description="the vectors' own length, if anything")] = None
-    user: Annotated[str | None, Field(description="is not read")] = None
+    encoding_format: Annotated[Encoding, Field(description="base64 holds little-endian 32-bit floats")] = "float"
+    dimensions: Annotated[int | None, Field(ge=1, description="optional; it must be the length of the vectors")] = None
+    user: Annotated[str | None, Field(description="ignored")] = None
 
     @property
     def inputs(self) -> list[str]:
-        """One or several."""
+        """The inputs as a list."""
         return [self.input] if isinstance(self.input, str) else self.input
 
 
@@ -69,7 +67,7 @@ class EmbeddingItem(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens that the text tower read; pictures have none."""
+    """The number of tokens that the text tower read. Pictures have none."""
 
     prompt_tokens: int
     total_tokens: int
@@ -94,21 +92,21 @@ class Model(BaseModel):
 
 
 class ModelsAnswer(BaseModel):
-    """All models: there is one."""
+    """The list of models, which has one entry."""
 
     object: Literal["list"]
     data: list[Model]
 
 
 def add_openai_routes(app: FastAPI, service: Service) -> None:
-    """Add the routes that OpenAI's clients know."""
+    """Add the routes for OpenAI's clients."""
     about = described(EmbeddingsRequest, EmbeddingsAnswer)
     unknown = {"model": ErrorAnswer, "description": "There is no such model"}
     about["responses"] = {**ERRORS, 404: unknown}
 
     @app.post("/v1/embeddings", **about)
     async def embeddings(request: Request) -> Response:
-        """Unit vectors of texts or pictures, asked for and answered as by OpenAI's clients."""
+        """Compute unit vectors of texts or pictures, in the format of OpenAI's clients."""
         asked = await read_json_request(request, EmbeddingsRequest)
         check_count(len(asked.inputs), service.config)
         if asked.model not in (None, service.model):
@@ -130,7 +128,7 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models", response_model=ModelsAnswer, responses={401: ERRORS[401]})
     async def models() -> Response:
-        """The model that /v1/embeddings runs."""
+        """The model of /v1/embeddings."""
         created = int(service.room.engine.loaded_at)
         model = {"id": service.model, "object": "model", "created": created, "owned_by": "plaudit"}
         return JSONResponse({"object": "list", "data": [model]})
@@ -139,13 +137,13 @@ def add_openai_routes(app: FastAPI, service: Service) -> None:
 def _require_dimensions(engine: Engine, dimensions: int | None) -> None:
     dim = engine.scorer.identity.dim
     if dimensions not in (None, dim):
-        raise invalid(f"dimensions: got {dimensions}; this model's vectors have {dim}, and cannot be shortened")
+        raise invalid(f"dimensions: got {dimensions}; wanted {dim}, since this model's vectors cannot be shortened")
 
 
 async def _texts(engine: Engine, job: Job, texts: Sequence[str]) -> tuple[Sequence[Float32s | ImageError], int]:
-    """Their vectors, and how many tokens they have."""
+    """The vectors of texts, and the number of their tokens."""
     if not engine.has_text_tower:
-        raise invalid("modality: this bundle's head reads no text: it has no text tower; wanted image")
+        raise invalid("modality: this bundle has no text tower, because its head reads no text; wanted image")
     return await asyncio.gather(engine.embed_prompts(job, texts), asyncio.to_thread(engine.scorer.count_tokens, texts))
 
 

@@ -1,4 +1,4 @@
-"""A query of the service to a catalogue: likes and dislikes to one vector, one vector to hits. Knows no HTTP."""
+"""Answer a query of a catalogue: make one vector of likes and dislikes, and find its hits. Knows no HTTP."""
 
 import asyncio
 
@@ -18,7 +18,8 @@ THUMBNAILS = "/v1/thumbnails"
 
 
 async def find_hits(engine: Engine, job: Job, catalogue: Catalogue, asked: SimilarRequest) -> list[dict[str, object]]:
-    """The hits as JSON, best first; raise InputError for a picture that cannot be used, an unknown column and so on."""
+    """The hits as JSON, best first. Raise InputError for a picture that cannot be used, an unknown column and the
+    like."""
     given = [*asked.likes, *asked.dislikes]
     found = await asyncio.gather(*(_vector(engine, job, catalogue, like) for like in given))
     vectors = np.array([vector for vector, _ in found], np.float32).reshape(-1, catalogue.identity.dim)
@@ -35,14 +36,16 @@ async def find_hits(engine: Engine, job: Job, catalogue: Catalogue, asked: Simil
 
 
 async def _vector(engine: Engine, job: Job, catalogue: Catalogue, like: Like) -> tuple[Float32s, str | None]:
-    """The unit vector (d,), and of a picture its id."""
+    """The unit vector (d,), and for a picture its id."""
     if like.text is not None:
         if not engine.has_text_tower:
-            raise InputError("this service's bundle reads no text; wanted pictures, ids or vectors")
+            raise InputError("this service's bundle reads no text; give pictures, ids or vectors")
         return (await engine.embed_prompts(job, [like.text]))[0], None
     if like.vector is not None:
         if len(like.vector) != (dim := catalogue.identity.dim):
-            raise InputError(f"got a vector of {len(like.vector)} numbers; the catalogue's have {dim}")
+            raise InputError(
+                f"got a vector of {len(like.vector)} numbers; wanted {dim}, as the catalogue's vectors have"
+            )
         return unit_vector(np.array(like.vector), "got"), like.id
     if like.id is not None:
         named = like.id

@@ -1,8 +1,8 @@
-"""Pictures of the catalogue made small, for pages that show hits.
+"""Small versions of the catalogue's pictures, for pages that show hits.
 
-What is shown is the catalogue's or nothing: its file is read where the catalogue knows it, and refused if its content
-is no longer the picture that was embedded. It is decoded where all pictures are, and leaves as a new file. Knows no
-route.
+Only pictures of the catalogue are shown. A file is read from the place that the catalogue knows, and refused if its
+content is no longer the picture that was embedded. It is decoded in a decoder process like all pictures, and sent as a
+new file. Knows no route.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from runtime.service.network.fetching import Fetcher
 from runtime.service.network.turns import Job
 
 KEPT_BYTES = 64 * MIB
-TYPICAL_BYTES = MIB  # of a picture of the catalogue, whose file is not read before its turn is likely
+TYPICAL_BYTES = MIB  # assumed size of a file, which is not read before its turn
 
 
 class ThumbnailSize(IntEnum):
@@ -38,21 +38,21 @@ class ThumbnailSize(IntEnum):
 
 
 class Kept:
-    """The latest pictures that were asked for, as many as fit."""
+    """A cache of the most recently requested pictures."""
 
     def __init__(self) -> None:
         self._bytes = 0
         self._found: OrderedDict[tuple[str, int], bytes] = OrderedDict()
 
     def get(self, key: tuple[str, int]) -> bytes | None:
-        """A picture by its id and size, if it is kept."""
+        """The picture with this id and size, or None if it is not kept."""
         if key in self._found:
             self._found.move_to_end(key)
         return self._found.get(key)
 
     def keep(self, key: tuple[str, int], data: bytes) -> None:
-        """Keep one more, and of the others what there is room for."""
-        if key in self._found:  # another request made it too
+        """Keep a picture, and drop the oldest ones if there is no room."""
+        if key in self._found:  # another request has made it meanwhile
             return
         self._found[key] = data
         self._bytes += len(data)
@@ -61,21 +61,21 @@ class Kept:
 
 
 class Thumbnails:
-    """Thumbnails of the catalogue in force, of which the latest that were asked for are kept."""
+    """Thumbnails of the current catalogue. The most recently requested ones are kept."""
 
     def __init__(self, decoders: Decoders, fetcher: Fetcher, images_root: str | None, max_bytes: int) -> None:
-        """`images_root` is where the names of pictures start, if not where the catalogue knows them."""
+        """The names of pictures are relative to `images_root`, or by default to the place that the catalogue knows."""
         self._decoders = decoders
         self._fetcher = fetcher
         self._images_root = images_root
         self._max_bytes = max_bytes
-        self._catalogue: Catalogue | None = None  # of which those kept are
+        self._catalogue: Catalogue | None = None  # the catalogue of the kept thumbnails
         self._kept = Kept()
 
     async def get(self, engine: Engine, job: Job, image_id: str, size: int) -> bytes | None:
-        """A WebP of at most `size` pixels a side; None where the catalogue has no such picture.
+        """A WebP with at most `size` pixels on a side, or None if the catalogue has no such picture.
 
-        Raise ImageError for one that it has and that cannot be shown.
+        Raise ImageError if the picture cannot be shown.
         """
         assert engine.catalogue is not None
         if self._catalogue is not engine.catalogue:
@@ -85,13 +85,13 @@ class Thumbnails:
         addresses = await engine.search(partial(self._addresses, engine.catalogue, image_id))
         if addresses is None:
             return None
-        async with self._fetcher.slots:  # until it is decoded: no request has announced its memory
+        async with self._fetcher.slots:  # held until it is decoded, since its memory was not reserved
             data = await self._read(addresses, image_id)
             async with engine.turns.turn(job):
                 found = await engine.decoded(self._decoders.thumbnail(data, int(size)))
         if isinstance(found, ImageError):
             raise found
-        if self._catalogue is engine.catalogue:  # another one may be in force by now
+        if self._catalogue is engine.catalogue:  # the catalogue may have been replaced meanwhile
             self._kept.keep((image_id, size), found)
         return found
 
@@ -100,7 +100,8 @@ class Thumbnails:
         return None if key is None else catalogue.addresses([key], self._images_root)[0]
 
     async def _read(self, addresses: list[str], image_id: str) -> bytes:
-        """The picture's bytes from the first address that has them; raise the first one's ImageError if none has."""
+        """The picture's bytes from the first address that has them. Raise the first address's ImageError if none
+        has."""
         refused = []
         for address in addresses:
             try:
@@ -118,7 +119,8 @@ class Thumbnails:
         raise refused[0]
 
     async def _bytes_at(self, address: str) -> bytes:
-        """Of the web only what requests may name too: a catalogue's table may come from strangers."""
+        """The bytes at an address. URLs must be on the list of hosts, since a catalogue's table may come from
+        strangers."""
         if re.match("https?://", address, re.IGNORECASE):
             return await self._fetcher.fetch(address)
         return await asyncio.to_thread(read_bytes, address, self._max_bytes)

@@ -1,14 +1,14 @@
-"""Scores as trainers of image generators ask remote rewards for them, in JSON: chosen by `--dialect`.
+"""Scores in the JSON formats in which trainers of image generators call remote rewards, chosen by `--dialect`.
 
     flow-factory   POST /compute              {"prompt": [...], "image": [base64]} -> {"rewards": [...]}
     unirl          POST /score, GET /rewards  {"requests": [{"history": [{"text", "image_b64"}], "required_rewards"}]}
                                               -> {"results": [{reward: {reward: number}}], "errors": [{reward: text}]}
-    both           GET /health                whether it can serve, and which rewards
+    both           GET /health                whether the service is ready, and the names of rewards
 
-A reward is an output of the bundle, by its name: `score`, and where the bundle has them `percentile` and the others,
-and of a bundle with several heads also each by its own, such as `aesthetic` and `aesthetic_percentile`. A picture that
-cannot be scored has null, or nothing, in the place of a number, and its error beside: a 0.0 would be a score like any
-other, and train. Nothing here reads or writes a pickle, which whoever reaches a port could run code with.
+A reward is an output of the bundle by its name: `score`, and if the bundle has them `percentile` and others. With
+several heads each head also has its own names, such as `aesthetic` and `aesthetic_percentile`. A picture that cannot be
+scored has null, or no number, and an error: a trainer would learn from 0.0 as from any other score. No pickle is read
+or written, because it would let anyone who reaches the port run code.
 """
 
 from collections.abc import Sequence
@@ -47,39 +47,41 @@ class ComputeRequest(Closed):
     model_config = example(prompt=["a red square"], image=[EXAMPLE_PICTURE])
     prompt: Annotated[list[str], Field(min_length=1, fail_fast=True)]
     image: Annotated[list[Base64Picture], Field(min_length=1, fail_fast=True)]
-    video: Annotated[None, Field(description="is not scored")] = None
+    video: Annotated[None, Field(description="ignored")] = None
     condition_images: Annotated[
         list[Base64Picture | Annotated[list[Base64Picture], Field(max_length=1)] | None] | None,
-        Field(description="what each picture was made from, one at most, for heads that read it"),
+        Field(description="the source picture of each picture, at most one, for heads that read sources"),
     ] = None
-    condition_videos: Annotated[None, Field(description="are not read")] = None
-    kwargs: Annotated[dict[str, Any] | None, Field(description="`reward` names one; others are not read")] = None
+    condition_videos: Annotated[None, Field(description="ignored")] = None
+    kwargs: Annotated[dict[str, Any] | None, Field(description="`reward` names a reward; all others are ignored")] = (
+        None
+    )
 
     @property
     def sources(self) -> list[str | None]:
-        """None, or the one or none of each picture."""
+        """An empty list, or the source or None of each picture."""
         return [(one[0] if one else None) if isinstance(one, list) else one for one in self.condition_images or ()]
 
 
 class ComputeAnswer(BaseModel):
     """One reward for each picture."""
 
-    rewards: Annotated[list[float | None], Field(description="null where there is an error")]
+    rewards: Annotated[list[float | None], Field(description="null for an error")]
     errors: list[str | None]
-    error: Annotated[str | None, Field(description="the first error, by which Flow-Factory's client ends")] = None
+    error: Annotated[str | None, Field(description="the first error, which ends Flow-Factory's client")] = None
 
 
 class Turn(BaseModel):
-    """A picture and what it was made for."""
+    """A picture and its prompt."""
 
     text: str
     image_b64: Base64Picture | None = None
 
 
 class RewardRequest(BaseModel):
-    """One sample, whose last turn is scored, and the rewards that are wanted of it.
+    """One sample, whose last turn is scored, and the names of the wanted rewards.
 
-    Heads that read what a picture was made from read the latest picture of the turns before.
+    For heads that read source pictures, the source is the latest picture of the previous turns.
     """
 
     history: Annotated[list[Turn], Field(min_length=1, fail_fast=True)]
@@ -87,7 +89,7 @@ class RewardRequest(BaseModel):
 
     @property
     def source(self) -> str | None:
-        """The picture that the last turn's was made from."""
+        """The source picture of the last turn's picture, or None."""
         return next((turn.image_b64 for turn in self.history[-2::-1] if turn.image_b64 is not None), None)
 
 
@@ -110,13 +112,13 @@ class RewardsAnswer(BaseModel):
 
 
 class RewardNames(BaseModel):
-    """What can be asked for."""
+    """The names of all rewards."""
 
     rewards: list[str]
 
 
 class Health(BaseModel):
-    """It can serve, and which rewards."""
+    """The service is ready, and gives these rewards."""
 
     status: str
     rewards: dict[str, list[str]]
@@ -126,7 +128,7 @@ SHAPES: dict[str, tuple[type[BaseModel], ...]] = {"flow-factory": (ComputeReques
 
 
 def add_dialects(app: FastAPI, service: Service) -> None:
-    """Add the routes of the dialects that the service was told to speak."""
+    """Add the routes of the configured dialects."""
     if "flow-factory" in service.config.dialects:
         _add_flow_factory(app, service)
     if "unirl" in service.config.dialects:
@@ -135,7 +137,7 @@ def add_dialects(app: FastAPI, service: Service) -> None:
 
         @app.get("/health", response_model=Health, responses={503: ERRORS[500]})
         async def health() -> Response:
-            """Whether this process can serve, and which rewards."""
+            """Whether this process is ready, and the names of rewards."""
             try:
                 await service.ready()
             except Exception as error:
@@ -147,11 +149,11 @@ def add_dialects(app: FastAPI, service: Service) -> None:
 def _add_flow_factory(app: FastAPI, service: Service) -> None:
     @app.post("/compute", **described(ComputeRequest, ComputeAnswer))
     async def compute(request: Request) -> Response:
-        """Rewards of pictures, asked for and answered as by Flow-Factory's remote rewards."""
+        """Compute rewards of pictures, in the format of Flow-Factory's remote rewards."""
         asked = await read_json_request(request, ComputeRequest)
         wanted = str((asked.kwargs or {}).get("reward", SCORE))
         if len(asked.prompt) != len(asked.image):
-            raise invalid(f"got {len(asked.prompt)} prompts for {len(asked.image)} pictures; wanted as many")
+            raise invalid(f"got {len(asked.prompt)} prompts for {len(asked.image)} pictures; wanted one for each")
         if len(asked.sources) not in (0, len(asked.image)):
             raise invalid(
                 f"got condition_images of {len(asked.sources)} for {len(asked.image)} pictures; wanted as many"
@@ -171,13 +173,13 @@ def _add_flow_factory(app: FastAPI, service: Service) -> None:
 def _add_unirl(app: FastAPI, service: Service) -> None:
     @app.post("/score", **described(RewardsRequest, RewardsAnswer))
     async def score(request: Request) -> Response:
-        """Rewards of samples by name, asked for and answered as by UniRL's reward service."""
+        """Compute rewards of samples by name, in the format of UniRL's reward service."""
         asked = (await read_json_request(request, RewardsRequest)).requests
         turns = [one.history[-1] for one in asked]
         given = await decoded([turn.image_b64 or "" for turn in turns], service.config)
         missing = ImageError("read", "no picture", "the last turn of the history has no image_b64")
         pictures = [missing if turn.image_b64 is None else one for turn, one in zip(turns, given, strict=True)]
-        # Only conversations about one picture have some before it, which heads that read none need not know.
+        # Earlier pictures of a conversation are ignored by heads that read no sources.
         reads = service.room.engine.scorer.reads_source
         sources = await _sources(service, [one.source for one in asked] if reads else [])
         known, found = await _scored(service, request, [turn.text for turn in turns], pictures, sources)
@@ -199,7 +201,7 @@ def _add_unirl(app: FastAPI, service: Service) -> None:
 
 
 async def _sources(service: Service, given: Sequence[str | None]) -> list[Picture | None]:
-    """What pictures were made from, from base64."""
+    """The source pictures, decoded from base64."""
     found = iter(await decoded([one for one in given if one is not None], service.config))
     return [None if one is None else next(found) for one in given]
 
@@ -211,7 +213,7 @@ async def _scored(
     pictures: Sequence[Picture],
     given: Sequence[Picture | None],
 ) -> tuple[Sequence[str], list[Outcome]]:
-    """The outputs that there are, and these of each picture under its prompt, or what is wrong with it."""
+    """The names of the outputs, and for each picture under its prompt their values, or its error."""
     check_count(len(pictures), service.config)
     check_prompts(prompts, service.config.max_prompt_chars)
     size_bytes = sum(len(one) for one in (*pictures, *given) if isinstance(one, bytes))
@@ -230,7 +232,8 @@ async def _scored(
 
 
 def _rewards(engine: Engine) -> dict[str, str]:
-    """What the graphs call each reward: the first head's outputs under their plain names, then all by their own."""
+    """The name in the graphs for each reward: the first head's outputs under their plain names, then all under their
+    own."""
     named = engine.scorer.named
     return named.columns(None) | named.columns([ALL])
 

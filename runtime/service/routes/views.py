@@ -1,6 +1,6 @@
-"""Pictures that people compare, as the page shows them: read where their owner keeps them, and made anew.
+"""Pictures that people compare, for the page: read from their owner's place, and encoded again.
 
-Only what a database of votes may show is given out, and never as it is stored. Knows no route.
+Only candidates of a database of votes are given out, and never the original files. Knows no route.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from runtime.service.network.turns import Job
 from runtime.service.routes.thumbnails import TYPICAL_BYTES, Kept
 
 SIZES = (128, 256, 512, 1024)
-FULL = 4096  # pixels; what is larger is made smaller
-FIRST = 512  # what is made of a picture before its pair is shown, to see whether it can be
+FULL = 4096  # longest side in pixels; larger pictures are made smaller
+FIRST = 512  # size made of a picture before its pair is shown, to check that it can be
 
 
 class Size(NamedTuple):
-    """A picture's own width and height."""
+    """The original width and height of a picture."""
 
     width: int
     height: int
 
 
 class Views:
-    """Views of candidates, of which the latest are kept."""
+    """Views of candidates. The most recent ones are kept."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -42,7 +42,7 @@ class Views:
         self._sizes: dict[str, Size] = {}
 
     async def get(self, request: Request, one: Candidate, size: int) -> bytes:
-        """A WebP of at most about `size` pixels a side; raise ImageError for a picture that cannot be shown."""
+        """A WebP with at most about `size` pixels on a side. Raise ImageError if the picture cannot be shown."""
         size = next((known for known in SIZES if size <= known), FULL)
         if (kept := self._kept.get((one.id, size))) is not None:
             return kept
@@ -50,7 +50,8 @@ class Views:
             return (await self._made(engine, job, one, size)).data
 
     async def sizes(self, request: Request, some: list[Candidate]) -> dict[str, Size | ImageError]:
-        """The sizes of pictures by id, or why one cannot be shown; what can is ready to be shown then."""
+        """The sizes of pictures by id, or an error for one that cannot be shown. All others are then ready to be
+        shown."""
         new = [one for one in some if one.id not in self._sizes or self._kept.get((one.id, FIRST)) is None]
         found: dict[str, Size | ImageError] = {one.id: self._sizes[one.id] for one in some if one not in new}
         if new:
@@ -66,7 +67,7 @@ class Views:
             return error
 
     async def _made(self, engine: Engine, job: Job, one: Candidate, size: int) -> View:
-        async with self._service.fetcher.slots:  # until it is decoded: no request has announced its memory
+        async with self._service.fetcher.slots:  # held until it is decoded, since its memory was not reserved
             data = await self.read(one)
             async with engine.turns.turn(job):
                 found = await engine.decoded(self._decoders.view(data, size))
@@ -79,7 +80,7 @@ class Views:
         return found
 
     async def read(self, one: Candidate) -> bytes:
-        """The picture's file; raise ImageError if no address has it."""
+        """The bytes of the picture's file. Raise ImageError if no address has it."""
         if one.data is not None:
             return one.data
         refused = ImageError("read", "no picture", "it has no address")

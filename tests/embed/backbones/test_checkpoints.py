@@ -241,7 +241,7 @@ def test_a_configuration_that_open_clip_cannot_build_is_the_users(
 def test_the_tokenizer_must_be_the_text_towers(weights: dict[str, torch.Tensor], tmp_path: Path) -> None:
     config = CONFIG | {"text_cfg": CONFIG["text_cfg"] | {"vocab_size": 32000}}
     small = weights | {"token_embedding.weight": torch.zeros(32000, 32)}
-    assert "knows 49408 tokens and its text tower 32000" in error(make_folder(tmp_path, small, config))
+    assert "knows 49408 tokens, but its text tower only 32000" in error(make_folder(tmp_path, small, config))
 
 
 def test_tokenizers_are_open_clips_choice() -> None:

@@ -147,7 +147,7 @@ def test_what_would_be_other_vectors_is_refused(tmp_path: Path) -> None:
         r"leaves out \['do_normalize'\]": lambda: change(
             processor, image_processor=pictures_told | {"do_normalize": False}
         ),
-        "resizes by filter 1": lambda: change(processor, image_processor=pictures_told | {"resample": 1}),
+        "resizes with filter 1": lambda: change(processor, image_processor=pictures_told | {"resample": 1}),
         "puts 'find: ' before every prompt": lambda: change(
             options, prompts={"query": "find: "}, default_prompt_name="query"
         ),

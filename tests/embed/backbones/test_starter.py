@@ -183,7 +183,7 @@ def test_the_starter_takes_no_other_weights() -> None:
 
 def test_towers_that_the_bridge_was_not_made_for_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starter, "expected_weights", lambda: "0" * 64)
-    with pytest.raises(InputError, match="other weights than its bridge"):
+    with pytest.raises(InputError, match="other weights than those its bridge"):
         load_backbone(Source("starter"))
 
 

@@ -106,7 +106,7 @@ def test_shards_are_read_through_their_index(tmp_path: Path) -> None:
     found = read_state_dict(shards(tmp_path, {"visual.a": first, "text.b": second, "logit_scale": second}))
     assert found.keys() == STATE.keys() and all(torch.equal(found[name], STATE[name]) for name in STATE)
     (tmp_path / second).unlink()
-    with pytest.raises(InputError, match=r"names model-2.safetensors; no such file lies beside it"):
+    with pytest.raises(InputError, match=r"names model-2.safetensors, but no such file is beside it"):
         read_state_dict(tmp_path / "model.safetensors.index.json")
 
 
@@ -125,5 +125,5 @@ def test_an_index_that_leads_elsewhere_is_refused(tmp_path: Path, text: str) -> 
 def test_a_prefix_that_not_all_names_share_is_named() -> None:
     model = torch.nn.Linear(2, 3)
     mixed = {f"net.{name}": tensor for name, tensor in model.state_dict().items()} | {"loss.weight": torch.zeros(1)}
-    with pytest.raises(InputError, match=r"begin with 'net\.', and of others do not: save these alone"):
+    with pytest.raises(InputError, match=r"begin with 'net\.', while others do not: save only these"):
         fit(model, mixed, "tiny")

@@ -162,7 +162,8 @@ def test_merged_caches_keep_what_all_of_them_have(
     merge_caches([*inputs, tmp_path / "bare"], tmp_path / "mixed")
     assert not Cache.open(tmp_path / "mixed").boundaries
     assert caplog.messages == [
-        f"{side}/boundary_1_{dtype} is left out, as it is not in {tmp_path / 'bare'}" for side in ("images", "prompts")
+        f"{side}/boundary_1_{dtype} is left out, because it is not in {tmp_path / 'bare'}"
+        for side in ("images", "prompts")
     ]
 
 
@@ -233,7 +234,7 @@ def test_pictures_that_are_not_there_are_counted_and_refused_later(tmp_path: Pat
 
 def test_too_large_a_boundary_is_refused_before_any_work(tmp_path: Path, backbone: Backbone) -> None:
     fill(tmp_path / "cache", backbone)
-    with pytest.raises(InputError, match=r"would take 0\.00 GB, and --max-gb is 1e-06"):
+    with pytest.raises(InputError, match=r"would take 0\.00 GB, but --max-gb is 1e-06"):
         extend(tmp_path / "cache", backbone, BoundaryConfig(MODE, max_bytes=1000))
     assert "boundary" not in Cache.open(tmp_path / "cache").manifest
     with pytest.raises(InputError, match="dtype is 'int4'; wanted float16, bfloat16, int8 or float32"):

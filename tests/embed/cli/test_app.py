@@ -138,10 +138,10 @@ options:
   --features TEXT       The features. (default a)
   --weight X            The weight of popularity. (default 0.5)
   --port N              The port. (0 to 9; default 8)
-  --verbose, -v         Say more on stderr of what is done: each line with the
-                        time, and by which part of the program.
-  --quiet, -q           Say nothing on stderr but errors: no progress, no
-                        warnings, and no next steps.
+  --verbose, -v         Print more on stderr: each line with the time and the
+                        name of the module.
+  --quiet, -q           Print only errors on stderr: no progress, no warnings
+                        and no next steps.
   --json                Print one JSON document on stdout, and everything else
                         on stderr.
   --help, -h            Print this page.
@@ -238,11 +238,11 @@ def test_the_command_line_is_before_variables_and_these_before_the_file(
         ("prot = 1", {}, "unknown option --prot in FILE; near names: --port"),
         ('token = "secret"', {}, "unknown option --token in FILE; near names: --token-file"),
         ("[listen]\nport = 1", {}, "FILE has a table [listen]; write the options at its top, in no table"),
-        ('bundle = "x"', {}, "FILE has 'bundle', which is no option; give it on the command line"),
+        ('bundle = "x"', {}, "FILE has 'bundle', which is not an option; give it on the command line"),
         ('port = "many"', {}, "--port is 'many' in FILE; wanted a whole number, 0 to 9"),
         ("port = 10", {}, "--port is 10; wanted 0 to 9"),
         ("hushed = 3", {}, "--hushed is '3' in FILE; wanted true or false"),
-        ("port =", {}, "FILE is no TOML: Invalid value (at end of document)"),
+        ("port =", {}, "FILE is not TOML: Invalid value (at end of document)"),
         ("", {"PORT": "x"}, "--port is 'x' in $PLAUDIT_LISTEN_PORT; wanted a whole number, 0 to 9"),
         ("", {"TOKEN": "x"}, "unknown variable $PLAUDIT_LISTEN_TOKEN; near names: PLAUDIT_LISTEN_TOKEN_FILE"),
     ],

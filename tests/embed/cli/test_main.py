@@ -87,7 +87,7 @@ def test_inspect_tells_identity_counts_and_failures(table: Path, capsys: pytest.
     (table.parent / "1.png").write_bytes(b"broken")
     out = table.parent / "c"
     assert main.main(["cache", str(table), "--model", "tiny", "--out", str(out), *TORCH]) == 0
-    assert f"warning: 1 pictures failed; python -m embed inspect {out} says" in capsys.readouterr().err
+    assert f"warning: 1 pictures failed; run `plaudit embed inspect {out}` to see" in capsys.readouterr().err
     assert main.main(["inspect", str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["images"], result["names"], result["prompts"], result["failures"]) == (2, 3, 3, 1)

@@ -30,7 +30,7 @@ def test_adopt_says_what_it_linked_and_inspect_where_from(tmp_path: Path, capsys
         "images": {"linked": 3, "written": 3, "known": 0, "failed": 1, "in_cache": 6},
         "prompts": {"linked": 0, "written": 0, "known": 0, "failed": 0, "in_cache": 0},
     }
-    assert "1 vectors were refused; python -m embed inspect" in said.err
+    assert "1 vectors were refused; run `plaudit embed inspect" in said.err
     assert main.main(["inspect", str(tmp_path / "c")]) == 0
     text = capsys.readouterr().out
     assert "preprocess      unknown" in text and f"adopted from    {folder / 'img_emb' / 'img_emb_1.npy'}" in text
@@ -44,7 +44,7 @@ def test_verify_reads_the_files_where_no_backbone_is_known(tmp_path: Path, capsy
     assert "nothing was embedded again: the vectors were adopted" in capsys.readouterr().out
     (tmp_path / "c" / "images" / "keys" / "keys_0000.parquet").write_bytes(b"")
     assert main.main(["verify", str(tmp_path / "c")]) == 2
-    assert "keys_0000.parquet changed or gone" in capsys.readouterr().err
+    assert "keys_0000.parquet changed or missing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("honest", [True, False])

@@ -107,12 +107,12 @@ def test_the_limit_is_the_largest_length_allowed(picture: Path) -> None:
 
 def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         read_bytes(str(tmp_path / "pipe"))
     with pytest.raises(IsADirectoryError):
         read_bytes(str(tmp_path))
     # A file that lies about its length is read up to the limit only.
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         read_bytes("/dev/zero", max_bytes=100)
 
 

@@ -204,7 +204,7 @@ def test_wide_pixels_in_8_bits(values: np.ndarray, expected: list[int]) -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_pixels_that_are_no_numbers_are_an_error(bad: float) -> None:
     error = failure(encoded(Image.fromarray(np.array([[0, bad]], np.float32)), "TIFF"))
-    assert str(error) == "damaged: pixels that are infinite or no numbers"
+    assert str(error) == "damaged: pixels that are infinite or not a number"
 
 
 def test_cmyk_bilevel_lab_and_first_frames() -> None:

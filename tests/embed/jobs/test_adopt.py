@@ -188,7 +188,7 @@ def test_a_linked_file_that_changed_is_refused(tmp_path: Path, symbolic: bool, m
     with open(file, "r+b") as opened:  # in place
         opened.seek(-2, os.SEEK_END)
         opened.write(b"\0\0")
-    with pytest.raises(InputError, match=r"uses the vectors of .*img_emb_0.npy where they lie, .* has changed"):
+    with pytest.raises(InputError, match=r"links to the vectors in .*img_emb_0.npy, and that file has changed"):
         Cache.open(tmp_path / "c")
     Cache.open(tmp_path / "copy")
     shard.unlink()
@@ -208,7 +208,7 @@ def test_an_identity_is_what_is_declared_and_what_is_not_is_unknown(tmp_path: Pa
     known, _ = read_identity(declare(tmp_path, **more))
     assert known.preprocess == IDENTITY.preprocess and known.tokenizer == "words"
     assert len(identity.differences(known)) == 3, "what is unknown equals nothing that is known"
-    with pytest.raises(InputError, match="nobody declared how acme-clip prepares pictures"):
+    with pytest.raises(InputError, match="it was not declared how acme-clip prepares pictures"):
         identity.preprocess  # noqa: B018
 
 
@@ -230,7 +230,7 @@ def test_vectors_of_a_backbone_of_ours_take_its_identity_from_a_manifest(tmp_pat
         ({"wieghts": "1"}, r"fields \['wieghts'\] are unknown; wanted model, weights and dim"),
         ({"weights": "unknown"}, "the identity's weights is 'unknown'; wanted a text"),
         ({"model": 3}, "the identity's model is 3"),
-        ({"dim": "8"}, "the identity's dim is '8'; wanted how many numbers"),
+        ({"dim": "8"}, "the identity's dim is '8'; wanted the number of values"),
         ({"dim": True}, "the identity's dim is True"),
         ({"preprocess": "bicubic"}, "field of the wrong kind .preprocess is 'bicubic'"),
         ({"preprocess": {"size": 8}}, "Preprocess: fields .* are missing"),

@@ -150,7 +150,7 @@ def test_a_file_of_a_folder_that_is_wrong_is_named_before_anything_is_read(
         ({"image": ["a", "b"], "vector": ["[1,2,3,4,5,6,7,8]", "[1,2,3,4,5,6,7,x]"]}, "'x' in row 15"),
         (
             {"image": ["a", "b"], "vector": [1.0, 2.0]},
-            "holds double; wanted lists of numbers, as Parquet and Arrow have",
+            "holds double; wanted lists of numbers, as in Parquet and Arrow",
         ),
     ],
 )

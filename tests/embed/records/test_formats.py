@@ -64,7 +64,7 @@ def test_images_root(here: Path) -> None:
         assert records.format == "images"
         assert [uri for _, uri, _ in images(records)] == [f"{root}/a.jpg", *whole, f"{root}/e:/f.jpg"]
         assert [key for key, *_ in images(records)] == [row["image"] for row in rows]
-    with pytest.raises(InputError, match="nowhere, where the pictures should be, is no folder"):
+    with pytest.raises(InputError, match="nowhere, where the pictures should be, is not a folder"):
         read_records(path, images_root="nowhere")
 
 
@@ -98,7 +98,7 @@ def test_a_table_of_no_format_says_what_it_has_and_what_each_format_needs() -> N
     with pytest.raises(InputError) as caught:
         read_records(write("x.csv", [{"picture": "1.jpg", "likes": 3}]))
     message = str(caught.value)
-    assert "x.csv has the columns picture, likes, which no format has" in message
+    assert "x.csv has the columns picture, likes, which fit no format" in message
     assert "\n" not in message
     for name, shapes in FORMATS.items():
         for shape in shapes:
@@ -124,7 +124,7 @@ def test_the_format_can_be_chosen() -> None:
     ("name", "content", "message"),
     [
         ("no.parquet", None, "no.parquet does not exist"),
-        ("t.xlsx", b"x", "cannot tell what t.xlsx is by its name"),
+        ("t.xlsx", b"x", "t.xlsx has an unknown file type"),
         ("t.parquet", b"PAR1 and nothing", "t.parquet cannot be read: "),
         ("t.parquet", b"", "t.parquet cannot be read: "),
         ("t.csv", b"", "t.csv cannot be read: "),

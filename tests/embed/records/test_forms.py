@@ -183,7 +183,7 @@ REFUSED: dict[str, tuple[Form, str]] = {
     ),
     "csv-two-separators": (
         lambda rows, folder: write(folder / "t.csv", "image;x,count\n1;2,3\n"),
-        r"separated by commas or semicolons; say which in a first line, such as sep=,$",
+        r"separated by commas or semicolons; add a first line that says which, as sep=,$",
     ),
     "json-pandas-columns": (pandas_json, "orient='records'"),
     "json-pandas-split": (partial(pandas_json, orient="split"), "orient='records'"),

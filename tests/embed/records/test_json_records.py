@@ -66,7 +66,7 @@ def test_a_key_may_come_late(name: str, tmp_path: Path) -> None:
     assert prompts(records) == ["a late prompt"]
     counts: list[dict[str, Any]] = [{"image": f"{n}.png", "count": 5, "pad": pad} for n in range(101)]
     counts.append(counts[0] | {"exposures": 10, "group": "g"})
-    with pytest.raises(InputError, match=r"exposures are unknown, though other rows have them: row 0, .*and 96 more"):
+    with pytest.raises(InputError, match=r"exposures are missing, but other rows have them: row 0, .*and 96 more"):
         read_records(late(tmp_path / name, counts)).labels()
     pair = {"caption": "a", "image_0_url": "0.png", "image_1_url": "1.png", "label_0": 1, "label_1": 0, "pad": pad}
     table = read_records(late(tmp_path / name, [pair] * 101 + [pair | {"has_label": False}])).labels()
@@ -105,5 +105,5 @@ def test_times_are_times_as_in_csv(tmp_path: Path) -> None:
 
 def test_a_broken_record_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"image": "a"}\n{"image": "b",}\n{"image": "c"}\n')
-    with pytest.raises(InputError, match=r"t\.jsonl cannot be read: record 1 \(counted from 0\) is no JSON: .* line 1"):
+    with pytest.raises(InputError, match=r"jsonl cannot be read: record 1 \(counted from 0\) is not JSON: .* line 1"):
         read_records(tmp_path / "t.jsonl")

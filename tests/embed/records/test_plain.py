@@ -116,7 +116,7 @@ def test_what_stands_beside_the_labels_is_plain_too() -> None:
             "column 'prompt' holds map<string",
         ),
         ({"rating": pa.nulls(1, pa.null()), "prompt": [[1]]}, "column 'prompt' holds list<item: int64>; wanted text"),
-        ({"n": [Decimal(2**64)]}, r"column 'n' holds decimal128\(20, 0\) that is no int64 .*; cast it"),
+        ({"n": [Decimal(2**64)]}, r"column 'n' holds decimal128\(20, 0\) that does not fit int64 .*; cast it"),
     ],
 )
 def test_what_has_no_plain_twin_is_refused_in_one_line(columns: dict[str, Any], message: str) -> None:

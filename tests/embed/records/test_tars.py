@@ -69,7 +69,7 @@ def test_tars_that_cannot_be_read(tmp_path: Path) -> None:
         read_records(tmp_path / "s-3.tar")
     for text in (b"[1]", b"{"):
         broken = write_tar(tmp_path / "s-4.tar", {"1.jpg": b"A", "1.json": text})
-        with pytest.raises(InputError, match=r"s-4\.tar: 1\.json is no JSON object"):
+        with pytest.raises(InputError, match=r"s-4\.tar: 1\.json is not a JSON object"):
             read_records(broken)
     with pytest.raises(InputError, match=r"s-4\.tar cannot be read: it holds a file of '1' twice"):
         read_records(write_tar(tmp_path / "s-4.tar", {"1.jpg": b"A", "1.JPG": b"B"}))
@@ -99,7 +99,7 @@ def test_which_of_two_pictures_is_asked(tmp_path: Path, names: tuple[str, str]) 
     members = {f"{n}.{name}": name.encode() for n in range(2) for name in (*names, "txt")}
     path = write_tar(tmp_path / "t.tar", members)
     with pytest.raises(
-        InputError, match=rf"'0' has the pictures {', '.join(names)}; say which, such as --columns bytes="
+        InputError, match=rf"'0' has the pictures {', '.join(names)}; choose one, such as --columns bytes="
     ):
         images(read_records(path))
     for name in names:
@@ -113,7 +113,7 @@ def test_a_key_that_only_late_samples_have_is_a_label(tmp_path: Path) -> None:
         fact = {"count": 5} | ({"exposures": 10, "group": "g"} if n >= 120 else {})
         members |= {f"{n}.jpg": b"A", f"{n}.json": json.dumps(fact).encode()}
     records = read_records(write_tar(tmp_path / "t.tar", members))
-    with pytest.raises(InputError, match=r"exposures are unknown, though other rows have them: row 0, .* and 115 more"):
+    with pytest.raises(InputError, match=r"exposures are missing, but other rows have them: row 0, .* and 115 more"):
         records.labels()
 
 
@@ -174,10 +174,10 @@ def test_what_else_a_tar_may_lose_is_said(tmp_path: Path, caplog: pytest.LogCapt
     two = write_tar(tmp_path / "2.tar", {"2.jpg": b"B"}).read_bytes()
     (tmp_path / "joined.tar").write_bytes(one + two)
     found = images(read_records(tmp_path / "joined.tar"))
-    assert found[0][0] == "1" and "where another tar follows" in found[1][0]
+    assert found[0][0] == "1" and "but another tar follows" in found[1][0]
     assert "1 files without an extension are left out, the first README" in caplog.text
     (tmp_path / "broken.tar").write_bytes(two[:1024] + b"x" * 512 + two[1024:])
-    assert "is no header" in images(read_records(tmp_path / "broken.tar"))[1][0]
+    assert "is not a header" in images(read_records(tmp_path / "broken.tar"))[1][0]
     pictures = random.Random(0).randbytes(5000)
     (tmp_path / "t.tar.gz").write_bytes(gzip.compress(write_tar(tmp_path / "3.tar", {"3.jpg": pictures}).read_bytes()))
     (row, last) = images(read_records(cut(tmp_path / "t.tar.gz", 3000)))

@@ -137,9 +137,9 @@ def test_memory_below_is_released_and_above_still_works(folder: Path) -> None:
 
 def test_what_cannot_be_cut_says_what_can(folder: Path) -> None:
     coca = backbone(folder, "coca").model
-    with pytest.raises(InputError, match=r"as CoCa's, cannot be cut"):
+    with pytest.raises(InputError, match=r"as in CoCa, cannot be cut"):
         cut_prompts(coca.text, 1)
-    with pytest.raises(InputError, match=r"the picture tower Linear cannot be cut; what can: open_clip's ViT"):
+    with pytest.raises(InputError, match=r"the picture tower Linear cannot be cut; these can: open_clip's ViT"):
         cut_pictures(torch.nn.Linear(1, 1), 1, PLAIN)
     with pytest.raises(InputError, match="a cut 3 blocks from the top of TextTransformer; it has 2"):
         cut_prompts(backbone(folder, "vit").model.text, 3)

@@ -124,14 +124,14 @@ def test_the_folder_is_one_that_runtime_chooses_from(made: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (["--seeds", "3..1"], "is no seed and no range"),
+        (["--seeds", "3..1"], "is neither a seed nor a range"),
         (["--best", "nowhere"], "nowhere"),
-        (["--prompts", "LATIN"], "is no text in UTF-8 (byte 3)"),
-        (["--templates", "LATIN"], "is no text in UTF-8 (byte 3)"),
-        (["--lora", "HEAD"], "is no tuned generator"),
+        (["--prompts", "LATIN"], "is not a UTF-8 text (byte 3)"),
+        (["--templates", "LATIN"], "is not a UTF-8 text (byte 3)"),
+        (["--lora", "HEAD"], "is not a tuned generator"),
         (["--out", "OTHER"], "is not a folder of generated pictures and not empty (it has mine.txt)"),
         (["--guidance", "0.5"], "guidance"),
-        (["--lora", "nowhere"], "nowhere is no tuned generator"),
+        (["--lora", "nowhere"], "nowhere is not a tuned generator"),
         (["--serve"], "--serve takes no --prompts"),
     ],
 )
@@ -150,7 +150,7 @@ def test_bad_input_is_told_in_one_line(
 
 def test_what_is_missing_is_said(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", str(made / "generator")]) == 2
-    assert "--prompts FILE and --out FOLDER are wanted" in capsys.readouterr().err
+    assert "wanted --prompts FILE and --out FOLDER" in capsys.readouterr().err
     (tmp_path / "empty.txt").write_text("\n")
     assert main([*arguments(made, tmp_path / "out"), "--prompts", str(tmp_path / "empty.txt")]) == 2
     (tmp_path / "model_index.json").write_text('{"_class_name": "Other"}')

@@ -50,7 +50,7 @@ def test_a_folder_without_a_bundle_is_refused_with_what_to_do(
 ) -> None:
     assert plaudit.main(["ui", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "has no bundle to show: `plaudit run TABLE --images PICTURES" in line
+    assert "has no bundle to show; make one with `plaudit run TABLE --images PICTURES" in line
 
 
 def test_a_browser_is_opened_unless_it_is_not_to_be(

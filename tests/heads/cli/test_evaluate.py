@@ -89,7 +89,7 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
 
     thirds = got["uncertainty"]["thirds"]
     assert sum(part["pairs"] for part in thirds) == got["pairs"]
-    assert got["uncertainty"]["by"] == "heads trained anew that have not seen the pair"
+    assert got["uncertainty"]["by"] == "newly trained heads that have not seen the pair"
     page = (folder / "r.html").read_text()
     assert page.count("<circle", page.index("how sure it is?"), page.index("every paper")) == len(
         got["uncertainty"]["bins"]
@@ -216,7 +216,7 @@ def test_generators_are_ranked_by_people_and_by_a_head(
     assert both["agreement"]["bradley_terry_spearman"] == pytest.approx(spearmanr(*strengths).statistic)
     recall = [both["found"][f"recall_at_{k}"]["value"] for k in (1, 2, 4)]
     assert 1 / PICTURES < recall[0] < recall[2] <= 1 and "found" not in people
-    assert "--cache are wanted together" in fails("generators", "head", *DATA, *by)
+    assert "only one of HEAD and --cache" in fails("generators", "head", *DATA, *by)
     assert "which has image, prompt, style" in fails("generators", *DATA, "--by", "maker")
     assert "orders is 0; wanted at least 1" in fails("generators", *DATA, "--by", "style", "--orders", "0")
     # Choices of a single prompt say nothing of how far prompts differ: there are strengths, without intervals.
@@ -242,7 +242,7 @@ def test_a_part_of_one_prompt_has_figures_without_intervals_everywhere(
         assert main(list(command)) == 0
         captured = capsys.readouterr()
         assert "fewer than two prompts" in captured.out and "nan" not in captured.out, command
-        assert command[0] in ("train", "sweep") or "intervals go by 1 of the prompts" in captured.err
+        assert command[0] in ("train", "sweep") or "intervals rest on 1 prompts" in captured.err
     assert "There are no intervals: fewer than two prompts" in (folder / "r.html").read_text()
 
 

@@ -43,7 +43,7 @@ def test_the_options_of_a_loss_reach_it_and_its_resuming(
         patch.setattr("heads.api.training.evaluate", killed)
         main([*argv, "--margin", "0.2", "--out", "again"])
     assert main([*argv, "--margin", "0.4", "--out", "again", "--resume"]) == 2
-    assert "of another training" in capsys.readouterr().err
+    assert "belongs to another training" in capsys.readouterr().err
 
 
 def pick_a_pic(path: str) -> None:
@@ -76,13 +76,13 @@ def test_pickscores_split_from_training_to_its_threshold(folder: Path, capsys: p
     found = run(capsys, *evaluate, "--baselines", "--prior-by", "model_0,model_1", *files)
     assert found["rows"] == 10 and found["part"].startswith("held out by split")
     assert found["pair_accuracy"] == trained["pair_accuracy"]
-    assert len(found["tie_thresholds"]) <= 1 and found["tie_thresholds_of"] == "the best on the rows for validation"
+    assert len(found["tie_thresholds"]) <= 1 and found["tie_thresholds_of"] == "the best on the validation rows"
     assert pq.read_table("scores.parquet").num_rows == 20
     # Another table of as many prompts: only what is new to the head is measured.
     table = pq.read_table("picks.parquet")
     pq.write_table(table.take(np.arange(119, -1, -1)), "picks.parquet")
     again = run(capsys, *evaluate)
-    assert again["rows"] == 80 and again["tie_thresholds_of"] == "of each part the best on the others"
+    assert again["rows"] == 80 and again["tie_thresholds_of"] == "the best for each part on the other parts"
     assert run(capsys, "evaluate", "head", "--cache", "cache", "--data", "table.parquet")["rows"] < ROWS
 
     for wrong, told in (
@@ -95,7 +95,7 @@ def test_pickscores_split_from_training_to_its_threshold(folder: Path, capsys: p
         error = capsys.readouterr().err
         assert told in error and error.count("\n") == 1
     assert main(["train", "cache", "--data", "picks.parquet", "--held-out-prompts", "4", "--out", "new"]) == 2
-    assert "--held-out-prompts is of --split pickscore" in capsys.readouterr().err
+    assert "--held-out-prompts needs --split pickscore" in capsys.readouterr().err
 
 
 def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,21 +107,21 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
         assert error.count("\n") == 1
         return error
 
-    assert "--dropout is of fusion and does nothing for the head linear" in fails(
+    assert "--dropout is for fusion and does nothing for the head linear" in fails(
         "--head", "linear", "--dropout", "0.1"
     )
     assert "--learning-rate is of cosine and mlp and fusion" in fails("--head", "kernel", "--learning-rate", "1")
     assert "--penalty is of linear and kernel" in fails("--head", "fusion", "--penalty", "1")
     assert "--no-activations is of mlp" in fails("--head", "fusion", "--no-activations")
-    assert "no one head reads --hidden, --penalty together" in fails("--penalty", "1", "--hidden", "8")
+    assert "no head reads --hidden, --penalty together" in fails("--penalty", "1", "--hidden", "8")
     assert "device 'cuda:77' cannot be used here" in fails("--device", "cuda:77")
     assert "--device auto is not supported here; use cpu or cuda" in fails("--device", "auto")
-    assert "--margin is of triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
+    assert "--margin is for triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
     assert "--reduction is of cosine and mlp and fusion" in fails("--head", "linear", "--reduction", "sum")
     assert "margin is -1.0; wanted more than 0" in fails("--loss", "ranking", "--margin", "-1")
     for beside in (("--folds", "5"), ("--split", "pickscore")):
         error = fails("--test-fraction", "0.1", *beside)
-        assert f"--test-fraction 0.1 would be ignored beside {' '.join(beside)}" in error
+        assert f"--test-fraction 0.1 has no effect together with {' '.join(beside)}" in error
     assert "--weights names 2 and there are 1 tables" in fails("--weights", "1,2")
     assert "every weight must be positive" in fails("--weights", "-1")
     assert "near names: preference" in fails("--loss", "preferenc")
@@ -145,7 +145,7 @@ def test_without_a_head_a_small_table_gets_a_blend_in_five_folds(
     assert main([*start, "--split-seeds", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("auto: blend (60 rows are few")
-    assert any("kept is the head of 0" in line for line in lines)
+    assert any("the head of 0 is kept" in line for line in lines)
     _, manifest = load_head("head")
     assert manifest["head"]["kind"] == "blend" and manifest["split"]["folds"] == 5
     assert len(load_fold_heads("head")) == 5
@@ -184,4 +184,4 @@ def test_min_ratio_is_of_heads_that_learn_from_pairs(folder: Path, capsys: pytes
     run(capsys, *plain, "auto", "--epochs", "1")
     assert json.loads((folder / "auto" / "head.json").read_text())["head"]["kind"] == "fusion"
     assert main([*plain, "blend", "--head", "blend"]) == 2
-    assert "a blend is fitted to rows, not to pairs; leave out --min-ratio" in capsys.readouterr().err
+    assert "the head blend learns from rows, not pairs; leave out --min-ratio" in capsys.readouterr().err

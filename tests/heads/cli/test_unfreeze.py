@@ -14,6 +14,7 @@ import torch
 import unfreeze_tiny as tiny
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from embed.backbones.delta import published_state
 from embed.backbones.load import load_backbone
@@ -74,7 +75,13 @@ def test_validate_computes_as_many_pictures_at_once_as_it_is_told(
 
 def test_tuned_refreshed_evaluated_and_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, embed, *CACHE, "--boundary", "blocks=1,1", "--boundary-dtype", "float32")
-    tuned = run(capsys, heads, *TUNE, "--unfreeze-visual", "1", "--unfreeze-text", "1", "--wise", "auto")
+    blocks = ("--unfreeze-visual", "1", "--unfreeze-text", "1")
+    tuned = run(capsys, heads, *TUNE, *blocks, "--wise", "auto", "--tracker", "tensorboard:logs")
+    tracked = EventAccumulator("logs").Reload()
+    for name in ("pair_accuracy", "frozen_pair_accuracy"):
+        assert tracked.Scalars(f"result/{name}")[0].value == pytest.approx(tuned[name]["value"])
+    curve = EventAccumulator("logs/unfreezing").Reload().Scalars("validation_accuracy")
+    assert [event.value for event in curve] == pytest.approx(tuned["validation_accuracy"])
     assert tuned["pair_accuracy"]["value"] > tuned["frozen_pair_accuracy"]["value"] + 0.1
     # The lead is over the backbone as it was, whose accuracy stands beside.
     lead = tuned["pair_accuracy"]["value"] - tuned["zero_shot_pair_accuracy"]["value"]
@@ -193,7 +200,7 @@ def test_a_killed_run_goes_on_and_one_that_diverges_is_the_users(
         patch.setattr(train, "accuracy_of", die)
         heads(list(argv))
     assert heads([*argv, "--seed", "1"]) == 2
-    assert "of another training" in capsys.readouterr().err
+    assert "belongs to another training" in capsys.readouterr().err
     measured.append(0.0)  # a fourth and more do not die
     with monkeypatch.context() as patch:
         patch.setattr(train, "accuracy_of", die)
@@ -216,7 +223,7 @@ def test_a_mode_is_asked_for_once(folder: Path, capsys: pytest.CaptureFixture[st
     assert heads([*TUNE, "--mode", "all", "--wise", "2"]) == 2
     assert "wise is 2.0; wanted auto or 0 to 1" in capsys.readouterr().err
     assert heads([*TUNE, "--mode", "all", "--distance", "cosine"]) == 2
-    assert "--distance is of triplet and does nothing for the loss preference" in capsys.readouterr().err
+    assert "--distance is for triplet and does nothing for the loss preference" in capsys.readouterr().err
 
 
 def test_social_rewards_commands_write_its_files(

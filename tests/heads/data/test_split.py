@@ -69,7 +69,7 @@ def test_unusable_splits_say_so() -> None:
     labels = make_labels(np.arange(3)[:, None], np.arange(3), np.arange(3), user=["a", "a", "b"])
     with pytest.raises(InputError, match=r"hold out 3 parts of 2 different values of user"):
         split_rows(labels, SplitConfig("user", folds=3))
-    with pytest.raises(InputError, match=r"'nobody' is no column of the table; it has user"):
+    with pytest.raises(InputError, match=r"'nobody' is not a column of the table; it has user"):
         split_rows(labels, SplitConfig("nobody"))
     with pytest.raises(InputError, match="folds is 1; wanted at least 2"):
         SplitConfig(folds=1)

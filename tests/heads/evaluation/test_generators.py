@@ -189,7 +189,7 @@ def test_choices_of_a_table_and_of_a_head_are_the_same_pairs() -> None:
     assert win_rates(people) == {"x": 2 / 3, "y": 1.5 / 3, "z": 0.5 / 2}
     with pytest.raises(InputError, match="finds nothing in 'x_0'"):
         generators_of(labels, "file", "^[0-9]")
-    with pytest.raises(InputError, match="no regular expression"):
+    with pytest.raises(InputError, match="not a regular expression"):
         generators_of(labels, "file", "(")
 
 
@@ -207,7 +207,7 @@ def test_comparisons_name_a_generator_on_each_side() -> None:
     assert people.target.tolist() == [1.0, 0.5]
     head = choices_in(labels, names, np.zeros(3, int), np.array([[0.0, 1.0], [2.0, 1.0], [0.0, 0.0]]))
     assert head.target.tolist() == [0.0, 1.0]
-    with pytest.raises(InputError, match="no choice between two"):
+    with pytest.raises(InputError, match="no pair compares two"):
         choices_in(labels, names, np.array([-1, -1, 0]))
 
 
@@ -235,5 +235,5 @@ def test_recall_and_filter_are_those_of_a_loop(kind: str) -> None:
         for name, credit in hits.items():
             value = found[f"{name}_at_{k}"]
             assert value.value == pytest.approx(np.mean(credit)) and 0 <= value.low <= value.value <= value.high <= 1
-    with pytest.raises(InputError, match="of several pictures"):
+    with pytest.raises(InputError, match="need several pictures"):
         found_at_k(comparisons(np.ones(4), np.arange(4)), np.zeros(4), np.zeros((4, 2)))

@@ -47,7 +47,7 @@ def test_an_accuracy_is_from_0_to_1_however_far_its_interval_reaches(caplog: pyt
     for got in (one.interval(credit), one.pooled_interval(credit)):
         assert got.value == pytest.approx(5 / 6) and (got.low, got.high) == (0, 1)
     one.warn_of_few()
-    assert "intervals go by 2 of the prompts" in caplog.text
+    assert "intervals rest on 2 prompts" in caplog.text
     caplog.clear()
     measured(single("ratings", np.arange(GROUPS * SIZE))).warn_of_few()
     assert not caplog.text

@@ -40,7 +40,7 @@ def test_one_that_is_worse_or_no_better_is_not() -> None:
     assert not judged(labels, old, new, PromotionConfig(allow_equal=True)).promoted
     labels, (old, _) = planted(300, 40, (0.7, 0.7))
     same = judged(labels, old, old, PromotionConfig())
-    assert not same.promoted and "not shown to be better" in same.why
+    assert not same.promoted and "not proven better" in same.why
     assert judged(labels, old, old, PromotionConfig(allow_equal=True)).promoted
 
 

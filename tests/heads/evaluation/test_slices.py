@@ -49,5 +49,5 @@ def test_many_numbers_are_cut_into_parts_of_equal_size() -> None:
     labels = comparisons(RNG.choice([0.0, 1.0], 80), np.arange(80), size=away.tolist())
     half = measure_pairs(labels, Split(np.where(np.arange(80) < 40, 0, -1), np.arange(80), 1), Protocol(resamples=20))
     assert [s["pairs"] for s in pair_accuracy_by(half, scores, "size")["slices"]] == [10] * 4
-    with pytest.raises(InputError, match="'colour' is no column of the table; it has few, row, size"):
+    with pytest.raises(InputError, match="'colour' is not a column of the table; it has few, row, size"):
         pair_accuracy_by(one, scores, "colour")

@@ -37,7 +37,7 @@ def test_the_verdict_goes_by_the_paired_test() -> None:
     assert "? Cannot tell: " in verdict(accuracy, lead(zero_shot=(0.142, 0.05)))
     assert "? Cannot tell: " in verdict(accuracy, lead(zero_shot=(0.142, None)))
     assert "Better than chance? Yes" in verdict(accuracy, lead(chance=(0.2, 0.001)))
-    assert "no honest test" in verdict(accuracy, every, trained_rows=3)
+    assert "not an honest test" in verdict(accuracy, every, trained_rows=3)
     assert comparison("a", "b", 0.1, 0.04) == "a orders pairs better than b."
     assert comparison("a", "b", -0.1, 0.04) == "b orders pairs better than a."
     assert comparison("a", "b", -0.1, float("nan")) == "Cannot tell which of a and b orders pairs better."

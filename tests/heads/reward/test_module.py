@@ -171,10 +171,10 @@ class Odd(Head):
 def test_heads_that_pixels_do_not_reach_are_refused(backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"reads prompts alone.*--reads both"):
         Reward.load(write_head(tmp_path / "text", backbone, HeadConfig("mlp", 16, reads="text")))
-    with pytest.raises(InputError, match="reads source_embedding, which no picture and prompt give; train"):
+    with pytest.raises(InputError, match="reads source_embedding, which pictures and prompts do not give; train"):
         Reward(backbone, Odd())
     adopted = replace(backbone, source=replace(backbone.source, pretrained=ADOPTED))
-    with pytest.raises(InputError, match="were adopted: nothing here knows its backbone"):
+    with pytest.raises(InputError, match="were adopted, so its backbone is not known here"):
         Reward.load(write_head(tmp_path / "adopted", adopted, FUSION))
     moved = replace(backbone, identity=replace(backbone.identity, model="tiny projected by a head"))
     with pytest.raises(InputError, match=r"in the space of another head.*train it on the backbone's own cache"):

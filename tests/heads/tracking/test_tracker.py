@@ -51,6 +51,21 @@ def test_tensorboard_has_curves_and_figures(folder: Path, capsys: pytest.Capture
     assert {"parameters/text_summary"} <= set(run.Tags()["tensors"])
 
 
+def test_an_evaluation_is_a_run_with_its_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trained(capsys, "tensorboard:training")
+    argv = "evaluate head --cache cache --data likes.csv --report a.html --tracker tensorboard:logs --json"
+    assert main(argv.split()) == 0
+    found = json.loads(capsys.readouterr().out)
+    run = EventAccumulator("logs").Reload()
+    assert run.Scalars("result/pair_accuracy")[0].value == pytest.approx(found["pair_accuracy"]["value"])
+    for scorer in ("head", "ridge"):
+        low = found["metrics"]["spearman"]["scores"][scorer]["low"]
+        assert run.Scalars(f"result/metrics/spearman/{scorer}/low")[0].value == pytest.approx(low)
+    assert {"parameters/text_summary", "files/text_summary"} <= set(run.Tags()["tensors"])
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_mlflow_has_parameters_curves_and_figures(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mlflow = pytest.importorskip("mlflow")
@@ -130,7 +145,7 @@ def test_a_tracker_that_fails_is_warned_of_once(caplog: pytest.LogCaptureFixture
     tracker.figures({"x": {"value": 1.0, "low": None, "reason": "few"}})
     tracker.close(False)
     assert told[0][:2] == ("a", 1) and [record.message for record in caplog.records] == [
-        "the tracker failed, and may lack some of this run: gone"
+        "the tracker failed and may lack a part of this run: gone"
     ]
 
 
@@ -142,5 +157,5 @@ def test_what_is_no_tracker_is_refused_before_any_training(folder: Path, capsys:
     assert main(argv) == 2 and "--tracker is 'comet'" in capsys.readouterr().err and not Path("head").exists()
     require_tracker(None)
     Path("file").write_text("")
-    with pytest.raises(InputError, match="the run cannot be opened there"), tracking("tensorboard:file/x", "a"):
+    with pytest.raises(InputError, match="cannot open a run there"), tracking("tensorboard:file/x", "a"):
         pass

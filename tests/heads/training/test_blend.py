@@ -138,9 +138,9 @@ def test_a_blend_refuses_what_it_cannot_learn_from() -> None:
     )
     with pytest.raises(InputError, match="only the cosine head has"):
         train_heads(task)
-    with pytest.raises(InputError, match="losses of ranked groups want a table with ranks"):
+    with pytest.raises(InputError, match="losses of ranked groups need a table with ranks"):
         train_heads(replace(task, config=TrainConfig("ranking")))
-    with pytest.raises(InputError, match="leave out margin and reduction"):
+    with pytest.raises(InputError, match="takes no margin and no reduction"):
         train_heads(replace(task, config=TrainConfig("preference", reduction="sum")))
     same = replace(features, image_embeddings=features.image_embeddings[:1].repeat(60, 1),
                    text_embeddings=features.text_embeddings[:1].repeat(60, 1))  # fmt: skip
@@ -160,5 +160,5 @@ def test_auto_goes_by_rows_prompts_loss_and_options() -> None:
     assert choose_head([labels], features, ["triplet"], {}).head == "cosine"
     choice = choose_head([labels], features, ["preference"], {"--hidden": ("fusion",), "--epochs": ("fusion", "mlp")})
     assert choice.head == "fusion" and "--hidden and --epochs" in choice.why
-    with pytest.raises(InputError, match="no one head reads --hidden, --penalty together"):
+    with pytest.raises(InputError, match="no head reads --hidden, --penalty together"):
         choose_head([labels], features, ["preference"], {"--hidden": ("fusion",), "--penalty": ("kernel",)})

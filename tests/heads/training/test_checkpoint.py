@@ -36,10 +36,12 @@ def test_states_that_take_long_to_write_are_written_less_often(tmp_path: Path) -
 
 def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
     Checkpoints(tmp_path, "this").save(STATE)
-    with pytest.raises(InputError, match=rf"training.pt is of another training .* to train anew, remove {tmp_path}$"):
+    with pytest.raises(
+        InputError, match=rf"training.pt belongs to another training .* to start again, remove {tmp_path}$"
+    ):
         Checkpoints(tmp_path, "other").load()
     torch.save({**STATE, "identity": "this"}, tmp_path / "training.pt")  # as before there was a format
-    with pytest.raises(InputError, match=r"or plaudit's version were others"):
+    with pytest.raises(InputError, match=r"or another version of plaudit"):
         Checkpoints(tmp_path, "this").load()
 
 
@@ -55,7 +57,7 @@ def test_no_damage_goes_unseen(tmp_path: Path) -> None:
         try:
             assert str(saved.load()) == str(STATE), "the byte was one that says nothing"
         except InputError as error:
-            assert str(error) == f"{path} is damaged; to train anew, remove {tmp_path}"
+            assert str(error) == f"{path} is damaged; to start again, remove {tmp_path}"
             refused += 1
     assert refused > len(damaged) / 2
 

@@ -84,5 +84,5 @@ def test_without_folds_there_is_no_committee_and_two_leave_none_for_what_they_ho
     given = task(2)
     trained = train_heads(given)
     assert committee_of(trained, given) is not None
-    with pytest.raises(InputError, match="2 folds leave none"):
+    with pytest.raises(InputError, match="2 folds are too few"):
         unseen_committees(given, trained.fold_heads)

@@ -146,7 +146,7 @@ def test_nothing_to_learn_from_is_said(features: Features) -> None:
     ratings = Ratings(np.arange(5), np.arange(5, dtype=np.float32))
     with pytest.raises(InputError, match="all 5 items to train on have the same vectors"):
         convex.solve(build_head(HeadConfig("linear", DIM)), same, [Part("rating", ratings)], 1.0)
-    with pytest.raises(InputError, match="leave out margin and reduction"):
+    with pytest.raises(InputError, match="take no margin and no reduction"):
         summed = Part("preference", some_pairs(1), options=LossOptions(reduction="sum"))
         convex.solve(build_head(HeadConfig("linear", DIM)), features, [summed], 1.0)
     with pytest.raises(FloatingPointError, match="objective is nan at penalty 1"):

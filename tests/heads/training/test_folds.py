@@ -118,8 +118,8 @@ def test_rows_for_validation_choose_the_epoch_and_the_head_is_the_one_they_chose
         trained = train_heads(replace(one, observe=lambda stage, *_: stages.append(stage)))
     assert set(stages) == {"head-choosing"}, "nothing is trained twice"
     assert trained.rows.tolist() == rows.tolist() and len(rows) == 180
-    assert caplog.messages[:1] == ["head: 180 rows to train on, 20 held out and 20 for validation, 80 left out for a"
-                               " picture or prompt they share with those"]  # fmt: skip
+    assert caplog.messages[:1] == ["head: 180 rows to train on, 20 held out and 20 for validation, 80 left out because"
+                               " they share a picture or prompt with those"]  # fmt: skip
     # The training on all those rows, stopped at each epoch.
     examples, accuracies = examples_for("preference", one.labels, rows, np.random.default_rng(0)), []
     for epochs in range(1, 7):
@@ -146,7 +146,7 @@ def test_rows_for_validation_choose_the_penalty() -> None:
 def test_rows_for_validation_without_a_winner_choose_nothing() -> None:
     one, _ = chosen_by_validation("fusion")
     one.labels.values["target"][one.split.validation] = 0.5
-    with pytest.raises(InputError, match="none of the 20 comparisons for validation has a winner"):
+    with pytest.raises(InputError, match="none of the 20 validation comparisons has a winner"):
         train_heads(one)
     nothing_left = Split(np.zeros_like(one.split.fold), one.split.group, 1, one.split.validation)
     one.labels.values["target"][one.split.validation] = 1.0

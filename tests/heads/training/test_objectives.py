@@ -183,7 +183,7 @@ def test_loss_options_that_mean_nothing_are_refused() -> None:
         with pytest.raises(InputError, match=r"margin is .*; wanted more than 0"):
             LossOptions(margin=margin)
     require_use(LossOptions(margin=1.0, reduction="sum"), ["rating", "ranking"])
-    with pytest.raises(InputError, match="--distance is of triplet and does nothing for the loss rating and ranking"):
+    with pytest.raises(InputError, match="--distance is for triplet and does nothing for the loss rating and ranking"):
         require_use(LossOptions(distance="cosine"), ["rating", "ranking"])
 
 
@@ -200,7 +200,7 @@ def test_a_loss_refuses_a_table_that_it_cannot_use(features: Features) -> None:
     comparisons, groups = labels_of(features, "comparisons"), labels_of(features, "groups")
     rows = np.arange(10)
     for loss in ("ranking", "listwise"):
-        with pytest.raises(InputError, match="want a table with ranks, and this one has comparisons"):
+        with pytest.raises(InputError, match="need a table with ranks, and this one has comparisons"):
             examples_for(loss, comparisons, rows, RNG)
     with pytest.raises(InputError, match=r"want.* a table with ratings or counts, and this one has groups"):
         examples_for("rating", groups, rows, RNG)

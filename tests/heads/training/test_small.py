@@ -46,4 +46,4 @@ def test_a_training_that_moved_nothing_says_so(caplog: pytest.LogCaptureFixture)
         caplog.clear()
         config = TrainConfig("rating", learning_rate=rate)
         train_heads(Task(labels, features, split, HeadConfig("fusion", features.dim), config))
-        assert any("training has not moved the loss of 1 of 1 heads" in line for line in caplog.messages) == said
+        assert any("training has not lowered the loss of 1 of 1 heads" in line for line in caplog.messages) == said

@@ -39,12 +39,13 @@ def test_from_files_to_a_folder(
 ) -> None:
     out, judge = tmp_path / "lora", str(folder / "judge")
     more = ["--judge", judge, "--tensorboard", str(tmp_path / "tb"), "--json", "--max-vram", "0.05"]
+    more += ["--tracker", f"tensorboard:{tmp_path / 'runs'}"]
     assert main(words(pipelines, folder, out, *more)) == 0
     said = capsys.readouterr()
     result = json.loads(said.out)
     assert result["figures"].keys() == {"reward", "judge", "diversity", "variety", "sharpness"}
     assert re.search(r"a step takes 0\.0\d+ GB with 2 pictures at once", said.err)
-    assert "--judge sees with the same backbone" in said.err
+    assert "--judge has the same backbone" in said.err
     manifest = json.loads((out / "tuning.json").read_text())
     assert manifest["reward"] == str(folder / "head") and len(manifest["history"]) == 3
     page = (out / "report.html").read_text()
@@ -53,6 +54,12 @@ def test_from_files_to_a_folder(
     events = EventAccumulator(str(tmp_path / "tb")).Reload()
     assert [event.step for event in events.Scalars("guards/judge")] == [0, 1, 2]
     assert len(events.Images("pictures")) == 3
+    tracked, curves = (EventAccumulator(str(tmp_path / path)).Reload() for path in ("runs", "runs/guards"))
+    assert [event.value for event in curves.Scalars("judge")] == [
+        event.value for event in events.Scalars("guards/judge")
+    ]
+    assert tracked.Scalars("result/judge/after")[0].value == pytest.approx(result["figures"]["judge"]["after"])
+    assert len(tracked.Images("pictures")) == 3
     assert main(words(pipelines, folder, out, *more)) == 2  # without --overwrite
     assert "say --overwrite to replace it" in capsys.readouterr().err
 
@@ -82,7 +89,7 @@ def test_several_rewards_are_added_on_one_scale_and_reported_each(
         ),
         (["--reward", "JUDGE", "--weights", "1,-2"], "every weight must be positive"),
         (["--prompts", "EMPTY"], "holds no prompt; wanted one a line"),
-        (["--prompts", "LATIN"], "is no text in UTF-8 (byte 3)"),
+        (["--prompts", "LATIN"], "is not a UTF-8 text (byte 3)"),
         (["--tensorboard", "LATIN"], "is a file; wanted a folder for --tensorboard"),
         (["--out", "LATIN/lora"], "LATIN is a file; choose another place"),
         (["--max-vram", "0.0001"], "a step with one picture takes"),
@@ -142,6 +149,6 @@ def test_out_of_memory_is_said_in_one_line_and_the_same_command_goes_on(
         patch.setattr(Run, "score", score)
         assert main(given) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "memory is at its end" in said and "the 1 steps so far are in" in said and not out.exists()
+    assert "memory ran out" in said and "the 1 steps so far are in" in said and not out.exists()
     assert main([*given, "--accumulate", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["steps"] == 2 and not Path(f"{out}.checkpoints").exists()

@@ -37,7 +37,7 @@ def test_choices_are_pairs_without_ties(folder: Path) -> None:
     pixels = found.pictures.read(found.better, 16)
     assert pixels.shape == (2, 3, 16, 16)
     torch.testing.assert_close(pixels.mean(dim=(2, 3))[:, 0], torch.tensor([60 / 255, 120 / 255]))
-    with pytest.raises(InputError, match="no two pictures under one prompt"):
+    with pytest.raises(InputError, match="no pair of pictures of one prompt"):
         read_preferences(records_of(folder, rows[1:2]))
 
 

@@ -100,7 +100,7 @@ def test_killed_and_resumed_gives_the_same_bytes(
     again.train()
     assert bytes_of(again, tmp_path / "a") == bytes_of(whole, tmp_path / "b")
     assert json.dumps(again.loop.history) == json.dumps(whole.loop.history)
-    with pytest.raises(InputError, match="of another training"):
+    with pytest.raises(InputError, match="belongs to another training"):
         start(pipelines, kind, method, material, folder=tmp_path / "saved", **options, seed=5)
 
 
@@ -199,7 +199,7 @@ def test_the_judge_decides_what_is_kept(
         assert torch.equal(parameter, kept[0][name]) and not torch.equal(parameter, kept[-1][name])
     outcome = measure_nothing(run)
     page = page_of(run, outcome, {"pipeline": "p", "method": "draft"}).decode()
-    assert "The weights of step 2 are kept" in page and "nothing after it, to step 8, was better" in page
+    assert "The weights of step 2 are kept" in page and "none after it, up to step 8, was better" in page
     assert re.search(r"Guards refused the weights of step 4 \(diversity 1?\d% of before\)\.", page)
 
 
@@ -221,7 +221,7 @@ def test_without_a_judge_the_last_look_is_kept_that_the_guards_let_through(
     for name, parameter in run.trained.parameters.items():
         assert torch.equal(parameter, kept[1][name]) and not torch.equal(parameter, kept[-1][name])
     page = page_of(run, measure_nothing(run), {"pipeline": "p", "method": "draft"}).decode()
-    assert "the last weights that the other guards let through are kept" in page
+    assert "the last weights that the other guards allowed are kept" in page
     assert "Guards refused the weights of step 6 (fine grain 500% of before), 8 (fine grain 500% of before)." in page
 
 
@@ -253,15 +253,15 @@ def test_memory_at_its_end_loses_nothing(
 
 
 def test_what_is_missing_is_said(pipelines: dict[str, Path], material: Material, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="refl learns from a reward; say --reward HEAD"):
+    with pytest.raises(InputError, match="refl learns from a reward; give it by --reward HEAD"):
         start(pipelines, "pixel", "refl", replace(material, reward=None))
-    with pytest.raises(InputError, match="say --data TABLE"):
+    with pytest.raises(InputError, match="give them by --data TABLE"):
         start(pipelines, "pixel", "dpo", replace(material, preferences=None))
     with pytest.raises(InputError, match="--draft-steps 9 is more than the 2 steps"):
         TuneConfig("draft", draft_steps=9, sampling_steps=2)
     with pytest.raises(InputError, match="--beta does nothing for the method refl"):
         TuneConfig("refl", beta=1.0)
-    with pytest.raises(InputError, match="no multiple of 4"):
+    with pytest.raises(InputError, match="not a multiple of 4"):
         load_family(str(pipelines["sd1"]), "cpu", 18)
     with pytest.raises(InputError, match="has no model_index"):
         load_family(str(tmp_path), "cpu")
@@ -305,7 +305,7 @@ def test_two_processes_share_a_batch(pipelines: dict[str, Path], material: Mater
         grads.append([parameter.grad for parameter in run.trained.parameters.values()])
     for whole, first, second in zip(*grads, strict=True):
         torch.testing.assert_close(whole, (first + second) / 2, rtol=1e-3, atol=1e-7)
-    with pytest.raises(InputError, match="--batch-size 3 cannot be shared by 2 processes"):
+    with pytest.raises(InputError, match="--batch-size 3 cannot be divided among 2 processes"):
         Run(run.family, material, TuneConfig("draft", **TINY), "sd1", None, Share(0))
 
 
@@ -345,4 +345,4 @@ def test_choices_teach_without_a_reward(pipelines: dict[str, Path], material: Ma
     assert outcome.figures.keys() == {"sharpness"}
     assert run.loop.history[-1].keys() >= {"ordered", "pretrain_loss", "sharpness", "distance"}
     page = page_of(run, outcome, {"pipeline": "p", "method": "dpo"}).decode()
-    assert "There was no judge: the last weights that the other guards let through are kept" in page
+    assert "There was no judge: the last weights that the other guards allowed are kept" in page

@@ -236,7 +236,7 @@ def test_augmentation_changes_pictures_and_needs_pixels(folder: Path) -> None:
     assert changed.shape == ramp.shape and 10 < int(rising.sum()) < 54
     width = (changed[:, 16, 31, 0] - changed[:, 16, 0, 0]).abs()
     assert float(width.min()) > 0.75 * 248 and float(width.max()) <= 248 and width.unique().numel() > 10
-    with pytest.raises(InputError, match="only where pixels are trained from; add --live"):
+    with pytest.raises(InputError, match="which only --live reads; add --live"):
         tiny.from_memory(tiny.load(folder), MODES[UPPER], augment=True)
     losses = []
     for augment in (False, True, True):

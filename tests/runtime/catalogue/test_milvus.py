@@ -101,7 +101,7 @@ def test_columns_that_milvus_needs_itself(tmp_path):
     days = pa.array([datetime.date(2024, 5, 1)] * N)
     for number, taken in enumerate(({"key": days}, {"day": days, "day_as_number": days})):
         labels = reduce(lambda table, name: table.append_column(name, taken[name]), taken, make_labels(N))
-        with pytest.raises(InputError, match=f"called '{list(taken)[-1]}', which Milvus needs itself"):
+        with pytest.raises(InputError, match=f"named '{list(taken)[-1]}', a name that is needed"):
             upload(make_catalogue(tmp_path / str(number), VECTORS, labels), str(tmp_path / "m.db"))
 
 

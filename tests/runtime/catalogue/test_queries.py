@@ -23,7 +23,7 @@ def test_likes_are_averaged_and_dislikes_taken_away():
     np.testing.assert_allclose(mixed_query(likes[:1]), likes[0], atol=1e-6)
     with pytest.raises(InputError, match="cancel each other out"):
         mixed_query(likes, likes)
-    with pytest.raises(InputError, match="that is liked"):
+    with pytest.raises(InputError, match="the query is empty"):
         mixed_query(likes[:0], dislikes)
 
 

@@ -108,10 +108,10 @@ def test_the_front_is_what_no_hit_beats(catalogue, queries):
     ("options", "message"),
     [
         ({"where": "colour = 1"}, "colour.*there are count, creator"),
-        ({"min_percentile": 101}, "least percentile is 101"),
+        ({"min_percentile": 101}, "min_percentile is 101"),
         ({"k": 0}, "k is 0"),
         ({"popularity_weight": math.nan}, "popularity weight is nan"),
-        ({"popularity_weight": np.ones(3)}, "one a query"),
+        ({"popularity_weight": np.ones(3)}, "one for each query"),
     ],
 )
 def test_bad_requests_are_said(catalogue, queries, options, message):
@@ -134,7 +134,7 @@ def test_what_is_no_catalogue_or_damaged_is_said(catalogue, tmp_path):
     made = make_catalogue(tmp_path, unit_vectors(20, 8), make_labels(20))
     file = made.folder / "popularity.npy"
     file.write_bytes(file.read_bytes()[:-4])
-    with pytest.raises(InputError, match=r"popularity.npy has \d+ bytes; the catalogue wrote"):
+    with pytest.raises(InputError, match=r"popularity.npy has \d+ bytes; the manifest says"):
         Catalogue.open(made.path)
     file.unlink()
     with pytest.raises(FileNotFoundError):

@@ -72,7 +72,7 @@ def test_what_nobody_has_seen_takes_its_predicted_place(cache):
         lambda pictures, rows, *_: pictures.image_embeddings()[rows, 0],
     )
     assert nothing_seen.vector_rows.tolist() == np.argsort(-cache.image_embeddings()[:, 0], kind="stable").tolist()
-    with pytest.raises(InputError, match="takes a bundle"):
+    with pytest.raises(InputError, match="needs a bundle"):
         popular_rows(labels, cache, PopularityConfig("predicted"))
 
 
@@ -94,15 +94,23 @@ def test_old_counts_fade(cache):
 @pytest.mark.parametrize(
     ("columns", "config", "message"),
     [
-        ({"count": [1.0, -1.0]}, {}, "1 values of 'count' are negative or no number, first -1.0 of 'p1.png'"),
-        ({"count": [1.0, float("nan")]}, {}, "first nan of 'p1.png'"),
-        ({"count": [1.0, 2.0], "image": ["p0.png", "p0.png"]}, {}, "names 1 pictures more than once, first 'p0.png'"),
-        ({"count": [1.0, 2.0], "exposures": [4.0, 1.0]}, {}, "no exposures or fewer than their count, first 'p1.png'"),
-        ({"count": [1.0, 2.0], "exposures": [4.0, None]}, {}, "no exposures or fewer than their count, first 'p1.png'"),
+        ({"count": [1.0, -1.0]}, {}, "1 values of 'count' are negative or not finite; the first is -1.0, of 'p1.png'"),
+        ({"count": [1.0, float("nan")]}, {}, "the first is nan, of 'p1.png'"),
+        ({"count": [1.0, 2.0], "image": ["p0.png", "p0.png"]}, {}, "names 1 pictures more than once, such as 'p0.png'"),
+        ({"count": [1.0, 2.0], "exposures": [4.0, 1.0]}, {}, "fewer than their count; the first is 'p1.png'"),
+        ({"count": [1.0, 2.0], "exposures": [4.0, None]}, {}, "fewer than their count; the first is 'p1.png'"),
         ({"count": [1.0, 2.0], "image": ["x.png", "y.png"]}, {}, "no picture has both"),
         ({"count": [1.0, 2.0]}, {"half_life_s": 5.0}, "needs a column 'timestamp'; the table has image, count"),
-        ({"count": [1.0, 2.0], "timestamp": ["2024-05-01", "later"]}, {"half_life_s": 5.0}, "'p1.png', 'later', is no"),
-        ({"count": [1.0, 2.0], "timestamp": [None, 1.7e9]}, {"half_life_s": 5.0}, "no timestamp, first 'p0.png'"),
+        (
+            {"count": [1.0, 2.0], "timestamp": ["2024-05-01", "later"]},
+            {"half_life_s": 5.0},
+            "'p1.png', 'later', is not a",
+        ),
+        (
+            {"count": [1.0, 2.0], "timestamp": [None, 1.7e9]},
+            {"half_life_s": 5.0},
+            "no timestamp; the first is 'p0.png'",
+        ),
     ],
 )
 def test_bad_tables_are_said(cache, columns, config, message):

@@ -279,7 +279,7 @@ def test_an_index_of_the_first_format_is_named_and_the_rest_still_opens(tmp_path
         manifest = json.loads((path / "manifest.json").read_text())
         (path / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
         if kind == "ivf-pq":
-            with pytest.raises(InputError, match="an index of an older plaudit; make it again"):
+            with pytest.raises(InputError, match="an index of an older plaudit; make the catalogue again"):
                 Catalogue.open(path)
         else:
             assert len(Catalogue.open(path)) == len(VECTORS)

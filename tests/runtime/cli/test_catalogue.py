@@ -105,7 +105,7 @@ def test_counts_of_any_types_in_shards_make_the_same_catalogue(place, capsys):
     assert set(hits_of(capsys, "3.jpg", "--where", "kind = 'a'")) <= {f"p{i}.png" for i in range(0, 50, 2)}
     pq.write_table(pa.table({"image": ["p0.png", "p1.png"], "count": [2.0, 2.5]}), "half.parquet")
     assert run("index", "cache", "--popularity", "half.parquet", "--out", "cat", "--overwrite") == 2
-    assert "half.parquet: count is no whole number: row 1 (counted from 0)" in capsys.readouterr().err
+    assert "half.parquet: count is not a whole number: row 1 (counted from 0)" in capsys.readouterr().err
 
 
 def test_every_kind_of_query(place, capsys):
@@ -128,7 +128,7 @@ def test_every_kind_of_query(place, capsys):
     assert hits_of(capsys, "--id", "p8.png", "--where", "kind = 'c'") == ["p50.png"]
     assert "p8.png" not in hits_of(capsys, "--id", "p8.png", "--front")
     assert run("similar", "cat", "--id", "p8.png", "--front", "-k", "2") == 2
-    assert "leave one out" in capsys.readouterr().err
+    assert "leave one of them out" in capsys.readouterr().err
     assert len(hits_of(capsys, "--id", "p8.png", "--group-by", "kind", "--where", "kind is not null")) == 3
 
 
@@ -199,7 +199,7 @@ def test_a_predictor_reads_what_the_cache_has(monkeypatch):
     scorer.named = outputs_of(("image_embedding", "image_pooled"))
     scorer.score_vectors = lambda f, asked: {"score": f["image_embedding"][:, 0] + f["image_pooled"][:, 0]}
     prompts = pa.chunked_array([["a", "b", None]])
-    with pytest.raises(InputError, match="features before the projection, which are not there"):
+    with pytest.raises(InputError, match="pooled features, which are not in these vectors"):
         popularity.predictor(scorer)(pictures, rows, prompts, np.full(3, -1))
     pictures.pooled = 10 * VECTORS
     monkeypatch.setattr(vectors, "BLOCK_ROWS", 2)
@@ -207,7 +207,7 @@ def test_a_predictor_reads_what_the_cache_has(monkeypatch):
         popularity.predictor(scorer)(pictures, rows, prompts, np.full(3, -1)), 11 * VECTORS[rows, 0]
     )
     scorer.named = outputs_of(("image_embedding", "text_embedding"))
-    with pytest.raises(InputError, match="1 pictures have no prompt: say --prompt TEXT"):
+    with pytest.raises(InputError, match="1 pictures have no prompt: give --prompt TEXT"):
         popularity.predictor(scorer)(pictures, rows, prompts, np.full(3, -1))
     scorer.score_vectors = lambda f, asked: {"score": f["image_embedding"][:, 0] + f["text_embedding"][:, 1]}
     found = popularity.predictor(scorer, prompt="three")(pictures, rows, prompts, np.full(3, -1))
@@ -230,10 +230,13 @@ def test_the_sheet(place, capsys):
         ),
         (["index", "nowhere", "--popularity", "counts.csv", "--out", "x"], "nowhere is not a cache"),
         (["index", "cache", "--popularity", "no.csv", "--out", "x"], "no.csv does not exist"),
-        (["similar", "cat"], "a query needs a picture"),
+        (["similar", "cat"], "the query is empty; give a picture"),
         (["similar", "cat", "--id", "p99.png"], "no picture named 'p99.png'"),
-        (["similar", "cat", "--vector", "counts.csv"], "counts.csv is no .npy file"),
-        (["similar", "cat", "--vector", "short.npy"], r"holds float64(3,); the catalogue's vectors are float (16,)"),
+        (["similar", "cat", "--vector", "counts.csv"], "counts.csv is not a .npy file"),
+        (
+            ["similar", "cat", "--vector", "short.npy"],
+            r"holds float64(3,); wanted floats (16,), as the catalogue's vectors",
+        ),
         (["similar", "cat", "--id", "p8.png", "--where", "x = 1"], "there are count, height"),
         (["similar", "cat", "--id", "p8.png", "--sheet", "s.gif"], "neither .png nor .html"),
     ],

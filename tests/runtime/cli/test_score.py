@@ -58,7 +58,7 @@ def test_scores_are_written_as_a_table_or_a_sheet_by_the_name_of_the_file(
     assert page.count("data:image/webp;base64,") == 2 and "<h1>Scores for a cat</h1>" in page
     assert "<dt>score</dt>" in page and (tmp_path / "s.png").is_file()
     assert main([*command, "--out", str(tmp_path / "s.txt")]) == 2
-    assert "s.txt is neither .csv, .parquet nor .html" in capsys.readouterr().err
+    assert "s.txt is not a .csv, .parquet or .html file" in capsys.readouterr().err
 
 
 def test_json_keeps_the_order_and_tells_of_errors(

@@ -116,7 +116,7 @@ def alive(pid: int) -> bool:
     ("options", "message"),
     [
         (["--token-file", "/nonexistent"], "No such file"),
-        (["--host", "0.0.0.0"], "there is no token: put one into $PLAUDIT_TOKEN or --token-file, or say --no-token"),
+        (["--host", "0.0.0.0"], "there is no token: put one into $PLAUDIT_TOKEN or --token-file, or give --no-token"),
         (["--host", "203.0.113.7", "--no-token"], "cannot listen on 203.0.113.7:8000"),
         (["--port", "99999"], "wanted"),
         (["--max-queue", "1"], "max_queue is 1; wanted at least max_items"),
@@ -181,7 +181,7 @@ def test_who_lets_others_in_says_how() -> None:
     for host in ("0.0.0.0", "::", "10.0.0.1", "name"):
         with pytest.raises(InputError, match="lets other machines in"):
             require_token(host, (), no_token=False)
-    with pytest.raises(InputError, match="--no-token was given, and so was a token"):
+    with pytest.raises(InputError, match="--no-token was given together with a token"):
         require_token("127.0.0.1", ("word",), no_token=True)
 
 

@@ -101,7 +101,7 @@ def test_gold_pairs_are_shown_among_others_with_what_is_expected(
     assert len(found) == 2
     for one in found:
         assert candidates.of_id[one.left if one.expected == "left" else one.right].key in ("0-0.png", "1-2.png")
-    with pytest.raises(InputError, match="no table of comparisons"):
+    with pytest.raises(InputError, match="not a table of comparisons"):
         gold_pairs(tmp_path / "candidates.csv")
 
 
@@ -112,7 +112,7 @@ def test_pictures_without_prompts_are_all_compared(tmp_path: Path) -> None:
     assert found.prompts == [""] and [len(group) for group in found.groups] == [4]
     (tmp_path / "one").mkdir()
     (tmp_path / "one" / "a.png").write_bytes(b"")
-    with pytest.raises(InputError, match="no two pictures"):
+    with pytest.raises(InputError, match="fewer than two pictures"):
         read_candidates(tmp_path / "one")
 
 

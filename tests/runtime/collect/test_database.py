@@ -160,7 +160,7 @@ def test_what_is_no_database_of_votes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is no database, whatever its name says; " * 50)
     with pytest.raises(InputError, match="cannot be opened"):
         open_database(str(tmp_path / "text.db"))
-    with pytest.raises(InputError, match="is no file"):
+    with pytest.raises(InputError, match="is not a file"):
         open_database(str(tmp_path / "nothing.db"), new=False)
     with pytest.raises(InputError, match="there is no folder"):
         open_database(str(tmp_path / "nothing" / "votes.db"))
@@ -170,5 +170,5 @@ def test_what_is_no_database_of_votes_is_refused(tmp_path: Path) -> None:
 
     with sqlite3.connect(tmp_path / "other.db") as connection:
         connection.execute("create table about_cats (name text)")
-    with pytest.raises(InputError, match="no database of votes"):
+    with pytest.raises(InputError, match="not a database of votes"):
         open_database(str(tmp_path / "other.db"))

@@ -111,7 +111,7 @@ def test_the_commands_print_and_write_it(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["votes", "export", where, "--out", str(out)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(["votes", "export", where, "--out", str(tmp_path / "votes.csv")]) == 2
-    assert main(["votes", str(tmp_path / "nothing.db")]) == 2 and "is no file" in capsys.readouterr().err
+    assert main(["votes", str(tmp_path / "nothing.db")]) == 2 and "is not a file" in capsys.readouterr().err
 
 
 def test_one_prompt_of_all_is_none(database: Database, tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_bundle_comes_back_byte_for_byte(
 
 def test_a_repository_of_something_else_is_left_alone(hub: Hub, bundle: Path) -> None:
     hub.commit(REPO, {"README.md": b"", "model.safetensors": b"trained for weeks"})
-    with pytest.raises(InputError, match=r"holds no bundle but 1 other files, such as model\.safetensors"):
+    with pytest.raises(InputError, match=r"holds 1 files that are not a bundle, such as model\.safetensors"):
         push(bundle, REPO)
     assert len(hub.commits[REPO]) == 1
 
@@ -89,9 +89,9 @@ def _evil(name: str, files: dict[str, bytes]) -> bytes:
             lambda f: {"bundle.json": f["bundle.json"].replace(b'"opset": ', b'"opset": 1')},
             "was changed after the export",
         ),
-        (lambda f: {"bundle.json": b"[" * 100_000}, "is no manifest of a bundle"),
-        (lambda f: {"bundle.json": _evil("../../evil", f)}, "names '../../evil', which no bundle has"),
-        (lambda f: {"bundle.json": _evil("/etc/evil", f)}, "names '/etc/evil', which no bundle has"),
+        (lambda f: {"bundle.json": b"[" * 100_000}, "is not a manifest of a bundle"),
+        (lambda f: {"bundle.json": _evil("../../evil", f)}, "names '../../evil', which is not a file of bundles"),
+        (lambda f: {"bundle.json": _evil("/etc/evil", f)}, "names '/etc/evil', which is not a file of bundles"),
     ],
 )
 def test_what_is_not_what_was_pushed_never_appears(hub: Hub, bundle: Path, tmp_path: Path, change, said: str) -> None:
@@ -106,7 +106,7 @@ def test_what_is_not_what_was_pushed_never_appears(hub: Hub, bundle: Path, tmp_p
 def test_what_the_hub_refuses_is_said_in_one_line(hub: Hub, bundle: Path, tmp_path: Path) -> None:
     for repo, revision, said in (
         ("me/nothing", None, "the hub has no repository me/nothing"),
-        ("a/b/c", None, "'a/b/c' is no name of a repository"),
+        ("a/b/c", None, "'a/b/c' is not a name of a repository"),
     ):
         with pytest.raises(InputError, match=said):
             pull(repo, tmp_path / "pulled", revision)

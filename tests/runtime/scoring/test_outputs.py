@@ -50,7 +50,7 @@ def test_a_name_stands_for_its_values(scorer: Scorer, bundle: Path) -> None:
     ]
     with pytest.raises(InputError, match="unknown output 'like'; near names: liked"):
         named.chosen(["like"])
-    with pytest.raises(InputError, match="no output is named"):
+    with pytest.raises(InputError, match="the list of outputs is empty"):
         named.chosen([])
     one = Scorer.load(bundle).named
     assert one.names == ("score",) and one.columns(None) == one.columns(["all"])

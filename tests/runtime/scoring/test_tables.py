@@ -78,7 +78,7 @@ def test_pictures_may_lie_elsewhere_than_the_table(scorer: Scorer, table: Path, 
     table.rename(elsewhere / "table.parquet")
     moved = TableConfig(images_root=str(tmp_path))
     assert score_table(scorer, elsewhere / "table.parquet", tmp_path / "out", moved)["errors"] == 2
-    with pytest.raises(InputError, match="where the pictures should be, is no folder"):
+    with pytest.raises(InputError, match="where the pictures should be, is not a folder"):
         score_table(scorer, elsewhere / "table.parquet", tmp_path / "none", TableConfig(images_root="/nowhere"))
 
 
@@ -164,7 +164,7 @@ def test_a_damaged_job_is_said_in_words(scorer: Scorer, table: Path, tmp_path: P
     [
         ({"picture": ["a"], "prompt": ["b"]}, "no column 'image', only"),
         ({"image": ["a"], "text": ["b"]}, "no column 'prompt', only .* --prompt-column"),
-        ({"image": ["a"], "prompt": ["b"], "score": [1.0]}, "column 'score', as the scores"),
+        ({"image": ["a"], "prompt": ["b"], "score": [1.0]}, "column 'score', which is the name of a score"),
     ],
 )
 def test_columns_that_do_not_fit_are_named(

@@ -74,7 +74,7 @@ def test_what_cannot_be_asked_for_is_refused(running: Running, pictures: list[by
     for body, message in (
         ({"outputs": ["likd"]}, "outputs: unknown output 'likd'; near names: liked"),
         ({"outputs": ["liked"]}, "scores pictures under a prompt; give one"),
-        ({"outputs": []}, "outputs: no output is named"),
+        ({"outputs": []}, "outputs: the list of outputs is empty"),
         ({"outputs": ["liked"] * 101}, "outputs"),
     ):
         answer = running.client.post("/v1/score", json={**body, "images": [base64_of(pictures[0])]})

@@ -1,8 +1,8 @@
-// Asks the service. Addresses are relative to the page, so that it works behind a proxy that serves it below a path.
+// Sends requests to the service. Addresses are relative to the page, so that a proxy may serve it under a path.
 
-const BUSY_TRIES = 4; // of a request that is refused for the moment, or late
+const BUSY_TRIES = 4; // tries of a request that the service refuses for the moment, or that is late
 
-/** Why a request got no answer, in words for people. */
+/** The error of a request, with a message for people. */
 export class Fault extends Error {
   constructor(message, status = 0) {
     super(message);
@@ -12,10 +12,10 @@ export class Fault extends Error {
 
 export const address = (path) => new URL(`.${path}`, document.baseURI);
 
-/** A picture of the catalogue, made small. */
+/** The address of a small version of a hit's picture. */
 export const thumbnail = (hit, size) => address(`${hit.thumbnail}?size=${size}`).href;
 
-/** The answer as JSON: of a GET, or of a POST where there is a body, an object or a form. Throws Fault, or AbortError. */
+/** The JSON answer to a GET, or to a POST if there is a body (an object or a form). Throws Fault or AbortError. */
 export async function ask(path, body, { signal } = {}) {
   for (let tried = 1; ; tried++) {
     const answer = await send(path, body, signal);
@@ -38,14 +38,14 @@ async function send(path, body, signal) {
     return await fetch(address(path), { ...options, signal, credentials: "same-origin" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Fault("The service does not answer. It may have ended, or the network is away; try again.");
+    throw new Fault("The service does not answer. It may have stopped, or the network is down; try again.");
   }
 }
 
 function signIn() {
   const to = location.pathname.split("/").at(-1) + location.search;
   location.assign(address(`/sign-in?to=${encodeURIComponent(to)}`));
-  return new Promise(() => {}); // the page is about to go
+  return new Promise(() => {}); // never resolves, since the browser leaves this page
 }
 
 function pause(ms, signal) {
@@ -59,8 +59,8 @@ function pause(ms, signal) {
 }
 
 /**
- * Runs `work(latest, signal)` for the latest of many wishes: one at a time, and whoever wishes meanwhile waits for the
- * end of the one under way, not for those in between. So a slider moves smoothly whatever the service's pace.
+  * Runs `work(latest, isOutdated)` for the latest of many wishes, one at a time. Of the wishes during a run only the
+  * last is run next. So a slider moves smoothly even if the service is slow.
  */
 export function latestOnly(work) {
   let running = false;

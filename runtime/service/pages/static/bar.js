@@ -1,4 +1,4 @@
-// The top of the search: words, pictures that are dropped, pasted, chosen or linked, and the chips of likes and dislikes.
+// The search bar: words, and pictures that are dropped, pasted, chosen or linked, with chips for likes and dislikes.
 
 import { html, useEffect, useRef, useState } from "./ui.js";
 import { address } from "./api.js";
@@ -95,7 +95,7 @@ export function usePictures(take) {
   }, []);
 }
 
-/** What is liked and disliked, each with its weight. */
+/** The likes and dislikes, each with its weight. */
 export function Chips({ chips, onChange }) {
   if (!chips.length) return null;
   const changed = (one, parts, step) => onChange(chips.map((other) => (other.key === one.key ? { ...other, ...parts } : other)), step);
@@ -126,7 +126,7 @@ export function Chips({ chips, onChange }) {
   </ul>`;
 }
 
-/** Of a linked picture nothing is shown: to load it would tell its host of this search. */
+/** The preview of a chip. A linked picture is not loaded, because its host would learn of this search. */
 function source(one) {
   if (one.kind === "id") return address(`/v1/thumbnails/${encodeURIComponent(one.value)}?size=64`).href;
   return one.kind === "picture" ? one.picture : "pages/icon.svg";

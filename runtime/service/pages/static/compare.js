@@ -24,7 +24,7 @@ function Compare() {
     (async () => {
       const invite = new URLSearchParams(location.hash.slice(1)).get("invite");
       if (invite) {
-        history.replaceState(null, "", location.pathname + location.search); // it is of use once, and nobody else's
+        history.replaceState(null, "", location.pathname + location.search); // the invitation works once, and should not stay in the address
         await ask("/v1/compare/join", { invite }).catch((error) => setState((before) => ({ ...before, fault: error })));
       }
       await pairs.current.load();
@@ -58,12 +58,12 @@ function Compare() {
   return html`<${Header} page="compare" />
     <main id="main" class="compare">
       <${Standing} state=${state} />
-      ${state.instructions && html`<details class="panel told" open><summary>What to go by</summary><p>${state.instructions}</p></details>`}
+      ${state.instructions && html`<details class="panel told" open><summary>How to choose</summary><p>${state.instructions}</p></details>`}
       ${fault && html`<${Fault} fault=${fault} again=${pairs.current.load} />`}
       ${!fault && !current && !done && html`<p class="quiet waiting" role="status">Loading the next pair…</p>`}
       ${
         done &&
-        html`<${Notice} title="Nothing is left to compare">Thank you. You have seen every pair there is for you; there may be more later.</${Notice}>`
+        html`<${Notice} title="Nothing is left to compare">Thank you. You have seen all pairs for you. There may be more later.</${Notice}>`
       }
       ${
         current &&
@@ -113,7 +113,7 @@ function Side({ side, label, keys, onChoose }) {
     <button class="choose" aria-label=${`Choose the ${label.toLowerCase()} picture`} onClick=${onChoose}>
       ${
         broken === side.picture
-          ? html`<span class="quiet">This picture cannot be shown. Skip the pair, or choose all the same.</span>`
+          ? html`<span class="quiet">This picture cannot be shown. Skip the pair, or choose anyway.</span>`
           : html`<img
               key=${side.picture}
               src=${pictureOf(side, shownSize())}
@@ -128,7 +128,7 @@ function Side({ side, label, keys, onChoose }) {
   </div>`;
 }
 
-/** How far this person has come, and how far they agree with themselves. */
+/** The person's number of votes, and how often they repeated their answers. */
 function Standing({ state: { progress, agreement } }) {
   if (!progress) return null;
   const { votes, goal } = progress;
@@ -137,7 +137,7 @@ function Standing({ state: { progress, agreement } }) {
     <span>${goal === null ? plural(votes, "vote", "votes") : `${count(votes)} of ${plural(goal, "vote", "votes")}`}</span>
     ${
       agreement.repeats > 0 &&
-      html`<span class="quiet">You said the same again of ${agreement.agreed} of ${plural(agreement.repeats, "repeated pair", "repeated pairs")}.</span>`
+      html`<span class="quiet">You gave the same answer again for ${agreement.agreed} of ${plural(agreement.repeats, "repeated pair", "repeated pairs")}.</span>`
     }
   </div>`;
 }
@@ -171,7 +171,7 @@ function Skip({ onClose, onSkip }) {
   </${Dialog}>`;
 }
 
-/** Pictures for a prompt of one's own, where a generator makes them. */
+/** The form for a person's own prompt, if there is a generator. */
 function OwnPrompt({ onBegin }) {
   const [text, setText] = useState("");
   const [busy, setBusy] = useState(false);

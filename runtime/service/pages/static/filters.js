@@ -1,14 +1,14 @@
-// The filters that a catalogue's columns offer, and the condition that they stand for.
+// Filters for a catalogue's columns, and the condition that they make.
 
 import { html, useState } from "./ui.js";
 import { count, number } from "./words.js";
 
-const FEW = 8; // values of a column that are shown before one asks for more
+const FEW = 8; // number of values of a column that are shown at first
 const FILTERED = ["text", "boolean", "number", "time"];
 
 export const NO_FILTERS = { values: {}, ranges: {}, own: "" };
 
-/** The condition in the language of `where`; null where there is none. Columns whose name cannot be quoted are not offered. */
+/** The condition in the language of `where`, or null without filters. Columns whose name cannot be quoted are not offered. */
 export function whereOf({ values, ranges, own }) {
   const parts = [];
   for (const [name, chosen] of Object.entries(values)) {
@@ -22,7 +22,7 @@ export function whereOf({ values, ranges, own }) {
   return parts.length ? parts.join(" and ") : null;
 }
 
-// A column may be called __proto__, which every object has.
+// A column may be named __proto__, which every object has.
 const own = (object, name) => (Object.hasOwn(object, name) ? object[name] : undefined);
 const quoted = (name) => `"${name}"`;
 const literal = (value) => (typeof value === "boolean" ? String(value) : `'${value.replaceAll("'", "''")}'`);
@@ -33,7 +33,7 @@ export const howMany = ({ values, ranges, own }) =>
   Object.values(ranges).filter(([low, high]) => low !== "" || high !== "").length +
   (own.trim() ? 1 : 0);
 
-/** Every column with what it can be narrowed to. */
+/** The filters of all columns. */
 export function Filters({ columns, filters, onChange }) {
   const offered = columns.filter(
     (one) => FILTERED.includes(one.kind) && !one.name.includes('"') && (one.low !== null || one.values.length > 0),
@@ -69,7 +69,7 @@ export function Filters({ columns, filters, onChange }) {
   </section>`;
 }
 
-/** The most frequent values of a column, to be ticked. */
+/** Checkboxes for the most frequent values of a column. */
 function Values({ column, chosen, onChange }) {
   const [all, setAll] = useState(false);
   const [find, setFind] = useState("");
@@ -111,7 +111,7 @@ function Values({ column, chosen, onChange }) {
   </details>`;
 }
 
-/** From and to, of numbers and times. */
+/** Fields "from" and "to" for a column of numbers or times. */
 function Range({ column, range, onChange }) {
   const shown = column.kind === "number" ? number : (end) => String(end).slice(0, 10);
   const end = (i, label, placeholder) =>

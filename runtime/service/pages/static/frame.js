@@ -1,4 +1,4 @@
-// What all pages have around their own: the head with the ways to the others, notices, and how hits are shown large.
+// Parts that all pages share: the header with links to the others, notices, dialogs, and the view of a single hit.
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./ui.js";
 import { address, thumbnail } from "./api.js";
@@ -28,7 +28,7 @@ export function Header({ page, children }) {
   </header>`;
 }
 
-/** Words where there is nothing to show, or something went wrong; `again` offers to try again. */
+/** A message if there is nothing to show, or something went wrong. `again` adds a button to try again. */
 export function Notice({ title, children, again, fault }) {
   return html`<div class=${`notice${fault ? " fault" : ""}`} role=${fault ? "alert" : "status"}>
     <h2>${title}</h2>
@@ -37,7 +37,7 @@ export function Notice({ title, children, again, fault }) {
   </div>`;
 }
 
-/** Says for a moment that something was done. */
+/** A short-lived message that something was done, and a function to show it. */
 export function useSaid() {
   const [said, setSaid] = useState("");
   useEffect(() => {
@@ -52,7 +52,7 @@ export function useSaid() {
 export function useKeys(keys) {
   const latest = useRef(keys);
   latest.current = keys;
-  // As soon as it is drawn: a key that is pressed at once counts too.
+  // Set up as soon as the page is drawn, so that no early key is missed.
   useLayoutEffect(() => {
     const pressed = (event) => {
       if (event.ctrlKey || event.altKey || event.metaKey || isWriting(event.target)) return;
@@ -70,7 +70,7 @@ const isWriting = (element) =>
     ["TEXTAREA", "SELECT"].includes(element.tagName) ||
     (element.tagName === "INPUT" && !["checkbox", "radio", "button"].includes(element.type)));
 
-/** A dialog of the browser's own, which keeps the focus inside and closes with Escape. */
+/** A native dialog of the browser, which keeps the focus inside and closes with Escape. */
 export function Dialog({ label, onClose, children, kind = "" }) {
   const dialog = useRef(null);
   useLayoutEffect(() => {
@@ -90,7 +90,7 @@ export function Dialog({ label, onClose, children, kind = "" }) {
   </dialog>`;
 }
 
-/** A part of the page that can be closed, which begins open where there is room; its badge says that it holds something. */
+/** A panel that can be closed. It starts open if the window is wide; its badge shows how much is set inside. */
 export function Panel({ label, badge, children }) {
   const [first] = useState(() => matchMedia("(min-width: 860px)").matches);
   return html`<details class="panel" open=${first}>
@@ -99,7 +99,7 @@ export function Panel({ label, badge, children }) {
   </details>`;
 }
 
-/** A share from 0 to 1 as a bar with its number; the bar is for the eyes alone. */
+/** A share from 0 to 1 as a bar with its number. Screen readers read only the number. */
 export function Bar({ label, value, text, kind }) {
   const width = `${Math.round(100 * Math.min(1, Math.max(0, value ?? 0)))}%`;
   return html`<div class="bar ${kind}" title=${`${label} ${text}`}>
@@ -107,7 +107,7 @@ export function Bar({ label, value, text, kind }) {
   </div>`;
 }
 
-/** One picture of the catalogue at full size, with all that is known of it. */
+/** One picture of the catalogue at full size, with all its data. */
 export function Viewer({ hit, at, total, onMove, onClose, actions, figures = [] }) {
   const [said, say] = useSaid();
   useKeys({

@@ -1,4 +1,4 @@
-// Hits as tiles that arrow keys go through.
+// Hits as tiles, which arrow keys move through.
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./ui.js";
 import { thumbnail } from "./api.js";
@@ -24,7 +24,7 @@ export function Grid({ hits, searched, onOpen, onLike, onCopy }) {
   };
   const pressed = (event) => {
     if (event.target.className !== "open") return;
-    const at = [...grid.current.children].indexOf(event.target.closest("li")); // not the state, which may not be drawn yet
+    const at = [...grid.current.children].indexOf(event.target.closest("li")); // not the state, which may not be up to date yet
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -perRow(), ArrowDown: perRow(), Home: -at, End: last - at };
     if (event.key in steps) go(at + steps[event.key]);
     else if (event.key === "m") onLike(hits[at], "like");
@@ -33,7 +33,7 @@ export function Grid({ hits, searched, onOpen, onLike, onCopy }) {
     else return;
     event.preventDefault();
   };
-  // From anywhere else on the page an arrow goes to the hits.
+  // If nothing else has the focus, an arrow key moves it to the hits.
   useLayoutEffect(() => {
     const enter = (event) => {
       const free = event.target === document.body && !document.querySelector("dialog[open]");

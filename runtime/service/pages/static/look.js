@@ -1,4 +1,4 @@
-// The page that shows a whole catalogue in the order of a measure, or of how far two measures are apart.
+// The page that ranks a whole catalogue by a measure, or by the difference of two measures.
 
 import { html, show, useEffect, useMemo, useRef, useState } from "./ui.js";
 import { address, ask, latestOnly, thumbnail } from "./api.js";
@@ -8,13 +8,13 @@ import { filtersOf } from "./query.js";
 import { Windowed } from "./windowed.js";
 import { counted, csv, number, percent, plural, save, titleOf } from "./words.js";
 
-const CHUNK = 100; // pictures that are asked for at a time
-const FIRSTS = 8; // pictures that each of two measures ranks first
-const MOST = 1000; // that are written to a file
-const TEXT_HEIGHT = 116; // pixels of a tile's text
+const CHUNK = 100; // number of pictures in a request
+const FIRSTS = 8; // number of first pictures shown for each of two measures
+const MOST = 1000; // the most pictures that are written to a file
+const TEXT_HEIGHT = 116; // height of a tile's text in pixels
 const START = { by: "popularity", against: null, order: "highest", prompt: "", groupBy: null, perGroup: 1, filters: NO_FILTERS };
 
-/** The rankings that people ask for most, as far as the catalogue has the measures. */
+/** Common rankings, as far as the catalogue has their measures. */
 function presets(measures, heads) {
   const score = heads[0] ?? ["table: score", "score"].find((name) => measures.includes(name));
   const ofHead = heads[0] === "head: score" ? "head: uncertainty" : `${heads[0]}_uncertainty`;
@@ -72,11 +72,11 @@ function Look() {
   const [open, setOpen] = useState(null);
   const [report, setReport] = useState(false);
   const [said, say] = useSaid();
-  const chunks = useRef(new Map()); // of the ranking in force, by number
+  const chunks = useRef(new Map()); // chunks of the current ranking, by number
   const latest = useRef(wish);
   latest.current = wish;
 
-  /** Ask for a part of a ranking, unless it is there or asked for already. */
+  /** Request a part of a ranking, unless it is there or was requested already. */
   const fetchChunk = async (number_, of) => {
     if (chunks.current.has(number_)) return;
     const mine = chunks.current;
@@ -212,10 +212,10 @@ function Look() {
     ${said}`;
 }
 
-/** Where a value stands among all, if that is known: what two measures have in common. */
+/** The percentile of a value, if it is known, as text. It makes two measures comparable. */
 const placed = (place) => (place === undefined || place === null ? "" : html` <small>${percent(place, 0)}</small>`);
 
-/** Two measures side by side: what each ranks first, and how alike they rank. */
+/** Two measures side by side: the first pictures of each, and their rank correlation. */
 function Sides({ wish, correlation }) {
   const [firsts, setFirsts] = useState([null, null]);
   const asked = JSON.stringify({ ...bodyOf({ ...wish, groupBy: null }), order: "highest", against: null, k: FIRSTS });
@@ -227,7 +227,7 @@ function Sides({ wish, correlation }) {
         const { hits } = await ask("/v1/browse", { ...JSON.parse(asked), by }, { signal: going.signal });
         setFirsts((before) => before.map((one, i) => (i === side ? hits : one)));
       } catch {
-        // The ranking below is asked for the same, and says what is wrong.
+        // The ranking below sends the same request, and shows the error.
       }
     });
     return () => going.abort();
@@ -247,14 +247,14 @@ function Sides({ wish, correlation }) {
   </section>`;
 }
 
-/** What a rank correlation says, in words. */
+/** A rank correlation in words. */
 function alikeness(correlation) {
   if (Math.abs(correlation) < 0.2) return "the two rank pictures almost independently";
   const how = Math.abs(correlation) > 0.8 ? "nearly" : Math.abs(correlation) > 0.5 ? "much" : "a little";
   return correlation > 0 ? `the two rank pictures ${how} alike` : `the two rank pictures ${how} the other way round`;
 }
 
-/** The measures of one picture, and how far they are apart. */
+/** The measures of one picture, and their difference. */
 function Figures({ hit }) {
   const lines = Object.entries(hit.measures).filter(([name]) => name !== "popularity");
   const short = lines.map(([name]) => name.replace(/^(head|beside|table): /, "")); // a tile is narrow
@@ -269,7 +269,7 @@ function Figures({ hit }) {
   </dl>`;
 }
 
-/** By what pictures are ranked. */
+/** The options of the ranking. */
 function Ranking({ wish, about, onChange }) {
   const measures = about?.measures ?? [];
   const ofHead = [wish.by, wish.against].some((name) => /^(head|beside): /.test(name ?? ""));

@@ -1,28 +1,28 @@
-// The pairs of one person: shown one after the other, votes sent in their order behind what is shown, and taken back.
+// The pairs of one person. They are shown one after the other, votes are sent in order in the background and can be undone.
 
 import { address, ask } from "./api.js";
 
-const AHEAD = 2; // pairs that are there before they are shown
+const AHEAD = 2; // number of pairs that are loaded in advance
 const UNDOS = 50;
 
-/** The picture of a side as large as it is shown, or at its full size. */
+/** The address of a side's picture in the size in which it is shown, or in full size. */
 export const pictureOf = (side, size) => address(`${side.picture}?size=${size}`).href;
 
-/** A size that suffices for this screen, of those that the service makes. */
+/** The smallest size of the service that is enough for this screen. */
 export const shownSize = () => (Math.min(innerWidth / 2, innerHeight) * devicePixelRatio > 560 ? 1024 : 512);
 
 export class Pairs {
-  /** `changed(state)` hears of every change; the name may be empty. */
+  /** `changed(state)` is called after every change. The name may be empty. */
   constructor(changed, voter) {
     this.changed = changed;
     this.voter = voter;
-    this.queue = []; // of showings; the first one is shown
-    this.voted = []; // {showing, choice} of what can be taken back, the latest last
+    this.queue = []; // showings; the first one is on the page
+    this.voted = []; // {showing, choice} of votes that can be undone, the latest last
     this.done = false;
     this.fault = null;
-    this.said = {}; // what the service told last: progress, agreement, instructions and so on
-    this.work = Promise.resolve(); // votes and questions, one after the other
-    this.images = new Map(); // loaded ahead, kept so that the browser does not let go of them
+    this.said = {}; // the last answer of the service: progress, agreement, instructions and so on
+    this.work = Promise.resolve(); // the chain of requests, one after the other
+    this.images = new Map(); // pictures loaded in advance, referenced so that the browser keeps them
   }
 
   get state() {
@@ -30,7 +30,7 @@ export class Pairs {
     return { current: queue[0] ?? null, undoable: voted.length > 0, done, fault, ...said };
   }
 
-  /** Ask for pairs until so many are ahead. */
+  /** Request pairs until enough are loaded in advance. */
   load = () => this.#then(() => this.#more());
 
   vote(choice, reason, seconds) {
@@ -60,7 +60,7 @@ export class Pairs {
     this.#then(async () => this.#hear(await ask("/v1/compare/undo", { showing: showing.showing })));
   }
 
-  /** Begin with pictures of one's own prompt, or with null go back to the owner's pairs. */
+  /** Begin with pictures for the person's own prompt, or with null return to the owner's pairs. */
   prompt = (prompt) =>
     this.#then(async () => {
       this.queue = [];
@@ -115,7 +115,7 @@ export class Pairs {
     for (const side of [showing.left, showing.right]) {
       const image = new Image();
       image.src = pictureOf(side, shownSize());
-      image.decode?.().catch(() => {}); // one that cannot be shown says so where it is shown
+      image.decode?.().catch(() => {}); // an error is reported when the picture is shown
       this.images.set(image.src, image);
     }
     for (const old of [...this.images.keys()].slice(0, -24)) this.images.delete(old);

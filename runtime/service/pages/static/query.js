@@ -1,4 +1,4 @@
-// What is searched for: words, likes and dislikes. How it stands in the address, and how the service is asked.
+// A query of words, likes and dislikes: how it is written in the address, and how it is sent to the service.
 
 import { ask } from "./api.js";
 import { NO_FILTERS, whereOf } from "./filters.js";
@@ -15,7 +15,7 @@ export const DEFAULTS = {
   filters: NO_FILTERS,
   k: 48,
 };
-export const DUPLICATE = 0.97; // the cosine above which two pictures count as the same to the eye
+export const DUPLICATE = 0.97; // above this cosine two pictures look the same
 
 let keys = 0;
 export const chip = (side, kind, value, label = value, more = {}) => ({
@@ -28,7 +28,7 @@ export const chip = (side, kind, value, label = value, more = {}) => ({
   ...more,
 });
 
-/** The query as the part of an address behind the question mark. Files of pictures have no place there. */
+/** The query as the part of an address after the question mark. Picture files cannot be part of it. */
 export function toAddress(query) {
   const params = new URLSearchParams();
   if (query.words) params.set("q", query.words);
@@ -47,7 +47,7 @@ export function toAddress(query) {
   return params.toString();
 }
 
-/** The query of an address; whatever it holds, what cannot be read is left out. */
+/** The query in an address. Parts that cannot be read are left out. */
 export function fromAddress(search) {
   const params = new URLSearchParams(search);
   const chips = ["like", "dislike"].flatMap((side) =>
@@ -90,9 +90,9 @@ export function filtersOf(text) {
   }
 }
 
-const vectors = new Map(); // of what was embedded already: a slider that moves asks for no vector twice
+const vectors = new Map(); // vectors that were computed before, so that a moving slider requests none again
 
-/** What the service is asked with for a text, a linked picture or a file: its vector, and of a picture its id. */
+/** The vector of a text, a linked picture or a file, for the request; for a picture also its id. */
 async function vectorOf(kind, value, signal) {
   const known = typeof value === "string" ? `${kind}:${value}` : value;
   if (!vectors.has(known)) vectors.set(known, await embedded(kind, value, signal));
@@ -114,7 +114,7 @@ async function named(one, signal) {
   return { ...(await vectorOf(one.kind, one.value, signal)), weight: one.weight };
 }
 
-/** The hits, best first; without words and likes the most popular pictures. */
+/** The hits, best first. Without words and likes these are the most popular pictures. */
 export async function find(query, signal) {
   const where = whereOf(query.filters);
   const groups = query.groupBy ? { group_by: query.groupBy, per_group: query.perGroup } : {};
@@ -125,7 +125,7 @@ export async function find(query, signal) {
     return hits;
   }
   if (!all.some((one) => one.side === "like")) {
-    throw new Error("A search needs something that is liked: add words, or make one of the dislikes a like.");
+    throw new Error("A search needs at least one like: add words, or turn a dislike into a like.");
   }
   const sides = await Promise.all(
     ["like", "dislike"].map((side) => Promise.all(all.filter((one) => one.side === side).map((one) => named(one, signal)))),

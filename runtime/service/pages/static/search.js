@@ -1,4 +1,4 @@
-// The page that searches: what is wanted at the top, how it is weighed at the side, hits below.
+// The search page: the query at the top, weights and filters at the side, hits below.
 
 import { html, show, useEffect, useMemo, useRef, useState } from "./ui.js";
 import { ask, latestOnly } from "./api.js";
@@ -9,7 +9,7 @@ import { Grid } from "./hits.js";
 import { DEFAULTS, chip, find, fromAddress, toAddress } from "./query.js";
 import { copy, csv, percent, plural, save, titleOf } from "./words.js";
 
-const MOST = 1000; // hits that one query can give
+const MOST = 1000; // the most hits of a query
 const CUTS = [
   [0, "show all"],
   [50, "most similar half"],
@@ -19,7 +19,7 @@ const CUTS = [
 ];
 
 function Search() {
-  const now = useRef(null); // the query as it is, also between two drawings of the page
+  const now = useRef(null); // the current query, even if the page was not drawn again yet
   now.current ??= fromAddress(location.search);
   const [query, setQuery] = useState(now.current);
   const [about, setAbout] = useState(null);
@@ -44,7 +44,7 @@ function Search() {
     [],
   );
 
-  /** Search anew with these parts of the query changed; a step of the browser's history where `step` says so. */
+  /** Search again with these parts of the query changed. With `step` it is a step of the browser's history. */
   const change = (parts, step = true) => {
     now.current = { ...now.current, ...(step ? { k: DEFAULTS.k } : {}), ...parts };
     const to = toAddress(now.current);
@@ -52,7 +52,7 @@ function Search() {
     setQuery(now.current);
     run(now.current);
   };
-  /** Add a like or a dislike, in place of the words where it was made of them. */
+  /** Add a like or a dislike. If it was made of the words in the bar, it replaces them. */
   const add = (one, words = now.current.words) => {
     const same = (other) => other.kind === one.kind && other.value === one.value && other.side === one.side;
     if (!now.current.chips.some(same)) change({ chips: [...now.current.chips, one], words });
@@ -171,7 +171,7 @@ function status(hits, fault, searched, about) {
   return searched ? `The ${plural(hits.length, "best hit", "best hits")}${all}` : `The ${hits.length} most popular${all}`;
 }
 
-/** The sliders: how much popularity counts, and what is left out. */
+/** The sliders for the weight of popularity and for limits. */
 function Weighing({ query, onChange, searched }) {
   const slider = (name, label, max, step, shown) =>
     html`<label class="field">
@@ -208,7 +208,7 @@ function Weighing({ query, onChange, searched }) {
       />
       Hide near-duplicates
     </label>
-    ${!searched && html`<p class="quiet">These count once something is searched for.</p>`}
+    ${!searched && html`<p class="quiet">These apply once there is a query.</p>`}
   </section>`;
 }
 

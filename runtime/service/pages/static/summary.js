@@ -1,4 +1,4 @@
-// What all votes say of themselves, and what became of the head since: shown where somebody asks.
+// A summary of all votes and of the updates of the head, loaded when it is opened.
 
 import { html, useState } from "./ui.js";
 import { ask } from "./api.js";
@@ -18,7 +18,7 @@ export function Summary() {
     if (event.target.open) ask("/v1/compare/summary").then(setSummary, setFault);
   };
   return html`<details class="panel summary" onToggle=${opened}>
-    <summary>What all votes say, and what became of them</summary>
+    <summary>Summary of all votes</summary>
     ${fault && html`<p class="fault" role="alert">${fault.message}</p>`}
     ${!summary && !fault && html`<p class="quiet">Counting…</p>`}
     ${summary && html`<${Figures} summary=${summary} /><${History} promotions=${summary.promotions} />`}
@@ -43,7 +43,7 @@ function Figures({ summary }) {
   </table>`;
 }
 
-/** Every update of the head that the votes led to. */
+/** All updates of the head by the votes. */
 function History({ promotions }) {
   if (!promotions.length) return html`<p class="quiet">No head was trained from these votes yet.</p>`;
   return html`<h2>Heads trained from the votes</h2>

@@ -1,4 +1,4 @@
-// What every page is written with: Preact, its hooks, and templates. Text in a template is text: it never becomes HTML.
+// Preact, its hooks and templates, which all pages use. Text in a template is never parsed as HTML.
 
 import { h, render } from "./vendor/preact.js";
 import htm from "./vendor/htm.js";
@@ -10,7 +10,7 @@ export const html = htm.bind(h);
 export function show(component) {
   const page = document.getElementById("page");
   page.replaceChildren();
-  // In place of the browser's sign for a picture that is not there: see `.missing` in base.css.
+  // Replaces the browser's icon for a missing picture: see `.missing` in base.css.
   const marked = (event) => event.target instanceof HTMLImageElement && event.target.classList.toggle("missing", event.type === "error");
   addEventListener("error", marked, true);
   addEventListener("load", marked, true);

@@ -1,14 +1,14 @@
-// Many pictures as tiles, of which only those in sight exist: a catalogue of any size scrolls alike.
+// Many pictures as tiles. Only visible tiles exist, so that a catalogue of any size scrolls equally fast.
 
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./ui.js";
 
 const GAP = 13; // pixels between tiles
-const WIDTH = 176; // of a tile at least, where there is room
-const NARROW = 720; // of a window in which two tiles stand side by side
-const OVERSCAN = 2; // rows beyond the edges that exist too
-const TALLEST = 15_000_000; // pixels that a browser surely scrolls
+const WIDTH = 176; // least width of a tile, if there is room
+const NARROW = 720; // in windows narrower than this there are two tiles in a row
+const OVERSCAN = 2; // rows beyond the visible edges that also exist
+const TALLEST = 15_000_000; // the most pixels that all browsers can scroll
 
-/** How tiles are laid out in so much room. */
+/** The layout of tiles for a given width. */
 export function layout(width, total, textHeight, isNarrow) {
   const perRow = isNarrow ? 2 : Math.max(2, Math.floor((width + GAP) / (WIDTH + GAP)));
   const side = Math.floor((width - GAP * (perRow - 1)) / perRow);
@@ -18,8 +18,8 @@ export function layout(width, total, textHeight, isNarrow) {
 }
 
 /**
- * `tile(i, focusable)` draws the i-th of `total`; `onRange(first, last)` is told which are in sight or soon will be.
- * `textHeight` is the height of a tile's text in pixels. Arrow keys go from tile to tile.
+  * `tile(i, focusable)` draws tile i of `total`. `onRange(first, last)` is called with the tiles that are or soon will be visible.
+ * `textHeight` is the height of a tile's text in pixels. Arrow keys move between tiles.
  */
 export function Windowed({ total, textHeight, tile, onRange, label }) {
   const box = useRef(null);
@@ -39,7 +39,7 @@ export function Windowed({ total, textHeight, tile, onRange, label }) {
 
   useEffect(() => {
     const look = () => {
-      if (!box.current) return; // the page has gone on to another ranking
+      if (!box.current) return; // the page shows another ranking by now
       const top = -box.current.getBoundingClientRect().top;
       const first = Math.max(0, Math.floor(top / rowHeight) - OVERSCAN);
       const last = Math.min(all, Math.ceil((top + innerHeight) / rowHeight) + OVERSCAN);
@@ -69,7 +69,7 @@ export function Windowed({ total, textHeight, tile, onRange, label }) {
 
   const pressed = (event) => {
     if (event.target.className !== "open") return;
-    const at = wanted.current ?? Number(event.target.closest("li").dataset.i); // the state may not be drawn yet
+    const at = wanted.current ?? Number(event.target.closest("li").dataset.i); // the state may not be up to date yet
     const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -perRow, ArrowDown: perRow, Home: -at, End: shown - 1 - at };
     if (!(event.key in steps)) return;
     event.preventDefault();

@@ -1,4 +1,4 @@
-// Numbers, names and files as people read them.
+// Numbers, names and files in a form for people.
 
 const whole = new Intl.NumberFormat("en");
 
@@ -7,7 +7,7 @@ export const decimals = (x, digits = 3) => (x === null || x === undefined ? "–
 export const percent = (x, digits = 1) => (x === null || x === undefined ? "–" : `${x.toFixed(digits)} %`);
 export const plural = (n, one, many) => `${count(n)} ${n === 1 ? one : many}`;
 
-/** A number of unknown size. */
+/** A number of any size as text. */
 export function number(x) {
   if (x === null || x === undefined) return "–";
   return Number.isInteger(x) ? count(x) : Math.abs(x) >= 1000 ? whole.format(x) : x.toPrecision(3);
@@ -16,7 +16,7 @@ export function number(x) {
 export const fileName = (key) => key.split("/").at(-1) || key;
 export const titleOf = (hit) => hit.title || fileName(hit.key);
 
-/** What a hit's counts say, in a few words. */
+/** A hit's counts in a few words. */
 export function counted(hit) {
   if (hit.count === null) return "no count";
   const exposures = hit.metadata.exposures;
@@ -28,7 +28,7 @@ export function counted(hit) {
 const EMPTY = Object.create(null);
 const COLUMNS = ["key", "id", "similarity", "percentile", "blended_score", "count", "rate", "title"];
 
-/** Hits as a table that spreadsheets read; no cell can be taken for a formula. */
+/** Hits as CSV for spreadsheets. No cell can be taken for a formula. */
 export function csv(hits) {
   const others = [...new Set(hits.flatMap((hit) => Object.keys(hit.metadata)))];
   const names = [...COLUMNS.filter((name) => hits.some((hit) => hit[name] !== undefined)), ...others];
@@ -54,7 +54,7 @@ export function save(name, text, type) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 }
 
-/** Puts a text on the clipboard, also where the page is not served over HTTPS. */
+/** Puts a text on the clipboard, even if the page is not served over HTTPS. */
 export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);

@@ -1,4 +1,4 @@
-// Both pictures at full size, side by side; what one does to the one happens to the other.
+// Both pictures at full size, side by side. Zooming and moving apply to both.
 
 import { html, useEffect, useRef, useState } from "./ui.js";
 import { Dialog, useKeys } from "./frame.js";
@@ -6,16 +6,16 @@ import { pictureOf } from "./pairs.js";
 
 const MOST = 16;
 const STEP = 1.4;
-const FIT = { scale: 1, x: 0, y: 0 }; // x and y are shares of the box by which the middle is moved
+const FIT = { scale: 1, x: 0, y: 0 }; // x and y: how far the middle is moved, as shares of the box
 
-/** The view after a change of scale about a point, given as shares of the box from its middle. */
+/** The view after zooming around a point, which is given as shares of the box from its middle. */
 export function zoomed(view, factor, x = 0, y = 0) {
   const scale = Math.min(MOST, Math.max(1, view.scale * factor));
   const by = scale / view.scale;
   return kept({ scale, x: x - (x - view.x) * by, y: y - (y - view.y) * by });
 }
 
-/** No picture can be moved out of its box. */
+/** Limits a view, so that no picture is moved out of its box. */
 function kept({ scale, x, y }) {
   const most = (scale - 1) / 2;
   const within = (value) => Math.min(most, Math.max(-most, value));
@@ -37,7 +37,7 @@ export function Zoom({ showing, onClose, onChoose }) {
       <button onClick=${() => change(1 / STEP)} aria-label="Smaller">− <kbd>-</kbd></button>
       <button onClick=${() => setView(FIT)}>Fit <kbd>f</kbd></button>
       <output aria-live="off">${Math.round(100 * view.scale)} %</output>
-      <span class="quiet">Wheel and drag work too; both move together.</span>
+      <span class="quiet">You can also use the wheel and drag. Both pictures move together.</span>
     </p>
     <div class="both">
       ${sides.map(
@@ -53,7 +53,7 @@ export function Zoom({ showing, onClose, onChoose }) {
 function Pane({ side, label, view, setView, move }) {
   const pane = useRef(null);
   useEffect(() => {
-    // Not by Preact: to keep the page from scrolling, the listener must not be passive.
+    // Not set by Preact, because the listener must not be passive to prevent scrolling.
     const wheel = (event) => {
       event.preventDefault();
       const box = pane.current.getBoundingClientRect();

@@ -119,7 +119,7 @@ def test_the_silent_are_bounded_by_address_and_ended(running: Running, monkeypat
         assert said.startswith(b"HTTP/1.1 503 Service Unavailable\r\n") and b"retry-after: 1\r\n" in said.lower()
         document = json.loads(said.partition(b"\r\n\r\n")[2])  # in the shape that every error has
         assert document.keys() == {"error", "request_id"}
-        assert "connections of your address" in document["error"]["message"]
+        assert "connections from your address" in document["error"]["message"]
         slow = silent[0]
         slow.sendall(b"GET /health/live HTTP/1.1\r\n")  # and no more
         assert all(answer(stranger) == b"" for stranger in silent), "their time is over"

@@ -123,7 +123,7 @@ def test_filters_groups_and_the_file(page: Page, site: Running) -> None:
     assert sorted(row["kind"] for row in rows) == ["animals", "it's", "objects"]
     page.get_by_label("Condition").fill("nothing = 1")
     page.keyboard.press("Tab")
-    expect(page.get_by_role("alert")).to_contain_text("the filter names a column 'nothing'")
+    expect(page.get_by_role("alert")).to_contain_text("the filter names an unknown column 'nothing'")
 
 
 def test_one_goes_through_all_by_keys_and_only_what_is_in_sight_exists(page: Page, site: Running) -> None:

@@ -166,7 +166,7 @@ def test_wishes_are_the_catalogues(client: httpx.Client, catalogue: Catalogue, s
         ({"likes": [{}]}, "exactly one of image"),
         ({"likes": [{"text": "a", "id": "b"}]}, "exactly one of image"),
         ({"likes": [{"id": "nobody"}]}, "no picture named 'nobody'"),
-        ({"likes": [{"vector": [1.0]}]}, "a vector of 1 numbers; the catalogue's have 32"),
+        ({"likes": [{"vector": [1.0]}]}, "a vector of 1 numbers; wanted 32"),
         ({"likes": [{"vector": [0.0] * 32}]}, "without a direction"),
         ({"likes": [{"image": base64.b64encode(b"junk").decode()}]}, "unknown format"),
         ({"likes": [{"url": "http://localhost/a.png"}]}, "host not allowed"),
