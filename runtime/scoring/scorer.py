@@ -46,8 +46,7 @@ REMEMBERED_PROMPTS = 10_000
 
 @dataclass(frozen=True)
 class Scored:
-    """The results for n pictures: every output (n,) float32 by name, NaN for the pictures whose numbers are in
-    `errors`."""
+    """The results for n pictures: each output (n,) float32 by name, NaN for those whose numbers are in `errors`."""
 
     outputs: dict[str, Float32s]
     errors: dict[int, ImageError]
@@ -81,8 +80,7 @@ class Scorer:
         return cls(open_bundle(path, unread=(WEIGHTS_FILE,)), session, limits)
 
     def release_weights(self) -> None:
-        """Free the memory of the weights. Call this when all needed sessions are open, since they have their own
-        copies.
+        """Free the memory of the weights, when all needed sessions are open with copies of their own.
 
         A session that is opened later reads them again, and raises BundleError if the file has changed by then.
         """
@@ -120,8 +118,7 @@ class Scorer:
         return "text_embedding" in self.inputs
 
     def score(self, prompt: str | Sequence[str], images: Iterable[Picture]) -> Float32s:
-        """(n,) scores of n pictures under one prompt, or under n; higher is preferred. Raise ImageError for a bad
-        picture."""
+        """(n,) scores of n pictures under one prompt or n; higher is preferred. Raise ImageError for a bad one."""
         scored = self.score_items(prompt, images)
         for error in scored.errors.values():
             raise error
@@ -132,8 +129,7 @@ class Scorer:
         return np.argsort(-self.score(prompt, images), kind="stable")
 
     def probabilities(self, prompt: str, images: Iterable[Picture]) -> Floats:
-        """(n,) the probability that each picture is the preferred one of all: the softmax of the scores over the
-        pictures.
+        """(n,) the probability of each picture to be the preferred one of all: the softmax of their scores.
 
         It uses calibrated scores if the head has them, and otherwise raw ones as PickScore does.
         """
@@ -202,8 +198,7 @@ class Scorer:
         return self.begin_prompts(prompts)()
 
     def begin_prompts(self, prompts: Sequence[str]) -> Callable[[], Float32s]:
-        """Begin to encode prompts that are not remembered. The returned function waits, and gives the result of
-        `embed_prompts`."""
+        """Begin to encode prompts. The returned function waits, and gives the result of `embed_prompts`."""
         self.bundle.require_towers()
         found: dict[str, Float32s] = {}
         with self._lock:
@@ -233,13 +228,11 @@ class Scorer:
         return self._encoder().count(prompts)
 
     def decode(self, images: Iterable[Picture]) -> Iterator[UInt8s | ImageError]:
-        """Yield each picture's pixels (h, w, 3) for the backbone, or its error, in order. Pictures are decoded
-        ahead."""
+        """Yield each picture's pixels (h, w, 3) for the backbone, or its error, in order, decoded ahead."""
         return self._ahead(self._pixels, images, 2 * BATCH)
 
     def _ahead(self, work: Callable[[Item], Done], items: Iterable[Item], most: int) -> Iterator[Done]:
-        """Yield the result of `work` for each item, in order, computed by the threads of the pool. At most `most`
-        results wait."""
+        """Yield the pool's results of `work` for each item, in order. At most `most` results wait."""
         waiting: deque[Future[Done]] = deque()
         for item in items:
             waiting.append(self._pool.submit(work, item))
@@ -280,15 +273,13 @@ class Scorer:
         return result
 
     def encode_pixels(self, pixels: Pixels, threads: int | None = None) -> dict[str, Float32s]:
-        """Vectors (n, d) by name of n decoded pictures. Another number of `threads` than the scorer's uses another
-        session."""
+        """Vectors (n, d) by name of n decoded pictures. Another number of `threads` uses another session."""
         starts = range(0, max(1, len(pixels)), BATCH)
         batches = [self._sessions.encode(pixels[start : start + BATCH], threads) for start in starts]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
     def run_whole(self, pixels: UInt8s, prompts: Sequence[str], sources: Float32s | None = None) -> dict[str, Float32s]:
-        """The outputs of the graph that holds all parts, for pixels (n, h, w, 3), n prompts and n vectors of
-        sources."""
+        """The outputs of the graph with all parts, for pixels (n, h, w, 3), n prompts and n vectors of sources."""
         more: dict[str, Array] = {"tokens": self._encoder()(prompts)} if self.reads_text else {}
         if sources is not None:
             more[SOURCE] = sources
@@ -301,8 +292,7 @@ class Scorer:
         first = list(islice(images, RUN * self._workers))
         images = chain(first, images)
         if len(first) >= self._workers and self._sessions.provider == "CPUExecutionProvider":
-            # Many runs of one thread are faster: threads of one run wait for each other at every operator, and for
-            # decoding.
+            # Runs of one thread are faster: threads of a run wait for each other at every operator, and for decoding.
             groups = _groups(images, min(RUN, -(-len(first) // self._workers)))
             parts = self._ahead(self._decode_and_encode, groups, 2 * self._workers)
         else:

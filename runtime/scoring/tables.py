@@ -206,7 +206,7 @@ def _claim(out: Path, job: dict[str, object]) -> None:
     if any(_scored(part) for part in parts):
         found = read_manifest(path, "job of scores", (FORMAT,), dict)
         if different := sorted(name for name in job if found.get(name) != job[name]):
-            raise InputError(f"{out} holds scores of another job, whose {different[0]} differs; choose another --out")
+            raise InputError(f"{out} holds scores of another job: {different[0]} differs; choose another --out")
     else:
         write_json(path, job)
         for file in [out / "manifest.json", *parts]:

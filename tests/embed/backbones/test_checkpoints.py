@@ -82,7 +82,8 @@ def test_a_failed_download_names_the_way_without_a_hub(monkeypatch: pytest.Monke
     monkeypatch.setattr(open_clip, "download_pretrained", no_download)
     monkeypatch.setattr(checkpoints, "download_pretrained_from_hf", no_download)
     for source in (Source("ViT-B-32", "laion2b_s34b_b79k"), Source("hf-hub:someone/model")):
-        assert error(source) == "download failed (no network here); a file, or a folder as local-dir:PATH, needs none"
+        wanted = "Without a network, give a file, or a folder as local-dir:PATH"
+        assert error(source) == f"download failed (no network here). {wanted}"
 
 
 def test_weights_downloaded_before_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

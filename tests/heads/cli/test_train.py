@@ -110,14 +110,14 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
     assert "--dropout is for fusion and does nothing for the head linear" in fails(
         "--head", "linear", "--dropout", "0.1"
     )
-    assert "--learning-rate is of cosine and mlp and fusion" in fails("--head", "kernel", "--learning-rate", "1")
-    assert "--penalty is of linear and kernel" in fails("--head", "fusion", "--penalty", "1")
-    assert "--no-activations is of mlp" in fails("--head", "fusion", "--no-activations")
+    assert "--learning-rate is for cosine and mlp and fusion" in fails("--head", "kernel", "--learning-rate", "1")
+    assert "--penalty is for linear and kernel" in fails("--head", "fusion", "--penalty", "1")
+    assert "--no-activations is for mlp" in fails("--head", "fusion", "--no-activations")
     assert "no head reads --hidden, --penalty together" in fails("--penalty", "1", "--hidden", "8")
     assert "device 'cuda:77' cannot be used here" in fails("--device", "cuda:77")
     assert "--device auto is not supported here; use cpu or cuda" in fails("--device", "auto")
     assert "--margin is for triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
-    assert "--reduction is of cosine and mlp and fusion" in fails("--head", "linear", "--reduction", "sum")
+    assert "--reduction is for cosine and mlp and fusion" in fails("--head", "linear", "--reduction", "sum")
     assert "margin is -1.0; wanted more than 0" in fails("--loss", "ranking", "--margin", "-1")
     for beside in (("--folds", "5"), ("--split", "pickscore")):
         error = fails("--test-fraction", "0.1", *beside)

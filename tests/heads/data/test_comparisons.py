@@ -129,7 +129,7 @@ def test_where_no_picture_is_found_both_spellings_are_shown(tmp_path: Path) -> N
     with pytest.raises(InputError) as caught:
         match_labels(read_records(tmp_path / "table.parquet"), cache)
     said = str(caught.value)
-    assert f"the table has 'a.png' below {tmp_path}" in said and "the cache has 'pictures/a.png'" in said
+    assert f"the table has 'a.png' in {tmp_path}" in said and "the cache has 'pictures/a.png'" in said
     assert "--images-root" in said and "--max-missing" not in said
     pq.write_table(pa.table({"image": ["pictures/a.png"], "prompt": ["cat"], "rating": [1.0]}), tmp_path / "p.parquet")
     with pytest.raises(

@@ -91,7 +91,7 @@ def test_a_folder_holds_pictures_of_one_kind(tmp_path: Path) -> None:
         begin(out, "xl", None, PROMPTS, TEMPLATES, CONFIG)
     with pytest.raises(InputError, match="pictures with settings"):
         begin(out, "sd", None, PROMPTS, TEMPLATES, GenerateConfig(3, 1.0))
-    with pytest.raises(InputError, match="other prompts; append"):
+    with pytest.raises(InputError, match="other prompts; only append"):
         begin(out, "sd", None, PROMPTS[::-1], TEMPLATES, CONFIG)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("")

@@ -41,8 +41,8 @@ def test_pictures_are_those_of_the_seeds(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ("{", 422, "no JSON"),
-        ("[" * 5000, 422, "no JSON"),
+        ("{", 422, "not JSON"),
+        ("[" * 5000, 422, "not JSON"),
         ("[]", 422, "an object with prompt, seed, n"),
         ('{"prompt": "a", "size": 9}', 422, "nothing else"),
         ('{"prompt": " "}', 422, "1 to 20 characters"),

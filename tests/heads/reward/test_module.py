@@ -169,7 +169,7 @@ class Odd(Head):
 
 
 def test_heads_that_pixels_do_not_reach_are_refused(backbone: Backbone, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"reads prompts alone.*--reads both"):
+    with pytest.raises(InputError, match=r"reads only prompts.*--reads both"):
         Reward.load(write_head(tmp_path / "text", backbone, HeadConfig("mlp", 16, reads="text")))
     with pytest.raises(InputError, match="reads source_embedding, which pictures and prompts do not give; train"):
         Reward(backbone, Odd())

@@ -114,7 +114,7 @@ def test_a_scorer_in_clip_form_scores_by_its_own_scale(
 
 def test_a_scorer_without_a_number_for_its_scale_is_refused(tmp_path: Path) -> None:
     torch.save({"logit_scale": torch.tensor(torch.nan)}, tmp_path / "nan.pt")
-    with pytest.raises(InputError, match=r"logit_scale is \(\) \[nan\], no number"):
+    with pytest.raises(InputError, match=r"logit_scale is \(\) \[nan\]; wanted one number"):
         read_scorer(tmp_path / "nan.pt", 8)
     torch.save({"weight": torch.zeros(1, 8), "bias": torch.zeros(1)}, tmp_path / "linear.pt")
     assert read_scorer(tmp_path / "linear.pt", 8) is None

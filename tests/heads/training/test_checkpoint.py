@@ -37,7 +37,7 @@ def test_states_that_take_long_to_write_are_written_less_often(tmp_path: Path) -
 def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
     Checkpoints(tmp_path, "this").save(STATE)
     with pytest.raises(
-        InputError, match=rf"training.pt belongs to another training .* to start again, remove {tmp_path}$"
+        InputError, match=rf"training.pt belongs to another training.* to start again, remove {tmp_path}$"
     ):
         Checkpoints(tmp_path, "other").load()
     torch.save({**STATE, "identity": "this"}, tmp_path / "training.pt")  # as before there was a format

@@ -101,7 +101,7 @@ def test_another_backbone_is_refused(saved: Path, tmp_path: Path) -> None:
         ({"_class_name": ["evil", "PixelPipeline"]}, "wanted a PixelPipeline"),
         ({"unet": ["evil", "UNet2DConditionModel"]}, "both of diffusers"),
         ({"extra": ["diffusers", "UNet2DModel"]}, "both of diffusers"),
-        ({"text": None}, "which backbone"),
+        ({"text": None}, "name the backbone"),
     ],
 )
 def test_nothing_in_a_folder_is_run(saved: Path, change: dict[str, object], message: str) -> None:

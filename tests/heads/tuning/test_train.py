@@ -244,7 +244,7 @@ def test_memory_at_its_end_loses_nothing(
         return real(pixels, prompts)
 
     monkeypatch.setattr(run, "score", score)
-    with pytest.raises(InputError, match=r"3 pictures at once: say --accumulate 2; the 3 steps so far are in"):
+    with pytest.raises(InputError, match=r"3 pictures at once: give --accumulate 2; the 3 steps so far are in"):
         run.train()
     again = start(pipelines, "pixel", "draft", replace(material, pretrain=None), **options, accumulate=2)
     assert again.loop.step == 3
@@ -268,7 +268,7 @@ def test_what_is_missing_is_said(pipelines: dict[str, Path], material: Material,
     index = tmp_path / "model_index.json"
     for content, said in [
         ('{"_class_name": "FluxPipeline"}', "of FluxPipeline, which cannot be tuned"),
-        ('{"_class_name": "StableDiffusionPipeline", "unet": ["evil", "Model"]}', "wants its unet from evil"),
+        ('{"_class_name": "StableDiffusionPipeline", "unet": ["evil", "Model"]}', "has its unet from evil"),
         ('{"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderKL"]}', "cannot be loaded"),
         ('{"_class_name": "PixelPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}', "and scheduler, both of"),
         ("[", "is damaged"),

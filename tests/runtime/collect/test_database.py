@@ -43,7 +43,7 @@ def test_a_showing_has_one_vote_until_that_is_taken_back(database: Database) -> 
     show(database, "s")
     number = vote(database, "s", "left")
     assert vote(database, "s", "left") == number
-    with pytest.raises(Conflict, match="answered with left"):
+    with pytest.raises(Conflict, match="already has the answer left"):
         vote(database, "s", "right")
     assert undo(database, "s") == undo(database, "s") == "ann"
     assert vote(database, "s", "right") > number
