@@ -42,7 +42,7 @@ def test_unknown_provider_names_near_ones() -> None:
 
 
 def test_provider_that_is_not_installed_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"CUDAExecutionProvider is asked for .* plaudit\[gpu\]"):
+    with pytest.raises(InputError, match=r"no CUDAExecutionProvider, .* plaudit\[gpu\]"):
         sessions.open_session(doubling(), ["cuda"])
 
 
