@@ -11,6 +11,8 @@ COPY embed embed
 COPY heads heads
 COPY export export
 COPY runtime runtime
+# Versions are what pyproject.toml allows; whoever needs the same image again pins them by a constraints file.
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir '.[cpu,serve,hardened,otel]' && rm -rf /app/*
 USER 10001
 ENV PYTHONUNBUFFERED=1

@@ -1,11 +1,17 @@
 """The only place that imports onnxruntime: without its telemetry, and with advice if it is not installed."""
 
 import importlib
+import io
+import logging
 import os
+from contextlib import redirect_stdout
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from types import ModuleType
 
 from embed.spec import InputError
+
+logger = logging.getLogger(__name__)
 
 
 def require_onnxruntime(module: str = "onnxruntime") -> ModuleType:
@@ -33,3 +39,14 @@ def require_onnxruntime(module: str = "onnxruntime") -> ModuleType:
         raise InputError(
             f"onnxruntime cannot be imported ({error}); run: pip install 'plaudit[cpu]' (or 'plaudit[gpu]' for CUDA)"
         ) from None
+
+
+@cache
+def load_cuda_libraries() -> None:
+    """Load the libraries of CUDA and cuDNN that pip has installed, if there are any.
+
+    onnxruntime alone looks only in the system's folders, and its sessions do not start on CUDA without these libraries.
+    """
+    with redirect_stdout(io.StringIO()) as said:  # it prints what it misses; a session that does not start says more
+        require_onnxruntime().preload_dlls()
+    logger.info("CUDA's libraries are loaded. %s", said.getvalue().strip())

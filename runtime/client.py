@@ -16,7 +16,10 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Generic, Self, TypeVar, Unpack
 
-import httpx
+try:
+    import httpx
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("runtime.client needs httpx; run: pip install 'plaudit[client]'", name="httpx") from None
 
 from embed.spec import InputError
 from runtime.clients.answers import (

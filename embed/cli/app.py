@@ -9,6 +9,7 @@ import importlib
 import inspect
 import os
 import sys
+import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from functools import partial
@@ -99,7 +100,7 @@ def read(known: Sequence[Argument], words: Sequence[str], prefix: str) -> dict[P
     sources: list[Any] = []
     if file is not None:
         _require_known_variables(known, prefix)
-        sources = [cyclopts.config.Env(prefix, command=False), partial(_read_file, file)]
+        sources = [cyclopts.config.Env(prefix, command=False), partial(_read_file, known, file)]
     app = cyclopts.App(name="", help_flags=(), version_flags=(), default_command=command, config=sources)
     try:
         _, bound, _ = app.parse_args(list(words), exit_on_error=False, print_error=False)
@@ -155,12 +156,29 @@ def _require_known_variables(known: Sequence[Argument], prefix: str) -> None:
             raise _unknown(f"variable ${variable}", variable, names)
 
 
-def _read_file(file: Argument, app: Any, commands: tuple[str, ...], arguments: "ArgumentCollection") -> None:
+def _read_file(
+    known: Sequence[Argument], file: Argument, app: Any, commands: tuple[str, ...], arguments: "ArgumentCollection"
+) -> None:
     """A source for cyclopts: read the file of options, if there is one, for options that are not given elsewhere."""
     from cyclopts.config import Toml
 
     if tokens := arguments[file.name].tokens:
+        _require_options(Path(tokens[-1].value), known)
         Toml(tokens[-1].value, must_exist=True, use_commands_as_keys=False)(app, commands, arguments)
+
+
+def _require_options(path: Path, known: Sequence[Argument]) -> None:
+    """Raise InputError if the file is not TOML, or contains a table or a positional argument."""
+    try:
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # TOML's or UTF-8's
+        raise InputError(f"{path} is not TOML: {error}") from None
+    tables = [name for name, value in given.items() if isinstance(value, dict)]
+    if tables:
+        raise InputError(f"{path} has a table [{tables[0]}]; write the options at its top, in no table")
+    for one in known:
+        if one.positional and one.name.lower() in given:
+            raise InputError(f"{path} has {one.name.lower()!r}, which is not an option; give it on the command line")
 
 
 def _unknown(what: str, name: str, names: Sequence[str]) -> InputError:
@@ -215,9 +233,7 @@ def _input_error(error: "CycloptsError", known: Sequence[Argument]) -> InputErro
         if name[:1] == "[":  # this is how cyclopts spells the keys of a file
             name = f"--{name.strip('[]').replace('][', '.')}"
         return _unknown(f"option {name}{_from(error.token)}", name, [one.name for one in known if not one.positional])
-    if type(error) is cyclopts.CycloptsError:  # its Toml source raises this class itself
-        text = f"the file of options cannot be read: {error}"
-    elif isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
+    if isinstance(error, cyclopts.UnusedCliTokensError) and error.unused_tokens:
         text = f"{error.unused_tokens[0]} is one argument too many; see --help"
     elif isinstance(error, cyclopts.MissingArgumentError):
         text = f"{name} needs a value" if error.keyword else f"{name} is missing; see --help"

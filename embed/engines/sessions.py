@@ -15,7 +15,7 @@ import numpy as np
 
 from embed.arrays import Array, Float32s
 from embed.engines.recording import recordings
-from embed.ort import require_onnxruntime
+from embed.ort import load_cuda_libraries, require_onnxruntime
 from embed.spec import InputError
 from embed.wording import unknown_name
 
@@ -120,6 +120,8 @@ def open_session(
     """
     ort = require_onnxruntime()
     wanted = resolve_providers(providers, ort.get_available_providers(), engine_cache, precision)
+    if any(provider in DEVICE_PROVIDERS for provider, _ in wanted):
+        load_cuda_libraries()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
@@ -147,7 +149,10 @@ def open_session(
     if dropped:
         text = f"{name}: {', '.join(dropped)} did not start; only {session.get_providers()} is active"
         if providers is not None:
-            raise InputError(f"{text}. See onnxruntime's message above, or ask for --provider cpu")
+            brings = "; pip install 'onnxruntime-gpu[cuda,cudnn]' brings what CUDA needs beside a driver"
+            raise InputError(
+                f"{text}. See onnxruntime's message above, or ask for --provider cpu{brings if CUDA in dropped else ''}"
+            )
         logger.warning(text)
     return session
 

@@ -23,6 +23,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import RedirectResponse
 
 from embed.process.confinement import protections
 from runtime.config import ServiceConfig
@@ -44,6 +45,7 @@ def create_app(config: ServiceConfig) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        log.info("serving", extra={"fields": service.started})
         log.info("decoders are confined", extra={"fields": {"by": protections("bytes")}})
         # The first check of readiness runs in the background.
         tasks = {asyncio.ensure_future(quietly(service.ready()))}
@@ -90,6 +92,8 @@ def create_app(config: ServiceConfig) -> FastAPI:
     add_docs(app)
     if config.pages:
         add_pages(app, config)
+    else:
+        app.add_api_route("/", _to_docs, methods=["GET", "HEAD"], include_in_schema=False)
     return app
 
 
@@ -99,9 +103,14 @@ async def quietly(work: Awaitable[object]) -> None:
         await work
 
 
+async def _to_docs() -> Response:
+    return RedirectResponse("docs")  # who opens the bare address wants to know what is here
+
+
 async def _answer_problem(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        error = Problem(error.status_code, "bad request", str(error.detail), error.headers)
+        hint = ": /docs shows the routes that this service has" if error.status_code == 404 else ""
+        error = Problem(error.status_code, "bad request", f"{error.detail}{hint}", error.headers)
     if isinstance(error, RequestValidationError):
         error = invalid(*fault_texts(error.errors()))
     assert isinstance(error, Problem)

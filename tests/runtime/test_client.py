@@ -1,6 +1,7 @@
 """Both clients in Python, against the service that runs, or a transport that says what a service seldom says."""
 
 import asyncio
+import importlib
 import json
 import re
 import subprocess
@@ -322,3 +323,10 @@ def test_it_needs_nothing_of_the_service() -> None:
     code = "import sys, json, runtime.client; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not {"torch", "onnxruntime", "faiss", "fastapi", "pydantic", "pyarrow", "PIL"} & set(json.loads(done.stdout))
+
+
+def test_without_httpx_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    monkeypatch.delitem(sys.modules, "runtime.client")
+    with pytest.raises(ModuleNotFoundError, match=r"run: pip install 'plaudit\[client\]'"):
+        importlib.import_module("runtime.client")

@@ -153,6 +153,13 @@ class Engine:
         """The fields of every answer that tell its origin."""
         return {"bundle": self.scorer.bundle.digest, "precision": self.scorer.precision}
 
+    @property
+    def in_force(self) -> dict[str, object]:
+        """What the log says about this engine: `names_itself`, the catalogue's version and its number of pictures."""
+        if self.catalogue is None:
+            return {**self.names_itself}
+        return {**self.names_itself, "catalogue": self.catalogue.manifest["version"], "pictures": len(self.catalogue)}
+
     async def decoded(self, answer: "Future[Found | ImageError]") -> Found | ImageError:
         """The result of a decoder for a picture, or the picture's error."""
         with self._stage("decode"):

@@ -137,15 +137,28 @@ class SimilarRequest(Closed):
     likes: Annotated[list[Like], Field(min_length=1, fail_fast=True)]
     dislikes: Annotated[list[Like], Field(fail_fast=True)] = []
     k: Annotated[int, Field(ge=1, le=1000)] = 10
-    popularity_weight: Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)] = POPULARITY_WEIGHT
-    min_percentile: Annotated[FiniteFloat, Field(ge=0, le=100)] = 0.0
+    popularity_weight: Annotated[
+        FiniteFloat, Field(ge=-1e6, le=1e6, description="a blended score is similarity + this * percentile / 100")
+    ] = POPULARITY_WEIGHT
+    min_percentile: Annotated[
+        FiniteFloat, Field(ge=0, le=100, description="the lowest percentile of popularity of a hit")
+    ] = 0.0
     where: (
         Annotated[str, Field(max_length=2000, description="such as: category = 'Objects' and year >= 2024")] | None
     ) = None
-    min_similarity_percentile: Annotated[FiniteFloat, Field(ge=0, le=100)] = 0.0
-    dedup: Annotated[FiniteFloat, Field(ge=-1, le=1)] | None = None
-    group_by: Annotated[str, Field(max_length=200)] | None = None
-    per_group: Annotated[int, Field(ge=1, le=1000)] = 1
+    min_similarity_percentile: Annotated[
+        FiniteFloat, Field(ge=0, le=100, description="the lowest percentile of similarity of a hit, among all pictures")
+    ] = 0.0
+    dedup: (
+        Annotated[
+            FiniteFloat, Field(ge=-1, le=1, description="leave out hits whose cosine with a better one is above this")
+        ]
+        | None
+    ) = None
+    group_by: (
+        Annotated[str, Field(max_length=200, description="a column, such as the creator; see per_group")] | None
+    ) = None
+    per_group: Annotated[int, Field(ge=1, le=1000, description="the most hits for each value of group_by")] = 1
     include_query: Annotated[bool, Field(description="also give the pictures of the query itself as hits")] = False
     front: Annotated[
         bool, Field(description="give all pictures to which no other is superior in both similarity and popularity")

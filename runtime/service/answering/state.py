@@ -98,6 +98,12 @@ class Service:
         bundle."""
         return os.path.basename(os.path.abspath(self.config.bundle))
 
+    @property
+    def started(self) -> dict[str, object]:
+        """What the log says when the service starts, so that one can later see what was running."""
+        use = {"streams": self._use.streams, "threads": self._use.threads, "decoders": self.config.decoders}
+        return {"version": version("plaudit"), **self.room.engine.in_force, **use, "tokens": len(self.config.tokens)}
+
     def told(self, error: Exception) -> str:
         """The text of an error for clients, without the paths of bundle and catalogue on this machine."""
         known = [path for path in (self.config.bundle, self.config.catalogue) if path is not None]
@@ -149,12 +155,13 @@ class Service:
             raise
         self._proven_at = -math.inf
         self.metrics.reloads.labels("done").inc()
-        log.info("reloaded", extra={"fields": engine.names_itself})
+        log.info("reloaded", extra={"fields": engine.in_force})
         return engine
 
     def drain(self) -> None:
         """Stop being ready, so that load balancers send no new work. Requests that still come are served."""
         self._draining = True
+        log.info("draining", extra={"fields": {"requests": self.gate.requests}})
 
     async def ready(self) -> None:
         """Raise an error if this process cannot serve. A successful check is valid for READY_S.

@@ -144,7 +144,7 @@ def _fields(schema: Schema) -> str:
         (f"<code>{escape(name)}</code>{'*' * (name in required)}", _words(field), _notes(field))
         for name, field in schema["properties"].items()
     ]
-    return _table(("field", "type", "* is required"), rows)
+    return _table(("field", "type", "meaning; fields with * are required" if required else "meaning"), rows)
 
 
 def _words(schema: Schema) -> str:
@@ -164,10 +164,14 @@ def _words(schema: Schema) -> str:
 def _notes(schema: Schema) -> str:
     """The description of a value, with its limits and its default."""
     every = [schema, *schema.get("anyOf", [])]
-    bounds = [words.format(one[name]) for one in every for name, words in BOUNDS.items() if name in one]
+    bounds = [words.format(_number(one[name])) for one in every for name, words in BOUNDS.items() if name in one]
     default = [f"default {json.dumps(schema['default'])}"] if schema.get("default") is not None else []
-    said = [schema["description"]] if "description" in schema else []
+    said = [one["description"] for one in every if "description" in one]
     return escape("; ".join([*said, *bounds, *default]))
+
+
+def _number(value: float) -> float:
+    return int(value) if value == int(value) else value  # a form's bounds are read as 1.0
 
 
 def _answer_type(content: tuple[str, Mapping[str, Any]]) -> str:

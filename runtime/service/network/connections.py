@@ -6,10 +6,12 @@ a request.
 """
 
 import asyncio
+import ipaddress
 import math
 import os
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -56,6 +58,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     max_connections: int
     max_per_address: int
+    proxies: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
     addresses: Counter[str]  # number of open connections by address
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -70,12 +73,20 @@ class BoundedConnection(HttpToolsProtocol):
             self._refuse(
                 503, "service unavailable", f"{self.max_connections} connections are already open; try again later"
             )
-        elif self.addresses[self._address] > self.max_per_address:
+        elif self.addresses[self._address] > self.max_per_address and not self._is_proxy():
             self._refuse(
                 503,
                 "service unavailable",
                 f"{self.max_per_address} connections from your address are already open; close some",
             )
+
+    def _is_proxy(self) -> bool:
+        """Whether the address is that of a trusted proxy, through which many clients come."""
+        try:
+            address = ipaddress.ip_address(self._address)
+        except ValueError:  # the socket has no address
+            return False
+        return any(address in network for network in self.proxies)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_timer()
@@ -158,11 +169,15 @@ class BoundedConnection(HttpToolsProtocol):
             self._timer = None
 
 
-def bounded(max_connections: int, max_per_address: int) -> type[asyncio.Protocol]:
-    """The class of connections for one server, with these limits."""
+def bounded(max_connections: int, max_per_address: int, proxies: Sequence[str] = ()) -> type[BoundedConnection]:
+    """The class of connections for one server, with these limits.
+
+    `proxies` are addresses or networks, each of which may have as many connections as there may be in all.
+    """
     bounds: dict[str, Any] = {
         "max_connections": most_connections(max_connections),
         "max_per_address": max_per_address,
+        "proxies": [ipaddress.ip_network(proxy) for proxy in proxies],
         "addresses": Counter(),
     }
     return type("Connection", (BoundedConnection,), bounds)

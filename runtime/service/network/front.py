@@ -189,12 +189,10 @@ class Front:
         # Compare with all tokens, so that timing reveals nothing about them.
         right = [hmac.compare_digest(given.strip(), token.encode()) for token in tokens]
         if tokens and not (any(right) and scheme.lower() == b"bearer"):
-            raise Problem(
-                401,
-                "no token",
-                "the token is missing or wrong; send the header Authorization: Bearer TOKEN",
-                {"WWW-Authenticate": "Bearer"},
-            )
+            missing = "the token is missing; send the header Authorization: Bearer TOKEN"
+            wrong = "this token is not one of the service's tokens"
+            message = wrong if scheme.lower() == b"bearer" and given.strip() else missing
+            raise Problem(401, "no token", message, {"WWW-Authenticate": "Bearer"})
 
     def _caller(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
         """The caller of a request, by address and token, with its deadline if it starts now."""

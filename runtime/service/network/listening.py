@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from embed.spec import InputError
 from runtime.config import ServiceConfig
 from runtime.service.network.connections import bounded
+from runtime.service.network.front import log
 
 BACKLOG = 2048
 
@@ -35,10 +36,14 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: ASGIApp, config: ServiceConfig, drain: Callable[[], None], drain_s: float = 0.0) -> None:
+        connection = bounded(config.max_connections, config.max_per_address, config.trusted_proxies)
+        if connection.max_connections < config.max_connections:
+            fields = {"connections": connection.max_connections, "wanted": config.max_connections}
+            log.warning("this process may open too few files: raise `ulimit -n`", extra={"fields": fields})
         super().__init__(
             uvicorn.Config(
                 app,
-                http=bounded(config.max_connections, config.max_per_address),
+                http=connection,
                 log_config=None,
                 access_log=False,  # runtime.service.network.front writes the log
                 timeout_keep_alive=75,  # longer than load balancers', which would use closing connections

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from embed import ort
 from embed.engines import sessions
 from embed.spec import InputError
 
@@ -41,7 +42,7 @@ def test_unknown_provider_names_near_ones() -> None:
 
 
 def test_provider_that_is_not_installed_is_an_error() -> None:
-    with pytest.raises(InputError, match=r"CUDAExecutionProvider is asked for .* plaudit\[gpu\]"):
+    with pytest.raises(InputError, match=r"no CUDAExecutionProvider, .* plaudit\[gpu\]"):
         sessions.open_session(doubling(), ["cuda"])
 
 
@@ -94,6 +95,40 @@ def test_provider_that_does_not_start_is_an_error_where_asked_for(
         sessions.open_session(b"", ["cuda"])
     sessions.open_session(b"")
     assert "CUDAExecutionProvider did not start" in caplog.text
+
+
+@pytest.mark.parametrize(("asked", "loaded"), [("cuda", 1), ("tensorrt", 1), ("cpu", 0)])
+def test_cudas_libraries_are_loaded_before_the_first_session_that_needs_them(
+    asked: str, loaded: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events: list[str] = []
+
+    class Starting(Dropping):
+        class InferenceSession:
+            def __init__(self, model: bytes, options: Any, providers: list[Any], **others: Any) -> None:
+                events.append("session")
+                self.providers = [name for name, _ in providers]
+
+            def get_providers(self) -> list[str]:
+                return self.providers
+
+        @staticmethod
+        def get_available_providers() -> list[str]:
+            return ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        @staticmethod
+        def preload_dlls() -> None:
+            events.append("libraries")
+            print("Failed to load one of them")
+
+    for module in (sessions, ort):
+        monkeypatch.setattr(module, "require_onnxruntime", lambda: Starting)
+    ort.load_cuda_libraries.cache_clear()
+    for _ in range(2):
+        sessions.open_session(b"", [asked])
+    ort.load_cuda_libraries.cache_clear()
+    assert events == [*["libraries"] * loaded, "session", "session"]
+    assert capsys.readouterr().out == ""  # what a command prints may be read by a program
 
 
 def test_damaged_graph_names_its_file(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from http.client import HTTPConnection
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,6 +80,10 @@ def test_a_life_from_start_to_sigterm(bundle: Path, tmp_path: Path) -> None:
             assert second["bundle"] != first["bundle"] and second["items"] == first["items"]
             workers = children(process.pid)
             assert len(workers) >= 1
+            started, reloaded = (json.loads(wait_for(f'"event": "{event}"')) for event in ("serving", "reloaded"))
+            assert started["bundle"] == first["bundle"] and reloaded["bundle"] == second["bundle"]
+            known = {"decoders": 1, "threads": 1, "tokens": 1, "version": version("plaudit")}
+            assert known.items() <= started.items() and "a word" not in json.dumps(started)
 
             # SIGTERM while a request is under way: it is answered, then the process and its children end.
             body = json.dumps(asked).encode()
@@ -99,6 +104,8 @@ def test_a_life_from_start_to_sigterm(bundle: Path, tmp_path: Path) -> None:
     records = [json.loads(line) for line in lines() if line.startswith("{")]
     assert {"info"} == {record["level"] for record in records}
     assert [r["status"] for r in records if r["event"] == "request"] == [200, 401, 200, 200]
+    events = [record["event"] for record in records]
+    assert events.index("serving") < events.index("draining") < events.index("Shutting down")
 
 
 def alive(pid: int) -> bool:

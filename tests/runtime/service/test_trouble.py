@@ -26,6 +26,8 @@ def test_only_the_token_opens(bundle: Path, pictures: list[bytes]) -> None:
             headers = {"Authorization": wrong.encode("latin-1")}
             refused = client.post("/v1/score", json=asked, headers=headers)
             assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
+            given = wrong.startswith("Bearer ")
+            assert ("not one of" if given else "is missing") in refused.json()["error"]["message"]
             assert client.post("/admin/reload", headers=headers).status_code == 401
         admin = "another token"
         with serving(bundle, tokens=("new", TOKEN), admin_tokens=(admin,)) as (rotating, _):

@@ -89,6 +89,9 @@ def test_every_route_has_its_fields_an_example_its_answers_and_a_form(client: ht
                 assert json.dumps(schema["examples"][0], indent=2) in text
         assert all(one["name"] in text for one in operation.get("parameters", []))
     assert all(name in page.sections["shapes"] for name in shapes)
+    similar = page.sections["post-v1-similar"]
+    assert similar.count("a blended score is similarity") == 2 and "at least 1; at most 1,000" in similar
+    assert "1,000.0" not in similar, "in JSON and in forms alike"
     assert all(link[1:] in page.ids for link in page.linked if link.startswith("#"))
 
 
@@ -103,6 +106,12 @@ def test_nothing_is_loaded_from_elsewhere_and_no_script_but_ours_runs(client: ht
         assert file.text == (FOLDER / name).read_text() and file.headers["content-type"].startswith(media_type)
         assert not re.search(r"https?://|innerHTML|eval\(|Storage|cookie", file.text)
     assert client.get("/redoc").status_code == 404
+
+
+def test_the_bare_address_leads_to_it(client: httpx.Client) -> None:
+    answer = client.get("/")
+    assert answer.is_redirect and answer.headers["location"] == "docs" and client.head("/").is_redirect
+    assert client.get("/", follow_redirects=True).url.path == "/docs"
 
 
 def test_what_the_description_says_is_no_html() -> None:

@@ -5,15 +5,19 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from service_server import TOKEN, Running, base64_of, form, serving, small_picture
 from waiting import wait_until
 
+from runtime.config import ServiceConfig
 from runtime.service.network import connections
 from runtime.service.network.connections import MAX_HEAD_BYTES, MAX_HEADERS, most_connections
 from runtime.service.network.front import AGAIN_S
+from runtime.service.network.listening import Server
 
 MOST, MOST_OF_ONE = 12, 8
 
@@ -84,6 +88,25 @@ def test_who_does_not_wait_as_told_is_made_to_wait(running: Running, monkeypatch
     assert running.client.get("/health/live").status_code == 200, "and was not asked to wait"
     monkeypatch.undo()
     assert running.client.post("/v1/score", json=asked).status_code == 200
+
+
+def test_a_trusted_proxy_may_have_as_many_connections_as_all(bundle: Path) -> None:
+    ask = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+    for proxies, status in (("127.0.0.0/8",), b"200"), (("10.0.0.0/8", "::1"), b"503"):
+        with serving(bundle, max_per_address=1, trusted_proxies=proxies) as running, ExitStack() as stack:
+            many = [stack.enter_context(opened(running)) for _ in range(3)]
+            many[-1].sendall(ask)
+            assert many[-1].recv(12) == b"HTTP/1.1 " + status
+
+
+def test_too_few_open_files_are_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(connections, "most_connections", lambda wanted: min(wanted, 20))
+    config = ServiceConfig(Path("bundle"), max_connections=64)
+    Server(FastAPI(), config, drain=list)
+    (record,) = caplog.records
+    assert "ulimit -n" in record.getMessage() and record.fields == {"connections": 20, "wanted": 64}  # type: ignore[attr-defined]
+    Server(FastAPI(), replace(config, max_connections=20), drain=list)
+    assert len(caplog.records) == 1
 
 
 def test_the_silent_are_bounded_by_address_and_ended(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,6 +39,11 @@ def ask(client: httpx.Client, **asked: Any) -> list[dict[str, Any]]:
     return answer.json()["hits"]  # type: ignore[no-any-return]
 
 
+def test_the_log_says_which_catalogue_is_served(running: Running, catalogue: Catalogue) -> None:
+    started = running.service.started
+    assert (started["catalogue"], started["pictures"]) == ("v000001", len(catalogue))
+
+
 def test_by_picture_text_id_and_vector(client: httpx.Client, catalogue: Catalogue, scorer: Scorer) -> None:
     picture, other = small_picture(3), small_picture(100)
     vector = scorer.embed_images([picture])[0]
