@@ -105,8 +105,7 @@ def found_at_k(
     for name, credit in (("recall", recall_at_k), ("filter", filter_at_k)):
         for k in ks:
             bootstrap = Bootstrap(names, names, np.random.default_rng(seed), name="prompts")
-            value = mean_interval(credit(scores[rows, 0], group, rank, k), bootstrap)
-            found[f"{name}_at_{k}"] = value.within(0, 1)
+            found[f"{name}_at_{k}"] = mean_interval(credit(scores[rows, 0], group, rank, k), bootstrap, None, 0, 1)
     return found
 
 

@@ -122,13 +122,20 @@ class Bootstrap:
             yield some, counts.reshape(clusters, number).astype(np.float64)
 
 
-def mean_interval(credit: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike | None = None) -> Interval:
+def mean_interval(
+    credit: ArrayLike,
+    bootstrap: Bootstrap,
+    fold: ArrayLike | None = None,
+    least: float = -np.inf,
+    most: float = np.inf,
+) -> Interval:
     """The mean credit of the comparisons with its interval. With `fold` (m,) it is the mean over folds of each fold's
-    mean.
+    mean. Credits are from `least` to `most`.
 
     Clusters are then resampled within each fold. A fold without credits is left out.
     """
-    return _estimated(credit, bootstrap, fold).interval
+    found = _estimated(credit, bootstrap, fold)
+    return found.interval_at_an_end(least, most) or found.interval.within(least, most)
 
 
 def spearman_interval(scores: ArrayLike, values: ArrayLike, bootstrap: Bootstrap, fold: ArrayLike) -> Interval:
@@ -185,19 +192,22 @@ def paired_interval(
 ) -> PairedInterval:
     """The difference of credits between two scorers on the same comparisons, with its interval and p value.
 
-    Both are measured on each resample, so that comparisons that are hard for both cancel. p is that of Student's t, but
-    at least 2 / (1 + resamples), the least that so many resamples can support (Davison & Hinkley 1997, chapter 4). With
-    `fold` it is the mean over folds as in `mean_interval`. Credits are from 0 to 1.
+    Both are measured on each resample, so that comparisons that are hard for both cancel. p is that of Student's t, or
+    of the sign test if one scorer is right and the other wrong everywhere; but at least 2 / (1 + resamples), the least
+    that so many resamples can support (Davison & Hinkley 1997, chapter 4). With `fold` it is the mean over folds as in
+    `mean_interval`. Credits are from 0 to 1.
     """
     from scipy.stats import t
 
     difference = np.asarray(credit_1, np.float64) - np.asarray(credit_2, np.float64)
     found = _estimated(difference, bootstrap, fold)
     p_value = np.nan
+    at_an_end = found.interval_at_an_end(-1, 1)
     if not np.isnan(found.error):
         far = abs(found.value) / found.error if found.error else np.inf if found.value else 0.0
-        p_value = max(float(2 * t.sf(far, found.freedom)), 2 / (1 + bootstrap.resamples))
-    return PairedInterval(found.interval.within(-1, 1), p_value)
+        p_value = 2 * 0.5**found.clusters if at_an_end else float(2 * t.sf(far, found.freedom))
+        p_value = max(p_value, 2 / (1 + bootstrap.resamples))
+    return PairedInterval(at_an_end or found.interval.within(-1, 1), p_value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +226,20 @@ class _Estimate:
     value: float
     error: float
     freedom: float
+    clusters: float = np.nan  # of equal size and independent, with as much information
     reason: str = ""
+
+    def interval_at_an_end(self, least: float, most: float) -> Interval | None:
+        """The interval if every credit is the least or the most that is possible, else None.
+
+        Resamples are all equal then, and would give an interval without width. If the true mean is a share p of the way
+        from the other end, n clusters all lie at this end with a probability of at most p^n, whatever the distribution.
+        The interval ends where that is 0.025, as that of Clopper & Pearson (1934) does.
+        """
+        if self.error != 0 or self.value not in (least, most):
+            return None
+        reach = (1 - ENDS[0] ** (1 / self.clusters)) * (most - least)
+        return Interval(self.value, max(least, self.value - reach), min(most, self.value + reach))
 
     @property
     def reach(self) -> float:
@@ -253,16 +276,18 @@ def _mean_over_folds(parts: Sequence[_Part], bootstrap: Bootstrap) -> _Estimate:
     """The mean of the parts' values. Their variances add, because parts share no cluster. The degrees of freedom are
     those of Satterthwaite (1946)."""
     if not parts:
-        return _Estimate(np.nan, np.nan, np.nan, NOTHING)
+        return _Estimate(np.nan, np.nan, np.nan, reason=NOTHING)
     value = float(np.mean([part.value for part in parts]))
     if any(np.isnan(part.resampled).all() for part in parts):
         each = " in a held-out part" if len(parts) > 1 else ""
-        return _Estimate(value, np.nan, np.nan, f"fewer than two {bootstrap.name}{each}")
+        return _Estimate(value, np.nan, np.nan, reason=f"fewer than two {bootstrap.name}{each}")
     freedom = np.array([part.worth - 1 for part in parts])
     variance = np.array([np.nanvar(part.resampled) for part in parts]) * (1 + 1 / freedom) * (1 + bootstrap.noise)
     total = variance.sum()
     joint = total**2 / (variance**2 / freedom).sum() if total else freedom.sum()
-    return _Estimate(value, float(np.sqrt(total)) / len(parts), float(joint))
+    # Of n clusters in parts of different size, the smallest part decides how surely its own value lies at an end.
+    clusters = len(parts) * (freedom.min() + 1) / (1 + bootstrap.noise)
+    return _Estimate(value, float(np.sqrt(total)) / len(parts), float(joint), float(clusters))
 
 
 def _rank_correlation(x: Floats, y: Floats, counts: Floats) -> Floats:

@@ -63,11 +63,11 @@ class Measured:
 
     def interval(self, credit: Floats) -> Interval:
         """The mean over folds of the mean credit (p,) of the fold's pairs. NaN credits are left out."""
-        return mean_interval(credit, self.bootstrap, self.fold).within(0, 1)
+        return mean_interval(credit, self.bootstrap, self.fold, 0, 1)
 
     def pooled_interval(self, credit: Floats) -> Interval:
         """The mean credit (p,) over the pairs of all folds together, for cases in which some folds have few pairs."""
-        return mean_interval(credit, self.bootstrap).within(0, 1)
+        return mean_interval(credit, self.bootstrap, None, 0, 1)
 
     def describe(self) -> dict[str, object]:
         """The protocol in words and numbers, for the report."""
@@ -142,7 +142,7 @@ class Measured:
         """The mean over folds of the mean credit of a group (g,), which is from `least` to 1. `group` and `row` (n,)
         list the rows of each group."""
         first = row[np.unique(group, return_index=True)[1]]
-        return mean_interval(credit, self.bootstrap_of(first, first), self.split.fold[first]).within(least, 1)
+        return mean_interval(credit, self.bootstrap_of(first, first), self.split.fold[first], least, 1)
 
 
 @stage("pairing the rows")

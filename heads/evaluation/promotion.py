@@ -50,7 +50,7 @@ def judged(labels: Labels, old: Floats, new: Floats, config: PromotionConfig, se
     bootstrap = Bootstrap(clusters[:, 0], clusters[:, 1], np.random.default_rng(seed), name=name)
     test = paired_interval(credit_new, credit_old, bootstrap)
     promoted, why = _decided(test, config)
-    first, second = (mean_interval(credit, bootstrap).within(0, 1) for credit in (credit_old, credit_new))
+    first, second = (mean_interval(credit, bootstrap, None, 0, 1) for credit in (credit_old, credit_new))
     return Verdict(promoted, why, pairs, name, first, second, test)
 
 

@@ -96,7 +96,7 @@ def rates(
             met = ((made.a == 0) & (made.b == i)) | ((made.b == 0) & (made.a == i))
             won = np.where(made.a[met] == i, made.target[met], 1 - made.target[met])
             clusters = made.prompt[met]
-            over = mean_interval(won, Bootstrap(clusters, clusters, np.random.default_rng(seed), name="prompts"))
-            over = over.within(0, 1)
+            bootstrap = Bootstrap(clusters, clusters, np.random.default_rng(seed), name="prompts")
+            over = mean_interval(won, bootstrap, None, 0, 1)
         found.append(TemplateRates(templates[i], float(share[i]), wins[name], over))
     return found

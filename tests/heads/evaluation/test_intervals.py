@@ -188,6 +188,30 @@ def test_paired_interval_agrees_with_the_sign_test() -> None:
     assert certain.p_value == pytest.approx(2 / 1001)
 
 
+@pytest.mark.parametrize("clusters", [2, 4, 30])
+def test_an_interval_of_equal_credits_at_an_end_is_that_of_clopper_and_pearson(clusters: int) -> None:
+    cluster = np.repeat(np.arange(clusters), 3)
+    exact = binomtest(clusters, clusters).proportion_ci(method="exact")
+    right, wrong = np.ones(len(cluster)), np.zeros(len(cluster))
+    up = mean_interval(right, bootstrap(cluster), None, 0, 1)
+    down = mean_interval(wrong, bootstrap(cluster), None, 0, 1)
+    assert (up.value, up.low, up.high) == pytest.approx((1, exact.low, 1))
+    assert (down.value, down.low, down.high) == pytest.approx((0, 0, 1 - exact.low))
+    apart = paired_interval(wrong, right, bootstrap(cluster))
+    assert (apart.difference.low, apart.difference.high) == pytest.approx((-1, 1 - 2 * exact.low))
+    assert apart.p_value == pytest.approx(max(binomtest(0, clusters).pvalue, 2 / 1001))
+    half = mean_interval(right / 2, bootstrap(cluster), None, 0, 1)  # a scorer that gives only ties
+    assert half.low == half.high == 0.5
+
+
+def test_an_interval_at_an_end_counts_equal_folds_alike_and_unequal_ones_by_the_smallest() -> None:
+    fold = np.array([0, 0, 0, 0, 1, 1])
+    got = mean_interval(np.ones(6), bootstrap(np.arange(6)), fold, 0, 1)
+    assert got.low == pytest.approx(binomtest(4, 4).proportion_ci(method="exact").low)
+    noisy = Bootstrap(np.arange(6), np.arange(6), np.random.default_rng(0), noise=1.0)
+    assert mean_interval(np.ones(6), noisy, fold, 0, 1).low == pytest.approx(0.025 ** (1 / 2))
+
+
 def test_too_little_to_say_is_missing_not_certain() -> None:
     one_cluster = mean_interval([1.0, 0.0], bootstrap(["p", "p"]))
     reason = "fewer than two clusters"
