@@ -36,6 +36,7 @@ class HeadOptions(TypedDict, total=False):
     epochs: int | None
     patience: int | None
     penalty: float | None
+    bf16: bool
 
 
 def train(

@@ -86,7 +86,7 @@ def test_a_backbone_that_is_not_here_leaves_the_runtime_half(
         (["onnx", "{tmp}/none", "--out", "{bundle}"], "is a bundle already; say --overwrite to replace it"),
         (["onnx", "{tmp}/none", "--out", "{bundle}/.."], "is not a bundle and not empty"),
         (["triton", "{tmp}/none", "--out", "{bundle}"], "is a bundle, not a Triton repository"),
-        (["check", "{bundle}", "--provider", "cuda"], "CUDAExecutionProvider is asked for"),
+        (["check", "{bundle}", "--provider", "cuda"], "has no CUDAExecutionProvider, only"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -19,7 +19,7 @@ Reason = Literal[
     "invalid request",
     "no picture",
     "no room",
-    "no token",
+    "no valid token",
     "not invited",
     "not ready",
     "other site",

@@ -192,7 +192,7 @@ class Front:
             missing = "the token is missing; send the header Authorization: Bearer TOKEN"
             wrong = "this token is not one of the service's tokens"
             message = wrong if scheme.lower() == b"bearer" and given.strip() else missing
-            raise Problem(401, "no token", message, {"WWW-Authenticate": "Bearer"})
+            raise Problem(401, "no valid token", message, {"WWW-Authenticate": "Bearer"})
 
     def _caller(self, scope: Scope, headers: dict[bytes, bytes]) -> Caller:
         """The caller of a request, by address and token, with its deadline if it starts now."""

@@ -88,5 +88,5 @@ def test_what_the_device_cannot_decode_is_an_error() -> None:
     assert found is not None
     with pytest.raises(RuntimeError):
         decode_jpegs([good[:100]], [found], SPEC, "cpu")
-    with pytest.raises(RuntimeError, match=r"decoded to \(3, 40, 50\), and is 51 x 40"):
+    with pytest.raises(RuntimeError, match=r"decoded to \(3, 40, 50\), but the file states 51 x 40"):
         decode_jpegs([good], [replace(found, width=51)], SPEC, "cpu")

@@ -91,7 +91,7 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
     assert sum(part["pairs"] for part in thirds) == got["pairs"]
     assert got["uncertainty"]["by"] == "newly trained heads that have not seen the pair"
     page = (folder / "r.html").read_text()
-    assert page.count("<circle", page.index("how sure it is?"), page.index("every paper")) == len(
+    assert page.count("<circle", page.index("how sure it is?"), page.index("of all papers")) == len(
         got["uncertainty"]["bins"]
     )
     assert not re.search(r"""(src|href)=["'](?!data:)""", page) and "@import" not in page and "url(" not in page
@@ -101,7 +101,7 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
     assert f"{got['pair_accuracy']['value']:.3f}" in page
     # Pictures and the verdict come first, and plots before the table of all metrics.
     verdict = page.index(got["verdict"].partition(": ")[2])
-    assert page.index("<img") < verdict < page.index("<svg") < page.index("every paper")
+    assert page.index("<img") < verdict < page.index("<svg") < page.index("of all papers")
     assert "head on ratings.parquet" in page
 
     assert main(list(options)) == 0

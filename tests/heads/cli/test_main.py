@@ -88,7 +88,7 @@ def test_bad_input_is_one_line_and_two(folder: Path, capsys: pytest.CaptureFixtu
     assert "nowhere is not a cache" in fails("train", "nowhere", "--data", "table.parquet", "--out", "head")
     assert "missing.parquet" in fails("train", "cache", "--data", "missing.parquet", "--out", "head")
     assert "near names: fusion" in fails(*TRAIN, "--out", "head", "--head", "fussion")
-    assert "'color' is no column" in fails(
+    assert "'color' is not a column" in fails(
         "train", "cache", "--data", "table.parquet", "--out", "h", "--split-by", "color"
     )
     # Where the head cannot be written is known before any table is read.

@@ -117,7 +117,7 @@ def test_options_that_do_nothing_are_refused(folder: Path, capsys: pytest.Captur
     assert "device 'cuda:77' cannot be used here" in fails("--device", "cuda:77")
     assert "--device auto is not supported here; use cpu or cuda" in fails("--device", "auto")
     assert "--bf16 is for training on CUDA" in fails("--head", "fusion", "--bf16")
-    assert "--bf16 is of cosine and mlp and fusion" in fails("--head", "linear", "--bf16")
+    assert "--bf16 is for cosine and mlp and fusion" in fails("--head", "linear", "--bf16")
     assert "--margin is for triplet and ranking and does nothing for the loss preference" in fails("--margin", "1")
     assert "--reduction is for cosine and mlp and fusion" in fails("--head", "linear", "--reduction", "sum")
     assert "margin is -1.0; wanted more than 0" in fails("--loss", "ranking", "--margin", "-1")

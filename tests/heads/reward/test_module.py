@@ -171,7 +171,9 @@ class Odd(Head):
 def test_heads_that_pixels_do_not_reach_are_refused(backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"reads only prompts.*--reads both"):
         Reward.load(write_head(tmp_path / "text", backbone, HeadConfig("mlp", 16, reads="text")))
-    with pytest.raises(InputError, match="reads source_embedding, which pictures and prompts do not give; train"):
+    with pytest.raises(
+        InputError, match="reads source_embedding, which pictures and prompts do not give; for a reward train"
+    ):
         Reward(backbone, Odd())
     adopted = replace(backbone, source=replace(backbone.source, pretrained=ADOPTED))
     with pytest.raises(InputError, match="were adopted, so its backbone is not known here"):

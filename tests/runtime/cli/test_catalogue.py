@@ -90,6 +90,7 @@ def test_index_says_what_was_left_out(place, capsys):
 
 def test_counts_of_any_types_in_shards_make_the_same_catalogue(place, capsys):
     index()
+    Path("3.jpg").write_bytes(b"a picture")
     with open("counts.csv", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["likes"]]
     expected = [hits_of(capsys, "3.jpg", "--popularity-weight", weight) for weight in ("0", "0.3", "1")]

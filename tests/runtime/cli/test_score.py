@@ -92,7 +92,7 @@ def test_json_keeps_the_order_and_tells_of_errors(
         (["--prompt", "a cat", "/nonexistent.png"], "none of 1 pictures can be scored"),
         (["/nonexistent.png"], "add --prompt TEXT"),
         (["--prompt", "a", "--precision", "fp8", "x.png"], "no graphs at fp8"),
-        (["--prompt", "a", "--provider", "cuda", "x.png"], "CUDAExecutionProvider is asked for"),
+        (["--prompt", "a", "--provider", "cuda", "x.png"], "has no CUDAExecutionProvider, only"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -124,7 +124,8 @@ def test_a_table_of_which_a_part_fails_is_scored_and_one_that_fails_whole_is_not
 
     assert score("gone.png", "lost.png") == 2
     *_, last = capsys.readouterr().err.splitlines()
-    assert last.endswith("t.parquet can be scored: gone.png: cannot be read: No such file or directory")
+    said = "can be scored: gone.png: cannot be read: No such file or directory. Check the table and --images-root"
+    assert last.endswith(f"t.parquet {said}")
     assert score("gone.png", *pictures) == 0  # the corrected table goes where the job failed
     said = capsys.readouterr()
     assert "warning: 1 of 4 rows have no score; their column `error` says why" in said.err

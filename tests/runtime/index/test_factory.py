@@ -70,7 +70,7 @@ def test_a_recall_out_of_reach_is_an_error_with_the_curve(data):
     vectors, popularity, queries = data
     hopeless = build_index("ivf-pq", vectors, popularity)
     hopeless.candidates = lambda queries, *_: np.zeros((len(queries), 1024), np.int64)  # type: ignore[method-assign]
-    with pytest.raises(RecallTooLow, match=r"recall 0.9 at weight 0.0: 0.\d+ at 16 probes; .* at 20 probes"):
+    with pytest.raises(RecallTooLow, match=r"recall of 0.9 at weight 0.0: 0.\d+ at 16 probes; .* at 20 probes"):
         tune(hopeless, vectors, popularity, queries, 0.9)
 
 

@@ -196,7 +196,7 @@ def test_vectors_are_the_scorers(running: Running, scorer: Scorer, pictures: lis
         ("/v1/score", {"files": {"prompt": b"x"}}, 422, "prompt: wanted text"),
         ("/v1/score", {"files": [("images", b"x")] * 10}, 413, "Too many files"),
         ("/v1/score", {"content": bytes(400_001)}, 413, "400001 bytes, at most 400000"),
-        ("/v1/embed", {"json": {}}, 422, "nothing to do"),
+        ("/v1/embed", {"json": {}}, 422, "the request has no items"),
         ("/v1/embed", {"json": {"prompts": ["\ud800"]}}, 422, "Invalid JSON"),
         ("/v1/similar", {"json": {}}, 404, "Not Found: /docs shows the routes that this service has"),
         ("/admin/reload", {}, 404, "Not Found"),

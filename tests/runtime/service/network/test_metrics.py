@@ -41,7 +41,7 @@ def value(running: Running, name: str, **labels: str) -> float:
 @pytest.mark.parametrize(
     ("method", "path", "headers", "body", "route", "status", "reason"),
     [
-        ("POST", "/v1/score", {"Authorization": "Bearer x"}, b"{}", "/v1/score", 401, "no token"),
+        ("POST", "/v1/score", {"Authorization": "Bearer x"}, b"{}", "/v1/score", 401, "no valid token"),
         ("POST", "/v1/score", JSON, bytes(2 << 20), "/v1/score", 413, "body too long"),
         ("POST", "/v1/rank", {"Content-Type": "text/x"}, b"x", "/v1/rank", 415, "wrong type"),
         ("POST", "/v1/embed", JSON, b"{", "/v1/embed", 422, "invalid request"),
