@@ -5,9 +5,9 @@
 
 near      scores every picture of each folder with the reward and with Pillow and uint8, for twelve prompts: starter and
           ViT-B/32 with random weights, each with a random fusion head, and the heads of --heads
-several   three heads on one backbone as `Rewards`, compared with the first of them alone speed     pictures of 512 x
-512 floats, as a generator makes them, in batches of 32, without a gradient: with the reward,
-          and as 8 bits with open_clip's transform and encode_image, each with a cosine of one prompt
+several   three heads on one backbone as `Rewards`, compared with the first of them alone
+speed     pictures of 512 x 512 floats, as a generator makes them, in batches of 32, without a gradient: with the
+          reward, and as 8 bits with open_clip's transform and encode_image, each with a cosine of one prompt
 
 The two sides of a ratio take turns, batch by batch, and the ratio is of each side's fastest batch, on which other users
 of the machine have the least effect. The last line is one JSON document.
