@@ -21,7 +21,7 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).parents[1])  # not this folder, which holds another `embed`
 
-from benchmarks.attack import AUTHORIZED, Service, picture  # noqa: E402
+from benchmarks.attacks.service import AUTHORIZED, Service, picture  # noqa: E402
 from benchmarks.fuzz_images import mutated  # noqa: E402
 
 SKIPPED = "/admin/"  # reloading a bundle takes long and reads no body
