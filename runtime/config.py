@@ -261,7 +261,8 @@ class ServiceConfig(SessionConfig):
     max_connections: Annotated[int, Range(8)] = 4096
     """The largest number of open connections. It is lower if the system allows this process fewer open files."""
     max_per_address: Annotated[int, Range(1)] = 1024
-    """The largest number of connections from one address, unless it is the address of a --trusted-proxy."""
+    """The largest number of connections from one address, unless it is the address of a --trusted-proxy. It is lower if
+    the system allows this process fewer open files."""
     trusted_proxies: Annotated[tuple[str, ...], Option("--trusted-proxy")] = ()
     """The address or network of a proxy. For its requests, the log and the limits take the client's address from
     X-Forwarded-For."""

@@ -1,12 +1,13 @@
 """Cases of strangers who open connections and never end what they begin."""
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from socket import socket
 from threading import Barrier
 
-from benchmarks.attacks.service import JSON, TOKEN, Service, picture, scoring
+from benchmarks.attacks.service import JSON, LARGE, TOKEN, Service, picture, scoring
 
 
 def endless_head(service: Service) -> str | None:
@@ -34,13 +35,13 @@ def announced_bodies(service: Service) -> str | None:
 
 def chunked_bodies(service: Service) -> str | None:
     """Send sixteen bodies of more than 2.4 MB without a length, all of which are half sent at the same time."""
-    body = scoring(picture(2400, 1600))
+    body = scoring(picture(*LARGE))
     if len(body) < 2_400_000:
         return f"the body has only {len(body)} bytes"
     together = Barrier(16)
 
     def send(_: int) -> int:
-        def parts():
+        def parts() -> Iterator[bytes]:
             yield body[: len(body) // 2]
             together.wait(60)
             yield body[len(body) // 2 :]
@@ -75,7 +76,7 @@ def ended(stranger: socket) -> bool:
 
 def few_open_files(service: Service) -> str | None:
     """Open a hundred silent connections from one address to a service that may open 64 files; others are answered."""
-    with service.another("--max-per-address", "4", files=64) as own, ExitStack() as stack:
+    with service.another(files=64) as own, ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(own.connect("127.0.0.2"))
         statuses = {own.score() for _ in range(5)}

@@ -47,7 +47,7 @@ def wrong_starts(service: Service) -> str | None:
     port = str(service.port)
     starts: list[tuple[list[str], str | None, str]] = [  # options, token, and what the line says
         (["--host", "0.0.0.0"], None, "there is no token"),
-        (["--port", "99999"], TOKEN, "65535"),
+        (["--port", "99999"], TOKEN, "wanted 0 to 65,535"),
         (["--port", port], TOKEN, f"cannot listen on 127.0.0.1:{port}"),
         (["--port", "0"], "\n", "is empty"),
         (["--port", "0"], "a\x01b", "which a header cannot carry"),

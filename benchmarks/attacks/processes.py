@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from benchmarks.attacks.service import JSON, Service, decoders, picture, scoring, under_load
+from benchmarks.attacks.service import JSON, LARGE, Service, decoders, picture, scoring, under_load
 from embed.process.child import HARMLESS
 
 ALLOWED = {*HARMLESS, "OPENBLAS_NUM_THREADS"}  # the variables of a decoder
@@ -21,7 +21,7 @@ def confined(service: Service) -> str | None:
     if "PLAUDIT_TOKEN" not in variables(service.process.pid):
         return "the service itself has no token in its environment"
     pids, limited = decoders(service), set[int]()
-    body = scoring(*[picture(2400, 1600)] * 8)
+    body = scoring(*[picture(*LARGE)] * 8)
     with ThreadPoolExecutor(1) as threads:
         answered = threads.submit(service.ask, "POST", "/v1/score", body, JSON)
         while not answered.done():

@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "attack"
 AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
+LARGE = (2400, 1600)  # width and height of a picture whose JSON has more than 2.4 MB
 JSON = {**AUTHORIZED, "Content-Type": "application/json"}
 
 

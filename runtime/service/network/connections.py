@@ -27,6 +27,7 @@ HEAD_TIMEOUT_S = 10.0  # from opening a connection, or the first byte of a later
 REST_TIMEOUT_S = 10.0  # for the rest of a body after the answer was sent
 LAST_TIMEOUT_S = 5.0  # for bodies to arrive completely when the service ends
 SPARE_FILES = 32  # open files that the process needs in addition to connections
+LEAST_PER_ADDRESS = 4  # if the limit is lowered: some clients of one machine, and its health checks
 
 
 def most_connections(wanted: int) -> int:
@@ -172,11 +173,14 @@ class BoundedConnection(HttpToolsProtocol):
 def bounded(max_connections: int, max_per_address: int, proxies: Sequence[str] = ()) -> type[BoundedConnection]:
     """The class of connections for one server, with these limits.
 
+    If the system allows fewer connections, an address gets fewer too, because otherwise one address could take all.
     `proxies` are addresses or networks, each of which may have as many connections as there may be in all.
     """
+    most = most_connections(max_connections)
+    share = max(LEAST_PER_ADDRESS, max_per_address * most // max_connections)
     bounds: dict[str, Any] = {
-        "max_connections": most_connections(max_connections),
-        "max_per_address": max_per_address,
+        "max_connections": most,
+        "max_per_address": min(max_per_address, share),
         "proxies": [ipaddress.ip_network(proxy) for proxy in proxies],
         "addresses": Counter(),
     }

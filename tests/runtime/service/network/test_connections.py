@@ -15,7 +15,7 @@ from waiting import wait_until
 
 from runtime.config import ServiceConfig
 from runtime.service.network import connections
-from runtime.service.network.connections import MAX_HEAD_BYTES, MAX_HEADERS, most_connections
+from runtime.service.network.connections import MAX_HEAD_BYTES, MAX_HEADERS, bounded, most_connections
 from runtime.service.network.front import AGAIN_S
 from runtime.service.network.listening import Server
 
@@ -107,6 +107,13 @@ def test_too_few_open_files_are_said(monkeypatch: pytest.MonkeyPatch, caplog: py
     assert "ulimit -n" in record.getMessage() and record.fields == {"connections": 20, "wanted": 64}  # type: ignore[attr-defined]
     Server(FastAPI(), replace(config, max_connections=20), drain=list)
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(("most", "of_one"), [(4096, 1024), (960, 240), (32, 8), (8, 4)])
+def test_with_few_open_files_an_address_gets_its_share(monkeypatch: pytest.MonkeyPatch, most: int, of_one: int) -> None:
+    monkeypatch.setattr(connections, "most_connections", lambda wanted: most)
+    assert bounded(4096, 1024).max_per_address == of_one
+    assert bounded(4096, 2).max_per_address == 2, "what was asked for is never raised"
 
 
 def test_the_silent_are_bounded_by_address_and_ended(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
