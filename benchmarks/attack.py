@@ -156,6 +156,9 @@ def outcome(
         wrong = case(service) or (f"afterwards {status}" if (status := service.score()) != 200 else None)
     except Skipped as reason:
         wrong, skipped = None, f"not run: {reason}"
+    seen = len(service.live_ms)
+    while len(service.live_ms) == seen:  # the request that is under way may be the slowest
+        time.sleep(0.01)
     live_ms, memory = max(service.live_ms, default=float("inf")), service.peak_bytes / alone_bytes
     if live_ms > most_live_ms:
         wrong = wrong or f"/health/live took {live_ms:.0f} ms"
