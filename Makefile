@@ -18,7 +18,7 @@ demo: $(VENV)/for-demo
 	$(BIN)/python examples/emoji/demo.py --out demo
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2 $(TESTS)
+	$(BIN)/python -m pytest -n 3 $(TESTS)
 
 # Also what needs more than the development environment; a test that is skipped there fails.
 test-all: test $(RAY)/installed $(AUTOFAISS)/installed
