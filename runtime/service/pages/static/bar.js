@@ -1,6 +1,6 @@
 // The search bar: words, and pictures that are dropped, pasted, chosen or linked, with chips for likes and dislikes.
 
-import { html, useEffect, useRef, useState } from "./ui.js";
+import { Field, html, useEffect, useRef, useState } from "./ui.js";
 import { address } from "./api.js";
 import { chip } from "./query.js";
 
@@ -112,14 +112,14 @@ export function Chips({ chips, onChange }) {
         </button>
         ${one.kind !== "text" && html`<img src=${source(one)} alt="" width="28" height="28" />`}
         <span class="label" dir="auto" title=${one.label}>${one.label}</span>
-        <input
+        <${Field}
           type="number"
           min="0.1"
           max="10"
           step="0.1"
           aria-label=${`Weight of ${one.label}`}
           value=${one.weight}
-          onChange=${(event) => changed(one, { weight: Math.min(10, Math.max(0.1, Number(event.target.value) || 1)) })}
+          onDone=${(text) => changed(one, { weight: Math.min(10, Math.max(0.1, Number(text) || 1)) })}
         />
         <button aria-label=${`Remove ${one.label}`} title="Remove" onClick=${() => onChange(chips.filter((other) => other !== one))}>✕</button>
       </li>`,

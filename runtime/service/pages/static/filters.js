@@ -1,6 +1,6 @@
 // Filters for a catalogue's columns, and the condition that they make.
 
-import { html, useState } from "./ui.js";
+import { Field, html, useState } from "./ui.js";
 import { count, number } from "./words.js";
 
 const FEW = 8; // number of values of a column that are shown at first
@@ -57,12 +57,12 @@ export function Filters({ columns, filters, onChange }) {
     )}
     <label class="field">
       Condition
-      <input
+      <${Field}
         type="text"
         value=${filters.own}
         placeholder="year >= 2024"
         spellcheck=${false}
-        onChange=${(event) => onChange({ ...filters, own: event.target.value })}
+        onDone=${(text) => onChange({ ...filters, own: text })}
       />
     </label>
     ${howMany(filters) > 0 && html`<button onClick=${() => onChange(NO_FILTERS)}>Clear all filters</button>`}
@@ -117,13 +117,13 @@ function Range({ column, range, onChange }) {
   const end = (i, label, placeholder) =>
     html`<label>
       ${label}
-      <input
+      <${Field}
         type="text"
         inputmode=${column.kind === "number" ? "decimal" : "text"}
         aria-label=${`${column.name} ${label}`}
         placeholder=${placeholder}
         value=${range[i]}
-        onChange=${(event) => onChange(range.map((one, j) => (j === i ? event.target.value.trim() : one)))}
+        onDone=${(text) => onChange(range.map((one, j) => (j === i ? text.trim() : one)))}
       />
     </label>`;
   const used = range[0] !== "" || range[1] !== "";
@@ -148,12 +148,12 @@ export function Groups({ columns, groupBy, perGroup, onChange }) {
       groupBy &&
       html`<label>
         at most
-        <input
+        <${Field}
           type="number"
           min="1"
           max="1000"
           value=${perGroup}
-          onChange=${(event) => onChange(groupBy, Math.min(1000, Math.max(1, Math.round(Number(event.target.value)) || 1)))}
+          onDone=${(text) => onChange(groupBy, Math.min(1000, Math.max(1, Math.round(Number(text)) || 1)))}
         />
       </label>`
     }

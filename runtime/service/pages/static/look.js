@@ -1,6 +1,6 @@
 // The page that ranks a whole catalogue by a measure, or by the difference of two measures.
 
-import { html, show, useEffect, useMemo, useRef, useState } from "./ui.js";
+import { Field, html, show, useEffect, useMemo, useRef, useState } from "./ui.js";
 import { address, ask, latestOnly, thumbnail } from "./api.js";
 import { Filters, Groups, NO_FILTERS, howMany, whereOf } from "./filters.js";
 import { Header, Notice, Panel, Viewer, useSaid } from "./frame.js";
@@ -300,12 +300,12 @@ function Ranking({ wish, about, onChange }) {
       about?.head_reads_text &&
       html`<label class="field">
         Prompt that the head scores under
-        <input
+        <${Field}
           type="text"
           value=${wish.prompt}
           maxlength="2000"
           placeholder=${about.has_prompts ? "each picture's own" : "such as: a logo"}
-          onChange=${(event) => onChange({ prompt: event.target.value })}
+          onDone=${(prompt) => onChange({ prompt })}
         />
       </label>`
     }

@@ -2,9 +2,20 @@
 
 import { h, render } from "./vendor/preact.js";
 import htm from "./vendor/htm.js";
+import { useState } from "./vendor/hooks.js";
 
 export { useCallback, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./vendor/hooks.js";
 export const html = htm.bind(h);
+
+/** An input that calls `onDone` with its text when that is complete. Text that is being typed outlives new drawings of the page. */
+export function Field({ value, onDone, ...rest }) {
+  const [typed, setTyped] = useState(null);
+  const done = (event) => {
+    setTyped(null);
+    onDone(event.target.value);
+  };
+  return html`<input ...${rest} value=${typed ?? value} onInput=${(event) => setTyped(event.target.value)} onChange=${done} />`;
+}
 
 /** Shows a component as the page. */
 export function show(component) {

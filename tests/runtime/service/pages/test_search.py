@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pages_site import DUPLICATES, PICTURES, picture_name
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from service_server import Running, base64_of, small_picture
 
 from embed.files import content_id
@@ -67,6 +67,26 @@ def test_words_and_the_slider_with_both_figures_counts_and_rate_at_each_hit(page
     page.get_by_role("slider", name="Least popularity").fill("60")
     expect_hits(page, hits_of(site, likes=[{"text": "a cat"}], popularity_weight=1, min_percentile=60))
     assert "popularity=1" in page.url and "least=60" in page.url
+
+
+def test_what_is_being_typed_outlives_hits_that_arrive(page: Page, site: Running) -> None:
+    page.goto("/")
+    box = page.get_by_role("searchbox", name="What to search for")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/v1/similar", hold)
+    box.fill("a cat")
+    with page.expect_request("**/v1/similar"):
+        page.get_by_role("button", name="+ Like").click()
+    page.get_by_role("spinbutton", name="Weight of a cat").fill("2")
+    (first,) = held
+    first.continue_()
+    expect_hits(page, hits_of(site, likes=[{"text": "a cat"}]))
+    page.keyboard.press("Tab")
+    page.wait_for_function("() => location.search.includes('like=text%3A2%3Aa+cat')")
 
 
 def test_likes_and_dislikes_with_weights_stand_in_the_address(page: Page, site: Running) -> None:
