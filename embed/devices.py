@@ -1,4 +1,4 @@
-"""Which device torch computes on, and how a tensor gets there."""
+"""Choose the device that torch computes on, and move tensors to it."""
 
 import platform
 import sys
@@ -40,7 +40,7 @@ def resolve_device(name: str, supported: Collection[str] = ()) -> str:
 
 
 def moved(tensor: "Tensor", device: "torch.device") -> "Tensor":
-    """The tensor on a device; on CUDA without waiting for what that still computes."""
+    """Return the tensor on a device. A copy to CUDA does not wait for earlier work of the device."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)  # torch keeps the pinned copy until it is read

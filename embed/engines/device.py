@@ -55,11 +55,11 @@ class _Place:
     outputs: "list[OrtValue]"
     binding: "IOBinding"
     options: "RunOptions"
-    computed: bool = False  # once at least, and so recorded where runs are
+    computed: bool = False  # at least once, so that its run is recorded if runs are
 
 
 class DeviceGraph:
-    """A function of arrays that runs a session of one input on a device. It may be called from any thread.
+    """Runs a session with one input on a device. It can be called like a function, from any thread.
 
     Only the first dimension of the input may be free.
     """
@@ -74,18 +74,18 @@ class DeviceGraph:
         self._cuda_graph = cuda_graph
         self._made = 0  # places, by whose numbers recordings are called
         self._free: dict[int, queue.SimpleQueue[_Place]] = {}  # of the sizes that were asked for
-        self._lock = threading.Lock()  # of whoever asks for a new size
+        self._lock = threading.Lock()  # held while the places of a new size are made
         # Recordings belong to the thread that made them.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="device")
 
     def __call__(self, inputs: Array) -> list[Float32s]:
-        """Every output (n, ...) of inputs (n, ...), on the host."""
+        """Return every output (n, ...) for inputs (n, ...), on the host."""
         under_way: deque[tuple[_Place, int, Future[None]]] = deque()
         done: list[list[Float32s]] = []
         start = 0
         try:
             for size in sizes_for(len(inputs), self.sizes):
-                # Who waits for a place holds none, or two threads could wait for each other.
+                # A thread that holds a place does not wait for another, or two threads could wait for each other.
                 while (place := self._take(size, wait=not under_way)) is None:
                     done.append(self._finish(*under_way.popleft()))
                 part = inputs[start : start + size]
@@ -93,14 +93,14 @@ class DeviceGraph:
                 start += size
             while under_way:
                 done.append(self._finish(*under_way.popleft()))
-        finally:  # where one failed
+        finally:  # places are still under way only if something failed
             wait([running for _, _, running in under_way])
             for place, *_ in under_way:
                 self._free[place.size].put(place)
         return [np.concatenate(output) for output in zip(*done, strict=True)]
 
     def compute(self, size: int) -> None:
-        """One run on what is on the device."""
+        """Run a batch of this size once, on the inputs that are already on the device."""
         place = self._places(size).get()
         try:
             self._thread.submit(self._compute, place).result()
@@ -108,7 +108,7 @@ class DeviceGraph:
             self._free[size].put(place)
 
     def record(self) -> None:
-        """Run each size in each of its places once, so that no later run is the one that is recorded."""
+        """Run each size once in each of its places, so that all recordings are made now and not by a later run."""
         for size in self.sizes:
             for place in [self._places(size).get() for _ in range(PLACES)]:
                 self._thread.submit(self._compute, place).result()
@@ -119,7 +119,7 @@ class DeviceGraph:
         self._thread.shutdown()
 
     def _places(self, size: int) -> "queue.SimpleQueue[_Place]":
-        """The places of a size that nobody uses."""
+        """Return the queue of a size's free places."""
         with self._lock:
             if size not in self._free:
                 made = [self._thread.submit(self._new_place, size).result() for _ in range(PLACES)]
@@ -129,14 +129,14 @@ class DeviceGraph:
             return self._free[size]
 
     def _take(self, size: int, wait: bool) -> _Place | None:
-        """A place that nobody uses, None if there is none and no waiting for one."""
+        """Take a free place. If there is none, wait for one, or return None without `wait`."""
         try:
             return self._places(size).get(wait)
         except queue.Empty:
             return None
 
     def _start(self, place: _Place, inputs: Array) -> "Future[None]":
-        """Copy the inputs and have them computed once those before them are."""
+        """Copy the inputs to the device, and have them computed after the batches before them."""
         count = len(inputs)
         try:
             if count < place.size:

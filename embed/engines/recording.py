@@ -1,7 +1,7 @@
-"""Who may use a CUDA device while one of its runs is recorded: nobody else in this process.
+"""Keep other threads of this process from using a CUDA device while one of its runs is recorded.
 
-onnxruntime records in CUDA's mode "global": what another thread asks of CUDA meanwhile, memory or a copy, fails with
-"operation not permitted when stream is capturing", and the recording with it.
+onnxruntime records in CUDA's mode "global". If another thread allocates memory or copies meanwhile, its call fails with
+"operation not permitted when stream is capturing", and the recording fails too.
 """
 
 import threading
@@ -10,8 +10,11 @@ from contextlib import contextmanager
 
 
 class Recordings:
-    """Any number of threads use the device, or one records. One that waits to record goes before those that come after
-    it. A thread that has either must not ask for another."""
+    """A lock: either any number of threads use the device, or one thread records.
+
+    A thread that waits to record goes before those that come later. A thread that holds the lock must not ask for it
+    again.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -21,7 +24,7 @@ class Recordings:
 
     @contextmanager
     def using(self) -> Iterator[None]:
-        """Inside the block nothing is recorded."""
+        """While the block runs, nothing is recorded."""
         with self._changed:
             self._changed.wait_for(lambda: not self._recorders)
             self._users += 1
@@ -34,7 +37,7 @@ class Recordings:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Inside the block no other thread uses the device."""
+        """While the block runs, no other thread uses the device."""
         with self._changed:
             self._recorders += 1
             self._changed.wait_for(lambda: not self._users and not self._recording)

@@ -1,4 +1,4 @@
-"""Rows that go through an encoder in batches, one after another or a few side by side."""
+"""Encode rows in batches, one after another or a few at the same time."""
 
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +14,8 @@ Row = TypeVar("Row")
 
 
 class Batches(Generic[Row]):
-    """Rows through `encode`, `at_once` batches of `size` side by side; batches start anew with every `take`."""
+    """Encodes rows with `encode` in batches of `size`, of which up to `at_once` are encoded at the same time. A batch
+    never spans two calls of `take`."""
 
     def __init__(self, encode: Callable[[list[Row]], list[Float32s]], size: int, at_once: int = 1) -> None:
         self._encode = encode
@@ -31,7 +32,7 @@ class Batches(Generic[Row]):
             self._flush()
 
     def take(self) -> list[Float16s]:
-        """(n, d) float16 of every feature, for the rows added since the last time."""
+        """Return (n, d) float16 of every feature, for the rows added since the last call."""
         self._flush()
         self._await(0)
         vectors, self._vectors = self._vectors, []

@@ -44,9 +44,8 @@ def suggest_uses(head: Path, cache: str, data: str, reading: "TableConfig | None
 
 
 def numbers_of(option: str, text: str | None, count: int, of: str) -> list[float]:
-    """The positive numbers of a comma-separated option, or `count` ones if it is not given. Raise InputError for text
-    that is no number, numbers that are not positive, and another count than `count`. `of` names the things that they
-    weigh."""
+    """The positive numbers of a comma-separated option, or ones if it is not given. Raise InputError if a part is not a
+    positive number, or if there are not `count` of them. `of` names the things that they weigh."""
     try:
         numbers = [float(number) for number in text.split(",")] if text else [1.0] * count
     except ValueError:

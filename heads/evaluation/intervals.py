@@ -25,6 +25,7 @@ FEW = 10  # with fewer clusters an interval is still right as often, but too wid
 ENDS = (0.025, 0.975)  # the quantiles at the two ends of an interval
 NORMAL = NormalDist().inv_cdf(ENDS[1])  # the same in standard deviations
 NOTHING = "nothing could be judged"
+ROUNDING = 1e-9  # smaller differences of correlations and credits come from rounding
 # Resamples are handled in blocks of this many cluster counts (8 bytes each), to bound memory.
 COUNTS_AT_ONCE = 4_000_000
 
@@ -157,7 +158,9 @@ def spearman_interval(scores: ArrayLike, values: ArrayLike, bootstrap: Bootstrap
             for some, counts in bootstrap.draws(len(names), max(len(rows), len(names))):
                 correlations[some] = _rank_correlation(x[rows], y[rows], counts[number])
         found.append(_Part(whole, correlations, bootstrap.of(rows).worth))
-    return _mean_over_folds(found, bootstrap).interval.within(-1, 1)
+    estimate = _mean_over_folds(found, bootstrap)
+    # The bound at an end is exact for means, and here only better than an interval without width.
+    return estimate.interval_at_an_end(-1, 1) or estimate.interval.within(-1, 1)
 
 
 def calibration_error_interval(gap: ArrayLike, bin: ArrayLike, bootstrap: Bootstrap) -> Interval:
@@ -236,7 +239,8 @@ class _Estimate:
         from the other end, n clusters all lie at this end with a probability of at most p^n, whatever the distribution.
         The interval ends where that is 0.025, as that of Clopper & Pearson (1934) does.
         """
-        if self.error != 0 or self.value not in (least, most):
+        at_an_end = min(self.value - least, most - self.value) < ROUNDING
+        if not (self.error < ROUNDING and at_an_end):  # also if the error is NaN
             return None
         reach = (1 - ENDS[0] ** (1 / self.clusters)) * (most - least)
         return Interval(self.value, max(least, self.value - reach), min(most, self.value + reach))

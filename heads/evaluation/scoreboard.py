@@ -123,7 +123,7 @@ def _kendall(measured: Measured, scores: Floats) -> Interval:
     untied_x, untied_y = np.bincount(fold, x * x), np.bincount(fold, y * y)
     scale = np.bincount(fold) / np.sqrt(np.where(untied_x * untied_y > 0, untied_x * untied_y, np.nan))
     bootstrap = replace(measured.bootstrap_of(measured.rows[first], measured.rows[second]), rng=rng)
-    return mean_interval(x * y * scale[fold], bootstrap, fold).within(-1, 1)
+    return mean_interval(x * y * scale[fold], bootstrap, fold, -1, 1)
 
 
 def pair_probability(measured: Measured, scores: Floats, map: Map) -> Floats:

@@ -121,13 +121,13 @@ def show_sheet(path: Path, tiles: "list[Tile]", title: str, open: bool) -> None:
 
 
 def _known(catalogue: "Catalogue", name: str) -> str:
-    """The name, if the catalogue has it. Raise InputError if it is neither that of a file nor of a picture there."""
+    """Return the name. Raise InputError if the catalogue has no picture of that name or id."""
     try:
         catalogue.row_of(name)
     except InputError:
         raise InputError(
-            f"{name} is no file, and {catalogue.path} has no picture of that name or id; give the path of a picture, or"
-            " its name as `similar` prints it"
+            f"{name} is not a file, and {catalogue.path} has no picture of that name or id; give the path of a picture,"
+            " or its name as `similar` prints it"
         ) from None
     return name
 

@@ -270,3 +270,9 @@ def test_a_paired_interval_can_be_a_mean_over_folds() -> None:
     assert got.difference.value == pytest.approx((3 / 4 + 1 / 2) / 2)
     assert got.difference == mean_interval(credit, bootstrap(cluster), fold).within(-1, 1)
     assert got.difference.high == 1  # from two clusters in a fold an interval reaches beyond what can be
+
+
+def test_ranks_that_agree_everywhere_have_an_interval_with_a_width() -> None:
+    got = spearman_interval(np.arange(8.0), np.arange(8.0), bootstrap(np.arange(8)), np.zeros(8))
+    assert (got.value, got.high) == pytest.approx((1, 1))
+    assert got.low == pytest.approx(2 * binomtest(8, 8).proportion_ci(method="exact").low - 1)

@@ -234,7 +234,7 @@ def test_the_sheet(place, capsys):
         (["index", "cache", "--popularity", "no.csv", "--out", "x"], "no.csv does not exist"),
         (["similar", "cat"], "the query is empty; give a picture"),
         (["similar", "cat", "--id", "p99.png"], "no picture named 'p99.png'"),
-        (["similar", "cat", "p99.png"], "p99.png is no file, and cat has no picture of that name"),
+        (["similar", "cat", "p99.png"], "p99.png is not a file, and cat has no picture of that name"),
         (["similar", "cat", "--vector", "counts.csv"], "counts.csv is not a .npy file"),
         (
             ["similar", "cat", "--vector", "short.npy"],
