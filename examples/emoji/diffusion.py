@@ -10,9 +10,10 @@ words that it was never shown. A run that was killed goes on where it was saved 
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -50,10 +51,17 @@ class Emoji:
     held_out: np.ndarray  # (n,) bool
 
 
+def use_count(row: Mapping[str, Any]) -> int | None:
+    """How often an emoji was used, or None if that is not known."""
+    return row.get("count", row.get("occurrences"))
+
+
 def read_emoji(folder: Path, limit: int | None = None) -> Emoji:
-    """The emoji of a folder with emoji.parquet and images/; `limit` takes that many from all over the table."""
+    """The emoji of a folder with emoji.parquet and images/; `limit` takes that many from all over the table, of those
+    with a count, which heads need."""
     rows = pq.read_table(folder / "emoji.parquet").to_pylist()
     if limit is not None:
+        rows = [row for row in rows if use_count(row) is not None]
         rows = [rows[i] for i in np.linspace(0, len(rows) - 1, limit).astype(int)]
     pixels = [load_pixels((folder / row["image"]).read_bytes(), PREPARED)[0] for row in rows]
     names = [row["name"] for row in rows]

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from diffusion import FOLDER, Emoji, new_pipeline, read_emoji, train
+from diffusion import FOLDER, Emoji, new_pipeline, read_emoji, train, use_count
 from PIL import Image
 
 from embed.cli.console import table
@@ -95,7 +95,7 @@ def write_tables(emoji: Emoji, out: Path) -> None:
     for i, row in enumerate(emoji.rows):
         image = f"images/{Path(str(row['image'])).stem}.png"
         Image.fromarray(emoji.pixels[i].permute(1, 2, 0).numpy()).save(out / image)
-        name, count = emoji.names[i], row.get("count", row.get("occurrences"))
+        name, count = emoji.names[i], use_count(row)
         if count is not None:
             use = ("reward", "judge")[half[str(row["subcategory"])]]
             rows[use].append({"image": image, "prompt": name, "count": count, "subcategory": row["subcategory"]})

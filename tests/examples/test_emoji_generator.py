@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from paths import ROOT
 from PIL import Image
@@ -34,6 +36,17 @@ def test_the_whole_path_in_little(generator: ModuleType, tmp_path: Path, monkeyp
         assert set(result["figures"][name]["held out"]) == {"reward", "judge", "diversity", "variety", "sharpness"}
     with Image.open(tmp_path / "pictures.png") as sheet:
         assert sheet.size == (4 * 64, 4 * 64)  # of each prompt: the emoji, before, tuned, unguarded
+
+
+def test_few_emoji_are_taken_of_those_whose_use_is_known(generator: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    rows: list[dict[str, object]] = []
+    for i in range(6):
+        Image.new("RGBA", (8, 8), (40 * i, 0, 0)).save(tmp_path / f"images/{i}.png")
+        rows.append({"image": f"images/{i}.png", "name": f"emoji {i}", "occurrences": i if i > 3 else None})
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "emoji.parquet")
+    assert generator.read_emoji(tmp_path, 2).names == ["emoji 4", "emoji 5"]
+    assert len(generator.read_emoji(tmp_path).names) == 6
 
 
 def test_held_out_names_are_in_no_training(generator: ModuleType) -> None:
