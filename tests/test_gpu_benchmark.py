@@ -52,7 +52,7 @@ def test_every_section_gives_its_figures(tmp_path: Path) -> None:
     assert found["machine"]["torch"] and found["machine"]["providers"]
     assert found["sections"]["service"]["fp32, 2 decoders"]["refused"] == 0
     job = found["sections"]["job"]["tiny"]
-    assert {"processes_decode_per_s", "device_decode_per_s", "nvjpeg_per_s"} <= set(job["parts"]["all"])
+    assert {"processes_decode_per_s", "device_decode_per_s", "torchvision_per_s"} <= set(job["parts"]["all"])
     for rates in job["engines"].values():
         assert {"engine_per_s", "processes_job_per_s", "device_job_per_s"} <= set(rates)
     searched = found["sections"]["search"].values()

@@ -7,7 +7,8 @@ the last shard on disk; its decoding processes start in that time. `steady` leav
 
 import shutil
 import time
-import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,9 +88,10 @@ def measure_model(context: Context, name: str, count: int) -> dict[str, dict[str
 
 
 def decoding_parts(context: Context, towers: "Towers", folder: Path) -> dict[str, float]:
-    """Return pictures a second with processes and with the device; for the device also without reading, and decoding
-    alone."""
+    """Return pictures a second with processes and with the device; for each library of the device also without reading,
+    and decoding alone."""
     from embed.engines.jpegs import decode_jpegs
+    from embed.engines.nvjpeg import decode, installed_library
     from embed.engines.plain import plain_jpeg
     from embed.inputs.images import Limits
 
@@ -102,24 +104,17 @@ def decoding_parts(context: Context, towers: "Towers", folder: Path) -> dict[str
     if "device_decode_per_s" in found:
         files = [path.read_bytes() for path in sorted(folder.iterdir())[:32]]
         jpegs = {data: one for data in files if (one := plain_jpeg(data, Limits())) is not None}
-        steps = {"device_compute_per_s": lambda: decode_jpegs([*jpegs], [*jpegs.values()], spec, context.device)}
-        steps["nvjpeg_per_s"] = lambda: torchvision_only(context, [*jpegs])
+        data, plain = [*jpegs], [*jpegs.values()]
         spec = towers.identity.preprocess
-        for key, step in steps.items():
-            found[key] = len(jpegs) / context.median_s(step, context.sized(20, 2))
+        for library in sorted({installed_library(), "torchvision"}):
+            steps: dict[str, Callable[[], object]] = {
+                f"{library}_compute_per_s": partial(decode_jpegs, data, plain, spec, context.device, library),
+                f"{library}_per_s": partial(decode, data, context.device, library),
+            }
+            for key, step in steps.items():
+                found[key] = len(jpegs) / context.median_s(step, context.sized(20, 2))
     context.show([*found], [[f"{rate:,.0f}" for rate in found.values()]])
     return found
-
-
-def torchvision_only(context: Context, files: list[bytes]) -> object:
-    """Decode the pictures at full size on the device."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return decode_jpeg(encoded, mode=ImageReadMode.RGB, device=context.device)
 
 
 def new_decoder(context: Context, towers: "Towers", way: str) -> "DecodePool | DeviceDecoder":

@@ -75,6 +75,7 @@ class DecodingEntry(TypedDict):
     cosine_min: float
     pictures: int  # rows of the cache whose picture was decoded at a reduced size or on a device
     decoder: NotRequired[Literal["device"]]  # see embed.jobs.on_device
+    library: NotRequired[str]  # which decoded on the device; absent in caches made when torchvision was the only one
 
 
 Engines = dict[Side, list[dict[str, Any]]]  # the fields of each embed.engines.choice.Engine that was used, latest last

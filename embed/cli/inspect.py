@@ -44,7 +44,7 @@ def inspect(cache: Path, /) -> dict[str, object]:
 def _decoding(entry: "DecodingEntry") -> str:
     proof = f"cosine to exact at least {entry['cosine_min']:.6f} on {entry['rows']}"
     if "decoder" in entry:
-        return f"{entry['pictures']:,} JPEGs on a device: {proof}"
+        return f"{entry['pictures']:,} JPEGs on a device by {entry.get('library', 'torchvision')}: {proof}"
     if entry["scale"] is None:
         return "exact from here on"
     return f"{entry['pictures']:,} large pictures at {entry['scale']} times the size wanted: {proof}"

@@ -1,6 +1,5 @@
-"""Turn plain JPEGs into a backbone's pixels on a device: nvJPEG decodes them, through torchvision."""
+"""Turn plain JPEGs into a backbone's pixels on a device: nvJPEG decodes them, torch resizes them."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed.arrays import UInt8s
+from embed.engines import nvjpeg
 from embed.engines.plain import PlainJpeg
 from embed.engines.resizing import resize
 from embed.spec import Preprocess
@@ -32,20 +32,16 @@ TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
 
 
 def decode_jpegs(
-    files: Sequence[bytes], found: Sequence[PlainJpeg], spec: Preprocess, device: str
+    files: Sequence[bytes], found: Sequence[PlainJpeg], spec: Preprocess, device: str, library: nvjpeg.Library
 ) -> tuple[UInt8s, list[tuple[int, int]]]:
     """Return pixels for the backbone, uint8 (n, h, w, 3), and (width, height) of each picture after it was turned.
 
     Raise RuntimeError if the device cannot decode one of them, or decodes it to another size than the file states.
     """
     import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
 
-    encoded = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
     with torch.inference_mode(), _apart(device):
-        with warnings.catch_warnings():  # torchvision warns that its decoder will move to another package
-            warnings.simplefilter("ignore")
-            decoded: list[Tensor] = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
+        decoded = nvjpeg.decode(files, device, library)
         for picture, one in zip(decoded, found, strict=True):
             if picture.shape != (3, one.height, one.width):
                 raise RuntimeError(f"decoded to {tuple(picture.shape)}, but the file states {one.width} x {one.height}")

@@ -188,8 +188,9 @@ class _Build:
         """Return how JPEGs are decoded: as in the cache, or else as asked for, or as a trial decides now."""
         policy, least, tables = self.config.decoding, self.config.wanted.min_cosine, self.config.records
         found = kept_decoding(cache, policy, least)
-        if found is not None and "decoder" in found and device is None:
-            found = EXACT
+        library = None if found is None or "decoder" not in found else found.get("library", "torchvision")
+        if library is not None and (device is None or device.library != library):
+            found = None if policy == "device" else EXACT
         if found is None:
             found = EXACT
             if policy == "device" and device is not None:

@@ -12,6 +12,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 from embed.engines.jpegs import decode_jpegs
+from embed.engines.nvjpeg import installed_library
 from embed.engines.plain import PlainJpeg, plain_jpeg
 from embed.files import content_id
 from embed.inputs.decoding import Chunk, DecodePool, Picture
@@ -35,7 +36,10 @@ class _File(NamedTuple):
 
 
 class DeviceDecoder:
-    """Takes the place of a DecodePool. It uses that pool and closes it."""
+    """Takes the place of a DecodePool. It uses that pool and closes it.
+
+    `library` decodes on the device.
+    """
 
     def __init__(self, pool: DecodePool, preprocess: Preprocess, limits: Limits, device: str, readers: int) -> None:
         self._pool = pool
@@ -43,6 +47,7 @@ class DeviceDecoder:
         self._limits = limits
         self._device = device
         self._readers = readers
+        self.library = installed_library()
         self._closed = False
 
     def close(self) -> None:
@@ -88,8 +93,8 @@ class DeviceDecoder:
             return
         _, data, found = zip(*files, strict=True)
         try:
-            pixels, sizes = decode_jpegs(data, found, self._preprocess, self._device)
-        except RuntimeError as error:  # torch raises this for all errors, including those of memory
+            pixels, sizes = decode_jpegs(data, found, self._preprocess, self._device, self.library)
+        except RuntimeError as error:  # torch and nvImageCodec raise this for all errors, including those of memory
             logger.info(f"{len(files)} pictures are decoded by processes, because the device failed: {error}")
             return
         for (picture, content, _), rows, (width, height) in zip(files, pixels, sizes, strict=True):

@@ -16,6 +16,7 @@ from embed.arrays import Float32s, UInt8s, cosines
 from embed.cache.store import Cache, DecodingEntry
 from embed.inputs.decoding import Chunk, DecodePool, Picture
 from embed.inputs.scaled import SCALES
+from embed.jobs.on_device import DeviceDecoder
 from embed.jobs.run import Decoder, Encoder, Records, new_pictures
 from embed.progress import stage
 from embed.spec import InputError
@@ -88,7 +89,7 @@ def choose_device(
     tables: Sequence[Records],
     cache: Cache,
     pool: DecodePool,
-    device: Decoder,
+    device: DeviceDecoder,
     encoder: Encoder,
     min_cosine: float,
 ) -> DecodingEntry:
@@ -105,7 +106,7 @@ def choose_device(
             f"decoded on the device, pictures do not keep a cosine of {min_cosine} to exact decoding (measured"
             f" {entry['cosine_min']:.6f} on {entry['rows']}); ask for --decoding exact, or lower --min-cosine"
         )
-    return {**entry, "decoder": "device"}
+    return {**entry, "decoder": "device", "library": device.library}
 
 
 def _measured(exact: Sequence[Picture], others: Sequence[Picture], encoder: Encoder) -> DecodingEntry | None:

@@ -15,6 +15,7 @@ from embed_image_files import encoded, picture
 from embed.backbones import load
 from embed.cache.store import Cache, CacheWriter, DecodingEntry
 from embed.cli.main import main
+from embed.engines.nvjpeg import installed_library
 from embed.files import content_id
 from embed.inputs.decoding import Chunk, DecodePool, Picture, decode
 from embed.inputs.images import Limits, load_pixels
@@ -183,12 +184,14 @@ def embed(out: str, *options: str) -> list[DecodingEntry]:
 def test_a_cache_says_what_was_decoded_on_a_device(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (note,) = embed("c", "--decoding=device")
     assert (note["decoder"], note["scale"], note["rows"], note["pictures"]) == ("device", None, 12, 12)
+    library = note["library"]
+    assert library == installed_library()
     assert Cache.open("c").scale is None and embed("exact") == []
     off = Cache.open("c").image_embeddings() - Cache.open("exact").image_embeddings().astype(float)
     assert np.abs(off[:12]).max() < 0.01 and not off[12:].any()
     capsys.readouterr()
     assert main(["inspect", "c"]) == 0
-    assert "12 JPEGs on a device: cosine to exact at least 0.9" in capsys.readouterr().out
+    assert f"12 JPEGs on a device by {library}: cosine to exact at least 0.9" in capsys.readouterr().out
     assert main(["verify", "c", "pictures", "--min-cosine=0.999"]) == 0
 
 
@@ -207,6 +210,24 @@ def test_a_cache_keeps_to_the_device_which_auto_never_takes_by_itself(
     assert embed("c") == [{**note, "pictures": 13}, EXACT], "a machine without a device goes on exactly"
     scaled = Cache.open("c")
     assert kept_decoding(scaled, "device", 0.9) is None and kept_decoding(scaled, "scaled", 0.9) is None
+
+
+def test_a_cache_of_another_library_is_measured_anew_or_continued_exactly(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_device, "installed_library", lambda: "torchvision")
+    embed("c", "--decoding=device")
+    manifest = json.loads(Path("c/manifest.json").read_text())
+    del manifest["decoding"][0]["library"]  # as it was when torchvision was the only one
+    Path("c/manifest.json").write_text(json.dumps(manifest))
+    (tiny / "more.jpg").write_bytes(encoded(picture(99, 80, 99), "JPEG"))
+    assert [one["pictures"] for one in embed("c")] == [13]
+    monkeypatch.setattr(on_device, "installed_library", lambda: "nvimgcodec")
+    (tiny / "most.jpg").write_bytes(encoded(picture(99, 80, 98), "JPEG"))
+    assert embed("c")[1:] == [EXACT]
+    (tiny / "last.jpg").write_bytes(encoded(picture(99, 80, 97), "JPEG"))
+    last = embed("c", "--decoding=device")[-1]
+    assert (last["library"], last["rows"], last["pictures"]) == ("nvimgcodec", 1, 1)
 
 
 def test_what_cannot_be_done_is_an_error_before_anything_is_loaded(
