@@ -5,7 +5,9 @@ is the input, so that the part below never runs; with `live`, stored pixels and 
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +21,7 @@ from embed.arrays import Ints
 from embed.backbones.backbone import Backbone, unit
 from embed.cache.boundary import find_boundary
 from embed.cache.store import Cache
+from embed.devices import moved
 from embed.modes import WHOLE, Mode
 from embed.process.allocator import release_freed_memory
 from embed.spec import SIDES, InputError
@@ -72,11 +75,12 @@ class Side:
         values, lengths = self.rows.take(rows)
         if augment and values.dtype == torch.uint8:
             values = augmented(values)
-        values, lengths = values.to(device), None if lengths is None else lengths.to(device)
+        on_device = partial(moved, device=torch.device(device))
+        values, lengths = on_device(values), None if lengths is None else on_device(lengths)
         if self.cut is None:
-            pooled = None if self.pooled is None else self.pooled.take(rows)[0].to(device).float()
+            pooled = None if self.pooled is None else on_device(self.pooled.take(rows)[0]).float()
             return pooled, values.float()
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16) if bf16 else nullcontext():
             if self.live:
                 with torch.no_grad():
                     values, lengths = self.cut.below(values)

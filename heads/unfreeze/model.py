@@ -43,7 +43,7 @@ class Unfrozen:
         ranks: Ranks | None = None,
     ) -> None:
         self.model = model
-        self.head = head  # on the CPU like the loss, since both are small
+        self.head = head.to(device)
         self.sides = sides
         self.device, self.bf16, self.ranks = device, bf16, ranks or Ranks()
         if augment and not any(side.cut is not None and side.takes_pixels for side in sides.values()):
@@ -51,6 +51,9 @@ class Unfrozen:
         self.augment = augment
         # Always in eval mode: dropout and batch statistics would change the frozen part at every step.
         model.requires_grad_(False).eval()
+        for side in sides.values():
+            if side.cut is not None:
+                side.cut.to(device)
         parameters = dict(model.named_parameters())
         self.moved: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
         for parameter in self.moved.values():
@@ -58,9 +61,6 @@ class Unfrozen:
             if parameter.ndim == 4:
                 # With channels innermost, a step of convolutions takes 0.6 of the time.
                 parameter.data = parameter.data.to(memory_format=torch.channels_last)
-        for side in sides.values():
-            if side.cut is not None:
-                side.cut.to(device)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """All trained parameters by name, with the prefix `model.` or `head.`."""
@@ -81,13 +81,13 @@ class Unfrozen:
         return self._features(image[items], prompt[items], self._vectors), renumbered(examples, items)
 
     def _vectors(self, side: spec.Side, rows: Ints) -> tuple[Tensor | None, Tensor]:
-        """The pooled and projected vectors of a batch with gradients, as far as the head reads them."""
+        """The pooled and projected vectors of a batch on the device, with gradients, as far as the head reads them."""
         if not len(rows) or (side == "prompts" and "text_embedding" not in self.head.inputs):
-            return None, torch.empty((0, 1))
+            return None, torch.empty((0, 1), device=self.device)
         pooled, projected = self.sides[side].vectors(self.ranks.share(rows), self.device, self.bf16, self.augment)
         if pooled is not None:
-            pooled = self.ranks.gather(pooled, len(rows)).cpu() if "image_pooled" in self.head.inputs else None
-        return pooled, self.ranks.gather(projected, len(rows)).cpu()
+            pooled = self.ranks.gather(pooled, len(rows)) if "image_pooled" in self.head.inputs else None
+        return pooled, self.ranks.gather(projected, len(rows))
 
     @torch.no_grad()
     def all_vectors(self, side: spec.Side, rows: Ints, batch_size: int = 256) -> tuple[Tensor | None, Tensor]:
@@ -103,7 +103,7 @@ class Unfrozen:
 
     @torch.no_grad()
     def features(self, image: Ints, prompt: Ints) -> Features:
-        """The features of all items with the cache rows `image` and `prompt` (n,)."""
+        """The features of all items with the cache rows `image` and `prompt` (n,), on the CPU."""
         return self._features(image, prompt, self.all_vectors)
 
     def _features(

@@ -131,7 +131,7 @@ def accuracy_of(unfrozen: Unfrozen, data: Data) -> float:
     assert pairs is not None
     items = np.unique([pairs.a, pairs.b])
     features = unfrozen.features(data.image[items], data.prompt[items])
-    scores = score_items(unfrozen.head, features)
+    scores = score_items(unfrozen.head, features.to(unfrozen.device))
     a, b = np.searchsorted(items, pairs.a), np.searchsorted(items, pairs.b)
     if not np.isfinite(scores).all():
         raise Diverged("the scores of the validation pairs are not finite any more; lower --learning-rate")

@@ -177,6 +177,25 @@ def test_autocast_computes_in_bf16_and_keeps_weights_in_fp32(folder: Path) -> No
     assert 0 < difference < 0.02 and losses[1][-1] < losses[1][0]
 
 
+@pytest.mark.parametrize("live", [False, True])
+@pytest.mark.parametrize("loss", OBJECTIVES)
+def test_no_step_waits_for_the_device(loss: str, live: bool, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device "meta" has no numbers, so whatever asks for one there fails. It has no fused optimiser either."""
+    plain = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda groups, lr, fused: plain(groups, lr=lr))
+    for name in (UPPER, "visual", "all"):
+        head = None if name == "all" or OBJECTIVES[loss].embeds else build_head(HeadConfig("mlp", 16, reads="image"))
+        unfrozen = tiny.from_memory(tiny.load(folder), MODES[name], head, live, device="meta")
+        loop = new_loop(unfrozen, tiny.data(loss), UnfreezeConfig(name, loss, batch_size=4, max_grad_norm=1.0))
+        assert {weight.device.type for name, weight in loop.weights.items() if name != "model.logit_scale"} == {"meta"}
+        loop.together = 64
+        for _ in range(3):
+            loop._advance()
+        assert [told.device.type for _, told in loop._unread] == ["meta"] * 3
+        with pytest.raises((NotImplementedError, RuntimeError)):  # as a step that waited would have ended
+            loop._read_losses()
+
+
 def test_a_head_on_top_is_trained_along(folder: Path) -> None:
     mode = MODES["visual_last_layer"]
     head = build_head(HeadConfig("mlp", 16, reads="image"))
