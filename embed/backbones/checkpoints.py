@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer, SimpleTokenizer
 from open_clip.utils import to_2tuple
 
+from embed.backbones.hub import local_if_unreachable
 from embed.backbones.state_dicts import INDEX, OPENAI_KEYS, SUFFIXES, Weights, fit, read_state_dict
 from embed.files import sha256_file
 from embed.spec import InputError, Source
@@ -106,7 +108,8 @@ def load_tokenizer(source: Source, plan: Plan) -> SimpleTokenizer | HFTokenizer:
         name = source.model.removeprefix(FOLDER)
     try:
         mode = text.get("tokenizer_mode")
-        return HFTokenizer(name, context_length, tokenizer_mode=mode, trust_remote_code=False, **options)
+        with nullcontext() if Path(name).exists() else local_if_unreachable():
+            return HFTokenizer(name, context_length, tokenizer_mode=mode, trust_remote_code=False, **options)
     except (OSError, ValueError) as error:
         raise InputError(f"the tokenizer of {plan.name} cannot be loaded ({first_line(error)})") from None
 
@@ -238,7 +241,8 @@ def _weights_in(folder: Path) -> Path:
 def _download(function: Callable[..., str], *args: object, **kwargs: object) -> Path:
     """Return the local path of an open_clip download. Raise InputError if it fails."""
     try:
-        return Path(function(*args, **kwargs))
+        with local_if_unreachable():
+            return Path(function(*args, **kwargs))
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"download failed ({first_line(error)}). Without a network, give a file, or a folder as {FOLDER}PATH"

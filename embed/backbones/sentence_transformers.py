@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from open_clip.tokenizer import HFTokenizer
 
 from embed.backbones.checkpoints import Config, Plan, architecture_name
+from embed.backbones.hub import local_if_unreachable
 from embed.spec import InputError, Source
 from embed.wording import first_line
 
@@ -72,10 +73,10 @@ def _load(name: str) -> "SentenceTransformer":
     if not name:
         raise InputError(f"{PREFIX} needs a folder or a hub name of a sentence-transformers model after it")
     try:
-        # Read this first, because sentence-transformers imports and runs any class that is named there.
-        if listed := load_file_path(name, "modules.json"):
-            _require_known([str(module["type"]) for module in json.loads(Path(listed).read_text())], name)
-        with _no_bars():
+        with _no_bars(), contextlib.nullcontext() if Path(name).exists() else local_if_unreachable():
+            # Read this first, because sentence-transformers imports and runs any class that is named there.
+            if listed := load_file_path(name, "modules.json"):
+                _require_known([str(module["type"]) for module in json.loads(Path(listed).read_text())], name)
             # In fp32 even if the weights are stored in half precision, because engines are compared with fp32.
             return SentenceTransformer(name, device="cpu", trust_remote_code=False, model_kwargs={"dtype": "float32"})
     except InputError:

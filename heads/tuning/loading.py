@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from embed.backbones.hub import local_if_unreachable
 from embed.progress import stage
 from embed.spec import InputError
 from heads.tuning.families import FAMILIES, Family, family_of
@@ -93,7 +94,8 @@ def _listed_on_hub(name: str) -> object:
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.load_config(name)
+        with local_if_unreachable():
+            return DiffusionPipeline.load_config(name)
     except OSError as error:
         reason = str(error).partition("\n")[0].rstrip(".")
         raise InputError(f"there is no folder {name}, and the hub has no such pipeline: {reason}") from None

@@ -79,6 +79,7 @@ def test_an_unknown_tag_lists_near_tags_and_a_missing_file_says_so() -> None:
 
 
 def test_a_failed_download_names_the_way_without_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embed.backbones.hub.why_unreachable", lambda: None)
     monkeypatch.setattr(open_clip, "download_pretrained", no_download)
     monkeypatch.setattr(checkpoints, "download_pretrained_from_hf", no_download)
     for source in (Source("ViT-B-32", "laion2b_s34b_b79k"), Source("hf-hub:someone/model")):
