@@ -16,6 +16,7 @@ from embed.spec import InputError
 from heads.api.lines import SCORERS, metric_lines, scorer_lines, slice_lines
 from heads.api.options import Asked, PathLike, RowOptions, protocol_of
 from heads.api.results import SHOWN, Evaluation, Ranked
+from heads.config import STEPPED
 from heads.data.features import Features
 from heads.data.split import SMALL_ROWS
 from heads.evaluation.baselines import (
@@ -159,8 +160,9 @@ def _certainty(
 ) -> dict[str, Any]:
     """The result of `heads.evaluation.certainty` and the heads that gave the uncertainties, or under `missing` the
     reason why there is none."""
-    small = asked.report is not None and len(measured.labels) <= SMALL_ROWS
-    if held.committee and held.own_split and not (asked.uncertainty or small):
+    is_solved = held.manifest["head"]["kind"] not in STEPPED
+    quick = asked.report is not None and is_solved and len(measured.labels) <= SMALL_ROWS
+    if held.committee and held.own_split and not (asked.uncertainty or quick):
         return {"missing": "--uncertainty measures it"}
     try:
         uncertainty = uncertainties(held, measured.labels, features, progress)

@@ -147,8 +147,9 @@ class Asked:
     same rows. Each of these takes one more training."""
     uncertainty: bool = False
     """Measure whether pairs with a larger difference of scores over their uncertainty are ordered right more often.
-    On rows held out from the head this trains up to two heads for each fold, so by default it is done only for --report
-    and tables of up to 3,000 rows. On other tables it takes no training and is always done."""
+    On rows held out from the head this trains up to two heads for each fold. By default it is then done only for
+    --report, tables of up to 3,000 rows, and the heads blend, kernel and linear, which are fitted in moments. On other
+    tables it takes no training and is always done."""
     prior_by: str | None = None
     """The column of the prior: a guess that a picture is liked as much as the training pictures that have the same
     value in it. For comparisons, the two columns A,B. By default the guess is made from each column with few different

@@ -74,7 +74,7 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
         Image.new("RGB", (40, 20), (4 * i, 0, 0)).save(folder / f"g{i % PICTURES}_{i}.png")
     trained = run(*TRAIN, "--folds", "3", "--out", "head")
     options = ("evaluate", "head", *HELD_OUT, "--prior-by", "style", "--slice-by", "style", "--report", "r.html")
-    got = run(*options, "--baselines")
+    got = run(*options, "--baselines", "--uncertainty")
     assert got["pair_accuracy"] == trained["pair_accuracy"] == got["metrics"]["pair_accuracy"]["scores"]["head"]
     assert got["baselines"] == dict.fromkeys(got["baselines"])  # none is missing
     assert set(got["metrics"]["recall_at_1"]["scores"]) == set(got["baselines"])
@@ -108,7 +108,8 @@ def test_evaluate_shows_every_figure_and_writes_a_page(
     brief = capsys.readouterr().out
     assert brief.splitlines()[0] == got["verdict"]
     assert "image only (--baselines trains it)" in brief and "--all-metrics" in brief and "recall@2" not in brief
-    assert ", ".join(f"{part['right']['value']:.3f}" for part in thirds) in brief
+    assert main([*options, "--uncertainty"]) == 0
+    assert ", ".join(f"{part['right']['value']:.3f}" for part in thirds) in capsys.readouterr().out
     assert main([*options, "--all-metrics"]) == 0
     shown = capsys.readouterr().out
     line = next(line for line in shown.splitlines() if line.startswith("recall@2"))
@@ -120,6 +121,11 @@ def test_uncertainty_is_measured_where_that_takes_no_training_or_is_asked_for(ru
     run(*TRAIN, "--folds", "3", "--out", "head")
     assert run("evaluate", "head", *HELD_OUT)["uncertainty"] == {"missing": "--uncertainty measures it"}
     assert len(run("evaluate", "head", *HELD_OUT, "--uncertainty")["uncertainty"]["thirds"]) == 3
+    # For a page, it is only measured if the head is fitted in moments.
+    page = ("--report", "u.html")
+    assert run("evaluate", "head", *HELD_OUT, *page)["uncertainty"] == {"missing": "--uncertainty measures it"}
+    run("train", "cache", *DATA, "--split-by", "prompt", "--head", "linear", "--folds", "3", "--out", "linear")
+    assert len(run("evaluate", "linear", *HELD_OUT, *page)["uncertainty"]["thirds"]) == 3
     run(*TRAIN, "--out", "alone", "--test-fraction", "0.5")
     missing = run("evaluate", "alone", *HELD_OUT, "--uncertainty")["uncertainty"]["missing"]
     assert missing == "the head has no committee; train it again with --folds"
