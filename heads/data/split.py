@@ -1,4 +1,4 @@
-"""Choose the rows to hold out, so that no picture and no prompt is on both sides."""
+"""Choose the rows to hold out, so that no picture is on both sides, and no prompt unless all rows share a few."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -21,12 +21,15 @@ class Split:
     """`fold` (m,): the fold that holds each row out, -1 for a row that is never held out; `group` (m,).
 
     `validation` are the rows that choose the epoch. If the split does not name them, training keeps some aside.
+
+    With `shares_prompts`, prompts may be on both sides, because strictly apart no row would be left to train on.
     """
 
     fold: Ints
     group: Ints
     folds: int
     validation: Ints | None = None
+    shares_prompts: bool = False
 
     def test_rows(self, fold: int) -> Ints:
         """The rows that a fold holds out."""
@@ -56,7 +59,14 @@ def small_folds(labels: Labels, config: SplitConfig) -> SplitConfig:
 
 def split_rows(labels: Labels, config: SplitConfig) -> Split:
     """Divide rows into folds of whole groups, of sizes as equal as the groups allow. The same table and seed give the
-    same split. Raise InputError if there are fewer groups than parts."""
+    same split.
+
+    If a few prompts recur in all rows, such as the instructions of edits, holding out some rows could leave none that
+    shares no prompt with them. Then prompts are shared, and by default whole pictures are held out, with all that were
+    made from them.
+
+    Raise InputError if there are fewer groups than parts.
+    """
     group = split_groups(labels, config.by)
     if config.held_out_prompts is not None:
         rows = _one_row_a_prompt(labels, config.held_out_prompts, config.seed)
@@ -64,6 +74,29 @@ def split_rows(labels: Labels, config: SplitConfig) -> Split:
         fold = np.full(len(labels), -1, np.int64)
         fold[test] = 0
         return Split(fold, group, 1, validation)
+    for groups, shares_prompts in ((group, False), (group if config.by else _families(labels), True)):
+        if len(np.unique(groups)) >= max(config.folds or 1, 2):
+            split = replace(_divided(groups, config), shares_prompts=shares_prompts)
+            if all(_can_train(labels, split, fold) for fold in range(split.folds)):
+                return split
+    return _divided(group, config)
+
+
+def _families(labels: Labels) -> Ints:
+    """(m,) int64: rows with the same number are of one picture, or of pictures that were made from one."""
+    first = labels.items[:, 0]
+    image = labels.image[first]
+    return image if labels.source is None else np.where(labels.source[first] < 0, image, labels.source[first])
+
+
+def _can_train(labels: Labels, split: Split, fold: int) -> bool:
+    """Whether a fold leaves at least two groups: one to train on, and one to validate with."""
+    rows = rows_apart_from(labels, split.test_rows(fold), shares_prompts=split.shares_prompts)
+    return len(np.unique(split.group[rows])) > 1
+
+
+def _divided(group: Ints, config: SplitConfig) -> Split:
+    """Rows in folds of whole groups."""
     names, sizes = np.unique(group, return_counts=True)
     folds = config.folds or 1
     if len(names) < max(folds, 2):
@@ -141,8 +174,15 @@ def split_groups(labels: Labels, by: str | None) -> Ints:
     return np.where(prompt < 0, prompt.max() + 1 + alone, prompt)
 
 
-def rows_apart_from(labels: Labels, held_out: Ints, among: Ints | None = None, other: Labels | None = None) -> Ints:
-    """The rows (of `among`, if given) that share no picture, source picture or prompt with the rows `held_out`.
+def rows_apart_from(
+    labels: Labels,
+    held_out: Ints,
+    among: Ints | None = None,
+    other: Labels | None = None,
+    shares_prompts: bool = False,
+) -> Ints:
+    """The rows (of `among`, if given) that share no picture, source picture or prompt with the rows `held_out`. With
+    `shares_prompts` they may share prompts.
 
     If `other` is given, they are rows of that table, which must number the same items (`comparisons.join_labels`).
     """
@@ -151,7 +191,7 @@ def rows_apart_from(labels: Labels, held_out: Ints, among: Ints | None = None, o
     apart = np.ones(len(among), bool)
     items = table.items[among]
     pictures = [labels.image] if labels.source is None else [labels.image, labels.source]
-    for of_items in (pictures, [labels.prompt]):
+    for of_items in (pictures,) if shares_prompts else (pictures, [labels.prompt]):
         taken = np.zeros(max(of_item.max(initial=0) for of_item in of_items) + 2, bool)
         for of_item in of_items:
             taken[of_item[labels.items[held_out]]] = True
@@ -169,6 +209,7 @@ def split_report(labels: Labels, split: Split, config: SplitConfig, cache: Cache
     if split.validation is not None:
         digest.update(split.validation.astype(np.int64).tobytes())
         validation = {"held_out_prompts": config.held_out_prompts, "validation_rows": len(split.validation)}
+    shared = {"shares_prompts": True} if split.shares_prompts else {}
     for side, of_item in zip(SIDES, (labels.image, labels.prompt), strict=True):
         name = ID_COLUMN[side]
         rows = pa.array(of_item[labels.items].ravel())
@@ -179,6 +220,7 @@ def split_report(labels: Labels, split: Split, config: SplitConfig, cache: Cache
         "folds": config.folds,
         "test_fraction": config.test_fraction if config.folds is None and not validation else None,
         **validation,
+        **shared,
         "seed": config.seed,
         "rows": len(labels),
         "held_out_rows": int((split.fold >= 0).sum()),

@@ -104,7 +104,7 @@ def prior_scores(labels: Labels, split: Split, by: str) -> Floats:
     scores = np.full(labels.items.shape, np.nan)
     for fold in range(split.folds):
         held_out = split.withheld_rows(fold)
-        train = rows_apart_from(labels, held_out)
+        train = rows_apart_from(labels, held_out, shares_prompts=split.shares_prompts)
         number = np.bincount(value[train].ravel(), minlength=value.max() + 1)
         total = np.bincount(value[train].ravel(), outcome[train].ravel(), minlength=value.max() + 1)
         means = np.full(len(total), outcome[train].mean() if len(train) else 0.0)
@@ -164,7 +164,8 @@ def ridge_scores(labels: Labels, features: Features, split: Split) -> Floats:
     scores, single = np.full(labels.items.shape, np.nan), labels.items.shape[1] == 1
     for fold in range(split.folds):
         held_out = split.withheld_rows(fold)
-        known = rows_apart_from(labels, held_out, np.flatnonzero(np.isfinite(outcome).all(axis=1)))
+        finite = np.flatnonzero(np.isfinite(outcome).all(axis=1))
+        known = rows_apart_from(labels, held_out, finite, shares_prompts=split.shares_prompts)
         train = np.random.default_rng(fold).permutation(known)[:MAX_RIDGE]
         if len(train) < 2:
             scores[held_out] = 0.0

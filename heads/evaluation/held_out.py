@@ -6,6 +6,7 @@ rows that the head was trained on.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow.compute as pc
 
 from embed.arrays import Bools
 from embed.cache.store import ID_COLUMN, Cache
-from embed.spec import SIDES, Identity, InputError, require_same_identity
+from embed.spec import SIDES, Identity, InputError, Side, require_same_identity
 from embed.wording import NOUN
 from heads.committee import Committee
 from heads.config import SplitConfig
@@ -67,21 +68,23 @@ def hold_out(path: str, cache: Cache, labels: Labels, everything: bool = False, 
     split = None if everything else _own_split(cache, labels, manifest["split"])
     if split is not None:
         part = f"held out by split {manifest['split']['hash'][:12]}"
+        part += "; prompts are those of training too" if split.shares_prompts else ""
         heads = disk.load_fold_heads(path) or [head]
         return HeldOut(path, manifest, heads, split, part, True, committee=disk.load_committee(path))
 
-    seen, shared = _seen(cache, labels, disk.load_trained_ids(path))
+    sides, what = SIDES, "picture or prompt"
+    if manifest["split"].get("shares_prompts"):
+        sides, what = SIDES[:1], "picture"
+    seen, shared = _seen(cache, labels, disk.load_trained_ids(path), sides)
     count = int(seen.sum())
     if count:
-        overlap = (
-            f"{count} of {len(labels)} rows have a picture or prompt that the head {path} was TRAINED on ({shared})"
-        )
+        overlap = f"{count} of {len(labels)} rows have a {what} that the head {path} was TRAINED on ({shared})"
         if strict:
             raise InputError(f"{overlap}; remove them from the table, or leave out --strict")
         if not everything and count == len(labels):
             raise InputError(f"{overlap}; give a table with new rows, or --all to score these anyway")
         logger.warning(f"{overlap}: " + ("not an honest test" if everything else "they are left out"))
-    part = "all rows" if everything else "rows that share no picture or prompt with training"
+    part = "all rows" if everything else f"rows that share no {what} with training"
     if "published" in manifest:
         part = "all rows; it is unknown what the published head was trained on"
     fold = np.where(seen & (not everything), -1, 0)
@@ -123,10 +126,13 @@ def _own_split(cache: Cache, labels: Labels, recorded: dict[str, Any]) -> Split 
     return split if split_report(labels, split, config, cache)["hash"] == recorded["hash"] else None
 
 
-def _seen(cache: Cache, labels: Labels, trained_ids: pa.ChunkedArray) -> tuple[Bools, str]:
-    """The mask (m,) of rows with a picture or prompt among `trained_ids`, and a text with the number of each."""
+def _seen(cache: Cache, labels: Labels, trained_ids: pa.ChunkedArray, sides: Sequence[Side]) -> tuple[Bools, str]:
+    """The mask (m,) of rows with a picture or prompt among `trained_ids`, and a text with the number of each of these
+    `sides`."""
     seen, shared = np.zeros(len(labels), bool), []
-    for side, of_item in zip(SIDES, (labels.image, labels.prompt), strict=True):
+    of_items = {"images": labels.image, "prompts": labels.prompt}
+    for side in sides:
+        of_item = of_items[side]
         ids = cache.metadata(side, [ID_COLUMN[side]])[ID_COLUMN[side]]
         known = np.asarray(pc.is_in(ids, value_set=trained_ids.combine_chunks()))
         known = np.append(known, False)  # the last entry is for items without a prompt (-1)

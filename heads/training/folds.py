@@ -88,12 +88,12 @@ class Task:
         return build_head(self.head_config, self.config.seed).to(self.device)
 
     def rows(self, held_out: Ints) -> Ints:
-        """The rows to train on: those that share no picture and no prompt with the rows `held_out`."""
-        return rows_apart_from(self.labels, held_out)
+        """The rows to train on: those that share no picture and, unless the split allows it, no prompt with the rows
+        `held_out`."""
+        return rows_apart_from(self.labels, held_out, shares_prompts=self.split.shares_prompts)
 
     def parts(self, held_out: Ints, rng: np.random.Generator) -> list[Part]:
-        """The training examples of all tables, from rows that share no picture and no prompt with the rows
-        `held_out`."""
+        """The training examples of all tables, from rows that may be trained on if `held_out` are held out."""
         parts = [self.part(self.rows(held_out), rng)]
         for other, seen in zip(self.others, self.other_rows(held_out), strict=True):
             examples = examples_for(other.loss, other.labels, seen, rng, self.min_ratio)
@@ -107,7 +107,8 @@ class Task:
         return Part(self.config.loss, examples, options=self.config)
 
     def other_rows(self, held_out: Ints) -> list[Ints]:
-        return [rows_apart_from(self.labels, held_out, other=other.labels) for other in self.others]
+        shared = self.split.shares_prompts
+        return [rows_apart_from(self.labels, held_out, None, other.labels, shared) for other in self.others]
 
 
 def train_heads(task: Task, use: bool = True) -> TrainedHeads:
@@ -125,6 +126,11 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
     runs = [(f"fold {fold + 1}", split.test_rows(fold), split.withheld_rows(fold)) for fold in folds]
     if not folds or use:
         runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
+    if split.shares_prompts:
+        logger.info(
+            f"{len(np.unique(labels.prompt))} prompts are in so many rows that without them none would be left to train"
+            " on: pictures are held out, and prompts are on both sides"
+        )
     trained, scarce = [], False
     with task.progress(len(runs), "head", "heads") as step:
         for name, test, held_out in runs:
@@ -310,9 +316,9 @@ def asides(task: Task, held_out: Ints, rng: np.random.Generator, count: int) -> 
 
 
 def validation_rounds(task: Task, held_out: Ints, rng: np.random.Generator, count: int) -> Iterator[Round]:
-    """Yield for the validation rows of `asides` the examples to train on and the pairs to validate with. No picture and
-    no prompt is on both sides, and no held-out row is on either. Raise InputError if no round has something on both
-    sides."""
+    """Yield for the validation rows of `asides` the examples to train on and the pairs to validate with. What the split
+    keeps apart is not on both sides, and no held-out row is on either. Raise InputError if no round has something on
+    both sides."""
     if task.split.validation is not None:
         pairs = pairs_among(task.labels, task.split.validation, rng, task.min_ratio)
         if not (pairs.target != 0.5).any():

@@ -77,7 +77,8 @@ def tune(
     a random head (Kumar et al. 2022). With `wise` None validation chooses it. A killed run continues from its
     checkpoint in `folder`.
     """
-    rows = rows_apart_from(labels, split.test_rows(0), np.flatnonzero(split.fold != 0))
+    others = np.flatnonzero(split.fold != 0)
+    rows = rows_apart_from(labels, split.test_rows(0), others, shares_prompts=split.shares_prompts)
     examples, validation = _train_and_validation(labels, split, rows, config, min_ratio)
     backbone = same_backbone(cache)
     on_top = None
@@ -85,13 +86,14 @@ def tune(
         on_top = build_head(head, config.seed)
         fit(on_top, features, examples, validation, _head_config(config), progress=progress)
     free = unfrozen(cache, backbone, config, on_top, live, device, find_ranks(device))
-    frozen_head = copy.deepcopy(free.head)
+    frozen_head = copy.deepcopy(free.head).cpu()
     base = copy_of(free.trained())
     data = Data(labels.image, labels.prompt, examples, validation)
     loop = train(free, data, config, folder, progress=progress)
     measured: dict[float, float] = {}
     if wise != 1.0:
         wise, measured = interpolate(free, data, base, wise)
+    free.head.cpu()  # where heads are measured and saved
     head = head or HeadConfig("cosine", cache.identity.dim)
     return Tuned(free, rows, head, frozen_head, loop.history, wise, measured, loop.checkpoints)
 
@@ -147,6 +149,7 @@ def _train_and_validation(
         raise InputError(f"{len(names)} group is left to train on; hold out less, or give another --split-by")
     chosen = rng.choice(names, max(1, round(VALIDATION_SHARE * len(names))), replace=False)
     is_validation = np.isin(split.group[rows], chosen)
-    train_rows = rows_apart_from(labels, rows[is_validation], rows[~is_validation])
+    validating, others = rows[is_validation], rows[~is_validation]
+    train_rows = rows_apart_from(labels, validating, others, shares_prompts=split.shares_prompts)
     examples = examples_for(config.loss, labels, train_rows, rng, min_ratio)
-    return examples, pairs_among(labels, rows[is_validation], rng, min_ratio)
+    return examples, pairs_among(labels, validating, rng, min_ratio)

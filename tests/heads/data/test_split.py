@@ -48,6 +48,41 @@ def test_only_rows_that_share_are_left_out() -> None:
     assert rows_apart_from(labels, np.array([0]), np.array([1])).tolist() == [1]
 
 
+def crossed(kind: str, **columns: list[str]) -> Labels:
+    """Eight pictures, each edited by the same three instructions."""
+    source, prompt = (axis.ravel() for axis in np.meshgrid(np.arange(8), np.arange(3), indexing="ij"))
+    items = np.arange(24)[:, None]
+    if kind == "comparisons":  # each edit with another of the same picture and instruction
+        source, prompt, items = np.repeat(source, 2), np.repeat(prompt, 2), np.arange(48).reshape(24, 2)
+    image = 8 + np.arange(len(source))
+    return Labels(kind, image, prompt, items, {}, pa.table(columns), 0, source)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["counts", "comparisons"])
+@pytest.mark.parametrize("by", [None, "author"])
+def test_prompts_that_every_row_shares_do_not_leave_nothing_to_train_on(kind: str, by: str | None) -> None:
+    labels = crossed(kind, author=[f"a{i // 3 % 4}" for i in range(24)])
+    split = split_rows(labels, SplitConfig(by, folds=4))
+    assert split.shares_prompts
+    assert labels.source is not None
+    for fold in range(4):
+        held_out = split.test_rows(fold)
+        train = rows_apart_from(labels, held_out, shares_prompts=True)
+        assert len(held_out) == 6 and len(train) == 18, "whole pictures, and no row is lost"
+        of = [set(labels.source[labels.items[rows]].ravel().tolist()) for rows in (held_out, train)]
+        assert not of[0] & of[1]
+        assert len(rows_apart_from(labels, held_out)) == 0
+    # Where strict rules leave rows, they are kept: these instructions are of two pictures each.
+    few = replace(labels, prompt=labels.source // 2)
+    assert not split_rows(few, SplitConfig("prompt", folds=4)).shares_prompts
+
+
+def test_one_prompt_for_all_rows_is_no_reason_to_fail() -> None:
+    for items in (np.arange(12)[:, None], np.arange(12).reshape(6, 2)):
+        split = split_rows(make_labels(items, np.arange(12), np.zeros(12, np.int64)), SplitConfig(folds=3))
+        assert split.shares_prompts and sorted(np.bincount(split.fold)) == [len(items) // 3] * 3
+
+
 def test_groups_stay_whole_and_folds_balance() -> None:
     sizes = [40, 30, 20, 10, 10, 10, 5, 5, 5, 5]
     names = [f"g{i}" for i, size in enumerate(sizes) for _ in range(size)]

@@ -1,6 +1,6 @@
 """Which rows a head is measured on: never one that it has seen, unless asked, and then loudly."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +38,13 @@ def labels(order: np.ndarray | None = None) -> Labels:
     return Labels("ratings", order, np.full(ROWS, -1), np.arange(ROWS)[:, None], own, table, 0)
 
 
-def save(path: Path, cache: Cache, config: SplitConfig, trained: range, **more: object) -> str:
-    """A head whose manifest says that it was trained on some pictures; of fold i, its scores are i + 1 and b."""
-    split = split_rows(labels(), config)
+def save(
+    path: Path, cache: Cache, config: SplitConfig, trained: range, table: Labels | None = None, **more: object
+) -> str:
+    """A head whose manifest says that it was trained on some pictures of `table`, by default `labels()`, and on all
+    prompts if it has any; of fold i, its scores are i + 1 and b."""
+    table = labels() if table is None else table
+    split = split_rows(table, config)
     head_config = HeadConfig("linear", DIM)
     heads = [build_head(head_config) for _ in range(1 + (config.folds or 0))]
     for number, head in enumerate(heads):
@@ -48,10 +52,13 @@ def save(path: Path, cache: Cache, config: SplitConfig, trained: range, **more: 
     manifest = {
         "head": asdict(head_config),
         "identity": cache.identity.to_json(),
-        "split": split_report(labels(), split, config, cache),
+        "split": split_report(table, split, config, cache),
         **more,
     }
-    save_head(path, heads[0], heads[1:], ids(trained), manifest)
+    seen = ids(trained)
+    if table.prompt.max() >= 0:
+        seen = pa.concat_arrays([seen, *cache.metadata("prompts", ["prompt_id"])["prompt_id"].chunks])
+    save_head(path, heads[0], heads[1:], seen, manifest)
     return str(path)
 
 
@@ -65,6 +72,19 @@ def test_its_own_split_is_found_again(tmp_path: Path, cache: Cache) -> None:
     single = hold_out(save(tmp_path / "single", cache, SplitConfig(), range(5)), cache, labels())
     assert [h.layer.bias.item() for h in single.heads] == [0]
     assert single.rows == round(0.2 * ROWS)
+
+
+def test_prompts_that_the_split_shares_are_not_seen_rows(tmp_path: Path, cache: Cache) -> None:
+    def one_prompt(order: np.ndarray | None = None) -> Labels:
+        return replace(labels(order), prompt=np.zeros(ROWS, np.int64))
+
+    head = save(tmp_path / "head", cache, SplitConfig(folds=2), range(4), one_prompt())
+    held = hold_out(head, cache, one_prompt())
+    assert held.own_split and held.split.shares_prompts and held.part.endswith("prompts are those of training too")
+    order = np.arange(ROWS)[::-1].copy()
+    held = hold_out(head, cache, one_prompt(order))
+    np.testing.assert_array_equal(held.split.fold, np.where(order < 4, -1, 0))
+    assert held.part == "rows that share no picture with training"
 
 
 def test_of_other_rows_only_the_unseen_are_left(tmp_path: Path, cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
