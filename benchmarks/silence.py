@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -61,7 +62,13 @@ def commands(work: Path) -> Iterator[Command]:
     few = pq.read_table(TABLE).slice(0, 100)
     paths = pa.array([str(EMOJI.absolute() / name) for name in few["image"].to_pylist()])
     pq.write_table(few.set_column(0, "image", paths), work / "few.parquet")
-    yield one("run", "run", TABLE, "--images", EMOJI, "--out", work / "run", again)
+    by_count = few.sort_by("count").select(["prompt", "image"]).to_pylist()
+    pairs = [
+        {"prompt": more["prompt"], "pos_path": more["image"], "neg_path": less["image"]}
+        for less, more in zip(by_count, by_count[50:], strict=False)
+    ]
+    pq.write_table(pa.Table.from_pylist(pairs), work / "pairs.parquet")
+    yield one("plaudit run", "run", TABLE, "--images", EMOJI, "--out", work / "run")
     yield one("embed cache", "embed", "cache", TABLE, "--model", "starter", "--features", "projected,pooled",
               "--boundary", "visual_last_layer", "--out", cache)  # fmt: skip
     yield one("embed cache, another", "embed", "cache", work / "few.parquet", "--model", "starter",
@@ -79,18 +86,18 @@ def commands(work: Path) -> Iterator[Command]:
     yield one("heads compare", "heads", "compare", head, made["fusion"], "--cache", cache, *data)
     yield one("heads calibrate", "heads", "calibrate", made["fusion"], "--cache", cache, *data)
     yield one("heads reward", "heads", "reward", head, "--images", EMOJI / "images")
-    yield one("heads unfreeze", "heads", "unfreeze", cache, *data, "--mode", "visual_last_layer", "--epochs", "3",
-              "--out", made["tuned"], again)  # fmt: skip
+    yield one("heads unfreeze", "heads", "unfreeze", cache, "--data", work / "pairs.parquet", "--images-root", EMOJI,
+              "--mode", "visual_last_layer", "--epochs", "3", "--out", made["tuned"], again)  # fmt: skip
     yield one("embed refresh", "embed", "refresh", cache, "--tuned", made["tuned"], "--out", work / "refreshed")
     yield one("heads export-checkpoint", "heads", "export-checkpoint", made["tuned"], "--out", work / "whole.pt", again)
     yield one("export onnx", "export", "onnx", head, "--images", EMOJI / "images", "--precision", "fp32,fp16,int8",
               "--max-flips", "0.2", "--out", bundle, again)  # fmt: skip
-    yield one("export check", "export", "check", bundle)
+    yield one("export check", "export", "check", bundle, "--max-flips", "0.2")
     yield one("export check, runtime only", "export", "check", bundle, "--runtime-only")
     yield one("export triton", "export", "triton", bundle, "--out", work / "triton", again)
     yield one("runtime score", "runtime", "score", bundle, "--prompt", "a cat", EMOJI / "images", "--top", "20",
               "--sheet", work / "sheet.html")  # fmt: skip
-    yield one("runtime score-table", "runtime", "score-table", bundle, *data, "--out", work / "scores", again)
+    yield one("runtime score-table", "runtime", "score-table", bundle, *data, "--out", work / "scores")
     yield one("runtime index", "runtime", "index", cache, "--popularity", TABLE, "--bundle", bundle, "--out", catalogue,
               again)  # fmt: skip
     yield one("runtime refresh", "runtime", "refresh", catalogue, "--popularity", TABLE)
@@ -181,12 +188,19 @@ def listen(command: Command, in_terminal: bool, log: Path) -> Heard:
             break
         heard += data
         if then is not None and READY.encode() in heard:
-            then()
-            then, last = None, time.monotonic()
-            process.send_signal(signal.SIGTERM)
+            threading.Thread(target=end_after, args=(then, process)).start()
+            then = None
     os.close(ours)
     log.write_bytes(heard)
     return Heard(process.wait(), first or 0.0, longest, time.monotonic() - start, after)
+
+
+def end_after(then: Callable[[], None], process: "subprocess.Popen[bytes]") -> None:
+    """End a service once something was done with it."""
+    try:
+        then()
+    finally:
+        process.send_signal(signal.SIGTERM)
 
 
 def main() -> None:

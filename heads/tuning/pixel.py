@@ -96,11 +96,13 @@ class PixelPipeline(DiffusionPipeline):  # type: ignore[misc]
         guidance_scale: float = 2.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         latents: Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple[object]:
         """Make one picture for each prompt, as PIL pictures, or as a tensor (n, 3, h, w) in [0, 1] if `output_type` is
-        "pt".
+        "pt". By default they have the size that the model was trained for.
 
         A list of generators gives each picture its own noise, so that it does not depend on its neighbours.
         """
@@ -111,14 +113,14 @@ class PixelPipeline(DiffusionPipeline):  # type: ignore[misc]
                 f" {', '.join(OUTPUTS)}"
             )
         size, channels = self.unet.config.sample_size, self.unet.config.in_channels
-        height, width = (size, size) if isinstance(size, int) else size
+        own_height, own_width = (size, size) if isinstance(size, int) else size
         condition = self.encode_prompts(prompts)
         guided = guidance_scale > 1
         if guided:
             condition = torch.cat([self.encode_prompts([""]).expand_as(condition), condition])
         x = latents
         if x is None:
-            shape = (len(prompts), channels, height, width)
+            shape = (len(prompts), channels, height or own_height, width or own_width)
             x = randn_tensor(shape, generator=generator, device=self.unet.device, dtype=self.unet.dtype)
         self.scheduler.set_timesteps(num_inference_steps, device=self.unet.device)
         for t in self.progress_bar(self.scheduler.timesteps):

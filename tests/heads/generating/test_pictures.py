@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,13 @@ def test_every_prompt_in_every_template_with_every_seed(pipeline: PixelPipeline,
         alone = pipeline(["a large plum"], 2, 1.0, generator=torch.Generator().manual_seed(5), output_type="pt").images
     found = np.asarray(Image.open(tmp_path / "0001" / "01_5.png")) / 255
     np.testing.assert_allclose(found, alone[0].permute(1, 2, 0).numpy(), atol=0.51 / 255 + 1e-5)
+
+
+def test_pictures_have_the_size_that_was_asked_for(pipeline: PixelPipeline, tmp_path: Path) -> None:
+    for size, expected in ((None, 16), (24, 24)):
+        generate(pipeline, plan(["plum"], TEMPLATES[:1], (0,)), tmp_path / str(size), replace(CONFIG, size=size))
+        with Image.open(tmp_path / str(size) / "0000" / "00_0.png") as image:
+            assert image.size == (expected, expected)
 
 
 def test_a_killed_run_goes_on(pipeline: PixelPipeline, tmp_path: Path) -> None:
