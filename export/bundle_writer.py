@@ -86,22 +86,23 @@ def export_outputs(
 def _build(folder: Path, backbone: "Backbone", outputs: Outputs, config: ExportConfig, step: Step) -> BundleManifest:
     cuda.require_measurable(config.precisions)
     step(0, "exporting the towers")
-    inputs = outputs.inputs
+    inputs = config.inputs_of_towers(outputs.inputs)
     decoding = decoding_of(backbone, inputs, config, [one.manifest.get("decoding") for one in outputs.heads])
     reads_text = "text_embedding" in inputs
     shortens = reads_text and compose.text_shortens(backbone, config.prompts)
     tokenizer = _write_tokenizer(folder, backbone, shortens, config.prompts) if reads_text else None
-    parts = _export_parts(backbone, outputs, shortens)
+    parts = _export_parts(backbone, outputs, inputs, shortens)
     step(2, "writing the graphs")
     calibration, pictures = _divide(parts["image"], config)
     with atomic_write(folder / WEIGHTS_FILE) as weights:
         writer = compose.WeightsWriter(weights)
         pixels = _calibration_pixels(calibration, backbone.identity)
         for_cuda = _towers_for_cuda(backbone, inputs, shortens, config.precisions)
-        at = {precision: _graphs_at(precision, parts, pixels, for_cuda) for precision in config.precisions}
+        whole = ("image", *(["text"] if "text_embedding" in outputs.inputs else []))
+        at = {precision: _graphs_at(precision, parts, pixels, for_cuda, whole) for precision in config.precisions}
         graphs = {name: write_graphs(folder, name, at, writer) for name in at}
     check_graphs(folder)
-    reference = _write_reference(folder, backbone, outputs, config.precisions)
+    reference = _write_reference(folder, backbone, outputs, inputs, config.precisions)
     made_with = {"identity": backbone.identity.to_json(), "source": asdict(backbone.source)}
     manifest = begun_manifest(outputs, made_with, tokenizer, graphs, reference)
     manifest["decoding"] = decoding
@@ -115,12 +116,14 @@ def _build(folder: Path, backbone: "Backbone", outputs: Outputs, config: ExportC
     return finish(folder, manifest, step)
 
 
-def _export_parts(backbone: "Backbone", outputs: Outputs, shortens: bool) -> dict[Part, "ModelProto"]:
-    """Return the parts of the bundle's graphs at fp32. "text" is there only if a head reads it."""
-    image = compose.export_image(backbone, outputs.inputs)
+def _export_parts(
+    backbone: "Backbone", outputs: Outputs, inputs: Sequence[str], shortens: bool
+) -> dict[Part, "ModelProto"]:
+    """Return the parts of the bundle's graphs at fp32, with towers that give `inputs`."""
+    image = compose.export_image(backbone, inputs)
     parts: dict[Part, ModelProto] = {"image": image}
     widths = {value.name: value.type.tensor_type.shape.dim[1].dim_value for value in image.graph.output}
-    if "text_embedding" in outputs.inputs:
+    if "text_embedding" in inputs:
         parts["text"] = compose.export_text(backbone, shortens)
         widths["text_embedding"] = backbone.identity.dim
     widths |= {name: backbone.identity.dim for name in outputs.inputs if name == SOURCE}
@@ -167,8 +170,10 @@ def _graphs_at(
     parts: Mapping[Part, "ModelProto"],
     pixels: Sequence[UInt8s],
     for_cuda: Mapping[Part, "ModelProto"],
+    whole: Sequence[str],
 ) -> dict[Part, "ModelProto"]:
-    """Return all graphs of the bundle at a precision. The head is small and stays in float32."""
+    """Return all graphs of the bundle at a precision. The head is small and stays in float32. The graph of all parts
+    has the towers named in `whole`."""
     convert: dict[Precision, Callable[[Part], ModelProto]] = {
         "fp32": lambda part: parts[part],
         "fp16": lambda part: to_fp16(parts[part]),
@@ -177,7 +182,10 @@ def _graphs_at(
     }
     towers: dict[Part, ModelProto] = {part: convert[precision](part) for part in parts if part != "head"}
     graphs = {**towers, "head": parts["head"]}
-    return {**graphs, "model": compose.join(towers["image"], towers.get("text"), parts["head"])}
+    return {
+        **graphs,
+        "model": compose.join(towers["image"], towers["text"] if "text" in whole else None, parts["head"]),
+    }
 
 
 def _write_tokenizer(folder: Path, backbone: "Backbone", shortens: bool, prompts: Sequence[str]) -> dict[str, object]:
@@ -188,14 +196,14 @@ def _write_tokenizer(folder: Path, backbone: "Backbone", shortens: bool, prompts
 
 
 def _write_reference(
-    folder: Path, backbone: "Backbone", outputs: Outputs, precisions: Sequence[Precision]
+    folder: Path, backbone: "Backbone", outputs: Outputs, inputs: Sequence[str], precisions: Sequence[Precision]
 ) -> dict[Precision, dict[str, float]]:
     """Write reference.npz from torch. Return tolerances that stay open until `finish` sets them.
 
     Its pictures are generated, because a bundle may be given away, and nobody's pictures should be in it.
     """
     pixels, prompts = _reference_inputs(backbone.identity)
-    vectors = torch_vectors(backbone, outputs.inputs, pixels, prompts)
+    vectors = torch_vectors(backbone, inputs, pixels, prompts)
     tokens = {"prompts": np.array(prompts), "tokens": backbone.tokenize(prompts)} if "text_embedding" in vectors else {}
     names = save_reference(folder, outputs, vectors, pixels=pixels, **tokens)
     names += [name for name in vectors if name not in ("image_pooled", SOURCE)]

@@ -1,5 +1,6 @@
 """Options of exporting. This module imports nothing heavy so that a command's help is quick."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -38,6 +39,14 @@ class ExportConfig(ParityConfig):
     """How the runtime decodes large JPEGs. exact decodes them at full size, and scaled at the smallest fraction that
     changes the vectors of the pictures in --images little enough. auto does as the cache that the head was trained
     on."""
+
+    text_search: bool = False
+    """Keep the backbone's tower for texts even if no head reads prompts, so that a catalogue can be searched by text.
+    The bundle becomes larger; scores are the same."""
+
+    def inputs_of_towers(self, inputs: Sequence[str]) -> tuple[str, ...]:
+        """The vectors that the bundle's towers give, if its heads read `inputs`."""
+        return tuple(dict.fromkeys([*inputs, *(["text_embedding"] if self.text_search else [])]))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -60,6 +60,7 @@ def export(
     prompts: Sequence[str] = PROMPTS,
     max_flips: float = 0.005,
     decoding: Literal["auto", "exact", "scaled"] = "auto",
+    text_search: bool = False,
     names: Sequence[str] | None = None,
     clip_similarity: bool = False,
     blends: Sequence[str] = (),
@@ -80,6 +81,7 @@ def export(
         prompts: The prompts to compare on.
         max_flips: The largest share of decided pairs of pictures whose order may change.
         decoding: How the runtime decodes large JPEGs.
+        text_search: Keep the tower for texts even if no head reads prompts, to search a catalogue by text.
         names: Names for the outputs of several heads. By default the names of their folders.
         clip_similarity: Add zero-shot CLIP's score as the output clip_similarity.
         blends: Other outputs that are weighted sums of outputs, such as "0.7*liked + 0.3*aesthetic".
@@ -94,7 +96,9 @@ def export(
     folders = tuple(Path(one) for one in (cast(Sequence[PathLike], head) if several else [cast(PathLike, head)]))
     require_out(Path(out), "bundle", overwrite)
     pictures = () if images is None else tuple(some_pictures(Path(images), samples))
-    config = ExportConfig(tuple(precisions), decoding, pictures=pictures, prompts=tuple(prompts), max_flips=max_flips)
+    config = ExportConfig(
+        tuple(precisions), decoding, text_search, pictures=pictures, prompts=tuple(prompts), max_flips=max_flips
+    )
     blended = parse_blends(tuple(blends))
     heads = named_heads(folders, None if names is None else tuple(names), bool(clip_similarity or blended))
     outputs = Outputs(heads, clip_similarity, blended)
@@ -115,6 +119,8 @@ def export_named(
     It has the towers of their backbone unless `head_only` is set or the heads are on adopted vectors.
     """
     source = Source(**known_fields(Source, outputs.heads[0].manifest["source"]))
+    if head_only and config.text_search:
+        raise InputError("--text-search keeps a tower of the backbone, and --head-only none; leave one of them out")
     if head_only or source.is_adopted:
         if space:
             raise InputError("--space puts a head into the towers, but this bundle has no towers; leave it out")

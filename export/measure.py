@@ -58,13 +58,16 @@ def measure(folder: Path, backbone: "Backbone", outputs: Outputs | None, config:
     bundle, prompts = open_bundle(folder), config.prompts
     exported = Scorer(bundle)  # only its heads run, and they are the same at any precision
     pixels = _pixels(exported, sources)
-    reference = torch_vectors(backbone, exported.inputs, pixels, prompts)
+    inputs = dict.fromkeys([*exported.inputs, *(["text_embedding"] if bundle.has_text_tower else [])])
+    all_vectors = torch_vectors(backbone, [*inputs], pixels, prompts)
+    reference = {name: all_vectors[name] for name in all_vectors if name in exported.inputs}
     compared = Compared(exported, outputs, reference, config.max_flips)
     noise = rounding_noise(backbone, pixels, reference, compared.score)
     for precision in runnable(bundle.graphs, SessionConfig()):
         session = SessionConfig(precision=precision)
         vectors = bundle_vectors(Scorer(bundle, session), pixels, prompts)
-        certificates = {n: certificate(precision, reference[n], vectors[n]) for n in vectors if n != SOURCE}
+        certificates = {n: certificate(precision, all_vectors[n], vectors[n]) for n in vectors if n != SOURCE}
+        vectors = {name: vectors[name] for name in reference}
         figures = compared.figures(precision, vectors, certificates, noise)
         ours = compared.ours(vectors)
         figures["whole_graph"] = whole_graph_difference(Scorer(bundle, session), pixels[:7], prompts, ours)
@@ -170,11 +173,11 @@ def large_pixels(paths: Sequence[Path], spec: Preprocess, scale: int) -> tuple[U
 
 
 def bundle_vectors(scorer: Scorer, pixels: UInt8s, prompts: Sequence[str]) -> dict[str, Float32s]:
-    """Return the vectors that the head reads, from the bundle's graphs, for pixels (n, h, w, 3) and prompts."""
+    """Return the vectors of the bundle's towers for pixels (n, h, w, 3) and prompts."""
     vectors = scorer.encode_pixels(pixels)
     if scorer.reads_source:
         vectors[SOURCE] = made_from(vectors["image_embedding"])
-    return {**vectors, "text_embedding": scorer.embed_prompts(prompts)} if scorer.reads_text else vectors
+    return {**vectors, "text_embedding": scorer.embed_prompts(prompts)} if scorer.bundle.has_text_tower else vectors
 
 
 def rounding_noise(

@@ -137,7 +137,8 @@ def _as_before(bundle: "Bundle") -> list[str]:
     precisions = ["--precision", ",".join(bundle.graphs)]
     if bundle.is_head_alone:
         return [*precisions, "--head-only"]
-    return [*precisions, "--decoding", "exact" if bundle.scale is None else "scaled"]
+    searched = ["--text-search"] if bundle.has_text_tower else []
+    return [*precisions, *searched, "--decoding", "exact" if bundle.scale is None else "scaled"]
 
 
 def _head_named(bundle: "Bundle", name: str | None) -> str | None:

@@ -67,7 +67,7 @@ def whole(
         ["embed", "cache", table, *backbone, *features, *reading, "--out", cache],
         ["heads", "train", cache, "--data", table, *reading, "--out", head, "--overwrite"],
         ["heads", "evaluate", head, "--cache", cache, "--data", table, *reading, *shown],
-        ["export", "onnx", head, *compared, "--out", bundle, "--overwrite"],
+        ["export", "onnx", head, *compared, "--text-search", "--out", bundle, "--overwrite"],
     ]
     if kind == "counts":
         counts = ["--popularity", table, *_options({"--images-root": images, "--columns": columns})]

@@ -5,7 +5,7 @@
     model.onnx       pixels (n, h, w, 3) uint8, tokens (n, c) int32
                      -> score (n,), image_embedding (n, d), text_embedding (n, d)
     image.onnx       pixels -> image_embedding, and image_pooled if the head reads it
-    text.onnx        tokens -> text_embedding; absent if the head reads no text
+    text.onnx        tokens -> text_embedding; absent if the head reads no text, unless it was kept for searching
     head.onnx        the vectors that the head reads -> score, and uncertainty if the head has a committee
     weights.bin      the weights, each stored once; all graphs refer to them by offset
     tokenizer.json   for the library `tokenizers`
@@ -69,7 +69,7 @@ class Bundle:
     identity: Identity
     source: Source
     graphs: Mapping[Precision, Mapping[Part, Graph]]  # by precision, then by part
-    tokenizer_config: TokenizerConfig | None  # None if the head reads no text
+    tokenizer_config: TokenizerConfig | None  # None if there is no tower for texts
 
     @property
     def digest(self) -> str:
@@ -123,10 +123,18 @@ class Bundle:
             raise BundleError(f"{self.path} has no {part} graph: its head reads {self.manifest['head']['inputs']}")
         return self.graphs[precision][part]
 
+    @property
+    def has_text_tower(self) -> bool:
+        """Whether texts can be embedded. This needs no head that reads them."""
+        return self.tokenizer_config is not None
+
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer for prompts. Raise BundleError if the head reads no text."""
+        """The tokenizer for prompts. Raise BundleError if the bundle has no tower for texts."""
         if self.tokenizer_config is None:
-            raise BundleError(f"{self.path} has no tokenizer: its head reads {self.manifest['head']['inputs']}")
+            raise BundleError(
+                f"{self.path} reads no text, as its head scores pictures alone; to search by text, export the head"
+                " again with --text-search"
+            )
         return Tokenizer(self.read("tokenizer.json").decode(), self.tokenizer_config)
 
     def read(self, name: str) -> bytes:

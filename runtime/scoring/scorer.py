@@ -252,7 +252,7 @@ class Scorer:
             features = {name: reference[name] for name in self.inputs}
         else:
             features = self._sessions.run("image", {"pixels": reference["pixels"]})
-        if self.reads_text and not self.bundle.is_head_alone:
+        if self.bundle.has_text_tower and not self.bundle.is_head_alone:
             tokens = self._encoder()(list(reference["prompts"]))
             if not np.array_equal(tokens, reference["tokens"][:, : tokens.shape[1]]):
                 raise BundleError(f"{self.bundle.path}: tokenizer.json gives other tokens than at export")

@@ -1,6 +1,7 @@
 """A bundle holds what it should, equals torch, comes out the same twice, and is not written when it is off."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,15 @@ import pytest
 import torch
 from export_tiny import ImageOnly, changed_manifest, head_manifest, tiny_backbone, tiny_head, write_pictures
 from progress_told import Told
+from service_server import TOKEN, serving
 
 from embed.spec import IdentityMismatch, InputError
 from export import bundle_writer, measure
 from export.bundle_writer import export_bundle
+from export.cli.update import _as_before
 from export.config import ExportConfig
 from export.parity import ParityError
+from runtime.scoring.bundle import open_bundle
 from runtime.scoring.scorer import Scorer
 
 
@@ -75,13 +79,40 @@ def test_same_head_gives_same_bytes(tmp_path: Path) -> None:
     assert not scorer.reads_text
     picture = write_pictures(tmp_path / "pictures", 1)
     assert np.array_equal(scorer.score("", picture), scorer.score("whatever", picture))
-    with pytest.raises(InputError, match="its head reads"):
+    with pytest.raises(InputError, match="export the head again with --text-search"):
         scorer.embed_prompts(["a cat"])
     # A head without folds cannot say how sure it is; a bundle from before any could is served as it was.
     changed_manifest(tmp_path / "two", lambda manifest: manifest["head"].pop("committee"))
     for name in ("one", "two"):
         assert set(Scorer.load(tmp_path / name).score_items("", picture).outputs) == {"score"}
     assert "ncertaint" not in (tmp_path / "one" / "README.md").read_text()
+
+
+def test_a_tower_for_texts_can_be_kept_for_searching(tmp_path: Path) -> None:
+    backbone, head = tiny_backbone(), ImageOnly().eval()
+    pictures = tuple(write_pictures(tmp_path / "pictures", 12))
+    config = ExportConfig(("fp32", "int8"), pictures=pictures, max_flips=0.5)
+    export_bundle(tmp_path / "plain", backbone, head, head_manifest(backbone), config)
+    kept = tmp_path / "kept"
+    export_bundle(kept, backbone, head, head_manifest(backbone), replace(config, text_search=True))
+    plain, scorer = Scorer.load(tmp_path / "plain"), Scorer.load(kept)
+    prompts = ["a cat", "a dog on a mat", ""]
+    with torch.inference_mode():
+        expected = backbone.text_tower()(torch.from_numpy(backbone.tokenize(prompts))).numpy()
+    np.testing.assert_allclose(scorer.embed_prompts(prompts), expected, atol=1e-5)
+    assert np.array_equal(scorer.score("a cat", pictures), plain.score("a cat", pictures))
+    assert not scorer.reads_text and scorer.inputs == ("image_embedding",)
+    whole = onnx.load(str(kept / "model.onnx"), load_external_data=False)
+    assert [one.name for one in whole.graph.input] == ["pixels"]
+    figures = json.loads((kept / "bundle.json").read_text())["parity"]["precisions"]
+    cosines = [figures[precision]["vectors"]["text_embedding"]["cosine_min"] for precision in ("fp32", "int8")]
+    assert cosines[0] > 0.999999 and cosines[1] > 0.99
+    assert figures["fp32"]["scores"]["prompts"] == 1, "since the head reads none"
+    assert {"score", "text_embedding"} <= set(scorer.check_reference())
+    with serving(kept, tokens=(TOKEN,)) as running:
+        found = running.client.post("/v1/embed", json={"prompts": prompts}).json()["prompts"]
+    np.testing.assert_allclose([one["embedding"] for one in found], expected, atol=1e-5)
+    assert "--text-search" in _as_before(open_bundle(kept)) and "--text-search" not in _as_before(plain.bundle)
 
 
 def test_parity_beyond_the_limit_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

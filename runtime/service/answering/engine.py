@@ -146,7 +146,7 @@ class Engine:
     @property
     def has_text_tower(self) -> bool:
         """Whether prompts can be encoded."""
-        return self.scorer.bundle.tokenizer_config is not None
+        return self.scorer.bundle.has_text_tower
 
     @property
     def names_itself(self) -> dict[str, str]:

@@ -39,7 +39,9 @@ async def _vector(engine: Engine, job: Job, catalogue: Catalogue, like: Like) ->
     """The unit vector (d,), and for a picture its id."""
     if like.text is not None:
         if not engine.has_text_tower:
-            raise InputError("this service's bundle reads no text; give pictures, ids or vectors")
+            raise InputError(
+                "this service's bundle reads no text; give pictures, ids or vectors, or export it with --text-search"
+            )
         return (await engine.embed_prompts(job, [like.text]))[0], None
     if like.vector is not None:
         if len(like.vector) != (dim := catalogue.identity.dim):
