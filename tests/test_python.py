@@ -35,8 +35,8 @@ SIGNATURES = {
     " min_ratio device overwrite progress",
     "evaluate": "head cache data images_root format columns max_missing all_rows strict min_ratio baselines uncertainty"
     " prior_by slice_by report progress",
-    "export": "head out precisions images samples prompts max_flips decoding text_search names clip_similarity blends space"
-    " head_only overwrite progress",
+    "export": "head out precisions images samples prompts max_flips decoding text_search names clip_similarity blends"
+    " space head_only overwrite progress",
     "score": "bundle data prompt image_column prompt_column source_column images_root outputs columns progress",
 }
 
