@@ -1,5 +1,6 @@
 """Decode JPEGs on a device by NVIDIA's nvJPEG, through nvImageCodec where it is installed, else through torchvision."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from functools import cache
@@ -31,6 +32,8 @@ def decode(files: Sequence[bytes], device: str, library: Library) -> "list[Tenso
 
 def _by_nvimgcodec(files: Sequence[bytes], device: str) -> "list[Tensor]":
     import torch
+
+    os.environ.setdefault("PYNVIMGCODEC_VERBOSITY", "0")  # it prints lines for each picture that it cannot decode
     from nvidia import nvimgcodec
 
     on_cuda = torch.device(device).type == "cuda"
