@@ -90,9 +90,10 @@ def _families(labels: Labels) -> Ints:
 
 
 def _can_train(labels: Labels, split: Split, fold: int) -> bool:
-    """Whether a fold leaves at least two groups: one to train on, and one to validate with."""
+    """Whether a fold leaves rows of at least two groups, one to train on and one to validate with: of the split's own
+    groups, or of those that rows have by default."""
     rows = rows_apart_from(labels, split.test_rows(fold), shares_prompts=split.shares_prompts)
-    return len(np.unique(split.group[rows])) > 1
+    return any(len(np.unique(group[rows])) > 1 for group in (split.group, split_groups(labels, None)))
 
 
 def _divided(group: Ints, config: SplitConfig) -> Split:

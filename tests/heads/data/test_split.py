@@ -77,6 +77,17 @@ def test_prompts_that_every_row_shares_do_not_leave_nothing_to_train_on(kind: st
     assert not split_rows(few, SplitConfig("prompt", folds=4)).shares_prompts
 
 
+def test_prompts_stay_apart_where_one_author_is_left() -> None:
+    # Each fold holds out one author, and a second shares a prompt with that one: the third's rows are trained on.
+    author = np.repeat(np.arange(3), 8)
+    prompt = np.where(np.arange(24) % 8 == 0, 0, 1 + np.arange(24))
+    prompt[author == 2] = 100 + np.arange(8)
+    labels = make_labels(np.arange(24)[:, None], np.arange(24), prompt, author=[f"a{i}" for i in author])
+    assert not split_rows(labels, SplitConfig("author", folds=3)).shares_prompts
+    one = replace(labels, prompt=np.where(author < 2, 0, prompt))
+    assert not split_rows(one, SplitConfig("author", folds=3)).shares_prompts
+
+
 def test_one_prompt_for_all_rows_is_no_reason_to_fail() -> None:
     for items in (np.arange(12)[:, None], np.arange(12).reshape(6, 2)):
         split = split_rows(make_labels(items, np.arange(12), np.zeros(12, np.int64)), SplitConfig(folds=3))
