@@ -64,7 +64,7 @@ def commands(work: Path) -> Iterator[Command]:
     pq.write_table(few.set_column(0, "image", paths), work / "few.parquet")
     by_count = few.sort_by("count").select(["prompt", "image"]).to_pylist()
     pairs = [
-        {"prompt": more["prompt"], "pos_path": more["image"], "neg_path": less["image"]}
+        {"prompt": more["prompt"], "pos_path": more["image"], "neg_path": less["image"], "pos_by": "a", "neg_by": "b"}
         for less, more in zip(by_count, by_count[50:], strict=False)
     ]
     pq.write_table(pa.Table.from_pylist(pairs), work / "pairs.parquet")
@@ -115,9 +115,14 @@ def commands(work: Path) -> Iterator[Command]:
             [sys.executable, EMOJI / "generator.py", "--quick", "--out", generator], check=True, stdout=sys.stderr
         )
     (work / "prompts.txt").write_text("a red heart\na happy face\na dog\n", encoding="utf-8")
+    (work / "templates.txt").write_text("{prompt}\n", encoding="utf-8")
     yield one("heads generate", "heads", "generate", generator / "generator", "--prompts", work / "prompts.txt",
               "--best", generator / "reward", "--size", "32", "--device", "cpu",
               "--out", work / "generated")  # fmt: skip
+    yield one("runtime best-of-n", "runtime", "best-of-n", bundle, "--prompts", work / "prompts.txt",
+              "--templates", work / "templates.txt", "--images", work / "generated")  # fmt: skip
+    yield one("heads generators", "heads", "generators", "--data", work / "pairs.parquet", "--images-root", EMOJI,
+              "--by", "pos_by,neg_by")  # fmt: skip
     yield one("heads tune", "heads", "tune", generator / "generator", "--method", "draft", "--reward",
               generator / "reward", "--judge", generator / "judge", "--prompts", generator / "prompts.txt", "--whole",
               "--steps", "6", "--sampling-steps", "10", "--judge-prompts", "4", "--judge-pictures", "2", "--device",

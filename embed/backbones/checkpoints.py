@@ -118,7 +118,8 @@ def _weights_and_recipe(name: str, config: Config, pretrained: str, tags: list[s
     """Return the weights named by a tag, a file or `TAG@FILE`, and the entry of open_clip's table that they follow."""
     if recipe := open_clip.get_pretrained_cfg(name, pretrained):
         _require_activation(name, config, recipe)
-        return read_state_dict(_download(open_clip.download_pretrained, recipe)), recipe
+        file = _download(open_clip.download_pretrained, recipe, from_hub=bool(recipe.get("hf_hub")))
+        return read_state_dict(file), recipe
     file = Path(pretrained)
     if file.is_file():
         weights = read_state_dict(file)
@@ -238,10 +239,10 @@ def _weights_in(folder: Path) -> Path:
     return found[0]
 
 
-def _download(function: Callable[..., str], *args: object, **kwargs: object) -> Path:
+def _download(function: Callable[..., str], *args: object, from_hub: bool = True, **kwargs: object) -> Path:
     """Return the local path of an open_clip download. Raise InputError if it fails."""
     try:
-        with local_if_unreachable():
+        with local_if_unreachable() if from_hub else nullcontext():
             return Path(function(*args, **kwargs))
     except (OSError, RuntimeError) as error:
         raise InputError(

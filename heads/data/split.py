@@ -1,6 +1,7 @@
 """Choose the rows to hold out, so that no picture is on both sides, and no prompt unless all rows share a few."""
 
 import hashlib
+import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +13,8 @@ from embed.cache.store import ID_COLUMN, Cache
 from embed.spec import SIDES, InputError
 from heads.config import SplitConfig
 from heads.data.comparisons import Labels, codes
+
+logger = logging.getLogger(__name__)
 
 SMALL_ROWS, SMALL_FOLDS = 3000, 5
 
@@ -78,6 +81,11 @@ def split_rows(labels: Labels, config: SplitConfig) -> Split:
         if len(np.unique(groups)) >= max(config.folds or 1, 2):
             split = replace(_divided(groups, config), shares_prompts=shares_prompts)
             if all(_can_train(labels, split, fold) for fold in range(split.folds)):
+                if shares_prompts:
+                    logger.info(
+                        f"{len(np.unique(labels.prompt))} prompts are in so many rows that without them none would be"
+                        " left to train on: prompts are on both sides, and pictures are held out"
+                    )
                 return split
     return _divided(group, config)
 

@@ -126,11 +126,6 @@ def train_heads(task: Task, use: bool = True) -> TrainedHeads:
     runs = [(f"fold {fold + 1}", split.test_rows(fold), split.withheld_rows(fold)) for fold in folds]
     if not folds or use:
         runs.append(("head", nothing, nothing) if folds else ("head", split.test_rows(0), split.withheld_rows(0)))
-    if split.shares_prompts:
-        logger.info(
-            f"{len(np.unique(labels.prompt))} prompts are in so many rows that without them none would be left to train"
-            " on: pictures are held out, and prompts are on both sides"
-        )
     trained, scarce = [], False
     with task.progress(len(runs), "head", "heads") as step:
         for name, test, held_out in runs:

@@ -60,10 +60,13 @@ def crossed(kind: str, **columns: list[str]) -> Labels:
 
 @pytest.mark.parametrize("kind", ["counts", "comparisons"])
 @pytest.mark.parametrize("by", [None, "author"])
-def test_prompts_that_every_row_shares_do_not_leave_nothing_to_train_on(kind: str, by: str | None) -> None:
+def test_prompts_that_every_row_shares_do_not_leave_nothing_to_train_on(
+    kind: str, by: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     labels = crossed(kind, author=[f"a{i // 3 % 4}" for i in range(24)])
     split = split_rows(labels, SplitConfig(by, folds=4))
-    assert split.shares_prompts
+    assert split.shares_prompts and "3 prompts are in so many rows" in caplog.text
     assert labels.source is not None
     for fold in range(4):
         held_out = split.test_rows(fold)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from heads_tiny import unit
+from no_waiting import require_no_waiting
 
 from heads.config import HeadConfig, TrainConfig
 from heads.data.comparisons import Pairs
@@ -53,12 +54,7 @@ def test_no_step_waits_for_the_device(features: Features, kind: str, loss: str, 
         TrainConfig(loss=loss, batch_size=5, epochs=1, patience=1),
     )  # type: ignore[arg-type]
     loop = _loop(head, features.to("meta"), [Part(loss, examples(loss), options=config)], None, config, None)
-    loop.together = 64
-    for _ in range(3):
-        loop._advance()
-    assert [told.device.type for _, told in loop._unread] == ["meta"] * 3
-    with pytest.raises((NotImplementedError, RuntimeError)):  # as a step that waited would have ended
-        loop._read_losses()
+    require_no_waiting(loop)
 
 
 @pytest.mark.parametrize(("kind", "loss"), [("fusion", "preference"), ("mlp", "rating"), ("cosine", "triplet")])
