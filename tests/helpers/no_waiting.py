@@ -1,4 +1,4 @@
-"""Whether a training waits for its device: torch's device "meta" has no numbers, so whatever asks for one there fails."""
+"""Whether a training waits for its device: "meta" has no numbers, so whatever asks for one there fails."""
 
 import pytest
 

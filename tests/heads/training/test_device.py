@@ -27,14 +27,16 @@ def features() -> Features:
 
 def examples(loss: str) -> Examples:
     """Of all items; pairs are of one prompt each, and one in three is a tie."""
+    rng = np.random.default_rng(1)  # of its own, so that no test depends on those before
+    rng = np.random.default_rng(1)  # of its own, so that no test depends on those before
     if loss in ("ranking", "listwise"):
-        return Groups(np.arange(0, N + 1, PER_PROMPT), np.arange(N), RNG.integers(0, 3, N).astype(np.float32))
+        return Groups(np.arange(0, N + 1, PER_PROMPT), np.arange(N), rng.integers(0, 3, N).astype(np.float32))
     if loss == "rating":
-        return Ratings(np.arange(N), RNG.standard_normal(N).astype(np.float32))
+        return Ratings(np.arange(N), rng.standard_normal(N).astype(np.float32))
     first = np.arange(N)
     second = first // PER_PROMPT * PER_PROMPT + (first + 1) % PER_PROMPT
-    target = RNG.choice([0, 0.5, 1], N).astype(np.float32)
-    return Pairs(first, second, target, RNG.random(N).astype(np.float32) + 0.1, first, first)
+    target = rng.choice([0, 0.5, 1], N).astype(np.float32)
+    return Pairs(first, second, target, rng.random(N).astype(np.float32) + 0.1, first, first)
 
 
 def head_of(features: Features, kind: str, **shape: str) -> Head:
@@ -57,7 +59,7 @@ def test_no_step_waits_for_the_device(features: Features, kind: str, loss: str, 
     require_no_waiting(loop)
 
 
-@pytest.mark.parametrize(("kind", "loss"), [("fusion", "preference"), ("mlp", "rating"), ("cosine", "triplet")])
+@pytest.mark.parametrize(("kind", "loss"), [("fusion", "preference"), ("fusion", "rating"), ("cosine", "triplet")])
 def test_products_in_bfloat16_train_the_same_head_less_exactly(features: Features, kind: str, loss: str) -> None:
     told, found, kinds = examples(loss), [], set()
     for bf16 in (False, True):
@@ -68,7 +70,9 @@ def test_products_in_bfloat16_train_the_same_head_less_exactly(features: Feature
             module.register_forward_hook(lambda *given: kinds.add((torch.is_grad_enabled(), given[2].dtype)))
             for module in linear
         ]
-        history = fit(head, features, told, None, TrainConfig(loss=loss, batch_size=20, epochs=3, bf16=bf16))  # type: ignore[arg-type]
+        history = fit(
+            head, features, told, None, TrainConfig(loss=loss, batch_size=20, epochs=3, learning_rate=1e-2, bf16=bf16)
+        )  # type: ignore[arg-type]
         for hook in hooks:
             hook.remove()
         assert {weight.dtype for weight in head.parameters()} == {torch.float32}
