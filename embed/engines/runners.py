@@ -34,6 +34,16 @@ def cast(tower: "nn.Module", precision: Precision) -> "nn.Module":
     return copy.deepcopy(tower).to({"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
+def multiplies_bf16(device: str) -> bool:
+    """Whether a device has instructions for bfloat16. A CPU without them takes several times as long as with fp32."""
+    import torch
+
+    if device != "cpu":
+        return True
+    has = torch.cpu.get_capabilities()
+    return any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def torch_runner(tower: "nn.Module", precision: Precision, device: str) -> Run:
     """Return a function from uint8 pixels (n, h, w, 3) or int32 tokens (n, c) to float32 arrays, run by torch.
 

@@ -20,7 +20,7 @@ from embed.arrays import Int32s, UInt8s
 from embed.config import Wanted
 from embed.engines.choice import REFERENCE, Engine, Trial, admits, candidates, choose, run_reference, try_engine
 from embed.engines.machine import engine_folder, remember_identity, remembered_identity
-from embed.engines.runners import Run, onnx_runner, torch_runner
+from embed.engines.runners import Run, multiplies_bf16, onnx_runner, torch_runner
 from embed.files import write_json
 from embed.inputs.tokenizer import Tokenizer, kept_tokenizer
 from embed.process.allocator import release_freed_memory
@@ -97,12 +97,13 @@ class Towers:
     def find(self, side: Side, wanted: Wanted, device: str, count: int | None = None) -> Engine | None:
         """Return the engine to use for `count` inputs, or None if a trial is needed to know it.
 
-        No trial is needed if only the reference is asked for, or if all candidates were measured before.
+        No trial is needed if only the reference is asked for, or if all candidates were measured before. One that was
+        not worth trying counts as measured, unless it is asked for by name.
         """
         if candidates(wanted, device) == [REFERENCE]:
             return Engine(*REFERENCE, device)
         trials = self._trials(side, device)
-        measured = {(trial.engine.runner, trial.engine.precision) for trial in trials}
+        measured = {(t.engine.runner, t.engine.precision) for t in trials if t.engine.rows or wanted.precision == "auto"}
         return choose(trials, wanted, count).engine if measured >= set(candidates(wanted, device)) else None
 
     def measure(
@@ -130,10 +131,13 @@ class Towers:
             try:
                 if runner == "onnx":
                     self._graph(side, precision)
+                elif precision == "bf16" and wanted.precision == "auto" and not multiplies_bf16(device):
+                    raise NoSuchEngine("this CPU has no instructions for bfloat16")
             except NoSuchEngine:
                 if wanted.precision == precision:
                     raise
-                trials[runner, precision] = Trial(replace(engine, cosine_mean=0.0, cosine_min=0.0), 0.0)
+                untried = Trial(replace(engine, cosine_mean=0.0, cosine_min=0.0), 0.0)
+                trials.setdefault((runner, precision), untried)
                 continue
             start = time.monotonic()
             with stage(f"trying {engine} on {len(arrays)} {NOUN[side]}"):

@@ -123,3 +123,37 @@ def test_a_convolution_trunk_has_no_int8_engine(tmp_path: Path, monkeypatch: pyt
     assert chosen.engine.precision == "fp32"
     assert towers(tmp_path).find("images", Wanted(runner="onnx", min_cosine=0.9), "cpu") == chosen.engine
     assert not list(tmp_path.glob("engines/*/.*"))
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bfloat16_is_tried_where_the_cpu_multiplies_it_or_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    tried = []
+
+    def instant(run: Run, engine: Engine, inputs: np.ndarray, reference: np.ndarray, size: int, best: float) -> Trial:
+        tried.append(engine.precision)
+        return Trial(replace(engine, rows=len(inputs)), 1e6)
+
+    monkeypatch.setattr("embed.engines.towers.try_engine", instant)
+    monkeypatch.setattr("embed.engines.towers.multiplies_bf16", lambda device: native)
+    any_precision, bf16 = Wanted("torch", "auto", "cpu"), Wanted("torch", "bf16", "cpu")
+    chosen = towers(tmp_path).measure("images", PIXELS, any_precision, "cpu", 16).engine
+    assert tried == ["bf16"] * native and chosen.precision == ("bf16" if native else "fp32")
+    assert towers(tmp_path).find("images", any_precision, "cpu") == chosen
+    assert (towers(tmp_path).find("images", bf16, "cpu") is None) != native, "an engine that was not tried is measured"
+    assert towers(tmp_path).measure("images", PIXELS, bf16, "cpu", 16).engine.precision == "bf16"
+    assert towers(tmp_path).find("images", any_precision, "cpu").precision == "bf16", "and remembered"
+    towers(tmp_path).measure("images", PIXELS, any_precision, "cpu", 16)
+    assert towers(tmp_path).find("images", bf16, "cpu").precision == "bf16", "nor is it forgotten"
+
+
+def test_int8_of_a_convolution_trunk_says_why_it_is_missing_after_a_trial_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trunk = Trunk().eval().requires_grad_(False)
+    monkeypatch.setattr(embed_tiny.TinyBackbone, "image_tower", lambda self, features: trunk)
+    towers(tmp_path).measure("images", PIXELS, Wanted(runner="onnx", min_cosine=0.9), "cpu", 16)
+    assert towers(tmp_path).find("images", Wanted("onnx", "int8", "cpu"), "cpu") is None
+    with pytest.raises(InputError, match="int8 of a convolution trunk"):
+        towers(tmp_path).measure("images", PIXELS, Wanted("onnx", "int8", "cpu"), "cpu", 16)
