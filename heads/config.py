@@ -184,6 +184,9 @@ class UnfreezeConfig(LossOptions):
     same part."""
     epochs: Annotated[int, Range(1)] = 10
     """The number of epochs. The one that is best on validation is kept."""
+    epoch_size: Annotated[int | None, Range(1)] = None
+    """The number of pairs, groups or ratings in an epoch. Each epoch draws its own. By default all, but at most 8 pairs
+    for each row of the table."""
     max_grad_norm: Annotated[float | None, Range(above=0)] = None
     """The norm that gradients are clipped to. By default they are not clipped."""
     ema: Annotated[float | None, Range(0, below=1)] = None

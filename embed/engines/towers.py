@@ -103,7 +103,9 @@ class Towers:
         if candidates(wanted, device) == [REFERENCE]:
             return Engine(*REFERENCE, device)
         trials = self._trials(side, device)
-        measured = {(t.engine.runner, t.engine.precision) for t in trials if t.engine.rows or wanted.precision == "auto"}
+        measured = {
+            (t.engine.runner, t.engine.precision) for t in trials if t.engine.rows or wanted.precision == "auto"
+        }
         return choose(trials, wanted, count).engine if measured >= set(candidates(wanted, device)) else None
 
     def measure(

@@ -27,7 +27,7 @@ from embed.cache.store import Cache
 from embed.cli.console import progress, table
 from embed.records.formats import read_records
 from heads.config import HeadConfig, Protocol, SplitConfig, UnfreezeConfig
-from heads.data.comparisons import match_labels
+from heads.data.comparisons import MAX_PAIRS, match_labels
 from heads.data.features import Features, features_of
 from heads.data.split import Split, split_rows
 from heads.evaluation.evaluate import evaluate
@@ -86,7 +86,7 @@ def main() -> None:
     head = HeadConfig("fusion", cache.identity.dim, pooled.shape[1])
     config = UnfreezeConfig(
         args.modes[0], learning_rate=args.learning_rate, batch_size=args.batch_size, epochs=args.epochs,
-        schedule="cosine", warmup=0.1, max_grad_norm=1.0, head_learning_rate=1e-4,
+        epoch_size=MAX_PAIRS, schedule="cosine", warmup=0.1, max_grad_norm=1.0, head_learning_rate=1e-4,
     )  # fmt: skip
     results, rows = {}, []
     for mode in args.modes:

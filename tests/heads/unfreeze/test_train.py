@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from embed.modes import parse_mode
 from embed.spec import InputError
 from heads.config import HeadConfig, UnfreezeConfig
+from heads.data.comparisons import Pairs
 from heads.models import build_head
 from heads.training.loop import Diverged, Loop, copy_of, load
 from heads.unfreeze.model import Unfrozen
@@ -110,6 +112,18 @@ def test_the_best_epoch_is_kept_even_if_it_is_the_first(folder: Path) -> None:
     start = new_loop(*setup(folder)).weights
     good = train(*setup(folder))
     assert any(not torch.equal(value, start[name]) for name, value in good.weights.items())
+
+
+@pytest.mark.parametrize("options, size", [({}, 160), ({"epoch_size": 30}, 30), ({"epoch_size": 999}, 190)])
+def test_an_epoch_draws_some_of_all_pairs_of_few_rows(options: dict[str, Any], size: int, folder: Path) -> None:
+    unfrozen, data, config = setup(folder, **options)
+    a, b = np.triu_indices(20, 1)  # rows with counts: each is compared with each
+    ones = np.ones(len(a), np.float32)
+    loop = new_loop(unfrozen, replace(data, train=Pairs(a, b, ones, ones, a, b)), config)
+    epochs = [np.concatenate([numbers for (numbers,) in loop.batches(epoch)]) for epoch in range(3)]
+    assert loop.epoch_steps == len(loop.batches(0)) == -(-size // 16)
+    assert [len(np.unique(drawn)) for drawn in epochs] == [size] * 3
+    assert (len(np.unique(epochs)) > size) == (size < 190), "each epoch draws its own"
 
 
 def test_rates_means_and_bounds_are_those_of_the_configuration(folder: Path) -> None:
