@@ -2,7 +2,9 @@
 
 import gc
 import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +13,21 @@ os.environ["TQDM_DISABLE"] = "1"
 # As many processes run tests as there are cores: threads of each would wait for those of the others at every product.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+resolve = socket.getaddrinfo
+
+
+def resolve_here(host: str | bytes | None, *args: Any, **kwargs: Any) -> list[Any]:
+    """In the place of socket.getaddrinfo: a test that asks for a name beyond this machine fails."""
+    if host and host not in ("localhost", b"localhost", socket.gethostname()):
+        try:
+            resolve(host, None, flags=socket.AI_NUMERICHOST)
+        except OSError:
+            pytest.fail(f"a test asked the network for {host!r}; put a fake in its place, or an address of 127.0.0.1")
+    return resolve(host, *args, **kwargs)
+
+
+socket.getaddrinfo = resolve_here
 
 
 @pytest.fixture(scope="session")

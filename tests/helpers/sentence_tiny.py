@@ -37,5 +37,6 @@ def save_tiny(folder: Path, *, eos: int | None = None, act: str = "quick_gelu", 
     plain = folder.with_name(f"{folder.name}-clip")
     model.save_pretrained(plain)
     processor.save_pretrained(plain)
-    SentenceTransformer(modules=[Transformer(str(plain)), Normalize()], device="cpu").save(str(folder))
+    saved = SentenceTransformer(modules=[Transformer(str(plain)), Normalize()], device="cpu")
+    saved.save(str(folder), create_model_card=False)  # a card asks the hub
     return folder

@@ -11,7 +11,7 @@ import torch
 from open_clip import pretrained as table
 from safetensors.torch import save_file
 
-from embed.backbones import checkpoints
+from embed.backbones import checkpoints, hub
 from embed.backbones.load import _require_fit, load_backbone
 from embed.files import sha256_file
 from embed.spec import InputError, Source
@@ -79,7 +79,7 @@ def test_an_unknown_tag_lists_near_tags_and_a_missing_file_says_so() -> None:
 
 
 def test_a_failed_download_names_the_way_without_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embed.backbones.hub.why_unreachable", lambda: None)
+    monkeypatch.setattr(hub, "why_unreachable", lambda: None)
     monkeypatch.setattr(open_clip, "download_pretrained", no_download)
     monkeypatch.setattr(checkpoints, "download_pretrained_from_hf", no_download)
     for source in (Source("ViT-B-32", "laion2b_s34b_b79k"), Source("hf-hub:someone/model")):
@@ -110,6 +110,7 @@ def test_quickgelu_weights_do_not_load_into_a_gelu_model(tag: str, file: Path, m
 
 
 def test_every_tag_of_open_clip_has_an_architecture_that_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "why_unreachable", lambda: None)
     monkeypatch.setattr(open_clip, "download_pretrained", lambda recipe: "weights.safetensors")
     monkeypatch.setattr(checkpoints, "read_state_dict", lambda path: {})
     refused = []
@@ -194,6 +195,7 @@ def test_a_hub_repository_is_a_folder_elsewhere(
     def download(repository: str, filename: str = "model.safetensors") -> str:
         return str(tmp_path / repository / filename)
 
+    monkeypatch.setattr(hub, "why_unreachable", lambda: None)
     monkeypatch.setattr(checkpoints, "download_pretrained_from_hf", download)
     folder = load_backbone(make_folder(tmp_path / "model", weights))
     assert load_backbone(Source("hf-hub:model")).identity == folder.identity

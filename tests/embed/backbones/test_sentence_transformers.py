@@ -165,7 +165,8 @@ def test_what_would_be_other_vectors_is_refused(tmp_path: Path) -> None:
     load(folder)
 
 
-def test_what_is_no_such_model(tmp_path: Path) -> None:
+def test_what_is_no_such_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embed.backbones.hub.why_unreachable", lambda: None)
     with pytest.raises(InputError, match="cannot be read as a model of sentence-transformers"):
         load(tmp_path / "nothing")
     with pytest.raises(InputError, match="leave --pretrained openai out"):
