@@ -184,7 +184,7 @@ def test_milvus_keeps_the_same(catalogue, tmp_path):
         entities = milvus.client.query("plaudit", filter=milvus.expression(where), output_fields=["key"])
         return {entity["key"] for entity in entities}
 
-    filters = list(map(written, FILTERS))
+    filters = list(map(written, FILTERS[::4]))  # each is a call of some milliseconds
     filters += ["not image in ('p1.png', 'p2.png')", "image is null", "image != 'p1.png'", "image_id < '00f'"]
     filters += ["count is null or popularity > .5", "not width = 8", "whole = 1.5", "not (flag < true or flag >= true)"]
     filters += [reduce(lambda inner, i: f"not (whole = {i} or {inner})", range(MAX_DEPTH // 2), "small = 1")]
