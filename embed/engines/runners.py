@@ -54,12 +54,12 @@ def torch_runner(tower: "nn.Module", precision: Precision, device: str) -> Run:
     if precision not in ("fp32", "bf16", "fp16"):
         raise InputError(f"torch does not support {precision} here; ask for --engine onnx")
     tower = cast(tower, precision).to(device)
-    at_once = sys.maxsize
+    has_convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 1
+    if has_convolutions and device != "mps":
+        tower = tower.to(memory_format=torch.channels_last)  # pixels have this layout, so nothing is reordered
+    at_once = TORCH_AT_ONCE if has_convolutions and device == "cpu" else sys.maxsize
     if device == "cpu":
         keep_freed_memory()
-        if sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 1:
-            at_once = TORCH_AT_ONCE
-            tower = tower.to(memory_format=torch.channels_last)  # pixels have this layout, so nothing is reordered
 
     def run(inputs: Inputs) -> list[Float32s]:
         parts = []

@@ -84,7 +84,10 @@ def add_routes(app: FastAPI, service: Service) -> None:
         prompts, pictures, *_ = await read_items(request, service.config, shapes.EmbedRequest)
         async with service.work(request, len(prompts) + len(pictures), size_of(pictures)) as (engine, job):
             if prompts and not engine.has_text_tower:
-                raise invalid("this bundle has no text tower, because its head reads no text; send only images")
+                raise invalid(
+                    "this service's bundle has no tower for texts; send only images, or export the head again with"
+                    " --text-search"
+                )
             found = asyncio.gather(*(engine.embed_named(job, picture) for picture in pictures))
             images, texts = await asyncio.gather(found, engine.embed_prompts(job, prompts))
             request.state.log = service.count([*images, *texts])

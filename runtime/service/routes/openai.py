@@ -143,7 +143,10 @@ def _require_dimensions(engine: Engine, dimensions: int | None) -> None:
 async def _texts(engine: Engine, job: Job, texts: Sequence[str]) -> tuple[Sequence[Float32s | ImageError], int]:
     """The vectors of texts, and the number of their tokens."""
     if not engine.has_text_tower:
-        raise invalid("modality: this bundle has no text tower, because its head reads no text; wanted image")
+        raise invalid(
+            "modality: this service's bundle has no tower for texts; wanted image, or a bundle that was exported with"
+            " --text-search"
+        )
     return await asyncio.gather(engine.embed_prompts(job, texts), asyncio.to_thread(engine.scorer.count_tokens, texts))
 
 

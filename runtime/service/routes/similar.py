@@ -40,7 +40,8 @@ async def _vector(engine: Engine, job: Job, catalogue: Catalogue, like: Like) ->
     if like.text is not None:
         if not engine.has_text_tower:
             raise InputError(
-                "this service's bundle reads no text; give pictures, ids or vectors, or export it with --text-search"
+                "this service's bundle has no tower for texts; give pictures, ids or vectors, or export the head again"
+                " with --text-search"
             )
         return (await engine.embed_prompts(job, [like.text]))[0], None
     if like.vector is not None:

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from embed.engines.runners import TORCH_AT_ONCE, cast, torch_runner
@@ -29,6 +30,14 @@ def test_a_convolution_trunk_sees_few_pictures_at_once_and_gives_what_it_gives_f
     assert tower.seen == [TORCH_AT_ONCE, TORCH_AT_ONCE, 3]
     for part, expected in zip(parts, whole, strict=True):
         np.testing.assert_allclose(part, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # as on CUDA, but with nothing computed
+def test_convolutions_have_their_channels_innermost_like_the_pixels(device: str) -> None:
+    tower = Tower()
+    torch_runner(tower, "fp32", device)
+    weight = tower.trunk[2].weight
+    assert weight.device.type == device and weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_a_cast_leaves_the_tower_itself_as_it_is() -> None:
