@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,20 @@ def options(catalogue: Catalogue) -> dict[str, Any]:
 @pytest.fixture
 def client(running: Running) -> httpx.Client:
     return running.client
+
+
+@pytest.fixture(scope="module")
+def pictures_alone(catalogue: Catalogue, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The service with a head that reads no text."""
+    from export_tiny import ImageOnly, head_manifest, tiny_backbone
+
+    from export.bundle_writer import export_bundle
+    from export.config import ExportConfig
+
+    bundle, backbone = tmp_path_factory.mktemp("alone") / "bundle", tiny_backbone()
+    export_bundle(bundle, backbone, ImageOnly().eval(), head_manifest(backbone), ExportConfig())
+    with serving(bundle, catalogue=catalogue.path) as running:
+        yield running
 
 
 def ask(client: httpx.Client, **asked: Any) -> list[dict[str, Any]]:
@@ -213,3 +228,18 @@ def test_200_mutated_bodies_get_no_fault(bundle: Path, catalogue: Catalogue) -> 
     routes = {outcome.split()[0] for outcome in report["outcomes"]}
     assert routes >= {"/v1/score", "/v1/rank", "/v1/embed", "/v1/similar"}
     assert sum(count for outcome, count in report["outcomes"].items() if outcome.endswith(" 200")) > 5
+
+
+@pytest.mark.parametrize(
+    "path, asked",
+    [
+        ("/v1/similar", {"likes": [{"text": "a cat"}]}),
+        ("/v1/embed", {"prompts": ["a cat"]}),
+        ("/v1/embeddings", {"input": "a cat"}),
+    ],
+)
+def test_without_a_tower_for_texts_it_is_said_how_to_get_one(
+    path: str, asked: dict[str, Any], pictures_alone: Running
+) -> None:
+    answer = pictures_alone.client.post(path, json=asked)
+    assert answer.status_code == 422 and "--text-search" in answer.text
