@@ -82,9 +82,10 @@ def _load(name: str) -> "SentenceTransformer":
     except InputError:
         raise
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+        where = "" if Path(name).exists() else "there is no such folder, and as a name on the hub: "
         raise InputError(
-            f"{name} cannot be read as a model of sentence-transformers ({first_line(error)}); wanted a folder that"
-            " its `save` wrote, or a name on the hub"
+            f"{name} cannot be read as a model of sentence-transformers ({where}{first_line(error)}); wanted a folder"
+            " that its `save` wrote, or a name on the hub"
         ) from None
 
 

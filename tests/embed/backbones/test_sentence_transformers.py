@@ -167,7 +167,7 @@ def test_what_would_be_other_vectors_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_no_such_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embed.backbones.hub.why_unreachable", lambda: None)
-    with pytest.raises(InputError, match="cannot be read as a model of sentence-transformers"):
+    with pytest.raises(InputError, match=r"\(there is no such folder, and as a name on the hub: "):
         load(tmp_path / "nothing")
     with pytest.raises(InputError, match="leave --pretrained openai out"):
         load_backbone(Source("st:anything", "openai"))
