@@ -53,7 +53,10 @@ def cache(
         for side, found in result["boundary"].items():
             if found["missing"]:
                 warn(f"{found['missing']} {NOUN[side]} of the cache have no activations: they are not in these tables")
-    train = "train" if boundary is None else "unfreeze"
-    training = ["heads", train, out, "--data", tables[0], *reading_words(config), "--out", out.with_name("head")]
-    suggest(["embed", "inspect", out], training)
+    labelled = (table for table, records in zip(tables, build.records, strict=True) if records.kind)
+    data = ["--data", next(labelled, "TABLE"), *reading_words(config)]
+    train = ["heads", "train", out, *data, "--out", out.with_name("head")]
+    if boundary is not None:
+        train = ["heads", "unfreeze", out, *data, "--mode", boundary.name, "--out", out.with_name("tuned")]
+    suggest(["embed", "inspect", out], train)
     return result

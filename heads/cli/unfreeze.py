@@ -82,6 +82,7 @@ def unfreeze(
     """
     require_out(out, "tuned backbone", overwriting.overwrite)
     require_tracker(tracker)
+    config = training(unfrozen.name, seed=splitting.seed)
     import torch
 
     from embed.cache.store import Cache
@@ -95,9 +96,8 @@ def unfreeze(
     from heads.unfreeze.distributed import find_ranks
     from heads.unfreeze.tune import save_tuned, tune
 
-    opened, seed = Cache.open(cache), splitting.seed
+    opened = Cache.open(cache)
     resolved = resolve_device(device.device)
-    config = training(unfrozen.name, seed=seed)
     (labels,), features = table.met(opened, [table.data])
     where.require_use([labels], [config.loss])
     split_config = SplitConfig(**vars(splitting))
@@ -113,7 +113,7 @@ def unfreeze(
             return {}
         for epoch, record in enumerate(tuned.history):
             run.record("unfreezing", epoch, record)
-        measured = measure_pairs(labels, parts, Protocol(seed=seed))
+        measured = measure_pairs(labels, parts, Protocol(seed=config.seed))
         before = fast_scores(measured, features, [tuned.frozen_head])
         moved = fast_scores(measured, tuned.unfrozen.features(labels.image, labels.prompt), [tuned.unfrozen.head])
         # Zero-shot is measured with the original backbone.

@@ -65,6 +65,15 @@ def test_a_side_without_records_has_no_engine(table: Path, capsys: pytest.Captur
     assert list(json.loads(said.out)["engines"]) == ["images"]
 
 
+def test_the_first_table_with_labels_is_what_to_train_on(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pictures := table.parent / "pictures").mkdir()
+    (pictures / "0.png").write_bytes(picture((1, 2, 3)))
+    for tables, named in ([str(pictures)], "TABLE"), ([str(pictures), str(table)], str(table)):
+        assert main.main(["cache", *tables, "--model", "tiny", "--out", str(table.parent / "c"), *TORCH]) == 0
+        words = capsys.readouterr().err.splitlines()[-1].split()
+        assert words[:3] == ["plaudit", "heads", "train"] and words[words.index("--data") + 1] == named
+
+
 def test_auto_writes_its_certificate_and_a_second_run_keeps_to_it(
     table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """The commands end to end on a tiny CLIP: cache with boundary, tune, refresh, evaluate, export, and the papers' two."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,14 @@ def test_validate_computes_as_many_pictures_at_once_as_it_is_told(
     monkeypatch.setattr("embed.jobs.build.build_cache", told)
     assert heads(["validate", "pairs.parquet", "--batch_size", "3"]) == 2
     assert "3 at once" in capsys.readouterr().err
+
+
+def test_what_embed_cache_suggests_can_be_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert embed([*CACHE, "--boundary", "blocks=1,0"]) == 0
+    plaudit, package, *words = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    assert (plaudit, package, words[0]) == ("plaudit", "heads", "unfreeze")
+    run(capsys, heads, *words, "--epochs", "1", "--epoch-size", "8", "--device", "cpu")
+    assert (folder / "tuned" / "head").is_dir()
 
 
 def test_tuned_refreshed_evaluated_and_exported(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
