@@ -174,7 +174,9 @@ def report(catalogue: "Catalogue", rows: "PopularRows") -> dict[str, object]:
     ]
     if efforts:
         print(*table(["popularity weight", "probes", "candidates", "recall at 10"], efforts), sep="\n")
-    suggest(["runtime", "similar", catalogue.path, "PICTURE", "--sheet", "hits.html"])
+    # Without a bundle, only pictures of the catalogue can be asked with.
+    query = ["--id", catalogue.rows["image"][0].as_py()] if catalogue.bundle is None else ["PICTURE"]
+    suggest(["runtime", "similar", catalogue.path, *query, "--sheet", "hits.html"])
     return {
         "catalogue": str(catalogue.path),
         "version": catalogue.manifest["version"],

@@ -1,5 +1,6 @@
 import csv
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,13 @@ def expected(query, weight=0.3, k=10):
     from runtime.catalogue.reader import Catalogue
 
     return [hit.key for hit in Catalogue.open("cat").search(query.reshape(1, -1), k, weight)[0]]
+
+
+def test_what_index_suggests_can_be_run_without_a_bundle(place, capsys):
+    assert index() == 0
+    plaudit, package, *words = shlex.split(capsys.readouterr().err.splitlines()[-1])
+    assert (plaudit, package, words[0]) == ("plaudit", "runtime", "similar")
+    assert run(*words) == 0 and (place / "hits.html").exists()
 
 
 def test_index_says_what_was_left_out(place, capsys):
