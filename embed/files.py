@@ -144,16 +144,7 @@ def read_manifest(path: Path, what: str, formats: tuple[int, ...], kind: type[Ma
     `what` names the kind of artifact for the message, such as "cache" or "bundle". `kind` is the TypedDict of the
     manifest; its required keys must be there.
     """
-    if not path.is_file():
-        found = _kind_of(path.parent) if path.parent.is_dir() else None
-        if found not in (None, what):
-            hint = (
-                f"; `plaudit export onnx {path.parent} --out BUNDLE` makes one"
-                if (found, what) == ("head", "bundle")
-                else ""
-            )
-            raise InputError(f"{path.parent} is a {found}, not a {what}{hint}")
-        raise InputError(f"{path.parent} is not a {what}: it has no {path.name}")
+    _require_manifest(path, what)
     try:
         manifest = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -168,6 +159,25 @@ def read_manifest(path: Path, what: str, formats: tuple[int, ...], kind: type[Ma
     if missing := sorted(getattr(kind, "__required_keys__", set()) - manifest.keys()):
         raise InputError(f"{path} is damaged (it lacks {', '.join(missing)}); make the {what} again")
     return cast(Manifest, manifest)
+
+
+def require_kind(folder: str | Path, what: str) -> None:
+    """Raise InputError unless a folder has the manifest of a "head", a "cache" or a "tuned backbone".
+
+    Commands call this before they import torch, so that a wrong path is told at once.
+    """
+    _require_manifest(Path(folder) / MARKS[what], what)
+
+
+def _require_manifest(path: Path, what: str) -> None:
+    folder = path.parent
+    if path.is_file():
+        return
+    found = _kind_of(folder) if folder.is_dir() else None
+    if found not in (None, what):
+        exports = f"; `plaudit export onnx {folder} --out BUNDLE` makes one" if found == "head" else ""
+        raise InputError(f"{folder} is a {found}, not a {what}{exports if what == 'bundle' else ''}")
+    raise InputError(f"{folder} is not a {what}: it has no {path.name}")
 
 
 def sha256_file(path: Path) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import ROOT
 
 import plaudit
 from embed.cli import console
@@ -144,3 +145,29 @@ def test_a_file_named_as_a_package_is_not_taken_for_it(tmp_path: Path) -> None:
     finally:
         os.chdir(before)
     assert "starter" in json.dumps(document)
+
+
+def test_a_wrong_path_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    commands = [
+        "heads train no --data no.csv --out out",
+        "heads sweep no --data no.csv --out out",
+        "heads unfreeze no --data no.csv --mode visual --out out",
+        "heads evaluate no --cache no --data no.csv",
+        "heads compare no no --cache no --data no.csv",
+        "heads calibrate no --cache no --data no.csv",
+        "heads generators no --cache no --data no.csv --by model",
+        "heads project no --cache no --out out",
+        "heads export-checkpoint no --out out.pt",
+        "embed refresh no --tuned no --out out",
+        "export onnx no --out out",
+    ]
+    code = (
+        "import plaudit, sys\n"
+        f"for command in {commands!r}:\n"
+        "    code = plaudit.main(command.split())\n"
+        "    assert code == 2 and 'torch' not in sys.modules, command\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no is not a ") == len(commands), done.stderr

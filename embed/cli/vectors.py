@@ -4,6 +4,7 @@ from pathlib import Path
 
 from embed.cli.console import progress, suggest, table, warn
 from embed.config import AdoptConfig, DeviceConfig
+from embed.files import require_kind
 from embed.wording import NOUN
 
 
@@ -69,6 +70,8 @@ def refresh(cache: Path, /, *, tuned: Path, out: Path, device: DeviceConfig) -> 
         tuned: A folder made by `python -m heads unfreeze`.
         out: The folder to write the new cache to.
     """
+    require_kind(cache, "cache")
+    require_kind(tuned, "tuned backbone")
     from embed.devices import resolve_device
     from embed.unfreeze.refresh import refresh_cache
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from embed.cli.console import progress, suggest
 from embed.config import Overwriting
-from embed.files import require_out
+from embed.files import require_kind, require_out
 from embed.options import Option, comma_separated
 from embed.spec import InputError
 from export.cli.samples import Samples
@@ -54,6 +54,8 @@ def onnx(
         space: Put the matrices of a cosine head into the embeddings, so that the bundle's vectors lie in its space.
     """
     require_out(out, "bundle", overwriting.overwrite)
+    for folder in head:
+        require_kind(folder, "head")
     from export.exported import export_named, named_heads, outputs_with
     from export.outputs import Outputs, parse_blends
     from runtime.scoring.bundle import open_bundle

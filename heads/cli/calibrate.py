@@ -5,6 +5,7 @@ from pathlib import Path
 
 from embed.cli.console import suggest
 from heads.api.options import HeldOutOptions, protocol_of
+from heads.cli.common import require_inputs
 from heads.config import Protocol
 
 
@@ -24,6 +25,8 @@ def calibrate(
         reference: A table whose pictures the percentiles compare with. It is read as --data is. By default the held-out
             rows of --data.
     """
+    tables = [held_out.data, *([reference] if reference else [])]
+    require_inputs(held_out, tables, cache, head)
     from embed.cache.store import Cache
     from heads.evaluation.evaluate import calibration_of, head_scores
     from heads.evaluation.held_out import require_backbone
@@ -32,10 +35,10 @@ def calibrate(
 
     opened, data = Cache.open(cache), held_out.data
     require_backbone(head, opened)
-    tables, features = held_out.met(opened, [data, *([reference] if reference else [])])
-    parts = [held_out.hold_out(head, opened, labels) for labels in tables]
-    scores = [head_scores(held.heads, labels, features, held.split) for held, labels in zip(parts, tables, strict=True)]
-    held, labels = parts[0], tables[0]
+    met, features = held_out.met(opened, tables)
+    parts = [held_out.hold_out(head, opened, labels) for labels in met]
+    scores = [head_scores(held.heads, labels, features, held.split) for held, labels in zip(parts, met, strict=True)]
+    held, labels = parts[0], met[0]
     measured = measure_pairs(labels, held.split, protocol_of(protocol.keywords, labels, held.manifest["split"]["seed"]))
     calibration = calibration_of(measured, scores[0], scores[-1])
     calibration["fitted_on"] |= {"table": data, "part": held.part, "trained_rows": held.seen_rows}

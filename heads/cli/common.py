@@ -1,17 +1,20 @@
 """Functions that the commands of heads share."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embed.cli.console import reading_words, suggest
+from embed.files import require_kind
 from embed.spec import InputError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from embed.config import TableConfig
+    from embed.records.sources import TableSource
+    from heads.api.options import LabelOptions
     from heads.training.folds import Observer
 
 
@@ -32,6 +35,15 @@ def tensorboard(folder: Path | None) -> "Iterator[Observer | None]":
                     writers[stage].add_scalar(name, value, step)
 
         yield write if folder else None
+
+
+def require_inputs(reading: "LabelOptions", tables: "Sequence[TableSource]", cache: str, *heads: str | Path) -> None:
+    """Raise InputError for a wrong path or a table that cannot be opened, before torch is imported to use them."""
+    for head in heads:
+        require_kind(head, "head")
+    require_kind(cache, "cache")
+    for table in tables:
+        reading.read(table)
 
 
 def suggest_uses(head: Path, cache: str, data: str, reading: "TableConfig | None" = None) -> None:

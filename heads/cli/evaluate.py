@@ -6,6 +6,7 @@ from pathlib import Path
 from embed.cli.console import progress, table
 from embed.files import require_out_file
 from heads.api.options import Asked, HeldOutOptions, protocol_of
+from heads.cli.common import require_inputs
 from heads.config import Protocol
 from heads.tracking.tracker import require_tracker, tracking
 
@@ -34,6 +35,7 @@ def evaluate(
         if file:
             require_out_file(file, option)
     require_tracker(tracker)
+    require_inputs(held_out, [held_out.data], cache, head)
     from heads.api.measuring import evaluate_head
 
     with tracking(tracker, f"{Path(head).name} on {Path(held_out.data).name}") as run:
@@ -61,6 +63,7 @@ def compare(
         second: Another such folder.
         cache: The cache with the vectors of the table.
     """
+    require_inputs(held_out, [held_out.data], cache, first, second)
     from heads.api.lines import protocol_line
     from heads.evaluation.evaluate import head_scores
     from heads.evaluation.held_out import in_common

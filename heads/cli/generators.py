@@ -8,6 +8,7 @@ from embed.cli.console import table, warn
 from embed.options import Range
 from embed.spec import InputError
 from heads.api.options import HeldOutOptions
+from heads.cli.common import require_inputs
 from heads.config import Protocol, Seed
 from heads.report.figures import cell, number
 
@@ -58,6 +59,7 @@ def generators(
     if bool(head) != bool(cache):
         raise InputError("only one of HEAD and --cache was given; give both, or neither")
     if head and cache:
+        require_inputs(held_out, [held_out.data], cache, head)
         from heads.evaluation.evaluate import head_scores
 
         _, labels, features, (held,) = held_out.open(cache, head)

@@ -6,7 +6,7 @@ from typing import Any
 
 from embed.cli.console import progress, suggest
 from embed.config import Overwriting
-from embed.files import require_out
+from embed.files import require_kind, require_out
 from embed.spec import InputError
 from heads.cli.common import suggest_uses
 
@@ -85,6 +85,8 @@ def project(head: Path, /, *, cache: str, out: Path) -> dict[str, object]:
         out: The folder to write the new cache to.
     """
     require_out(out, "cache", overwrite=True)
+    require_kind(head, "head")
+    require_kind(cache, "cache")
     from embed.cache.store import Cache
     from embed.spec import Identity
     from heads.store.disk import load_head

@@ -12,6 +12,7 @@ from embed.config import Overwriting
 from embed.devices import resolve_device
 from embed.files import replacing, require_out
 from heads.api.options import HeadTraining, TableOptions
+from heads.cli.common import require_inputs
 from heads.config import HoldOutConfig, Protocol, SplitConfig, SweepConfig
 from heads.tracking.tracker import require_tracker, tracking
 
@@ -43,6 +44,7 @@ def sweep(
         tracker: Send options, trials and figures to a tracker: tensorboard:FOLDER, mlflow[:URI] or wandb[:PROJECT].
     """
     require_out(out, "sweep", overwriting.overwrite)
+    require_inputs(table_options, [table_options.data], cache)
     from embed.cache.store import Cache
     from embed.files import write_json
     from heads.api.choices import chosen_head, configs

@@ -12,7 +12,7 @@ from embed.files import require_out
 from embed.options import Range
 from embed.spec import InputError
 from heads.api.options import HeadTraining, LabelOptions
-from heads.cli.common import suggest_uses, tensorboard
+from heads.cli.common import require_inputs, suggest_uses, tensorboard
 from heads.config import Choice, HeadConfig, SplitConfig, TrainConfig
 from heads.tracking.tracker import require_tracker, tracking
 
@@ -88,6 +88,7 @@ def train(
     """
     require_out(out, "head", overwriting.overwrite)
     require_tracker(run.tracker)
+    require_inputs(labels, tables.data, cache)
     from heads.api.training import Plan, train_head
 
     named = {name: value for name, value in (("head", head), ("loss", loss)) if value is not None}

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from embed.cli.console import progress, suggest
 from embed.config import DeviceConfig, Overwriting
-from embed.files import require_out, require_out_file
+from embed.files import require_kind, require_out, require_out_file
 from embed.options import Range
 from embed.spec import InputError
 from heads.api.options import PairOptions, TableOptions
+from heads.cli.common import require_inputs
 from heads.config import HeadConfig, HoldOutConfig, OnTop, Protocol, SplitConfig, UnfreezeConfig
 from heads.tracking.tracker import require_tracker, tracking
 
@@ -83,6 +84,7 @@ def unfreeze(
     require_out(out, "tuned backbone", overwriting.overwrite)
     require_tracker(tracker)
     config = training(unfrozen.name, seed=splitting.seed)
+    require_inputs(table, [table.data], cache)
     import torch
 
     from embed.cache.store import Cache
@@ -164,6 +166,7 @@ def export_checkpoint(tuned: Path, /, *, out: Path, overwriting: Overwriting) ->
     """
     require_out_file(out, "--out", overwriting.overwrite)
     require_checkpoint_name(out)
+    require_kind(tuned, "tuned backbone")
     from embed.backbones.delta import published_state, tuned_source
     from embed.backbones.load import load_backbone
 
