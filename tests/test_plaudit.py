@@ -158,6 +158,8 @@ def test_a_wrong_path_is_told_before_torch_is_imported(tmp_path: Path) -> None:
         "heads generators no --cache no --data no.csv --by model",
         "heads project no --cache no --out out",
         "heads export-checkpoint no --out out.pt",
+        "heads import no.pth --cache no --out out",
+        "heads tune sd --method draft --reward no --judge nor --prompts no.txt --out out",
         "embed refresh no --tuned no --out out",
         "export onnx no --out out",
     ]

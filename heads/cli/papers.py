@@ -97,13 +97,15 @@ def finetune(
         learning_rate: The learning rate.
         seed: The seed of the order of the rows.
     """
+    from embed.records.formats import read_records
+
+    records = read_records(training_file, "social-reward", original.images_root)  # before torch is imported
     import numpy as np
 
     from embed.backbones.delta import published_state
     from embed.cache.store import Cache
     from embed.devices import resolve_device
     from embed.modes import parse_mode
-    from embed.records.formats import read_records
     from embed.unfreeze.fill import extend_cache
     from heads.cli.unfreeze import write_checkpoint
     from heads.data.comparisons import match_labels
@@ -117,7 +119,7 @@ def finetune(
     build = original.embed(training_file, save_folder / "cache", device.device)
     extend_cache(build, activations(parse_mode(training_mode)), progress)
     cache = Cache.open(build.out)
-    labels = match_labels(read_records(training_file, "social-reward", original.images_root), cache, max_missing=1.0)
+    labels = match_labels(records, cache, max_missing=1.0)
     backbone = same_backbone(cache)
     state = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     free = unfrozen(cache, backbone, config, device=resolve_device(device.device))
@@ -167,19 +169,21 @@ def validate(
         batch_size: The number of pictures computed at once. By default as many as suit the machine.
         num_workers: The number of processes that decode pictures. By default one for each core.
     """
+    from embed.records.formats import read_records
+
+    table = parquet_file_or_pandas_dataframe
+    records = read_records(table, "social-reward", original.images_root)  # before torch is imported
     import tempfile
 
     from embed.cache.store import Cache
-    from embed.records.formats import read_records
     from heads.data.comparisons import match_labels
     from heads.data.features import features_of
     from heads.evaluation.evaluate import zero_shot_scores
     from heads.metrics import pair_credit
 
-    table = parquet_file_or_pandas_dataframe
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache.open(original.embed(table, Path(folder, "cache"), device.device, num_workers, batch_size).out)
-        labels = match_labels(read_records(table, "social-reward", original.images_root), cache)
+        labels = match_labels(records, cache)
         vectors = cache.image_embeddings(), cache.text_embeddings()
     scores = zero_shot_scores(features_of(*vectors, labels.image, labels.prompt))
     assert scores is not None  # these tables have a prompt in every row

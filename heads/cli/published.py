@@ -24,6 +24,7 @@ def import_published(weights: Path, /, *, cache: str, out: Path, overwriting: Ov
         out: The folder to write the head to.
     """
     require_out(out, "head", overwriting.overwrite)
+    require_kind(cache, "cache")
     import pyarrow as pa
 
     from embed.cache.store import Cache

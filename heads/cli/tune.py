@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from embed.cli.console import progress, table, warn
 from embed.config import DeviceConfig, Overwriting, TableConfig
-from embed.files import require_out
+from embed.files import require_kind, require_out
 from embed.spec import InputError
 from heads.cli.common import numbers_of
 from heads.tracking.tracker import Tracker, require_tracker, tracking
@@ -76,6 +76,8 @@ def tune(
     config = training(method, guards=not no_guards)
     if judge is not None and judge.resolve() in [one.resolve() for one in reward]:
         raise InputError(f"--judge and --reward are both {judge}; give a judge that is not the reward")
+    for head in (*reward, *([judge] if judge else [])):
+        require_kind(head, "head")
     numbers = numbers_of("--weights", weights, len(reward), "heads; give one for each --reward")
     from heads.tuning.loading import load_family, require_generators
 
