@@ -1,6 +1,7 @@
 """What stands around the code agrees with it: version, licence, templates, workflows and hooks."""
 
 import re
+import socket
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -57,3 +58,9 @@ def test_hooks_run_what_make_check_runs() -> None:
         program = hook["entry"].split()[0].removeprefix(".venv/bin/")
         assert f"$(BIN)/{program}" in MAKEFILE
     assert [hook["id"] for hook in repository["hooks"]] == ["ruff-format", "ruff", "mypy"]
+
+
+def test_a_test_that_asks_the_network_for_a_name_fails() -> None:
+    with pytest.raises(pytest.fail.Exception, match=r"asked the network for 'example\.org'"):
+        socket.getaddrinfo("example.org", 80)
+    assert socket.getaddrinfo("127.0.0.1", 80) and socket.getaddrinfo("localhost", 80)

@@ -55,7 +55,7 @@ def torch_runner(tower: "nn.Module", precision: Precision, device: str) -> Run:
         raise InputError(f"torch does not support {precision} here; ask for --engine onnx")
     tower = cast(tower, precision).to(device)
     has_convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in tower.modules()) > 1
-    if has_convolutions and device != "mps":
+    if has_convolutions and not device.startswith("mps"):
         tower = tower.to(memory_format=torch.channels_last)  # pixels have this layout, so nothing is reordered
     at_once = TORCH_AT_ONCE if has_convolutions and device == "cpu" else sys.maxsize
     if device == "cpu":

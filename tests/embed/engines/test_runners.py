@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from embed.engines.runners import TORCH_AT_ONCE, cast, torch_runner
+from embed.engines.runners import TORCH_AT_ONCE, cast, multiplies_bf16, torch_runner
 
 
 class Tower(torch.nn.Module):
@@ -38,6 +38,17 @@ def test_convolutions_have_their_channels_innermost_like_the_pixels(device: str)
     torch_runner(tower, "fp32", device)
     weight = tower.trunk[2].weight
     assert weight.device.type == device and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    "device, capabilities, expected",
+    [("cpu", {"avx512_f": True}, False), ("cpu", {"avx512_bf16": True}, True), ("cuda", {}, True)],
+)
+def test_a_cpu_multiplies_bfloat16_if_it_has_instructions_for_it(
+    device: str, capabilities: dict[str, bool], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert multiplies_bf16(device) == expected
 
 
 def test_a_cast_leaves_the_tower_itself_as_it_is() -> None:
